@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""The cloud: keeps networks ready and runs for each edge the layers that it asks for."""
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+
+from utils import cli
+from utils.errors import UsageError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = cli.Parser("cloud_api.py", "Serve the cloud's share of neural networks over TCP until SIGTERM or Ctrl-C.")
+    cli.add_place_flags(parser, "address to listen on; another than loopback needs a token or --insecure", "127.0.0.1")
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="[MODEL=]SOURCE",
+        help="imagenet, or a .safetensors or .pt file, for one network or for all; may be repeated "
+        "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
+    )
+    parser.add_argument("--insecure", action="store_true", help="listen on any address without a token")
+    parser.add_argument("--timeout", type=cli.duration, default="120s", help="longest time for one request")
+    parser.add_argument("--hello-timeout", type=cli.duration, default="10s", help="for a new connection to speak")
+    parser.add_argument("--idle-timeout", type=cli.duration, default="10min", help="between two requests")
+    parser.add_argument("--max-connections", type=cli.positive_int, default=64, help="further ones are told BUSY")
+    parser.add_argument("--max-queue", type=cli.positive_int, default=32, help="requests in line; further ones: BUSY")
+    parser.add_argument("--max-payload", type=cli.size, default="64MiB", help="largest frame that is accepted")
+    parser.add_argument("--max-network-bytes", type=cli.size, default="4GiB", help="parameters kept in memory")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
+    return parser
+
+
+def parse_weights(given: Sequence[str]) -> dict[str, str]:
+    """Read the --weights: the source of each network, and under "" that of all others."""
+    sources: dict[str, str] = {}
+    for text in given:
+        model, separator, source = text.rpartition("=")
+        if not source or (separator and not model):
+            raise UsageError(f"--weights {text!r}: give SOURCE or MODEL=SOURCE")
+        sources[model] = source
+    return sources
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Listen, say where, and serve until stopped."""
+    from net.frames import Limits
+    from net.security import check_binding, read_token
+    from predictor.store import default_folder
+    from runtime.cloud import Cloud, CloudConfig
+
+    token = read_token(options.token_file)
+    check_binding(options.ip, token, insecure=options.insecure)
+    cloud = Cloud(
+        CloudConfig(
+            host=options.ip,
+            port=options.port,
+            device=options.device,
+            threads=options.threads,
+            weights=parse_weights(options.weights),
+            cache_dir=options.cache_dir or default_folder(),
+            token=token,
+            limits=Limits(payload_bytes=options.max_payload),
+            max_connections=options.max_connections,
+            max_queue=options.max_queue,
+            max_network_bytes=options.max_network_bytes,
+            hello_s=options.hello_timeout,
+            idle_s=options.idle_timeout,
+            request_s=options.timeout,
+        )
+    )
+    cloud.preload()
+    host, port = cloud.server.open()
+    cli.on_stop_signals(cloud.server.stop)
+    if options.until_stdin_closes:
+        threading.Thread(target=cli.stop_at_end_of_stdin, args=(cloud.server.stop,), daemon=True).start()
+    print(f"listening on {f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    cloud.server.serve()
+    cloud.close()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and serve; returns the exit code."""
+    options = build_parser().parse_args(argv)
+    return cli.run("cloud_api.py", lambda: serve(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

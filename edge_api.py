@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""The edge: run one network together with a cloud, cut where the total time is least, and show the answer."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import cli
+from utils.units import parse_rate
+
+if TYPE_CHECKING:
+    from runtime.edge import EdgeConfig
+    from runtime.single import Outcome
+
+MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
+    cli.add_place_flags(parser, "the cloud's address; without it a cloud is started here for this call", None)
+    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=MODELS)
+    what = parser.add_argument_group("what is computed")
+    what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample photograph or digit)")
+    what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
+    what.add_argument(
+        "--weights",
+        default="default",
+        metavar="SOURCE",
+        help="default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file",
+    )
+    where = parser.add_argument_group("where it is cut")
+    where.add_argument("--point", type=cli.count, metavar="K", help="0: all on the cloud; the last: all here")
+    where.add_argument(
+        "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
+    )
+    runs = parser.add_argument_group("how often, and what is shown")
+    runs.add_argument("--repeat", type=cli.positive_int, default=1, metavar="N", help="measured inferences")
+    runs.add_argument("--warm-up", type=cli.count, default=1, metavar="N", help="inferences before, not counted")
+    runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
+    runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
+    runs.add_argument("--json", action="store_true", help="print one JSON document")
+    runs.add_argument("--timeout", type=cli.duration, default="60s", help="longest time for one inference")
+    emulation = parser.add_argument_group("emulation, without root")
+    emulation.add_argument(
+        "--emulate-link", metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
+    )
+    emulation.add_argument("--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge to a share of one core")
+    return parser
+
+
+def build_config(options: argparse.Namespace) -> "EdgeConfig":
+    """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
+    from net.security import read_token
+    from predictor.store import default_folder
+    from runtime.edge import EdgeConfig
+    from runtime.single import check_config
+
+    cache_dir = options.cache_dir or default_folder()
+    own_cloud = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    if options.weights != "default":
+        is_name = options.weights == "imagenet"
+        own_cloud += ["--weights", options.weights if is_name else f"{options.type}={Path(options.weights).resolve()}"]
+    if options.token_file:
+        own_cloud += ["--token-file", str(options.token_file.resolve())]
+    config = EdgeConfig(
+        model=options.type,
+        host=options.ip or "127.0.0.1",
+        port=options.port,
+        device=options.device,
+        threads=options.threads,
+        weights=options.weights,
+        image=options.image,
+        array=options.input,
+        point=options.point,
+        bandwidth=options.bandwidth,
+        repeat=options.repeat,
+        warm_up=options.warm_up,
+        verify=options.verify,
+        compare=options.compare,
+        timeout_s=options.timeout,
+        cpu_share=options.emulate_cpu,
+        link_shape=options.emulate_link,
+        own_cloud=tuple(own_cloud) if options.ip is None else None,
+        cache_dir=cache_dir,
+        token=read_token(options.token_file),
+    )
+    check_config(config)
+    return config
+
+
+def infer(options: argparse.Namespace) -> int:
+    """Do it and print it; 1 where --verify finds a difference."""
+    from runtime.single import run
+    from utils.progress import on_terminal
+
+    with on_terminal() as progress:
+        outcome = run(build_config(options), progress)
+    print_outcome(outcome, as_json=options.json)
+    return 0 if outcome.verified is None or outcome.verified.matches else 1
+
+
+def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
+    """The answer, to stdout."""
+    from rich.console import Console
+
+    from runtime import report
+
+    if as_json:
+        print(json.dumps(report.to_json(outcome)))
+    else:
+        report.show(outcome, Console(soft_wrap=True))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; returns the exit code."""
+    options = build_parser().parse_args(argv)
+    return cli.run("edge_api.py", lambda: infer(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

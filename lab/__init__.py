@@ -1,0 +1,1 @@
+"""Experiments: emulated links, and in time whole sweeps."""

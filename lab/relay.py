@@ -1,0 +1,320 @@
+"""An emulated link: a TCP relay with a rate, a delay, a freeze and a cut, for any system and without root.
+
+    python -m lab.relay --to HOST PORT --link 5mbit,20ms
+
+Each direction is a pipe with a virtual clock: bytes leave it at the rate, one after the other, and arrive half a round
+trip later. What it does not model: loss and retransmission, congestion control and slow start (both halves are
+loopback connections), jitter, and several connections sharing the rate (each gets it whole).
+"""
+
+import argparse
+import contextlib
+import heapq
+import itertools
+import selectors
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from utils.cli import stop_at_end_of_stdin
+from utils.errors import AppError, ConnectError, UsageError
+from utils.units import parse_duration, parse_rate
+
+CHUNK = 4096  # bytes that travel together: what the clock counts in
+QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
+MIN_QUEUE = 4 * CHUNK
+SOCKET_BUFFER = 64 * 1024  # small, so that bytes wait in the modelled queue and not in the kernel
+
+
+@dataclass(frozen=True, slots=True)
+class LinkShape:
+    """What is emulated: bytes per second each way, the round trip in seconds, and faults in the upload."""
+
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+    rtt_s: float = 0.0
+    cut_at: int | None = None
+    """Reset both connections when this many bytes have come from the edge."""
+    freeze_at: int | None = None
+    """Let nothing through any more when this many bytes have come from the edge ..."""
+    freeze_s: float = float("inf")
+    """... for this long."""
+
+
+def parse_link(text: str) -> LinkShape:
+    """Read UP[,RTT[,DOWN]], for instance `5mbit,20ms`. DOWN is UP where it is not given."""
+    parts = text.split(",")
+    if not 1 <= len(parts) <= 3:
+        raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
+    up = parse_rate(parts[0])
+    rtt_s = parse_duration(parts[1]) if len(parts) > 1 else 0.0
+    return LinkShape(up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s)
+
+
+@dataclass(eq=False)
+class _Pipe:
+    """One direction of one connection."""
+
+    source: socket.socket
+    sink: socket.socket
+    bytes_per_s: float
+    delay_s: float
+    is_up: bool
+    free_at: float = 0.0
+    """When the link has sent all that it holds."""
+    held: int = 0
+    """Bytes on the link."""
+    ready: bytearray = field(default_factory=bytearray)
+    """Bytes that have arrived and that the sink has not taken."""
+    passed: int = 0
+    is_ended: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        room = max(MIN_QUEUE, int(self.bytes_per_s * (QUEUE_S + self.delay_s)))
+        return self.held + len(self.ready) < room
+
+
+class Relay:
+    """Accepts connections and passes them on through the emulated link. One thread, in `serve`."""
+
+    def __init__(self, to: tuple[str, int], shape: LinkShape, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._to = to
+        self._shape = shape
+        self._listener = _small_buffers(socket.create_server((host, port)))
+        self._listener.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._pipes: dict[socket.socket, tuple[_Pipe, _Pipe]] = {}
+        """Under each socket: the pipe that it feeds, and the pipe that feeds it."""
+        self._frozen_until = 0.0
+        self._wake, self._wakeup = socket.socketpair()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._is_stopping = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        name = self._listener.getsockname()
+        return str(name[0]), int(name[1])
+
+    def stop(self) -> None:
+        """End `serve`, from any thread."""
+        self._is_stopping = True
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def freeze(self, seconds: float) -> None:
+        """Let nothing through for a while, as when a device leaves coverage: no reset, no end, just silence."""
+        self._frozen_until = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def serve(self) -> None:
+        """Relay until stopped."""
+        while not self._is_stopping:
+            for key, mask in self._selector.select(self._wait_s()):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is self._wakeup:
+                    self._wakeup.recv(4096)
+                else:
+                    self._serve_socket(key.fileobj, mask)  # type: ignore[arg-type]  # only sockets are registered
+            self._run_due_events()
+        for sock in [*self._pipes, self._listener, self._wake, self._wakeup]:
+            sock.close()
+        self._selector.close()
+
+    def _wait_s(self) -> float | None:
+        now = time.monotonic()
+        if now < self._frozen_until:
+            return min(self._frozen_until - now, 1.0)
+        return max(0.0, self._events[0][0] - now) if self._events else None
+
+    def _run_due_events(self) -> None:
+        now = time.monotonic()
+        if now < self._frozen_until:
+            return
+        while self._events and self._events[0][0] <= now:
+            heapq.heappop(self._events)[2]()
+
+    def _at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (moment, next(self._order), action))
+
+    def _accept(self) -> None:
+        edge, _ = self._listener.accept()
+        try:
+            cloud = _small_buffers(socket.create_connection(self._to, timeout=5))
+        except OSError:
+            edge.close()  # nobody there: the edge sees the connection end
+            return
+        half = self._shape.rtt_s / 2
+        up = _Pipe(edge, cloud, self._shape.up_bytes_per_s, half, is_up=True)
+        down = _Pipe(cloud, edge, self._shape.down_bytes_per_s, half, is_up=False)
+        self._pipes[edge], self._pipes[cloud] = (up, down), (down, up)
+        for sock in (edge, cloud):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _serve_socket(self, sock: socket.socket, mask: int) -> None:
+        if sock not in self._pipes:
+            return  # closed by an earlier event of this round
+        feeds, fed_by = self._pipes[sock]
+        try:
+            if mask & selectors.EVENT_WRITE:
+                self._flush(fed_by)
+            if mask & selectors.EVENT_READ:
+                self._take(feeds)
+        except OSError:
+            self._abort(feeds)
+
+    def _take(self, pipe: _Pipe) -> None:
+        """Read a chunk and put it on the link."""
+        if time.monotonic() < self._frozen_until:
+            self._watch(pipe.source, reading=False)
+            self._at(self._frozen_until, lambda: self._rewatch(pipe))
+            return
+        data = pipe.source.recv(CHUNK)
+        now = time.monotonic()
+        if data and pipe.is_up and self._meets_fault(pipe, len(data)):
+            return
+        pipe.passed += len(data)
+        pipe.free_at = max(now, pipe.free_at) + len(data) / pipe.bytes_per_s
+        pipe.held += len(data)
+        self._at(pipe.free_at + pipe.delay_s, lambda: self._arrive(pipe, data))
+        if not data or not pipe.has_room:
+            self._watch(pipe.source, reading=False)
+
+    def _meets_fault(self, pipe: _Pipe, count: int) -> bool:
+        """Whether these bytes reach the place where the link is cut; a freeze lets them pass and starts after them."""
+        shape, after = self._shape, pipe.passed + count
+        if shape.cut_at is not None and after >= shape.cut_at:
+            self._abort(pipe)
+            return True
+        if shape.freeze_at is not None and pipe.passed < shape.freeze_at <= after:
+            self._frozen_until = time.monotonic() + min(shape.freeze_s, 1e9)
+        return False
+
+    def _arrive(self, pipe: _Pipe, data: bytes) -> None:
+        if pipe.source not in self._pipes:
+            return
+        pipe.held -= len(data)
+        pipe.ready += data
+        pipe.is_ended = not data
+        try:
+            self._flush(pipe)
+        except OSError:
+            self._abort(pipe)
+
+    def _flush(self, pipe: _Pipe) -> None:
+        """Give the sink what has arrived, then read more if there is room again."""
+        if pipe.ready:
+            with contextlib.suppress(BlockingIOError):
+                del pipe.ready[: pipe.sink.send(pipe.ready)]
+        self._watch(pipe.sink, writing=bool(pipe.ready))
+        if pipe.is_ended and not pipe.ready:
+            self._end(pipe)
+        elif not pipe.is_ended and pipe.has_room:
+            self._watch(pipe.source, reading=True)
+
+    def _rewatch(self, pipe: _Pipe) -> None:
+        if pipe.source in self._pipes:
+            self._watch(pipe.source, reading=True)
+
+    def _watch(self, sock: socket.socket, *, reading: bool | None = None, writing: bool | None = None) -> None:
+        registered = self._selector.get_map().get(sock)
+        before = registered.events if registered else 0
+        after = before
+        for wanted, bit in ((reading, selectors.EVENT_READ), (writing, selectors.EVENT_WRITE)):
+            if wanted is not None:
+                after = after | bit if wanted else after & ~bit
+        if after == before:
+            return
+        if not after:
+            self._selector.unregister(sock)
+        elif not before:
+            self._selector.register(sock, after)
+        else:
+            self._selector.modify(sock, after)
+
+    def _end(self, pipe: _Pipe) -> None:
+        """The source has ended and all its bytes are through: pass the end on; close when both ways have ended."""
+        with contextlib.suppress(OSError):
+            pipe.sink.shutdown(socket.SHUT_WR)
+        if self._pipes[pipe.source][1].is_ended:
+            self._close(pipe)
+
+    def _abort(self, pipe: _Pipe) -> None:
+        """Reset both connections."""
+        for sock in (pipe.source, pipe.sink):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._close(pipe)
+
+    def _close(self, pipe: _Pipe) -> None:
+        for sock in (pipe.source, pipe.sink):
+            if self._pipes.pop(sock, None) is not None:
+                self._watch(sock, reading=False, writing=False)
+                sock.close()
+
+
+def _small_buffers(sock: socket.socket) -> socket.socket:
+    """Accepted sockets inherit these from the listener."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return sock
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab.relay", description="An emulated link in front of a server.")
+    parser.add_argument("--to", nargs=2, metavar=("HOST", "PORT"), required=True, help="the server behind the link")
+    parser.add_argument("--link", default="5mbit,20ms", metavar="UP[,RTT[,DOWN]]", help="default: %(default)s")
+    parser.add_argument("-p", "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 chooses one")
+    parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
+    parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="fall silent at this byte of the upload")
+    parser.add_argument("--freeze-for", default="1e9s", metavar="TIME", help="... for this long; default: for ever")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input does")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Relay until interrupted."""
+    options = _parser().parse_args(argv)
+    try:
+        link = parse_link(options.link)
+        shape = LinkShape(
+            link.up_bytes_per_s,
+            link.down_bytes_per_s,
+            link.rtt_s,
+            options.cut_at,
+            options.freeze_at,
+            parse_duration(options.freeze_for),
+        )
+        relay = _open((options.to[0], int(options.to[1])), shape, options.port)
+    except (AppError, ValueError) as error:
+        print(f"relay: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)
+    if options.until_stdin_closes:
+        threading.Thread(target=stop_at_end_of_stdin, args=(relay.stop,), daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        relay.serve()
+    return 0
+
+
+def _open(to: tuple[str, int], shape: LinkShape, port: int) -> Relay:
+    try:
+        return Relay(to, shape, port=port)
+    except (OSError, OverflowError) as error:
+        raise ConnectError(f"cannot listen on port {port}: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

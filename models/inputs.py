@@ -1,0 +1,91 @@
+"""What goes into a network: a picture through the network's own preprocessing, or a saved tensor."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils.errors import UsageError
+
+Preprocess = Callable[[Image.Image], torch.Tensor]
+MAX_PIXELS = 64_000_000  # a picture that is larger is refused before it is decoded
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor for a network, shape (1, *input_shape), and where it came from."""
+
+    tensor: torch.Tensor
+    source: str
+
+
+def digit_tensor(picture: Image.Image) -> torch.Tensor:
+    """A picture of one digit as (1, 1, 28, 28), white ink on black, 0 to 1. Dark ink on light paper is inverted."""
+    grey = picture.convert("L")
+    if np.asarray(grey).mean() > 127:
+        grey = ImageOps.invert(grey)
+    grey = grey.resize((28, 28), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
+
+
+def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
+    """Read a picture file. Raises UsageError where it is missing or not a picture."""
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UsageError(f"{path}: {picture.width}x{picture.height} is more than {MAX_PIXELS} pixels")
+            upright = ImageOps.exif_transpose(picture)
+            tensor = preprocess(upright)
+    except UnidentifiedImageError:
+        raise UsageError(f"{path} is not a picture that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"cannot read the picture {path}: {_reason(error)}") from None
+    return Input(tensor, source or f"image:{path}")
+
+
+def from_array(path: Path, shape: tuple[int, ...]) -> Input:
+    """Read a .npy file with one input of `shape`, with or without the batch axis, as float32.
+
+    Raises UsageError where it is not such an array, or holds NaN or infinity.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"cannot read the array {path}: {_reason(error)}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise UsageError(f"{path}: an array of numbers in .npy format is needed")
+    if array.shape not in (shape, (1, *shape)):
+        raise UsageError(f"{path}: shape {array.shape} does not fit the network, which takes {(1, *shape)}")
+    tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *shape)
+    if not torch.isfinite(tensor).all():
+        raise UsageError(f"{path}: holds NaN or infinity")
+    return Input(tensor, f"array:{path}")
+
+
+def sample(name: str, preprocess: Preprocess) -> Input:
+    """The default input: a real picture that is on every machine that has the requirements installed."""
+    path = SAMPLES[name]()
+    return from_image(path, preprocess, source=f"sample:{path.name}")
+
+
+def _photo() -> Path:
+    """`china.jpg`, a photograph of a palace that comes with scikit-learn."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError("the sample photograph comes with scikit-learn, which is not installed: give --image FILE")
+    return Path(spec.submodule_search_locations[0], "datasets", "images", "china.jpg")
+
+
+def _digit() -> Path:
+    return Path(__file__).parent / "zoo" / "digit.png"
+
+
+SAMPLES: dict[str, Callable[[], Path]] = {"photo": _photo, "digit": _digit}
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]

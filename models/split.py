@@ -1,0 +1,64 @@
+"""Cutting a traced network: any set of layers becomes a module that holds only its own parameters."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from models.trace import Traced
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some layers of a network as a module: takes the tensors of `inputs`, returns a tuple with those of `outputs`.
+
+    The numbers are layer numbers of the graph. The input layer belongs to the segment that holds it, which then takes
+    the network's input and passes it on if others read it.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def segment(traced: Traced, layers: Collection[int]) -> Segment:
+    """Build the module of `layers`, shares parameters with the whole network and copies none."""
+    inside = frozenset(layers)
+    inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
+    outputs = traced.graph.outputs_of(inside)
+    graph = fx.Graph()
+    here: dict[fx.Node, fx.Node] = {}
+    for number in inputs:
+        node = traced.nodes[number][-1]
+        here[node] = graph.placeholder(node.name)
+    for number in sorted(inside - {0}):
+        for node in traced.nodes[number]:
+            _copy(graph, node, here)
+    graph.output(tuple(here[traced.nodes[number][-1]] for number in outputs))
+    graph.lint()
+    return Segment(fx.GraphModule(traced.module, graph, "Segment"), inputs, outputs)
+
+
+def _copy(graph: fx.Graph, node: fx.Node, here: dict[fx.Node, fx.Node]) -> fx.Node:
+    """Copy a node, and first the constants that it reads: what is computed from parameters alone is no layer."""
+    if node not in here:
+        for read in node.all_input_nodes:
+            _copy(graph, read, here)
+        here[node] = graph.node_copy(node, here.__getitem__)
+    return here[node]
+
+
+def split(traced: Traced, head: Collection[int]) -> tuple[Segment, Segment]:
+    """Cut the network: the head for the edge and the tail for the cloud. Raises ValueError if `head` is no cut."""
+    cut = traced.graph.check_cut(head)
+    return segment(traced, cut), segment(traced, traced.graph.everything - cut)
+
+
+def run_split(head: Segment, tail: Segment, x: torch.Tensor, outputs: Collection[int]) -> tuple[torch.Tensor, ...]:
+    """Run both halves in this process; returns the tensors of `outputs`. What the wire must be equal to."""
+    with torch.inference_mode():
+        values = dict(zip(head.outputs, head.module(x), strict=True))
+        if tail.outputs:
+            values |= zip(tail.outputs, tail.module(*(values[number] for number in tail.inputs)), strict=True)
+    return tuple(values[number] for number in outputs)

@@ -1,0 +1,309 @@
+"""From a torch network to a graph of layers that can be cut anywhere.
+
+torch.fx captures the network first, because its node names are the network's own layer names; torch.export captures
+what fx cannot, and what fx captures but cannot be cut safely. The captured graph is then put in order:
+
+* values that are not tensors (shapes, flags) are folded to constants, since the input size is fixed, so that only
+  tensors can cross a cut;
+* an operation that makes several tensors is joined with the selection of one of them, so that every layer makes
+  exactly one tensor;
+* what depends on parameters alone is a constant: no layer, but copied to the side that needs it.
+
+In-place operations are the trap: cut between such an operation and another reader of its input, the two halves would
+compute something else than the whole network. Where that could happen the functional graph of torch.export is used.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from models.graph import Layer, LayerGraph
+from utils.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network in eval mode with its graph of layers."""
+
+    graph: LayerGraph
+    module: fx.GraphModule
+    nodes: tuple[tuple[fx.Node, ...], ...]
+    """For every layer its fx nodes; the last one makes the layer's tensor. The input's is the placeholder."""
+    capture: str
+    """`fx` or `export`."""
+
+
+class NotCuttableError(Exception):
+    """This capture of the network cannot be cut; another one may."""
+
+
+def trace(model: nn.Module, example: torch.Tensor, name: str) -> Traced:
+    """Capture `model`, put in eval mode, for inputs of the shape of `example` (1, ...).
+
+    Raises UsageError where neither fx nor export gives a graph that computes what the network computes.
+    """
+    model.eval()
+    with torch.no_grad():
+        expected = _as_tuple(model(example.clone()))
+    reasons = []
+    for capture, take in _CAPTURES.items():
+        try:
+            # fx and export raise whatever the network's own code makes them raise
+            traced = _put_in_order(take(model, example), example, name, capture)
+            _check_equal(traced, example, expected)
+        except Exception as error:  # noqa: BLE001
+            reasons.append(f"{capture}: {_first_line(error)}")
+        else:
+            return traced
+    raise UsageError(f"{name} cannot be captured as a graph of layers ({'; '.join(reasons)})")
+
+
+def _capture_fx(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    module = fx.symbolic_trace(model)
+    for node in list(module.graph.nodes):
+        if node.target in (torch._assert, torch._check):
+            module.graph.erase_node(node)
+    return module
+
+
+def _capture_export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    program = torch.export.export(model, (example,)).run_decompositions({})
+    module = program.module(check_guards=False)
+    module.graph.set_codegen(fx.graph.CodeGen())  # plain tensors in and out
+    return module
+
+
+_CAPTURES: dict[str, Callable[[nn.Module, torch.Tensor], fx.GraphModule]] = {
+    "fx": _capture_fx,
+    "export": _capture_export,
+}
+
+
+# --- one run that tells what every node makes and whom it changes
+
+
+@dataclass(frozen=True)
+class _Seen:
+    value: Any
+    """The value where it holds no tensor, else None."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[str, ...] = ()
+    bytes: int = 0
+    storages: frozenset[int] = frozenset()
+    changed: frozenset[int] = frozenset()
+    """Storages that the node wrote into."""
+    is_tensor: bool = False
+
+    @property
+    def holds_tensors(self) -> bool:
+        return bool(self.shapes)
+
+
+@dataclass
+class _Recorder(fx.Interpreter):
+    """Runs the graph once; keeps every value alive so that equal storage addresses mean shared memory."""
+
+    module: fx.GraphModule
+    seen: dict[fx.Node, _Seen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.module, garbage_collect_values=False)
+
+    def run_node(self, n: fx.Node) -> Any:
+        read = [t for source in n.all_input_nodes for t in _tensors(self.env.get(source))]
+        versions = [t._version for t in read]
+        value = super().run_node(n)
+        changed = frozenset(_storage(t) for t, before in zip(read, versions, strict=True) if t._version != before)
+        made = _tensors(value)
+        self.seen[n] = _Seen(
+            value=None if made else value,
+            shapes=tuple(tuple(t.shape) for t in made),
+            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in made),
+            bytes=sum(t.numel() * t.element_size() for t in made),
+            storages=frozenset(map(_storage, made)),
+            changed=changed,
+            is_tensor=isinstance(value, torch.Tensor),
+        )
+        return value
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_aggregate(value, lambda v: found.append(v) if isinstance(v, torch.Tensor) else None)
+    return found
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+# --- putting the graph in order
+
+
+def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capture: str) -> Traced:
+    graph = module.graph
+    source = _only_input(graph)
+    recorder = _Recorder(module)
+    with torch.no_grad():
+        recorder.run(example.clone())
+    seen = recorder.seen
+    _forbid_shared_in_place(graph, seen)
+    _fold_constants(graph, seen)
+    _erase_unread(graph, seen)
+    _select_one_tensor(graph, seen)
+    graph.lint()
+    module.recompile()
+    return _number_layers(module, source, seen, name, capture)
+
+
+def _only_input(graph: fx.Graph) -> fx.Node:
+    used = [node for node in graph.find_nodes(op="placeholder") if node.users]
+    if len(used) != 1:
+        raise NotCuttableError(f"the network reads {len(used)} inputs, one is supported")
+    for node in graph.find_nodes(op="placeholder"):
+        if node is not used[0]:
+            graph.erase_node(node)
+    return used[0]
+
+
+def _forbid_shared_in_place(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+    """Raise where an in-place operation changes memory that anybody else reads, before or after it."""
+    earlier: list[fx.Node] = []
+    for node in graph.nodes:
+        changed = seen[node].changed
+        for maker in earlier if changed else ():
+            if not seen[maker].storages & changed:
+                continue
+            others = [u for u in maker.users if u is not node and not (u in earlier and seen[u].storages & changed)]
+            if others or maker.op in ("placeholder", "get_attr"):
+                raise NotCuttableError(f"{node.name} works in place on a tensor that others read")
+        earlier.append(node)
+
+
+def _fold_constants(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+    for node in list(graph.nodes):
+        if node.op in ("placeholder", "output") or seen[node].holds_tensors:
+            continue
+        value = _plain(seen[node].value)
+        for user in list(node.users):
+            user.args = _replace(user.args, node, value)
+            user.kwargs = _replace(user.kwargs, node, value)
+    for node in reversed(list(graph.nodes)):
+        if node.op not in ("placeholder", "output") and not seen[node].holds_tensors:
+            graph.erase_node(node)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, torch.Size) else value
+
+
+def _replace(arguments: Any, node: fx.Node, value: Any) -> Any:
+    return map_aggregate(arguments, lambda a: value if a is node else a)
+
+
+def _erase_unread(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output") and not seen[node].changed:
+            graph.erase_node(node)
+
+
+def _select_one_tensor(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+    """Give every selection from a node of several tensors a maker of its own, which costs nothing for views."""
+    for node in list(graph.nodes):
+        if node.op == "output" or seen[node].is_tensor:
+            continue
+        selections = list(node.users)
+        if any(user.target is not operator.getitem for user in selections):
+            raise NotCuttableError(f"{node.name} makes several tensors that are used as one value")
+        is_view = bool(node.all_input_nodes) and seen[node].storages <= seen[node.all_input_nodes[0]].storages
+        if len(selections) > 1 and not is_view:
+            raise NotCuttableError(f"{node.name} makes several tensors at once")
+        for selection in selections[1:]:
+            with graph.inserting_before(selection):
+                copy = graph.node_copy(node, lambda a: a)
+            seen[copy] = seen[node]
+            selection.replace_input_with(node, copy)
+
+
+def _number_layers(
+    module: fx.GraphModule, source: fx.Node, seen: dict[fx.Node, _Seen], name: str, capture: str
+) -> Traced:
+    number_of: dict[fx.Node, int] = {source: 0}
+    groups: list[tuple[fx.Node, ...]] = [(source,)]
+    layers = [_layer("input", "input", (), seen[source])]
+    constants: set[fx.Node] = set()
+    ids = {"input"}
+    for node in module.graph.nodes:
+        if node is source or node.op == "output":
+            continue
+        if all(read in constants for read in node.all_input_nodes):
+            constants.add(node)
+            continue
+        if not seen[node].is_tensor:
+            continue  # joins the selection that reads it
+        maker = node.all_input_nodes[0]
+        group = (node,) if seen[maker].is_tensor else (maker, node)
+        reads = [read for member in group for read in member.all_input_nodes]
+        inputs = tuple(dict.fromkeys(number_of[read] for read in reads if read in number_of))
+        number_of[node] = len(layers)
+        groups.append(group)
+        layers.append(_layer(_unique_id(group[0], ids), _kind(module, group[0]), inputs, seen[node]))
+    outputs = tuple(number_of[node] for node in _answers(module.graph))
+    return Traced(LayerGraph(name, tuple(layers), outputs), module, tuple(groups), capture)
+
+
+def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], seen: _Seen) -> Layer:
+    return Layer(layer_id, kind, inputs, seen.bytes, seen.shapes[0], seen.dtypes[0])
+
+
+def _unique_id(node: fx.Node, taken: set[str]) -> str:
+    """The module's own dotted name where there is one, else fx's name; a module called again gets a number."""
+    name = str(node.target) if node.op == "call_module" else node.name
+    candidate, again = name, 1
+    while candidate in taken:
+        again += 1
+        candidate = f"{name}:{again}"
+    taken.add(candidate)
+    return candidate
+
+
+def _kind(module: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    if isinstance(node.target, str):
+        return node.target
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
+
+
+def _answers(graph: fx.Graph) -> list[fx.Node]:
+    (answer,) = graph.output_node().args
+    found = list(answer) if isinstance(answer, tuple | list) else [answer]
+    if not found or not all(isinstance(node, fx.Node) for node in found):
+        raise NotCuttableError("the network must return a tensor or a tuple of tensors")
+    return found  # type: ignore[return-value]  # checked above
+
+
+# --- the oracle
+
+
+def _check_equal(traced: Traced, example: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> None:
+    with torch.no_grad():
+        got = _as_tuple(traced.module(example.clone()))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
+    if isinstance(value, torch.Tensor):
+        return (value,)
+    if isinstance(value, tuple | list) and value and all(isinstance(v, torch.Tensor) for v in value):
+        return tuple(value)
+    raise UsageError(f"a network must return a tensor or a tuple of tensors, this one returns {type(value).__name__}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,33 @@
+"""torchvision for everyone here, also where its compiled operators cannot load (a CUDA wheel beside a CPU torch).
+
+PyPI's torchvision for x86-64 Linux is a CUDA build. Beside a CPU torch its import fails on two registrations that
+nothing guards. The models and the preprocessing need neither, so on exactly that error the two schemas are declared
+and the import is repeated. Beside a matching torch nothing happens here.
+"""
+
+import importlib
+import logging
+from types import ModuleType
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_declared: list[torch.library.Library] = []  # a schema lives as long as its Library object
+
+
+def _load() -> ModuleType:
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:  # "operator torchvision::nms does not exist"
+        if "torchvision::" not in str(error):
+            raise
+    log.info("torchvision's compiled operators do not match this torch; classification networks do not need them")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
+    return importlib.import_module("torchvision")
+
+
+torchvision = _load()

@@ -1,0 +1,177 @@
+"""The parameters of a network, the same on both sides, and the digest that proves it.
+
+Without a file, the parameters are drawn from a seed. They have to be the same on every machine, or an edge with an ARM
+processor and a cloud with an x86 one would refuse each other; torch's own initialisation differs in the last bits
+between processors. So every tensor is drawn by numpy's PCG64, whose raw stream is specified, and scaled by one
+multiplication and one subtraction, which IEEE 754 fixes exactly.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from models.registry import Entry
+from utils.errors import MismatchError, UsageError
+
+DEFAULT = "default"
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in eval mode with its parameters."""
+
+    model: nn.Module
+    digest: str
+    origin: str
+    """`file NAME`, `imagenet`, `shipped`, or `seed 0 (untrained)`."""
+    trained: bool
+
+
+def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
+    """Build a network with `default` weights, torchvision's `imagenet` ones, or those of a file.
+
+    The default is the trained weights that the project ships where it has them, else a seeded initialisation.
+    Raises UsageError for a file that cannot be read and MismatchError for one that belongs to another network.
+    """
+    if weights == IMAGENET:
+        return _finish(_published(entry), IMAGENET, trained=True)
+    if weights == DEFAULT and entry.shipped is None:
+        return _finish(seeded(entry), "seed 0 (untrained)", trained=False)
+    path = Path(__file__).parent / "zoo" / str(entry.shipped) if weights == DEFAULT else Path(weights)
+    model = seeded(entry)
+    _fill(model, _read(path), path, entry.name)
+    return _finish(model, "shipped" if weights == DEFAULT else f"file {path}", trained=True)
+
+
+def parameter_bytes(entry: Entry) -> int:
+    """Bytes of the parameters of a network, without allocating them."""
+    with torch.device("meta"):
+        model = entry.build()
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in the order of their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return "sha256:" + sha.hexdigest()
+
+
+def _finish(model: nn.Module, origin: str, *, trained: bool) -> Loaded:
+    model.eval().requires_grad_(False)
+    return Loaded(model, digest(model), origin, trained)
+
+
+def _published(entry: Entry) -> nn.Module:
+    if entry.imagenet is None:
+        raise UsageError(f"{entry.name} has no ImageNet weights")
+    try:
+        return entry.imagenet()
+    except (OSError, RuntimeError) as error:  # no network, or a download with a wrong hash
+        raise UsageError(f"cannot download the ImageNet weights of {entry.name}: {error}") from None
+
+
+# --- from a file
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix in (".pt", ".pth"):
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            return _state_dict(state, path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"cannot read the weights {path}: {error}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001  torch.load has no error type of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{path} is not a file of plain weights: {reason}") from None
+    raise UsageError(f"{path}: weights are read from .safetensors, .pt or .pth files")
+
+
+def _state_dict(state: Any, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(state, dict) and "state_dict" in state:
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UsageError(f"{path} does not hold a state_dict (names and tensors)")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
+    wanted = model.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
+    for key in sorted(wanted.keys() | state.keys()):
+        if key not in state:
+            _refuse(path, name, f"it has no {key}")
+        if key not in wanted:
+            _refuse(path, name, f"the network has no {key}")
+        if wanted[key].shape != state[key].shape:
+            _refuse(path, name, f"{key} is {tuple(state[key].shape)} there and {tuple(wanted[key].shape)} in the network")
+    model.load_state_dict(state)
+
+
+def _refuse(path: Path, name: str, reason: str) -> None:
+    raise MismatchError(f"{path} does not hold the weights of {name}: {reason}")
+
+
+# --- from a seed
+
+
+class _NoteRandomFills(TorchFunctionMode):
+    """Skips the random draws of a network's constructor and remembers the tensors that they would have filled."""
+
+    _DRAWS = frozenset(
+        {"uniform_", "normal_", "trunc_normal_", "erfinv_"}
+        | {f"{scheme}_{kind}_" for scheme in ("kaiming", "xavier") for kind in ("uniform", "normal")}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[torch.Tensor] = []  # kept alive, so that no other tensor gets the same address
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") not in self._DRAWS:
+            return func(*args, **(kwargs or {}))
+        tensor: torch.Tensor = args[0] if args else (kwargs or {})["tensor"]
+        self.noted.append(tensor)
+        return tensor
+
+
+def seeded(entry: Entry, seed: int = 0) -> nn.Module:
+    """Build a network whose random parameters are the same on every machine; constants stay the constructor's."""
+    with _NoteRandomFills() as fills:
+        model = entry.build()
+    random_storages = {tensor.untyped_storage().data_ptr() for tensor in fills.noted}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.untyped_storage().data_ptr() in random_storages:
+                parameter.copy_(_draw(f"{seed} {name}", tuple(parameter.shape)))
+    return model.eval()
+
+
+def _draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Uniform in [-bound, bound), bound = sqrt(6 / fan_in) as in He et al. (ICCV 2015), which keeps the variance."""
+    words = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4")
+    generator = np.random.Generator(np.random.PCG64(words.tolist()))
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 100 * shape[0]
+    bound = np.float32((6 / fan_in) ** 0.5)
+    values = generator.random(shape, dtype=np.float32)
+    values *= np.float32(2) * bound
+    values -= bound
+    return torch.from_numpy(values)

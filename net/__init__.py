@@ -1,0 +1,1 @@
+"""How tensors travel: frames, messages, connections, and what the link is like."""

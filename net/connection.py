@@ -1,0 +1,209 @@
+"""One TCP connection that carries frames: whole frames or an error, never a part, never a wait without an end."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from net import plain_pickle, tensors
+from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
+from net.messages import Error, M, Message, from_header, to_header
+from utils.deadline import Deadline
+from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError, UsageError
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
+USER_TIMEOUT_S = 10
+PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that has arrived: its header is plain data, its payload a buffer of its own."""
+
+    type: FrameType
+    header: Any
+    payload: memoryview
+    limits: Limits
+
+    def read(self, kind: type[M]) -> M:
+        """The message, where it is of this kind; an ERROR is raised as what it means here."""
+        if self.type is FrameType.ERROR:
+            raise refusal(from_header(Error, self.header))
+        if self.type is not kind.TYPE:
+            raise ProtocolError(f"{kind.TYPE.name} was expected, {self.type.name} came")
+        return from_header(kind, self.header)
+
+    def arrays(self) -> list[tensors.Array]:
+        """The tensors, as views of the payload."""
+        return tensors.view(self.header, self.payload, self.limits)
+
+
+@dataclass
+class Connection:
+    """A connected socket and what has gone over it."""
+
+    sock: socket.socket
+    limits: Limits = field(default_factory=Limits)
+    min_bytes_per_s: float = 1000.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        set_options(self.sock)
+
+    def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array] = ()) -> int:
+        """Send a message with tensors; returns the bytes of its payload."""
+        described, buffers = tensors.describe(arrays) if arrays else ({}, [])
+        return self._send_frame(message, described, buffers, deadline)
+
+    def send_bytes(self, message: Message, payload: memoryview, deadline: Deadline) -> int:
+        """Send a message whose payload has no meaning, only a size."""
+        return self._send_frame(message, {}, [payload], deadline)
+
+    def _send_frame(
+        self, message: Message, described: dict[str, Any], buffers: list[memoryview], deadline: Deadline
+    ) -> int:
+        header = plain_pickle.dumps(to_header(message) | described)
+        payload_bytes = sum(buffer.nbytes for buffer in buffers)
+        if payload_bytes > self.limits.payload_bytes:
+            raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
+        prefix = pack_prefix(message.TYPE, len(header), payload_bytes)
+        with _as_app_errors(deadline):
+            self._send_all([memoryview(prefix + header), *buffers], deadline)
+        return payload_bytes
+
+    def _send_all(self, parts: list[memoryview], deadline: Deadline) -> None:
+        """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
+        parts = [part for part in parts if part.nbytes]
+        while parts:
+            self._limit_wait(deadline)
+            sent = self.sock.sendmsg(parts)
+            self.sent_bytes += sent
+            while parts and sent >= parts[0].nbytes:
+                sent -= parts.pop(0).nbytes
+            if sent:
+                parts[0] = parts[0][sent:]
+
+    def receive(self, deadline: Deadline, frame_s: float | None = None) -> Frame:
+        """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
+
+        Raises PeerClosedError, `at_boundary` telling whether the end came between frames; DeadlineError; ProtocolError
+        for bytes that are no frame within the limits, before memory is taken for them.
+        """
+        with _as_app_errors(deadline):
+            prefix_bytes = memoryview(bytearray(PREFIX_BYTES))
+            got = self._receive_some(prefix_bytes, deadline)
+            if not got:
+                raise ClosedAtBoundaryError("the other side closed the connection")
+            inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
+            started = time.monotonic()
+            self._receive_all(prefix_bytes[got:], inside, started)
+            prefix = parse_prefix(prefix_bytes, self.limits)
+            header = memoryview(bytearray(prefix.header_bytes))
+            self._receive_all(header, inside, started)
+            fields = plain_pickle.loads(bytes(header))
+            payload = memoryview(np.empty(prefix.payload_bytes, np.uint8))
+            self._receive_all(payload, inside, started)
+        return Frame(prefix.type, fields, payload, self.limits)
+
+    def _receive_all(self, into: memoryview, deadline: Deadline, started: float) -> None:
+        received = 0
+        while received < into.nbytes:
+            got = self._receive_some(into[received:], deadline)
+            if not got:
+                raise PeerClosedError("the other side closed the connection inside a frame")
+            received += got
+            elapsed = time.monotonic() - started
+            if elapsed > PATIENCE_S and received < self.min_bytes_per_s * (elapsed - PATIENCE_S):
+                raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
+
+    def _receive_some(self, into: memoryview, deadline: Deadline) -> int:
+        self._limit_wait(deadline)
+        got = self.sock.recv_into(into)
+        self.received_bytes += got
+        return got
+
+    def _limit_wait(self, deadline: Deadline) -> None:
+        self.sock.settimeout(deadline.remaining())
+
+    def refuse(self, error: Error, seconds: float) -> None:
+        """Send a refusal and close. Closing with unread bytes would reset the connection and lose the refusal, so
+        what the peer still sends is read and dropped for at most `seconds` and a megabyte."""
+        deadline = Deadline.after(seconds, "a refusal")
+        with contextlib.suppress(AppError, OSError):
+            self.send(error, deadline)
+            self.sock.shutdown(socket.SHUT_WR)
+            dropped = memoryview(bytearray(65536))
+            for _ in range(16):
+                if not self._receive_some(dropped, deadline):
+                    break
+        self.close()
+
+    def close(self) -> None:
+        """Close both directions; a thread that waits on the socket wakes up."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+class ClosedAtBoundaryError(PeerClosedError):
+    """The other side closed between two frames, which is how a connection ends in good order."""
+
+
+class _as_app_errors(contextlib.AbstractContextManager[None]):  # noqa: N801  reads as a statement
+    """Turn the socket's errors into ours."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise self.deadline.passed() from None
+        if isinstance(error, OSError):
+            raise PeerClosedError(f"the connection broke: {error.strerror or error}") from None
+
+
+def set_options(sock: socket.socket) -> None:
+    """No Nagle delay, and notice a peer that is gone, idle or not."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_S * 1000),
+    ):
+        if hasattr(socket, name):  # not every system has every one
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def connect(host: str, port: int, timeout_s: float, limits: Limits | None = None) -> Connection:
+    """Open a connection. Raises ConnectError that says what to do."""
+    try:
+        sock = socket.create_connection((host, port), timeout=timeout_s)
+    except (OSError, OverflowError) as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
+        raise ConnectError(f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p") from None
+    return Connection(sock, limits or Limits())
+
+
+_REFUSALS: dict[str, type[AppError]] = {
+    "MISMATCH": MismatchError,
+    "VERSION": MismatchError,
+    "UNKNOWN_MODEL": MismatchError,
+    "TOKEN": ConnectError,
+    "BUSY": ConnectError,
+    "DEADLINE": DeadlineError,
+    "USAGE": UsageError,
+}
+
+
+def refusal(error: Error) -> AppError:
+    """What an ERROR of the cloud means on the edge."""
+    kind = _REFUSALS.get(error.code, AppError)
+    text = error.text if error.text.isprintable() else repr(error.text)
+    return kind(f"the cloud refused ({error.code[:32]!s}): {text[:300]}")

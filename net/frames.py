@@ -1,0 +1,90 @@
+"""Frames: the unit that travels. Pure, no socket; docs/wire.md is the specification.
+
+    magic(4) version(1) type(1) flags(2) header_len(u32) payload_len(u64)   all big-endian
+    header    a pickle of plain data, see net.plain_pickle
+    payload   the buffers of the tensors, one after the other
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from utils.errors import ProtocolError
+
+MAGIC = b"ECCI"
+VERSION = 1
+_PREFIX = struct.Struct(">4sBBHIQ")
+PREFIX_BYTES = _PREFIX.size
+
+
+class FrameType(IntEnum):
+    """What a frame says."""
+
+    HELLO = 1
+    READY = 2
+    INFER = 3
+    RESULT = 4
+    PROBE = 5
+    PROBED = 6
+    ERROR = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this side accepts from the other, checked before any memory is taken."""
+
+    header_bytes: int = 64 * 1024
+    payload_bytes: int = 64 * 1024 * 1024
+    tensors: int = 64
+    dimensions: int = 8
+
+
+class TooLargeError(ProtocolError):
+    """A declared length is over a limit."""
+
+    code = "TOO_LARGE"
+
+
+class BadMagicError(ProtocolError):
+    """The other side speaks another protocol."""
+
+    code = "BAD_MAGIC"
+
+
+class VersionError(ProtocolError):
+    """The other side speaks another version of this protocol."""
+
+    code = "VERSION"
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The fixed first bytes of a frame."""
+
+    type: FrameType
+    header_bytes: int
+    payload_bytes: int
+
+
+def pack_prefix(frame_type: FrameType, header_bytes: int, payload_bytes: int) -> bytes:
+    """The 20 bytes that start a frame."""
+    return _PREFIX.pack(MAGIC, VERSION, frame_type, 0, header_bytes, payload_bytes)
+
+
+def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
+    """Read the 20 bytes that start a frame. Raises ProtocolError for anything but a frame within the limits."""
+    magic, version, number, flags, header_bytes, payload_bytes = _PREFIX.unpack(data)
+    if magic != MAGIC:
+        raise BadMagicError(f"not this protocol: the first bytes are {magic!r}")
+    if version != VERSION:
+        raise VersionError(f"protocol version {version}, this side speaks {VERSION}")
+    if number not in FrameType.__members__.values():
+        raise ProtocolError(f"unknown frame type {number}")
+    if flags:
+        raise ProtocolError(f"unknown flags {flags:#06x}")
+    if header_bytes > limits.header_bytes:
+        raise TooLargeError(f"header of {header_bytes} bytes, the limit is {limits.header_bytes}")
+    if payload_bytes > limits.payload_bytes:
+        raise TooLargeError(f"payload of {payload_bytes} bytes, the limit is {limits.payload_bytes} (--max-payload)")
+    return Prefix(FrameType(number), header_bytes, payload_bytes)

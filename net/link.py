@@ -1,0 +1,107 @@
+"""What the link is like: upload and download rate, and round-trip time.
+
+A transfer of n bytes takes rtt + n / rate, so one transfer cannot tell the two apart: bytes / elapsed is wrong by a
+factor of up to 60 for small ones. Several sizes are sent, and the line through them gives both.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from net.connection import Connection
+from net.messages import Probe, Probed
+from utils.deadline import Deadline
+
+PING_BYTES = 256  # about the size of the header of a real request, so that its time is in the intercept
+PINGS = 8
+SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
+REPEATS = 3
+LONG_ENOUGH_S = 0.25  # a transfer that takes this long over a ping says enough about the rate
+QUICK_S = 0.05  # transfers up to here are repeated
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEstimate:
+    """A link in bytes per second and seconds. `source` is probe, traffic or given."""
+
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+    rtt_s: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One transfer that was timed, from the first byte to the answer of the other side."""
+
+    bytes: int
+    seconds: float
+
+
+def fit(transfers: Sequence[Transfer]) -> tuple[float, float]:
+    """Fit seconds = rtt + bytes / rate; returns (rtt in seconds, rate in bytes per second).
+
+    Least squares of the relative errors: small transfers fix the intercept, large ones the slope. Transfers of one
+    size give no slope (ValueError). Where noise is larger than the slope, as on loopback, the rate is at least that
+    of the largest transfer.
+    """
+    sizes = np.array([t.bytes for t in transfers], dtype=float)
+    seconds = np.array([t.seconds for t in transfers])
+    if len(set(sizes.tolist())) < 2 or (seconds <= 0).any():
+        raise ValueError("a rate needs transfers of two sizes, each with a time above zero")
+    design = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+    (rtt_s, slope), *_ = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)
+    largest = int(sizes.argmax())
+    floor = sizes[largest] / seconds[largest]
+    rate = 1 / slope if slope > 0 else floor
+    return float(max(rtt_s, 0.0)), float(max(rate, floor))
+
+
+@dataclass
+class Prober:
+    """Measures a link over an open connection on which nothing else is under way."""
+
+    connection: Connection
+    deadline: Deadline
+    pings: list[Transfer] = field(default_factory=list)
+    _payload: memoryview = field(default_factory=lambda: memoryview(np.zeros(SIZES[-1], np.uint8)))
+    _count: int = 0
+
+    def round_trip(self) -> float:
+        """Median round-trip time of small messages, in seconds."""
+        if not self.pings:
+            self._exchange(PING_BYTES, PING_BYTES)  # wakes both sides up
+            self.pings = [self._exchange(PING_BYTES, PING_BYTES) for _ in range(PINGS)]
+        return float(np.median([ping.seconds for ping in self.pings]))
+
+    def estimate(self) -> LinkEstimate:
+        """Probe both directions; takes about a second on a slow link."""
+        rtt_s = self.round_trip()
+        up_rtt_s, up = fit(self._transfers(rtt_s, upward=True))
+        down_rtt_s, down = fit(self._transfers(rtt_s, upward=False))
+        return LinkEstimate(up, down, float(np.median([rtt_s, up_rtt_s, down_rtt_s])), "probe")
+
+    def _transfers(self, rtt_s: float, *, upward: bool) -> list[Transfer]:
+        transfers = [Transfer(0, ping.seconds) for ping in self.pings]
+        limit = min(SIZES[-1], self.connection.limits.payload_bytes)
+        for size in (size for size in SIZES if size <= limit):
+            repeats = [self._one_way(size, upward=upward)]
+            while len(repeats) < REPEATS and repeats[0].seconds < QUICK_S:
+                repeats.append(self._one_way(size, upward=upward))
+            transfers += repeats
+            if repeats[0].seconds - rtt_s > LONG_ENOUGH_S:
+                break
+        return transfers
+
+    def _one_way(self, size: int, *, upward: bool) -> Transfer:
+        timed = self._exchange(size, PING_BYTES) if upward else self._exchange(PING_BYTES, size)
+        return Transfer(size - PING_BYTES, timed.seconds)  # a ping's worth of bytes is in the intercept
+
+    def _exchange(self, up_bytes: int, down_bytes: int) -> Transfer:
+        self._count += 1
+        started = time.perf_counter()
+        self.connection.send_bytes(Probe(self._count, down_bytes), self._payload[:up_bytes], self.deadline)
+        self.connection.receive(self.deadline).read(Probed)
+        return Transfer(up_bytes + down_bytes, time.perf_counter() - started)

@@ -1,0 +1,144 @@
+"""What the two sides say to each other: one frozen dataclass for each frame type, checked field by field.
+
+Pure, no socket. Fields that a header has and the dataclass has not are ignored, so that a later version can add some.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from net.frames import FrameType
+from utils.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Edge to cloud, first: which network, with which parameters. May be sent again to change the network."""
+
+    TYPE: ClassVar[FrameType] = FrameType.HELLO
+    model: str
+    weights: str
+    """Digest of the parameters."""
+    graph: str
+    """Digest of the graph of layers."""
+    codecs: list[str]
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Cloud to edge: this cloud runs that network, and needs this long for every layer."""
+
+    TYPE: ClassVar[FrameType] = FrameType.READY
+    seconds: list[float]
+    """Measured seconds of every layer of the graph on this cloud when idle."""
+    queue_s: float
+    """How long requests waited for the processor lately."""
+    device: str
+    codecs: list[str]
+    max_payload: int
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """Edge to cloud: run these layers on these tensors. The payload holds the tensors that the layers read."""
+
+    TYPE: ClassVar[FrameType] = FrameType.INFER
+    id: int
+    layers: list[list[int]]
+    """Half-open ranges of layer numbers."""
+    deadline_s: float
+    """Seconds from its arrival after which nobody waits for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Cloud to edge: the answer of the layers, with the cloud's own durations."""
+
+    TYPE: ClassVar[FrameType] = FrameType.RESULT
+    id: int
+    queue_s: float
+    cloud_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Edge to cloud: a payload of any bytes; answer with `reply_bytes` bytes."""
+
+    TYPE: ClassVar[FrameType] = FrameType.PROBE
+    id: int
+    reply_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Cloud to edge: the answer to a probe."""
+
+    TYPE: ClassVar[FrameType] = FrameType.PROBED
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Cloud to edge: a refusal, as a code and a short text that tells nothing of the cloud's inside."""
+
+    TYPE: ClassVar[FrameType] = FrameType.ERROR
+    code: str
+    text: str
+
+
+Message = Hello | Ready | Infer | Result | Probe | Probed | Error
+M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error)
+
+
+def to_header(message: Message) -> dict[str, Any]:
+    """The header of a message, without the description of tensors."""
+    return {field.name: getattr(message, field.name) for field in fields(message)}
+
+
+def from_header(kind: type[M], header: Any) -> M:
+    """Read a message. Raises ProtocolError where a field is missing or not of its type."""
+    if not isinstance(header, dict):
+        raise ProtocolError("a header is a dictionary")
+    values = {}
+    for field in fields(kind):
+        value = header.get(field.name)
+        if not _CHECKS[field.type](value):
+            raise ProtocolError(f"{kind.TYPE.name}: field {field.name!r} is missing or not a {_name(field.type)}")
+        values[field.name] = value
+    return kind(**values)
+
+
+def _name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _is_range(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and all(map(_is_count, value)) and value[0] < value[1]
+
+
+def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: type(value) is list and all(map(check, value))
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+_CHECKS: dict[Any, Callable[[Any], bool]] = {
+    str: _is_text,
+    int: _is_count,
+    float: _is_duration,
+    list[str]: _list_of(_is_text),
+    list[float]: _list_of(_is_duration),
+    list[list[int]]: _list_of(_is_range),
+}

@@ -1,0 +1,53 @@
+"""Who may talk to this cloud."""
+
+import hmac
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from utils.errors import UsageError
+
+TOKEN_VARIABLE = "EDGE_CLOUD_TOKEN"
+TOKEN_BYTES = (8, 1024)
+
+
+def read_token(token_file: Path | None) -> str:
+    """The shared secret from a file, else from the environment, else none (""). Raises UsageError for a bad one."""
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise UsageError(f"cannot read the token file {token_file}: {reason}") from None
+    else:
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        if not token:
+            return ""
+    if not TOKEN_BYTES[0] <= len(token.encode()) <= TOKEN_BYTES[1]:
+        raise UsageError(f"a token has {TOKEN_BYTES[0]} to {TOKEN_BYTES[1]} bytes")
+    return token
+
+
+def is_token_right(expected: str, given: str) -> bool:
+    """Compare in constant time; where none is expected every one is right."""
+    return not expected or hmac.compare_digest(expected.encode(), given.encode())
+
+
+def check_binding(host: str, token: str, *, insecure: bool) -> None:
+    """Refuse to open a port to other machines unless a token guards it or the user insists."""
+    if token or insecure or is_loopback(host):
+        return
+    raise UsageError(
+        f"{host} can be reached from other machines: set a token (--token-file FILE, or {TOKEN_VARIABLE} in the "
+        "environment, the same on both sides), or say --insecure"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of a host is on this machine only. Raises UsageError for a host that does not exist."""
+    try:
+        found = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise UsageError(f"there is no address {host!r} to listen on") from None
+    return all(ipaddress.ip_address(str(row[4][0]).split("%")[0]).is_loopback for row in found)

@@ -1,0 +1,1 @@
+"""Where to cut. Pure: no torch, no socket, no clock, no file."""

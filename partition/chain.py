@@ -1,0 +1,48 @@
+"""Choosing a point: every cut that one tensor crosses is predicted, and the least total wins.
+
+The scan adds one layer at a time, so it costs one evaluation of the formula for each point and no forward pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from models.graph import LayerGraph, Point
+from partition.cost import CloudState, Link, Prediction, latency
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One point with what it is predicted to cost."""
+
+    point: Point
+    boundary_bytes: int
+    predicted: Prediction
+
+
+def scan(
+    graph: LayerGraph,
+    edge_s: Sequence[float],
+    cloud_s: Sequence[float],
+    link: Link,
+    cloud: CloudState = CloudState(),  # noqa: B008  frozen
+) -> tuple[Candidate, ...]:
+    """Predict every point of a graph from the seconds of each layer on either side."""
+    head_s, head_cloud_s = list(accumulate(edge_s)), list(accumulate(cloud_s))
+    candidates = []
+    for point in graph.points:
+        crossing = 0 if point is graph.points[-1] else graph.layers[point.layer].out_bytes
+        tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer])
+        predicted = latency(head_s[point.layer], crossing, tail_s, graph.result_bytes, link, cloud)
+        candidates.append(Candidate(point, crossing, predicted))
+    return tuple(candidates)
+
+
+def all_edge(graph: LayerGraph, edge_s: Sequence[float]) -> Candidate:
+    """The last point, which needs neither link nor cloud."""
+    return Candidate(graph.points[-1], 0, latency(sum(edge_s), 0, 0.0, 0, None, CloudState()))
+
+
+def best(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the least predicted total; of equal ones the one with fewer bytes on the link."""
+    return min(candidates, key=lambda c: (c.predicted.total_s, c.boundary_bytes))

@@ -1,0 +1,88 @@
+"""Measured profiles on disk, one file for each key. What cannot be trusted is set aside and measured again."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from predictor.profile import Profile, ProfileKey
+from utils.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 64 << 20
+
+
+def default_folder() -> Path:
+    """The user's cache folder for this program (XDG base directories)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
+
+
+def path_of(folder: Path, key: ProfileKey) -> Path:
+    """The file of a key: readable, and different for every key."""
+    digest = hashlib.sha256(json.dumps(asdict(key), sort_keys=True).encode()).hexdigest()[:16]
+    return folder / "profiles" / f"{key.model.replace(':', '-')}-{digest}.json"
+
+
+def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
+    """The stored profile of a key, or None. A file that is damaged or of another key is moved aside, and said so."""
+    path = path_of(folder, key)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError("it is far too large")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return _checked(document, key, layers)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        aside = path.with_suffix(".bad")
+        os.replace(path, aside)
+        log.warning("the profile %s is damaged (%s): moved to %s and measured again", path, error, aside.name)
+        return None
+
+
+def _checked(document: Any, key: ProfileKey, layers: int) -> Profile:
+    if not isinstance(document, dict) or document.get("key") != asdict(key):
+        raise ValueError("it is the profile of something else")
+    passes = document.get("passes")
+    if not isinstance(passes, list) or not passes:
+        raise ValueError("it holds no passes")
+    for row in passes:
+        if not isinstance(row, list) or len(row) != layers:
+            raise ValueError(f"a pass does not have {layers} layers")
+        if not all(isinstance(s, int | float) and math.isfinite(s) and s >= 0 for s in row):
+            raise ValueError("a time is not a number of seconds")
+    return Profile(key, tuple(tuple(float(s) for s in row) for row in passes))
+
+
+def save(folder: Path, profile: Profile) -> None:
+    """Write a profile under a temporary name, then rename it. A full disk costs the cache, not the run."""
+    path = path_of(folder, profile.key)
+    passes = [[round(s, 9) for s in row] for row in profile.passes]
+    text = json.dumps({"key": asdict(profile.key), "passes": passes})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        log.warning("cannot save the profile %s (%s): it will be measured again next time", path, error.strerror)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,76 @@
+"""Programs that an edge starts for itself: a cloud on loopback, and an emulated link in front of a cloud.
+
+Each is a process of its own, unmodified, that ends when this one does, however this one ends: it watches a pipe that
+the system closes for us.
+"""
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.errors import AppError
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 60.0
+STOP_S = 10.0
+LISTENING = "listening on "
+
+
+class Child:
+    """A program that says `listening on HOST:PORT` in its first line, and stops when its standard input closes."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._name = arguments[0] if arguments[0] != "-m" else arguments[1]
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in a terminal reaches only us; the child ends in good order after us
+        )
+
+    def address(self) -> tuple[str, int]:
+        """Wait until it listens. Raises AppError where it ends or says nothing."""
+        assert self._process.stdout is not None  # asked for above
+        timer = threading.Timer(START_S, self._process.kill)  # ends the wait for a line that never comes
+        timer.start()
+        try:
+            line = self._process.stdout.readline().strip()
+        finally:
+            timer.cancel()
+        if not line.startswith(LISTENING):
+            raise AppError(f"{self._name} did not start; its own message is above")
+        host, _, port = line.removeprefix(LISTENING).rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def stop(self) -> None:
+        """Close its standard input and wait; kill it if it does not go."""
+        with contextlib.suppress(OSError):
+            self._process.communicate(timeout=STOP_S)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def own_cloud(arguments: Sequence[str]) -> Iterator[Child]:
+    """A cloud on loopback on a free port, for as long as the context lasts."""
+    child = Child(["cloud_api.py", "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", *arguments])
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+@contextlib.contextmanager
+def emulated_link(host: str, port: int, link: str) -> Iterator[Child]:
+    """A relay to `host:port` that is as slow as `link`, written UP[,RTT[,DOWN]]."""
+    child = Child(["-m", "lab.relay", "--to", host, str(port), "--link", link, "--until-stdin-closes"])
+    try:
+        yield child
+    finally:
+        child.stop()

@@ -1,0 +1,139 @@
+"""How a segment runs: load it, run arrays through it, and say how long that took.
+
+Torch is the first back-end; another one is a class with the same methods and a row in `BACKENDS`. A back-end's name
+is part of the key of every profile, since it changes every time.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from models.inputs import Input
+from models.split import Segment, segment
+from models.trace import Traced, trace
+from models.weights import Loaded
+from net.tensors import Array
+from predictor import store
+from predictor.profile import Profile, ProfileKey, Progress, measure, work_clock
+from utils.inference_utils import device_name, wall_clock
+
+SEGMENTS_KEPT = 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready to be cut: its parameters, its graph, and a real input to measure it with."""
+
+    loaded: Loaded
+    traced: Traced
+    example: Input
+
+
+def prepare(loaded: Loaded, example: Input, name: str) -> Network:
+    """Capture the graph of a network."""
+    return Network(loaded, trace(loaded.model, example.tensor, name), example)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The outputs of a segment and the seconds that it took."""
+
+    arrays: list[Array]
+    seconds: float
+
+
+class Executor(Protocol):
+    """Runs segments of one network on one device."""
+
+    def load(self, layers: frozenset[int]) -> Segment:
+        """Make the segment of these layers ready; the same layers again cost nothing."""
+
+    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
+        """Run a segment on the arrays of its inputs, in order."""
+
+    def layer_seconds(self, folder: Path, progress: Progress) -> list[float]:
+        """Seconds of every layer on this device, measured now or taken from the cache in `folder`."""
+
+
+@dataclass(frozen=True)
+class CpuShare:
+    """A slower processor, emulated: work that takes t seconds of one core lasts t / share.
+
+    What is stretched is the processor time of the calling thread, so one thread must do all the work. Like a cgroup
+    quota it slows computing alone; unlike one it does not run in bursts, and does not slow the network stack.
+    """
+
+    share: float
+
+    def stretch(self, started: float, work_s: float) -> None:
+        """Wait until `work_s` seconds of work have lasted as long as on the slower processor."""
+        left = started + work_s / self.share - time.perf_counter()
+        if left > 0:
+            time.sleep(left)
+
+
+class TorchExecutor:
+    """Eager torch. Segments share the parameters of the network."""
+
+    backend = "torch"
+
+    def __init__(self, network: Network, device: torch.device, cpu_share: CpuShare | None = None) -> None:
+        self._network = network
+        self._traced = network.traced
+        self._traced.module.to(device)
+        self._device = device
+        self._share = cpu_share
+        self._clock = wall_clock(device)
+        self._segments: OrderedDict[frozenset[int], Segment] = OrderedDict()
+
+    def load(self, layers: frozenset[int]) -> Segment:
+        """Build or find a segment; the least recently used one goes when there are too many."""
+        if layers not in self._segments:
+            self._segments[layers] = segment(self._traced, layers)
+            if len(self._segments) > SEGMENTS_KEPT:
+                self._segments.popitem(last=False)
+        self._segments.move_to_end(layers)
+        return self._segments[layers]
+
+    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
+        """Run a segment; the outputs may share memory with the inputs."""
+        started, work_started = self._clock(), work_clock()
+        with torch.inference_mode():
+            outputs = part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            made = [np.asarray(tensor.cpu()) for tensor in outputs]
+        if self._share is not None:
+            self._share.stretch(started, work_clock() - work_started)
+        return Ran(made, self._clock() - started)
+
+    def profile(self, folder: Path, progress: Progress = lambda _: None) -> Profile:
+        """In seconds of work: an emulated share is not in them, so one profile serves every share."""
+        key = ProfileKey(
+            model=self._traced.graph.name,
+            graph=self._traced.graph.digest,
+            weights=self._network.loaded.digest,
+            device=f"{self._device} {device_name(self._device)}",
+            threads=torch.get_num_threads(),
+            backend=self.backend,
+            clock="wall" if self._share is None else "work",
+            torch=torch.__version__,
+        )
+        found = store.load(folder, key, len(self._traced.graph.layers))
+        if found is None:
+            clock = self._clock if self._share is None else work_clock
+            found = measure(self._traced, self._network.example.tensor.to(self._device), clock, key, progress)
+            store.save(folder, found)
+        return found
+
+    def layer_seconds(self, folder: Path, progress: Progress = lambda _: None) -> list[float]:
+        """What every layer is expected to take here, the emulated share included."""
+        share = 1.0 if self._share is None else self._share.share
+        return [seconds / share for seconds in self.profile(folder, progress).seconds]
+
+
+BACKENDS: dict[str, Callable[..., Executor]] = {TorchExecutor.backend: TorchExecutor}

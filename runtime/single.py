@@ -1,0 +1,229 @@
+"""One call of edge_api.py: get ready, decide, measure, check. Returns plain values; runtime.report shows them."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median_low
+
+import numpy as np
+import torch
+
+from models.graph import LayerGraph
+from net.link import LinkEstimate, Prober
+from net.tensors import Array
+from partition import chain
+from partition.chain import Candidate
+from partition.cost import CloudState, Link
+from runtime.children import Child, emulated_link, own_cloud
+from runtime.edge import Answered, Edge, EdgeConfig, Measured
+from utils.deadline import Deadline
+from utils.errors import UsageError
+
+PROBE_S = 30.0
+RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
+TOP = 5
+
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cut, how it was found, and what it was chosen from."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    method: str
+    decision_s: float
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Repeated inferences with one cut, the warm-up left out."""
+
+    point: int
+    repeats: tuple[Measured, ...]
+    outputs: tuple[Array, ...]
+
+    @property
+    def typical(self) -> Measured:
+        """The inference with the median total."""
+        middle = median_low(run.total_s for run in self.repeats)
+        return next(run for run in self.repeats if run.total_s == middle)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The split answer beside that of the whole network, run here in one piece."""
+
+    matches: bool
+    max_abs_diff: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class of the answer."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that one call found out."""
+
+    graph: LayerGraph
+    weights: str
+    origin: str
+    is_trained: bool
+    source: str
+    link: LinkEstimate | None
+    cloud_device: str | None
+    plan: Plan
+    runs: Runs
+    top: tuple[Ranked, ...]
+    shape: tuple[int, ...]
+    verified: Verified | None
+    compared: tuple[Runs, ...]
+    """All on the cloud, then all on the edge, where a comparison was asked for."""
+
+
+def run(config: EdgeConfig, progress: Progress) -> Outcome:
+    """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
+    with ExitStack() as stack:
+        cloud = _OwnCloud(stack, config.own_cloud)
+        if config.point is None:
+            cloud.start()  # it loads while we do
+        progress("loading the network", 0.0)
+        edge = Edge.build(config)
+        stack.callback(edge.close)
+        if config.point is not None:
+            edge.graph.head_at(config.point)  # raises for a point that there is not
+        if config.compare or config.point != len(edge.graph.points) - 1:
+            progress("waiting for the cloud", 0.0)
+            _greet(edge, config, cloud, stack)
+        link = _link(edge, config, progress)
+        edge_s = edge.executor.layer_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
+        plan = decide(edge, edge_s, link, config.point)
+        runs = _repeat(edge, plan.chosen.point.number, config, progress)
+        compared = _compare(edge, runs, config, progress) if config.compare else ()
+        return _outcome(edge, link, plan, runs, compared, verify=config.verify)
+
+
+@dataclass
+class _OwnCloud:
+    """The cloud that we start ourselves where no address was given."""
+
+    stack: ExitStack
+    arguments: tuple[str, ...] | None
+    child: Child | None = None
+
+    def start(self) -> None:
+        if self.arguments is not None and self.child is None:
+            self.child = self.stack.enter_context(own_cloud(self.arguments))
+
+    def address(self) -> tuple[str, int] | None:
+        self.start()
+        return None if self.child is None else self.child.address()
+
+
+def _greet(edge: Edge, config: EdgeConfig, cloud: _OwnCloud, stack: ExitStack) -> None:
+    host, port = cloud.address() or (config.host, config.port)
+    if config.link_shape is not None:
+        host, port = stack.enter_context(emulated_link(host, port, config.link_shape)).address()
+    edge.greet(host, port, config.token, config.timeout_s)
+
+
+def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | None:
+    if edge.cloud is None:
+        return None
+    progress("probing the link", 0.0)
+    prober = Prober(edge.cloud.connection, Deadline.after(max(PROBE_S, config.timeout_s), "the probe of the link"))
+    if config.bandwidth is not None:
+        return LinkEstimate(config.bandwidth, config.bandwidth, prober.round_trip(), "given")
+    return prober.estimate()
+
+
+def decide(edge: Edge, edge_s: list[float], link: LinkEstimate | None, point: int | None) -> Plan:
+    """Choose a point, or take the one that was given. Runs nothing; only the formula, once for every point."""
+    started = time.perf_counter()
+    if edge.cloud is None or link is None:
+        alone = chain.all_edge(edge.graph, edge_s)
+        return Plan(alone, (alone,), "given", time.perf_counter() - started)
+    ready = edge.cloud.ready
+    rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
+    candidates = chain.scan(edge.graph, edge_s, ready.seconds, rates, CloudState(queue_s=ready.queue_s))
+    chosen = chain.best(candidates) if point is None else candidates[point]
+    return Plan(chosen, candidates, "chain" if point is None else "given", time.perf_counter() - started)
+
+
+def _repeat(edge: Edge, point: int, config: EdgeConfig, progress: Progress) -> Runs:
+    x = np.asarray(edge.network.example.tensor)
+    head = edge.graph.head_at(point)
+    answers: list[Answered] = []
+    for number in range(config.warm_up + config.repeat):
+        progress(f"running at point {point}", number / (config.warm_up + config.repeat))
+        answers.append(edge.infer(x, head, config.timeout_s))
+    return Runs(point, tuple(a.measured for a in answers[config.warm_up :]), answers[-1].outputs)
+
+
+def _compare(edge: Edge, runs: Runs, config: EdgeConfig, progress: Progress) -> tuple[Runs, ...]:
+    ends = (0, len(edge.graph.points) - 1)
+    return tuple(runs if end == runs.point else _repeat(edge, end, config, progress) for end in ends)
+
+
+def _outcome(
+    edge: Edge, link: LinkEstimate | None, plan: Plan, runs: Runs, compared: tuple[Runs, ...], *, verify: bool
+) -> Outcome:
+    loaded = edge.network.loaded
+    answer = runs.outputs[0]
+    return Outcome(
+        graph=edge.graph,
+        weights=loaded.digest,
+        origin=loaded.origin,
+        is_trained=loaded.trained,
+        source=edge.network.example.source,
+        link=link,
+        cloud_device=None if edge.cloud is None else edge.cloud.ready.device,
+        plan=plan,
+        runs=runs,
+        top=rank(answer, edge.entry.labels),
+        shape=tuple(answer.shape),
+        verified=verify_against_whole(edge, runs.outputs) if verify else None,
+        compared=compared,
+    )
+
+
+def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
+    """The five classes with the largest softmax of `logits`, shape (1, classes)."""
+    scores = logits.reshape(-1).astype(np.float64)
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    best = np.argsort(-shares, kind="stable")[:TOP]
+    return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)
+
+
+def verify_against_whole(edge: Edge, outputs: tuple[Array, ...]) -> Verified:
+    """Run the network here in one piece, unsplit and not slowed down, and compare (rtol 1e-4, same top-1)."""
+    device = next(edge.network.loaded.model.parameters()).device
+    with torch.inference_mode():
+        whole = edge.network.loaded.model(edge.network.example.tensor.to(device))
+    expected = [t.cpu().numpy() for t in (whole if isinstance(whole, tuple | list) else (whole,))]
+    diffs = [float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)]
+    matches = all(
+        np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max())) and int(a.argmax()) == int(b.argmax())
+        for a, b in zip(outputs, expected, strict=True)
+    )
+    return Verified(matches, max(diffs))
+
+
+def check_config(config: EdgeConfig) -> None:
+    """Refuse combinations that contradict each other. Raises UsageError."""
+    if config.image is not None and config.array is not None:
+        raise UsageError("give --image or --input, not both")
+    if config.cpu_share is not None and (config.threads or 1) != 1:
+        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
+    if config.cpu_share is not None and config.device != "cpu":
+        raise UsageError("--emulate-cpu needs -d cpu")

@@ -1,0 +1,1 @@
+"""Small and shared: errors, units, timing, the command line."""

@@ -1,0 +1,140 @@
+"""What every script shares: common flags, logs to stderr, answers to stdout, and exit codes."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
+from utils.units import parse_duration, parse_size
+
+VERSION = "0.1.0"
+MAX_PORT = 65535
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2, and that never takes a prefix for a flag."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+        self.add_argument(
+            "--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="logs go to stderr"
+        )
+
+
+def add_place_flags(parser: argparse.ArgumentParser, host_help: str, default_host: str | None) -> None:
+    """-i, -p, -d and what else both sides have."""
+    parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
+    parser.add_argument("-p", "--port", type=port, default=9999, help="TCP port of the cloud")
+    parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of one operation (default: all cores)")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where measured times are kept (default: XDG cache)")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
+    )
+
+
+def port(text: str) -> int:
+    """An argument that is a TCP port."""
+    return _whole(text, 0, MAX_PORT)
+
+
+def positive_int(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    return _whole(text, 1, 1_000_000)
+
+
+def count(text: str) -> int:
+    """An argument that is a whole number of at least 0."""
+    return _whole(text, 0, 1_000_000)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.strip().isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """An argument that is a share of one core, above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of a core: give a number above 0 and at most 1")
+    return value
+
+
+def checked(parse: Callable[[str], float]) -> Callable[[str], float]:
+    """Make an argument type of a function that raises UsageError."""
+
+    def convert(text: str) -> float:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def duration(text: str) -> float:
+    """An argument such as 20ms or 1.5s, above zero, in seconds."""
+    seconds = checked(parse_duration)(text)
+    if not 0 < seconds < 1e8:
+        raise argparse.ArgumentTypeError(f"{text!r}: a time above zero is needed")
+    return seconds
+
+
+def size(text: str) -> int:
+    """An argument such as 64MiB, in bytes."""
+    return int(checked(parse_size)(text))
+
+
+def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
+    """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code."""
+    as_json = getattr(options, "json", False)
+    logging.basicConfig(
+        level=options.log_level.upper(), stream=sys.stderr, format=f"%(asctime)s {prog} %(levelname)s %(message)s"
+    )
+    try:
+        return main()
+    except AppError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": {"code": error.code, "message": str(error)}}))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def on_stop_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def handle(_number: int, _frame: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        stop()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handle)
+
+
+def stop_at_end_of_stdin(stop: Callable[[], None]) -> None:
+    """Block until standard input ends, then call `stop`. For a thread of a program that somebody else has started."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    stop()

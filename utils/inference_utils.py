@@ -1,0 +1,79 @@
+"""Timing: the clocks that work is measured with, and what a device is called in every record of a time."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from utils.errors import UsageError
+
+Clock = Callable[[], float]
+
+
+def cuda_clock() -> float:
+    """Wall clock in seconds, read when the accelerator has finished what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def mps_clock() -> float:
+    """The same for Apple's accelerator."""
+    torch.mps.synchronize()
+    return time.perf_counter()
+
+
+_WALL_CLOCKS: dict[str, Clock] = {"cpu": time.perf_counter, "cuda": cuda_clock, "mps": mps_clock}
+
+
+def wall_clock(device: torch.device) -> Clock:
+    """The wall clock for work on a device. Seconds; only differences mean anything."""
+    return _WALL_CLOCKS[device.type]
+
+
+def find_device(name: str) -> torch.device:
+    """Read a `--device`. Raises UsageError for one that is unknown or absent; it never falls back to another."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}: give cpu, cuda, cuda:1 or mps") from None
+    if device.type not in _WALL_CLOCKS:
+        raise UsageError(f"device {name!r} is not supported: give cpu, cuda or mps")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("this machine or this torch has no CUDA device: use -d cpu, or install a CUDA build of torch")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("this machine has no MPS device: use -d cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_name()
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip() in ("model name", "Model", "Hardware"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def set_threads(threads: int | None) -> int:
+    """Set how many threads one operation uses; returns the number in force."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

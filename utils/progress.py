@@ -1,0 +1,23 @@
+"""Progress on stderr: a bar with the time left where that is a terminal, nothing where it is not."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def on_terminal() -> Iterator[Callable[[str, float], None]]:
+    """Gives a function that takes what is being done and the share of it that is done, 0 to 1."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(what: str, done: float) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what, total=1.0)
+            bar.update(task, completed=done)
+
+        yield show
