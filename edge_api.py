@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     emulation.add_argument(
         "--emulate-link", metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
     )
-    emulation.add_argument("--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge to a share of one core")
+    emulation.add_argument(
+        "--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge down to this much of a core"
+    )
     return parser
 
 
@@ -112,7 +114,10 @@ def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.to_json(outcome)))
     else:
-        report.show(outcome, Console(soft_wrap=True))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 120
+        report.show(outcome, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

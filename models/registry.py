@@ -44,7 +44,7 @@ def find(name: str) -> Entry:
     if name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in torchvision_names():
         return _torchvision(name, name.removeprefix(TORCHVISION))
     known = ", ".join(_ENTRIES)
-    raise UsageError(f"unknown network {name!r}: choose {known}, or torchvision:NAME (for instance torchvision:resnet18)")
+    raise UsageError(f"unknown network {name!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
 
 
 def torchvision_names() -> list[str]:

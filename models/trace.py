@@ -73,7 +73,7 @@ def _capture_fx(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
 
 def _capture_export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     program = torch.export.export(model, (example,)).run_decompositions({})
-    module = program.module(check_guards=False)
+    module: fx.GraphModule = program.module(check_guards=False)
     module.graph.set_codegen(fx.graph.CodeGen())  # plain tensors in and out
     return module
 
@@ -162,7 +162,7 @@ def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capt
 
 
 def _only_input(graph: fx.Graph) -> fx.Node:
-    used = [node for node in graph.find_nodes(op="placeholder") if node.users]
+    used: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
     if len(used) != 1:
         raise NotCuttableError(f"the network reads {len(used)} inputs, one is supported")
     for node in graph.find_nodes(op="placeholder"):

@@ -23,9 +23,9 @@ def _load() -> ModuleType:
         if "torchvision::" not in str(error):
             raise
     log.info("torchvision's compiled operators do not match this torch; classification networks do not need them")
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _declared.append(library)
     return importlib.import_module("torchvision")
 

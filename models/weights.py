@@ -120,7 +120,8 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: st
         if key not in wanted:
             _refuse(path, name, f"the network has no {key}")
         if wanted[key].shape != state[key].shape:
-            _refuse(path, name, f"{key} is {tuple(state[key].shape)} there and {tuple(wanted[key].shape)} in the network")
+            there, here = tuple(state[key].shape), tuple(wanted[key].shape)
+            _refuse(path, name, f"{key} is {there} there and {here} in the network")
     model.load_state_dict(state)
 
 

@@ -13,7 +13,15 @@ from net import plain_pickle, tensors
 from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
 from net.messages import Error, M, Message, from_header, to_header
 from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError, UsageError
+from utils.errors import (
+    AppError,
+    ConnectError,
+    DeadlineError,
+    MismatchError,
+    PeerClosedError,
+    ProtocolError,
+    UsageError,
+)
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
@@ -24,18 +32,18 @@ PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 class Frame:
     """A frame that has arrived: its header is plain data, its payload a buffer of its own."""
 
-    type: FrameType
+    kind: FrameType
     header: Any
     payload: memoryview
     limits: Limits
 
-    def read(self, kind: type[M]) -> M:
+    def read(self, message: type[M]) -> M:
         """The message, where it is of this kind; an ERROR is raised as what it means here."""
-        if self.type is FrameType.ERROR:
+        if self.kind is FrameType.ERROR:
             raise refusal(from_header(Error, self.header))
-        if self.type is not kind.TYPE:
-            raise ProtocolError(f"{kind.TYPE.name} was expected, {self.type.name} came")
-        return from_header(kind, self.header)
+        if self.kind is not message.TYPE:
+            raise ProtocolError(f"{message.TYPE.name} was expected, {self.kind.name} came")
+        return from_header(message, self.header)
 
     def arrays(self) -> list[tensors.Array]:
         """The tensors, as views of the payload."""
@@ -106,9 +114,9 @@ class Connection:
             header = memoryview(bytearray(prefix.header_bytes))
             self._receive_all(header, inside, started)
             fields = plain_pickle.loads(bytes(header))
-            payload = memoryview(np.empty(prefix.payload_bytes, np.uint8))
+            payload = np.empty(prefix.payload_bytes, np.uint8).data
             self._receive_all(payload, inside, started)
-        return Frame(prefix.type, fields, payload, self.limits)
+        return Frame(prefix.kind, fields, payload, self.limits)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, started: float) -> None:
         received = 0
@@ -187,7 +195,9 @@ def connect(host: str, port: int, timeout_s: float, limits: Limits | None = None
         sock = socket.create_connection((host, port), timeout=timeout_s)
     except (OSError, OverflowError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
-        raise ConnectError(f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p") from None
+        raise ConnectError(
+            f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p"
+        ) from None
     return Connection(sock, limits or Limits())
 
 

@@ -1,8 +1,8 @@
 """Frames: the unit that travels. Pure, no socket; docs/wire.md is the specification.
 
-    magic(4) version(1) type(1) flags(2) header_len(u32) payload_len(u64)   all big-endian
-    header    a pickle of plain data, see net.plain_pickle
-    payload   the buffers of the tensors, one after the other
+magic(4) version(1) type(1) flags(2) header_len(u32) payload_len(u64)   all big-endian
+header    a pickle of plain data, see net.plain_pickle
+payload   the buffers of the tensors, one after the other
 """
 
 import struct
@@ -62,7 +62,7 @@ class VersionError(ProtocolError):
 class Prefix:
     """The fixed first bytes of a frame."""
 
-    type: FrameType
+    kind: FrameType
     header_bytes: int
     payload_bytes: int
 

@@ -66,7 +66,7 @@ class Prober:
     connection: Connection
     deadline: Deadline
     pings: list[Transfer] = field(default_factory=list)
-    _payload: memoryview = field(default_factory=lambda: memoryview(np.zeros(SIZES[-1], np.uint8)))
+    _payload: memoryview = field(default_factory=lambda: np.zeros(SIZES[-1], np.uint8).data)
     _count: int = 0
 
     def round_trip(self) -> float:

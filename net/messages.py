@@ -33,6 +33,8 @@ class Ready:
     TYPE: ClassVar[FrameType] = FrameType.READY
     seconds: list[float]
     """Measured seconds of every layer of the graph on this cloud when idle."""
+    start_s: list[float]
+    """For every layer, what a tail that begins after it takes beyond the sum of its layers."""
     queue_s: float
     """How long requests waited for the processor lately."""
     device: str
@@ -101,7 +103,7 @@ def from_header(kind: type[M], header: Any) -> M:
     """Read a message. Raises ProtocolError where a field is missing or not of its type."""
     if not isinstance(header, dict):
         raise ProtocolError("a header is a dictionary")
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(kind):
         value = header.get(field.name)
         if not _CHECKS[field.type](value):

@@ -48,7 +48,7 @@ class Server:
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]
-            self._listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)  # type: ignore[arg-type]
+            self._listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConnectError(f"cannot listen on {self.host}:{self.port}: {reason}") from None

@@ -31,7 +31,7 @@ def describe(arrays: Sequence[Array]) -> tuple[dict[str, Any], list[memoryview]]
             raise TypeError(f"dtype {name} does not travel")
         tensors.append((name, tuple(array.shape), RAW, index))
         plain = np.ascontiguousarray(array, dtype=_DTYPES[name])
-        buffers.append(memoryview(plain.reshape(-1).view(np.uint8)))
+        buffers.append(plain.reshape(-1).view(np.uint8).data)
     return {"tensors": tensors, "buffers": [buffer.nbytes for buffer in buffers]}, buffers
 
 
@@ -48,9 +48,7 @@ def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Ar
     return [_view_one(row, index, payload, starts, sizes, limits) for index, row in enumerate(tensors)]
 
 
-def _view_one(
-    row: Any, index: int, payload: memoryview, starts: list[int], sizes: list[int], limits: Limits
-) -> Array:
+def _view_one(row: Any, index: int, payload: memoryview, starts: list[int], sizes: list[int], limits: Limits) -> Array:
     if type(row) is not tuple or len(row) != 4:
         raise ProtocolError("a tensor is described by dtype, shape, codec and buffer index")
     name, shape, codec, buffer = row

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from models.graph import LayerGraph, Point
-from partition.cost import CloudState, Link, Prediction, latency
+from partition.cost import CloudTimes, Link, Prediction, all_on_edge, latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +20,21 @@ class Candidate:
     predicted: Prediction
 
 
-def scan(
-    graph: LayerGraph,
-    edge_s: Sequence[float],
-    cloud_s: Sequence[float],
-    link: Link,
-    cloud: CloudState = CloudState(),  # noqa: B008  frozen
-) -> tuple[Candidate, ...]:
-    """Predict every point of a graph from the seconds of each layer on either side."""
-    head_s, head_cloud_s = list(accumulate(edge_s)), list(accumulate(cloud_s))
+def scan(graph: LayerGraph, edge_s: Sequence[float], cloud: CloudTimes, link: Link) -> tuple[Candidate, ...]:
+    """Predict every point of a graph; `edge_s` are the seconds of each layer on the edge."""
+    head_s, head_cloud_s = list(accumulate(edge_s)), list(accumulate(cloud.seconds))
     candidates = []
-    for point in graph.points:
-        crossing = 0 if point is graph.points[-1] else graph.layers[point.layer].out_bytes
-        tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer])
-        predicted = latency(head_s[point.layer], crossing, tail_s, graph.result_bytes, link, cloud)
+    for point in graph.points[:-1]:
+        crossing = graph.layers[point.layer].out_bytes
+        tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer]) + cloud.start_s[point.layer]
+        predicted = latency(head_s[point.layer], crossing, tail_s, graph.result_bytes, link, cloud.load, cloud.queue_s)
         candidates.append(Candidate(point, crossing, predicted))
-    return tuple(candidates)
+    return (*candidates, all_edge(graph, edge_s))
 
 
 def all_edge(graph: LayerGraph, edge_s: Sequence[float]) -> Candidate:
     """The last point, which needs neither link nor cloud."""
-    return Candidate(graph.points[-1], 0, latency(sum(edge_s), 0, 0.0, 0, None, CloudState()))
+    return Candidate(graph.points[-1], 0, all_on_edge(sum(edge_s)))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:

@@ -7,6 +7,7 @@ All on the edge pays no link at all and needs no cloud. Neurosurgeon (Kang et al
 out the round trip, the queue and the way back.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -20,9 +21,15 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class CloudState:
-    """How busy the cloud is: `load` times slower than when idle, after waiting `queue_s` seconds."""
+class CloudTimes:
+    """What a cloud needs: seconds of every layer when idle, and how busy it is.
 
+    `start_s[k]` is what a tail that begins after layer k takes beyond the sum of its layers. The cloud is `load` times
+    slower than when idle, after a wait of `queue_s` seconds.
+    """
+
+    seconds: Sequence[float]
+    start_s: Sequence[float]
     load: float = 1.0
     queue_s: float = 0.0
 
@@ -47,16 +54,15 @@ def latency(
     boundary_bytes: int,
     tail_s: float,
     result_bytes: int,
-    link: Link | None,
-    cloud: CloudState,
+    link: Link,
+    load: float = 1.0,
+    queue_s: float = 0.0,
 ) -> Prediction:
-    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud.
-
-    Without a boundary nothing crosses: everything runs on the edge, and `link` may be None.
-    """
-    if boundary_bytes == 0:
-        return Prediction(edge_s, 0.0, 0.0)
-    if link is None:
-        raise ValueError("a cut with a tail needs a link")
+    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud."""
     transfer_s = link.rtt_s + boundary_bytes / link.up_bytes_per_s + result_bytes / link.down_bytes_per_s
-    return Prediction(edge_s, transfer_s, cloud.load * tail_s, cloud.queue_s)
+    return Prediction(edge_s, transfer_s, load * tail_s, queue_s)
+
+
+def all_on_edge(edge_s: float) -> Prediction:
+    """The same for the cut without a tail, which pays no link and needs no cloud."""
+    return Prediction(edge_s, 0.0, 0.0)

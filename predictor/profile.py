@@ -3,23 +3,34 @@
 A layer alone costs something else than a layer inside its network: caches are cold or warm, memory is fresh or
 reused. So the clock is read between the layers of whole forward passes on a real input, in the same compiled graph
 that later runs, and the sum of a pass's layers is that pass.
+
+Between two inferences a device waits for the link. A processor that has rested starts slowly (a first convolution
+takes up to twice as long, and waking sleeping threads can cost milliseconds), so every pass is measured after a rest.
+Such a pass tells what a head takes, which always starts with the first layer. A tail starts in the middle, and pays
+for the start there: for some tails that extra is measured, and between them it is interpolated.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import torch
 from torch import fx
 
+from models.graph import LayerGraph
+from models.split import split
 from models.trace import Traced
 from utils.inference_utils import Clock
 
 WARM_UP_PASSES = 2
-MIN_PASSES, MAX_PASSES = 5, 40
-ENOUGH_S = 1.5
+MIN_PASSES, MAX_PASSES = 7, 21
+ENOUGH_S = 1.5  # of measured work
+REST_S = 0.1
+STARTS, START_PASSES = 10, 5
 SCHEMA = 1
 
 Progress = Callable[[float], None]
@@ -43,42 +54,71 @@ class ProfileKey:
 
 @dataclass(frozen=True)
 class Profile:
-    """Every measured second of every layer, in passes; the first of each pass is the input and costs nothing."""
+    """Raw seconds: of every layer in every pass, and of whole tails by the last layer before them."""
 
     key: ProfileKey
     passes: tuple[tuple[float, ...], ...]
+    tails: dict[int, tuple[float, ...]]
 
     @property
     def seconds(self) -> tuple[float, ...]:
-        """Median seconds of every layer."""
+        """Median seconds of every layer; the input, layer 0, costs nothing."""
         return tuple(median(times) for times in zip(*self.passes, strict=True))
+
+    @property
+    def start_s(self) -> tuple[float, ...]:
+        """For every layer, what a tail that begins after it takes beyond the sum of its layers."""
+        seconds = self.seconds
+        extra = {layer: max(0.0, median(times) - sum(seconds[layer + 1 :])) for layer, times in self.tails.items()}
+        known = sorted(({0: 0.0, len(seconds) - 1: 0.0} | extra).items())
+        return tuple(_between(known, layer) for layer in range(len(seconds)))
+
+
+def _between(known: list[tuple[int, float]], layer: int) -> float:
+    """Linear interpolation in sorted (layer, seconds) pairs whose ends enclose `layer`."""
+    after = bisect_left(known, (layer, 0.0))
+    right, right_s = known[after]
+    if right == layer or after == 0:
+        return right_s
+    left, left_s = known[after - 1]
+    return left_s + (right_s - left_s) * (layer - left) / (right - left)
 
 
 def measure(
-    traced: Traced, x: torch.Tensor, clock: Clock, key: ProfileKey, progress: Progress = lambda _: None
+    traced: Traced, x: torch.Tensor, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool
 ) -> Profile:
     """Time the layers of a network on the input `x`, shape (1, ...), already on the device of the network.
 
-    At least five passes, until 1.5 seconds of work are measured.
+    At least seven passes, until 1.5 seconds of work are measured; with `tails`, ten tails of it as well.
     """
-    module = _with_clock(traced, clock)
-    passes: list[tuple[float, ...]] = []
+    share = 0.5 if tails else 1.0
     with torch.inference_mode():
-        for _ in range(WARM_UP_PASSES):
-            module(x.clone())
-        spent = 0.0
-        while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
-            _, stamps = module(x.clone())
-            passes.append((0.0, *(max(0.0, end - begin) for begin, end in zip(stamps, stamps[1:], strict=False))))
-            spent += sum(passes[-1])
-            progress(min(1.0, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), len(passes) / MIN_PASSES))
-    return Profile(key, tuple(passes))
+        passes = _measure_passes(traced, x, clock, lambda done: progress(done * share))
+        found = _measure_tails(traced, x, clock, lambda done: progress(share + done * share)) if tails else {}
+    return Profile(key, passes, found)
+
+
+def _measure_passes(traced: Traced, x: torch.Tensor, clock: Clock, progress: Progress) -> tuple[tuple[float, ...], ...]:
+    module = _with_clock(traced, clock)
+    for _ in range(WARM_UP_PASSES):
+        module(x)
+    passes: list[tuple[float, ...]] = []
+    spent = 0.0
+    while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
+        time.sleep(REST_S)
+        _, stamps = module(x)
+        passes.append((0.0, *(max(0.0, end - begin) for begin, end in pairwise(stamps))))
+        spent += sum(passes[-1])
+        progress(min(len(passes) / MIN_PASSES, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), 1.0))
+    return tuple(passes)
 
 
 def _with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
     """The network's graph with the clock read before the first layer and after each one."""
     last_of_layer = {group[-1] for group in traced.nodes[1:]}
-    graph, here, stamps = fx.Graph(), {}, []
+    graph = fx.Graph()
+    here: dict[fx.Node, fx.Node] = {}
+    stamps: list[fx.Node] = []
     for node in traced.module.graph.nodes:
         if node.op == "output":
             continue
@@ -88,6 +128,34 @@ def _with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
     answers: Any = tuple(here[traced.nodes[number][-1]] for number in traced.graph.outputs)
     graph.output((answers, stamps))
     return fx.GraphModule(traced.module, graph, "Timed")
+
+
+def _measure_tails(traced: Traced, x: torch.Tensor, clock: Clock, progress: Progress) -> dict[int, tuple[float, ...]]:
+    found: dict[int, tuple[float, ...]] = {}
+    chosen = _start_layers(traced.graph)
+    for count, layer in enumerate(chosen):
+        head, tail = split(traced, range(layer + 1))
+        boundary = dict(zip(head.outputs, head.module(x), strict=True))
+        crossing = [boundary[number] for number in tail.inputs]
+        found[layer] = tuple(_time_tail(tail.module, crossing, clock) for _ in range(START_PASSES))
+        progress((count + 1) / len(chosen))
+    return found
+
+
+def _time_tail(module: fx.GraphModule, crossing: list[torch.Tensor], clock: Clock) -> float:
+    mine = [tensor.clone() for tensor in crossing]  # a tail may work in place on what it is given
+    time.sleep(REST_S)
+    begin = clock()
+    module(*mine)
+    return clock() - begin
+
+
+def _start_layers(graph: LayerGraph) -> list[int]:
+    """Layers of about ten points, evenly spread, without the ends."""
+    inner = [point.layer for point in graph.points[1:-1]]
+    if len(inner) <= STARTS:
+        return inner
+    return [inner[round(step * (len(inner) - 1) / (STARTS - 1))] for step in range(STARTS)]
 
 
 def work_clock() -> float:

@@ -43,7 +43,7 @@ def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         aside = path.with_suffix(".bad")
-        os.replace(path, aside)
+        path.replace(aside)
         log.warning("the profile %s is damaged (%s): moved to %s and measured again", path, error, aside.name)
         return None
 
@@ -57,16 +57,30 @@ def _checked(document: Any, key: ProfileKey, layers: int) -> Profile:
     for row in passes:
         if not isinstance(row, list) or len(row) != layers:
             raise ValueError(f"a pass does not have {layers} layers")
-        if not all(isinstance(s, int | float) and math.isfinite(s) and s >= 0 for s in row):
-            raise ValueError("a time is not a number of seconds")
-    return Profile(key, tuple(tuple(float(s) for s in row) for row in passes))
+    tails = document.get("tails")
+    if not isinstance(tails, dict) or not all(isinstance(row, list) and row for row in tails.values()):
+        raise ValueError("it holds no tails")
+    return Profile(key, tuple(map(_seconds, passes)), {_layer(name, layers): _seconds(tails[name]) for name in tails})
+
+
+def _seconds(row: list[Any]) -> tuple[float, ...]:
+    if not all(isinstance(s, int | float) and math.isfinite(s) and s >= 0 for s in row):
+        raise ValueError("a time is not a number of seconds")
+    return tuple(float(s) for s in row)
+
+
+def _layer(name: str, layers: int) -> int:
+    if not 0 < int(name) < layers:
+        raise ValueError(f"there is no layer {name}")
+    return int(name)
 
 
 def save(folder: Path, profile: Profile) -> None:
     """Write a profile under a temporary name, then rename it. A full disk costs the cache, not the run."""
     path = path_of(folder, profile.key)
     passes = [[round(s, 9) for s in row] for row in profile.passes]
-    text = json.dumps({"key": asdict(profile.key), "passes": passes})
+    tails = {str(layer): [round(s, 9) for s in row] for layer, row in profile.tails.items()}
+    text = json.dumps({"key": asdict(profile.key), "passes": passes, "tails": tails})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
@@ -82,7 +96,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

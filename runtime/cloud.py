@@ -17,6 +17,7 @@ from net.messages import Error, Hello, Infer, Message, Probe, Probed, Ready, Res
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW, Array
+from predictor.profile import Profile
 from runtime.executor import Executor, TorchExecutor, prepare
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
@@ -57,7 +58,7 @@ class Served:
 
     executor: Executor
     graph: LayerGraph
-    seconds: tuple[float, ...]
+    profile: Profile
     parameter_bytes: int
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
@@ -101,10 +102,11 @@ class Networks:
         loaded = weights.load(entry, chosen.get(entry.name, chosen.get("", weights.DEFAULT)))
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
         executor = TorchExecutor(network, self._device)
-        seconds = tuple(executor.layer_seconds(self._config.cache_dir))
+        profile = executor.profile(self._config.cache_dir, tails=True)
         graph = network.traced.graph
-        log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, len(graph.layers), loaded.origin, sum(seconds))
-        return Served(executor, graph, seconds, needed, Hello(entry.name, loaded.digest, graph.digest, [RAW], ""))
+        total_s = sum(profile.seconds)
+        log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, len(graph.layers), loaded.origin, total_s)
+        return Served(executor, graph, profile, needed, Hello(entry.name, loaded.digest, graph.digest, [RAW], ""))
 
 
 class TokenError(AppError):
@@ -144,7 +146,7 @@ class Cloud:
         served: Served | None = None
         while True:
             peer.is_working = True
-            if frame.type is FrameType.HELLO:
+            if frame.kind is FrameType.HELLO:
                 served = self._greet(peer, frame)
             elif served is None:
                 raise ProtocolError("the first message must be HELLO")
@@ -164,7 +166,8 @@ class Cloud:
         served, _ = self._worker.run(lambda: self._find(hello.model), deadline)
         _check_same(hello, served.hello)
         ready = Ready(
-            seconds=list(served.seconds),
+            seconds=list(served.profile.seconds),
+            start_s=list(served.profile.start_s),
             queue_s=self._worker.queue_s,
             device=f"{self._device} {device_name(self._device)}",
             codecs=served.hello.codecs,
@@ -186,11 +189,11 @@ class Cloud:
             raise RequestError(f"this cloud cannot load {name}; its log says why") from None
 
     def _answer(self, peer: Peer, frame: Frame, served: Served) -> None:
-        if frame.type not in _ANSWERS:
-            raise ProtocolError(f"{frame.type.name} is not for a cloud")
+        if frame.kind not in _ANSWERS:
+            raise ProtocolError(f"{frame.kind.name} is not for a cloud")
         deadline = Deadline.after(self._config.request_s, "the request")
         try:
-            message, arrays = _ANSWERS[frame.type](self, frame, served)
+            message, arrays = _ANSWERS[frame.kind](self, frame, served)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             log.warning("! %s refused, %s: %s", peer.name, error.code, error)
             peer.connection.send(Error(error.code, str(error)), deadline)

@@ -113,10 +113,11 @@ class Edge:
         """Connect and agree on the network; the cloud may have to load and measure it first."""
         connection = connect(host, port, min(CONNECT_S, timeout_s))
         hello = Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
-        deadline = Deadline.after(timeout_s, f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--timeout)")
+        late = f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--timeout)"
+        deadline = Deadline.after(timeout_s, late)
         connection.send(hello, deadline)
         ready = connection.receive(deadline).read(Ready)
-        if len(ready.seconds) != len(self.graph.layers):
+        if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
             raise ProtocolError("the cloud's times are not those of this network")
         self.cloud = Cloud(connection, ready)
         return ready

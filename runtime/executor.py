@@ -57,8 +57,8 @@ class Executor(Protocol):
     def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in order."""
 
-    def layer_seconds(self, folder: Path, progress: Progress) -> list[float]:
-        """Seconds of every layer on this device, measured now or taken from the cache in `folder`."""
+    def profile(self, folder: Path, progress: Progress, *, tails: bool) -> Profile:
+        """Measured times of every layer on this device, and of tails if they are wanted; cached in `folder`."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class TorchExecutor:
             self._share.stretch(started, work_clock() - work_started)
         return Ran(made, self._clock() - started)
 
-    def profile(self, folder: Path, progress: Progress = lambda _: None) -> Profile:
+    def profile(self, folder: Path, progress: Progress = lambda _: None, *, tails: bool) -> Profile:
         """In seconds of work: an emulated share is not in them, so one profile serves every share."""
         key = ProfileKey(
             model=self._traced.graph.name,
@@ -124,16 +124,17 @@ class TorchExecutor:
             torch=torch.__version__,
         )
         found = store.load(folder, key, len(self._traced.graph.layers))
-        if found is None:
+        if found is None or (tails and not found.tails):
             clock = self._clock if self._share is None else work_clock
-            found = measure(self._traced, self._network.example.tensor.to(self._device), clock, key, progress)
+            x = self._network.example.tensor.to(self._device)
+            found = measure(self._traced, x, clock, key, progress, tails=tails)
             store.save(folder, found)
         return found
 
-    def layer_seconds(self, folder: Path, progress: Progress = lambda _: None) -> list[float]:
-        """What every layer is expected to take here, the emulated share included."""
+    def head_seconds(self, folder: Path, progress: Progress = lambda _: None) -> list[float]:
+        """What every layer is expected to take in a head that runs here, the emulated share included."""
         share = 1.0 if self._share is None else self._share.share
-        return [seconds / share for seconds in self.profile(folder, progress).seconds]
+        return [seconds / share for seconds in self.profile(folder, progress, tails=False).seconds]
 
 
 BACKENDS: dict[str, Callable[..., Executor]] = {TorchExecutor.backend: TorchExecutor}

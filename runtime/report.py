@@ -15,7 +15,7 @@ from runtime.edge import Measured
 from runtime.single import Outcome, Runs
 from utils.units import format_bytes, format_rate, format_seconds
 
-BAR = 36
+BAR = 32
 SHOWN = 30
 BEST_SHOWN = 12
 STAGES = (("edge_s", "green", "█"), ("transfer_s", "yellow", "▒"), ("cloud_s", "blue", "▓"))
@@ -32,8 +32,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
         "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.candidates],
-        "measured": _measured(outcome.runs.typical)
-        | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
+        "measured": _measured(outcome.runs.typical) | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
         "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
         "completed_by": completed_by(outcome),
     }
@@ -126,9 +125,8 @@ def _headline(outcome: Outcome) -> Group:
 def _candidates(outcome: Outcome) -> Table:
     shown = _shown(outcome.plan.candidates, outcome.plan.chosen)
     table = Table(box=None, pad_edge=False, title=_title(outcome, shown), title_justify="left")
-    for name, justify in (("", "left"), ("point", "right"), ("after", "left"), ("crosses", "right"), ("total", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # literals above
-    table.add_column("predicted", no_wrap=True)
+    for name in ("", "point", "after", "crosses", "total", "predicted"):
+        table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
     longest = max(c.predicted.total_s for c in shown)
     for candidate in shown:
         is_chosen = candidate is outcome.plan.chosen
@@ -213,5 +211,6 @@ def _answer(outcome: Outcome) -> Group:
         lines.append("  (untrained weights: the labels mean nothing; --weights imagenet or FILE gives real ones)")
     if outcome.verified is not None:
         same = "equals" if outcome.verified.matches else "DIFFERS FROM"
-        lines.append(f"verify {same} the whole network run here (largest difference {outcome.verified.max_abs_diff:.3g})")
+        difference = outcome.verified.max_abs_diff
+        lines.append(f"verify {same} the whole network run here (largest difference {difference:.3g})")
     return Group(*(Text(line) for line in lines))

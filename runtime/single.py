@@ -14,11 +14,12 @@ from net.link import LinkEstimate, Prober
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
-from partition.cost import CloudState, Link
+from partition.cost import CloudTimes, Link
 from runtime.children import Child, emulated_link, own_cloud
 from runtime.edge import Answered, Edge, EdgeConfig, Measured
 from utils.deadline import Deadline
 from utils.errors import UsageError
+from utils.inference_utils import available_cores
 
 PROBE_S = 30.0
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
@@ -105,7 +106,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
             progress("waiting for the cloud", 0.0)
             _greet(edge, config, cloud, stack)
         link = _link(edge, config, progress)
-        edge_s = edge.executor.layer_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
+        edge_s = edge.executor.head_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
         plan = decide(edge, edge_s, link, config.point)
         runs = _repeat(edge, plan.chosen.point.number, config, progress)
         compared = _compare(edge, runs, config, progress) if config.compare else ()
@@ -122,7 +123,9 @@ class _OwnCloud:
 
     def start(self) -> None:
         if self.arguments is not None and self.child is None:
-            self.child = self.stack.enter_context(own_cloud(self.arguments))
+            # it shares this machine with us: were every core its own, each of our steps would hold one thread up
+            threads = str(max(1, available_cores() - 1))
+            self.child = self.stack.enter_context(own_cloud([*self.arguments, "--threads", threads]))
 
     def address(self) -> tuple[str, int] | None:
         self.start()
@@ -154,7 +157,8 @@ def decide(edge: Edge, edge_s: list[float], link: LinkEstimate | None, point: in
         return Plan(alone, (alone,), "given", time.perf_counter() - started)
     ready = edge.cloud.ready
     rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
-    candidates = chain.scan(edge.graph, edge_s, ready.seconds, rates, CloudState(queue_s=ready.queue_s))
+    cloud = CloudTimes(ready.seconds, ready.start_s, queue_s=ready.queue_s)
+    candidates = chain.scan(edge.graph, edge_s, cloud, rates)
     chosen = chain.best(candidates) if point is None else candidates[point]
     return Plan(chosen, candidates, "chain" if point is None else "given", time.perf_counter() - started)
 

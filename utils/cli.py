@@ -16,6 +16,14 @@ VERSION = "0.1.0"
 MAX_PORT = 65535
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_told = action.default in (None, False, []) or "default" in (action.help or "")
+        return action.help if is_told else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit code 2, and that never takes a prefix for a flag."""
 
@@ -24,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
         self.add_argument(
@@ -37,8 +45,10 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, default_hos
     parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
     parser.add_argument("-p", "--port", type=port, default=9999, help="TCP port of the cloud")
     parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of one operation (default: all cores)")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where measured times are kept (default: XDG cache)")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads for one layer (default: all cores)")
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="for measured times (default: the XDG cache folder)"
+    )
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
     )

@@ -56,10 +56,10 @@ def train(pictures: torch.Tensor, classes: torch.Tensor) -> LeNet:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(pictures), generator=generator).split(BATCH):
+        for batch in torch.randperm(len(pictures), generator=generator).split(BATCH):  # type: ignore[no-untyped-call]
             loss = nn.functional.cross_entropy(model(shifted(pictures[batch], generator)), classes[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     return model.eval()

@@ -1,0 +1,43 @@
+# Every target makes its own .venv the first time, and again when the requirements change.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+.DEFAULT_GOAL := help
+
+.PHONY: help run test slow check format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: $(READY) ## AlexNet on a photograph, split between an emulated slow device and a cloud on this machine
+	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
+
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest -q --durations=10
+
+slow: $(READY) ## the long tests too
+	$(BIN)/python -m pytest -q -m ""
+
+check: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+format: $(READY) ## put the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/results
+	$(BIN)/python -m benchmarks.wire
+	$(BIN)/python -m benchmarks.decision
+	$(BIN)/python -m benchmarks.published
+	$(BIN)/python -m benchmarks.choice
+
+clean: ## remove what make made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
