@@ -1,6 +1,7 @@
 """What goes into a network: a picture through the network's own preprocessing, or a saved tensor."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def digit_tensor(picture: Image.Image) -> torch.Tensor:
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
     """Read a picture file. Raises UsageError where it is missing or not a picture."""
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UsageError(f"{path}: {picture.width}x{picture.height} is more than {MAX_PIXELS} pixels")
             upright = ImageOps.exif_transpose(picture)

@@ -14,6 +14,7 @@ compute something else than the whole network. Where that could happen the funct
 """
 
 import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +73,13 @@ def _capture_fx(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
 
 
 def _capture_export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    program = torch.export.export(model, (example,)).run_decompositions({})
-    module: fx.GraphModule = program.module(check_guards=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations, of no use to our users
+        program = torch.export.export(model, (example,)).run_decompositions({})
+        module: fx.GraphModule = program.module(check_guards=False)
     module.graph.set_codegen(fx.graph.CodeGen())  # plain tensors in and out
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        module.graph.erase_node(node)  # the network worked in place on its input, which nobody looks at afterwards
     return module
 
 

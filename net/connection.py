@@ -80,16 +80,18 @@ class Connection:
         if payload_bytes > self.limits.payload_bytes:
             raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
         prefix = pack_prefix(message.TYPE, len(header), payload_bytes)
-        with _as_app_errors(deadline):
-            self._send_all([memoryview(prefix + header), *buffers], deadline)
+        self._send_all([memoryview(prefix + header), *buffers], deadline)
         return payload_bytes
 
     def _send_all(self, parts: list[memoryview], deadline: Deadline) -> None:
         """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
         parts = [part for part in parts if part.nbytes]
         while parts:
-            self._limit_wait(deadline)
-            sent = self.sock.sendmsg(parts)
+            self.sock.settimeout(deadline.remaining())
+            try:
+                sent = self.sock.sendmsg(parts)
+            except OSError as error:
+                raise _lost(error, deadline) from None
             self.sent_bytes += sent
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
@@ -102,20 +104,19 @@ class Connection:
         Raises PeerClosedError, `at_boundary` telling whether the end came between frames; DeadlineError; ProtocolError
         for bytes that are no frame within the limits, before memory is taken for them.
         """
-        with _as_app_errors(deadline):
-            prefix_bytes = memoryview(bytearray(PREFIX_BYTES))
-            got = self._receive_some(prefix_bytes, deadline)
-            if not got:
-                raise ClosedAtBoundaryError("the other side closed the connection")
-            inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
-            started = time.monotonic()
-            self._receive_all(prefix_bytes[got:], inside, started)
-            prefix = parse_prefix(prefix_bytes, self.limits)
-            header = memoryview(bytearray(prefix.header_bytes))
-            self._receive_all(header, inside, started)
-            fields = plain_pickle.loads(bytes(header))
-            payload = np.empty(prefix.payload_bytes, np.uint8).data
-            self._receive_all(payload, inside, started)
+        prefix_bytes = memoryview(bytearray(PREFIX_BYTES))
+        got = self._receive_some(prefix_bytes, deadline)
+        if not got:
+            raise ClosedAtBoundaryError("the other side closed the connection")
+        inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
+        started = time.monotonic()
+        self._receive_all(prefix_bytes[got:], inside, started)
+        prefix = parse_prefix(prefix_bytes, self.limits)
+        header = memoryview(bytearray(prefix.header_bytes))
+        self._receive_all(header, inside, started)
+        fields = plain_pickle.loads(bytes(header))
+        payload = np.empty(prefix.payload_bytes, np.uint8).data
+        self._receive_all(payload, inside, started)
         return Frame(prefix.kind, fields, payload, self.limits)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, started: float) -> None:
@@ -130,13 +131,13 @@ class Connection:
                 raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
     def _receive_some(self, into: memoryview, deadline: Deadline) -> int:
-        self._limit_wait(deadline)
-        got = self.sock.recv_into(into)
+        self.sock.settimeout(deadline.remaining())
+        try:
+            got = self.sock.recv_into(into)
+        except OSError as error:
+            raise _lost(error, deadline) from None
         self.received_bytes += got
         return got
-
-    def _limit_wait(self, deadline: Deadline) -> None:
-        self.sock.settimeout(deadline.remaining())
 
     def refuse(self, error: Error, seconds: float) -> None:
         """Send a refusal and close. Closing with unread bytes would reset the connection and lose the refusal, so
@@ -162,17 +163,11 @@ class ClosedAtBoundaryError(PeerClosedError):
     """The other side closed between two frames, which is how a connection ends in good order."""
 
 
-class _as_app_errors(contextlib.AbstractContextManager[None]):  # noqa: N801  reads as a statement
-    """Turn the socket's errors into ours."""
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline = deadline
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise self.deadline.passed() from None
-        if isinstance(error, OSError):
-            raise PeerClosedError(f"the connection broke: {error.strerror or error}") from None
+def _lost(error: OSError, deadline: Deadline) -> AppError:
+    """What an error of the socket means."""
+    if isinstance(error, TimeoutError):
+        return deadline.passed()
+    return PeerClosedError(f"the connection broke: {error.strerror or error}")
 
 
 def set_options(sock: socket.socket) -> None:

@@ -3,7 +3,6 @@
 Pure, no socket. Fields that a header has and the dataclass has not are ignored, so that a later version can add some.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -91,6 +90,7 @@ class Error:
 
 
 Message = Hello | Ready | Infer | Result | Probe | Probed | Error
+MAX_DURATION_S = 1e9
 M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error)
 
 
@@ -121,7 +121,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_duration(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value < MAX_DURATION_S  # false for NaN
 
 
 def _is_range(value: Any) -> bool:

@@ -1,0 +1,119 @@
+"""Fixtures: real cloud processes on loopback, and the scripts as users run them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import inputs, registry, weights
+from runtime.executor import Network, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = "2"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for the whole session, so that each network is measured once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[[str], Network]:
+    """Networks by name, each built once."""
+    kept: dict[str, Network] = {}
+
+    def get(name: str) -> Network:
+        entry = registry.find(name)
+        if name not in kept:
+            kept[name] = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        return kept[name]
+
+    return get
+
+
+class CloudProcess:
+    """A running cloud_api.py."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.process = process
+        self.port = port
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    @property
+    def descriptors(self) -> int:
+        """Number of open file descriptors."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+@contextmanager
+def running_cloud(cache: Path, *arguments: str, **environment: str) -> Iterator[CloudProcess]:
+    """Start cloud_api.py on a free port, and check at the end that nothing but a signal had ended it."""
+    command = [sys.executable, "cloud_api.py", "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("listening on "), line
+        yield CloudProcess(process, int(line.rpartition(":")[2]))
+        assert process.poll() is None, "the cloud died"
+    finally:
+        process.terminate()
+        process.communicate(timeout=40)
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def cloud(cache: Path) -> Iterator[CloudProcess]:
+    """One cloud for all tests that do not change it: it has to survive every one of them."""
+    with running_cloud(cache, "--hello-timeout", "2s") as process:
+        yield process
+
+
+class Finished:
+    """A script that has ended."""
+
+    def __init__(self, run: "subprocess.CompletedProcess[str]") -> None:
+        self.code = run.returncode
+        self.stdout = run.stdout
+        self.stderr = run.stderr
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Its whole standard output as one JSON document."""
+        parsed: dict[str, Any] = json.loads(self.stdout)
+        return parsed
+
+
+def run_script(*arguments: str, timeout: float = 120, **environment: str) -> Finished:
+    """Run a script of the project as a user does."""
+    command = [sys.executable, *arguments]
+    env = os.environ | environment
+    return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=env))
+
+
+def run_edge(cache: Path, *arguments: str, **environment: str) -> Finished:
+    """Run edge_api.py."""
+    return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments, **environment)

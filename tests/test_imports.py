@@ -1,0 +1,62 @@
+"""The arrows between the rooms, as docs/architecture.md draws them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("models", "net", "partition", "predictor", "runtime", "lab", "utils", "benchmarks")
+BELOW = {
+    "utils": set(),
+    "net": {"utils"},
+    "models": {"utils"},
+    "partition": {"models.graph", "utils"},
+    "predictor": {"models", "utils"},
+    "runtime": {"partition", "predictor", "net", "models", "utils"},
+    "lab": {"runtime", "partition", "predictor", "net", "models", "utils"},
+}
+
+
+def imported_by(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_follow_the_arrows(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        for name in imported_by(path):
+            top = name.split(".")[0]
+            if top not in ROOMS or top == room:
+                continue
+            allowed = any(name == below or name.startswith(below + ".") for below in BELOW[room])
+            assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_nobody_imports_the_scripts() -> None:
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            assert not imported_by(path) & scripts, path
+
+
+def test_only_one_module_imports_torchvision() -> None:
+    for room in (*ROOMS, "tests"):
+        for path in (ROOT / room).rglob("*.py"):
+            found = {name for name in imported_by(path) if name.split(".")[0] == "torchvision"}
+            assert not found, f"{path} imports {found}; take it from models.vision"
+
+
+@pytest.mark.parametrize("module", ["partition.chain", "partition.cost", "net.frames", "net.messages", "models.graph"])
+def test_pure_modules_load_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'socket'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,210 @@
+"""Pickles of strangers: plain data or a typed error, and never any code."""
+
+import builtins
+import codecs
+import importlib
+import os
+import pickle
+import pickletools
+import struct
+import subprocess
+import timeit
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter, methodcaller
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from net import plain_pickle
+from net.plain_pickle import PlainPickleError
+from tests.test_frames import plain
+
+
+class Gadget:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+def gadgets(canary: Path) -> list[Any]:
+    """Objects that create the file `canary` when a normal unpickler loads them."""
+    touch = f"touch {canary}"
+    write = f"open({str(canary)!r}, 'w').close()"
+    return [
+        Gadget(os.system, touch),
+        Gadget(os.popen, touch),
+        Gadget(os.mkdir, str(canary)),
+        Gadget(os.open, str(canary), os.O_CREAT),
+        Gadget(eval, write),
+        Gadget(exec, write),
+        Gadget(compile, write, "x", "exec"),
+        Gadget(builtins.open, str(canary), "w"),
+        Gadget(builtins.__import__, "os"),
+        Gadget(getattr, Path, "home"),
+        Gadget(importlib.import_module, "antigravity"),
+        Gadget(subprocess.Popen, touch, -1, None, None, None, None, None, True, True),
+        Gadget(subprocess.check_output, ["touch", str(canary)]),
+        Gadget(subprocess.call, ["touch", str(canary)]),
+        Gadget(timeit.timeit, write),
+        Gadget(partial, os.system, touch),
+        Gadget(methodcaller, "touch"),
+        Gadget(attrgetter, "system"),
+        Gadget(codecs.encode, "x", "utf-8"),
+        Gadget(pickle.loads, b"N."),
+        Gadget(bytearray, 10),
+        Gadget(Path, str(canary)),
+        Path(str(canary)),
+        os.system,
+        Gadget,
+        object(),
+        {1, 2},
+        frozenset({1}),
+        bytearray(3),
+        complex(1, 2),
+        slice(1, 2),
+        range(3),
+        {"nested": [1, (Gadget(os.system, touch),)]},
+    ]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_no_gadget_of_any_protocol_is_let_through(protocol: int, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    refused = 0
+    for gadget in gadgets(canary):
+        data = pickle.dumps(gadget, protocol=protocol)
+        for attempt in (data, plain_pickle._START + data.removeprefix(b"\x80" + bytes([protocol]))):
+            with pytest.raises(PlainPickleError):
+                plain_pickle.loads(attempt)
+            refused += 1
+    assert refused >= 60
+    assert not canary.exists()
+
+
+def test_the_gadgets_are_real(tmp_path: Path) -> None:
+    """An ordinary unpickler runs them, so the test above tests something."""
+    pickle.loads(pickle.dumps(Gadget(os.mkdir, str(tmp_path / "canary"))))  # noqa: S301
+    assert (tmp_path / "canary").exists()
+
+
+FORBIDDEN = sorted(
+    opcode.code
+    for opcode in pickletools.opcodes
+    if opcode.code.encode("latin1")[0] not in {*plain_pickle._ARGUMENT_BYTES, *plain_pickle._LENGTH}
+)
+
+
+@pytest.mark.parametrize("code", FORBIDDEN)
+def test_every_other_instruction_is_refused(code: str) -> None:
+    data = plain_pickle._START + b"N" + code.encode("latin1") + b"\x00" * 16 + b"."
+    with pytest.raises(PlainPickleError, match="not allowed"):
+        plain_pickle.loads(data)
+
+
+def test_the_dangerous_instructions_are_among_the_forbidden() -> None:
+    names = {o.name for o in pickletools.opcodes if o.code in FORBIDDEN}
+    assert {
+        "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4",
+        "PERSID", "BINPERSID", "PUT", "BINPUT", "LONG_BINPUT", "BYTEARRAY8", "NEXT_BUFFER", "LONG4", "PROTO",
+    } <= names  # fmt: skip
+
+
+@settings(max_examples=500)
+@given(plain)
+def test_plain_data_survives(value: Any) -> None:
+    assert plain_pickle.loads(plain_pickle.dumps(value)) == value
+
+
+def test_anyone_can_read_and_write_it() -> None:
+    value = {"a": [1, 2.5, None, True, "x", b"y", (1, 2)], "b": {"a": "x"}}
+    assert pickle.loads(plain_pickle.dumps(value)) == value  # noqa: S301
+    assert plain_pickle.loads(pickle.dumps(value, protocol=5)) == value
+
+
+@pytest.mark.parametrize("value", [object(), {1}, bytearray(1), os.system, 1j, [[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]])
+def test_writing_anything_else_is_a_bug_of_ours(value: Any) -> None:
+    with pytest.raises(TypeError):
+        plain_pickle.dumps(value)
+
+
+@settings(max_examples=1000)
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\x80")
+@example(plain_pickle._START)
+@example(plain_pickle._START + b".")
+@example(plain_pickle._START + b"a.")
+@example(plain_pickle._START + b"Ns.")
+@example(plain_pickle._START + b"]]N\x86.")
+def test_garbage_gives_plain_data_or_a_typed_error_and_nothing_else(data: bytes) -> None:
+    for attempt in (data, plain_pickle._START + data, plain_pickle._START + data + b"."):
+        try:
+            plain_pickle.loads(attempt)
+        except PlainPickleError:
+            continue
+
+
+allowed = st.sampled_from([bytes([code]) for code in (*plain_pickle._ARGUMENT_BYTES, *plain_pickle._LENGTH)])
+
+
+@settings(max_examples=1500)
+@given(st.lists(allowed | st.binary(min_size=1, max_size=3), max_size=60))
+def test_any_program_of_allowed_instructions_is_harmless(program: list[bytes]) -> None:
+    try:
+        plain_pickle.loads(plain_pickle._START + b"".join(program) + b".")
+    except PlainPickleError:
+        pass
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_every_bit_flip_and_truncation_is_plain_or_refused(data: st.DataObject) -> None:
+    good = plain_pickle.dumps({"layers": [[1, 5]], "tensors": [("float32", (1, 2), "raw", 0)], "id": 1 << 40})
+    flipped = bytearray(good)
+    flipped[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    for attempt in (bytes(flipped), good[: data.draw(st.integers(0, len(good) - 1))]):
+        try:
+            plain_pickle.loads(attempt)
+        except PlainPickleError:
+            continue
+
+
+def refused_within(data: bytes, megabytes: float) -> None:
+    """Check that bytes are refused and that hardly any memory was taken for it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(PlainPickleError):
+            plain_pickle.loads(data)
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_bombs_are_refused_before_they_take_memory() -> None:
+    start = plain_pickle._START
+    refused_within(start + b"Nr" + struct.pack("<I", 1 << 26) + b".", 1)  # LONG_BINPUT: a memo of a gigabyte
+    refused_within(start + b"X" + struct.pack("<I", (1 << 32) - 1) + b".", 1)  # a string of 4 GiB
+    refused_within(start + b"\x8e" + struct.pack("<Q", 1 << 40) + b".", 1)  # BINBYTES8
+    refused_within(start + b"\x95" + struct.pack("<Q", 1 << 62) + b"N.", 1)  # a FRAME that is not there
+    laughs = b"]\x94" + b"".join(b"](" + b"h" + bytes([n]) + (b"h" + bytes([n])) * 9 + b"e\x94" for n in range(15))
+    refused_within(start + laughs + b".", 32)  # ten lists of ten lists of ten lists ...
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    with pytest.raises(PlainPickleError, match="levels"):
+        plain_pickle.loads(plain_pickle._START + b"]\x94h\x00a.")
+
+
+def test_deep_nesting_neither_recurses_nor_crashes() -> None:
+    for program in (b"]" * 30_000 + b"a" * 29_999, b")" + b"\x85" * 60_000, b"}" + b")" + b"\x85" * 60_000 + b"Ns"):
+        with pytest.raises(PlainPickleError):
+            plain_pickle.loads(plain_pickle._START + program + b".")
