@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import cli
-from utils.units import parse_rate
+from utils.units import parse_link, parse_rate
 
 if TYPE_CHECKING:
     from runtime.edge import EdgeConfig
@@ -46,12 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--timeout", type=cli.duration, default="60s", help="longest time for one inference")
     emulation = parser.add_argument_group("emulation, without root")
     emulation.add_argument(
-        "--emulate-link", metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
+        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
     )
     emulation.add_argument(
         "--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge down to this much of a core"
     )
     return parser
+
+
+def link(text: str) -> str:
+    """An argument that describes a link."""
+    cli.checked(parse_link)(text)
+    return text
 
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":

@@ -23,10 +23,11 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
+from models import registry
 from net.link import Prober
 from predictor.store import default_folder
 from runtime.children import emulated_link, own_cloud
-from runtime.edge import Edge, EdgeConfig
+from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import CpuShare, TorchExecutor
 from runtime.single import Plan, decide
 from utils.deadline import Deadline
@@ -71,7 +72,8 @@ class Cell:
 def connected_edge(model: str, address: tuple[str, int], link: str) -> Iterator[Edge]:
     """An edge behind an emulated link."""
     with emulated_link(*address, f"{link},{RTT}") as relay:
-        edge = Edge.build(EdgeConfig(model=model, cpu_share=1.0))
+        config, entry = EdgeConfig(model=model, cpu_share=1.0), registry.find(model)
+        edge = Edge.build(config, entry, read_input(config, entry))
         edge.greet(*relay.address(), "", TIMEOUT_S)
         try:
             yield edge

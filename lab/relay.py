@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from utils.cli import stop_at_end_of_stdin
-from utils.errors import AppError, ConnectError, UsageError
-from utils.units import parse_duration, parse_rate
+from utils.errors import AppError, ConnectError
+from utils.units import parse_duration, parse_link
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
@@ -43,16 +43,6 @@ class LinkShape:
     """Let nothing through any more when this many bytes have come from the edge ..."""
     freeze_s: float = float("inf")
     """... for this long."""
-
-
-def parse_link(text: str) -> LinkShape:
-    """Read UP[,RTT[,DOWN]], for instance `5mbit,20ms`. DOWN is UP where it is not given."""
-    parts = text.split(",")
-    if not 1 <= len(parts) <= 3:
-        raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
-    up = parse_rate(parts[0])
-    rtt_s = parse_duration(parts[1]) if len(parts) > 1 else 0.0
-    return LinkShape(up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s)
 
 
 @dataclass(eq=False)
@@ -288,15 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Relay until interrupted."""
     options = _parser().parse_args(argv)
     try:
-        link = parse_link(options.link)
-        shape = LinkShape(
-            link.up_bytes_per_s,
-            link.down_bytes_per_s,
-            link.rtt_s,
-            options.cut_at,
-            options.freeze_at,
-            parse_duration(options.freeze_for),
-        )
+        freeze_s = parse_duration(options.freeze_for)
+        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s)
         relay = _open((options.to[0], int(options.to[1])), shape, options.port)
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)

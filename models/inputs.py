@@ -36,7 +36,10 @@ def digit_tensor(picture: Image.Image) -> torch.Tensor:
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
     """Read a picture file. Raises UsageError where it is missing or not a picture."""
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path) as picture:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as picture,
+        ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise UsageError(f"{path}: {picture.width}x{picture.height} is more than {MAX_PIXELS} pixels")
             upright = ImageOps.exif_transpose(picture)

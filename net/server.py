@@ -116,6 +116,8 @@ class Server:
         except ClosedAtBoundaryError:
             pass
         except AppError as error:
+            if self.is_stopping and not peer.is_working:
+                return  # it is us who closed it
             log.warning("! %s refused, %s: %s", peer.name, error.code, error)
             peer.connection.refuse(Error(error.code, str(error)), REFUSAL_S)
         except Exception:

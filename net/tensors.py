@@ -37,7 +37,7 @@ def describe(arrays: Sequence[Array]) -> tuple[dict[str, Any], list[memoryview]]
 
 def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Array]:
     """The arrays that a header describes, as views of the payload. Raises ProtocolError if they do not fit exactly."""
-    tensors, sizes = header.get("tensors"), header.get("buffers")
+    tensors, sizes = header.get("tensors", []), header.get("buffers", [])
     if not isinstance(tensors, list) or not isinstance(sizes, list) or len(tensors) != len(sizes):
         raise ProtocolError("the header must list tensors and as many buffers")
     if len(tensors) > limits.tensors:

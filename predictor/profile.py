@@ -27,10 +27,11 @@ from models.trace import Traced
 from utils.inference_utils import Clock
 
 WARM_UP_PASSES = 2
-MIN_PASSES, MAX_PASSES = 7, 21
+MIN_PASSES, MAX_PASSES = 5, 21
 ENOUGH_S = 1.5  # of measured work
 REST_S = 0.1
-STARTS, START_PASSES = 10, 5
+MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 5
+STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
 SCHEMA = 1
 
 Progress = Callable[[float], None]
@@ -89,12 +90,13 @@ def measure(
 ) -> Profile:
     """Time the layers of a network on the input `x`, shape (1, ...), already on the device of the network.
 
-    At least seven passes, until 1.5 seconds of work are measured; with `tails`, ten tails of it as well.
+    At least five passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well.
     """
     share = 0.5 if tails else 1.0
     with torch.inference_mode():
         passes = _measure_passes(traced, x, clock, lambda done: progress(done * share))
-        found = _measure_tails(traced, x, clock, lambda done: progress(share + done * share)) if tails else {}
+        starts = _start_layers(traced.graph, median(map(sum, passes))) if tails else []
+        found = _measure_tails(traced, x, clock, starts, lambda done: progress(share + done * share))
     return Profile(key, passes, found)
 
 
@@ -130,15 +132,16 @@ def _with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
     return fx.GraphModule(traced.module, graph, "Timed")
 
 
-def _measure_tails(traced: Traced, x: torch.Tensor, clock: Clock, progress: Progress) -> dict[int, tuple[float, ...]]:
+def _measure_tails(
+    traced: Traced, x: torch.Tensor, clock: Clock, starts: list[int], progress: Progress
+) -> dict[int, tuple[float, ...]]:
     found: dict[int, tuple[float, ...]] = {}
-    chosen = _start_layers(traced.graph)
-    for count, layer in enumerate(chosen):
+    for count, layer in enumerate(starts):
         head, tail = split(traced, range(layer + 1))
         boundary = dict(zip(head.outputs, head.module(x), strict=True))
         crossing = [boundary[number] for number in tail.inputs]
         found[layer] = tuple(_time_tail(tail.module, crossing, clock) for _ in range(START_PASSES))
-        progress((count + 1) / len(chosen))
+        progress((count + 1) / len(starts))
     return found
 
 
@@ -150,12 +153,12 @@ def _time_tail(module: fx.GraphModule, crossing: list[torch.Tensor], clock: Cloc
     return clock() - begin
 
 
-def _start_layers(graph: LayerGraph) -> list[int]:
-    """Layers of about ten points, evenly spread, without the ends."""
+def _start_layers(graph: LayerGraph, pass_s: float) -> list[int]:
+    """Layers of some points, evenly spread, without the ends; the fewer the longer a pass takes."""
     inner = [point.layer for point in graph.points[1:-1]]
-    if len(inner) <= STARTS:
-        return inner
-    return [inner[round(step * (len(inner) - 1) / (STARTS - 1))] for step in range(STARTS)]
+    affordable = int(STARTS_ENOUGH_S / (START_PASSES * pass_s / 2))  # a tail is half a pass on average
+    count = min(len(inner), max(MIN_STARTS, min(MAX_STARTS, affordable)))
+    return [inner[round(step * (len(inner) - 1) / max(1, count - 1))] for step in range(count)]
 
 
 def work_clock() -> float:

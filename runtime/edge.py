@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models import inputs, registry, weights
+from models import inputs, weights
 from models.graph import LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
@@ -15,7 +15,7 @@ from net.messages import Hello, Infer, Ready, Result
 from net.tensors import RAW, Array
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from utils.deadline import Deadline
-from utils.errors import ProtocolError
+from utils.errors import AppError, ProtocolError
 from utils.inference_utils import find_device, set_threads
 
 CONNECT_S = 5.0
@@ -94,12 +94,10 @@ class Edge:
     cloud: Cloud | None = None
 
     @classmethod
-    def build(cls, config: EdgeConfig) -> "Edge":
-        """Load the network and its input. Raises UsageError and MismatchError for what the user gave wrong."""
+    def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
+        """Load the network. Raises UsageError and MismatchError for a device or weights that do not serve."""
         device = find_device(config.device)
         set_threads(1 if config.cpu_share is not None else config.threads)
-        entry = registry.find(config.model)
-        example = read_input(config, entry)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
         return cls(entry, network, TorchExecutor(network, device, share))
@@ -115,8 +113,12 @@ class Edge:
         hello = Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
         late = f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--timeout)"
         deadline = Deadline.after(timeout_s, late)
-        connection.send(hello, deadline)
-        ready = connection.receive(deadline).read(Ready)
+        try:
+            connection.send(hello, deadline)
+            ready = connection.receive(deadline).read(Ready)
+        except AppError:
+            connection.close()
+            raise
         if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
             raise ProtocolError("the cloud's times are not those of this network")
         self.cloud = Cloud(connection, ready)

@@ -9,6 +9,7 @@ from statistics import median_low
 import numpy as np
 import torch
 
+from models import registry
 from models.graph import LayerGraph
 from net.link import LinkEstimate, Prober
 from net.tensors import Array
@@ -16,12 +17,11 @@ from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link
 from runtime.children import Child, emulated_link, own_cloud
-from runtime.edge import Answered, Edge, EdgeConfig, Measured
+from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
 from utils.deadline import Deadline
 from utils.errors import UsageError
 from utils.inference_utils import available_cores
 
-PROBE_S = 30.0
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
 
@@ -94,11 +94,13 @@ class Outcome:
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
+        entry = registry.find(config.model)
+        example = read_input(config, entry)
         cloud = _OwnCloud(stack, config.own_cloud)
         if config.point is None:
             cloud.start()  # it loads while we do
         progress("loading the network", 0.0)
-        edge = Edge.build(config)
+        edge = Edge.build(config, entry, example)
         stack.callback(edge.close)
         if config.point is not None:
             edge.graph.head_at(config.point)  # raises for a point that there is not
@@ -143,7 +145,7 @@ def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | 
     if edge.cloud is None:
         return None
     progress("probing the link", 0.0)
-    prober = Prober(edge.cloud.connection, Deadline.after(max(PROBE_S, config.timeout_s), "the probe of the link"))
+    prober = Prober(edge.cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
     if config.bandwidth is not None:
         return LinkEstimate(config.bandwidth, config.bandwidth, prober.round_trip(), "given")
     return prober.estimate()

@@ -50,6 +50,12 @@ class CloudProcess:
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.process = process
         self.port = port
+        self.was_told_to_stop = False
+
+    def stop(self) -> None:
+        """Send SIGTERM."""
+        self.was_told_to_stop = True
+        self.process.terminate()
 
     @property
     def rss_bytes(self) -> int:
@@ -77,8 +83,9 @@ def running_cloud(cache: Path, *arguments: str, **environment: str) -> Iterator[
     try:
         line = process.stdout.readline()
         assert line.startswith("listening on "), line
-        yield CloudProcess(process, int(line.rpartition(":")[2]))
-        assert process.poll() is None, "the cloud died"
+        cloud = CloudProcess(process, int(line.rpartition(":")[2]))
+        yield cloud
+        assert cloud.was_told_to_stop or process.poll() is None, "the cloud died"
     finally:
         process.terminate()
         process.communicate(timeout=40)
@@ -107,13 +114,12 @@ class Finished:
         return parsed
 
 
-def run_script(*arguments: str, timeout: float = 120, **environment: str) -> Finished:
+def run_script(*arguments: str) -> Finished:
     """Run a script of the project as a user does."""
     command = [sys.executable, *arguments]
-    env = os.environ | environment
-    return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=env))
+    return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120))
 
 
-def run_edge(cache: Path, *arguments: str, **environment: str) -> Finished:
+def run_edge(cache: Path, *arguments: str) -> Finished:
     """Run edge_api.py."""
-    return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments, **environment)
+    return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments)

@@ -23,7 +23,9 @@ def soon(seconds: float = 5.0) -> Deadline:
 
 
 @contextmanager
-def tcp_pair(limits: Limits | None = None, min_bytes_per_s: float = 1000.0) -> Iterator[tuple[socket.socket, Connection]]:
+def tcp_pair(
+    limits: Limits | None = None, min_bytes_per_s: float = 1000.0
+) -> Iterator[tuple[socket.socket, Connection]]:
     """A raw socket, and a Connection at its other end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         raw = socket.create_connection(listener.getsockname())
@@ -78,7 +80,12 @@ def test_a_reset_at_any_place_is_the_same_error() -> None:
 def test_a_frame_may_come_byte_by_byte_and_many_at_once() -> None:
     with tcp_pair() as (raw, connection):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sender = threading.Thread(target=lambda: [raw.sendall(FRAME[n : n + 1]) for n in range(len(FRAME))])
+
+        def drip() -> None:
+            for n in range(len(FRAME)):
+                raw.sendall(FRAME[n : n + 1])
+
+        sender = threading.Thread(target=drip)
         sender.start()
         assert connection.receive(soon()).read(Infer).id == 7
         sender.join()

@@ -54,7 +54,12 @@ def test_points_are_all_cuts_that_one_tensor_crosses() -> None:
 
 
 def test_a_tensor_with_two_readers_crosses_once() -> None:
-    layers = (Layer("in", "input", (), 8), Layer("a", "k", (0,), 4), Layer("b", "k", (0,), 4), Layer("c", "add", (1, 2), 4))
+    layers = (
+        Layer("in", "input", (), 8),
+        Layer("a", "k", (0,), 4),
+        Layer("b", "k", (0,), 4),
+        Layer("c", "add", (1, 2), 4),
+    )
     graph = LayerGraph("fork", layers, (3,))
     assert graph.boundary({0}) == (0,)
     assert graph.boundary({0, 1}) == (0, 1)

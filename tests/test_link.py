@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.relay import LinkShape, Relay, parse_link
+from lab.relay import LinkShape, Relay
 from net.connection import Connection, connect
 from net.frames import Limits
 from net.link import Prober, Transfer, fit
@@ -15,6 +15,7 @@ from net.messages import Probe, Probed
 from net.server import Peer, Server
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, PeerClosedError, UsageError
+from utils.units import parse_link
 
 
 def soon(seconds: float = 30.0) -> Deadline:
@@ -45,7 +46,9 @@ def test_a_slope_below_the_noise_gives_at_least_what_was_seen() -> None:
     assert rtt_s >= 0
 
 
-@pytest.mark.parametrize("transfers", [[], [Transfer(5, 1.0)], [Transfer(5, 1.0), Transfer(5, 2.0)], [Transfer(5, 0.0), Transfer(6, 1.0)]])
+@pytest.mark.parametrize(
+    "transfers", [[], [Transfer(5, 1.0)], [Transfer(5, 1.0), Transfer(5, 2.0)], [Transfer(5, 0.0), Transfer(6, 1.0)]]
+)
 def test_one_size_gives_no_rate(transfers: list[Transfer]) -> None:
     with pytest.raises(ValueError, match="two sizes"):
         fit(transfers)
@@ -80,7 +83,7 @@ def link_through(shape: LinkShape) -> Iterator[tuple[Connection, Relay]]:
 
 @pytest.mark.parametrize("link", ["2mbit,30ms,8mbit", "20mbit,10ms", "50mbit,0ms,5mbit"])
 def test_the_probe_finds_what_the_relay_emulates(link: str) -> None:
-    shape = parse_link(link)
+    shape = LinkShape(*parse_link(link))
     with link_through(shape) as (connection, _):
         found = Prober(connection, soon()).estimate()
     assert found.up_bytes_per_s == pytest.approx(shape.up_bytes_per_s, rel=0.15)
@@ -118,5 +121,5 @@ def test_links_that_are_none_are_refused(text: str) -> None:
 
 
 def test_down_is_up_where_it_is_not_given() -> None:
-    assert parse_link("5mbit") == LinkShape(625_000, 625_000, 0.0)
-    assert parse_link("5mbit,20ms,1mbit") == LinkShape(625_000, 125_000, 0.02)
+    assert parse_link("5mbit") == (625_000, 625_000, 0.0)
+    assert parse_link("5mbit,20ms,1mbit") == (625_000, 125_000, 0.02)

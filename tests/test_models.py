@@ -51,7 +51,8 @@ class Branches(nn.Module):
         batch, channels = x.shape[0], x.size(1)
         one, two = self.a(x), self.b(x).relu()
         joined = torch.cat([one * (self.scale + 1), two], 1).view(batch, 2, channels, -1)
-        return joined.flatten(1) + one.flatten(1).repeat(1, 2)
+        answer: torch.Tensor = joined.flatten(1) + one.flatten(1).repeat(1, 2)
+        return answer
 
 
 class Chunks(nn.Module):
@@ -67,9 +68,10 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.flatten(0, 1)
-        torch._assert(tokens.dim() == 3, "three dimensions")
+        torch._assert(tokens.dim() == 3, "three dimensions")  # type: ignore[no-untyped-call]
         mixed, _ = self.attend(tokens, tokens, tokens, need_weights=False)
-        return mixed + tokens
+        answer: torch.Tensor = mixed + tokens
+        return answer
 
 
 class SharedInPlace(nn.Module):
@@ -82,7 +84,8 @@ class SharedInPlace(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = self.c(x)
         b = torch.relu_(a)
-        return self.d(a) + b
+        answer: torch.Tensor = self.d(a) + b
+        return answer
 
 
 class InPlaceThroughAView(nn.Module):
@@ -125,13 +128,17 @@ class CalledTwice(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("model", [Branches(), Chunks(), Attention(), TwoOutputs(), CalledTwice()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model", [Branches(), Chunks(), Attention(), TwoOutputs(), CalledTwice()], ids=lambda m: type(m).__name__
+)
 def test_every_cut_of_a_graph_gives_the_whole_networks_answer(model: nn.Module) -> None:
     assert_every_cut_is_right(model)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.export's own
-@pytest.mark.parametrize("model", [SharedInPlace(), InPlaceThroughAView(), InPlaceOnTheInput(), Loop()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model", [SharedInPlace(), InPlaceThroughAView(), InPlaceOnTheInput(), Loop()], ids=lambda m: type(m).__name__
+)
 def test_what_fx_cannot_cut_is_captured_by_export(model: nn.Module) -> None:
     assert_every_cut_is_right(model, captures=("export",))
 
@@ -179,7 +186,9 @@ def test_alex_net_has_the_published_points(network: Callable[[str], Network]) ->
 # --- the registry
 
 
-@pytest.mark.parametrize("name", ["nope", "torchvision:nope", "torchvision:", "../alex_net", "", "fasterrcnn_resnet50_fpn"])
+@pytest.mark.parametrize(
+    "name", ["nope", "torchvision:nope", "torchvision:", "../alex_net", "", "fasterrcnn_resnet50_fpn"]
+)
 def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match="alex_net, vgg_net, mobile_net, le_net"):
         registry.find(name)

@@ -30,7 +30,10 @@ def test_the_scan_equals_brute_force_on_random_graphs() -> None:
         size = len(graph.layers)
         edge_s = [0.0, *(rng.random() for _ in range(size - 1))]
         cloud = CloudTimes(
-            [0.0, *(rng.random() for _ in range(size - 1))], [rng.random() for _ in range(size)], rng.random(), rng.random()
+            [0.0, *(rng.random() for _ in range(size - 1))],
+            [rng.random() for _ in range(size)],
+            rng.random(),
+            rng.random(),
         )
         link = Link(rng.uniform(1, 100), rng.uniform(1, 100), rng.random())
         candidates = scan(graph, edge_s, cloud, link)

@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_duration, parse_size
 
 VERSION = "0.1.0"
 MAX_PORT = 65535
+T = TypeVar("T")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -86,10 +88,10 @@ def share(text: str) -> float:
     return value
 
 
-def checked(parse: Callable[[str], float]) -> Callable[[str], float]:
+def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     """Make an argument type of a function that raises UsageError."""
 
-    def convert(text: str) -> float:
+    def convert(text: str) -> T:
         try:
             return parse(text)
         except UsageError as error:

@@ -54,6 +54,16 @@ def parse_size(text: str) -> int:
     return int(_parse(text, _SIZE_BYTES, "size", "64MiB"))
 
 
+def parse_link(text: str) -> tuple[float, float, float]:
+    """Read UP[,RTT[,DOWN]], such as `5mbit,20ms`, as rate up, rate down (UP where it is left out) and round trip."""
+    parts = text.split(",")
+    if len(parts) > 3:
+        raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
+    up = parse_rate(parts[0])
+    rtt_s = parse_duration(parts[1]) if len(parts) > 1 else 0.0
+    return up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s
+
+
 def format_seconds(seconds: float) -> str:
     """Print seconds with three significant digits: `1.23 s`, `45.6 ms`, `789 us`."""
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):

@@ -1,0 +1,181 @@
+"""One inference end to end, beside one in the style of the published scripts, at the same cut over the same link.
+
+    python -m benchmarks.published
+
+The baseline is written from the description of those scripts, not from their code: eager torch modules, the point and
+the length as messages of their own that are acknowledged, torch tensors through pickle.dumps, parts joined after every
+packet, an acknowledgement after the tensor, then the pickled answer. It is given the cut that ours chose, the same
+weights and the same real input, which the published ones do not have.
+"""
+
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.fingerprint import write_table
+from models import inputs, registry, weights
+from models.split import split
+from net.link import Prober
+from predictor.store import default_folder
+from runtime.children import ROOT, emulated_link, own_cloud
+from runtime.edge import Edge, EdgeConfig, read_input
+from runtime.executor import Network, prepare
+from runtime.single import decide
+from utils.deadline import Deadline
+from utils.inference_utils import set_threads
+from utils.units import format_seconds
+
+MODELS = ("le_net", "alex_net", "mobile_net", "vgg_net")
+CLOUD_THREADS = 2
+SHARE = 0.05
+LINKS = ("5mbit,20ms", "20mbit,20ms", "100mbit,5ms")
+REPEATS = 7
+TIMEOUT_S = 120.0
+
+
+def network_of(name: str) -> Network:
+    """Built as the programs build it."""
+    entry = registry.find(name)
+    return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+
+
+def take(sock: socket.socket) -> torch.Tensor:
+    """Receive as published: length, acknowledgement, parts joined again and again, acknowledgement."""
+    size = pickle.loads(sock.recv(1024))
+    sock.sendall(b"yes len")
+    data = b""
+    while len(data) < size:
+        part = sock.recv(40960)
+        if not part:
+            raise EOFError
+        data = b"".join([data, part])
+    sock.sendall(b"yes")
+    tensor: torch.Tensor = pickle.loads(data)
+    return tensor
+
+
+def give(sock: socket.socket, tensor: torch.Tensor) -> None:
+    """Send as published."""
+    data = pickle.dumps(tensor)
+    sock.sendall(pickle.dumps(len(data)))
+    sock.recv(1024)
+    sock.sendall(data)
+    sock.recv(1024)
+
+
+def serve(name: str) -> None:
+    """The published cloud: one network, one client."""
+    set_threads(CLOUD_THREADS)
+    network = network_of(name)
+    tails: dict[int, torch.nn.Module] = {}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        sock, _ = listener.accept()
+    while True:
+        message = sock.recv(1024)
+        if not message:
+            return
+        point = pickle.loads(message)
+        sock.sendall(b"yes point")
+        tensor = take(sock)
+        if point not in tails:
+            tails[point] = split(network.traced, network.traced.graph.head_at(point))[1].module
+        with torch.inference_mode():
+            (answer,) = tails[point](tensor)
+        give(sock, answer)
+
+
+@contextmanager
+def published_cloud(name: str) -> Iterator[int]:
+    """Its process; gives its port."""
+    command = [sys.executable, "-m", "benchmarks.published", "--serve", name]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().rpartition(":")[2])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def published_inference(edge: Edge, sock: socket.socket, point: int) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+    """One inference of the baseline's edge, slowed down like ours."""
+    x = np.asarray(edge.network.example.tensor)
+    part = edge.executor.load(edge.graph.head_at(point))
+    started = time.perf_counter()
+    ran = edge.executor.run(part, [x])
+    if point == len(edge.graph.points) - 1:
+        answer = torch.from_numpy(ran.arrays[0])  # to be fair: the published ones send even this one away
+    else:
+        sock.sendall(pickle.dumps(point))
+        sock.recv(1024)
+        give(sock, torch.from_numpy(ran.arrays[0]))
+        answer = take(sock)
+    return time.perf_counter() - started, answer.numpy()
+
+
+def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) -> list[str]:
+    """Both in turns over links of their own that are alike."""
+    x = np.asarray(edge.network.example.tensor)
+    with ExitStack() as stack:
+        relay = stack.enter_context(emulated_link(*ours, link))
+        other = stack.enter_context(emulated_link("127.0.0.1", published_port, link))
+        edge.greet(*relay.address(), "", TIMEOUT_S)
+        stack.callback(edge.close)
+        sock = stack.enter_context(socket.create_connection(other.address(), timeout=TIMEOUT_S))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert edge.cloud is not None
+        estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
+        point = decide(edge, edge.executor.head_seconds(default_folder()), estimate, None).chosen.point.number
+        mine, theirs = [], []
+        for _ in range(REPEATS + 1):
+            answered = edge.infer(x, edge.graph.head_at(point), TIMEOUT_S)
+            seconds, answer = published_inference(edge, sock, point)
+            np.testing.assert_allclose(answered.outputs[0], answer, rtol=1e-3, atol=1e-3)
+            mine.append(answered.measured.total_s)
+            theirs.append(seconds)
+    ratio = median(b / a for a, b in zip(mine[1:], theirs[1:], strict=True))
+    return [
+        edge.graph.name,
+        link,
+        str(point),
+        *map(format_seconds, (median(mine[1:]), median(theirs[1:]))),
+        f"{ratio:.2f}",
+    ]
+
+
+def rows_of(name: str) -> list[list[str]]:
+    """One network over every link; the baseline takes one client, so it is started anew for each."""
+    config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.find(name)
+    edge = Edge.build(config, entry, read_input(config, entry))
+    rows = []
+    with own_cloud(["--threads", str(CLOUD_THREADS), "--cache-dir", str(default_folder())]) as cloud:
+        address = cloud.address()
+        for link in LINKS:
+            with published_cloud(name) as port:
+                rows.append(row_of(edge, address, port, link))
+    return rows
+
+
+def main(argv: list[str]) -> int:
+    """Measure and write benchmarks/results/published.md."""
+    if argv[:1] == ["--serve"]:
+        serve(argv[1])
+        return 0
+    head = ["network", "link", "cut", "ours", "published style, same cut", "ratio"]
+    notes = [f"The edge at {SHARE} of a core, {REPEATS} inferences each in turns, medians; the answers are compared."]
+    rows = [row for name in MODELS for row in rows_of(name)]
+    write_table("published", "Beside the published style", head, rows, notes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

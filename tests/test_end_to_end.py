@@ -1,0 +1,457 @@
+"""The scripts as a user runs them: real processes, real sockets, the whole of stdout."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import cloud_api
+import edge_api
+from models import registry
+from models.graph import LayerGraph
+from models.zoo.le_net import LeNet
+from runtime.edge import Edge
+from runtime.executor import Network, TorchExecutor
+from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge, run_script, running_cloud
+from tests.test_split_equals_whole import random_cut, whole
+
+STAGES = ("edge_s", "transfer_s", "cloud_s", "total_s")
+
+
+def at(cloud: CloudProcess) -> tuple[str, ...]:
+    return ("-i", "127.0.0.1", "-p", str(cloud.port))
+
+
+def test_le_net_reads_its_digit_split_over_the_network(cloud: CloudProcess, cache: Path) -> None:
+    run = run_edge(cache, *at(cloud), "-t", "le_net", "--point", "3", "--repeat", "3", "--verify", "--json")
+    assert run.code == 0, run.stderr
+    got = run.document
+    assert got["completed_by"] == "split"
+    assert got["verify"] == {"matches": True, "max_abs_diff": pytest.approx(0, abs=1e-5)}
+    assert got["result"]["top"][0]["label"] == "2"
+    assert got["result"]["top"][0]["probability"] > 0.9
+    assert got["result"]["shape"] == [1, 10]
+    assert got["plan"]["point"] == 3
+    assert got["plan"]["layer"] == "features.2"
+    assert (got["plan"]["head"], got["plan"]["tail"]) == (3, 9)
+    assert got["plan"]["method"] == "given"
+    assert got["link"]["source"] == "probe"
+    assert len(got["candidates"]) == 13
+    assert len(got["measured"]["repeats"]) == 3
+    assert got["measured"]["payload_bytes"] == 6 * 14 * 14 * 4
+
+
+def test_the_document_has_every_promised_key(cloud: CloudProcess, cache: Path) -> None:
+    got = run_edge(cache, *at(cloud), "-t", "le_net", "--json", "--compare", "--verify").document
+    assert {
+        "model",
+        "weights",
+        "input",
+        "link",
+        "plan",
+        "candidates",
+        "measured",
+        "result",
+        "verify",
+        "completed_by",
+    } <= set(got)
+    assert {"up_bytes_per_s", "down_bytes_per_s", "rtt_s", "source"} == set(got["link"])
+    assert {"point", "layer", "head", "tail", "objective", "codec", "method", "decision_s", "predicted"} <= set(
+        got["plan"]
+    )
+    assert {"point", "layer", "boundary_bytes", *STAGES} <= set(got["candidates"][0])
+    assert set(STAGES) <= set(got["plan"]["predicted"])
+    measured = {"edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s", "payload_bytes", "raw_bytes"}
+    assert measured | {"repeats"} <= set(got["measured"])
+    for run in got["measured"]["repeats"]:
+        parts = run["edge_s"] + run["encode_s"] + run["transfer_s"] + run["queue_s"] + run["cloud_s"]
+        assert parts == pytest.approx(run["total_s"])
+    assert got["model"] == "le_net"
+    assert got["weights"].startswith("sha256:")
+    assert got["plan"]["predicted"]["total_s"] == min(c["total_s"] for c in got["candidates"])
+    assert set(got["compare"]) == {"cloud", "edge"}
+
+
+@pytest.mark.parametrize(("point", "by"), [("0", "cloud"), ("12", "edge")])
+def test_both_ends(point: str, by: str, cloud: CloudProcess, cache: Path) -> None:
+    got = run_edge(cache, *at(cloud), "-t", "le_net", "--point", point, "--verify", "--json").document
+    assert got["completed_by"] == by
+    assert got["verify"]["matches"]
+
+
+def test_all_on_the_edge_needs_no_cloud(cache: Path) -> None:
+    for where in (("-i", "127.0.0.1", "-p", "1"), ()):
+        run = run_edge(cache, *where, "-t", "le_net", "--point", "12", "--verify", "--json")
+        assert run.code == 0, run.stderr
+        assert run.document["completed_by"] == "edge"
+        assert run.document["link"]["source"] == "none"
+        assert [c["point"] for c in run.document["candidates"]] == [12]
+        assert run.document["measured"]["payload_bytes"] == 0
+
+
+def test_without_an_address_a_cloud_is_started_and_stopped(cache: Path) -> None:
+    run = run_edge(cache, "-t", "le_net", "--point", "2", "--verify", "--emulate-link", "20mbit,10ms", "--json")
+    assert run.code == 0, run.stderr
+    assert run.document["verify"]["matches"]
+    assert run.document["link"]["up_bytes_per_s"] == pytest.approx(2.5e6, rel=0.2)
+    assert run.document["measured"]["transfer_s"] > 0.010
+    left = subprocess.run(["pgrep", "-f", f"cloud_api.py.*{cache}"], capture_output=True, text=True).stdout.split()
+    assert not [pid for pid in left if b"until-stdin-closes" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_the_text_shows_cut_reasons_stages_and_answer(cloud: CloudProcess, cache: Path) -> None:
+    link = ("--emulate-link", "2mbit,10ms", "--emulate-cpu", "0.05")
+    command = (
+        "edge_api.py",
+        "--cache-dir",
+        str(cache),
+        *at(cloud),
+        "-t",
+        "le_net",
+        *link,
+        "--verify",
+        "--compare",
+        "--repeat",
+        "2",
+    )
+    run = run_script(*command)
+    assert run.code == 0, run.stderr
+    for words in (
+        "round trip",
+        "point",
+        "crosses",
+        "predicted",
+        "measured",
+        "all on the cloud",
+        "all on the edge",
+        "answer",
+        "equals the whole network",
+    ):
+        assert words in run.stdout, words
+    assert "features.2" in run.stdout
+    assert run.stderr == ""
+
+
+def test_an_untrained_network_says_so(cloud: CloudProcess, cache: Path) -> None:
+    run = run_edge(cache, *at(cloud), "-t", "mobilenet", "--point", "73")
+    assert "untrained" in run.stdout
+
+
+@pytest.mark.parametrize("bandwidth", ["5mbit", "1gbit"])
+def test_a_given_bandwidth_is_taken_and_not_measured(bandwidth: str, cloud: CloudProcess, cache: Path) -> None:
+    got = run_edge(cache, *at(cloud), "-t", "le_net", "--bandwidth", bandwidth, "--json").document
+    assert got["link"]["source"] == "given"
+    assert got["link"]["up_bytes_per_s"] == {"5mbit": 625_000, "1gbit": 125_000_000}[bandwidth]
+
+
+def test_the_decision_takes_less_than_a_millisecond_and_no_forward_pass(cloud: CloudProcess, cache: Path) -> None:
+    run_edge(cache, *at(cloud), "-t", "alex_net")
+    decisions = [
+        run_edge(cache, *at(cloud), "-t", "alex_net", "--json").document["plan"]["decision_s"] for _ in range(2)
+    ]
+    assert min(decisions) < 0.02  # the figure itself is a benchmark; a forward pass would take longer than this
+
+
+# --- inputs and weights
+
+
+def test_a_picture_and_an_array_of_the_users(cloud: CloudProcess, cache: Path, tmp_path: Path) -> None:
+    digit = Image.open(ROOT / "models" / "zoo" / "digit.png")
+    digit.save(tmp_path / "mine.bmp")
+    np.save(
+        tmp_path / "mine.npy", np.asarray(digit.resize((28, 28), Image.Resampling.BILINEAR), np.float32)[None] / 255
+    )
+    for flag, name in (("--image", "mine.bmp"), ("--input", "mine.npy")):
+        run = run_edge(
+            cache, *at(cloud), "-t", "le_net", flag, str(tmp_path / name), "--point", "5", "--json", "--verify"
+        )
+        assert run.document["result"]["top"][0]["label"] == "2"
+        assert run.document["input"].endswith(name)
+
+
+def test_both_sides_with_the_same_file_of_weights(cache: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    path = tmp_path / "w.safetensors"
+    save_file(LeNet().state_dict(), path)
+    edge = ("-t", "le_net", "--point", "3", "--verify", "--json", "--weights", str(path))
+    with running_cloud(cache, "--weights", f"le_net={path}") as cloud:
+        run = run_edge(cache, *at(cloud), *edge)
+        assert run.code == 0, run.stderr
+        assert run.document["verify"]["matches"]
+        assert run.document["weights_origin"] == f"file {path}"
+        other = run_edge(cache, *at(cloud), "-t", "le_net", "--point", "3")
+        assert other.code == 4
+        assert "weights differ" in other.stderr
+    own = run_edge(cache, *edge)
+    assert own.code == 0, own.stderr
+
+
+# --- any graph, several tensors, over a real socket
+
+
+@pytest.fixture
+def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterator[Callable[[str], Edge]]:
+    """Edges in this process, connected to the real cloud."""
+    made: list[Edge] = []
+
+    def build(name: str) -> Edge:
+        subject = network(name)
+        edge = Edge(registry.find(name), subject, TorchExecutor(subject, torch.device("cpu")))
+        edge.greet("127.0.0.1", cloud.port, "", 120.0)
+        made.append(edge)
+        return edge
+
+    yield build
+    for edge in made:
+        edge.close()
+
+
+@pytest.mark.parametrize("name", ["alex_net", "torchvision:googlenet", "torchvision:densenet121"])
+def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[str], Edge]) -> None:
+    edge = connected(name)
+    graph: LayerGraph = edge.graph
+    expected = whole(edge.network)
+    rng = random.Random(6)
+    for head in [random_cut(graph, rng) for _ in range(6)]:
+        answered = edge.infer(np.asarray(edge.network.example.tensor), head, 60.0)
+        np.testing.assert_allclose(answered.outputs[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        assert answered.outputs[0].argmax() == expected.argmax()
+        assert answered.measured.payload_bytes == graph.bytes_of(graph.boundary(head))
+
+
+def test_one_connection_carries_many_inferences(connected: Callable[[str], Edge], cloud: CloudProcess) -> None:
+    edge = connected("le_net")
+    x, head = np.asarray(edge.network.example.tensor), edge.graph.head_at(3)
+    threads, descriptors = cloud.threads, cloud.descriptors
+    answers = [edge.infer(x, head, 30.0).outputs[0] for _ in range(200)]
+    assert all((answer == answers[0]).all() for answer in answers)
+    assert (cloud.threads, cloud.descriptors) == (threads, descriptors)
+
+
+# --- bad input: a clear line, the right exit code, and the cloud still serving
+
+
+def call(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Finished:
+    """A script's main, in this process: starting another one for every wrong argument would take minutes."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return Finished(subprocess.CompletedProcess(arguments, code, *capsys.readouterr()))
+
+
+def assert_refused(run: Finished, code: int, *words: str) -> None:
+    assert run.code == code, (run.code, run.stdout, run.stderr)
+    lines = run.stderr.strip().splitlines()
+    assert "Traceback" not in run.stderr
+    for word in words:
+        assert word in lines[-1], run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("-t", "nope"), 2, ("unknown network 'nope'", "alex_net")),
+        (("-t", "torchvision:nope"), 2, ("unknown network",)),
+        ((), 2, ("--type",)),
+        (("-t", "le_net", "--point", "13"), 2, ("no point 13", "to 12")),
+        (("-t", "le_net", "--point", "-1"), 2, ("--point",)),
+        (("-t", "le_net", "--point", "x"), 2, ("--point",)),
+        (("-t", "le_net", "--repeat", "0"), 2, ("--repeat",)),
+        (("-t", "le_net", "--bandwidth", "5"), 2, ("--bandwidth", "mbit")),
+        (("-t", "le_net", "--bandwidth", "0mbit"), 2, ("above zero",)),
+        (("-t", "le_net", "--emulate-cpu", "0"), 2, ("--emulate-cpu", "above 0")),
+        (("-t", "le_net", "--emulate-cpu", "nan"), 2, ("--emulate-cpu",)),
+        (("-t", "le_net", "--emulate-link", "fast"), 2, ("rate",)),
+        (("-t", "le_net", "--timeout", "0"), 2, ("--timeout",)),
+        (("-t", "le_net", "-p", "70000"), 2, ("--port",)),
+        (("-t", "le_net", "-d", "cuda:9"), 2, ("CUDA",)),
+        (("-t", "le_net", "-d", "abacus"), 2, ("abacus",)),
+        (("-t", "le_net", "--image", "none.png"), 2, ("none.png",)),
+        (("-t", "le_net", "--image", "README.md"), 2, ("README.md", "not a picture")),
+        (("-t", "le_net", "--input", "README.md"), 2, ("README.md",)),
+        (("-t", "le_net", "--input", "a.npy", "--image", "b.png"), 2, ("not both",)),
+        (("-t", "le_net", "--weights", "none.safetensors"), 2, ("none.safetensors",)),
+        (("-t", "alex_net", "--weights", "models/zoo/le_net.safetensors"), 4, ("alex_net", "le_net.safetensors")),
+        (("-t", "le_net", "--weights", "imagenet"), 2, ("no ImageNet weights",)),
+        (("-t", "le_net", "-i", "127.0.0.1", "-p", "1"), 3, ("no cloud at 127.0.0.1:1",)),
+        (("-t", "le_net", "-i", "no.such.host.invalid"), 3, ("no cloud at",)),
+        (("-t", "le_net", "--unknown"), 2, ("--unknown",)),
+        (("-t", "le_net", "--token-file", "none"), 2, ("token file",)),
+    ],
+)
+def test_bad_arguments_of_the_edge(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(call(edge_api.main, ["--cache-dir", str(cache), *arguments], capsys), code, *words)
+
+
+def test_with_json_an_error_is_a_document_too(cache: Path) -> None:
+    run = run_edge(cache, "-t", "le_net", "--json", "-i", "127.0.0.1", "-p", "1")
+    assert run.code == 3
+    assert run.document["error"]["code"] == "CANNOT_CONNECT"
+    assert "no cloud" in run.document["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("-i", "0.0.0.0"), 2, ("--token-file", "--insecure")),
+        (("-i", "no.such.host.invalid"), 2, ("no address",)),
+        (("-d", "cuda:9"), 2, ("CUDA",)),
+        (("--weights", "le_net=none.pt", "-p", "0"), 2, ("none.pt",)),
+        (("--weights", "alex_net=models/zoo/le_net.safetensors", "-p", "0"), 4, ("alex_net",)),
+        (("--weights", "nope=x.pt", "-p", "0"), 2, ("unknown network",)),
+        (("--weights", "=x"), 2, ("MODEL=SOURCE",)),
+        (("--max-payload", "64"), 2, ("--max-payload",)),
+        (("--max-queue", "0"), 2, ("--max-queue",)),
+    ],
+)
+def test_bad_arguments_of_the_cloud(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(call(cloud_api.main, ["--cache-dir", str(cache), *arguments], capsys), code, *words)
+
+
+def test_a_port_that_is_taken(cache: Path, cloud: CloudProcess) -> None:
+    run = run_script("cloud_api.py", "--cache-dir", str(cache), "-p", str(cloud.port))
+    assert_refused(run, 3, f"cannot listen on 127.0.0.1:{cloud.port}")
+
+
+def test_a_server_of_another_protocol_is_no_cloud(cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        run = run_edge(cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net")
+        thread.join()
+    assert_refused(run, 1, "not this protocol")
+
+
+def test_a_silent_server_ends_at_the_timeout(cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started = time.monotonic()
+        run = run_edge(
+            cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net", "--timeout", "1s"
+        )
+    assert_refused(run, 5, "--timeout")
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("fault", [("--cut-at", "3000"), ("--freeze-at", "3000")])
+def test_a_link_that_dies_under_an_inference_is_a_clear_end(
+    fault: tuple[str, str], cloud: CloudProcess, cache: Path
+) -> None:
+    relay = subprocess.Popen(
+        [sys.executable, "-m", "lab.relay", "--to", "127.0.0.1", str(cloud.port), "--link", "10mbit", *fault],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert relay.stdout is not None
+        port = relay.stdout.readline().strip().rpartition(":")[2]
+        run = run_edge(
+            cache,
+            "-i",
+            "127.0.0.1",
+            "-p",
+            port,
+            "-t",
+            "le_net",
+            "--point",
+            "0",
+            "--bandwidth",
+            "10mbit",
+            "--timeout",
+            "2s",
+        )
+    finally:
+        relay.kill()
+        relay.communicate()
+    if fault[0] == "--cut-at":
+        assert_refused(run, 1, "connection")
+    else:
+        assert_refused(run, 5, "--timeout")
+
+
+def test_ctrl_c_ends_with_130_and_leaves_no_process(cache: Path) -> None:
+    command = [
+        sys.executable,
+        "edge_api.py",
+        "--cache-dir",
+        str(cache),
+        "--threads",
+        THREADS,
+        "-t",
+        "le_net",
+        "--repeat",
+        "100000",
+    ]
+    process = subprocess.Popen(
+        [*command, "--emulate-link", "10mbit"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_children_end_with_an_edge_that_is_killed(cache: Path) -> None:
+    marker = cache / "killed"
+    command = [
+        sys.executable,
+        "edge_api.py",
+        "--cache-dir",
+        str(marker),
+        "-t",
+        "le_net",
+        "--repeat",
+        "100000",
+        "--emulate-link",
+        "10mbit",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def children() -> list[str]:
+        return subprocess.run(["pgrep", "-f", str(marker)], capture_output=True, text=True).stdout.split()
+
+    end = time.monotonic() + 30
+    while len(children()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while children():
+        assert time.monotonic() < end + 30
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("script", ["edge_api.py", "cloud_api.py"])
+def test_help_and_version_load_no_torch(script: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = [{script!r}, sys.argv[1]]\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit as end: print('torch' in sys.modules, end.code)"
+    )
+    for flag, words in (("--help", "--port"), ("--version", "0.1.0")):
+        run = run_script("-c", code, flag)
+        assert words in run.stdout
+        assert run.stdout.splitlines()[-1] == "False 0"

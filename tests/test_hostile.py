@@ -1,0 +1,308 @@
+"""A real cloud process and everything a stranger may send it. It has to refuse, and to go on serving."""
+
+import pickle
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from net import plain_pickle
+from net.connection import Connection, connect
+from net.frames import FrameType, pack_prefix
+from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from_header
+from runtime.executor import Network
+from tests.conftest import CloudProcess, running_cloud
+from tests.test_frames import encode
+from tests.test_plain_pickle import gadgets
+from utils.deadline import Deadline
+from utils.errors import AppError, ConnectError, DeadlineError, PeerClosedError, ProtocolError
+
+
+def soon(seconds: float = 30.0) -> Deadline:
+    return Deadline.after(seconds, "the test")
+
+
+def hello_of(network: Network, token: str = "") -> Hello:
+    return Hello(network.traced.graph.name, network.loaded.digest, network.traced.graph.digest, ["raw"], token)
+
+
+def greet(cloud: CloudProcess, hello: Hello) -> Connection:
+    connection = connect("127.0.0.1", cloud.port, 5.0)
+    try:
+        connection.send(hello, soon(60))
+        connection.receive(soon(60)).read(Ready)
+    except AppError:
+        connection.close()
+        raise
+    return connection
+
+
+def raw_socket(cloud: CloudProcess) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", cloud.port), timeout=10)
+
+
+def answer(sock: socket.socket) -> str:
+    """The code of the refusal, or "" where the cloud just closed."""
+    connection = Connection(sock)
+    try:
+        return from_header(Error, connection.receive(soon(10)).header).code
+    except PeerClosedError:
+        return ""
+
+
+def assert_serves(cloud: CloudProcess, network: Network) -> None:
+    """A good edge gets the right answer."""
+    graph = network.traced.graph
+    x = np.asarray(network.example.tensor)
+    connection = greet(cloud, hello_of(network))
+    connection.send(Infer(1, [[1, len(graph.layers)]], 30.0), soon(), [x])
+    (got,) = [frame.arrays()[0] for frame in [connection.receive(soon())] if frame.read(Result)]
+    np.testing.assert_allclose(got, network.loaded.model(network.example.tensor), rtol=1e-4, atol=1e-4)
+    connection.close()
+
+
+@pytest.fixture
+def le_net(network: Callable[[str], Network]) -> Network:
+    return network("le_net")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "BAD_MAGIC"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "BAD_MAGIC"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), "BAD_MAGIC"),
+        (pickle.dumps("get_bandwidth") + bytes(30), "BAD_MAGIC"),
+        (b"ECCI\x02" + bytes(15), "VERSION"),
+        (b"ECCI\x01\x63" + bytes(14), "PROTOCOL"),
+        (pack_prefix(FrameType.HELLO, 1 << 31, 0), "TOO_LARGE"),
+        (pack_prefix(FrameType.HELLO, 0, 1 << 40), "TOO_LARGE"),
+        (pack_prefix(FrameType.HELLO, 0, (1 << 64) - 1), "TOO_LARGE"),
+        (pack_prefix(FrameType.HELLO, 0, 0), "MALFORMED"),
+        (pack_prefix(FrameType.HELLO, 10, 0) + b"x" * 10, "MALFORMED"),
+        (encode(Probe(1, 1), []), "PROTOCOL"),
+        (encode(Result(1, 0.0, 0.0), []), "PROTOCOL"),
+        (encode(Hello("nope", "", "", [], ""), []), "UNKNOWN_MODEL"),
+        (encode(Hello("../../etc/passwd", "", "", [], ""), []), "UNKNOWN_MODEL"),
+        (encode(Hello("le_net", "sha256:0", "sha256:0", [], ""), []), "MISMATCH"),
+    ],
+)
+def test_what_is_no_greeting_is_refused_by_name(data: bytes, code: str, cloud: CloudProcess, le_net: Network) -> None:
+    assert_serves(cloud, le_net)  # the network is loaded
+    started = time.monotonic()
+    with raw_socket(cloud) as sock:
+        sock.sendall(data)
+        assert answer(sock) == code
+    assert time.monotonic() - started < 3
+    assert_serves(cloud, le_net)
+
+
+def test_random_bytes_and_flipped_bits_leave_it_standing(cloud: CloudProcess, le_net: Network) -> None:
+    rng = random.Random(4)
+    good = encode(hello_of(le_net), [])
+    for _ in range(150):
+        flipped = bytearray(good)
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+        for data in (rng.randbytes(rng.randrange(200)), bytes(flipped)):
+            with raw_socket(cloud) as sock:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+    assert_serves(cloud, le_net)
+
+
+def test_a_frame_truncated_at_every_byte_leaves_it_standing(cloud: CloudProcess, le_net: Network) -> None:
+    good = encode(hello_of(le_net), [])
+    before = cloud.descriptors
+    for end in range(len(good)):
+        sock = raw_socket(cloud)
+        sock.sendall(good[:end])
+        if end % 2:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    assert_serves(cloud, le_net)
+    wait_until(lambda: cloud.descriptors <= before + 2)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
+    assert_serves(cloud, le_net)
+    before = cloud.rss_bytes
+    for _ in range(50):
+        with raw_socket(cloud) as sock:
+            sock.sendall(pack_prefix(FrameType.HELLO, 65536, 64 << 20))  # the limits exactly, and then nothing
+            sock.sendall(pack_prefix(FrameType.INFER, 0, 1 << 62))
+    assert cloud.rss_bytes - before < 20 << 20
+
+
+def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Network, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    sent = 0
+    for kind in FrameType:
+        for gadget in gadgets(canary)[::4]:
+            for header in (pickle.dumps(gadget, 5), pickle.dumps({"model": gadget, "id": gadget}, 5)):
+                with raw_socket(cloud) as sock:
+                    sock.sendall(pack_prefix(kind, len(header), 0) + header)
+                    assert answer(sock) == "MALFORMED"
+                sent += 1
+    assert sent >= 100
+    assert not canary.exists()
+    assert_serves(cloud, le_net)
+
+
+def test_a_memo_bomb_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
+    assert_serves(cloud, le_net)
+    before = cloud.rss_bytes
+    bomb = plain_pickle._START + b"Nr" + struct.pack("<I", 1 << 26) + b"."
+    with raw_socket(cloud) as sock:
+        sock.sendall(pack_prefix(FrameType.HELLO, len(bomb), 0) + bomb)
+        assert answer(sock) == "MALFORMED"
+    assert cloud.rss_bytes - before < 10 << 20
+
+
+def test_a_peer_that_says_nothing_is_sent_away(cloud: CloudProcess) -> None:
+    started = time.monotonic()
+    with raw_socket(cloud) as sock:
+        assert answer(sock) == "DEADLINE"
+    assert 1.5 < time.monotonic() - started < 6  # the fixture's --hello-timeout is 2 s
+
+
+@pytest.mark.parametrize(
+    ("layers", "shapes", "reason"),
+    [
+        ([[1, 99]], [(1, 1, 28, 28)], "layers 1 to"),
+        ([[0, 3]], [(1, 1, 28, 28)], "input stays"),
+        ([[1, 13]], [], "read 1 tensors"),
+        ([[1, 13]], [(1, 1, 28, 28)] * 2, "read 1 tensors"),
+        ([[1, 13]], [(1, 1, 28, 29)], "makes float32"),
+        ([[1, 13]], [(2, 1, 28, 28)], "makes float32"),
+        ([[3, 13]], [(1, 1, 28, 28)], "makes float32"),
+        ([], [], "layers 1 to"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_and_the_connection_goes_on(
+    layers: list[list[int]], shapes: list[tuple[int, ...]], reason: str, cloud: CloudProcess, le_net: Network
+) -> None:
+    connection = greet(cloud, hello_of(le_net))
+    connection.send(Infer(1, layers, 30.0), soon(), [np.zeros(shape, np.float32) for shape in shapes])
+    with pytest.raises(AppError, match=reason):
+        connection.receive(soon()).read(Result)
+    connection.send(Probe(1, 10), soon())
+    assert connection.receive(soon()).read(Probed) == Probed(1)
+    connection.close()
+
+
+def test_a_request_whose_deadline_has_passed_is_told_so(cloud: CloudProcess, le_net: Network) -> None:
+    connection = greet(cloud, hello_of(le_net))
+    connection.send(Infer(1, [[1, 13]], 0.0), soon(), [np.asarray(le_net.example.tensor)])
+    with pytest.raises(DeadlineError, match="deadline"):
+        connection.receive(soon()).read(Result)
+    connection.close()
+
+
+def test_a_huge_answer_to_a_probe_is_refused(cloud: CloudProcess, le_net: Network) -> None:
+    connection = greet(cloud, hello_of(le_net))
+    connection.send(Probe(1, 1 << 40), soon())
+    with pytest.raises(AppError, match="at most"):
+        connection.receive(soon()).read(Probed)
+    connection.close()
+
+
+def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net: Network) -> None:
+    failures: list[BaseException] = []
+
+    def edge() -> None:
+        try:
+            for _ in range(3):
+                assert_serves(cloud, le_net)
+        except BaseException as error:  # noqa: BLE001  told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=edge) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_one_connection_may_change_its_network(cloud: CloudProcess, network: Callable[[str], Network]) -> None:
+    connection = greet(cloud, hello_of(network("le_net")))
+    connection.send(hello_of(network("mobile_net")), soon(60))
+    assert len(connection.receive(soon(60)).read(Ready).seconds) == len(network("mobile_net").traced.graph.layers)
+    connection.close()
+
+
+def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: Network) -> None:
+    with running_cloud(cache, "--max-connections", "2") as cloud:
+        held = [greet(cloud, hello_of(le_net)) for _ in range(2)]
+        for _ in range(20):
+            with raw_socket(cloud) as sock:
+                assert answer(sock) == "BUSY"
+        held.pop().close()
+        wait_until(lambda: cloud.threads < 64)
+        end = time.monotonic() + 5
+        while True:
+            try:
+                held.append(greet(cloud, hello_of(le_net)))
+                break
+            except ConnectError:
+                assert time.monotonic() < end
+        for connection in held:
+            connection.close()
+
+
+def test_a_token_is_needed_where_one_is_set(cache: Path, le_net: Network) -> None:
+    with running_cloud(cache, EDGE_CLOUD_TOKEN="a good secret") as cloud:
+        greet(cloud, hello_of(le_net, "a good secret")).close()
+        for wrong in ("", "another secret", "a good secre", "a good secret ", "ü" * 20):
+            with pytest.raises(ConnectError, match="wrong token"):
+                greet(cloud, hello_of(le_net, wrong))
+
+
+def test_a_network_over_the_memory_limit_is_refused(cache: Path, network: Callable[[str], Network]) -> None:
+    with running_cloud(cache, "--max-network-bytes", "1MiB") as cloud:
+        greet(cloud, hello_of(network("le_net"))).close()
+        with pytest.raises(AppError, match="--max-network-bytes"):
+            greet(cloud, hello_of(network("mobile_net")))
+
+
+def test_an_error_of_the_clouds_own_files_shows_no_path(cache: Path, le_net: Network, tmp_path: Path) -> None:
+    weights = tmp_path / "secret-place.safetensors"
+    weights.write_bytes(b"no weights")
+    with running_cloud(cache, "--weights", str(weights)) as cloud:
+        with pytest.raises(AppError, match="cannot load le_net") as caught:
+            greet(cloud, hello_of(le_net))
+        assert "secret-place" not in str(caught.value)
+
+
+def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str], Network]) -> None:
+    subject = network("mobile_net")
+    x = np.asarray(subject.example.tensor)
+    with running_cloud(cache) as cloud, ExitStack() as stack:
+        idle, *busy = [stack.enter_context(closing(greet(cloud, hello_of(subject)))) for _ in range(13)]
+        for connection in busy:
+            connection.send(Infer(1, [[1, len(subject.traced.graph.layers)]], 30.0), soon(), [x])
+        time.sleep(0.15)  # the requests are there, most of them in the queue
+        cloud.stop()
+        for connection in busy:
+            assert connection.receive(soon()).arrays()[0].shape == (1, 1000)
+        with pytest.raises(ProtocolError):
+            idle.receive(soon(5))  # had nothing in hand, so it was closed at once
+        assert cloud.process.wait(timeout=20) == 0
+        with pytest.raises(ConnectError):
+            connect("127.0.0.1", cloud.port, 1.0)
