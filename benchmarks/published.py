@@ -106,7 +106,7 @@ def published_cloud(name: str) -> Iterator[int]:
         process.communicate()
 
 
-def published_inference(edge: Edge, sock: socket.socket, point: int) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+def published_inference(edge: Edge, sock: socket.socket, point: int) -> tuple[float, np.ndarray]:
     """One inference of the baseline's edge, slowed down like ours."""
     x = np.asarray(edge.network.example.tensor)
     part = edge.executor.load(edge.graph.head_at(point))

@@ -120,7 +120,7 @@ def receiver(kind: str, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -
 # --- the senders; each returns seconds from the first byte to the acknowledgement
 
 
-def send_frame(connection: Connection, array: np.ndarray) -> float:  # type: ignore[type-arg]
+def send_frame(connection: Connection, array: np.ndarray) -> float:
     """One INFER, answered by one frame."""
     started = time.perf_counter()
     connection.send(Infer(1, [[1, 2]], 1.0), soon(), [array])
@@ -128,7 +128,7 @@ def send_frame(connection: Connection, array: np.ndarray) -> float:  # type: ign
     return time.perf_counter() - started
 
 
-def send_bare(sock: socket.socket, array: np.ndarray) -> float:  # type: ignore[type-arg]
+def send_bare(sock: socket.socket, array: np.ndarray) -> float:
     """The same bytes, nothing around them."""
     data = array.reshape(-1).view(np.uint8).data
     started = time.perf_counter()
@@ -138,7 +138,7 @@ def send_bare(sock: socket.socket, array: np.ndarray) -> float:  # type: ignore[
     return time.perf_counter() - started
 
 
-def send_published(sock: socket.socket, array: np.ndarray) -> float:  # type: ignore[type-arg]
+def send_published(sock: socket.socket, array: np.ndarray) -> float:
     """What the published scripts do."""
     tensor = torch.from_numpy(array)
     started = time.perf_counter()
@@ -200,9 +200,13 @@ def shaped_row(name: str, host: str, frames_port: int, bare_port: int) -> list[s
 
 def relay_row() -> list[str]:
     """Through the emulated link."""
-    with receiver("frames") as frames_port, receiver("bare") as bare_port:
-        with emulated_link("127.0.0.1", frames_port, LINK) as one, emulated_link("127.0.0.1", bare_port, LINK) as two:
-            return shaped_row(f"relay {LINK}", "127.0.0.1", one.address()[1], two.address()[1])
+    with (
+        receiver("frames") as frames_port,
+        receiver("bare") as bare_port,
+        emulated_link("127.0.0.1", frames_port, LINK) as one,
+        emulated_link("127.0.0.1", bare_port, LINK) as two,
+    ):
+        return shaped_row(f"relay {LINK}", "127.0.0.1", one.address()[1], two.address()[1])
 
 
 # --- two namespaces and tc, as root
@@ -263,17 +267,15 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["--shaped"]:
         print("|".join(shaped_row("tc tbf 20mbit", argv[1], int(argv[2]), int(argv[3]))))
         return 0
-    rows = [*loopback_rows(), relay_row()]
     tbf = tbf_row()
+    rows = [*loopback_rows(), relay_row(), *([tbf] if tbf else [])]
     notes = [
         "Loopback: the ratio is the median of the ratios to the bare transfer of the same turn.",
         "Shaped: the ratio is to bytes / goodput + round trip of bare sockets on the same link in the same run.",
     ]
     if tbf is None:
         notes.append("The rows between network namespaces need root, tc and Linux, and were left out.")
-    write_table(
-        "wire", "What the wire costs", ["transfer", "median", "spread", "ratio"], [*rows, *filter(None, [tbf])], notes
-    )
+    write_table("wire", "What the wire costs", ["transfer", "median", "spread", "ratio"], rows, notes)
     return 0
 
 
