@@ -115,10 +115,10 @@ def _headline(outcome: Outcome) -> Group:
         f"{point.layer} layers here, {len(graph.layers) - 1 - point.layer} on the cloud, "
         f"{format_bytes(plan.chosen.boundary_bytes)} cross",
     )
-    how = "given" if plan.method == "given" else f"least predicted total, decided in {format_seconds(plan.decision_s)}"
-    lines.append(
-        f"cut    point {point.number} of {len(graph.points) - 1}, after {graph.layers[point.layer].id}: {where} ({how})"
-    )
+    after = graph.layers[point.layer].id
+    lines.append(f"cut    point {point.number} of {len(graph.points) - 1}, after {after}: {where}")
+    chosen = f"least predicted total of {len(plan.candidates)} points, chosen in {format_seconds(plan.decision_s)}"
+    lines.append(f"why    {'the point was given' if plan.method == 'given' else chosen}")
     return Group(*(Text(line) for line in lines))
 
 
