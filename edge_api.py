@@ -15,23 +15,16 @@ if TYPE_CHECKING:
     from runtime.edge import EdgeConfig
     from runtime.single import Outcome
 
-MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
     cli.add_place_flags(parser, "the cloud's address; without it a cloud is started here for this call", None)
-    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=MODELS)
+    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample photograph or digit)")
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
-    what.add_argument(
-        "--weights",
-        default="default",
-        metavar="SOURCE",
-        help="default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file",
-    )
+    what.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
     where.add_argument("--point", type=cli.count, metavar="K", help="0: all on the cloud; the last: all here")
     where.add_argument(
@@ -113,17 +106,12 @@ def infer(options: argparse.Namespace) -> int:
 
 def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     """The answer, to stdout."""
-    from rich.console import Console
-
     from runtime import report
 
     if as_json:
         print(json.dumps(report.to_json(outcome)))
     else:
-        console = Console()
-        if not console.is_terminal:
-            console.width = 120
-        report.show(outcome, console)
+        report.show(outcome, cli.wide_console())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

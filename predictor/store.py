@@ -5,13 +5,13 @@ import json
 import logging
 import math
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from predictor.profile import Profile, ProfileKey
 from utils.errors import UsageError
+from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -86,17 +86,3 @@ def save(folder: Path, profile: Profile) -> None:
         write_atomically(path, text)
     except OSError as error:
         log.warning("cannot save the profile %s (%s): it will be measured again next time", path, error.strerror)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

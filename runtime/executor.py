@@ -57,7 +57,7 @@ class Executor(Protocol):
     def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in order."""
 
-    def profile(self, folder: Path, progress: Progress, *, tails: bool) -> Profile:
+    def profile(self, folder: Path, progress: Progress, *, tails: bool, is_fresh: bool = False) -> Profile:
         """Measured times of every layer on this device, and of tails if they are wanted; cached in `folder`."""
 
 
@@ -111,8 +111,13 @@ class TorchExecutor:
             self._share.stretch(started, work_clock() - work_started)
         return Ran(made, self._clock() - started)
 
-    def profile(self, folder: Path, progress: Progress = lambda _: None, *, tails: bool) -> Profile:
-        """In seconds of work: an emulated share is not in them, so one profile serves every share."""
+    def profile(
+        self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
+    ) -> Profile:
+        """In seconds of work: an emulated share is not in them, so one profile serves every share.
+
+        `is_fresh` measures again even where the times are known.
+        """
         key = ProfileKey(
             model=self._traced.graph.name,
             graph=self._traced.graph.digest,
@@ -123,7 +128,7 @@ class TorchExecutor:
             clock="wall" if self._share is None else "work",
             torch=torch.__version__,
         )
-        found = store.load(folder, key, len(self._traced.graph.layers))
+        found = None if is_fresh else store.load(folder, key, len(self._traced.graph.layers))
         if found is None or (tails and not found.tails):
             clock = self._clock if self._share is None else work_clock
             x = self._network.example.tensor.to(self._device)

@@ -20,6 +20,7 @@ from runtime.executor import BACKENDS, CpuShare, Network, TorchExecutor
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, UsageError
+from utils.files import write_atomically
 from utils.inference_utils import find_device
 
 CPU = torch.device("cpu")
@@ -148,14 +149,14 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path: Path, caplog: pyt
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.json"
-    store.write_atomically(path, "old")
+    write_atomically(path, "old")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("predictor.store.os.fsync", full)
+    monkeypatch.setattr("utils.files.os.fsync", full)
     with pytest.raises(OSError, match="space"):
-        store.write_atomically(path, "new")
+        write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

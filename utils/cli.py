@@ -8,10 +8,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 VERSION = "0.1.0"
 MAX_PORT = 65535
@@ -42,17 +45,26 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
+WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
+
+
 def add_place_flags(parser: argparse.ArgumentParser, host_help: str, default_host: str | None) -> None:
     """-i, -p, -d and what else both sides have."""
     parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
     parser.add_argument("-p", "--port", type=port, default=9999, help="TCP port of the cloud")
+    add_device_flags(parser)
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
+    )
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """What everything has that computes."""
     parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads for one layer (default: all cores)")
     parser.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="for measured times (default: the XDG cache folder)"
-    )
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
     )
 
 
@@ -150,3 +162,13 @@ def stop_at_end_of_stdin(stop: Callable[[], None]) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     stop()
+
+
+def wide_console() -> "Console":
+    """Stdout for tables; where it is no terminal, wide enough for them."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    return console
