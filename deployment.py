@@ -64,12 +64,11 @@ def export(measured: "MeasuredNetwork", csv: Path | None, excel: Path | None) ->
 def show(measured: "MeasuredNetwork", *, as_json: bool) -> None:
     """The table, to stdout."""
     from runtime import measure
-    from utils.cli import wide_console
 
     if as_json:
         print(json.dumps(measure.to_json(measured)))
     else:
-        wide_console().print(measure.to_table(measured))
+        cli.show(lambda console: console.print(measure.to_table(measured)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
-    cli.add_place_flags(parser, "the cloud's address; without it a cloud is started here for this call", None)
+    host_help = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
+    cli.add_place_flags(parser, host_help, None, None)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample photograph or digit)")
@@ -36,7 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
-    runs.add_argument("--timeout", type=cli.duration, default="60s", help="longest time for one inference")
+    runs.add_argument(
+        "--timeout",
+        type=cli.duration,
+        default="60s",
+        metavar="TIME",
+        help="longest wait for the cloud in one inference",
+    )
+    runs.add_argument(
+        "--ready-timeout", type=cli.duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
+    )
     emulation = parser.add_argument_group("emulation, without root")
     emulation.add_argument(
         "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
@@ -70,7 +80,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     config = EdgeConfig(
         model=options.type,
         host=options.ip or "127.0.0.1",
-        port=options.port,
+        port=options.port or cli.DEFAULT_PORT,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -83,9 +93,10 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         verify=options.verify,
         compare=options.compare,
         timeout_s=options.timeout,
+        ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=tuple(own_cloud) if options.ip is None else None,
+        own_cloud=tuple(own_cloud) if options.ip is None and options.port is None else None,
         cache_dir=cache_dir,
         token=read_token(options.token_file),
     )
@@ -111,7 +122,7 @@ def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.to_json(outcome)))
     else:
-        report.show(outcome, cli.wide_console())
+        cli.show(lambda console: report.show(outcome, console))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,12 +15,11 @@ import selectors
 import socket
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from utils.cli import stop_at_end_of_stdin
+from utils.cli import exit_at_end_of_stdin
 from utils.errors import AppError, ConnectError
 from utils.units import parse_duration, parse_link
 
@@ -138,7 +137,10 @@ class Relay:
         heapq.heappush(self._events, (moment, next(self._order), action))
 
     def _accept(self) -> None:
-        edge, _ = self._listener.accept()
+        try:
+            edge, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone again
         try:
             cloud = _small_buffers(socket.create_connection(self._to, timeout=5))
         except OSError:
@@ -277,6 +279,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Relay until interrupted."""
     options = _parser().parse_args(argv)
+    if options.until_stdin_closes:
+        exit_at_end_of_stdin()
     try:
         freeze_s = parse_duration(options.freeze_for)
         shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s)
@@ -285,8 +289,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"relay: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)
-    if options.until_stdin_closes:
-        threading.Thread(target=stop_at_end_of_stdin, args=(relay.stop,), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         relay.serve()
     return 0

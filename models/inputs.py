@@ -1,6 +1,7 @@
 """What goes into a network: a picture through the network's own preprocessing, or a saved tensor."""
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import UsageError
+from utils.files import require_file
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
+MAX_ITEM_BYTES, MAX_NPY_HEADER_BYTES = 16, 65_536
 MAX_PIXELS = 64_000_000  # a picture that is larger is refused before it is decoded
 
 
@@ -35,6 +38,7 @@ def digit_tensor(picture: Image.Image) -> torch.Tensor:
 
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
     """Read a picture file. Raises UsageError where it is missing or not a picture."""
+    require_file(path)
     try:
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
@@ -42,13 +46,26 @@ def from_image(path: Path, preprocess: Preprocess, source: str | None = None) ->
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise UsageError(f"{path}: {picture.width}x{picture.height} is more than {MAX_PIXELS} pixels")
-            upright = ImageOps.exif_transpose(picture)
-            tensor = preprocess(upright)
+            tensor = preprocess(_eight_bit(ImageOps.exif_transpose(picture)))
+    except UsageError:
+        raise
     except UnidentifiedImageError:
         raise UsageError(f"{path} is not a picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise a dozen kinds on damaged files
         raise UsageError(f"cannot read the picture {path}: {_reason(error)}") from None
     return Input(tensor, source or f"image:{path}")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """A picture without transparency, eight bits a channel: what is transparent shows white, as on paper."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise UsageError(f"pictures with {picture.mode!r} pixels have no agreed brightness: save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        paper = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(paper, picture.convert("RGBA")).convert("RGB")
+    return picture
 
 
 def from_array(path: Path, shape: tuple[int, ...]) -> Input:
@@ -56,15 +73,21 @@ def from_array(path: Path, shape: tuple[int, ...]) -> Input:
 
     Raises UsageError where it is not such an array, or holds NaN or infinity.
     """
+    require_file(path)
+    limit = MAX_ITEM_BYTES * math.prod(shape) + MAX_NPY_HEADER_BYTES
+    if path.stat().st_size > limit:
+        raise UsageError(f"{path} is larger than any array of shape {(1, *shape)}")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except Exception as error:  # noqa: BLE001  a damaged header raises a dozen kinds
         raise UsageError(f"cannot read the array {path}: {_reason(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise UsageError(f"{path}: an array of numbers in .npy format is needed")
     if array.shape not in (shape, (1, *shape)):
         raise UsageError(f"{path}: shape {array.shape} does not fit the network, which takes {(1, *shape)}")
-    tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *shape)
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *shape)
     if not torch.isfinite(tensor).all():
         raise UsageError(f"{path}: holds NaN or infinity")
     return Input(tensor, f"array:{path}")

@@ -27,6 +27,8 @@ class Entry:
     preprocess: Preprocess
     """Turns a PIL picture into a (1, *input_shape) float32 tensor."""
     labels: tuple[str, ...]
+    parameter_bytes: int
+    """Bytes of the parameters, to know before they are there."""
     sample: str
     """Name of the default input in `models.inputs.SAMPLES`."""
     shipped: str | None = None
@@ -44,7 +46,7 @@ def find(name: str) -> Entry:
     if name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in torchvision_names():
         return _torchvision(name, name.removeprefix(TORCHVISION))
     known = ", ".join(_ENTRIES)
-    raise UsageError(f"unknown network {name!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
+    raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
 
 
 def torchvision_names() -> list[str]:
@@ -60,6 +62,7 @@ def _le_net() -> Entry:
         input_shape=(1, 28, 28),
         preprocess=digit_tensor,
         labels=tuple("0123456789"),
+        parameter_bytes=4 * 61_706,
         sample="digit",
         shipped="le_net.safetensors",
     )
@@ -75,6 +78,7 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
         input_shape=(3, side, side),
         preprocess=partial(_transform, transform),
         labels=tuple(weights.meta["categories"]),
+        parameter_bytes=4 * weights.meta["num_params"],
         sample="photo",
         imagenet=partial(_build, torchvision_name, weights=weights),
     )

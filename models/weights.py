@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from models.registry import Entry
 from utils.errors import MismatchError, UsageError
+from utils.files import require_file
+from utils.units import printable
 
 DEFAULT = "default"
 IMAGENET = "imagenet"
@@ -53,13 +55,6 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
     return _finish(model, "shipped" if weights == DEFAULT else f"file {path}", trained=True)
 
 
-def parameter_bytes(entry: Entry) -> int:
-    """Bytes of the parameters of a network, without allocating them."""
-    with torch.device("meta"):
-        model = entry.build()
-    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-
-
 def digest(model: nn.Module) -> str:
     """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in the order of their names."""
     sha = hashlib.sha256()
@@ -87,6 +82,7 @@ def _published(entry: Entry) -> nn.Module:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
+    require_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -106,9 +102,18 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def _state_dict(state: Any, path: Path) -> dict[str, torch.Tensor]:
     if isinstance(state, dict) and "state_dict" in state:
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UsageError(f"{path} does not hold a state_dict (names and tensors)")
+    if not isinstance(state, dict) or not all(_is_dense(value) for value in state.values()):
+        raise UsageError(f"{path} does not hold a state_dict (names and dense tensors)")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested)
+    )
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
@@ -118,7 +123,7 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: st
         if key not in state:
             _refuse(path, name, f"it has no {key}")
         if key not in wanted:
-            _refuse(path, name, f"the network has no {key}")
+            _refuse(path, name, f"the network has no {printable(key, 100)}")
         if wanted[key].shape != state[key].shape:
             there, here = tuple(state[key].shape), tuple(wanted[key].shape)
             _refuse(path, name, f"{key} is {there} there and {here} in the network")

@@ -22,6 +22,7 @@ from utils.errors import (
     ProtocolError,
     UsageError,
 )
+from utils.units import printable
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
@@ -76,6 +77,10 @@ class Connection:
         self, message: Message, described: dict[str, Any], buffers: list[memoryview], deadline: Deadline
     ) -> int:
         header = plain_pickle.dumps(to_header(message) | described)
+        if len(header) > self.limits.header_bytes:
+            raise ProtocolError(
+                f"a header of {len(header)} bytes is to be sent, the limit is {self.limits.header_bytes}"
+            )
         payload_bytes = sum(buffer.nbytes for buffer in buffers)
         if payload_bytes > self.limits.payload_bytes:
             raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
@@ -91,12 +96,21 @@ class Connection:
             try:
                 sent = self.sock.sendmsg(parts)
             except OSError as error:
-                raise _lost(error, deadline) from None
+                raise self._refusal_or(_lost(error, deadline)) from None
             self.sent_bytes += sent
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
             if sent:
                 parts[0] = parts[0][sent:]
+
+    def _refusal_or(self, lost: AppError) -> AppError:
+        """Why the other side has closed while we were sending: it may have said so."""
+        if isinstance(lost, PeerClosedError):
+            with contextlib.suppress(AppError):
+                frame = self.receive(Deadline.after(1.0, "a refusal"))
+                if frame.kind is FrameType.ERROR:
+                    return refusal(from_header(Error, frame.header))
+        return lost
 
     def receive(self, deadline: Deadline, frame_s: float | None = None) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
@@ -109,25 +123,26 @@ class Connection:
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
         inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
-        started = time.monotonic()
-        self._receive_all(prefix_bytes[got:], inside, started)
+        progress = _Progress(time.monotonic(), self.received_bytes)
+        self._receive_all(prefix_bytes[got:], inside, progress)
         prefix = parse_prefix(prefix_bytes, self.limits)
         header = memoryview(bytearray(prefix.header_bytes))
-        self._receive_all(header, inside, started)
+        self._receive_all(header, inside, progress)
         fields = plain_pickle.loads(bytes(header))
         payload = np.empty(prefix.payload_bytes, np.uint8).data
-        self._receive_all(payload, inside, started)
+        self._receive_all(payload, inside, progress)
         return Frame(prefix.kind, fields, payload, self.limits)
 
-    def _receive_all(self, into: memoryview, deadline: Deadline, started: float) -> None:
+    def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
         while received < into.nbytes:
             got = self._receive_some(into[received:], deadline)
             if not got:
                 raise PeerClosedError("the other side closed the connection inside a frame")
             received += got
-            elapsed = time.monotonic() - started
-            if elapsed > PATIENCE_S and received < self.min_bytes_per_s * (elapsed - PATIENCE_S):
+            elapsed = time.monotonic() - since.at
+            arrived = self.received_bytes - since.received_bytes
+            if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
                 raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
     def _receive_some(self, into: memoryview, deadline: Deadline) -> int:
@@ -138,6 +153,16 @@ class Connection:
             raise _lost(error, deadline) from None
         self.received_bytes += got
         return got
+
+    def peer_has_left(self) -> bool:
+        """Whether the other side has closed; what it has sent stays unread."""
+        self.sock.settimeout(0)
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def refuse(self, error: Error, seconds: float) -> None:
         """Send a refusal and close. Closing with unread bytes would reset the connection and lose the refusal, so
@@ -159,13 +184,21 @@ class Connection:
         self.sock.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """When a frame began, and what the connection had received by then."""
+
+    at: float
+    received_bytes: int
+
+
 class ClosedAtBoundaryError(PeerClosedError):
     """The other side closed between two frames, which is how a connection ends in good order."""
 
 
 def _lost(error: OSError, deadline: Deadline) -> AppError:
-    """What an error of the socket means."""
-    if isinstance(error, TimeoutError):
+    """What an error of the socket means. A time-out of ours has no number, one of TCP has."""
+    if isinstance(error, TimeoutError) and error.errno is None:
         return deadline.passed()
     return PeerClosedError(f"the connection broke: {error.strerror or error}")
 
@@ -188,7 +221,7 @@ def connect(host: str, port: int, timeout_s: float, limits: Limits | None = None
     """Open a connection. Raises ConnectError that says what to do."""
     try:
         sock = socket.create_connection((host, port), timeout=timeout_s)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
         raise ConnectError(
             f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p"
@@ -210,5 +243,4 @@ _REFUSALS: dict[str, type[AppError]] = {
 def refusal(error: Error) -> AppError:
     """What an ERROR of the cloud means on the edge."""
     kind = _REFUSALS.get(error.code, AppError)
-    text = error.text if error.text.isprintable() else repr(error.text)
-    return kind(f"the cloud refused ({error.code[:32]!s}): {text[:300]}")
+    return kind(f"the cloud refused ({printable(error.code, 32)}): {printable(error.text, 300)}")

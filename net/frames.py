@@ -29,6 +29,9 @@ class FrameType(IntEnum):
     ERROR = 7
 
 
+_WITH_PAYLOAD = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROBE, FrameType.PROBED})
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What this side accepts from the other, checked before any memory is taken."""
@@ -83,6 +86,8 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
         raise ProtocolError(f"unknown frame type {number}")
     if flags:
         raise ProtocolError(f"unknown flags {flags:#06x}")
+    if payload_bytes and FrameType(number) not in _WITH_PAYLOAD:
+        raise ProtocolError(f"a {FrameType(number).name} has no payload")
     if header_bytes > limits.header_bytes:
         raise TooLargeError(f"header of {header_bytes} bytes, the limit is {limits.header_bytes}")
     if payload_bytes > limits.payload_bytes:

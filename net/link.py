@@ -13,6 +13,7 @@ import numpy as np
 from net.connection import Connection
 from net.messages import Probe, Probed
 from utils.deadline import Deadline
+from utils.errors import ProtocolError
 
 PING_BYTES = 256  # about the size of the header of a real request, so that its time is in the intercept
 PINGS = 8
@@ -103,5 +104,8 @@ class Prober:
         self._count += 1
         started = time.perf_counter()
         self.connection.send_bytes(Probe(self._count, down_bytes), self._payload[:up_bytes], self.deadline)
-        self.connection.receive(self.deadline).read(Probed)
-        return Transfer(up_bytes + down_bytes, time.perf_counter() - started)
+        frame = self.connection.receive(self.deadline)
+        seconds = time.perf_counter() - started
+        if frame.read(Probed).id != self._count or frame.payload.nbytes != down_bytes:
+            raise ProtocolError("the cloud answered another probe than the one that was sent")
+        return Transfer(up_bytes + down_bytes, seconds)

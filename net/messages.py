@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from net.frames import FrameType
-from utils.errors import ProtocolError
+from utils.errors import AppError, ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,9 @@ class Probed:
     id: int
 
 
+MAX_ERROR_TEXT = 300
+
+
 @dataclass(frozen=True, slots=True)
 class Error:
     """Cloud to edge: a refusal, as a code and a short text that tells nothing of the cloud's inside."""
@@ -87,6 +90,11 @@ class Error:
     TYPE: ClassVar[FrameType] = FrameType.ERROR
     code: str
     text: str
+
+    @classmethod
+    def of(cls, error: AppError) -> "Error":
+        """What the other side is told about an error of ours."""
+        return cls(error.code, str(error)[:MAX_ERROR_TEXT])
 
 
 Message = Hello | Ready | Infer | Result | Probe | Probed | Error

@@ -24,6 +24,8 @@ def read_token(token_file: Path | None) -> str:
         token = os.environ.get(TOKEN_VARIABLE, "")
         if not token:
             return ""
+    if not token.isascii() or not token.isprintable():
+        raise UsageError("a token is printable ASCII text")
     if not TOKEN_BYTES[0] <= len(token.encode()) <= TOKEN_BYTES[1]:
         raise UsageError(f"a token has {TOKEN_BYTES[0]} to {TOKEN_BYTES[1]} bytes")
     return token
@@ -31,7 +33,11 @@ def read_token(token_file: Path | None) -> str:
 
 def is_token_right(expected: str, given: str) -> bool:
     """Compare in constant time; where none is expected every one is right."""
-    return not expected or hmac.compare_digest(expected.encode(), given.encode())
+    return not expected or hmac.compare_digest(_bytes(expected), _bytes(given))
+
+
+def _bytes(token: str) -> bytes:
+    return token.encode("utf-8", "surrogatepass")
 
 
 def check_binding(host: str, token: str, *, insecure: bool) -> None:

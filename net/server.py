@@ -11,6 +11,7 @@ from net.frames import Limits
 from net.messages import Error
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError
+from utils.units import printable
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,11 @@ class Server:
                 log.warning("accept failed: %s", error)
                 self._stopping.wait(0.1)
                 continue
-            self._admit(sock, f"{address[0]}:{address[1]}")
+            try:
+                self._admit(sock, f"{address[0]}:{address[1]}")
+            except OSError as error:  # it has gone again
+                log.info("! %s: %s", address, error)
+                sock.close()
         self._listener.close()
         self._drain()
 
@@ -94,8 +99,17 @@ class Server:
         if full:
             log.warning("! %s refused: %d connections are open (--max-connections)", name, self.max_connections)
             self._refuse(peer)
-        else:
+            return
+        try:
             thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            log.warning("! %s refused: %s", name, error)
+            self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        peer.connection.close()
+        with self._lock:
+            self._peers.pop(peer, None)
 
     def _refuse(self, peer: Peer) -> None:
         if not self._refusers.acquire(blocking=False):  # a flood: no more manners
@@ -118,15 +132,13 @@ class Server:
         except AppError as error:
             if self.is_stopping and not peer.is_working:
                 return  # it is us who closed it
-            log.warning("! %s refused, %s: %s", peer.name, error.code, error)
-            peer.connection.refuse(Error(error.code, str(error)), REFUSAL_S)
+            log.warning("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
+            peer.connection.refuse(Error.of(error), REFUSAL_S)
         except Exception:
             log.exception("! %s: a bug; the connection is closed, the others go on", peer.name)
             peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), REFUSAL_S)
         finally:
-            peer.connection.close()
-            with self._lock:
-                self._peers.pop(peer, None)
+            self._forget(peer)
             log.info("> %s gone", peer.name)
 
     def _drain(self) -> None:

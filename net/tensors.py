@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from net.frames import Limits, TooLargeError
+from utils.dtypes import TRAVELLING
 from utils.errors import ProtocolError
 
 Array = npt.NDArray[Any]
 RAW = "raw"
-_DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(name).newbyteorder("<")
-    for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
+_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name).newbyteorder("<") for name in TRAVELLING}
 
 
 def describe(arrays: Sequence[Array]) -> tuple[dict[str, Any], list[memoryview]]:
@@ -30,7 +28,7 @@ def describe(arrays: Sequence[Array]) -> tuple[dict[str, Any], list[memoryview]]
         if name not in _DTYPES:
             raise TypeError(f"dtype {name} does not travel")
         tensors.append((name, tuple(array.shape), RAW, index))
-        plain = np.ascontiguousarray(array, dtype=_DTYPES[name])
+        plain = np.asarray(array, dtype=_DTYPES[name], order="C")
         buffers.append(plain.reshape(-1).view(np.uint8).data)
     return {"tensors": tensors, "buffers": [buffer.nbytes for buffer in buffers]}, buffers
 
@@ -63,10 +61,11 @@ def _view_one(row: Any, index: int, payload: memoryview, starts: list[int], size
     if len(shape) > limits.dimensions:
         raise TooLargeError(f"{len(shape)} dimensions, the limit is {limits.dimensions}")
     if math.prod(shape) * _DTYPES[name].itemsize != sizes[index]:
-        raise ProtocolError(f"shape {shape} of {name} is not {sizes[index]} bytes")
+        raise ProtocolError(f"a shape of {name} does not have the size of its buffer")
     part = payload[starts[index] : starts[index] + sizes[index]]
     return np.frombuffer(part, dtype=_DTYPES[name]).reshape(shape)
 
 
 def _short(value: Any) -> str:
-    return repr(value)[:40]
+    """A stranger's value for a message: nothing but text is written out, and never more than a little."""
+    return ascii(value[:40]) if type(value) is str else type(value).__name__

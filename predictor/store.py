@@ -1,5 +1,6 @@
 """Measured profiles on disk, one file for each key. What cannot be trusted is set aside and measured again."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,7 +21,10 @@ MAX_FILE_BYTES = 64 << 20
 
 def default_folder() -> Path:
     """The user's cache folder for this program (XDG base directories)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
+    except RuntimeError:
+        raise UsageError("this user has no home folder: give --cache-dir DIR") from None
 
 
 def path_of(folder: Path, key: ProfileKey) -> Path:
@@ -43,7 +47,8 @@ def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         aside = path.with_suffix(".bad")
-        path.replace(aside)
+        with contextlib.suppress(OSError):  # a folder that cannot be written; it is measured again all the same
+            path.replace(aside)
         log.warning("the profile %s is damaged (%s): moved to %s and measured again", path, error, aside.name)
         return None
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from utils.errors import AppError
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 60.0
-STOP_S = 10.0
+START_S = 300.0
+STOP_S = 5.0
 LISTENING = "listening on "
 
 
@@ -49,11 +49,11 @@ class Child:
 
     def stop(self) -> None:
         """Close its standard input and wait; kill it if it does not go."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.communicate(timeout=STOP_S)
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """The cloud's side: networks that are kept ready, and the conversation with each edge."""
 
+import gc
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +26,12 @@ from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
 from utils.inference_utils import device_name, find_device, set_threads
+from utils.units import printable
 
 log = logging.getLogger(__name__)
 
 MAX_PROBE_REPLY = 4 << 20
+LOAD_S, CLOSE_S = 600.0, 5.0
 
 Answer = tuple[Message, Sequence[Array]]
 
@@ -41,6 +46,8 @@ class CloudConfig:
     threads: int | None = None
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""
+    models: tuple[str, ...] = ()
+    """The networks that are served; none means all of the registry."""
     cache_dir: Path = Path()
     token: str = ""
     limits: Limits = field(default_factory=Limits)
@@ -73,40 +80,65 @@ class RequestError(AppError):
 class Networks:
     """The networks in memory, the least recently used ones leaving when there are too many bytes."""
 
-    def __init__(self, config: CloudConfig, device: torch.device) -> None:
+    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker) -> None:
         self._config = config
         self._device = device
+        self._worker = worker
+        self._loading = threading.Lock()
+        self._lock = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
 
-    def get(self, name: str) -> Served:
-        """Find a network, or build, trace and measure it. Runs on the worker's thread: one at a time."""
+    def get(self, name: str, deadline: Deadline, is_wanted: Callable[[], bool] = lambda: True) -> Served:
+        """Find a network, or load and measure it, one at a time. Requests for other networks go on meanwhile.
+
+        Raises DeadlineError where the turn does not come in time, and BusyError where nobody wants it any more.
+        """
         entry = registry.find(name)
-        if entry.name not in self._kept:
-            needed = weights.parameter_bytes(entry)
-            self._make_room(entry.name, needed)
-            self._kept[entry.name] = self._build(entry, needed)
-        self._kept.move_to_end(entry.name)
-        return self._kept[entry.name]
+        if (found := self._find(entry.name)) is not None:
+            return found
+        if not self._loading.acquire(timeout=deadline.remaining()):
+            raise deadline.passed()
+        try:
+            if (found := self._find(entry.name)) is not None:
+                return found
+            if not is_wanted():
+                raise BusyError(f"whoever asked for {entry.name} has left")
+            self._make_room(entry)
+            loaded = self._load(entry, deadline)
+            with self._lock:
+                self._kept[entry.name] = loaded
+            return loaded
+        finally:
+            self._loading.release()
 
-    def _make_room(self, name: str, needed: int) -> None:
-        limit = self._config.max_network_bytes
+    def _find(self, name: str) -> Served | None:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def _make_room(self, entry: registry.Entry) -> None:
+        limit, needed = self._config.max_network_bytes, entry.parameter_bytes
         if needed > limit:
-            raise RequestError(f"{name} has {needed} bytes of parameters, the limit is {limit} (--max-network-bytes)")
-        while self._kept and needed + sum(s.parameter_bytes for s in self._kept.values()) > limit:
-            gone, _ = self._kept.popitem(last=False)
-            log.info("= %s leaves memory", gone)
+            raise RequestError(f"{entry.name} has {needed} bytes of parameters, over --max-network-bytes ({limit})")
+        with self._lock:
+            while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
+                gone, _ = self._kept.popitem(last=False)
+                log.info("= %s leaves memory", gone)
+        gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
 
-    def _build(self, entry: registry.Entry, needed: int) -> Served:
+    def _load(self, entry: registry.Entry, deadline: Deadline) -> Served:
         log.info("= loading %s", entry.name)
         chosen = self._config.weights
         loaded = weights.load(entry, chosen.get(entry.name, chosen.get("", weights.DEFAULT)))
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = TorchExecutor(network, self._device)
-        profile = executor.profile(self._config.cache_dir, tails=True)
-        graph = network.traced.graph
+        executor, graph = TorchExecutor(network, self._device), network.traced.graph
+        # measured in turn with the requests, so that neither disturbs the other
+        profile, _ = self._worker.run(lambda: executor.profile(self._config.cache_dir, tails=True), deadline)
         total_s = sum(profile.seconds)
         log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, len(graph.layers), loaded.origin, total_s)
-        return Served(executor, graph, profile, needed, Hello(entry.name, loaded.digest, graph.digest, [RAW], ""))
+        hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
+        return Served(executor, graph, profile, entry.parameter_bytes, hello)
 
 
 class TokenError(AppError):
@@ -125,45 +157,50 @@ class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
     def __init__(self, config: CloudConfig) -> None:
+        named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
+        config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
         self._config = config
         self._device = find_device(config.device)
         set_threads(config.threads)
-        self._networks = Networks(config, self._device)
         self._worker = Worker(config.max_queue)
+        self._networks = Networks(config, self._device, self._worker)
         self.server = Server(config.host, config.port, self._converse, config.limits, config.max_connections)
 
-    def preload(self) -> None:
-        """Load the networks whose weights were named, so that a wrong file is met before any edge is."""
-        for name in filter(None, self._config.weights):
-            self._networks.get(name)
+    def check_weights(self) -> None:
+        """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        for name, source in self._config.weights.items():
+            if name:
+                weights.load(registry.find(name), source)
 
     def close(self) -> None:
-        """End the worker."""
-        self._worker.close()
+        """End the worker; what it is doing has a moment to finish."""
+        self._worker.close(CLOSE_S)
 
     def _converse(self, peer: Peer) -> None:
         frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
-        served: Served | None = None
+        model = ""
         while True:
             peer.is_working = True
             if frame.kind is FrameType.HELLO:
-                served = self._greet(peer, frame)
-            elif served is None:
+                model = self._greet(peer, frame)
+            elif not model:
                 raise ProtocolError("the first message must be HELLO")
             else:
-                self._answer(peer, frame, served)
+                self._answer(peer, frame, model)
             peer.is_working = False
             if self.server.is_stopping:
                 return
+            del frame  # and with it the payload, which would stay while nothing comes
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
             frame = peer.connection.receive(idle, frame_s=self._config.request_s)
 
-    def _greet(self, peer: Peer, frame: Frame) -> Served:
+    def _greet(self, peer: Peer, frame: Frame) -> str:
+        """Agree on a network; returns its name. A conversation keeps no network, or none could ever leave memory."""
         hello = frame.read(Hello)
         if not is_token_right(self._config.token, hello.token):
             raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
-        deadline = Deadline.after(self._config.request_s, "the network was not ready")
-        served, _ = self._worker.run(lambda: self._find(hello.model), deadline)
+        deadline = Deadline.after(LOAD_S, "the network was not ready")
+        served = self._find(hello.model, deadline, lambda: not peer.connection.peer_has_left())
         _check_same(hello, served.hello)
         ready = Ready(
             seconds=list(served.profile.seconds),
@@ -173,35 +210,38 @@ class Cloud:
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
         )
-        peer.connection.send(ready, deadline)
+        peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         log.info("> %s gets %s", peer.name, served.hello.model)
-        return served
+        return served.hello.model
 
-    def _find(self, name: str) -> Served:
+    def _find(self, name: str, deadline: Deadline, is_wanted: Callable[[], bool]) -> Served:
         try:
-            registry.find(name)
+            entry = registry.find(name)
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
+        if self._config.models and entry.name not in self._config.models:
+            raise UnknownModelError(f"this cloud serves only {', '.join(self._config.models)} (--models)")
         try:
-            return self._networks.get(name)
+            return self._networks.get(name, deadline, is_wanted)
         except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
             log.warning("! %s cannot be served: %s", name, error)
             raise RequestError(f"this cloud cannot load {name}; its log says why") from None
 
-    def _answer(self, peer: Peer, frame: Frame, served: Served) -> None:
+    def _answer(self, peer: Peer, frame: Frame, model: str) -> None:
         if frame.kind not in _ANSWERS:
             raise ProtocolError(f"{frame.kind.name} is not for a cloud")
         deadline = Deadline.after(self._config.request_s, "the request")
         try:
-            message, arrays = _ANSWERS[frame.kind](self, frame, served)
+            message, arrays = _ANSWERS[frame.kind](self, frame, model)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
-            log.warning("! %s refused, %s: %s", peer.name, error.code, error)
-            peer.connection.send(Error(error.code, str(error)), deadline)
+            log.warning("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
+            peer.connection.send(Error.of(error), deadline)
         else:
             peer.connection.send(message, deadline, arrays)
 
-    def _infer(self, frame: Frame, served: Served) -> Answer:
+    def _infer(self, frame: Frame, model: str) -> Answer:
         request = frame.read(Infer)
+        served = self._networks.get(model, Deadline.after(LOAD_S, "the network was not ready"))
         layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
         arrays = frame.arrays()
         _check_arrays(arrays, layers, served.graph)
@@ -209,15 +249,14 @@ class Cloud:
         ran, queue_s = self._worker.run(lambda: served.executor.run(served.executor.load(layers), arrays), deadline)
         return Result(request.id, queue_s, ran.seconds), ran.arrays
 
-    def _probe(self, frame: Frame, served: Served) -> Answer:
-        del served
+    def _probe(self, frame: Frame, _model: str) -> Answer:
         request = frame.read(Probe)
         if request.reply_bytes > MAX_PROBE_REPLY:
             raise RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes")
         return Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else []
 
 
-_ANSWERS: dict[FrameType, Callable[[Cloud, Frame, Served], Answer]] = {
+_ANSWERS: dict[FrameType, Callable[[Cloud, Frame, str], Answer]] = {
     FrameType.INFER: Cloud._infer,
     FrameType.PROBE: Cloud._probe,
 }
@@ -228,14 +267,15 @@ def _check_same(hello: Hello, mine: Hello) -> None:
         theirs, ours = getattr(hello, what), getattr(mine, what)
         if theirs != ours:
             raise MismatchError(
-                f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!s}): give both sides the same "
+                f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
                 "--weights and the same version of this program and of torchvision"
             )
 
 
 def _check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset[int]:
-    if not request.layers or any(stop > len(graph.layers) for _, stop in request.layers):
-        raise RequestError(f"{graph.name} has layers 1 to {len(graph.layers) - 1}")
+    bounds = [bound for pair in request.layers for bound in pair]
+    if not bounds or bounds[-1] > len(graph.layers) or any(a >= b for a, b in pairwise(bounds)):
+        raise RequestError(f"ranges of layers rise, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
     layers = frozenset(number for start, stop in request.layers for number in range(start, stop))
     if INPUT in layers:
         raise RequestError("the input stays on the edge")

@@ -1,7 +1,7 @@
 """The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ class EdgeConfig:
     verify: bool = False
     compare: bool = False
     timeout_s: float = 60.0
+    ready_s: float = 300.0
     cpu_share: float | None = None
     link_shape: str | None = None
     """The emulated link, written UP[,RTT[,DOWN]]."""
@@ -111,7 +112,7 @@ class Edge:
         """Connect and agree on the network; the cloud may have to load and measure it first."""
         connection = connect(host, port, min(CONNECT_S, timeout_s))
         hello = Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
-        late = f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--timeout)"
+        late = f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--ready-timeout)"
         deadline = Deadline.after(timeout_s, late)
         try:
             connection.send(hello, deadline)
@@ -121,6 +122,8 @@ class Edge:
             raise
         if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
             raise ProtocolError("the cloud's times are not those of this network")
+        sendable = min(connection.limits.payload_bytes, ready.max_payload)
+        connection.limits = replace(connection.limits, payload_bytes=sendable)
         self.cloud = Cloud(connection, ready)
         return ready
 
@@ -139,7 +142,7 @@ class Edge:
             outputs = tuple(values[number] for number in self.graph.outputs)
             return Answered(outputs, Measured(ran.seconds, 0.0, 0.0, 0.0, time.perf_counter() - started))
         encode_started = time.perf_counter()
-        boundary = [np.ascontiguousarray(values[number]) for number in self.graph.boundary(head)]
+        boundary = [np.asarray(values[number], order="C") for number in self.graph.boundary(head)]
         encode_s = time.perf_counter() - encode_started
         result, arrays = self._ask(tail, boundary, deadline)
         values |= zip(self.graph.outputs_of(tail), arrays, strict=True)
@@ -157,8 +160,9 @@ class Edge:
         frame = self.cloud.connection.receive(deadline)
         result = frame.read(Result)
         arrays = frame.arrays()
-        expected = [self.graph.layers[number].out_shape for number in self.graph.outputs_of(tail)]
-        if result.id != request.id or [array.shape for array in arrays] != expected:
+        layers = [self.graph.layers[number] for number in self.graph.outputs_of(tail)]
+        expected = [(layer.out_shape, layer.out_dtype) for layer in layers]
+        if result.id != request.id or [(array.shape, array.dtype.name) for array in arrays] != expected:
             raise ProtocolError("the cloud answered something that was not asked")
         return result, arrays
 

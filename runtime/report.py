@@ -13,7 +13,7 @@ from partition.chain import Candidate
 from partition.cost import Prediction
 from runtime.edge import Measured
 from runtime.single import Outcome, Runs
-from utils.units import format_bytes, format_rate, format_seconds
+from utils.units import format_bytes, format_rate, format_seconds, printable
 
 BAR = 32
 SHOWN = 30
@@ -109,7 +109,7 @@ def _headline(outcome: Outcome) -> Group:
             f"link   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
-        lines.append(f"cloud  {outcome.cloud_device}")
+        lines.append(f"cloud  {printable(outcome.cloud_device or '', 100)}")
     where = {"edge": "everything here", "cloud": "everything on the cloud"}.get(
         completed_by(outcome),
         f"{point.layer} layers here, {len(graph.layers) - 1 - point.layer} on the cloud, "

@@ -1,7 +1,7 @@
 """One call of edge_api.py: get ready, decide, measure, check. Returns plain values; runtime.report shows them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median_low
@@ -11,15 +11,16 @@ import torch
 
 from models import registry
 from models.graph import LayerGraph
+from net.connection import connect
 from net.link import LinkEstimate, Prober
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link
 from runtime.children import Child, emulated_link, own_cloud
-from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
+from runtime.edge import CONNECT_S, Answered, Edge, EdgeConfig, Measured, read_input
 from utils.deadline import Deadline
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 from utils.inference_utils import available_cores
 
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
@@ -44,8 +45,12 @@ class Runs:
     """Repeated inferences with one cut, the warm-up left out."""
 
     point: int
-    repeats: tuple[Measured, ...]
-    outputs: tuple[Array, ...]
+    answers: tuple[Answered, ...]
+
+    @property
+    def repeats(self) -> tuple[Measured, ...]:
+        """The times of every inference."""
+        return tuple(answer.measured for answer in self.answers)
 
     @property
     def typical(self) -> Measured:
@@ -110,8 +115,12 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         link = _link(edge, config, progress)
         edge_s = edge.executor.head_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
         plan = decide(edge, edge_s, link, config.point)
-        runs = _repeat(edge, plan.chosen.point.number, config, progress)
-        compared = _compare(edge, runs, config, progress) if config.compare else ()
+        chosen, ends = plan.chosen.point.number, (0, len(edge.graph.points) - 1)
+        runs, *others = _repeat(
+            edge, list(dict.fromkeys((chosen, *(ends if config.compare else ())))), config, progress
+        )
+        by_point = {found.point: found for found in (runs, *others)}
+        compared = tuple(by_point[end] for end in ends) if config.compare else ()
         return _outcome(edge, link, plan, runs, compared, verify=config.verify)
 
 
@@ -137,8 +146,9 @@ class _OwnCloud:
 def _greet(edge: Edge, config: EdgeConfig, cloud: _OwnCloud, stack: ExitStack) -> None:
     host, port = cloud.address() or (config.host, config.port)
     if config.link_shape is not None:
+        connect(host, port, CONNECT_S).close()  # the relay could not say that nobody is there
         host, port = stack.enter_context(emulated_link(host, port, config.link_shape)).address()
-    edge.greet(host, port, config.token, config.timeout_s)
+    edge.greet(host, port, config.token, config.ready_s)
 
 
 def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | None:
@@ -161,30 +171,32 @@ def decide(edge: Edge, edge_s: list[float], link: LinkEstimate | None, point: in
     rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, queue_s=ready.queue_s)
     candidates = chain.scan(edge.graph, edge_s, cloud, rates)
-    chosen = chain.best(candidates) if point is None else candidates[point]
+    limit = edge.cloud.connection.limits.payload_bytes
+    chosen = (
+        candidates[point] if point is not None else chain.best([c for c in candidates if c.boundary_bytes <= limit])
+    )
     return Plan(chosen, candidates, "chain" if point is None else "given", time.perf_counter() - started)
 
 
-def _repeat(edge: Edge, point: int, config: EdgeConfig, progress: Progress) -> Runs:
+def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Progress) -> list[Runs]:
+    """Run the network at some points in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
-    head = edge.graph.head_at(point)
-    answers: list[Answered] = []
-    for number in range(config.warm_up + config.repeat):
-        progress(f"running at point {point}", number / (config.warm_up + config.repeat))
-        answers.append(edge.infer(x, head, config.timeout_s))
-    return Runs(point, tuple(a.measured for a in answers[config.warm_up :]), answers[-1].outputs)
-
-
-def _compare(edge: Edge, runs: Runs, config: EdgeConfig, progress: Progress) -> tuple[Runs, ...]:
-    ends = (0, len(edge.graph.points) - 1)
-    return tuple(runs if end == runs.point else _repeat(edge, end, config, progress) for end in ends)
+    rounds = config.warm_up + config.repeat
+    answers: dict[int, list[Answered]] = {point: [] for point in points}
+    for done in range(rounds):
+        for point in answers:
+            progress(f"running at point {point}", done / rounds)
+            answers[point].append(edge.infer(x, edge.graph.head_at(point), config.timeout_s))
+    return [Runs(point, tuple(found[config.warm_up :])) for point, found in answers.items()]
 
 
 def _outcome(
     edge: Edge, link: LinkEstimate | None, plan: Plan, runs: Runs, compared: tuple[Runs, ...], *, verify: bool
 ) -> Outcome:
     loaded = edge.network.loaded
-    answer = runs.outputs[0]
+    answer = runs.answers[-1].outputs[0]
+    if not np.isfinite(answer).all():
+        raise AppError("the answer holds NaN or infinity: look at the weights and the input")
     return Outcome(
         graph=edge.graph,
         weights=loaded.digest,
@@ -197,7 +209,7 @@ def _outcome(
         runs=runs,
         top=rank(answer, edge.entry.labels),
         shape=tuple(answer.shape),
-        verified=verify_against_whole(edge, runs.outputs) if verify else None,
+        verified=verify_against_whole(edge, (runs, *compared)) if verify else None,
         compared=compared,
     )
 
@@ -211,18 +223,21 @@ def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
     return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)
 
 
-def verify_against_whole(edge: Edge, outputs: tuple[Array, ...]) -> Verified:
-    """Run the network here in one piece, unsplit and not slowed down, and compare (rtol 1e-4, same top-1)."""
+def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
+    """Run the network here in one piece, unsplit and not slowed down, and compare every answer with it.
+
+    Equal means within rtol 1e-4 (atol 1e-5 of the largest value) and the same top-1.
+    """
     device = next(edge.network.loaded.model.parameters()).device
     with torch.inference_mode():
         whole = edge.network.loaded.model(edge.network.example.tensor.to(device))
     expected = [t.cpu().numpy() for t in (whole if isinstance(whole, tuple | list) else (whole,))]
-    diffs = [float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)]
+    pairs = [pair for found in runs for answer in found.answers for pair in zip(answer.outputs, expected, strict=True)]
     matches = all(
         np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max())) and int(a.argmax()) == int(b.argmax())
-        for a, b in zip(outputs, expected, strict=True)
+        for a, b in pairs
     )
-    return Verified(matches, max(diffs))
+    return Verified(matches, max(float(np.abs(a - b).max()) for a, b in pairs))
 
 
 def check_config(config: EdgeConfig) -> None:

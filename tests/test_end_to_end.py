@@ -23,6 +23,7 @@ from models import registry
 from models.graph import LayerGraph
 from models.zoo.le_net import LeNet
 from net.link import LinkEstimate
+from runtime.children import Child
 from runtime.edge import Edge
 from runtime.executor import Network, TorchExecutor
 from runtime.single import decide
@@ -301,6 +302,7 @@ def assert_refused(run: Finished, code: int, *words: str) -> None:
         (("-t", "le_net", "--image", "none.png"), 2, ("none.png",)),
         (("-t", "le_net", "--image", "README.md"), 2, ("README.md", "not a picture")),
         (("-t", "le_net", "--input", "README.md"), 2, ("README.md",)),
+        (("-t", "le_net", "-i", "a..b", "--point", "0"), 3, ("no cloud at",)),
         (("-t", "le_net", "--input", "a.npy", "--image", "b.png"), 2, ("not both",)),
         (("-t", "le_net", "--weights", "none.safetensors"), 2, ("none.safetensors",)),
         (("-t", "alex_net", "--weights", "models/zoo/le_net.safetensors"), 4, ("alex_net", "le_net.safetensors")),
@@ -315,6 +317,12 @@ def test_bad_arguments_of_the_edge(
     arguments: tuple[str, ...], code: int, words: tuple[str, ...], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_refused(call(edge_api.main, ["--cache-dir", str(cache), *arguments], capsys), code, *words)
+
+
+def test_with_json_a_wrong_flag_is_a_document_too(edge: CallEdge) -> None:
+    run = edge("-t", "le_net", "--json", "--point", "x")
+    assert run.code == 2
+    assert "--point" in run.document["error"]["message"]
 
 
 def test_with_json_an_error_is_a_document_too(edge: CallEdge) -> None:
@@ -335,6 +343,7 @@ def test_with_json_an_error_is_a_document_too(edge: CallEdge) -> None:
         (("--weights", "nope=x.pt", "-p", "0"), 2, ("unknown network",)),
         (("--weights", "=x"), 2, ("MODEL=SOURCE",)),
         (("--max-payload", "64"), 2, ("--max-payload",)),
+        (("--max-payload", "64B"), 2, ("at least 64 KiB",)),
         (("--max-queue", "0"), 2, ("--max-queue",)),
     ],
 )
@@ -369,9 +378,9 @@ def test_a_silent_server_ends_at_the_timeout(cache: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         started = time.monotonic()
         run = run_edge(
-            cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net", "--timeout", "1s"
+            cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net", "--ready-timeout", "1s"
         )
-    assert_refused(run, 5, "--timeout")
+    assert_refused(run, 5, "--ready-timeout")
     assert time.monotonic() - started < 20
 
 
@@ -410,27 +419,51 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert_refused(run, 5, "--timeout")
 
 
-def test_ctrl_c_ends_with_130_and_leaves_no_process(cache: Path) -> None:
-    command = [
-        sys.executable,
-        "edge_api.py",
-        "--cache-dir",
-        str(cache),
-        "--threads",
-        THREADS,
-        "-t",
-        "le_net",
-        "--repeat",
-        "100000",
-    ]
+def processes_with(marker: Path) -> list[str]:
+    return subprocess.run(["pgrep", "-f", str(marker)], capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize("delay", [1.0, 4.0, 8.0])
+def test_ctrl_c_ends_with_130_and_leaves_no_process(delay: float, tmp_path: Path) -> None:
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net"]
     process = subprocess.Popen(
-        [*command, "--emulate-link", "10mbit"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(8)
+        [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    assert not processes_with(tmp_path)
+
+
+def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.children.STOP_S", 0.3)
+    code = "import sys, time; print('listening on 127.0.0.1:1', flush=True); time.sleep(60)"
+    child = Child(["-c", code])
+    assert child.address() == ("127.0.0.1", 1)
+    child.stop()
+    assert child._process.returncode is not None
+
+
+def test_a_cloud_with_a_smaller_limit_still_serves(cache: Path, edge: CallEdge) -> None:
+    with running_cloud(cache, "--max-payload", "100kB") as small:
+        run = edge(*at(small), "-t", "mobile_net", "--json", "--verify")
+        assert run.code == 0, run.stderr
+        assert run.document["measured"]["payload_bytes"] <= 100_000
+        assert_refused(edge(*at(small), "-t", "mobile_net", "--point", "0"), 1, "the limit is 100000")
+
+
+def test_nobody_behind_an_emulated_link_is_the_same_error(edge: CallEdge) -> None:
+    assert_refused(edge("-p", "1", "-t", "le_net", "--emulate-link", "5mbit"), 3, "no cloud at 127.0.0.1:1")
+
+
+def test_output_that_nobody_takes_is_no_traceback(cloud: CloudProcess, cache: Path) -> None:
+    command = f"{sys.executable} edge_api.py --cache-dir {cache} -p {cloud.port} -t le_net --point 3"
+    for redirect, code in (("| head -1; exit ${PIPESTATUS[0]}", 0), ("> /dev/full", 1)):
+        run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
 
 
 def test_children_end_with_an_edge_that_is_killed(cache: Path) -> None:
@@ -449,16 +482,13 @@ def test_children_end_with_an_edge_that_is_killed(cache: Path) -> None:
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def children() -> list[str]:
-        return subprocess.run(["pgrep", "-f", str(marker)], capture_output=True, text=True).stdout.split()
-
     end = time.monotonic() + 30
-    while len(children()) < 2:
+    while len(processes_with(marker)) < 2:
         assert time.monotonic() < end
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    while children():
+    while processes_with(marker):
         assert time.monotonic() < end + 30
         time.sleep(0.1)
 

@@ -78,6 +78,12 @@ def test_an_oversized_length_is_refused_and_names_the_limit(header: int, payload
         parse_prefix(pack_prefix(FrameType.INFER, header, payload), LIMITS)
 
 
+@pytest.mark.parametrize("kind", [FrameType.HELLO, FrameType.READY, FrameType.ERROR])
+def test_a_message_without_tensors_has_no_payload(kind: FrameType) -> None:
+    with pytest.raises(ProtocolError, match="no payload"):
+        parse_prefix(pack_prefix(kind, 0, 1), LIMITS)
+
+
 def test_lengths_up_to_the_limit_are_accepted() -> None:
     parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_bytes, LIMITS.payload_bytes), LIMITS)
 
@@ -203,7 +209,12 @@ def test_too_many_tensors_are_refused() -> None:
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
     lambda inner: (
         st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
     ),

@@ -22,7 +22,7 @@ from tests.conftest import CloudProcess, running_cloud
 from tests.test_frames import encode
 from tests.test_plain_pickle import gadgets
 from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, PeerClosedError, ProtocolError
+from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
 
 def soon(seconds: float = 30.0) -> Deadline:
@@ -83,8 +83,8 @@ def le_net(network: Callable[[str], Network]) -> Network:
         (b"ECCI\x02" + bytes(15), "VERSION"),
         (b"ECCI\x01\x63" + bytes(14), "PROTOCOL"),
         (pack_prefix(FrameType.HELLO, 1 << 31, 0), "TOO_LARGE"),
-        (pack_prefix(FrameType.HELLO, 0, 1 << 40), "TOO_LARGE"),
-        (pack_prefix(FrameType.HELLO, 0, (1 << 64) - 1), "TOO_LARGE"),
+        (pack_prefix(FrameType.HELLO, 0, 1 << 40), "PROTOCOL"),
+        (pack_prefix(FrameType.INFER, 0, (1 << 64) - 1), "TOO_LARGE"),
         (pack_prefix(FrameType.HELLO, 0, 0), "MALFORMED"),
         (pack_prefix(FrameType.HELLO, 10, 0) + b"x" * 10, "MALFORMED"),
         (encode(Probe(1, 1), []), "PROTOCOL"),
@@ -144,7 +144,7 @@ def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Networ
     before = cloud.rss_bytes
     for _ in range(50):
         with raw_socket(cloud) as sock:
-            sock.sendall(pack_prefix(FrameType.HELLO, 65536, 64 << 20))  # the limits exactly, and then nothing
+            sock.sendall(pack_prefix(FrameType.PROBE, 65536, 64 << 20))  # the limits exactly, and then nothing
             sock.sendall(pack_prefix(FrameType.INFER, 0, 1 << 62))
     assert cloud.rss_bytes - before < 20 << 20
 
@@ -162,6 +162,45 @@ def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Netwo
     assert sent >= 100
     assert not canary.exists()
     assert_serves(cloud, le_net)
+
+
+def test_a_program_that_hashes_for_years_stops_nobody(cloud: CloudProcess, le_net: Network) -> None:
+    doubling = b"})\x94" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(60)) + b"Ns."
+    header = plain_pickle._START + doubling
+    with raw_socket(cloud) as sock:
+        sock.sendall(pack_prefix(FrameType.HELLO, len(header), 0) + header)
+        assert answer(sock) == "MALFORMED"
+    assert_serves(cloud, le_net)
+
+
+def test_a_description_that_would_be_long_to_print_is_refused_in_short(cloud: CloudProcess, le_net: Network) -> None:
+    connection = greet(cloud, hello_of(le_net))
+    text = "s" * 20_000
+    description = ("float32", (1,), [text] * 3, 0)
+    fields = {"id": 1, "layers": [[1, 13]], "deadline_s": 1.0, "tensors": [description], "buffers": [4]}
+    data = plain_pickle.dumps(fields)
+    before = cloud.rss_bytes
+    connection.sock.sendall(pack_prefix(FrameType.INFER, len(data), 4) + data + bytes(4))
+    with pytest.raises(AppError, match="unknown codec list"):
+        connection.receive(soon()).read(Result)
+    connection.close()
+    assert cloud.rss_bytes - before < 10 << 20
+
+
+def test_a_refusal_is_short_and_cannot_forge_a_log(cloud: CloudProcess) -> None:
+    for name in ("\0" * 60_000, "x\x1b[2J\nFAKE"):
+        with raw_socket(cloud) as sock:
+            sock.sendall(encode(Hello(name, "", "", [], ""), []))
+            text = from_header(Error, Connection(sock).receive(soon()).header).text
+        assert len(text) <= 300
+        assert "\x1b" not in text
+
+
+def test_only_the_named_networks_are_served(cache: Path, network: Callable[[str], Network]) -> None:
+    with running_cloud(cache, "--models", "le_net,mobilenet") as cloud:
+        greet(cloud, hello_of(network("le_net"))).close()
+        with pytest.raises(MismatchError, match="serves only le_net, mobile_net"):
+            greet(cloud, Hello("alex_net", "", "", [], ""))
 
 
 def test_a_memo_bomb_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
@@ -192,6 +231,8 @@ def test_a_peer_that_says_nothing_is_sent_away(cloud: CloudProcess) -> None:
         ([[1, 13]], [(2, 1, 28, 28)], "makes float32"),
         ([[3, 13]], [(1, 1, 28, 28)], "makes float32"),
         ([], [], "layers 1 to"),
+        ([[1, 13]] * 5000, [(1, 1, 28, 28)], "ranges of layers rise"),
+        ([[5, 8], [1, 3]], [(1, 1, 28, 28)], "ranges of layers rise"),
     ],
 )
 def test_a_request_that_does_not_fit_is_refused_and_the_connection_goes_on(

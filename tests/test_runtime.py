@@ -187,7 +187,44 @@ def test_jobs_run_one_after_the_other_and_report_their_wait() -> None:
     assert all(alone for alone, _ in results)
     assert max(waited for _, waited in results) > 0.1
     assert worker.queue_s > 0
-    worker.close()
+    worker.close(5.0)
+
+
+def test_a_wait_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.worker.HALF_LIFE_S", 0.05)
+    worker = Worker(8)
+    jobs = [threading.Thread(target=worker.run, args=(lambda: time.sleep(0.1), soon())) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    time.sleep(0.6)
+    assert worker.queue_s < 1e-3
+    worker.close(5.0)
+
+
+def test_closing_does_not_wait_for_the_line() -> None:
+    worker = Worker(4)
+    refused: list[BusyError] = []
+
+    def wait_in_line() -> None:
+        try:
+            worker.run(lambda: 1, soon())
+        except BusyError as error:
+            refused.append(error)
+
+    holder = threading.Thread(target=worker.run, args=(lambda: time.sleep(0.5), soon()))
+    waiting = [threading.Thread(target=wait_in_line) for _ in range(3)]
+    holder.start()
+    time.sleep(0.1)
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    worker.close(5.0)
+    for thread in (holder, *waiting):
+        thread.join(2)
+        assert not thread.is_alive()
+    assert len(refused) == 3
 
 
 def test_a_full_queue_is_busy_and_a_late_turn_is_a_deadline() -> None:
@@ -209,7 +246,7 @@ def test_a_full_queue_is_busy_and_a_late_turn_is_a_deadline() -> None:
     release.set()
     first.join()
     assert worker.run(lambda: 1, soon())[0] == 1
-    worker.close()
+    worker.close(5.0)
 
 
 def test_an_error_comes_back_to_whoever_asked() -> None:
@@ -217,7 +254,7 @@ def test_an_error_comes_back_to_whoever_asked() -> None:
     with pytest.raises(ZeroDivisionError):
         worker.run(lambda: 1 // 0, soon())
     assert worker.run(lambda: 2, soon())[0] == 2
-    worker.close()
+    worker.close(5.0)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "tpu", "", "xpu", "gpu0"])

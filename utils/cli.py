@@ -1,14 +1,16 @@
 """What every script shares: common flags, logs to stderr, answers to stdout, and exit codes."""
 
 import argparse
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_duration, parse_size
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 MAX_PORT = 65535
+MIN_PAYLOAD = 64 << 10
+DEFAULT_PORT = 9999
 T = TypeVar("T")
 
 
@@ -25,7 +29,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        is_told = action.default in (None, False, []) or "default" in (action.help or "")
+        is_told = action.default in (None, False, [], ()) or "default" in (action.help or "")
         return action.help if is_told else super()._get_help_string(action)
 
 
@@ -39,20 +43,47 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
+        self._as_json = False
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
         self.add_argument(
             "--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="logs go to stderr"
         )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse; remembers whether a machine reads the answer."""
+        self._as_json = "--json" in (sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line, and with --json a document."""
+        print(f"{self.prog}: {message} (--help lists the flags)", file=sys.stderr)
+        if self._as_json:
+            print_error(UsageError.code, message)
+        sys.exit(UsageError.exit_code)
+
+
+def print_error(code: str, message: str) -> None:
+    """The document of a call with --json that failed."""
+    print(json.dumps({"error": {"code": code, "message": message}}))
 
 
 MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
 WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
 
 
-def add_place_flags(parser: argparse.ArgumentParser, host_help: str, default_host: str | None) -> None:
+def add_place_flags(
+    parser: argparse.ArgumentParser, host_help: str, default_host: str | None, default_port: int | None
+) -> None:
     """-i, -p, -d and what else both sides have."""
     parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
-    parser.add_argument("-p", "--port", type=port, default=9999, help="TCP port of the cloud")
+    parser.add_argument(
+        "-p",
+        "--port",
+        type=port,
+        default=default_port,
+        metavar="PORT",
+        help=f"TCP port of the cloud (default: {DEFAULT_PORT})",
+    )
     add_device_flags(parser)
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
@@ -87,6 +118,11 @@ def _whole(text: str, least: int, most: int) -> int:
     if not text.strip().isdecimal() or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
     return int(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """An argument such as alex_net,le_net."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def share(text: str) -> float:
@@ -125,24 +161,42 @@ def size(text: str) -> int:
     return int(checked(parse_size)(text))
 
 
+def payload_size(text: str) -> int:
+    """A size that the smallest messages and the probe of the link fit into."""
+    if size(text) < MIN_PAYLOAD:
+        raise argparse.ArgumentTypeError(f"{text!r}: at least {MIN_PAYLOAD >> 10} KiB are needed")
+    return size(text)
+
+
 def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
     """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code."""
     as_json = getattr(options, "json", False)
     logging.basicConfig(
         level=options.log_level.upper(), stream=sys.stderr, format=f"%(asctime)s {prog} %(levelname)s %(message)s"
     )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an odd file name must not cost the answer
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()
     except AppError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"error": {"code": error.code, "message": str(error)}}))
+            print_error(error.code, str(error))
         return error.exit_code
     except KeyboardInterrupt:
+        if as_json:
+            print_error("INTERRUPTED", "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:  # what files and sockets raise is an AppError by now: this is the output
+        print(f"{prog}: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return AppError.exit_code
+    return code
 
 
 def on_stop_signals(stop: Callable[[], None]) -> None:
@@ -157,18 +211,24 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
         signal.signal(each, handle)
 
 
-def stop_at_end_of_stdin(stop: Callable[[], None]) -> None:
-    """Block until standard input ends, then call `stop`. For a thread of a program that somebody else has started."""
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    stop()
+def exit_at_end_of_stdin() -> None:
+    """End this process when its standard input ends, at once and whatever it is doing: nobody needs it any more."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os._exit(EXIT_OK)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
-def wide_console() -> "Console":
-    """Stdout for tables; where it is no terminal, wide enough for them."""
+def show(draw: Callable[["Console"], None]) -> None:
+    """Print tables to stdout; where that is no terminal, wide enough for them."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = 120
-    return console
+    with console.capture() as captured:
+        draw(console)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

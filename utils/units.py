@@ -89,6 +89,12 @@ def format_rate(bytes_per_s: float) -> str:
     return f"{bits:.0f} bit"
 
 
+def printable(text: str, length: int) -> str:
+    """A stranger's text for a terminal or a log: one line, no control characters, not longer than `length`."""
+    text = text[:length]
+    return text if text.isprintable() and text.isascii() else ascii(text)
+
+
 def _three_digits(value: float) -> str:
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
