@@ -33,7 +33,7 @@ format: $(READY) ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/results
+bench: $(READY) ## all measurements; about half an hour, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.decision
 	$(BIN)/python -m benchmarks.published

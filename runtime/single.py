@@ -116,12 +116,9 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         edge_s = edge.executor.head_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
         plan = decide(edge, edge_s, link, config.point)
         chosen, ends = plan.chosen.point.number, (0, len(edge.graph.points) - 1)
-        runs, *others = _repeat(
-            edge, list(dict.fromkeys((chosen, *(ends if config.compare else ())))), config, progress
-        )
-        by_point = {found.point: found for found in (runs, *others)}
-        compared = tuple(by_point[end] for end in ends) if config.compare else ()
-        return _outcome(edge, link, plan, runs, compared, verify=config.verify)
+        runs = _repeat(edge, (chosen, *ends) if config.compare else (chosen,), config, progress)
+        compared = tuple(runs[end] for end in ends) if config.compare else ()
+        return _outcome(edge, link, plan, runs[chosen], compared, verify=config.verify)
 
 
 @dataclass
@@ -178,7 +175,7 @@ def decide(edge: Edge, edge_s: list[float], link: LinkEstimate | None, point: in
     return Plan(chosen, candidates, "chain" if point is None else "given", time.perf_counter() - started)
 
 
-def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Progress) -> list[Runs]:
+def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Progress) -> dict[int, Runs]:
     """Run the network at some points in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
     rounds = config.warm_up + config.repeat
@@ -187,7 +184,7 @@ def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Pro
         for point in answers:
             progress(f"running at point {point}", done / rounds)
             answers[point].append(edge.infer(x, edge.graph.head_at(point), config.timeout_s))
-    return [Runs(point, tuple(found[config.warm_up :])) for point, found in answers.items()]
+    return {point: Runs(point, tuple(found[config.warm_up :])) for point, found in answers.items()}
 
 
 def _outcome(
@@ -229,8 +226,9 @@ def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
     Equal means within rtol 1e-4 (atol 1e-5 of the largest value) and the same top-1.
     """
     device = next(edge.network.loaded.model.parameters()).device
+    model = edge.network.loaded.model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():
-        whole = edge.network.loaded.model(edge.network.example.tensor.to(device))
+        whole = model(edge.network.example.tensor.to(device))
     expected = [t.cpu().numpy() for t in (whole if isinstance(whole, tuple | list) else (whole,))]
     pairs = [pair for found in runs for answer in found.answers for pair in zip(answer.outputs, expected, strict=True)]
     matches = all(

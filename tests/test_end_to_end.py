@@ -238,7 +238,7 @@ def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterato
         edge.close()
 
 
-@pytest.mark.parametrize("name", ["alex_net", "torchvision:googlenet", "torchvision:densenet121"])
+@pytest.mark.parametrize("name", ["alex_net", "torchvision:googlenet", "torchvision:shufflenet_v2_x0_5"])
 def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[str], Edge]) -> None:
     edge = connected(name)
     graph: LayerGraph = edge.graph
@@ -423,7 +423,7 @@ def processes_with(marker: Path) -> list[str]:
     return subprocess.run(["pgrep", "-f", str(marker)], capture_output=True, text=True).stdout.split()
 
 
-@pytest.mark.parametrize("delay", [1.0, 4.0, 8.0])
+@pytest.mark.parametrize("delay", [1.0, 6.0])
 def test_ctrl_c_ends_with_130_and_leaves_no_process(delay: float, tmp_path: Path) -> None:
     command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net"]
     process = subprocess.Popen(

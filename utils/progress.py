@@ -18,6 +18,6 @@ def on_terminal() -> Iterator[Callable[[str, float], None]]:
         def show(what: str, done: float) -> None:
             if bar.tasks[0].description != what:
                 bar.reset(task, description=what, total=1.0)
-            bar.update(task, completed=done)
+            bar.update(task, completed=done, total=1.0 if done else None)  # without a share the bar pulses
 
         yield show
