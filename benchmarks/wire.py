@@ -13,9 +13,7 @@ same link gives to bare sockets.
 """
 
 import contextlib
-import os
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,11 +26,13 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
+from lab.hosts import missing, shaped_hosts
 from net.connection import Connection, connect
 from net.frames import Limits
 from net.messages import Infer, Probed
 from runtime.children import ROOT, emulated_link
 from utils.deadline import Deadline
+from utils.errors import AppError
 from utils.units import format_bytes, format_seconds
 
 LARGE = (1, 64, 224, 224)  # float32: 12.8 MB
@@ -40,7 +40,6 @@ BOUNDARY = (1, 3, 224, 224)  # float32: 602 KB
 REPEATS = 40
 SHAPED_REPEATS = 7
 LINK = "20mbit,20ms"
-NAMESPACES = ("ecci-edge", "ecci-cloud")
 TIMEOUT_S = 60.0
 
 
@@ -212,51 +211,28 @@ def relay_row() -> list[str]:
 # --- two namespaces and tc, as root
 
 
-def shape_namespaces() -> None:
-    """Two hosts joined by a cable of 20 mbit."""
-    edge, cloud = NAMESPACES
-    for line in (
-        f"ip netns add {edge}",
-        f"ip netns add {cloud}",
-        f"ip link add ecci0 netns {edge} type veth peer name ecci1 netns {cloud}",
-        f"ip -n {edge} addr add 10.99.0.1/24 dev ecci0",
-        f"ip -n {cloud} addr add 10.99.0.2/24 dev ecci1",
-        f"ip -n {edge} link set ecci0 up",
-        f"ip -n {cloud} link set ecci1 up",
-        f"tc -n {edge} qdisc add dev ecci0 root tbf rate 20mbit burst 16kb latency 400ms",
-    ):
-        subprocess.run(line.split(), check=True, capture_output=True)
-
-
-def remove_namespaces() -> None:
-    """Take them down again, also half-made ones."""
-    for name in NAMESPACES:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
 def tbf_row() -> list[str] | None:
     """Between two namespaces; None where this machine cannot."""
-    if os.geteuid() != 0 or not shutil.which("tc"):
+    if missing():
         return None
-    remove_namespaces()
     try:
-        shape_namespaces()
-        in_cloud = ("ip", "netns", "exec", NAMESPACES[1])
-        with (
-            receiver("frames", "10.99.0.2", in_cloud) as frames_port,
-            receiver("bare", "10.99.0.2", in_cloud) as bare_port,
-        ):
-            command = ["ip", "netns", "exec", NAMESPACES[0], sys.executable, "-m", "benchmarks.wire", "--shaped"]
-            run = subprocess.run(
-                [*command, "10.99.0.2", str(frames_port), str(bare_port)],
-                cwd=ROOT, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-        return run.stdout.strip().split("|")
-    except subprocess.CalledProcessError as error:
-        print(f"no namespaces here: {error.stderr}", file=sys.stderr)
+        return measure_between_hosts()
+    except AppError as error:
+        print(f"no shaped hosts here: {error}", file=sys.stderr)
         return None
-    finally:
-        remove_namespaces()
+
+
+def measure_between_hosts() -> list[str]:
+    """The sender on one host, both receivers on the other."""
+    with shaped_hosts("20mbit") as hosts:
+        where = hosts.cloud_address
+        with (
+            receiver("frames", where, hosts.on_cloud) as frames_port,
+            receiver("bare", where, hosts.on_cloud) as bare_port,
+        ):
+            shaped = [sys.executable, "-m", "benchmarks.wire", "--shaped", where, str(frames_port), str(bare_port)]
+            run = subprocess.run([*hosts.on_edge, *shaped], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.strip().split("|")
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from utils.cli import exit_at_end_of_stdin
 from utils.errors import AppError, ConnectError
-from utils.units import parse_duration, parse_link
+from utils.units import parse_duration, parse_link, parse_size
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
@@ -42,6 +42,8 @@ class LinkShape:
     """Let nothing through any more when this many bytes have come from the edge ..."""
     freeze_s: float = float("inf")
     """... for this long."""
+    burst_bytes: int = 0
+    """What a link that was idle lets through at once, as the token bucket of `tc tbf` does."""
 
 
 @dataclass(eq=False)
@@ -178,9 +180,10 @@ class Relay:
         if data and pipe.is_up and self._meets_fault(pipe, len(data)):
             return
         pipe.passed += len(data)
-        pipe.free_at = max(now, pipe.free_at) + len(data) / pipe.bytes_per_s
+        credit_s = self._shape.burst_bytes / pipe.bytes_per_s
+        pipe.free_at = max(now - credit_s, pipe.free_at) + len(data) / pipe.bytes_per_s
         pipe.held += len(data)
-        self._at(pipe.free_at + pipe.delay_s, lambda: self._arrive(pipe, data))
+        self._at(max(now, pipe.free_at) + pipe.delay_s, lambda: self._arrive(pipe, data))
         if not data or not pipe.has_room:
             self._watch(pipe.source, reading=False)
 
@@ -272,6 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
     parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="fall silent at this byte of the upload")
     parser.add_argument("--freeze-for", default="1e9s", metavar="TIME", help="... for this long; default: for ever")
+    parser.add_argument("--burst", default="0B", metavar="SIZE", help="let through at once; default: %(default)s")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input does")
     return parser
 
@@ -283,7 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_at_end_of_stdin()
     try:
         freeze_s = parse_duration(options.freeze_for)
-        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s)
+        burst = parse_size(options.burst)
+        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s, burst)
         relay = _open((options.to[0], int(options.to[1])), shape, options.port)
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)

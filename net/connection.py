@@ -115,7 +115,7 @@ class Connection:
     def receive(self, deadline: Deadline, frame_s: float | None = None) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
 
-        Raises PeerClosedError, `at_boundary` telling whether the end came between frames; DeadlineError; ProtocolError
+        Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError; ProtocolError
         for bytes that are no frame within the limits, before memory is taken for them.
         """
         prefix_bytes = memoryview(bytearray(PREFIX_BYTES))

@@ -2,6 +2,10 @@
 
 A transfer of n bytes takes rtt + n / rate, so one transfer cannot tell the two apart: bytes / elapsed is wrong by a
 factor of up to 60 for small ones. Several sizes are sent, and the line through them gives both.
+
+Small transfers say nothing about the rate. A shaped link lets a burst through at once (16 KB is usual with tc's token
+bucket), so that the smaller sizes arrive as if there were no limit. The line is therefore laid through the largest
+three sizes only, and the sizes grow until two of them took long; pings give the round trip.
 """
 
 import time
@@ -17,9 +21,12 @@ from utils.errors import ProtocolError
 
 PING_BYTES = 256  # about the size of the header of a real request, so that its time is in the intercept
 PINGS = 8
-SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
+SIZES = tuple(1 << power for power in range(12, 23))  # 4 KiB to 4 MiB
 REPEATS = 3
-LONG_ENOUGH_S = 0.25  # a transfer that takes this long over a ping says enough about the rate
+LONG_S = 0.15  # a transfer that takes this long over a ping says something about the rate
+LONG_ONES = 2
+FITTED = 3  # sizes
+MOST = 10  # times the rate that was seen
 QUICK_S = 0.05  # transfers up to here are repeated
 
 
@@ -44,9 +51,8 @@ class Transfer:
 def fit(transfers: Sequence[Transfer]) -> tuple[float, float]:
     """Fit seconds = rtt + bytes / rate; returns (rtt in seconds, rate in bytes per second).
 
-    Least squares of the relative errors: small transfers fix the intercept, large ones the slope. Transfers of one
-    size give no slope (ValueError). Where noise is larger than the slope, as on loopback, the rate is at least that
-    of the largest transfer.
+    Least squares of the relative errors. Transfers of one size give no slope (ValueError). Where noise is larger than
+    the slope, as on loopback, the rate stays between that of the largest transfer and ten times that.
     """
     sizes = np.array([t.bytes for t in transfers], dtype=float)
     seconds = np.array([t.seconds for t in transfers])
@@ -57,7 +63,7 @@ def fit(transfers: Sequence[Transfer]) -> tuple[float, float]:
     largest = int(sizes.argmax())
     floor = sizes[largest] / seconds[largest]
     rate = 1 / slope if slope > 0 else floor
-    return float(max(rtt_s, 0.0)), float(max(rate, floor))
+    return float(max(rtt_s, 0.0)), float(min(max(rate, floor), MOST * floor))
 
 
 @dataclass
@@ -78,23 +84,27 @@ class Prober:
         return float(np.median([ping.seconds for ping in self.pings]))
 
     def estimate(self) -> LinkEstimate:
-        """Probe both directions; takes about a second on a slow link."""
-        rtt_s = self.round_trip()
-        up_rtt_s, up = fit(self._transfers(rtt_s, upward=True))
-        down_rtt_s, down = fit(self._transfers(rtt_s, upward=False))
-        return LinkEstimate(up, down, float(np.median([rtt_s, up_rtt_s, down_rtt_s])), "probe")
+        """Probe both directions; takes a second or two on a slow link."""
+        ping_s = self.round_trip()
+        up_rtt_s, up = self._direction(ping_s, upward=True)
+        down_rtt_s, down = self._direction(ping_s, upward=False)
+        return LinkEstimate(up, down, max(ping_s, min(up_rtt_s, down_rtt_s)), "probe")
 
-    def _transfers(self, rtt_s: float, *, upward: bool) -> list[Transfer]:
-        transfers = [Transfer(0, ping.seconds) for ping in self.pings]
-        limit = min(SIZES[-1], self.connection.limits.payload_bytes)
+    def _direction(self, ping_s: float, *, upward: bool) -> tuple[float, float]:
+        """Round trip and rate of one direction."""
+        transfers: list[Transfer] = []
+        limit = self.connection.limits.payload_bytes
+        long_ones = 0
         for size in (size for size in SIZES if size <= limit):
             repeats = [self._one_way(size, upward=upward)]
             while len(repeats) < REPEATS and repeats[0].seconds < QUICK_S:
                 repeats.append(self._one_way(size, upward=upward))
             transfers += repeats
-            if repeats[0].seconds - rtt_s > LONG_ENOUGH_S:
+            long_ones += repeats[0].seconds - ping_s > LONG_S
+            if long_ones == LONG_ONES:
                 break
-        return transfers
+        fitted = sorted({transfer.bytes for transfer in transfers})[-FITTED:]
+        return fit([transfer for transfer in transfers if transfer.bytes in fitted])
 
     def _one_way(self, size: int, *, upward: bool) -> Transfer:
         timed = self._exchange(size, PING_BYTES) if upward else self._exchange(PING_BYTES, size)

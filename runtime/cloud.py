@@ -241,11 +241,11 @@ class Cloud:
 
     def _infer(self, frame: Frame, model: str) -> Answer:
         request = frame.read(Infer)
-        served = self._networks.get(model, Deadline.after(LOAD_S, "the network was not ready"))
+        deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
+        served = self._find(model, deadline, lambda: True)
         layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
         arrays = frame.arrays()
         _check_arrays(arrays, layers, served.graph)
-        deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
         ran, queue_s = self._worker.run(lambda: served.executor.run(served.executor.load(layers), arrays), deadline)
         return Result(request.id, queue_s, ran.seconds), ran.arrays
 

@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,16 @@ def test_the_probe_finds_what_the_relay_emulates(link: str) -> None:
     assert found.down_bytes_per_s == pytest.approx(shape.down_bytes_per_s, rel=0.15)
     assert shape.rtt_s <= found.rtt_s < shape.rtt_s + 0.02
     assert found.source == "probe"
+
+
+@pytest.mark.parametrize(("link", "burst"), [("1mbit", 16_384), ("8mbit", 16_384), ("20mbit,10ms", 65_536)])
+def test_a_burst_that_goes_through_at_once_does_not_deceive_the_probe(link: str, burst: int) -> None:
+    """As behind `tc tbf`: fitting all sizes alike made 247 mbit of 8."""
+    shape = replace(LinkShape(*parse_link(link)), burst_bytes=burst)
+    with link_through(shape) as (connection, _):
+        found = Prober(connection, soon()).estimate()
+    assert found.up_bytes_per_s == pytest.approx(shape.up_bytes_per_s, rel=0.1)
+    assert found.down_bytes_per_s == pytest.approx(shape.down_bytes_per_s, rel=0.1)
 
 
 def test_a_cut_resets_the_connection_at_its_byte() -> None:

@@ -1,0 +1,46 @@
+"""The programs on two hosts with a real shaped link between them: network namespaces and `tc tbf`, as root."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.hosts import Hosts, missing, shaped_hosts
+from tests.conftest import ROOT, THREADS
+from utils.errors import AppError
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    try:
+        with shaped_hosts("8mbit") as made:
+            yield made
+    except AppError as error:  # root, but in a container without the right, or a kernel without tbf
+        pytest.skip(str(error))
+
+
+def test_rate_and_answer_over_a_link_that_tc_shapes(hosts: Hosts, cache: Path) -> None:
+    """A token bucket of 8 mbit gives TCP 95.6 % of it; its burst of 16 KB must not deceive the probe."""
+    common = [sys.executable, "{}", "--cache-dir", str(cache), "--threads", THREADS]
+    serve = [*hosts.on_cloud, *common, "-i", hosts.cloud_address, "-p", "0", "--insecure"]
+    serve[serve.index("{}")] = "cloud_api.py"
+    cloud = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert cloud.stdout is not None
+        port = cloud.stdout.readline().strip().rpartition(":")[2]
+        ask = [*hosts.on_edge, *common, "-i", hosts.cloud_address, "-p", port, "-t", "mobile_net", "--point", "0"]
+        ask[ask.index("{}")] = "edge_api.py"
+        run = subprocess.run([*ask, "--verify", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    finally:
+        cloud.terminate()
+        cloud.communicate(timeout=40)
+    assert run.returncode == 0, run.stderr
+    got = json.loads(run.stdout)
+    assert got["verify"]["matches"]
+    assert got["link"]["up_bytes_per_s"] * 8 == pytest.approx(7.65e6, rel=0.05)
+    assert got["measured"]["transfer_s"] == pytest.approx(got["plan"]["predicted"]["transfer_s"], rel=0.1)
