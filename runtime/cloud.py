@@ -88,23 +88,24 @@ class Networks:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
 
-    def get(self, name: str, deadline: Deadline, is_wanted: Callable[[], bool] = lambda: True) -> Served:
+    def get(self, name: str, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
         """Find a network, or load and measure it, one at a time. Requests for other networks go on meanwhile.
 
-        Raises DeadlineError where the turn does not come in time, and BusyError where nobody wants it any more.
+        Raises DeadlineError where the turn to load does not come in time, and BusyError where nobody wants the network
+        any more when it comes.
         """
         entry = registry.find(name)
         if (found := self._find(entry.name)) is not None:
             return found
-        if not self._loading.acquire(timeout=deadline.remaining()):
-            raise deadline.passed()
+        if not self._loading.acquire(timeout=turn.remaining()):
+            raise turn.passed()
         try:
             if (found := self._find(entry.name)) is not None:
                 return found
             if not is_wanted():
                 raise BusyError(f"whoever asked for {entry.name} has left")
             self._make_room(entry)
-            loaded = self._load(entry, deadline)
+            loaded = self._load(entry)
             with self._lock:
                 self._kept[entry.name] = loaded
             return loaded
@@ -127,18 +128,25 @@ class Networks:
                 log.info("= %s leaves memory", gone)
         gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
 
-    def _load(self, entry: registry.Entry, deadline: Deadline) -> Served:
+    def _load(self, entry: registry.Entry) -> Served:
+        """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
+        classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
         log.info("= loading %s", entry.name)
         chosen = self._config.weights
         loaded = weights.load(entry, chosen.get(entry.name, chosen.get("", weights.DEFAULT)))
-        network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor, graph = TorchExecutor(network, self._device), network.traced.graph
-        # measured in turn with the requests, so that neither disturbs the other
-        profile, _ = self._worker.run(lambda: executor.profile(self._config.cache_dir, tails=True), deadline)
-        total_s = sum(profile.seconds)
-        log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, len(graph.layers), loaded.origin, total_s)
-        hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
-        return Served(executor, graph, profile, entry.parameter_bytes, hello)
+        example = inputs.sample(entry.sample, entry.preprocess)
+
+        def make_ready() -> Served:
+            network = prepare(loaded, example, entry.name)
+            executor, graph = TorchExecutor(network, self._device), network.traced.graph
+            profile = executor.profile(self._config.cache_dir, tails=True)
+            hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
+            return Served(executor, graph, profile, entry.parameter_bytes, hello)
+
+        served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
+        layers, total_s = len(served.graph.layers), sum(served.profile.seconds)
+        log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, layers, loaded.origin, total_s)
+        return served
 
 
 class TokenError(AppError):
@@ -178,15 +186,15 @@ class Cloud:
 
     def _converse(self, peer: Peer) -> None:
         frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
-        model = ""
+        agreed: Hello | None = None
         while True:
             peer.is_working = True
             if frame.kind is FrameType.HELLO:
-                model = self._greet(peer, frame)
-            elif not model:
+                agreed = self._greet(peer, frame)
+            elif agreed is None:
                 raise ProtocolError("the first message must be HELLO")
             else:
-                self._answer(peer, frame, model)
+                self._answer(peer, frame, agreed)
             peer.is_working = False
             if self.server.is_stopping:
                 return
@@ -194,14 +202,12 @@ class Cloud:
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
             frame = peer.connection.receive(idle, frame_s=self._config.request_s)
 
-    def _greet(self, peer: Peer, frame: Frame) -> str:
-        """Agree on a network; returns its name. A conversation keeps no network, or none could ever leave memory."""
+    def _greet(self, peer: Peer, frame: Frame) -> Hello:
+        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
         hello = frame.read(Hello)
         if not is_token_right(self._config.token, hello.token):
             raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
-        deadline = Deadline.after(LOAD_S, "the network was not ready")
-        served = self._find(hello.model, deadline, lambda: not peer.connection.peer_has_left())
-        _check_same(hello, served.hello)
+        served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
         ready = Ready(
             seconds=list(served.profile.seconds),
             start_s=list(served.profile.start_s),
@@ -212,51 +218,54 @@ class Cloud:
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         log.info("> %s gets %s", peer.name, served.hello.model)
-        return served.hello.model
+        return hello
 
-    def _find(self, name: str, deadline: Deadline, is_wanted: Callable[[], bool]) -> Served:
+    def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
+        """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
         try:
-            entry = registry.find(name)
+            entry = registry.find(hello.model)
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
         if self._config.models and entry.name not in self._config.models:
             raise UnknownModelError(f"this cloud serves only {', '.join(self._config.models)} (--models)")
         try:
-            return self._networks.get(name, deadline, is_wanted)
+            served = self._networks.get(entry.name, turn, lambda: not peer.connection.peer_has_left())
         except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
-            log.warning("! %s cannot be served: %s", name, error)
-            raise RequestError(f"this cloud cannot load {name}; its log says why") from None
+            log.warning("! %s cannot be served: %s", entry.name, error)
+            raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
+        _check_same(hello, served.hello)
+        return served
 
-    def _answer(self, peer: Peer, frame: Frame, model: str) -> None:
+    def _answer(self, peer: Peer, frame: Frame, agreed: Hello) -> None:
         if frame.kind not in _ANSWERS:
             raise ProtocolError(f"{frame.kind.name} is not for a cloud")
         deadline = Deadline.after(self._config.request_s, "the request")
         try:
-            message, arrays = _ANSWERS[frame.kind](self, frame, model)
+            message, arrays = _ANSWERS[frame.kind](self, peer, frame, agreed)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             log.warning("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
             peer.connection.send(Error.of(error), deadline)
         else:
             peer.connection.send(message, deadline, arrays)
 
-    def _infer(self, frame: Frame, model: str) -> Answer:
+    def _infer(self, peer: Peer, frame: Frame, agreed: Hello) -> Answer:
         request = frame.read(Infer)
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
-        served = self._find(model, deadline, lambda: True)
+        served = self._find(agreed, peer, deadline)
         layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
         arrays = frame.arrays()
         _check_arrays(arrays, layers, served.graph)
         ran, queue_s = self._worker.run(lambda: served.executor.run(served.executor.load(layers), arrays), deadline)
         return Result(request.id, queue_s, ran.seconds), ran.arrays
 
-    def _probe(self, frame: Frame, _model: str) -> Answer:
+    def _probe(self, _peer: Peer, frame: Frame, _agreed: Hello) -> Answer:
         request = frame.read(Probe)
         if request.reply_bytes > MAX_PROBE_REPLY:
             raise RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes")
         return Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else []
 
 
-_ANSWERS: dict[FrameType, Callable[[Cloud, Frame, str], Answer]] = {
+_ANSWERS: dict[FrameType, Callable[[Cloud, Peer, Frame, Hello], Answer]] = {
     FrameType.INFER: Cloud._infer,
     FrameType.PROBE: Cloud._probe,
 }

@@ -1,5 +1,6 @@
 """The scripts as a user runs them: real processes, real sockets, the whole of stdout."""
 
+import json
 import os
 import random
 import signal
@@ -319,6 +320,14 @@ def test_bad_arguments_of_the_edge(
     assert_refused(call(edge_api.main, ["--cache-dir", str(cache), *arguments], capsys), code, *words)
 
 
+def test_without_a_stderr_stdout_is_still_one_document(cache: Path) -> None:
+    command = f"{sys.executable} edge_api.py --cache-dir {cache} -t nope --json"
+    for redirect in ("2>&-", "2>/dev/full"):
+        run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 2
+        assert "unknown network" in json.loads(run.stdout)["error"]["message"]
+
+
 def test_with_json_a_wrong_flag_is_a_document_too(edge: CallEdge) -> None:
     run = edge("-t", "le_net", "--json", "--point", "x")
     assert run.code == 2
@@ -461,7 +470,8 @@ def test_nobody_behind_an_emulated_link_is_the_same_error(edge: CallEdge) -> Non
 
 def test_output_that_nobody_takes_is_no_traceback(cloud: CloudProcess, cache: Path) -> None:
     command = f"{sys.executable} edge_api.py --cache-dir {cache} -p {cloud.port} -t le_net --point 3"
-    for redirect, code in (("| head -1; exit ${PIPESTATUS[0]}", 0), ("> /dev/full", 1)):
+    redirects = (("| head -1; exit ${PIPESTATUS[0]}", 0), ("> /dev/full", 1), ("-d abacus --json > /dev/full", 2))
+    for redirect, code in redirects:
         run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
         assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
 

@@ -1,6 +1,7 @@
 """What every script shares: common flags, logs to stderr, answers to stdout, and exit codes."""
 
 import argparse
+import contextlib
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 MAX_PORT = 65535
+STDIN = 0
 MIN_PAYLOAD = 64 << 10
 DEFAULT_PORT = 9999
 T = TypeVar("T")
@@ -56,15 +58,30 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, and with --json a document."""
-        print(f"{self.prog}: {message} (--help lists the flags)", file=sys.stderr)
+        complain(f"{self.prog}: {message} (--help lists the flags)")
         if self._as_json:
             print_error(UsageError.code, message)
         sys.exit(UsageError.exit_code)
 
 
+def complain(line: str) -> None:
+    """One line to stderr, if there is one that takes it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
 def print_error(code: str, message: str) -> None:
     """The document of a call with --json that failed."""
-    print(json.dumps({"error": {"code": code, "message": message}}))
+    try:
+        print(json.dumps({"error": {"code": code, "message": message}}), flush=True)
+    except OSError:
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Nobody takes our output: what is still in its buffer goes nowhere, without an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
@@ -181,7 +198,7 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
         code = main()
         sys.stdout.flush()
     except AppError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        complain(f"{prog}: {error}")
         if as_json:
             print_error(error.code, str(error))
         return error.exit_code
@@ -190,11 +207,11 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
             print_error("INTERRUPTED", "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_OK
     except OSError as error:  # what files and sockets raise is an AppError by now: this is the output
-        print(f"{prog}: cannot write the output: {error.strerror or error}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"{prog}: cannot write the output: {error.strerror or error}")
+        _drop_output()
         return AppError.exit_code
     return code
 
@@ -215,8 +232,9 @@ def exit_at_end_of_stdin() -> None:
     """End this process when its standard input ends, at once and whatever it is doing: nobody needs it any more."""
 
     def watch() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
+        with contextlib.suppress(OSError):
+            while os.read(STDIN, 4096):
+                pass
         os._exit(EXIT_OK)
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
