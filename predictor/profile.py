@@ -27,10 +27,10 @@ from models.trace import Traced
 from utils.inference_utils import Clock
 
 WARM_UP_PASSES = 2
-MIN_PASSES, MAX_PASSES = 5, 21
+MIN_PASSES, MAX_PASSES = 5, 15
 ENOUGH_S = 1.5  # of measured work
 REST_S = 0.1
-MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 5
+MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 3
 STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
 SCHEMA = 1
 

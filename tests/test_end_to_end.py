@@ -470,8 +470,7 @@ def test_nobody_behind_an_emulated_link_is_the_same_error(edge: CallEdge) -> Non
 
 def test_output_that_nobody_takes_is_no_traceback(cloud: CloudProcess, cache: Path) -> None:
     command = f"{sys.executable} edge_api.py --cache-dir {cache} -p {cloud.port} -t le_net --point 3"
-    redirects = (("| head -1; exit ${PIPESTATUS[0]}", 0), ("> /dev/full", 1), ("-d abacus --json > /dev/full", 2))
-    for redirect, code in redirects:
+    for redirect, code in (("| head -1; exit ${PIPESTATUS[0]}", 0), ("--json > /dev/full", 1)):
         run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
         assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
 
