@@ -53,12 +53,11 @@ class Frame:
 
 @dataclass
 class Connection:
-    """A connected socket and what has gone over it."""
+    """A connected socket, and how much has come over it."""
 
     sock: socket.socket
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
-    sent_bytes: int = 0
     received_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -97,7 +96,6 @@ class Connection:
                 sent = self.sock.sendmsg(parts)
             except OSError as error:
                 raise self._refusal_or(_lost(error, deadline)) from None
-            self.sent_bytes += sent
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
             if sent:

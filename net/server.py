@@ -3,13 +3,13 @@
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from net.connection import ClosedAtBoundaryError, Connection
 from net.frames import Limits
 from net.messages import Error
-from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError
 from utils.units import printable
 
@@ -142,14 +142,14 @@ class Server:
             log.info("> %s gone", peer.name)
 
     def _drain(self) -> None:
-        deadline = Deadline.after(self.drain_s, "drain")
+        end = time.monotonic() + self.drain_s
         with self._lock:
             peers = dict(self._peers)
         for peer in peers:
             if not peer.is_working:
                 peer.connection.close()
         for peer, thread in peers.items():
-            thread.join(max(0.0, deadline.at - Deadline.after(0, "").at))
+            thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 log.warning("! %s: still working after %.0f s, closed", peer.name, self.drain_s)
                 peer.connection.close()

@@ -117,11 +117,11 @@ class Edge:
         try:
             connection.send(hello, deadline)
             ready = connection.receive(deadline).read(Ready)
+            if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
+                raise ProtocolError("the cloud's times are not those of this network")
         except AppError:
             connection.close()
             raise
-        if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
-            raise ProtocolError("the cloud's times are not those of this network")
         sendable = min(connection.limits.payload_bytes, ready.max_payload)
         connection.limits = replace(connection.limits, payload_bytes=sendable)
         self.cloud = Cloud(connection, ready)
