@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="imagenet, or a .safetensors or .pt file, for one network or for all; may be repeated "
         "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
     )
+    cli.add_times_flags(parser)
     parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
     parser.add_argument("--insecure", action="store_true", help="listen on any address without a token")
     parser.add_argument(
@@ -84,6 +85,8 @@ def serve(options: argparse.Namespace) -> int:
             weights=parse_weights(options.weights),
             models=options.models,
             cache_dir=options.cache_dir or default_folder(),
+            times=options.times,
+            predictors=options.predictors,
             token=token,
             limits=Limits(payload_bytes=options.max_payload),
             max_connections=options.max_connections,

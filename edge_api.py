@@ -31,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
+    cli.add_times_flags(where)
+    where.add_argument(
+        "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
+    )
+    where.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
     runs = parser.add_argument_group("how often, and what is shown")
     runs.add_argument("--repeat", type=cli.positive_int, default=1, metavar="N", help="measured inferences")
     runs.add_argument("--warm-up", type=cli.count, default=1, metavar="N", help="inferences before, not counted")
@@ -98,6 +103,10 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         link_shape=options.emulate_link,
         own_cloud=tuple(own_cloud) if options.ip is None and options.port is None else None,
         cache_dir=cache_dir,
+        times=options.times,
+        predictors=options.predictors,
+        power=options.power,
+        radio=options.radio,
         token=read_token(options.token_file),
     )
     check_config(config)

@@ -30,6 +30,7 @@ from runtime.children import emulated_link, own_cloud
 from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import CpuShare, TorchExecutor
 from runtime.single import Plan, decide
+from runtime.times import measured
 from utils.deadline import Deadline
 from utils.inference_utils import find_device
 from utils.units import format_seconds, parse_rate
@@ -96,7 +97,7 @@ def measure_cell(edge: Edge, cpu: float, link: str) -> Cell:
     assert edge.cloud is not None
     edge.executor = TorchExecutor(edge.network, find_device("cpu"), CpuShare(cpu))
     estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
-    edge_s = edge.executor.head_seconds(default_folder())
+    edge_s = measured(edge.executor, default_folder()).seconds
     plan = decide(edge, edge_s, estimate, None)
     x = np.asarray(edge.network.example.tensor)
     cell = Cell(edge.graph.name, cpu, link, plan.chosen.point.number, {}, [], plan.decision_s)

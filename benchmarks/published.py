@@ -29,6 +29,7 @@ from runtime.children import ROOT, emulated_link, own_cloud
 from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import Network, prepare
 from runtime.single import decide
+from runtime.times import measured
 from utils.deadline import Deadline
 from utils.inference_utils import set_threads
 from utils.units import format_seconds
@@ -134,7 +135,8 @@ def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) ->
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert edge.cloud is not None
         estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
-        point = decide(edge, edge.executor.head_seconds(default_folder()), estimate, None).chosen.point.number
+        edge_s = measured(edge.executor, default_folder()).seconds
+        point = decide(edge, edge_s, estimate, None).chosen.point.number
         mine, theirs = [], []
         for _ in range(REPEATS + 1):
             answered = edge.infer(x, edge.graph.head_at(point), TIMEOUT_S)

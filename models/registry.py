@@ -43,8 +43,9 @@ def find(name: str) -> Entry:
         name = _ALIASES[name]
     if name in _ENTRIES:
         return _ENTRIES[name]()
-    if name.startswith(TORCHVISION) and name.removeprefix(TORCHVISION) in torchvision_names():
-        return _torchvision(name, name.removeprefix(TORCHVISION))
+    short = name.removeprefix(TORCHVISION)
+    if short in torchvision_names():
+        return _torchvision(TORCHVISION + short, short)
     known = ", ".join(_ENTRIES)
     raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
 

@@ -38,16 +38,21 @@ class Traced:
     """For every layer its fx nodes; the last one makes the layer's tensor. The input's is the placeholder."""
     capture: str
     """`fx` or `export`."""
+    views: frozenset[int] = frozenset()
+    """Layers that look at their input's memory in another way and compute nothing."""
+    strided: frozenset[int] = frozenset()
+    """Layers whose output does not lie in memory in the order of its indices."""
 
 
 class NotCuttableError(Exception):
     """This capture of the network cannot be cut; another one may."""
 
 
-def trace(model: nn.Module, example: torch.Tensor, name: str) -> Traced:
+def trace(model: nn.Module, example: torch.Tensor, name: str, *, is_checked: bool = True) -> Traced:
     """Capture `model`, put in eval mode, for inputs of the shape of `example` (1, ...).
 
-    Raises UsageError where neither fx nor export gives a graph that computes what the network computes.
+    Raises UsageError where neither fx nor export gives a graph that computes what the network computes. Without the
+    check the graph is good for measuring only.
     """
     model.eval()
     reasons = []
@@ -55,7 +60,8 @@ def trace(model: nn.Module, example: torch.Tensor, name: str) -> Traced:
         try:
             # fx and export raise whatever the network's own code makes them raise
             traced = _put_in_order(take(model, example), example, name, capture)
-            _check_equal(model, traced, example)
+            if is_checked:
+                _check_equal(model, traced, example)
         except Exception as error:  # noqa: BLE001
             reasons.append(f"{capture}: {_first_line(error)}")
         else:
@@ -102,6 +108,7 @@ class _Seen:
     changed: frozenset[int] = frozenset()
     """Storages that the node wrote into."""
     is_tensor: bool = False
+    is_contiguous: bool = True
 
     @property
     def holds_tensors(self) -> bool:
@@ -132,6 +139,7 @@ class _Recorder(fx.Interpreter):
             storages=frozenset(map(_storage, made)),
             changed=changed,
             is_tensor=isinstance(value, torch.Tensor),
+            is_contiguous=all(t.is_contiguous() for t in made),
         )
         return value
 
@@ -261,7 +269,14 @@ def _number_layers(
         groups.append(group)
         layers.append(_layer(_unique_id(group[0], ids), _kind(module, group[0]), inputs, seen[node]))
     outputs = tuple(number_of[node] for node in _answers(module.graph))
-    return Traced(LayerGraph(name, tuple(layers), outputs), module, tuple(groups), capture)
+    views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, seen))
+    strided = frozenset(n for n, group in enumerate(groups) if not seen[group[-1]].is_contiguous)
+    return Traced(LayerGraph(name, tuple(layers), outputs), module, tuple(groups), capture, views, strided)
+
+
+def _is_view(group: tuple[fx.Node, ...], seen: dict[fx.Node, _Seen]) -> bool:
+    read = frozenset().union(*(seen[source].storages for source in group[0].all_input_nodes))
+    return seen[group[-1]].storages <= read and not any(seen[node].changed for node in group)
 
 
 def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], seen: _Seen) -> Layer:

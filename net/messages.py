@@ -31,7 +31,7 @@ class Ready:
 
     TYPE: ClassVar[FrameType] = FrameType.READY
     seconds: list[float]
-    """Measured seconds of every layer of the graph on this cloud when idle."""
+    """Seconds of every layer of the graph on this cloud when idle."""
     start_s: list[float]
     """For every layer, what a tail that begins after it takes beyond the sum of its layers."""
     queue_s: float
@@ -39,6 +39,8 @@ class Ready:
     device: str
     codecs: list[str]
     max_payload: int
+    times: str
+    """Where the seconds come from: `measured` or `predicted`."""
 
 
 @dataclass(frozen=True, slots=True)

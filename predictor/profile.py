@@ -101,7 +101,7 @@ def measure(
 
 
 def _measure_passes(traced: Traced, x: torch.Tensor, clock: Clock, progress: Progress) -> tuple[tuple[float, ...], ...]:
-    module = _with_clock(traced, clock)
+    module = with_clock(traced, clock)
     for _ in range(WARM_UP_PASSES):
         module(x)
     passes: list[tuple[float, ...]] = []
@@ -115,7 +115,7 @@ def _measure_passes(traced: Traced, x: torch.Tensor, clock: Clock, progress: Pro
     return tuple(passes)
 
 
-def _with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
+def with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
     """The network's graph with the clock read before the first layer and after each one."""
     last_of_layer = {group[-1] for group in traced.nodes[1:]}
     graph = fx.Graph()

@@ -20,8 +20,8 @@ from net.messages import Error, Hello, Infer, Message, Probe, Probed, Ready, Res
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW, Array
-from predictor.profile import Profile
-from runtime.executor import Executor, TorchExecutor, prepare
+from runtime.executor import Executor, Ran, TorchExecutor, prepare
+from runtime.times import Found, Times, predictors_path
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
@@ -49,6 +49,9 @@ class CloudConfig:
     models: tuple[str, ...] = ()
     """The networks that are served; none means all of the registry."""
     cache_dir: Path = Path()
+    times: str = "auto"
+    predictors: Path | None = None
+    """None: where deployment.py fit puts those of a cloud."""
     token: str = ""
     limits: Limits = field(default_factory=Limits)
     max_connections: int = 64
@@ -65,10 +68,17 @@ class Served:
 
     executor: Executor
     graph: LayerGraph
-    profile: Profile
+    found: Found
     parameter_bytes: int
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
+
+    def run(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
+        """Run a segment; where its time was predicted, the prediction learns from the real one."""
+        ran = self.executor.run(self.executor.load(layers), arrays)
+        if self.found.teacher is not None:
+            self.found.teacher.learn(layers, ran.seconds)
+        return ran
 
 
 class RequestError(AppError):
@@ -84,6 +94,8 @@ class Networks:
         self._config = config
         self._device = device
         self._worker = worker
+        folder = config.cache_dir
+        self._times = Times(config.times, config.predictors or predictors_path(folder, "cloud"), folder)
         self._loading = threading.Lock()
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
@@ -139,13 +151,14 @@ class Networks:
         def make_ready() -> Served:
             network = prepare(loaded, example, entry.name)
             executor, graph = TorchExecutor(network, self._device), network.traced.graph
-            profile = executor.profile(self._config.cache_dir, tails=True)
+            found = self._times.find(executor, lambda _: None, tails=True)
             hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
-            return Served(executor, graph, profile, entry.parameter_bytes, hello)
+            return Served(executor, graph, found, entry.parameter_bytes, hello)
 
         served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
-        layers, total_s = len(served.graph.layers), sum(served.profile.seconds)
-        log.info("= %s is ready: %d layers, %s, %.4f s", entry.name, layers, loaded.origin, total_s)
+        layers, times = len(served.graph.layers), served.found.times
+        about = (entry.name, layers, loaded.origin, sum(times.seconds), times.source)
+        log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
         return served
 
 
@@ -208,13 +221,15 @@ class Cloud:
         if not is_token_right(self._config.token, hello.token):
             raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
+        times = served.found.current
         ready = Ready(
-            seconds=list(served.profile.seconds),
-            start_s=list(served.profile.start_s),
+            seconds=list(times.seconds),
+            start_s=list(times.start_s),
             queue_s=self._worker.queue_s,
             device=f"{self._device} {device_name(self._device)}",
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
+            times=times.source,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         log.info("> %s gets %s", peer.name, served.hello.model)
@@ -255,7 +270,7 @@ class Cloud:
         layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
         arrays = frame.arrays()
         _check_arrays(arrays, layers, served.graph)
-        ran, queue_s = self._worker.run(lambda: served.executor.run(served.executor.load(layers), arrays), deadline)
+        ran, queue_s = self._worker.run(lambda: served.run(layers, arrays), deadline)
         return Result(request.id, queue_s, ran.seconds), ran.arrays
 
     def _probe(self, _peer: Peer, frame: Frame, _agreed: Hello) -> Answer:

@@ -13,6 +13,7 @@ from models.registry import Entry
 from net.connection import Connection, connect
 from net.messages import Hello, Infer, Ready, Result
 from net.tensors import RAW, Array
+from predictor import energy
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
@@ -47,6 +48,11 @@ class EdgeConfig:
     own_cloud: tuple[str, ...] | None = None
     """Start a cloud on loopback with these arguments, and use that one."""
     cache_dir: Path = Path()
+    times: str = "auto"
+    predictors: Path | None = None
+    """None: where deployment.py fit puts those of an edge."""
+    power: str = energy.DEFAULT_PROFILE
+    radio: str = energy.DEFAULT_RADIO
     token: str = ""
 
 

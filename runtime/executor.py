@@ -20,8 +20,9 @@ from models.trace import Traced, trace
 from models.weights import Loaded
 from net.tensors import Array
 from predictor import store
+from predictor.dataset import Machine
 from predictor.profile import Profile, ProfileKey, Progress, measure, work_clock
-from utils.inference_utils import device_name, wall_clock
+from utils.inference_utils import device_name, keep_freed_memory, wall_clock
 
 SEGMENTS_KEPT = 128
 
@@ -84,9 +85,10 @@ class TorchExecutor:
     backend = "torch"
 
     def __init__(self, network: Network, device: torch.device, cpu_share: CpuShare | None = None) -> None:
+        keep_freed_memory()
         self._network = network
-        self._traced = network.traced
-        self._traced.module.to(device)
+        self.traced = network.traced
+        self.traced.module.to(device)
         self._device = device
         self._share = cpu_share
         self._clock = wall_clock(device)
@@ -95,7 +97,7 @@ class TorchExecutor:
     def load(self, layers: frozenset[int]) -> Segment:
         """Build or find a segment; the least recently used one goes when there are too many."""
         if layers not in self._segments:
-            self._segments[layers] = segment(self._traced, layers)
+            self._segments[layers] = segment(self.traced, layers)
             if len(self._segments) > SEGMENTS_KEPT:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
@@ -118,28 +120,43 @@ class TorchExecutor:
 
         `is_fresh` measures again even where the times are known.
         """
-        key = ProfileKey(
-            model=self._traced.graph.name,
-            graph=self._traced.graph.digest,
-            weights=self._network.loaded.digest,
-            device=f"{self._device} {device_name(self._device)}",
-            threads=torch.get_num_threads(),
-            backend=self.backend,
-            clock="wall" if self._share is None else "work",
-            torch=torch.__version__,
-        )
-        found = None if is_fresh else store.load(folder, key, len(self._traced.graph.layers))
+        key = self._key()
+        found = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
         if found is None or (tails and not found.tails):
             clock = self._clock if self._share is None else work_clock
             x = self._network.example.tensor.to(self._device)
-            found = measure(self._traced, x, clock, key, progress, tails=tails)
+            found = measure(self.traced, x, clock, key, progress, tails=tails)
             store.save(folder, found)
         return found
 
-    def head_seconds(self, folder: Path, progress: Progress = lambda _: None) -> list[float]:
-        """What every layer is expected to take in a head that runs here, the emulated share included."""
-        share = 1.0 if self._share is None else self._share.share
-        return [seconds / share for seconds in self.profile(folder, progress, tails=False).seconds]
+    def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
+        """The same if it was measured before, else None; nothing is run."""
+        found = store.load(folder, self._key(), len(self.traced.graph.layers))
+        return found if found is None or found.tails or not tails else None
+
+    def _key(self) -> ProfileKey:
+        machine = self.machine
+        return ProfileKey(
+            model=self.traced.graph.name,
+            graph=self.traced.graph.digest,
+            weights=self._network.loaded.digest,
+            device=machine.device,
+            threads=machine.threads,
+            backend=machine.backend,
+            clock="wall" if self._share is None else "work",
+            torch=machine.torch,
+        )
+
+    @property
+    def machine(self) -> Machine:
+        """What measured times of this executor depend on."""
+        device = f"{self._device} {device_name(self._device)}"
+        return Machine(device, torch.get_num_threads(), torch.__version__, self.backend)
+
+    @property
+    def share(self) -> float:
+        """The emulated share of the processor; 1 where all of it is there."""
+        return 1.0 if self._share is None else self._share.share
 
 
 BACKENDS: dict[str, Callable[..., Executor]] = {TorchExecutor.backend: TorchExecutor}

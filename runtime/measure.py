@@ -82,14 +82,13 @@ def write_csv(measured: MeasuredNetwork, path: Path) -> None:
 
 def write_excel(measured: MeasuredNetwork, path: Path) -> None:
     """The table as a workbook with a chart. Raises UsageError where it cannot be written."""
-    from utils.excel_utils import write_workbook
+    from utils.excel_utils import Sheet, write_workbook
 
     if path.suffix != ".xlsx":
         raise UsageError(f"{path}: a workbook's name ends in .xlsx")
     rows = [cells(row) for row in measured.rows]
-    chart = ("layer", "seconds")
-    title = measured.model.replace(":", " ")
-    _written(path, lambda: write_workbook(path, title, COLUMNS, rows, chart, notes(measured)))
+    sheet = Sheet(measured.model.replace(":", " "), COLUMNS, rows, ("layer", "seconds"))
+    _written(path, lambda: write_workbook(path, [sheet], notes(measured)))
 
 
 def _written(path: Path, write: Callable[[], None]) -> None:

@@ -35,6 +35,9 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "measured": _measured(outcome.runs.typical) | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
         "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
         "completed_by": completed_by(outcome),
+        "times": outcome.times,
+        "corrections": outcome.corrections,
+        "energy": outcome.energy.to_json(),
     }
     if outcome.verified is not None:
         document["verify"] = asdict(outcome.verified)
@@ -119,6 +122,16 @@ def _headline(outcome: Outcome) -> Group:
     lines.append(f"cut    point {point.number} of {len(graph.points) - 1}, after {after}: {where}")
     chosen = f"least predicted total of {len(plan.candidates)} points, chosen in {format_seconds(plan.decision_s)}"
     lines.append(f"why    {'the point was given' if plan.method == 'given' else chosen}")
+    sources = ", ".join(f"{source} on the {side}" for side, source in outcome.times.items() if source)
+    lines.append(f"times  {sources}")
+    used = outcome.energy
+    lines.append(
+        f"energy {used.measured_stages.total_j:.3g} J modelled for a {used.profile} on {used.radio} "
+        f"({used.measured_stages.edge_j:.3g} computing, {used.measured_stages.transmit_j:.3g} sending, "
+        f"{used.measured_stages.idle_j:.3g} waiting)"
+    )
+    if used.meter is not None:
+        lines.append(f"meter  {used.meter['all_runs_j']:.3g} J measured by {used.meter['meter']} over all runs")
     return Group(*(Text(line) for line in lines))
 
 

@@ -19,6 +19,8 @@ from partition.chain import Candidate
 from partition.cost import CloudTimes, Link
 from runtime.children import Child, emulated_link, own_cloud
 from runtime.edge import CONNECT_S, Answered, Edge, EdgeConfig, Measured, read_input
+from runtime.joules import EnergyReport, Metered, PowerChoice, Stages
+from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError, UsageError
 from utils.inference_utils import available_cores
@@ -92,6 +94,11 @@ class Outcome:
     top: tuple[Ranked, ...]
     shape: tuple[int, ...]
     verified: Verified | None
+    times: dict[str, str | None]
+    """Of each side: whether the plan is made from measured or from predicted times."""
+    corrections: dict[str, float]
+    """By kind, what predictions are multiplied by from now on; empty where nothing was predicted."""
+    energy: EnergyReport
     compared: tuple[Runs, ...]
     """All on the cloud, then all on the edge, where a comparison was asked for."""
 
@@ -100,6 +107,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
         entry = registry.find(config.model)
+        power = PowerChoice.of(config.power, config.radio)
         example = read_input(config, entry)
         cloud = _OwnCloud(stack, config.own_cloud)
         if config.point is None:
@@ -113,12 +121,18 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
             progress("waiting for the cloud", 0.0)
             _greet(edge, config, cloud, stack)
         link = _link(edge, config, progress)
-        edge_s = edge.executor.head_seconds(config.cache_dir, lambda done: progress("measuring the layers", done))
-        plan = decide(edge, edge_s, link, config.point)
+        times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+        found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
+        plan = decide(edge, found.times.seconds, link, config.point)
         chosen, ends = plan.chosen.point.number, (0, len(edge.graph.points) - 1)
+        metered = Metered()
         runs = _repeat(edge, (chosen, *ends) if config.compare else (chosen,), config, progress)
+        metered.stop()
         compared = tuple(runs[end] for end in ends) if config.compare else ()
-        return _outcome(edge, link, plan, runs[chosen], compared, verify=config.verify)
+        learnt = _learn(edge, found, runs)
+        used = _energy(edge, power, link, plan, runs[chosen], metered)
+        sources = {"edge": found.times.source, "cloud": None if edge.cloud is None else edge.cloud.ready.times}
+        return _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
 
 
 @dataclass
@@ -158,7 +172,7 @@ def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | 
     return prober.estimate()
 
 
-def decide(edge: Edge, edge_s: list[float], link: LinkEstimate | None, point: int | None) -> Plan:
+def decide(edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, point: int | None) -> Plan:
     """Choose a point, or take the one that was given. Runs nothing; only the formula, once for every point."""
     started = time.perf_counter()
     if edge.cloud is None or link is None:
@@ -187,8 +201,43 @@ def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Pro
     return {point: Runs(point, tuple(found[config.warm_up :])) for point, found in answers.items()}
 
 
+def _learn(edge: Edge, found: Found, runs: dict[int, Runs]) -> dict[str, float]:
+    """Let the predictor see what every head took."""
+    if found.teacher is None:
+        return {}
+    for point, repeated in runs.items():
+        for run in repeated.repeats if point else ():
+            found.teacher.learn(edge.graph.head_at(point), run.edge_s)
+    found.teacher.keep()
+    return dict(found.teacher.corrections.factors)
+
+
+def _energy(
+    edge: Edge, power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered
+) -> EnergyReport:
+    predicted, typical = plan.chosen.predicted, runs.typical
+    is_local = runs.point == len(edge.graph.points) - 1
+    received = 0 if is_local else edge.graph.result_bytes
+    return EnergyReport.of(
+        power,
+        link,
+        Stages(predicted.edge_s, predicted.total_s - predicted.edge_s, plan.chosen.boundary_bytes, received),
+        Stages(typical.edge_s, 0.0 if is_local else typical.total_s - typical.edge_s, typical.payload_bytes, received),
+        metered,
+    )
+
+
 def _outcome(
-    edge: Edge, link: LinkEstimate | None, plan: Plan, runs: Runs, compared: tuple[Runs, ...], *, verify: bool
+    edge: Edge,
+    link: LinkEstimate | None,
+    plan: Plan,
+    runs: Runs,
+    compared: tuple[Runs, ...],
+    times: dict[str, str | None],
+    corrections: dict[str, float],
+    used: EnergyReport,
+    *,
+    verify: bool,
 ) -> Outcome:
     loaded = edge.network.loaded
     answer = runs.answers[-1].outputs[0]
@@ -207,6 +256,9 @@ def _outcome(
         top=rank(answer, edge.entry.labels),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared)) if verify else None,
+        times=times,
+        corrections=corrections,
+        energy=used,
         compared=compared,
     )
 

@@ -28,6 +28,7 @@ from runtime.children import Child
 from runtime.edge import Edge
 from runtime.executor import Network, TorchExecutor
 from runtime.single import decide
+from runtime.times import measured
 from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge, run_script, running_cloud
 from tests.test_split_equals_whole import random_cut, whole
 
@@ -207,7 +208,7 @@ def test_a_decision_runs_nothing(
     connected: Callable[[str], Edge], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = connected("alex_net")
-    edge_s = edge.executor.head_seconds(cache)
+    edge_s = measured(edge.executor, cache).seconds
 
     def run(*_: object) -> None:
         raise AssertionError("a decision ran the network")

@@ -29,7 +29,7 @@ SPECIFICATION = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
 
 MESSAGES: list[Message] = [
     Hello("alex_net", "sha256:ab", "sha256:cd", ["raw"], ""),
-    Ready([0.0, 0.5], [0.0, 0.0], 0.0, "cpu", ["raw"], 1),
+    Ready([0.0, 0.5], [0.0, 0.0], 0.0, "cpu", ["raw"], 1, "measured"),
     Infer(1, [[1, 3], [5, 6]], 60.0),
     Result(1, 0.0, 0.25),
     Probe(1, 256),

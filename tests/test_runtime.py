@@ -17,6 +17,7 @@ from models.graph import INPUT
 from predictor import store
 from predictor.profile import Profile, ProfileKey
 from runtime.executor import BACKENDS, CpuShare, Network, TorchExecutor
+from runtime.times import measured
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, UsageError
@@ -79,7 +80,7 @@ def test_a_profile_is_measured_once_and_then_read(network: Callable[[str], Netwo
 
 def test_an_emulated_share_divides_the_work(network: Callable[[str], Network], tmp_path: Path) -> None:
     subject = network("le_net")
-    slow, slower = (TorchExecutor(subject, CPU, CpuShare(share)).head_seconds(tmp_path) for share in (0.1, 0.05))
+    slow, slower = (measured(TorchExecutor(subject, CPU, CpuShare(share)), tmp_path).seconds for share in (0.1, 0.05))
     assert [2 * s for s in slow] == pytest.approx(slower)
 
 

@@ -116,6 +116,19 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Where the times of layers come from."""
+    parser.add_argument(
+        "--times",
+        choices=("auto", "measured", "predicted"),
+        default="auto",
+        help="of layers: measured here once, predicted without running the network, or what there is (auto)",
+    )
+    parser.add_argument(
+        "--predictors", type=Path, metavar="FILE", help="what deployment.py fit wrote (default: where it puts it)"
+    )
+
+
 def port(text: str) -> int:
     """An argument that is a TCP port."""
     return _whole(text, 0, MAX_PORT)
@@ -240,13 +253,13 @@ def exit_at_end_of_stdin() -> None:
     threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
-def show(draw: Callable[["Console"], None]) -> None:
+def show(draw: Callable[["Console"], None], width: int = 120) -> None:
     """Print tables to stdout; where that is no terminal, wide enough for them."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
-        console.width = 120
+        console.width = width
     with console.capture() as captured:
         draw(console)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

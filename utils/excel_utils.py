@@ -1,6 +1,7 @@
 """Workbooks: a table and a chart of one of its columns, for people who look at numbers in a spreadsheet."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from openpyxl import Workbook
@@ -12,35 +13,46 @@ from openpyxl.worksheet.worksheet import Worksheet
 from utils.files import replaced
 
 Cell = str | int | float
+WIDTH_ROWS = 200
 
 
-def write_workbook(
-    path: Path,
-    title: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
-    chart: tuple[str, str],
-    notes: dict[str, str],
-) -> None:
-    """Write an .xlsx with a sheet of rows, a bar chart of column `chart[1]` over `chart[0]`, and a sheet of notes."""
+@dataclass(frozen=True)
+class Sheet:
+    """A table, and perhaps a bar chart of column `chart[1]` over column `chart[0]`."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    chart: tuple[str, str] | None = None
+
+
+def write_workbook(path: Path, sheets: Sequence[Sheet], notes: dict[str, str]) -> None:
+    """Write an .xlsx with these sheets and one of notes, called `about`. Raises OSError."""
     book = Workbook()
     book.remove(book.worksheets[0])
-    sheet = book.create_sheet(title[:31])
-    sheet.append(list(head))
-    for row in rows:
-        sheet.append(list(row))
-    for number, name in enumerate(head, start=1):
-        sheet.cell(1, number).font = Font(bold=True)
-        widest = max(len(str(cell)) for cell in (name, *(row[number - 1] for row in rows)))
-        sheet.column_dimensions[get_column_letter(number)].width = min(40, widest + 2)
-    sheet.freeze_panes = "A2"
-    sheet.add_chart(_bars(sheet, head, len(rows), *chart), f"{get_column_letter(len(head) + 2)}2")
+    for sheet in sheets:
+        _fill(book.create_sheet(sheet.title[:31]), sheet)
     about = book.create_sheet("about")
     for key, value in notes.items():
         about.append([key, value])
     about.column_dimensions["A"].width = about.column_dimensions["B"].width = 40
     with replaced(path) as temporary:
         book.save(temporary)
+
+
+def _fill(page: Worksheet, sheet: Sheet) -> None:
+    page.append(list(sheet.head))
+    for row in sheet.rows:
+        page.append(list(row))
+    for number, name in enumerate(sheet.head, start=1):
+        page.cell(1, number).font = Font(bold=True)
+        widest = max(len(str(cell)) for cell in (name, *(row[number - 1] for row in sheet.rows[:WIDTH_ROWS])))
+        page.column_dimensions[get_column_letter(number)].width = min(40, widest + 2)
+    page.freeze_panes = "A2"
+    if sheet.chart is not None:
+        page.add_chart(
+            _bars(page, sheet.head, len(sheet.rows), *sheet.chart), f"{get_column_letter(len(sheet.head) + 2)}2"
+        )
 
 
 def _bars(sheet: Worksheet, head: Sequence[str], rows: int, over: str, of: str) -> BarChart:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+Show = Callable[[str, float], None]
+
 
 @contextlib.contextmanager
-def on_terminal() -> Iterator[Callable[[str, float], None]]:
+def on_terminal() -> Iterator[Show]:
     """Gives a function that takes what is being done and the share of it that is done, 0 to 1."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())

@@ -1,0 +1,245 @@
+"""What a layer computes, in the numbers that its time depends on: work, bytes, and shape.
+
+A layer's `kind` in the graph is torch's name for it. Here it gets the name that predictors are kept under: `conv` for
+what torch calls Conv2d or conv2d. To teach the program another layer, add a row to `_DESCRIBE`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from models.graph import INPUT
+from models.trace import Traced
+from utils.errors import UsageError
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+VIEW = "view"
+KINDS = (
+    *("conv", "dw_conv", "linear", "maxpool", "avgpool", "batchnorm", "layernorm", "activation", "elementwise"),
+    *("concat", "matmul", "attention", "copy", VIEW),
+)
+"""Every kind for which there can be a predictor."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One layer for a batch of one. `macs` are multiply-adds, or elementary steps where nothing is multiplied."""
+
+    kind: str
+    variant: str
+    """Which of the operations of this kind: torch's own name in lower case."""
+    in_shape: Shape
+    """Of the first input."""
+    out_shape: Shape
+    inputs: int
+    macs: int
+    in_bytes: int
+    out_bytes: int
+    weight_bytes: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    groups: int = 1
+    is_in_place: bool = False
+    strided_bytes: int = 0
+    """Bytes of inputs that do not lie in memory in the order of their indices."""
+
+
+class UnknownLayerError(UsageError):
+    """A layer of a kind for which there is no description, and so no predictor."""
+
+
+def describe(traced: Traced) -> tuple[LayerSpec, ...]:
+    """The layers of a network without its input. Raises UnknownLayerError for a layer that nobody described."""
+    return tuple(_describe(traced, number) for number in range(INPUT + 1, len(traced.graph.layers)))
+
+
+def _describe(traced: Traced, number: int) -> LayerSpec:
+    layer, layers = traced.graph.layers[number], traced.graph.layers
+    node = traced.nodes[number][0]
+    call = _Call(
+        node=node,
+        module=traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None,
+        root=traced.module,
+        in_shape=layers[layer.inputs[0]].out_shape,
+        out_shape=layer.out_shape,
+    )
+    found = _FOUND_VIEW if number in traced.views else _described(call, layer.kind, layer.id, traced.graph.name)
+    return LayerSpec(
+        kind=found.kind,
+        variant=layer.kind.lower().strip("_"),
+        in_shape=call.in_shape,
+        out_shape=layer.out_shape,
+        inputs=len(layer.inputs),
+        macs=found.macs,
+        in_bytes=traced.graph.bytes_of(layer.inputs),
+        out_bytes=layer.out_bytes,
+        weight_bytes=_parameter_bytes(call),
+        kernel=found.kernel,
+        stride=found.stride,
+        groups=found.groups,
+        is_in_place=call.is_in_place,
+        strided_bytes=traced.graph.bytes_of(n for n in layer.inputs if n in traced.strided),
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How the network calls one operation."""
+
+    node: fx.Node
+    module: nn.Module | None
+    root: nn.Module
+    in_shape: Shape
+    out_shape: Shape
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.out_shape)
+
+    @property
+    def is_in_place(self) -> bool:
+        return bool(self.setting("inplace", None, False)) or str(self.node.target).endswith("_")
+
+    def setting(self, name: str, position: int | None, default: Any) -> Any:
+        """A setting of the module, or an argument of the function."""
+        if self.module is not None:
+            return getattr(self.module, name, default)
+        if name in self.node.kwargs:
+            return self.node.kwargs[name]
+        return self.node.args[position] if position is not None and position < len(self.node.args) else default
+
+    def parameters(self) -> list[torch.Tensor]:
+        if self.module is not None:
+            return [*self.module.parameters(), *self.module.buffers()]
+        return [_attribute(self.root, str(n.target)) for n in self.node.all_input_nodes if n.op == "get_attr"]
+
+
+def _attribute(root: nn.Module, dotted: str) -> torch.Tensor:
+    owner, _, name = dotted.rpartition(".")
+    tensor: torch.Tensor = getattr(root.get_submodule(owner), name)
+    return tensor
+
+
+def _parameter_bytes(call: _Call) -> int:
+    return sum(t.numel() * t.element_size() for t in call.parameters())
+
+
+@dataclass(frozen=True)
+class _Found:
+    kind: str
+    macs: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    groups: int = 1
+
+
+_FOUND_VIEW = _Found(VIEW, 0)
+
+
+def _described(call: _Call, kind: str, layer_id: str, network: str) -> _Found:
+    describe_call = _DESCRIBE.get(kind.lower().strip("_"))
+    if describe_call is None:
+        raise UnknownLayerError(f"{network}: no predictor knows layers of the kind {kind} ({layer_id})")
+    return describe_call(call)
+
+
+def _pair(value: Any) -> Pair:
+    found = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    return (int(found[0]), int(found[-1])) if found else (1, 1)
+
+
+def _conv(call: _Call) -> _Found:
+    weight = next(p for p in call.parameters() if p.dim() == 4)
+    groups = int(call.setting("groups", 6, 1))
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    macs = call.elements * int(weight.shape[1]) * math.prod(kernel)
+    is_depthwise = groups > 1 and groups == call.in_shape[1]
+    return _Found("dw_conv" if is_depthwise else "conv", macs, kernel, _pair(call.setting("stride", 3, 1)), groups)
+
+
+def _linear(call: _Call) -> _Found:
+    return _Found("linear", call.elements * call.in_shape[-1])
+
+
+def _pool(kind: str, call: _Call) -> _Found:
+    kernel = _pair(call.setting("kernel_size", 1, 1))
+    stride = call.setting("stride", 2, None)
+    return _Found(kind, call.elements * math.prod(kernel), kernel, _pair(stride or kernel))
+
+
+def _adaptive_pool(kind: str, call: _Call) -> _Found:
+    height, width = (-(-i // o) for i, o in zip(call.in_shape[-2:], (*call.out_shape, 1, 1)[2:4], strict=True))
+    return _Found(kind, math.prod(call.in_shape), (height, width), (height, width))
+
+
+def _per_input(kind: str, call: _Call) -> _Found:
+    return _Found(kind, math.prod(call.in_shape))
+
+
+def _per_element(kind: str, call: _Call) -> _Found:
+    return _Found(kind, call.elements)
+
+
+def _attention(call: _Call) -> _Found:
+    """Four projections, and twice every query against every key (of its window, where there are windows)."""
+    length, width = math.prod(call.in_shape[:-1]), call.in_shape[-1]
+    window = call.setting("window_size", 4, None)
+    keys = length if window is None else min(length, math.prod(_pair(window)))
+    return _Found("attention", 4 * length * width**2 + 2 * length * keys * width)
+
+
+def _scaled_dot_product(call: _Call) -> _Found:
+    return _Found("attention", 2 * call.elements * call.in_shape[-2])
+
+
+def _einsum(call: _Call) -> _Found:
+    equation = str(call.node.args[0]).replace(" ", "")
+    left, _, right = equation.partition("->")
+    first = dict(zip(left.split(",")[0], call.in_shape, strict=False))
+    summed = math.prod(size for letter, size in first.items() if letter not in right)
+    return _Found("matmul", call.elements * summed)
+
+
+def _matmul(call: _Call) -> _Found:
+    return _Found("matmul", call.elements * call.in_shape[-1])
+
+
+_ACTIVATIONS = "relu relu6 hardtanh silu gelu tanh sigmoid hardswish hardsigmoid leaky_relu leakyrelu elu softmax"
+_ELEMENTWISE = "add mul sub div iadd imul"
+_COPIES = (
+    "contiguous reshape permute transpose swapaxes flatten clone patch_merging_pad getitem chunk split select "
+    "dropout identity"
+)
+
+_DESCRIBE: dict[str, Callable[[_Call], _Found]] = {
+    "conv2d": _conv,
+    "linear": _linear,
+    "maxpool2d": partial(_pool, "maxpool"),
+    "max_pool2d": partial(_pool, "maxpool"),
+    "avgpool2d": partial(_pool, "avgpool"),
+    "avg_pool2d": partial(_pool, "avgpool"),
+    "adaptivemaxpool2d": partial(_adaptive_pool, "maxpool"),
+    "adaptiveavgpool2d": partial(_adaptive_pool, "avgpool"),
+    "adaptive_avg_pool2d": partial(_adaptive_pool, "avgpool"),
+    "mean": partial(_adaptive_pool, "avgpool"),
+    "batchnorm2d": partial(_per_element, "batchnorm"),
+    "native_batch_norm_legit_no_training": partial(_per_element, "batchnorm"),
+    "batch_norm": partial(_per_element, "batchnorm"),
+    "layernorm": partial(_per_element, "layernorm"),
+    "layer_norm": partial(_per_element, "layernorm"),
+    "cat": partial(_per_element, "concat"),
+    "multiheadattention": _attention,
+    "shifted_window_attention": _attention,
+    "scaled_dot_product_attention": _scaled_dot_product,
+    "einsum": _einsum,
+    "matmul": _matmul,
+    **dict.fromkeys(_ACTIVATIONS.split(), partial(_per_element, "activation")),
+    **dict.fromkeys(_ELEMENTWISE.split(), partial(_per_element, "elementwise")),
+    **dict.fromkeys(_COPIES.split(), partial(_per_element, "copy")),
+}

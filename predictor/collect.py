@@ -1,0 +1,253 @@
+"""Measuring layers over the designed space: random networks, one after the other, until the budget is spent.
+
+The measuring adapts: after each round a quick model is tried on networks that it has not seen. Blocks that hold the
+kinds it gets wrong are drawn more often, and some networks start where a badly predicted layer stood (nn-Meter, Zhang
+et al., MobiSys 2021, section 4.3, samples around what it predicts badly in the same spirit).
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+from statistics import median
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from models.graph import INPUT
+from models.specs import describe
+from models.split import segment
+from models.trace import Traced, trace
+from predictor.dataset import TYPICAL, Row, Whole
+from predictor.design import Bounds, NetworkPlan, Shape, draw
+from predictor.features import in_context, table
+from predictor.forms import quick_errors
+from predictor.profile import with_clock
+from predictor.synthetic import Parameters, build
+from utils.inference_utils import Clock
+
+MIN_PASSES, MAX_PASSES, ENOUGH_S = 3, 11, 0.05
+UNSTEADY, RETRIES = 1.1, 2
+ROUND_S = 12.0
+EVERY_WHOLE, ALONE_LAYERS, ALONE_RUNS = 20, 8, 5
+REST_S, RESTED_PASSES = 0.1, 3
+PASS_S = 0.08  # what one pass of the largest networks should take
+MIN_MACS, MAX_MACS = 2e7, 4e9
+MIN_WEIGHTS, MAX_WEIGHTS = 20 << 20, 450 << 20
+POOL_BYTES = 512 << 20
+NEAR_BAD = 0.25  # share of networks that start where a badly predicted layer stood
+MIN_STEPS, MAX_STEPS = 10, 160
+
+
+@dataclass
+class Collected:
+    """All that was measured so far."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    wholes: list[Whole] = field(default_factory=list)
+    networks: int = 0
+    spent_s: float = 0.0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take the layers of one more network."""
+        for row in rows:
+            self.rows.setdefault(row.layer.spec.kind, []).append(row)
+        self.networks += 1
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Where to look closer: how often to draw blocks, and the input shapes of layers that were predicted badly."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    starts: tuple[Shape, ...] = ()
+
+
+BLOCKS_WITH = {
+    "conv": ("plain", "residual", "branches", "dense"),
+    "dw_conv": ("inverted", "shuffle"),
+    "linear": ("vector",),
+    "maxpool": ("pooled",),
+    "avgpool": ("pooled", "squeeze"),
+    "elementwise": ("residual", "squeeze"),
+    "concat": ("branches", "dense"),
+    "copy": ("shuffle",),
+    "view": ("shuffle",),
+    "attention": ("tokens",),
+    "layernorm": ("tokens",),
+}
+
+
+class Collector:
+    """Draws networks, measures their layers, and learns where to look closer."""
+
+    def __init__(self, device: torch.device, clock: Clock, seed: int) -> None:
+        self._device, self._clock = device, clock
+        self._rng = Random(seed)
+        self._noise = torch.Generator().manual_seed(seed)
+        self._pool = Parameters(_pool_bytes(), device)
+        self._reference = _Reference(device, clock)
+        self._rate = 1e9 / max(1e-6, self._reference.macs_1e9_s())
+        self._focus = Focus()
+
+    def run(self, collected: Collected, budget_s: float, told: Callable[[Collected], None]) -> None:
+        """Measure until `collected.spent_s` reaches the budget. `told` is called after every network."""
+        began, before = time.perf_counter(), collected.spent_s
+        next_round = ROUND_S
+        while collected.spent_s < budget_s:
+            self._one(collected)
+            collected.spent_s = before + time.perf_counter() - began
+            if collected.spent_s > next_round:
+                self._focus = look_closer(collected, self._rng)
+                next_round = collected.spent_s + ROUND_S
+            told(collected)
+
+    def _one(self, collected: Collected) -> None:
+        plan = self._draw()
+        name = f"n{collected.networks:05d}"
+        traced = trace(build(plan, self._pool), _smooth(plan.input_shape, self._noise), name, is_checked=False)
+        traced.module.to(self._device)
+        x = _smooth(plan.input_shape, self._noise).to(self._device)
+        specs = describe(traced)
+        layers = in_context(specs, [layer.inputs for layer in traced.graph.layers[1:]])
+        with torch.inference_mode():
+            module = with_clock(traced, self._clock)
+            passes = self._steady(lambda: _stamps(module(x)[1]))
+            if collected.networks % EVERY_WHOLE == 0:
+                collected.wholes.append(self._whole(name, traced, x, passes))
+        collected.add([Row(la, name, raw) for la, raw in zip(layers, zip(*passes, strict=True), strict=True)])
+
+    def _draw(self) -> NetworkPlan:
+        rng = self._rng
+        largest = min(MAX_MACS, max(2 * MIN_MACS, self._rate * PASS_S))
+        bounds = Bounds(
+            macs=round(_log_uniform(rng, MIN_MACS, largest)),
+            weight_bytes=round(min(_log_uniform(rng, MIN_WEIGHTS, MAX_WEIGHTS), self._pool.bytes * 0.9)),
+            steps=round(_log_uniform(rng, MIN_STEPS, MAX_STEPS)),
+            weights=self._focus.weights,
+        )
+        near_bad = self._focus.starts and rng.random() < NEAR_BAD
+        return draw(rng, bounds, rng.choice(self._focus.starts) if near_bad else None)
+
+    def _steady(self, run: Callable[[], tuple[float, ...]]) -> list[tuple[float, ...]]:
+        """Passes while the machine is as fast as usual; a network met in a bad moment is measured again."""
+        run(), run()
+        passes: list[tuple[float, ...]] = []
+        for _ in range(1 + RETRIES):
+            passes = []
+            began = time.perf_counter()
+            while len(passes) < MIN_PASSES or (len(passes) < MAX_PASSES and time.perf_counter() - began < ENOUGH_S):
+                passes.append(run())
+            if self._reference.is_steady():
+                break
+        return passes
+
+    def _whole(self, name: str, traced: Traced, x: torch.Tensor, passes: Sequence[Sequence[float]]) -> Whole:
+        placed = [float(np.quantile(times, TYPICAL)) for times in zip(*passes, strict=True)]
+        rested = []
+        for _ in range(RESTED_PASSES):
+            time.sleep(REST_S)
+            began = self._clock()
+            traced.module(x)
+            rested.append(self._clock() - began)
+        numbers = self._rng.sample(range(1, len(placed) + 1), min(ALONE_LAYERS, len(placed)))
+        alone = tuple(
+            (kind, placed[number - 1], seconds)
+            for number in sorted(numbers)
+            for kind, seconds in [self._alone(traced, x, number)]
+        )
+        return Whole(name, median(sum(times) for times in passes), median(rested), alone)
+
+    def _alone(self, traced: Traced, x: torch.Tensor, number: int) -> tuple[str, float]:
+        """One layer, run again and again on the same input, as layers are usually measured."""
+        reads = traced.graph.layers[number].inputs
+        given = [x if read == INPUT else torch.randn(traced.graph.layers[read].out_shape).to(x) for read in reads]
+        part = segment(traced, frozenset({number})).module
+        times = []
+        for _ in range(1 + ALONE_RUNS):
+            began = self._clock()
+            part(*given)
+            times.append(self._clock() - began)
+        return describe(traced)[number - 1].kind, float(np.quantile(times[1:], TYPICAL))
+
+
+class _Reference:
+    """A fixed piece of work that tells whether the machine is as fast as usual right now."""
+
+    def __init__(self, device: torch.device, clock: Clock) -> None:
+        self._clock = clock
+        self._conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(device).eval()
+        self._x = torch.randn(1, 64, 28, 28).to(device)
+        self._many = torch.randn(1 << 20).to(device)
+        self._seen = [self._time() for _ in range(10)]
+
+    def _time(self) -> float:
+        with torch.inference_mode():
+            self._conv(self._x)
+            began = self._clock()
+            self._conv(self._x)
+            self._many.add(1.0)
+            self._conv(self._x)
+            return self._clock() - began
+
+    def macs_1e9_s(self) -> float:
+        """Seconds for 10^9 multiply-adds, roughly."""
+        macs = 2 * 64 * 64 * 9 * 28 * 28
+        return median(self._seen) * 1e9 / macs
+
+    def is_steady(self) -> bool:
+        """Not slower than usual, the usual being the median of the last minute or so."""
+        now = self._time()
+        usual = median(self._seen[-60:])
+        self._seen.append(now)
+        return now < UNSTEADY * usual
+
+
+def look_closer(collected: Collected, rng: Random) -> Focus:
+    """Compare a quick model with networks that it has not seen, and say where it was wrong. Pure but for `rng`."""
+    weights: dict[str, float] = {}
+    starts: list[Shape] = []
+    shares: dict[str, float] = {}
+    for kind, rows in collected.rows.items():
+        errors = quick_errors(table([r.layer for r in rows]), [r.seconds for r in rows], [r.network for r in rows])
+        if errors is None:
+            continue
+        shares[kind] = float(np.mean(errors > 0.2))
+        if kind in ("conv", "dw_conv", "linear", "maxpool"):  # those that take the time
+            bad = [row.layer.spec.in_shape for row, error in zip(rows, errors, strict=True) if error > 0.2]
+            starts += rng.sample(bad, min(len(bad), 40))
+    usual = float(np.mean(list(shares.values()))) if shares else 0.0
+    for kind, share in shares.items():
+        for block in BLOCKS_WITH.get(kind, ()):
+            weights[block] = max(weights.get(block, 0.0), min(3.0, max(0.5, share / max(usual, 1e-6))))
+    return Focus(weights, tuple(starts))
+
+
+def _stamps(stamps: Sequence[float]) -> tuple[float, ...]:
+    return tuple(max(0.0, end - begin) for begin, end in pairwise(stamps))
+
+
+def _smooth(shape: Shape, noise: torch.Generator) -> torch.Tensor:
+    """Numbers that change slowly from pixel to pixel, as in pictures: finding a maximum among them is quicker."""
+    if len(shape) != 4:
+        return torch.randn(shape, generator=noise)
+    coarse = torch.randn((1, shape[1], *(side // 8 + 2 for side in shape[2:])), generator=noise)
+    fine = functional.interpolate(coarse, size=shape[2:], mode="bilinear", align_corners=False)
+    return fine + 0.1 * torch.randn(shape, generator=noise)
+
+
+def _log_uniform(rng: Random, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _pool_bytes() -> int:
+    """A quarter of the free memory at most, so that small devices can be measured too."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not everywhere
+        free = 1 << 30
+    return max(MIN_WEIGHTS * 2, min(POOL_BYTES, free // 4))

@@ -1,0 +1,213 @@
+"""The forms a regression can have. All are fitted on one table of features and give seconds, never below zero.
+
+linear, logarithmic   the paper's two forms on the paper's variables (Kang et al., ASPLOS 2017, section 5.1): least
+                      squares on seconds, and on their logarithm
+published             least squares on the hyper-parameters as the published data sets list them, the baseline to beat
+                      (Tjyy-1223/Neurosurgeon, predictor/predictor_utils.py)
+trees                 extremely randomised trees on the logarithm
+roofline_trees        first what the time is proportional to: work, bytes, and a constant, none of them negative, so
+                      that it holds beyond what was measured; then trees on the logarithm of what is left
+roofline_boosted      the same with gradient boosting
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
+from sklearn.linear_model import LinearRegression
+
+from predictor.features import FEATURES, Table, linear_part
+
+Seconds = NDArray[np.float64]
+LEAST_S = 1e-7
+QUICK_ROWS = 60
+PAPER = {
+    "conv": ("in_channels", "filters"),
+    "dw_conv": ("in_channels", "filters"),
+    "linear": ("in_channels", "out_channels"),
+    "maxpool": ("in_bytes", "out_bytes"),
+    "avgpool": ("in_bytes", "out_bytes"),
+}
+"""The paper's regression variables in the terms of the table; every other kind has the size of its input alone."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A form with its parameters for one kind: plain arrays and estimators, so that they can be stored."""
+
+    form: str
+    kind: str
+    parts: dict[str, Any]
+
+    def seconds(self, features: Table) -> Seconds:
+        """Predicted seconds of each row."""
+        return np.maximum(FORMS[self.form].predict(self.kind, self.parts, features), LEAST_S)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How to fit and how to predict."""
+
+    fit: Callable[[str, Table, Seconds], dict[str, Any]]
+    predict: Callable[[str, dict[str, Any], Table], Seconds]
+
+
+def fit(form: str, kind: str, features: Table, seconds: Seconds) -> Fitted:
+    """Fit one form to the measured seconds of layers of one kind."""
+    return Fitted(form, kind, FORMS[form].fit(kind, features, np.maximum(seconds, LEAST_S)))
+
+
+# --- the paper's forms
+
+
+def paper_variables(kind: str, features: Table) -> Table:
+    """The paper's regression variables of a kind, from the logarithms in the table."""
+
+    def plain(name: str) -> Seconds:
+        found: Seconds = np.exp2(features[:, FEATURES.index(f"log_{name}")]) - 1.0
+        return found
+
+    columns = []
+    for name in PAPER.get(kind, ("in_bytes",)):
+        if name == "filters":
+            stride = np.maximum(1.0, features[:, FEATURES.index("stride")])
+            size = features[:, FEATURES.index("kernel_height")] / stride
+            columns.append(size**2 * plain("out_channels"))
+        elif name == "in_channels" and kind.endswith("conv"):
+            columns.append(plain("in_channels") * plain("in_side") ** 2)
+        else:
+            columns.append(plain(name))
+    found: Table = np.column_stack(columns)
+    return found
+
+
+def _fit_linear(kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
+    model = LinearRegression().fit(paper_variables(kind, features), seconds)
+    return {"model": model, "least_s": float(seconds.min())}
+
+
+def _predict_linear(kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    """A straight line goes below zero for small layers; nothing is faster than the fastest layer that was seen."""
+    found: Seconds = parts["model"].predict(paper_variables(kind, features))
+    at_least: Seconds = np.maximum(found, parts["least_s"])
+    return at_least
+
+
+def _fit_logarithmic(kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
+    return {"model": LinearRegression().fit(np.log2(1.0 + paper_variables(kind, features)), np.log(seconds))}
+
+
+def _predict_logarithmic(kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    found: Seconds = np.exp(parts["model"].predict(np.log2(1.0 + paper_variables(kind, features))))
+    return found
+
+
+# --- the published baseline
+
+
+_PUBLISHED = ("log_in_side", "kernel_height", "stride", "log_in_channels", "log_out_channels", "log_macs")
+
+
+def _published_variables(features: Table) -> Table:
+    """Side, kernel, stride, channels, operations."""
+    columns = features[:, [FEATURES.index(name) for name in _PUBLISHED]]
+    is_log = np.array([name.startswith("log_") for name in _PUBLISHED])
+    return np.where(is_log, np.exp2(columns) - 1.0, columns)
+
+
+def _fit_published(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
+    return {"model": LinearRegression().fit(_published_variables(features), seconds)}
+
+
+def _predict_published(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    """As published, negative times become nothing; here the least there is."""
+    found: Seconds = parts["model"].predict(_published_variables(features))
+    return found
+
+
+# --- trees
+
+
+def _trees() -> ExtraTreesRegressor:
+    return ExtraTreesRegressor(20, min_samples_leaf=2, max_features=0.8, random_state=0)
+
+
+def _boosted() -> GradientBoostingRegressor:
+    return GradientBoostingRegressor(
+        n_estimators=80, max_depth=5, learning_rate=0.12, subsample=0.5, max_features=0.3, random_state=0
+    )
+
+
+def _fit_trees(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
+    return {"trees": _trees().fit(features, np.log(seconds))}
+
+
+def _predict_trees(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    found: Seconds = np.exp(_ask(parts["trees"], features))
+    return found
+
+
+def _ask(trees: Any, features: Table) -> Seconds:
+    """What an ensemble says. The trees of a forest are asked directly: its own `predict` starts threads to do so."""
+    if isinstance(trees, ExtraTreesRegressor):
+        rows = features.astype(np.float32)
+        said: Seconds = np.mean([tree.tree_.predict(rows)[:, 0] for tree in trees.estimators_], axis=0)
+        return said
+    found: Seconds = trees.predict(features)
+    return found
+
+
+# --- roofline and trees
+
+
+def _fit_roofline(features: Table, seconds: Seconds) -> dict[str, Any]:
+    """Non-negative least squares on relative errors."""
+    columns = linear_part(features)
+    scale = columns.max(axis=0) + 1e-12
+    model = LinearRegression(positive=True, fit_intercept=False)
+    model.fit(columns / scale / seconds[:, None], np.ones(len(seconds)))
+    return {"scale": scale, "weights": np.asarray(model.coef_)}
+
+
+def _roofline(parts: dict[str, Any], features: Table) -> Seconds:
+    found: Seconds = np.maximum((linear_part(features) / parts["scale"]) @ parts["weights"], LEAST_S)
+    return found
+
+
+def _fit_roofline_with(ensemble: Callable[[], Any], features: Table, seconds: Seconds) -> dict[str, Any]:
+    parts = _fit_roofline(features, seconds)
+    parts["trees"] = ensemble().fit(features, np.log(seconds / _roofline(parts, features)))
+    return parts
+
+
+def _predict_roofline(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    found: Seconds = _roofline(parts, features) * np.exp(_ask(parts["trees"], features))
+    return found
+
+
+FORMS: dict[str, Form] = {
+    "published": Form(_fit_published, _predict_published),
+    "linear": Form(_fit_linear, _predict_linear),
+    "logarithmic": Form(_fit_logarithmic, _predict_logarithmic),
+    "trees": Form(_fit_trees, _predict_trees),
+    "roofline_trees": Form(lambda _, x, y: _fit_roofline_with(_trees, x, y), _predict_roofline),
+    "roofline_boosted": Form(lambda _, x, y: _fit_roofline_with(_boosted, x, y), _predict_roofline),
+}
+
+
+def quick_errors(features: Table, seconds: Sequence[float], networks: Sequence[str]) -> Seconds | None:
+    """Relative errors of each row, predicted from the networks of the other half; None where there are too few."""
+    names = sorted(set(networks))
+    if len(seconds) < QUICK_ROWS or len(names) < 2:
+        return None
+    half = np.isin(networks, names[::2])
+    measured = np.asarray(seconds)
+    errors = np.zeros(len(measured))
+    for train, test in ((half, ~half), (~half, half)):
+        # the trees and the roofline do not look at the kind
+        predicted = fit("roofline_trees", "", features[train], measured[train]).seconds(features[test])
+        errors[test] = np.abs(predicted / np.maximum(measured[test], LEAST_S) - 1)
+    return errors

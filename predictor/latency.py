@@ -1,0 +1,214 @@
+"""Fitted predictors: what every layer of a network takes on this machine, without ever running it.
+
+The sum of layers is not the whole: a pass after a rest takes longer at its start, since the processor has gone to
+sleep and its caches to others. `Start` is what that adds, fitted on networks that were run both ways. The other half
+of the gap, that a layer alone costs something else than a layer in its network, is in the data: layers are measured
+in place, and the features say what stands before them. How large that half is on this machine is kept and reported.
+"""
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from models.specs import UnknownLayerError
+from predictor.dataset import Machine, Whole
+from predictor.features import FEATURE_HASH, Described, table
+from predictor.forms import FORMS, LEAST_S, Fitted, Seconds
+from predictor.train import KindFit, Spread
+from utils.errors import AppError, MismatchError, UsageError
+from utils.files import replaced, require_file
+
+SCHEMA = 1
+MAX_FILE_BYTES, MAX_UNPACKED_BYTES = 256 << 20, 1 << 30
+TRUSTED = ["sklearn.tree._tree.Tree", "sklearn._loss.link.IdentityLink", "sklearn._loss.link.Interval"]
+TRUSTED += ["sklearn._loss.loss.HalfSquaredError", "sklearn._loss._loss.CyHalfSquaredError"]
+"""Types beyond skops' own list that forests and boosting consist of. They hold numbers and run nothing."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a pass after a rest takes beyond its layers: `most_s`, nearly all of it within the first `scale_s`."""
+
+    most_s: float = 0.0
+    scale_s: float = 1e-3
+
+    def extra_s(self, work_s: float) -> float:
+        """Seconds on top of a pass of `work_s`."""
+        return self.most_s * (1.0 - math.exp(-work_s / self.scale_s))
+
+    @classmethod
+    def fit(cls, wholes: Sequence[Whole]) -> "Start":
+        """The least absolute deviation over a few scales; nothing where nothing was measured."""
+        if not wholes:
+            return cls()
+        candidates = []
+        for scale_s in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
+            share = [1.0 - math.exp(-whole.pass_s / scale_s) for whole in wholes]
+            extra = [whole.rested_s - whole.pass_s for whole in wholes]
+            most_s = max(0.0, median(e / s for e, s in zip(extra, share, strict=True)))
+            off = sum(abs(e - most_s * s) for e, s in zip(extra, share, strict=True))
+            candidates.append((off, cls(most_s, scale_s)))
+        return min(candidates, key=lambda pair: pair[0])[1]
+
+
+@dataclass(frozen=True)
+class PredictedTimes:
+    """Seconds of a network's layers on one machine, none of them measured.
+
+    `seconds[k]` is layer k in a pass that starts with the first one after a rest, `start_s[k]` what a tail that begins
+    after layer k takes beyond the sum of its layers, and `factors[k]` a bound that 9 of 10 errors of layer k are below.
+    """
+
+    seconds: tuple[float, ...]
+    start_s: tuple[float, ...]
+    factors: tuple[float, ...]
+    by_kind: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """One regression for each kind of layer, for one machine."""
+
+    machine: Machine | None
+    kinds: Mapping[str, Fitted]
+    spreads: Mapping[str, Spread]
+    start: Start
+    alone: Mapping[str, float]
+    """By kind: seconds of a layer run by itself again and again over seconds in its network."""
+
+    def layers(self, layers: Sequence[Described]) -> tuple[Seconds, Seconds]:
+        """Seconds of layers back to back, and the factor of each. Raises UnknownLayerError for a kind never fitted."""
+        features, kinds = table(layers), np.array([layer.spec.kind for layer in layers])
+        seconds, factors = np.zeros(len(layers)), np.ones(len(layers))
+        for kind in dict.fromkeys(kinds.tolist()):
+            if kind not in self.kinds:
+                raise UnknownLayerError(
+                    f"no predictor for {kind} layers was fitted: measure more with deployment.py profile, then fit"
+                )
+            mine = kinds == kind
+            seconds[mine] = self.kinds[kind].seconds(features[mine])
+            factors[mine] = self.spreads[kind].at(seconds[mine])
+        return seconds, factors
+
+    def network(self, layers: Sequence[Described], corrections: Mapping[str, float] | None = None) -> PredictedTimes:
+        """A whole network's table; layer 0 is the input and takes nothing. `corrections` multiply, by kind."""
+        seconds, factors = self.layers(layers)
+        kinds = ["input", *(layer.spec.kind for layer in layers)]
+        by = corrections or {}
+        warm = [0.0, *(float(s) * by.get(kind, 1.0) for s, kind in zip(seconds, kinds[1:], strict=True))]
+        done = list(accumulate(warm))
+        rested = [work_s + self.start.extra_s(work_s) for work_s in done]
+        placed = [0.0, *(end - begin for begin, end in pairwise(rested))]
+        start_s = []
+        for before_s, rested_s in zip(done, rested, strict=True):
+            tail_s = done[-1] - before_s
+            start_s.append(max(0.0, tail_s + self.start.extra_s(tail_s) - (rested[-1] - rested_s)))
+        return PredictedTimes(tuple(placed), tuple(start_s), (1.0, *map(float, factors)), tuple(kinds))
+
+
+def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[Whole]) -> Predictors:
+    """What was fitted for each kind, with the gap between layers and networks."""
+    alone: dict[str, list[float]] = {}
+    for whole in wholes:
+        for kind, placed_s, alone_s in whole.alone:
+            alone.setdefault(kind, []).append(alone_s / max(placed_s, LEAST_S))
+    return Predictors(
+        machine=machine,
+        kinds={found.kind: found.fitted for found in fits},
+        spreads={found.kind: found.spread for found in fits},
+        start=Start.fit(wholes),
+        alone={kind: median(ratios) for kind, ratios in sorted(alone.items())},
+    )
+
+
+# --- files
+
+
+class DamagedError(UsageError):
+    """A file of predictors that cannot be trusted or read."""
+
+
+def save(predictors: Predictors, path: Path) -> None:
+    """Write under a temporary name and rename. Raises OSError; the old file is then as it was."""
+    import skops.io
+
+    document = {
+        "schema": SCHEMA,
+        "features": FEATURE_HASH,
+        "machine": None if predictors.machine is None else asdict(predictors.machine),
+        "kinds": {kind: {"form": fitted.form, "parts": fitted.parts} for kind, fitted in predictors.kinds.items()},
+        "spreads": {kind: asdict(spread) for kind, spread in predictors.spreads.items()},
+        "start": asdict(predictors.start),
+        "alone": dict(predictors.alone),
+    }
+    packed = skops.io.dumps(document, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_bytes(packed)
+
+
+def load(path: Path, machine: Machine | None = None) -> Predictors:
+    """Read what `save` wrote. Nothing in the file is run.
+
+    Raises UsageError where it is missing, damaged, or holds other than numbers, and MismatchError where it is of
+    another version, another set of features, or another machine than `machine`.
+    """
+    require_file(path)
+    document = _document(path)
+    if document.get("schema") != SCHEMA:
+        raise MismatchError(f"{path} has schema {document.get('schema')!r}, {SCHEMA} is needed: run deployment.py fit")
+    if document.get("features") != FEATURE_HASH:
+        raise MismatchError(f"{path} was fitted on another set of features: run deployment.py fit again")
+    try:
+        found = _predictors(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path} is damaged ({type(error).__name__}): run deployment.py fit again") from None
+    if machine is not None and found.machine != machine:
+        raise MismatchError(f"{path} is for another machine ({found.machine}), this is {machine}: profile and fit here")
+    return found
+
+
+def _document(path: Path) -> dict[str, Any]:
+    import skops.io
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError("it is far too large")
+        packed = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+                raise ValueError("it unpacks to far too much")
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"{bad} in it is damaged")
+        document = skops.io.loads(packed, trusted=TRUSTED)
+        if not isinstance(document, dict):
+            raise ValueError("it holds something else")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except AppError:
+        raise
+    except Exception as error:  # noqa: BLE001  a damaged archive makes zipfile, json, numpy and skops raise all kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise DamagedError(f"{path} is damaged or holds no predictors ({reason}): run deployment.py fit") from None
+    return document
+
+
+def _predictors(document: dict[str, Any]) -> Predictors:
+    machine = document["machine"]
+    kinds = {kind: Fitted(part["form"], kind, part["parts"]) for kind, part in document["kinds"].items()}
+    if not kinds or any(fitted.form not in FORMS for fitted in kinds.values()):
+        raise ValueError("no such form")
+    spreads = {kind: Spread(tuple(s["edges_s"]), tuple(s["factors"])) for kind, s in document["spreads"].items()}
+    if set(spreads) != set(kinds):
+        raise ValueError("a kind has no spread")
+    return Predictors(
+        None if machine is None else Machine(**machine), kinds, spreads, Start(**document["start"]), document["alone"]
+    )

@@ -1,0 +1,144 @@
+"""Fitting one regression for each kind of layer, and saying how good each form is on layers it has not seen.
+
+A fifth of the networks is set aside for the test. Among the others the forms are compared by cross-validation, whole
+networks at a time; the best one is fitted to all of them and tried on the test. What is kept is then fitted to
+everything.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.dataset import Dataset, Row
+from predictor.features import Table, table
+from predictor.forms import FORMS, Fitted, Seconds, fit
+from utils.errors import UsageError
+
+TEST_SHARE = 5  # one in five
+FOLDS = 3
+FEWEST_ROWS = 12
+CLOSE = (0.05, 0.10, 0.20)
+LEVEL = 0.9  # of the intervals
+BINS = 4
+
+Progress = Callable[[float], None]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good predictions are: shares of rows whose error is within 5, 10 and 20 %, and the mean relative error."""
+
+    rows: int
+    within_5: float
+    within_10: float
+    within_20: float
+    mape: float
+
+    @classmethod
+    def of(cls, predicted: Seconds, measured: Seconds) -> "Score":
+        """Compare seconds with seconds."""
+        errors = np.abs(predicted / measured - 1)
+        within_5, within_10, within_20 = (float(np.mean(errors <= share)) for share in CLOSE)
+        return cls(len(errors), within_5, within_10, within_20, float(np.mean(errors)))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far off predictions are, for faster and for slower layers: factors that 90 % of the errors stay below."""
+
+    edges_s: tuple[float, ...]
+    factors: tuple[float, ...]
+
+    def at(self, seconds: Seconds) -> Seconds:
+        """The factor for each prediction, at least 1."""
+        found: Seconds = np.asarray(self.factors)[np.searchsorted(self.edges_s, seconds)]
+        return found
+
+
+@dataclass(frozen=True)
+class KindFit:
+    """What came out for one kind."""
+
+    kind: str
+    chosen: str
+    score: Score
+    """On networks that were set aside, by a regression that has not seen them."""
+    candidates: dict[str, Score]
+    """Every form in the cross-validation among the others."""
+    fitted: Fitted
+    spread: Spread
+    predicted: Seconds
+    measured: Seconds
+    """Of the test, for a picture."""
+
+
+def fit_all(dataset: Dataset, progress: Progress = lambda _: None) -> list[KindFit]:
+    """Fit every kind that has enough rows. Raises UsageError where none has."""
+    found = []
+    total, done = dataset.count, 0
+    for kind, rows in dataset.rows.items():
+        if len(rows) >= FEWEST_ROWS:
+            found.append(fit_kind(kind, rows))
+        done += len(rows)
+        progress(done / total)
+    if not found:
+        raise UsageError(f"{dataset.source}: no kind has {FEWEST_ROWS} rows, more has to be measured first")
+    return found
+
+
+def fit_kind(kind: str, rows: Sequence[Row]) -> KindFit:
+    """Compare the forms, test the best one, and fit it to everything."""
+    features, measured = table([row.layer for row in rows]), np.array([row.seconds for row in rows])
+    parts = np.array([_part(row.network) for row in rows])
+    test = parts % TEST_SHARE == 0
+    if test.all() or not test.any():  # one network, or too few to set any aside
+        test = np.arange(len(rows)) % TEST_SHARE == 0
+        parts = np.arange(len(rows))
+    folds = parts // TEST_SHARE % FOLDS
+    guesses = {form: _cross_validated(form, kind, features[~test], measured[~test], folds[~test]) for form in FORMS}
+    candidates = {form: Score.of(guess, measured[~test]) for form, guess in guesses.items()}
+    chosen = min(guesses, key=lambda form: _mean_factor(guesses[form], measured[~test]))
+    predicted = fit(chosen, kind, features[~test], measured[~test]).seconds(features[test])
+    return KindFit(
+        kind=kind,
+        chosen=chosen,
+        score=Score.of(predicted, measured[test]),
+        candidates=candidates,
+        fitted=fit(chosen, kind, features, measured),
+        spread=_spread(guesses[chosen], measured[~test]),
+        predicted=predicted,
+        measured=measured[test],
+    )
+
+
+def _mean_factor(predicted: Seconds, measured: Seconds) -> float:
+    """The mean factor by which predictions are off, either way. The mean relative error would favour guessing low."""
+    return float(np.exp(np.mean(np.abs(np.log(predicted / measured)))))
+
+
+def _cross_validated(form: str, kind: str, features: Table, measured: Seconds, folds: NDArray[np.int_]) -> Seconds:
+    guess = np.zeros(len(measured))
+    for fold in range(FOLDS):
+        out = folds == fold
+        if not out.any() or out.all():
+            out = np.arange(len(measured)) % FOLDS == fold
+        guess[out] = fit(form, kind, features[~out], measured[~out]).seconds(features[out])
+    return guess
+
+
+def _part(network: str) -> int:
+    """A number that depends on the network's name alone, so that a row is always on the same side."""
+    return int.from_bytes(hashlib.sha256(network.encode()).digest()[:6], "big")
+
+
+def _spread(predicted: Seconds, measured: Seconds) -> Spread:
+    """By size of the prediction, since a microsecond is harder to predict than a millisecond."""
+    edges = np.unique(np.quantile(predicted, np.linspace(0, 1, BINS + 1)[1:-1]))
+    place = np.searchsorted(edges, predicted)
+    off = np.exp(np.abs(np.log(predicted / measured)))
+    factors = [float(np.quantile(off[place == b] if (place == b).any() else off, LEVEL)) for b in range(len(edges) + 1)]
+    return Spread(tuple(map(float, edges)), tuple(factors))

@@ -1,0 +1,255 @@
+"""Fitting predictors and saying how good they are, for layers and for whole networks: deployment.py fit, evaluate."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from models import inputs, registry, weights
+from predictor import dataset, latency
+from predictor.dataset import Dataset, Machine
+from predictor.latency import Predictors, combine
+from predictor.profile import Profile
+from predictor.train import KindFit, fit_all
+from runtime.executor import TorchExecutor, prepare
+from runtime.survey import this_machine
+from runtime.times import layers_of
+from utils.errors import UsageError
+from utils.inference_utils import keep_freed_memory
+from utils.units import format_seconds
+
+NETWORKS = ("alex_net", "mobile_net", "torchvision:resnet18", "torchvision:squeezenet1_1")
+MANY_NETWORKS = (
+    *("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:resnet50", "torchvision:googlenet"),
+    *("torchvision:densenet121", "torchvision:squeezenet1_1", "torchvision:shufflenet_v2_x1_0"),
+)
+CUTS = (0.25, 0.5, 0.75)  # of the time of a pass: where heads end and tails begin
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A whole network, or its head or tail at one layer: predicted and measured seconds."""
+
+    part: str
+    after: str
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Signed, relative."""
+        return self.predicted_s / self.measured_s - 1
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One network that was measured after it had been predicted."""
+
+    name: str
+    parts: tuple[Part, ...]
+    known: int
+    layers: int
+    """How many of its layers have a twin among the measured ones."""
+    predict_s: float
+
+    @property
+    def whole(self) -> Part:
+        """All of it."""
+        return self.parts[0]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was found out."""
+
+    dataset: Dataset
+    fits: tuple[KindFit, ...]
+    predictors: Predictors
+    networks: tuple[NetworkResult, ...]
+    fit_s: float
+    why_no_networks: str
+
+    @property
+    def parts_within_10(self) -> float:
+        """Share of heads, tails and whole networks that are within 10 %."""
+        parts = [part for network in self.networks for part in network.parts]
+        return sum(abs(part.error) <= 0.1 for part in parts) / len(parts) if parts else 0.0
+
+
+def fit(source: Path, progress: Progress) -> Evaluation:
+    """Fit a data set. Raises UsageError for one that is missing, damaged, or too small."""
+    progress("reading the data set", 0.0)
+    found = dataset.read(source)
+    wholes = dataset.read_whole(source) if source.is_dir() else ()
+    began = time.perf_counter()
+    fits = tuple(fit_all(found, lambda done: progress("fitting", done)))
+    fit_s = time.perf_counter() - began
+    return Evaluation(found, fits, combine(fits, found.machine, wholes), (), fit_s, "none was asked for")
+
+
+def keep(evaluation: Evaluation, path: Path) -> None:
+    """Save the predictors. Raises UsageError where that fails; an old file is then as it was."""
+    if evaluation.dataset.machine is None:
+        raise UsageError(
+            f"{evaluation.dataset.source} does not say which machine its times are of, so they serve for comparing "
+            "only: deployment.py evaluate --dataset"
+        )
+    try:
+        latency.save(evaluation.predictors, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def evaluate_networks(
+    evaluation: Evaluation, names: Sequence[str], device: str, threads: int | None, cache_dir: Path, progress: Progress
+) -> Evaluation:
+    """Predict networks, then measure them, where the data set is of this machine."""
+    machine = evaluation.dataset.machine
+    here, found = this_machine(device, machine.threads if machine is not None and threads is None else threads)
+    if machine != here:
+        why = f"the data set is of another machine ({machine or 'unknown'})"
+        return _with_networks(evaluation, (), why)
+    keep_freed_memory()
+    known = {row.layer.spec for rows in evaluation.dataset.rows.values() for row in rows}
+    results = []
+    for number, name in enumerate(names):
+        progress(f"measuring {name}", number / len(names))
+        entry = registry.find(name)
+        network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        executor = TorchExecutor(network, found)
+        layers = layers_of(executor)
+        began = time.perf_counter()
+        predicted = evaluation.predictors.network(layers)
+        predict_s = time.perf_counter() - began
+        profile = executor.profile(cache_dir, tails=True, is_fresh=True)
+        twins = sum(layer.spec in known for layer in layers)
+        parts = _parts([layer.id for layer in executor.traced.graph.layers], predicted, profile)
+        results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))
+    return _with_networks(evaluation, tuple(results), "")
+
+
+def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], why: str) -> Evaluation:
+    before = evaluation
+    return Evaluation(before.dataset, before.fits, before.predictors, networks, before.fit_s, why)
+
+
+def _parts(ids: Sequence[str], predicted: latency.PredictedTimes, profile: Profile) -> tuple[Part, ...]:
+    """The whole, then heads, sums of layers of its passes, and tails, run by themselves, cut at shares of the time."""
+    told, seen = list(accumulate(predicted.seconds)), list(accumulate(profile.seconds))
+    parts = [Part("whole", "", told[-1], seen[-1])]
+    chosen = [min(profile.tails, key=lambda la: abs(seen[la] - share * seen[-1])) for share in CUTS if profile.tails]
+    for layer in dict.fromkeys(chosen):
+        tail_s = told[-1] - told[layer] + predicted.start_s[layer]
+        parts.append(Part("head", ids[layer], told[layer], seen[layer]))
+        parts.append(Part("tail", ids[layer], tail_s, median(profile.tails[layer])))
+    return tuple(parts)
+
+
+# --- for people and programs
+
+
+def short(name: str) -> str:
+    """torchvision:resnet18 is resnet18."""
+    return name.removeprefix(registry.TORCHVISION)
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The document of `deployment.py evaluate --json`."""
+    machine = evaluation.dataset.machine
+    return {
+        "dataset": evaluation.dataset.source,
+        "measured_on": None if machine is None else asdict(machine),
+        "fit_s": evaluation.fit_s,
+        "kinds": {
+            found.kind: asdict(found.score)
+            | {"chosen": found.chosen, "all_rows": len(evaluation.dataset.rows[found.kind])}
+            | {"candidates": {form: asdict(score) for form, score in found.candidates.items()}}
+            for found in evaluation.fits
+        },
+        "networks": {
+            short(network.name): {
+                "predicted_s": network.whole.predicted_s,
+                "measured_s": network.whole.measured_s,
+                "error": network.whole.error,
+                "parts": [asdict(part) | {"error": part.error} for part in network.parts[1:]],
+                "known_layers": network.known,
+                "layers": network.layers,
+                "predict_s": network.predict_s,
+            }
+            for network in evaluation.networks
+        },
+        "parts_within_10": evaluation.parts_within_10,
+        "gap": {"start": asdict(evaluation.predictors.start), "alone_over_in_place": dict(evaluation.predictors.alone)},
+    }
+
+
+def kinds_table(evaluation: Evaluation) -> Table:
+    """How good each kind's regression is on networks that were set aside, beside the other forms."""
+    machine = evaluation.dataset.machine
+    title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of networks set aside"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    forms = list(evaluation.fits[0].candidates)
+    table.add_column("kind")
+    for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("chosen", no_wrap=True)
+    for form in forms:
+        table.add_column(f"{form.replace('roofline_', 'roof+')} ±20 %", justify="right")
+    for found in evaluation.fits:
+        score = found.score
+        cells = [str(len(evaluation.dataset.rows[found.kind])), str(score.rows)]
+        cells += [f"{share:.0%}" for share in (score.within_5, score.within_10, score.within_20, score.mape)]
+        others = [f"{found.candidates[form].within_20:.0%}" for form in forms]
+        table.add_row(found.kind, *cells, found.chosen, *others)
+    return table
+
+
+def networks_table(evaluation: Evaluation) -> Table:
+    """Predicted beside measured."""
+    title = f"\nwhole networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table.add_column("network")
+    for name in ("predicted", "measured", "error", "heads and tails", "seen layers"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for network in evaluation.networks:
+        parts = " ".join(f"{part.error:+.0%}" for part in network.parts[1:])
+        whole = network.whole
+        seen = f"{network.known} of {network.layers}"
+        times = (format_seconds(whole.predicted_s), format_seconds(whole.measured_s), f"{whole.error:+.1%}")
+        table.add_row(short(network.name), *times, parts, seen)
+    return table
+
+
+def gap_lines(evaluation: Evaluation) -> list[str]:
+    """How a sum of layers and a network differ."""
+    start, alone = evaluation.predictors.start, evaluation.predictors.alone
+    lines = [f"start  a pass after a rest takes up to {format_seconds(start.most_s)} more than its layers back to back"]
+    if alone:
+        ratios = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in alone.items())
+        lines.append(f"alone  a layer run by itself again and again, over the same in its network: {ratios}")
+    return lines
+
+
+def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """A scatter plot for each kind, predicted over measured. Raises UsageError where it cannot be written."""
+    from utils.plots import scatter
+
+    machine: Machine | None = evaluation.dataset.machine
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for found in evaluation.fits:
+            path = folder / f"{found.kind}.png"
+            title = f"{found.kind}: {found.score.within_20:.0%} of {found.score.rows} within ±20 %, {found.chosen}"
+            scatter(path, found.measured * 1e3, found.predicted * 1e3, title, str(machine or evaluation.dataset.source))
+            paths.append(path)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return paths

@@ -1,0 +1,153 @@
+"""Measuring single layers on this machine for predictors: deployment.py profile --role."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.specs import KINDS
+from predictor import dataset
+from predictor.collect import Collected, Collector
+from predictor.dataset import COLUMNS, Dataset, Machine, to_cells
+from runtime.executor import TorchExecutor
+from utils.errors import UsageError
+from utils.files import write_atomically
+from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
+
+ABOUT = "about.json"
+SAVE_EVERY_S = 10.0
+DATASETS = Path(__file__).resolve().parent.parent / "predictor" / "dataset"
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class SurveyConfig:
+    """What is measured, for how long, and where the rows go."""
+
+    role: str
+    device: str
+    threads: int | None
+    budget_s: float
+    folder: Path
+    is_fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Where a survey stands when it ends."""
+
+    machine: Machine
+    folder: Path
+    collected: Collected
+
+
+def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
+    """What times measured here depend on. Raises UsageError for a device that there is not."""
+    found = find_device(device)
+    name = f"{found} {device_name(found)}"
+    return Machine(name, set_threads(threads), torch.__version__, TorchExecutor.backend), found
+
+
+def survey(config: SurveyConfig, progress: Progress) -> Survey:
+    """Measure until the budget is spent, going on where an earlier call stopped. Interrupted, it keeps what it has.
+
+    Raises UsageError where the folder holds rows of another machine, or cannot be written.
+    """
+    machine, device = this_machine(config.device, config.threads)
+    keep_freed_memory()
+    collected = Collected() if config.is_fresh else _kept(config.folder, machine)
+    if config.is_fresh:
+        _clear(config.folder)
+    saved_s = time.monotonic()
+
+    def told(now: Collected) -> None:
+        nonlocal saved_s
+        rows = sum(map(len, now.rows.values()))
+        progress(f"measuring layers, {rows} so far", min(1.0, now.spent_s / config.budget_s))
+        if time.monotonic() - saved_s > SAVE_EVERY_S:
+            _save(config.folder, now, machine)
+            saved_s = time.monotonic()
+
+    progress("measuring layers", 0.0)
+    if collected.spent_s < config.budget_s:
+        try:
+            Collector(device, wall_clock(device), seed=collected.networks).run(collected, config.budget_s, told)
+        finally:
+            _save(config.folder, collected, machine)
+    return Survey(machine, config.folder, collected)
+
+
+def _kept(folder: Path, machine: Machine) -> Collected:
+    """What an earlier call measured; nothing where there was none."""
+    if not (folder / ABOUT).is_file():
+        return Collected()
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        networks, spent_s = int(about["networks"]), float(about["spent_s"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / ABOUT} is damaged ({error}): --fresh measures everything again") from None
+    found = dataset.read(folder)
+    if found.machine != machine:
+        raise UsageError(
+            f"{folder} holds times of another machine ({found.machine}), this is {machine}: "
+            "give --fresh to replace them, or another --output"
+        )
+    rows = {kind: list(kept) for kind, kept in found.rows.items()}
+    return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s)
+
+
+def _clear(folder: Path) -> None:
+    """Forget an earlier survey; files that it did not write stay."""
+    names = {ABOUT, dataset.WHOLE, *(f"{kind}.csv" for kind in KINDS)}
+    for path in folder.glob("*"):
+        if path.name in names:
+            path.unlink()
+
+
+def _save(folder: Path, collected: Collected, machine: Machine) -> None:
+    if not collected.rows:
+        return
+    about = asdict(machine) | {"networks": collected.networks, "spent_s": round(collected.spent_s, 3)}
+    try:
+        dataset.write(folder, collected.rows, machine)
+        dataset.write_whole(folder, collected.wholes)
+        write_atomically(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def write_excel(found: Dataset, path: Path) -> None:
+    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare."""
+    from utils.excel_utils import Sheet, write_workbook
+
+    if path.suffix != ".xlsx":
+        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
+    machine = found.machine or Machine("unknown", 0, "unknown", "unknown")
+    summary: list[list[str | int | float]] = [
+        [kind, len(rows), sum(row.seconds for row in rows) / len(rows), max(row.seconds for row in rows)]
+        for kind, rows in found.rows.items()
+    ]
+    sheets = [Sheet("kinds", ("kind", "rows", "mean_s", "slowest_s"), summary, ("kind", "mean_s"))]
+    for kind, rows in found.rows.items():
+        sheets.append(Sheet(kind, COLUMNS, [to_cells(row, machine) for row in rows]))
+    notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": found.source}
+    try:
+        write_workbook(path, sheets, notes)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def to_json(found: Survey) -> dict[str, Any]:
+    """The document of `deployment.py profile --role ROLE --json`."""
+    return {
+        "measured_on": asdict(found.machine),
+        "folder": str(found.folder),
+        "networks": found.collected.networks,
+        "spent_s": found.collected.spent_s,
+        "kinds": {kind: len(rows) for kind, rows in sorted(found.collected.rows.items())},
+    }

@@ -1,0 +1,75 @@
+"""Reading workbooks that somebody else wrote, within limits: sheets as lists of lines of text."""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UsageError
+from utils.files import require_file
+
+MAX_BYTES, MAX_UNPACKED_BYTES = 64 << 20, 512 << 20
+MAX_COLUMNS = 200
+Sheets = dict[str, list[list[str]]]
+
+
+def read_workbook(path: Path, max_rows: int) -> Sheets:
+    """The sheets of an .xlsx or .xls by name, without empty ones and those called `about`.
+
+    Raises UsageError for a file that is not what its name says, is too large, or plays tricks with XML.
+    """
+    require_file(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise UsageError(f"{path}: workbooks over {MAX_BYTES >> 20} MiB are not read")
+    readers = {".xlsx": _read_xlsx, ".xls": _read_xls}
+    if path.suffix not in readers:
+        raise UsageError(f"{path}: a folder of .csv files, an .xlsx or an .xls is needed")
+    try:
+        sheets = readers[path.suffix](path, max_rows)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001  damaged workbooks make both libraries raise a dozen kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+        raise UsageError(f"cannot read {path} as {path.suffix}: {reason}") from None
+    return {name: lines for name, lines in sheets.items() if len(lines) > 1 and name != "about"}
+
+
+def _read_xlsx(path: Path, max_rows: int) -> Sheets:
+    from openpyxl import DEFUSEDXML, load_workbook
+
+    if not DEFUSEDXML:
+        raise UsageError("reading workbooks needs the package defusedxml: pip install -r requirements.txt")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{path} is not an .xlsx (an .xls must keep its name)")
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+            raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
+    book = load_workbook(path, read_only=True, data_only=True)
+    try:
+        return {
+            sheet.title: _lines(path, sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS), max_rows)
+            for sheet in book.worksheets
+        }
+    finally:
+        book.close()
+
+
+def _read_xls(path: Path, max_rows: int) -> Sheets:
+    import xlrd
+
+    with xlrd.open_workbook(str(path), on_demand=True) as book:
+        return {
+            sheet.name: _lines(path, (sheet.row_values(number) for number in range(sheet.nrows)), max_rows)
+            for sheet in book.sheets()
+        }
+
+
+def _lines(path: Path, rows: Iterable[Iterable[Any]], max_rows: int) -> list[list[str]]:
+    lines: list[list[str]] = []
+    for row in rows:
+        cells = ["" if cell is None else str(cell) for cell in row]
+        if any(cells):
+            lines.append(cells)
+        if len(lines) > max_rows:
+            raise UsageError(f"{path}: more than {max_rows} rows are not read")
+    return lines
