@@ -8,6 +8,9 @@ are measured: all of them where there are at most 25, else both ends, the five b
 Every point is run once; those within 1.25 x of the best are run again, up to five times, and their medians count. A
 point whose bytes alone need more than three times the best total on that link cannot be the best and is left out.
 
+With --times predicted both sides decide from predictors alone, of the roles edge (1 thread) and cloud (2 threads):
+deployment.py profile and fit have to be run for both first. No network's layers are measured then.
+
 The best measured point is the minimum of noisy numbers, so the regret is overstated rather than understated.
 """
 
@@ -30,7 +33,7 @@ from runtime.children import emulated_link, own_cloud
 from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import CpuShare, TorchExecutor
 from runtime.single import Plan, decide
-from runtime.times import measured
+from runtime.times import Times, predictors_path
 from utils.deadline import Deadline
 from utils.inference_utils import find_device
 from utils.units import format_seconds, parse_rate
@@ -92,12 +95,13 @@ def points_to_measure(plan: Plan) -> list[int]:
     return sorted({0, last, plan.chosen.point.number, *(c.point.number for c in best), *spread.tolist()})
 
 
-def measure_cell(edge: Edge, cpu: float, link: str) -> Cell:
+def measure_cell(edge: Edge, cpu: float, link: str, times: str) -> Cell:
     """Decide, then measure."""
     assert edge.cloud is not None
     edge.executor = TorchExecutor(edge.network, find_device("cpu"), CpuShare(cpu))
     estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
-    edge_s = measured(edge.executor, default_folder()).seconds
+    folder = default_folder()
+    edge_s = Times(times, predictors_path(folder, "edge"), folder).find(edge.executor, print, tails=False).times.seconds
     plan = decide(edge, edge_s, estimate, None)
     x = np.asarray(edge.network.example.tensor)
     cell = Cell(edge.graph.name, cpu, link, plan.chosen.point.number, {}, [], plan.decision_s)
@@ -128,18 +132,20 @@ def warm_segments(edge: Edge) -> None:
         edge.infer(x, edge.graph.head_at(point), TIMEOUT_S)
 
 
-def measure_model(model: str, cpus: list[float], links: list[str], records: Path) -> list[Cell]:
+def measure_model(model: str, cpus: list[float], links: list[str], records: Path, times: str) -> list[Cell]:
     """All cells of one network; one record a line as soon as it is there."""
     cells = []
     with ExitStack() as stack:
-        cloud = stack.enter_context(own_cloud(["--threads", "2", "--cache-dir", str(default_folder())]))
+        cloud = stack.enter_context(
+            own_cloud(["--threads", "2", "--cache-dir", str(default_folder()), "--times", times])
+        )
         address = cloud.address()
         with connected_edge(model, address, "1gbit") as edge:
             warm_segments(edge)
         for link in links:
             with connected_edge(model, address, link) as edge:
                 for cpu in cpus:
-                    cell = measure_cell(edge, cpu, link)
+                    cell = measure_cell(edge, cpu, link, times)
                     cells.append(cell)
                     with records.open("a") as file:
                         file.write(json.dumps(vars(cell) | {"machine": fingerprint()}) + "\n")
@@ -159,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpu", default="0.02,0.05,0.2")
     parser.add_argument("--link", default="1mbit,5mbit,20mbit,100mbit")
     parser.add_argument("--name", default="choice", help="file name of the table under benchmarks/results")
+    parser.add_argument("--times", choices=("measured", "predicted"), default="measured", help="of both sides")
     options = parser.parse_args(argv)
     RESULTS.mkdir(exist_ok=True)
     records = RESULTS / f"{options.name}.jsonl"
@@ -167,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = [
         cell
         for model in options.models.split(",")
-        for cell in measure_model(model, cpus, options.link.split(","), records)
+        for cell in measure_model(model, cpus, options.link.split(","), records, options.times)
     ]
     report(cells, options.name)
     return 0

@@ -23,6 +23,7 @@ from utils.sheets import read_workbook
 
 MAX_ROWS = 400_000
 MAX_CELL = 4_000
+NOT_ROWS = ("kinds", "about")  # sheets of our own workbooks
 TYPICAL = 0.25  # the quantile that stands for a layer: other work on the machine only ever adds time
 
 
@@ -114,6 +115,8 @@ def read(path: Path) -> Dataset:
     rows: dict[str, list[Row]] = {}
     machines: set[Machine | None] = set()
     for name, lines in tables.items():
+        if name in NOT_ROWS:
+            continue
         parse = _format_of(name, lines, path)
         for number, cells in enumerate(lines[1:], start=2):
             where = f"{path} {name}, line {number}"

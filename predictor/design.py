@@ -276,7 +276,7 @@ def _squeeze(draft: _Draft) -> bool:
 def _branches(draft: _Draft) -> bool:
     """SqueezeNet, GoogLeNet: a narrow 1x1, then branches side by side, joined by channel."""
     c = draft.shape[1]
-    if not _affords_conv(draft, c, 3):
+    if not _affords_conv(draft, c, 5):
         return False
     draft.conv(max(4, c // draft.rng.choice((2, 4, 8))))
     source = draft.act("ReLU")
@@ -300,7 +300,7 @@ def _dense(draft: _Draft) -> bool:
     """DenseNet: norm, relu, 1x1, norm, relu, 3x3, and the result beside all that came before."""
     _, c, h, w = draft.shape
     growth = draft.rng.choice((12, 24, 32, 48))
-    if (c + growth) * h * w > MAX_ELEMENTS or not _affords_conv(draft, 6 * growth, 1):
+    if (c + growth) * h * w > MAX_ELEMENTS or not _affords_conv(draft, 4 * growth + 36 * growth**2 // c, 1):
         return False
     before = draft.top
     draft.norm()

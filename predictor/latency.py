@@ -22,7 +22,7 @@ from models.specs import UnknownLayerError
 from predictor.dataset import Machine, Whole
 from predictor.features import FEATURE_HASH, Described, table
 from predictor.forms import FORMS, LEAST_S, Fitted, Seconds
-from predictor.train import KindFit, Spread
+from predictor.train import KindFit, Spread, whole_factor
 from utils.errors import AppError, MismatchError, UsageError
 from utils.files import replaced, require_file
 
@@ -81,6 +81,8 @@ class Predictors:
     kinds: Mapping[str, Fitted]
     spreads: Mapping[str, Spread]
     start: Start
+    whole_factor: float
+    """A bound that 9 of 10 errors of whole networks stay below."""
     alone: Mapping[str, float]
     """By kind: seconds of a layer run by itself again and again over seconds in its network."""
 
@@ -125,6 +127,7 @@ def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[W
         kinds={found.kind: found.fitted for found in fits},
         spreads={found.kind: found.spread for found in fits},
         start=Start.fit(wholes),
+        whole_factor=whole_factor(fits),
         alone={kind: median(ratios) for kind, ratios in sorted(alone.items())},
     )
 
@@ -147,6 +150,7 @@ def save(predictors: Predictors, path: Path) -> None:
         "kinds": {kind: {"form": fitted.form, "parts": fitted.parts} for kind, fitted in predictors.kinds.items()},
         "spreads": {kind: asdict(spread) for kind, spread in predictors.spreads.items()},
         "start": asdict(predictors.start),
+        "whole_factor": predictors.whole_factor,
         "alone": dict(predictors.alone),
     }
     packed = skops.io.dumps(document, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -210,5 +214,10 @@ def _predictors(document: dict[str, Any]) -> Predictors:
     if set(spreads) != set(kinds):
         raise ValueError("a kind has no spread")
     return Predictors(
-        None if machine is None else Machine(**machine), kinds, spreads, Start(**document["start"]), document["alone"]
+        machine=None if machine is None else Machine(**machine),
+        kinds=kinds,
+        spreads=spreads,
+        start=Start(**document["start"]),
+        whole_factor=float(document["whole_factor"]),
+        alone=document["alone"],
     )

@@ -35,7 +35,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "measured": _measured(outcome.runs.typical) | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
         "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
         "completed_by": completed_by(outcome),
-        "times": outcome.times,
+        "times": asdict(outcome.times),
         "corrections": outcome.corrections,
         "energy": outcome.energy.to_json(),
     }
@@ -122,8 +122,10 @@ def _headline(outcome: Outcome) -> Group:
     lines.append(f"cut    point {point.number} of {len(graph.points) - 1}, after {after}: {where}")
     chosen = f"least predicted total of {len(plan.candidates)} points, chosen in {format_seconds(plan.decision_s)}"
     lines.append(f"why    {'the point was given' if plan.method == 'given' else chosen}")
-    sources = ", ".join(f"{source} on the {side}" for side, source in outcome.times.items() if source)
-    lines.append(f"times  {sources}")
+    times = outcome.times
+    within = f" (9 of 10 within ±{times.edge_factor - 1:.0%})" if times.edge == "predicted" else ""
+    there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
+    lines.append(f"times  {times.edge} here{within}{there}")
     used = outcome.energy
     lines.append(
         f"energy {used.measured_stages.total_j:.3g} J modelled for a {used.profile} on {used.radio} "

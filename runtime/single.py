@@ -79,6 +79,16 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Whether the plan is made from `measured` or from `predicted` times, and how far off the edge's may be."""
+
+    edge: str
+    edge_factor: float
+    """9 of 10 errors are below this factor; 1 where they were measured."""
+    cloud: str | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Everything that one call found out."""
 
@@ -94,8 +104,7 @@ class Outcome:
     top: tuple[Ranked, ...]
     shape: tuple[int, ...]
     verified: Verified | None
-    times: dict[str, str | None]
-    """Of each side: whether the plan is made from measured or from predicted times."""
+    times: Sources
     corrections: dict[str, float]
     """By kind, what predictions are multiplied by from now on; empty where nothing was predicted."""
     energy: EnergyReport
@@ -131,7 +140,9 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         compared = tuple(runs[end] for end in ends) if config.compare else ()
         learnt = _learn(edge, found, runs)
         used = _energy(edge, power, link, plan, runs[chosen], metered)
-        sources = {"edge": found.times.source, "cloud": None if edge.cloud is None else edge.cloud.ready.times}
+        sources = Sources(
+            found.times.source, found.times.factor, None if edge.cloud is None else edge.cloud.ready.times
+        )
         return _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
 
 
@@ -233,7 +244,7 @@ def _outcome(
     plan: Plan,
     runs: Runs,
     compared: tuple[Runs, ...],
-    times: dict[str, str | None],
+    times: Sources,
     corrections: dict[str, float],
     used: EnergyReport,
     *,

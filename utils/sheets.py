@@ -14,7 +14,7 @@ Sheets = dict[str, list[list[str]]]
 
 
 def read_workbook(path: Path, max_rows: int) -> Sheets:
-    """The sheets of an .xlsx or .xls by name, without empty ones and those called `about`.
+    """The sheets of an .xlsx or .xls by name, without empty ones.
 
     Raises UsageError for a file that is not what its name says, is too large, or plays tricks with XML.
     """
@@ -31,7 +31,7 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
     except Exception as error:  # noqa: BLE001  damaged workbooks make both libraries raise a dozen kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
         raise UsageError(f"cannot read {path} as {path.suffix}: {reason}") from None
-    return {name: lines for name, lines in sheets.items() if len(lines) > 1 and name != "about"}
+    return {name: lines for name, lines in sheets.items() if len(lines) > 1}
 
 
 def _read_xlsx(path: Path, max_rows: int) -> Sheets:

@@ -1,0 +1,132 @@
+"""How good are predictions? Layers set aside, whole networks never measured before, and how long it takes.
+
+    python -m benchmarks.prediction [--dataset DIR] [--published DIR]
+
+Expects rows of this machine (deployment.py profile --threads 1). The predictors for whole networks are fitted without
+any layer that one of those networks has too, so that none of their shapes was seen. With --published, the same table
+for a folder of the published data set, beside plain linear regression on its features.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.fingerprint import write_table
+from models import inputs, registry, weights
+from predictor.dataset import Dataset, read, read_whole
+from predictor.latency import combine
+from predictor.store import default_folder
+from predictor.train import KindFit, fit_all
+from runtime.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
+from runtime.executor import TorchExecutor, prepare
+from runtime.survey import DATASETS
+from runtime.times import layers_of
+from utils.inference_utils import find_device
+
+REPEATS = 7
+
+
+def without(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The data set without any layer that one of the networks has."""
+    seen = set()
+    for name in names:
+        entry = registry.find(name)
+        network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        seen |= {layer.spec for layer in layers_of(TorchExecutor(network, find_device("cpu")))}
+    kept = {kind: tuple(row for row in rows if row.layer.spec not in seen) for kind, rows in dataset.rows.items()}
+    return replace(dataset, rows=kept)
+
+
+def kind_rows(fits: Sequence[KindFit], rows: dict[str, int]) -> list[list[str]]:
+    """A line for each kind."""
+    return [
+        [
+            found.kind,
+            str(rows[found.kind]),
+            found.chosen,
+            *(f"{share:.0%}" for share in (found.score.within_10, found.score.within_20, found.score.mape)),
+            *(f"{found.candidates[form].within_20:.0%}" for form in ("published", "linear", "logarithmic", "trees")),
+        ]
+        for found in fits
+    ]
+
+
+HEAD = ["kind", "rows", "chosen", "±10 %", "±20 %", "MAPE", "published ±20 %", "linear", "logarithmic", "trees"]
+
+
+def networks_of(dataset: Dataset, folder: Path, cache_dir: Path) -> Evaluation:
+    """Fit without the networks' own layers, then measure them."""
+    fitted = without(dataset, MANY_NETWORKS)
+    fits = tuple(fit_all(fitted))
+    predictors = combine(fits, dataset.machine, read_whole(folder))
+    evaluation = Evaluation(fitted, fits, predictors, (), 0.0, "")
+    return evaluate_networks(
+        evaluation, MANY_NETWORKS, "cpu", None, cache_dir, lambda what, _: print(what, file=sys.stderr)
+    )
+
+
+def predict_s(evaluation: Evaluation) -> float:
+    """The slowest network's table, median of some repeats."""
+    slowest = 0.0
+    for name in MANY_NETWORKS:
+        entry = registry.find(name)
+        network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        layers = layers_of(TorchExecutor(network, find_device("cpu")))
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            evaluation.predictors.network(layers)
+            times.append(time.perf_counter() - began)
+        slowest = max(slowest, median(times))
+    return slowest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write benchmarks/results/prediction*.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--dataset", type=Path, default=DATASETS / "edge")
+    parser.add_argument("--published", type=Path, help="a folder of the published data set")
+    options = parser.parse_args(argv)
+    if options.published is not None:
+        found = fit(options.published, lambda _what, _done: None)
+        counts = {kind: len(rows) for kind, rows in found.dataset.rows.items()}
+        notes = [
+            f"Fitted in {found.fit_s:.1f} s. A fifth of the rows was set aside; columns after MAPE are within ±20 %."
+        ]
+        write_table("prediction_published", "The published data set", HEAD, kind_rows(found.fits, counts), notes)
+        return 0
+    found = fit(options.dataset, lambda _what, _done: None)
+    counts = {kind: len(rows) for kind, rows in found.dataset.rows.items()}
+    table_s = predict_s(found)
+    notes = [
+        f"{found.dataset.machine}. Fitted in {found.fit_s:.1f} s. The slowest network's table: {1e3 * table_s:.1f} ms.",
+        "Rows of a fifth of the networks were set aside; columns after MAPE are within ±20 % in the cross-validation.",
+    ]
+    write_table("prediction_layers", "Layers of networks set aside", HEAD, kind_rows(found.fits, counts), notes)
+    unseen = networks_of(read(options.dataset), options.dataset, default_folder())
+    rows = [
+        [
+            short(network.name),
+            f"{1e3 * network.whole.predicted_s:.1f} ms",
+            f"{1e3 * network.whole.measured_s:.1f} ms",
+            f"{network.whole.error:+.1%}",
+            " ".join(f"{part.error:+.0%}" for part in network.parts[1:] if part.part == "head"),
+            " ".join(f"{part.error:+.0%}" for part in network.parts[1:] if part.part == "tail"),
+            f"{network.known} of {network.layers}",
+        ]
+        for network in unseen.networks
+    ]
+    notes = [
+        f"{unseen.parts_within_10:.0%} of the parts within ±10 %. Cut at a quarter, half, three quarters of the time."
+    ]
+    head = ["network", "predicted", "measured", "error", "heads", "tails", "layers seen"]
+    write_table("prediction_networks", "Networks none of whose layers were measured", head, rows, notes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Regressions: how they are chosen, what they promise, and the files that hold them."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+
+from models.specs import UnknownLayerError
+from predictor import correct, latency
+from predictor.correct import Corrections
+from predictor.dataset import Dataset, Machine, Row, Whole
+from predictor.features import Described, table
+from predictor.forms import FORMS, fit
+from predictor.latency import Predictors, Start, combine
+from predictor.train import Score, fit_all, fit_kind
+from tests.test_dataset import HERE, rows
+from utils.errors import AppError, MismatchError, UsageError
+
+WHOLES = [Whole(f"n{n}", s, s + 1e-3, (("conv", 1e-3, 8e-4),)) for n, s in enumerate((0.005, 0.02, 0.1))]
+
+
+@pytest.fixture(scope="module")
+def predictors() -> Predictors:
+    kinds = {"conv": rows(300), "dw_conv": rows(120, "dw_conv")}
+    return combine(fit_all(Dataset(kinds, HERE, "made up")), HERE, WHOLES)
+
+
+@pytest.fixture(scope="module")
+def layers() -> list[Described]:
+    return [row.layer for row in rows(50)]
+
+
+def test_the_best_form_is_chosen_and_all_are_reported() -> None:
+    found = fit_kind("conv", rows(300))
+    assert set(found.candidates) == set(FORMS) >= {"linear", "logarithmic", "trees", "roofline_boosted", "published"}
+    assert found.chosen == "roofline_trees"  # the times were made of work and a constant
+    assert found.score.within_20 > 0.95
+    assert found.candidates["published"].within_20 < found.score.within_20
+    assert found.score.rows < 100 < 300
+
+
+def test_no_network_is_on_both_sides() -> None:
+    """The times here depend on nothing but the network: who has seen a copy of a row knows it, who has not is lost."""
+    chance = np.random.default_rng(0).lognormal(size=80)
+    copies = [Row(row.layer, f"n{n}", (float(s),)) for n, (row, s) in enumerate(zip(rows(80), chance, strict=True))] * 3
+    assert fit_kind("conv", copies).score.within_20 < 0.4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_are_never_negative(form: str) -> None:
+    known = rows(100)
+    fitted = fit(form, "conv", table([row.layer for row in known]), np.array([row.seconds for row in known]))
+    rng = np.random.default_rng(0)
+    strange = table([row.layer for row in known]) * rng.uniform(0, 2, (100, 1))
+    seconds = fitted.seconds(strange)
+    assert (seconds > 0).all()
+    assert np.isfinite(seconds).all()
+
+
+def test_scores_count_what_is_close() -> None:
+    score = Score.of(np.array([1.0, 1.08, 1.15, 3.0]), np.ones(4))
+    assert (score.rows, score.within_5, score.within_10, score.within_20) == (4, 0.25, 0.5, 0.75)
+    assert score.mape == pytest.approx((0.08 + 0.15 + 2) / 4)
+
+
+def test_too_few_rows_are_an_error() -> None:
+    with pytest.raises(UsageError, match="no kind has 12 rows"):
+        fit_all(Dataset({"conv": rows(5)}, HERE, "made up"))
+
+
+def test_a_network_costs_its_layers_and_its_start(predictors: Predictors, layers: list[Described]) -> None:
+    alone, factors = predictors.layers(layers)
+    times = predictors.network(layers)
+    assert times.seconds[0] == 0.0
+    assert sum(times.seconds) == pytest.approx(sum(alone) + predictors.start.extra_s(sum(alone)))
+    assert predictors.start.most_s == pytest.approx(1e-3, rel=0.05)
+    tail_s = sum(alone[10:])
+    assert sum(times.seconds[11:]) + times.start_s[10] == pytest.approx(tail_s + predictors.start.extra_s(tail_s))
+    assert (factors >= 1).all()
+    assert predictors.whole_factor >= 1
+    assert predictors.alone == {"conv": pytest.approx(0.8)}
+
+
+def test_an_unknown_kind_is_an_error_and_never_zero(predictors: Predictors) -> None:
+    with pytest.raises(UnknownLayerError, match="no predictor for linear layers"):
+        predictors.network([row.layer for row in rows(3, "linear")])
+
+
+def test_nine_of_ten_errors_are_below_the_factor(predictors: Predictors) -> None:
+    unseen = rows(301)[:200]
+    seconds, factors = predictors.layers([row.layer for row in unseen])
+    measured = np.array([row.seconds for row in unseen])
+    off = np.maximum(seconds / measured, measured / seconds)
+    assert np.mean(off <= factors) > 0.75
+
+
+def test_starts_are_fitted_robustly() -> None:
+    assert Start.fit([]) == Start(0.0, 1e-3)
+    assert Start.fit([Whole("n", 0.01, 0.009)]).most_s == 0.0
+    truth = Start(2e-3, 1e-2)
+    made = [Whole(f"n{n}", s, s + truth.extra_s(s)) for n, s in enumerate((1e-3, 5e-3, 1e-2, 5e-2, 0.2))]
+    found = Start.fit([*made, Whole("bad", 0.05, 1.0)])
+    assert found.most_s == pytest.approx(2e-3)
+    assert found.scale_s == 1e-2
+
+
+# --- files
+
+
+@pytest.fixture(scope="module")
+def saved(predictors: Predictors, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("p") / "edge.skops"
+    latency.save(predictors, path)
+    return path
+
+
+def test_what_is_saved_predicts_the_same(saved: Path, predictors: Predictors, layers: list[Described]) -> None:
+    again = latency.load(saved, HERE)
+    assert again.network(layers) == predictors.network(layers)
+    assert (again.machine, again.alone, again.whole_factor) == (HERE, predictors.alone, predictors.whole_factor)
+
+
+def test_other_machines_features_and_versions_are_refused(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predictors: Predictors
+) -> None:
+    with pytest.raises(MismatchError, match="is for another machine"):
+        latency.load(saved, Machine("cpu Other", 1, "2.13.0"))
+    with pytest.raises(MismatchError, match="another machine"):
+        latency.load(saved, Machine(HERE.device, 4, HERE.torch))
+    monkeypatch.setattr(latency, "FEATURE_HASH", "sha256:other")
+    with pytest.raises(MismatchError, match="another set of features"):
+        latency.load(saved)
+    monkeypatch.setattr(latency, "SCHEMA", 99)
+    with pytest.raises(MismatchError, match="schema 1, 99 is needed"):
+        latency.load(saved)
+    with pytest.raises(UsageError, match="there is no file"):
+        latency.load(tmp_path / "none.skops")
+
+
+def test_a_truncated_file_is_an_error_at_any_length(saved: Path, tmp_path: Path) -> None:
+    whole = saved.read_bytes()
+    cut = tmp_path / "cut.skops"
+    for length in np.linspace(0, len(whole) - 1, 100).astype(int):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(UsageError, match="is damaged or holds no predictors"):
+            latency.load(cut)
+    middle = len(whole) // 2
+    cut.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
+    with pytest.raises(UsageError):
+        latency.load(cut)
+
+
+class Gadget:
+    """What a stranger's file might hold."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch canary",)
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, document in enumerate([{"schema": 1, "kinds": Gadget()}, {"f": os.system}, [1], {"schema": 1}]):
+        path = tmp_path / f"{number}.skops"
+        path.write_bytes(skops.io.dumps(document))
+        with pytest.raises(AppError) as caught:
+            latency.load(path)
+        assert "\n" not in str(caught.value)
+    with zipfile.ZipFile(tmp_path / "huge.skops", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", b" " * 2000)
+    monkeypatch.setattr(latency, "MAX_UNPACKED_BYTES", 1999)
+    with pytest.raises(UsageError, match="unpacks to far too much"):
+        latency.load(tmp_path / "huge.skops")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_full_disk_leaves_the_old_file(saved: Path, predictors: Predictors, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        latency.save(predictors, saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+# --- learning from real inferences
+
+
+def test_corrections_approach_the_truth_and_stay_bounded() -> None:
+    found = Corrections()
+    stage = {"conv": 0.08, "linear": 0.02}
+    for _ in range(30):
+        found = found.learn(stage, 0.001, 0.001 + 1.4 * 0.08 + 1.1 * 0.02)
+    total = sum(seconds * found.factors[kind] for kind, seconds in stage.items())
+    assert total == pytest.approx(1.4 * 0.08 + 1.1 * 0.02, rel=1e-3)
+    assert found.factors["conv"] > found.factors["linear"] > 1
+    first = Corrections().learn(stage, 0.0, 0.2)
+    assert sum(s * first.factors[k] for k, s in stage.items()) == pytest.approx(0.1 + correct.DAMPING * 0.1)
+    for wild in (1e9, 1e-12):
+        for _ in range(50):
+            found = found.learn(stage, 0.0, wild)
+        assert all(correct.LEAST <= factor <= correct.MOST for factor in found.factors.values())
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_teaches_nothing(seconds: float) -> None:
+    assert Corrections().learn({"conv": 1.0}, 0.0, seconds) == Corrections()
+    assert Corrections().learn({}, 0.0, 1.0) == Corrections()
+
+
+def test_corrections_are_kept_and_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "c" / "x.json"
+    assert correct.load(path) == Corrections()
+    kept = Corrections({"conv": 1.25}, 7)
+    correct.save(path, kept)
+    assert correct.load(path) == kept
+    for text in ("", "[]", "{}", '{"schema":1,"factors":{"conv":99},"seen":1}', '{"schema":2,"factors":{},"seen":1}'):
+        path.write_text(text)
+        assert correct.load(path) == Corrections()
