@@ -154,7 +154,8 @@ class Collector:
             began = self._clock()
             traced.module(x)
             rested.append(self._clock() - began)
-        numbers = self._rng.sample(range(1, len(placed) + 1), min(ALONE_LAYERS, len(placed)))
+        plain = [n for n in range(1, len(placed) + 1) if not traced.strided & set(traced.graph.layers[n].inputs)]
+        numbers = self._rng.sample(plain, min(ALONE_LAYERS, len(plain)))
         alone = tuple(
             (kind, placed[number - 1], seconds)
             for number in sorted(numbers)

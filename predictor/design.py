@@ -156,7 +156,9 @@ def _start(rng: Random, bounds: Bounds) -> Shape:
     if family == "vector":
         return (1, round(math.exp(rng.uniform(math.log(128), math.log(26_000)))))
     if family == "tokens":
-        return (1, rng.choice((16, 49, 64, 100, 144, 197, 256)), 32 * rng.randint(2, 26))
+        length = rng.choice((16, 49, 64, 100, 144, 197, 256))
+        widest = math.isqrt(min(bounds.macs // (12 * length), bounds.weight_bytes // 48))
+        return (1, length, 32 * rng.randint(2, max(2, min(26, widest // 32))))
     if family == "stem":
         side = rng.choice((224, 224, 192, 160, 128, 256, 96))
         return (1, rng.choice((3, 3, 3, 1)), side, side)

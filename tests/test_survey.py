@@ -1,0 +1,230 @@
+"""From measuring layers to deciding with predictions: deployment.py profile, fit, evaluate, and --times predicted."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deployment
+from models.specs import KINDS
+from predictor import dataset
+from predictor.forms import FORMS
+from predictor.train import fit_kind
+from tests.conftest import ROOT, THREADS, run_edge, running_cloud
+from tests.test_dataset import PUBLISHED
+
+BUDGET = 6.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers measured on this machine for some seconds."""
+    found = tmp_path_factory.mktemp("survey") / "edge"
+    arguments = ["profile", "--threads", THREADS, "--budget", f"{BUDGET}s", "--output", str(found)]
+    assert deployment.main(arguments) == 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path) -> Path:
+    """A cache folder with predictors for both roles."""
+    cache = folder.parent / "cache"
+    for role in ("edge", "cloud"):
+        assert deployment.main(["fit", "--role", role, "--dataset", str(folder), "--cache-dir", str(cache)]) == 0
+    return cache
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """deployment.py with --json."""
+    capsys.readouterr()
+    assert deployment.main([*map(str, arguments), "--json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_rows_say_what_was_measured_and_where(folder: Path) -> None:
+    found = dataset.read(folder)
+    assert set(found.rows) >= {"conv", "dw_conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "concat"}
+    assert set(found.rows) <= set(KINDS)
+    assert found.machine is not None
+    assert found.machine.threads == int(THREADS)
+    assert all(row.seconds > 0 and len(row.raw_s) >= 3 for rows in found.rows.values() for row in rows)
+    wholes = dataset.read_whole(folder)
+    assert wholes
+    assert all(whole.pass_s > 0 and whole.rested_s > 0 and whole.alone for whole in wholes)
+
+
+def test_measuring_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def measure(budget: float, *more: str) -> dict[str, Any]:
+        flags = ("--threads", THREADS, "--budget", f"{budget}s", "--output", tmp_path / "d", *more)
+        return run(capsys, "profile", *flags)
+
+    first = measure(1.0)
+    rows = dataset.read(tmp_path / "d").rows
+    again = measure(1.0)
+    assert again == first  # the budget is spent
+    more = measure(2.0)
+    assert more["networks"] > first["networks"]
+    for kind, kept in rows.items():
+        assert dataset.read(tmp_path / "d").rows[kind][: len(kept)] == kept
+    fresh = measure(1.0, "--fresh")
+    assert fresh["spent_s"] < more["spent_s"]
+    excel = tmp_path / "d.xlsx"
+    measure(1.0, "--excel", str(excel))
+    assert dataset.read(excel).rows == dataset.read(tmp_path / "d").rows
+
+
+def test_an_interrupted_survey_keeps_what_it_has(tmp_path: Path) -> None:
+    command = [sys.executable, "deployment.py", "profile", "--threads", THREADS, "--budget", "10min"]
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "d")], cwd=ROOT, stderr=subprocess.PIPE)
+    time.sleep(9)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert dataset.read(tmp_path / "d").count > 0
+    assert json.loads((tmp_path / "d" / "about.json").read_text())["networks"] > 0
+    assert not [path for path in (tmp_path / "d").iterdir() if path.name.startswith(".")]
+
+
+def test_rows_of_another_machine_are_not_mixed_in(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in folder.iterdir():
+        (other / path.name).write_text(path.read_text().replace(",cpu ", ",cpu Other "))
+    flags = ["profile", "--threads", THREADS, "--budget", "60s", "--output", str(other)]
+    assert deployment.main(flags) == 2
+    assert "holds times of another machine" in capsys.readouterr().err
+    (other / "about.json").write_text("{")
+    assert deployment.main(flags) == 2
+    assert "--fresh measures everything again" in capsys.readouterr().err
+
+
+def test_evaluate_tells_how_good_every_kind_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ("--dataset", folder, "--cache-dir", tmp_path, "--plots", tmp_path / "plots", "--networks", "le_net")
+    document = run(capsys, "evaluate", *flags)
+    conv = document["kinds"]["conv"]
+    assert set(conv) >= {"rows", "within_5", "within_10", "within_20", "mape", "chosen"}
+    assert set(conv["candidates"]) == set(FORMS)
+    assert conv["within_5"] <= conv["within_10"] <= conv["within_20"] <= 1
+    assert conv["within_20"] > conv["candidates"]["published"]["within_20"]
+    network = document["networks"]["le_net"]
+    assert 0.2 < network["predicted_s"] / network["measured_s"] < 5
+    assert {part["part"] for part in network["parts"]} == {"head", "tail"}
+    assert document["gap"]["start"]["most_s"] >= 0
+    assert document["gap"]["alone_over_in_place"]["conv"] > 0
+    picture = (tmp_path / "plots" / "conv.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deployment.main(["evaluate", "--dataset", str(folder), "--networks", "none"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("±20 %", "roofline_trees", "batchnorm", "after a rest"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_a_data_set_that_is_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deployment.main([command, "--dataset", str(tmp_path / "none")]) == 2
+    assert "deployment.py profile --role edge makes one" in capsys.readouterr().err
+    with (tmp_path / "conv.csv").open("w") as file:
+        csv.writer(file).writerows([["a", "b"], [1, 2]])
+    assert deployment.main([command, "--dataset", str(tmp_path)]) == 2
+    assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published data set is not on this machine")
+def test_the_published_data_set_can_be_compared_but_not_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    linear = dataset.read(PUBLISHED).rows["linear"]
+    found = fit_kind("linear", linear)
+    assert found.score.within_20 > 0.9
+    assert found.candidates["published"].within_20 < 0.5
+    (tmp_path / "linear_lat.csv").write_text((PUBLISHED / "linear_lat.csv").read_text())
+    assert deployment.main(["fit", "--dataset", str(tmp_path), "--cache-dir", str(tmp_path)]) == 2
+    assert "serve for comparing" in capsys.readouterr().err
+
+
+# --- deciding
+
+
+def test_an_edge_decides_from_predictions_and_learns(fitted: Path) -> None:
+    first = run_edge(fitted, "-t", "le_net", "--times", "predicted", "--repeat", "3", "--verify", "--json")
+    assert first.code == 0, first.stderr
+    document = first.document
+    assert document["times"]["edge"] == "predicted"
+    assert document["times"]["edge_factor"] > 1
+    assert document["verify"]["matches"]
+    assert document["plan"]["predicted"]["total_s"] > 0
+    assert all(0.5 <= factor <= 2 for factor in document["corrections"].values())
+    if document["plan"]["head"]:
+        assert document["corrections"]
+        (kept,) = (fitted / "corrections").iterdir()
+        assert json.loads(kept.read_text())["seen"] >= 3
+
+
+def test_auto_takes_what_there_is(fitted: Path) -> None:
+    def source(*more: str) -> str:
+        edge = run_edge(fitted, "-t", "le_net", "--point", "12", "--json", *more)
+        assert edge.code == 0, edge.stderr
+        assert not (more and list((fitted / "profiles").glob("le_net*")))
+        found: str = edge.document["times"]["edge"]
+        return found
+
+    for path in (fitted / "profiles").glob("le_net*"):
+        path.unlink()
+    assert source() == "predicted"
+    flags = ["--cache-dir", str(fitted), "--threads", THREADS]
+    assert deployment.main(["profile", "-t", "le_net", *flags]) == 0
+    assert source() == "measured"
+
+
+def test_a_cloud_may_predict_too(fitted: Path) -> None:
+    with running_cloud(fitted, "--times", "predicted") as cloud:
+        edge = run_edge(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "3", "--repeat", "25", "--json")
+        assert edge.code == 0, edge.stderr
+        assert edge.document["times"]["cloud"] == "predicted"
+        assert edge.document["measured"]["cloud_s"] > 0
+    assert len(list((fitted / "corrections").iterdir())) >= 1
+
+
+def test_predictions_that_cannot_be_made(fitted: Path, tmp_path: Path) -> None:
+    none = run_edge(tmp_path, "-t", "le_net", "--times", "predicted", "--point", "12")
+    assert (none.code, "run deployment.py profile and deployment.py fit" in none.stderr) == (2, True)
+    predictors = str(fitted / "predictors" / "edge.skops")
+    other = run_edge(tmp_path, "-t", "le_net", "--times", "predicted", "--predictors", predictors, "--threads", "1")
+    assert (other.code, "is for another machine" in other.stderr) == (4, True)
+    damaged = tmp_path / "x.skops"
+    damaged.write_bytes(os.urandom(500))
+    bad = run_edge(tmp_path, "-t", "le_net", "--times", "predicted", "--predictors", str(damaged))
+    assert (bad.code, "is damaged or holds no predictors" in bad.stderr) == (2, True)
+    auto = run_edge(tmp_path, "-t", "le_net", "--predictors", str(damaged), "--point", "12", "--json")
+    assert (auto.code, auto.document["times"]["edge"]) == (0, "measured")
+    assert "the network is measured instead" in auto.stderr
+    wrong = run_edge(tmp_path, "-t", "le_net", "--power", "toaster")
+    assert (wrong.code, "no power profile 'toaster'" in wrong.stderr) == (2, True)
+
+
+def test_energy_is_in_the_document(fitted: Path) -> None:
+    found = run_edge(
+        fitted, "-t", "le_net", "--point", "3", "--radio", "4g", "--power", "jetson_tk1", "--json"
+    ).document
+    energy = found["energy"]
+    assert (energy["source"], energy["profile"], energy["radio"]) == ("modelled", "jetson_tk1", "4g")
+    joules = energy["measured_stages"]
+    assert joules["edge_j"] == pytest.approx(8.0 * found["measured"]["edge_s"])
+    assert joules["idle_j"] == pytest.approx(3.0 * (found["measured"]["total_s"] - found["measured"]["edge_s"]))
+    assert joules["transmit_j"] > 0
+    assert joules["total_j"] == pytest.approx(sum(joules[name] for name in joules if name != "total_j"))
