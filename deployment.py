@@ -222,7 +222,7 @@ def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str])
     if as_json:
         print(json.dumps(evaluation.to_json(found)))
         return
-    cli.show(lambda console: console.print(evaluation.kinds_table(found)), width=180)
+    cli.show(lambda console: console.print(evaluation.kinds_table(found), "", evaluation.forms_table(found)))
     if found.networks:
         cli.show(lambda console: console.print(evaluation.networks_table(found)))
     else:

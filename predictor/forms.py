@@ -7,6 +7,7 @@ published             least squares on the hyper-parameters as the published dat
 trees                 extremely randomised trees on the logarithm
 roofline_trees        first what the time is proportional to: work, bytes, and a constant, none of them negative, so
                       that it holds beyond what was measured; then trees on the logarithm of what is left
+roofline_medians      the same, every leaf and the forest giving medians, for noisy measurements with far outliers
 roofline_boosted      the same with gradient boosting
 """
 
@@ -24,6 +25,7 @@ from predictor.features import FEATURES, Table, linear_part
 Seconds = NDArray[np.float64]
 LEAST_S = 1e-7
 QUICK_ROWS = 60
+MEDIAN_ROWS = 3  # in a leaf, for a median that one outlier cannot move
 PAPER = {
     "conv": ("in_channels", "filters"),
     "dw_conv": ("in_channels", "filters"),
@@ -131,8 +133,8 @@ def _predict_published(_kind: str, parts: dict[str, Any], features: Table) -> Se
 # --- trees
 
 
-def _trees() -> ExtraTreesRegressor:
-    return ExtraTreesRegressor(20, min_samples_leaf=2, max_features=0.8, random_state=0)
+def _trees(leaf_rows: int = 2) -> ExtraTreesRegressor:
+    return ExtraTreesRegressor(20, min_samples_leaf=leaf_rows, max_features=0.8, random_state=0)
 
 
 def _boosted() -> GradientBoostingRegressor:
@@ -151,13 +153,18 @@ def _predict_trees(_kind: str, parts: dict[str, Any], features: Table) -> Second
 
 
 def _ask(trees: Any, features: Table) -> Seconds:
-    """What an ensemble says. The trees of a forest are asked directly: its own `predict` starts threads to do so."""
+    """What an ensemble says."""
     if isinstance(trees, ExtraTreesRegressor):
-        rows = features.astype(np.float32)
-        said: Seconds = np.mean([tree.tree_.predict(rows)[:, 0] for tree in trees.estimators_], axis=0)
+        said: Seconds = np.mean(_each(trees, features), axis=0)
         return said
     found: Seconds = trees.predict(features)
     return found
+
+
+def _each(forest: ExtraTreesRegressor, features: Table) -> list[Seconds]:
+    """What each tree of a forest says, asked directly: the forest's own `predict` starts threads to do so."""
+    rows = features.astype(np.float32)
+    return [tree.tree_.predict(rows)[:, 0] for tree in forest.estimators_]
 
 
 # --- roofline and trees
@@ -188,12 +195,33 @@ def _predict_roofline(_kind: str, parts: dict[str, Any], features: Table) -> Sec
     return found
 
 
+def _fit_medians(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
+    """Leaves hold medians, as in quantile regression forests (Meinshausen, JMLR 2006), not the means they grow with."""
+    parts = _fit_roofline(features, seconds)
+    left = np.log(seconds / _roofline(parts, features))
+    parts["trees"] = forest = _trees(MEDIAN_ROWS).fit(features, left)
+    rows = features.astype(np.float32)
+    for tree in forest.estimators_:
+        leaves = tree.tree_.apply(rows)
+        order = np.lexsort((left, leaves))
+        found, first, count = np.unique(leaves[order], return_index=True, return_counts=True)
+        lower, upper = left[order[first + (count - 1) // 2]], left[order[first + count // 2]]
+        tree.tree_.value[found, 0, 0] = (lower + upper) / 2
+    return parts
+
+
+def _predict_medians(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
+    found: Seconds = _roofline(parts, features) * np.exp(np.median(_each(parts["trees"], features), axis=0))
+    return found
+
+
 FORMS: dict[str, Form] = {
     "published": Form(_fit_published, _predict_published),
     "linear": Form(_fit_linear, _predict_linear),
     "logarithmic": Form(_fit_logarithmic, _predict_logarithmic),
     "trees": Form(_fit_trees, _predict_trees),
     "roofline_trees": Form(lambda _, x, y: _fit_roofline_with(_trees, x, y), _predict_roofline),
+    "roofline_medians": Form(_fit_medians, _predict_medians),
     "roofline_boosted": Form(lambda _, x, y: _fit_roofline_with(_boosted, x, y), _predict_roofline),
 }
 

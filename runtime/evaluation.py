@@ -13,6 +13,7 @@ from rich.table import Table
 from models import inputs, registry, weights
 from predictor import dataset, latency
 from predictor.dataset import Dataset, Machine
+from predictor.forms import FORMS
 from predictor.latency import Predictors, combine
 from predictor.profile import Profile
 from predictor.train import KindFit, fit_all
@@ -191,23 +192,31 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def kinds_table(evaluation: Evaluation) -> Table:
-    """How good each kind's regression is on networks that were set aside, beside the other forms."""
+    """How good each kind's regression is on networks that were set aside."""
     machine = evaluation.dataset.machine
     title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of networks set aside"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    forms = list(evaluation.fits[0].candidates)
     table.add_column("kind")
     for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen", no_wrap=True)
-    for form in forms:
-        table.add_column(f"{form.replace('roofline_', 'roof+')} ±20 %", justify="right")
     for found in evaluation.fits:
         score = found.score
         cells = [str(len(evaluation.dataset.rows[found.kind])), str(score.rows)]
         cells += [f"{share:.0%}" for share in (score.within_5, score.within_10, score.within_20, score.mape)]
-        others = [f"{found.candidates[form].within_20:.0%}" for form in forms]
-        table.add_row(found.kind, *cells, found.chosen, *others)
+        table.add_row(found.kind, *cells, found.chosen)
+    return table
+
+
+def forms_table(evaluation: Evaluation) -> Table:
+    """Every form beside the others, by kind."""
+    title = "every form: layers within ±20 % in the cross-validation that chooses"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table.add_column("kind")
+    for form in FORMS:
+        table.add_column(form.replace("roofline_", "roof+"), justify="right", no_wrap=True)
+    for found in evaluation.fits:
+        table.add_row(found.kind, *(f"{found.candidates[form].within_20:.0%}" for form in FORMS))
     return table
 
 
