@@ -18,7 +18,7 @@ from models.specs import KINDS
 from predictor import dataset
 from predictor.forms import FORMS
 from predictor.train import fit_kind
-from tests.conftest import ROOT, THREADS, run_edge, running_cloud
+from tests.conftest import ROOT, THREADS, CloudProcess, run_edge, running_cloud
 from tests.test_dataset import PUBLISHED
 
 BUDGET = 6.0
@@ -162,8 +162,10 @@ def test_the_published_data_set_can_be_compared_but_not_used(
 # --- deciding
 
 
-def test_an_edge_decides_from_predictions_and_learns(fitted: Path) -> None:
-    first = run_edge(fitted, "-t", "le_net", "--times", "predicted", "--repeat", "3", "--verify", "--json")
+def test_an_edge_decides_from_predictions_and_learns(fitted: Path, cloud: CloudProcess) -> None:
+    first = run_edge(
+        fitted, "-p", str(cloud.port), "-t", "le_net", "--times", "predicted", "--repeat", "3", "--verify", "--json"
+    )
     assert first.code == 0, first.stderr
     document = first.document
     assert document["times"]["edge"] == "predicted"
@@ -177,9 +179,9 @@ def test_an_edge_decides_from_predictions_and_learns(fitted: Path) -> None:
         assert json.loads(kept.read_text())["seen"] >= 3
 
 
-def test_auto_takes_what_there_is(fitted: Path) -> None:
+def test_auto_takes_what_there_is(fitted: Path, cloud: CloudProcess) -> None:
     def source() -> str:
-        edge = run_edge(fitted, "-t", "le_net", "--point", "12", "--json")
+        edge = run_edge(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "12", "--json")
         assert edge.code == 0, edge.stderr
         found: str = edge.document["times"]["edge"]
         return found
@@ -201,24 +203,38 @@ def test_a_cloud_may_predict_too(fitted: Path) -> None:
     assert len(list((fitted / "corrections").iterdir())) >= 1
 
 
-def test_predictions_that_cannot_be_made(fitted: Path, tmp_path: Path) -> None:
-    none = run_edge(tmp_path, "-t", "le_net", "--times", "predicted", "--point", "12")
+def test_predictions_that_cannot_be_made(fitted: Path, tmp_path: Path, cloud: CloudProcess) -> None:
+    none = run_edge(tmp_path, "-p", str(cloud.port), "-t", "le_net", "--times", "predicted", "--point", "12")
     assert (none.code, "run deployment.py profile and deployment.py fit" in none.stderr) == (2, True)
     predictors = str(fitted / "predictors" / "edge.skops")
-    other = run_edge(tmp_path, "-t", "le_net", "--times", "predicted", "--predictors", predictors, "--threads", "1")
+    other = run_edge(
+        tmp_path,
+        "-p",
+        str(cloud.port),
+        "-t",
+        "le_net",
+        "--times",
+        "predicted",
+        "--predictors",
+        predictors,
+        "--threads",
+        "1",
+    )
     assert (other.code, "is for another machine" in other.stderr) == (4, True)
 
 
-def test_damaged_predictors_do_not_stop_auto(tmp_path: Path) -> None:
+def test_damaged_predictors_do_not_stop_auto(tmp_path: Path, cloud: CloudProcess) -> None:
     damaged = tmp_path / "x.skops"
     damaged.write_bytes(os.urandom(500))
-    found = run_edge(tmp_path, "-t", "le_net", "--predictors", str(damaged), "--point", "12", "--json")
+    found = run_edge(
+        tmp_path, "-p", str(cloud.port), "-t", "le_net", "--predictors", str(damaged), "--point", "12", "--json"
+    )
     assert (found.code, found.document["times"]["edge"]) == (0, "measured")
     assert "is damaged" in found.stderr
     assert "the network is measured instead" in found.stderr
 
 
-def test_energy_is_in_the_document(cache: Path) -> None:
+def test_energy_is_in_the_document(cache: Path, cloud: CloudProcess) -> None:
     found = run_edge(cache, "-t", "le_net", "--point", "3", "--radio", "4g", "--power", "jetson_tk1", "--json").document
     energy = found["energy"]
     assert (energy["source"], energy["profile"], energy["radio"]) == ("modelled", "jetson_tk1", "4g")
