@@ -33,11 +33,13 @@ format: $(READY) ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## all measurements; about half an hour, tables go to benchmarks/results
+bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.decision
 	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.choice
+	$(BIN)/python deployment.py profile --role edge --threads 1 --budget 115s
+	$(BIN)/python -m benchmarks.prediction
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
