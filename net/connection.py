@@ -1,7 +1,11 @@
 """One TCP connection that carries frames: whole frames or an error, never a part, never a wait without an end."""
 
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +41,8 @@ class Frame:
     header: Any
     payload: memoryview
     limits: Limits
+    received_s: float = 0.0
+    """From its first byte to its last."""
 
     def read(self, message: type[M]) -> M:
         """The message, where it is of this kind; an ERROR is raised as what it means here."""
@@ -59,9 +65,27 @@ class Connection:
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
     received_bytes: int = 0
+    sent_bytes: int = 0
+    """What the kernel has taken."""
 
     def __post_init__(self) -> None:
         set_options(self.sock)
+        self._out = self.sock
+        self._sending = threading.Lock()
+
+    def allow_duplex(self) -> None:
+        """From now on one thread may send while another receives. A time-out belongs to a socket object, so each
+        direction gets one. Whoever receives learns why the other side has closed; whoever sends does not ask."""
+        if not self.is_duplex:
+            try:
+                self._out = self.sock.dup()
+            except OSError as error:  # out of file descriptors
+                raise AppError(f"cannot answer while receiving: {error.strerror or error}") from None
+
+    @property
+    def is_duplex(self) -> bool:
+        """Whether both directions may be in use at once."""
+        return self._out is not self.sock
 
     def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array] = ()) -> int:
         """Send a message with tensors; returns the bytes of its payload."""
@@ -84,18 +108,25 @@ class Connection:
         if payload_bytes > self.limits.payload_bytes:
             raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
         prefix = pack_prefix(message.TYPE, len(header), payload_bytes)
-        self._send_all([memoryview(prefix + header), *buffers], deadline)
+        if not self._sending.acquire(timeout=deadline.remaining()):
+            raise deadline.passed()
+        try:
+            self._send_all([memoryview(prefix + header), *buffers], deadline)
+        finally:
+            self._sending.release()
         return payload_bytes
 
     def _send_all(self, parts: list[memoryview], deadline: Deadline) -> None:
         """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
         parts = [part for part in parts if part.nbytes]
         while parts:
-            self.sock.settimeout(deadline.remaining())
+            self._out.settimeout(deadline.remaining())
             try:
-                sent = self.sock.sendmsg(parts)
+                sent = self._out.sendmsg(parts)
             except OSError as error:
-                raise self._refusal_or(_lost(error, deadline)) from None
+                lost = _lost(error, deadline)
+                raise (lost if self.is_duplex else self._refusal_or(lost)) from None
+            self.sent_bytes += sent
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
             if sent:
@@ -129,7 +160,7 @@ class Connection:
         fields = plain_pickle.loads(bytes(header))
         payload = np.empty(prefix.payload_bytes, np.uint8).data
         self._receive_all(payload, inside, progress)
-        return Frame(prefix.kind, fields, payload, self.limits)
+        return Frame(prefix.kind, fields, payload, self.limits, time.monotonic() - progress.at)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
@@ -151,6 +182,14 @@ class Connection:
             raise _lost(error, deadline) from None
         self.received_bytes += got
         return got
+
+    @property
+    def delivered_bytes(self) -> int:
+        """What the other side's kernel has acknowledged, where this system tells; else what ours has taken."""
+        waiting = bytearray(4)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._out, termios.TIOCOUTQ, waiting)
+        return self.sent_bytes - int.from_bytes(waiting, sys.byteorder)
 
     def peer_has_left(self) -> bool:
         """Whether the other side has closed; what it has sent stays unread."""
@@ -180,6 +219,7 @@ class Connection:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
+        self._out.close()  # the same one, or its twin
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class FrameType(IntEnum):
     PROBE = 5
     PROBED = 6
     ERROR = 7
+    STATUS = 8
+    STATE = 9
 
 
 _WITH_PAYLOAD = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROBE, FrameType.PROBED})

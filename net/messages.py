@@ -1,10 +1,11 @@
 """What the two sides say to each other: one frozen dataclass for each frame type, checked field by field.
 
 Pure, no socket. Fields that a header has and the dataclass has not are ignored, so that a later version can add some.
+Fields with a default need not be sent, and are not where they have it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from net.frames import FrameType
@@ -13,7 +14,7 @@ from utils.errors import AppError, ProtocolError
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Edge to cloud, first: which network, with which parameters. May be sent again to change the network."""
+    """Edge to cloud, first: which network, with which parameters. May be sent again for further networks."""
 
     TYPE: ClassVar[FrameType] = FrameType.HELLO
     model: str
@@ -41,6 +42,8 @@ class Ready:
     max_payload: int
     times: str
     """Where the seconds come from: `measured` or `predicted`."""
+    load: float = 1.0
+    """How much slower than when idle it computed lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Infer:
     """Half-open ranges of layer numbers."""
     deadline_s: float
     """Seconds from its arrival after which nobody waits for the answer."""
+    model: str = ""
+    """Of which network, of those that a HELLO named; empty: the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,12 @@ class Result:
     id: int
     queue_s: float
     cloud_s: float
+    load: float = 1.0
+    """How much slower than when idle the cloud computed lately."""
+    received_s: float = 0.0
+    """From the first byte of the request to its last, on the cloud's clock."""
+    batch: int = 1
+    """How many requests were computed together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,29 @@ class Probed:
     id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Edge to cloud: how busy are you?"""
+
+    TYPE: ClassVar[FrameType] = FrameType.STATUS
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Cloud to edge: how busy it is."""
+
+    TYPE: ClassVar[FrameType] = FrameType.STATE
+    load: float
+    """How much slower than when idle it computed lately."""
+    queue_s: float
+    """How long requests waited lately."""
+    waiting: int
+    """Requests in line now ..."""
+    max_queue: int
+    """... and how many may be."""
+    connections: int
+
+
 MAX_ERROR_TEXT = 300
 
 
@@ -92,21 +126,26 @@ class Error:
     TYPE: ClassVar[FrameType] = FrameType.ERROR
     code: str
     text: str
+    id: int = 0
+    """Of the request that is refused; 0 where it is none."""
+    retry_after_s: float = 0.0
+    """With BUSY: when it may be worth another try."""
 
     @classmethod
-    def of(cls, error: AppError) -> "Error":
+    def of(cls, error: AppError, request_id: int = 0) -> "Error":
         """What the other side is told about an error of ours."""
-        return cls(error.code, str(error)[:MAX_ERROR_TEXT])
+        return cls(error.code, str(error)[:MAX_ERROR_TEXT], request_id, getattr(error, "retry_after_s", 0.0))
 
 
-Message = Hello | Ready | Infer | Result | Probe | Probed | Error
+Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State
 MAX_DURATION_S = 1e9
-M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error)
+M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State)
 
 
 def to_header(message: Message) -> dict[str, Any]:
     """The header of a message, without the description of tensors."""
-    return {field.name: getattr(message, field.name) for field in fields(message)}
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    return {field.name: values[field.name] for field in fields(message) if values[field.name] != field.default}
 
 
 def from_header(kind: type[M], header: Any) -> M:
@@ -115,7 +154,7 @@ def from_header(kind: type[M], header: Any) -> M:
         raise ProtocolError("a header is a dictionary")
     values: dict[str, Any] = {}
     for field in fields(kind):
-        value = header.get(field.name)
+        value = header.get(field.name, None if field.default is MISSING else field.default)
         if not _CHECKS[field.type](value):
             raise ProtocolError(f"{kind.TYPE.name}: field {field.name!r} is missing or not a {_name(field.type)}")
         values[field.name] = value

@@ -80,6 +80,11 @@ class Server:
         self._listener.close()
         self._drain()
 
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return len(self._peers)
+
     def stop(self) -> None:
         """Ask `serve` to end. Safe in a signal handler."""
         self._stopping.set()

@@ -16,24 +16,24 @@ from models import inputs, registry, weights
 from models.graph import INPUT, LayerGraph
 from net.connection import Frame
 from net.frames import FrameType, Limits
-from net.messages import Error, Hello, Infer, Message, Probe, Probed, Ready, Result
+from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW, Array
-from runtime.executor import Executor, Ran, TorchExecutor, prepare
+from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
+from runtime.load import LoadMeter
+from runtime.session import RequestError, Session
 from runtime.times import Found, Times, predictors_path
-from runtime.worker import BusyError, Worker
+from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
 from utils.inference_utils import device_name, find_device, set_threads
-from utils.units import printable
 
 log = logging.getLogger(__name__)
 
 MAX_PROBE_REPLY = 4 << 20
+RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 LOAD_S, CLOSE_S = 600.0, 5.0
-
-Answer = tuple[Message, Sequence[Array]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class CloudConfig:
     limits: Limits = field(default_factory=Limits)
     max_connections: int = 64
     max_queue: int = 32
+    max_batch: int = 1
+    """Requests of one network and one cut that are computed together."""
+    batch_wait_s: float = 0.0
+    """How long a request waits for others to go with it."""
     max_network_bytes: int = 4 << 30
     hello_s: float = 10.0
     idle_s: float = 600.0
@@ -72,26 +76,71 @@ class Served:
     parameter_bytes: int
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
+    meter: LoadMeter
+    batched: dict[frozenset[int], bool] = field(default_factory=dict)
+    """Segments that were tried with several inputs at once, and whether each got its own answer."""
 
-    def run(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
-        """Run a segment; where its time was predicted, the prediction learns from the real one."""
+    def run(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        """Run a segment for several requests, at once where the network allows it."""
+        if len(requests) == 1:
+            return [self._run_one(layers, requests[0])]
+        if layers not in self.batched:
+            return self._try_batch(layers, requests)
+        return self._run_batch(layers, requests) if self.batched[layers] else self._run_each(layers, requests)
+
+    def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
+        """Where the time was predicted, the prediction learns from the real one."""
         ran = self.executor.run(self.executor.load(layers), arrays)
         if self.found.teacher is not None:
             self.found.teacher.learn(layers, ran.seconds)
+        self.meter.saw(ran.seconds, self._idle_s(layers))
         return ran
 
+    def _run_each(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        return [self._run_one(layers, arrays) for arrays in requests]
 
-class RequestError(AppError):
-    """A request that cannot be carried out; the connection goes on."""
+    def _run_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        together = [np.concatenate(arrays) for arrays in zip(*requests, strict=True)]
+        ran = self.executor.run(self.executor.load(layers), together)
+        self.meter.saw(ran.seconds, self._idle_s(layers))
+        count = len(requests)
+        return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
 
-    code = "BAD_REQUEST"
+    def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        """Not every graph is written for more than one input: the first time, compare with one after the other."""
+        singles = self._run_each(layers, requests)
+        crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
+        self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        if self.batched[layers]:
+            try:
+                batch = self._run_batch(layers, requests)
+            except Exception:  # noqa: BLE001  torch raises all kinds where a shape does not fit
+                self.batched[layers] = False
+            else:
+                self.batched[layers] = all(map(_is_same, batch, singles))
+        if len(self.batched) > SEGMENTS_KEPT:
+            del self.batched[next(iter(self.batched))]
+        return singles
+
+    def _idle_s(self, layers: frozenset[int]) -> float:
+        """What an idle cloud needs for a segment."""
+        times = self.found.times
+        return sum(times.seconds[number] for number in layers) + times.start_s[min(layers) - 1]
+
+
+def _is_same(ran: Ran, other: Ran) -> bool:
+    return all(
+        a.shape == b.shape and np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max()))
+        for a, b in zip(ran.arrays, other.arrays, strict=True)
+    )
 
 
 class Networks:
     """The networks in memory, the least recently used ones leaving when there are too many bytes."""
 
-    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker) -> None:
+    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker, meter: LoadMeter) -> None:
         self._config = config
+        self._meter = meter
         self._device = device
         self._worker = worker
         folder = config.cache_dir
@@ -153,7 +202,7 @@ class Networks:
             executor, graph = TorchExecutor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
             hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
-            return Served(executor, graph, found, entry.parameter_bytes, hello)
+            return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
 
         served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
         layers, times = len(served.graph.layers), served.found.times
@@ -183,8 +232,9 @@ class Cloud:
         self._config = config
         self._device = find_device(config.device)
         set_threads(config.threads)
-        self._worker = Worker(config.max_queue)
-        self._networks = Networks(config, self._device, self._worker)
+        self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
+        self._meter = LoadMeter()
+        self._networks = Networks(config, self._device, self._worker, self._meter)
         self.server = Server(config.host, config.port, self._converse, config.limits, config.max_connections)
 
     def check_weights(self) -> None:
@@ -199,21 +249,30 @@ class Cloud:
 
     def _converse(self, peer: Peer) -> None:
         frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
-        agreed: Hello | None = None
+        session = Session(peer, self._config.request_s, self.server)
+        try:
+            self._serve(session, frame)
+            session.finish()
+        finally:
+            self._worker.drop(peer)
+            session.close()
+
+    def _serve(self, session: Session, frame: Frame) -> None:
+        """Answer frame after frame; what is computed is answered by the session's other thread."""
         while True:
-            peer.is_working = True
+            session.begin()
             if frame.kind is FrameType.HELLO:
-                agreed = self._greet(peer, frame)
-            elif agreed is None:
+                session.agree(self._greet(session.peer, frame))
+            elif not session.agreed:
                 raise ProtocolError("the first message must be HELLO")
             else:
-                self._answer(peer, frame, agreed)
-            peer.is_working = False
+                self._answer(session, frame)
+            session.end()
             if self.server.is_stopping:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
-            frame = peer.connection.receive(idle, frame_s=self._config.request_s)
+            frame = session.peer.connection.receive(idle, frame_s=self._config.request_s)
 
     def _greet(self, peer: Peer, frame: Frame) -> Hello:
         """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
@@ -230,6 +289,7 @@ class Cloud:
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
             times=times.source,
+            load=self._meter.load,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         log.info("> %s gets %s", peer.name, served.hello.model)
@@ -251,38 +311,46 @@ class Cloud:
         _check_same(hello, served.hello)
         return served
 
-    def _answer(self, peer: Peer, frame: Frame, agreed: Hello) -> None:
+    def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:
             raise ProtocolError(f"{frame.kind.name} is not for a cloud")
-        deadline = Deadline.after(self._config.request_s, "the request")
-        try:
-            message, arrays = _ANSWERS[frame.kind](self, peer, frame, agreed)
-        except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
-            log.warning("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
-            peer.connection.send(Error.of(error), deadline)
-        else:
-            peer.connection.send(message, deadline, arrays)
+        _ANSWERS[frame.kind](self, session, frame)
 
-    def _infer(self, peer: Peer, frame: Frame, agreed: Hello) -> Answer:
+    def _infer(self, session: Session, frame: Frame) -> None:
         request = frame.read(Infer)
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
-        served = self._find(agreed, peer, deadline)
-        layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
-        arrays = frame.arrays()
-        _check_arrays(arrays, layers, served.graph)
-        ran, queue_s = self._worker.run(lambda: served.run(layers, arrays), deadline)
-        return Result(request.id, queue_s, ran.seconds), ran.arrays
+        try:
+            served = self._find(session.hello(request.model), session.peer, deadline)
+            layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
+            arrays = frame.arrays()
+            _check_arrays(arrays, layers, served.graph)
+        except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
+            session.refuse(request.id, error)
+            return
+        job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
+        session.answer_later(request.id, job.future, lambda ran, queue_s: self._result(request.id, ran, queue_s, frame))
+        self._worker.submit(job)
 
-    def _probe(self, _peer: Peer, frame: Frame, _agreed: Hello) -> Answer:
+    def _result(self, request_id: int, ran: Ran, queue_s: float, frame: Frame) -> Result:
+        return Result(request_id, queue_s, ran.seconds, self._meter.load, frame.received_s, ran.batch)
+
+    def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
         if request.reply_bytes > MAX_PROBE_REPLY:
-            raise RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes")
-        return Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else []
+            session.refuse(request.id, RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes"))
+            return
+        session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
+
+    def _status(self, session: Session, frame: Frame) -> None:
+        frame.read(Status)
+        worker, server = self._worker, self.server
+        session.send(State(self._meter.load, worker.queue_s, worker.waiting, self._config.max_queue, server.count))
 
 
-_ANSWERS: dict[FrameType, Callable[[Cloud, Peer, Frame, Hello], Answer]] = {
+_ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
     FrameType.INFER: Cloud._infer,
     FrameType.PROBE: Cloud._probe,
+    FrameType.STATUS: Cloud._status,
 }
 
 

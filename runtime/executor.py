@@ -43,10 +43,11 @@ def prepare(loaded: Loaded, example: Input, name: str) -> Network:
 
 @dataclass(frozen=True)
 class Ran:
-    """The outputs of a segment and the seconds that it took."""
+    """The outputs of a segment and the seconds that it took, alone or in a batch of several requests."""
 
     arrays: list[Array]
     seconds: float
+    batch: int = 1
 
 
 class Executor(Protocol):

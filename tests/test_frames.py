@@ -21,7 +21,20 @@ from net.frames import (
     pack_prefix,
     parse_prefix,
 )
-from net.messages import Error, Hello, Infer, Message, Probe, Probed, Ready, Result, from_header, to_header
+from net.messages import (
+    Error,
+    Hello,
+    Infer,
+    Message,
+    Probe,
+    Probed,
+    Ready,
+    Result,
+    State,
+    Status,
+    from_header,
+    to_header,
+)
 from utils.errors import ProtocolError
 
 LIMITS = Limits()
@@ -35,6 +48,11 @@ MESSAGES: list[Message] = [
     Probe(1, 256),
     Probed(1),
     Error("BUSY", "later"),
+    Error("BUSY", "later", 3, 0.25),
+    Infer(2, [[1, 3]], 60.0, "le_net"),
+    Result(2, 0.0, 0.25, 1.5, 0.125, 4),
+    Status(),
+    State(1.5, 0.25, 3, 32, 2),
 ]
 
 
@@ -98,7 +116,7 @@ def test_other_versions_are_refused(offset: int, value: int, error: type[Protoco
         parse_prefix(prefix, LIMITS)
 
 
-@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 8), (5, 255), (6, 1), (7, 1)])
+@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 10), (5, 255), (6, 1), (7, 1)])
 def test_unknown_types_and_flags_are_refused(offset: int, value: int) -> None:
     prefix = bytearray(pack_prefix(FrameType.HELLO, 0, 0))
     prefix[offset] = value

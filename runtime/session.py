@@ -1,0 +1,150 @@
+"""The cloud's end of one conversation: what was agreed on, and answers that leave while further requests come in.
+
+The thread of the connection receives. Answers of what the worker computes leave from a second thread, which starts with
+the first of them, so that neither a slow edge nor a large answer holds the worker up.
+"""
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from net.messages import Error, Hello, Message, Result
+from net.server import Peer, Server
+from net.tensors import Array
+from runtime.executor import Ran
+from runtime.worker import BusyError
+from utils.deadline import Deadline
+from utils.errors import AppError, DeadlineError, ProtocolError
+from utils.units import printable
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 8  # requests of one connection that are not answered yet; further ones stay on the link
+MAX_NETWORKS = 64  # that one connection may name
+LOG_EVERY_S = 1.0
+
+ToResult = Callable[[Ran, float], Result]
+
+
+class RequestError(AppError):
+    """A request that cannot be carried out; the connection goes on."""
+
+    code = "BAD_REQUEST"
+
+
+class Session:
+    """One conversation. `begin` to `end` is a frame in hand of the thread that receives."""
+
+    def __init__(self, peer: Peer, request_s: float, server: Server) -> None:
+        self.peer = peer
+        self.agreed: dict[str, Hello] = {}
+        self._latest = ""
+        self._request_s, self._server = request_s, server
+        self._slots = threading.BoundedSemaphore(IN_FLIGHT)
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._done: queue.SimpleQueue[tuple[int, Future[Any], ToResult] | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._told_at = float("-inf")
+
+    def agree(self, hello: Hello) -> None:
+        """Keep names and digests only, or no network could ever leave memory."""
+        self.agreed.pop(hello.model, None)
+        if len(self.agreed) >= MAX_NETWORKS:
+            del self.agreed[next(iter(self.agreed))]
+        self.agreed[hello.model] = hello
+        self._latest = hello.model
+
+    def hello(self, model: str) -> Hello:
+        """What was agreed on for a network; "" is the latest. Raises RequestError."""
+        name = model or self._latest
+        if name not in self.agreed:
+            raise RequestError(f"no HELLO named {name[:64]!a}")
+        return self.agreed[name]
+
+    # --- of the thread that receives
+
+    def begin(self) -> None:
+        """A frame is in hand."""
+        with self._lock:
+            self._pending += 1
+            self.peer.is_working = True
+
+    def end(self) -> None:
+        """It is answered, or handed on."""
+        with self._lock:
+            self._pending -= 1
+            self.peer.is_working = self._pending > 0
+
+    def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
+        """Answer at once."""
+        self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
+
+    def refuse(self, request_id: int, error: AppError) -> None:
+        """Say why a request is not carried out; a flood of refusals is logged once a second."""
+        level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
+        self._told_at = time.monotonic() if level == logging.WARNING else self._told_at
+        log.log(level, "! %s refused, %s: %s", self.peer.name, error.code, printable(str(error), 300))
+        self.send(Error.of(error, request_id))
+
+    def answer_later(self, request_id: int, future: "Future[Any]", to_result: ToResult) -> None:
+        """Answer when `future` is done. Waits where too many answers are outstanding already."""
+        if not self._slots.acquire(timeout=self._request_s):
+            raise DeadlineError("answers are not taken")
+        if self._writer is None:
+            self.peer.connection.allow_duplex()
+            self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
+            self._writer.start()
+        self.begin()
+        future.add_done_callback(lambda done: self._done.put((request_id, done, to_result)))
+
+    def finish(self) -> None:
+        """Wait until everything is answered."""
+        end = time.monotonic() + self._request_s
+        for _ in range(IN_FLIGHT):
+            if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
+                return
+
+    def close(self) -> None:
+        """End the other thread."""
+        self._done.put(None)
+
+    # --- of the thread that answers
+
+    def _write(self) -> None:
+        while (found := self._done.get()) is not None:
+            try:
+                self._send_result(*found)
+            except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
+                log.info("! %s: %s", self.peer.name, printable(str(error), 300))
+                self._hang_up()
+            except Exception:
+                log.exception("! %s: a bug", self.peer.name)
+                self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
+            finally:
+                self._slots.release()
+                self.end()
+                del found
+            if self._server.is_stopping and not self.peer.is_working:
+                self._hang_up()
+
+    def _send_result(self, request_id: int, future: "Future[Any]", to_result: ToResult) -> None:
+        try:
+            ran, queue_s = future.result()
+        except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
+            self.refuse(request_id, error)
+        except CancelledError:
+            self.refuse(request_id, BusyError("the cloud is stopping"))
+        else:
+            self.send(to_result(ran, queue_s), ran.arrays)
+
+    def _hang_up(self) -> None:
+        """Wake up the thread that receives: nothing more will come that could be answered."""
+        with contextlib.suppress(OSError):
+            self.peer.connection.sock.shutdown(socket.SHUT_RD)
