@@ -57,9 +57,9 @@ class Child:
 
 
 @contextlib.contextmanager
-def own_cloud(arguments: Sequence[str]) -> Iterator[Child]:
+def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterator[Child]:
     """A cloud on loopback on a free port, for as long as the context lasts."""
-    child = Child(["cloud_api.py", "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", *arguments])
+    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", *arguments])
     try:
         yield child
     finally:

@@ -71,6 +71,11 @@ def complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+def say(line: str) -> None:
+    """One line to stdout, at once."""
+    print(line, flush=True)
+
+
 def print_error(code: str, message: str) -> None:
     """The document of a call with --json that failed."""
     try:
@@ -184,6 +189,11 @@ def duration(text: str) -> float:
     if not 0 < seconds < 1e8:
         raise argparse.ArgumentTypeError(f"{text!r}: a time above zero is needed")
     return seconds
+
+
+def wait(text: str) -> float:
+    """An argument such as 2ms, or 0ms, in seconds."""
+    return checked(parse_duration)(text)
 
 
 def size(text: str) -> int:
