@@ -99,6 +99,12 @@ def sample(name: str, preprocess: Preprocess) -> Input:
     return from_image(path, preprocess, source=f"sample:{path.name}")
 
 
+def samples(name: str) -> tuple[Path, ...]:
+    """All the pictures that there are of a kind."""
+    found = SAMPLES[name]()
+    return tuple(sorted(found.parent.glob("*.jpg"))) if name == "photo" else (found,)
+
+
 def _photo() -> Path:
     """`china.jpg`, a photograph of a palace that comes with scikit-learn."""
     spec = importlib.util.find_spec("sklearn")

@@ -114,6 +114,11 @@ class TorchExecutor:
             self._share.stretch(started, work_clock() - work_started)
         return Ran(made, self._clock() - started)
 
+    def warm_up(self, part: Segment, arrays: Sequence[Array]) -> None:
+        """Run a segment once, at full speed: what a back-end does only the first time is then done."""
+        with torch.inference_mode():
+            part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
     ) -> Profile:

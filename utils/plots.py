@@ -1,6 +1,8 @@
 """Pictures of numbers."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 
@@ -8,6 +10,7 @@ mpl.use("Agg")  # no screen is needed
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from utils.files import replaced
@@ -30,6 +33,39 @@ def scatter(
     axes.set_title(title, fontsize=10)
     axes.text(0.98, 0.02, note, transform=axes.transAxes, ha="right", fontsize=7, color="grey")
     axes.legend(loc="upper left", frameon=False, fontsize=8)
+    figure.tight_layout()
+    try:
+        with replaced(path) as temporary:
+            figure.savefig(temporary)
+    finally:
+        plt.close(figure)
+
+
+class Bar(NamedTuple):
+    """A stage of a task, in seconds after the start."""
+
+    stage: str
+    begin_s: float
+    length_s: float
+
+
+STAGE_COLOURS = {"edge": "tab:green", "link": "tab:orange", "cloud": "tab:blue", "fallback": "tab:red"}
+
+
+def waterfall(path: Path, tasks: Sequence[tuple[str, Sequence[Bar]]], title: str) -> None:
+    """A row for each task, a bar for each stage: what overlaps ran at the same time. Raises OSError."""
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.22 * max(len(tasks), 4)), dpi=110)
+    for place, (_, bars) in enumerate(tasks):
+        for bar in bars:
+            axes.barh(place, bar.length_s, left=bar.begin_s, height=0.7, color=STAGE_COLOURS[bar.stage], lw=0)
+    axes.set_yticks(range(len(tasks)), [name for name, _ in tasks], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds after the start")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="x", lw=0.4, alpha=0.5)
+    used = {bar.stage for _, bars in tasks for bar in bars}
+    shapes = [Patch(color=colour) for stage, colour in STAGE_COLOURS.items() if stage in used]
+    axes.legend(shapes, [stage for stage in STAGE_COLOURS if stage in used], fontsize=8, frameon=False)
     figure.tight_layout()
     try:
         with replaced(path) as temporary:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 Show = Callable[[str, float], None]
+DETAIL = "  |  "
+"""What follows it in the text may change without starting the bar anew."""
 
 
 @contextlib.contextmanager
@@ -18,8 +20,9 @@ def on_terminal() -> Iterator[Show]:
         task = bar.add_task("", total=1.0)
 
         def show(what: str, done: float) -> None:
-            if bar.tasks[0].description != what:
+            before, now = bar.tasks[0].description, what
+            if before.partition(DETAIL)[0] != now.partition(DETAIL)[0]:
                 bar.reset(task, description=what, total=1.0)
-            bar.update(task, completed=done, total=1.0 if done else None)  # without a share the bar pulses
+            bar.update(task, description=what, completed=done, total=1.0 if done else None)  # without a share it pulses
 
         yield show

@@ -1,0 +1,154 @@
+"""The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models import inputs, registry, weights
+from models.inputs import Input
+from models.registry import Entry
+from net.messages import Hello
+from net.tensors import RAW, Array
+from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.single import ATOL, RTOL
+from runtime.tasks import Problem, Task
+from runtime.times import Found, Times
+from utils.errors import AppError, UsageError
+
+TENSORS_KEPT = 256
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network."""
+
+    entry: Entry
+    network: Network
+    executor: TorchExecutor
+    found: Found
+
+    def hello(self, token: str) -> Hello:
+        """What a cloud is asked for."""
+        graph = self.network.traced.graph
+        return Hello(graph.name, self.network.loaded.digest, graph.digest, [RAW], token)
+
+
+class Fleet:
+    """Networks by their name in the registry, each built once."""
+
+    def __init__(self, device: torch.device, cpu_share: float | None, times: Times, source: str) -> None:
+        self._device, self._times, self._source = device, times, source
+        self._share = None if cpu_share is None else CpuShare(cpu_share)
+        self.members: dict[str, Member] = {}
+        self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
+
+    def add(self, entry: Entry, progress: Callable[[float], None]) -> None:
+        """Build a network, and measure its layers or predict them."""
+        if entry.name in self.members:
+            return
+        example = inputs.sample(entry.sample, entry.preprocess)
+        network = prepare(weights.load(entry, self._source), example, entry.name)
+        executor = TorchExecutor(network, self._device, self._share)
+        found = self._times.find(executor, progress, tails=False)
+        self.members[entry.name] = Member(entry, network, executor, found)
+
+    def array(self, task: Task) -> Array:
+        """The input tensor of a task. Raises UsageError where its file does not serve."""
+        return np.asarray(self._input(self.members[task.model].entry, task.input).tensor)
+
+    def _input(self, entry: Entry, source: str) -> Input:
+        key = (entry.name, source)
+        if key not in self._tensors:
+            self._tensors[key] = read_input(entry, source)
+            if len(self._tensors) > TENSORS_KEPT:
+                self._tensors.popitem(last=False)
+        self._tensors.move_to_end(key)
+        return self._tensors[key]
+
+    def check(self, tasks: Sequence[Task]) -> list[Problem]:
+        """Read every input once; those that do not serve are told by task."""
+        problems: list[Problem] = []
+        wrong: dict[tuple[str, str], str] = {}
+        for task in tasks:
+            key = (task.model, task.input)
+            if key not in wrong:
+                try:
+                    self.array(task)
+                    wrong[key] = ""
+                except UsageError as error:
+                    wrong[key] = str(error)
+            if wrong[key]:
+                problems.append(Problem(task.id, wrong[key]))
+        return problems
+
+    def whole(self, task: Task) -> list[Array]:
+        """What the whole network answers, run here in one piece, unsplit and not slowed down."""
+        member = self.members[task.model]
+        model = member.network.loaded.model
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            answer = model(self._input(member.entry, task.input).tensor.to(device))
+        return [t.cpu().numpy() for t in (answer if isinstance(answer, tuple | list) else (answer,))]
+
+
+def matches(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
+    """Equal within rtol 1e-4 (atol 1e-5 of the largest value), with the same top-1."""
+    return len(answer) == len(expected) and all(
+        np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max())) and int(a.argmax()) == int(b.argmax())
+        for a, b in zip(answer, expected, strict=True)
+    )
+
+
+def read_input(entry: Entry, source: str) -> Input:
+    """A picture or .npy file; "" is the network's sample."""
+    if not source:
+        return inputs.sample(entry.sample, entry.preprocess)
+    path = Path(source)
+    if path.suffix.lower() == ".npy":
+        return inputs.from_array(path, entry.input_shape)
+    return inputs.from_image(path, entry.preprocess)
+
+
+def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
+    """The tasks of networks that there are, under their names in the registry; the others are told."""
+    names: dict[str, str | UsageError] = {}
+    for model in dict.fromkeys(task.model for task in tasks):
+        try:
+            names[model] = registry.find(model).name
+        except UsageError as error:
+            names[model] = error
+    good, problems = [], []
+    for task in tasks:
+        name = names[task.model]
+        if isinstance(name, UsageError):
+            problems.append(Problem(task.id, str(name)))
+        else:
+            good.append(Task(task.id, name, task.input, task.priority, task.deadline_s, task.arrival_s))
+    return good, problems
+
+
+def sample_inputs(model: str) -> list[str]:
+    """The sample pictures that serve for a network."""
+    return [str(path) for path in inputs.samples(registry.find(model).sample)]
+
+
+def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
+    """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in PICTURES)
+    good, bad = [], []
+    for path in files:
+        try:
+            inputs.from_image(path, lambda picture: torch.zeros(picture.size and 1))
+            good.append(str(path))
+        except AppError as error:
+            bad.append(str(error))
+    if not good:
+        raise UsageError(f"{folder} holds no picture" + (f": {bad[0]}" if bad else ""))
+    return good, bad

@@ -1,0 +1,328 @@
+"""One call of tasks_edge_api.py: get ready, run the tasks, check the answers. runtime.task_report shows them."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models import registry, weights
+from net.connection import connect
+from net.link import LinkEstimate
+from net.monitor import Monitor
+from net.tensors import Array
+from runtime.children import emulated_link, own_cloud
+from runtime.edge import CONNECT_S
+from runtime.fleet import Fleet, known_models, matches, pictures_in, sample_inputs
+from runtime.keeper import Keeper, KeeperConfig
+from runtime.pipeline import Pipeline, Record
+from runtime.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
+from runtime.tasks import Problem, Task, arriving, draw, read_file
+from runtime.times import Times, predictors_path
+from utils.errors import UsageError
+from utils.files import write_atomically
+from utils.inference_utils import available_cores, find_device, set_threads
+
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What one call of tasks_edge_api.py is to do. Rates in bytes per second, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 9999
+    device: str = "cpu"
+    threads: int | None = None
+    weights: str = weights.DEFAULT
+    models: tuple[str, ...] = registry.NAMES
+    tasks: int = 40
+    seed: int = 1
+    tasks_file: Path | None = None
+    is_resumed: bool = False
+    image_dir: Path | None = None
+    rate_per_s: float | None = None
+    """Arrivals; None: all tasks are there at the start."""
+    is_serial: bool = False
+    interval_s: float = 1.0
+    bandwidth: float | None = None
+    verify: bool = False
+    timeout_s: float = 60.0
+    ready_s: float = 300.0
+    cpu_share: float | None = None
+    link_shape: str | None = None
+    own_cloud: tuple[str, ...] | None = None
+    """Start a cloud on loopback with these arguments, and use that one."""
+    cache_dir: Path = Path()
+    times: str = "auto"
+    predictors: Path | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class TasksOutcome:
+    """Everything that one call found out. Moments are seconds after the start of the run."""
+
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+    skipped: int
+    """Tasks that an earlier call had done."""
+    wall_s: float
+    first_link: LinkEstimate
+    history: tuple[tuple[float, float], ...]
+    """The upload in bytes per second as estimated over time."""
+    moves: tuple[Move, ...]
+    bound_s: float | None
+    """Of a closed queue: what no choice of cuts and no order could beat, by the predictions."""
+    planned_s: float | None
+    sent_bytes: int
+    probes: int
+    connects: int
+    is_interrupted: bool
+    left: int
+    objective: str
+
+
+@dataclass
+class Run:
+    """A call under way, for whoever shows it."""
+
+    total: int = 0
+    done: int = 0
+    pipeline: Pipeline | None = None
+    keeper: Keeper | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_stopped: bool = False
+
+    def stop(self) -> None:
+        """Start nothing new. Safe in a signal handler."""
+        self.is_stopped = True
+        if self.pipeline is not None:
+            self.pipeline.stop()
+
+
+Told = Callable[[Run, Record], None]
+
+
+def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+    """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
+    with ExitStack() as stack:
+        tasks, problems = gather(config)
+        journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
+        skipped = 0
+        if journal is not None:
+            left = [task for task in tasks if not journal.has(task)]
+            skipped, tasks = len(tasks) - len(left), left
+        child = None
+        if config.own_cloud is not None and tasks:
+            threads = str(max(1, available_cores() - 1))
+            arguments = [*config.own_cloud, "--threads", threads]
+            child = stack.enter_context(own_cloud(arguments, "tasks_cloud_api.py"))
+        fleet = make_fleet(config, tasks, progress)
+        wrong = fleet.check(tasks)
+        problems += wrong
+        refused = {problem.line for problem in wrong}
+        tasks = [task for task in tasks if task.id not in refused]
+        if not tasks and not skipped:
+            first = f": {_where(config, problems[0])}" if problems else ""
+            raise UsageError(f"no task can be run{first}")
+        if not tasks:
+            return _nothing_left(problems, skipped)
+        progress("waiting for the cloud", 0.0)
+        address = (config.host, config.port) if child is None else child.address()
+        if config.link_shape is not None:
+            connect(*address, CONNECT_S).close()  # the relay could not say that nobody is there
+            address = stack.enter_context(emulated_link(*address, config.link_shape)).address()
+        if config.rate_per_s is not None:
+            tasks = arriving(tasks, config.rate_per_s, config.seed)
+        return _run_tasks(config, tasks, problems, skipped, fleet, address, journal, progress, told, call)
+
+
+def _where(config: TasksConfig, problem: Problem) -> str:
+    return f"{config.tasks_file or 'task'}, line {problem.line}: {problem.text}"
+
+
+def _run_tasks(
+    config: TasksConfig,
+    tasks: Sequence[Task],
+    problems: Sequence[Problem],
+    skipped: int,
+    fleet: Fleet,
+    address: tuple[str, int],
+    journal: "Journal | None",
+    progress: Progress,
+    told: Told,
+    call: Run,
+) -> TasksOutcome:
+    planner = make_planner(config, tasks, fleet)
+    hellos = [member.hello(config.token) for member in fleet.members.values()]
+    settings = KeeperConfig(address, config.interval_s, config.ready_s, config.timeout_s, bandwidth=config.bandwidth)
+    with ExitStack() as stack:
+        keeper = Keeper(settings, hellos)
+        stack.callback(keeper.close)
+        keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
+        progress("waiting for the cloud, then probing the link", 0.0)
+        link = keeper.open()
+        call.total, call.keeper, call.pipeline = len(tasks), keeper, pipeline
+        if call.is_stopped:
+            pipeline.stop()
+        checker = Checker(fleet) if config.verify else None
+        pipeline.told = lambda record: _told(call, record, journal, told, checker)
+        _warm_up(fleet, planner, keeper)
+        monitor = Monitor(keeper.tick, config.interval_s)
+        stack.callback(monitor.stop)
+        monitor.start()
+        began = time.perf_counter()
+        records = pipeline.run()
+        wall_s = time.perf_counter() - began
+        monitor.stop()
+        if checker is not None:
+            checker.check(progress)
+        closed = planner if isinstance(planner, ClosedQueue) else None
+        return TasksOutcome(
+            records=tuple(records),
+            problems=tuple(problems),
+            skipped=skipped,
+            wall_s=wall_s,
+            first_link=link,
+            history=tuple((moment - began, rate) for moment, rate in keeper.history),
+            moves=tuple(planner.moves),
+            bound_s=None if closed is None else closed.bound_s,
+            planned_s=None if closed is None else closed.makespan_s,
+            sent_bytes=keeper.sent_bytes,
+            probes=keeper.probes,
+            connects=keeper.connects,
+            is_interrupted=call.is_stopped,
+            left=planner.left,
+            objective="makespan" if closed is not None else getattr(planner, "objective", "latency"),
+        )
+
+
+def _nothing_left(problems: Sequence[Problem], skipped: int) -> TasksOutcome:
+    none = LinkEstimate(0.0, 0.0, 0.0, "none")
+    return TasksOutcome(
+        (), tuple(problems), skipped, 0.0, none, (), (), None, None, 0, 0, 0, is_interrupted=False, left=0, objective=""
+    )
+
+
+def _told(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
+    with call.lock:
+        call.done += 1
+        if record.outputs:
+            record.top = int(record.outputs[0].argmax())
+        if journal is not None and record.completed_by:
+            journal.note(record.task)
+        if checker is not None:
+            checker.keep(record)
+        record.outputs = []
+        told(call, record)
+
+
+def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
+    """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
+    problems: list[Problem] = []
+    if config.tasks_file is not None:
+        tasks, problems = read_file(config.tasks_file)
+    else:
+        names = [registry.find(model).name for model in config.models]
+        pictures: list[str] = []
+        if config.image_dir is not None:
+            pictures, bad = pictures_in(config.image_dir)
+            problems += [Problem(0, text) for text in bad]
+        tasks = draw(config.tasks, config.seed, names, lambda model: pictures or sample_inputs(model))
+    tasks, unknown = known_models(tasks)
+    return tasks, problems + unknown
+
+
+def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -> Fleet:
+    """Build every network that a task needs."""
+    device = find_device(config.device)
+    set_threads(1 if config.cpu_share is not None else config.threads)
+    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    fleet = Fleet(device, config.cpu_share, times, config.weights)
+    for model in dict.fromkeys(task.model for task in tasks):
+        progress(f"loading {model}", 0.0)
+        fleet.add(registry.find(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
+    return fleet
+
+
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet) -> Planner:
+    """A closed queue, or open arrivals."""
+    known = {
+        name: Profiled(member.network.traced.graph, member.found.current.seconds)
+        for name, member in fleet.members.items()
+    }
+    if config.rate_per_s is None:
+        return ClosedQueue(tasks, known)
+    return OpenQueue(tasks, known, config.rate_per_s)
+
+
+def _warm_up(fleet: Fleet, planner: Planner, keeper: Keeper) -> None:
+    """What torch and the solver do only the first time is not the first task's fault."""
+    planner.refresh(0.0, keeper.conditions())
+    for member in fleet.members.values():
+        graph = member.network.traced.graph
+        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.tensor.numpy()])
+
+
+class Checker:
+    """Compares every answer with the whole network's, after the run. Answers are kept until then."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._kept: list[tuple[Record, list[Array]]] = []
+
+    def keep(self, record: Record) -> None:
+        """Remember an answer."""
+        if record.completed_by:
+            self._kept.append((record, record.outputs))
+
+    def check(self, progress: Progress) -> None:
+        """Run the whole network for every different input."""
+        known: dict[tuple[str, str], list[Array]] = {}
+        for done, (record, outputs) in enumerate(self._kept):
+            progress("checking against the whole networks", done / len(self._kept))
+            key = (record.task.model, record.task.input)
+            if key not in known:
+                known[key] = self._fleet.whole(record.task)
+            record.matches = matches(outputs, known[key])
+
+
+class Journal:
+    """Which lines of a tasks file are done, in a file beside it, so that --resume can go on."""
+
+    def __init__(self, tasks_file: Path, *, is_resumed: bool) -> None:
+        self.path = tasks_file.with_name(f"{tasks_file.name}.done")
+        self._done = self._read() if is_resumed else set()
+        try:
+            write_atomically(self.path, "".join(f"{json.dumps(row)}\n" for row in sorted(self._done)))
+        except OSError as error:
+            raise UsageError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+    def _read(self) -> set[tuple[int, str, str]]:
+        if not self.path.is_file():
+            return set()
+        found = set()
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                number, model, source = json.loads(line)
+                found.add((int(number), str(model), str(source)))
+            except (ValueError, TypeError):
+                continue  # the last line of a call that was killed
+        return found
+
+    @staticmethod
+    def _key(task: Task) -> tuple[int, str, str]:
+        return task.id, task.model, task.input
+
+    def has(self, task: Task) -> bool:
+        """Whether an earlier call did this very line."""
+        return self._key(task) in self._done
+
+    def note(self, task: Task) -> None:
+        """It is done now."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(self._key(task))}\n")

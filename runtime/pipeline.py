@@ -1,0 +1,280 @@
+"""Many tasks on one edge: the head of one runs while the boundary of another travels and a third is on the cloud.
+
+One thread computes (whoever calls `run`), the uplink has one that sends and one that receives, and every line between
+them is bounded. A task whose request is refused or lost is finished here, from the boundary that is still held.
+"""
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from net.messages import Error, Result
+from net.tensors import Array
+from runtime.fleet import Fleet
+from runtime.keeper import Keeper
+from runtime.planner import Choice, Planner
+from runtime.tasks import Task
+from runtime.uplink import Request
+from utils.errors import AppError
+from utils.units import printable
+
+WAITING = 2  # boundaries that wait for the link while another one travels
+TRIES = 3  # of a request that meets a busy cloud
+NAP_S = 0.2  # longest sleep of the thread that computes; it is woken up by whatever happens
+
+
+@dataclass
+class Record:
+    """What became of a task. Moments are seconds after the start."""
+
+    task: Task
+    choice: Choice | None = None
+    started_s: float = 0.0
+    """The head began."""
+    head_done_s: float = 0.0
+    sent_s: float = 0.0
+    """The first byte of the boundary left."""
+    done_s: float = 0.0
+    edge_s: float = 0.0
+    link_s: float = 0.0
+    """From the first byte of the request to its last, as the cloud saw it."""
+    queue_s: float = 0.0
+    cloud_s: float = 0.0
+    batch: int = 0
+    payload_bytes: int = 0
+    tries: int = 0
+    completed_by: str = ""
+    """split, edge, cloud, or fallback: finished here after the cloud did not answer. Empty: failed."""
+    error: str = ""
+    outputs: list[Array] = field(default_factory=list)
+    top: int | None = None
+    """The class with the largest output."""
+    matches: bool | None = None
+
+    @property
+    def total_s(self) -> float:
+        """From the start of the head to the answer."""
+        return self.done_s - self.started_s
+
+    @property
+    def latency_s(self) -> float:
+        """From the arrival to the answer."""
+        return self.done_s - self.task.arrival_s
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer came after the deadline."""
+        return self.done_s > self.task.due_s
+
+
+@dataclass
+class _Flying:
+    """A request under way, and the task that it belongs to."""
+
+    record: Record
+    request: Request
+    values: dict[int, Array]
+
+
+class Pipeline:
+    """Runs tasks. `told` hears of every one that has ended, in the order in which they end."""
+
+    def __init__(self, fleet: Fleet, planner: Planner, keeper: Keeper | None, *, is_serial: bool) -> None:
+        self._fleet, self._planner, self._keeper = fleet, planner, keeper
+        self._is_serial = is_serial
+        self._changed = threading.Condition()
+        self._flying: dict[Request, _Flying] = {}
+        self._here: list[_Flying] = []
+        """Tails that have to be computed here."""
+        self._again: list[tuple[float, int, _Flying]] = []
+        """Requests that a busy cloud should be asked again, by moment."""
+        self._retries = 0
+        self._started = 0.0
+        self._is_stopping = False
+        self.records: list[Record] = []
+        self.told: Callable[[Record], None] = lambda _: None
+
+    def stop(self) -> None:
+        """Start nothing new; what is in flight is finished. Safe in a signal handler."""
+        self._is_stopping = True
+
+    @property
+    def now_s(self) -> float:
+        """Seconds after the start."""
+        return time.perf_counter() - self._started
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that have started and not ended."""
+        return len(self._flying) + len(self._here) + len(self._again)
+
+    def run(self) -> list[Record]:
+        """Run every task; returns when the last one has ended."""
+        self._started = time.perf_counter()
+        while (step := self._next()) is not None:
+            step()
+        return self.records
+
+    # --- what is next; the thread that computes
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            while True:
+                if self._here:
+                    flying = self._here.pop(0)
+                    self._flying[flying.request] = flying
+                    return lambda: self._finish_here(flying)
+                self._ask_again()
+                if not self._is_stopping and (step := self._next_task()) is not None:
+                    return step
+                if not self.in_flight and (self._is_stopping or not self._planner.left):
+                    return None
+                self._changed.wait(self._pause_s())
+
+    def _next_task(self) -> Callable[[], None] | None:
+        if self._is_serial and self.in_flight:
+            return None
+        now_s = self.now_s
+        if self._keeper is not None:
+            self._planner.refresh(now_s, self._keeper.conditions())
+        found = self._planner.take(now_s, can_send=self._has_room())
+        if found is None:
+            return None
+        task, choice = found
+        if now_s >= task.due_s:
+            return lambda: self._fail(Record(task, started_s=now_s), "its deadline has passed")
+        return lambda: self._start(task, choice)
+
+    def _has_room(self) -> bool:
+        """Whether a boundary would find a place in the line for the link; without a cloud the next plan is all here."""
+        uplink = None if self._keeper is None else self._keeper.uplink
+        return uplink is None or uplink.has_room(WAITING)
+
+    def _ask_again(self) -> None:
+        while self._again and self._again[0][0] <= time.perf_counter():
+            flying = heapq.heappop(self._again)[-1]
+            self._flying[flying.request] = flying
+            self._submit(flying.request)
+
+    def _pause_s(self) -> float:
+        pauses = [NAP_S]
+        if self._again:
+            pauses.append(self._again[0][0] - time.perf_counter())
+        if (arrival_s := self._planner.next_arrival_s()) is not None:
+            pauses.append(arrival_s - self.now_s)
+        return max(0.0, min(pauses))
+
+    # --- computing
+
+    def _start(self, task: Task, choice: Choice) -> None:
+        """Run the head; hand the boundary over if there is a tail."""
+        record = Record(task, choice)
+        try:
+            x = self._fleet.array(task)
+        except AppError as error:  # it could be read before
+            self._fail(record, str(error))
+            return
+        member = self._fleet.members[task.model]
+        graph = member.network.traced.graph
+        head = frozenset(range(choice.layer + 1))
+        part = member.executor.load(head)
+        record.started_s = self.now_s
+        ran = member.executor.run(part, [x])
+        record.head_done_s, record.edge_s = self.now_s, ran.seconds
+        values = dict(zip(part.outputs, ran.arrays, strict=True))
+        if choice.is_local:
+            record.completed_by = "edge"
+            record.done_s, record.outputs = self.now_s, [values[number] for number in graph.outputs]
+            self._keep(record)
+            return
+        boundary = [np.asarray(values[number], order="C") for number in graph.boundary(head)]
+        request = Request(0, task.model, graph, head, boundary)
+        record.payload_bytes = request.payload_bytes
+        with self._changed:
+            self._flying[request] = _Flying(record, request, values)
+        self._submit(request)
+
+    def _submit(self, request: Request) -> None:
+        uplink = None if self._keeper is None else self._keeper.uplink
+        if uplink is None:
+            self.lost([request], AppError("there is no cloud"))
+        else:
+            uplink.submit(request)
+
+    def _finish_here(self, flying: _Flying) -> None:
+        """The tail, from the boundary that is still held."""
+        request, record = flying.request, flying.record
+        executor = self._fleet.members[request.model].executor
+        part = executor.load(request.tail)
+        ran = executor.run(part, request.boundary)
+        record.edge_s += ran.seconds
+        record.completed_by = "fallback"
+        values = flying.values | dict(zip(part.outputs, ran.arrays, strict=True))
+        record.done_s, record.outputs = self.now_s, [values[number] for number in request.graph.outputs]
+        self._keep(record, request)
+
+    # --- what became of requests; the uplink's threads
+
+    def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
+        """The cloud answered."""
+        now_s = self.now_s
+        if self._keeper is not None:
+            self._keeper.saw(request, result)
+        with self._changed:
+            flying = self._flying[request]
+        record = flying.record
+        record.queue_s, record.cloud_s, record.link_s = result.queue_s, result.cloud_s, result.received_s
+        record.sent_s, record.tries, record.batch = request.sent_at - self._started, request.tries, result.batch
+        record.completed_by = "cloud" if len(request.head) == 1 else "split"
+        values = flying.values | dict(zip(request.graph.outputs_of(request.tail), arrays, strict=True))
+        record.done_s, record.outputs = now_s, [values[number] for number in request.graph.outputs]
+        self._keep(record, request)
+
+    def refused(self, request: Request, error: Error) -> None:
+        """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""
+        with self._changed:
+            flying = self._flying.pop(request)
+            if error.code == "BUSY" and request.tries < TRIES:
+                moment = time.perf_counter() + min(max(error.retry_after_s, 0.01), 5.0)
+                self._retries += 1
+                heapq.heappush(self._again, (moment, self._retries, flying))
+            else:
+                flying.record.error = f"the cloud refused: {printable(error.text, 200)}"
+                self._here.append(flying)
+            self._changed.notify()
+
+    def lost(self, requests: Sequence[Request], error: AppError) -> None:
+        """The connection is gone: finish them here."""
+        with self._changed:
+            for request in requests:
+                flying = self._flying.pop(request)
+                flying.record.error = printable(str(error), 200)
+                self._here.append(flying)
+            self._changed.notify()
+
+    # --- ends
+
+    def _fail(self, record: Record, error: str) -> None:
+        record.done_s, record.error = self.now_s, error
+        self._keep(record)
+
+    def _keep(self, record: Record, request: Request | None = None) -> None:
+        self.told(record)
+        with self._changed:  # both at once: `run` returns when nothing is in flight any more
+            self.records.append(record)
+            if request is not None:
+                del self._flying[request]
+            self._changed.notify()
+
+
+def stage_sums(records: Sequence[Record]) -> tuple[float, float, float]:
+    """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once."""
+    return (
+        sum(record.edge_s for record in records),
+        sum(record.link_s for record in records),
+        sum(record.cloud_s / max(1, record.batch) for record in records),
+    )

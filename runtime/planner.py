@@ -1,0 +1,244 @@
+"""Which task is next, and where it is cut: decided from what the link and the cloud are like at that moment.
+
+A closed queue is planned as a whole, cuts and order together, so that the last task ends early (partition.schedule).
+Open arrivals are cut one by one: for the least latency while the stages keep up with them, else for the shortest
+longest stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from models.graph import LayerGraph
+from net.estimator import should_move
+from net.link import LinkEstimate
+from net.messages import Ready
+from partition import chain, schedule, throughput
+from partition.cost import CloudTimes, Link
+from partition.throughput import Stages
+from runtime.tasks import Task
+
+CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is made anew
+PLAN_EVERY_S = 0.5
+MOVE_MARGIN = 0.10
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a decision depends on. Without a cloud everything runs here."""
+
+    link: LinkEstimate | None = None
+    ready: Mapping[str, Ready] | None = None
+    load: float = 1.0
+    queue_s: float = 0.0
+    max_payload: int = 0
+
+    @property
+    def has_cloud(self) -> bool:
+        """Whether there is somebody to send to."""
+        return self.link is not None and self.ready is not None
+
+    def differs(self, other: "Conditions") -> bool:
+        """Whether a plan for the other would be another one, as far as that can be told without making it."""
+        if self.link is None or other.link is None or self.ready is None or other.ready is None:
+            return self.has_cloud != other.has_cloud
+        pairs = (
+            (self.link.up_bytes_per_s, other.link.up_bytes_per_s, CHANGED_RATE),
+            (self.link.down_bytes_per_s, other.link.down_bytes_per_s, CHANGED_RATE),
+            (self.load, other.load, CHANGED_LOAD),
+        )
+        return any(abs(a - b) > share * min(a, b) for a, b, share in pairs)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What is known of a network here: its graph, and the seconds of its layers."""
+
+    graph: LayerGraph
+    seconds: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point for a task, with the predicted seconds of its stages."""
+
+    point: int
+    layer: int
+    stages: Stages
+    objective: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the task needs no cloud."""
+        return self.stages.link_s == self.stages.cloud_s == self.stages.delay_s == 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """A cut that was moved, in seconds after the start."""
+
+    at_s: float
+    model: str
+    before: int
+    after: int
+
+
+class Planner(Protocol):
+    """Gives out tasks in the order in which they should start."""
+
+    moves: list[Move]
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Take note of the conditions."""
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The next task that is there, with its cut, which is then under way; None where none is.
+
+        Where nothing can be sent just now, the next one that needs no cloud goes first: the edge does not stand idle.
+        """
+
+    def next_arrival_s(self) -> float | None:
+        """When another task comes, after the start; None where none will."""
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+
+
+def options_of(known: Profiled, conditions: Conditions) -> list[tuple[int, int, Stages]]:
+    """Every point that can be used now: its number, its layer, and the stages of a task cut there."""
+    graph = known.graph
+    if conditions.link is None or conditions.ready is None or graph.name not in conditions.ready:
+        last = graph.points[-1]
+        return [(last.number, last.layer, Stages(sum(known.seconds), 0.0, 0.0))]
+    ready, estimate = conditions.ready[graph.name], conditions.link
+    link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
+    cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
+    return [
+        (c.point.number, c.point.layer, throughput.stages_of(c, link, graph.result_bytes))
+        for c in chain.scan(graph, known.seconds, cloud, link)
+        if c.boundary_bytes <= conditions.max_payload
+    ]
+
+
+class ClosedQueue:
+    """All tasks are there: cuts and order for the least makespan, priorities and deadlines first."""
+
+    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled]) -> None:
+        self._left, self._known = list(tasks), known
+        self._planned: deque[tuple[Task, Choice]] = deque()
+        self._conditions: Conditions | None = None
+        self._planned_at = float("-inf")
+        self.moves: list[Move] = []
+        self.bound_s: float | None = None
+        """Of the first plan: no choice and no order could be done sooner, if the predictions are right."""
+        self.makespan_s: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+        return len(self._left)
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Plan what is left again, where conditions have changed."""
+        before = self._conditions
+        if not self._left or (before is not None and not conditions.differs(before)):
+            return
+        is_urgent = before is None or before.has_cloud != conditions.has_cloud
+        if not is_urgent and now_s - self._planned_at < PLAN_EVERY_S:
+            return
+        self._conditions, self._planned_at = conditions, now_s
+        self._plan(conditions)
+
+    def _plan(self, conditions: Conditions) -> None:
+        options = {model: options_of(known, conditions) for model, known in self._known.items()}
+        stages = {model: tuple(stage for _, _, stage in found) for model, found in options.items()}
+        jobs = [schedule.Job(stages[task.model]) for task in self._left]
+        ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._left}))}
+        found = schedule.plan(jobs, [ranks[task.urgency] for task in self._left])
+        if self.bound_s is None:
+            self.bound_s, self.makespan_s = found.bound_s, found.makespan_s
+        self._planned.clear()
+        for job in found.order:
+            task = self._left[job]
+            self._planned.append((task, Choice(*options[task.model][found.chosen[job]], "makespan")))
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The next task of the plan."""
+        del now_s
+        found = next(((task, choice) for task, choice in self._planned if can_send or choice.is_local), None)
+        if found is not None:
+            self._planned.remove(found)
+            self._left.remove(found[0])
+        return found
+
+    def next_arrival_s(self) -> float | None:
+        """None: they are all there."""
+        return None
+
+
+class OpenQueue:
+    """Tasks arrive over time: each is cut when it starts; the most urgent one that has arrived is next."""
+
+    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], rate_per_s: float) -> None:
+        self._coming = deque(sorted(tasks, key=lambda task: task.arrival_s))
+        self._known, self._rate_per_s = known, rate_per_s
+        models = [task.model for task in tasks]
+        self._weights = {model: models.count(model) for model in dict.fromkeys(models)}
+        self._arrived: list[tuple[tuple[int, float], float, int, Task]] = []
+        self._chosen: dict[str, Choice] = {}
+        self._conditions: Conditions | None = None
+        self._now_s = 0.0
+        self.moves: list[Move] = []
+        self.objective = "latency"
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+        return len(self._coming) + len(self._arrived)
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Choose a cut for each network; one in use is left only for one that is clearly better."""
+        if conditions == self._conditions:
+            return
+        self._now_s, self._conditions = now_s, conditions
+        options = {model: options_of(self._known[model], conditions) for model in self._weights}
+        fastest = {model: min(found, key=lambda option: option[2].total_s) for model, found in options.items()}
+        counts = list(self._weights.values())
+        is_light = throughput.is_light([fastest[model][2] for model in self._weights], counts, self._rate_per_s)
+        self.objective = "latency" if is_light else "throughput"
+        for model, found in options.items():
+            best = fastest[model] if is_light else found[throughput.best([stages for _, _, stages in found])]
+            self._settle(model, found, Choice(*best, self.objective))
+
+    def _settle(self, model: str, options: Sequence[tuple[int, int, Stages]], best: Choice) -> None:
+        old = self._chosen.get(model)
+        current = next((option for option in options if old is not None and option[0] == old.point), None)
+        if old is None or current is None or self._is_worth(current[2], best):
+            if old is not None and old.point != best.point:
+                self.moves.append(Move(self._now_s, model, old.point, best.point))
+            self._chosen[model] = best
+        else:
+            self._chosen[model] = Choice(*current, self.objective)
+
+    def _is_worth(self, current: Stages, best: Choice) -> bool:
+        if best.objective == "latency":
+            return should_move(current.total_s, best.stages.total_s, MOVE_MARGIN)
+        return should_move(current.longest_s, best.stages.longest_s, MOVE_MARGIN)
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The most urgent task that has arrived."""
+        while self._coming and self._coming[0].arrival_s <= now_s:
+            task = self._coming.popleft()
+            self._arrived.append((task.urgency, task.arrival_s, task.id, task))
+        usable = [entry for entry in self._arrived if can_send or self._chosen[entry[-1].model].is_local]
+        if not usable:
+            return None
+        found = min(usable)
+        self._arrived.remove(found)
+        return found[-1], self._chosen[found[-1].model]
+
+    def next_arrival_s(self) -> float | None:
+        """When the next one comes."""
+        return self._coming[0].arrival_s if self._coming else None

@@ -1,0 +1,228 @@
+"""What many tasks came to, as JSON, tables and a workbook. The JSON keys are a contract: see README.md."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from runtime.many import TasksOutcome
+from runtime.pipeline import Record, stage_sums
+from utils.errors import UsageError
+from utils.files import write_atomically
+from utils.units import format_bytes, format_rate, format_seconds, printable
+
+COLUMNS = (
+    *("id", "model", "input", "priority", "deadline_s", "point", "objective", "completed_by", "arrival_s", "started_s"),
+    *("head_done_s", "sent_s", "done_s", "edge_s", "link_s", "queue_s", "cloud_s", "total_s", "latency_s", "batch"),
+    *("payload_bytes", "tries", "late", "top", "matches", "error"),
+)
+
+
+def is_good(outcome: TasksOutcome) -> bool:
+    """Whether every task was done, and none wrong."""
+    found = summary(outcome)
+    return not (found["failed"] or found["wrong"] or outcome.problems)
+
+
+def row(record: Record) -> dict[str, Any]:
+    """One task."""
+    task, choice = record.task, record.choice
+    values: dict[str, Any] = {
+        "id": task.id,
+        "model": task.model,
+        "input": task.input,
+        "priority": task.priority,
+        "deadline_s": task.deadline_s,
+        "point": None if choice is None else choice.point,
+        "objective": None if choice is None else choice.objective,
+        "completed_by": record.completed_by or None,
+        "arrival_s": task.arrival_s,
+        "late": record.is_late,
+        "error": record.error or None,
+    }
+    return {name: values[name] if name in values else getattr(record, name) for name in COLUMNS}
+
+
+def summary(outcome: TasksOutcome) -> dict[str, Any]:
+    """The figures of the whole run. Percentiles are of `latency_s` for arrivals, of `total_s` for a closed queue."""
+    done = [record for record in outcome.records if record.completed_by]
+    edge_s, link_s, cloud_s = stage_sums(done)
+    longest_s = max(edge_s, link_s, cloud_s)
+    times = [record.total_s if outcome.objective == "makespan" else record.latency_s for record in done]
+    p50, p95, p99 = (float(q) for q in np.percentile(times, (50, 95, 99))) if times else (None, None, None)
+    cuts: dict[str, Counter[str]] = {}
+    for record in done:
+        if record.choice is not None:
+            cuts.setdefault(record.task.model, Counter())[str(record.choice.point)] += 1
+    checked = [record.matches for record in done if record.matches is not None]
+    return {
+        "completed": len(done),
+        "failed": len(outcome.records) - len(done),
+        "wrong": checked.count(False) if checked else None,
+        "late": sum(record.is_late for record in done),
+        "refused": len(outcome.problems),
+        "left": outcome.left,
+        "skipped": outcome.skipped,
+        "interrupted": outcome.is_interrupted,
+        "wall_s": outcome.wall_s,
+        "throughput_per_s": len(done) / outcome.wall_s if outcome.wall_s else 0.0,
+        "bound_fraction": longest_s / outcome.wall_s if outcome.wall_s else 0.0,
+        "stages": {"edge_s": edge_s, "link_s": link_s, "cloud_s": cloud_s},
+        "balance": (edge_s + link_s + cloud_s) / longest_s if longest_s else 0.0,
+        "objective": outcome.objective,
+        "planned_s": outcome.planned_s,
+        "bound_s": outcome.bound_s,
+        "p50_s": p50,
+        "p95_s": p95,
+        "p99_s": p99,
+        "bytes_sent": outcome.sent_bytes,
+        "cuts": {model: dict(sorted(found.items(), key=lambda pair: int(pair[0]))) for model, found in cuts.items()},
+        "completed_by": dict(Counter(record.completed_by for record in done)),
+        "moves": [asdict(move) for move in outcome.moves],
+        "probes": outcome.probes,
+        "connects": outcome.connects,
+    }
+
+
+def to_json(outcome: TasksOutcome) -> dict[str, Any]:
+    """The document of `tasks_edge_api.py --json`."""
+    return {
+        "summary": summary(outcome),
+        "link": asdict(outcome.first_link) | {"history": [list(pair) for pair in outcome.history]},
+        "tasks": [row(record) for record in outcome.records],
+        "problems": [asdict(problem) for problem in outcome.problems],
+    }
+
+
+def line(record: Record) -> str:
+    """One task for people, as it ends."""
+    task = record.task
+    if not record.completed_by or record.choice is None:
+        return f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} failed: {printable(record.error, 200)}"
+    sent = format_bytes(record.payload_bytes) if record.payload_bytes else "-"
+    late = "  late" if record.is_late else ""
+    return (
+        f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} point {record.choice.point:<4} {sent:>8}  "
+        f"{format_seconds(record.total_s):>8}  {record.completed_by}{late}"
+    )
+
+
+def summary_table(outcome: TasksOutcome) -> Table:
+    """The figures for people."""
+    found = summary(outcome)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    wrong = "" if found["wrong"] is None else f", {found['wrong']} wrong"
+    more = "".join(f", {found[name]} {name}" for name in ("late", "refused", "left", "skipped") if found[name])
+    table.add_row("tasks", f"{found['completed']} done, {found['failed']} failed{wrong}{more}")
+    if not found["completed"]:
+        return table
+    stages = found["stages"]
+    longest = max(stages, key=stages.__getitem__)
+    table.add_row("time", f"{format_seconds(found['wall_s'])}, {found['throughput_per_s']:.2f} tasks/s")
+    table.add_row(
+        "stages",
+        f"edge {format_seconds(stages['edge_s'])}, link {format_seconds(stages['link_s'])}, "
+        f"cloud {format_seconds(stages['cloud_s'])}; balance {found['balance']:.2f} of 3",
+    )
+    table.add_row("bound", f"{found['bound_fraction']:.0%} of what the longest stage ({longest[:-2]}) allows")
+    if found["planned_s"]:
+        planned, bound = format_seconds(found["planned_s"]), format_seconds(found["bound_s"])
+        table.add_row("planned", f"{planned}; no cuts and no order could take less than {bound}")
+    of = "start to answer" if outcome.objective == "makespan" else "arrival to answer"
+    times = ", ".join(f"{name[:-2]} {format_seconds(found[name])}" for name in ("p50_s", "p95_s", "p99_s"))
+    table.add_row("latency", f"{times} ({of})")
+    table.add_row("link", _link(outcome))
+    table.add_row("cuts", "; ".join(f"{model} at {_cuts(found)}" for model, found in found["cuts"].items()))
+    by = ", ".join(f"{count} {name}" for name, count in found["completed_by"].items())
+    table.add_row("done by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
+    return table
+
+
+def _cuts(found: dict[str, int]) -> str:
+    return ", ".join(f"{point} ({count})" for point, count in found.items())
+
+
+def _link(outcome: TasksOutcome) -> str:
+    rates = [rate for _, rate in outcome.history] or [outcome.first_link.up_bytes_per_s]
+    moves = f", {len(outcome.moves)} cuts moved" if outcome.moves else ""
+    ends = f"{format_rate(rates[0])} at first, {format_rate(min(rates))} to {format_rate(max(rates))}"
+    return f"{ends}; {format_bytes(outcome.sent_bytes)} sent, {outcome.probes} probes{moves}"
+
+
+def problem_lines(outcome: TasksOutcome) -> list[str]:
+    """What was refused, a line each."""
+    return [
+        f"line {problem.line}: {printable(problem.text, 300)}" if problem.line else printable(problem.text, 300)
+        for problem in outcome.problems
+    ]
+
+
+def write_csv(outcome: TasksOutcome, path: Path | None) -> None:
+    """One line for each task, where a file was asked for. Raises UsageError where it cannot be written."""
+    if path is None:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row(record) for record in outcome.records)
+    _write(path, lambda: write_atomically(path, text.getvalue()))
+
+
+def write_excel(outcome: TasksOutcome, path: Path | None) -> None:
+    """The same as a workbook, with the figures of the whole run. Raises UsageError where it cannot be written."""
+    if path is None:
+        return
+    from utils.excel_utils import Sheet, write_workbook
+
+    rows = [[_cell(value) for value in row(record).values()] for record in outcome.records]
+    notes = {name: str(value) for name, value in summary(outcome).items()}
+    _write(path, lambda: write_workbook(path, [Sheet("tasks", COLUMNS, rows, chart=("id", "total_s"))], notes))
+
+
+def _cell(value: Any) -> str | int | float:
+    return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value or "")
+
+
+def write_plot(outcome: TasksOutcome, path: Path | None) -> None:
+    """A waterfall of the first tasks. Raises UsageError where it cannot be written."""
+    if path is None:
+        return
+    from utils.plots import Bar, waterfall
+
+    done = sorted((record for record in outcome.records if record.completed_by), key=lambda record: record.started_s)
+    bars = [
+        (f"{record.task.id} {record.task.model}", tuple(Bar(*bar) for bar in _bars(record))) for record in done[:SHOWN]
+    ]
+    title = f"the first {len(bars)} of {len(done)} tasks" if len(done) > len(bars) else f"{len(done)} tasks"
+    _write(path, lambda: waterfall(path, bars, title))
+
+
+SHOWN = 40
+
+
+def _bars(record: Record) -> list[tuple[str, float, float]]:
+    """Stage, begin and length. When the cloud began is known only from behind: its clock is another one."""
+    found = [("edge", record.started_s, record.head_done_s - record.started_s)]
+    if record.completed_by in ("split", "cloud"):
+        cloud_at = record.done_s - record.cloud_s
+        found.append(("link", record.sent_s, min(record.link_s, max(0.0, cloud_at - record.sent_s))))
+        found.append(("cloud", cloud_at, record.cloud_s))
+    elif record.completed_by == "fallback":
+        rest_s = record.edge_s - (record.head_done_s - record.started_s)
+        found.append(("fallback", record.done_s - rest_s, rest_s))
+    return found
+
+
+def _write(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None

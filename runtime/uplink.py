@@ -1,0 +1,305 @@
+"""The edge's end of one connection that many requests travel over at once: one thread sends, another one receives.
+
+A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
+connection. Its boundary stays with the request, so that whoever is told can finish it another way.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from models.graph import LayerGraph, to_ranges
+from net.connection import Connection, Frame, connect
+from net.frames import FrameType
+from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
+from net.tensors import Array
+from utils.deadline import Deadline
+from utils.errors import AppError, PeerClosedError, ProtocolError
+from utils.units import printable
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 5.0
+SILENT_S = 3600.0  # how long nothing may come while nothing is asked; a dead link is noticed by TCP long before
+END_S = 2.0
+TRAIN_BYTES = 8192  # a frame of a probe: what a task may have to wait for
+TRAIN_SKIPPED = 3  # frames at its start, which a token bucket lets through at once
+
+
+@dataclass(eq=False)
+class Request:
+    """A tail for the cloud. Times are moments of this host's clock, `time.perf_counter`."""
+
+    id: int
+    model: str
+    graph: LayerGraph
+    head: frozenset[int]
+    boundary: list[Array]
+    tries: int = 0
+    sent_at: float = 0.0
+    """When its first byte left."""
+
+    @property
+    def tail(self) -> frozenset[int]:
+        """The layers that the cloud runs."""
+        return self.graph.everything - self.head
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the boundary."""
+        return sum(array.nbytes for array in self.boundary)
+
+
+class Listener(Protocol):
+    """Is told what became of requests, in the uplink's threads."""
+
+    def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
+        """The cloud answered."""
+
+    def refused(self, request: Request, error: Error) -> None:
+        """The cloud did not carry it out."""
+
+    def lost(self, requests: Sequence[Request], error: AppError) -> None:
+        """The connection is gone, and with it these requests."""
+
+
+@dataclass
+class Train:
+    """A probe: frames back to back, and when the answer to each came."""
+
+    first: int
+    arrived: list[float] = field(default_factory=list)
+
+    def rate(self) -> tuple[int, float] | None:
+        """Bytes and seconds of the frames behind the first ones; None where too few came back."""
+        counted = self.arrived[TRAIN_SKIPPED - 1 :]
+        if len(counted) < 2:
+            return None
+        return (len(counted) - 1) * TRAIN_BYTES, counted[-1] - counted[0]
+
+
+class Uplink:
+    """A connection on which a cloud has agreed to run some networks."""
+
+    def __init__(
+        self, connection: Connection, ready: dict[str, Ready], listener: Listener, window: int, timeout_s: float
+    ) -> None:
+        self.ready = ready
+        self._state: State | None = None
+        self._has_state = threading.Event()
+        self._connection, self._listener = connection, listener
+        self._line: queue.Queue[Request | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._outstanding: dict[int, Request] = {}
+        self._window = window
+        self._timeout_s = timeout_s
+        self._sending: tuple[float, int] | None = None
+        self._sent_until: int | None = None
+        self._train: Train | None = None
+        self._ids = 0
+        self._error: AppError | None = None
+        self.last_used = time.perf_counter()
+        self.sent_bytes = 0
+        connection.allow_duplex()
+        self._threads = [
+            threading.Thread(target=self._send_all, name="uplink sends", daemon=True),
+            threading.Thread(target=self._receive_all, name="uplink receives", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        address: tuple[str, int],
+        hellos: Sequence[Hello],
+        listener: Listener,
+        *,
+        ready_s: float,
+        window: int,
+        timeout_s: float,
+    ) -> "Uplink":
+        """Connect and agree on the networks; the cloud may have to load and measure them first, for `ready_s` seconds.
+
+        At most `window` requests are under way at once, and each has `timeout_s` seconds.
+        Raises ConnectError, MismatchError and DeadlineError.
+        """
+        connection = connect(*address, min(CONNECT_S, ready_s))
+        late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
+        deadline = Deadline.after(ready_s, late)
+        ready = {}
+        try:
+            for hello in hellos:
+                connection.send(hello, deadline)
+                ready[hello.model] = connection.receive(deadline).read(Ready)
+        except AppError:
+            connection.close()
+            raise
+        limit = min([connection.limits.payload_bytes, *(found.max_payload for found in ready.values())])
+        connection.limits = replace(connection.limits, payload_bytes=limit)
+        return cls(connection, ready, listener, window, timeout_s)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be handed over."""
+        return self._error is None
+
+    @property
+    def max_payload(self) -> int:
+        """The largest boundary that may be sent."""
+        return self._connection.limits.payload_bytes
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that have not come back."""
+        return len(self._outstanding)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to travel."""
+        return self._line.qsize()
+
+    def has_room(self, waiting: int) -> bool:
+        """Whether a request could be handed over now, so that no more than `waiting` wait for the link."""
+        return self.is_alive and self.waiting < waiting and self.outstanding < self._window
+
+    def submit(self, request: Request) -> None:
+        """Hand a request over. It comes back through the listener, even where the connection is gone by now."""
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._ids += 1
+                request.tries += 1
+                self._outstanding[self._ids] = request
+                request.id = self._ids
+                self._line.put(request)
+        if error is not None:
+            self._listener.lost([request], error)
+
+    def sending(self) -> tuple[int, float] | None:
+        """Of the frame under way: bytes that the other side has acknowledged, and seconds since its first byte left."""
+        found, delivered = self._sending, self._connection.delivered_bytes
+        if found is None or (self._sent_until is not None and delivered >= self._sent_until):
+            return None
+        return max(0, delivered - found[1]), time.perf_counter() - found[0]
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether some request has been under way for longer than it may."""
+        limit = time.perf_counter() - self._timeout_s
+        with self._lock:
+            return any(0 < request.sent_at < limit for request in self._outstanding.values())
+
+    def probe(self, frames: int, timeout_s: float) -> tuple[int, float] | None:
+        """Measure the upload with frames back to back, given up as soon as a request wants to leave.
+
+        Returns bytes and seconds between the first and the last of them, or None.
+        """
+        with self._lock:
+            self._ids += frames
+            train = self._train = Train(self._ids - frames + 1)
+        deadline = Deadline.after(timeout_s, "the probe")
+        payload = memoryview(bytes(TRAIN_BYTES))
+        sent = 0
+        while sent < frames and not self._outstanding and self.is_alive:
+            self._connection.send_bytes(Probe(train.first + sent, 0), payload, deadline)
+            sent += 1
+        end = time.monotonic() + timeout_s
+        while len(train.arrived) < sent and time.monotonic() < end and self.is_alive and not self._outstanding:
+            time.sleep(0.001)
+        self._train = None
+        self.last_used = time.perf_counter()
+        return train.rate()
+
+    def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
+        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came."""
+        self._state = None
+        self._has_state.clear()
+        began = time.perf_counter()
+        self._connection.send(Status(), Deadline.after(timeout_s, "STATUS"))
+        self._has_state.wait(timeout_s)
+        return None if self._state is None else (self._state, time.perf_counter() - began)
+
+    def close(self, error: AppError | None = None) -> None:
+        """Hang up; requests that are still out are lost."""
+        self._lose(error or PeerClosedError("the connection was closed here"))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(END_S)
+
+    # --- threads
+
+    def _send_all(self) -> None:
+        while (request := self._line.get()) is not None:
+            if not self.is_alive:
+                continue  # it was lost with the others
+            self.last_used = request.sent_at = time.perf_counter()
+            self._sending, self._sent_until = (request.sent_at, self._connection.delivered_bytes), None
+            message = Infer(request.id, to_ranges(request.tail), self._timeout_s, request.model)
+            try:
+                self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.boundary)
+            except AppError as error:
+                self._lose(error)
+                return
+            self._sent_until = self._connection.sent_bytes
+            self.sent_bytes += request.payload_bytes
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                self._take(self._connection.receive(Deadline.after(SILENT_S, "the cloud was silent")))
+        except AppError as error:
+            self._lose(error)
+        except Exception as error:
+            log.exception("a bug in what takes answers")
+            self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is FrameType.PROBED:
+            self._note(frame.read(Probed).id)
+        elif frame.kind is FrameType.STATE:
+            self._state = frame.read(State)
+            self._has_state.set()
+        elif frame.kind is FrameType.ERROR:
+            error = from_header(Error, frame.header)
+            if not error.id:
+                frame.read(Result)  # it is about the connection, and raises
+            self._listener.refused(self._back(error.id), error)
+        else:
+            result = frame.read(Result)
+            request, arrays = self._back(result.id), frame.arrays()
+            expected = [request.graph.layers[number] for number in request.graph.outputs_of(request.tail)]
+            if [(a.shape, a.dtype.name) for a in arrays] != [(e.out_shape, e.out_dtype) for e in expected]:
+                self._listener.lost([request], ProtocolError("the cloud answered something that was not asked"))
+                raise ProtocolError("the cloud answered something that was not asked")
+            self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+
+    def _back(self, request_id: int) -> Request:
+        with self._lock:
+            request = self._outstanding.pop(request_id, None)
+        if request is None:
+            raise ProtocolError(f"the cloud answered request {request_id}, which is not under way")
+        self.last_used = time.perf_counter()
+        return request
+
+    def _note(self, probe_id: int) -> None:
+        train = self._train
+        if train is not None and probe_id >= train.first:
+            train.arrived.append(time.perf_counter())
+
+    def _lose(self, error: AppError) -> None:
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error
+            gone, self._outstanding = list(self._outstanding.values()), {}
+        self._connection.close()
+        self._line.put(None)
+        log.info("the connection is gone: %s", printable(str(error), 300))
+        self._listener.lost(gone, error)

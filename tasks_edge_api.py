@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""The edge for many tasks: a queue of inferences of mixed networks, each cut for the link of its moment, pipelined."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import cli
+from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
+from utils.units import parse_link, parse_rate
+
+if TYPE_CHECKING:
+    from runtime.many import Run, TasksConfig, TasksOutcome
+    from runtime.pipeline import Record
+    from utils.progress import Show
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = cli.Parser(
+        "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
+    )
+    host_help = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
+    cli.add_place_flags(parser, host_help, None, None)
+    parser.add_argument(
+        "-t",
+        "--type",
+        type=cli.names,
+        metavar="A,B",
+        default=("alex_net", "vgg_net", "mobile_net", "le_net"),
+        help="networks of a random mix (default: alex_net,vgg_net,mobile_net,le_net)",
+    )
+    what = parser.add_argument_group("which tasks")
+    what.add_argument("--tasks", type=cli.positive_int, default=40, metavar="N", help="length of a random mix")
+    what.add_argument("--seed", type=cli.count, default=1, metavar="S", help="of the mix and of the arrivals")
+    what.add_argument(
+        "--tasks-file", type=Path, metavar="FILE", help=".csv or .jsonl with model, input, priority, deadline_ms"
+    )
+    what.add_argument("--resume", action="store_true", help="leave out the lines that an earlier call has done")
+    what.add_argument("--image-dir", type=Path, metavar="DIR", help="pictures for a random mix (default: samples)")
+    what.add_argument("--rate", type=rate, metavar="N/s", help="random arrivals (default: all are there at the start)")
+    what.add_argument("--weights", default="default", metavar="SOURCE", help="default or imagenet")
+    how = parser.add_argument_group("how")
+    how.add_argument("--serial", action="store_true", help="one after the other, for comparison")
+    how.add_argument(
+        "--interval", type=cli.duration, default="1s", metavar="TIME", help="how often the link is looked at"
+    )
+    how.add_argument(
+        "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
+    )
+    cli.add_times_flags(how)
+    how.add_argument(
+        "--timeout", type=cli.duration, default="60s", metavar="TIME", help="longest wait for the cloud in one task"
+    )
+    how.add_argument(
+        "--ready-timeout", type=cli.duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
+    )
+    shown = parser.add_argument_group("what is shown and written")
+    shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
+    shown.add_argument("--json", action="store_true", help="print one JSON document")
+    shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
+    shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
+    shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
+    emulation = parser.add_argument_group("emulation, without root")
+    emulation.add_argument(
+        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 20mbit,10ms"
+    )
+    emulation.add_argument(
+        "--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge down to this much of a core"
+    )
+    return parser
+
+
+def link(text: str) -> str:
+    """An argument that describes a link."""
+    cli.checked(parse_link)(text)
+    return text
+
+
+def rate(text: str) -> float:
+    """An argument such as 5/s, in tasks per second."""
+    try:
+        value = float(text.strip().removesuffix("/s"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of arrivals: give a number above zero, such as 5/s")
+    return value
+
+
+def build_config(options: argparse.Namespace) -> "TasksConfig":
+    """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
+    from net.security import read_token
+    from predictor.store import default_folder
+    from runtime.many import TasksConfig
+
+    check(options)
+    cache_dir = options.cache_dir or default_folder()
+    own_cloud = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    if options.weights != "default":
+        own_cloud += ["--weights", options.weights]
+    if options.token_file:
+        own_cloud += ["--token-file", str(options.token_file.resolve())]
+    return TasksConfig(
+        host=options.ip or "127.0.0.1",
+        port=options.port or cli.DEFAULT_PORT,
+        device=options.device,
+        threads=options.threads,
+        weights=options.weights,
+        models=options.type,
+        tasks=options.tasks,
+        seed=options.seed,
+        tasks_file=options.tasks_file,
+        is_resumed=options.resume,
+        image_dir=options.image_dir,
+        rate_per_s=options.rate,
+        is_serial=options.serial,
+        interval_s=options.interval,
+        bandwidth=options.bandwidth,
+        verify=options.verify,
+        timeout_s=options.timeout,
+        ready_s=options.ready_timeout,
+        cpu_share=options.emulate_cpu,
+        link_shape=options.emulate_link,
+        own_cloud=tuple(own_cloud) if options.ip is None and options.port is None else None,
+        cache_dir=cache_dir,
+        times=options.times,
+        predictors=options.predictors,
+        token=read_token(options.token_file),
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse combinations that contradict each other. Raises UsageError."""
+    if options.weights not in ("default", "imagenet"):
+        raise UsageError("--weights of a mix is default or imagenet: a file fits one network only")
+    if options.tasks_file is not None and options.image_dir is not None:
+        raise UsageError("give --tasks-file or --image-dir, not both")
+    if options.resume and options.tasks_file is None:
+        raise UsageError("--resume goes on with a --tasks-file")
+    if options.emulate_cpu is not None and (options.threads or 1) != 1:
+        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
+    if options.emulate_cpu is not None and options.device != "cpu":
+        raise UsageError("--emulate-cpu needs -d cpu")
+
+
+def infer(options: argparse.Namespace) -> int:
+    """Do it, write it, print it."""
+    from runtime.many import Run, run
+    from utils.progress import on_terminal
+
+    config, call = build_config(options), Run()
+    before = signal.signal(signal.SIGINT, stopper(call))
+    try:
+        with on_terminal() as progress:
+            outcome = run(config, progress, teller(options, progress), call)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return finish(outcome, options)
+
+
+def stopper(call: "Run") -> Callable[[int, object], None]:
+    """The first Ctrl-C lets what is in flight finish; before there is anything, and the second time, it ends."""
+
+    def handle(_number: int, _frame: object) -> None:
+        if call.is_stopped or call.pipeline is None:
+            raise KeyboardInterrupt
+        call.stop()
+        cli.complain("finishing what is in flight; Ctrl-C again ends at once")
+
+    return handle
+
+
+def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "Record"], None]:
+    """What is told of every task as it ends."""
+    from runtime.task_report import line
+    from utils.progress import DETAIL
+    from utils.units import format_rate
+
+    def told(call: "Run", record: "Record") -> None:
+        conditions = None if call.keeper is None else call.keeper.conditions()
+        known = conditions is not None and conditions.link is not None
+        now = format_rate(conditions.link.up_bytes_per_s) if known and conditions and conditions.link else "no cloud"
+        at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
+        progress(f"{call.done} of {call.total} tasks{DETAIL}{now}{at}", call.done / max(1, call.total))
+        if not options.json:
+            cli.say(line(record))
+
+    return told
+
+
+def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
+    """Write and print what was found; returns the exit code."""
+    from runtime import task_report as report
+
+    failed: AppError | None = None
+    try:
+        report.write_csv(outcome, options.csv)
+        report.write_excel(outcome, options.excel)
+        report.write_plot(outcome, options.plot)
+    except AppError as error:  # the figures are worth more than the file
+        failed = error
+    for text in report.problem_lines(outcome):
+        cli.complain(f"tasks_edge_api.py: refused: {text}")
+    if options.json:
+        print(json.dumps(report.to_json(outcome)))
+    else:
+        print()
+        cli.show(lambda console: console.print(report.summary_table(outcome)))
+    if failed is not None:
+        raise failed
+    if outcome.is_interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_OK if report.is_good(outcome) else AppError.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; returns the exit code."""
+    options = build_parser().parse_args(argv)
+    return cli.run("tasks_edge_api.py", lambda: infer(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
