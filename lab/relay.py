@@ -1,6 +1,7 @@
 """An emulated link: a TCP relay with a rate, a delay, a freeze and a cut, for any system and without root.
 
     python -m lab.relay --to HOST PORT --link 5mbit,20ms
+    python -m lab.relay --to HOST PORT --link 20mbit,20ms --steps 5s:2mbit,12s:20mbit
 
 Each direction is a pipe with a virtual clock: bytes leave it at the rate, one after the other, and arrive half a round
 trip later. What it does not model: loss and retransmission, congestion control and slow start (both halves are
@@ -20,8 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from utils.cli import exit_at_end_of_stdin
-from utils.errors import AppError, ConnectError
-from utils.units import parse_duration, parse_link, parse_size
+from utils.errors import AppError, ConnectError, UsageError
+from utils.units import parse_duration, parse_link, parse_rate, parse_size
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
@@ -44,6 +45,33 @@ class LinkShape:
     """... for this long."""
     burst_bytes: int = 0
     """What a link that was idle lets through at once, as the token bucket of `tc tbf` does."""
+    steps: tuple[tuple[float, float], ...] = ()
+    """From each of these seconds after the first connection on, this many bytes per second, both ways."""
+
+    def rate_at(self, seconds: float, *, is_up: bool) -> float:
+        """Bytes per second of one direction, so long after the first connection was accepted."""
+        rate = self.up_bytes_per_s if is_up else self.down_bytes_per_s
+        for since_s, step in self.steps:
+            if since_s <= seconds:
+                rate = step
+        return rate
+
+
+def parse_steps(text: str) -> tuple[tuple[float, float], ...]:
+    """Read TIME:RATE[,TIME:RATE ...], such as `5s:2mbit,12s:20mbit`, as seconds and bytes per second, in order.
+
+    UsageError where it is none, or where a time is not later than the one before.
+    """
+    steps: list[tuple[float, float]] = []
+    for part in text.split(","):
+        time_text, colon, rate_text = part.partition(":")
+        if not colon:
+            raise UsageError(f"{text!r} is no list of steps: give TIME:RATE[,...], for instance 5s:2mbit,12s:20mbit")
+        step = parse_duration(time_text), parse_rate(rate_text)
+        if steps and step[0] <= steps[-1][0]:
+            raise UsageError(f"{part.strip()!r}: each step has to be later than the one before")
+        steps.append(step)
+    return tuple(steps)
 
 
 @dataclass(eq=False)
@@ -53,6 +81,7 @@ class _Pipe:
     source: socket.socket
     sink: socket.socket
     bytes_per_s: float
+    """When the last bytes entered it."""
     delay_s: float
     is_up: bool
     free_at: float = 0.0
@@ -85,6 +114,8 @@ class Relay:
         self._pipes: dict[socket.socket, tuple[_Pipe, _Pipe]] = {}
         """Under each socket: the pipe that it feeds, and the pipe that feeds it."""
         self._frozen_until = 0.0
+        self._started_at: float | None = None
+        """When the first connection was accepted: what steps count from."""
         self._wake, self._wakeup = socket.socketpair()
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._is_stopping = False
@@ -143,19 +174,26 @@ class Relay:
             edge, _ = self._listener.accept()
         except OSError:
             return  # it has gone again
+        if self._started_at is None:
+            self._started_at = time.monotonic()
         try:
             cloud = _small_buffers(socket.create_connection(self._to, timeout=5))
         except OSError:
             edge.close()  # nobody there: the edge sees the connection end
             return
         half = self._shape.rtt_s / 2
-        up = _Pipe(edge, cloud, self._shape.up_bytes_per_s, half, is_up=True)
-        down = _Pipe(cloud, edge, self._shape.down_bytes_per_s, half, is_up=False)
+        up = _Pipe(edge, cloud, self._rate(is_up=True), half, is_up=True)
+        down = _Pipe(cloud, edge, self._rate(is_up=False), half, is_up=False)
         self._pipes[edge], self._pipes[cloud] = (up, down), (down, up)
         for sock in (edge, cloud):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
+
+    def _rate(self, *, is_up: bool) -> float:
+        """Bytes per second of what enters one direction now."""
+        seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        return self._shape.rate_at(seconds, is_up=is_up)
 
     def _serve_socket(self, sock: socket.socket, mask: int) -> None:
         if sock not in self._pipes:
@@ -180,6 +218,7 @@ class Relay:
         if data and pipe.is_up and self._meets_fault(pipe, len(data)):
             return
         pipe.passed += len(data)
+        pipe.bytes_per_s = self._rate(is_up=pipe.is_up)
         credit_s = self._shape.burst_bytes / pipe.bytes_per_s
         pipe.free_at = max(now - credit_s, pipe.free_at) + len(data) / pipe.bytes_per_s
         pipe.held += len(data)
@@ -271,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab.relay", description="An emulated link in front of a server.")
     parser.add_argument("--to", nargs=2, metavar=("HOST", "PORT"), required=True, help="the server behind the link")
     parser.add_argument("--link", default="5mbit,20ms", metavar="UP[,RTT[,DOWN]]", help="default: %(default)s")
+    parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="then change the rate, both ways")
     parser.add_argument("-p", "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 chooses one")
     parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
     parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="fall silent at this byte of the upload")
@@ -288,7 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         freeze_s = parse_duration(options.freeze_for)
         burst = parse_size(options.burst)
-        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s, burst)
+        steps = () if options.steps is None else parse_steps(options.steps)
+        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s, burst, steps)
         relay = _open((options.to[0], int(options.to[1])), shape, options.port)
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)

@@ -30,6 +30,7 @@ from utils.units import printable
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
+UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 
@@ -77,6 +78,8 @@ class Connection:
         """From now on one thread may send while another receives. A time-out belongs to a socket object, so each
         direction gets one. Whoever receives learns why the other side has closed; whoever sends does not ask."""
         if not self.is_duplex:
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # so that `sent_bytes` is not far ahead of the link
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             try:
                 self._out = self.sock.dup()
             except OSError as error:  # out of file descriptors

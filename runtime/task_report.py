@@ -209,11 +209,12 @@ SHOWN = 40
 
 
 def _bars(record: Record) -> list[tuple[str, float, float]]:
-    """Stage, begin and length. When the cloud began is known only from behind: its clock is another one."""
+    """Stage, begin and length. When a task reached the cloud is known only from behind: its clock is another one."""
     found = [("edge", record.started_s, record.head_done_s - record.started_s)]
     if record.completed_by in ("split", "cloud"):
         cloud_at = record.done_s - record.cloud_s
-        found.append(("link", record.sent_s, min(record.link_s, max(0.0, cloud_at - record.sent_s))))
+        arrived_at = cloud_at - record.queue_s
+        found.append(("link", max(record.head_done_s, arrived_at - record.link_s), record.link_s))
         found.append(("cloud", cloud_at, record.cloud_s))
     elif record.completed_by == "fallback":
         rest_s = record.edge_s - (record.head_done_s - record.started_s)

@@ -59,6 +59,7 @@ def waterfall(path: Path, tasks: Sequence[tuple[str, Sequence[Bar]]], title: str
         for bar in bars:
             axes.barh(place, bar.length_s, left=bar.begin_s, height=0.7, color=STAGE_COLOURS[bar.stage], lw=0)
     axes.set_yticks(range(len(tasks)), [name for name, _ in tasks], fontsize=7)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("seconds after the start")
     axes.set_title(title, fontsize=10)
