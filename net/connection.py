@@ -31,6 +31,7 @@ from utils.units import printable
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
+BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 
@@ -43,7 +44,11 @@ class Frame:
     payload: memoryview
     limits: Limits
     received_s: float = 0.0
-    """From its first byte to its last."""
+    """From its first byte to its last ..."""
+    timed_bytes: int = 0
+    """... and without the burst that a shaped link lets through at once: how many bytes came behind it ..."""
+    timed_s: float = 0.0
+    """... in how many seconds."""
 
     def read(self, message: type[M]) -> M:
         """The message, where it is of this kind; an ERROR is raised as what it means here."""
@@ -163,7 +168,9 @@ class Connection:
         fields = plain_pickle.loads(bytes(header))
         payload = np.empty(prefix.payload_bytes, np.uint8).data
         self._receive_all(payload, inside, progress)
-        return Frame(prefix.kind, fields, payload, self.limits, time.monotonic() - progress.at)
+        now = time.monotonic()
+        timed = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
+        return Frame(prefix.kind, fields, payload, self.limits, now - progress.at, *timed)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
@@ -174,6 +181,8 @@ class Connection:
             received += got
             elapsed = time.monotonic() - since.at
             arrived = self.received_bytes - since.received_bytes
+            if arrived >= BURST_BYTES and not since.burst_at:
+                since.burst_at, since.burst_bytes = since.at + elapsed, self.received_bytes
             if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
                 raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
@@ -225,12 +234,14 @@ class Connection:
         self._out.close()  # the same one, or its twin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Progress:
-    """When a frame began, and what the connection had received by then."""
+    """When a frame began, and what the connection had received by then; the same for the end of a burst."""
 
     at: float
     received_bytes: int
+    burst_at: float = 0.0
+    burst_bytes: int = 0
 
 
 class ClosedAtBoundaryError(PeerClosedError):

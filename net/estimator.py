@@ -12,11 +12,11 @@ Nothing here reads a clock or locks: times are passed in, and callers in several
 from dataclasses import dataclass, field
 from typing import Self
 
+from net.connection import BURST_BYTES
 from net.link import LinkEstimate
 
 BAND = 0.15  # of the estimate, to both sides: a sample in it confirms the estimate
 WEIGHT = 0.3  # of a sample in the band
-BURST_BYTES = 16 * 1024  # what a shaped link may let through at once, and what may be on its way unacknowledged
 SURE_BYTES = 8 * BURST_BYTES  # from here on a burst changes a sample by less than the dead band
 LEAST_S = 0.002  # shorter transfers say more about the two schedulers than about the link
 PARTIAL_S = 0.3  # before this a frame under way says nothing: acknowledgements come in grains

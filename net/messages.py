@@ -72,6 +72,10 @@ class Result:
     """How much slower than when idle the cloud computed lately."""
     received_s: float = 0.0
     """From the first byte of the request to its last, on the cloud's clock."""
+    timed_bytes: int = 0
+    """Of the request's bytes those that came behind the first 16 KiB ..."""
+    timed_s: float = 0.0
+    """... and how long they took: what the rate of the link can be told from."""
     batch: int = 1
     """How many requests were computed together."""
 

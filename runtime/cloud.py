@@ -332,7 +332,16 @@ class Cloud:
         self._worker.submit(job)
 
     def _result(self, request_id: int, ran: Ran, queue_s: float, frame: Frame) -> Result:
-        return Result(request_id, queue_s, ran.seconds, self._meter.load, frame.received_s, ran.batch)
+        return Result(
+            id=request_id,
+            queue_s=queue_s,
+            cloud_s=ran.seconds,
+            load=self._meter.load,
+            received_s=frame.received_s,
+            timed_bytes=frame.timed_bytes,
+            timed_s=frame.timed_s,
+            batch=ran.batch,
+        )
 
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)

@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from net.connection import connect
+from net.connection import BURST_BYTES, connect
 from net.estimator import Estimator
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
 from runtime.planner import Conditions
-from runtime.uplink import CONNECT_S, TRAIN_BYTES, TRAIN_SKIPPED, Listener, Request, Uplink
+from runtime.uplink import CONNECT_S, TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError
 
@@ -123,13 +123,13 @@ class Keeper:
                 self._estimator.estimate(), uplink.ready, load, round(self._queue_s * age, 3), uplink.max_payload
             )
 
-    def saw(self, request: Request, result: Result) -> None:
+    def saw(self, result: Result) -> None:
         """Learn from an answer."""
         now = time.perf_counter()
         with self._lock:
             self._load, self._queue_s, self._told_at = result.load, result.queue_s, now
             if self._estimator is not None:
-                self._estimator.sample_up(request.payload_bytes, result.received_s, now)
+                self._estimator.sample_up(result.timed_bytes, result.timed_s, now, BURST_BYTES)
         self._note()
 
     def tick(self) -> None:

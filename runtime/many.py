@@ -184,7 +184,7 @@ def _run_tasks(
         closed = planner if isinstance(planner, ClosedQueue) else None
         return TasksOutcome(
             records=tuple(records),
-            problems=tuple(problems),
+            problems=tuple(sorted(problems, key=lambda problem: problem.line)),
             skipped=skipped,
             wall_s=wall_s,
             first_link=link,

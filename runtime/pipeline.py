@@ -223,7 +223,7 @@ class Pipeline:
         """The cloud answered."""
         now_s = self.now_s
         if self._keeper is not None:
-            self._keeper.saw(request, result)
+            self._keeper.saw(result)
         with self._changed:
             flying = self._flying[request]
         record = flying.record

@@ -75,9 +75,11 @@ class CloudProcess:
 
 
 @contextmanager
-def running_cloud(cache: Path, *arguments: str, **environment: str) -> Iterator[CloudProcess]:
-    """Start cloud_api.py on a free port, and check at the end that nothing but a signal had ended it."""
-    command = [sys.executable, "cloud_api.py", "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
+def running_cloud(
+    cache: Path, *arguments: str, script: str = "cloud_api.py", **environment: str
+) -> Iterator[CloudProcess]:
+    """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
+    command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stdout is not None
     try:

@@ -50,7 +50,7 @@ MESSAGES: list[Message] = [
     Error("BUSY", "later"),
     Error("BUSY", "later", 3, 0.25),
     Infer(2, [[1, 3]], 60.0, "le_net"),
-    Result(2, 0.0, 0.25, 1.5, 0.125, 4),
+    Result(2, 0.0, 0.25, 1.5, 0.125, 4096, 0.0625, 4),
     Status(),
     State(1.5, 0.25, 3, 32, 2),
 ]

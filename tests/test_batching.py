@@ -1,0 +1,155 @@
+"""The cloud's lines: turns, room, batches; and the worker that serves them."""
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.batching import FairQueue
+from runtime.load import LoadMeter
+from runtime.worker import BusyError, Job, Worker
+from utils.deadline import Deadline
+
+
+@dataclass(frozen=True)
+class Item:
+    client: str
+    key: str | None
+    number: int
+
+
+def soon(seconds: float = 5.0) -> Deadline:
+    return Deadline.after(seconds, "the test")
+
+
+ITEMS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["x", "y", None])), max_size=40)
+
+
+@given(ITEMS, st.integers(1, 8), st.integers(1, 6))
+def test_everybody_is_served_once_in_turns_and_in_order(pairs: list[tuple[str, str]], room: int, batch: int) -> None:
+    queue: FairQueue[Item] = FairQueue(room)
+    accepted = []
+    for number, (client, key) in enumerate(pairs):
+        item = Item(client, key, number)
+        taken, gone = queue.put(item)
+        accepted += [item] if taken else []
+        if gone is not None:
+            accepted.remove(gone)
+        assert len(queue) == len(accepted) <= room
+    served = []
+    while found := queue.take(batch):
+        assert len(found) <= batch
+        assert len({item.key for item in found}) == 1
+        assert len(found) == 1 or found[0].key is not None
+        served += found
+    assert sorted(served, key=lambda item: item.number) == accepted
+    for client in "abcd":
+        numbers = [item.number for item in served if item.client == client]
+        assert numbers == sorted(numbers)
+
+
+def test_a_greedy_client_starves_nobody() -> None:
+    queue: FairQueue[Item] = FairQueue(8)
+    for number in range(8):
+        assert queue.put(Item("greedy", None, number)) == (True, None)
+    assert queue.put(Item("greedy", None, 8)) == (False, None)
+    for number in range(4):
+        taken, gone = queue.put(Item("modest", None, number))
+        assert taken
+        assert gone == Item("greedy", None, 7 - number)
+    assert queue.put(Item("modest", None, 4)) == (False, None)  # by now it has as much as the other
+    order = [queue.take(1)[0].client for _ in range(8)]
+    assert Counter(order[:2]) == Counter(order[2:4]) == {"greedy": 1, "modest": 1}
+
+
+def test_a_client_that_left_is_dropped() -> None:
+    queue: FairQueue[Item] = FairQueue(8)
+    for number in range(3):
+        queue.put(Item("a", "x", number))
+        queue.put(Item("b", "x", number))
+    assert [item.number for item in queue.drop("a")] == [0, 1, 2]
+    assert queue.drop("a") == []
+    assert [item.client for item in queue.take(8)] == ["b", "b", "b"]
+
+
+def test_requests_that_go_together_are_computed_together() -> None:
+    worker = Worker(32, max_batch=4)
+    sizes: list[int] = []
+    blocked = threading.Event()
+
+    def work(items: Any) -> list[int]:
+        blocked.wait(5)
+        sizes.append(len(items))
+        return [10 * item for item in items]
+
+    jobs = [Job(work, number, soon(), client=number % 3, key="k") for number in range(9)]
+    for job in jobs:
+        worker.submit(job)
+    blocked.set()
+    assert [job.future.result(5)[0] for job in jobs] == [10 * number for number in range(9)]
+    assert sorted(sizes) in ([1, 4, 4], [1, 1, 3, 4], [1, 3, 4, 1])
+    worker.close(5)
+
+
+def test_an_idle_worker_waits_for_more_and_a_busy_one_does_not() -> None:
+    worker = Worker(32, max_batch=2, max_wait_s=0.3)
+    sizes: list[int] = []
+
+    def work(items: Any) -> list[None]:
+        sizes.append(len(items))
+        return [None] * len(items)
+
+    first, second = (Job(work, None, soon(), client=name, key="k") for name in "ab")
+    worker.submit(first)
+    time.sleep(0.05)
+    worker.submit(second)
+    first.future.result(5)
+    assert sizes == [2]
+    other = Job(lambda _: [None], None, soon(), client="c")
+    alone = Job(work, None, soon(), client="a", key="k")
+    began = time.monotonic()
+    worker.submit(alone)
+    time.sleep(0.05)
+    worker.submit(other)
+    alone.future.result(5)
+    assert time.monotonic() - began < 0.25
+    worker.close(5)
+
+
+def test_a_busy_worker_says_when_to_come_back() -> None:
+    worker = Worker(1)
+    blocked = threading.Event()
+    running = Job(lambda _: [blocked.wait(5)], None, soon(), client="a")
+    worker.submit(running)
+    while worker.waiting:
+        time.sleep(0.001)
+    waiting, refused = (Job(lambda _: [None], None, soon(), client="a") for _ in range(2))
+    worker.submit(waiting)
+    worker.submit(refused)
+    error = refused.future.exception(5)
+    assert isinstance(error, BusyError)
+    assert error.retry_after_s > 0
+    blocked.set()
+    waiting.future.result(5)
+    worker.close(5)
+
+
+def test_load_is_what_work_takes_beyond_an_idle_cloud_and_is_forgotten() -> None:
+    now = 0.0
+    meter = LoadMeter(lambda: now)
+    assert meter.load == pytest.approx(1, abs=1e-3)
+    for _ in range(30):
+        meter.saw(0.3, 0.1)
+    assert meter.load == pytest.approx(3, rel=0.01)
+    meter.saw(1.0, 1e-6)  # too short to say anything
+    assert meter.load == pytest.approx(3, rel=0.01)
+    now = 100.0
+    assert meter.load == pytest.approx(1, abs=0.01)
+    for _ in range(30):
+        meter.saw(0.05, 0.1)  # faster than when it was measured is not negative load
+    assert meter.load == pytest.approx(1, abs=1e-3)

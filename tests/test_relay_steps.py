@@ -1,0 +1,89 @@
+"""A relay whose rate changes while it runs."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from lab.relay import LinkShape, Relay, main, parse_steps
+from utils.errors import UsageError
+
+STEP_S = 1.4
+FIRST, SECOND = 2e6, 0.4e6  # bytes per second: 16 and 3.2 mbit
+SETTLE_S = 0.3  # after a change: what is on the link leaves at the old rate
+
+
+def pump(sock: socket.socket) -> None:
+    """Send until the other side has gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            sock.sendall(bytes(16_384))
+
+
+def collect(sock: socket.socket, seconds: float) -> list[tuple[float, int]]:
+    """When how many bytes came, in seconds from now."""
+    started, seen = time.monotonic(), [(0.0, 0)]
+    while seen[-1][0] < seconds:
+        count = len(sock.recv(65_536))
+        seen.append((time.monotonic() - started, count))
+    return seen
+
+
+def rate_between(seen: list[tuple[float, int]], since_s: float, until_s: float) -> float:
+    """Bytes per second that came in these seconds."""
+    return sum(count for at, count in seen if since_s < at <= until_s) / (until_s - since_s)
+
+
+def test_a_relay_delivers_at_the_first_rate_and_then_at_the_second_both_ways() -> None:
+    """The upload starts at another rate than the download; the first step is at once, and makes them alike."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = Relay(server.getsockname(), LinkShape(9e6, 1e5, 0.02, steps=((0.0, FIRST), (STEP_S, SECOND))))
+        serving = threading.Thread(target=relay.serve)
+        serving.start()
+        with socket.create_connection(relay.address) as edge:
+            cloud, _ = server.accept()
+            seen: list[list[tuple[float, int]]] = [[], []]
+
+            def receive(index: int, sock: socket.socket) -> None:
+                seen[index] = collect(sock, 2 * STEP_S)
+
+            threads = [threading.Thread(target=pump, args=(sock,)) for sock in (edge, cloud)]
+            receivers = [threading.Thread(target=receive, args=(i, sock)) for i, sock in enumerate((edge, cloud))]
+            for thread in threads + receivers:
+                thread.start()
+            for thread in receivers:
+                thread.join()
+            relay.stop()  # closes what the pumps send to
+            for thread in [*threads, serving]:
+                thread.join()
+            cloud.close()
+    for direction in seen:
+        assert rate_between(direction, SETTLE_S, STEP_S - 0.05) == pytest.approx(FIRST, rel=0.15)
+        assert rate_between(direction, STEP_S + SETTLE_S, 2 * STEP_S) == pytest.approx(SECOND, rel=0.15)
+
+
+def test_the_rates_of_the_link_hold_until_the_first_step() -> None:
+    shape = LinkShape(5.0, 7.0, steps=parse_steps("2s:8bit,3s:16bit"))
+    assert [shape.rate_at(s, is_up=True) for s in (0, 1.9, 2.0, 2.9, 3.0, 1e9)] == [5, 5, 1, 1, 2, 2]
+    assert [shape.rate_at(s, is_up=False) for s in (0, 1.9, 2.0)] == [7, 7, 1]
+
+
+def test_steps_are_read_as_seconds_and_bytes_per_second() -> None:
+    assert parse_steps("0s:20mbit,500ms:2mbit, 12 : 1MB/s") == ((0, 2.5e6), (0.5, 250e3), (12, 1e6))
+
+
+NO_STEPS = ["", "5s", "5s:", ":2mbit", "5s:2mbit,", "5s:2", "-1s:2mbit", "5s:0mbit", "5s:2mbit:3", "x:1bit"]
+NOT_RISING = ["5s:1mbit,5s:2mbit", "6s:1mbit,5s:2mbit"]
+
+
+@pytest.mark.parametrize("text", [*NO_STEPS, *NOT_RISING])
+def test_bad_steps_give_one_line_and_exit_2(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError):
+        parse_steps(text)
+    assert main(["--to", "127.0.0.1", "1", f"--steps={text}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("relay: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

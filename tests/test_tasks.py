@@ -1,0 +1,483 @@
+"""Many tasks: files, arrivals, plans, and tasks_edge_api.py against real clouds over real sockets."""
+
+import csv
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from openpyxl import load_workbook
+from PIL import Image
+
+import tasks_edge_api
+from lab.relay import LinkShape, Relay
+from net.connection import Connection, connect
+from net.link import LinkEstimate
+from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
+from runtime.executor import Network
+from runtime.fleet import matches
+from runtime.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
+from runtime.tasks import Problem, Task, arriving, draw, read_file
+from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_script, running_cloud
+from utils.deadline import Deadline
+from utils.errors import UsageError
+
+MBIT = 1e6 / 8
+
+
+def soon(seconds: float = 10.0) -> Deadline:
+    return Deadline.after(seconds, "the test")
+
+
+# --- tasks and their files
+
+
+def test_a_mix_is_reproducible_and_uses_everything() -> None:
+    inputs = {"a": ["1", "2"], "b": ["3"]}
+    first = draw(60, 7, ("a", "b"), lambda model: inputs[model])
+    assert first == draw(60, 7, ("a", "b"), lambda model: inputs[model])
+    assert first != draw(60, 8, ("a", "b"), lambda model: inputs[model])
+    assert {(task.model, task.input) for task in first} == {("a", "1"), ("a", "2"), ("b", "3")}
+    assert [task.id for task in first] == list(range(1, 61))
+
+
+def test_arrivals_are_a_poisson_process() -> None:
+    tasks = arriving([Task(n, "a") for n in range(4000)], 5.0, 1)
+    gaps = np.diff([task.arrival_s for task in tasks])
+    assert gaps.min() >= 0
+    assert mean(gaps) == pytest.approx(0.2, rel=0.05)
+    assert gaps.std() == pytest.approx(0.2, rel=0.1)  # an exponential distribution is as wide as its mean
+
+
+def test_a_file_of_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text("\ufeffModel, input,priority,deadline_ms\nle_net,,,\nalex_net,a.png,2,1500\n", encoding="utf-8")
+    expected = [Task(2, "le_net"), Task(3, "alex_net", "a.png", 2, 1.5)]
+    assert read_file(path) == (expected, [])
+    lines = tmp_path / "tasks.jsonl"
+    lines.write_text(
+        '\n{"model": "le_net"}\n{"model": "alex_net", "input": "a.png", "priority": 2, "deadline_ms": 1500}\n'
+    )
+    assert read_file(lines) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("le_net,,x,", "priority 'x' is not a number"),
+        ("le_net,,1.5,", "is not a whole number"),
+        ("le_net,,,nan", "deadline_ms 'nan' is not a number"),
+        ("le_net,,,1e300", "is not a number"),
+        (",a.png,,", "name of a network"),
+        ("le_net,,,,more", "no column ''"),
+    ],
+)
+def test_a_wrong_line_is_told_by_number_and_the_others_stay(line: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text(f"model,input,priority,deadline_ms\n{line}\nle_net,,,\n")
+    tasks, (problem,) = read_file(path)
+    assert tasks == [Task(3, "le_net")]
+    assert problem.line == 2
+    assert words in problem.text
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", '{"model": 3}', '{"model": "a", "colour": 1}', "NaN", "[" * 100000])
+def test_a_wrong_line_of_json(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(line)
+    tasks, problems = read_file(path)
+    assert (tasks, [problem.line for problem in problems]) == ([], [1])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"", "holds no tasks"), (b"\xff\xfe\x00", "not text in UTF-8"), (b"a,b\n1,2\n", "has to name the columns")],
+)
+def test_a_file_without_tasks(data: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=words):
+        read_file(path)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_tasks_problems_or_a_usage_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    for name in ("t.csv", "t.jsonl"):
+        path = tmp_path_factory.getbasetemp() / name
+        path.write_bytes(data)
+        try:
+            tasks, problems = read_file(path)
+        except UsageError:
+            continue
+        assert all(isinstance(task, Task) for task in tasks)
+        assert all(isinstance(problem, Problem) for problem in problems)
+
+
+# --- plans
+
+
+def ready(seconds: list[float]) -> Ready:
+    return Ready(seconds, [0.0] * len(seconds), 0.0, "cpu", ["raw"], 64 << 20, "measured")
+
+
+@pytest.fixture
+def conditions(network: Callable[[str], Network]) -> Callable[[float], Conditions]:
+    """A link of so many mbit, and a cloud ten times as fast as the edge of `known`."""
+    count = len(network("alex_net").traced.graph.layers)
+    return lambda mbit: Conditions(
+        LinkEstimate(mbit * MBIT, mbit * MBIT, 0.01, "given"),
+        {"alex_net": ready([0.002] * count)},
+        max_payload=64 << 20,
+    )
+
+
+@pytest.fixture
+def known(network: Callable[[str], Network]) -> dict[str, Profiled]:
+    graph = network("alex_net").traced.graph
+    return {"alex_net": Profiled(graph, [0.0] + [0.02] * (len(graph.layers) - 1))}
+
+
+def test_a_closed_queue_gives_out_every_task_the_urgent_ones_first(
+    known: dict[str, Profiled], conditions: Callable[[float], Conditions]
+) -> None:
+    tasks = [Task(1, "alex_net"), Task(2, "alex_net", priority=2), Task(3, "alex_net", priority=2, deadline_s=1.0)]
+    queue = ClosedQueue([*tasks, *(Task(n, "alex_net") for n in range(4, 20))], known)
+    queue.refresh(0.0, conditions(20))
+    order = []
+    while (found := queue.take(0.0, can_send=True)) is not None:
+        order.append(found[0].id)
+    assert order[:2] == [3, 2]
+    assert sorted(order) == list(range(1, 20))
+    assert queue.bound_s is not None
+    assert queue.makespan_s is not None
+    assert 0 < queue.bound_s <= queue.makespan_s <= 1.05 * queue.bound_s
+
+
+def test_a_plan_is_made_anew_when_the_link_changes_and_without_a_cloud(
+    known: dict[str, Profiled], conditions: Callable[[float], Conditions]
+) -> None:
+    queue = ClosedQueue([Task(n, "alex_net") for n in range(40)], known)
+    queue.refresh(0.0, conditions(100))
+    fast = [queue.take(0.0, can_send=True) for _ in range(10)]
+    queue.refresh(10.0, conditions(104))  # not really another link
+    assert queue.take(0.0, can_send=True) is not None
+    queue.refresh(20.0, conditions(0.2))
+    slow = [queue.take(0.0, can_send=True) for _ in range(10)]
+
+    def mean_point(found: list[tuple[Task, Choice] | None]) -> float:
+        return mean(pair[1].point for pair in found if pair is not None)
+
+    assert mean_point(fast) < mean_point(slow)
+    queue.refresh(20.0, Conditions())
+    while (found := queue.take(0.0, can_send=True)) is not None:
+        assert found[1].is_local
+    assert queue.left == 0
+
+
+def test_an_idle_edge_takes_what_needs_no_link(
+    known: dict[str, Profiled], conditions: Callable[[float], Conditions]
+) -> None:
+    queue = ClosedQueue([Task(n, "alex_net") for n in range(40)], known)
+    queue.refresh(0.0, conditions(0.5))
+    found = queue.take(0.0, can_send=False)
+    assert found is not None
+    assert found[1].is_local
+
+
+def test_arrivals_are_cut_for_latency_while_the_stages_keep_up(
+    known: dict[str, Profiled], conditions: Callable[[float], Conditions]
+) -> None:
+    def first(rate_per_s: float) -> tuple[str, float, float]:
+        queue = OpenQueue([Task(n, "alex_net") for n in range(5)], known, rate_per_s)
+        queue.refresh(0.0, conditions(20))
+        found = queue.take(0.0, can_send=True)
+        assert found is not None
+        return found[1].objective, found[1].stages.longest_s, found[1].stages.total_s
+
+    light, heavy = first(0.1), first(50.0)
+    assert (light[0], heavy[0]) == ("latency", "throughput")
+    assert light[1] >= heavy[1]
+    assert light[2] <= heavy[2]
+
+
+def test_cuts_do_not_flap(known: dict[str, Profiled], conditions: Callable[[float], Conditions]) -> None:
+    queue = OpenQueue([Task(n, "alex_net") for n in range(5)], known, 0.1)
+    rng = np.random.default_rng(0)
+    for second, mbit in enumerate([20.0] * 30 + [0.3] * 30 + [20.0] * 30):
+        queue.refresh(float(second), conditions(mbit * rng.uniform(0.95, 1.05)))
+    assert len(queue.moves) == 2
+    assert queue.moves[0].before == queue.moves[1].after
+
+
+# --- a cloud for many
+
+
+@pytest.fixture(scope="module")
+def many(cache: Path) -> Iterator[CloudProcess]:
+    with running_cloud(cache, "--max-batch", "4", script="tasks_cloud_api.py") as process:
+        yield process
+
+
+def greet(port: int, *networks: Network) -> Connection:
+    connection = connect("127.0.0.1", port, 5.0)
+    for network in networks:
+        graph = network.traced.graph
+        connection.send(Hello(graph.name, network.loaded.digest, graph.digest, ["raw"], ""), soon())
+        connection.receive(soon(60)).read(Ready)
+    return connection
+
+
+def test_requests_of_two_networks_overlap_on_one_connection(
+    many: CloudProcess, network: Callable[[str], Network]
+) -> None:
+    networks = {name: network(name) for name in ("le_net", "mobile_net")}
+    expected = {name: found.loaded.model(found.example.tensor).detach().numpy() for name, found in networks.items()}
+    with closing(greet(many.port, *networks.values())) as connection:
+        asked = {}
+        for number in range(1, 8):
+            name = ("mobile_net", "le_net")[number % 2]
+            found = networks[name]
+            layers = [[1, len(found.traced.graph.layers)]]
+            connection.send(Infer(number, layers, 30.0, name), soon(), [np.asarray(found.example.tensor)])
+            asked[number] = name
+        for _ in range(len(asked)):
+            frame = connection.receive(soon())
+            result = frame.read(Result)
+            assert matches(frame.arrays(), [expected[asked.pop(result.id)]])
+            assert result.received_s > 0
+            assert result.load >= 1
+            assert result.batch in (1, 2, 3, 4)
+        assert not asked
+        connection.send(Status(), soon())
+        state = connection.receive(soon()).read(State)
+        assert (state.waiting, state.max_queue) == (0, 32)
+        assert state.connections >= 1
+        connection.send(Infer(9, [[1, 2]], 30.0, "alex_net"), soon(), [np.zeros(3, np.float32)])
+        error = from_header(Error, connection.receive(soon()).header)
+        assert (error.code, error.id, "no HELLO named" in error.text) == ("BAD_REQUEST", 9, True)
+
+
+def test_a_batch_gives_the_answers_of_single_requests(many: CloudProcess, network: Callable[[str], Network]) -> None:
+    found = network("mobile_net")
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(found.example.tensor.shape).astype(np.float32) for _ in range(8)]
+    layers = [[1, len(found.traced.graph.layers)]]
+    sizes = []
+    with closing(greet(many.port, found)) as connection:
+        for _ in range(2):  # the first batch of a segment is tried beside single ones
+            for number, x in enumerate(inputs):
+                connection.send(Infer(number, layers, 30.0), soon(), [x])
+            for _ in inputs:
+                frame = connection.receive(soon())
+                result = frame.read(Result)
+                sizes.append(result.batch)
+                (x,) = [value for number, value in enumerate(inputs) if number == result.id]
+                with torch.inference_mode():
+                    whole = found.loaded.model(torch.from_numpy(x)).numpy()
+                assert matches(frame.arrays(), [whole])
+    assert max(sizes) > 1
+
+
+def test_whoever_sends_too_much_is_told_busy_with_a_number(cache: Path, network: Callable[[str], Network]) -> None:
+    found = network("mobile_net")
+    layers = [[1, len(found.traced.graph.layers)]]
+    x = np.asarray(found.example.tensor)
+    with running_cloud(cache, "--max-queue", "1") as cloud, closing(greet(cloud.port, found)) as connection:
+        for number in range(1, 9):
+            connection.send(Infer(number, layers, 30.0), soon(), [x])
+        told: dict[int, str] = {}
+        for _ in range(8):
+            frame = connection.receive(soon())
+            if "code" in frame.header:
+                error = from_header(Error, frame.header)
+                assert error.retry_after_s > 0
+                told[error.id] = error.code
+            else:
+                told[frame.read(Result).id] = "answered"
+        assert set(told) == set(range(1, 9))
+        assert set(told.values()) == {"BUSY", "answered"}
+
+
+def test_an_edge_that_takes_no_answers_does_not_hold_the_others_up(
+    many: CloudProcess, network: Callable[[str], Network]
+) -> None:
+    found = network("mobile_net")
+    graph = found.traced.graph
+    wide = max(range(1, len(graph.layers)), key=lambda number: graph.layers[number].out_bytes)
+    x = np.asarray(found.example.tensor)
+    with closing(greet(many.port, found)) as deaf:
+        deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for number in range(8):
+            deaf.send(Infer(number, [[1, wide + 1]], 30.0), soon(), [x])
+        began = time.monotonic()
+        with closing(greet(many.port, found)) as other:
+            for number in range(3):
+                other.send(Infer(number, [[1, len(graph.layers)]], 30.0), soon(), [x])
+                other.receive(soon()).read(Result)
+        assert time.monotonic() - began < 5
+
+
+# --- tasks_edge_api.py
+
+
+def run_tasks(cache: Path, *arguments: object) -> Finished:
+    flags = ("--cache-dir", str(cache), "--threads", THREADS)
+    return run_script("tasks_edge_api.py", *flags, *map(str, arguments))
+
+
+def test_every_task_of_a_mix_is_answered_right_and_written_down(
+    many: CloudProcess, cache: Path, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / f"tasks.{name}" for name in ("csv", "xlsx", "png")}
+    done = run_script(
+        *("tasks_edge_api.py", "--cache-dir", str(cache), "-p", str(many.port), "-t", "le_net,mobile_net"),
+        *("--tasks", "12", "--seed", "3", "--verify", "--json", "--emulate-cpu", "0.3", "--emulate-link", "50mbit,5ms"),
+        *("--csv", str(files["csv"]), "--excel", str(files["xlsx"]), "--plot", str(files["png"])),
+    )
+    assert done.code == 0, done.stderr
+    document = done.document
+    summary = document["summary"]
+    assert (summary["completed"], summary["failed"], summary["wrong"]) == (12, 0, 0)
+    assert 0 < summary["bound_fraction"] <= 1.02
+    assert 1 <= summary["balance"] <= 3
+    assert summary["p50_s"] <= summary["p95_s"] <= summary["p99_s"]
+    assert sum(sum(cuts.values()) for cuts in summary["cuts"].values()) == 12
+    assert sorted(task["id"] for task in document["tasks"]) == list(range(1, 13))
+    assert all(task["matches"] for task in document["tasks"])
+    assert document["link"]["history"]
+    with files["csv"].open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {str(n) for n in range(1, 13)}
+    assert load_workbook(files["xlsx"])["tasks"].max_row == 13
+    with Image.open(files["png"]) as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProcess, cache: Path, tmp_path: Path) -> None:
+    not_a_picture = tmp_path / "x.png"
+    not_a_picture.write_text("hello")
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text(
+        f"model,input,priority,deadline_ms\nle_net,,,\nnonsense,,,\nle_net,{not_a_picture},,\nle_net,,1,-5\nle_net,,,60000\n"
+    )
+    flags = ("-p", many.port, "--tasks-file", tasks, "--json")
+    first = run_tasks(cache, *flags)
+    assert first.code == 1
+    document = first.document
+    assert [problem["line"] for problem in document["problems"]] == [3, 4]
+    by_line = {task["id"]: task for task in document["tasks"]}
+    assert set(by_line) == {2, 5, 6}
+    assert by_line[5]["error"] == "its deadline has passed"
+    assert by_line[2]["completed_by"]
+    assert "line 3: unknown network 'nonsense'" in first.stderr
+    tasks.write_text(tasks.read_text() + "le_net,,,\n")
+    second = run_tasks(cache, *flags, "--resume").document
+    assert second["summary"]["skipped"] == 2
+    assert {task["id"] for task in second["tasks"]} == {5, 7}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tasks-file", "{empty}"), "holds no tasks"),
+        (("--tasks-file", "{missing}"), "no file"),
+        (("--image-dir", "{folder}"), "holds no picture"),
+        (("--resume",), "goes on with a --tasks-file"),
+        (("--rate", "0/s"), "is not a rate of arrivals"),
+        (("-t", "nonsense"), "unknown network"),
+        (("--emulate-cpu", "0.5", "--threads", "2"), "leave --threads away"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.csv").touch()
+    places = {"empty": tmp_path / "empty.csv", "missing": tmp_path / "missing.csv", "folder": tmp_path}
+    given = [*(text.format(**places) for text in arguments), "-p", "1", "--tasks", "1"]
+    try:
+        code = tasks_edge_api.main(given)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (2, "")
+    assert words in shown.err
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_no_cloud_is_said_at_once(cache: Path) -> None:
+    done = run_tasks(cache, "-p", 1, "-t", "le_net", "--tasks", 1)
+    assert done.code == 3
+    assert "no cloud at 127.0.0.1:1" in done.stderr
+
+
+@pytest.fixture
+def relay(many: CloudProcess) -> Iterator[Relay]:
+    """A link of 4 mbit in front of the cloud, whose faults the test chooses."""
+    found = Relay(("127.0.0.1", many.port), LinkShape(4 * MBIT, 4 * MBIT, 0.01))
+    thread = threading.Thread(target=found.serve)
+    thread.start()
+    yield found
+    found.stop()
+    thread.join()
+
+
+def start_tasks(cache: Path, *arguments: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "tasks_edge_api.py", "--cache-dir", str(cache), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_cloud_that_leaves_and_comes_back_in_the_middle_costs_no_answer(cache: Path) -> None:
+    flags = ("-t", "mobile_net,le_net", "--verify", "--emulate-cpu", "0.1", "--rate", "10/s", "--tasks", 120)
+    with running_cloud(cache, script="tasks_cloud_api.py") as cloud:
+        process = start_tasks(cache, "-p", cloud.port, *flags, "--interval", "200ms")
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(10)]
+        cloud.was_told_to_stop = True
+        cloud.process.send_signal(signal.SIGTERM)
+        cloud.process.wait(40)
+    lines += [process.stdout.readline() for _ in range(10)]
+    with running_cloud(cache, "-p", str(cloud.port), script="tasks_cloud_api.py"):
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    shown = "".join(lines) + out
+    assert "120 done, 0 failed, 0 wrong" in shown
+    assert "connected 2 times" in shown
+    assert min(shown.count(f" {name}\n") for name in ("cloud", "edge")) > 0
+
+
+def test_ctrl_c_finishes_what_is_in_flight(many: CloudProcess, cache: Path) -> None:
+    process = start_tasks(cache, "-p", many.port, "-t", "mobile_net", "--tasks", 5000, "--json", "--rate", "20/s")
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    summary = json.loads(out)["summary"]
+    assert summary["interrupted"]
+    assert summary["completed"] > 0
+    assert summary["failed"] == 0
+    assert summary["completed"] + summary["left"] == 5000
+
+
+def test_nothing_grows_while_nothing_comes(many: CloudProcess, network: Callable[[str], Network]) -> None:
+    with closing(greet(many.port, network("le_net"))) as connection:
+        connection.send(Infer(1, [[1, 13]], 30.0), soon(), [np.asarray(network("le_net").example.tensor)])
+        connection.receive(soon()).read(Result)
+        before = (many.threads, many.descriptors)
+        time.sleep(4)
+        assert (many.threads, many.descriptors) == before
+    deadline = time.monotonic() + 5
+    while many.threads >= before[0] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert many.threads < before[0]
