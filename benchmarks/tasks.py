@@ -1,0 +1,237 @@
+"""Many tasks on one edge: the pipeline beside its bound, a link that changes, a cloud under load, the cost of probes.
+
+    python -m benchmarks.tasks [pipeline] [step] [hog] [probe]
+
+Everything is the real programs as processes, over an emulated link. Those that are compared take turns.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.fingerprint import write_table
+from runtime.children import ROOT, Child, own_cloud
+
+ROUNDS = 3
+STEPS = ((0.0, 20.0), (20.0, 2.0), (45.0, 20.0))
+"""Seconds after the first connection, and mbit."""
+STEP_S = 70.0
+CLOSE = 0.25
+HOGS_PER_CORE = 8
+
+
+def run(script: str, *arguments: object) -> dict[str, Any]:
+    """A program's document."""
+    command = [sys.executable, script, "--json", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@contextmanager
+def relayed(to: tuple[str, int], *arguments: str) -> Iterator[tuple[str, int]]:
+    """An emulated link in front of a cloud."""
+    child = Child(["-m", "lab.relay", "--to", to[0], str(to[1]), "--until-stdin-closes", *arguments])
+    try:
+        yield child.address()
+    finally:
+        child.stop()
+
+
+def pipeline() -> None:
+    """Forty tasks pipelined and one after the other, in turns."""
+    rows, ratios = [], []
+    flags = ("--tasks", 40, "--seed", 1, "--emulate-cpu", 0.2, "--verify")
+    with (
+        own_cloud(["--threads", "2"], "tasks_cloud_api.py") as child,
+        relayed(child.address(), "--link", "20mbit,10ms") as at,
+    ):
+        place = ("-i", at[0], "-p", at[1])
+        run("tasks_edge_api.py", *place, "--tasks", 8, "--emulate-cpu", 0.2)
+        for number in range(ROUNDS):
+            found = {name: run("tasks_edge_api.py", *place, *flags, *more)["summary"] for name, more in MODES.items()}
+            ratios.append(found["pipelined"]["throughput_per_s"] / found["serial"]["throughput_per_s"])
+            for name, summary in found.items():
+                stages = summary["stages"]
+                rows.append(
+                    [
+                        f"{number + 1} {name}",
+                        f"{summary['completed']} of 40, {summary['wrong']} wrong",
+                        f"{summary['throughput_per_s']:.1f}/s",
+                        f"{summary['bound_fraction']:.0%}",
+                        f"{summary['balance']:.2f}",
+                        " ".join(f"{stages[stage]:.2f}" for stage in ("edge_s", "link_s", "cloud_s")),
+                        f"{summary['planned_s']:.2f} / {summary['bound_s']:.2f} s",
+                        f"{summary['wall_s']:.2f} s",
+                    ]
+                )
+    head = ["run", "answers", "throughput", "of the longest stage's bound", "balance (3 = even)"]
+    head += ["edge link cloud, s", "planned / lower bound", "took"]
+    notes = [f"Pipelined over serial, median of {ROUNDS} turns: {median(ratios):.2f} x."]
+    notes += ["Link 20 mbit, 10 ms; edge 0.2 of a core."]
+    write_table("tasks_pipeline", "Forty tasks of four networks", head, rows, notes)
+
+
+MODES: dict[str, tuple[str, ...]] = {"pipelined": (), "serial": ("--serial",)}
+
+
+def step() -> None:
+    """The link's rate changes: how soon is that noticed, how often do cuts move, and what did it cost?"""
+    text = ",".join(f"{at:g}s:{mbit:g}mbit" for at, mbit in STEPS)
+    with own_cloud(["--threads", "2"]) as child:
+        address = child.address()
+        totals = {}
+        for mbit in {mbit for _, mbit in STEPS}:
+            with relayed(address, "--link", f"{mbit:g}mbit,10ms") as at:
+                found = run("edge_api.py", "-i", at[0], "-p", at[1], "-t", "alex_net", "--emulate-cpu", 0.2)
+                totals[mbit] = {c["point"]: c["total_s"] for c in found["candidates"]}
+        with relayed(address, "--link", "20mbit,10ms", "--steps", text) as at:
+            flags = ("-i", at[0], "-p", at[1], "-t", "alex_net", "--emulate-cpu", 0.2, "--rate", "2/s")
+            document = run("tasks_edge_api.py", *flags, "--tasks", int(2 * STEP_S))
+    report_step(document, totals)
+
+
+def report_step(document: dict[str, Any], totals: dict[float, dict[int, float]]) -> None:
+    """A line for each rate of the link; `totals` are predicted seconds by rate and point."""
+    history = [(at, rate * 8 / 1e6) for at, rate in document["link"]["history"]]
+    rows = []
+    shift = steps_shift(document["tasks"])
+    for number, (at, mbit) in enumerate(STEPS):
+        begin = at - shift if number else 0.0
+        end = STEPS[number + 1][0] - shift if number + 1 < len(STEPS) else float("inf")
+        inside = [(when, rate) for when, rate in history if begin <= when < end]
+        off = [when for when, rate in inside if abs(rate / mbit - 1) > CLOSE]
+        settled = next((when for when, rate in inside if not off or when > max(off)), float("nan")) - begin
+        moves = [move for move in document["summary"]["moves"] if begin <= move["at_s"] < end]
+        tasks = [task for task in document["tasks"] if begin <= task["started_s"] < end and task["point"] is not None]
+        best = min(totals[mbit].values())
+        regret = [totals[mbit][task["point"]] / best for task in tasks]
+        rows.append(
+            [
+                f"{mbit:g} mbit",
+                "-" if not number else f"{settled:.1f} s",
+                f"{mean(rate for _, rate in inside):.1f} mbit",
+                ", ".join(f"{move['before']} to {move['after']} after {move['at_s'] - begin:.1f} s" for move in moves)
+                or "-",
+                str(len(tasks)),
+                f"{mean(regret):.3f}",
+                f"{max(regret):.2f}",
+            ]
+        )
+    head = ["link", "estimate within 25 % after", "mean estimate", "cuts moved", "tasks", "mean regret", "worst"]
+    notes = [
+        "alex_net, 2 tasks/s, edge 0.2 of a core, interval 1 s. Regret: predicted total of the cut in use over the"
+    ]
+    notes += ["least predicted total on the true link; tasks that started before the change was noticed are in it."]
+    write_table("tasks_step", "A link that changes", head, rows, notes)
+
+
+def steps_shift(tasks: Sequence[dict[str, Any]]) -> float:
+    """Seconds from the first connection, the relay's zero, to the start of the tasks.
+
+    Only the relay knows its clock: the first frame that the cloud saw arrive slowly gives it away.
+    """
+    limit = mean(mbit for _, mbit in STEPS[:2]) * 1e6 / 8
+    slow: list[dict[str, Any]] = [
+        task for task in tasks if task["link_s"] and task["payload_bytes"] / task["link_s"] < limit
+    ]
+    first: float = min(task["done_s"] - task["cloud_s"] - task["queue_s"] - task["link_s"] for task in slow)
+    return STEPS[1][0] - first
+
+
+def burn() -> None:
+    """Keep a core busy."""
+    while True:
+        pass
+
+
+@contextmanager
+def hogs(cores: Sequence[int]) -> Iterator[None]:
+    """Other work on the cores of the cloud."""
+    found = [multiprocessing.Process(target=burn, daemon=True) for _ in range(HOGS_PER_CORE * len(cores))]
+    for number, process in enumerate(found):
+        process.start()
+        os.sched_setaffinity(process.pid or 0, {cores[number % len(cores)]})
+    try:
+        yield
+    finally:
+        for process in found:
+            process.kill()
+
+
+def hog() -> None:
+    """A cloud under load: cloud-only beside an edge that moves its cut."""
+    everywhere = sorted(os.sched_getaffinity(0))
+    mine, others = everywhere[: len(everywhere) // 2], everywhere[len(everywhere) // 2 :]
+    rows = []
+    with ExitStack() as stack:
+        os.sched_setaffinity(0, set(mine))
+        child = stack.enter_context(own_cloud(["--threads", str(len(mine))]))
+        address = child.address()
+        os.sched_setaffinity(0, set(others))
+        stack.callback(os.sched_setaffinity, 0, set(everywhere))
+        at = stack.enter_context(relayed(address, "--link", "100mbit,5ms"))
+        flags = ("-i", at[0], "-p", at[1], "-t", "vgg_net", "--threads", 1)
+        run("edge_api.py", *flags)
+        for name, context in (("idle", ExitStack()), ("8 hogs on each core", hogs(mine))):
+            with context:
+                alone = run("edge_api.py", *flags, "--point", 0, "--repeat", 10)["measured"]["repeats"]
+                found = run("tasks_edge_api.py", *flags, "--tasks", 40, "--rate", "1/s", "--timeout", "30s")
+            tasks = found["tasks"][10:]
+            cuts = found["summary"]["cuts"]["vgg_net"]
+            only_s, adapts_s = (
+                median(times) for times in ([r["total_s"] for r in alone], [t["total_s"] for t in tasks])
+            )
+            rows.append(
+                [name, f"{1e3 * only_s:.0f} ms", f"{1e3 * adapts_s:.0f} ms", f"{adapts_s / only_s:.2f}", str(cuts)]
+            )
+    head = ["cloud", "cloud only", "the cut moves", "ratio", "points used (tasks)"]
+    notes = [
+        "vgg_net over 100 mbit, 5 ms; edge 1 core, cloud 2. Medians; the first ten tasks, which learn, are left out."
+    ]
+    write_table("tasks_hog", "A cloud under load", head, rows, notes)
+
+
+def probe() -> None:
+    """What probing costs the tasks: with a look at the link five times a second, and with none, in turns."""
+    rows, ratios = [], []
+    with own_cloud(["--threads", "2"]) as child, relayed(child.address(), "--link", "5mbit,20ms") as at:
+        flags = ("-i", at[0], "-p", at[1], "-t", "alex_net", "--emulate-cpu", 0.2, "--rate", "1/s", "--tasks", 25)
+        run("tasks_edge_api.py", *flags[:-1], 3)
+        for number in range(ROUNDS):
+            for name, interval in (("probing", "1s"), ("not probing", "1000s")):
+                found = run("tasks_edge_api.py", *flags, "--seed", number, "--interval", interval)
+                times = [task["total_s"] for task in found["tasks"]]
+                rows.append([f"{number + 1} {name}", str(found["summary"]["probes"]), f"{1e3 * mean(times):.1f} ms"])
+                ratios.append(mean(times))
+    gains = [ratios[n] / ratios[n + 1] for n in range(0, len(ratios), 2)]
+    notes = [
+        f"Probing over not probing, median of {ROUNDS} turns: {median(gains):.3f}. alex_net, 1 task/s, 5 mbit, 20 ms."
+    ]
+    write_table("tasks_probe", "What probes cost", ["run", "probes", "mean total"], rows, notes)
+
+
+PARTS: dict[str, Callable[[], None]] = {"pipeline": pipeline, "step": step, "hog": hog, "probe": probe}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write benchmarks/results/tasks_*.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="pipeline, step, hog, probe (default: all)")
+    options = parser.parse_args(argv)
+    for name in options.parts or PARTS:
+        PARTS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
