@@ -25,7 +25,8 @@ PROBE_S = 0.1  # of a link that is idle
 LEAST_FRAMES, MOST_FRAMES = TRAIN_SKIPPED + 4, 48
 PROBE_TIMEOUT_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-LOAD_FORGET_S = 10.0
+LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
+STILL_LOADED = 1.25
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Keeper:
         self._uplink: Uplink | None = None
         self._estimator: Estimator | None = None
         self._load, self._queue_s, self._told_at = 1.0, 0.0, time.perf_counter()
+        self._forget_s = LOAD_FORGET_S
         self._pause_s, self._retry_at = FIRST_PAUSE_S, 0.0
         self._sent_bytes = 0
         self.history: list[tuple[float, float]] = []
@@ -117,17 +119,27 @@ class Keeper:
         with self._lock:
             if uplink is None or self._estimator is None:
                 return Conditions()
-            age = 0.5 ** ((time.perf_counter() - self._told_at) / LOAD_FORGET_S)
-            load = round(1.0 + (self._load - 1.0) * age, 2)
-            return Conditions(
-                self._estimator.estimate(), uplink.ready, load, round(self._queue_s * age, 3), uplink.max_payload
-            )
+            load, queue_s = self._remembered(time.perf_counter())
+            return Conditions(self._estimator.estimate(), uplink.ready, load, queue_s, uplink.max_payload)
+
+    def _remembered(self, now: float) -> tuple[float, float]:
+        """The cloud's load and queue, the less of it the longer ago that was told."""
+        left = 0.5 ** ((now - self._told_at) / self._forget_s)
+        return round(1.0 + (self._load - 1.0) * left, 2), round(self._queue_s * left, 3)
+
+    def _told(self, load: float, queue_s: float, now: float) -> None:
+        """A load that was forgotten too early is remembered for twice as long: each look at it costs a slow task."""
+        if load > STILL_LOADED * self._remembered(now)[0]:
+            self._forget_s = min(2 * self._forget_s, LONGEST_FORGET_S)
+        elif load < STILL_LOADED:
+            self._forget_s = LOAD_FORGET_S
+        self._load, self._queue_s, self._told_at = load, queue_s, now
 
     def saw(self, result: Result) -> None:
         """Learn from an answer."""
         now = time.perf_counter()
         with self._lock:
-            self._load, self._queue_s, self._told_at = result.load, result.queue_s, now
+            self._told(result.load, result.queue_s, now)
             if self._estimator is not None:
                 self._estimator.sample_up(result.timed_bytes, result.timed_s, now, BURST_BYTES)
         self._note()
@@ -165,7 +177,7 @@ class Keeper:
             self.probes += 1
             if told is not None:
                 state, rtt_s = told
-                self._load, self._queue_s, self._told_at = state.load, state.queue_s, now
+                self._queue_s = state.queue_s  # its load is that of when it last computed, which we were told then
                 self._estimator.sample_rtt(rtt_s, now)
             if rate is not None:
                 self._estimator.sample_up(*rate, now, TRAIN_SKIPPED * TRAIN_BYTES)

@@ -26,5 +26,7 @@ class LoadMeter:
         if idle_s < LEAST_S:
             return
         ratio = min(max(seconds / idle_s, 1.0), MOST)
-        self._extra = self.load - 1.0 + SMOOTHING * (ratio - self.load)
-        self._at = self._clock()
+        now, before = self._clock(), self.load
+        weight = 1.0 - (1.0 - SMOOTHING) * float(0.5 ** ((now - self._at) / HALF_LIFE_S))  # the past counts less
+        self._extra = before - 1.0 + weight * (ratio - before)
+        self._at = now
