@@ -47,6 +47,11 @@ class Child:
         host, _, port = line.removeprefix(LISTENING).rpartition(":")
         return host.strip("[]"), int(port)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def stop(self) -> None:
         """Close its standard input and wait; kill it if it does not go."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
