@@ -40,6 +40,8 @@ bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/resu
 	$(BIN)/python -m benchmarks.choice
 	$(BIN)/python deployment.py profile --role edge --threads 1 --budget 115s
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.load
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

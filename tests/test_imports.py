@@ -57,7 +57,19 @@ def test_only_one_module_imports_torchvision() -> None:
             assert not found, f"{path} imports {found}; take it from models.vision"
 
 
-@pytest.mark.parametrize("module", ["partition.chain", "partition.cost", "net.frames", "net.messages", "models.graph"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "partition.chain",
+        "partition.cost",
+        "partition.schedule",
+        "runtime.batching",
+        "runtime.tasks",
+        "net.frames",
+        "net.messages",
+        "models.graph",
+    ],
+)
 def test_pure_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'socket'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
