@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/soak.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--results", default="soak", metavar="NAME", help="of the table; empty: none is written")
     options = parser.parse_args(argv)
     for model in ("alex_net", "mobile_net", "le_net"):
         Subject(model, 0)  # everything that is made once is made
@@ -63,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         while any(thread.is_alive() for thread in threads):
             seen.append((time.monotonic() - began, *watch(child.pid)))
             time.sleep(EVERY_S)
-    return report(seen, summaries)
+    return report(seen, summaries, options.results)
 
 
-def report(seen: list[tuple[float, int, int, int]], summaries: list[dict[str, Any]]) -> int:
+def report(seen: list[tuple[float, int, int, int]], summaries: list[dict[str, Any]], name: str) -> int:
     """Write what was seen; 1 where something grew or went wrong."""
     third = len(seen) // 3
     parts = [seen[:third], seen[third : 2 * third], seen[2 * third :]]
@@ -84,7 +85,8 @@ def report(seen: list[tuple[float, int, int, int]], summaries: list[dict[str, An
     memory = [median(rss for _, rss, _, _ in part) for part in parts[1:]]
     notes = [f"{done} tasks of {len(summaries)} edges answered, {wrong} wrong, {failed} failed."]
     head = ["time", "cloud RSS, median", "most", "threads", "open files"]
-    write_table("soak", "Does anything grow?", head, rows, notes)
+    if name:
+        write_table(name, "Does anything grow?", head, rows, notes)
     return int(bool(wrong or failed or len(summaries) < len(EDGES) or memory[1] > GROWTH * memory[0]))
 
 

@@ -191,7 +191,7 @@ def decide(edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, point
         return Plan(alone, (alone,), "given", time.perf_counter() - started)
     ready = edge.cloud.ready
     rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
-    cloud = CloudTimes(ready.seconds, ready.start_s, queue_s=ready.queue_s)
+    cloud = CloudTimes(ready.seconds, ready.start_s, ready.load, ready.queue_s)
     candidates = chain.scan(edge.graph, edge_s, cloud, rates)
     limit = edge.cloud.connection.limits.payload_bytes
     chosen = (

@@ -116,10 +116,10 @@ class Finished:
         return parsed
 
 
-def run_script(*arguments: str) -> Finished:
+def run_script(*arguments: str, timeout_s: float = 120) -> Finished:
     """Run a script of the project as a user does."""
     command = [sys.executable, *arguments]
-    return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120))
+    return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s))
 
 
 def run_edge(cache: Path, *arguments: str) -> Finished:

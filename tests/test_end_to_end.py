@@ -503,7 +503,7 @@ def test_children_end_with_an_edge_that_is_killed(cache: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("script", ["edge_api.py", "cloud_api.py"])
+@pytest.mark.parametrize("script", ["edge_api.py", "cloud_api.py", "tasks_edge_api.py", "tasks_cloud_api.py"])
 def test_help_and_version_load_no_torch(script: str) -> None:
     code = (
         f"import sys, runpy; sys.argv = [{script!r}, sys.argv[1]]\n"

@@ -62,7 +62,7 @@ def test_only_one_module_imports_torchvision() -> None:
     [
         "partition.chain",
         "partition.cost",
-        "partition.schedule",
+        "partition.throughput",
         "runtime.batching",
         "runtime.tasks",
         "net.frames",
