@@ -218,7 +218,9 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
         T >= edge of f + sum link + (cloud + delay) of w
         T >= (edge + link) of f + sum cloud + delay of w
         T >= mean total of the jobs of a kind, for each kind
+        T >= mean of (edge + link + cloud - m) of the jobs of a kind + sum m, m = min(edge, cloud), for each kind
 
+    the last because every other job adds its head before a job or its tail after it (Lageweg et al., 1978).
     The bound is that of weak duality: any multipliers give one, so no tolerance of the solver can make it false.
     """
     seconds = np.vstack([kind.seconds for kind in kinds])
@@ -233,7 +235,7 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     if not found.success:
         raise ArithmeticError(f"no lower bound: {found.message}")
     prices = np.maximum(-found.ineqlin.marginals, 0.0)
-    prices /= prices[: 4 + len(kinds)].sum()  # so that T has no price of its own
+    prices /= prices[: 4 + 2 * len(kinds)].sum()  # so that T has no price of its own
     costs = (prices @ rows)[:-1]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     least = np.minimum.reduceat(costs, [*starts, len(seconds), len(seconds) + len(leaves)])
@@ -242,17 +244,20 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
 
 
 def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tuple[csr_array, csr_array]:
-    """Left sides of `_leaving`: inequalities, at most 0, and equations. The columns are x, f, w and T."""
+    """Left sides of `_leaving`: inequalities, at most 0, those with T first, and equations. Columns are x, f, w and T."""
     edge_s, link_s, cloud_s, delay_s = seconds.T
     options, width = np.arange(len(seconds)), len(seconds) + 2 * len(leaves) + 1
     ends = np.arange(len(seconds), width - 1)
     first, last = np.split(ends, 2)
-    times = np.zeros((4 + len(counts), width))
+    shorter_s = np.minimum(edge_s, cloud_s)
+    times = np.zeros((4 + 2 * len(counts), width))
     times[0, options] = edge_s
     times[1, leaves], times[1, last] = edge_s[leaves], (link_s + cloud_s + delay_s)[leaves]
     times[2, options], times[2, first], times[2, last] = link_s, edge_s[leaves], (cloud_s + delay_s)[leaves]
     times[3, options], times[3, first], times[3, last] = cloud_s, (edge_s + link_s)[leaves], delay_s[leaves]
     times[4 + owner, options] = seconds.sum(axis=1) / counts[owner]
+    times[4 + len(counts) :, options] = shorter_s
+    times[4 + len(counts) + owner, options] += (edge_s + link_s + cloud_s - shorter_s) / counts[owner]
     times[:, -1] = -1.0
     columns = np.concatenate([ends, np.tile(leaves, 2)])
     chosen = csr_array(
@@ -324,9 +329,11 @@ class _Search:
     def _descend(self, state: _State) -> _State:
         """Move one job at a time, its option and its place, while that helps."""
         stuck = False
-        while not stuck and self._work < _WORK:
+        while not stuck:
             stuck = True
             for job in self._critical(state):
+                if self._work >= _WORK:
+                    break
                 moved = self._put(state.rows, [other for other in state.order if other != job], job)
                 if moved.makespan_s < state.makespan_s * (1 - _ROUNDING):
                     state, stuck = moved, False

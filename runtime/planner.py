@@ -21,6 +21,7 @@ from runtime.tasks import Task
 
 CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is made anew
 PLAN_EVERY_S = 0.5
+HORIZON = 200
 MOVE_MARGIN = 0.10
 
 
@@ -123,45 +124,56 @@ def options_of(known: Profiled, conditions: Conditions) -> list[tuple[int, int, 
 
 
 class ClosedQueue:
-    """All tasks are there: cuts and order for the least makespan, priorities and deadlines first."""
+    """All tasks are there: cuts and order for the least makespan, priorities and deadlines first.
+
+    Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
+    """
 
     def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled]) -> None:
-        self._left, self._known = list(tasks), known
+        self._later = deque(sorted(tasks, key=lambda task: task.urgency))
+        self._count, self._known = len(tasks), known
+        self._near: list[Task] = []
         self._planned: deque[tuple[Task, Choice]] = deque()
         self._conditions: Conditions | None = None
         self._planned_at = float("-inf")
         self.moves: list[Move] = []
         self.bound_s: float | None = None
-        """Of the first plan: no choice and no order could be done sooner, if the predictions are right."""
+        """Of a plan for the whole queue: no choice and no order could be done sooner, if the predictions are right."""
         self.makespan_s: float | None = None
 
     @property
     def left(self) -> int:
         """Tasks that were not given out."""
-        return len(self._left)
+        return len(self._near) + len(self._later)
 
     def refresh(self, now_s: float, conditions: Conditions) -> None:
-        """Plan what is left again, where conditions have changed."""
+        """Plan again where conditions have changed, or where little of the plan is left."""
+        if self.left and self._is_due(now_s, conditions):
+            self._conditions, self._planned_at = conditions, now_s
+            self._plan(conditions)
+
+    def _is_due(self, now_s: float, conditions: Conditions) -> bool:
         before = self._conditions
-        if not self._left or (before is not None and not conditions.differs(before)):
-            return
-        is_urgent = before is None or before.has_cloud != conditions.has_cloud
-        if not is_urgent and now_s - self._planned_at < PLAN_EVERY_S:
-            return
-        self._conditions, self._planned_at = conditions, now_s
-        self._plan(conditions)
+        if before is None or before.has_cloud != conditions.has_cloud:
+            return True
+        if self._later and len(self._near) < HORIZON // 4:
+            return True
+        return conditions.differs(before) and now_s - self._planned_at >= PLAN_EVERY_S
 
     def _plan(self, conditions: Conditions) -> None:
+        is_whole = self._count == len(self._later) <= HORIZON
+        while self._later and len(self._near) < HORIZON:
+            self._near.append(self._later.popleft())
         options = {model: options_of(known, conditions) for model, known in self._known.items()}
         stages = {model: tuple(stage for _, _, stage in found) for model, found in options.items()}
-        jobs = [schedule.Job(stages[task.model]) for task in self._left]
-        ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._left}))}
-        found = schedule.plan(jobs, [ranks[task.urgency] for task in self._left])
-        if self.bound_s is None:
+        jobs = [schedule.Job(stages[task.model]) for task in self._near]
+        ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
+        found = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
+        if is_whole:
             self.bound_s, self.makespan_s = found.bound_s, found.makespan_s
         self._planned.clear()
         for job in found.order:
-            task = self._left[job]
+            task = self._near[job]
             self._planned.append((task, Choice(*options[task.model][found.chosen[job]], "makespan")))
 
     def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
@@ -170,7 +182,7 @@ class ClosedQueue:
         found = next(((task, choice) for task, choice in self._planned if can_send or choice.is_local), None)
         if found is not None:
             self._planned.remove(found)
-            self._left.remove(found[0])
+            self._near.remove(found[0])
         return found
 
     def next_arrival_s(self) -> float | None:
