@@ -18,7 +18,7 @@ from net.link import LinkEstimate
 BAND = 0.15  # of the estimate, to both sides: a sample in it confirms the estimate
 WEIGHT = 0.3  # of a sample in the band
 SURE_BYTES = 8 * BURST_BYTES  # from here on a burst changes a sample by less than the dead band
-LEAST_S = 0.002  # shorter transfers say more about the two schedulers than about the link
+LEAST_S = 0.002  # of shorter transfers only this is known: they took no longer. They may raise the estimate
 PARTIAL_S = 0.3  # before this a frame under way says nothing: acknowledgements come in grains
 FLOOR_BYTES_PER_S = 1000.0  # the lowest reading: a stuck link may go on, and a rate of 0 has no transfer time
 RTT_WEIGHT = 0.5  # of a round trip below the estimate
@@ -124,10 +124,12 @@ def should_move(current_total_s: float, best_total_s: float, margin: float = 0.1
 
 def _readings(size_bytes: int, seconds: float, skipped_bytes: int) -> tuple[float, float] | None:
     """The rate in bytes per second if a burst was among the bytes, and if not; None where the sample says nothing."""
-    if not (BURST_BYTES <= size_bytes < MOST_BYTES and LEAST_S <= seconds < MOST_S):
+    if not (BURST_BYTES <= size_bytes < MOST_BYTES and 0 < seconds < MOST_S):
         return None
     burst = max(BURST_BYTES - max(skipped_bytes, 0), 0) if size_bytes < SURE_BYTES else 0
-    low, high = ((size_bytes - among) / seconds for among in (burst, 0))
+    low, high = ((size_bytes - among) / max(seconds, LEAST_S) for among in (burst, 0))
+    if seconds < LEAST_S:
+        high = float("inf")
     return max(low, FLOOR_BYTES_PER_S), max(high, FLOOR_BYTES_PER_S)
 
 

@@ -220,7 +220,7 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
         T >= mean total of the jobs of a kind, for each kind
         T >= mean of (edge + link + cloud - m) of the jobs of a kind + sum m, m = min(edge, cloud), for each kind
 
-    the last because every other job adds its head before a job or its tail after it (Lageweg et al., 1978).
+    the last because every other job adds its head before a job or its tail after it (McMahon & Burton, 1967).
     The bound is that of weak duality: any multipliers give one, so no tolerance of the solver can make it false.
     """
     seconds = np.vstack([kind.seconds for kind in kinds])
@@ -244,7 +244,10 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
 
 
 def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tuple[csr_array, csr_array]:
-    """Left sides of `_leaving`: inequalities, at most 0, those with T first, and equations. Columns are x, f, w and T."""
+    """Left sides of `_leaving`: inequalities, which are at most 0, those with T first, and equations.
+
+    The columns are x, f, w and T.
+    """
     edge_s, link_s, cloud_s, delay_s = seconds.T
     options, width = np.arange(len(seconds)), len(seconds) + 2 * len(leaves) + 1
     ends = np.arange(len(seconds), width - 1)

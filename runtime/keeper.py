@@ -193,11 +193,14 @@ class Keeper:
             self._sent_bytes += self._uplink.sent_bytes
             self._uplink = None
         try:
+            link = self._measure()  # it may be another link by now
             self._connect()
         except AppError:
             self._retry_at = time.perf_counter() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             raise
+        with self._lock:
+            self._estimator = Estimator.of(link, time.perf_counter())
         self._pause_s = FIRST_PAUSE_S
 
     def close(self) -> None:

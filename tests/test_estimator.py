@@ -190,13 +190,25 @@ def test_a_slow_frame_under_way_shows_before_it_is_through() -> None:
 # Small transfers and bursts
 
 
-@pytest.mark.parametrize(("size_bytes", "seconds"), [(BURST_BYTES - 1, 5.0), (1, 1e-6), (BIG, 0.0019), (0, 1.0)])
+@pytest.mark.parametrize(("size_bytes", "seconds"), [(BURST_BYTES - 1, 5.0), (1, 1e-6), (BIG, 0.0), (0, 1.0)])
 def test_small_transfers_say_nothing(size_bytes: int, seconds: float) -> None:
     link = estimator(1e6, 1e6)
     for _ in range(3):
         link.sample_up(size_bytes, seconds, 1.0)
         link.sample_down(size_bytes, seconds, 1.0)
     assert link == estimator(1e6, 1e6)
+
+
+@given(st.integers(BURST_BYTES, BIG), st.floats(1e-6, 0.0019))
+def test_a_transfer_too_quick_to_time_only_raises(size_bytes: int, seconds: float) -> None:
+    link = estimator(1e9)
+    for _ in range(3):
+        link.sample_up(size_bytes, seconds, 1.0, BURST_BYTES)
+    assert link.up_bytes_per_s == 1e9
+    slow = estimator(1e5)
+    for _ in range(3):
+        slow.sample_up(size_bytes, seconds, 1.0, BURST_BYTES)
+    assert slow.up_bytes_per_s == size_bytes / 0.002
 
 
 @given(st.lists(st.integers(BURST_BYTES, BIG), min_size=2, max_size=30), st.booleans())
