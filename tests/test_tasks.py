@@ -22,6 +22,7 @@ from openpyxl import load_workbook
 from PIL import Image
 
 import tasks_edge_api
+from benchmarks import load
 from lab.relay import LinkShape, Relay
 from net.connection import Connection, connect
 from net.link import LinkEstimate
@@ -308,6 +309,13 @@ def test_whoever_sends_too_much_is_told_busy_with_a_number(cache: Path, network:
                 told[frame.read(Result).id] = "answered"
         assert set(told) == set(range(1, 9))
         assert set(told.values()) == {"BUSY", "answered"}
+
+
+def test_sixteen_edges_at_once_get_their_shares(many: CloudProcess) -> None:
+    found = load.measure(load.Subject("le_net", 3), ("127.0.0.1", many.port), edges=16, seconds=3.0, rate=8.0)
+    assert (found.wrong, found.lost) == (0, 0)
+    assert found.jain > 0.9
+    assert found.goodput_per_s > 60
 
 
 def test_an_edge_that_takes_no_answers_does_not_hold_the_others_up(
