@@ -183,8 +183,8 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "R
 
     def told(call: "Run", record: "Record") -> None:
         conditions = None if call.keeper is None else call.keeper.conditions()
-        known = conditions is not None and conditions.link is not None
-        now = format_rate(conditions.link.up_bytes_per_s) if known and conditions and conditions.link else "no cloud"
+        link = None if conditions is None else conditions.link
+        now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
         at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
         progress(f"{call.done} of {call.total} tasks{DETAIL}{now}{at}", call.done / max(1, call.total))
         if not options.json:
@@ -199,9 +199,10 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
 
     failed: AppError | None = None
     try:
-        report.write_csv(outcome, options.csv)
-        report.write_excel(outcome, options.excel)
-        report.write_plot(outcome, options.plot)
+        if outcome.records:  # with --resume there may be none, and what an earlier call wrote is worth more
+            report.write_csv(outcome, options.csv)
+            report.write_excel(outcome, options.excel)
+            report.write_plot(outcome, options.plot)
     except AppError as error:  # the figures are worth more than the file
         failed = error
     for text in report.problem_lines(outcome):

@@ -128,8 +128,9 @@ class Connection:
         """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
         parts = [part for part in parts if part.nbytes]
         while parts:
-            self._out.settimeout(deadline.remaining())
+            left = deadline.remaining()
             try:
+                self._out.settimeout(left)
                 sent = self._out.sendmsg(parts)
             except OSError as error:
                 lost = _lost(error, deadline)
@@ -187,8 +188,9 @@ class Connection:
                 raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
     def _receive_some(self, into: memoryview, deadline: Deadline) -> int:
-        self.sock.settimeout(deadline.remaining())
+        left = deadline.remaining()
         try:
+            self.sock.settimeout(left)
             got = self.sock.recv_into(into)
         except OSError as error:
             raise _lost(error, deadline) from None
@@ -199,7 +201,7 @@ class Connection:
     def delivered_bytes(self) -> int:
         """What the other side's kernel has acknowledged, where this system tells; else what ours has taken."""
         waiting = bytearray(4)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the latter where it is closed
             fcntl.ioctl(self._out, termios.TIOCOUTQ, waiting)
         return self.sent_bytes - int.from_bytes(waiting, sys.byteorder)
 

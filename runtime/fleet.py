@@ -109,9 +109,12 @@ def read_input(entry: Entry, source: str) -> Input:
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)
-    if path.suffix.lower() == ".npy":
-        return inputs.from_array(path, entry.input_shape)
-    return inputs.from_image(path, entry.preprocess)
+    try:
+        if path.suffix.lower() == ".npy":
+            return inputs.from_array(path, entry.input_shape)
+        return inputs.from_image(path, entry.preprocess)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 
 
 def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:

@@ -7,10 +7,10 @@ on a cloud that has gone silent, and connects again, a little later after every 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from net.connection import BURST_BYTES, connect
+from net.connection import BURST_BYTES, Connection, connect
 from net.estimator import Estimator
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 PROBE_S = 0.1  # of a link that is idle
 LEAST_FRAMES, MOST_FRAMES = TRAIN_SKIPPED + 4, 48
 PROBE_TIMEOUT_S = 3.0
+RECONNECT_S = 30.0  # for a cloud that has known the networks before
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
+NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,37 @@ class Keeper:
     listener: Listener
     """Is told what becomes of requests; to be set before `open`."""
 
-    def __init__(self, config: KeeperConfig, hellos: Sequence[Hello]) -> None:
-        self._config, self._hellos = config, hellos
+    def __init__(self, config: KeeperConfig, hellos: Sequence[Hello], layers: Mapping[str, int]) -> None:
+        self._config, self._hellos, self._layers = config, hellos, layers
+        self._opening: Connection | None = None
+        self._is_leaving = False
         self._lock = threading.Lock()
         self._uplink: Uplink | None = None
         self._estimator: Estimator | None = None
-        self._load, self._queue_s, self._told_at = 1.0, 0.0, time.perf_counter()
+        self._load, self._load_at = 1.0, time.perf_counter()
+        self._queue_s, self._queue_at = 0.0, self._load_at
         self._forget_s = LOAD_FORGET_S
         self._pause_s, self._retry_at = FIRST_PAUSE_S, 0.0
         self._sent_bytes = 0
         self.history: list[tuple[float, float]] = []
         """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
-        self.probes = 0
+        self.probes, self.probe_bytes = 0, 0
         self.connects = 0
 
     def open(self) -> LinkEstimate:
         """Measure the link, then connect and agree on the networks. Raises AppError."""
-        link = self._measure()
+        link = self._measure(self._config.ready_s)
         self._estimator = Estimator.of(link, time.perf_counter())
-        self._connect()
+        self._connect(self._config.ready_s)
         self._note()
         return link
 
-    def _measure(self) -> LinkEstimate:
+    def _measure(self, ready_s: float) -> LinkEstimate:
         """On a connection of its own, on which a network is named first, as the protocol wants."""
         connection = connect(*self._config.address, CONNECT_S)
         try:
-            late = Deadline.after(self._config.ready_s, "the cloud was not ready (--ready-timeout)")
+            self._opened(connection)
+            late = Deadline.after(ready_s, "the cloud was not ready (--ready-timeout)")
             connection.send(self._hellos[0], late)
             connection.receive(late).read(Ready)
             prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
@@ -85,21 +91,35 @@ class Keeper:
         finally:
             connection.close()
 
-    def _connect(self) -> None:
+    def _opened(self, connection: Connection) -> None:
+        """Remember what is being opened, so that `leave` can end it."""
+        self._opening = connection
+        if self._is_leaving:
+            connection.close()
+
+    def leave(self) -> None:
+        """Connect no more, and do not wait for a connection that is being opened."""
+        self._is_leaving = True
+        if self._opening is not None:
+            self._opening.close()
+
+    def _connect(self, ready_s: float) -> None:
         config = self._config
         uplink = Uplink.open(
             config.address,
             self._hellos,
+            self._layers,
             self.listener,
-            ready_s=config.ready_s,
+            self._opened,
+            ready_s=ready_s,
             window=config.window,
             timeout_s=config.timeout_s,
         )
         with self._lock:
-            self._uplink = uplink
+            self._uplink, self._opening = uplink, None
             self._load = max(ready.load for ready in uplink.ready.values())
             self._queue_s = max(ready.queue_s for ready in uplink.ready.values())
-            self._told_at = time.perf_counter()
+            self._load_at = self._queue_at = time.perf_counter()
             self.connects += 1
 
     @property
@@ -124,25 +144,32 @@ class Keeper:
 
     def _remembered(self, now: float) -> tuple[float, float]:
         """The cloud's load and queue, the less of it the longer ago that was told."""
-        left = 0.5 ** ((now - self._told_at) / self._forget_s)
-        return round(1.0 + (self._load - 1.0) * left, 2), round(self._queue_s * left, 3)
+        loaded, queued = (0.5 ** ((now - at) / self._forget_s) for at in (self._load_at, self._queue_at))
+        return round(1.0 + (self._load - 1.0) * loaded, 2), round(self._queue_s * queued, 3)
 
-    def _told(self, load: float, queue_s: float, now: float) -> None:
+    def _load_told(self, load: float, now: float) -> None:
         """A load that was forgotten too early is remembered for twice as long: each look at it costs a slow task."""
         if load > STILL_LOADED * self._remembered(now)[0]:
             self._forget_s = min(2 * self._forget_s, LONGEST_FORGET_S)
         elif load < STILL_LOADED:
             self._forget_s = LOAD_FORGET_S
-        self._load, self._queue_s, self._told_at = load, queue_s, now
+        self._load, self._load_at = load, now
 
     def saw(self, result: Result) -> None:
         """Learn from an answer."""
         now = time.perf_counter()
         with self._lock:
-            self._told(result.load, result.queue_s, now)
+            self._load_told(result.load, now)
+            self._queue_s, self._queue_at = result.queue_s, now
             if self._estimator is not None:
                 self._estimator.sample_up(result.timed_bytes, result.timed_s, now, BURST_BYTES)
         self._note()
+
+    def hang_up_if_overdue(self) -> None:
+        """Give up on a cloud that has not answered in time."""
+        uplink = self.uplink
+        if uplink is not None and uplink.is_overdue:
+            uplink.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
 
     def tick(self) -> None:
         """Every interval."""
@@ -150,8 +177,6 @@ class Keeper:
             uplink = self.uplink
             if uplink is None:
                 self._reconnect()
-            elif uplink.is_overdue:
-                uplink.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
             else:
                 self._learn(uplink)
         except AppError as error:
@@ -170,31 +195,41 @@ class Keeper:
         """A few frames back to back, and a question about the load."""
         assert self._estimator is not None  # there is a connection
         told = uplink.ask_state(PROBE_TIMEOUT_S)
+        if told is None:
+            uplink.close(DeadlineError(f"the cloud says nothing for {PROBE_TIMEOUT_S:g} s"))
+            return
         frames = int(PROBE_S * self._estimator.up_bytes_per_s / TRAIN_BYTES) + TRAIN_SKIPPED
         rate = uplink.probe(max(LEAST_FRAMES, min(MOST_FRAMES, frames)), PROBE_TIMEOUT_S)
         now = time.perf_counter()
         with self._lock:
             self.probes += 1
-            if told is not None:
-                state, rtt_s = told
-                self._queue_s = state.queue_s  # its load is that of when it last computed, which we were told then
-                self._estimator.sample_rtt(rtt_s, now)
+            self.probe_bytes += 0 if rate is None else rate[0] + TRAIN_SKIPPED * TRAIN_BYTES
+            state, rtt_s = told
+            self._queue_s, self._queue_at = state.queue_s, now
+            if state.load > self._remembered(now)[0]:  # others load it; what it has forgotten we need not forget
+                self._load_told(state.load, now)
+            self._estimator.sample_rtt(rtt_s, now)
             if rate is not None:
                 self._estimator.sample_up(*rate, now, TRAIN_SKIPPED * TRAIN_BYTES)
 
     def _note(self) -> None:
-        if self._estimator is not None:
-            self.history.append((time.perf_counter(), self._estimator.up_bytes_per_s))
+        if self._estimator is None:
+            return
+        now, rate = time.perf_counter(), self._estimator.up_bytes_per_s
+        before = self.history[-1] if self.history else (float("-inf"), 0.0)
+        if abs(rate - before[1]) > NOTED * before[1] or now - before[0] > NOTED_S:
+            self.history.append((now, rate))
 
     def _reconnect(self) -> None:
-        if time.perf_counter() < self._retry_at:
+        if time.perf_counter() < self._retry_at or self._is_leaving:
             return
         if self._uplink is not None:
             self._sent_bytes += self._uplink.sent_bytes
             self._uplink = None
         try:
-            link = self._measure()  # it may be another link by now
-            self._connect()
+            ready_s = min(RECONNECT_S, self._config.ready_s)
+            link = self._measure(ready_s)  # it may be another link by now
+            self._connect(ready_s)
         except AppError:
             self._retry_at = time.perf_counter() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

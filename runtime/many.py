@@ -1,6 +1,7 @@
 """One call of tasks_edge_api.py: get ready, run the tasks, check the answers. runtime.task_report shows them."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from runtime.times import Times, predictors_path
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import available_cores, find_device, set_threads
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
@@ -80,6 +83,7 @@ class TasksOutcome:
     planned_s: float | None
     sent_bytes: int
     probes: int
+    probe_bytes: int
     connects: int
     is_interrupted: bool
     left: int
@@ -161,7 +165,8 @@ def _run_tasks(
     hellos = [member.hello(config.token) for member in fleet.members.values()]
     settings = KeeperConfig(address, config.interval_s, config.ready_s, config.timeout_s, bandwidth=config.bandwidth)
     with ExitStack() as stack:
-        keeper = Keeper(settings, hellos)
+        layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}
+        keeper = Keeper(settings, hellos, layers)
         stack.callback(keeper.close)
         keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
         progress("waiting for the cloud, then probing the link", 0.0)
@@ -170,15 +175,17 @@ def _run_tasks(
         if call.is_stopped:
             pipeline.stop()
         checker = Checker(fleet) if config.verify else None
-        pipeline.told = lambda record: _told(call, record, journal, told, checker)
+        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
         _warm_up(fleet, planner, keeper)
         monitor = Monitor(keeper.tick, config.interval_s)
         stack.callback(monitor.stop)
+        stack.callback(keeper.leave)  # before: a connection that is being opened would be waited for
+        if journal is not None:
+            journal.begin()
         monitor.start()
         began = time.perf_counter()
         records = pipeline.run()
         wall_s = time.perf_counter() - began
-        monitor.stop()
         if checker is not None:
             checker.check(progress)
         closed = planner if isinstance(planner, ClosedQueue) else None
@@ -194,6 +201,7 @@ def _run_tasks(
             planned_s=None if closed is None else closed.makespan_s,
             sent_bytes=keeper.sent_bytes,
             probes=keeper.probes,
+            probe_bytes=keeper.probe_bytes,
             connects=keeper.connects,
             is_interrupted=call.is_stopped,
             left=planner.left,
@@ -204,17 +212,32 @@ def _run_tasks(
 def _nothing_left(problems: Sequence[Problem], skipped: int) -> TasksOutcome:
     none = LinkEstimate(0.0, 0.0, 0.0, "none")
     return TasksOutcome(
-        (), tuple(problems), skipped, 0.0, none, (), (), None, None, 0, 0, 0, is_interrupted=False, left=0, objective=""
+        (),
+        tuple(problems),
+        skipped,
+        0.0,
+        none,
+        (),
+        (),
+        None,
+        None,
+        0,
+        0,
+        0,
+        0,
+        is_interrupted=False,
+        left=0,
+        objective="",
     )
 
 
-def _told(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
+def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
     with call.lock:
         call.done += 1
         if record.outputs:
             record.top = int(record.outputs[0].argmax())
         if journal is not None and record.completed_by:
-            journal.note(record.task)
+            journal.note(record)
         if checker is not None:
             checker.keep(record)
         record.outputs = []
@@ -256,7 +279,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet) -> Pl
         for name, member in fleet.members.items()
     }
     if config.rate_per_s is None:
-        return ClosedQueue(tasks, known)
+        return ClosedQueue(tasks, known, is_serial=config.is_serial)
     return OpenQueue(tasks, known, config.rate_per_s)
 
 
@@ -292,37 +315,54 @@ class Checker:
 
 
 class Journal:
-    """Which lines of a tasks file are done, in a file beside it, so that --resume can go on."""
+    """Which lines of a tasks file are done, and what came of them, in a file beside it, so that --resume can go on."""
 
     def __init__(self, tasks_file: Path, *, is_resumed: bool) -> None:
         self.path = tasks_file.with_name(f"{tasks_file.name}.done")
+        self._is_resumed = is_resumed
         self._done = self._read() if is_resumed else set()
-        try:
-            write_atomically(self.path, "".join(f"{json.dumps(row)}\n" for row in sorted(self._done)))
-        except OSError as error:
-            raise UsageError(f"cannot write {self.path}: {error.strerror or error}") from None
+        self._is_broken = False
 
     def _read(self) -> set[tuple[int, str, str]]:
-        if not self.path.is_file():
-            return set()
-        found = set()
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        found: set[tuple[int, str, str]] = set()
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {self.path}: {error}") from None
+        for line in lines:
             try:
-                number, model, source = json.loads(line)
-                found.add((int(number), str(model), str(source)))
-            except (ValueError, TypeError):
+                row = json.loads(line)
+                found.add((int(row["id"]), str(row["model"]), str(row["input"])))
+            except (ValueError, TypeError, KeyError):
                 continue  # the last line of a call that was killed
         return found
 
-    @staticmethod
-    def _key(task: Task) -> tuple[int, str, str]:
-        return task.id, task.model, task.input
-
     def has(self, task: Task) -> bool:
         """Whether an earlier call did this very line."""
-        return self._key(task) in self._done
+        return (task.id, task.model, task.input) in self._done
 
-    def note(self, task: Task) -> None:
+    def begin(self) -> None:
+        """Start anew, unless an earlier call is gone on with."""
+        if not self._is_resumed:
+            self._try(lambda: write_atomically(self.path, ""))
+
+    def note(self, record: Record) -> None:
         """It is done now."""
+        task = record.task
+        row = {"id": task.id, "model": task.model, "input": task.input, "completed_by": record.completed_by}
+        row |= {"top": record.top, "total_s": round(record.total_s, 6)}
+        self._try(lambda: self._append(f"{json.dumps(row)}\n"))
+
+    def _append(self, line: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(self._key(task))}\n")
+            file.write(line)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Tasks are worth more than the journal: where it cannot be written that is said once."""
+        if self._is_broken:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._is_broken = True
+            log.warning("cannot write %s, so --resume will not know: %s", self.path, error.strerror or error)

@@ -24,7 +24,7 @@ from utils.units import printable
 
 WAITING = 2  # boundaries that wait for the link while another one travels
 TRIES = 3  # of a request that meets a busy cloud
-NAP_S = 0.2  # longest sleep of the thread that computes; it is woken up by whatever happens
+NAP_S = 0.2  # longest sleep of the thread that computes, which looks after time-outs when it wakes up
 
 
 @dataclass
@@ -81,9 +81,9 @@ class _Flying:
 
 
 class Pipeline:
-    """Runs tasks. `told` hears of every one that has ended, in the order in which they end."""
+    """Runs tasks. `ended` is called with every one that has ended, by the thread that computes."""
 
-    def __init__(self, fleet: Fleet, planner: Planner, keeper: Keeper | None, *, is_serial: bool) -> None:
+    def __init__(self, fleet: Fleet, planner: Planner, keeper: Keeper, *, is_serial: bool) -> None:
         self._fleet, self._planner, self._keeper = fleet, planner, keeper
         self._is_serial = is_serial
         self._changed = threading.Condition()
@@ -95,8 +95,10 @@ class Pipeline:
         self._retries = 0
         self._started = 0.0
         self._is_stopping = False
+        self._over: list[Record] = []
+        """Tasks that have ended, and nobody was told yet."""
         self.records: list[Record] = []
-        self.told: Callable[[Record], None] = lambda _: None
+        self.ended: Callable[[Record], None] = lambda _: None
 
     def stop(self) -> None:
         """Start nothing new; what is in flight is finished. Safe in a signal handler."""
@@ -112,35 +114,46 @@ class Pipeline:
         """Tasks that have started and not ended."""
         return len(self._flying) + len(self._here) + len(self._again)
 
+    @property
+    def _may_start(self) -> bool:
+        """Whether another task may begin."""
+        return not self._is_stopping and not (self._is_serial and self.in_flight)
+
     def run(self) -> list[Record]:
-        """Run every task; returns when the last one has ended."""
+        """Run every task; returns when the last one has ended. Raises what `ended` raises."""
         self._started = time.perf_counter()
         while (step := self._next()) is not None:
             step()
         return self.records
 
+    def _tell(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self.records.append(record)
+            self.ended(record)
+
     # --- what is next; the thread that computes
 
     def _next(self) -> Callable[[], None] | None:
-        with self._changed:
-            while True:
+        while True:
+            self._keeper.hang_up_if_overdue()
+            self._planner.refresh(self.now_s, self._keeper.conditions())  # it may take long: not with the lock held
+            with self._changed:
+                if self._over:
+                    over, self._over = self._over, []
+                    return lambda: self._tell(over)
                 if self._here:
                     flying = self._here.pop(0)
                     self._flying[flying.request] = flying
                     return lambda: self._finish_here(flying)
                 self._ask_again()
-                if not self._is_stopping and (step := self._next_task()) is not None:
+                if self._may_start and (step := self._next_task()) is not None:
                     return step
                 if not self.in_flight and (self._is_stopping or not self._planner.left):
                     return None
                 self._changed.wait(self._pause_s())
 
     def _next_task(self) -> Callable[[], None] | None:
-        if self._is_serial and self.in_flight:
-            return None
         now_s = self.now_s
-        if self._keeper is not None:
-            self._planner.refresh(now_s, self._keeper.conditions())
         found = self._planner.take(now_s, can_send=self._has_room())
         if found is None:
             return None
@@ -151,7 +164,7 @@ class Pipeline:
 
     def _has_room(self) -> bool:
         """Whether a boundary would find a place in the line for the link; without a cloud the next plan is all here."""
-        uplink = None if self._keeper is None else self._keeper.uplink
+        uplink = self._keeper.uplink
         return uplink is None or uplink.has_room(WAITING)
 
     def _ask_again(self) -> None:
@@ -164,7 +177,8 @@ class Pipeline:
         pauses = [NAP_S]
         if self._again:
             pauses.append(self._again[0][0] - time.perf_counter())
-        if (arrival_s := self._planner.next_arrival_s()) is not None:
+        arrival_s = self._planner.next_arrival_s()
+        if self._may_start and arrival_s is not None:
             pauses.append(arrival_s - self.now_s)
         return max(0.0, min(pauses))
 
@@ -199,7 +213,7 @@ class Pipeline:
         self._submit(request)
 
     def _submit(self, request: Request) -> None:
-        uplink = None if self._keeper is None else self._keeper.uplink
+        uplink = self._keeper.uplink
         if uplink is None:
             self.lost([request], AppError("there is no cloud"))
         else:
@@ -219,25 +233,37 @@ class Pipeline:
 
     # --- what became of requests; the uplink's threads
 
+    def departed(self, request: Request) -> None:
+        """There is room in the line for the link."""
+        del request
+        with self._changed:
+            self._changed.notify()
+
     def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
         """The cloud answered."""
         now_s = self.now_s
-        if self._keeper is not None:
-            self._keeper.saw(result)
+        self._keeper.saw(result)
         with self._changed:
             flying = self._flying[request]
         record = flying.record
         record.queue_s, record.cloud_s, record.link_s = result.queue_s, result.cloud_s, result.received_s
-        record.sent_s, record.tries, record.batch = request.sent_at - self._started, request.tries, result.batch
+        self._note_try(flying)
+        record.batch = result.batch
         record.completed_by = "cloud" if len(request.head) == 1 else "split"
         values = flying.values | dict(zip(request.graph.outputs_of(request.tail), arrays, strict=True))
         record.done_s, record.outputs = now_s, [values[number] for number in request.graph.outputs]
         self._keep(record, request)
 
+    def _note_try(self, flying: _Flying) -> None:
+        request, record = flying.request, flying.record
+        record.tries = request.tries
+        record.sent_s = max(0.0, request.sent_at - self._started)
+
     def refused(self, request: Request, error: Error) -> None:
         """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""
         with self._changed:
             flying = self._flying.pop(request)
+            self._note_try(flying)
             if error.code == "BUSY" and request.tries < TRIES:
                 moment = time.perf_counter() + min(max(error.retry_after_s, 0.01), 5.0)
                 self._retries += 1
@@ -252,6 +278,7 @@ class Pipeline:
         with self._changed:
             for request in requests:
                 flying = self._flying.pop(request)
+                self._note_try(flying)
                 flying.record.error = printable(str(error), 200)
                 self._here.append(flying)
             self._changed.notify()
@@ -263,9 +290,8 @@ class Pipeline:
         self._keep(record)
 
     def _keep(self, record: Record, request: Request | None = None) -> None:
-        self.told(record)
         with self._changed:  # both at once: `run` returns when nothing is in flight any more
-            self.records.append(record)
+            self._over.append(record)
             if request is not None:
                 del self._flying[request]
             self._changed.notify()

@@ -5,6 +5,7 @@ Open arrivals are cut one by one: for the least latency while the stages keep up
 longest stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,10 +108,14 @@ class Planner(Protocol):
         """Tasks that were not given out."""
 
 
-def options_of(known: Profiled, conditions: Conditions) -> list[tuple[int, int, Stages]]:
-    """Every point that can be used now: its number, its layer, and the stages of a task cut there."""
+Option = tuple[int, int, Stages]
+"""A point's number, its layer, and the stages of a task cut there."""
+
+
+def options_of(known: Profiled, conditions: Conditions) -> list[Option]:
+    """Every point that can be used now."""
     graph = known.graph
-    if conditions.link is None or conditions.ready is None or graph.name not in conditions.ready:
+    if conditions.link is None or conditions.ready is None:
         last = graph.points[-1]
         return [(last.number, last.layer, Stages(sum(known.seconds), 0.0, 0.0))]
     ready, estimate = conditions.ready[graph.name], conditions.link
@@ -129,7 +134,8 @@ class ClosedQueue:
     Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
     """
 
-    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled]) -> None:
+    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], *, is_serial: bool = False) -> None:
+        self._is_serial = is_serial
         self._later = deque(sorted(tasks, key=lambda task: task.urgency))
         self._count, self._known = len(tasks), known
         self._near: list[Task] = []
@@ -165,6 +171,9 @@ class ClosedQueue:
         while self._later and len(self._near) < HORIZON:
             self._near.append(self._later.popleft())
         options = {model: options_of(known, conditions) for model, known in self._known.items()}
+        if self._is_serial:
+            self._plan_serially(options, is_whole=is_whole)
+            return
         stages = {model: tuple(stage for _, _, stage in found) for model, found in options.items()}
         jobs = [schedule.Job(stages[task.model]) for task in self._near]
         ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
@@ -175,6 +184,14 @@ class ClosedQueue:
         for job in found.order:
             task = self._near[job]
             self._planned.append((task, Choice(*options[task.model][found.chosen[job]], "makespan")))
+
+    def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
+        """One after the other: the least latency of each is the least time of all."""
+        fastest = {model: min(found, key=lambda option: option[2].total_s) for model, found in options.items()}
+        choices = {model: Choice(*option, "latency") for model, option in fastest.items()}
+        self._planned = deque((task, choices[task.model]) for task in self._near)
+        if is_whole:
+            self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._planned)
 
     def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
         """The next task of the plan."""
@@ -198,7 +215,10 @@ class OpenQueue:
         self._known, self._rate_per_s = known, rate_per_s
         models = [task.model for task in tasks]
         self._weights = {model: models.count(model) for model in dict.fromkeys(models)}
-        self._arrived: list[tuple[tuple[int, float], float, int, Task]] = []
+        self._arrived: dict[str, list[tuple[tuple[int, float], float, int, Task]]] = {
+            name: [] for name in self._weights
+        }
+        """For each network a heap, the most urgent task first."""
         self._chosen: dict[str, Choice] = {}
         self._conditions: Conditions | None = None
         self._now_s = 0.0
@@ -208,7 +228,7 @@ class OpenQueue:
     @property
     def left(self) -> int:
         """Tasks that were not given out."""
-        return len(self._coming) + len(self._arrived)
+        return len(self._coming) + sum(map(len, self._arrived.values()))
 
     def refresh(self, now_s: float, conditions: Conditions) -> None:
         """Choose a cut for each network; one in use is left only for one that is clearly better."""
@@ -243,13 +263,12 @@ class OpenQueue:
         """The most urgent task that has arrived."""
         while self._coming and self._coming[0].arrival_s <= now_s:
             task = self._coming.popleft()
-            self._arrived.append((task.urgency, task.arrival_s, task.id, task))
-        usable = [entry for entry in self._arrived if can_send or self._chosen[entry[-1].model].is_local]
-        if not usable:
+            heapq.heappush(self._arrived[task.model], (task.urgency, task.arrival_s, task.id, task))
+        heaps = [heap for name, heap in self._arrived.items() if heap and (can_send or self._chosen[name].is_local)]
+        if not heaps:
             return None
-        found = min(usable)
-        self._arrived.remove(found)
-        return found[-1], self._chosen[found[-1].model]
+        task = heapq.heappop(min(heaps, key=lambda heap: heap[0]))[-1]
+        return task, self._chosen[task.model]
 
     def next_arrival_s(self) -> float | None:
         """When the next one comes."""

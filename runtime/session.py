@@ -139,8 +139,9 @@ class Session:
             ran, queue_s = future.result()
         except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
             self.refuse(request_id, error)
-        except CancelledError:
-            self.refuse(request_id, BusyError("the cloud is stopping"))
+        except CancelledError:  # the edge has left, or we are leaving
+            if self._server.is_stopping:
+                self.refuse(request_id, BusyError("the cloud is stopping"))
         else:
             self.send(to_result(ran, queue_s), ran.arrays)
 

@@ -1,4 +1,4 @@
-"""What many tasks came to, as JSON, tables and a workbook. The JSON keys are a contract: see README.md."""
+"""What many tasks came to, as JSON, tables and a workbook. The JSON keys are a contract: see docs/tasks.md."""
 
 import csv
 import io
@@ -86,6 +86,7 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
         "completed_by": dict(Counter(record.completed_by for record in done)),
         "moves": [asdict(move) for move in outcome.moves],
         "probes": outcome.probes,
+        "probe_bytes": outcome.probe_bytes,
         "connects": outcome.connects,
     }
 

@@ -150,7 +150,7 @@ def _number(value: Any, name: str) -> float | None:
         return None
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) < 1e12:  # also NaN
         raise ValueError(f"{name} {value!r} is not a number")

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -58,6 +58,9 @@ class Request:
 
 class Listener(Protocol):
     """Is told what became of requests, in the uplink's threads."""
+
+    def departed(self, request: Request) -> None:
+        """It has begun to travel: there is room in the line."""
 
     def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
         """The cloud answered."""
@@ -119,7 +122,9 @@ class Uplink:
         cls,
         address: tuple[str, int],
         hellos: Sequence[Hello],
+        layers: Mapping[str, int],
         listener: Listener,
+        opened: Callable[[Connection], None],
         *,
         ready_s: float,
         window: int,
@@ -127,6 +132,7 @@ class Uplink:
     ) -> "Uplink":
         """Connect and agree on the networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
+        `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
         At most `window` requests are under way at once, and each has `timeout_s` seconds.
         Raises ConnectError, MismatchError and DeadlineError.
         """
@@ -135,9 +141,12 @@ class Uplink:
         deadline = Deadline.after(ready_s, late)
         ready = {}
         try:
+            opened(connection)
             for hello in hellos:
                 connection.send(hello, deadline)
-                ready[hello.model] = connection.receive(deadline).read(Ready)
+                ready[hello.model] = found = connection.receive(deadline).read(Ready)
+                if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
+                    raise ProtocolError(f"the cloud's times are not those of {hello.model}")
         except AppError:
             connection.close()
             raise
@@ -176,6 +185,7 @@ class Uplink:
             if error is None:
                 self._ids += 1
                 request.tries += 1
+                request.sent_at = 0.0
                 self._outstanding[self._ids] = request
                 request.id = self._ids
                 self._line.put(request)
@@ -241,6 +251,7 @@ class Uplink:
                 continue  # it was lost with the others
             self.last_used = request.sent_at = time.perf_counter()
             self._sending, self._sent_until = (request.sent_at, self._connection.delivered_bytes), None
+            self._listener.departed(request)
             message = Infer(request.id, to_ranges(request.tail), self._timeout_s, request.model)
             try:
                 self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.boundary)
@@ -272,8 +283,8 @@ class Uplink:
                 frame.read(Result)  # it is about the connection, and raises
             self._listener.refused(self._back(error.id), error)
         else:
-            result = frame.read(Result)
-            request, arrays = self._back(result.id), frame.arrays()
+            result, arrays = frame.read(Result), frame.arrays()
+            request = self._back(result.id)
             expected = [request.graph.layers[number] for number in request.graph.outputs_of(request.tail)]
             if [(a.shape, a.dtype.name) for a in arrays] != [(e.out_shape, e.out_dtype) for e in expected]:
                 self._listener.lost([request], ProtocolError("the cloud answered something that was not asked"))

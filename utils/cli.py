@@ -157,7 +157,10 @@ def _whole(text: str, least: int, most: int) -> int:
 
 def names(text: str) -> tuple[str, ...]:
     """An argument such as alex_net,le_net."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def share(text: str) -> float:
