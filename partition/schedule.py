@@ -34,10 +34,10 @@ _ROUNDING = 1e-9
 _NEAR = 1e-4
 # The search ends after this many kicks without a better makespan, or after this much work; a unit is about a
 # microsecond, counted and not measured, so that the same input gives the same schedule on every machine.
-_KICKS = 60
+_KICKS = 100
 _WORK = 100_000
 # Jobs that a kick takes out.
-_KICKED = 3
+_KICKED = 4
 
 
 @dataclass(frozen=True, slots=True)

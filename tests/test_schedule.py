@@ -136,7 +136,7 @@ def test_the_makespan_by_hand() -> None:
 
 def test_johnson_is_optimal_on_edge_and_link() -> None:
     rng = random.Random(1)
-    for _ in range(25):
+    for _ in range(20):
         stages = [Stages(rng.randrange(6), rng.randrange(6), 0) for _ in range(rng.randint(1, 7))]
         found = makespan([stages[number] for number in johnson(stages)])
         assert found == brute_force([Job((s,)) for s in stages])
@@ -144,7 +144,7 @@ def test_johnson_is_optimal_on_edge_and_link() -> None:
 
 def test_johnson_is_optimal_where_the_link_is_never_the_longest() -> None:
     rng = random.Random(2)
-    for _ in range(60):
+    for _ in range(40):
         stages = [Stages(3 + rng.random(), 3 * rng.random(), 5 * rng.random()) for _ in range(rng.randint(1, 6))]
         found = makespan([stages[number] for number in johnson(stages)])
         assert found <= brute_force([Job((s,)) for s in stages]) * EXACT
@@ -163,12 +163,15 @@ def test_plans_equal_brute_force_or_nearly(scale: Stages) -> None:
 
 
 def test_plans_of_networks_alike_and_different_equal_brute_force_or_nearly() -> None:
-    rng = random.Random(4)
-    for count in (2, 3, 3, 4, 4, 4, 5):
+    """Networks are the hardest cases: no option is much worse than its neighbours."""
+    rng, equal = random.Random(4), 0
+    for count in (2, 3, 3, 4, 4, 4, 4, 5, 5, 5):
         for jobs in ([chain_job(rng)] * count, [chain_job(rng) for _ in range(count)]):
-            least = brute_force(jobs)
+            least, found = brute_force(jobs), planned(jobs)
             assert lower_bound(jobs) <= least * EXACT
-            assert least <= planned(jobs) * EXACT <= 1.05 * least
+            assert least <= found * EXACT <= 1.05 * least
+            equal += found <= least * EXACT
+    assert equal >= 19
 
 
 def test_the_bound_holds_whatever_is_chosen() -> None:
@@ -230,7 +233,7 @@ def test_mixing_two_cuts_beats_every_single_cut() -> None:
 
 def test_higher_groups_start_first_and_plans_still_equal_brute_force_or_nearly() -> None:
     rng = random.Random(9)
-    for count in (2, 3, 4, 4, 5, 5):
+    for count in (2, 3, 4, 5):
         for scale in SCALES.values():
             jobs = [random_job(rng, scale, 3) for _ in range(count)]
             groups = [rng.choice([-1, 0, 7]) for _ in jobs]
