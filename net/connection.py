@@ -78,6 +78,7 @@ class Connection:
         set_options(self.sock)
         self._out = self.sock
         self._sending = threading.Lock()
+        self._is_cut = False
 
     def allow_duplex(self) -> None:
         """From now on one thread may send while another receives. A time-out belongs to a socket object, so each
@@ -127,6 +128,9 @@ class Connection:
     def _send_all(self, parts: list[memoryview], deadline: Deadline) -> None:
         """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
         parts = [part for part in parts if part.nbytes]
+        if self._is_cut:
+            raise PeerClosedError("a part of a frame was sent here, and nothing can follow it")
+        self._is_cut = True  # until all of it is sent
         while parts:
             left = deadline.remaining()
             try:
@@ -140,6 +144,7 @@ class Connection:
                 sent -= parts.pop(0).nbytes
             if sent:
                 parts[0] = parts[0][sent:]
+        self._is_cut = False
 
     def _refusal_or(self, lost: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""
@@ -226,6 +231,17 @@ class Connection:
             for _ in range(16):
                 if not self._receive_some(dropped, deadline):
                     break
+        self.close()
+
+    def end(self, seconds: float) -> None:
+        """Close in good order: what was sent arrives, what the other side still sends is read and dropped for at most
+        `seconds`. Closing with unread bytes would reset the connection, and lose what is on its way."""
+        deadline = Deadline.after(seconds, "the end")
+        with contextlib.suppress(AppError, OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            dropped = memoryview(bytearray(65536))
+            while self._receive_some(dropped, deadline):
+                pass
         self.close()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The cloud's side: networks that are kept ready, and the conversation with each edge."""
 
+import contextlib
 import gc
 import logging
 import threading
@@ -14,7 +15,7 @@ import torch
 
 from models import inputs, registry, weights
 from models.graph import INPUT, LayerGraph
-from net.connection import Frame
+from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType, Limits
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.security import TOKEN_VARIABLE, is_token_right
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_PROBE_REPLY = 4 << 20
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
-LOAD_S, CLOSE_S = 600.0, 5.0
+LOAD_S, CLOSE_S, END_S = 600.0, 5.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,15 @@ class Served:
     def _run_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         together = [np.concatenate(arrays) for arrays in zip(*requests, strict=True)]
         ran = self.executor.run(self.executor.load(layers), together)
-        self.meter.saw(ran.seconds, self._idle_s(layers))
         count = len(requests)
+        self.meter.saw(ran.seconds, count * self._idle_s(layers))
         return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
 
     def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         """Not every graph is written for more than one input: the first time, compare with one after the other."""
         singles = self._run_each(layers, requests)
+        if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
+            return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
         self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
         if self.batched[layers]:
@@ -211,6 +214,16 @@ class Networks:
         return served
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is kept of a request's frame until it is answered: not its tensors."""
+
+    request_id: int
+    received_s: float
+    timed_bytes: int
+    timed_s: float
+
+
 class TokenError(AppError):
     """The edge does not know the token."""
 
@@ -251,11 +264,13 @@ class Cloud:
         frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
         session = Session(peer, self._config.request_s, self.server)
         try:
-            self._serve(session, frame)
+            with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
+                self._serve(session, frame)
             session.finish()
         finally:
             self._worker.drop(peer)
             session.close()
+        peer.connection.end(END_S)
 
     def _serve(self, session: Session, frame: Frame) -> None:
         """Answer frame after frame; what is computed is answered by the session's other thread."""
@@ -328,18 +343,22 @@ class Cloud:
             session.refuse(request.id, error)
             return
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
-        session.answer_later(request.id, job.future, lambda ran, queue_s: self._result(request.id, ran, queue_s, frame))
+        arrival = Arrival(request.id, frame.received_s, frame.timed_bytes, frame.timed_s)
+        held_bytes = frame.payload.nbytes + served.graph.bytes_of(served.graph.outputs_of(layers))
+        session.answer_later(
+            request.id, job.future, lambda ran, queue_s: self._result(arrival, ran, queue_s), held_bytes
+        )
         self._worker.submit(job)
 
-    def _result(self, request_id: int, ran: Ran, queue_s: float, frame: Frame) -> Result:
+    def _result(self, arrival: Arrival, ran: Ran, queue_s: float) -> Result:
         return Result(
-            id=request_id,
+            id=arrival.request_id,
             queue_s=queue_s,
             cloud_s=ran.seconds,
             load=self._meter.load,
-            received_s=frame.received_s,
-            timed_bytes=frame.timed_bytes,
-            timed_s=frame.timed_s,
+            received_s=arrival.received_s,
+            timed_bytes=arrival.timed_bytes,
+            timed_s=arrival.timed_s,
             batch=ran.batch,
         )
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from typing import Any
 
 from net.messages import Error, Hello, Message, Result
@@ -26,7 +27,9 @@ from utils.units import printable
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8  # requests of one connection that are not answered yet; further ones stay on the link
+HELD_BYTES = 32 << 20  # of requests and answers that one connection may have outstanding, if it has more than one
 MAX_NETWORKS = 64  # that one connection may name
+WRITER_END_S = 5.0
 LOG_EVERY_S = 1.0
 
 ToResult = Callable[[Ran, float], Result]
@@ -38,6 +41,16 @@ class RequestError(AppError):
     code = "BAD_REQUEST"
 
 
+@dataclass(frozen=True, eq=False)
+class _Outstanding:
+    """A request whose answer is not sent."""
+
+    request_id: int
+    future: "Future[Any]"
+    to_result: ToResult
+    held_bytes: int
+
+
 class Session:
     """One conversation. `begin` to `end` is a frame in hand of the thread that receives."""
 
@@ -46,10 +59,11 @@ class Session:
         self.agreed: dict[str, Hello] = {}
         self._latest = ""
         self._request_s, self._server = request_s, server
-        self._slots = threading.BoundedSemaphore(IN_FLIGHT)
         self._lock = threading.Lock()
         self._pending = 0
-        self._done: queue.SimpleQueue[tuple[int, Future[Any], ToResult] | None] = queue.SimpleQueue()
+        self._answered = threading.Condition()
+        self._outstanding, self._held_bytes = 0, 0
+        self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
 
@@ -93,46 +107,60 @@ class Session:
         log.log(level, "! %s refused, %s: %s", self.peer.name, error.code, printable(str(error), 300))
         self.send(Error.of(error, request_id))
 
-    def answer_later(self, request_id: int, future: "Future[Any]", to_result: ToResult) -> None:
-        """Answer when `future` is done. Waits where too many answers are outstanding already."""
-        if not self._slots.acquire(timeout=self._request_s):
-            raise DeadlineError("answers are not taken")
+    def answer_later(self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int) -> None:
+        """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them."""
+
+        def has_room() -> bool:
+            few = self._outstanding < IN_FLIGHT and self._held_bytes + held_bytes <= HELD_BYTES
+            return few or not self._outstanding
+
+        with self._answered:
+            if not self._answered.wait_for(has_room, self._request_s):
+                raise DeadlineError("answers are not taken")
+            self._outstanding += 1
+            self._held_bytes += held_bytes
         if self._writer is None:
             self.peer.connection.allow_duplex()
             self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
             self._writer.start()
         self.begin()
-        future.add_done_callback(lambda done: self._done.put((request_id, done, to_result)))
+        future.add_done_callback(lambda done: self._done.put(_Outstanding(request_id, done, to_result, held_bytes)))
 
     def finish(self) -> None:
         """Wait until everything is answered."""
-        end = time.monotonic() + self._request_s
-        for _ in range(IN_FLIGHT):
-            if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
-                return
+        with self._answered:
+            self._answered.wait_for(lambda: not self._outstanding, self._request_s)
 
     def close(self) -> None:
-        """End the other thread."""
+        """End the other thread, before the process may end: it may still be freeing tensors."""
         self._done.put(None)
+        if self._writer is not None:
+            self._writer.join(WRITER_END_S)
 
     # --- of the thread that answers
 
     def _write(self) -> None:
         while (found := self._done.get()) is not None:
-            try:
-                self._send_result(*found)
-            except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
-                log.info("! %s: %s", self.peer.name, printable(str(error), 300))
-                self._hang_up()
-            except Exception:
-                log.exception("! %s: a bug", self.peer.name)
-                self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
-            finally:
-                self._slots.release()
-                self.end()
-                del found
+            held_bytes = found.held_bytes
+            self._finish(found)
+            del found  # and with it the tensors, before there is room for others
+            with self._answered:
+                self._outstanding -= 1
+                self._held_bytes -= held_bytes
+                self._answered.notify()
+            self.end()
             if self._server.is_stopping and not self.peer.is_working:
-                self._hang_up()
+                self._hang_up(socket.SHUT_RD)
+
+    def _finish(self, found: "_Outstanding") -> None:
+        try:
+            self._send_result(found.request_id, found.future, found.to_result)
+        except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
+            log.info("! %s: %s", self.peer.name, printable(str(error), 300))
+            self._hang_up(socket.SHUT_RDWR)
+        except Exception:
+            log.exception("! %s: a bug", self.peer.name)
+            self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
 
     def _send_result(self, request_id: int, future: "Future[Any]", to_result: ToResult) -> None:
         try:
@@ -145,7 +173,7 @@ class Session:
         else:
             self.send(to_result(ran, queue_s), ran.arrays)
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, how: int) -> None:
         """Wake up the thread that receives: nothing more will come that could be answered."""
         with contextlib.suppress(OSError):
-            self.peer.connection.sock.shutdown(socket.SHUT_RD)
+            self.peer.connection.sock.shutdown(how)

@@ -126,7 +126,8 @@ class Worker:
         """Wait a little for more of the same; not while others wait, nor at the cost of a deadline."""
         until = time.monotonic() + self._max_wait_s
         while len(jobs) < self._max_batch and not self._waiting and not self._is_closed:
-            left = until - time.monotonic()
+            spare = min(job.deadline.at for job in jobs) - 2 * self._job_s
+            left = min(until, spare) - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return
             jobs += self._waiting.more(key, self._max_batch - len(jobs))
