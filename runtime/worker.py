@@ -15,6 +15,7 @@ T = TypeVar("T")
 SMOOTHING = 0.2  # weight of the newest wait in the average
 HALF_LIFE_S = 2.0
 MIN_RETRY_S = 0.01
+SPARE_S = 0.01  # of a deadline, that waiting for a batch leaves
 
 
 class BusyError(AppError):
@@ -126,7 +127,7 @@ class Worker:
         """Wait a little for more of the same; not while others wait, nor at the cost of a deadline."""
         until = time.monotonic() + self._max_wait_s
         while len(jobs) < self._max_batch and not self._waiting and not self._is_closed:
-            spare = min(job.deadline.at for job in jobs) - 2 * self._job_s
+            spare = min(job.deadline.at for job in jobs) - 2 * self._job_s - SPARE_S
             left = min(until, spare) - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return

@@ -121,6 +121,14 @@ def test_an_idle_worker_waits_for_more_and_a_busy_one_does_not() -> None:
     worker.close(5)
 
 
+def test_waiting_for_more_costs_no_deadline() -> None:
+    worker = Worker(32, max_batch=8, max_wait_s=2.0)
+    job = Job(lambda items: [None] * len(items), None, soon(0.2), client="a", key="k")
+    worker.submit(job)
+    job.future.result(1.0)
+    worker.close(5)
+
+
 def test_a_busy_worker_says_when_to_come_back() -> None:
     worker = Worker(1)
     blocked = threading.Event()

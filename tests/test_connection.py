@@ -106,6 +106,15 @@ def test_a_large_message_goes_through_small_buffers() -> None:
         np.testing.assert_array_equal(got[1], ARRAY)
 
 
+def test_nothing_follows_a_frame_that_was_cut() -> None:
+    with tcp_pair() as (_raw, connection):
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with pytest.raises(DeadlineError):
+            connection.send(Infer(1, [[1, 2]], 1.0), soon(0.3), [np.zeros(60 << 20, np.uint8)])
+        with pytest.raises(PeerClosedError, match="nothing can follow"):
+            connection.send(Infer(2, [[1, 2]], 1.0), soon())
+
+
 def test_an_oversized_frame_is_refused_before_its_payload_arrives() -> None:
     for header, payload in ((1 << 31, 0), (0, 1 << 40), (0, (1 << 64) - 1)):
         with tcp_pair() as (raw, connection):

@@ -291,6 +291,34 @@ def test_a_batch_gives_the_answers_of_single_requests(many: CloudProcess, networ
     assert max(sizes) > 1
 
 
+def test_an_input_with_nan_does_not_end_batches_for_others(
+    many: CloudProcess, network: Callable[[str], Network]
+) -> None:
+    found = network("le_net")
+    layers, x = [[4, 13]], np.full((1, 6, 14, 14), np.nan, np.float32)
+    assert found.traced.graph.layers[3].out_shape == x.shape
+    with closing(greet(many.port, found)) as connection:
+        sizes = []
+        for value in (x, *([np.ones_like(x)] * 3)):
+            for number in range(8):
+                connection.send(Infer(number, layers, 30.0), soon(), [value])
+            sizes.append([connection.receive(soon()).read(Result).batch for _ in range(8)])
+        assert max(sizes[0]) == 1
+        assert max(sizes[2] + sizes[3]) > 1
+
+
+def test_an_edge_that_has_said_all_still_gets_its_answers(
+    many: CloudProcess, network: Callable[[str], Network]
+) -> None:
+    found = network("mobile_net")
+    with closing(greet(many.port, found)) as connection:
+        for number in range(4):
+            layers = [[1, len(found.traced.graph.layers)]]
+            connection.send(Infer(number, layers, 30.0), soon(), [np.asarray(found.example.tensor)])
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert {connection.receive(soon()).read(Result).id for _ in range(4)} == {0, 1, 2, 3}
+
+
 def test_whoever_sends_too_much_is_told_busy_with_a_number(cache: Path, network: Callable[[str], Network]) -> None:
     found = network("mobile_net")
     layers = [[1, len(found.traced.graph.layers)]]
