@@ -82,7 +82,7 @@ class FakeCloud:
                     connection.send(State(2.0, 0.5, 1, 32, 1), soon())
                 elif frame.kind is FrameType.INFER:
                     self._script(connection, frame.read(Infer).id)
-        except AppError:
+        except (AppError, OSError):
             connection.close()
 
     def close(self) -> None:
