@@ -28,9 +28,9 @@ from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, from_header
 from net.tensors import Array
 from predictor.store import default_folder
+from runtime.answers import matches
 from runtime.children import own_cloud
 from runtime.executor import Network, TorchExecutor, prepare
-from runtime.fleet import matches
 from utils.deadline import Deadline
 from utils.errors import AppError
 from utils.inference_utils import find_device

@@ -21,6 +21,7 @@ from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Stat
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW, Array
+from runtime.answers import is_close
 from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
 from runtime.load import LoadMeter
 from runtime.session import RequestError, Session
@@ -33,7 +34,6 @@ from utils.inference_utils import device_name, find_device, set_threads
 log = logging.getLogger(__name__)
 
 MAX_PROBE_REPLY = 4 << 20
-RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 LOAD_S, CLOSE_S, END_S = 600.0, 5.0, 1.0
 
 
@@ -120,7 +120,8 @@ class Served:
             except Exception:  # noqa: BLE001  torch raises all kinds where a shape does not fit
                 self.batched[layers] = False
             else:
-                self.batched[layers] = all(map(_is_same, batch, singles))
+                pairs = zip(batch, singles, strict=True)
+                self.batched[layers] = all(is_close(ran.arrays, single.arrays) for ran, single in pairs)
         if len(self.batched) > SEGMENTS_KEPT:
             del self.batched[next(iter(self.batched))]
         return singles
@@ -129,13 +130,6 @@ class Served:
         """What an idle cloud needs for a segment."""
         times = self.found.times
         return sum(times.seconds[number] for number in layers) + times.start_s[min(layers) - 1]
-
-
-def _is_same(ran: Ran, other: Ran) -> bool:
-    return all(
-        a.shape == b.shape and np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max()))
-        for a, b in zip(ran.arrays, other.arrays, strict=True)
-    )
 
 
 class Networks:

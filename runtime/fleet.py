@@ -13,8 +13,8 @@ from models.inputs import Input
 from models.registry import Entry
 from net.messages import Hello
 from net.tensors import RAW, Array
+from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
-from runtime.single import ATOL, RTOL
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
@@ -87,21 +87,9 @@ class Fleet:
         return problems
 
     def whole(self, task: Task) -> list[Array]:
-        """What the whole network answers, run here in one piece, unsplit and not slowed down."""
+        """What the whole network answers, run here in one piece."""
         member = self.members[task.model]
-        model = member.network.loaded.model
-        device = next(model.parameters()).device
-        with torch.inference_mode():
-            answer = model(self._input(member.entry, task.input).tensor.to(device))
-        return [t.cpu().numpy() for t in (answer if isinstance(answer, tuple | list) else (answer,))]
-
-
-def matches(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
-    """Equal within rtol 1e-4 (atol 1e-5 of the largest value), with the same top-1."""
-    return len(answer) == len(expected) and all(
-        np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max())) and int(a.argmax()) == int(b.argmax())
-        for a, b in zip(answer, expected, strict=True)
-    )
+        return whole_answer(member.network.loaded.model, self._input(member.entry, task.input).tensor)
 
 
 def read_input(entry: Entry, source: str) -> Input:

@@ -14,9 +14,10 @@ from net.connection import connect
 from net.link import LinkEstimate
 from net.monitor import Monitor
 from net.tensors import Array
+from runtime.answers import matches
 from runtime.children import emulated_link, own_cloud
 from runtime.edge import CONNECT_S
-from runtime.fleet import Fleet, known_models, matches, pictures_in, sample_inputs
+from runtime.fleet import Fleet, known_models, pictures_in, sample_inputs
 from runtime.keeper import Keeper, KeeperConfig
 from runtime.pipeline import Pipeline, Record
 from runtime.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled

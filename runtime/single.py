@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import median_low
 
 import numpy as np
-import torch
 
 from models import registry
 from models.graph import LayerGraph
@@ -17,6 +16,7 @@ from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link
+from runtime.answers import matches, whole_answer
 from runtime.children import Child, emulated_link, own_cloud
 from runtime.edge import CONNECT_S, Answered, Edge, EdgeConfig, Measured, read_input
 from runtime.joules import EnergyReport, Metered, PowerChoice, Stages
@@ -25,7 +25,6 @@ from utils.deadline import Deadline
 from utils.errors import AppError, UsageError
 from utils.inference_utils import available_cores
 
-RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
 
 Progress = Callable[[str, float], None]
@@ -284,21 +283,14 @@ def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
-    """Run the network here in one piece, unsplit and not slowed down, and compare every answer with it.
-
-    Equal means within rtol 1e-4 (atol 1e-5 of the largest value) and the same top-1.
-    """
-    device = next(edge.network.loaded.model.parameters()).device
-    model = edge.network.loaded.model.to(device)  # what the captured graph does not share may still be elsewhere
-    with torch.inference_mode():
-        whole = model(edge.network.example.tensor.to(device))
-    expected = [t.cpu().numpy() for t in (whole if isinstance(whole, tuple | list) else (whole,))]
-    pairs = [pair for found in runs for answer in found.answers for pair in zip(answer.outputs, expected, strict=True)]
-    matches = all(
-        np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max())) and int(a.argmax()) == int(b.argmax())
-        for a, b in pairs
+    """Run the network here in one piece, and compare every answer with what it gives."""
+    expected = whole_answer(edge.network.loaded.model, edge.network.example.tensor)
+    answers = [answer.outputs for found in runs for answer in found.answers]
+    pairs = [pair for outputs in answers for pair in zip(outputs, expected, strict=True)]
+    return Verified(
+        all(matches(outputs, expected) for outputs in answers),
+        max(float(np.abs(a - b).max()) for a, b in pairs),
     )
-    return Verified(matches, max(float(np.abs(a - b).max()) for a, b in pairs))
 
 
 def check_config(config: EdgeConfig) -> None:

@@ -27,8 +27,8 @@ from lab.relay import LinkShape, Relay
 from net.connection import Connection, connect
 from net.link import LinkEstimate
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
+from runtime.answers import matches
 from runtime.executor import Network
-from runtime.fleet import matches
 from runtime.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
 from runtime.tasks import Problem, Task, arriving, draw, read_file
 from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_script, running_cloud
