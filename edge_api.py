@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import cli
-from utils.units import parse_link, parse_rate
+from utils.errors import UsageError
+from utils.units import parse_rate
 
 if TYPE_CHECKING:
     from runtime.edge import EdgeConfig
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
-    host_help = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-    cli.add_place_flags(parser, host_help, None, None)
+    cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample photograph or digit)")
@@ -42,30 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
-    runs.add_argument(
-        "--timeout",
-        type=cli.duration,
-        default="60s",
-        metavar="TIME",
-        help="longest wait for the cloud in one inference",
-    )
-    runs.add_argument(
-        "--ready-timeout", type=cli.duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
-    )
-    emulation = parser.add_argument_group("emulation, without root")
-    emulation.add_argument(
-        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
-    )
-    emulation.add_argument(
-        "--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge down to this much of a core"
-    )
+    cli.add_timeout_flags(runs, "inference")
+    cli.add_emulation_flags(parser)
     return parser
-
-
-def link(text: str) -> str:
-    """An argument that describes a link."""
-    cli.checked(parse_link)(text)
-    return text
 
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
@@ -73,16 +52,12 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from net.security import read_token
     from predictor.store import default_folder
     from runtime.edge import EdgeConfig
-    from runtime.single import check_config
 
+    check(options)
     cache_dir = options.cache_dir or default_folder()
-    own_cloud = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
-    if options.weights != "default":
-        is_name = options.weights == "imagenet"
-        own_cloud += ["--weights", options.weights if is_name else f"{options.type}={Path(options.weights).resolve()}"]
-    if options.token_file:
-        own_cloud += ["--token-file", str(options.token_file.resolve())]
-    config = EdgeConfig(
+    is_name = options.weights in ("default", "imagenet")
+    weights = options.weights if is_name else f"{options.type}={Path(options.weights).resolve()}"
+    return EdgeConfig(
         model=options.type,
         host=options.ip or "127.0.0.1",
         port=options.port or cli.DEFAULT_PORT,
@@ -101,7 +76,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=tuple(own_cloud) if options.ip is None and options.port is None else None,
+        own_cloud=cli.own_cloud_arguments(options, cache_dir, weights),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -109,8 +84,13 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         radio=options.radio,
         token=read_token(options.token_file),
     )
-    check_config(config)
-    return config
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse combinations that contradict each other. Raises UsageError."""
+    if options.image is not None and options.input is not None:
+        raise UsageError("give --image or --input, not both")
+    cli.check_emulation(options)
 
 
 def infer(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from utils import cli
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
-from utils.units import parse_link, parse_rate
+from utils.units import parse_rate
 
 if TYPE_CHECKING:
     from runtime.many import Run, TasksConfig, TasksOutcome
@@ -24,8 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
-    host_help = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-    cli.add_place_flags(parser, host_help, None, None)
+    cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
     parser.add_argument(
         "-t",
         "--type",
@@ -53,32 +52,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
     cli.add_times_flags(how)
-    how.add_argument(
-        "--timeout", type=cli.duration, default="60s", metavar="TIME", help="longest wait for the cloud in one task"
-    )
-    how.add_argument(
-        "--ready-timeout", type=cli.duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
-    )
+    cli.add_timeout_flags(how, "task")
     shown = parser.add_argument_group("what is shown and written")
     shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
     shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
     shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
     shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
-    emulation = parser.add_argument_group("emulation, without root")
-    emulation.add_argument(
-        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 20mbit,10ms"
-    )
-    emulation.add_argument(
-        "--emulate-cpu", type=cli.share, metavar="SHARE", help="slow the edge down to this much of a core"
-    )
+    cli.add_emulation_flags(parser)
     return parser
-
-
-def link(text: str) -> str:
-    """An argument that describes a link."""
-    cli.checked(parse_link)(text)
-    return text
 
 
 def rate(text: str) -> float:
@@ -100,11 +82,6 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
 
     check(options)
     cache_dir = options.cache_dir or default_folder()
-    own_cloud = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
-    if options.weights != "default":
-        own_cloud += ["--weights", options.weights]
-    if options.token_file:
-        own_cloud += ["--token-file", str(options.token_file.resolve())]
     return TasksConfig(
         host=options.ip or "127.0.0.1",
         port=options.port or cli.DEFAULT_PORT,
@@ -126,7 +103,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=tuple(own_cloud) if options.ip is None and options.port is None else None,
+        own_cloud=cli.own_cloud_arguments(options, cache_dir, options.weights),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -142,10 +119,7 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("give --tasks-file or --image-dir, not both")
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
-    if options.emulate_cpu is not None and (options.threads or 1) != 1:
-        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
-    if options.emulate_cpu is not None and options.device != "cpu":
-        raise UsageError("--emulate-cpu needs -d cpu")
+    cli.check_emulation(options)
 
 
 def infer(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from runtime.edge import CONNECT_S, Answered, Edge, EdgeConfig, Measured, read_i
 from runtime.joules import EnergyReport, Metered, PowerChoice, Stages
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
-from utils.errors import AppError, UsageError
+from utils.errors import AppError
 from utils.inference_utils import available_cores
 
 TOP = 5
@@ -291,13 +291,3 @@ def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
         all(matches(outputs, expected) for outputs in answers),
         max(float(np.abs(a - b).max()) for a, b in pairs),
     )
-
-
-def check_config(config: EdgeConfig) -> None:
-    """Refuse combinations that contradict each other. Raises UsageError."""
-    if config.image is not None and config.array is not None:
-        raise UsageError("give --image or --input, not both")
-    if config.cpu_share is not None and (config.threads or 1) != 1:
-        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
-    if config.cpu_share is not None and config.device != "cpu":
-        raise UsageError("--emulate-cpu needs -d cpu")

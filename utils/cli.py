@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
-from utils.units import parse_duration, parse_size
+from utils.units import parse_duration, parse_link, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,6 +90,7 @@ def _drop_output() -> None:
 
 
 MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
+EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
 WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
 
 
@@ -132,6 +133,49 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     parser.add_argument(
         "--predictors", type=Path, metavar="FILE", help="what deployment.py fit wrote (default: where it puts it)"
     )
+
+
+def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
+    """How long an edge waits for its cloud; `unit` is what one wait is for."""
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default="60s",
+        metavar="TIME",
+        help=f"longest wait for the cloud in one {unit}",
+    )
+    parser.add_argument(
+        "--ready-timeout", type=duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
+    )
+
+
+def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
+    """A slower link and a slower edge."""
+    group = parser.add_argument_group("emulation, without root")
+    group.add_argument(
+        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
+    )
+    group.add_argument("--emulate-cpu", type=share, metavar="SHARE", help="slow the edge down to this much of a core")
+
+
+def check_emulation(options: argparse.Namespace) -> None:
+    """Refuse what --emulate-cpu does not go with. Raises UsageError."""
+    if options.emulate_cpu is not None and (options.threads or 1) != 1:
+        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
+    if options.emulate_cpu is not None and options.device != "cpu":
+        raise UsageError("--emulate-cpu needs -d cpu")
+
+
+def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: str) -> tuple[str, ...] | None:
+    """Those of the cloud that an edge starts for itself; None where the address of another one was given."""
+    if options.ip is not None or options.port is not None:
+        return None
+    arguments = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    if weights != "default":
+        arguments += ["--weights", weights]
+    if options.token_file:
+        arguments += ["--token-file", str(options.token_file.resolve())]
+    return tuple(arguments)
 
 
 def port(text: str) -> int:
@@ -192,6 +236,12 @@ def duration(text: str) -> float:
     if not 0 < seconds < 1e8:
         raise argparse.ArgumentTypeError(f"{text!r}: a time above zero is needed")
     return seconds
+
+
+def link(text: str) -> str:
+    """An argument that describes a link, as it was written."""
+    checked(parse_link)(text)
+    return text
 
 
 def wait(text: str) -> float:
