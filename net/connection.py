@@ -32,6 +32,7 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
+CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+from net.connection import CONNECT_S, connect
 from utils.errors import AppError
+from utils.inference_utils import available_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 300.0
@@ -79,3 +83,33 @@ def emulated_link(host: str, port: int, link: str) -> Iterator[Child]:
         yield child
     finally:
         child.stop()
+
+
+@dataclass
+class CloudAccess:
+    """The cloud of one call: given by its address, or our own; perhaps behind an emulated link."""
+
+    stack: ExitStack
+    """Ends what was started."""
+    given: tuple[str, int]
+    own: tuple[str, ...] | None
+    """Start a cloud on loopback with these arguments, and use that one."""
+    script: str
+    link_shape: str | None
+    child: Child | None = None
+
+    def start(self) -> None:
+        """Start our own one, if it is to be one: it loads while we do."""
+        if self.own is not None and self.child is None:
+            # it shares this machine with us: were every core its own, each of our steps would hold one thread up
+            threads = str(max(1, available_cores() - 1))
+            self.child = self.stack.enter_context(own_cloud([*self.own, "--threads", threads], self.script))
+
+    def address(self) -> tuple[str, int]:
+        """Where to connect to, once our own cloud and the emulated link listen. To be called once."""
+        self.start()
+        address = self.given if self.child is None else self.child.address()
+        if self.link_shape is None:
+            return address
+        connect(*address, CONNECT_S).close()  # the relay could not say that nobody is there
+        return self.stack.enter_context(emulated_link(*address, self.link_shape)).address()

@@ -1,7 +1,7 @@
 """The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,15 @@ from models import inputs, weights
 from models.graph import LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
-from net.connection import Connection, connect
+from net.connection import Connection
 from net.messages import Hello, Infer, Ready, Result
 from net.tensors import RAW, Array
 from predictor import energy
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.talk import NOT_ASKED, are_outputs, greet
 from utils.deadline import Deadline
-from utils.errors import AppError, ProtocolError
+from utils.errors import ProtocolError
 from utils.inference_utils import find_device, set_threads
-
-CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -116,22 +115,10 @@ class Edge:
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
         """Connect and agree on the network; the cloud may have to load and measure it first."""
-        connection = connect(host, port, min(CONNECT_S, timeout_s))
         hello = Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
-        late = f"the cloud at {host}:{port} was not ready within {timeout_s:g} s (--ready-timeout)"
-        deadline = Deadline.after(timeout_s, late)
-        try:
-            connection.send(hello, deadline)
-            ready = connection.receive(deadline).read(Ready)
-            if {len(ready.seconds), len(ready.start_s)} != {len(self.graph.layers)}:
-                raise ProtocolError("the cloud's times are not those of this network")
-        except AppError:
-            connection.close()
-            raise
-        sendable = min(connection.limits.payload_bytes, ready.max_payload)
-        connection.limits = replace(connection.limits, payload_bytes=sendable)
-        self.cloud = Cloud(connection, ready)
-        return ready
+        connection, ready = greet((host, port), [hello], {hello.model: len(self.graph.layers)}, timeout_s)
+        self.cloud = Cloud(connection, ready[hello.model])
+        return self.cloud.ready
 
     def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
         """Run the network on `x`, the head here and the tail on the cloud.
@@ -166,10 +153,8 @@ class Edge:
         frame = self.cloud.connection.receive(deadline)
         result = frame.read(Result)
         arrays = frame.arrays()
-        layers = [self.graph.layers[number] for number in self.graph.outputs_of(tail)]
-        expected = [(layer.out_shape, layer.out_dtype) for layer in layers]
-        if result.id != request.id or [(array.shape, array.dtype.name) for array in arrays] != expected:
-            raise ProtocolError("the cloud answered something that was not asked")
+        if result.id != request.id or not are_outputs(arrays, self.graph, tail):
+            raise ProtocolError(NOT_ASKED)
         return result, arrays
 
     def close(self) -> None:

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from net.connection import BURST_BYTES, Connection, connect
+from net.connection import BURST_BYTES, CONNECT_S, Connection, connect
 from net.estimator import Estimator
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
 from runtime.planner import Conditions
-from runtime.uplink import CONNECT_S, TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
+from runtime.uplink import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError
 

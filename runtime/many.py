@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models import registry, weights
-from net.connection import connect
 from net.link import LinkEstimate
 from net.monitor import Monitor
 from net.tensors import Array
 from runtime.answers import matches
-from runtime.children import emulated_link, own_cloud
-from runtime.edge import CONNECT_S
+from runtime.children import CloudAccess
 from runtime.fleet import Fleet, known_models, pictures_in, sample_inputs
 from runtime.keeper import Keeper, KeeperConfig
 from runtime.pipeline import Pipeline, Record
@@ -25,7 +23,7 @@ from runtime.tasks import Problem, Task, arriving, draw, read_file
 from runtime.times import Times, predictors_path
 from utils.errors import UsageError
 from utils.files import write_atomically
-from utils.inference_utils import available_cores, find_device, set_threads
+from utils.inference_utils import find_device, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +119,10 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
         if journal is not None:
             left = [task for task in tasks if not journal.has(task)]
             skipped, tasks = len(tasks) - len(left), left
-        child = None
-        if config.own_cloud is not None and tasks:
-            threads = str(max(1, available_cores() - 1))
-            arguments = [*config.own_cloud, "--threads", threads]
-            child = stack.enter_context(own_cloud(arguments, "tasks_cloud_api.py"))
+        given = (config.host, config.port)
+        cloud = CloudAccess(stack, given, config.own_cloud, "tasks_cloud_api.py", config.link_shape)
+        if tasks:
+            cloud.start()  # it loads while we do
         fleet = make_fleet(config, tasks, progress)
         wrong = fleet.check(tasks)
         problems += wrong
@@ -137,10 +134,7 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
         if not tasks:
             return _nothing_left(problems, skipped)
         progress("waiting for the cloud", 0.0)
-        address = (config.host, config.port) if child is None else child.address()
-        if config.link_shape is not None:
-            connect(*address, CONNECT_S).close()  # the relay could not say that nobody is there
-            address = stack.enter_context(emulated_link(*address, config.link_shape)).address()
+        address = cloud.address()
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
         return _run_tasks(config, tasks, problems, skipped, fleet, address, journal, progress, told, call)

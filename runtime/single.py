@@ -10,20 +10,18 @@ import numpy as np
 
 from models import registry
 from models.graph import LayerGraph
-from net.connection import connect
 from net.link import LinkEstimate, Prober
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link
 from runtime.answers import matches, whole_answer
-from runtime.children import Child, emulated_link, own_cloud
-from runtime.edge import CONNECT_S, Answered, Edge, EdgeConfig, Measured, read_input
+from runtime.children import CloudAccess
+from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
 from runtime.joules import EnergyReport, Metered, PowerChoice, Stages
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError
-from utils.inference_utils import available_cores
 
 TOP = 5
 
@@ -117,7 +115,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         entry = registry.find(config.model)
         power = PowerChoice.of(config.power, config.radio)
         example = read_input(config, entry)
-        cloud = _OwnCloud(stack, config.own_cloud)
+        cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
         if config.point is None:
             cloud.start()  # it loads while we do
         progress("loading the network", 0.0)
@@ -127,7 +125,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
             edge.graph.head_at(config.point)  # raises for a point that there is not
         if config.compare or config.point != len(edge.graph.points) - 1:
             progress("waiting for the cloud", 0.0)
-            _greet(edge, config, cloud, stack)
+            edge.greet(*cloud.address(), config.token, config.ready_s)
         link = _link(edge, config, progress)
         times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
         found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
@@ -143,33 +141,6 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
             found.times.source, found.times.factor, None if edge.cloud is None else edge.cloud.ready.times
         )
         return _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
-
-
-@dataclass
-class _OwnCloud:
-    """The cloud that we start ourselves where no address was given."""
-
-    stack: ExitStack
-    arguments: tuple[str, ...] | None
-    child: Child | None = None
-
-    def start(self) -> None:
-        if self.arguments is not None and self.child is None:
-            # it shares this machine with us: were every core its own, each of our steps would hold one thread up
-            threads = str(max(1, available_cores() - 1))
-            self.child = self.stack.enter_context(own_cloud([*self.arguments, "--threads", threads]))
-
-    def address(self) -> tuple[str, int] | None:
-        self.start()
-        return None if self.child is None else self.child.address()
-
-
-def _greet(edge: Edge, config: EdgeConfig, cloud: _OwnCloud, stack: ExitStack) -> None:
-    host, port = cloud.address() or (config.host, config.port)
-    if config.link_shape is not None:
-        connect(host, port, CONNECT_S).close()  # the relay could not say that nobody is there
-        host, port = stack.enter_context(emulated_link(host, port, config.link_shape)).address()
-    edge.greet(host, port, config.token, config.ready_s)
 
 
 def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | None:

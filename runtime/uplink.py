@@ -9,23 +9,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from models.graph import LayerGraph, to_ranges
-from net.connection import Connection, Frame, connect
+from net.connection import Connection, Frame
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
 from net.tensors import Array
+from runtime.talk import NOT_ASKED, are_outputs, greet
 from utils.deadline import Deadline
 from utils.errors import AppError, PeerClosedError, ProtocolError
 from utils.units import printable
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 5.0
 SILENT_S = 3600.0  # how long nothing may come while nothing is asked; a dead link is noticed by TCP long before
 END_S = 2.0
 TRAIN_BYTES = 8192  # a frame of a probe: what a task may have to wait for
@@ -130,28 +130,11 @@ class Uplink:
         window: int,
         timeout_s: float,
     ) -> "Uplink":
-        """Connect and agree on the networks; the cloud may have to load and measure them first, for `ready_s` seconds.
+        """Connect and agree on the networks, as `runtime.talk.greet` says.
 
-        `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
         At most `window` requests are under way at once, and each has `timeout_s` seconds.
-        Raises ConnectError, MismatchError and DeadlineError.
         """
-        connection = connect(*address, min(CONNECT_S, ready_s))
-        late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
-        deadline = Deadline.after(ready_s, late)
-        ready = {}
-        try:
-            opened(connection)
-            for hello in hellos:
-                connection.send(hello, deadline)
-                ready[hello.model] = found = connection.receive(deadline).read(Ready)
-                if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
-                    raise ProtocolError(f"the cloud's times are not those of {hello.model}")
-        except AppError:
-            connection.close()
-            raise
-        limit = min([connection.limits.payload_bytes, *(found.max_payload for found in ready.values())])
-        connection.limits = replace(connection.limits, payload_bytes=limit)
+        connection, ready = greet(address, hellos, layers, ready_s, opened)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property
@@ -285,10 +268,9 @@ class Uplink:
         else:
             result, arrays = frame.read(Result), frame.arrays()
             request = self._back(result.id)
-            expected = [request.graph.layers[number] for number in request.graph.outputs_of(request.tail)]
-            if [(a.shape, a.dtype.name) for a in arrays] != [(e.out_shape, e.out_dtype) for e in expected]:
-                self._listener.lost([request], ProtocolError("the cloud answered something that was not asked"))
-                raise ProtocolError("the cloud answered something that was not asked")
+            if not are_outputs(arrays, request.graph, request.tail):
+                self._listener.lost([request], ProtocolError(NOT_ASKED))
+                raise ProtocolError(NOT_ASKED)
             self._listener.answered(request, result, [np.asarray(array) for array in arrays])
 
     def _back(self, request_id: int) -> Request:

@@ -1,0 +1,50 @@
+"""What every edge says to a cloud before it asks anything, and checks of what it hears."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from models.graph import LayerGraph
+from net.connection import CONNECT_S, Connection, connect
+from net.messages import Hello, Ready
+from net.tensors import Array
+from utils.deadline import Deadline
+from utils.errors import AppError, ProtocolError
+
+NOT_ASKED = "the cloud answered something that was not asked"
+
+
+def greet(
+    address: tuple[str, int],
+    hellos: Sequence[Hello],
+    layers: Mapping[str, int],
+    ready_s: float,
+    opened: Callable[[Connection], None] = lambda _: None,
+) -> tuple[Connection, dict[str, Ready]]:
+    """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
+
+    `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
+    Raises ConnectError, MismatchError and DeadlineError.
+    """
+    connection = connect(*address, min(CONNECT_S, ready_s))
+    late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
+    deadline = Deadline.after(ready_s, late)
+    ready = {}
+    try:
+        opened(connection)
+        for hello in hellos:
+            connection.send(hello, deadline)
+            ready[hello.model] = found = connection.receive(deadline).read(Ready)
+            if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
+                raise ProtocolError(f"the cloud's times are not those of {hello.model}")
+    except AppError:
+        connection.close()
+        raise
+    sendable = min([connection.limits.payload_bytes, *(found.max_payload for found in ready.values())])
+    connection.limits = replace(connection.limits, payload_bytes=sendable)
+    return connection, ready
+
+
+def are_outputs(arrays: Sequence[Array], graph: LayerGraph, tail: frozenset[int]) -> bool:
+    """Whether arrays are such as a tail makes."""
+    expected = [graph.layers[number] for number in graph.outputs_of(tail)]
+    return [(a.shape, a.dtype.name) for a in arrays] == [(e.out_shape, e.out_dtype) for e in expected]
