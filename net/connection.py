@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import socket
 import sys
 import termios
@@ -33,6 +34,7 @@ USER_TIMEOUT_S = 10
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
+DROPPED_BYTES, REFUSED_READS = 64 << 10, 16  # of a read that is dropped; how many when a peer is refused
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 
@@ -222,28 +224,27 @@ class Connection:
             return True
 
     def refuse(self, error: Error, seconds: float) -> None:
-        """Send a refusal and close. Closing with unread bytes would reset the connection and lose the refusal, so
-        what the peer still sends is read and dropped for at most `seconds` and a megabyte."""
+        """Send a refusal and close in good order, in at most `seconds` and a megabyte of what the peer still sends."""
         deadline = Deadline.after(seconds, "a refusal")
         with contextlib.suppress(AppError, OSError):
             self.send(error, deadline)
-            self.sock.shutdown(socket.SHUT_WR)
-            dropped = memoryview(bytearray(65536))
-            for _ in range(16):
-                if not self._receive_some(dropped, deadline):
-                    break
+            self._drop_rest(deadline, REFUSED_READS)
         self.close()
 
     def end(self, seconds: float) -> None:
-        """Close in good order: what was sent arrives, what the other side still sends is read and dropped for at most
-        `seconds`. Closing with unread bytes would reset the connection, and lose what is on its way."""
-        deadline = Deadline.after(seconds, "the end")
+        """Close in good order: what was sent arrives, what the other side still sends is dropped for `seconds`."""
         with contextlib.suppress(AppError, OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-            dropped = memoryview(bytearray(65536))
-            while self._receive_some(dropped, deadline):
-                pass
+            self._drop_rest(Deadline.after(seconds, "the end"), math.inf)
         self.close()
+
+    def _drop_rest(self, deadline: Deadline, most_reads: float) -> None:
+        """Send no more, and drop what the other side still sends, until it closes or the deadline. Closing with unread
+        bytes would reset the connection, and lose what is on its way."""
+        self.sock.shutdown(socket.SHUT_WR)
+        dropped = memoryview(bytearray(DROPPED_BYTES))
+        reads = 0
+        while reads < most_reads and self._receive_some(dropped, deadline):
+            reads += 1
 
     def close(self) -> None:
         """Close both directions; a thread that waits on the socket wakes up."""
