@@ -10,6 +10,7 @@ mpl.use("Agg")  # no screen is needed
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -33,12 +34,7 @@ def scatter(
     axes.set_title(title, fontsize=10)
     axes.text(0.98, 0.02, note, transform=axes.transAxes, ha="right", fontsize=7, color="grey")
     axes.legend(loc="upper left", frameon=False, fontsize=8)
-    figure.tight_layout()
-    try:
-        with replaced(path) as temporary:
-            figure.savefig(temporary)
-    finally:
-        plt.close(figure)
+    _save(figure, path)
 
 
 class Bar(NamedTuple):
@@ -67,6 +63,10 @@ def waterfall(path: Path, tasks: Sequence[tuple[str, Sequence[Bar]]], title: str
     used = {bar.stage for _, bars in tasks for bar in bars}
     shapes = [Patch(color=colour) for stage, colour in STAGE_COLOURS.items() if stage in used]
     axes.legend(shapes, [stage for stage in STAGE_COLOURS if stage in used], fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     try:
         with replaced(path) as temporary:
