@@ -2,11 +2,10 @@
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from models import registry, weights
@@ -97,7 +96,6 @@ class Run:
     done: int = 0
     pipeline: Pipeline | None = None
     keeper: Keeper | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
     is_stopped: bool = False
 
     def stop(self) -> None:
@@ -227,16 +225,15 @@ def _nothing_left(problems: Sequence[Problem], skipped: int) -> TasksOutcome:
 
 
 def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
-    with call.lock:
-        call.done += 1
-        if record.outputs:
-            record.top = int(record.outputs[0].argmax())
-        if journal is not None and record.completed_by:
-            journal.note(record)
-        if checker is not None:
-            checker.keep(record)
-        record.outputs = []
-        told(call, record)
+    call.done += 1
+    if record.outputs:
+        record.top = int(record.outputs[0].argmax())
+    if journal is not None and record.completed_by:
+        journal.note(record)
+    if checker is not None:
+        checker.keep(record)
+    record.outputs = []
+    told(call, record)
 
 
 def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
