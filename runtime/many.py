@@ -26,6 +26,8 @@ from utils.inference_utils import find_device, set_threads
 
 log = logging.getLogger(__name__)
 
+NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
+
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
 
@@ -67,25 +69,25 @@ class TasksConfig:
 class TasksOutcome:
     """Everything that one call found out. Moments are seconds after the start of the run."""
 
-    records: tuple[Record, ...]
     problems: tuple[Problem, ...]
     skipped: int
     """Tasks that an earlier call had done."""
-    wall_s: float
-    first_link: LinkEstimate
-    history: tuple[tuple[float, float], ...]
+    records: tuple[Record, ...] = ()
+    wall_s: float = 0.0
+    first_link: LinkEstimate = NO_LINK
+    history: tuple[tuple[float, float], ...] = ()
     """The upload in bytes per second as estimated over time."""
-    moves: tuple[Move, ...]
-    bound_s: float | None
+    moves: tuple[Move, ...] = ()
+    bound_s: float | None = None
     """Of a closed queue: what no choice of cuts and no order could beat, by the predictions."""
-    planned_s: float | None
-    sent_bytes: int
-    probes: int
-    probe_bytes: int
-    connects: int
-    is_interrupted: bool
-    left: int
-    objective: str
+    planned_s: float | None = None
+    sent_bytes: int = 0
+    probes: int = 0
+    probe_bytes: int = 0
+    connects: int = 0
+    is_interrupted: bool = False
+    left: int = 0
+    objective: str = ""
 
 
 @dataclass
@@ -130,7 +132,7 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
             first = f": {_where(config, problems[0])}" if problems else ""
             raise UsageError(f"no task can be run{first}")
         if not tasks:
-            return _nothing_left(problems, skipped)
+            return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
         address = cloud.address()
         if config.rate_per_s is not None:
@@ -183,9 +185,9 @@ def _run_tasks(
             checker.check(progress)
         closed = planner if isinstance(planner, ClosedQueue) else None
         return TasksOutcome(
-            records=tuple(records),
             problems=tuple(sorted(problems, key=lambda problem: problem.line)),
             skipped=skipped,
+            records=tuple(records),
             wall_s=wall_s,
             first_link=link,
             history=tuple((moment - began, rate) for moment, rate in keeper.history),
@@ -200,28 +202,6 @@ def _run_tasks(
             left=planner.left,
             objective="makespan" if closed is not None else getattr(planner, "objective", "latency"),
         )
-
-
-def _nothing_left(problems: Sequence[Problem], skipped: int) -> TasksOutcome:
-    none = LinkEstimate(0.0, 0.0, 0.0, "none")
-    return TasksOutcome(
-        (),
-        tuple(problems),
-        skipped,
-        0.0,
-        none,
-        (),
-        (),
-        None,
-        None,
-        0,
-        0,
-        0,
-        0,
-        is_interrupted=False,
-        left=0,
-        objective="",
-    )
 
 
 def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
