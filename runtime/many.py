@@ -137,28 +137,34 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
         address = cloud.address()
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
-        return _run_tasks(config, tasks, problems, skipped, fleet, address, journal, progress, told, call)
+        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal)
+        return _run_tasks(prepared, progress, told, call)
 
 
 def _where(config: TasksConfig, problem: Problem) -> str:
     return f"{config.tasks_file or 'task'}, line {problem.line}: {problem.text}"
 
 
-def _run_tasks(
-    config: TasksConfig,
-    tasks: Sequence[Task],
-    problems: Sequence[Problem],
-    skipped: int,
-    fleet: Fleet,
-    address: tuple[str, int],
-    journal: "Journal | None",
-    progress: Progress,
-    told: Told,
-    call: Run,
-) -> TasksOutcome:
-    planner = make_planner(config, tasks, fleet)
+@dataclass(frozen=True)
+class _Prepared:
+    """The tasks that are left to do, and what they need."""
+
+    config: TasksConfig
+    tasks: Sequence[Task]
+    problems: Sequence[Problem]
+    skipped: int
+    fleet: Fleet
+    address: tuple[str, int]
+    journal: "Journal | None"
+
+
+def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+    config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
+    planner = make_planner(config, prepared.tasks, fleet)
     hellos = [member.hello(config.token) for member in fleet.members.values()]
-    settings = KeeperConfig(address, config.interval_s, config.ready_s, config.timeout_s, bandwidth=config.bandwidth)
+    settings = KeeperConfig(
+        prepared.address, config.interval_s, config.ready_s, config.timeout_s, bandwidth=config.bandwidth
+    )
     with ExitStack() as stack:
         layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}
         keeper = Keeper(settings, hellos, layers)
@@ -166,7 +172,7 @@ def _run_tasks(
         keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
         progress("waiting for the cloud, then probing the link", 0.0)
         link = keeper.open()
-        call.total, call.keeper, call.pipeline = len(tasks), keeper, pipeline
+        call.total, call.keeper, call.pipeline = len(prepared.tasks), keeper, pipeline
         if call.is_stopped:
             pipeline.stop()
         checker = Checker(fleet) if config.verify else None
@@ -185,8 +191,8 @@ def _run_tasks(
             checker.check(progress)
         closed = planner if isinstance(planner, ClosedQueue) else None
         return TasksOutcome(
-            problems=tuple(sorted(problems, key=lambda problem: problem.line)),
-            skipped=skipped,
+            problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
+            skipped=prepared.skipped,
             records=tuple(records),
             wall_s=wall_s,
             first_link=link,
