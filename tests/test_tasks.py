@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +22,6 @@ from PIL import Image
 
 import tasks_edge_api
 from benchmarks import load
-from lab.relay import LinkShape, Relay
 from net.connection import Connection, connect
 from net.link import LinkEstimate
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
@@ -456,17 +454,6 @@ def test_no_cloud_is_said_at_once(cache: Path) -> None:
     done = run_tasks(cache, "-p", 1, "-t", "le_net", "--tasks", 1)
     assert done.code == 3
     assert "no cloud at 127.0.0.1:1" in done.stderr
-
-
-@pytest.fixture
-def relay(many: CloudProcess) -> Iterator[Relay]:
-    """A link of 4 mbit in front of the cloud, whose faults the test chooses."""
-    found = Relay(("127.0.0.1", many.port), LinkShape(4 * MBIT, 4 * MBIT, 0.01))
-    thread = threading.Thread(target=found.serve)
-    thread.start()
-    yield found
-    found.stop()
-    thread.join()
 
 
 def start_tasks(cache: Path, *arguments: object) -> "subprocess.Popen[str]":
