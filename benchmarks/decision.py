@@ -16,7 +16,7 @@ from benchmarks.fingerprint import write_table
 from models import inputs, registry, weights
 from models.split import segment
 from partition.chain import best, scan
-from partition.cost import CloudTimes, Link
+from partition.cost import CloudTimes, Link, Problem
 from predictor.store import default_folder
 from runtime.executor import TorchExecutor, prepare
 from utils.units import format_seconds
@@ -35,7 +35,7 @@ def row_of(name: str) -> list[str]:
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        best(scan(graph, [20 * s for s in profile.seconds], cloud, link))
+        best(scan(Problem(graph, [20 * s for s in profile.seconds], cloud, link)))
         times.append(time.perf_counter() - started)
     heads = [segment(network.traced, graph.head_at(point.number)).module for point in graph.points]
     started = time.perf_counter()

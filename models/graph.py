@@ -51,6 +51,8 @@ class LayerGraph:
         if not self.layers or self.layers[INPUT].inputs:
             raise ValueError(f"graph {self.name}: the first layer must be the input")
         for number, layer in enumerate(self.layers):
+            if number and not layer.inputs:
+                raise ValueError(f"graph {self.name}: layer {layer.id} reads nothing, only the input may")
             if any(not 0 <= source < number for source in layer.inputs):
                 raise ValueError(f"graph {self.name}: layer {layer.id} reads a layer that does not come before it")
         if not self.outputs or any(not 0 <= out < len(self.layers) for out in self.outputs):
@@ -89,6 +91,10 @@ class LayerGraph:
             if still_read == {number} or number == len(self.layers) - 1:
                 points.append(Point(len(points), number))
         return tuple(points)
+
+    def entry(self, done: Collection[int]) -> int:
+        """Number of the last point, all on the edge left out, whose layer has run: where what is left begins."""
+        return next(p.number for p in reversed(self.points[: max(1, len(self.points) - 1)]) if p.layer in done)
 
     def head_at(self, point: int) -> frozenset[int]:
         """The cut of a point. Raises UsageError where there is no such point."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from models.graph import LayerGraph, Point
-from partition.cost import CloudTimes, Link, Prediction, all_on_edge, latency
+from partition.cost import LATENCY, Prediction, Problem, StageWeights, all_on_edge, latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +20,19 @@ class Candidate:
     predicted: Prediction
 
 
-def scan(graph: LayerGraph, edge_s: Sequence[float], cloud: CloudTimes, link: Link) -> tuple[Candidate, ...]:
-    """Predict every point of a graph; `edge_s` are the seconds of each layer on the edge."""
-    head_s, head_cloud_s = list(accumulate(edge_s)), list(accumulate(cloud.seconds))
+def scan(problem: Problem) -> tuple[Candidate, ...]:
+    """Predict every point of a graph."""
+    graph, cloud, link = problem.graph, problem.cloud, problem.link
+    head_s, head_cloud_s = list(accumulate(problem.edge_s)), list(accumulate(cloud.seconds))
     candidates = []
     for point in graph.points[:-1]:
         crossing = graph.layers[point.layer].out_bytes
         tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer]) + cloud.start_s[point.layer]
-        predicted = latency(head_s[point.layer], crossing, tail_s, graph.result_bytes, link, cloud.load, cloud.queue_s)
+        predicted = latency(
+            head_s[point.layer], crossing, tail_s, problem.result_bytes, link, cloud.load, cloud.queue_s
+        )
         candidates.append(Candidate(point, crossing, predicted))
-    return (*candidates, all_edge(graph, edge_s))
+    return (*candidates, all_edge(graph, problem.edge_s))
 
 
 def all_edge(graph: LayerGraph, edge_s: Sequence[float]) -> Candidate:
@@ -37,6 +40,6 @@ def all_edge(graph: LayerGraph, edge_s: Sequence[float]) -> Candidate:
     return Candidate(graph.points[-1], 0, all_on_edge(sum(edge_s)))
 
 
-def best(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with the least predicted total; of equal ones the one with fewer bytes on the link."""
-    return min(candidates, key=lambda c: (c.predicted.total_s, c.boundary_bytes))
+def best(candidates: Sequence[Candidate], weights: StageWeights = LATENCY) -> Candidate:
+    """The candidate with the least weighted sum of stages; of equal ones the one with fewer bytes on the link."""
+    return min(candidates, key=lambda c: (weights.value(c.predicted), c.boundary_bytes))

@@ -10,10 +10,19 @@ out the round trip, the queue and the way back.
               + idle power * the rest of the time
 
 Neurosurgeon's second objective. Power is that of the edge device; the cloud's is somebody else's.
+
+    cost    = price per cloud second * cloud seconds
+
+What is paid for the work of the cloud. What others make it wait, load and queue, is not billed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from models.graph import INPUT, LayerGraph
+
+Place = Literal["edge", "cloud"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +49,183 @@ class CloudTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What a search looks at: a graph, what each layer costs on either side, and the link between them."""
+
+    graph: LayerGraph
+    edge_s: Sequence[float]
+    cloud: CloudTimes
+    link: Link
+    answer_bytes: int | None = None
+    """Bytes of the result where they are not those of the output layers."""
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the answer on the way back."""
+        return self.graph.result_bytes if self.answer_bytes is None else self.answer_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Layers that run in one place, in one go: a part on the cloud is one request."""
+
+    place: Place
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """Predicted seconds of every stage of one inference."""
 
     edge_s: float
-    transfer_s: float
-    cloud_s: float
+    upload_s: float = 0.0
+    rtt_s: float = 0.0
     queue_s: float = 0.0
+    cloud_s: float = 0.0
+    download_s: float = 0.0
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds of the link: both ways and the round trip."""
+        return self.rtt_s + self.upload_s + self.download_s
 
     @property
     def total_s(self) -> float:
         """Predicted end-to-end latency in seconds."""
         return self.edge_s + self.transfer_s + self.queue_s + self.cloud_s
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that the edge does not compute."""
+        return self.total_s - self.edge_s
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds of the bottleneck: 1 / `longest_s` inferences a second are the most that these stages sustain.
+
+        DADS (Hu et al., INFOCOM 2019, section II). Round trip, queue and the way back delay an inference, but occupy
+        none of the three stages.
+        """
+        return max(self.edge_s, self.upload_s, self.cloud_s)
+
+    def to_json(self) -> dict[str, float]:
+        """The stages by their names in every JSON document."""
+        names = ("edge_s", "transfer_s", "cloud_s", "queue_s", "total_s", "upload_s", "download_s", "rtt_s")
+        return {name: getattr(self, name) for name in names}
+
+
+def latency(
+    edge_s: float,
+    boundary_bytes: int,
+    tail_s: float,
+    result_bytes: int,
+    link: Link,
+    load: float = 1.0,
+    queue_s: float = 0.0,
+) -> Prediction:
+    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud."""
+    upload_s, download_s = boundary_bytes / link.up_bytes_per_s, result_bytes / link.down_bytes_per_s
+    return Prediction(edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)
+
+
+def all_on_edge(edge_s: float) -> Prediction:
+    """The same for the cut without a tail, which pays no link and needs no cloud."""
+    return Prediction(edge_s)
+
+
+def predict(problem: Problem, parts: Iterable[Part]) -> Prediction:
+    """Predict the stages of an inference whose parts run one after the other, each on the edge or on the cloud.
+
+    A part on the cloud is one request: it uploads what it reads, waits, and sends back what it makes; the last one
+    sends the result. Raises ValueError for parts that are not all layers, each once, in an order that can run.
+    """
+    graph, cloud, total = problem.graph, problem.cloud, Prediction(0.0)
+    for done, part in _in_turn(graph, parts):
+        if part.place == "edge":
+            found = all_on_edge(sum(problem.edge_s[layer] for layer in part.layers))
+        else:
+            is_last = done | part.layers == graph.everything
+            made = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
+            sent, idle_s = graph.bytes_of(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
+            found = latency(0.0, sent, idle_s, made, problem.link, cloud.load, cloud.queue_s)
+        total = _joined(total, found)
+    return total
+
+
+def _in_turn(graph: LayerGraph, parts: Iterable[Part]) -> Iterator[tuple[frozenset[int], Part]]:
+    """Every part with the layers that have run before it. Raises ValueError where they cannot run like that."""
+    done: frozenset[int] = frozenset({INPUT})
+    for part in parts:
+        is_new = not part.layers & (done - {INPUT}) and (part.place == "edge" or INPUT not in part.layers)
+        if not is_new or not set(graph.inputs_of(part.layers)) <= done:
+            raise ValueError(f"{graph.name}: a part reads what is not there yet, or holds a layer twice")
+        yield done, part
+        done |= part.layers
+    if done != graph.everything:
+        raise ValueError(f"{graph.name}: some layers are in no part")
+
+
+def _joined(one: Prediction, other: Prediction) -> Prediction:
+    return Prediction(
+        one.edge_s + other.edge_s,
+        one.upload_s + other.upload_s,
+        one.rtt_s + other.rtt_s,
+        one.queue_s + other.queue_s,
+        one.cloud_s + other.cloud_s,
+        one.download_s + other.download_s,
+    )
+
+
+def _idle_cloud_s(problem: Problem, done: frozenset[int], layers: frozenset[int]) -> float:
+    """Seconds that an idle cloud needs for layers that run in one request after `done`, with its start there."""
+    entry = problem.graph.points[problem.graph.entry(done)].layer
+    return sum(problem.cloud.seconds[layer] for layer in layers) + problem.cloud.start_s[entry]
+
+
+def parts_of(graph: LayerGraph, head: frozenset[int]) -> tuple[Part, ...]:
+    """A cut as the parts that run: the head, and a tail if there is one. Raises ValueError if `head` is no cut."""
+    cut = graph.check_cut(head)
+    tail = graph.everything - cut
+    return (Part("edge", cut), Part("cloud", tail)) if tail else (Part("edge", cut),)
+
+
+def money(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
+    """What the cloud's work costs at `price_per_s`."""
+    turns = _in_turn(problem.graph, parts)
+    return price_per_s * sum(_idle_cloud_s(problem, done, p.layers) for done, p in turns if p.place == "cloud")
+
+
+# --- what is minimised
+
+
+@dataclass(frozen=True, slots=True)
+class StageWeights:
+    """What one second of each stage counts: 1 each for latency, watts for energy."""
+
+    edge: float = 1.0
+    upload: float = 1.0
+    rtt: float = 1.0
+    queue: float = 1.0
+    cloud: float = 1.0
+    download: float = 1.0
+
+    def plus(self, other: "StageWeights", factor: float) -> "StageWeights":
+        """These, and `factor` times the others."""
+        return StageWeights(*(getattr(self, name) + factor * getattr(other, name) for name in self.__slots__))
+
+    def value(self, predicted: Prediction) -> float:
+        """The weighted sum of the stages of an inference: the smaller the better."""
+        return (
+            self.edge * predicted.edge_s
+            + self.upload * predicted.upload_s
+            + self.rtt * predicted.rtt_s
+            + self.queue * predicted.queue_s
+            + self.cloud * predicted.cloud_s
+            + self.download * predicted.download_s
+        )
+
+
+LATENCY = StageWeights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +236,12 @@ class Power:
     idle_w: float
     transmit_w: float
     receive_w: float
+
+    @property
+    def weights(self) -> StageWeights:
+        """Watts of every stage: weighted so, the stages of an inference add up to its joules."""
+        idle = self.idle_w
+        return StageWeights(self.compute_w, idle + self.transmit_w, idle, idle, idle, idle + self.receive_w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +270,3 @@ def energy(edge_s: float, waiting_s: float, sent_bytes: int, received_bytes: int
     return Energy(
         power.compute_w * edge_s, power.transmit_w * sending_s, power.receive_w * receiving_s, power.idle_w * waiting_s
     )
-
-
-def latency(
-    edge_s: float,
-    boundary_bytes: int,
-    tail_s: float,
-    result_bytes: int,
-    link: Link,
-    load: float = 1.0,
-    queue_s: float = 0.0,
-) -> Prediction:
-    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud."""
-    transfer_s = link.rtt_s + boundary_bytes / link.up_bytes_per_s + result_bytes / link.down_bytes_per_s
-    return Prediction(edge_s, transfer_s, load * tail_s, queue_s)
-
-
-def all_on_edge(edge_s: float) -> Prediction:
-    """The same for the cut without a tail, which pays no link and needs no cloud."""
-    return Prediction(edge_s, 0.0, 0.0)

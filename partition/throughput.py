@@ -10,8 +10,7 @@ stages, so they do not count towards the throughput.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partition.chain import Candidate
-from partition.cost import Link
+from partition.cost import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,10 @@ class Stages:
         return self.edge_s + self.link_s + self.cloud_s + self.delay_s
 
 
-def stages_of(candidate: Candidate, link: Link, result_bytes: int) -> Stages:
-    """The stages of a point that was predicted on `link`, with the answer's bytes; `total_s` is the predicted total."""
-    predicted = candidate.predicted
-    if candidate.boundary_bytes == 0 and predicted.transfer_s == 0:
-        return Stages(predicted.edge_s, 0.0, 0.0)
-    link_s = candidate.boundary_bytes / link.up_bytes_per_s
-    # The predicted transfer less the upload, but not as a difference, which rounding could make negative.
-    delay_s = link.rtt_s + result_bytes / link.down_bytes_per_s + predicted.queue_s
-    return Stages(predicted.edge_s, link_s, predicted.cloud_s, delay_s)
+def stages_of(predicted: Prediction) -> Stages:
+    """The stages of one cut, as a stream of tasks sees them."""
+    delay_s = predicted.rtt_s + predicted.download_s + predicted.queue_s
+    return Stages(predicted.edge_s, predicted.upload_s, predicted.cloud_s, delay_s)
 
 
 def best(options: Sequence[Stages]) -> int:

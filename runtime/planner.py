@@ -16,7 +16,7 @@ from net.estimator import should_move
 from net.link import LinkEstimate
 from net.messages import Ready
 from partition import chain, schedule, throughput
-from partition.cost import CloudTimes, Link
+from partition.cost import CloudTimes, Link, Problem
 from partition.throughput import Stages
 from runtime.tasks import Task
 
@@ -122,8 +122,8 @@ def options_of(known: Profiled, conditions: Conditions) -> list[Option]:
     link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
     return [
-        (c.point.number, c.point.layer, throughput.stages_of(c, link, graph.result_bytes))
-        for c in chain.scan(graph, known.seconds, cloud, link)
+        (c.point.number, c.point.layer, throughput.stages_of(c.predicted))
+        for c in chain.scan(Problem(graph, known.seconds, cloud, link))
         if c.boundary_bytes <= conditions.max_payload
     ]
 

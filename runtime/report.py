@@ -73,7 +73,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
 
 
 def _predicted(predicted: Prediction) -> dict[str, float]:
-    return asdict(predicted) | {"total_s": predicted.total_s}
+    return predicted.to_json()
 
 
 def _candidate(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:

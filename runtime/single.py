@@ -14,7 +14,7 @@ from net.link import LinkEstimate, Prober
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
-from partition.cost import CloudTimes, Link
+from partition.cost import CloudTimes, Link, Problem
 from runtime.answers import matches, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
@@ -162,7 +162,7 @@ def decide(edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, point
     ready = edge.cloud.ready
     rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, ready.load, ready.queue_s)
-    candidates = chain.scan(edge.graph, edge_s, cloud, rates)
+    candidates = chain.scan(Problem(edge.graph, edge_s, cloud, rates))
     limit = edge.cloud.connection.limits.payload_bytes
     chosen = (
         candidates[point] if point is not None else chain.best([c for c in candidates if c.boundary_bytes <= limit])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.graph import Layer, LayerGraph
 from partition import chain
-from partition.cost import CloudTimes, Link
+from partition.cost import CloudTimes, Link, Problem
 from partition.schedule import Job, johnson, lower_bound, makespan, plan
 from partition.throughput import Stages, best, is_light, mean, stages_of
 from tests.test_graph import random_graph
@@ -117,7 +117,7 @@ def network(rng: random.Random, layers: int, edge_s: float, link: Link) -> Job:
     weights = [0.0, *(rng.lognormvariate(0, 1) for _ in range(layers - 1))]
     seconds = [edge_s * weight / sum(weights) for weight in weights]
     cloud = CloudTimes([s / 15 for s in seconds], [0.001] * layers, load=1.5, queue_s=0.002)
-    return Job(tuple(stages_of(c, link, graph.result_bytes) for c in chain.scan(graph, seconds, cloud, link)))
+    return Job(tuple(stages_of(c.predicted) for c in chain.scan(Problem(graph, seconds, cloud, link))))
 
 
 @settings(max_examples=200, deadline=None)
@@ -303,8 +303,8 @@ def test_stages_add_up_to_the_predicted_latency() -> None:
         size = len(graph.layers)
         cloud = CloudTimes([rng.random() for _ in range(size)], [0.1] * size, 1 + rng.random(), rng.random())
         link = Link(rng.uniform(1, 99), rng.uniform(1, 99), rng.random())
-        candidates = chain.scan(graph, [rng.random() for _ in range(size)], cloud, link)
-        stages = [stages_of(candidate, link, graph.result_bytes) for candidate in candidates]
+        candidates = chain.scan(Problem(graph, [rng.random() for _ in range(size)], cloud, link))
+        stages = [stages_of(candidate.predicted) for candidate in candidates]
         assert [s.total_s for s in stages] == pytest.approx([c.predicted.total_s for c in candidates])
         assert all(s.link_s == c.boundary_bytes / link.up_bytes_per_s for s, c in zip(stages, candidates, strict=True))
         delays = [c.predicted.transfer_s + c.predicted.queue_s for c in candidates]
