@@ -92,6 +92,11 @@ class LayerGraph:
                 points.append(Point(len(points), number))
         return tuple(points)
 
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether every layer reads the one before it and nothing else: then every cut is a point."""
+        return all(layer.inputs == (number - 1,) for number, layer in enumerate(self.layers) if number)
+
     def entry(self, done: Collection[int]) -> int:
         """Number of the last point, all on the edge left out, whose layer has run: where what is left begins."""
         return next(p.number for p in reversed(self.points[: max(1, len(self.points) - 1)]) if p.layer in done)

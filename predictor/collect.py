@@ -26,8 +26,8 @@ from predictor.dataset import TYPICAL, Row, Whole
 from predictor.design import Bounds, NetworkPlan, Shape, draw
 from predictor.features import in_context, table
 from predictor.forms import quick_errors
-from predictor.profile import with_clock
 from predictor.synthetic import Parameters, build
+from predictor.timing import with_clock
 from utils.inference_utils import Clock
 
 MIN_PASSES, MAX_PASSES, ENOUGH_S = 3, 11, 0.05

@@ -6,13 +6,15 @@ import json
 import logging
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from predictor.profile import Profile, ProfileKey
+from models.graph import LayerGraph
+from models.graph_json import to_document
+from predictor.profile import SCHEMA, Profile, ProfileKey
 from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import require_file, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +82,48 @@ def _layer(name: str, layers: int) -> int:
     return int(name)
 
 
-def save(folder: Path, profile: Profile) -> None:
-    """Write a profile under a temporary name, then rename it. A full disk costs the cache, not the run."""
+@dataclass(frozen=True)
+class Kept:
+    """A profile that was read without its network, with the document of its graph (models.graph_json)."""
+
+    profile: Profile
+    graph: dict[str, Any]
+
+
+def kept(folder: Path, model: str) -> list[Path]:
+    """The files of all profiles of a network, the newest first."""
+    found = (folder / "profiles").glob(f"{model.replace(':', '-')}-*.json")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def read(path: Path) -> Kept:
+    """Any profile, whatever its key. Raises UsageError where the file is none, or of another version."""
+    require_file(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError("it is far too large")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        key = ProfileKey(**document["key"])
+        if key.schema != SCHEMA or not isinstance(document["graph"], dict):
+            raise ValueError("it is of another version")
+        return Kept(_checked(document, key, len(document["graph"]["layers"])), document["graph"])
+    except OSError as error:
+        raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(f"{path} is no profile that deployment.py profile -t wrote ({error})") from None
+
+
+def save(folder: Path, profile: Profile, graph: LayerGraph) -> None:
+    """Write a profile under a temporary name, then rename it. A full disk costs the cache, not the run.
+
+    The graph goes with it for those who plan without the network.
+    """
     path = path_of(folder, profile.key)
     passes = [[round(s, 9) for s in row] for row in profile.passes]
     tails = {str(layer): [round(s, 9) for s in row] for layer, row in profile.tails.items()}
-    text = json.dumps({"key": asdict(profile.key), "passes": passes, "tails": tails})
+    document = {"key": asdict(profile.key), "passes": passes, "tails": tails, "graph": to_document(graph)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
+        write_atomically(path, json.dumps(document))
     except OSError as error:
         log.warning("cannot save the profile %s (%s): it will be measured again next time", path, error.strerror)

@@ -21,7 +21,8 @@ from models.weights import Loaded
 from net.tensors import Array
 from predictor import store
 from predictor.dataset import Machine
-from predictor.profile import Profile, ProfileKey, Progress, measure, work_clock
+from predictor.profile import Profile, ProfileKey, Progress
+from predictor.timing import measure, work_clock
 from utils.inference_utils import device_name, keep_freed_memory, wall_clock
 
 SEGMENTS_KEPT = 128
@@ -132,7 +133,7 @@ class TorchExecutor:
             clock = self._clock if self._share is None else work_clock
             x = self._network.example.tensor.to(self._device)
             found = measure(self.traced, x, clock, key, progress, tails=tails)
-            store.save(folder, found)
+            store.save(folder, found, self.traced.graph)
         return found
 
     def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:

@@ -6,31 +6,8 @@ from typing import Any
 
 from net.link import LinkEstimate
 from partition.cost import Energy, Link, Power, energy
-from predictor.energy import PowerProfile, Radio, find_meter, load_profile
-
-
-@dataclass(frozen=True)
-class PowerChoice:
-    """The power profile of this device, and the radio it sends with."""
-
-    profile: PowerProfile
-    radio_name: str
-    radio: Radio
-
-    @classmethod
-    def of(cls, profile: str, radio: str) -> "PowerChoice":
-        """Raises UsageError where there is no such profile or radio."""
-        found = load_profile(profile)
-        return cls(found, radio, found.radio(radio))
-
-    def at(self, link: Link) -> Power:
-        """Watts on this link."""
-        return Power(
-            self.profile.compute_w,
-            self.profile.idle_w,
-            self.radio.transmit_w(link.up_bytes_per_s),
-            self.radio.receive_w(link.down_bytes_per_s),
-        )
+from predictor.energy import find_meter
+from runtime.power import PowerChoice
 
 
 class Metered:

@@ -18,7 +18,8 @@ from partition.cost import CloudTimes, Link, Problem
 from runtime.answers import matches, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
-from runtime.joules import EnergyReport, Metered, PowerChoice, Stages
+from runtime.joules import EnergyReport, Metered, Stages
+from runtime.power import PowerChoice
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError

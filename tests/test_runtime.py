@@ -19,6 +19,7 @@ from predictor.profile import Profile, ProfileKey
 from runtime.executor import BACKENDS, CpuShare, Network, TorchExecutor
 from runtime.times import measured
 from runtime.worker import BusyError, Worker
+from tests.test_graph import chain
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, UsageError
 from utils.files import write_atomically
@@ -26,6 +27,7 @@ from utils.inference_utils import find_device
 
 CPU = torch.device("cpu")
 KEY = ProfileKey("m", "g", "w", "cpu x", 1, "torch", "wall", "2")
+GRAPH = chain([8, 4, 4])
 PROFILE = Profile(KEY, ((0.0, 1.0, 2.0), (0.0, 3.0, 2.0), (0.0, 1.5, 4.0)), {1: (2.5, 2.6, 9.0)})
 
 
@@ -98,7 +100,7 @@ def test_the_start_of_a_tail_is_interpolated() -> None:
 
 
 def test_a_profile_survives_the_disk(tmp_path: Path) -> None:
-    store.save(tmp_path, PROFILE)
+    store.save(tmp_path, PROFILE, GRAPH)
     assert store.load(tmp_path, KEY, 3) == PROFILE
     assert store.load(tmp_path, replace(KEY, threads=2), 3) is None
     assert [path.suffix for path in (tmp_path / "profiles").iterdir()] == [".json"]
@@ -129,7 +131,7 @@ def damaged(text: str) -> dict[str, str]:
 
 
 def test_a_damaged_profile_is_moved_aside_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store.save(tmp_path, PROFILE)
+    store.save(tmp_path, PROFILE, GRAPH)
     path = store.path_of(tmp_path, KEY)
     text = path.read_text()
     contents = damaged(text) | {f"cut at {n}": text[:n] for n in range(0, len(text), 7)}
@@ -144,7 +146,7 @@ def test_a_damaged_profile_is_moved_aside_and_said_so(tmp_path: Path, caplog: py
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "profiles").write_text("a file where the folder should be")
-    store.save(tmp_path, PROFILE)
+    store.save(tmp_path, PROFILE, GRAPH)
     assert "cannot save" in caplog.text
 
 

@@ -1,0 +1,137 @@
+"""Graphs as JSON documents: read with care, since people write them by hand, and written for kept profiles.
+
+    {"layers": [{"id", "inputs": [ids], "out_bytes", ...}, ...], "outputs": [ids]}
+
+The first layer is the input. Layers may come in any order that has no cycle; outputs default to the last layer; what
+no output needs is dropped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from models.graph import Layer, LayerGraph
+from utils.errors import UsageError
+from utils.units import printable
+
+MAX_LAYERS = 20_000
+MAX_NAME = 200
+MAX_NUMBER = 1e18
+
+Row = Mapping[str, Any]
+
+
+def parse(document: Any, name: str) -> tuple[LayerGraph, list[Row]]:
+    """A graph, with the row of the document that each of its layers comes from. Raises UsageError with `name` in it."""
+    if not isinstance(document, dict) or not isinstance(document.get("layers"), list) or not document["layers"]:
+        raise UsageError(f'{name}: a graph is {{"layers": [{{"id", "inputs", "out_bytes", ...}}, ...]}}')
+    if len(document["layers"]) > MAX_LAYERS:
+        raise UsageError(f"{name}: a graph has at most {MAX_LAYERS} layers")
+    rows = {_id(row, number, name): row for number, row in enumerate(document["layers"])}
+    if len(rows) < len(document["layers"]):
+        ids = [row["id"] for row in document["layers"]]
+        twice = next(each for each in ids if ids.count(each) > 1)
+        raise UsageError(f"{name}: two layers have the id {twice!r}")
+    reads = {each: _inputs(row, rows, name) for each, row in rows.items()}
+    first, outputs = next(iter(rows)), _names(document.get("outputs", list(rows)[-1:]), f"{name}: outputs", rows)
+    for each, inputs in reads.items():
+        if bool(inputs) != (each != first):
+            told = "the input, which reads nothing" if inputs else "reads nothing, which only the first layer may"
+            raise UsageError(f"{name}: layer {each!r} {'must be ' if inputs else ''}{told}")
+    order = _in_order(reads, outputs, name)
+    if first not in order:
+        raise UsageError(f"{name}: no output needs the input {first!r}")
+    numbers = {each: number for number, each in enumerate(order)}
+    layers = tuple(_layer(each, rows[each], [numbers[read] for read in reads[each]], name) for each in order)
+    graph = LayerGraph(printable(name, MAX_NAME), layers, tuple(numbers[out] for out in outputs))
+    return graph, [rows[each] for each in order]
+
+
+def to_document(graph: LayerGraph) -> dict[str, Any]:
+    """What `parse` reads."""
+    layers = [
+        {
+            "id": layer.id,
+            "kind": layer.kind,
+            "inputs": [graph.layers[number].id for number in layer.inputs],
+            "out_bytes": layer.out_bytes,
+            "out_shape": list(layer.out_shape),
+            "out_dtype": layer.out_dtype,
+        }
+        for layer in graph.layers
+    ]
+    return {"layers": layers, "outputs": [graph.layers[number].id for number in graph.outputs]}
+
+
+def number_of(row: Row, field: str, where: str) -> float:
+    """A field that is a number of at least 0. Raises UsageError that names the layer and the field."""
+    value = row.get(field)
+    if field not in row:
+        raise UsageError(f"{where} has no {field}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_NUMBER:
+        shown = value if isinstance(value, float) and not math.isfinite(value) else printable(repr(value), 40)
+        raise UsageError(f"{where}: {field} is a number of at least 0, not {shown}")
+    return float(value)
+
+
+def where_of(name: str, row: Row) -> str:
+    """How an error names a layer."""
+    return f"{name}: layer {row['id']!r}"
+
+
+def _id(row: Any, number: int, name: str) -> str:
+    found = row.get("id") if isinstance(row, dict) else None
+    if not isinstance(found, str) or not 0 < len(found) <= MAX_NAME:
+        raise UsageError(f"{name}: layer number {number} has no id of 1 to {MAX_NAME} characters")
+    return found
+
+
+def _inputs(row: Row, rows: Mapping[str, Row], name: str) -> list[str]:
+    if "inputs" not in row:
+        raise UsageError(f"{where_of(name, row)} has no inputs (the first layer has [])")
+    return _names(row["inputs"], f"{where_of(name, row)}: inputs", rows, is_needed=False)
+
+
+def _names(found: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = True) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or (is_needed and not found):
+        raise UsageError(f"{what} are a list of ids of layers")
+    for each in found:
+        if each not in rows:
+            raise UsageError(f"{what}: there is no layer {printable(each, MAX_NAME)!r}")
+    return list(dict.fromkeys(found))
+
+
+def _in_order(reads: Mapping[str, Sequence[str]], outputs: Sequence[str], name: str) -> list[str]:
+    """The layers that the outputs need, each after what it reads, and otherwise in the order of the document."""
+    places = {each: place for place, each in enumerate(reads)}
+    needed, waiting = set(outputs), list(outputs)
+    while waiting:
+        fresh = set(reads[waiting.pop()]) - needed
+        needed |= fresh
+        waiting += fresh
+    try:
+        TopologicalSorter(reads).prepare()
+    except CycleError as error:
+        circle = " -> ".join(repr(each) for each in error.args[1][:8])
+        raise UsageError(f"{name}: layers read each other in a circle: {circle}") from None
+    sorter = TopologicalSorter({each: inputs for each, inputs in reads.items() if each in needed})
+    sorter.prepare()
+    order: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=places.__getitem__, reverse=True)
+        order.append(ready.pop())
+        sorter.done(order[-1])
+    return order
+
+
+def _layer(each: str, row: Row, inputs: Sequence[int], name: str) -> Layer:
+    out_bytes = number_of(row, "out_bytes", where_of(name, row))
+    if out_bytes != int(out_bytes):
+        raise UsageError(f"{where_of(name, row)}: out_bytes is a whole number, not {out_bytes!r}")
+    shape = row.get("out_shape", [])
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise UsageError(f"{where_of(name, row)}: out_shape is a list of whole numbers")
+    kind = "input" if not inputs else str(row.get("kind", "layer"))[:MAX_NAME]
+    return Layer(each, kind, tuple(inputs), int(out_bytes), tuple(shape), str(row.get("out_dtype", "float32"))[:40])

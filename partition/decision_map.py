@@ -1,0 +1,96 @@
+"""All bandwidths at which the best cut changes, found once, so that a running edge decides by looking it up.
+
+With everything else fixed, what a cut costs is a straight line in one over the upload rate, and the best cuts are the
+lower envelope of these lines. For a chain the lowest line anywhere is found by trying every point, for a graph by a
+minimum cut (parametric cuts; CAS, IMWUT 2021, keeps a graph of such states).
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.graph import LayerGraph
+from partition import chain
+from partition.cost import LATENCY, Link, Prediction, Problem, StageWeights, parts_of, predict
+from partition.envelope import Line, envelope
+from partition.mincut import CutSolver
+
+SLOWEST, FASTEST = 125.0, 12.5e9  # bytes per second: 1 kbit to 100 gbit
+WeightsAt = Callable[[Link], StageWeights]
+
+
+def follow(link: Link) -> Callable[[float], Link]:
+    """Links of any upload rate whose download keeps its ratio to it."""
+    ratio = link.down_bytes_per_s / link.up_bytes_per_s
+    return lambda rate: Link(rate, rate * ratio, link.rtt_s)
+
+
+def keep_download(link: Link) -> Callable[[float], Link]:
+    """Links of any upload rate with the same download."""
+    return lambda rate: Link(rate, link.down_bytes_per_s, link.rtt_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The cut that is best from an upload rate on, in bytes per second, up to where the next region begins."""
+
+    from_bytes_per_s: float
+    head: frozenset[int]
+    line: Line
+    """Its value over 1 / upload rate."""
+
+
+@dataclass(frozen=True)
+class DecisionMap:
+    """The best cut of every upload rate, slowest first. Outside of what was searched the nearest region holds."""
+
+    graph: LayerGraph
+    regions: tuple[Region, ...]
+    begins: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        link_at: Callable[[float], Link] | None = None,
+        weights_at: WeightsAt = lambda _: LATENCY,
+        between: tuple[float, float] = (SLOWEST, FASTEST),
+    ) -> "DecisionMap":
+        """Search all upload rates between two, in bytes per second.
+
+        `link_at` is the link of a rate; its download has to be fixed or in proportion. `weights_at` must weigh every
+        stage but the upload and the download the same whatever the link: 1 for latency, watts of a radio that are
+        linear in the rate for energy.
+        """
+        graph, at = problem.graph, link_at or follow(problem.link)
+        solver = None if graph.is_chain else CutSolver(graph)
+
+        def lowest(x: float) -> frozenset[int]:
+            link = at(1 / x)
+            return best_cut(replace(problem, link=link), weights_at(link), solver)
+
+        def line_of(head: frozenset[int]) -> Line:
+            xs = 1 / between[1], 1 / between[0]
+            values = [weights_at(at(1 / x)).value(_predicted(problem, head, at(1 / x))) for x in xs]
+            slope = (values[1] - values[0]) / (xs[1] - xs[0])
+            return Line(values[0] - slope * xs[0], slope)
+
+        pieces = envelope(lowest, line_of, 1 / between[1], 1 / between[0])
+        ends = [*(1 / piece.begin for piece in pieces[1:]), between[0]]
+        regions = [Region(end, piece.item, piece.line) for piece, end in zip(pieces, ends, strict=True)][::-1]
+        return cls(graph, tuple(regions), tuple(region.from_bytes_per_s for region in regions))
+
+    def lookup(self, up_bytes_per_s: float) -> frozenset[int]:
+        """The best cut at an upload rate. Takes about a microsecond."""
+        return self.regions[max(0, bisect_right(self.begins, up_bytes_per_s) - 1)].head
+
+
+def best_cut(problem: Problem, weights: StageWeights, solver: CutSolver | None) -> frozenset[int]:
+    """The cut with the least weighted sum of stages: of all cuts where there is a solver, else of all points."""
+    if solver is not None:
+        return solver.best(solver.terms(problem, weights))
+    return problem.graph.head_at(chain.best(chain.scan(problem), weights).point.number)
+
+
+def _predicted(problem: Problem, head: frozenset[int], link: Link) -> Prediction:
+    return predict(replace(problem, link=link), parts_of(problem.graph, head))

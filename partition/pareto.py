@@ -1,0 +1,59 @@
+"""Latency against energy: every cut that may be wanted by somebody, and what it asks and gives.
+
+A cut belongs to the front where no other is at least as good in both and better in one. Those on the front's convex
+hull are the best cuts for some price of a joule in seconds, and are found by trying all prices that matter
+(partition.envelope); for points, which are few, the whole front is told.
+"""
+
+from dataclasses import dataclass
+
+from partition import chain
+from partition.cost import LATENCY, Power, Prediction, Problem, StageWeights, parts_of, predict
+from partition.decision_map import best_cut
+from partition.envelope import Line, envelope
+from partition.mincut import CutSolver
+
+DEAREST_S = 1e9  # seconds for a joule: as good as energy alone
+NO_WEIGHTS = StageWeights(0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """A cut with its predicted stages and the edge's joules."""
+
+    head: frozenset[int]
+    predicted: Prediction
+    energy_j: float
+
+
+def front(problem: Problem, power: Power) -> tuple[Tradeoff, ...]:
+    """Cuts that no other beats in latency and energy both, the fastest first.
+
+    Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull.
+    """
+    graph, joules = problem.graph, power.weights
+    solver = None if graph.is_chain else CutSolver(graph)
+
+    def line_of(head: frozenset[int]) -> Line:
+        predicted = predict(problem, parts_of(graph, head))
+        return Line(predicted.total_s, joules.value(predicted))
+
+    def lowest(seconds_per_joule: float) -> frozenset[int]:
+        return best_cut(problem, LATENCY.plus(joules, seconds_per_joule), solver)
+
+    heads = {piece.item for piece in envelope(lowest, line_of, 0.0, DEAREST_S)}
+    heads |= {graph.head_at(candidate.point.number) for candidate in chain.scan(problem)}
+    heads.add(best_cut(problem, NO_WEIGHTS.plus(joules, 1.0), solver))
+    found = []
+    for head in heads:
+        predicted = predict(problem, parts_of(graph, head))
+        found.append(Tradeoff(head, predicted, joules.value(predicted)))
+    return _not_beaten(found)
+
+
+def _not_beaten(found: list[Tradeoff]) -> tuple[Tradeoff, ...]:
+    kept: list[Tradeoff] = []
+    for each in sorted(found, key=lambda t: (t.predicted.total_s, t.energy_j, len(t.head))):
+        if not kept or each.energy_j < kept[-1].energy_j:
+            kept.append(each)
+    return tuple(kept)

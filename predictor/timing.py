@@ -1,0 +1,113 @@
+"""Measuring the layers of one network on this device, in place.
+
+A layer alone costs something else than a layer inside its network: caches are cold or warm, memory is fresh or
+reused. So the clock is read between the layers of whole forward passes on a real input, in the same compiled graph
+that later runs, and the sum of a pass's layers is that pass.
+
+Between two inferences a device waits for the link. A processor that has rested starts slowly (a first convolution
+takes up to twice as long, and waking sleeping threads can cost milliseconds), so every pass is measured after a rest.
+Such a pass tells what a head takes, which always starts with the first layer. A tail starts in the middle, and pays
+for the start there: for some tails that extra is measured, and between them it is interpolated.
+"""
+
+import time
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+from torch import fx
+
+from models.graph import LayerGraph
+from models.split import split
+from models.trace import Traced
+from predictor.profile import Profile, ProfileKey, Progress
+from utils.inference_utils import Clock
+
+WARM_UP_PASSES = 2
+MIN_PASSES, MAX_PASSES = 5, 15
+ENOUGH_S = 1.5  # of measured work
+REST_S = 0.1
+MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 3
+STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
+
+
+def measure(
+    traced: Traced, x: torch.Tensor, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool
+) -> Profile:
+    """Time the layers of a network on the input `x`, shape (1, ...), already on the device of the network.
+
+    At least five passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well.
+    """
+    share = 0.5 if tails else 1.0
+    with torch.inference_mode():
+        passes = _measure_passes(traced, x, clock, lambda done: progress(done * share))
+        starts = _start_layers(traced.graph, median(map(sum, passes))) if tails else []
+        found = _measure_tails(traced, x, clock, starts, lambda done: progress(share + done * share))
+    return Profile(key, passes, found)
+
+
+def _measure_passes(traced: Traced, x: torch.Tensor, clock: Clock, progress: Progress) -> tuple[tuple[float, ...], ...]:
+    module = with_clock(traced, clock)
+    for _ in range(WARM_UP_PASSES):
+        module(x)
+    passes: list[tuple[float, ...]] = []
+    spent = 0.0
+    while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
+        time.sleep(REST_S)
+        _, stamps = module(x)
+        passes.append((0.0, *(max(0.0, end - begin) for begin, end in pairwise(stamps))))
+        spent += sum(passes[-1])
+        progress(min(len(passes) / MIN_PASSES, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), 1.0))
+    return tuple(passes)
+
+
+def with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
+    """The network's graph with the clock read before the first layer and after each one."""
+    last_of_layer = {group[-1] for group in traced.nodes[1:]}
+    graph = fx.Graph()
+    here: dict[fx.Node, fx.Node] = {}
+    stamps: list[fx.Node] = []
+    for node in traced.module.graph.nodes:
+        if node.op == "output":
+            continue
+        here[node] = graph.node_copy(node, here.__getitem__)
+        if node is traced.nodes[0][0] or node in last_of_layer:
+            stamps.append(graph.call_function(clock))
+    answers: Any = tuple(here[traced.nodes[number][-1]] for number in traced.graph.outputs)
+    graph.output((answers, stamps))
+    return fx.GraphModule(traced.module, graph, "Timed")
+
+
+def _measure_tails(
+    traced: Traced, x: torch.Tensor, clock: Clock, starts: list[int], progress: Progress
+) -> dict[int, tuple[float, ...]]:
+    found: dict[int, tuple[float, ...]] = {}
+    for count, layer in enumerate(starts):
+        head, tail = split(traced, range(layer + 1))
+        boundary = dict(zip(head.outputs, head.module(x), strict=True))
+        crossing = [boundary[number] for number in tail.inputs]
+        found[layer] = tuple(_time_tail(tail.module, crossing, clock) for _ in range(START_PASSES))
+        progress((count + 1) / len(starts))
+    return found
+
+
+def _time_tail(module: fx.GraphModule, crossing: list[torch.Tensor], clock: Clock) -> float:
+    mine = [tensor.clone() for tensor in crossing]  # a tail may work in place on what it is given
+    time.sleep(REST_S)
+    begin = clock()
+    module(*mine)
+    return clock() - begin
+
+
+def _start_layers(graph: LayerGraph, pass_s: float) -> list[int]:
+    """Layers of some points, evenly spread, without the ends; the fewer the longer a pass takes."""
+    inner = [point.layer for point in graph.points[1:-1]]
+    affordable = int(STARTS_ENOUGH_S / (START_PASSES * pass_s / 2))  # a tail is half a pass on average
+    count = min(len(inner), max(MIN_STARTS, min(MAX_STARTS, affordable)))
+    return [inner[round(step * (len(inner) - 1) / max(1, count - 1))] for step in range(count)]
+
+
+def work_clock() -> float:
+    """Seconds of work of this thread: what a slower device would take longer for. Waiting does not count."""
+    return time.thread_time()
