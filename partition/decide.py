@@ -1,0 +1,225 @@
+"""From what is wanted to what runs where: chooses the search, and says which it was and whether it is exact.
+
+objective   latency     least end-to-end time (Neurosurgeon on chains, DADS's DSL on graphs)
+            energy      least joules of the edge (Neurosurgeon)
+            weighted    least latency + seconds for a joule * joules
+            throughput  shortest longest stage (DADS's heavy mode)
+            auto        latency while it keeps up with the rate of inferences, else throughput (DADS, Algorithm 3)
+method      chain       cuts of one tensor, all tried
+            mincut      all cuts of the graph
+            auto        chain where the graph is one, else all cuts
+
+With a limit on what the cloud may cost, placements may go back and forth between the two (partition.placement).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.graph import LayerGraph
+from partition import bottleneck, chain, placement
+from partition.chain import Candidate
+from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, money, parts_of, predict
+from partition.decision_map import best_cut
+from partition.mincut import CutSolver
+from utils.errors import UsageError
+
+OBJECTIVES = ("latency", "energy", "weighted", "throughput", "auto")
+METHODS = ("auto", "chain", "mincut", "dsh")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted. Raises UsageError for wishes that contradict each other."""
+
+    objective: str = "latency"
+    method: str = "auto"
+    seconds_per_joule: float | None = None
+    rate_per_s: float | None = None
+    max_cost: float | None = None
+    price_per_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        needs = (
+            ("weighted", self.seconds_per_joule, "--seconds-per-joule"),
+            ("auto", self.rate_per_s, "--rate"),
+        )
+        for objective, value, flag in needs:
+            if self.objective == objective and value is None:
+                raise UsageError(f"--objective {objective} needs {flag}")
+        if self.seconds_per_joule is not None and self.objective != "weighted":
+            raise UsageError("--seconds-per-joule is for --objective weighted")
+        if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
+            raise UsageError("--max-cost is for --objective latency, energy or weighted, and chooses its own method")
+        if self.method == "dsh" and self.objective != "throughput":
+            raise UsageError("--method dsh is DADS's search for --objective throughput")
+        if self.method == "mincut" and self.objective == "throughput":
+            raise UsageError("a minimum cut adds stages up: --objective throughput takes --method auto, chain or dsh")
+
+    def weights(self, power: Power) -> StageWeights:
+        """What a second of each stage counts, where stages are added up."""
+        if self.objective == "energy":
+            return power.weights
+        return LATENCY if self.seconds_per_joule is None else LATENCY.plus(power.weights, self.seconds_per_joule)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one frame can carry."""
+
+    max_bytes: int
+    max_tensors: int
+
+    def fits(self, graph: LayerGraph, part: Part) -> bool:
+        """Whether a part's tensors fit into a frame, both ways."""
+        if part.place == "edge":
+            return True
+        crossing = (graph.inputs_of(part.layers), graph.outputs_of(part.layers))
+        return all(len(found) <= self.max_tensors and graph.bytes_of(found) <= self.max_bytes for found in crossing)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What runs where, how that was found, and what it was chosen from."""
+
+    objective: str
+    method: str
+    parts: tuple[Part, ...]
+    predicted: Prediction
+    candidates: tuple[Candidate, ...]
+    """All points, to compare with."""
+    cost: float = 0.0
+    is_optimal: bool = True
+    gap: float = 0.0
+    """How far from the best this may be, as a share."""
+    keeps_up: bool | None = None
+    """Whether the stages sustain the rate that was asked for."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is a head and perhaps a tail, and does not go back and forth."""
+        return self.parts[0].place == "edge" and len(self.parts) <= 2
+
+    @property
+    def head(self) -> frozenset[int]:
+        """All layers on the edge."""
+        return frozenset().union(*(part.layers for part in self.parts if part.place == "edge"))
+
+    def boundary(self, graph: LayerGraph) -> tuple[int, ...]:
+        """The layers whose outputs go up."""
+        cloud = [graph.inputs_of(part.layers) for part in self.parts if part.place == "cloud"]
+        return tuple(sorted({number for found in cloud for number in found}))
+
+    def point(self, graph: LayerGraph) -> int | None:
+        """Its number, where it is a cut that one tensor crosses."""
+        if not self.is_cut:
+            return None
+        last = max(self.head)
+        found = next((p.number for p in graph.points if p.layer == last), None)
+        return found if found is not None and graph.head_at(found) == self.head else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One decision's inputs."""
+
+    problem: Problem
+    goal: Goal
+    power: Power
+    room: Room | None
+    solver: CutSolver | None
+    candidates: tuple[Candidate, ...]
+
+    def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
+        predicted, cost = predict(self.problem, parts), money(self.problem, parts, self.goal.price_per_s)
+        rate = self.goal.rate_per_s
+        keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
+        asked = (self.goal.objective, method, parts)
+        return Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up)
+
+    def cut(self, method: str, head: frozenset[int], *, is_optimal: bool, gap: float = 0.0) -> Decision:
+        return self.decision(method, parts_of(self.problem.graph, head), is_optimal=is_optimal, gap=gap)
+
+    def fitting(self) -> list[Candidate]:
+        """The points that one frame can carry; all on the edge is always one."""
+        graph, room = self.problem.graph, self.room
+        if room is None:
+            return list(self.candidates)
+        parts = [parts_of(graph, graph.head_at(found.point.number)) for found in self.candidates]
+        return [c for c, found in zip(self.candidates, parts, strict=True) if all(room.fits(graph, p) for p in found)]
+
+
+def decide(
+    problem: Problem, goal: Goal, power: Power, room: Room | None = None, solver: CutSolver | None = None
+) -> Decision:
+    """Choose what runs where; `room` keeps away from cuts that no frame can carry.
+
+    `solver` is the graph's own, for those who decide often. Raises UsageError where nothing is cheap enough.
+    """
+    search = _Search(problem, goal, power, room, solver, chain.scan(problem))
+    found = _OBJECTIVES[goal.objective](search)
+    if room is not None and not all(room.fits(problem.graph, part) for part in found.parts):
+        return _best_that_fits(search, found)
+    return found
+
+
+def _least_sum(search: _Search) -> Decision:
+    """Latency, energy, or both weighted."""
+    problem, goal, weights = search.problem, search.goal, search.goal.weights(search.power)
+    if goal.max_cost is not None:
+        placed = placement.best(problem, weights, goal.price_per_s, goal.max_cost)
+        is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
+        return search.decision("placement", placed.parts, is_optimal=is_optimal)
+    if goal.method == "chain" or (goal.method == "auto" and problem.graph.is_chain):
+        return _least_point(search, lambda candidate: weights.value(candidate.predicted))
+    solver = search.solver or CutSolver(problem.graph)
+    return search.cut("mincut", best_cut(problem, weights, solver), is_optimal=True)
+
+
+def _shortest_stage(search: _Search) -> Decision:
+    """The cut with the shortest longest stage."""
+    if search.goal.method == "dsh":
+        found = bottleneck.dsh(search.problem)
+        return search.cut("dsh", found.head, is_optimal=False)
+    if search.goal.method == "chain" or search.problem.graph.is_chain:
+        return _least_point(search, lambda candidate: candidate.predicted.longest_s)
+    found = bottleneck.exact(search.problem)
+    return search.cut("milp", found.head, is_optimal=found.is_optimal, gap=found.gap)
+
+
+def _by_rate(search: _Search) -> Decision:
+    """Least latency if that keeps up with the rate, else the shortest longest stage."""
+    light = _least_sum(replace(search, goal=replace(search.goal, objective="latency")))
+    if light.keeps_up:
+        return light
+    method = "auto" if search.goal.method == "mincut" else search.goal.method
+    return _shortest_stage(replace(search, goal=replace(search.goal, objective="throughput", method=method)))
+
+
+_OBJECTIVES: dict[str, Callable[[_Search], Decision]] = {
+    "latency": _least_sum,
+    "energy": _least_sum,
+    "weighted": _least_sum,
+    "throughput": _shortest_stage,
+    "auto": _by_rate,
+}
+
+
+def _least_point(search: _Search, value: Callable[[Candidate], float]) -> Decision:
+    found = min(search.fitting(), key=lambda c: (value(c), c.predicted.total_s, c.boundary_bytes))
+    graph = search.problem.graph
+    return search.cut("chain", graph.head_at(found.point.number), is_optimal=graph.is_chain)
+
+
+def _best_that_fits(search: _Search, wanted: Decision) -> Decision:
+    """The best point that a frame can carry, which is not known to be the best cut that it can."""
+    graph, limit = search.problem.graph, search.goal.max_cost
+    search = replace(search, goal=replace(search.goal, objective=wanted.objective))
+    weights = search.goal.weights(search.power)
+
+    def value(found: Decision) -> tuple[bool, float]:
+        is_dear = limit is not None and found.cost > limit
+        is_stage = wanted.objective == "throughput"
+        return is_dear, found.predicted.longest_s if is_stage else weights.value(found.predicted)
+
+    points = [graph.head_at(candidate.point.number) for candidate in search.fitting()]
+    return min((search.cut("chain", head, is_optimal=False) for head in points), key=value)

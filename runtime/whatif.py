@@ -1,0 +1,175 @@
+"""Planning without running anything: `deployment.py plan`. No torch, no socket.
+
+The times come from kept profiles of a network, or from a file that anybody can write (docs/planning.md).
+"""
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from models import graph_json
+from models.graph import INPUT, LayerGraph
+from partition.cost import CloudTimes, Link, Power, Problem, StageWeights
+from partition.decide import Decision, Goal, decide
+from partition.decision_map import DecisionMap, follow, keep_download
+from partition.pareto import Tradeoff, front
+from predictor import store
+from predictor.store import Kept
+from runtime.power import PowerChoice
+from utils.errors import UsageError
+from utils.files import require_file
+
+MAX_FILE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """One call of deployment.py plan. Rates in bytes per second, times in seconds."""
+
+    model: str | None
+    graph_file: Path | None
+    cache_dir: Path
+    up_bytes_per_s: float
+    down_bytes_per_s: float | None = None
+    rtt_s: float = 0.0
+    load: float = 1.0
+    queue_s: float = 0.0
+    edge_times: Path | None = None
+    """A profile of the edge; None takes the newest that is kept."""
+    cloud_times: Path | None = None
+    cpu_share: float = 1.0
+    """How much of the profiled device the edge has."""
+    goal: Goal = field(default_factory=Goal)
+    power: str = ""
+    radio: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was made from."""
+
+    config: PlanConfig
+    problem: Problem
+    decision: Decision
+    decision_s: float
+    power: Power
+    map: DecisionMap | None
+    """None where the objective is no sum of stages, or a limit of cost has to be kept."""
+    front: tuple[Tradeoff, ...]
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The layers."""
+        return self.problem.graph
+
+    @property
+    def energy_j(self) -> float:
+        """Joules of the edge in one inference."""
+        return self.power.weights.value(self.decision.predicted)
+
+
+def plan(config: PlanConfig) -> Planned:
+    """Read the times, decide, and find where the decision changes. Raises UsageError for what is wrong."""
+    choice = PowerChoice.of(config.power, config.radio)
+    document, name = document_of(config)
+    problem = problem_of(document, name, config)
+    power = choice.at(problem.link)
+    started = time.perf_counter()
+    decision = decide(problem, config.goal, power)
+    decision_s = time.perf_counter() - started
+    return Planned(config, problem, decision, decision_s, power, _map(problem, config, choice), front(problem, power))
+
+
+def _map(problem: Problem, config: PlanConfig, choice: PowerChoice) -> DecisionMap | None:
+    goal = config.goal
+    if goal.max_cost is not None or goal.objective == "throughput":
+        return None
+    link_at = (follow if config.down_bytes_per_s is None else keep_download)(problem.link)
+
+    def weights_at(link: Link) -> StageWeights:
+        return goal.weights(choice.at(link))
+
+    return DecisionMap.of(problem, link_at, weights_at)
+
+
+def document_of(config: PlanConfig) -> tuple[Any, str]:
+    """The document of the graph with its times, and what errors call it."""
+    if (config.model is None) == (config.graph_file is None):
+        raise UsageError("plan needs either -t MODEL or --graph FILE")
+    if config.graph_file is not None:
+        if config.edge_times or config.cloud_times:
+            raise UsageError("--edge-times and --cloud-times are for -t: a --graph file holds its own times")
+        return _read_json(config.graph_file), str(config.graph_file)
+    model = str(config.model)
+    return _joined(_kept(config.edge_times, config, model), _kept(config.cloud_times, config, model)), model
+
+
+def _kept(path: Path | None, config: PlanConfig, model: str) -> Kept:
+    found = [path] if path is not None else store.kept(config.cache_dir, model)
+    if not found:
+        raise UsageError(
+            f"no times of {model} are kept in {config.cache_dir}: run deployment.py profile -t {model} first, "
+            "or give --edge-times and --cloud-times"
+        )
+    return store.read(found[0])
+
+
+def _joined(edge: Kept, cloud: Kept) -> dict[str, Any]:
+    """One document with the times of both sides. Raises UsageError where they are of different networks."""
+    if edge.profile.key.graph != cloud.profile.key.graph:
+        raise UsageError(
+            f"the profiles are of different networks, {edge.profile.key.model} and {cloud.profile.key.model}"
+        )
+    times = zip(edge.profile.seconds, cloud.profile.seconds, cloud.profile.start_s, strict=True)
+    rows = [
+        row | {"edge_s": edge_s, "cloud_s": cloud_s, "start_s": start_s}
+        for row, (edge_s, cloud_s, start_s) in zip(edge.graph["layers"], times, strict=True)
+    ]
+    return edge.graph | {"layers": rows}
+
+
+def _read_json(path: Path) -> Any:
+    require_file(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{path} is too large for a graph: at most {MAX_FILE_BYTES >> 20} MiB are read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON ({str(error)[:100]})") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
+    """The graph, the times of a document, and the link and the cloud's load of the configuration."""
+    graph, rows = graph_json.parse(document, name)
+    graph = replace(graph, name=config.model or Path(name).stem)
+
+    def column(field_name: str, default: float | None = None) -> list[float]:
+        found = []
+        for number, row in enumerate(rows):
+            is_free = field_name not in row and (number == INPUT or default is not None)
+            where = graph_json.where_of(name, row)
+            found.append(default or 0.0 if is_free else graph_json.number_of(row, field_name, where))
+        return found
+
+    edge_s = [seconds / config.cpu_share for seconds in column("edge_s")]
+    cloud = CloudTimes(column("cloud_s"), column("start_s", 0.0), config.load, config.queue_s)
+    down = config.up_bytes_per_s if config.down_bytes_per_s is None else config.down_bytes_per_s
+    answer = None
+    if "result_bytes" in document:
+        answer = int(graph_json.number_of(document, "result_bytes", name))
+    return Problem(graph, edge_s, cloud, Link(config.up_bytes_per_s, down, config.rtt_s), answer)
+
+
+def to_document(problem: Problem) -> dict[str, Any]:
+    """What --graph reads: a graph with its times, to change and to plan from again."""
+    document = graph_json.to_document(problem.graph)
+    times = zip(problem.edge_s, problem.cloud.seconds, problem.cloud.start_s, strict=True)
+    rows = [
+        row | {"edge_s": edge_s, "cloud_s": cloud_s, "start_s": start_s}
+        for row, (edge_s, cloud_s, start_s) in zip(document["layers"], times, strict=True)
+    ]
+    return document | {"layers": rows, "result_bytes": problem.result_bytes}
