@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Deployment: measure this device, fit predictors of what layers cost on it, and say how good they are."""
+"""Deployment: measure this device, fit predictors of what layers cost on it, say how good they are, and plan."""
 
 import argparse
 import json
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import cli
+from utils.units import parse_rate
 
 if TYPE_CHECKING:
     from runtime.evaluation import Evaluation
     from runtime.measure import MeasuredNetwork
     from runtime.survey import Survey
+    from runtime.whatif import Planned
     from utils.progress import Show
 
 BUDGET = "90s"
@@ -57,7 +59,47 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate_flags.add_argument("--plots", type=Path, metavar="DIR", help="draw a scatter plot for each kind")
     evaluate_flags.set_defaults(work=evaluate)
+    what = "Say where a network would be cut, for any link and load. Nothing is run, measured or connected to."
+    plan_flags = commands.add_parser("plan", help="say where a network would be cut", description=what)
+    _plan_flags(plan_flags)
+    plan_flags.set_defaults(work=plan)
     return parser
+
+
+def _plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    network = parser.add_argument_group("the network and its times")
+    network.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=cli.MODELS)
+    network.add_argument("--graph", type=Path, metavar="FILE.json", help="your own numbers instead: docs/planning.md")
+    network.add_argument(
+        "--edge-times",
+        type=Path,
+        metavar="FILE",
+        help="a kept profile of the edge (default: the newest of this machine)",
+    )
+    network.add_argument("--cloud-times", type=Path, metavar="FILE", help="the same of the cloud")
+    network.add_argument("--emulate-cpu", type=cli.share, default=1.0, metavar="SHARE", help="of the edge's times")
+    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
+    link = parser.add_argument_group("the link and the cloud")
+    rate = cli.checked(parse_rate)
+    link.add_argument("--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit")
+    link.add_argument("--download", type=rate, metavar="RATE", help="(default: the same as the upload)")
+    link.add_argument("--rtt", type=cli.wait, default="0ms", metavar="TIME", help="round trip, such as 20ms")
+    link.add_argument("--load", type=cli.above_zero, default=1.0, metavar="X", help="times slower than an idle cloud")
+    link.add_argument("--queue", type=cli.wait, default="0ms", metavar="TIME", help="wait before the cloud begins")
+    goal = parser.add_argument_group("what is wanted")
+    cli.add_goal_flags(goal)
+    cli.add_power_flags(goal)
+    output = parser.add_argument_group("what is written")
+    output.add_argument(
+        "--map", type=Path, metavar="FILE.png", help="draw the best cut over bandwidth and load (or .svg)"
+    )
+    output.add_argument(
+        "--plots", type=Path, metavar="DIR", help="draw that, the layers, the graph with its cut, the front"
+    )
+    output.add_argument(
+        "--export", type=Path, metavar="FILE.json", help="write a file for --graph, to change and plan again"
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +192,52 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     return 0
 
 
+def plan(options: argparse.Namespace, progress: "Show") -> int:
+    """Decide, show, draw."""
+    from partition.decide import Goal
+    from predictor.store import default_folder
+    from runtime.whatif import PlanConfig, export
+    from runtime.whatif import plan as make_plan
+
+    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
+    config = PlanConfig(
+        model=options.type,
+        graph_file=options.graph,
+        cache_dir=options.cache_dir or default_folder(),
+        up_bytes_per_s=options.bandwidth,
+        down_bytes_per_s=options.download,
+        rtt_s=options.rtt,
+        load=options.load,
+        queue_s=options.queue,
+        edge_times=options.edge_times,
+        cloud_times=options.cloud_times,
+        cpu_share=options.emulate_cpu,
+        goal=Goal(*wanted, options.max_cost, options.cloud_price),
+        power=options.power,
+        radio=options.radio,
+    )
+    planned = make_plan(config)
+    if options.export is not None:
+        export(planned.problem, options.export)
+    pictures = draw_plan(planned, options.map, options.plots, progress)
+    show_plan(planned, as_json=options.json, lines=[f"drawn  {path}" for path in pictures])
+    return 0
+
+
+def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, progress: "Show") -> list[Path]:
+    """The pictures that were asked for."""
+    if map_path is None and folder is None:
+        return []
+    from runtime import plan_pictures
+
+    progress("drawing", 0.0)
+    drawn = [] if folder is None else plan_pictures.draw_all(planned, folder)
+    if map_path is not None:
+        plan_pictures.map_picture(planned, map_path)
+        drawn.append(map_path)
+    return drawn
+
+
 def dataset_of(options: argparse.Namespace) -> Path:
     """The data set that was named, or the role's own. Raises UsageError where there is none."""
     from runtime.survey import DATASETS
@@ -228,6 +316,18 @@ def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str])
     else:
         print(f"\nnetworks: {found.why_no_networks}")
     print("\n".join([*evaluation.gap_lines(found), *lines]))
+
+
+def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> None:
+    """The plan, to stdout."""
+    from runtime import plan_report
+
+    if as_json:
+        print(json.dumps(plan_report.to_json(planned)))
+        return
+    cli.show(lambda console: plan_report.show(planned, console))
+    if lines:
+        print("\n".join(["", *lines]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,7 +36,8 @@ class Goal:
     seconds_per_joule: float | None = None
     rate_per_s: float | None = None
     max_cost: float | None = None
-    price_per_s: float = 0.0
+    price_per_s: float | None = None
+    """Of the cloud's work."""
 
     def __post_init__(self) -> None:
         needs = (
@@ -50,10 +51,17 @@ class Goal:
             raise UsageError("--seconds-per-joule is for --objective weighted")
         if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
             raise UsageError("--max-cost is for --objective latency, energy or weighted, and chooses its own method")
+        if self.max_cost is not None and self.price_per_s is None:
+            raise UsageError("--max-cost needs --cloud-price")
         if self.method == "dsh" and self.objective != "throughput":
             raise UsageError("--method dsh is DADS's search for --objective throughput")
         if self.method == "mincut" and self.objective == "throughput":
             raise UsageError("a minimum cut adds stages up: --objective throughput takes --method auto, chain or dsh")
+
+    @property
+    def price(self) -> float:
+        """Of a second of the cloud, 0 where none was told."""
+        return self.price_per_s or 0.0
 
     def weights(self, power: Power) -> StageWeights:
         """What a second of each stage counts, where stages are added up."""
@@ -130,7 +138,7 @@ class _Search:
     candidates: tuple[Candidate, ...]
 
     def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
-        predicted, cost = predict(self.problem, parts), money(self.problem, parts, self.goal.price_per_s)
+        predicted, cost = predict(self.problem, parts), money(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
         asked = (self.goal.objective, method, parts)
@@ -166,7 +174,7 @@ def _least_sum(search: _Search) -> Decision:
     """Latency, energy, or both weighted."""
     problem, goal, weights = search.problem, search.goal, search.goal.weights(search.power)
     if goal.max_cost is not None:
-        placed = placement.best(problem, weights, goal.price_per_s, goal.max_cost)
+        placed = placement.best(problem, weights, goal.price, goal.max_cost)
         is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
         return search.decision("placement", placed.parts, is_optimal=is_optimal)
     if goal.method == "chain" or (goal.method == "auto" and problem.graph.is_chain):

@@ -19,7 +19,7 @@ from predictor import store
 from predictor.store import Kept
 from runtime.power import PowerChoice
 from utils.errors import UsageError
-from utils.files import require_file
+from utils.files import require_file, write_atomically
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -162,6 +162,14 @@ def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
     if "result_bytes" in document:
         answer = int(graph_json.number_of(document, "result_bytes", name))
     return Problem(graph, edge_s, cloud, Link(config.up_bytes_per_s, down, config.rtt_s), answer)
+
+
+def export(problem: Problem, path: Path) -> None:
+    """Write a file for --graph. Raises UsageError where it cannot be written."""
+    try:
+        write_atomically(path, json.dumps(to_document(problem), indent=1))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_document(problem: Problem) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -176,6 +177,66 @@ def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: s
     if options.token_file:
         arguments += ["--token-file", str(options.token_file.resolve())]
     return tuple(arguments)
+
+
+def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
+    """What is minimised, and how the best cut is found."""
+    parser.add_argument(
+        "--objective",
+        choices=("latency", "energy", "weighted", "throughput", "auto"),
+        default="latency",
+        help="what is least: time, joules here, both weighted, the longest stage, or what --rate needs (auto)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("auto", "chain", "mincut", "dsh"),
+        default="auto",
+        help="search cuts of one tensor (chain) or all cuts (mincut); dsh is DADS's search for throughput",
+    )
+    parser.add_argument("--rate", type=above_zero, metavar="Q", help="inferences a second that should be kept up with")
+    parser.add_argument(
+        "--seconds-per-joule", type=at_least_zero, metavar="S", help="with weighted: seconds that a joule is worth"
+    )
+    parser.add_argument(
+        "--max-cost",
+        type=number,
+        metavar="C",
+        help="limit of the cloud's cost for one inference; may go back and forth",
+    )
+    parser.add_argument("--cloud-price", type=at_least_zero, metavar="P", help="cost of one second of the cloud's work")
+
+
+def add_power_flags(parser: argparse._ArgumentGroup) -> None:
+    """The watts that energy is modelled with."""
+    parser.add_argument(
+        "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
+    )
+    parser.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
+
+
+def number(text: str) -> float:
+    """An argument that is a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def at_least_zero(text: str) -> float:
+    """An argument that is a finite number of at least 0."""
+    if number(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below zero")
+    return number(text)
+
+
+def above_zero(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    if number(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above zero")
+    return number(text)
 
 
 def port(text: str) -> int:

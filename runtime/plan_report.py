@@ -1,0 +1,131 @@
+"""A plan of deployment.py, as JSON for programs and as text for people. docs/planning.md has the keys, a contract."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from partition.cost import Part
+from runtime.plan_table import candidates_table, cut_line, legend, part_line, why_line
+from runtime.whatif import Planned
+from utils.units import format_bytes, format_rate, format_seconds
+
+
+def to_json(planned: Planned) -> dict[str, Any]:
+    """The document of `deployment.py plan --json`."""
+    graph, decision, link = planned.graph, planned.decision, planned.problem.link
+
+    def ids(numbers: Iterable[int]) -> list[str]:
+        return [graph.layers[number].id for number in sorted(numbers)]
+
+    def segment(part: Part) -> dict[str, Any]:
+        return {"place": part.place, "layers": ids(part.layers)}
+
+    document: dict[str, Any] = {
+        "model": graph.name,
+        "objective": decision.objective,
+        "method": decision.method,
+        "point": decision.point(graph),
+        "head": ids(decision.head),
+        "boundary": ids(decision.boundary(graph)),
+        "boundary_bytes": graph.bytes_of(decision.boundary(graph)),
+        "segments": [segment(part) for part in decision.parts],
+        "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
+        "energy_j": planned.energy_j,
+        "cost": decision.cost,
+        "decision_s": planned.decision_s,
+        "optimal": decision.is_optimal,
+        "gap": decision.gap,
+        "link": {"up_bytes_per_s": link.up_bytes_per_s, "down_bytes_per_s": link.down_bytes_per_s, "rtt_s": link.rtt_s},
+        "load": planned.problem.cloud.load,
+        "candidates": [
+            {
+                "point": candidate.point.number,
+                "layer": graph.layers[candidate.point.layer].id,
+                "boundary_bytes": candidate.boundary_bytes,
+            }
+            | candidate.predicted.to_json()
+            for candidate in decision.candidates
+        ],
+        "front": [
+            {"head": ids(found.head), "total_s": found.predicted.total_s, "energy_j": found.energy_j}
+            for found in planned.front
+        ],
+        "map": None,
+    }
+    if planned.map is not None:
+        document["map"] = [
+            {
+                "from_bytes_per_s": region.from_bytes_per_s,
+                "boundary": ids(graph.boundary(region.head)),
+                "head_layers": len(region.head),
+            }
+            for region in planned.map.regions
+        ]
+    if decision.keeps_up is not None:
+        document |= {"rate_per_s": planned.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
+    return document
+
+
+def show(planned: Planned, console: Console) -> None:
+    """Print the plan."""
+    console.print(_headline(planned), highlight=False)
+    console.print(candidates_table(planned.graph, planned.decision))
+    console.print(legend(), highlight=False)
+    if planned.map is not None:
+        console.print(_map_table(planned), highlight=False)
+    if planned.config.goal.objective in ("energy", "weighted"):
+        console.print(_front_table(planned), highlight=False)
+
+
+def _headline(planned: Planned) -> Group:
+    graph, decision, link = planned.graph, planned.decision, planned.problem.link
+    predicted, found_s = decision.predicted, format_seconds(planned.decision_s)
+    up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
+    lines = [
+        f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} points",
+        f"link   up {up}, down {down}, round trip {rtt}; load of the cloud {planned.problem.cloud.load:g}",
+        f"cut    {cut_line(graph, decision)}",
+        *(f"       {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
+        f"why    {why_line(decision, graph)}, found in {found_s}",
+        f"time   {format_seconds(predicted.total_s)}; longest stage {format_seconds(predicted.longest_s)}",
+        f"energy {planned.energy_j:.3g} J of the edge ({planned.config.power}, {planned.config.radio})",
+    ]
+    if planned.config.goal.price_per_s is not None:
+        lines.append(f"cost   {decision.cost:.4g} at {planned.config.goal.price_per_s:g} a second of the cloud")
+    if decision.keeps_up is not None:
+        rate, most = planned.config.goal.rate_per_s, 1 / predicted.longest_s if predicted.longest_s else float("inf")
+        told = "keeps up with" if decision.keeps_up else "is less than"
+        lines.append(f"rate   {most:.3g} a second, which {told} the {rate:g} that were asked for")
+    return Group(*(Text(line) for line in lines))
+
+
+def _map_table(planned: Planned) -> Table:
+    """Where the best cut changes."""
+    graph, found = planned.graph, planned.map
+    table = Table(box=None, pad_edge=False, title="\nbest cut by upload rate", title_justify="left")
+    for name in ("from", "crosses", "layers here", "cut after"):
+        table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
+    for number, region in enumerate(() if found is None else found.regions):
+        crossing = graph.boundary(region.head)
+        names = ", ".join(graph.layers[each].id for each in crossing[-3:])
+        more = f" and {len(crossing) - 3} more" if len(crossing) > 3 else ""
+        table.add_row(
+            format_rate(region.from_bytes_per_s) if number else "0",
+            format_bytes(graph.bytes_of(crossing)) if crossing else "-",
+            str(len(region.head) - 1),
+            Text(names + more if crossing else "all on the edge"),
+        )
+    return table
+
+
+def _front_table(planned: Planned) -> Table:
+    """What more time buys in energy."""
+    table = Table(box=None, pad_edge=False, title="\nlatency against energy", title_justify="left")
+    for name in ("total", "joules", "layers here"):
+        table.add_column(name, justify="right")
+    for found in planned.front:
+        table.add_row(format_seconds(found.predicted.total_s), f"{found.energy_j:.3g}", str(len(found.head) - 1))
+    return table

@@ -1,0 +1,129 @@
+"""A decision beside what it was chosen from, as a table for people."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from models.graph import LayerGraph
+from partition.chain import Candidate
+from partition.cost import Part, Prediction
+from partition.decide import Decision
+from utils.units import format_bytes, format_seconds, printable
+
+BAR = 32
+SHOWN = 30
+BEST_SHOWN = 12
+NAME = 60
+STAGES = (("edge_s", "green", "█"), ("transfer_s", "yellow", "▒"), ("cloud_s", "blue", "▓"))
+
+
+def candidates_table(graph: LayerGraph, decision: Decision) -> Table:
+    """Every point, or of many the best ones, and what was decided."""
+    chosen = decision.point(graph)
+    shown = _shown(decision.candidates, chosen)
+    table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(shown)), title_justify="left")
+    for name in ("", "point", "after", "crosses", "total", "predicted"):
+        table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
+    longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
+    if chosen is None:
+        crossing = graph.bytes_of(decision.boundary(graph))
+        _add(table, ("→", "-", short_name(graph, decision)), crossing, decision.predicted, longest)
+    for candidate in shown:
+        number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
+        names = ("→" if number == chosen else "", str(number), printable(layer, NAME))
+        _add(table, names, candidate.boundary_bytes, candidate.predicted, longest)
+    return table
+
+
+def _add(table: Table, names: tuple[str, str, str], crossing: int, predicted: Prediction, longest: float) -> None:
+    style = "bold" if names[0] else ""
+    size = format_bytes(crossing) if crossing else "-"
+    table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest), style=style)
+
+
+def _shown(candidates: Sequence[Candidate], chosen: int | None) -> list[Candidate]:
+    """All candidates, or of many the ends, the chosen one and the best."""
+    if len(candidates) <= SHOWN:
+        return list(candidates)
+    best = sorted(candidates, key=lambda c: c.predicted.total_s)[:BEST_SHOWN]
+    numbers = {c.point.number for c in (candidates[0], candidates[-1], *best)} | {chosen}
+    return [c for c in candidates if c.point.number in numbers]
+
+
+def _title(count: int, shown: int) -> str:
+    return "" if shown == count else f"\nthe ends and the best of {count} points (--json has them all)"
+
+
+def _bar(predicted: Prediction, longest: float) -> Text:
+    bar = Text()
+    for name, color, block in STAGES:
+        bar.append(block * (round(BAR * getattr(predicted, name) / longest) if longest else 0), style=color)
+    return bar
+
+
+def legend() -> Text:
+    """What the blocks of the bars mean."""
+    text = Text("predicted time: ")
+    for name, color, block in STAGES:
+        text.append(f"{block * 2} {name.removesuffix('_s')}  ", style=color)
+    return text
+
+
+def short_name(graph: LayerGraph, decision: Decision) -> str:
+    """Where a decision cuts, in a few words."""
+    crossing = decision.boundary(graph)
+    if not crossing:
+        return "all on the edge"
+    if not decision.is_cut:
+        return f"{len(decision.parts)} parts, there and back"
+    after = printable(graph.layers[max(crossing)].id, NAME)
+    return after if len(crossing) == 1 else f"{len(crossing)} tensors, the last {after}"
+
+
+def cut_line(graph: LayerGraph, decision: Decision) -> str:
+    """Where a decision cuts, and how many layers run on either side."""
+    here, there = len(decision.head) - 1, len(graph.layers) - len(decision.head)
+    crossing = decision.boundary(graph)
+    layers = f"{here} layers here, {there} on the cloud"
+    if not crossing:
+        return "everything here, nothing crosses"
+    size = format_bytes(graph.bytes_of(crossing))
+    if not decision.is_cut:
+        return f"{len(decision.parts)} parts: {layers}, {size} go up"
+    point = decision.point(graph)
+    if point is None:
+        return f"{len(crossing)} tensors cross, the last {_id(graph, max(crossing))}: {layers}, {size} cross"
+    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, crossing[0])}: {layers}, {size} cross"
+
+
+def part_line(graph: LayerGraph, part: Part) -> str:
+    """One part of a placement."""
+    first, last = min(part.layers), max(part.layers)
+    span = _id(graph, first) if first == last else f"{_id(graph, first)} to {_id(graph, last)}"
+    return f"{part.place:<6} {span}"
+
+
+def why_line(decision: Decision, graph: LayerGraph) -> str:
+    """What was minimised over what, and whether there can be anything better."""
+    least = {
+        "latency": "least predicted total",
+        "energy": "least joules here",
+        "weighted": "least time and energy together",
+        "throughput": "shortest longest stage",
+    }[decision.objective]
+    of = {
+        "chain": f"{len(decision.candidates)} points",
+        "mincut": "all cuts (minimum cut)",
+        "milp": "all cuts (integer program)",
+        "dsh": "the cuts that DADS's grid finds",
+        "placement": "placements within the limit of cost",
+        "given": "the point that was given",
+    }[decision.method]
+    if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
+        return f"{least} of {of}"
+    return f"{least} of {of}, at most {decision.gap:.1%} from the best"
+
+
+def _id(graph: LayerGraph, number: int) -> str:
+    return printable(graph.layers[number].id, NAME)
