@@ -194,12 +194,11 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
 
 def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
-    from partition.decide import Goal
+    from partition.decide import goal_of
     from predictor.store import default_folder
     from runtime.whatif import PlanConfig, export
     from runtime.whatif import plan as make_plan
 
-    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
     config = PlanConfig(
         model=options.type,
         graph_file=options.graph,
@@ -212,7 +211,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         edge_times=options.edge_times,
         cloud_times=options.cloud_times,
         cpu_share=options.emulate_cpu,
-        goal=Goal(*wanted, options.max_cost, options.cloud_price),
+        goal=goal_of(options),
         power=options.power,
         radio=options.radio,
     )

@@ -32,10 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
     cli.add_times_flags(where)
-    where.add_argument(
-        "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
-    )
-    where.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
+    goal = parser.add_argument_group("what is wanted")
+    cli.add_goal_flags(goal)
+    cli.add_power_flags(goal)
     runs = parser.add_argument_group("how often, and what is shown")
     runs.add_argument("--repeat", type=cli.positive_int, default=1, metavar="N", help="measured inferences")
     runs.add_argument("--warm-up", type=cli.count, default=1, metavar="N", help="inferences before, not counted")
@@ -50,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from net.security import read_token
+    from partition.decide import goal_of
     from predictor.store import default_folder
     from runtime.edge import EdgeConfig
 
@@ -67,6 +67,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         image=options.image,
         array=options.input,
         point=options.point,
+        goal=goal_of(options),
         bandwidth=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,
@@ -90,6 +91,9 @@ def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if options.image is not None and options.input is not None:
         raise UsageError("give --image or --input, not both")
+    wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
+    if options.point is not None and any(wishes):
+        raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")
     cli.check_emulation(options)
 
 

@@ -17,6 +17,7 @@ The best measured point is the minimum of noisy numbers, so the regret is overst
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ import numpy as np
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from models import registry
 from net.link import Prober
+from partition.decide import Decision, Goal, decide
 from predictor.store import default_folder
 from runtime.children import emulated_link, own_cloud
 from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import CpuShare, TorchExecutor
-from runtime.single import Plan, decide
+from runtime.single import problem_of
 from runtime.times import Times, predictors_path
 from utils.deadline import Deadline
 from utils.inference_utils import find_device
@@ -85,14 +87,19 @@ def connected_edge(model: str, address: tuple[str, int], link: str) -> Iterator[
             edge.close()
 
 
-def points_to_measure(plan: Plan) -> list[int]:
+def chosen_of(plan: Decision) -> int:
+    """The point that was chosen."""
+    return next(n for n, c in enumerate(plan.candidates) if max(plan.head) == c.point.layer)
+
+
+def points_to_measure(plan: Decision) -> list[int]:
     """All points, or of many the ends, the best predicted and spread ones."""
     last = len(plan.candidates) - 1
     if last < ALL_POINTS:
         return list(range(last + 1))
     best = sorted(plan.candidates, key=lambda c: c.predicted.total_s)[:BEST]
     spread = np.linspace(0, last, SPREAD + 2).round().astype(int)[1:-1]
-    return sorted({0, last, plan.chosen.point.number, *(c.point.number for c in best), *spread.tolist()})
+    return sorted({0, last, chosen_of(plan), *(c.point.number for c in best), *spread.tolist()})
 
 
 def measure_cell(edge: Edge, cpu: float, link: str, times: str) -> Cell:
@@ -102,9 +109,12 @@ def measure_cell(edge: Edge, cpu: float, link: str, times: str) -> Cell:
     estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
     folder = default_folder()
     edge_s = Times(times, predictors_path(folder, "edge"), folder).find(edge.executor, print, tails=False).times.seconds
-    plan = decide(edge, edge_s, estimate, None)
+    problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))
+    started = time.perf_counter()
+    plan = decide(problem, Goal(method="chain"))
+    decision_s = time.perf_counter() - started
     x = np.asarray(edge.network.example.tensor)
-    cell = Cell(edge.graph.name, cpu, link, plan.chosen.point.number, {}, [], plan.decision_s)
+    cell = Cell(edge.graph.name, cpu, link, chosen_of(plan), {}, [], decision_s)
 
     def run(point: int) -> None:
         answered = edge.infer(x, edge.graph.head_at(point), TIMEOUT_S)

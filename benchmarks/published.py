@@ -24,11 +24,12 @@ from benchmarks.fingerprint import write_table
 from models import inputs, registry, weights
 from models.split import split
 from net.link import Prober
+from partition import chain
 from predictor.store import default_folder
 from runtime.children import ROOT, emulated_link, own_cloud
 from runtime.edge import Edge, EdgeConfig, read_input
 from runtime.executor import Network, prepare
-from runtime.single import decide
+from runtime.single import problem_of
 from runtime.times import measured
 from utils.deadline import Deadline
 from utils.inference_utils import set_threads
@@ -136,7 +137,8 @@ def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) ->
         assert edge.cloud is not None
         estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
         edge_s = measured(edge.executor, default_folder()).seconds
-        point = decide(edge, edge_s, estimate, None).chosen.point.number
+        problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))
+        point = chain.best(chain.scan(problem)).point.number
         mine, theirs = [], []
         for _ in range(REPEATS + 1):
             answered = edge.infer(x, edge.graph.head_at(point), TIMEOUT_S)

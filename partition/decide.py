@@ -14,6 +14,7 @@ With a limit on what the cloud may cost, placements may go back and forth betwee
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from models.graph import LayerGraph
 from partition import bottleneck, chain, placement
@@ -68,6 +69,12 @@ class Goal:
         if self.objective == "energy":
             return power.weights
         return LATENCY if self.seconds_per_joule is None else LATENCY.plus(power.weights, self.seconds_per_joule)
+
+
+def goal_of(options: Any) -> Goal:
+    """The goal of a command line that has the flags of `utils.cli.add_goal_flags`."""
+    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
+    return Goal(*wanted, options.max_cost, options.cloud_price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +163,15 @@ class _Search:
         return [c for c, found in zip(self.candidates, parts, strict=True) if all(room.fits(graph, p) for p in found)]
 
 
+NO_POWER = Power(0.0, 0.0, 0.0, 0.0)
+
+
 def decide(
-    problem: Problem, goal: Goal, power: Power, room: Room | None = None, solver: CutSolver | None = None
+    problem: Problem,
+    goal: Goal,
+    power: Power = NO_POWER,
+    room: Room | None = None,
+    solver: CutSolver | None = None,
 ) -> Decision:
     """Choose what runs where; `room` keeps away from cuts that no frame can carry.
 

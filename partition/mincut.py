@@ -13,7 +13,6 @@ Values are whole numbers in the solver. The unit is chosen for each problem so t
 about 2^29 of them, half a nanosecond where that end takes 0.3 s; an arc dearer than that is never cut.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,16 +60,14 @@ class CutSolver:
         self._graph = graph
         self._points = np.array([point.layer for point in graph.points[:-1]] or [INPUT])
         self._out_bytes = np.array([layer.out_bytes for layer in graph.layers], dtype=np.float64)
-        arcs = _arcs(graph)
-        size = 1 + max(max(arc.begin, arc.end) for arc in arcs)
-        both = np.array([(a.begin, a.end) for a in arcs] + [(a.end, a.begin) for a in arcs])
-        flat, slots = np.unique(both[:, 0] * size + both[:, 1], return_inverse=True)
-        self._slots = slots[: len(arcs)]
+        begin, end, self._term = _arcs(graph)
+        size = 1 + int(max(begin.max(), end.max()))
+        flat, slots = np.unique(np.concatenate([begin * size + end, end * size + begin]), return_inverse=True)
+        self._slots = slots[: len(begin)]
         self._columns = (flat % size).astype(np.int32)
         self._rows = np.concatenate([[0], np.cumsum(np.bincount(flat // size, minlength=size))]).astype(np.int32)
         self._owner = flat // size
         self._size = size
-        self._term = np.array([_offset(graph, arc) for arc in arcs])
         self._source, self._sink = len(graph.layers), len(graph.layers) + 1
 
     def terms(self, problem: Problem, weights: StageWeights = LATENCY) -> Terms:
@@ -89,7 +86,7 @@ class CutSolver:
     def best(self, terms: Terms) -> frozenset[int]:
         """The cut whose terms add up to the least. Terms are not negative; raises ValueError where one is, or NaN."""
         everything, nothing = self._graph.everything, frozenset({INPUT})
-        values = np.concatenate([terms.edge, terms.cloud, terms.tensor, terms.entry, [np.inf, 0.0]])
+        values = _joined(terms)
         if not (values >= 0).all():
             raise ValueError("costs are numbers of at least 0")
         ends = {head: terms.value(self._graph, head) for head in (everything, nothing)}
@@ -112,45 +109,33 @@ class CutSolver:
         return frozenset(reached[reached < len(self._graph.layers)].tolist())
 
 
-@dataclass(frozen=True, slots=True)
-class _Arc:
-    begin: int
-    end: int
-    kind: str
-    """Which term it costs."""
-    number: int = 0
+def _arcs(graph: LayerGraph) -> NDArray[np.int64]:
+    """The arcs of the flow network, shape (3, arcs): begin, end, and the place of what it costs in `_joined`.
 
-
-_OFFSETS: dict[str, Callable[[int, int], int]] = {
-    "edge": lambda layers, points: 0,
-    "cloud": lambda layers, points: layers,
-    "tensor": lambda layers, points: 2 * layers,
-    "entry": lambda layers, points: 3 * layers,
-    "never": lambda layers, points: 3 * layers + points,
-}
-"""Where each kind of term begins in the array of all of them."""
-
-
-def _offset(graph: LayerGraph, arc: _Arc) -> int:
-    return _OFFSETS[arc.kind](len(graph.layers), max(1, len(graph.points) - 1)) + arc.number
-
-
-def _arcs(graph: LayerGraph) -> list[_Arc]:
-    """The arcs of the flow network: an arc costs its term where it leads from the edge's side to the cloud's."""
-    source, sink, whole = (len(graph.layers) + extra for extra in range(3))
-    arcs = [_Arc(source, INPUT, "never"), _Arc(INPUT, sink, "edge", INPUT)]
+    An arc costs where it leads from the edge's side to the cloud's.
+    """
+    size = len(graph.layers)
+    source, sink, whole = size, size + 1, size + 2
+    edge, cloud, tensor, entry = 0, size, 2 * size, 3 * size
+    never = entry + max(1, len(graph.points) - 1)
+    arcs = [(source, INPUT, never), (INPUT, sink, edge)]
     spare = whole + 1
     for number, readers in enumerate(graph.readers):
         if number != INPUT:
-            arcs += [_Arc(source, number, "cloud", number), _Arc(number, sink, "edge", number)]
-        arcs += [_Arc(reader, number, "never") for reader in readers]
+            arcs += [(source, number, cloud + number), (number, sink, edge + number)]
+        arcs += [(reader, number, never) for reader in readers]
         if len(readers) > 1:  # however many layers read a tensor, it is sent once
-            arcs += [_Arc(number, spare, "tensor", number), *(_Arc(spare, reader, "never") for reader in readers)]
+            arcs += [(number, spare, tensor + number), *((spare, reader, never) for reader in readers)]
             spare += 1
         elif readers:
-            arcs.append(_Arc(number, readers[0], "tensor", number))
+            arcs.append((number, readers[0], tensor + number))
         else:
-            arcs.append(_Arc(whole, number, "never"))  # `whole` is on the edge's side only if all layers are
+            arcs.append((whole, number, never))  # `whole` is on the edge's side only if all layers are
     entries = [*(point.layer for point in graph.points[:-1]), whole]
-    arcs += [_Arc(a, b, "entry", n) for n, (a, b) in enumerate(pairwise(entries))]
-    return arcs
+    arcs += [(a, b, entry + n) for n, (a, b) in enumerate(pairwise(entries))]
+    return np.array(arcs).T
+
+
+def _joined(terms: Terms) -> Values:
+    """All terms in one array, and last the cost of what must never be cut."""
+    return np.concatenate([terms.edge, terms.cloud, terms.tensor, terms.entry, [np.inf]])

@@ -128,8 +128,9 @@ class Served:
 
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
-        times = self.found.times
-        return sum(times.seconds[number] for number in layers) + times.start_s[min(layers) - 1]
+        times, graph = self.found.times, self.graph
+        entry = graph.points[graph.entry(range(min(layers)))].layer
+        return sum(times.seconds[number] for number in layers) + times.start_s[entry]
 
 
 class Networks:

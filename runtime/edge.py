@@ -1,18 +1,21 @@
 """The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from models import inputs, weights
-from models.graph import LayerGraph, to_ranges
+from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
 from net.connection import Connection
-from net.messages import Hello, Infer, Ready, Result
+from net.messages import Hello, Infer, Ready, Result, State, Status
 from net.tensors import RAW, Array
+from partition.cost import Part, parts_of
+from partition.decide import Goal
 from predictor import energy
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from runtime.talk import NOT_ASKED, are_outputs, greet
@@ -34,6 +37,7 @@ class EdgeConfig:
     image: Path | None = None
     array: Path | None = None
     point: int | None = None
+    goal: Goal = field(default_factory=Goal)
     bandwidth: float | None = None
     repeat: int = 1
     warm_up: int = 1
@@ -66,6 +70,11 @@ class Measured:
     total_s: float
     payload_bytes: int = 0
     raw_bytes: int = 0
+    received_bytes: int = 0
+
+    def plus(self, other: "Measured") -> "Measured":
+        """Both, one after the other."""
+        return Measured(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def transfer_s(self) -> float:
@@ -120,37 +129,57 @@ class Edge:
         self.cloud = Cloud(connection, ready[hello.model])
         return self.cloud.ready
 
+    def status(self, timeout_s: float) -> State:
+        """Ask the cloud how busy it is."""
+        connection = self._greeted().connection
+        deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
+        connection.send(Status(), deadline)
+        return connection.receive(deadline).read(State)
+
     def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
-        """Run the network on `x`, the head here and the tail on the cloud.
+        """Run the network on `x`, the head here and the tail on the cloud; raises what `infer_parts` does."""
+        return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
+
+    def infer_parts(self, x: Array, parts: Sequence[Part], timeout_s: float) -> Answered:
+        """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
         Raises DeadlineError after `timeout_s` seconds and AppError where the cloud refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
-        tail = self.graph.everything - head
-        part = self.executor.load(head)
+        segments = [self.executor.load(part.layers) if part.place == "edge" else None for part in parts]
+        values, measured = {INPUT: x}, Measured(0.0, 0.0, 0.0, 0.0, 0.0)
         started = time.perf_counter()
-        ran = self.executor.run(part, [x])
-        values = dict(zip(part.outputs, ran.arrays, strict=True))
-        if not tail:
-            outputs = tuple(values[number] for number in self.graph.outputs)
-            return Answered(outputs, Measured(ran.seconds, 0.0, 0.0, 0.0, time.perf_counter() - started))
-        encode_started = time.perf_counter()
-        boundary = [np.asarray(values[number], order="C") for number in self.graph.boundary(head)]
-        encode_s = time.perf_counter() - encode_started
-        result, arrays = self._ask(tail, boundary, deadline)
-        values |= zip(self.graph.outputs_of(tail), arrays, strict=True)
-        total_s = time.perf_counter() - started
-        sent = sum(array.nbytes for array in boundary)
+        for part, segment in zip(parts, segments, strict=True):
+            if segment is None:
+                measured = measured.plus(self._run_there(part.layers, values, deadline))
+            else:
+                ran = self.executor.run(segment, [values[number] for number in segment.inputs])
+                values |= zip(segment.outputs, ran.arrays, strict=True)
+                measured = measured.plus(Measured(ran.seconds, 0.0, 0.0, 0.0, 0.0))
         outputs = tuple(values[number] for number in self.graph.outputs)
-        return Answered(outputs, Measured(ran.seconds, encode_s, result.queue_s, result.cloud_s, total_s, sent, sent))
+        return Answered(outputs, replace(measured, total_s=time.perf_counter() - started))
 
-    def _ask(self, tail: frozenset[int], boundary: list[Array], deadline: Deadline) -> tuple[Result, list[Array]]:
+    def _run_there(self, layers: frozenset[int], values: dict[int, Array], deadline: Deadline) -> Measured:
+        """Let the cloud run layers; what they make joins `values`."""
+        encode_started = time.perf_counter()
+        boundary = [np.asarray(values[number], order="C") for number in self.graph.inputs_of(layers)]
+        encode_s = time.perf_counter() - encode_started
+        result, arrays = self._ask(layers, boundary, deadline)
+        values |= zip(self.graph.outputs_of(layers), arrays, strict=True)
+        sent, received = (sum(array.nbytes for array in found) for found in (boundary, arrays))
+        return Measured(0.0, encode_s, result.queue_s, result.cloud_s, 0.0, sent, sent, received)
+
+    def _greeted(self) -> Cloud:
         if self.cloud is None:
             raise ValueError("no cloud was greeted")
-        self.cloud.next_id += 1
-        request = Infer(self.cloud.next_id, to_ranges(tail), deadline.remaining())
-        self.cloud.connection.send(request, deadline, boundary)
-        frame = self.cloud.connection.receive(deadline)
+        return self.cloud
+
+    def _ask(self, tail: frozenset[int], boundary: list[Array], deadline: Deadline) -> tuple[Result, list[Array]]:
+        cloud = self._greeted()
+        cloud.next_id += 1
+        request = Infer(cloud.next_id, to_ranges(tail), deadline.remaining())
+        cloud.connection.send(request, deadline, boundary)
+        frame = cloud.connection.receive(deadline)
         result = frame.read(Result)
         arrays = frame.arrays()
         if result.id != request.id or not are_outputs(arrays, self.graph, tail):

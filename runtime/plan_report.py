@@ -7,8 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from partition.cost import Part
-from runtime.plan_table import candidates_table, cut_line, legend, part_line, why_line
+from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
 from runtime.whatif import Planned
 from utils.units import format_bytes, format_rate, format_seconds
 
@@ -20,9 +19,6 @@ def to_json(planned: Planned) -> dict[str, Any]:
     def ids(numbers: Iterable[int]) -> list[str]:
         return [graph.layers[number].id for number in sorted(numbers)]
 
-    def segment(part: Part) -> dict[str, Any]:
-        return {"place": part.place, "layers": ids(part.layers)}
-
     document: dict[str, Any] = {
         "model": graph.name,
         "objective": decision.objective,
@@ -31,7 +27,7 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "head": ids(decision.head),
         "boundary": ids(decision.boundary(graph)),
         "boundary_bytes": graph.bytes_of(decision.boundary(graph)),
-        "segments": [segment(part) for part in decision.parts],
+        "segments": [part_json(graph, part) for part in decision.parts],
         "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
         "energy_j": planned.energy_j,
         "cost": decision.cost,
@@ -89,7 +85,7 @@ def _headline(planned: Planned) -> Group:
         f"link   up {up}, down {down}, round trip {rtt}; load of the cloud {planned.problem.cloud.load:g}",
         f"cut    {cut_line(graph, decision)}",
         *(f"       {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
-        f"why    {why_line(decision, graph)}, found in {found_s}",
+        f"why    {why_line(decision)}, found in {found_s}",
         f"time   {format_seconds(predicted.total_s)}; longest stage {format_seconds(predicted.longest_s)}",
         f"energy {planned.energy_j:.3g} J of the edge ({planned.config.power}, {planned.config.radio})",
     ]

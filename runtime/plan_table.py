@@ -1,6 +1,7 @@
 """A decision beside what it was chosen from, as a table for people."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -104,7 +105,12 @@ def part_line(graph: LayerGraph, part: Part) -> str:
     return f"{part.place:<6} {span}"
 
 
-def why_line(decision: Decision, graph: LayerGraph) -> str:
+def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
+    """The same for programs."""
+    return {"place": part.place, "layers": [graph.layers[number].id for number in sorted(part.layers)]}
+
+
+def why_line(decision: Decision) -> str:
     """What was minimised over what, and whether there can be anything better."""
     least = {
         "latency": "least predicted total",

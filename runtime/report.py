@@ -8,17 +8,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from models.graph import LayerGraph
+from models.graph import INPUT, LayerGraph
 from partition.chain import Candidate
-from partition.cost import Prediction
 from runtime.edge import Measured
+from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
 from runtime.single import Outcome, Runs
-from utils.units import format_bytes, format_rate, format_seconds, printable
+from utils.units import format_rate, format_seconds, printable
 
-BAR = 32
-SHOWN = 30
-BEST_SHOWN = 12
-STAGES = (("edge_s", "green", "█"), ("transfer_s", "yellow", "▒"), ("cloud_s", "blue", "▓"))
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
 
 
@@ -31,7 +27,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "input": outcome.source,
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
-        "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.candidates],
+        "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.decision.candidates],
         "measured": _measured(outcome.runs.typical) | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
         "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
         "completed_by": completed_by(outcome),
@@ -44,36 +40,38 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     if outcome.compared:
         names = ("cloud", "edge")
         document["compare"] = {
-            name: _measured(runs.typical) | {"point": runs.point}
-            for name, runs in zip(names, outcome.compared, strict=True)
+            name: _measured(runs.typical) | {"point": point}
+            for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
         }
     return document
 
 
 def completed_by(outcome: Outcome) -> str:
     """`edge` or `cloud` where one of them ran every layer, else `split`."""
-    last = len(outcome.graph.points) - 1
-    return {0: "cloud", last: "edge"}.get(outcome.runs.point, "split")
+    ran = {part.place for part in outcome.runs.parts if part.layers != {INPUT}}
+    return "split" if len(ran) > 1 else ran.pop()
 
 
 def _plan(outcome: Outcome) -> dict[str, Any]:
-    point = outcome.plan.chosen.point
-    head = point.layer  # layers on the edge, the input not counted
+    decision, graph = outcome.plan.decision, outcome.graph
+    point = decision.point(graph)
     return {
-        "point": point.number,
-        "layer": outcome.graph.layers[point.layer].id,
-        "head": head,
-        "tail": len(outcome.graph.layers) - 1 - head,
-        "objective": "latency",
+        "point": point,
+        "layer": None if point is None else graph.layers[graph.points[point].layer].id,
+        "head": len(decision.head) - 1,  # layers on the edge, the input not counted
+        "tail": len(graph.layers) - len(decision.head),
+        "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
+        "segments": [part_json(graph, part) for part in decision.parts],
+        "objective": decision.objective,
         "codec": "raw",
-        "method": outcome.plan.method,
+        "method": decision.method,
+        "optimal": decision.is_optimal,
+        "gap": decision.gap,
+        "cost": decision.cost,
+        "keeps_up": decision.keeps_up,
         "decision_s": outcome.plan.decision_s,
-        "predicted": _predicted(outcome.plan.chosen.predicted),
+        "predicted": decision.predicted.to_json(),
     }
-
-
-def _predicted(predicted: Prediction) -> dict[str, float]:
-    return predicted.to_json()
 
 
 def _candidate(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
@@ -81,7 +79,7 @@ def _candidate(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
         "point": candidate.point.number,
         "layer": graph.layers[candidate.point.layer].id,
         "boundary_bytes": candidate.boundary_bytes,
-    } | _predicted(candidate.predicted)
+    } | candidate.predicted.to_json()
 
 
 def _measured(run: Measured) -> dict[str, Any]:
@@ -95,8 +93,8 @@ def show(outcome: Outcome, console: Console) -> None:
     """Print the report."""
     console.print(_headline(outcome), highlight=False)
     if outcome.link is not None:
-        console.print(_candidates(outcome))
-        console.print(_legend(), highlight=False)
+        console.print(candidates_table(outcome.graph, outcome.plan.decision))
+        console.print(legend(), highlight=False)
     console.print(_stages(outcome))
     if outcome.compared:
         console.print(_comparison(outcome))
@@ -105,23 +103,20 @@ def show(outcome: Outcome, console: Console) -> None:
 
 def _headline(outcome: Outcome) -> Group:
     plan, graph, link = outcome.plan, outcome.graph, outcome.link
-    point = plan.chosen.point
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
     if link is not None:
         lines.append(
             f"link   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
-        lines.append(f"cloud  {printable(outcome.cloud_device or '', 100)}")
-    where = {"edge": "everything here", "cloud": "everything on the cloud"}.get(
-        completed_by(outcome),
-        f"{point.layer} layers here, {len(graph.layers) - 1 - point.layer} on the cloud, "
-        f"{format_bytes(plan.chosen.boundary_bytes)} cross",
-    )
-    after = graph.layers[point.layer].id
-    lines.append(f"cut    point {point.number} of {len(graph.points) - 1}, after {after}: {where}")
-    chosen = f"least predicted total of {len(plan.candidates)} points, chosen in {format_seconds(plan.decision_s)}"
-    lines.append(f"why    {'the point was given' if plan.method == 'given' else chosen}")
+        lines.append(f"cloud  {printable(outcome.cloud_device or '', 80)}")
+    decision = plan.decision
+    lines.append(f"cut    {cut_line(graph, decision)}")
+    lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
+    chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
+    lines.append(f"why    {'the point was given' if decision.method == 'given' else chosen}")
+    if decision.keeps_up is False:
+        lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
     times = outcome.times
     within = f" (9 of 10 within ±{times.edge_factor - 1:.0%})" if times.edge == "predicted" else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
@@ -137,56 +132,8 @@ def _headline(outcome: Outcome) -> Group:
     return Group(*(Text(line) for line in lines))
 
 
-def _candidates(outcome: Outcome) -> Table:
-    shown = _shown(outcome.plan.candidates, outcome.plan.chosen)
-    table = Table(box=None, pad_edge=False, title=_title(outcome, shown), title_justify="left")
-    for name in ("", "point", "after", "crosses", "total", "predicted"):
-        table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
-    longest = max(c.predicted.total_s for c in shown)
-    for candidate in shown:
-        is_chosen = candidate is outcome.plan.chosen
-        table.add_row(
-            "→" if is_chosen else "",
-            str(candidate.point.number),
-            outcome.graph.layers[candidate.point.layer].id,
-            format_bytes(candidate.boundary_bytes) if candidate.boundary_bytes else "-",
-            format_seconds(candidate.predicted.total_s),
-            _bar(candidate.predicted, longest),
-            style="bold" if is_chosen else "",
-        )
-    return table
-
-
-def _shown(candidates: tuple[Candidate, ...], chosen: Candidate) -> list[Candidate]:
-    """All candidates, or of many the ends, the chosen one and the best."""
-    if len(candidates) <= SHOWN:
-        return list(candidates)
-    best = sorted(candidates, key=lambda c: c.predicted.total_s)[:BEST_SHOWN]
-    numbers = {c.point.number for c in (candidates[0], candidates[-1], chosen, *best)}
-    return [c for c in candidates if c.point.number in numbers]
-
-
-def _title(outcome: Outcome, shown: list[Candidate]) -> str:
-    count = len(outcome.plan.candidates)
-    return "" if len(shown) == count else f"\nthe ends and the best of {count} points (--json has them all)"
-
-
-def _bar(predicted: Prediction, longest: float) -> Text:
-    bar = Text()
-    for name, color, block in STAGES:
-        bar.append(block * round(BAR * getattr(predicted, name) / longest), style=color)
-    return bar
-
-
-def _legend() -> Text:
-    text = Text("predicted time: ")
-    for name, color, block in STAGES:
-        text.append(f"{block * 2} {name.removesuffix('_s')}  ", style=color)
-    return text
-
-
 def _stages(outcome: Outcome) -> Table:
-    predicted, typical = outcome.plan.chosen.predicted, outcome.runs.typical
+    predicted, typical = outcome.plan.decision.predicted, outcome.runs.typical
     repeats = outcome.runs.repeats
     table = Table(box=None, pad_edge=False, title="\npredicted and measured", title_justify="left")
     table.add_column("stage")

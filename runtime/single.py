@@ -11,10 +11,12 @@ import numpy as np
 from models import registry
 from models.graph import LayerGraph
 from net.link import LinkEstimate, Prober
+from net.messages import State
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
-from partition.cost import CloudTimes, Link, Problem
+from partition.cost import CloudTimes, Link, Part, Problem, parts_of
+from partition.decide import Decision, Room, decide
 from runtime.answers import matches, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
@@ -32,19 +34,17 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which cut, how it was found, and what it was chosen from."""
+    """What runs where, and how long it took to decide that."""
 
-    chosen: Candidate
-    candidates: tuple[Candidate, ...]
-    method: str
+    decision: Decision
     decision_s: float
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Repeated inferences with one cut, the warm-up left out."""
+    """Repeated inferences with the same parts, the warm-up left out."""
 
-    point: int
+    parts: tuple[Part, ...]
     answers: tuple[Answered, ...]
 
     @property
@@ -130,14 +130,15 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         link = _link(edge, config, progress)
         times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
         found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
-        plan = decide(edge, found.times.seconds, link, config.point)
-        chosen, ends = plan.chosen.point.number, (0, len(edge.graph.points) - 1)
+        plan = _decide(edge, found.times.seconds, link, config, power)
+        chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
+        both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends) if config.compare else ()
         metered = Metered()
-        runs = _repeat(edge, (chosen, *ends) if config.compare else (chosen,), config, progress)
+        runs = _repeat(edge, (chosen, *both), config, progress)
         metered.stop()
-        compared = tuple(runs[end] for end in ends) if config.compare else ()
-        learnt = _learn(edge, found, runs)
-        used = _energy(edge, power, link, plan, runs[chosen], metered)
+        compared = tuple(runs[end] for end in both)
+        learnt = _learn(found, runs)
+        used = _energy(power, link, plan, runs[chosen], metered)
         sources = Sources(
             found.times.source, found.times.factor, None if edge.cloud is None else edge.cloud.ready.times
         )
@@ -154,57 +155,75 @@ def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | 
     return prober.estimate()
 
 
-def decide(edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, point: int | None) -> Plan:
-    """Choose a point, or take the one that was given. Runs nothing; only the formula, once for every point."""
-    started = time.perf_counter()
+def _decide(
+    edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, config: EdgeConfig, power: PowerChoice
+) -> Plan:
+    """Choose what runs where, or take the point that was given. Runs nothing."""
     if edge.cloud is None or link is None:
         alone = chain.all_edge(edge.graph, edge_s)
-        return Plan(alone, (alone,), "given", time.perf_counter() - started)
+        return Plan(_given(edge.graph, alone, (alone,)), 0.0)
+    problem = problem_of(edge, edge_s, link, edge.status(config.timeout_s))
+    started = time.perf_counter()
+    if config.point is not None:
+        candidates = chain.scan(problem)
+        decision = _given(edge.graph, candidates[config.point], candidates)
+    else:
+        limits = edge.cloud.connection.limits
+        decision = decide(problem, config.goal, power.at(problem.link), Room(limits.payload_bytes, limits.tensors))
+    return Plan(decision, time.perf_counter() - started)
+
+
+def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
+    """What a decision is made from: the times of both sides, the link, and how busy the cloud is."""
+    if edge.cloud is None:
+        raise ValueError("no cloud was greeted")
     ready = edge.cloud.ready
-    rates = Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
-    cloud = CloudTimes(ready.seconds, ready.start_s, ready.load, ready.queue_s)
-    candidates = chain.scan(Problem(edge.graph, edge_s, cloud, rates))
-    limit = edge.cloud.connection.limits.payload_bytes
-    chosen = (
-        candidates[point] if point is not None else chain.best([c for c in candidates if c.boundary_bytes <= limit])
-    )
-    return Plan(chosen, candidates, "chain" if point is None else "given", time.perf_counter() - started)
+    cloud = CloudTimes(ready.seconds, ready.start_s, state.load, state.queue_s)
+    return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 
-def _repeat(edge: Edge, points: Sequence[int], config: EdgeConfig, progress: Progress) -> dict[int, Runs]:
-    """Run the network at some points in turns, so that a machine that gets slower gets slower for all of them."""
+def _given(graph: LayerGraph, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
+    """The point that the user wants."""
+    parts = parts_of(graph, graph.head_at(wanted.point.number))
+    return Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
+
+
+Parts = tuple[Part, ...]
+
+
+def _repeat(edge: Edge, wanted: Sequence[Parts], config: EdgeConfig, progress: Progress) -> dict[Parts, Runs]:
+    """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
     rounds = config.warm_up + config.repeat
-    answers: dict[int, list[Answered]] = {point: [] for point in points}
+    answers: dict[Parts, list[Answered]] = {parts: [] for parts in wanted}
     for done in range(rounds):
-        for point in answers:
-            progress(f"running at point {point}", done / rounds)
-            answers[point].append(edge.infer(x, edge.graph.head_at(point), config.timeout_s))
-    return {point: Runs(point, tuple(found[config.warm_up :])) for point, found in answers.items()}
+        for parts, found in answers.items():
+            progress("running", done / rounds)
+            found.append(edge.infer_parts(x, parts, config.timeout_s))
+    return {parts: Runs(parts, tuple(found[config.warm_up :])) for parts, found in answers.items()}
 
 
-def _learn(edge: Edge, found: Found, runs: dict[int, Runs]) -> dict[str, float]:
+def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
     """Let the predictor see what every head took."""
     if found.teacher is None:
         return {}
-    for point, repeated in runs.items():
-        for run in repeated.repeats if point else ():
-            found.teacher.learn(edge.graph.head_at(point), run.edge_s)
+    for parts, repeated in runs.items():
+        head = frozenset().union(*(part.layers for part in parts if part.place == "edge"))
+        for run in repeated.repeats if len(head) > 1 and len(parts) <= 2 else ():
+            found.teacher.learn(head, run.edge_s)
     found.teacher.keep()
     return dict(found.teacher.corrections.factors)
 
 
-def _energy(
-    edge: Edge, power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered
-) -> EnergyReport:
-    predicted, typical = plan.chosen.predicted, runs.typical
-    is_local = runs.point == len(edge.graph.points) - 1
-    received = 0 if is_local else edge.graph.result_bytes
+def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
+    predicted, typical = plan.decision.predicted, runs.typical
+    sent, received = typical.payload_bytes, typical.received_bytes
+    is_local = all(part.place == "edge" for part in runs.parts)
     return EnergyReport.of(
         power,
         link,
-        Stages(predicted.edge_s, predicted.total_s - predicted.edge_s, plan.chosen.boundary_bytes, received),
-        Stages(typical.edge_s, 0.0 if is_local else typical.total_s - typical.edge_s, typical.payload_bytes, received),
+        Stages(predicted.edge_s, 0.0 if is_local else predicted.waiting_s, sent, received),
+        Stages(typical.edge_s, 0.0 if is_local else typical.total_s - typical.edge_s, sent, received),
         metered,
     )
 
