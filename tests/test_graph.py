@@ -22,7 +22,7 @@ def random_graph(rng: random.Random, count: int) -> LayerGraph:
     for n in range(count - 1):
         if not any(n in reads[m] for m in range(n + 1, count)):
             reads[rng.randrange(n + 1, count)].add(n)
-    layers = [Layer(f"l{n}", "k", tuple(sorted(reads[n])), rng.randrange(1, 9)) for n in range(count)]
+    layers = [Layer(f"l{n}", "k" if n else "input", tuple(sorted(reads[n])), rng.randrange(1, 9)) for n in range(count)]
     return LayerGraph("random", tuple(layers), (count - 1,))
 
 
