@@ -27,6 +27,8 @@ from utils.units import parse_duration, parse_link, parse_rate, parse_size
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
 MIN_QUEUE = 4 * CHUNK
+SEGMENT = 1460  # bytes, Ethernet's
+CONNECT_S = 5.0
 SOCKET_BUFFER = 64 * 1024  # small, so that bytes wait in the modelled queue and not in the kernel
 
 
@@ -105,7 +107,7 @@ class Relay:
     def __init__(self, to: tuple[str, int], shape: LinkShape, host: str = "127.0.0.1", port: int = 0) -> None:
         self._to = to
         self._shape = shape
-        self._listener = _small_buffers(socket.create_server((host, port)))
+        self._listener = _like_a_link(socket.create_server((host, port)))
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -177,7 +179,7 @@ class Relay:
         if self._started_at is None:
             self._started_at = time.monotonic()
         try:
-            cloud = _small_buffers(socket.create_connection(self._to, timeout=5))
+            cloud = _connect(self._to)
         except OSError:
             edge.close()  # nobody there: the edge sees the connection end
             return
@@ -299,10 +301,27 @@ class Relay:
                 sock.close()
 
 
-def _small_buffers(sock: socket.socket) -> socket.socket:
-    """Accepted sockets inherit these from the listener."""
+def _connect(to: tuple[str, int]) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(*to, type=socket.SOCK_STREAM)[0]
+    sock = _like_a_link(socket.socket(family, kind, protocol))
+    try:
+        sock.settimeout(CONNECT_S)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _like_a_link(sock: socket.socket) -> socket.socket:
+    """Accepted sockets inherit these from the listener.
+
+    With the segments of loopback, which are as large as the buffers, a slow link's receive window would open only when
+    the buffer is empty: at 130 kbit the sender took the link for dead.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
     return sock
 
 

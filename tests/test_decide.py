@@ -33,7 +33,7 @@ def branches() -> Problem:
 def test_a_cut_of_several_tensors_is_found_where_it_is_best() -> None:
     problem = branches()
     found = decide(problem, Goal())
-    assert (found.method, found.is_optimal, found.head) == ("mincut", True, {0, 1, 2})
+    assert (found.method, found.is_optimal, found.head) == ("mincut", True, frozenset({0, 1, 2}))
     assert found.boundary(problem.graph) == (1, 2)
     assert found.point(problem.graph) is None
     assert decide(problem, Goal(method="chain")).predicted.total_s > 2 * found.predicted.total_s

@@ -87,3 +87,18 @@ def test_bad_steps_give_one_line_and_exit_2(text: str, capsys: pytest.CaptureFix
     assert captured.err.startswith("relay: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_segments_are_those_of_a_real_link() -> None:
+    """With those of loopback a slow link opens its window once in 4 s, and the sender gives it up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = Relay(server.getsockname(), LinkShape(1e6, 1e6))
+        serving = threading.Thread(target=relay.serve)
+        serving.start()
+        with socket.create_connection(relay.address) as edge:
+            cloud, _ = server.accept()
+            for sock in (edge, cloud):
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1460
+            cloud.close()
+        relay.stop()
+        serving.join()
