@@ -88,9 +88,9 @@ def rows_of(model: str, share: float, repeats: int) -> list[list[str]]:
     """All links of one network."""
     rows = []
     with ExitStack() as stack:
-        cloud = stack.enter_context(own_cloud(["--threads", "2", "--cache-dir", str(default_folder())]))
+        address = stack.enter_context(own_cloud(["--threads", "2", "--cache-dir", str(default_folder())])).address()
         for name, rate in LINKS.items():
-            with connected_edge(model, cloud.address(), rate) as edge:
+            with connected_edge(model, address, rate) as edge:
                 edge.executor = TorchExecutor(edge.network, find_device("cpu"), CpuShare(share))
                 rows.append(row_of(edge, f"{name} {rate}", repeats))
                 print(" | ".join(rows[-1]), flush=True)

@@ -1,5 +1,6 @@
 """The scripts as a user runs them: real processes, real sockets, the whole of stdout."""
 
+import itertools
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from models import registry
 from models.graph import LayerGraph
 from models.zoo.le_net import LeNet
 from net.link import LinkEstimate
+from partition.cost import Part
 from partition.decide import Goal, decide
 from runtime.children import Child
 from runtime.edge import Edge
@@ -90,6 +92,7 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     assert {"point", "layer", "head", "tail", "objective", "codec", "method", "decision_s", "predicted"} <= set(
         got["plan"]
     )
+    assert {"boundary", "segments", "optimal", "gap", "cost", "keeps_up"} <= set(got["plan"])
     assert {"point", "layer", "boundary_bytes", *STAGES} <= set(got["candidates"][0])
     assert set(STAGES) <= set(got["plan"]["predicted"])
     measured = {"edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s", "payload_bytes", "raw_bytes"}
@@ -253,6 +256,56 @@ def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[s
         assert answered.measured.payload_bytes == graph.bytes_of(graph.boundary(head))
 
 
+@pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18"])
+def test_parts_that_go_back_and_forth_give_the_whole_networks_answer(
+    name: str, connected: Callable[[str], Edge]
+) -> None:
+    """The edge goes on from what comes back, and the cloud from what comes again."""
+    edge = connected(name)
+    x, expected, rng = np.asarray(edge.network.example.tensor), whole(edge.network), random.Random(8)
+    for _ in range(5):
+        parts = random_parts(edge.graph, rng)
+        answered = edge.infer_parts(x, parts, 60.0)
+        np.testing.assert_allclose(answered.outputs[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        sent = sum(edge.graph.bytes_of(edge.graph.inputs_of(p.layers)) for p in parts if p.place == "cloud")
+        assert answered.measured.payload_bytes == sent
+        assert (x == np.asarray(edge.network.example.tensor)).all()
+
+
+def random_parts(graph: LayerGraph, rng: random.Random) -> list[Part]:
+    """Four parts or more, cut at points."""
+    inner = sorted(rng.sample([point.layer for point in graph.points[:-1]], 4))
+    ends = [*inner, len(graph.layers) - 1]
+    parts = [Part("edge", frozenset(range(ends[0] + 1)))]
+    for number, (begin, end) in enumerate(itertools.pairwise(ends)):
+        parts.append(Part("edge" if number % 2 else "cloud", frozenset(range(begin + 1, end + 1))))
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("flags", "objective", "method"),
+    [
+        (("--objective", "energy"), "energy", "chain"),
+        (("--objective", "weighted", "--seconds-per-joule", "0.5", "--method", "mincut"), "weighted", "mincut"),
+        (("--objective", "throughput"), "throughput", "chain"),
+        (("--objective", "auto", "--rate", "0.01"), "latency", "chain"),
+        (("--max-cost", "1e-5", "--cloud-price", "1"), "latency", "placement"),
+    ],
+)
+def test_every_objective_runs_and_gives_the_same_answer(
+    flags: tuple[str, ...], objective: str, method: str, cloud: CloudProcess, edge: CallEdge
+) -> None:
+    run = edge(*at(cloud), "-t", "le_net", *flags, "--verify", "--json")
+    assert run.code == 0, run.stderr
+    plan = run.document["plan"]
+    assert run.document["verify"]["matches"]
+    assert (plan["objective"], plan["method"], plan["optimal"]) == (objective, method, True)
+    layers = [layer for part in plan["segments"] for layer in part["layers"]]
+    assert len(layers) == len(set(layers)) == 13
+    if method == "placement":
+        assert plan["cost"] <= 1e-5
+
+
 def test_one_connection_carries_many_inferences(connected: Callable[[str], Edge], cloud: CloudProcess) -> None:
     edge = connected("le_net")
     x, head = np.asarray(edge.network.example.tensor), edge.graph.head_at(3)
@@ -313,6 +366,10 @@ def assert_refused(run: Finished, code: int, *words: str) -> None:
         (("-t", "le_net", "-i", "127.0.0.1", "-p", "1"), 3, ("no cloud at 127.0.0.1:1",)),
         (("-t", "le_net", "-i", "no.such.host.invalid"), 3, ("no cloud at",)),
         (("-t", "le_net", "--unknown"), 2, ("--unknown",)),
+        (("-t", "le_net", "--point", "3", "--method", "mincut"), 2, ("--point", "--method")),
+        (("-t", "le_net", "--objective", "auto"), 2, ("--rate",)),
+        (("-t", "le_net", "--max-cost", "1"), 2, ("--cloud-price",)),
+        (("-t", "le_net", "--max-cost", "nan", "--cloud-price", "1"), 2, ("--max-cost",)),
         (("-t", "le_net", "--token-file", "none"), 2, ("token file",)),
     ],
 )

@@ -62,6 +62,12 @@ def test_only_one_module_imports_torchvision() -> None:
     [
         "partition.chain",
         "partition.cost",
+        "partition.bottleneck",
+        "partition.decide",
+        "partition.decision_map",
+        "partition.mincut",
+        "partition.pareto",
+        "partition.placement",
         "partition.throughput",
         "runtime.batching",
         "runtime.tasks",
