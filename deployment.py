@@ -227,12 +227,12 @@ def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, pr
     """The pictures that were asked for."""
     if map_path is None and folder is None:
         return []
-    from runtime import plan_pictures
+    from runtime import pictures
 
     progress("drawing", 0.0)
-    drawn = [] if folder is None else plan_pictures.draw_all(planned, folder)
+    drawn = [] if folder is None else pictures.draw_all(planned, folder)
     if map_path is not None:
-        plan_pictures.map_picture(planned, map_path)
+        pictures.map_picture(planned, map_path)
         drawn.append(map_path)
     return drawn
 

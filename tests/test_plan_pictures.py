@@ -18,8 +18,11 @@ from partition.cost import CloudTimes, Link, Part, Power, Problem, StageWeights,
 from partition.decide import Decision, Goal, decide
 from partition.decision_map import DecisionMap, follow
 from partition.pareto import front
-from runtime import plan_pictures
-from runtime.plan_pictures import PICTURES, draw_all, front_picture, graph_picture, layers_picture, map_picture
+from runtime.pictures import PICTURES, draw_all, front_picture, graph_picture, layers_picture, map_picture, style
+from runtime.pictures.graph import LONGEST
+from runtime.pictures.layout import Layout, column_begins, depths_of, lanes_of
+from runtime.pictures.map import share_on_edge
+from runtime.pictures.view import View
 from runtime.power import PowerChoice
 from runtime.whatif import PlanConfig, Planned
 from tests.test_graph import random_graph
@@ -34,8 +37,8 @@ SMALLEST_PICTURE = 2_000  # bytes, with the few pixels of tests
 @pytest.fixture(autouse=True)
 def _small_and_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pixels, and few of what is drawn many times in the same way."""
-    for name, value in (("DPI", 50), ("RATES", 9), ("LOADS", 4)):
-        monkeypatch.setattr(plan_pictures, name, value)
+    for name, value in (("style.DPI", 50), ("map.RATES", 9), ("map.LOADS", 4)):
+        monkeypatch.setattr(f"runtime.pictures.{name}", value)
 
 
 def planned_of(problem: Problem, goal: Goal | None = None, power: Power | None = None) -> Planned:
@@ -180,14 +183,14 @@ def test_the_map_names_the_cut_of_every_region_and_where_it_begins(tmp_path: Pat
     map_picture(planned, tmp_path / "map.svg")
     told = words(tmp_path / "map.svg")
     for region in planned.map.regions[1:]:
-        label = plan_pictures._cut_label(planned.graph, region.head)
+        label = style.cut_label(planned.graph, region.head)
         assert f"{label} from {format_rate(region.from_bytes_per_s)}" in told
     assert "share of layers on the edge" in told
 
 
 def test_the_share_of_layers_on_the_edge_goes_from_nothing_to_everything() -> None:
     graph = diamond().graph
-    shares = [plan_pictures._share(graph, graph.head_at(point.number)) for point in graph.points]
+    shares = [share_on_edge(graph, graph.head_at(point.number)) for point in graph.points]
     assert shares[0] == 0
     assert shares[-1] == 1
     assert shares == sorted(shares)
@@ -233,14 +236,14 @@ def test_a_plan_that_is_not_on_the_front_is_named_apart(tmp_path: Path) -> None:
 
 
 def test_labels_above_a_picture_cover_no_other_label_and_no_pole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_pictures, "DPI", 110)  # letters of few pixels are not where they should be
+    monkeypatch.setattr(style, "DPI", 110)  # letters of few pixels are not where they should be
     rng = random.Random(5)
     for _ in range(3):
-        figure = plan_pictures._figure(8, 4)
+        figure = style.new_figure(8, 4)
         axes = figure.add_axes((0.1, 0.1, 0.8, 0.6))
         axes.set(xscale="log", xlim=(1, 1000))
         rates = [10 ** rng.uniform(0, 3) for _ in range(9)]
-        plan_pictures._raise_flags(axes, [plan_pictures._Flag(x, 0.5, "l" * rng.randrange(1, 30)) for x in rates])
+        style.raise_flags(axes, [style.Flag(x, 0.5, "l" * rng.randrange(1, 30)) for x in rates])
         figure.draw_without_rendering()  # which moves labels to their places
         boxes = [Text.get_window_extent(text) for text in axes.texts]  # of the words alone, without their poles
         assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
@@ -256,8 +259,8 @@ def test_each_layer_has_its_own_place_below_all_that_it_reads() -> None:
     for size in (2, 5, 12, 40):
         for _ in range(10):
             graph = random_graph(rng, size)
-            depths = plan_pictures._depths(graph)
-            lanes = plan_pictures._lanes(graph, depths)
+            depths = depths_of(graph)
+            lanes = lanes_of(graph, depths)
             assert len(set(zip(depths, lanes, strict=True))) == len(graph.layers)
             assert all(depths[s] < depths[n] for n, layer in enumerate(graph.layers) for s in layer.inputs)
 
@@ -265,12 +268,12 @@ def test_each_layer_has_its_own_place_below_all_that_it_reads() -> None:
 def test_an_answer_that_nobody_reads_keeps_its_place() -> None:
     layers = (Layer("input", "input", (), 8), Layer("one", "x", (0,), 8), Layer("other", "x", (0,), 8))
     graph = LayerGraph("two answers", layers, (1, 2))
-    assert plan_pictures._lanes(graph, plan_pictures._depths(graph)) == [0, 0, 1]
+    assert lanes_of(graph, depths_of(graph)) == [0, 0, 1]
 
 
 def test_a_branch_stays_in_its_lane_and_the_trunk_in_the_middle() -> None:
     graph = diamond().graph
-    assert plan_pictures._lanes(graph, plan_pictures._depths(graph)) == [0, 0, 0, 1, 0, 0]
+    assert lanes_of(graph, depths_of(graph)) == [0, 0, 0, 1, 0, 0]
 
 
 def test_a_long_graph_wraps_where_few_tensors_go_to_the_next_column() -> None:
@@ -278,11 +281,12 @@ def test_a_long_graph_wraps_where_few_tensors_go_to_the_next_column() -> None:
     for number in range(1, 41):  # blocks of five, of which the last adds what came before the block
         layers.append(Layer(f"l{number}", "x", (number - 1, number - 5) if number % 5 == 0 else (number - 1,), 8))
     graph = LayerGraph("blocks", tuple(layers), (40,))
-    begins = plan_pictures._column_begins(graph, plan_pictures._depths(graph), 3)
+    begins = column_begins(graph, depths_of(graph), 3)
     assert begins == [0, 16, 26], "one tensor each, and blocks stay whole"
-    drawing = plan_pictures._GraphDrawing(planned_of(problem_of(layers, [0.0, *[0.1] * 40])))
-    left, right, bottom, top = drawing.extent
-    assert drawing.columns > 1
+    planned = planned_of(problem_of(layers, [0.0, *[0.1] * 40]))
+    layout = Layout(planned.graph, style.crossing_of(planned))
+    left, right, bottom, top = layout.extent
+    assert layout.columns > 1
     assert 0.3 < (top - bottom) / (right - left) < 3, "no needle"
 
 
@@ -360,7 +364,7 @@ def test_a_map_of_one_region(tmp_path: Path) -> None:
 def test_links_outside_of_what_maps_search(up_mbit: float, tmp_path: Path) -> None:
     problem = problem_of((Layer("input", "input", (), 10), Layer("a", "x", (0,), 10)), (0.0, 0.1), up_mbit)
     map_picture(planned_of(problem), tmp_path / "map.png")
-    view = plan_pictures._View.of(planned_of(problem))
+    view = View.of(planned_of(problem))
     assert is_png(tmp_path / "map.png")
     assert view.low < up_mbit * MBIT < view.high
 
@@ -396,7 +400,7 @@ def test_thousands_of_branches_are_not_too_many_pixels(tmp_path: Path) -> None:
     graph_picture(planned_of(problem_of(layers, [0.0, *[0.001] * 1101])), tmp_path / "graph.png")
     assert is_png(tmp_path / "graph.png")
     width = int.from_bytes((tmp_path / "graph.png").read_bytes()[16:20], "big")
-    assert width < 1.2 * plan_pictures.LONGEST * plan_pictures.DPI
+    assert width < 1.2 * LONGEST * style.DPI
 
 
 def test_an_all_edge_decision_shades_no_layer_and_sends_nothing(tmp_path: Path) -> None:
