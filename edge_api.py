@@ -42,6 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
     cli.add_timeout_flags(runs, "inference")
+    runs.add_argument(
+        "--fallback",
+        choices=("on", "off"),
+        default="on",
+        help="finish here what the cloud does not answer in time; off: that is an error",
+    )
     cli.add_emulation_flags(parser)
     return parser
 
@@ -73,6 +79,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
+        fallback=options.fallback == "on",
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
