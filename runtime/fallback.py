@@ -115,6 +115,11 @@ class Breaker:
         self._refusals = 0
         self._probe_at = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the cloud is left alone."""
+        return self.state == "open"
+
     def succeeded(self) -> None:
         """The cloud answered a request."""
         self.state, self._refusals = "closed", 0
@@ -133,7 +138,7 @@ class Breaker:
 
     def may_probe(self, now: float) -> bool:
         """Whether it is time to try to greet the cloud again."""
-        return self.state == "open" and now >= self._probe_at
+        return self.is_open and now >= self._probe_at
 
     def greeted(self) -> None:
         """The cloud says that it runs the network."""

@@ -29,12 +29,12 @@ from runtime.fallback import (
 )
 from runtime.talk import RefusedError
 from utils.deadline import Deadline
-from utils.errors import AppError, PeerClosedError
+from utils.errors import AppError, DeadlineError, PeerClosedError
 from utils.units import format_seconds, printable
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 1.0  # for a new connection that an inference waits for ...
+AGAIN_S, AGAIN_ROUND_TRIPS = 0.5, 4  # for a new connection that an inference waits for ...
 GREET_S = 30.0  # ... and for one that none waits for: the cloud may have to load the network
 IDLE_S = 10.0  # after so long a connection may have been forgotten by something on its way: ask before sending
 IDLE_ANSWER_S = 1.0
@@ -146,7 +146,7 @@ class SteadyEdge:
         self._look_for_the_cloud()
         self._edge.load(parts)
         inference = Inference(self._edge, {INPUT: x})
-        if self._breaker.state == "open":
+        if self._breaker.is_open:
             inference.run_here(self._edge.graph.everything)  # in one piece: no cut is less work
             return inference.answered("fallback", Fallback(f"{AWAY}{self._why}", 0.0))
         at = time.monotonic() + self._timeout_s
@@ -204,6 +204,7 @@ class SteadyEdge:
         here_s, there_s = expected.here_s, expected.there_s
         if not is_worth_asking(at - time.monotonic(), here_s, there_s):
             return NEAR
+        failures: list[str] = []
         for tries in itertools.count(1):
             wait_s = patience_s(at - time.monotonic(), here_s)
             deadline = Deadline.after(wait_s, f"no answer for {wait_s:.3g} s of {self._timeout_s:g} s (--timeout)")
@@ -211,12 +212,13 @@ class SteadyEdge:
                 self._connect(deadline)
                 inference.run_there(layers, deadline)
             except AppError as error:
+                failures.append(printable(str(error), 200))
                 pause_s = self._pause_s(error, tries)
                 reconnect_s = 0.0 if self._edge.cloud else ROUND_TRIPS * self._rtt_s
                 left_s = at - time.monotonic()
                 if pause_s is None or not fits(left_s, here_s, pause_s + reconnect_s + there_s):
-                    return self._give_up(error)
-                log.info("asking again in %s: %s", format_seconds(pause_s), printable(str(error), 200))
+                    return self._give_up(failures)
+                log.info("asking again in %s: %s", format_seconds(pause_s), failures[-1])
                 time.sleep(pause_s)
             else:
                 return None
@@ -232,8 +234,11 @@ class SteadyEdge:
                 log.info("the connection was idle, and is no more: %s", error)
                 self._edge.close()
         if self._edge.cloud is None:
-            address, wait_s = self._address, min(AGAIN_S, deadline.remaining())
-            self._take(self._edge.greeted(address.host, address.port, address.token, wait_s))
+            address, wait_s = self._address, min(AGAIN_S + AGAIN_ROUND_TRIPS * self._rtt_s, deadline.remaining())
+            try:
+                self._take(self._edge.greeted(address.host, address.port, address.token, wait_s))
+            except DeadlineError:  # its text speaks of the first greeting
+                raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
 
     def _pause_s(self, error: AppError, tries: int) -> float | None:
         """Take note of a failure. Returns when to ask again, or None where that is of no use."""
@@ -243,18 +248,18 @@ class SteadyEdge:
             self._edge.close()  # what is still on its way would be taken for the next answer
         else:
             self._breaker.refused(time.monotonic())
-        if tries > RETRIES or not self._budget.allows or self._breaker.state == "open":
+        if tries > RETRIES or not self._budget.allows or self._breaker.is_open:
             return None
         if refusal is not None:
             return busy_pause_s(refusal.retry_after_s) if refusal.code == "BUSY" else None
         return retry_pause_s(tries) if isinstance(error, PeerClosedError) else None
 
-    def _give_up(self, error: AppError) -> str:
-        """Leave a cloud alone that is gone, or that only refuses."""
-        self._why = printable(str(error), 200)
+    def _give_up(self, failures: Sequence[str]) -> str:
+        """Leave a cloud alone that is gone, or that only refuses. Returns what went wrong, each thing once."""
+        self._why = "; then ".join(dict.fromkeys(failures))
         if self._edge.cloud is None:
             self._breaker.failed(time.monotonic())
-        if self._breaker.state == "open":
+        if self._breaker.is_open:
             self._lost_at = time.monotonic()
             self._edge.close()
         return self._why

@@ -70,6 +70,7 @@ def test_only_one_module_imports_torchvision() -> None:
         "partition.placement",
         "partition.throughput",
         "runtime.batching",
+        "runtime.fallback",
         "runtime.tasks",
         "net.frames",
         "net.messages",
