@@ -34,11 +34,11 @@ from utils.units import format_seconds, printable
 
 log = logging.getLogger(__name__)
 
-AGAIN_S, AGAIN_ROUND_TRIPS = 0.5, 4  # for a new connection that an inference waits for ...
+ROUND_TRIPS = 4  # of the link, on top of what follows
+AGAIN_S = 0.5  # for a new connection that an inference waits for ...
 GREET_S = 30.0  # ... and for one that none waits for: the cloud may have to load the network
 IDLE_S = 10.0  # after so long a connection may have been forgotten by something on its way: ask before sending
-IDLE_ANSWER_S = 1.0
-ROUND_TRIPS = 2  # of a new connection, before it can be used
+IDLE_ANSWER_S = 0.25
 END_S = 0.5
 AWAY = "the cloud is away: "
 NEAR = "the deadline is too near to ask the cloud"
@@ -226,15 +226,15 @@ class SteadyEdge:
 
     def _connect(self, deadline: Deadline) -> None:
         """See to it that there is a connection, and that one which was idle for long is still one."""
-        cloud = self._edge.cloud
+        cloud, slack_s = self._edge.cloud, ROUND_TRIPS * self._rtt_s
         if cloud is not None and time.monotonic() - cloud.used_at > IDLE_S:
             try:
-                self._edge.status(min(IDLE_ANSWER_S, deadline.remaining()))
+                self._edge.status(min(IDLE_ANSWER_S + slack_s, deadline.remaining()))
             except AppError as error:
                 log.info("the connection was idle, and is no more: %s", error)
                 self._edge.close()
         if self._edge.cloud is None:
-            address, wait_s = self._address, min(AGAIN_S + AGAIN_ROUND_TRIPS * self._rtt_s, deadline.remaining())
+            address, wait_s = self._address, min(AGAIN_S + slack_s, deadline.remaining())
             try:
                 self._take(self._edge.greeted(address.host, address.port, address.token, wait_s))
             except DeadlineError:  # its text speaks of the first greeting
