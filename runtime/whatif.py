@@ -15,7 +15,7 @@ from partition.cost import CloudTimes, Link, Power, Problem, StageWeights
 from partition.decide import Decision, Goal, decide
 from partition.decision_map import DecisionMap, follow, keep_download
 from partition.pareto import Tradeoff, front
-from predictor import store
+from predictor import energy, store
 from predictor.store import Kept
 from runtime.power import PowerChoice
 from utils.errors import UsageError
@@ -42,8 +42,8 @@ class PlanConfig:
     cpu_share: float = 1.0
     """How much of the profiled device the edge has."""
     goal: Goal = field(default_factory=Goal)
-    power: str = ""
-    radio: str = ""
+    power: str = energy.DEFAULT_PROFILE
+    radio: str = energy.DEFAULT_RADIO
 
 
 @dataclass(frozen=True)
