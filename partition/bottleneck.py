@@ -5,7 +5,7 @@
 DADS (Hu et al., INFOCOM 2019, sections II and III) minimises this under heavy load, for stages of different tasks
 overlap and 1 / longest tasks a second are the most that a cut sustains. The problem is NP-hard in general, so DADS
 approximates it by minimum cuts with scaled stages (DSH), here `dsh`. But networks are nearly chains, and few of their
-cuts are anywhere near the best one: `exact` walks through these. What is left of other graphs is a mixed-integer program:
+cuts come near the best one: `exact` walks through these. For any other graph it solves a mixed-integer program:
 
     minimise T   subject to   every stage <= T
     x[v] in {0, 1}            1 where layer v runs on the edge; 1 for the input
@@ -46,7 +46,7 @@ UNITS = 10.0
 MIN_CUTS = 8
 # How many steps a walk over all cuts that could be better may take, each some microseconds. It is counted and not
 # measured, so that the same problem gives the same cut on every machine; only what needs more is left to the solver.
-STEPS = 10_000
+STEPS = 30_000
 # Of the time limit, what the search for the shortest longest stage may take; the rest is for the least latency.
 SHARE = 0.75
 INFEASIBLE, FAILED = 2, 4  # statuses of scipy.optimize.milp
@@ -82,10 +82,9 @@ def is_heavy(predicted: Prediction, rate_per_s: float) -> bool:
 def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
     """The cut with the shortest longest stage (DADS, section II, heavy load), with a proof where there is time for one.
 
-    First all cuts that could be the best are tried, by a walk that ends early in what cannot be; of the networks of
-    this program it takes no more than some hundred steps. Where STEPS are not enough, a mixed-integer program is
-    solved, within `time_limit_s` seconds; building it takes some more milliseconds, and so does asking the solver
-    again where it fails.
+    First all cuts that could be the best are tried, by a walk that ends early in what cannot be; a network takes some
+    hundred steps, Inception v3 thousands. Where STEPS are not enough, a mixed-integer program is solved, within
+    `time_limit_s` seconds, not counting what it takes to build it and to ask the solver again where it fails.
 
     What is optimal is within a millionth of the best of all cuts; and of the cuts whose longest stages are equal to
     TIE it has the least latency if it comes from the walk, or if the program's second search, with a quarter of the
@@ -205,6 +204,7 @@ class _Walk:
         self._edge_s, self._cloud_s, self._tensor_s = terms.edge.tolist(), terms.cloud.tolist(), terms.tensor.tolist()
         self._starts = [(1 << p.layer, s) for p, s in zip(graph.points, terms.entry.tolist(), strict=False)]
         self._start_s = float(terms.entry.min())
+        self._after_s = (_needs(graph).T @ terms.cloud).tolist()  # of what goes to the cloud with each layer
         self._sources = [_mask(layer.inputs) for layer in graph.layers]
         self._readers = [_mask(readers) for readers in graph.readers]
         self._followers = [1 << number for number in range(len(graph.layers))]
@@ -224,8 +224,7 @@ class _Walk:
             undecided = self._everything & ~(state.head | state.tail)
             if undecided:
                 layer = undecided & -undecided
-                sides = self._to_edge(state, layer), self._to_cloud(state, layer)
-                stack += [side for side in sides if self._longest_s(side, self._start_s) <= self._most_s]
+                stack += [s for s in self._sides(state, layer) if self._longest_s(s, self._start_s) <= self._most_s]
             elif state.tail:
                 start_s = next(start_s for point, start_s in reversed(self._starts) if point & state.head)
                 sum_s = state.edge_s + state.upload_s + state.cloud_s + start_s
@@ -241,6 +240,11 @@ class _Walk:
     @staticmethod
     def _longest_s(state: _State, start_s: float) -> float:
         return max(state.edge_s, state.upload_s, state.cloud_s + start_s)
+
+    def _sides(self, state: _State, layer: int) -> Iterator[_State]:
+        yield self._to_edge(state, layer)
+        if self._after_s[layer.bit_length() - 1] + self._start_s <= self._most_s:
+            yield self._to_cloud(state, layer)
 
     def _to_edge(self, state: _State, layer: int) -> _State:
         head, tail, edge_s, upload_s, cloud_s = state
@@ -259,6 +263,15 @@ class _Walk:
             if not self._readers[number] & state.tail:
                 upload_s += self._tensor_s[number]
         return _State(head, tail, edge_s, upload_s, cloud_s)
+
+
+def _needs(graph: LayerGraph) -> Flags:
+    """For every layer, which layers run on the edge if it does: itself, and whatever it needs."""
+    needs = np.eye(len(graph.layers), dtype=np.bool_)
+    for number, layer in enumerate(graph.layers):
+        for source in layer.inputs:
+            needs[number] |= needs[source]
+    return needs
 
 
 def _mask(numbers: Iterable[int]) -> int:
@@ -283,8 +296,6 @@ def _shorter(problem: Problem, terms: Terms, known: list[_Cut], limit_s: float) 
     if best_s <= NOTHING:
         return known, best_s
     program = _Program.of(problem.graph, terms, best_s)
-    if program is None:
-        return known, best_s
     head, bound = program.solve(program.longest, limit_s)
     return [*known, *([] if head is None else [_cut(problem, head)])], min(1.0, bound) * best_s
 
@@ -295,7 +306,7 @@ def _sooner(problem: Problem, terms: Terms, known: list[_Cut], limit_s: float) -
     if best.predicted.total_s <= soonest_s or best.predicted.longest_s <= NOTHING:
         return best  # `known` holds the cut of least latency of all
     program = _Program.of(problem.graph, terms, min(cut.predicted.longest_s for cut in known))
-    head, _ = (None, 0.0) if program is None else program.solve(program.sum, limit_s)
+    head, _ = program.solve(program.total, limit_s)
     return best if head is None else _least([*known, _cut(problem, head)])
 
 
@@ -314,17 +325,15 @@ class _Program:
     upper: Values
     longest: Values
     """The objective: T."""
-    sum: Values
+    total: Values
     """The other one: seconds of all stages together."""
 
     @classmethod
-    def of(cls, graph: LayerGraph, terms: Terms, best_s: float) -> "_Program | None":
-        """The program, or None where there is no such cut."""
+    def of(cls, graph: LayerGraph, terms: Terms, best_s: float) -> "_Program":
+        """The program. `best_s` is that of some cut, so no layer is forced to both sides."""
         limit = 1 + TIE / 2
         shares = [np.minimum(part / best_s, 2.0) for part in (terms.edge, terms.cloud, terms.tensor, terms.entry)]
         on_edge, on_cloud = _forced(graph, shares[0], shares[1], float(shares[3].min()), limit)
-        if (on_edge & on_cloud).any():
-            return None
         size = len(graph.layers)
         may_cross = shares[2] <= limit
         lower = np.concatenate([on_edge, np.zeros(size + 1)])
@@ -372,10 +381,7 @@ def _forced(graph: LayerGraph, edge: Values, cloud: Values, start: float, limit:
 
     A layer on the edge takes all that it needs with it, and one on the cloud all that needs it.
     """
-    needs = np.eye(len(graph.layers), dtype=np.bool_)
-    for number, layer in enumerate(graph.layers):
-        for source in layer.inputs:
-            needs[number] |= needs[source]
+    needs = _needs(graph)
     on_edge = np.arange(len(graph.layers)) == INPUT
     on_cloud, count = np.zeros_like(on_edge), 0
     while count < on_edge.sum() + on_cloud.sum():
@@ -459,7 +465,7 @@ def dsh(problem: Problem) -> Bottleneck:
 
 def _first_axis(whole_s: float, sending_s: Values) -> list[float]:
     """From 0 to the seconds of a side's layers over those of sending the smallest tensor, in steps of 1 or more."""
-    most = whole_s / sending_s[sending_s > 0].min(initial=math.inf)
+    most = whole_s / sending_s[sending_s > NOTHING].min(initial=math.inf)
     step = max(1.0, most / (GRID - 1))
     return [number * step for number in range(max(2, int(most / step) + 1))]
 
