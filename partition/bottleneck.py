@@ -50,7 +50,7 @@ STEPS = 30_000
 # Of the time limit, what the search for the shortest longest stage may take; the rest is for the least latency.
 SHARE = 0.75
 INFEASIBLE, FAILED = 2, 4  # statuses of scipy.optimize.milp
-WALK, PROGRAM, DSH = "every cut", "mixed-integer program", "DSH"
+WALK, PROGRAM, DSH = "walk", "milp", "dsh"  # methods
 
 # Points on each axis of DSH's first grid at most, the factor between two grids, and the gain that is worth another one.
 GRID = 33

@@ -201,11 +201,11 @@ def _shortest_stage(search: _Search) -> Decision:
     """The cut with the shortest longest stage."""
     if search.goal.method == "dsh":
         found = bottleneck.dsh(search.problem)
-        return search.cut("dsh", found.head, is_optimal=False)
+        return search.cut(found.method, found.head, is_optimal=False)
     if search.goal.method == "chain" or search.problem.graph.is_chain:
         return _least_point(search, lambda candidate: candidate.predicted.longest_s)
     found = bottleneck.exact(search.problem)
-    return search.cut("milp", found.head, is_optimal=found.is_optimal, gap=found.gap)
+    return search.cut(found.method, found.head, is_optimal=found.is_optimal, gap=found.gap)
 
 
 def _by_rate(search: _Search) -> Decision:

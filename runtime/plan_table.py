@@ -121,6 +121,7 @@ def why_line(decision: Decision) -> str:
     of = {
         "chain": f"{len(decision.candidates)} points",
         "mincut": "all cuts (minimum cut)",
+        "walk": "all cuts",
         "milp": "all cuts (integer program)",
         "dsh": "the cuts that DADS's grid finds",
         "placement": "placements within the limit of cost",

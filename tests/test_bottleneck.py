@@ -294,7 +294,7 @@ def test_dads_heuristic_tries_few_cuts_however_small_a_tensor_is(monkeypatch: py
         chain([10**9, 1, 10**9, 5]), [0, 9, 9, 9], CloudTimes([0, 9, 9, 9], [0] * 4, 3.0), Link(1e9, 1e9, 0)
     )
     found = dsh(problem)
-    assert (found.predicted.longest_s, found.method) == (27, "DSH")
+    assert (found.predicted.longest_s, found.method) == (27, "dsh")
     assert 33 * 33 <= len(cuts) <= 33 * 33 + 1 + 20 * 81
 
 
