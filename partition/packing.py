@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from partition.cost import Link, Packed, Problem, StageWeights
 
+RAW = "raw"
 Options = Sequence[Sequence[Packed]]
 """For every layer the ways in which its output may travel, at least one."""
 
