@@ -20,7 +20,6 @@ from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
 
 TENSORS_KEPT = 256
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
     """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in PICTURES)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in inputs.PICTURES)
     good, bad = [], []
     for path in files:
         try:
