@@ -285,7 +285,8 @@ def _parsed(document: Any) -> Calibration:
     if document["schema"] != SCHEMA:
         raise ValueError("it is of another version")
     tried = tuple(_parsed_row(row) for row in document["tried"])
-    return Calibration(*(str(document[name]) for name in ("model", "graph", "weights", "source")), tried)
+    model, graph, weights_digest, source = (str(document[name]) for name in ("model", "graph", "weights", "source"))
+    return Calibration(model, graph, weights_digest, source, tried)
 
 
 def _parsed_row(row: Any) -> Tried:
