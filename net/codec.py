@@ -13,9 +13,10 @@ import zstandard
 
 from net.affine import Affine
 from net.forms import DTYPES, Array, CodecError, Form, Half, Raw, Shape
+from net.pixels import Pixels
 from utils.errors import ProtocolError
 
-__all__ = ["CODECS", "DTYPES", "RAW", "Array", "Codec", "CodecError", "Encoded", "encode", "exact_bytes"]
+__all__ = ["CODECS", "DTYPES", "RAW", "Array", "Codec", "CodecError", "Encoded", "decode", "encode", "exact_bytes"]
 
 RAW = "raw"
 LEVEL = 1  # of zstd: higher ones are three times as slow and gain a few percent
@@ -131,6 +132,7 @@ def _unfold(frame: memoryview, expected: int) -> memoryview:
 
 
 _FORMS: dict[str, tuple[Form, Form]] = {  # alone, and under zstd
+    "pixels": (Pixels(), Pixels()),
     "fp16": (Half(), Half()),
     **{f"int{n}{c}": (Affine(n, bool(c)), Affine(n, bool(c), is_packed=n != 6)) for n in (8, 6, 4) for c in ("", "c")},
 }
@@ -148,6 +150,12 @@ def encode(array: Array, codec: str) -> Encoded:
     if codec not in CODECS:
         raise CodecError(f"unknown codec {codec[:40]!r}: choose one of {', '.join(CODECS)}")
     return CODECS[codec].encode(array)
+
+
+def decode(encoded: Encoded) -> Array:
+    """The tensor again, as the other side gets it."""
+    buffer = memoryview(b"".join(encoded.parts))
+    return CODECS[encoded.codec].decode(encoded.dtype, encoded.shape, buffer)
 
 
 def exact_bytes(dtype: str, shape: Shape, codec: str) -> int | None:
