@@ -31,6 +31,16 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
+    where.add_argument(
+        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
+    )
+    where.add_argument(
+        "--accuracy-budget",
+        type=cli.percent,
+        default="0%",
+        metavar="SHARE",
+        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
+    )
     cli.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
     cli.add_goal_flags(goal)
@@ -74,6 +84,8 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         array=options.input,
         point=options.point,
         goal=goal_of(options),
+        codec=options.codec,
+        accuracy_budget=options.accuracy_budget,
         bandwidth=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,

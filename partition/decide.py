@@ -122,6 +122,13 @@ class Decision:
         """The codecs of what goes up, each once; raw where nothing is packed."""
         return ",".join(dict.fromkeys(self.codecs.values())) or RAW
 
+    def packed_as(self, problem: Problem) -> "Decision":
+        """The same with the codecs of a problem for what goes up."""
+        if problem.packed is None:
+            return self
+        crossing = self.boundary(problem.graph)
+        return replace(self, codecs={layer: problem.packed[layer].codec for layer in crossing})
+
     @property
     def head(self) -> frozenset[int]:
         """All layers on the edge."""
@@ -157,11 +164,7 @@ class _Search:
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
         asked = (self.goal.objective, method, parts)
-        found = Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up)
-        if self.problem.packed is None:
-            return found
-        crossing = found.boundary(self.problem.graph)
-        return replace(found, codecs={layer: self.problem.packed[layer].codec for layer in crossing})
+        return Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
 
     def cut(self, method: str, head: frozenset[int], *, is_optimal: bool, gap: float = 0.0) -> Decision:
         return self.decision(method, parts_of(self.problem.graph, head), is_optimal=is_optimal, gap=gap)

@@ -1,7 +1,7 @@
 """The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from models import inputs, weights
 from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
+from net.codec import CODECS, CodecError, Encoded, encode
 from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
@@ -44,6 +45,10 @@ class EdgeConfig:
     warm_up: int = 1
     verify: bool = False
     compare: bool = False
+    codec: str = "auto"
+    """A codec by name, or auto: the best lossless one, and lossy ones within the budget."""
+    accuracy_budget: float = 0.0
+    """Share of answers that lossy codecs may change, as calibrated."""
     fallback: bool = True
     """Finish inferences here that the cloud does not answer."""
     timeout_s: float = 60.0
@@ -64,7 +69,10 @@ class EdgeConfig:
 
 @dataclass(frozen=True)
 class Measured:
-    """One inference, in seconds of the edge's clock; `queue_s` and `cloud_s` are durations that the cloud reports."""
+    """One inference, in seconds of the edge's clock; `queue_s` and `cloud_s` are durations that the cloud reports.
+
+    Unpacking is in `cloud_s`. `payload_bytes` went up, and were `raw_bytes` before they were packed.
+    """
 
     edge_s: float
     encode_s: float
@@ -127,6 +135,8 @@ class Edge:
     cloud: Cloud | None = None
     ready: Ready | None = None
     """What the cloud said first; it stays where the connection does not."""
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """How the output of each layer is packed when it goes up; what is not named travels as it is."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -144,7 +154,7 @@ class Edge:
 
     def hello(self, token: str) -> Hello:
         """What a cloud has to know of our network."""
-        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
+        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(CODECS), token)
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
         """Connect and agree on the network; the cloud may have to load and measure it first."""
@@ -198,7 +208,7 @@ class Edge:
             raise ValueError("no cloud was greeted")
         return self.cloud
 
-    def ask(self, tail: frozenset[int], boundary: list[Array], deadline: Deadline) -> tuple[Result, list[Array]]:
+    def ask(self, tail: frozenset[int], boundary: Sequence[Encoded], deadline: Deadline) -> tuple[Result, list[Array]]:
         """Let the cloud run layers on the tensors that they read. Raises AppError, and as RefusedError a refusal."""
         cloud = self._greeted()
         cloud.next_id += 1
@@ -246,15 +256,33 @@ class Inference:
 
     def run_there(self, layers: frozenset[int], deadline: Deadline) -> None:
         """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""
-        encode_started = time.perf_counter()
-        boundary = [np.asarray(self.values[number], order="C") for number in self.edge.graph.inputs_of(layers)]
-        encode_s = time.perf_counter() - encode_started
+        crossing = self.edge.graph.inputs_of(layers)
+        began, work_began = time.perf_counter(), time.thread_time()
+        boundary = [self._packed(number) for number in crossing]
+        self.edge.executor.slow_down(began, time.thread_time() - work_began)
+        encode_s = time.perf_counter() - began
         self.requests += 1
         result, arrays = self.edge.ask(layers, boundary, deadline)
         self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
-        sent, received = (sum(array.nbytes for array in found) for found in (boundary, arrays))
-        took = Measured(0.0, encode_s, result.queue_s, result.cloud_s, 0.0, sent, sent, received)
+        took = Measured(
+            edge_s=0.0,
+            encode_s=encode_s,
+            queue_s=result.queue_s,
+            cloud_s=result.cloud_s + result.decode_s,
+            total_s=0.0,
+            payload_bytes=sum(one.nbytes for one in boundary),
+            raw_bytes=sum(self.values[number].nbytes for number in crossing),
+            received_bytes=sum(array.nbytes for array in arrays),
+        )
         self.measured = self.measured.plus(took)
+
+    def _packed(self, number: int) -> Encoded:
+        """The output of a layer as it travels: raw where the codec does not take it, as NaN by a lossy one."""
+        array = np.asarray(self.values[number], order="C")
+        try:
+            return encode(array, self.edge.codecs.get(number, RAW))
+        except CodecError:
+            return encode(array, RAW)
 
     def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
         """The answer, once every layer has run."""

@@ -11,8 +11,9 @@ import torch
 from models import inputs, registry, weights
 from models.inputs import Input
 from models.registry import Entry
+from net.codec import CODECS
 from net.messages import Hello
-from net.tensors import RAW, Array
+from net.tensors import Array
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from runtime.tasks import Problem, Task
@@ -34,7 +35,7 @@ class Member:
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
         graph = self.network.traced.graph
-        return Hello(graph.name, self.network.loaded.digest, graph.digest, [RAW], token)
+        return Hello(graph.name, self.network.loaded.digest, graph.digest, list(CODECS), token)
 
 
 class Fleet:

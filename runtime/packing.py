@@ -21,11 +21,13 @@ from torch import fx
 from models.graph import INPUT, LayerGraph
 from models.trace import Traced
 from net import codec
+from net.codec import CODECS
 from net.tensors import RAW, Array
 from partition.cost import Packed
 from partition.packing import Allowed
 from runtime.calibration import Calibration
 from runtime.executor import Network
+from utils.errors import UsageError
 from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -70,22 +72,30 @@ class Wanted:
     roundings: Mapping[str, Sequence[str]]
     """By layer, those within the budget."""
 
+    known: frozenset[str] = frozenset(CODECS)
+    """What the cloud can unpack."""
+
     @classmethod
     def of(cls, name: str, calibration: Calibration | None, budget: float) -> "Wanted":
-        """What `--codec` and `--accuracy-budget` ask for."""
+        """What `--codec` and `--accuracy-budget` ask for. Raises UsageError for a codec that there is not."""
+        if name not in (AUTO, *CODECS):
+            raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
         is_lossy = name == AUTO and calibration is not None and budget > 0
         return cls(name, calibration.within(budget) if is_lossy and calibration is not None else {})
 
     def lossless(self, layer: int) -> tuple[str, ...]:
         """Codecs that may be used for the output of a layer whatever else crosses."""
         if self.codec != AUTO:
-            return (self.codec,)
-        return (RAW, *LOSSLESS, *OF_INPUT) if layer == INPUT else (RAW, *LOSSLESS)
+            return self._known((self.codec,))
+        return self._known((RAW, *LOSSLESS, *OF_INPUT) if layer == INPUT else (RAW, *LOSSLESS))
 
     def lossy(self, graph: LayerGraph, layer: int) -> tuple[str, ...]:
         """Those that may be used where nothing else crosses."""
         roundings = self.roundings.get(graph.layers[layer].id, ())
-        return tuple(name + more for name in roundings for more in ("", "+zstd"))
+        return self._known(name + more for name in roundings for more in ("", "+zstd"))
+
+    def _known(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.known)
 
     def allowed(self, graph: LayerGraph, packing: Packing, share: float) -> Allowed:
         """The same with sizes and seconds; what a codec does not take travels raw."""

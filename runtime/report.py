@@ -60,7 +60,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
         "segments": [part_json(graph, part) for part in decision.parts],
         "objective": decision.objective,
-        "codec": "raw",
+        "codec": decision.codec,
         "method": decision.method,
         "optimal": decision.is_optimal,
         "gap": decision.gap,
@@ -115,7 +115,7 @@ def _headline(outcome: Outcome) -> Group:
         )
         lines.append(f"cloud  {printable(outcome.cloud_device or '', 80)}")
     decision = plan.decision
-    lines.append(f"cut    {cut_line(graph, decision)}")
+    lines.append(f"cut    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
     chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
     given = "the cloud was lost before a decision" if plan.failure else "the point was given"

@@ -10,7 +10,8 @@ from statistics import median_low
 import numpy as np
 
 from models import registry
-from models.graph import LayerGraph
+from models.graph import INPUT, LayerGraph
+from net.codec import CODECS
 from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import Array
@@ -18,10 +19,13 @@ from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
-from runtime.answers import matches, whole_answer
+from partition.packing import Allowed
+from runtime import calibration
+from runtime.answers import is_same_top, matches, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.packing import AUTO, Wanted, packing_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
@@ -208,16 +212,38 @@ def _decide(
     """Choose what runs where, or take the point that was given. Runs nothing."""
     if edge.cloud is None or link is None:
         alone = chain.all_edge(edge.graph, edge_s)
-        return Plan(_given(edge.graph, alone, (alone,)), 0.0)
+        parts = parts_of(edge.graph, edge.graph.everything)
+        return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
     problem = problem_of(edge, edge_s, link, edge.status(config.timeout_s))
+    allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.connection.limits
     started = time.perf_counter()
     if config.point is not None:
-        candidates = chain.scan(problem)
-        decision = _given(edge.graph, candidates[config.point], candidates)
+        packed = allowed.with_lossy(problem, config.goal.weights(watts))
+        candidates = chain.scan(packed)
+        decision = _given(packed, candidates[config.point], candidates)
     else:
-        limits = edge.cloud.connection.limits
-        decision = decide(problem, config.goal, power.at(problem.link), Room(limits.payload_bytes, limits.tensors))
-    return Plan(decision, time.perf_counter() - started, problem)
+        room = Room(limits.payload_bytes, limits.tensors)
+        decision = decide(problem, config.goal, watts, room, allowed=allowed)
+    decision_s = time.perf_counter() - started
+    exact = allowed.exact(problem, config.goal.weights(watts))
+    edge.codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
+    return Plan(decision, decision_s, exact)
+
+
+def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
+    """How tensors may travel; measured on this input where that is not known yet."""
+    kept = calibration.find(config.cache_dir, edge.network) if config.codec == AUTO and config.accuracy_budget else None
+    if config.accuracy_budget and config.codec == AUTO and kept is None:
+        log.warning(
+            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
+            "run deployment.py calibrate -t %s",
+            *[edge.graph.name] * 2,
+        )
+    wanted = Wanted.of(config.codec, kept, config.accuracy_budget)
+    if edge.ready is not None:
+        wanted = replace(wanted, known=frozenset(edge.ready.codecs))
+    packing = packing_of(edge.network, wanted, config.cache_dir)
+    return wanted.allowed(edge.graph, packing, edge.executor.share)
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
@@ -229,10 +255,11 @@ def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: S
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 
-def _given(graph: LayerGraph, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
+def _given(problem: Problem, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
     """The point that the user wants."""
-    parts = parts_of(graph, graph.head_at(wanted.point.number))
-    return Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
+    parts = parts_of(problem.graph, problem.graph.head_at(wanted.point.number))
+    found = Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
+    return found.packed_as(problem)
 
 
 Parts = tuple[Part, ...]
@@ -371,11 +398,13 @@ def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
-    """Run the network here in one piece, and compare every answer with what it gives."""
+    """Run the network here in one piece, and compare every answer with what it gives: the top-1 if packing is lossy."""
     expected = whole_answer(edge.network.loaded.model, edge.network.example.tensor)
     answers = [answer.outputs for found in runs for answer in found.answers]
+    is_lossless = all(CODECS[name].is_lossless for name in edge.codecs.values())
+    same = matches if is_lossless else is_same_top
     pairs = [pair for outputs in answers for pair in zip(outputs, expected, strict=True)]
     return Verified(
-        all(matches(outputs, expected) for outputs in answers),
+        all(same(outputs, expected) for outputs in answers),
         max(float(np.abs(a - b).max()) for a, b in pairs),
     )
