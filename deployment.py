@@ -59,11 +59,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate_flags.add_argument("--plots", type=Path, metavar="DIR", help="draw a scatter plot for each kind")
     evaluate_flags.set_defaults(work=evaluate)
+    what = "Try how often the answer stays the same when the tensor at a cut is rounded to fewer bits."
+    calibrate_flags = commands.add_parser("calibrate", help="try lossy codecs on pictures", description=what)
+    _calibrate_flags(calibrate_flags)
+    calibrate_flags.set_defaults(work=calibrate)
     what = "Say where a network would be cut, for any link and load. Nothing is run, measured or connected to."
     plan_flags = commands.add_parser("plan", help="say where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
     return parser
+
+
+def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=cli.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    parser.add_argument(
+        "--image-dir",
+        type=Path,
+        metavar="DIR",
+        help="pictures (default: held-out digits, or crops of photographs)",
+    )
+    cli.add_device_flags(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +206,22 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     pictures = evaluation.draw(found, path.parent / f"{options.role}-plots")
     lines = [f"saved  {path}", f"plots  {len(pictures)} pictures in {pictures[0].parent}"]
     show_evaluation(found, as_json=options.json, lines=lines)
+    return 0
+
+
+def calibrate(options: argparse.Namespace, progress: "Show") -> int:
+    """Try, keep, show."""
+    from predictor.store import default_folder
+    from runtime import calibration
+
+    where = (options.device, options.threads, options.image_dir)
+    found = calibration.calibrate(options.type, options.weights, *where, progress)
+    path = calibration.keep(options.cache_dir or default_folder(), found)
+    if options.json:
+        print(json.dumps(calibration.to_json(found)))
+        return 0
+    cli.show(lambda console: console.print(calibration.to_table(found)))
+    print(f"saved  {path}")
     return 0
 
 

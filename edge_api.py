@@ -31,6 +31,16 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
+    where.add_argument(
+        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
+    )
+    where.add_argument(
+        "--accuracy-budget",
+        type=cli.percent,
+        default="0%",
+        metavar="SHARE",
+        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
+    )
     cli.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
     cli.add_goal_flags(goal)
@@ -42,6 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
     cli.add_timeout_flags(runs, "inference")
+    runs.add_argument(
+        "--fallback",
+        choices=("on", "off"),
+        default="on",
+        help="finish here what the cloud does not answer in time; off: that is an error",
+    )
     cli.add_emulation_flags(parser)
     return parser
 
@@ -68,11 +84,14 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         array=options.input,
         point=options.point,
         goal=goal_of(options),
+        codec=options.codec,
+        accuracy_budget=options.accuracy_budget,
         bandwidth=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
+        fallback=options.fallback == "on",
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import heapq
 import itertools
+import math
 import selectors
 import socket
 import struct
@@ -49,6 +50,10 @@ class LinkShape:
     """What a link that was idle lets through at once, as the token bucket of `tc tbf` does."""
     steps: tuple[tuple[float, float], ...] = ()
     """From each of these seconds after the first connection on, this many bytes per second, both ways."""
+    cut_down_at: int | None = None
+    """As `cut_at`, of the bytes that have come from the cloud."""
+    forget_s: float = float("inf")
+    """A connection that was idle for this long is forgotten, as by an address translator: what comes later is lost."""
 
     def rate_at(self, seconds: float, *, is_up: bool) -> float:
         """Bytes per second of one direction, so long after the first connection was accepted."""
@@ -83,7 +88,6 @@ class _Pipe:
     source: socket.socket
     sink: socket.socket
     bytes_per_s: float
-    """When the last bytes entered it."""
     delay_s: float
     is_up: bool
     free_at: float = 0.0
@@ -93,6 +97,8 @@ class _Pipe:
     ready: bytearray = field(default_factory=bytearray)
     """Bytes that have arrived and that the sink has not taken."""
     passed: int = 0
+    used_at: float = field(default_factory=time.monotonic)
+    """When the last bytes entered it, or its twin."""
     is_ended: bool = False
 
     @property
@@ -217,7 +223,7 @@ class Relay:
             return
         data = pipe.source.recv(CHUNK)
         now = time.monotonic()
-        if data and pipe.is_up and self._meets_fault(pipe, len(data)):
+        if data and self._meets_fault(pipe, len(data), now):
             return
         pipe.passed += len(data)
         pipe.bytes_per_s = self._rate(is_up=pipe.is_up)
@@ -228,14 +234,20 @@ class Relay:
         if not data or not pipe.has_room:
             self._watch(pipe.source, reading=False)
 
-    def _meets_fault(self, pipe: _Pipe, count: int) -> bool:
-        """Whether these bytes reach the place where the link is cut; a freeze lets them pass and starts after them."""
+    def _meets_fault(self, pipe: _Pipe, count: int, now: float) -> bool:
+        """Whether these bytes are lost, or reach the place where the link is cut; a freeze lets them pass and starts
+        after them."""
         shape, after = self._shape, pipe.passed + count
-        if shape.cut_at is not None and after >= shape.cut_at:
+        if now - pipe.used_at > shape.forget_s:
+            return True
+        for each in self._pipes[pipe.source]:
+            each.used_at = now
+        cut_at = shape.cut_at if pipe.is_up else shape.cut_down_at
+        if cut_at is not None and after >= cut_at:
             self._abort(pipe)
             return True
-        if shape.freeze_at is not None and pipe.passed < shape.freeze_at <= after:
-            self._frozen_until = time.monotonic() + min(shape.freeze_s, 1e9)
+        if pipe.is_up and shape.freeze_at is not None and pipe.passed < shape.freeze_at <= after:
+            self._frozen_until = now + min(shape.freeze_s, 1e9)
         return False
 
     def _arrive(self, pipe: _Pipe, data: bytes) -> None:
@@ -332,6 +344,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="then change the rate, both ways")
     parser.add_argument("-p", "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 chooses one")
     parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
+    parser.add_argument("--cut-down-at", type=int, metavar="BYTE", help="... of the download")
+    parser.add_argument("--forget-after", metavar="TIME", help="lose what comes after so long without any")
     parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="fall silent at this byte of the upload")
     parser.add_argument("--freeze-for", default="1e9s", metavar="TIME", help="... for this long; default: for ever")
     parser.add_argument("--burst", default="0B", metavar="SIZE", help="let through at once; default: %(default)s")
@@ -348,7 +362,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         freeze_s = parse_duration(options.freeze_for)
         burst = parse_size(options.burst)
         steps = () if options.steps is None else parse_steps(options.steps)
-        shape = LinkShape(*parse_link(options.link), options.cut_at, options.freeze_at, freeze_s, burst, steps)
+        forget_s = math.inf if options.forget_after is None else parse_duration(options.forget_after)
+        shape = LinkShape(
+            *parse_link(options.link),
+            cut_at=options.cut_at,
+            freeze_at=options.freeze_at,
+            freeze_s=freeze_s,
+            burst_bytes=burst,
+            steps=steps,
+            cut_down_at=options.cut_down_at,
+            forget_s=forget_s,
+        )
         relay = _open((options.to[0], int(options.to[1])), shape, options.port)
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)

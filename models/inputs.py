@@ -16,6 +16,7 @@ from utils.files import require_file
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 MAX_ITEM_BYTES, MAX_NPY_HEADER_BYTES = 16, 65_536
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000  # a picture that is larger is refused before it is decoded
 
 
@@ -103,6 +104,20 @@ def samples(name: str) -> tuple[Path, ...]:
     """All the pictures that there are of a kind."""
     found = SAMPLES[name]()
     return tuple(sorted(found.parent.glob("*.jpg"))) if name == "photo" else (found,)
+
+
+def crops(path: Path, count: int) -> list[Image.Image]:
+    """Squares cut out of a picture, a third of its shorter side and more, some mirrored; the same at every call."""
+    rng = np.random.default_rng(0)
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    found = []
+    for _ in range(count):
+        side = int(min(picture.size) * rng.uniform(1 / 3, 1))
+        left, top = (int(rng.uniform(0, length - side)) for length in picture.size)
+        crop = picture.crop((left, top, left + side, top + side))
+        found.append(ImageOps.mirror(crop) if rng.uniform() < 0.5 else crop)
+    return found
 
 
 def _photo() -> Path:

@@ -78,6 +78,8 @@ class Result:
     """... and how long they took: what the rate of the link can be told from."""
     batch: int = 1
     """How many requests were computed together."""
+    decode_s: float = 0.0
+    """What unpacking the tensors of the request took, before it waited in line."""
 
 
 @dataclass(frozen=True, slots=True)

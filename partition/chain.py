@@ -26,12 +26,12 @@ def scan(problem: Problem) -> tuple[Candidate, ...]:
     head_s, head_cloud_s = list(accumulate(problem.edge_s)), list(accumulate(cloud.seconds))
     candidates = []
     for point in graph.points[:-1]:
-        crossing = graph.layers[point.layer].out_bytes
+        crossing = problem.crossing((point.layer,))
         tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer]) + cloud.start_s[point.layer]
         predicted = latency(
             head_s[point.layer], crossing, tail_s, problem.result_bytes, link, cloud.load, cloud.queue_s
         )
-        candidates.append(Candidate(point, crossing, predicted))
+        candidates.append(Candidate(point, crossing.bytes, predicted))
     return (*candidates, all_edge(graph, problem.edge_s))
 
 

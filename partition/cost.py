@@ -1,7 +1,7 @@
 """The one cost formula. Every search calls it, and the measured times are compared with it.
 
-    latency = edge seconds of the head + rtt + boundary bytes / upload
-              + queue wait + load * cloud seconds of the tail + result bytes / download
+    latency = edge seconds of the head + encode + rtt + boundary bytes / upload
+              + queue wait + decode + load * cloud seconds of the tail + result bytes / download
 
 All on the edge pays no link at all and needs no cloud. Neurosurgeon (Kang et al., ASPLOS 2017, Algorithm 1) leaves
 out the round trip, the queue and the way back.
@@ -23,6 +23,7 @@ from typing import Literal
 from models.graph import INPUT, LayerGraph
 
 Place = Literal["edge", "cloud"]
+_PACKED_SUMS = ("bytes", "encode_s", "decode_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,16 @@ class CloudTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """How a tensor travels: its codec, its bytes on the link, and the seconds of packing and unpacking it."""
+
+    codec: str
+    bytes: int
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What a search looks at: a graph, what each layer costs on either side, and the link between them."""
 
@@ -58,6 +69,17 @@ class Problem:
     link: Link
     answer_bytes: int | None = None
     """Bytes of the result where they are not those of the output layers."""
+    packed: Sequence[Packed] | None = None
+    """How the output of each layer would go up; None is as it is."""
+
+    def crossing(self, layers: Iterable[int]) -> Packed:
+        """What it takes to send the outputs of some layers up."""
+        if self.packed is None:
+            return Packed("raw", self.graph.bytes_of(layers))
+        found = [self.packed[layer] for layer in layers]
+        codec = ",".join(dict.fromkeys(each.codec for each in found))
+        size, encode_s, decode_s = (sum(getattr(each, name) for each in found) for name in _PACKED_SUMS)
+        return Packed(codec, int(size), encode_s, decode_s)
 
     @property
     def result_bytes(self) -> int:
@@ -83,6 +105,8 @@ class Prediction:
     queue_s: float = 0.0
     cloud_s: float = 0.0
     download_s: float = 0.0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
 
     @property
     def transfer_s(self) -> float:
@@ -92,7 +116,7 @@ class Prediction:
     @property
     def total_s(self) -> float:
         """Predicted end-to-end latency in seconds."""
-        return self.edge_s + self.transfer_s + self.queue_s + self.cloud_s
+        return self.edge_s + self.encode_s + self.transfer_s + self.queue_s + self.decode_s + self.cloud_s
 
     @property
     def waiting_s(self) -> float:
@@ -106,17 +130,27 @@ class Prediction:
         DADS (Hu et al., INFOCOM 2019, section II). Round trip, queue and the way back delay an inference, but occupy
         none of the three stages.
         """
-        return max(self.edge_s, self.upload_s, self.cloud_s)
+        return max(self.edge_s + self.encode_s, self.upload_s, self.decode_s + self.cloud_s)
 
     def to_json(self) -> dict[str, float]:
-        """The stages by their names in every JSON document."""
-        names = ("edge_s", "transfer_s", "cloud_s", "queue_s", "total_s", "upload_s", "download_s", "rtt_s")
-        return {name: getattr(self, name) for name in names}
+        """The stages by their names in every JSON document, where unpacking is a part of the cloud's seconds."""
+        names = (
+            "edge_s",
+            "encode_s",
+            "transfer_s",
+            "queue_s",
+            "total_s",
+            "upload_s",
+            "download_s",
+            "rtt_s",
+            "decode_s",
+        )
+        return {name: getattr(self, name) for name in names} | {"cloud_s": self.decode_s + self.cloud_s}
 
 
 def latency(
     edge_s: float,
-    boundary_bytes: int,
+    crossing: Packed,
     tail_s: float,
     result_bytes: int,
     link: Link,
@@ -124,8 +158,9 @@ def latency(
     queue_s: float = 0.0,
 ) -> Prediction:
     """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud."""
-    upload_s, download_s = boundary_bytes / link.up_bytes_per_s, result_bytes / link.down_bytes_per_s
-    return Prediction(edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)
+    upload_s, download_s = crossing.bytes / link.up_bytes_per_s, result_bytes / link.down_bytes_per_s
+    stages = (edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)
+    return Prediction(*stages, crossing.encode_s, crossing.decode_s)
 
 
 def all_on_edge(edge_s: float) -> Prediction:
@@ -146,7 +181,7 @@ def predict(problem: Problem, parts: Iterable[Part]) -> Prediction:
         else:
             is_last = done | part.layers == graph.everything
             made = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
-            sent, idle_s = graph.bytes_of(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
+            sent, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
             found = latency(0.0, sent, idle_s, made, problem.link, cloud.load, cloud.queue_s)
         total = _joined(total, found)
     return total
@@ -166,14 +201,7 @@ def _in_turn(graph: LayerGraph, parts: Iterable[Part]) -> Iterator[tuple[frozens
 
 
 def _joined(one: Prediction, other: Prediction) -> Prediction:
-    return Prediction(
-        one.edge_s + other.edge_s,
-        one.upload_s + other.upload_s,
-        one.rtt_s + other.rtt_s,
-        one.queue_s + other.queue_s,
-        one.cloud_s + other.cloud_s,
-        one.download_s + other.download_s,
-    )
+    return Prediction(*(getattr(one, name) + getattr(other, name) for name in Prediction.__slots__))
 
 
 def _idle_cloud_s(problem: Problem, done: frozenset[int], layers: frozenset[int]) -> float:
@@ -200,7 +228,10 @@ def money(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class StageWeights:
-    """What one second of each stage counts: 1 each for latency, watts for energy."""
+    """What one second of each stage counts: 1 each for latency, watts for energy.
+
+    The edge packs and the cloud unpacks, so encoding counts as the edge's time and decoding as the cloud's.
+    """
 
     edge: float = 1.0
     upload: float = 1.0
@@ -216,13 +247,18 @@ class StageWeights:
     def value(self, predicted: Prediction) -> float:
         """The weighted sum of the stages of an inference: the smaller the better."""
         return (
-            self.edge * predicted.edge_s
+            self.edge * (predicted.edge_s + predicted.encode_s)
             + self.upload * predicted.upload_s
             + self.rtt * predicted.rtt_s
             + self.queue * predicted.queue_s
-            + self.cloud * predicted.cloud_s
+            + self.cloud * (predicted.cloud_s + predicted.decode_s)
             + self.download * predicted.download_s
         )
+
+    def crossing(self, packed: Packed, up_bytes_per_s: float) -> float:
+        """What sending a tensor up adds to that sum, the round trip left out."""
+        upload_s = packed.bytes / up_bytes_per_s
+        return self.edge * packed.encode_s + self.upload * upload_s + self.cloud * packed.decode_s
 
 
 LATENCY = StageWeights()

@@ -12,8 +12,8 @@ method      chain       cuts of one tensor, all tried
 With a limit on what the cloud may cost, placements may go back and forth between the two (partition.placement).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.graph import LayerGraph
@@ -22,6 +22,7 @@ from partition.chain import Candidate
 from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, money, parts_of, predict
 from partition.decision_map import best_cut
 from partition.mincut import CutSolver
+from partition.packing import RAW, Allowed
 from utils.errors import UsageError
 
 OBJECTIVES = ("latency", "energy", "weighted", "throughput", "auto")
@@ -108,11 +109,25 @@ class Decision:
     """How far from the best this may be, as a share."""
     keeps_up: bool | None = None
     """Whether the stages sustain the rate that was asked for."""
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """How the output of each layer that goes up is packed; what is not named travels as it is."""
 
     @property
     def is_cut(self) -> bool:
         """Whether it is a head and perhaps a tail, and does not go back and forth."""
         return self.parts[0].place == "edge" and len(self.parts) <= 2
+
+    @property
+    def codec(self) -> str:
+        """The codecs of what goes up, each once; raw where nothing is packed."""
+        return ",".join(dict.fromkeys(self.codecs.values())) or RAW
+
+    def packed_as(self, problem: Problem) -> "Decision":
+        """The same with the codecs of a problem for what goes up."""
+        if problem.packed is None:
+            return self
+        crossing = self.boundary(problem.graph)
+        return replace(self, codecs={layer: problem.packed[layer].codec for layer in crossing})
 
     @property
     def head(self) -> frozenset[int]:
@@ -149,7 +164,7 @@ class _Search:
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
         asked = (self.goal.objective, method, parts)
-        return Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up)
+        return Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
 
     def cut(self, method: str, head: frozenset[int], *, is_optimal: bool, gap: float = 0.0) -> Decision:
         return self.decision(method, parts_of(self.problem.graph, head), is_optimal=is_optimal, gap=gap)
@@ -172,16 +187,34 @@ def decide(
     power: Power = NO_POWER,
     room: Room | None = None,
     solver: CutSolver | None = None,
+    allowed: Allowed | None = None,
 ) -> Decision:
-    """Choose what runs where; `room` keeps away from cuts that no frame can carry.
+    """Choose what runs where, and how it travels; `room` keeps away from cuts that no frame can carry.
 
+    All cuts are searched with lossless codecs, points with the lossy ones that are allowed, and the better one wins.
     `solver` is the graph's own, for those who decide often. Raises UsageError where nothing is cheap enough.
     """
-    search = _Search(problem, goal, power, room, solver, chain.scan(problem))
-    found = _OBJECTIVES[goal.objective](search)
-    if room is not None and not all(room.fits(problem.graph, part) for part in found.parts):
+    weights = goal.weights(power)
+    exact = problem if allowed is None else allowed.exact(problem, weights)
+    found = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
+    if allowed is None or not allowed.lossy or goal.max_cost is not None or goal.method not in ("auto", "chain"):
+        return found
+    lossy, points = allowed.with_lossy(problem, weights), replace(goal, method="chain")
+    packed = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
+    return min((found, packed), key=lambda decision: _rank(decision, weights))
+
+
+def _search(search: _Search) -> Decision:
+    found = _OBJECTIVES[search.goal.objective](search)
+    if search.room is not None and not all(search.room.fits(search.problem.graph, part) for part in found.parts):
         return _best_that_fits(search, found)
     return found
+
+
+def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, float]:
+    """The smaller the better."""
+    is_stage = decision.objective == "throughput"
+    return decision.keeps_up is False, decision.predicted.longest_s if is_stage else weights.value(decision.predicted)
 
 
 def _least_sum(search: _Search) -> Decision:
@@ -200,12 +233,23 @@ def _least_sum(search: _Search) -> Decision:
 def _shortest_stage(search: _Search) -> Decision:
     """The cut with the shortest longest stage."""
     if search.goal.method == "dsh":
-        found = bottleneck.dsh(search.problem)
+        found = bottleneck.dsh(_as_sent(search.problem))
         return search.cut(found.method, found.head, is_optimal=False)
     if search.goal.method == "chain" or search.problem.graph.is_chain:
         return _least_point(search, lambda candidate: candidate.predicted.longest_s)
-    found = bottleneck.exact(search.problem)
-    return search.cut(found.method, found.head, is_optimal=found.is_optimal, gap=found.gap)
+    found = bottleneck.exact(_as_sent(search.problem))
+    is_optimal = found.is_optimal and search.problem.packed is None
+    return search.cut(found.method, found.head, is_optimal=is_optimal, gap=found.gap)
+
+
+def _as_sent(problem: Problem) -> Problem:
+    """Packed tensors as small ones that take no time to pack: the searches for the longest stage know no other."""
+    if problem.packed is None:
+        return problem
+    graph, result = problem.graph, problem.result_bytes
+    sizes = zip(graph.layers, problem.packed, strict=True)
+    layers = tuple(replace(layer, out_bytes=packed.bytes) for layer, packed in sizes)
+    return replace(problem, graph=replace(graph, layers=layers), answer_bytes=result, packed=None)
 
 
 def _by_rate(search: _Search) -> Decision:
@@ -238,10 +282,8 @@ def _best_that_fits(search: _Search, wanted: Decision) -> Decision:
     search = replace(search, goal=replace(search.goal, objective=wanted.objective))
     weights = search.goal.weights(search.power)
 
-    def value(found: Decision) -> tuple[bool, float]:
-        is_dear = limit is not None and found.cost > limit
-        is_stage = wanted.objective == "throughput"
-        return is_dear, found.predicted.longest_s if is_stage else weights.value(found.predicted)
+    def value(found: Decision) -> tuple[bool, bool, float]:
+        return limit is not None and found.cost > limit, *_rank(found, weights)
 
     points = [graph.head_at(candidate.point.number) for candidate in search.fitting()]
     return min((search.cut("chain", head, is_optimal=False) for head in points), key=value)

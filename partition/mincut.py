@@ -79,9 +79,15 @@ class CutSolver:
         return Terms(
             edge=weights.edge * np.asarray(problem.edge_s, dtype=np.float64),
             cloud=weights.cloud * cloud.load * np.asarray(cloud.seconds, dtype=np.float64),
-            tensor=weights.upload / link.up_bytes_per_s * self._out_bytes,
+            tensor=self._crossing(problem, weights),
             entry=weights.cloud * cloud.load * start_s + fixed,
         )
+
+    def _crossing(self, problem: Problem, weights: StageWeights) -> Values:
+        rate = problem.link.up_bytes_per_s
+        if problem.packed is None:
+            return np.asarray(weights.upload / rate * self._out_bytes)
+        return np.array([weights.crossing(packed, rate) for packed in problem.packed])
 
     def best(self, terms: Terms) -> frozenset[int]:
         """The cut whose terms add up to the least. Terms are not negative; raises ValueError where one is, or NaN."""

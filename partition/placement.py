@@ -161,7 +161,7 @@ def _chain_of(problem: Problem, weights: StageWeights) -> _Chain:
         return weights.download * graph.bytes_of(tensors) / link.down_bytes_per_s
 
     busy, waits = weights.cloud * cloud.load, weights.rtt * link.rtt_s + weights.queue * cloud.queue_s
-    ups = [weights.upload * graph.layers[layer].out_bytes / link.up_bytes_per_s for layer in points]
+    ups = [weights.crossing(problem.crossing((layer,)), link.up_bytes_per_s) for layer in points]
     cloud_s = [math.fsum(cloud.seconds[layer] for layer in step) for step in inner]
     there_s = [cloud.start_s[layer] for layer in points]
     there = [waits + up + busy * start_s for up, start_s in zip(ups, there_s, strict=True)]

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,13 @@ import torch
 
 from models import inputs, registry, weights
 from models.graph import INPUT, LayerGraph
+from net.codec import CODECS
 from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType, Limits
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
-from net.tensors import RAW, Array
+from net.tensors import Array
 from runtime.answers import is_close
 from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
 from runtime.load import LoadMeter
@@ -199,7 +201,7 @@ class Networks:
             network = prepare(loaded, example, entry.name)
             executor, graph = TorchExecutor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
-            hello = Hello(entry.name, loaded.digest, graph.digest, [RAW], "")
+            hello = Hello(entry.name, loaded.digest, graph.digest, list(CODECS), "")
             return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
 
         served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
@@ -217,6 +219,7 @@ class Arrival:
     received_s: float
     timed_bytes: int
     timed_s: float
+    decode_s: float
 
 
 class TokenError(AppError):
@@ -332,14 +335,16 @@ class Cloud:
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
+            decoding = time.perf_counter()
             arrays = frame.arrays()
+            decode_s = time.perf_counter() - decoding
             _check_arrays(arrays, layers, served.graph)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
-        arrival = Arrival(request.id, frame.received_s, frame.timed_bytes, frame.timed_s)
-        held_bytes = frame.payload.nbytes + served.graph.bytes_of(served.graph.outputs_of(layers))
+        arrival = Arrival(request.id, frame.received_s, frame.timed_bytes, frame.timed_s, decode_s)
+        held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
         session.answer_later(
             request.id, job.future, lambda ran, queue_s: self._result(arrival, ran, queue_s), held_bytes
         )
@@ -355,6 +360,7 @@ class Cloud:
             timed_bytes=arrival.timed_bytes,
             timed_s=arrival.timed_s,
             batch=ran.batch,
+            decode_s=arrival.decode_s,
         )
 
     def _probe(self, session: Session, frame: Frame) -> None:

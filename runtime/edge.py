@@ -1,7 +1,7 @@
 """The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
@@ -11,14 +11,16 @@ from models import inputs, weights
 from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
+from net.codec import CODECS, CodecError, Encoded, encode
 from net.connection import Connection
-from net.messages import Hello, Infer, Ready, Result, State, Status
+from net.frames import FrameType
+from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
 from net.tensors import RAW, Array
 from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
-from runtime.talk import NOT_ASKED, are_outputs, greet
+from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
 from utils.deadline import Deadline
 from utils.errors import ProtocolError
 from utils.inference_utils import find_device, set_threads
@@ -43,6 +45,12 @@ class EdgeConfig:
     warm_up: int = 1
     verify: bool = False
     compare: bool = False
+    codec: str = "auto"
+    """A codec by name, or auto: the best lossless one, and lossy ones within the budget."""
+    accuracy_budget: float = 0.0
+    """Share of answers that lossy codecs may change, as calibrated."""
+    fallback: bool = True
+    """Finish inferences here that the cloud does not answer."""
     timeout_s: float = 60.0
     ready_s: float = 300.0
     cpu_share: float | None = None
@@ -61,7 +69,10 @@ class EdgeConfig:
 
 @dataclass(frozen=True)
 class Measured:
-    """One inference, in seconds of the edge's clock; `queue_s` and `cloud_s` are durations that the cloud reports."""
+    """One inference, in seconds of the edge's clock; `queue_s` and `cloud_s` are durations that the cloud reports.
+
+    Unpacking is in `cloud_s`. `payload_bytes` went up, and were `raw_bytes` before they were packed.
+    """
 
     edge_s: float
     encode_s: float
@@ -83,11 +94,24 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """Why an inference was finished here, and how many seconds after its start that was decided."""
+
+    reason: str
+    after_s: float
+
+
+@dataclass(frozen=True)
 class Answered:
     """The tensors of the network's outputs, with the times of the inference."""
 
     outputs: tuple[Array, ...]
     measured: Measured
+    completed_by: str
+    """`edge` or `cloud` where one of them ran every layer, `split`, or `fallback`: finished here instead."""
+    fallback: Fallback | None = None
+    requests: int = 0
+    """What was asked of the cloud, retries included."""
 
 
 @dataclass
@@ -97,6 +121,8 @@ class Cloud:
     connection: Connection
     ready: Ready
     next_id: int = 0
+    used_at: float = field(default_factory=time.monotonic)
+    """When it last answered."""
 
 
 @dataclass
@@ -107,6 +133,10 @@ class Edge:
     network: Network
     executor: TorchExecutor
     cloud: Cloud | None = None
+    ready: Ready | None = None
+    """What the cloud said first; it stays where the connection does not."""
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """How the output of each layer is packed when it goes up; what is not named travels as it is."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -122,12 +152,24 @@ class Edge:
         """The layers of the network."""
         return self.network.traced.graph
 
+    def hello(self, token: str) -> Hello:
+        """What a cloud has to know of our network."""
+        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(CODECS), token)
+
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
         """Connect and agree on the network; the cloud may have to load and measure it first."""
-        hello = Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, [RAW], token)
-        connection, ready = greet((host, port), [hello], {hello.model: len(self.graph.layers)}, timeout_s)
-        self.cloud = Cloud(connection, ready[hello.model])
-        return self.cloud.ready
+        self.cloud = self.greeted(host, port, token, timeout_s)
+        self.ready = self.cloud.ready
+        return self.ready
+
+    def greeted(
+        self, host: str, port: int, token: str, timeout_s: float, opened: Callable[[Connection], None] = lambda _: None
+    ) -> Cloud:
+        """The same, for whoever decides later whether that cloud is taken. `opened` is given the connection early."""
+        hello = self.hello(token)
+        layers = {hello.model: len(self.graph.layers)}
+        connection, ready = greet((host, port), [hello], layers, timeout_s, opened)
+        return Cloud(connection, ready[hello.model])
 
     def status(self, timeout_s: float) -> State:
         """Ask the cloud how busy it is."""
@@ -146,40 +188,36 @@ class Edge:
         Raises DeadlineError after `timeout_s` seconds and AppError where the cloud refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
-        segments = [self.executor.load(part.layers) if part.place == "edge" else None for part in parts]
-        values, measured = {INPUT: x}, Measured(0.0, 0.0, 0.0, 0.0, 0.0)
-        started = time.perf_counter()
-        for part, segment in zip(parts, segments, strict=True):
-            if segment is None:
-                measured = measured.plus(self._run_there(part.layers, values, deadline))
+        self.load(parts)
+        inference = Inference(self, {INPUT: x})
+        for part in parts:
+            if part.place == "edge":
+                inference.run_here(part.layers)
             else:
-                ran = self.executor.run(segment, [values[number] for number in segment.inputs])
-                values |= zip(segment.outputs, ran.arrays, strict=True)
-                measured = measured.plus(Measured(ran.seconds, 0.0, 0.0, 0.0, 0.0))
-        outputs = tuple(values[number] for number in self.graph.outputs)
-        return Answered(outputs, replace(measured, total_s=time.perf_counter() - started))
+                inference.run_there(part.layers, deadline)
+        return inference.answered(ran_by(parts))
 
-    def _run_there(self, layers: frozenset[int], values: dict[int, Array], deadline: Deadline) -> Measured:
-        """Let the cloud run layers; what they make joins `values`."""
-        encode_started = time.perf_counter()
-        boundary = [np.asarray(values[number], order="C") for number in self.graph.inputs_of(layers)]
-        encode_s = time.perf_counter() - encode_started
-        result, arrays = self._ask(layers, boundary, deadline)
-        values |= zip(self.graph.outputs_of(layers), arrays, strict=True)
-        sent, received = (sum(array.nbytes for array in found) for found in (boundary, arrays))
-        return Measured(0.0, encode_s, result.queue_s, result.cloud_s, 0.0, sent, sent, received)
+    def load(self, parts: Iterable[Part]) -> None:
+        """Make ready what runs here."""
+        for part in parts:
+            if part.place == "edge":
+                self.executor.load(part.layers)
 
     def _greeted(self) -> Cloud:
         if self.cloud is None:
             raise ValueError("no cloud was greeted")
         return self.cloud
 
-    def _ask(self, tail: frozenset[int], boundary: list[Array], deadline: Deadline) -> tuple[Result, list[Array]]:
+    def ask(self, tail: frozenset[int], boundary: Sequence[Encoded], deadline: Deadline) -> tuple[Result, list[Array]]:
+        """Let the cloud run layers on the tensors that they read. Raises AppError, and as RefusedError a refusal."""
         cloud = self._greeted()
         cloud.next_id += 1
         request = Infer(cloud.next_id, to_ranges(tail), deadline.remaining())
         cloud.connection.send(request, deadline, boundary)
         frame = cloud.connection.receive(deadline)
+        cloud.used_at = time.monotonic()
+        if frame.kind is FrameType.ERROR:
+            raise RefusedError(from_header(Error, frame.header))
         result = frame.read(Result)
         arrays = frame.arrays()
         if result.id != request.id or not are_outputs(arrays, self.graph, tail):
@@ -190,6 +228,73 @@ class Edge:
         """Hang up."""
         if self.cloud is not None:
             self.cloud.connection.close()
+            self.cloud = None
+
+
+@dataclass
+class Inference:
+    """One inference under way: the tensors that are still needed, and what its parts took."""
+
+    edge: Edge
+    values: dict[int, Array]
+    measured: Measured = Measured(0.0, 0.0, 0.0, 0.0, 0.0)
+    started: float = field(default_factory=time.perf_counter)
+    requests: int = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.started
+
+    def run_here(self, layers: frozenset[int]) -> None:
+        """Run layers on this device; what they make joins `values`."""
+        executor = self.edge.executor
+        segment = executor.load(layers)
+        ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+        self.values |= zip(segment.outputs, ran.arrays, strict=True)
+        self.measured = self.measured.plus(Measured(ran.seconds, 0.0, 0.0, 0.0, 0.0))
+
+    def run_there(self, layers: frozenset[int], deadline: Deadline) -> None:
+        """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""
+        crossing = self.edge.graph.inputs_of(layers)
+        began, work_began = time.perf_counter(), time.thread_time()
+        boundary = [self._packed(number) for number in crossing]
+        self.edge.executor.slow_down(began, time.thread_time() - work_began)
+        encode_s = time.perf_counter() - began
+        self.requests += 1
+        result, arrays = self.edge.ask(layers, boundary, deadline)
+        self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
+        took = Measured(
+            edge_s=0.0,
+            encode_s=encode_s,
+            queue_s=result.queue_s,
+            cloud_s=result.cloud_s + result.decode_s,
+            total_s=0.0,
+            payload_bytes=sum(one.nbytes for one in boundary),
+            raw_bytes=sum(self.values[number].nbytes for number in crossing),
+            received_bytes=sum(array.nbytes for array in arrays),
+        )
+        self.measured = self.measured.plus(took)
+
+    def _packed(self, number: int) -> Encoded:
+        """The output of a layer as it travels: raw where the codec does not take it, as NaN by a lossy one."""
+        array = np.asarray(self.values[number], order="C")
+        try:
+            return encode(array, self.edge.codecs.get(number, RAW))
+        except CodecError:
+            return encode(array, RAW)
+
+    def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
+        """The answer, once every layer has run."""
+        outputs = tuple(self.values[number] for number in self.edge.graph.outputs)
+        measured = replace(self.measured, total_s=self.elapsed_s)
+        return Answered(outputs, measured, completed_by, fallback, self.requests)
+
+
+def ran_by(parts: Iterable[Part]) -> str:
+    """`edge` or `cloud` where one of them runs every layer, else `split`."""
+    places = {part.place for part in parts if part.layers != {INPUT}}
+    return "split" if len(places) > 1 else str(places.pop())
 
 
 def read_input(config: EdgeConfig, entry: Entry) -> Input:

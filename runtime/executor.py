@@ -115,6 +115,11 @@ class TorchExecutor:
             self._share.stretch(started, work_clock() - work_started)
         return Ran(made, self._clock() - started)
 
+    def slow_down(self, started: float, work_s: float) -> None:
+        """Let other work of this device, which began at `started`, last as long as on the emulated one."""
+        if self._share is not None:
+            self._share.stretch(started, work_s)
+
     def warm_up(self, part: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
         with torch.inference_mode():

@@ -11,8 +11,9 @@ import torch
 from models import inputs, registry, weights
 from models.inputs import Input
 from models.registry import Entry
+from net.codec import CODECS
 from net.messages import Hello
-from net.tensors import RAW, Array
+from net.tensors import Array
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from runtime.tasks import Problem, Task
@@ -20,7 +21,6 @@ from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
 
 TENSORS_KEPT = 256
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Member:
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
         graph = self.network.traced.graph
-        return Hello(graph.name, self.network.loaded.digest, graph.digest, [RAW], token)
+        return Hello(graph.name, self.network.loaded.digest, graph.digest, list(CODECS), token)
 
 
 class Fleet:
@@ -132,7 +132,7 @@ def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
     """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in PICTURES)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in inputs.PICTURES)
     good, bad = [], []
     for path in files:
         try:

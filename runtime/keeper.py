@@ -14,6 +14,7 @@ from net.connection import BURST_BYTES, CONNECT_S, Connection, connect
 from net.estimator import Estimator
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
+from runtime.fallback import Backoff
 from runtime.planner import Conditions
 from runtime.uplink import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
 from utils.deadline import Deadline
@@ -25,7 +26,7 @@ PROBE_S = 0.1  # of a link that is idle
 LEAST_FRAMES, MOST_FRAMES = TRAIN_SKIPPED + 4, 48
 PROBE_TIMEOUT_S = 3.0
 RECONNECT_S = 30.0  # for a cloud that has known the networks before
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LONGEST_PAUSE_S = 30.0
 LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
 NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
@@ -61,7 +62,7 @@ class Keeper:
         self._load, self._load_at = 1.0, time.perf_counter()
         self._queue_s, self._queue_at = 0.0, self._load_at
         self._forget_s = LOAD_FORGET_S
-        self._pause_s, self._retry_at = FIRST_PAUSE_S, 0.0
+        self._backoff, self._retry_at = Backoff(longest_s=LONGEST_PAUSE_S), 0.0
         self._sent_bytes = 0
         self.history: list[tuple[float, float]] = []
         """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
@@ -231,12 +232,11 @@ class Keeper:
             link = self._measure(ready_s)  # it may be another link by now
             self._connect(ready_s)
         except AppError:
-            self._retry_at = time.perf_counter() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._retry_at = time.perf_counter() + self._backoff.next_s()
             raise
         with self._lock:
             self._estimator = Estimator.of(link, time.perf_counter())
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff.reset()
 
     def close(self) -> None:
         """Hang up."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from net.messages import Error, Result
 from net.tensors import Array
+from runtime.fallback import RETRIES, busy_pause_s
 from runtime.fleet import Fleet
 from runtime.keeper import Keeper
 from runtime.planner import Choice, Planner
@@ -23,7 +24,6 @@ from utils.errors import AppError
 from utils.units import printable
 
 WAITING = 2  # boundaries that wait for the link while another one travels
-TRIES = 3  # of a request that meets a busy cloud
 NAP_S = 0.2  # longest sleep of the thread that computes, which looks after time-outs when it wakes up
 
 
@@ -264,8 +264,8 @@ class Pipeline:
         with self._changed:
             flying = self._flying.pop(request)
             self._note_try(flying)
-            if error.code == "BUSY" and request.tries < TRIES:
-                moment = time.perf_counter() + min(max(error.retry_after_s, 0.01), 5.0)
+            if error.code == "BUSY" and request.tries <= RETRIES:
+                moment = time.perf_counter() + busy_pause_s(error.retry_after_s)
                 self._retries += 1
                 heapq.heappush(self._again, (moment, self._retries, flying))
             else:

@@ -10,6 +10,7 @@ from models.graph import LayerGraph
 from partition.chain import Candidate
 from partition.cost import Part, Prediction
 from partition.decide import Decision
+from partition.packing import RAW
 from utils.units import format_bytes, format_seconds, printable
 
 BAR = 32
@@ -82,14 +83,16 @@ def short_name(graph: LayerGraph, decision: Decision) -> str:
     return after if len(crossing) == 1 else f"{len(crossing)} tensors, the last {after}"
 
 
-def cut_line(graph: LayerGraph, decision: Decision) -> str:
-    """Where a decision cuts, and how many layers run on either side."""
+def cut_line(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> str:
+    """Where a decision cuts, how many layers run on either side, and what crosses; packed, if the rate is told."""
     here, there = len(decision.head) - 1, len(graph.layers) - len(decision.head)
     crossing = decision.boundary(graph)
     layers = f"{here} layers here, {there} on the cloud"
     if not crossing:
         return "everything here, nothing crosses"
     size = format_bytes(graph.bytes_of(crossing))
+    if up_bytes_per_s is not None and decision.codec != RAW:
+        size += f" as {format_bytes(decision.predicted.upload_s * up_bytes_per_s)} of {decision.codec}"
     if not decision.is_cut:
         return f"{len(decision.parts)} parts: {layers}, {size} go up"
     point = decision.point(graph)

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from models.graph import INPUT, LayerGraph
+from models.graph import LayerGraph
 from partition.chain import Candidate
-from runtime.edge import Measured
+from runtime.edge import Answered, Fallback, Measured
 from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
 from runtime.single import Outcome, Runs
 from utils.units import format_rate, format_seconds, printable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
+FALLBACKS_SHOWN = 5
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
@@ -28,9 +30,10 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
         "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.decision.candidates],
-        "measured": _measured(outcome.runs.typical) | {"repeats": [_measured(run) for run in outcome.runs.repeats]},
+        "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
         "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
-        "completed_by": completed_by(outcome),
+        "completed_by": outcome.runs.completed_by,
+        "reconnects": outcome.reconnects,
         "times": asdict(outcome.times),
         "corrections": outcome.corrections,
         "energy": outcome.energy.to_json(),
@@ -40,16 +43,10 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     if outcome.compared:
         names = ("cloud", "edge")
         document["compare"] = {
-            name: _measured(runs.typical) | {"point": point}
+            name: _measured(runs.typical) | {"point": point, "completed_by": runs.completed_by}
             for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
         }
     return document
-
-
-def completed_by(outcome: Outcome) -> str:
-    """`edge` or `cloud` where one of them ran every layer, else `split`."""
-    ran = {part.place for part in outcome.runs.parts if part.layers != {INPUT}}
-    return "split" if len(ran) > 1 else ran.pop()
 
 
 def _plan(outcome: Outcome) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
         "segments": [part_json(graph, part) for part in decision.parts],
         "objective": decision.objective,
-        "codec": "raw",
+        "codec": decision.codec,
         "method": decision.method,
         "optimal": decision.is_optimal,
         "gap": decision.gap,
@@ -86,6 +83,12 @@ def _measured(run: Measured) -> dict[str, Any]:
     return asdict(run) | {"transfer_s": run.transfer_s}
 
 
+def _answered(answer: Answered) -> dict[str, Any]:
+    fallback = None if answer.fallback is None else asdict(answer.fallback)
+    about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback}
+    return _measured(answer.measured) | about
+
+
 # --- for people
 
 
@@ -96,6 +99,7 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(candidates_table(outcome.graph, outcome.plan.decision))
         console.print(legend(), highlight=False)
     console.print(_stages(outcome))
+    console.print(_fallbacks(outcome.runs), highlight=False, end="")
     if outcome.compared:
         console.print(_comparison(outcome))
     console.print(_answer(outcome), highlight=False)
@@ -111,10 +115,11 @@ def _headline(outcome: Outcome) -> Group:
         )
         lines.append(f"cloud  {printable(outcome.cloud_device or '', 80)}")
     decision = plan.decision
-    lines.append(f"cut    {cut_line(graph, decision)}")
+    lines.append(f"cut    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
     chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
-    lines.append(f"why    {'the point was given' if decision.method == 'given' else chosen}")
+    given = "the cloud was lost before a decision" if plan.failure else "the point was given"
+    lines.append(f"why    {given if decision.method == 'given' else chosen}")
     if decision.keeps_up is False:
         lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
     times = outcome.times
@@ -147,6 +152,26 @@ def _stages(outcome: Outcome) -> Table:
             row.append(_spread(getattr(run, stage) for run in repeats))
         table.add_row(*row, style="bold" if stage == "total_s" else "")
     return table
+
+
+def _fallbacks(runs: Runs) -> Text:
+    """When inferences were finished here, and why; nothing where none was."""
+    found = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
+    if not found:
+        return Text()
+    lines = [f"\n{len(found)} of {len(runs.answers)} inferences were finished here, not by the cloud"]
+    groups = [list(group) for _, group in groupby(found, key=lambda pair: (pair[1].reason, pair[1].after_s > 0))]
+    lines += [f"  {_fallback_line(group)}" for group in groups[:FALLBACKS_SHOWN]]
+    if len(groups) > FALLBACKS_SHOWN:
+        lines.append(f"  ... and {len(groups) - FALLBACKS_SHOWN} times more (--json tells all)")
+    return Text("\n".join([*lines, ""]))
+
+
+def _fallback_line(group: list[tuple[int, Fallback]]) -> str:
+    (first, fallback), (last, _) = group[0], group[-1]
+    which = f"{first}" if first == last else f"{first} to {last}"
+    when = f"after {format_seconds(fallback.after_s)}" if fallback.after_s > 0 else "from the start"
+    return f"{which}: {when}, {fallback.reason}"
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -1,30 +1,39 @@
 """One call of edge_api.py: get ready, decide, measure, check. Returns plain values; runtime.report shows them."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 import numpy as np
 
 from models import registry
-from models.graph import LayerGraph
+from models.graph import INPUT, LayerGraph
+from net.codec import CODECS
 from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import Array
 from partition import chain
 from partition.chain import Candidate
-from partition.cost import CloudTimes, Link, Part, Problem, parts_of
+from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
-from runtime.answers import matches, whole_answer
+from partition.packing import Allowed
+from runtime import calibration
+from runtime.answers import is_same_top, matches, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Edge, EdgeConfig, Measured, read_input
+from runtime.edge import Answered, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.packing import AUTO, Wanted, packing_of
 from runtime.power import PowerChoice
+from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
-from utils.errors import AppError
+from utils.errors import AppError, ConnectError, ProtocolError
+from utils.units import printable
+
+log = logging.getLogger(__name__)
 
 TOP = 5
 
@@ -38,6 +47,10 @@ class Plan:
 
     decision: Decision
     decision_s: float
+    problem: Problem | None = None
+    """What it was made from; None where there is no cloud."""
+    failure: str = ""
+    """Why a cloud that was greeted has no part in it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,12 @@ class Runs:
     def repeats(self) -> tuple[Measured, ...]:
         """The times of every inference."""
         return tuple(answer.measured for answer in self.answers)
+
+    @property
+    def completed_by(self) -> str:
+        """Who ran every layer, or `fallback` where any inference was finished here instead."""
+        found = {answer.completed_by for answer in self.answers}
+        return "fallback" if "fallback" in found else ran_by(self.parts)
 
     @property
     def typical(self) -> Measured:
@@ -108,6 +127,8 @@ class Outcome:
     energy: EnergyReport
     compared: tuple[Runs, ...]
     """All on the cloud, then all on the edge, where a comparison was asked for."""
+    reconnects: int = 0
+    """Connections to the cloud after the first one."""
 
 
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
@@ -124,25 +145,55 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         stack.callback(edge.close)
         if config.point is not None:
             edge.graph.head_at(config.point)  # raises for a point that there is not
-        if config.compare or config.point != len(edge.graph.points) - 1:
-            progress("waiting for the cloud", 0.0)
-            edge.greet(*cloud.address(), config.token, config.ready_s)
-        link = _link(edge, config, progress)
+        address = _greet(edge, cloud, config, progress)
         times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
         found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
-        plan = _decide(edge, found.times.seconds, link, config, power)
+        link, plan = _plan(edge, found.times.seconds, config, power, progress)
         chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
-        both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends) if config.compare else ()
+        both = (
+            tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends)
+            if config.compare and not plan.failure
+            else ()
+        )
         metered = Metered()
-        runs = _repeat(edge, (chosen, *both), config, progress)
+        runs, reconnects = _run(edge, address, (chosen, *both), plan, found.times.seconds, config, progress)
         metered.stop()
         compared = tuple(runs[end] for end in both)
         learnt = _learn(found, runs)
         used = _energy(power, link, plan, runs[chosen], metered)
-        sources = Sources(
-            found.times.source, found.times.factor, None if edge.cloud is None else edge.cloud.ready.times
-        )
-        return _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
+        sources = Sources(found.times.source, found.times.factor, None if edge.ready is None else edge.ready.times)
+        outcome = _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
+        return replace(outcome, reconnects=reconnects)
+
+
+def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progress) -> tuple[str, int] | None:
+    """Greet the cloud where one is needed; returns its address."""
+    last = len(edge.graph.points) - 1
+    if config.point == last and not config.compare:
+        return None
+    progress("waiting for the cloud", 0.0)
+    try:
+        address = cloud.address()
+        edge.greet(*address, config.token, config.ready_s)
+    except ConnectError as error:
+        raise ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} here and needs no cloud") from None
+    return address
+
+
+def _plan(
+    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Progress
+) -> tuple[LinkEstimate | None, Plan]:
+    """Measure the link and decide; where the cloud is lost over it everything runs here, unless that is not wanted."""
+    try:
+        link = _link(edge, config, progress)
+        return link, _decide(edge, edge_s, link, config, power)
+    except AppError as error:
+        if not config.fallback or edge.cloud is None:
+            raise
+        edge.close()
+        why = printable(str(error), 200)
+        log.warning("everything runs here: the cloud was lost while its link was measured: %s", why)
+        return None, replace(_decide(edge, edge_s, None, config, power), failure=why)
 
 
 def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | None:
@@ -161,16 +212,38 @@ def _decide(
     """Choose what runs where, or take the point that was given. Runs nothing."""
     if edge.cloud is None or link is None:
         alone = chain.all_edge(edge.graph, edge_s)
-        return Plan(_given(edge.graph, alone, (alone,)), 0.0)
+        parts = parts_of(edge.graph, edge.graph.everything)
+        return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
     problem = problem_of(edge, edge_s, link, edge.status(config.timeout_s))
+    allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.connection.limits
     started = time.perf_counter()
     if config.point is not None:
-        candidates = chain.scan(problem)
-        decision = _given(edge.graph, candidates[config.point], candidates)
+        packed = allowed.with_lossy(problem, config.goal.weights(watts))
+        candidates = chain.scan(packed)
+        decision = _given(packed, candidates[config.point], candidates)
     else:
-        limits = edge.cloud.connection.limits
-        decision = decide(problem, config.goal, power.at(problem.link), Room(limits.payload_bytes, limits.tensors))
-    return Plan(decision, time.perf_counter() - started)
+        room = Room(limits.payload_bytes, limits.tensors)
+        decision = decide(problem, config.goal, watts, room, allowed=allowed)
+    decision_s = time.perf_counter() - started
+    exact = allowed.exact(problem, config.goal.weights(watts))
+    edge.codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
+    return Plan(decision, decision_s, exact)
+
+
+def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
+    """How tensors may travel; measured on this input where that is not known yet."""
+    kept = calibration.find(config.cache_dir, edge.network) if config.codec == AUTO and config.accuracy_budget else None
+    if config.accuracy_budget and config.codec == AUTO and kept is None:
+        log.warning(
+            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
+            "run deployment.py calibrate -t %s",
+            *[edge.graph.name] * 2,
+        )
+    wanted = Wanted.of(config.codec, kept, config.accuracy_budget)
+    if edge.ready is not None:
+        wanted = replace(wanted, known=frozenset(edge.ready.codecs))
+    packing = packing_of(edge.network, wanted, config.cache_dir)
+    return wanted.allowed(edge.graph, packing, edge.executor.share)
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
@@ -182,16 +255,66 @@ def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: S
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 
-def _given(graph: LayerGraph, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
+def _given(problem: Problem, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
     """The point that the user wants."""
-    parts = parts_of(graph, graph.head_at(wanted.point.number))
-    return Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
+    parts = parts_of(problem.graph, problem.graph.head_at(wanted.point.number))
+    found = Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
+    return found.packed_as(problem)
 
 
 Parts = tuple[Part, ...]
 
 
-def _repeat(edge: Edge, wanted: Sequence[Parts], config: EdgeConfig, progress: Progress) -> dict[Parts, Runs]:
+def _run(
+    edge: Edge,
+    address: tuple[str, int] | None,
+    wanted: Sequence[Parts],
+    plan: Plan,
+    edge_s: Sequence[float],
+    config: EdgeConfig,
+    progress: Progress,
+) -> tuple[dict[Parts, Runs], int]:
+    """Run the network in some ways; also returns how many connections were made after the first one."""
+    _check_sizes(edge, wanted)
+    if not config.fallback or address is None or plan.problem is None:
+        runs = _repeat(lambda x, parts: edge.infer_parts(x, parts, config.timeout_s), edge, wanted, config, progress)
+        return {parts: _marked(found, plan.failure) for parts, found in runs.items()}, 0
+    waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in wanted}
+    where = Address(*address, config.token)
+    steady = SteadyEdge(edge, where, config.timeout_s, edge_s, waiting_s, plan.problem.link.rtt_s)
+    try:
+        return _repeat(steady.infer, edge, wanted, config, progress), steady.reconnects
+    finally:
+        steady.close()
+
+
+def _check_sizes(edge: Edge, wanted: Sequence[Parts]) -> None:
+    """Refuse what the cloud would never take: that is no fault to fall back from."""
+    if edge.cloud is None:
+        return
+    limit = edge.cloud.connection.limits.payload_bytes
+    for part in (part for parts in wanted for part in parts if part.place == "cloud"):
+        crossing = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
+        if crossing > limit:
+            raise ProtocolError(f"{crossing} bytes are to be sent, the limit is {limit}")
+
+
+def _marked(runs: Runs, failure: str) -> Runs:
+    """Inferences that ran here because the cloud was lost before they began."""
+    if not failure:
+        return runs
+    fallback = Fallback(failure, 0.0)
+    marked = (replace(answer, completed_by="fallback", fallback=fallback) for answer in runs.answers)
+    return replace(runs, answers=tuple(marked))
+
+
+def _repeat(
+    infer: Callable[[Array, Parts], Answered],
+    edge: Edge,
+    wanted: Sequence[Parts],
+    config: EdgeConfig,
+    progress: Progress,
+) -> dict[Parts, Runs]:
     """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
     rounds = config.warm_up + config.repeat
@@ -199,7 +322,7 @@ def _repeat(edge: Edge, wanted: Sequence[Parts], config: EdgeConfig, progress: P
     for done in range(rounds):
         for parts, found in answers.items():
             progress("running", done / rounds)
-            found.append(edge.infer_parts(x, parts, config.timeout_s))
+            found.append(infer(x, parts))
     return {parts: Runs(parts, tuple(found[config.warm_up :])) for parts, found in answers.items()}
 
 
@@ -209,8 +332,9 @@ def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
         return {}
     for parts, repeated in runs.items():
         head = frozenset().union(*(part.layers for part in parts if part.place == "edge"))
-        for run in repeated.repeats if len(head) > 1 and len(parts) <= 2 else ():
-            found.teacher.learn(head, run.edge_s)
+        for run in repeated.answers if len(head) > 1 and len(parts) <= 2 else ():
+            if run.fallback is None:  # else more ran here than the head
+                found.teacher.learn(head, run.measured.edge_s)
     found.teacher.keep()
     return dict(found.teacher.corrections.factors)
 
@@ -251,7 +375,7 @@ def _outcome(
         is_trained=loaded.trained,
         source=edge.network.example.source,
         link=link,
-        cloud_device=None if edge.cloud is None else edge.cloud.ready.device,
+        cloud_device=None if edge.ready is None else edge.ready.device,
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),
@@ -274,11 +398,13 @@ def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
-    """Run the network here in one piece, and compare every answer with what it gives."""
+    """Run the network here in one piece, and compare every answer with what it gives: the top-1 if packing is lossy."""
     expected = whole_answer(edge.network.loaded.model, edge.network.example.tensor)
     answers = [answer.outputs for found in runs for answer in found.answers]
+    is_lossless = all(CODECS[name].is_lossless for name in edge.codecs.values())
+    same = matches if is_lossless else is_same_top
     pairs = [pair for outputs in answers for pair in zip(outputs, expected, strict=True)]
     return Verified(
-        all(matches(outputs, expected) for outputs in answers),
+        all(same(outputs, expected) for outputs in answers),
         max(float(np.abs(a - b).max()) for a, b in pairs),
     )

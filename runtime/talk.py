@@ -4,13 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.graph import LayerGraph
-from net.connection import CONNECT_S, Connection, connect
-from net.messages import Hello, Ready
+from net.connection import CONNECT_S, Connection, connect, refusal
+from net.messages import Error, Hello, Ready
 from net.tensors import Array
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
 
 NOT_ASKED = "the cloud answered something that was not asked"
+
+
+class RefusedError(AppError):
+    """The cloud refused, and said why; the exit code is that of what it means here."""
+
+    def __init__(self, error: Error) -> None:
+        meaning = refusal(error)
+        super().__init__(str(meaning))
+        self.error = error
+        self.code, self.exit_code = meaning.code, meaning.exit_code
 
 
 def greet(

@@ -107,7 +107,8 @@ def document_of(config: PlanConfig) -> tuple[Any, str]:
 
 
 def _kept(path: Path | None, config: PlanConfig, model: str) -> Kept:
-    found = [path] if path is not None else store.kept(config.cache_dir, model)
+    names = (model, f"torchvision:{model}")
+    found = [path] if path is not None else [p for name in names for p in store.kept(config.cache_dir, name)]
     if not found:
         raise UsageError(
             f"no times of {model} are kept in {config.cache_dir}: run deployment.py profile -t {model} first, "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,6 +52,13 @@ class CloudProcess:
         self.process = process
         self.port = port
         self.was_told_to_stop = False
+        self.was_killed = False
+
+    def kill(self) -> None:
+        """Send SIGKILL, and wait until it is gone."""
+        self.was_told_to_stop = self.was_killed = True
+        self.process.kill()
+        self.process.wait(10)
 
     def stop(self) -> None:
         """Send SIGTERM."""
@@ -91,7 +99,7 @@ def running_cloud(
     finally:
         process.terminate()
         process.communicate(timeout=40)
-    assert process.returncode == 0
+    assert process.returncode == (-signal.SIGKILL if cloud.was_killed else 0)
 
 
 @pytest.fixture(scope="session")

@@ -477,6 +477,8 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
             "10mbit",
             "--timeout",
             "2s",
+            "--fallback",
+            "off",
         )
     finally:
         relay.kill()

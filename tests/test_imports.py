@@ -64,6 +64,7 @@ def test_only_one_module_imports_torchvision() -> None:
         "partition.cost",
         "partition.throughput",
         "runtime.batching",
+        "runtime.fallback",
         "runtime.tasks",
         "net.frames",
         "net.messages",

@@ -256,14 +256,15 @@ def test_every_random_parameter_of_a_network_is_drawn_by_us() -> None:
 
 
 def test_the_shipped_le_net_reads_digits(network: Callable[[str], Network]) -> None:
-    from models.zoo.train_le_net import WEIGHTS, digit_pictures, split_digits
+    from models.zoo.digits import digit_pictures, split_digits
+    from models.zoo.train_le_net import WEIGHTS
 
     pictures, classes = digit_pictures()
     _, held_out = split_digits()
     loaded = network("le_net").loaded
     batch = torch.cat([inputs.digit_tensor(pictures[n]) for n in held_out])
     with torch.inference_mode():
-        accuracy = (loaded.model(batch).argmax(1) == classes[held_out]).float().mean().item()
+        accuracy = (loaded.model(batch).argmax(1) == torch.tensor(classes)[held_out]).float().mean().item()
     assert accuracy >= 0.98
     assert loaded.trained
     assert WEIGHTS.stat().st_size < 300_000

@@ -9,6 +9,7 @@ from partition.chain import best, scan
 from partition.cost import (
     CloudTimes,
     Link,
+    Packed,
     Part,
     Power,
     Problem,
@@ -68,7 +69,7 @@ def test_all_on_the_edge_pays_no_link_and_needs_no_cloud() -> None:
 
 
 def test_the_formula_by_hand() -> None:
-    predicted = latency(1.0, 600, 0.5, 40, Link(100, 20, 0.1), load=2.0, queue_s=0.25)
+    predicted = latency(1.0, Packed("raw", 600), 0.5, 40, Link(100, 20, 0.1), load=2.0, queue_s=0.25)
     assert predicted.transfer_s == pytest.approx(0.1 + 6 + 2)
     assert predicted.cloud_s == 1.0
     assert predicted.total_s == pytest.approx(1 + 8.1 + 0.25 + 1)

@@ -239,6 +239,14 @@ def above_zero(text: str) -> float:
     return number(text)
 
 
+def percent(text: str) -> float:
+    """An argument such as 0.5%, or 0.005, as a share from 0 to 1."""
+    value = number(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0% to 100%")
+    return value
+
+
 def port(text: str) -> int:
     """An argument that is a TCP port."""
     return _whole(text, 0, MAX_PORT)

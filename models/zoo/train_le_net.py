@@ -10,15 +10,12 @@ about a minute.
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from models.inputs import digit_tensor
+from models.zoo.digits import digit_pictures, split_digits
 from models.zoo.le_net import LeNet
 
 HERE = Path(__file__).parent
@@ -26,20 +23,6 @@ WEIGHTS = HERE / "le_net.safetensors"
 SAMPLE = HERE / "digit.png"
 EPOCHS = 60
 BATCH = 64
-
-
-def digit_pictures() -> tuple[list[Image.Image], torch.Tensor]:
-    """The digits as 8x8 grey pictures, white ink on black, and their classes."""
-    digits = load_digits()
-    pictures = [Image.fromarray(np.uint8(np.clip(image * 16, 0, 255))) for image in digits.images]
-    return pictures, torch.tensor(digits.target)
-
-
-def split_digits() -> tuple[list[int], list[int]]:
-    """Indices to train on and to hold out, the same at every call."""
-    classes = load_digits().target
-    train, held_out = train_test_split(np.arange(len(classes)), test_size=0.25, random_state=0, stratify=classes)
-    return train.tolist(), held_out.tolist()
 
 
 def shifted(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -67,7 +50,8 @@ def train(pictures: torch.Tensor, classes: torch.Tensor) -> LeNet:
 
 def main() -> int:
     """Train, report the held-out accuracy, write the files."""
-    pictures, classes = digit_pictures()
+    pictures, found = digit_pictures()
+    classes = torch.tensor(found)
     tensors = torch.cat([digit_tensor(picture) for picture in pictures])
     train_on, held_out = split_digits()
     model = train(tensors[train_on], classes[train_on])

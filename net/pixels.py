@@ -1,0 +1,88 @@
+"""Pictures that were normalised for a network, as the 8-bit pixels that they are made of: a quarter, and no bit lost.
+
+What normalises is `(pixel / 255 - mean) / std` for each channel, in float32. The receiver does it again, so the
+preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode strangers'
+files.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from net.forms import Array, Bytes, CodecError, Floats, Shape
+from utils.errors import ProtocolError
+
+NORMALISATIONS = (
+    ((0.0,), (1.0,)),
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision's, of ImageNet
+    ((0.5,), (0.5,)),
+)
+"""Mean and standard deviation of the channels, one for all or one for each."""
+LEVELS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Parameters: mean and std of every channel (axis 1), float32. Codes: a byte for each number."""
+
+    is_lossless: bool = True
+
+    def parameter_bytes(self, shape: Shape) -> int:
+        """Eight for each channel."""
+        return 8 * _channels(shape)
+
+    def code_bytes(self, dtype: str, shape: Shape) -> int:
+        """One for each number."""
+        return math.prod(shape)
+
+    def encode(self, array: Array) -> tuple[Bytes, Bytes]:
+        """Raises CodecError for what is not exactly a normalised 8-bit picture of shape (1, C, H, W)."""
+        if array.dtype.name != "float32" or array.ndim != 4 or len(array) != 1 or not array.size:
+            raise CodecError("pixels are those of one float32 picture")
+        channels = array.shape[1]
+        for means, stds in NORMALISATIONS:
+            if len(means) in (1, channels):
+                mean, std = (np.resize(np.array(each, np.float32), channels) for each in (means, stds))
+                codes = _codes(array[0].reshape(channels, -1), mean, std)
+                if codes is not None:
+                    return np.concatenate([mean, std]).astype("<f4").view(np.uint8), codes.reshape(-1)
+        raise CodecError("this is no normalised 8-bit picture")
+
+    def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
+        """A new float32 array. Raises ProtocolError for another dtype, or parameters that are not finite."""
+        channels = _channels(shape)
+        if dtype != "float32" or len(shape) != 4 or shape[0] != 1:
+            raise ProtocolError("pixels are those of one float32 picture")
+        numbers = np.frombuffer(parameters, "<f4").astype(np.float32)
+        if not np.isfinite(numbers).all() or not (numbers[channels:] > 0).all():
+            raise ProtocolError("the parameters of pixels are finite numbers")
+        with np.errstate(over="ignore"):
+            table = _table(numbers[:channels], numbers[channels:])
+        if not np.isfinite(table).all():
+            raise ProtocolError("pixels make finite numbers")
+        found = np.frombuffer(codes, np.uint8).reshape(channels, -1)
+        return np.stack([row[code] for row, code in zip(table, found, strict=True)]).reshape(shape)
+
+
+def _channels(shape: Shape) -> int:
+    return shape[1] if len(shape) > 1 else 1
+
+
+def _table(mean: Floats, std: Floats) -> Floats:
+    """What each pixel is in each channel, shape (C, 256), by the same steps as torchvision: every bit is the same."""
+    pixels = np.arange(LEVELS, dtype=np.float32) / np.float32(LEVELS - 1)
+    table: Floats = (pixels[None] - mean[:, None]) / std[:, None]
+    return table
+
+
+def _codes(numbers: Floats, mean: Floats, std: Floats) -> Bytes | None:
+    """The pixels of numbers in shape (C, N); None unless they give exactly these numbers back."""
+    with np.errstate(all="ignore"):  # other numbers may give anything here, and are found out below
+        near = np.rint((numbers * std[:, None] + mean[:, None]) * np.float32(LEVELS - 1))
+        if not (near.min() >= 0 and near.max() < LEVELS):
+            return None
+    codes: Bytes = near.astype(np.uint8)
+    table = _table(mean, std)
+    same = all((row[code] == number).all() for row, code, number in zip(table, codes, numbers, strict=True))
+    return codes if same else None

@@ -1,0 +1,38 @@
+"""How each tensor travels: the codec that is best for a link, of those that are allowed.
+
+A tensor is packed on the edge, sent, and unpacked on the cloud; which codec takes least depends on the link, so it is
+chosen anew for each decision, before the cut: what one tensor costs does not depend on which others cross.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from partition.cost import Link, Packed, Problem, StageWeights
+
+RAW = "raw"
+Options = Sequence[Sequence[Packed]]
+"""For every layer the ways in which its output may travel, at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The ways of sending every tensor that give the whole network's answer, and those that nearly do."""
+
+    lossless: Options
+    lossy: Mapping[int, Sequence[Packed]]
+    """By layer, and only where its output crosses alone: it was checked there how often the answer stays the same."""
+
+    def exact(self, problem: Problem, weights: StageWeights) -> Problem:
+        """The problem with the best lossless codec for each tensor."""
+        return replace(problem, packed=best(self.lossless, problem.link, weights))
+
+    def with_lossy(self, problem: Problem, weights: StageWeights) -> Problem:
+        """The same with the lossy ones too; only points may be chosen from it."""
+        every = [[*found, *self.lossy.get(layer, ())] for layer, found in enumerate(self.lossless)]
+        return replace(problem, packed=best(every, problem.link, weights))
+
+
+def best(options: Options, link: Link, weights: StageWeights) -> tuple[Packed, ...]:
+    """For every tensor the way that adds least to the weighted sum; of equal ones the first."""
+    rate = link.up_bytes_per_s
+    return tuple(min(found, key=lambda packed: weights.crossing(packed, rate)) for found in options)

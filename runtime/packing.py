@@ -1,0 +1,211 @@
+"""What it takes to pack the tensors of one network on this device: sizes and seconds, measured on a real input.
+
+Sizes differ from input to input, so they are what one input gave; seconds are a rate for each codec, for a single small
+tensor is too short to be timed. Unpacking is the cloud's, and reckoned at this device's rate, which overstates it.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from models.graph import INPUT, LayerGraph
+from models.trace import Traced
+from net import codec
+from net.codec import CODECS
+from net.tensors import RAW, Array
+from partition.cost import Packed
+from partition.packing import Allowed
+from runtime.calibration import Calibration
+from runtime.executor import Network
+from utils.errors import UsageError
+from utils.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+MAX_FILE_BYTES = 16 << 20
+TIMED_BYTES = 1 << 14  # smaller tensors say nothing about the rate of a codec
+LOSSLESS = ("zstd",)
+OF_INPUT = ("pixels", "pixels+zstd")
+AUTO = "auto"
+
+Sizes = Mapping[tuple[int, str], int]
+"""Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Sizes, and for each codec the seconds of packing and unpacking a byte of the tensor as it is."""
+
+    sizes: Sizes
+    rates: Mapping[str, tuple[float, float]]
+
+    def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
+        """How the output of a layer may travel, from a device of which only a share is there."""
+        whole = graph.layers[layer].out_bytes
+        found = []
+        for name in codecs:
+            if name == RAW:
+                found.append(Packed(RAW, whole))
+            elif (layer, name) in self.sizes:
+                encode_s, decode_s = (rate * whole for rate in self.rates.get(name, (0.0, 0.0)))
+                found.append(Packed(name, self.sizes[layer, name], encode_s / share, decode_s))
+        return found
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which codecs a user allows: one by name, or lossless ones and what a calibration shows to be good enough."""
+
+    codec: str
+    roundings: Mapping[str, Sequence[str]]
+    """By layer, those within the budget."""
+
+    known: frozenset[str] = frozenset(CODECS)
+    """What the cloud can unpack."""
+
+    @classmethod
+    def of(cls, name: str, calibration: Calibration | None, budget: float) -> "Wanted":
+        """What `--codec` and `--accuracy-budget` ask for. Raises UsageError for a codec that there is not."""
+        if name not in (AUTO, *CODECS):
+            raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+        is_lossy = name == AUTO and calibration is not None and budget > 0
+        return cls(name, calibration.within(budget) if is_lossy and calibration is not None else {})
+
+    def lossless(self, layer: int) -> tuple[str, ...]:
+        """Codecs that may be used for the output of a layer whatever else crosses."""
+        if self.codec != AUTO:
+            return self._known((self.codec,))
+        return self._known((RAW, *LOSSLESS, *OF_INPUT) if layer == INPUT else (RAW, *LOSSLESS))
+
+    def lossy(self, graph: LayerGraph, layer: int) -> tuple[str, ...]:
+        """Those that may be used where nothing else crosses."""
+        roundings = self.roundings.get(graph.layers[layer].id, ())
+        return self._known(name + more for name in roundings for more in ("", "+zstd"))
+
+    def _known(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.known)
+
+    def allowed(self, graph: LayerGraph, packing: Packing, share: float) -> Allowed:
+        """The same with sizes and seconds; what a codec does not take travels raw."""
+        numbers = range(len(graph.layers))
+        lossless = [
+            packing.ways(graph, n, self.lossless(n), share) or packing.ways(graph, n, (RAW,), share) for n in numbers
+        ]
+        lossy = {n: packing.ways(graph, n, self.lossy(graph, n), share) for n in numbers}
+        return Allowed(lossless, {n: found for n, found in lossy.items() if found})
+
+
+def packing_of(network: Network, wanted: Wanted, folder: Path, progress: Progress = lambda _: None) -> Packing:
+    """Sizes and rates of what is wanted: kept ones, or measured now and kept."""
+    graph = network.traced.graph
+    needed = {
+        (n, name)
+        for n in range(len(graph.layers))
+        for name in (*wanted.lossless(n), *wanted.lossy(graph, n))
+        if name != RAW
+    }
+    path = _path_of(folder, network)
+    found = _kept(path)
+    if found is not None and needed <= found[1]:
+        return found[0]
+    packing = measure(network.traced, network.example.tensor, needed, progress)
+    _keep(path, packing, needed)
+    return packing
+
+
+def measure(
+    traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
+) -> Packing:
+    """Run the network once on `x` and try the codecs on what each layer makes."""
+    watch = _Watch(traced, needed, progress)
+    device = next(traced.module.parameters()).device
+    with torch.inference_mode():
+        watch.run(x.to(device))
+    return Packing(watch.sizes, watch.rates())
+
+
+class _Watch(fx.Interpreter):
+    """Runs a graph and packs the output of each layer before anything else can change it."""
+
+    def __init__(self, traced: Traced, needed: Iterable[tuple[int, str]], progress: Progress) -> None:
+        super().__init__(traced.module)
+        self._numbers = {group[-1]: number for number, group in enumerate(traced.nodes)}
+        self._codecs: dict[int, list[str]] = {}
+        for number, name in needed:
+            self._codecs.setdefault(number, []).append(name)
+        self._progress = progress
+        self._spent: dict[str, tuple[float, float, int]] = {}
+        self.sizes: dict[tuple[int, str], int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value, once its size under every codec is known."""
+        value = super().run_node(n)
+        number = self._numbers.get(n)
+        if number is not None and isinstance(value, torch.Tensor):
+            array = np.asarray(value.cpu(), order="C")
+            for name in self._codecs.get(number, ()):
+                self._try(number, name, array)
+            self._progress(number / len(self._numbers))
+        return value
+
+    def _try(self, number: int, name: str, array: Array) -> None:
+        started = time.thread_time()
+        try:
+            packed = codec.encode(array, name)
+        except codec.CodecError:
+            return
+        encoded = time.thread_time()
+        codec.decode(packed)
+        decoded = time.thread_time()
+        self.sizes[number, name] = packed.nbytes
+        if array.nbytes >= TIMED_BYTES or name not in self._spent:
+            before = self._spent.get(name, (0.0, 0.0, 0))
+            spent = (encoded - started, decoded - encoded, array.nbytes)
+            self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
+
+    def rates(self) -> dict[str, tuple[float, float]]:
+        """Seconds of packing and unpacking a byte."""
+        return {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
+
+
+def _path_of(folder: Path, network: Network) -> Path:
+    graph = network.traced.graph
+    text = f"{graph.digest} {network.loaded.digest} {SCHEMA}"
+    return folder / "packing" / f"{graph.name.replace(':', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def _kept(path: Path) -> tuple[Packing, set[tuple[int, str]]] | None:
+    """What was measured before, and what was tried then."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return None
+        document = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {(int(number), str(name)): int(size) for number, name, size in document["sizes"]}
+        rates = {str(name): (float(e), float(d)) for name, (e, d) in document["rates"].items()}
+        tried = {(int(number), str(name)) for number, name in document["tried"]}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None  # it is measured again
+    numbers = [*sizes.values(), *(rate for pair in rates.values() for rate in pair)]
+    return (Packing(sizes, rates), tried) if all(0 <= number < math.inf for number in numbers) else None
+
+
+def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:
+    sizes = [[number, name, size] for (number, name), size in packing.sizes.items()]
+    document = {"sizes": sizes, "rates": packing.rates, "tried": sorted(tried)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(document))
+    except OSError as error:
+        log.warning("cannot save %s (%s): it will be measured again next time", path, error.strerror)

@@ -1,0 +1,265 @@
+"""An edge that answers whatever becomes of its cloud: what the cloud does not do is done here.
+
+`runtime.fallback` has the rules, this module the connection. One thread computes and asks; while the cloud is away
+another one greets it again, because a cloud that has just started may need many seconds for that, and no inference
+should wait for it.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from models.graph import INPUT
+from net.connection import Connection
+from net.tensors import Array
+from partition.cost import Part
+from runtime.edge import Answered, Cloud, Edge, Fallback, Inference, ran_by
+from runtime.fallback import (
+    RETRIES,
+    Breaker,
+    RetryBudget,
+    busy_pause_s,
+    fits,
+    is_worth_asking,
+    patience_s,
+    retry_pause_s,
+)
+from runtime.talk import RefusedError
+from utils.deadline import Deadline
+from utils.errors import AppError, DeadlineError, PeerClosedError
+from utils.units import format_seconds, printable
+
+log = logging.getLogger(__name__)
+
+ROUND_TRIPS = 4  # of the link, on top of what follows
+AGAIN_S = 0.5  # for a new connection that an inference waits for ...
+GREET_S = 30.0  # ... and for one that none waits for: the cloud may have to load the network
+IDLE_S = 10.0  # after so long a connection may have been forgotten by something on its way: ask before sending
+IDLE_ANSWER_S = 0.25
+END_S = 0.5
+AWAY = "the cloud is away: "
+NEAR = "the deadline is too near to ask the cloud"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the cloud is, and what it wants to hear."""
+
+    host: str
+    port: int
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a part on the cloud is predicted to take, and the rest if it has to be computed here, in seconds."""
+
+    there_s: float
+    here_s: float
+
+
+class Greeter:
+    """Greets a cloud in a thread of its own; whoever wants to know what came of it looks later."""
+
+    def __init__(self, edge: Edge, address: Address) -> None:
+        self._edge, self._address = edge, address
+        self._thread: threading.Thread | None = None
+        self._found: Cloud | AppError | None = None
+        self._opening: Connection | None = None
+        self._is_leaving = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at it."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Begin."""
+        self._found = None
+        self._thread = threading.Thread(target=self._greet, name="greets again", daemon=True)
+        self._thread.start()
+
+    def _greet(self) -> None:
+        try:
+            address = self._address
+            self._found = self._edge.greeted(address.host, address.port, address.token, GREET_S, self._opened)
+        except AppError as error:
+            self._found = error
+        except Exception as error:  # nobody would hear of it
+            log.exception("a bug in what greets the cloud again")
+            self._found = AppError(f"it could not be greeted: {type(error).__name__}")
+
+    def _opened(self, connection: Connection) -> None:
+        self._opening = connection
+        if self._is_leaving:
+            connection.close()
+
+    def take(self) -> Cloud | AppError | None:
+        """What came of it, once; None where nothing has yet."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread = None
+        return self._found
+
+    def close(self) -> None:
+        """Do not wait for a cloud any more."""
+        self._is_leaving = True
+        if self._opening is not None:
+            self._opening.close()
+        if self._thread is not None:
+            self._thread.join(END_S)
+        if isinstance(self._found, Cloud):
+            self._found.connection.close()
+
+
+class SteadyEdge:
+    """Runs inferences with an edge that has greeted its cloud, each within `timeout_s` seconds if at all possible.
+
+    `edge_s` are predicted seconds of every layer here; `waiting_s`, by parts, those that an inference waits for the
+    cloud, all of its requests together, and `rtt_s` is the link's round trip.
+    """
+
+    def __init__(
+        self,
+        edge: Edge,
+        address: Address,
+        timeout_s: float,
+        edge_s: Sequence[float],
+        waiting_s: Mapping[tuple[Part, ...], float],
+        rtt_s: float = 0.0,
+    ) -> None:
+        self._edge, self._timeout_s, self._address = edge, timeout_s, address
+        self._edge_s, self._waiting_s, self._rtt_s = edge_s, waiting_s, rtt_s
+        self._greeter = Greeter(edge, address)
+        self._breaker, self._budget = Breaker(), RetryBudget()
+        self._why, self._lost_at = "", 0.0
+        self.reconnects = 0
+        """Connections after the first one."""
+
+    def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
+        """Run the network on `x`. Raises nothing for what a cloud or a link can do."""
+        if all(part.place == "edge" for part in parts):
+            return self._edge.infer_parts(x, parts, self._timeout_s)
+        self._look_for_the_cloud()
+        self._edge.load(parts)
+        inference = Inference(self._edge, {INPUT: x})
+        if self._breaker.is_open:
+            inference.run_here(self._edge.graph.everything)  # in one piece: no cut is less work
+            return inference.answered("fallback", Fallback(f"{AWAY}{self._why}", 0.0))
+        at = time.monotonic() + self._timeout_s
+        for number, part in enumerate(parts):
+            if part.place == "edge":
+                inference.run_here(part.layers)
+                continue
+            rest = frozenset().union(*(left.layers for left in parts[number:]))
+            here_s = sum(self._edge_s[layer] for layer in rest)
+            failure = self._ask(inference, part.layers, Expected(self._waiting_s.get(parts, 0.0), here_s), at)
+            if failure is not None:
+                return self._finish(inference, rest, failure, at)
+        self._breaker.succeeded()
+        self._budget.succeeded()
+        return inference.answered(ran_by(parts))
+
+    def close(self) -> None:
+        """Do not wait for a cloud any more. The edge keeps the connection that it has."""
+        self._greeter.close()
+
+    # --- the cloud is away
+
+    def _look_for_the_cloud(self) -> None:
+        """Take a connection that has been made meanwhile; begin with another one where it is time for that."""
+        found = self._greeter.take()
+        if isinstance(found, Cloud):
+            self._take(found)
+            self._breaker.greeted()
+            log.warning("the cloud is back after %s", format_seconds(time.monotonic() - self._lost_at))
+        elif found is not None:
+            self._breaker.failed(time.monotonic())
+            self._why = printable(str(found), 200)
+            log.info("%s%s", AWAY, self._why)
+        if self._breaker.may_probe(time.monotonic()) and not self._greeter.is_busy:
+            self._greeter.start()
+
+    def _take(self, cloud: Cloud) -> None:
+        self._edge.close()
+        self._edge.cloud = cloud
+        self.reconnects += 1
+
+    def _finish(self, inference: Inference, rest: frozenset[int], reason: str, at: float) -> Answered:
+        """Run the rest here, from the tensors that are held."""
+        fallback = Fallback(reason, inference.elapsed_s)
+        inference.run_here(rest)
+        late_s = time.monotonic() - at
+        late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""
+        log.warning("finished here after %s%s: %s", format_seconds(fallback.after_s), late, reason)
+        return inference.answered("fallback", fallback)
+
+    # --- asking
+
+    def _ask(self, inference: Inference, layers: frozenset[int], expected: Expected, at: float) -> str | None:
+        """Let the cloud run layers, again where that may help. Returns why it did not, or None."""
+        here_s, there_s = expected.here_s, expected.there_s
+        if not is_worth_asking(at - time.monotonic(), here_s, there_s):
+            return NEAR
+        failures: list[str] = []
+        for tries in itertools.count(1):
+            wait_s = patience_s(at - time.monotonic(), here_s)
+            deadline = Deadline.after(wait_s, f"no answer for {wait_s:.3g} s of {self._timeout_s:g} s (--timeout)")
+            try:
+                self._connect(deadline)
+                inference.run_there(layers, deadline)
+            except AppError as error:
+                failures.append(printable(str(error), 200))
+                pause_s = self._pause_s(error, tries)
+                reconnect_s = 0.0 if self._edge.cloud else ROUND_TRIPS * self._rtt_s
+                left_s = at - time.monotonic()
+                if pause_s is None or not fits(left_s, here_s, pause_s + reconnect_s + there_s):
+                    return self._give_up(failures)
+                log.info("asking again in %s: %s", format_seconds(pause_s), failures[-1])
+                time.sleep(pause_s)
+            else:
+                return None
+        raise AssertionError  # the loop has no other end
+
+    def _connect(self, deadline: Deadline) -> None:
+        """See to it that there is a connection, and that one which was idle for long is still one."""
+        cloud, slack_s = self._edge.cloud, ROUND_TRIPS * self._rtt_s
+        if cloud is not None and time.monotonic() - cloud.used_at > IDLE_S:
+            try:
+                self._edge.status(min(IDLE_ANSWER_S + slack_s, deadline.remaining()))
+            except AppError as error:
+                log.info("the connection was idle, and is no more: %s", error)
+                self._edge.close()
+        if self._edge.cloud is None:
+            address, wait_s = self._address, min(AGAIN_S + slack_s, deadline.remaining())
+            try:
+                self._take(self._edge.greeted(address.host, address.port, address.token, wait_s))
+            except DeadlineError:  # its text speaks of the first greeting
+                raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
+
+    def _pause_s(self, error: AppError, tries: int) -> float | None:
+        """Take note of a failure. Returns when to ask again, or None where that is of no use."""
+        self._budget.failed()
+        refusal = error.error if isinstance(error, RefusedError) and error.error.id else None
+        if refusal is None:
+            self._edge.close()  # what is still on its way would be taken for the next answer
+        else:
+            self._breaker.refused(time.monotonic())
+        if tries > RETRIES or not self._budget.allows or self._breaker.is_open:
+            return None
+        if refusal is not None:
+            return busy_pause_s(refusal.retry_after_s) if refusal.code == "BUSY" else None
+        return retry_pause_s(tries) if isinstance(error, PeerClosedError) else None
+
+    def _give_up(self, failures: Sequence[str]) -> str:
+        """Leave a cloud alone that is gone, or that only refuses. Returns what went wrong, each thing once."""
+        self._why = "; then ".join(dict.fromkeys(failures))
+        if self._edge.cloud is None:
+            self._breaker.failed(time.monotonic())
+        if self._breaker.is_open:
+            self._lost_at = time.monotonic()
+            self._edge.close()
+        return self._why

@@ -1,0 +1,559 @@
+"""Clouds that die, hang, refuse and come back: every inference is answered, rightly, and by its deadline."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import edge_api
+from lab.relay import LinkShape, Relay
+from models import registry
+from models.zoo.le_net import LeNet
+from net.connection import Connection
+from net.frames import FrameType, Limits
+from net.messages import Error, Infer, Ready, Result, State
+from net.server import Peer, Server
+from net.tensors import Array
+from partition.cost import parts_of
+from runtime.answers import matches, whole_answer
+from runtime.edge import Answered, Edge
+from runtime.executor import Network, TorchExecutor
+from runtime.fallback import (
+    LONGEST_PAUSE_S,
+    REFUSALS,
+    RETRIES,
+    SPARE_S,
+    TOKENS,
+    Backoff,
+    Breaker,
+    RetryBudget,
+    busy_pause_s,
+    fits,
+    is_worth_asking,
+    patience_s,
+    reserve_s,
+    retry_pause_s,
+)
+from runtime.steady import Address, SteadyEdge
+from tests.conftest import THREADS, CloudProcess, Finished, run_edge, running_cloud
+from tests.test_end_to_end import CallEdge, at, call
+from utils.deadline import Deadline
+
+MBIT = 1e6 / 8
+LATE_S = 0.5
+TIMEOUT_S = 1.5
+
+# --- the rules
+
+
+@given(st.floats(0, 100), st.floats(0, 50), st.floats(0, 50))
+def test_waiting_leaves_room_for_the_rest_wherever_there_is_any(left_s: float, here_s: float, there_s: float) -> None:
+    wait_s = patience_s(left_s, here_s)
+    assert 0 <= wait_s <= left_s
+    if reserve_s(here_s) < left_s:
+        assert wait_s + here_s + SPARE_S <= left_s + 1e-9
+    else:
+        assert wait_s == left_s  # nothing but the cloud can be in time
+    assert fits(left_s, here_s, there_s) == (there_s <= wait_s)
+    if left_s > 0 and fits(left_s, here_s, there_s):
+        assert is_worth_asking(left_s, here_s, there_s)
+
+
+def test_the_cloud_is_not_asked_where_only_the_edge_can_be_in_time() -> None:
+    assert is_worth_asking(1.0, here_s=0.3, there_s=0.5)
+    assert not is_worth_asking(1.0, here_s=0.3, there_s=0.6)
+    assert is_worth_asking(1.0, here_s=3.0, there_s=0.9)
+    assert is_worth_asking(1.0, here_s=3.0, there_s=1.1)  # neither can, as far as is known
+    assert not fits(1.0, here_s=3.0, there_s=1.1)  # but nothing is asked a second time
+    assert not is_worth_asking(0.0, here_s=3.0, there_s=0.0)
+
+
+def steady_jitter(low: float, high: float) -> float:
+    return (low + high) / 2
+
+
+def test_pauses_double_up_to_a_minute_and_begin_anew_after_an_answer() -> None:
+    backoff = Backoff(uniform=steady_jitter)
+    assert [backoff.next_s() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    backoff.reset()
+    assert backoff.next_s() == 1
+
+
+@given(st.integers(0, 1 << 30))
+def test_pauses_are_random_within_a_fifth(seed: int) -> None:
+    backoff = Backoff(uniform=random.Random(seed).uniform)
+    for expected in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert 0.8 * expected <= backoff.next_s() <= 1.2 * expected
+    assert 0 <= retry_pause_s(RETRIES, random.Random(seed).uniform) <= 0.2
+
+
+def is_open(breaker: Breaker) -> bool:
+    return breaker.is_open
+
+
+def test_the_breaker_opens_tries_and_closes() -> None:
+    breaker = Breaker(Backoff(uniform=steady_jitter))
+    breaker.failed(100.0)
+    assert is_open(breaker)
+    assert not breaker.may_probe(100.9)
+    assert breaker.may_probe(101.0)
+    breaker.failed(101.0)  # the probe
+    assert not breaker.may_probe(102.9)
+    assert breaker.may_probe(103.0)
+    breaker.greeted()
+    assert not is_open(breaker)
+    assert not breaker.may_probe(200.0)
+    breaker.failed(103.5)  # greets well, and fails at the request: it is left alone for longer
+    assert (breaker.may_probe(107.4), breaker.may_probe(107.5)) == (False, True)
+    breaker.greeted()
+    breaker.succeeded()
+    breaker.failed(200.0)
+    assert breaker.may_probe(201.0)
+
+
+def test_the_breaker_opens_after_refusals_in_a_row() -> None:
+    breaker = Breaker(Backoff(uniform=steady_jitter))
+    for _ in range(3):
+        for _ in range(REFUSALS - 1):
+            breaker.refused(0.0)
+        assert not is_open(breaker)
+        breaker.succeeded()
+    for _ in range(REFUSALS):
+        breaker.refused(0.0)
+    assert is_open(breaker)
+    breaker.greeted()
+    breaker.refused(5.0)  # one is enough for a cloud on trial
+    assert is_open(breaker)
+    assert not breaker.may_probe(5.0)
+
+
+@given(st.lists(st.sampled_from(["ok", "failed", "refused", "probe"]), max_size=60))
+def test_a_breaker_that_is_open_can_always_be_probed_in_the_end(events: list[str]) -> None:
+    breaker, now = Breaker(), 0.0
+    for event in events:
+        now += 0.5
+        if event == "ok":
+            breaker.succeeded()
+        elif event == "probe":
+            if breaker.may_probe(now):
+                breaker.greeted()
+        else:
+            getattr(breaker, event)(now)
+        assert not is_open(breaker) or breaker.may_probe(now + 1.2 * LONGEST_PAUSE_S)
+
+
+def test_retries_are_worth_tokens() -> None:
+    budget = RetryBudget()
+    allowed = 0
+    while budget.allows:
+        budget.failed()
+        allowed += 1
+    assert allowed == TOKENS / 2
+    for _ in range(100):
+        budget.failed()
+    for _ in range(50):
+        assert not budget.allows
+        budget.succeeded()
+    budget.succeeded()
+    assert budget.allows
+
+
+def test_in_an_outage_of_every_other_request_few_are_repeated() -> None:
+    budget, attempts, requests = RetryBudget(), 0, 1000
+    for number in range(requests):
+        attempts += 1
+        if number % 2:
+            budget.failed()
+            attempts += budget.allows
+        else:
+            budget.succeeded()
+    assert attempts <= 1.1 * requests
+
+
+def test_a_busy_cloud_is_asked_again_when_it_says_so_within_reason() -> None:
+    assert [busy_pause_s(s) for s in (0.0, 0.3, 1e8)] == [0.01, 0.3, 5.0]
+
+
+# --- an edge, and clouds that are real processes
+
+
+@contextmanager
+def relay(port: int, shape: LinkShape) -> Iterator[Relay]:
+    link = Relay(("127.0.0.1", port), shape)
+    thread = threading.Thread(target=link.serve)
+    thread.start()
+    try:
+        yield link
+    finally:
+        link.stop()
+        thread.join(10)
+
+
+class Subject:
+    """A steady edge with le_net, and what its answers should be."""
+
+    def __init__(self, network: Network, port: int, timeout_s: float, point: int, edge_s: float) -> None:
+        self.edge = Edge(registry.find("le_net"), network, TorchExecutor(network, torch.device("cpu")))
+        self.edge.greet("127.0.0.1", port, "", 60.0)
+        self.parts = parts_of(self.edge.graph, self.edge.graph.head_at(point))
+        self.timeout_s = timeout_s
+        count = len(self.edge.graph.layers)
+        place, waiting_s = Address("127.0.0.1", port), {self.parts: 0.01}
+        self.steady = SteadyEdge(self.edge, place, timeout_s, [edge_s] * count, waiting_s)
+        self.x = np.asarray(network.example.tensor)
+        self.expected = whole_answer(network.loaded.model, network.example.tensor)
+
+    def infer(self) -> Answered:
+        """One inference, which has to be right and in time."""
+        answered = self.steady.infer(self.x, self.parts)
+        assert matches(answered.outputs, self.expected)
+        assert answered.measured.total_s <= self.timeout_s + LATE_S
+        assert (answered.fallback is None) == (answered.completed_by != "fallback")
+        return answered
+
+    def until_split(self, seconds: float) -> float:
+        """Go on until the cloud takes part again; returns how long that took. No inference waits for it."""
+        began = time.monotonic()
+        while (answered := self.infer()).completed_by == "fallback":
+            assert time.monotonic() - began < seconds
+            assert answered.measured.total_s < 0.5
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+
+Make = Callable[..., Subject]
+
+
+@pytest.fixture
+def subject(network: Callable[[str], Network]) -> Iterator[Make]:
+    made: list[Subject] = []
+
+    def make(port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001) -> Subject:
+        made.append(Subject(network("le_net"), port, timeout_s, point, edge_s))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.steady.close()
+        each.edge.close()
+
+
+def test_a_killed_cloud_costs_no_answer_and_is_used_again_when_it_is_back(cache: Path, subject: Make) -> None:
+    """Killed in the middle of an upload, then while it computes; between them there is another one on its port."""
+    with ExitStack() as stack:
+        with running_cloud(cache) as cloud:
+            link = stack.enter_context(relay(cloud.port, LinkShape(0.2 * MBIT, 50 * MBIT)))
+            found = subject(link.address[1])
+            assert found.infer().completed_by == "split"  # its 4.7 kB take 0.19 s
+            timer = threading.Timer(0.08, cloud.kill)
+            timer.start()
+            answered = found.infer()
+            timer.join()
+            assert answered.fallback is not None
+            assert 0.08 <= answered.fallback.after_s < 1.0
+            assert found.infer().requests == 0  # it is away: nothing is tried
+        with running_cloud(cache, "-p", str(cloud.port)) as cloud:
+            found.until_split(20.0)
+            assert found.steady.reconnects == 1
+            os.kill(cloud.process.pid, signal.SIGSTOP)  # what is sent now is taken, and not answered
+            timer = threading.Timer(0.4, cloud.kill)
+            timer.start()
+            answered = found.infer()
+            timer.join()
+            assert answered.fallback is not None
+            assert 0.4 <= answered.fallback.after_s < 1.2
+
+
+def test_a_cloud_with_other_weights_is_not_gone_back_to(cache: Path, subject: Make, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    save_file(LeNet().state_dict(), tmp_path / "w.safetensors")
+    with running_cloud(cache) as cloud:
+        found = subject(cloud.port)
+        assert found.infer().completed_by == "split"
+        cloud.kill()
+        answered = found.infer()
+        assert answered.fallback is not None
+        assert "no cloud at" in answered.fallback.reason
+        assert answered.fallback.after_s < 0.5
+    with running_cloud(cache, "-p", str(cloud.port), "--weights", f"le_net={tmp_path / 'w.safetensors'}"):
+        end = time.monotonic() + 20.0  # it measures them first
+        while (answered := found.infer()).fallback and "weights differ" not in answered.fallback.reason:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert answered.completed_by == "fallback"
+        assert found.steady.reconnects == 0
+
+
+def test_sigterm_under_load_costs_no_answer(cache: Path, subject: Make) -> None:
+    with running_cloud(cache) as cloud:
+        found = subject(cloud.port)
+        threading.Timer(0.2, cloud.stop).start()
+        ways = [found.infer().completed_by for _ in range(300)]
+        cloud.process.wait(20)
+        ways.append(found.infer().completed_by)
+        assert {"split", "fallback"} == set(ways)
+
+
+@pytest.mark.parametrize("cut_at", [400, 1500, 2500, 3400])
+def test_a_link_that_is_cut_on_the_way_up(cut_at: int, cloud: CloudProcess, subject: Make) -> None:
+    """Each connection breaks at this byte: the request is repeated on new ones, then the edge does it."""
+    with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT, 0.002, cut_at=cut_at)) as link:
+        found = subject(link.address[1], point=0)
+        answered = found.infer()
+        assert answered.completed_by == "fallback"
+        assert answered.requests == 1 + RETRIES
+        assert found.infer().requests == 0
+
+
+@pytest.mark.parametrize("further", [1, 60, 200])
+def test_a_link_that_is_cut_on_the_way_down(further: int, cloud: CloudProcess, subject: Make) -> None:
+    with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT)) as link:
+        greeting = subject(link.address[1]).edge.cloud
+        assert greeting is not None
+    cut_at = greeting.connection.received_bytes + further
+    with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT, cut_down_at=cut_at)) as link:
+        found = subject(link.address[1])
+        answered = found.infer()
+        assert answered.completed_by == "fallback"
+        assert 1 <= answered.requests <= 1 + RETRIES  # some break in the greeting
+
+
+def test_a_connection_that_breaks_once_is_repeated_and_nobody_notices(cloud: CloudProcess, subject: Make) -> None:
+    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, cut_at=9000)) as link:
+        found = subject(link.address[1])
+        before = [found.infer() for _ in range(6)]  # of some 4.9 kB each: the second one of every connection breaks
+        assert {answered.completed_by for answered in before} == {"split"}
+        assert sum(answered.requests for answered in before) > len(before)
+        assert found.steady.reconnects > 0
+
+
+def test_a_frozen_link_is_answered_by_the_deadline_and_left_alone(cloud: CloudProcess, subject: Make) -> None:
+    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT)) as link:
+        found = subject(link.address[1], timeout_s=1.0)
+        assert found.infer().completed_by == "split"
+        link.freeze(3.0)
+        answered = found.infer()
+        assert answered.fallback is not None
+        assert 0.8 < answered.fallback.after_s < 1.0
+        for _ in range(5):
+            assert found.infer().measured.total_s < 0.5
+        assert found.until_split(20.0) > 0.5
+
+
+def test_the_wait_ends_so_early_that_the_rest_still_fits(cloud: CloudProcess, subject: Make) -> None:
+    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT)) as link:
+        found = subject(link.address[1], timeout_s=1.0, edge_s=0.03)  # nine layers of the tail: 0.27 s
+        link.freeze(2.0)
+        answered = found.infer()
+        assert answered.fallback is not None
+        assert answered.fallback.after_s == pytest.approx(1.0 - reserve_s(9 * 0.03), abs=0.05)
+        tight = subject(cloud.port, timeout_s=0.5, edge_s=0.0332)  # there is time for the tail, and none for the cloud
+        answered = tight.infer()
+        assert answered.requests == 0
+        assert answered.fallback is not None
+        assert "too near" in answered.fallback.reason
+        assert tight.edge.cloud is not None  # which has done nothing wrong
+        hopeless = subject(cloud.port, timeout_s=0.5, edge_s=1.0)
+        assert hopeless.infer().completed_by == "split"
+
+
+def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
+    cloud: CloudProcess, subject: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an address translator does it: no end, no reset, just silence."""
+    monkeypatch.setattr("runtime.steady.IDLE_S", 0.2)
+    monkeypatch.setattr("runtime.steady.IDLE_ANSWER_S", 0.25)
+    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=0.3)) as link:
+        found = subject(link.address[1])
+        assert found.infer().completed_by == "split"
+        time.sleep(0.5)
+        answered = found.infer()
+        assert (answered.completed_by, found.steady.reconnects) == ("split", 1)
+        assert answered.measured.total_s < 0.6
+
+
+# --- clouds that refuse, in this process
+
+
+class FakeCloud:
+    """Greets, and does with the n-th request what `script` says: answers it, or sends an error."""
+
+    def __init__(self, network: Network, script: Callable[[int], Error | None]) -> None:
+        self._executor = TorchExecutor(network, torch.device("cpu"))
+        self._script = script
+        self.asked: list[float] = []
+        self.greeted = 0
+        self._server = Server("127.0.0.1", 0, self._converse, Limits(), drain_s=0.1)
+        self.port = self._server.open()[1]
+        self._thread = threading.Thread(target=self._server.serve)
+        self._thread.start()
+
+    def _converse(self, peer: Peer) -> None:
+        times = [0.0] * len(self._executor.traced.graph.layers)
+        while True:
+            frame = peer.connection.receive(Deadline.after(30, "the test"))
+            soon = Deadline.after(10, "the test")
+            if frame.kind is FrameType.HELLO:
+                self.greeted += 1
+                peer.connection.send(Ready(times, times, 0.0, "cpu", ["raw"], 1 << 20, "measured"), soon)
+            elif frame.kind is FrameType.STATUS:
+                peer.connection.send(State(1.0, 0.0, 0, 32, 1), soon)
+            else:
+                self._answer(peer.connection, frame.read(Infer), frame.arrays(), soon)
+
+    def _answer(self, connection: Connection, request: Infer, arrays: list[Array], soon: Deadline) -> None:
+        self.asked.append(time.monotonic())
+        error = self._script(len(self.asked))
+        if error is None:
+            layers = frozenset(n for start, stop in request.layers for n in range(start, stop))
+            ran = self._executor.run(self._executor.load(layers), arrays)
+            connection.send(Result(request.id, 0.0, ran.seconds), soon, ran.arrays)
+        elif error.id:
+            connection.send(Error(error.code, error.text, request.id, error.retry_after_s), soon)
+        else:
+            connection.refuse(error, 1.0)
+
+    def close(self) -> None:
+        self._server.stop()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def fake(network: Callable[[str], Network]) -> Iterator[Callable[[Callable[[int], Error | None]], FakeCloud]]:
+    with ExitStack() as stack:
+
+        def make(script: Callable[[int], Error | None]) -> FakeCloud:
+            made = FakeCloud(network("le_net"), script)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+MakeFake = Callable[[Callable[[int], Error | None]], FakeCloud]
+BUSY = Error("BUSY", "the queue is full", 1, 0.2)
+INTERNAL = Error("INTERNAL", "the cloud failed on this request")
+
+
+def test_a_busy_cloud_is_asked_again_when_it_said(fake: MakeFake, subject: Make) -> None:
+    cloud = fake(lambda number: BUSY if number <= 2 else None)
+    found = subject(cloud.port)
+    answered = found.infer()
+    assert (answered.completed_by, answered.requests) == ("split", 3)
+    assert all(b - a >= 0.2 for a, b in zip(cloud.asked, cloud.asked[1:], strict=False))
+    assert cloud.greeted == 1  # on the same connection
+
+
+def test_a_cloud_that_is_always_busy_is_left_alone_after_five_refusals(fake: MakeFake, subject: Make) -> None:
+    cloud = fake(lambda number: Error("BUSY", "full", 1, 0.01) if number <= 5 else None)
+    found = subject(cloud.port)
+    first, second, third = (found.infer() for _ in range(3))
+    assert [a.completed_by for a in (first, second, third)] == ["fallback"] * 3
+    assert [a.requests for a in (first, second, third)] == [1 + RETRIES, 1, 0]
+    found.until_split(5.0)
+
+
+def test_no_retry_is_begun_that_would_not_fit(fake: MakeFake, subject: Make) -> None:
+    found = subject(fake(lambda _: Error("BUSY", "full", 1, 4.0)).port)
+    answered = found.infer()
+    assert (answered.completed_by, answered.requests) == ("fallback", 1)
+    assert answered.measured.total_s < 0.5
+
+
+def test_a_cloud_that_fails_inside_is_not_asked_the_same_again(fake: MakeFake, subject: Make) -> None:
+    cloud = fake(lambda _: INTERNAL)
+    found = subject(cloud.port)
+    answered = found.infer()
+    assert (answered.completed_by, answered.requests) == ("fallback", 1)
+    assert answered.fallback is not None
+    assert "INTERNAL" in answered.fallback.reason
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        found.infer()
+        time.sleep(0.01)
+    assert len(cloud.asked) == 2  # the trial after about a second; the next one is two more seconds away
+
+
+def test_parts_that_go_back_and_forth_are_finished_from_where_they_were(fake: MakeFake, subject: Make) -> None:
+    from tests.test_end_to_end import random_parts
+
+    found = subject(fake(lambda number: INTERNAL if number == 2 else None).port)
+    found.parts = tuple(random_parts(found.edge.graph, random.Random(3)))
+    assert sum(part.place == "cloud" for part in found.parts) > 1
+    answered = found.infer()
+    assert (answered.completed_by, answered.requests) == ("fallback", 2)
+
+
+# --- edge_api.py
+
+
+@pytest.fixture
+def edge(cache: Path, capsys: pytest.CaptureFixture[str]) -> CallEdge:
+    def run(*arguments: str) -> Finished:
+        return call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, *arguments], capsys)
+
+    return run
+
+
+LE_NET = ("-t", "le_net", "--point", "0", "--bandwidth", "10mbit", "--timeout", "2s", "--verify", "--json")
+
+
+TEN = LinkShape(10 * MBIT, 10 * MBIT)
+FAULTS = [replace(TEN, cut_at=3300), replace(TEN, cut_at=2000), replace(TEN, freeze_at=5000)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fallback", ["on", "off"])
+def test_the_answer_is_there_and_marked_or_there_is_an_error(
+    fault: LinkShape, fallback: str, cloud: CloudProcess, edge: CallEdge
+) -> None:
+    with relay(cloud.port, fault) as link:
+        run = edge("-p", str(link.address[1]), *LE_NET, "--repeat", "3", "--warm-up", "0", "--fallback", fallback)
+    if fallback == "off":
+        assert run.code == (1 if fault.cut_at else 5)
+        return
+    assert run.code == 0, run.stderr
+    got = run.document
+    assert got["completed_by"] == "fallback"
+    assert got["verify"]["matches"]
+    for each in got["measured"]["repeats"]:
+        assert each["total_s"] <= 2.0 + LATE_S
+        assert (each["fallback"] is None) == (each["completed_by"] == "cloud")
+    assert any(each["fallback"] and each["fallback"]["reason"] for each in got["measured"]["repeats"])
+
+
+def test_the_text_and_one_line_in_the_log_say_why(cloud: CloudProcess, cache: Path) -> None:
+    with relay(cloud.port, LinkShape(10 * MBIT, 10 * MBIT, freeze_at=5000)) as link:
+        flags = [flag for flag in LE_NET if flag != "--json"]
+        run = run_edge(cache, "-p", str(link.address[1]), *flags, "--repeat", "4", "--warm-up", "0")
+    assert run.code == 0, run.stderr
+    assert "4 of 4 inferences were finished here" in run.stdout
+    assert "1: after 1.9" in run.stdout
+    assert "2 to 4: from the start, the cloud is away" in run.stdout
+    assert len(run.stderr.splitlines()) == 1
+    assert "finished here after 1.9" in run.stderr
+
+
+def test_a_cloud_that_was_never_there_is_an_error_with_a_hint(edge: CallEdge) -> None:
+    run = edge("-p", "1", "-t", "le_net")
+    assert run.code == 3
+    assert "--point 12 runs all of le_net here and needs no cloud" in run.stderr
+
+
+def test_a_cloud_without_a_fault_is_no_fallback(cloud: CloudProcess, edge: CallEdge) -> None:
+    got = edge(*at(cloud), "-t", "le_net", "--point", "3", "--repeat", "2", "--compare", "--json").document
+    assert [each["completed_by"] for each in got["measured"]["repeats"]] == ["split", "split"]
+    assert got["reconnects"] == 0
+    assert {name: found["completed_by"] for name, found in got["compare"].items()} == {"cloud": "cloud", "edge": "edge"}
