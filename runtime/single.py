@@ -18,7 +18,7 @@ from partition import chain
 from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
-from runtime.answers import matches, whole_answer
+from runtime.answers import Ranked, matches, rank, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
@@ -30,8 +30,6 @@ from utils.errors import AppError, ConnectError, ProtocolError
 from utils.units import printable
 
 log = logging.getLogger(__name__)
-
-TOP = 5
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
@@ -80,15 +78,6 @@ class Verified:
 
     matches: bool
     max_abs_diff: float
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One class of the answer."""
-
-    index: int
-    label: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -359,15 +348,6 @@ def _outcome(
         energy=used,
         compared=compared,
     )
-
-
-def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
-    """The five classes with the largest softmax of `logits`, shape (1, classes)."""
-    scores = logits.reshape(-1).astype(np.float64)
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    best = np.argsort(-shares, kind="stable")[:TOP]
-    return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
