@@ -42,6 +42,7 @@ bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/resu
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.faults
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
-"""Whether an answer is that of the whole network, and what the whole network answers."""
+"""Whether an answer is that of the whole network, what the whole network answers, and the classes that it names."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,6 +9,16 @@ import torch
 from net.tensors import Array
 
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class of the answer."""
+
+    index: int
+    label: str
+    probability: float
 
 
 def is_close(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
@@ -38,3 +49,12 @@ def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
     with torch.inference_mode():
         found = model(x.to(device))
     return [t.cpu().numpy() for t in (found if isinstance(found, tuple | list) else (found,))]
+
+
+def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
+    """The five classes with the largest softmax of `logits`, shape (1, classes)."""
+    scores = logits.reshape(-1).astype(np.float64)
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    best = np.argsort(-shares, kind="stable")[:TOP]
+    return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)

@@ -21,7 +21,7 @@ from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
 from runtime import calibration
-from runtime.answers import is_same_top, matches, whole_answer
+from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
@@ -34,8 +34,6 @@ from utils.errors import AppError, ConnectError, ProtocolError
 from utils.units import printable
 
 log = logging.getLogger(__name__)
-
-TOP = 5
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
@@ -84,15 +82,6 @@ class Verified:
 
     matches: bool
     max_abs_diff: float
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One class of the answer."""
-
-    index: int
-    label: str
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -386,15 +375,6 @@ def _outcome(
         energy=used,
         compared=compared,
     )
-
-
-def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
-    """The five classes with the largest softmax of `logits`, shape (1, classes)."""
-    scores = logits.reshape(-1).astype(np.float64)
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    best = np.argsort(-shares, kind="stable")[:TOP]
-    return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:

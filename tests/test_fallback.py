@@ -1,5 +1,6 @@
 """Clouds that die, hang, refuse and come back: every inference is answered, rightly, and by its deadline."""
 
+import ast
 import os
 import random
 import signal
@@ -47,7 +48,7 @@ from runtime.fallback import (
     retry_pause_s,
 )
 from runtime.steady import Address, SteadyEdge
-from tests.conftest import THREADS, CloudProcess, Finished, run_edge, running_cloud
+from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge, running_cloud
 from tests.test_end_to_end import CallEdge, at, call
 from utils.deadline import Deadline
 
@@ -184,6 +185,15 @@ def test_in_an_outage_of_every_other_request_few_are_repeated() -> None:
 
 def test_a_busy_cloud_is_asked_again_when_it_says_so_within_reason() -> None:
     assert [busy_pause_s(s) for s in (0.0, 0.3, 1e8)] == [0.01, 0.3, 5.0]
+
+
+def test_nothing_that_waits_or_measures_looks_at_the_wall_clock() -> None:
+    """A clock that is set changes no duration and no deadline."""
+    for room in ("runtime", "net", "partition", "utils"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+                assert name not in ("time.time", "datetime.now", "datetime.utcnow", "time.time_ns"), path
 
 
 # --- an edge, and clouds that are real processes
@@ -532,6 +542,18 @@ def test_the_answer_is_there_and_marked_or_there_is_an_error(
         assert each["total_s"] <= 2.0 + LATE_S
         assert (each["fallback"] is None) == (each["completed_by"] == "cloud")
     assert any(each["fallback"] and each["fallback"]["reason"] for each in got["measured"]["repeats"])
+
+
+def test_a_cloud_that_is_lost_while_its_link_is_measured_leaves_it_all_to_the_edge(
+    cloud: CloudProcess, edge: CallEdge
+) -> None:
+    with relay(cloud.port, replace(TEN, cut_at=2000)) as link:
+        run = edge("-p", str(link.address[1]), "-t", "le_net", "--compare", "--verify", "--json", "--repeat", "2")
+    assert run.code == 0, run.stderr
+    got = run.document
+    assert (got["completed_by"], got["verify"]["matches"], got["plan"]["tail"]) == ("fallback", True, 0)
+    assert all(each["fallback"]["reason"] for each in got["measured"]["repeats"])
+    assert "compare" not in got
 
 
 def test_the_text_and_one_line_in_the_log_say_why(cloud: CloudProcess, cache: Path) -> None:
