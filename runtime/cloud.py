@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import ssl
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class CloudConfig:
     predictors: Path | None = None
     """None: where deployment.py fit puts those of a cloud."""
     token: str = ""
+    tls: ssl.SSLContext | None = None
     limits: Limits = field(default_factory=Limits)
     max_connections: int = 64
     max_queue: int = 32
@@ -256,7 +258,10 @@ class Cloud:
         self._worker.close(CLOSE_S)
 
     def _converse(self, peer: Peer) -> None:
-        frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
+        hello = Deadline.after(self._config.hello_s, "no HELLO came")
+        if self._config.tls is not None:
+            peer.connection.secure(self._config.tls, hello)
+        frame = peer.connection.receive(hello)
         session = Session(peer, self._config.request_s, self.server)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered

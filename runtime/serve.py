@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from utils import cli
 from utils.errors import UsageError
@@ -12,7 +13,10 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     """The command line; `max_batch` is the default of its flag."""
     parser = cli.Parser(prog, description)
     cli.add_place_flags(
-        parser, "address to listen on; another than loopback needs a token or --insecure", "127.0.0.1", cli.DEFAULT_PORT
+        parser,
+        "address to listen on; other than loopback: needs a token, TLS or --insecure",
+        "127.0.0.1",
+        cli.DEFAULT_PORT,
     )
     parser.add_argument(
         "--weights",
@@ -24,7 +28,11 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     )
     cli.add_times_flags(parser)
     parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
-    parser.add_argument("--insecure", action="store_true", help="listen on any address without a token")
+    parser.add_argument("--insecure", action="store_true", help="listen on any address without a token or TLS")
+    cli.add_tls_flags(parser)
+    parser.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="every edge needs a certificate that one of these has signed"
+    )
     parser.add_argument(
         "--timeout", metavar="TIME", type=cli.duration, default="120s", help="longest time for one request"
     )
@@ -81,13 +89,19 @@ def serve(options: argparse.Namespace) -> int:
     """Listen, say where, and serve until stopped."""
     from net.frames import Limits
     from net.security import check_binding, read_token
-    from predictor.store import default_folder
-    from runtime.cloud import Cloud, CloudConfig
+    from net.tls import server_context
 
     if options.until_stdin_closes:
         cli.exit_at_end_of_stdin()
     token = read_token(options.token_file)
-    check_binding(options.ip, token, insecure=options.insecure)
+    tls = server_context(options.tls_cert, options.tls_key, options.tls_client_ca)
+    check_binding(options.ip, token, has_tls=tls is not None, insecure=options.insecure)
+    if tls is not None and not token and options.tls_client_ca is None:
+        cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+
+    from predictor.store import default_folder
+    from runtime.cloud import Cloud, CloudConfig
+
     cloud = Cloud(
         CloudConfig(
             host=options.ip,
@@ -100,6 +114,7 @@ def serve(options: argparse.Namespace) -> int:
             times=options.times,
             predictors=options.predictors,
             token=token,
+            tls=tls,
             limits=Limits(payload_bytes=options.max_payload),
             max_connections=options.max_connections,
             max_queue=options.max_queue,

@@ -114,6 +114,24 @@ def add_place_flags(
     )
 
 
+def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """A certificate of one's own."""
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; goes with --tls-key")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM, without a password")
+
+
+def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
+    """Whom an edge trusts, and who it is itself."""
+    group = parser.add_argument_group("TLS")
+    group.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="speak TLS with a cloud whose certificate this one has signed, or is, and that bears the name of -i",
+    )
+    add_tls_flags(group)
+
+
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
     parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
@@ -171,6 +189,8 @@ def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: s
     """Those of the cloud that an edge starts for itself; None where the address of another one was given."""
     if options.ip is not None or options.port is not None:
         return None
+    if any(getattr(options, name, None) is not None for name in ("tls_ca", "tls_cert", "tls_key")):
+        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
     arguments = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
     if weights != "default":
         arguments += ["--weights", weights]
