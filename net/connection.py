@@ -18,19 +18,16 @@ import numpy as np
 from net import plain_pickle, tensors
 from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
 from net.messages import Error, M, Message, from_header, to_header
+from net.refusals import refusal
 from net.tls import ClientTls, PlainPeerError, Secure, explain
 from net.transport import Plain, Transport
 from utils.deadline import Deadline
 from utils.errors import (
     AppError,
     ConnectError,
-    DeadlineError,
-    MismatchError,
     PeerClosedError,
     ProtocolError,
-    UsageError,
 )
-from utils.units import printable
 
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
@@ -208,7 +205,7 @@ class Connection:
             if arrived >= BURST_BYTES and not since.burst_at:
                 since.burst_at, since.burst_bytes = since.at + elapsed, self.received_bytes
             if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
-                raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
+                raise SlowError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
     def _receive_some(self, into: memoryview, deadline: Deadline) -> int | None:
         left = deadline.remaining()
@@ -285,6 +282,12 @@ class ClosedAtBoundaryError(PeerClosedError):
     """The other side closed between two frames, which is how a connection ends in good order."""
 
 
+class SlowError(ProtocolError):
+    """A frame comes too slowly."""
+
+    code = "DEADLINE"
+
+
 def _lost(error: OSError, deadline: Deadline) -> AppError:
     """What an error of the socket means. A time-out of ours has no number, one of TCP has."""
     if isinstance(error, TimeoutError) and error.errno is None:
@@ -329,21 +332,3 @@ def _secure(connection: Connection, tls: ClientTls, deadline: Deadline) -> None:
                 "the cloud does not speak TLS: start it with --tls-cert and --tls-key, or leave --tls-ca away"
             ) from None
         raise refusal(error) from None
-
-
-_REFUSALS: dict[str, type[AppError]] = {
-    "MISMATCH": MismatchError,
-    "VERSION": MismatchError,
-    "UNKNOWN_MODEL": MismatchError,
-    "TOKEN": ConnectError,
-    "BUSY": ConnectError,
-    "TLS": ConnectError,
-    "DEADLINE": DeadlineError,
-    "USAGE": UsageError,
-}
-
-
-def refusal(error: Error) -> AppError:
-    """What an ERROR of the cloud means on the edge."""
-    kind = _REFUSALS.get(error.code, AppError)
-    return kind(f"the cloud refused ({printable(error.code, 32)}): {printable(error.text, 300)}")

@@ -19,6 +19,7 @@ from models.graph import INPUT, LayerGraph
 from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType, Limits
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
+from net.penalties import Policy
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW, Array
@@ -57,6 +58,8 @@ class CloudConfig:
     token: str = ""
     tls: ssl.SSLContext | None = None
     limits: Limits = field(default_factory=Limits)
+    min_bytes_per_s: float = 1000.0
+    policy: Policy = field(default_factory=Policy)
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1
@@ -67,6 +70,7 @@ class CloudConfig:
     hello_s: float = 10.0
     idle_s: float = 600.0
     request_s: float = 120.0
+    drain_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,16 @@ class Cloud:
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
         self._networks = Networks(config, self._device, self._worker, self._meter)
-        self.server = Server(config.host, config.port, self._converse, config.limits, config.max_connections)
+        self.server = Server(
+            config.host,
+            config.port,
+            self._converse,
+            config.limits,
+            config.max_connections,
+            config.drain_s,
+            config.min_bytes_per_s,
+            config.policy,
+        )
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""

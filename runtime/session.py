@@ -69,6 +69,7 @@ class Session:
 
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
+        self.peer.is_known = True
         self.agreed.pop(hello.model, None)
         if len(self.agreed) >= MAX_NETWORKS:
             del self.agreed[next(iter(self.agreed))]

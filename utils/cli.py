@@ -24,6 +24,7 @@ VERSION = "0.1.0"
 MAX_PORT = 65535
 STDIN = 0
 MIN_PAYLOAD = 64 << 10
+MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
 DEFAULT_PORT = 9999
 T = TypeVar("T")
 
@@ -339,6 +340,13 @@ def payload_size(text: str) -> int:
     """A size that the smallest messages and the probe of the link fit into."""
     if size(text) < MIN_PAYLOAD:
         raise argparse.ArgumentTypeError(f"{text!r}: at least {MIN_PAYLOAD >> 10} KiB are needed")
+    return size(text)
+
+
+def header_size(text: str) -> int:
+    """A size that the greetings of large networks fit into."""
+    if not MIN_HEADER <= size(text) <= MAX_HEADER:
+        raise argparse.ArgumentTypeError(f"{text!r}: {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB are possible")
     return size(text)
 
 
