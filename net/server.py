@@ -19,6 +19,7 @@ from utils.units import printable
 log = logging.getLogger(__name__)
 
 BACKLOG = 128
+STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
 LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
@@ -64,7 +65,7 @@ class RefusalLog:
 
 @dataclass
 class Server:
-    """Listens from `open` on; `serve` blocks until `stop` is called in another thread or a signal handler."""
+    """Listens from `open` until all is drained; `serve` blocks until `stop` is called, also by a signal handler."""
 
     host: str
     port: int
@@ -95,23 +96,27 @@ class Server:
 
     def serve(self) -> None:
         """Accept until stopped, then let requests in hand finish for at most `drain_s` seconds."""
-        self._listener.settimeout(0.2)  # how soon a stop is noticed
+        self._listener.settimeout(STOP_NOTICED_S)
         while not self._stopping.is_set():
-            try:
-                sock, address = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:  # out of file descriptors, say: the next one may fit again
-                log.warning("accept failed: %s", error)
-                self._stopping.wait(0.1)
-                continue
-            try:
-                self._admit(sock, str(address[0]), f"{address[0]}:{address[1]}")
-            except OSError as error:  # it has gone again
-                log.info("! %s: %s", address, error)
-                sock.close()
-        self._listener.close()
+            self._accept()
         self._drain()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        """Wait a moment for one connection."""
+        try:
+            sock, address = self._listener.accept()
+        except TimeoutError:
+            return
+        except OSError as error:  # out of file descriptors, say: the next one may fit again
+            log.warning("accept failed: %s", error)
+            self._stopping.wait(0.1)
+            return
+        try:
+            self._admit(sock, str(address[0]), f"{address[0]}:{address[1]}")
+        except OSError as error:  # it has gone again
+            log.info("! %s: %s", address, error)
+            sock.close()
 
     @property
     def count(self) -> int:
@@ -210,14 +215,19 @@ class Server:
             log.info("> %s gone", peer.name)
 
     def _drain(self) -> None:
+        """Who has something in hand may finish; who comes now is still told that we are stopping."""
         end = time.monotonic() + self.drain_s
+        self._listener.settimeout(DRAINED_NOTICED_S)
         with self._lock:
             peers = dict(self._peers)
         for peer in peers:
             if not peer.is_working:
                 peer.connection.close()
-        for peer, thread in peers.items():
-            thread.join(max(0.0, end - time.monotonic()))
-            if thread.is_alive():
+        while time.monotonic() < end and any(thread.is_alive() for thread in peers.values()):
+            self._accept()
+        with self._lock:
+            left = list(self._peers)
+        for peer in left:
+            if peer in peers:
                 log.warning("! %s: still working after %.0f s, closed", peer.name, self.drain_s)
-                peer.connection.close()
+            peer.connection.close()

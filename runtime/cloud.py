@@ -290,9 +290,9 @@ class Cloud:
         while True:
             session.begin()
             if frame.kind is FrameType.HELLO:
-                session.agree(self._greet(session.peer, frame))
-            elif not session.agreed:
-                raise ProtocolError("the first message must be HELLO")
+                session.agree(self._greet(session, frame))
+            elif not session.agreed and frame.kind is not FrameType.STATUS:
+                raise ProtocolError("the first message must be HELLO, or STATUS")
             else:
                 self._answer(session, frame)
             session.end()
@@ -302,11 +302,16 @@ class Cloud:
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
             frame = session.peer.connection.receive(idle, frame_s=self._config.request_s)
 
-    def _greet(self, peer: Peer, frame: Frame) -> Hello:
-        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
-        hello = frame.read(Hello)
-        if not is_token_right(self._config.token, hello.token):
+    def _check_token(self, token: str) -> None:
+        if not is_token_right(self._config.token, token):
             raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
+
+    def _greet(self, session: Session, frame: Frame) -> Hello:
+        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
+        hello, peer = frame.read(Hello), session.peer
+        self._check_token(hello.token)
+        if self.server.is_stopping and not session.agreed:
+            raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
         times = served.found.current
         ready = Ready(
@@ -383,9 +388,20 @@ class Cloud:
         session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
 
     def _status(self, session: Session, frame: Frame) -> None:
-        frame.read(Status)
-        worker, server = self._worker, self.server
-        session.send(State(self._meter.load, worker.queue_s, worker.waiting, self._config.max_queue, server.count))
+        request, worker, server = frame.read(Status), self._worker, self.server
+        if not session.agreed:
+            self._check_token(request.token)
+            session.peer.is_known = True
+        session.send(
+            State(
+                load=self._meter.load,
+                queue_s=worker.queue_s,
+                waiting=worker.waiting,
+                max_queue=self._config.max_queue,
+                connections=server.count,
+                draining=server.is_stopping,
+            )
+        )
 
 
 _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {

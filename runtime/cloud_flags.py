@@ -26,6 +26,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
+    add_health_flags(parser)
     return parser
 
 
@@ -91,3 +92,18 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         group.add_argument(flag, metavar="N", type=cli.positive_int, default=default, help=text)
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=cli.wait, default="0ms", help=wait)
+
+
+def add_health_flags(parser: argparse.ArgumentParser) -> None:
+    """Ask a running cloud instead of being one."""
+    group = parser.add_argument_group("health of a running cloud")
+    group.add_argument(
+        "--health",
+        metavar="HOST:PORT",
+        type=cli.address,
+        help="ask it and end: 0 healthy, 1 unhealthy or stopping, 3 cannot connect; goes with --token-file and --tls-*",
+    )
+    group.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="with --health: what the cloud's certificate rests on"
+    )
+    group.add_argument("--json", action="store_true", help="with --health: print one JSON document")

@@ -1,12 +1,13 @@
 """One call of cloud_api.py or tasks_cloud_api.py: listen, and serve until stopped."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 
 from runtime.cloud_flags import build_parser
 from utils import cli
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
@@ -29,6 +30,8 @@ def serve(options: argparse.Namespace) -> int:
     from net.security import check_binding, read_token
     from net.tls import server_context
 
+    if options.tls_ca is not None or options.json:
+        raise UsageError("--tls-ca and --json go with --health")
     if options.until_stdin_closes:
         cli.exit_at_end_of_stdin()
     token = read_token(options.token_file)
@@ -80,7 +83,20 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def ask_health(options: argparse.Namespace) -> int:
+    """Ask a running cloud how it is, and print it."""
+    from net.security import read_token
+    from net.tls import client_tls
+    from runtime import health
+
+    host, port = options.health
+    tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
+    found = health.ask(host, port, read_token(options.token_file), tls)
+    cli.say(json.dumps(health.to_json(found)) if options.json else health.to_line(found))
+    return 0 if found.is_healthy else AppError.exit_code
+
+
 def main(prog: str, description: str, argv: Sequence[str] | None, max_batch: int) -> int:
     """Parse and serve; returns the exit code."""
     options = build_parser(prog, description, max_batch).parse_args(argv)
-    return cli.run(prog, lambda: serve(options), options)
+    return cli.run(prog, lambda: (serve if options.health is None else ask_health)(options), options)

@@ -67,3 +67,15 @@ def test_a_cloud_for_other_machines_wants_a_token_or_tls(own: Identity) -> None:
     assert (refused.code, "--token-file" in refused.stderr) == (2, True)
     refused = run_script("cloud_api.py", "-p", "0", "--tls-cert", str(own.cert))
     assert (refused.code, "go together" in refused.stderr) == (2, True)
+
+
+def test_health_needs_the_token_and_speaks_tls(
+    tls_cloud: CloudProcess, own: Identity, edge: Identity, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a good secret")
+    place = ("cloud_api.py", "--health", f"127.0.0.1:{tls_cloud.port}")
+    trust, token = ("--tls-ca", str(own.cert), *edge.flags), ("--token-file", str(secret))
+    assert run_script(*place, *trust, *token).code == 0
+    for flags in (trust, token, ("--tls-ca", str(own.cert), *token)):
+        assert run_script(*place, *flags).code == 3

@@ -265,6 +265,15 @@ def port(text: str) -> int:
     return _whole(text, 0, MAX_PORT)
 
 
+def address(text: str) -> tuple[str, int]:
+    """An argument such as 127.0.0.1:9999, cloud.example:9999 or [::1]:9999."""
+    host, colon, number = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host, port(number)
+
+
 def positive_int(text: str) -> int:
     """An argument that is a whole number of at least 1."""
     return _whole(text, 1, 1_000_000)
