@@ -12,6 +12,7 @@ from net import plain_pickle
 from net.connection import ClosedAtBoundaryError, Connection
 from net.frames import Limits, pack_prefix
 from net.messages import Error, to_header
+from net.metrics import Metrics, NoMetrics
 from net.penalties import Denial, Door, Policy, fault_of
 from utils.errors import AppError, ConnectError
 from utils.units import printable
@@ -75,6 +76,7 @@ class Server:
     drain_s: float = 30.0
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
+    metrics: Metrics = field(default_factory=NoMetrics)
 
     def open(self) -> tuple[str, int]:
         """Bind and listen; returns the address, with the chosen port where 0 was asked for."""
@@ -166,6 +168,7 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, name: str, denial: Denial) -> None:
         self._refusals.tell("! %s refused, %s: %s", name, denial.code, denial.text)
+        self.metrics.refused(denial.code)
         error = Error(denial.code, denial.text, retry_after_s=denial.retry_after_s)
         is_patient = denial.code == "BUSY" and self._refusers.acquire(blocking=False)
         if not is_patient:  # a flood, or who is penalised: what the kernel takes at once, and no more manners
@@ -189,6 +192,7 @@ class Server:
     def _fail(self, peer: Peer, error: AppError) -> None:
         """Say why a conversation ends here, and remember it where it was the other side's fault."""
         self._refusals.tell("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
+        self.metrics.refused(error.code)
         fault = fault_of(error.code, is_known=peer.is_known)
         if fault is not None:
             with self._lock:
@@ -199,6 +203,7 @@ class Server:
 
     def _run(self, peer: Peer) -> None:
         log.info("< %s connected", peer.name)
+        self.metrics.connected()
         try:
             self.handler(peer)
         except ClosedAtBoundaryError:
@@ -209,6 +214,7 @@ class Server:
             self._fail(peer, error)
         except Exception:
             log.exception("! %s: a bug; the connection is closed, the others go on", peer.name)
+            self.metrics.refused("INTERNAL")
             peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), REFUSAL_S)
         finally:
             self._forget(peer)

@@ -5,6 +5,7 @@ import gc
 import logging
 import ssl
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from models.graph import INPUT, LayerGraph
 from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType, Limits
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
+from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from net.penalties import Policy
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
@@ -217,9 +219,13 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is kept of a request's frame until it is answered: not its tensors."""
+    """What is kept of a request until it is answered: not its tensors."""
 
     request_id: int
+    model: str
+    at: float
+    """When it was whole."""
+    decode_s: float
     received_s: float
     timed_bytes: int
     timed_s: float
@@ -240,7 +246,7 @@ class UnknownModelError(AppError):
 class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
-    def __init__(self, config: CloudConfig) -> None:
+    def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
         config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
         self._config = config
@@ -258,6 +264,11 @@ class Cloud:
             config.drain_s,
             config.min_bytes_per_s,
             config.policy,
+            metrics or NoMetrics(),
+        )
+        self._metrics = self.server.metrics
+        self._metrics.watch(
+            Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
         )
 
     def check_weights(self) -> None:
@@ -350,23 +361,36 @@ class Cloud:
         _ANSWERS[frame.kind](self, session, frame)
 
     def _infer(self, session: Session, frame: Frame) -> None:
-        request = frame.read(Infer)
+        request, at = frame.read(Infer), time.perf_counter()
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
+            decode_began = time.perf_counter()
             arrays = frame.arrays()
+            decode_s = time.perf_counter() - decode_began
             _check_arrays(arrays, layers, served.graph)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
-        arrival = Arrival(request.id, frame.received_s, frame.timed_bytes, frame.timed_s)
+        arrival = Arrival(
+            request.id, served.hello.model, at, decode_s, frame.received_s, frame.timed_bytes, frame.timed_s
+        )
+        self._metrics.received(arrival.model, bytes_by_codec(frame.header))
         held_bytes = frame.payload.nbytes + served.graph.bytes_of(served.graph.outputs_of(layers))
         session.answer_later(
-            request.id, job.future, lambda ran, queue_s: self._result(arrival, ran, queue_s), held_bytes
+            request.id,
+            job.future,
+            lambda ran, queue_s: self._result(arrival, ran, queue_s),
+            held_bytes,
+            lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
         )
         self._worker.submit(job)
+
+    def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
+        whole_s = time.perf_counter() - arrival.at + arrival.received_s
+        self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
 
     def _result(self, arrival: Arrival, ran: Ran, queue_s: float) -> Result:
         return Result(

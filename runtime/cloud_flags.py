@@ -27,6 +27,9 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
     add_health_flags(parser)
+    group = parser.add_argument_group("metrics for Prometheus")
+    group.add_argument("--metrics-port", metavar="N", type=cli.port, help="answer scrapes there; 0 chooses one")
+    group.add_argument("--metrics-host", metavar="HOST", default="127.0.0.1", help="anybody who reaches it can read")
     return parser
 
 

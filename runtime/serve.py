@@ -4,10 +4,14 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from runtime.cloud_flags import build_parser
 from utils import cli
 from utils.errors import AppError, UsageError
+
+if TYPE_CHECKING:
+    from net.metrics import Metrics
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
@@ -72,7 +76,8 @@ def serve(options: argparse.Namespace) -> int:
             idle_s=options.idle_timeout,
             request_s=options.timeout,
             drain_s=options.drain_timeout,
-        )
+        ),
+        listen_for_scrapes(options.metrics_host, options.metrics_port),
     )
     cloud.check_weights()
     host, port = cloud.server.open()
@@ -81,6 +86,17 @@ def serve(options: argparse.Namespace) -> int:
     cloud.server.serve()
     cloud.close()
     return 0
+
+
+def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
+    """Keep figures and show them, where a port is given."""
+    if port is None:
+        return None
+    from runtime.prometheus import PrometheusMetrics
+
+    metrics = PrometheusMetrics()
+    cli.complain(f"metrics on http://{f'[{host}]' if ':' in host else host}:{metrics.listen(host, port)}/metrics")
+    return metrics
 
 
 def ask_health(options: argparse.Namespace) -> int:
