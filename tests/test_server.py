@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from net.connection import Connection, connect
-from net.messages import Error, Probe, Probed, from_header
+from net.frames import pack_prefix
+from net.messages import Error, Hello, Infer, Probe, Probed, from_header
 from net.penalties import Policy
 from net.server import LINES_A_SECOND, Peer, RefusalLog, Server
+from runtime.cloud_flags import build_parser
 from runtime.executor import Network
 from tests.conftest import running_cloud
-from tests.test_hostile import hello_of
+from tests.test_hostile import greet, hello_of
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, PeerClosedError
 
@@ -159,3 +162,44 @@ def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], 
                 seen.append("PENALTY" if "PENALTY" in str(error) else str(error))
             connection.close()
         assert seen == ["TOKEN"] * 4 + ["PENALTY"]  # the first of them is a little forgotten by the third
+
+
+LIMITS = {
+    "--max-payload": "64MiB",
+    "--max-header": "64KiB",
+    "--max-tensors": 64,
+    "--max-network-bytes": "4GiB",
+    "--max-connections": 64,
+    "--max-per-source": 16,
+    "--max-penalty": "10min",
+    "--max-queue": 32,
+    "--hello-timeout": "10s",
+    "--idle-timeout": "10min",
+    "--timeout": "120s",
+    "--drain-timeout": "30s",
+    "--min-rate": "1kB",
+}
+
+
+def test_every_limit_is_a_flag_with_its_default_in_the_help() -> None:
+    words = " ".join(build_parser("cloud_api.py", "", 1).format_help().split())
+    for flag, default in LIMITS.items():
+        described = words[words.rindex(f"{flag} ") :]
+        assert f"(default: {default})" in described.partition(" --")[0], flag
+
+
+def test_limits_that_were_given_are_kept(cache: Path, network: Callable[[str], Network]) -> None:
+    subject = network("le_net")
+    flags = ("--max-header", "4KiB", "--max-tensors", "1", "--max-payload", "64KiB", "--idle-timeout", "500ms")
+    with running_cloud(cache, *flags) as cloud:
+        assert say(cloud.port, pack_prefix(Hello.TYPE, 4097, 0)).code == "TOO_LARGE"
+        assert say(cloud.port, pack_prefix(Infer.TYPE, 10, (64 << 10) + 1)).code == "TOO_LARGE"
+        edge = greet(cloud, hello_of(subject))
+        with pytest.raises(AppError, match="idle for"):
+            edge.receive(soon()).read(Probed)
+        edge.close()
+        edge = greet(cloud, hello_of(subject))
+        edge.send(Infer(1, [[1, 2]], 1.0), soon(), [np.zeros(1, np.uint8)] * 2)
+        with pytest.raises(AppError, match="2 tensors, the limit is 1"):
+            edge.receive(soon()).read(Probed)
+        edge.close()
