@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 .DEFAULT_GOAL := help
 
-.PHONY: help run test slow check format bench clean
+.PHONY: help run test slow fuzz check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ test: $(READY) ## the tests
 
 slow: $(READY) ## the long tests too
 	$(BIN)/python -m pytest -q -m ""
+
+fuzz: $(READY) ## look for bytes that break the wire or a live cloud; about half an hour
+	for target in prefix header messages payload session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
 
 check: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import math
 import socket
+import ssl
 import sys
 import termios
 import threading
@@ -17,21 +18,17 @@ import numpy as np
 from net import plain_pickle, tensors
 from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
 from net.messages import Error, M, Message, from_header, to_header
+from net.refusals import refusal as refusal  # for who looks for it here
+from net.tls import ClientTls, PlainPeerError, Secure, explain
+from net.transport import Plain, Transport
 from utils.deadline import Deadline
 from utils.errors import (
     AppError,
     ConnectError,
-    DeadlineError,
-    MismatchError,
     PeerClosedError,
     ProtocolError,
-    UsageError,
 )
-from utils.units import printable
 
-KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
-USER_TIMEOUT_S = 10
-UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
 DROPPED_BYTES, REFUSED_READS = 64 << 10, 16  # of a read that is dropped; how many when a peer is refused
@@ -68,7 +65,7 @@ class Frame:
 
 @dataclass
 class Connection:
-    """A connected socket, and how much has come over it."""
+    """A connected socket, and how much has come over it, without what TLS adds."""
 
     sock: socket.socket
     limits: Limits = field(default_factory=Limits)
@@ -78,26 +75,37 @@ class Connection:
     """What the kernel has taken."""
 
     def __post_init__(self) -> None:
-        set_options(self.sock)
-        self._out = self.sock
+        self._plain = Plain(self.sock)
+        self._transport: Transport = self._plain
         self._sending = threading.Lock()
         self._is_cut = False
 
+    def secure(self, context: ssl.SSLContext, deadline: Deadline, server_hostname: str | None = None) -> None:
+        """From now on everything travels in TLS: agree on that, as a cloud or, given its name, with one.
+
+        Raises ClosedAtBoundaryError where the other side came to say nothing, PlainPeerError where it speaks without.
+        """
+        secure = Secure(self._plain, context, server_hostname)
+        self._is_cut = True  # no frame may leave before
+        try:
+            secure.shake(deadline)
+        except PlainPeerError:
+            self._is_cut = False  # it understands what we say without
+            raise
+        except PeerClosedError as error:
+            raise error if secure.has_heard else ClosedAtBoundaryError(str(error)) from None
+        except OSError as error:
+            raise _lost(error, deadline) from None
+        self._transport, self._is_cut = secure, False
+
     def allow_duplex(self) -> None:
-        """From now on one thread may send while another receives. A time-out belongs to a socket object, so each
-        direction gets one. Whoever receives learns why the other side has closed; whoever sends does not ask."""
-        if not self.is_duplex:
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # so that `sent_bytes` is not far ahead of the link
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        """From now on one thread may send while another receives. Whoever receives learns why the other side has
+        closed; whoever sends does not ask."""
+        if not self._plain.is_duplex:
             try:
-                self._out = self.sock.dup()
+                self._plain.allow_duplex()
             except OSError as error:  # out of file descriptors
                 raise AppError(f"cannot answer while receiving: {error.strerror or error}") from None
-
-    @property
-    def is_duplex(self) -> bool:
-        """Whether both directions may be in use at once."""
-        return self._out is not self.sock
 
     def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array | tensors.Encoded] = ()) -> int:
         """Send a message with tensors; returns the bytes of its payload."""
@@ -129,7 +137,7 @@ class Connection:
         return payload_bytes
 
     def _send_all(self, parts: list[memoryview], deadline: Deadline) -> None:
-        """One sendmsg for everything; what the kernel does not take at once goes in further ones."""
+        """At once, as far as the kernel takes it; the rest in further calls."""
         parts = [part for part in parts if part.nbytes]
         if self._is_cut:
             raise PeerClosedError("a part of a frame was sent here, and nothing can follow it")
@@ -137,11 +145,10 @@ class Connection:
         while parts:
             left = deadline.remaining()
             try:
-                self._out.settimeout(left)
-                sent = self._out.sendmsg(parts)
+                sent = self._transport.send(parts, left)
             except OSError as error:
                 lost = _lost(error, deadline)
-                raise (lost if self.is_duplex else self._refusal_or(lost)) from None
+                raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
             self.sent_bytes += sent
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
@@ -152,10 +159,14 @@ class Connection:
     def _refusal_or(self, lost: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""
         if isinstance(lost, PeerClosedError):
-            with contextlib.suppress(AppError):
+            try:
                 frame = self.receive(Deadline.after(1.0, "a refusal"))
                 if frame.kind is FrameType.ERROR:
                     return refusal(from_header(Error, frame.header))
+            except ConnectError as error:  # so has TLS
+                return error
+            except AppError:
+                pass
         return lost
 
     def receive(self, deadline: Deadline, frame_s: float | None = None) -> Frame:
@@ -165,7 +176,8 @@ class Connection:
         for bytes that are no frame within the limits, before memory is taken for them.
         """
         prefix_bytes = memoryview(bytearray(PREFIX_BYTES))
-        got = self._receive_some(prefix_bytes, deadline)
+        while (got := self._receive_some(prefix_bytes, deadline)) is None:
+            pass
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
         inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
@@ -185,24 +197,23 @@ class Connection:
         received = 0
         while received < into.nbytes:
             got = self._receive_some(into[received:], deadline)
-            if not got:
+            if got == 0:
                 raise PeerClosedError("the other side closed the connection inside a frame")
-            received += got
+            received += got or 0
             elapsed = time.monotonic() - since.at
             arrived = self.received_bytes - since.received_bytes
             if arrived >= BURST_BYTES and not since.burst_at:
                 since.burst_at, since.burst_bytes = since.at + elapsed, self.received_bytes
             if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
-                raise ProtocolError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
+                raise SlowError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
 
-    def _receive_some(self, into: memoryview, deadline: Deadline) -> int:
+    def _receive_some(self, into: memoryview, deadline: Deadline) -> int | None:
         left = deadline.remaining()
         try:
-            self.sock.settimeout(left)
-            got = self.sock.recv_into(into)
+            got = self._transport.receive(into, left)
         except OSError as error:
             raise _lost(error, deadline) from None
-        self.received_bytes += got
+        self.received_bytes += got or 0
         return got
 
     @property
@@ -210,7 +221,7 @@ class Connection:
         """What the other side's kernel has acknowledged, where this system tells; else what ours has taken."""
         waiting = bytearray(4)
         with contextlib.suppress(OSError, ValueError):  # the latter where it is closed
-            fcntl.ioctl(self._out, termios.TIOCOUTQ, waiting)
+            fcntl.ioctl(self._plain.out, termios.TIOCOUTQ, waiting)
         return self.sent_bytes - int.from_bytes(waiting, sys.byteorder)
 
     def peer_has_left(self) -> bool:
@@ -228,6 +239,7 @@ class Connection:
         deadline = Deadline.after(seconds, "a refusal")
         with contextlib.suppress(AppError, OSError):
             self.send(error, deadline)
+        with contextlib.suppress(AppError, OSError):
             self._drop_rest(deadline, REFUSED_READS)
         self.close()
 
@@ -240,10 +252,12 @@ class Connection:
     def _drop_rest(self, deadline: Deadline, most_reads: float) -> None:
         """Send no more, and drop what the other side still sends, until it closes or the deadline. Closing with unread
         bytes would reset the connection, and lose what is on its way."""
+        if not self._is_cut:
+            self._transport.farewell(deadline.remaining())
         self.sock.shutdown(socket.SHUT_WR)
         dropped = memoryview(bytearray(DROPPED_BYTES))
         reads = 0
-        while reads < most_reads and self._receive_some(dropped, deadline):
+        while reads < most_reads and self._plain.receive(dropped, deadline.remaining()):
             reads += 1
 
     def close(self) -> None:
@@ -251,7 +265,7 @@ class Connection:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        self._out.close()  # the same one, or its twin
+        self._plain.out.close()  # the same one, or its twin
 
 
 @dataclass(slots=True)
@@ -268,29 +282,26 @@ class ClosedAtBoundaryError(PeerClosedError):
     """The other side closed between two frames, which is how a connection ends in good order."""
 
 
+class SlowError(ProtocolError):
+    """A frame comes too slowly."""
+
+    code = "DEADLINE"
+
+
 def _lost(error: OSError, deadline: Deadline) -> AppError:
     """What an error of the socket means. A time-out of ours has no number, one of TCP has."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return deadline.passed()
+    if isinstance(error, ssl.SSLError):
+        return explain(error)
     return PeerClosedError(f"the connection broke: {error.strerror or error}")
 
 
-def set_options(sock: socket.socket) -> None:
-    """No Nagle delay, and notice a peer that is gone, idle or not."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", USER_TIMEOUT_S * 1000),
-    ):
-        if hasattr(socket, name):  # not every system has every one
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def connect(host: str, port: int, timeout_s: float, limits: Limits | None = None) -> Connection:
-    """Open a connection. Raises ConnectError that says what to do."""
+def connect(
+    host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: ClientTls | None = None
+) -> Connection:
+    """Open a connection, with TLS where that is given. Raises ConnectError that says what to do."""
+    deadline = Deadline.after(timeout_s, f"the cloud at {host}:{port} did not agree on TLS within {timeout_s:g} s")
     try:
         sock = socket.create_connection((host, port), timeout=timeout_s)
     except (OSError, OverflowError, UnicodeError) as error:
@@ -298,21 +309,26 @@ def connect(host: str, port: int, timeout_s: float, limits: Limits | None = None
         raise ConnectError(
             f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p"
         ) from None
-    return Connection(sock, limits or Limits())
+    connection = Connection(sock, limits or Limits())
+    if tls is not None:
+        try:
+            _secure(connection, tls, deadline)
+        except AppError as error:
+            connection.close()
+            is_told = isinstance(error, ConnectError)
+            raise error if is_told else ConnectError(f"no TLS with the cloud at {host}:{port}: {error}") from None
+    return connection
 
 
-_REFUSALS: dict[str, type[AppError]] = {
-    "MISMATCH": MismatchError,
-    "VERSION": MismatchError,
-    "UNKNOWN_MODEL": MismatchError,
-    "TOKEN": ConnectError,
-    "BUSY": ConnectError,
-    "DEADLINE": DeadlineError,
-    "USAGE": UsageError,
-}
-
-
-def refusal(error: Error) -> AppError:
-    """What an ERROR of the cloud means on the edge."""
-    kind = _REFUSALS.get(error.code, AppError)
-    return kind(f"the cloud refused ({printable(error.code, 32)}): {printable(error.text, 300)}")
+def _secure(connection: Connection, tls: ClientTls, deadline: Deadline) -> None:
+    """Agree on TLS with a cloud, or learn why it does not: what refuses at the door says so without TLS."""
+    try:
+        connection.secure(tls.context, deadline, tls.hostname)
+    except PlainPeerError:
+        frame = connection.receive(deadline)
+        error = from_header(Error, frame.header) if frame.kind is FrameType.ERROR else None
+        if error is None or error.code == "BAD_MAGIC":
+            raise ConnectError(
+                "the cloud does not speak TLS: start it with --tls-cert and --tls-key, or leave --tls-ca away"
+            ) from None
+        raise refusal(error) from None

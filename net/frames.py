@@ -15,6 +15,7 @@ MAGIC = b"ECCI"
 VERSION = 1
 _PREFIX = struct.Struct(">4sBBHIQ")
 PREFIX_BYTES = _PREFIX.size
+_TLS_FIRST = b"\x16\x03"  # a handshake of any version
 
 
 class FrameType(IntEnum):
@@ -81,6 +82,8 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
     """Read the 20 bytes that start a frame. Raises ProtocolError for anything but a frame within the limits."""
     magic, version, number, flags, header_bytes, payload_bytes = _PREFIX.unpack(data)
     if magic != MAGIC:
+        if magic[:2] == _TLS_FIRST:
+            raise BadMagicError("TLS came, and this cloud speaks without: --tls-cert and --tls-key give it TLS")
         raise BadMagicError(f"not this protocol: the first bytes are {magic!r}")
     if version != VERSION:
         raise VersionError(f"protocol version {version}, this side speaks {VERSION}")

@@ -101,9 +101,10 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Edge to cloud: how busy are you?"""
+    """Edge to cloud: how busy are you? Also without any HELLO, with the token then."""
 
     TYPE: ClassVar[FrameType] = FrameType.STATUS
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ class State:
     max_queue: int
     """... and how many may be."""
     connections: int
+    draining: bool = False
+    """Whether it finishes what is in hand and takes nothing new."""
 
 
 MAX_ERROR_TEXT = 300
@@ -187,6 +190,10 @@ def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: type(value) is list and all(map(check, value))
 
 
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
 def _is_text(value: Any) -> bool:
     return type(value) is str
 
@@ -195,6 +202,7 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     str: _is_text,
     int: _is_count,
     float: _is_duration,
+    bool: _is_flag,
     list[str]: _list_of(_is_text),
     list[float]: _list_of(_is_duration),
     list[list[int]]: _list_of(_is_range),

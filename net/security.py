@@ -40,13 +40,16 @@ def _bytes(token: str) -> bytes:
     return token.encode("utf-8", "surrogatepass")
 
 
-def check_binding(host: str, token: str, *, insecure: bool) -> None:
-    """Refuse to open a port to other machines unless a token guards it or the user insists."""
-    if token or insecure or is_loopback(host):
+def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> None:
+    """Refuse to open a port to other machines unless a token or TLS guards it or the user insists.
+
+    TLS alone keeps what travels secret, but keeps nobody out: SECURITY.md says to give a token too.
+    """
+    if token or has_tls or insecure or is_loopback(host):
         return
     raise UsageError(
         f"{host} can be reached from other machines: set a token (--token-file FILE, or {TOKEN_VARIABLE} in the "
-        "environment, the same on both sides), or say --insecure"
+        "environment, the same on both sides), TLS (--tls-cert FILE --tls-key FILE), or say --insecure"
     )
 
 

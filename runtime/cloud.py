@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -20,9 +21,11 @@ from net.codec import CODECS
 from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType, Limits
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
+from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
+from net.penalties import Policy
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
-from net.tensors import Array
+from net.tensors import RAW, Array
 from runtime.answers import is_close
 from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
 from runtime.load import LoadMeter
@@ -56,7 +59,10 @@ class CloudConfig:
     predictors: Path | None = None
     """None: where deployment.py fit puts those of a cloud."""
     token: str = ""
+    tls: ssl.SSLContext | None = None
     limits: Limits = field(default_factory=Limits)
+    min_bytes_per_s: float = 1000.0
+    policy: Policy = field(default_factory=Policy)
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1
@@ -67,6 +73,7 @@ class CloudConfig:
     hello_s: float = 10.0
     idle_s: float = 600.0
     request_s: float = 120.0
+    drain_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -213,13 +220,16 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is kept of a request's frame until it is answered: not its tensors."""
+    """What is kept of a request until it is answered: not its tensors."""
 
     request_id: int
+    model: str
+    at: float
+    """When it was whole."""
+    decode_s: float
     received_s: float
     timed_bytes: int
     timed_s: float
-    decode_s: float
 
 
 class TokenError(AppError):
@@ -237,7 +247,7 @@ class UnknownModelError(AppError):
 class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
-    def __init__(self, config: CloudConfig) -> None:
+    def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
         config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
         self._config = config
@@ -246,7 +256,21 @@ class Cloud:
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
         self._networks = Networks(config, self._device, self._worker, self._meter)
-        self.server = Server(config.host, config.port, self._converse, config.limits, config.max_connections)
+        self.server = Server(
+            config.host,
+            config.port,
+            self._converse,
+            config.limits,
+            config.max_connections,
+            config.drain_s,
+            config.min_bytes_per_s,
+            config.policy,
+            metrics or NoMetrics(),
+        )
+        self._metrics = self.server.metrics
+        self._metrics.watch(
+            Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
+        )
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
@@ -259,7 +283,10 @@ class Cloud:
         self._worker.close(CLOSE_S)
 
     def _converse(self, peer: Peer) -> None:
-        frame = peer.connection.receive(Deadline.after(self._config.hello_s, "no HELLO came"))
+        hello = Deadline.after(self._config.hello_s, "no HELLO came")
+        if self._config.tls is not None:
+            peer.connection.secure(self._config.tls, hello)
+        frame = peer.connection.receive(hello)
         session = Session(peer, self._config.request_s, self.server)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
@@ -275,9 +302,9 @@ class Cloud:
         while True:
             session.begin()
             if frame.kind is FrameType.HELLO:
-                session.agree(self._greet(session.peer, frame))
-            elif not session.agreed:
-                raise ProtocolError("the first message must be HELLO")
+                session.agree(self._greet(session, frame))
+            elif not session.agreed and frame.kind is not FrameType.STATUS:
+                raise ProtocolError("the first message must be HELLO, or STATUS")
             else:
                 self._answer(session, frame)
             session.end()
@@ -287,11 +314,16 @@ class Cloud:
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
             frame = session.peer.connection.receive(idle, frame_s=self._config.request_s)
 
-    def _greet(self, peer: Peer, frame: Frame) -> Hello:
-        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
-        hello = frame.read(Hello)
-        if not is_token_right(self._config.token, hello.token):
+    def _check_token(self, token: str) -> None:
+        if not is_token_right(self._config.token, token):
             raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
+
+    def _greet(self, session: Session, frame: Frame) -> Hello:
+        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
+        hello, peer = frame.read(Hello), session.peer
+        self._check_token(hello.token)
+        if self.server.is_stopping and not session.agreed:
+            raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
         times = served.found.current
         ready = Ready(
@@ -330,25 +362,36 @@ class Cloud:
         _ANSWERS[frame.kind](self, session, frame)
 
     def _infer(self, session: Session, frame: Frame) -> None:
-        request = frame.read(Infer)
+        request, at = frame.read(Infer), time.perf_counter()
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
-            decoding = time.perf_counter()
+            decode_began = time.perf_counter()
             arrays = frame.arrays()
-            decode_s = time.perf_counter() - decoding
+            decode_s = time.perf_counter() - decode_began
             _check_arrays(arrays, layers, served.graph)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
-        arrival = Arrival(request.id, frame.received_s, frame.timed_bytes, frame.timed_s, decode_s)
+        arrival = Arrival(
+            request.id, served.hello.model, at, decode_s, frame.received_s, frame.timed_bytes, frame.timed_s
+        )
+        self._metrics.received(arrival.model, bytes_by_codec(frame.header))
         held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
         session.answer_later(
-            request.id, job.future, lambda ran, queue_s: self._result(arrival, ran, queue_s), held_bytes
+            request.id,
+            job.future,
+            lambda ran, queue_s: self._result(arrival, ran, queue_s),
+            held_bytes,
+            lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
         )
         self._worker.submit(job)
+
+    def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
+        whole_s = time.perf_counter() - arrival.at + arrival.received_s
+        self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
 
     def _result(self, arrival: Arrival, ran: Ran, queue_s: float) -> Result:
         return Result(
@@ -371,9 +414,20 @@ class Cloud:
         session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
 
     def _status(self, session: Session, frame: Frame) -> None:
-        frame.read(Status)
-        worker, server = self._worker, self.server
-        session.send(State(self._meter.load, worker.queue_s, worker.waiting, self._config.max_queue, server.count))
+        request, worker, server = frame.read(Status), self._worker, self.server
+        if not session.agreed:
+            self._check_token(request.token)
+            session.peer.is_known = True
+        session.send(
+            State(
+                load=self._meter.load,
+                queue_s=worker.queue_s,
+                waiting=worker.waiting,
+                max_queue=self._config.max_queue,
+                connections=server.count,
+                draining=server.is_stopping,
+            )
+        )
 
 
 _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {

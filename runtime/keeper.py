@@ -14,6 +14,7 @@ from net.connection import BURST_BYTES, CONNECT_S, Connection, connect
 from net.estimator import Estimator
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
+from net.tls import ClientTls
 from runtime.fallback import Backoff
 from runtime.planner import Conditions
 from runtime.uplink import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
@@ -42,6 +43,7 @@ class KeeperConfig:
     timeout_s: float = 60.0
     window: int = 6
     """Requests under way at once."""
+    tls: ClientTls | None = None
     bandwidth: float | None = None
     """Bytes per second to believe instead of a probe, at the start."""
 
@@ -79,7 +81,7 @@ class Keeper:
 
     def _measure(self, ready_s: float) -> LinkEstimate:
         """On a connection of its own, on which a network is named first, as the protocol wants."""
-        connection = connect(*self._config.address, CONNECT_S)
+        connection = connect(*self._config.address, CONNECT_S, tls=self._config.tls)
         try:
             self._opened(connection)
             late = Deadline.after(ready_s, "the cloud was not ready (--ready-timeout)")
@@ -115,6 +117,7 @@ class Keeper:
             ready_s=ready_s,
             window=config.window,
             timeout_s=config.timeout_s,
+            tls=config.tls,
         )
         with self._lock:
             self._uplink, self._opening = uplink, None

@@ -12,6 +12,7 @@ from models import registry, weights
 from net.link import LinkEstimate
 from net.monitor import Monitor
 from net.tensors import Array
+from net.tls import ClientTls
 from runtime.answers import matches
 from runtime.children import CloudAccess
 from runtime.fleet import Fleet, known_models, pictures_in, sample_inputs
@@ -63,6 +64,7 @@ class TasksConfig:
     times: str = "auto"
     predictors: Path | None = None
     token: str = ""
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,12 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
     planner = make_planner(config, prepared.tasks, fleet)
     hellos = [member.hello(config.token) for member in fleet.members.values()]
     settings = KeeperConfig(
-        prepared.address, config.interval_s, config.ready_s, config.timeout_s, bandwidth=config.bandwidth
+        prepared.address,
+        config.interval_s,
+        config.ready_s,
+        config.timeout_s,
+        tls=config.tls,
+        bandwidth=config.bandwidth,
     )
     with ExitStack() as stack:
         layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}

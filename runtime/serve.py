@@ -1,67 +1,17 @@
-"""The command line of a cloud, for cloud_api.py and tasks_cloud_api.py: they differ in what they batch."""
+"""One call of cloud_api.py or tasks_cloud_api.py: listen, and serve until stopped."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from runtime.cloud_flags import build_parser
 from utils import cli
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 
-
-def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
-    """The command line; `max_batch` is the default of its flag."""
-    parser = cli.Parser(prog, description)
-    cli.add_place_flags(
-        parser, "address to listen on; another than loopback needs a token or --insecure", "127.0.0.1", cli.DEFAULT_PORT
-    )
-    parser.add_argument(
-        "--weights",
-        action="append",
-        default=[],
-        metavar="[MODEL=]SOURCE",
-        help="imagenet, or a .safetensors or .pt file, for one network or for all; may be repeated "
-        "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
-    )
-    cli.add_times_flags(parser)
-    parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
-    parser.add_argument("--insecure", action="store_true", help="listen on any address without a token")
-    parser.add_argument(
-        "--timeout", metavar="TIME", type=cli.duration, default="120s", help="longest time for one request"
-    )
-    parser.add_argument(
-        "--hello-timeout", metavar="TIME", type=cli.duration, default="10s", help="for a new connection to speak"
-    )
-    parser.add_argument(
-        "--idle-timeout", metavar="TIME", type=cli.duration, default="10min", help="between two requests"
-    )
-    parser.add_argument(
-        "--max-connections", metavar="N", type=cli.positive_int, default=64, help="further ones are told BUSY"
-    )
-    parser.add_argument(
-        "--max-queue", metavar="N", type=cli.positive_int, default=32, help="requests in line; further ones: BUSY"
-    )
-    parser.add_argument(
-        "--max-batch",
-        metavar="N",
-        type=cli.positive_int,
-        default=max_batch,
-        help="requests of one network and cut that are computed together",
-    )
-    parser.add_argument(
-        "--batch-wait",
-        metavar="TIME",
-        type=cli.wait,
-        default="0ms",
-        help="how long an idle processor waits for more of them",
-    )
-    parser.add_argument(
-        "--max-payload", metavar="SIZE", type=cli.payload_size, default="64MiB", help="largest frame that is accepted"
-    )
-    parser.add_argument(
-        "--max-network-bytes", metavar="SIZE", type=cli.size, default="4GiB", help="parameters kept in memory"
-    )
-    parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
-    return parser
+if TYPE_CHECKING:
+    from net.metrics import Metrics
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
@@ -80,14 +30,23 @@ def parse_weights(given: Sequence[str]) -> dict[str, str]:
 def serve(options: argparse.Namespace) -> int:
     """Listen, say where, and serve until stopped."""
     from net.frames import Limits
+    from net.penalties import Policy
     from net.security import check_binding, read_token
-    from predictor.store import default_folder
-    from runtime.cloud import Cloud, CloudConfig
+    from net.tls import server_context
 
+    if options.tls_ca is not None or options.json:
+        raise UsageError("--tls-ca and --json go with --health")
     if options.until_stdin_closes:
         cli.exit_at_end_of_stdin()
     token = read_token(options.token_file)
-    check_binding(options.ip, token, insecure=options.insecure)
+    tls = server_context(options.tls_cert, options.tls_key, options.tls_client_ca)
+    check_binding(options.ip, token, has_tls=tls is not None, insecure=options.insecure)
+    if tls is not None and not token and options.tls_client_ca is None:
+        cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+
+    from predictor.store import default_folder
+    from runtime.cloud import Cloud, CloudConfig
+
     cloud = Cloud(
         CloudConfig(
             host=options.ip,
@@ -100,7 +59,14 @@ def serve(options: argparse.Namespace) -> int:
             times=options.times,
             predictors=options.predictors,
             token=token,
-            limits=Limits(payload_bytes=options.max_payload),
+            tls=tls,
+            limits=Limits(options.max_header, options.max_payload, options.max_tensors),
+            min_bytes_per_s=options.min_rate,
+            policy=Policy(
+                most_s=options.max_penalty,
+                most_connections=options.max_per_source,
+                spares_loopback=not options.penalise_loopback,
+            ),
             max_connections=options.max_connections,
             max_queue=options.max_queue,
             max_batch=options.max_batch,
@@ -109,7 +75,9 @@ def serve(options: argparse.Namespace) -> int:
             hello_s=options.hello_timeout,
             idle_s=options.idle_timeout,
             request_s=options.timeout,
-        )
+            drain_s=options.drain_timeout,
+        ),
+        listen_for_scrapes(options.metrics_host, options.metrics_port),
     )
     cloud.check_weights()
     host, port = cloud.server.open()
@@ -120,7 +88,31 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
+    """Keep figures and show them, where a port is given."""
+    if port is None:
+        return None
+    from runtime.prometheus import PrometheusMetrics
+
+    metrics = PrometheusMetrics()
+    cli.complain(f"metrics on http://{f'[{host}]' if ':' in host else host}:{metrics.listen(host, port)}/metrics")
+    return metrics
+
+
+def ask_health(options: argparse.Namespace) -> int:
+    """Ask a running cloud how it is, and print it."""
+    from net.security import read_token
+    from net.tls import client_tls
+    from runtime import health
+
+    host, port = options.health
+    tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
+    found = health.ask(host, port, read_token(options.token_file), tls)
+    cli.say(json.dumps(health.to_json(found)) if options.json else health.to_line(found))
+    return 0 if found.is_healthy else AppError.exit_code
+
+
 def main(prog: str, description: str, argv: Sequence[str] | None, max_batch: int) -> int:
     """Parse and serve; returns the exit code."""
     options = build_parser(prog, description, max_batch).parse_args(argv)
-    return cli.run(prog, lambda: serve(options), options)
+    return cli.run(prog, lambda: (serve if options.health is None else ask_health)(options), options)

@@ -33,6 +33,8 @@ WRITER_END_S = 5.0
 LOG_EVERY_S = 1.0
 
 ToResult = Callable[[Ran, float], Result]
+Told = Callable[[Ran, float, int], None]
+"""Is told of an answer that has left: what was computed, its seconds in line, and the bytes of its payload."""
 
 
 class RequestError(AppError):
@@ -49,6 +51,7 @@ class _Outstanding:
     future: "Future[Any]"
     to_result: ToResult
     held_bytes: int
+    told: Told
 
 
 class Session:
@@ -69,6 +72,7 @@ class Session:
 
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
+        self.peer.is_known = True
         self.agreed.pop(hello.model, None)
         if len(self.agreed) >= MAX_NETWORKS:
             del self.agreed[next(iter(self.agreed))]
@@ -96,18 +100,21 @@ class Session:
             self._pending -= 1
             self.peer.is_working = self._pending > 0
 
-    def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
-        """Answer at once."""
-        self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
+    def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
+        """Answer at once; returns the bytes of the payload."""
+        return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
 
     def refuse(self, request_id: int, error: AppError) -> None:
         """Say why a request is not carried out; a flood of refusals is logged once a second."""
+        self._server.metrics.refused(error.code)
         level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
         self._told_at = time.monotonic() if level == logging.WARNING else self._told_at
         log.log(level, "! %s refused, %s: %s", self.peer.name, error.code, printable(str(error), 300))
         self.send(Error.of(error, request_id))
 
-    def answer_later(self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int) -> None:
+    def answer_later(
+        self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, told: Told
+    ) -> None:
         """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them."""
 
         def has_room() -> bool:
@@ -124,7 +131,9 @@ class Session:
             self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
             self._writer.start()
         self.begin()
-        future.add_done_callback(lambda done: self._done.put(_Outstanding(request_id, done, to_result, held_bytes)))
+        future.add_done_callback(
+            lambda done: self._done.put(_Outstanding(request_id, done, to_result, held_bytes, told))
+        )
 
     def finish(self) -> None:
         """Wait until everything is answered."""
@@ -154,7 +163,7 @@ class Session:
 
     def _finish(self, found: "_Outstanding") -> None:
         try:
-            self._send_result(found.request_id, found.future, found.to_result)
+            self._send_result(found)
         except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
             log.info("! %s: %s", self.peer.name, printable(str(error), 300))
             self._hang_up(socket.SHUT_RDWR)
@@ -162,16 +171,17 @@ class Session:
             log.exception("! %s: a bug", self.peer.name)
             self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
 
-    def _send_result(self, request_id: int, future: "Future[Any]", to_result: ToResult) -> None:
+    def _send_result(self, found: "_Outstanding") -> None:
+        request_id = found.request_id
         try:
-            ran, queue_s = future.result()
+            ran, queue_s = found.future.result()
         except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
             self.refuse(request_id, error)
         except CancelledError:  # the edge has left, or we are leaving
             if self._server.is_stopping:
                 self.refuse(request_id, BusyError("the cloud is stopping"))
         else:
-            self.send(to_result(ran, queue_s), ran.arrays)
+            found.told(ran, queue_s, self.send(found.to_result(ran, queue_s), ran.arrays))
 
     def _hang_up(self, how: int) -> None:
         """Wake up the thread that receives: nothing more will come that could be answered."""

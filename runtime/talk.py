@@ -7,6 +7,7 @@ from models.graph import LayerGraph
 from net.connection import CONNECT_S, Connection, connect, refusal
 from net.messages import Error, Hello, Ready
 from net.tensors import Array
+from net.tls import ClientTls
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
 
@@ -29,13 +30,15 @@ def greet(
     layers: Mapping[str, int],
     ready_s: float,
     opened: Callable[[Connection], None] = lambda _: None,
+    tls: ClientTls | None = None,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
     `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
+    With `tls` the cloud has to prove who it is.
     Raises ConnectError, MismatchError and DeadlineError.
     """
-    connection = connect(*address, min(CONNECT_S, ready_s))
+    connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
     late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
     deadline = Deadline.after(ready_s, late)
     ready = {}

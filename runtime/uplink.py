@@ -19,6 +19,7 @@ from net.connection import Connection, Frame
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
 from net.tensors import Array
+from net.tls import ClientTls
 from runtime.talk import NOT_ASKED, are_outputs, greet
 from utils.deadline import Deadline
 from utils.errors import AppError, PeerClosedError, ProtocolError
@@ -129,12 +130,13 @@ class Uplink:
         ready_s: float,
         window: int,
         timeout_s: float,
+        tls: ClientTls | None = None,
     ) -> "Uplink":
         """Connect and agree on the networks, as `runtime.talk.greet` says.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds.
         """
-        connection, ready = greet(address, hellos, layers, ready_s, opened)
+        connection, ready = greet(address, hellos, layers, ready_s, opened, tls)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property

@@ -84,7 +84,7 @@ class CloudProcess:
 
 @contextmanager
 def running_cloud(
-    cache: Path, *arguments: str, script: str = "cloud_api.py", **environment: str
+    cache: Path, *arguments: str, script: str = "cloud_api.py", ends_with: int = 0, **environment: str
 ) -> Iterator[CloudProcess]:
     """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
     command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
@@ -99,7 +99,7 @@ def running_cloud(
     finally:
         process.terminate()
         process.communicate(timeout=40)
-    assert process.returncode == (-signal.SIGKILL if cloud.was_killed else 0)
+    assert process.returncode == (-signal.SIGKILL if cloud.was_killed else ends_with)
 
 
 @pytest.fixture(scope="session")

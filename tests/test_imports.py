@@ -68,6 +68,8 @@ def test_only_one_module_imports_torchvision() -> None:
         "runtime.tasks",
         "net.frames",
         "net.messages",
+        "net.penalties",
+        "net.refusals",
         "models.graph",
     ],
 )

@@ -24,6 +24,7 @@ VERSION = "0.1.0"
 MAX_PORT = 65535
 STDIN = 0
 MIN_PAYLOAD = 64 << 10
+MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
 DEFAULT_PORT = 9999
 T = TypeVar("T")
 
@@ -114,6 +115,24 @@ def add_place_flags(
     )
 
 
+def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """A certificate of one's own."""
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; goes with --tls-key")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM, without a password")
+
+
+def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
+    """Whom an edge trusts, and who it is itself."""
+    group = parser.add_argument_group("TLS")
+    group.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="speak TLS with a cloud whose certificate this one has signed, or is, and that bears the name of -i",
+    )
+    add_tls_flags(group)
+
+
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
     parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
@@ -171,6 +190,8 @@ def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: s
     """Those of the cloud that an edge starts for itself; None where the address of another one was given."""
     if options.ip is not None or options.port is not None:
         return None
+    if any(getattr(options, name, None) is not None for name in ("tls_ca", "tls_cert", "tls_key")):
+        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
     arguments = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
     if weights != "default":
         arguments += ["--weights", weights]
@@ -252,6 +273,15 @@ def port(text: str) -> int:
     return _whole(text, 0, MAX_PORT)
 
 
+def address(text: str) -> tuple[str, int]:
+    """An argument such as 127.0.0.1:9999, cloud.example:9999 or [::1]:9999."""
+    host, colon, number = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host, port(number)
+
+
 def positive_int(text: str) -> int:
     """An argument that is a whole number of at least 1."""
     return _whole(text, 1, 1_000_000)
@@ -327,6 +357,13 @@ def payload_size(text: str) -> int:
     """A size that the smallest messages and the probe of the link fit into."""
     if size(text) < MIN_PAYLOAD:
         raise argparse.ArgumentTypeError(f"{text!r}: at least {MIN_PAYLOAD >> 10} KiB are needed")
+    return size(text)
+
+
+def header_size(text: str) -> int:
+    """A size that the greetings of large networks fit into."""
+    if not MIN_HEADER <= size(text) <= MAX_HEADER:
+        raise argparse.ArgumentTypeError(f"{text!r}: {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB are possible")
     return size(text)
 
 

@@ -1,0 +1,72 @@
+"""What a cloud counts, as hooks: who keeps the figures is somebody else's affair (runtime.prometheus), or nobody's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the seconds of one answered request went."""
+
+    queue_s: float
+    decode_s: float
+    compute_s: float
+    """Of the batch that it was computed in."""
+    whole_s: float
+    """From its first byte to when the kernel had taken the answer."""
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """What can be looked at in any moment."""
+
+    connections: Callable[[], float]
+    waiting: Callable[[], float]
+    load: Callable[[], float]
+
+
+class Metrics(Protocol):
+    """Is told what happens, in any thread."""
+
+    def connected(self) -> None:
+        """A connection was let in."""
+
+    def refused(self, code: str) -> None:
+        """A connection or a request was refused."""
+
+    def received(self, model: str, payload: Mapping[str, int]) -> None:
+        """A request for a network is whole and goes in line; `payload` is bytes by codec."""
+
+    def answered(self, model: str, spent: Spent, payload: Mapping[str, int]) -> None:
+        """An answer has left."""
+
+    def watch(self, gauges: Gauges) -> None:
+        """From now on these can be looked at."""
+
+
+class NoMetrics:
+    """Keeps nothing."""
+
+    def connected(self) -> None:
+        """Nothing."""
+
+    def refused(self, code: str) -> None:
+        """Nothing."""
+
+    def received(self, model: str, payload: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def answered(self, model: str, spent: Spent, payload: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def watch(self, gauges: Gauges) -> None:
+        """Nothing."""
+
+
+def bytes_by_codec(header: Mapping[str, Any]) -> dict[str, int]:
+    """How many bytes each codec has in the payload of a frame whose tensors were read."""
+    found: dict[str, int] = {}
+    for _, _, codec, buffer in header.get("tensors", []):
+        found[codec] = found.get(codec, 0) + header["buffers"][buffer]
+    return found

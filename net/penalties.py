@@ -1,0 +1,146 @@
+"""Whom a cloud lets in: failures of a source add up to a time in which it is turned away, as OpenSSH does it.
+
+Pure, no clock and no socket: every method is told the moment. A source is an IPv4 address or an IPv6 /64, which one
+customer has. Each failure adds seconds to the moment until which the source is penalised. Below `least_s` from now
+nothing follows from that, so one mistake costs nothing; from there on the source is turned away until that moment, at
+most `most_s` away. Time is what takes penalties back.
+"""
+
+import ipaddress
+from dataclasses import dataclass, field
+from enum import Enum
+
+IPV6_BITS = 64
+
+
+class Fault(Enum):
+    """What a source did."""
+
+    TOKEN = "token"
+    """A wrong token."""
+    GARBAGE = "garbage"
+    """What is no frame, no TLS, or no conversation."""
+    SILENCE = "silence"
+    """No HELLO in time."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How much is too much. Times in seconds."""
+
+    token_s: float = 5.0
+    garbage_s: float = 5.0
+    silence_s: float = 10.0
+    least_s: float = 15.0
+    most_s: float = 600.0
+    most_sources: int = 4096
+    """That are remembered: the one whose penalty ends first is forgotten for a new one."""
+    most_connections: int = 16
+    """Of one source."""
+    spares_loopback: bool = True
+
+    def seconds(self, fault: Fault) -> float:
+        """What a failure adds."""
+        return {Fault.TOKEN: self.token_s, Fault.GARBAGE: self.garbage_s, Fault.SILENCE: self.silence_s}[fault]
+
+
+@dataclass(frozen=True)
+class Denial:
+    """Why a source is not let in."""
+
+    code: str
+    text: str
+    retry_after_s: float = 0.0
+
+
+_GARBAGE = frozenset({"BAD_MAGIC", "TOO_LARGE", "MALFORMED", "PROTOCOL", "TLS"})
+
+
+def fault_of(code: str, *, is_known: bool) -> Fault | None:
+    """What an error that ended a connection says of the other side; `is_known` from its first good HELLO on.
+
+    To leave inside a frame, to differ in version or weights, or to be idle or slow later, is no fault.
+    """
+    if code == "TOKEN":
+        return Fault.TOKEN
+    if code in _GARBAGE:
+        return Fault.GARBAGE
+    return Fault.SILENCE if code == "DEADLINE" and not is_known else None
+
+
+@dataclass
+class _Penalty:
+    until: float
+    is_active: bool = False
+
+
+@dataclass
+class Door:
+    """Remembers sources: their penalties, and how many connections they have. Not for two threads at once."""
+
+    policy: Policy = field(default_factory=Policy)
+    _penalties: dict[str, _Penalty] = field(default_factory=dict)
+    _open: dict[str, int] = field(default_factory=dict)
+
+    def admit(self, address: str, now: float) -> Denial | None:
+        """Count a new connection of this address, or say why there may be none. What is counted has to `leave`."""
+        source = self._source(address)
+        if source is None:
+            return None
+        left = self._penalised_s(source, now)
+        if left > 0:
+            return Denial("PENALTY", "too many failures from your address, try again later", left)
+        if self._open.get(source, 0) >= self.policy.most_connections:
+            return Denial("BUSY", f"your address has {self.policy.most_connections} connections (--max-per-source)")
+        self._open[source] = self._open.get(source, 0) + 1
+        return None
+
+    def leave(self, address: str) -> None:
+        """A connection that was admitted has ended."""
+        source = self._source(address)
+        if source is not None:
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
+
+    def penalise(self, address: str, fault: Fault, now: float) -> float:
+        """Remember a failure; returns for how many seconds the source is turned away now, 0 for not at all."""
+        source, policy = self._source(address), self.policy
+        if source is None:
+            return 0.0
+        known = self._penalties.get(source)
+        if known is None or known.until <= now:
+            self._make_room(now)
+            known = self._penalties[source] = _Penalty(now)
+        known.until = min(known.until + policy.seconds(fault), now + policy.most_s)
+        known.is_active = known.is_active or known.until - now >= policy.least_s
+        return self._penalised_s(source, now)
+
+    def _penalised_s(self, source: str, now: float) -> float:
+        known = self._penalties.get(source)
+        return max(0.0, known.until - now) if known is not None and known.is_active else 0.0
+
+    def _make_room(self, now: float) -> None:
+        known = self._penalties
+        if len(known) < self.policy.most_sources:
+            return
+        for source in [source for source, penalty in known.items() if penalty.until <= now]:
+            del known[source]
+        if len(known) >= self.policy.most_sources:
+            del known[min(known, key=lambda source: known[source].until)]
+
+    def _source(self, address: str) -> str | None:
+        """Whom an address belongs to; None for one that is spared."""
+        return source_of(address, spares_loopback=self.policy.spares_loopback)
+
+
+def source_of(address: str, *, spares_loopback: bool) -> str | None:
+    """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = parsed.ipv4_mapped or parsed
+    if spares_loopback and parsed.is_loopback:
+        return None
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, IPV6_BITS), strict=False))

@@ -1,0 +1,23 @@
+"""What the refusals of a cloud mean on the edge: which error they become there, and so which exit code. Pure."""
+
+from net.messages import Error
+from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
+from utils.units import printable
+
+_REFUSALS: dict[str, type[AppError]] = {
+    "MISMATCH": MismatchError,
+    "VERSION": MismatchError,
+    "UNKNOWN_MODEL": MismatchError,
+    "TOKEN": ConnectError,
+    "BUSY": ConnectError,
+    "TLS": ConnectError,
+    "PENALTY": ConnectError,
+    "DEADLINE": DeadlineError,
+    "USAGE": UsageError,
+}
+
+
+def refusal(error: Error) -> AppError:
+    """What an ERROR of the cloud means on the edge."""
+    kind = _REFUSALS.get(error.code, AppError)
+    return kind(f"the cloud refused ({printable(error.code, 32)}): {printable(error.text, 300)}")

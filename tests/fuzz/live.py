@@ -1,0 +1,142 @@
+"""Garbage ends the connection that it came on with a refusal by name, and nothing else: a whole live cloud.
+
+A real cloud serves le_net in this process, over real sockets on loopback. Whatever is sent, all that comes back is
+frames of the protocol, none of them says INTERNAL, every connection ends, and a good edge still gets the right answer.
+"""
+
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from models import inputs, registry, weights
+from net.connection import Connection
+from net.frames import FrameType
+from net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
+from net.tensors import Array
+from runtime.cloud import Cloud, CloudConfig
+from runtime.executor import Network, prepare
+from tests.fuzz.targets import mutate
+from tests.test_frames import encode
+from utils.deadline import Deadline
+from utils.errors import PeerClosedError
+
+SLOW_S = 10.0
+ANSWERS = frozenset(
+    {FrameType.READY, FrameType.RESULT, FrameType.PROBED, FrameType.STATE, FrameType.ERROR}
+)  # what a cloud may say
+
+
+@dataclass
+class Live:
+    """A cloud to be attacked, and what it has said."""
+
+    address: tuple[str, int]
+    subject: Network
+    said: Counter[str] = field(default_factory=Counter)
+    worst_s: float = 0.0
+
+    @property
+    def hello(self) -> bytes:
+        """A good greeting."""
+        loaded, graph = self.subject.loaded, self.subject.traced.graph
+        return encode(Hello("le_net", loaded.digest, graph.digest, ["raw"], ""), [])
+
+    @property
+    def x(self) -> Array:
+        """A good input."""
+        return np.asarray(self.subject.example.tensor)
+
+    @property
+    def seeds(self) -> list[bytes]:
+        """Good frames, to be broken."""
+        whole = [[1, len(self.subject.traced.graph.layers)]]
+        frames = [encode(Infer(1, whole, 5.0), [self.x]), encode(Infer(2, [[3, 5], [7, 9]], 5.0, "le_net"), [self.x])]
+        return [self.hello, *frames, encode(Probe(1, 256), []), encode(Status(), [])]
+
+    def attack(self, data: bytes) -> bool:
+        """Send bytes and hear the cloud out; returns whether it took them without a refusal."""
+        started = time.perf_counter()
+        before = self.said["ERROR"]
+        with socket.create_connection(self.address, timeout=SLOW_S) as sock:
+            connection = Connection(sock)
+            try:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:  # it has refused a part already
+                self.said["closed while sending"] += 1
+            try:
+                while True:
+                    self._hear(connection)
+            except PeerClosedError:
+                pass
+        self.worst_s = max(self.worst_s, time.perf_counter() - started)
+        return self.said["ERROR"] == before
+
+    def _hear(self, connection: Connection) -> None:
+        frame = connection.receive(Deadline.after(SLOW_S, "the cloud neither answers nor hangs up"))
+        assert frame.kind in ANSWERS
+        self.said[frame.kind.name] += 1
+        if frame.kind is FrameType.ERROR:
+            error = from_header(Error, frame.header)
+            assert error.code != "INTERNAL", "a bug of the cloud"
+            self.said[error.code] += 1
+
+    def random_frame(self, rng: random.Random) -> bytes:
+        """Random bytes, half of them behind a good greeting."""
+        return (self.hello if rng.random() < 0.5 else b"") + rng.randbytes(rng.randrange(1, 200))
+
+    def flipped_frame(self, rng: random.Random) -> bytes:
+        """A good frame with up to three bits flipped, behind a good greeting where it is no greeting."""
+        seeds = self.seeds
+        number = rng.randrange(len(seeds))
+        data = bytearray(seeds[number])
+        for _ in range(rng.randrange(1, 4)):
+            # half of the flips where the structure is: a flipped bit of a tensor is a good tensor
+            data[rng.randrange(min(len(data), 250) if rng.random() < 0.5 else len(data))] ^= 1 << rng.randrange(8)
+        return (b"" if number == 0 else self.hello) + bytes(data)
+
+    def broken_session(self, rng: random.Random) -> bytes:
+        """Several frames, some of them broken in any way."""
+        parts = [mutate(rng, self.seeds) if rng.random() < 0.4 else rng.choice(self.seeds) for _ in range(4)]
+        return self.hello + b"".join(parts)
+
+    def assert_serves(self) -> None:
+        """A good edge gets the right answer."""
+        with socket.create_connection(self.address, timeout=SLOW_S) as sock:
+            connection = Connection(sock)
+            sock.sendall(self.hello + self.seeds[1])
+            deadline = Deadline.after(SLOW_S, "a good edge was not served")
+            assert connection.receive(deadline).kind is FrameType.READY
+            frame = connection.receive(deadline)
+            frame.read(Result)
+            expected = self.subject.loaded.model(self.subject.example.tensor)
+            np.testing.assert_allclose(frame.arrays()[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@contextmanager
+def live_cloud(folder: Path) -> Iterator[Live]:
+    """A cloud of this process."""
+    config = CloudConfig(port=0, threads=2, models=("le_net",), cache_dir=folder, hello_s=5.0, request_s=10.0)
+    cloud = Cloud(config)
+    address = cloud.server.open()
+    thread = threading.Thread(target=cloud.server.serve)
+    thread.start()
+    entry = registry.find("le_net")
+    subject = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+    try:
+        live = Live(address, subject)
+        live.assert_serves()
+        yield live
+        live.assert_serves()
+    finally:
+        cloud.server.stop()
+        thread.join()
+        cloud.close()

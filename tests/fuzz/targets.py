@@ -1,0 +1,115 @@
+"""Garbage gives what the specification allows or a protocol error, and nothing else: the pure parts of the wire.
+
+A target takes any bytes. It returns whether they were accepted, and raises where the invariant does not hold.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from net import plain_pickle, tensors
+from net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
+from net.messages import (
+    Error,
+    Hello,
+    Infer,
+    Message,
+    Probe,
+    Probed,
+    Ready,
+    Result,
+    State,
+    Status,
+    from_header,
+    to_header,
+)
+from utils.errors import ProtocolError
+
+LIMITS = Limits(payload_bytes=1 << 20)
+PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)
+KINDS: tuple[type[Any], ...] = (Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State)
+
+Target = Callable[[bytes], bool]
+
+
+def prefix(data: bytes) -> bool:
+    """20 bytes are a prefix within the limits, or refused."""
+    try:
+        found = parse_prefix(data[:PREFIX_BYTES].ljust(PREFIX_BYTES, b"\0"), LIMITS)
+    except ProtocolError:
+        return False
+    assert isinstance(found.kind, FrameType)
+    assert 0 <= found.header_bytes <= LIMITS.header_bytes
+    assert 0 <= found.payload_bytes <= LIMITS.payload_bytes
+    return True
+
+
+def header(data: bytes) -> bool:
+    """Bytes are a tree of plain data that is no larger than they are, or refused."""
+    try:
+        value = plain_pickle.loads(data)
+    except ProtocolError:
+        return False
+    assert count_plain(value) <= len(data)
+    return True
+
+
+def count_plain(value: Any) -> int:
+    """Nodes of a tree; fails for anything that is not plain data."""
+    assert type(value) in PLAIN, type(value)
+    if isinstance(value, dict):
+        assert all(type(key) is str for key in value)
+        return 1 + sum(map(count_plain, value.values()))
+    return 1 + sum(map(count_plain, value)) if isinstance(value, list | tuple) else 1
+
+
+def messages(data: bytes) -> bool:
+    """A header is a message that can be written and read again, or refused, whatever kind it is taken for."""
+    try:
+        value = plain_pickle.loads(data)
+    except ProtocolError:
+        return False
+    accepted = False
+    for kind in KINDS:
+        try:
+            found: Message = from_header(kind, value)
+        except ProtocolError:
+            continue
+        assert from_header(kind, to_header(found)) == found
+        accepted = True
+    return accepted
+
+
+def payload(data: bytes) -> bool:
+    """A header and a payload are arrays that lie within the payload, or refused."""
+    length = data[0] * 4 if data else 0
+    try:
+        value = plain_pickle.loads(data[1 + length :])
+        arrays = tensors.view(value if isinstance(value, dict) else {}, memoryview(data[1 : 1 + length]), LIMITS)
+    except ProtocolError:
+        return False
+    assert sum(array.nbytes for array in arrays) <= max(length, 0)
+    return bool(arrays)
+
+
+TARGETS: dict[str, Target] = {"prefix": prefix, "header": header, "messages": messages, "payload": payload}
+
+
+def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Random bytes, or a good example with bits flipped, bytes cut out, doubled or replaced."""
+    if rng.random() < 0.2:
+        return rng.randbytes(rng.randrange(200))
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
+        where = rng.randrange(len(data)) if data else 0
+        end = min(len(data), where + rng.randrange(1, 9))
+        choice = rng.randrange(4)
+        if choice == 0 and data:
+            data[where] ^= 1 << rng.randrange(8)
+        elif choice == 1:
+            del data[where:end]
+        elif choice == 2:
+            data[where:where] = data[where:end]
+        else:
+            data[where:end] = rng.randbytes(end - where)
+    return bytes(data)

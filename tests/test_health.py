@@ -1,0 +1,125 @@
+"""Asking a cloud how it is, and how it ends: real processes with requests in hand."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from net.connection import Connection, connect
+from net.messages import Error, Hello, Probe, State, Status, from_header
+from runtime import health
+from runtime.executor import Network
+from tests.conftest import CloudProcess, run_script, running_cloud
+from tests.test_hostile import greet, hello_of
+from utils.deadline import Deadline
+from utils.errors import ConnectError
+
+LOCAL = "127.0.0.1"
+
+
+def soon(seconds: float = 30.0) -> Deadline:
+    return Deadline.after(seconds, "the test")
+
+
+@contextmanager
+def loading(cloud: CloudProcess) -> Iterator[Connection]:
+    """A connection for which the cloud is loading a network, which takes a second or more."""
+    with closing(connect(LOCAL, cloud.port, 5.0)) as connection:
+        connection.send(Hello("alex_net", "", "", [], ""), soon())
+        time.sleep(0.2)
+        yield connection
+
+
+def test_a_healthy_cloud_says_so_in_one_line_and_in_one_document(cloud: CloudProcess) -> None:
+    started = time.monotonic()
+    line = run_script("cloud_api.py", "--health", f"{LOCAL}:{cloud.port}")
+    took_s = time.monotonic() - started
+    assert (line.code, len(line.stdout.splitlines()), line.stderr) == (0, 1, "")
+    assert line.stdout.startswith("healthy")
+    assert took_s < 1.5  # 0.2 s on an idle machine
+    document = run_script("tasks_cloud_api.py", "--health", f"{LOCAL}:{cloud.port}", "--json").document
+    assert document["healthy"] is True
+    assert {"load", "queue_s", "waiting", "max_queue", "connections", "draining"} <= document.keys()
+
+
+def test_asking_loads_no_torch() -> None:
+    code = (
+        "import sys, cloud_api; code = cloud_api.main(['--health', '127.0.0.1:1']);"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    assert run_script("-c", code).code == 3
+
+
+def test_nobody_there_is_code_3(cloud: CloudProcess) -> None:
+    done = run_script("cloud_api.py", "--health", f"{LOCAL}:1", "--json")
+    assert (done.code, done.document["error"]["code"]) == (3, "CANNOT_CONNECT")
+    assert run_script("cloud_api.py", "--health", "nonsense").code == 2
+
+
+def test_before_hello_only_status_is_answered(cloud: CloudProcess) -> None:
+    with closing(connect(LOCAL, cloud.port, 5.0)) as connection:
+        for _ in range(3):
+            connection.send(Status(), soon())
+            assert connection.receive(soon()).read(State).draining is False
+        connection.send(Probe(1, 0), soon())
+        assert from_header(Error, connection.receive(soon()).header).code == "PROTOCOL"
+
+
+def test_what_is_no_cloud_is_unhealthy_and_code_1() -> None:
+    with socket.create_server((LOCAL, 0)) as listener:
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                while sock.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = run_script("cloud_api.py", "--health", f"{LOCAL}:{listener.getsockname()[1]}")
+        thread.join()
+    assert (done.code, done.stdout.startswith("unhealthy: not this protocol")) == (1, True)
+
+
+def test_a_stopping_cloud_finishes_what_is_in_hand_and_says_that_it_is_stopping(cache: Path) -> None:
+    with running_cloud(cache) as cloud, loading(cloud) as busy:
+        cloud.stop()
+        time.sleep(0.3)
+        found = health.ask(LOCAL, cloud.port, "", None)
+        assert (found.is_healthy, found.reason) == (False, "the cloud is stopping")
+        assert found.state is not None
+        with pytest.raises(ConnectError, match="stopping"):
+            greet(cloud, Hello("le_net", "", "", [], ""))
+        assert from_header(Error, busy.receive(soon()).header).code == "MISMATCH"  # the answer, not the end
+        assert cloud.process.wait(timeout=10) == 0
+
+
+def test_a_drain_ends_when_its_time_is_over(cache: Path, network: Callable[[str], Network]) -> None:
+    """An edge that takes no answer keeps its request in hand for ever."""
+    subject = network("le_net")
+    with running_cloud(cache, "--drain-timeout", "700ms") as cloud, closing(greet(cloud, hello_of(subject))) as edge:
+        edge.send(Probe(1, 0), soon())
+        for number in range(1, 9):
+            edge.send(Probe(number, 4 << 20), soon())  # and never reads
+        time.sleep(0.5)
+        started = time.monotonic()
+        cloud.stop()
+        assert cloud.process.wait(timeout=10) == 0
+        assert 0.6 < time.monotonic() - started < 4
+
+
+def test_a_second_sigterm_ends_at_once(cache: Path) -> None:
+    with running_cloud(cache, ends_with=-signal.SIGTERM) as cloud, loading(cloud):
+        cloud.stop()
+        time.sleep(0.2)
+        assert cloud.process.poll() is None
+        started = time.monotonic()
+        cloud.process.terminate()
+        cloud.process.wait(timeout=5)
+        assert time.monotonic() - started < 1

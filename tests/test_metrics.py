@@ -1,0 +1,97 @@
+"""The figures of a cloud: exact after a few requests, and no cost for who does not want them."""
+
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from net.connection import Connection
+from net.messages import Infer, Result
+from net.metrics import Gauges, Spent, bytes_by_codec
+from net.tensors import describe
+from runtime.executor import Network
+from runtime.prometheus import PrometheusMetrics
+from tests.conftest import run_script, running_cloud
+from tests.test_hostile import answer, greet, hello_of, raw_socket, soon
+
+
+def figures(text: str) -> dict[str, float]:
+    """What a scrape says: the value of every line."""
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def infer(connection: Connection, subject: Network, request_id: int) -> int:
+    """One request for everything; returns the bytes of the answer."""
+    x = np.asarray(subject.example.tensor)
+    connection.send(Infer(request_id, [[1, len(subject.traced.graph.layers)]], 30.0), soon(), [x])
+    frame = connection.receive(soon())
+    frame.read(Result)
+    return frame.payload.nbytes
+
+
+def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[str], Network]) -> None:
+    subject, port = network("le_net"), free_port()
+    bytes_in = np.asarray(subject.example.tensor).nbytes
+    with running_cloud(cache, "--metrics-port", str(port)) as cloud, closing(greet(cloud, hello_of(subject))) as edge:
+        bytes_out = [infer(edge, subject, number) for number in range(1, 4)]
+        edge.send(Infer(4, [[1, 99]], 30.0), soon(), [np.zeros(1, np.float32)])
+        edge.receive(soon())
+        with raw_socket(cloud) as sock:
+            sock.sendall(bytes(40))
+            assert answer(sock) == "BAD_MAGIC"
+        time.sleep(0.1)  # an answer is counted when it has left, which may be after it has come
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            seen = figures(reply.read().decode())
+    assert seen['edgecloud_requests_total{model="le_net"}'] == 3
+    assert seen['edgecloud_answers_total{model="le_net"}'] == 3
+    assert seen['edgecloud_payload_bytes_total{codec="raw",direction="in"}'] == 3 * bytes_in
+    assert seen['edgecloud_payload_bytes_total{codec="raw",direction="out"}'] == sum(bytes_out)
+    assert seen['edgecloud_refusals_total{code="BAD_REQUEST"}'] == 1
+    assert seen['edgecloud_refusals_total{code="BAD_MAGIC"}'] == 1
+    assert seen["edgecloud_connections_total"] == 2
+    assert seen["edgecloud_open_connections"] == 1
+    assert seen["edgecloud_queue_length"] == 0
+    assert seen["edgecloud_load"] >= 1
+    parts = [seen[f'edgecloud_{part}_seconds_sum{{model="le_net"}}'] for part in ("queue", "decode", "compute")]
+    assert seen['edgecloud_request_seconds_count{model="le_net"}'] == 3
+    assert 0 < sum(parts) <= seen['edgecloud_request_seconds_sum{model="le_net"}']
+
+
+def test_who_wants_no_figures_loads_nothing_for_them() -> None:
+    code = "import sys, runtime.serve, runtime.cloud; sys.exit('prometheus_client' in sys.modules)"
+    assert run_script("-c", code).code == 0
+
+
+def test_two_clouds_in_one_process_do_not_count_together() -> None:
+    one, two = PrometheusMetrics(), PrometheusMetrics()
+    for metrics in (one, two):
+        metrics.watch(Gauges(lambda: 1, lambda: 2, lambda: 3))
+    one.connected()
+    one.refused("BUSY")
+    one.received("m", {"raw": 10})
+    one.answered("m", Spent(0.1, 0.2, 0.3, 0.7), {"raw": 5})
+    assert one.registry.get_sample_value("edgecloud_connections_total") == 1
+    assert two.registry.get_sample_value("edgecloud_connections_total") == 0
+    assert two.registry.get_sample_value("edgecloud_queue_length") == 2
+
+
+def test_a_port_that_is_taken_is_one_line_and_code_3() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run_script("cloud_api.py", "-p", "0", "--metrics-port", str(taken.getsockname()[1]))
+    assert (done.code, len(done.stderr.splitlines())) == (3, 1)
+
+
+def test_bytes_are_counted_by_codec() -> None:
+    header, _ = describe([np.zeros(3, np.float32), np.zeros((2, 2), np.uint8)])
+    assert bytes_by_codec(header) == {"raw": 16}
+    assert bytes_by_codec({}) == {}

@@ -1,0 +1,205 @@
+"""The server's door: who is turned away, how, and what the log says of it. Loopback is penalised here."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from net.connection import Connection, connect
+from net.frames import pack_prefix
+from net.messages import Error, Hello, Infer, Probe, Probed, from_header
+from net.penalties import Policy
+from net.server import LINES_A_SECOND, Peer, RefusalLog, Server
+from runtime.cloud_flags import build_parser
+from runtime.executor import Network
+from tests.conftest import running_cloud
+from tests.test_hostile import greet, hello_of
+from utils.deadline import Deadline
+from utils.errors import AppError, ConnectError, PeerClosedError
+
+STRICT = Policy(garbage_s=0.3, silence_s=0.5, least_s=0.5, most_connections=3, spares_loopback=False)
+
+
+def soon(seconds: float = 5.0) -> Deadline:
+    return Deadline.after(seconds, "the test")
+
+
+def answer_probes(peer: Peer) -> None:
+    """A whole conversation."""
+    while True:
+        frame = peer.connection.receive(Deadline.after(0.5, "no HELLO came"))
+        peer.connection.send(Probed(frame.read(Probe).id), soon())
+        peer.is_known = True
+
+
+@contextmanager
+def serving(policy: Policy) -> Iterator[int]:
+    """A server in a thread; gives its port."""
+    server = Server("127.0.0.1", 0, answer_probes, policy=policy)
+    _, port = server.open()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield port
+    finally:
+        server.stop()
+        thread.join()
+
+
+def say(port: int, data: bytes) -> Error:
+    """Send something and read the refusal."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+        raw.sendall(data)
+        return from_header(Error, Connection(raw).receive(soon()).header)
+
+
+def probe(port: int) -> None:
+    """What a good edge does."""
+    connection = connect("127.0.0.1", port, 2.0)
+    try:
+        connection.send(Probe(1, 0), soon())
+        connection.receive(soon()).read(Probed)
+    finally:
+        connection.close()
+
+
+def test_garbage_is_turned_away_at_the_door_until_the_penalty_is_over() -> None:
+    with serving(STRICT) as port:
+        assert [say(port, bytes(40)).code for _ in range(2)] == ["BAD_MAGIC"] * 2
+        started = time.monotonic()
+        denial = say(port, bytes(40))
+        assert (denial.code, 0 < denial.retry_after_s <= 0.6) == ("PENALTY", True)
+        assert time.monotonic() - started < 0.3
+        with pytest.raises(ConnectError, match=r"the cloud refused \(PENALTY\)"):
+            probe(port)
+        time.sleep(denial.retry_after_s)
+        probe(port)
+
+
+def test_a_flood_of_who_is_turned_away_holds_nobody_up_and_takes_no_threads() -> None:
+    with serving(STRICT) as port:
+        for _ in range(2):
+            say(port, bytes(40))
+        before, started, refused = threading.active_count(), time.monotonic(), 0
+        while time.monotonic() - started < 0.3:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+                refused += b"PENALTY" in raw.recv(4096)
+        assert refused > 50
+        assert threading.active_count() <= before
+        time.sleep(0.5)
+        probe(port)
+
+
+def test_silence_is_a_fault_and_leaving_is_none() -> None:
+    with serving(replace(STRICT, most_connections=64)) as port:
+        for _ in range(8):
+            socket.create_connection(("127.0.0.1", port)).close()
+            with socket.create_connection(("127.0.0.1", port)) as raw:
+                raw.sendall(b"ECCI")
+        probe(port)
+        assert say(port, b"").code == "DEADLINE"
+        assert say(port, b"").code == "PENALTY"
+
+
+def test_loopback_is_spared_unless_it_is_wanted() -> None:
+    with serving(Policy(garbage_s=100, most_connections=1)) as port:
+        assert [say(port, bytes(40)).code for _ in range(5)] == ["BAD_MAGIC"] * 5
+        probe(port)
+
+
+def test_one_source_has_no_more_connections_than_it_may() -> None:
+    with serving(STRICT) as port:
+        held = [connect("127.0.0.1", port, 2.0) for _ in range(3)]
+        for connection in held:
+            connection.send(Probe(1, 0), soon())
+            connection.receive(soon()).read(Probed)
+        with pytest.raises(ConnectError, match="--max-per-source"):
+            probe(port)
+        held.pop().close()
+        end = time.monotonic() + 2
+        while True:
+            try:
+                probe(port)
+                break
+            except AppError:
+                assert time.monotonic() < end
+        for connection in held:
+            connection.close()
+
+
+def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    refusals = RefusalLog(lambda: now[0])
+    with caplog.at_level(logging.WARNING, "net.server"):
+        for number in range(1000):
+            refusals.tell("refusal %d", number)
+        assert len(caplog.records) == LINES_A_SECOND
+        now[0] += 1.0
+        refusals.tell("refusal %d", 1000)
+    assert [record.getMessage() for record in caplog.records[-2:]] == [
+        f"! {1000 - LINES_A_SECOND} further refusals were not written",
+        "refusal 1000",
+    ]
+
+
+def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], Network]) -> None:
+    hello = hello_of(network("le_net"), "wrong guess")
+    with running_cloud(cache, "--penalise-loopback", EDGE_CLOUD_TOKEN="a good secret") as cloud:
+        seen = []
+        for _ in range(5):
+            connection = connect("127.0.0.1", cloud.port, 5.0)
+            try:
+                connection.send(hello, soon())
+                seen.append(from_header(Error, connection.receive(soon()).header).code)
+            except (ConnectError, PeerClosedError) as error:
+                seen.append("PENALTY" if "PENALTY" in str(error) else str(error))
+            connection.close()
+        assert seen == ["TOKEN"] * 4 + ["PENALTY"]  # the first of them is a little forgotten by the third
+
+
+LIMITS = {
+    "--max-payload": "64MiB",
+    "--max-header": "64KiB",
+    "--max-tensors": 64,
+    "--max-network-bytes": "4GiB",
+    "--max-connections": 64,
+    "--max-per-source": 16,
+    "--max-penalty": "10min",
+    "--max-queue": 32,
+    "--hello-timeout": "10s",
+    "--idle-timeout": "10min",
+    "--timeout": "120s",
+    "--drain-timeout": "30s",
+    "--min-rate": "1kB",
+}
+
+
+def test_every_limit_is_a_flag_with_its_default_in_the_help() -> None:
+    words = " ".join(build_parser("cloud_api.py", "", 1).format_help().split())
+    for flag, default in LIMITS.items():
+        described = words[words.rindex(f"{flag} ") :]
+        assert f"(default: {default})" in described.partition(" --")[0], flag
+
+
+def test_limits_that_were_given_are_kept(cache: Path, network: Callable[[str], Network]) -> None:
+    subject = network("le_net")
+    flags = ("--max-header", "4KiB", "--max-tensors", "1", "--max-payload", "64KiB", "--idle-timeout", "500ms")
+    with running_cloud(cache, *flags) as cloud:
+        assert say(cloud.port, pack_prefix(Hello.TYPE, 4097, 0)).code == "TOO_LARGE"
+        assert say(cloud.port, pack_prefix(Infer.TYPE, 10, (64 << 10) + 1)).code == "TOO_LARGE"
+        edge = greet(cloud, hello_of(subject))
+        with pytest.raises(AppError, match="idle for"):
+            edge.receive(soon()).read(Probed)
+        edge.close()
+        edge = greet(cloud, hello_of(subject))
+        edge.send(Infer(1, [[1, 2]], 1.0), soon(), [np.zeros(1, np.uint8)] * 2)
+        with pytest.raises(AppError, match="2 tensors, the limit is 1"):
+            edge.receive(soon()).read(Probed)
+        edge.close()
