@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="on",
         help="finish here what the cloud does not answer in time; off: that is an error",
     )
+    cli.add_edge_tls_flags(parser)
     cli.add_emulation_flags(parser)
     return parser
 
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from net.security import read_token
+    from net.tls import client_tls
     from partition.decide import goal_of
     from predictor.store import default_folder
     from runtime.edge import EdgeConfig
@@ -103,6 +105,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         power=options.power,
         radio=options.radio,
         token=read_token(options.token_file),
+        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
     )
 
 

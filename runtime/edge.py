@@ -16,6 +16,7 @@ from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
 from net.tensors import RAW, Array
+from net.tls import ClientTls
 from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
@@ -65,6 +66,7 @@ class EdgeConfig:
     power: str = energy.DEFAULT_PROFILE
     radio: str = energy.DEFAULT_RADIO
     token: str = ""
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Edge:
     cloud: Cloud | None = None
     ready: Ready | None = None
     """What the cloud said first; it stays where the connection does not."""
+    tls: ClientTls | None = None
+    """Whom it trusts to be its cloud; None is without TLS."""
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up; what is not named travels as it is."""
 
@@ -145,7 +149,7 @@ class Edge:
         set_threads(1 if config.cpu_share is not None else config.threads)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        return cls(entry, network, TorchExecutor(network, device, share))
+        return cls(entry, network, TorchExecutor(network, device, share), tls=config.tls)
 
     @property
     def graph(self) -> LayerGraph:
@@ -168,7 +172,7 @@ class Edge:
         """The same, for whoever decides later whether that cloud is taken. `opened` is given the connection early."""
         hello = self.hello(token)
         layers = {hello.model: len(self.graph.layers)}
-        connection, ready = greet((host, port), [hello], layers, timeout_s, opened)
+        connection, ready = greet((host, port), [hello], layers, timeout_s, opened, self.tls)
         return Cloud(connection, ready[hello.model])
 
     def status(self, timeout_s: float) -> State:
