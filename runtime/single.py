@@ -23,7 +23,7 @@ from partition.packing import Allowed
 from runtime import calibration
 from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
+from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.packing import AUTO, Wanted, packing_of
 from runtime.power import PowerChoice
@@ -139,11 +139,8 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
         link, plan = _plan(edge, found.times.seconds, config, power, progress)
         chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
-        both = (
-            tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends)
-            if config.compare and not plan.failure
-            else ()
-        )
+        is_compared = config.compare and not plan.failure
+        both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends if is_compared)
         metered = Metered()
         runs, reconnects = _run(edge, address, (chosen, *both), plan, found.times.seconds, config, progress)
         metered.stop()
@@ -173,37 +170,39 @@ def _plan(
     edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Progress
 ) -> tuple[LinkEstimate | None, Plan]:
     """Measure the link and decide; where the cloud is lost over it everything runs here, unless that is not wanted."""
+    if edge.cloud is None:
+        return None, _alone(edge, edge_s)
     try:
-        link = _link(edge, config, progress)
-        return link, _decide(edge, edge_s, link, config, power)
+        link = _link(edge.cloud, config, progress)
+        state = edge.status(config.timeout_s)
     except AppError as error:
-        if not config.fallback or edge.cloud is None:
+        if not config.fallback:
             raise
         edge.close()
         why = printable(str(error), 200)
         log.warning("everything runs here: the cloud was lost while its link was measured: %s", why)
-        return None, replace(_decide(edge, edge_s, None, config, power), failure=why)
+        return None, replace(_alone(edge, edge_s), failure=why)
+    return link, _decide(edge, problem_of(edge, edge_s, link, state), config, power)
 
 
-def _link(edge: Edge, config: EdgeConfig, progress: Progress) -> LinkEstimate | None:
-    if edge.cloud is None:
-        return None
+def _link(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
     progress("probing the link", 0.0)
-    prober = Prober(edge.cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
+    prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
     if config.bandwidth is not None:
         return LinkEstimate(config.bandwidth, config.bandwidth, prober.round_trip(), "given")
     return prober.estimate()
 
 
-def _decide(
-    edge: Edge, edge_s: Sequence[float], link: LinkEstimate | None, config: EdgeConfig, power: PowerChoice
-) -> Plan:
+def _alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
+    """Without a cloud there is nothing to choose."""
+    alone = chain.all_edge(edge.graph, edge_s)
+    parts = parts_of(edge.graph, edge.graph.everything)
+    return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
+
+
+def _decide(edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice) -> Plan:
     """Choose what runs where, or take the point that was given. Runs nothing."""
-    if edge.cloud is None or link is None:
-        alone = chain.all_edge(edge.graph, edge_s)
-        parts = parts_of(edge.graph, edge.graph.everything)
-        return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
-    problem = problem_of(edge, edge_s, link, edge.status(config.timeout_s))
+    assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.connection.limits
     started = time.perf_counter()
     if config.point is not None:

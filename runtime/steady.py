@@ -101,7 +101,7 @@ class Greeter:
         """What came of it, once; None where nothing has yet."""
         if self._thread is None or self._thread.is_alive():
             return None
-        self._thread = None
+        self._thread = self._opening = None
         return self._found
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Greeter:
             self._opening.close()
         if self._thread is not None:
             self._thread.join(END_S)
-        if isinstance(self._found, Cloud):
+        if self.is_busy and isinstance(self._found, Cloud):  # nobody has taken it
             self._found.connection.close()
 
 
@@ -135,7 +135,7 @@ class SteadyEdge:
         self._edge_s, self._waiting_s, self._rtt_s = edge_s, waiting_s, rtt_s
         self._greeter = Greeter(edge, address)
         self._breaker, self._budget = Breaker(), RetryBudget()
-        self._why, self._lost_at = "", 0.0
+        self._why, self._lost_at, self._told = "", 0.0, ""
         self.reconnects = 0
         """Connections after the first one."""
 
@@ -161,6 +161,7 @@ class SteadyEdge:
                 return self._finish(inference, rest, failure, at)
         self._breaker.succeeded()
         self._budget.succeeded()
+        self._told = ""
         return inference.answered(ran_by(parts))
 
     def close(self) -> None:
@@ -194,7 +195,9 @@ class SteadyEdge:
         inference.run_here(rest)
         late_s = time.monotonic() - at
         late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""
-        log.warning("finished here after %s%s: %s", format_seconds(fallback.after_s), late, reason)
+        level = logging.WARNING if reason != self._told else logging.INFO  # the same again need not be said again
+        log.log(level, "finished here after %s%s: %s", format_seconds(fallback.after_s), late, reason)
+        self._told = reason
         return inference.answered("fallback", fallback)
 
     # --- asking

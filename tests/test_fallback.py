@@ -214,14 +214,16 @@ def relay(port: int, shape: LinkShape) -> Iterator[Relay]:
 class Subject:
     """A steady edge with le_net, and what its answers should be."""
 
-    def __init__(self, network: Network, port: int, timeout_s: float, point: int, edge_s: float) -> None:
+    def __init__(
+        self, network: Network, port: int, timeout_s: float, point: int, edge_s: float, waiting_s: float
+    ) -> None:
         self.edge = Edge(registry.find("le_net"), network, TorchExecutor(network, torch.device("cpu")))
         self.edge.greet("127.0.0.1", port, "", 60.0)
         self.parts = parts_of(self.edge.graph, self.edge.graph.head_at(point))
         self.timeout_s = timeout_s
         count = len(self.edge.graph.layers)
-        place, waiting_s = Address("127.0.0.1", port), {self.parts: 0.01}
-        self.steady = SteadyEdge(self.edge, place, timeout_s, [edge_s] * count, waiting_s)
+        place = Address("127.0.0.1", port)
+        self.steady = SteadyEdge(self.edge, place, timeout_s, [edge_s] * count, {self.parts: waiting_s})
         self.x = np.asarray(network.example.tensor)
         self.expected = whole_answer(network.loaded.model, network.example.tensor)
 
@@ -250,8 +252,10 @@ Make = Callable[..., Subject]
 def subject(network: Callable[[str], Network]) -> Iterator[Make]:
     made: list[Subject] = []
 
-    def make(port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001) -> Subject:
-        made.append(Subject(network("le_net"), port, timeout_s, point, edge_s))
+    def make(
+        port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001, waiting_s: float = 0.01
+    ) -> Subject:
+        made.append(Subject(network("le_net"), port, timeout_s, point, edge_s, waiting_s))
         return made[-1]
 
     yield make
@@ -369,7 +373,7 @@ def test_the_wait_ends_so_early_that_the_rest_still_fits(cloud: CloudProcess, su
         answered = found.infer()
         assert answered.fallback is not None
         assert answered.fallback.after_s == pytest.approx(1.0 - reserve_s(9 * 0.03), abs=0.05)
-        tight = subject(cloud.port, timeout_s=0.5, edge_s=0.0332)  # there is time for the tail, and none for the cloud
+        tight = subject(cloud.port, timeout_s=0.6, edge_s=0.02, waiting_s=0.5)  # only the tail can be in time
         answered = tight.infer()
         assert answered.requests == 0
         assert answered.fallback is not None
