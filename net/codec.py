@@ -1,0 +1,156 @@
+"""Codecs by name: what makes a tensor smaller before it travels, and back again whatever a stranger sends.
+
+A codec is a form (net.forms) and, where its name ends in `+zstd`, zstd over the codes; the parameters lie in front as
+they are. Byte planes before zstd are left out: on real activations they gain nothing (benchmarks/results/codecs.md).
+What a codec without zstd takes is known from dtype and shape alone; of a zstd frame the declared size, the window and
+the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+
+from net.affine import Affine
+from net.forms import DTYPES, Array, CodecError, Form, Half, Raw, Shape
+from utils.errors import ProtocolError
+
+__all__ = ["CODECS", "DTYPES", "RAW", "Array", "Codec", "CodecError", "Encoded", "encode", "exact_bytes"]
+
+RAW = "raw"
+LEVEL = 1  # of zstd: higher ones are three times as slow and gain a few percent
+MAX_WINDOW_BYTES = 8 << 20  # what RFC 8878 asks every decoder for
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_RUN = 1  # the type of a block that is one byte repeated
+_BLOCKS, _BLOCK_BYTES = 16, 1024  # so many blocks, and one more for each KiB: no writer makes them smaller
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tensor ready to travel. dtype and shape are those of the original."""
+
+    dtype: str
+    shape: Shape
+    codec: str
+    parts: tuple[memoryview, ...]
+    """The bytes, one part behind the other."""
+
+    @property
+    def nbytes(self) -> int:
+        """What travels."""
+        return sum(part.nbytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One way to carry a tensor."""
+
+    name: str
+    form: Form
+    is_compressed: bool
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether every bit comes back."""
+        return self.form.is_lossless
+
+    def encode(self, array: Array) -> Encoded:
+        """Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only."""
+        name = array.dtype.name
+        if name not in DTYPES:
+            raise CodecError(f"dtype {name} does not travel")
+        parameters, codes = self.form.encode(array)
+        if self.is_compressed:
+            # a compressor is not for two threads at once, and a new one takes 10 us
+            parts = (parameters.data, memoryview(zstandard.ZstdCompressor(level=LEVEL).compress(codes.data)))
+        else:
+            parts = (parameters.data, codes.data)
+        return Encoded(name, tuple(array.shape), self.name, tuple(part for part in parts if part.nbytes))
+
+    def exact_bytes(self, dtype: str, shape: Shape) -> int | None:
+        """What such a tensor takes; None where that depends on its numbers, which is with zstd."""
+        return None if self.is_compressed else self.form.parameter_bytes(shape) + self.form.code_bytes(dtype, shape)
+
+    def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
+        """Check the sizes before anything is decoded. Raises ProtocolError where the buffer is not exactly one of such
+        a tensor, or unfolds to more or less."""
+        if not self.is_lossless and dtype != "float32":
+            raise ProtocolError(f"{self.name} carries float32, not {dtype}")
+        parameter_bytes, code_bytes = self.form.parameter_bytes(shape), self.form.code_bytes(dtype, shape)
+        if self.is_compressed:
+            _check_frame(buffer[parameter_bytes:], code_bytes)
+        elif buffer.nbytes != parameter_bytes + code_bytes:
+            raise ProtocolError(f"a shape of {dtype} does not have the size of its buffer")
+
+    def decode(self, dtype: str, shape: Shape, buffer: memoryview) -> Array:
+        """The tensor of a buffer that was checked: new memory, or a view of the buffer if raw. Raises ProtocolError."""
+        parameter_bytes = self.form.parameter_bytes(shape)
+        parameters, codes = buffer[:parameter_bytes], buffer[parameter_bytes:]
+        if self.is_compressed:
+            codes = _unfold(codes, self.form.code_bytes(dtype, shape))
+        return self.form.decode(parameters, codes, dtype, shape)
+
+
+def _check_frame(frame: memoryview, expected: int) -> None:
+    """Whether this is one whole zstd frame that declares `expected` bytes: block by block, without unfolding it, so
+    that nothing is behind the frame and the decoder has all of it at hand, in which case it needs no window."""
+    if frame[:4] != _ZSTD_MAGIC:
+        raise ProtocolError("not a zstd frame")
+    try:
+        header = zstandard.get_frame_parameters(frame)
+        position = zstandard.frame_header_size(frame)
+    except zstandard.ZstdError:
+        raise ProtocolError("not a zstd frame") from None
+    if header.content_size != expected:
+        raise ProtocolError(f"a zstd frame must declare the {expected} bytes of its tensor")
+    if header.window_size > MAX_WINDOW_BYTES or header.dict_id:
+        raise ProtocolError(f"a zstd frame with a dictionary or a window of more than {MAX_WINDOW_BYTES} bytes")
+    left, is_last = _BLOCKS + expected // _BLOCK_BYTES, 0
+    while not is_last:
+        block = int.from_bytes(frame[position : position + 3], "little")
+        is_last = block & 1
+        position += 3 + (1 if block >> 1 & 3 == _RUN else block >> 3)
+        left -= 1
+        if position > frame.nbytes or left < 0:
+            raise ProtocolError("a zstd frame that is cut off, or in too many blocks")
+    if position + 4 * header.has_checksum != frame.nbytes:
+        raise ProtocolError("a zstd frame must fill its buffer")
+
+
+def _unfold(frame: memoryview, expected: int) -> memoryview:
+    """The content of a frame that was checked, in memory of just that size."""
+    content = np.empty(expected, np.uint8)
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(frame)
+        got = reader.readinto(content.data)
+    except zstandard.ZstdError:
+        raise ProtocolError("a damaged zstd frame") from None
+    if got != expected or reader.read(1):
+        raise ProtocolError(f"a zstd frame that does not unfold to the {expected} bytes that it declares")
+    return content.data
+
+
+_FORMS: dict[str, tuple[Form, Form]] = {  # alone, and under zstd
+    "fp16": (Half(), Half()),
+    **{f"int{n}{c}": (Affine(n, bool(c)), Affine(n, bool(c), is_packed=n != 6)) for n in (8, 6, 4) for c in ("", "c")},
+}
+_PLAIN = {RAW: Raw()} | {name: alone for name, (alone, _) in _FORMS.items()}
+_ZSTD = {"zstd": Raw()} | {f"{name}+zstd": under for name, (_, under) in _FORMS.items()}
+CODECS: dict[str, Codec] = {
+    **{name: Codec(name, form, is_compressed=False) for name, form in _PLAIN.items()},
+    **{name: Codec(name, form, is_compressed=True) for name, form in _ZSTD.items()},
+}
+"""Every codec by its name, which is also its name on the wire."""
+
+
+def encode(array: Array, codec: str) -> Encoded:
+    """Encode with the codec of that name. Raises CodecError where there is none or it cannot carry this array."""
+    if codec not in CODECS:
+        raise CodecError(f"unknown codec {codec[:40]!r}: choose one of {', '.join(CODECS)}")
+    return CODECS[codec].encode(array)
+
+
+def exact_bytes(dtype: str, shape: Shape, codec: str) -> int | None:
+    """What a tensor of this dtype and shape takes with the codec of that name; None where that depends on its numbers,
+    which is with zstd."""
+    return CODECS[codec].exact_bytes(dtype, shape)
