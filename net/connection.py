@@ -62,7 +62,7 @@ class Frame:
         return from_header(message, self.header)
 
     def arrays(self) -> list[tensors.Array]:
-        """The tensors, as views of the payload."""
+        """The tensors: raw ones as views of the payload."""
         return tensors.view(self.header, self.payload, self.limits)
 
 
@@ -99,7 +99,7 @@ class Connection:
         """Whether both directions may be in use at once."""
         return self._out is not self.sock
 
-    def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array] = ()) -> int:
+    def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array | tensors.Encoded] = ()) -> int:
         """Send a message with tensors; returns the bytes of its payload."""
         described, buffers = tensors.describe(arrays) if arrays else ({}, [])
         return self._send_frame(message, described, buffers, deadline)

@@ -1,40 +1,34 @@
-"""Tensors on the wire: plain descriptions in the header, raw bytes in the payload. Knows numpy, not torch.
+"""Tensors on the wire: plain descriptions in the header, bytes in the payload. Knows numpy, not torch.
 
-A tensor travels as `(dtype, shape, codec, buffer index)`; the header's list of buffer sizes says where in the payload
-each buffer lies. Everything is checked against the limits, and the sizes against each other, before a view is made.
+A tensor travels as `(dtype, shape, codec, buffer index)`, dtype and shape those of the original; the header's list of
+buffer sizes says where in the payload each buffer lies. Everything is checked against the limits, and the sizes against
+each other, before a view is made or a decoder runs.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from net.codec import CODECS, DTYPES, RAW, Array, Codec, Encoded, encode
 from net.frames import Limits, TooLargeError
-from utils.dtypes import TRAVELLING
 from utils.errors import ProtocolError
 
-Array = npt.NDArray[Any]
-RAW = "raw"
-_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name).newbyteorder("<") for name in TRAVELLING}
+__all__ = ["RAW", "Array", "Encoded", "describe", "view"]
 
 
-def describe(arrays: Sequence[Array]) -> tuple[dict[str, Any], list[memoryview]]:
-    """The header's fields for these arrays, and their bytes: views of the memory of contiguous arrays, else copies."""
-    tensors, buffers = [], []
-    for index, array in enumerate(arrays):
-        name = array.dtype.name
-        if name not in _DTYPES:
-            raise TypeError(f"dtype {name} does not travel")
-        tensors.append((name, tuple(array.shape), RAW, index))
-        plain = np.asarray(array, dtype=_DTYPES[name], order="C")
-        buffers.append(plain.reshape(-1).view(np.uint8).data)
-    return {"tensors": tensors, "buffers": [buffer.nbytes for buffer in buffers]}, buffers
+def describe(arrays: Sequence[Array | Encoded]) -> tuple[dict[str, Any], list[memoryview]]:
+    """The header's fields for these tensors, and their bytes: of arrays views of the memory of contiguous ones, else
+    copies; of encoded ones their parts. Raises CodecError for an array whose dtype does not travel."""
+    encoded = [one if isinstance(one, Encoded) else encode(one, RAW) for one in arrays]
+    tensors = [(one.dtype, one.shape, one.codec, index) for index, one in enumerate(encoded)]
+    return {"tensors": tensors, "buffers": [one.nbytes for one in encoded]}, [p for one in encoded for p in one.parts]
 
 
 def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Array]:
-    """The arrays that a header describes, as views of the payload. Raises ProtocolError if they do not fit exactly."""
+    """The arrays that a header describes: raw ones as views of the payload, others decoded. Raises ProtocolError if
+    they do not fit exactly, or are decoded more than `limits.payload_bytes` in all."""
     tensors, sizes = header.get("tensors", []), header.get("buffers", [])
     if not isinstance(tensors, list) or not isinstance(sizes, list) or len(tensors) != len(sizes):
         raise ProtocolError("the header must list tensors and as many buffers")
@@ -42,17 +36,39 @@ def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Ar
         raise TooLargeError(f"{len(tensors)} tensors, the limit is {limits.tensors}")
     if any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) != payload.nbytes:
         raise ProtocolError("the sizes of the buffers do not add up to the payload")
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [_view_one(row, index, payload, starts, sizes, limits) for index, row in enumerate(tensors)]
+    ends = list(accumulate(sizes))
+    buffers = [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    rows = [_read_row(row, *place, limits) for row, place in zip(tensors, enumerate(buffers), strict=True)]
+    decoded = sum(row.nbytes for row in rows)
+    if decoded > limits.payload_bytes:
+        raise TooLargeError(f"tensors of {decoded} bytes, the limit is {limits.payload_bytes} (--max-payload)")
+    for row in rows:
+        row.codec.check(row.dtype, row.shape, row.buffer)
+    return [row.codec.decode(row.dtype, row.shape, row.buffer) for row in rows]
 
 
-def _view_one(row: Any, index: int, payload: memoryview, starts: list[int], sizes: list[int], limits: Limits) -> Array:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A tensor as described, its values of the right types."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    codec: Codec
+    buffer: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        """What it has when it is decoded."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> _Row:
     if type(row) is not tuple or len(row) != 4:
         raise ProtocolError("a tensor is described by dtype, shape, codec and buffer index")
     name, shape, codec, buffer = row
-    if type(name) is not str or name not in _DTYPES:
+    if type(name) is not str or name not in DTYPES:
         raise ProtocolError(f"unknown dtype {_short(name)}")
-    if codec != RAW:
+    if type(codec) is not str or codec not in CODECS:
         raise ProtocolError(f"unknown codec {_short(codec)}")
     if type(buffer) is not int or buffer != index:
         raise ProtocolError("every tensor has the buffer of its own place")
@@ -60,10 +76,7 @@ def _view_one(row: Any, index: int, payload: memoryview, starts: list[int], size
         raise ProtocolError("a shape is a tuple of sizes of at least 1")
     if len(shape) > limits.dimensions:
         raise TooLargeError(f"{len(shape)} dimensions, the limit is {limits.dimensions}")
-    if math.prod(shape) * _DTYPES[name].itemsize != sizes[index]:
-        raise ProtocolError(f"a shape of {name} does not have the size of its buffer")
-    part = payload[starts[index] : starts[index] + sizes[index]]
-    return np.frombuffer(part, dtype=_DTYPES[name]).reshape(shape)
+    return _Row(name, shape, CODECS[codec], bytes_)
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from net import plain_pickle, tensors
+from net.codec import Encoded
 from net.frames import (
     PREFIX_BYTES,
     BadMagicError,
@@ -56,7 +58,7 @@ MESSAGES: list[Message] = [
 ]
 
 
-def encode(message: Message, arrays: list[tensors.Array]) -> bytes:
+def encode(message: Message, arrays: Sequence[tensors.Array | Encoded]) -> bytes:
     described, buffers = tensors.describe(arrays) if arrays else ({}, [])
     header = plain_pickle.dumps(to_header(message) | described)
     return pack_prefix(message.TYPE, len(header), sum(b.nbytes for b in buffers)) + header + b"".join(buffers)
