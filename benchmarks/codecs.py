@@ -166,7 +166,7 @@ def main() -> int:
     measured = {codec.name: [measure(codec, crossing.array) for crossing in tensors] for codec in codecs}
     columns = ["tensor", "bytes", "zeros", *SHOWN]
     notes = [
-        f"{len(tensors)} of {format_bytes(LEAST_BYTES)} to {format_bytes(MOST_BYTES)}, in brackets the slowest. "
+        f"{len(tensors)} tensors, {format_bytes(LEAST_BYTES)} to {format_bytes(MOST_BYTES)}, in brackets the slowest. "
         f"Times are for {format_bytes(PER_BYTES)} of tensors of at least {format_bytes(TIMED_BYTES)}. The ratio is raw "
         "bytes to bytes that travel, a geometric mean; the error is the largest in any tensor, a share of its range. "
         "*In italics* what was tried and left out.",
