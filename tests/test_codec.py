@@ -117,6 +117,26 @@ def test_whole_numbers_are_off_by_half_a_scale_at_most_and_zero_stays_zero(name:
     np.testing.assert_array_equal(decoded[constant], rows[constant])
 
 
+@pytest.mark.parametrize("name", ["int8c", "int6c", "int4c"])
+def test_a_zero_half_way_between_two_codes_leads_to_none_beyond_the_ends(name: str) -> None:
+    """Where lo / scale is nearly k + 1/2, rounding errors decide: the lowest number must not become code -1, or 255."""
+    levels, rows = (1 << int(name[3])) - 1, 60_000
+    rng = np.random.default_rng(8)
+    span = rng.uniform(0.5, 2, rows).astype(np.float32)
+    scale = steps(name, codec.encode(np.linspace(0, span, 16, dtype=np.float32).T.reshape(1, rows, 16).copy(), name))
+    lo = -(rng.integers(0, levels, rows) + 0.5) * scale * (1 + rng.integers(-4, 5, rows) * 2.0**-25)
+    array = np.linspace(lo, lo + span, 16, dtype=np.float32).T.reshape(1, rows, 16).copy()
+    error = np.abs(there_and_back(codec.encode(array, name)) - array)[0].max(axis=1)
+    assert (error <= scale * (0.5 + 1e-3)).all()
+
+
+def test_what_fills_the_last_byte_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never what was in the memory before."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 0xFF, dtype))
+    for name, last in (("int4", 0x0F), ("int6", 0x3F)):
+        assert joined(codec.encode(np.array([0, 1, 0, 0, 1], np.float32), name))[8:].rstrip(b"\0")[-1] == last
+
+
 @pytest.mark.parametrize("name", INTS)
 @pytest.mark.parametrize(
     "ends", [(-3e38, 3e38), (0, 3e38), (-3e38, -2.9e38), (-1e-45, 1e-45), (0, 1e-40), (1000, 1000.0001), (-5, 1e-30)]
@@ -435,6 +455,7 @@ BOMBS: list[tuple[str, int, bytes, bool]] = [
     ("damaged at the end", 16 * MB, WINDOWED[:-60] + frame(b"", 0) * 4 + WINDOWED[-4:], False),
     ("half a million empty blocks", 4 * MB, frame(block(RAW_BLOCK, 0, b"") * (1 << 19) + run(4 * MB), 4 * MB), False),
     ("a block of the reserved type", 4 * MB, frame(block(3, 4, bytes(4), is_last=True), 4 * MB), False),
+    ("with a checksum", 4 * MB, zstandard.ZstdCompressor(write_checksum=True).compress(bytes(4 * MB)), True),
     ("of another format", 4 * MB, b"\x1f\x8b\x08" + bytes(100), False),
     ("nothing", 4 * MB, b"", False),
     ("a magic number alone", 4 * MB, GOOD[:4], False),
