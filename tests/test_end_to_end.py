@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import cloud_api
+import deployment
 import edge_api
 from models import registry
 from models.graph import LayerGraph
@@ -306,6 +307,50 @@ def test_every_objective_runs_and_gives_the_same_answer(
         assert plan["cost"] <= 1e-5
 
 
+def test_what_travels_is_packed_and_the_answer_is_the_same(cloud: CloudProcess, edge: CallEdge) -> None:
+    slow = (*at(cloud), "-t", "le_net", "--point", "0", "--emulate-link", "1mbit,1ms", "--verify", "--json")
+    raw = edge(*slow, "--codec", "raw").document
+    auto = edge(*slow).document
+    assert (raw["plan"]["codec"], auto["plan"]["codec"]) == ("raw", "pixels+zstd")
+    assert raw["measured"]["payload_bytes"] == raw["measured"]["raw_bytes"] == auto["measured"]["raw_bytes"] == 3136
+    assert auto["measured"]["payload_bytes"] < 3136 / 4
+    assert auto["verify"] == {"matches": True, "max_abs_diff": 0.0}
+    assert auto["plan"]["predicted"]["encode_s"] > 0
+    assert auto["candidates"][0]["boundary_bytes"] == auto["measured"]["payload_bytes"]
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8", "int8+zstd", "int4c+zstd"])
+def test_a_lossy_codec_that_is_asked_for_gives_the_same_top_1(name: str, cloud: CloudProcess, edge: CallEdge) -> None:
+    got = edge(*at(cloud), "-t", "le_net", "--point", "6", "--codec", name, "--verify", "--json").document
+    assert got["plan"]["codec"] == name
+    assert got["measured"]["payload_bytes"] < got["measured"]["raw_bytes"]
+    assert got["verify"]["matches"]
+    assert got["verify"]["max_abs_diff"] > 0
+
+
+def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
+    cloud: CloudProcess,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The slow edge keeps the cut near the input, the slow link makes every byte count."""
+    command = ["--cache-dir", str(tmp_path), "--threads", THREADS, *at(cloud), "-t", "le_net", "--point", "6", "--json"]
+    slow = [*command, "--emulate-link", "1mbit,1ms", "--verify", "--accuracy-budget", "1%"]
+    without = call(edge_api.main, slow, capsys)
+    assert without.document["plan"]["codec"] in ("raw", "zstd")
+    assert "deployment.py calibrate -t le_net" in caplog.text
+    assert deployment.main(["calibrate", "-t", "le_net", "--cache-dir", str(tmp_path), "--threads", THREADS]) == 0
+    capsys.readouterr()
+    found = call(edge_api.main, slow, capsys).document
+    assert found["plan"]["codec"].startswith("int")
+    assert found["verify"]["matches"]
+    assert found["measured"]["payload_bytes"] < found["measured"]["raw_bytes"] / 4
+    strict = call(edge_api.main, [*command, "--emulate-link", "1mbit,1ms"], capsys).document
+    assert strict["plan"]["codec"] in ("raw", "zstd")
+
+
 def test_one_connection_carries_many_inferences(connected: Callable[[str], Edge], cloud: CloudProcess) -> None:
     edge = connected("le_net")
     x, head = np.asarray(edge.network.example.tensor), edge.graph.head_at(3)
@@ -368,6 +413,8 @@ def assert_refused(run: Finished, code: int, *words: str) -> None:
         (("-t", "le_net", "--unknown"), 2, ("--unknown",)),
         (("-t", "le_net", "--point", "3", "--method", "mincut"), 2, ("--point", "--method")),
         (("-t", "le_net", "--objective", "auto"), 2, ("--rate",)),
+        (("-t", "le_net", "--codec", "nope"), 2, ("no codec 'nope'", "int8+zstd")),
+        (("-t", "le_net", "--accuracy-budget", "5"), 2, ("--accuracy-budget", "100%")),
         (("-t", "le_net", "--max-cost", "1"), 2, ("--cloud-price",)),
         (("-t", "le_net", "--max-cost", "nan", "--cloud-price", "1"), 2, ("--max-cost",)),
         (("-t", "le_net", "--token-file", "none"), 2, ("token file",)),
