@@ -113,6 +113,10 @@ def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if options.image is not None and options.input is not None:
         raise UsageError("give --image or --input, not both")
+    from net.codec import CODECS
+
+    if options.codec not in ("auto", *CODECS):
+        raise UsageError(f"no codec {options.codec[:40]!r}: choose auto, {', '.join(CODECS)}")
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.point is not None and any(wishes):
         raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")

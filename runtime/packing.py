@@ -27,7 +27,6 @@ from partition.cost import Packed
 from partition.packing import Allowed
 from runtime.calibration import Calibration
 from runtime.executor import Network
-from utils.errors import UsageError
 from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -77,9 +76,7 @@ class Wanted:
 
     @classmethod
     def of(cls, name: str, calibration: Calibration | None, budget: float) -> "Wanted":
-        """What `--codec` and `--accuracy-budget` ask for. Raises UsageError for a codec that there is not."""
-        if name not in (AUTO, *CODECS):
-            raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+        """What `--codec` and `--accuracy-budget` ask for."""
         is_lossy = name == AUTO and calibration is not None and budget > 0
         return cls(name, calibration.within(budget) if is_lossy and calibration is not None else {})
 

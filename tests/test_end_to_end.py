@@ -329,13 +329,8 @@ def test_a_lossy_codec_that_is_asked_for_gives_the_same_top_1(name: str, cloud: 
 
 
 def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
-    cloud: CloudProcess,
-    cache: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    cloud: CloudProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The slow edge keeps the cut near the input, the slow link makes every byte count."""
     command = ["--cache-dir", str(tmp_path), "--threads", THREADS, *at(cloud), "-t", "le_net", "--point", "6", "--json"]
     slow = [*command, "--emulate-link", "1mbit,1ms", "--verify", "--accuracy-budget", "1%"]
     without = call(edge_api.main, slow, capsys)
