@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy [--models le_net,alex_net]
 
-The pictures are those of `deployment.py calibrate`: le_net has the 450 held-out digits and their labels, the others 100
-crops of photographs; only le_net is trained. Bytes are those of one sample picture, with and without zstd; times are for
-the whole tensor, on one thread.
+The pictures are those of `deployment.py calibrate`: le_net has 450 held-out digits and their labels, the others 100
+crops of photographs; only le_net is trained. Bytes are those of one sample picture, with and without zstd; times are
+those of the whole tensor, on one thread.
 """
 
 import argparse
