@@ -36,7 +36,7 @@ format: $(READY) ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/results
+bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.decision
 	$(BIN)/python -m benchmarks.published
@@ -45,6 +45,12 @@ bench: $(READY) ## all measurements; about an hour, tables go to benchmarks/resu
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.codecs
+	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.bytes
+	$(BIN)/python -m benchmarks.dads
+	$(BIN)/python -m benchmarks.configurations
+	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.faults
 
 clean: ## remove what make made
