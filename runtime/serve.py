@@ -45,6 +45,8 @@ def serve(options: argparse.Namespace) -> int:
     if tls is not None and is_open and not is_loopback(options.ip):
         cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
 
+    metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
+
     from predictor.store import default_folder
     from runtime.cloud import Cloud, CloudConfig
 
@@ -78,7 +80,7 @@ def serve(options: argparse.Namespace) -> int:
             request_s=options.timeout,
             drain_s=options.drain_timeout,
         ),
-        listen_for_scrapes(options.metrics_host, options.metrics_port),
+        metrics,
     )
     cloud.check_weights()
     host, port = cloud.server.open()
