@@ -38,6 +38,7 @@ format: $(READY) ## put the code in the house style
 
 bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
+	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.decision
 	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.choice

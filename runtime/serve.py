@@ -31,7 +31,7 @@ def serve(options: argparse.Namespace) -> int:
     """Listen, say where, and serve until stopped."""
     from net.frames import Limits
     from net.penalties import Policy
-    from net.security import check_binding, read_token
+    from net.security import check_binding, is_loopback, read_token
     from net.tls import server_context
 
     if options.tls_ca is not None or options.json:
@@ -41,8 +41,11 @@ def serve(options: argparse.Namespace) -> int:
     token = read_token(options.token_file)
     tls = server_context(options.tls_cert, options.tls_key, options.tls_client_ca)
     check_binding(options.ip, token, has_tls=tls is not None, insecure=options.insecure)
-    if tls is not None and not token and options.tls_client_ca is None:
+    is_open = not token and options.tls_client_ca is None and not options.insecure
+    if tls is not None and is_open and not is_loopback(options.ip):
         cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+
+    metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
 
     from predictor.store import default_folder
     from runtime.cloud import Cloud, CloudConfig
@@ -77,7 +80,7 @@ def serve(options: argparse.Namespace) -> int:
             request_s=options.timeout,
             drain_s=options.drain_timeout,
         ),
-        listen_for_scrapes(options.metrics_host, options.metrics_port),
+        metrics,
     )
     cloud.check_weights()
     host, port = cloud.server.open()

@@ -15,8 +15,9 @@ from net.metrics import Gauges, Spent, bytes_by_codec
 from net.tensors import describe
 from runtime.executor import Network
 from runtime.prometheus import PrometheusMetrics
-from tests.conftest import run_script, running_cloud
+from tests.conftest import ROOT, run_script, running_cloud
 from tests.test_hostile import answer, greet, hello_of, raw_socket, soon
+from tests.test_imports import imported_by
 
 
 def figures(text: str) -> dict[str, float]:
@@ -68,8 +69,15 @@ def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[s
 
 
 def test_who_wants_no_figures_loads_nothing_for_them() -> None:
-    code = "import sys, runtime.serve, runtime.cloud; sys.exit('prometheus_client' in sys.modules)"
+    importers = [path.name for room in ("net", "runtime", "utils") for path in (ROOT / room).glob("*.py") if uses(path)]
+    assert importers == ["prometheus.py"]
+    code = "import sys, runtime.serve, net.server; sys.exit('prometheus_client' in sys.modules)"
     assert run_script("-c", code).code == 0
+
+
+def uses(path: Path) -> bool:
+    """Whether a file imports the library."""
+    return any(name.split(".")[0] == "prometheus_client" for name in imported_by(path))
 
 
 def test_two_clouds_in_one_process_do_not_count_together() -> None:
