@@ -7,7 +7,7 @@ import pytest
 
 from tests import certificates
 from tests.certificates import Identity
-from tests.conftest import THREADS, CloudProcess, Finished, run_script, running_cloud
+from tests.conftest import THREADS, CloudProcess, Finished, run_edge, run_script, running_cloud
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,20 @@ def test_health_needs_the_token_and_speaks_tls(
     assert run_script(*place, *trust, *token).code == 0
     for flags in (trust, token, ("--tls-ca", str(own.cert), *token)):
         assert run_script(*place, *flags).code == 3
+
+
+def test_one_network_runs_over_tls_and_an_emulated_link_and_falls_back_on_nothing(
+    cache: Path, tls_cloud: CloudProcess, own: Identity, edge: Identity, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a good secret")
+    flags = ("-p", str(tls_cloud.port), "-t", "le_net", "--point", "0", "--verify", "--emulate-link", "20mbit,10ms")
+    done = run_edge(
+        cache,
+        *("-i", "127.0.0.1", *flags, "--json"),
+        *("--tls-ca", str(own.cert), *edge.flags, "--token-file", str(secret)),
+    )
+    assert done.code == 0, done.stderr
+    assert done.document["completed_by"] == "cloud"
+    refused = run_edge(cache, "-i", "127.0.0.1", *flags)
+    assert (refused.code, "give --tls-ca FILE" in refused.stderr) == (3, True)
