@@ -320,7 +320,7 @@ def test_sigterm_under_load_costs_no_answer(cache: Path, subject: Make) -> None:
         assert {"split", "fallback"} == set(ways)
 
 
-@pytest.mark.parametrize("cut_at", [400, 1500, 2500, 3400])
+@pytest.mark.parametrize("cut_at", [900, 1500, 2500, 3400])
 def test_a_link_that_is_cut_on_the_way_up(cut_at: int, cloud: CloudProcess, subject: Make) -> None:
     """Each connection breaks at this byte: the request is repeated on new ones, then the edge does it."""
     with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT, 0.002, cut_at=cut_at)) as link:
@@ -521,7 +521,20 @@ def edge(cache: Path, capsys: pytest.CaptureFixture[str]) -> CallEdge:
     return run
 
 
-LE_NET = ("-t", "le_net", "--point", "0", "--bandwidth", "10mbit", "--timeout", "2s", "--verify", "--json")
+LE_NET = (
+    "-t",
+    "le_net",
+    "--point",
+    "0",
+    "--codec",
+    "raw",
+    "--bandwidth",
+    "10mbit",
+    "--timeout",
+    "2s",
+    "--verify",
+    "--json",
+)
 
 
 TEN = LinkShape(10 * MBIT, 10 * MBIT)

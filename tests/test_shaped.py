@@ -35,7 +35,9 @@ def test_rate_and_answer_over_a_link_that_tc_shapes(hosts: Hosts, cache: Path) -
         port = cloud.stdout.readline().strip().rpartition(":")[2]
         ask = [*hosts.on_edge, *common, "-i", hosts.cloud_address, "-p", port, "-t", "mobile_net", "--point", "0"]
         ask[ask.index("{}")] = "edge_api.py"
-        run = subprocess.run([*ask, "--verify", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(
+            [*ask, "--codec", "raw", "--verify", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
     finally:
         cloud.terminate()
         cloud.communicate(timeout=40)
