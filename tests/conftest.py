@@ -19,6 +19,10 @@ from runtime.executor import Network, prepare
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "2"
 
+# Where the tests run in the background of a script, SIGINT is ignored, and every program that they start inherits that:
+# an interrupt from the keyboard could not be tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
