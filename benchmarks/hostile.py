@@ -1,6 +1,6 @@
 """What strangers can do to a cloud: is everything refused, how soon, at what cost in memory, and who else notices?
 
-    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15] [--turns 4]
+    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15] [--turns 3]
 
 Every row has a real cloud_api.py with le_net on loopback and, where there are so many, on core 1; the strangers are
 on core 0, the slow ones of A8 on core 2. After every row (and more often in some) a good edge asks for an inference
@@ -589,9 +589,16 @@ def _slow(there: Site, name: str, source: str, turns: int) -> Row:
                 new_ones[0] += 5
                 new_ones[1] += sum(_gets_in(there) for _ in range(5))
             there.until_held((there.held()[0] - LORISES, 0), 3.0)
+        _tell_slow(row, times, found, new_ones)
+    return row
+
+
+def _tell_slow(
+    row: Row, times: list[tuple[list[float], list[float]]], found: list[list[float]], new_ones: list[int]
+) -> None:
     ratios = [float(np.percentile(b, 95) / np.percentile(a, 95)) for a, b in times]
     p95 = [np.percentile([t for turn in times for t in turn[n]], 95) * 1e3 for n in (0, 1)]
-    row.count(f"p95 ratio {p95[1] / p95[0]:.3f}", [f"p95 ratio {p95[1] / p95[0]:.3f}"] if p95[1] / p95[0] < 1.2 else [])
+    row.count("p95 is good" if p95[1] / p95[0] < 1.2 else "p95 over the bar", ["p95 is good"])
     row.worst_s = max(one[3] for one in found)
     closed, connects = (int(sum(one[n] for one in found)) for n in (1, 0))
     row.note = (
@@ -600,7 +607,6 @@ def _slow(there: Site, name: str, source: str, turns: int) -> Row:
         f"closed by the cloud meanwhile; the time is the longest that one was held; {new_ones[1]}/{new_ones[0]} "
         "good edges that came then were let in"
     )
-    return row
 
 
 def _timed(
@@ -627,7 +633,7 @@ def _gets_in(there: Site) -> bool:
 def _slow_bodies(there: Site) -> Row:
     data = encode(there.infer, [there.x])
     with watched(there, "A8 20 known ones that send a byte a second of an INFER") as row, ExitStack() as stack:
-        slow_ones = {stack.enter_context(closing(there.greet())): 0 for _ in range(20)}
+        slow_ones = [stack.enter_context(closing(there.greet())) for _ in range(20)]
         began = time.monotonic()
         for second in range(20):
             for one in slow_ones:
@@ -636,7 +642,7 @@ def _slow_bodies(there: Site) -> Row:
             ready, _, _ = select.select([one.sock for one in slow_ones], [], [], 1.0)
             for one in [one for one in slow_ones if one.sock in ready]:
                 row.count(end_of(one)[0], ["DEADLINE"], time.monotonic() - began)
-                del slow_ones[one]
+                slow_ones.remove(one)
             if not slow_ones:
                 break
             time.sleep(max(0.0, began + second + 1 - time.monotonic()))
@@ -837,7 +843,8 @@ def _guesses_of_another(there: Site, guess: str) -> Row:
                 codes[code] += 1
                 row.count(code, ("TOKEN", "PENALTY", "CLOSED"), seconds)
         row.note = ", ".join(f"{number} {code}" for code, number in codes.most_common())
-        row.note += "; CLOSED: what was sent met a closed socket, and the reset took the refusal with it"
+        if codes["CLOSED"]:
+            row.note += "; CLOSED: what was sent met a closed socket, and the reset took the refusal with it"
     return row
 
 
@@ -845,7 +852,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/hostile.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", default="A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15")
-    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--loris", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.loris:
@@ -867,21 +874,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A14": idle,
         "A15": tokens,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in options.rows.split(",") for row in known[name](Path(folder))]
-    write_table("hostile", "What strangers can do", HEAD, [row.cells() for row in rows], NOTES)
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in options.rows.split(","):
+                rows += known[name](Path(folder))
+    finally:
+        os.sched_setaffinity(0, ALL_CORES)  # for the table to tell
+        write_table("hostile", "What strangers can do", HEAD, [row.cells() for row in rows], NOTES)
     return int(not all(row.is_good for row in rows))
 
 
 NOTES = [
-    "`as they should`: refused with the code that fits and closed, or answered where the row says so. `good "
-    "inferences`: asked by a good edge after the row, some also in it, and right. `worst time`: from the last byte sent until the "
-    "refusal or the end, or as the row says. `peak RSS`: growth of the peak of the cloud over what it had when the row "
-    "began, with what the good edge needs.",
+    "`as they should`: refused with the code that fits and closed, or answered where the row says so. "
+    "`good inferences`: asked by a good edge after the row, some also in it, and right. `worst time`: from the last "
+    "byte sent until the refusal or the end, or as the row says. `peak RSS`: growth of the peak of the cloud over what "
+    "it had when the row began, with what the good edge needs.",
     "",
     f"A8: the good edge was connected before; it asks {INFERENCES} times in each turn, with and without in turns, for "
-    f"the last six layers of alex_net, and pauses {PACE_S * 1e3:.0f} ms between two. The bar is a ratio of p95 under 1.2. "
-    "Whoever is closed comes again in its next second. Other programs ran on the machine at the same time.",
+    f"the last six layers of alex_net, and pauses {PACE_S * 1e3:.0f} ms between two. The bar is a ratio of p95 under "
+    "1.2. Whoever is closed comes again in its next second. Other programs ran on the machine at the same time.",
 ]
 
 if __name__ == "__main__":
