@@ -20,6 +20,7 @@ NORMALISATIONS = (
 )
 """Mean and standard deviation of the channels, one for all or one for each."""
 LEVELS = 256
+MAX_CHANNELS = 4  # each has a table of all levels, which is more than its pixels where these are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,13 @@ class Pixels:
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """Raises CodecError for what is not exactly a normalised 8-bit picture of shape (1, C, H, W)."""
-        if array.dtype.name != "float32" or array.ndim != 4 or len(array) != 1 or not array.size:
+        if array.dtype.name != "float32" or not _is_picture(array.shape) or not array.size:
             raise CodecError("pixels are those of one float32 picture")
         channels = array.shape[1]
         for means, stds in NORMALISATIONS:
             if len(means) in (1, channels):
                 mean, std = (np.resize(np.array(each, np.float32), channels) for each in (means, stds))
-                codes = _codes(array[0].reshape(channels, -1), mean, std)
+                codes = _codes(np.ascontiguousarray(array[0]).reshape(channels, -1), mean, std)
                 if codes is not None:
                     return np.concatenate([mean, std]).astype("<f4").view(np.uint8), codes.reshape(-1)
         raise CodecError("this is no normalised 8-bit picture")
@@ -52,7 +53,7 @@ class Pixels:
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
         """A new float32 array. Raises ProtocolError for another dtype, or parameters that are not finite."""
         channels = _channels(shape)
-        if dtype != "float32" or len(shape) != 4 or shape[0] != 1:
+        if dtype != "float32" or not _is_picture(shape):
             raise ProtocolError("pixels are those of one float32 picture")
         numbers = np.frombuffer(parameters, "<f4").astype(np.float32)
         if not np.isfinite(numbers).all() or not (numbers[channels:] > 0).all():
@@ -63,6 +64,10 @@ class Pixels:
             raise ProtocolError("pixels make finite numbers")
         found = np.frombuffer(codes, np.uint8).reshape(channels, -1)
         return np.stack([row[code] for row, code in zip(table, found, strict=True)]).reshape(shape)
+
+
+def _is_picture(shape: Shape) -> bool:
+    return len(shape) == 4 and shape[0] == 1 and shape[1] <= MAX_CHANNELS
 
 
 def _channels(shape: Shape) -> int:
@@ -84,5 +89,5 @@ def _codes(numbers: Floats, mean: Floats, std: Floats) -> Bytes | None:
             return None
     codes: Bytes = near.astype(np.uint8)
     table = _table(mean, std)
-    same = all((row[code] == number).all() for row, code, number in zip(table, codes, numbers, strict=True))
-    return codes if same else None
+    made = np.stack([row[code] for row, code in zip(table, codes, strict=True)])
+    return codes if (made.view(np.uint32) == numbers.view(np.uint32)).all() else None  # bit for bit: -0.0 is not 0.0

@@ -211,10 +211,11 @@ def _search(search: _Search) -> Decision:
     return found
 
 
-def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, float]:
-    """The smaller the better."""
+def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]:
+    """The smaller the better: what keeps up, of that what is light enough for latency, of that the least."""
     is_stage = decision.objective == "throughput"
-    return decision.keeps_up is False, decision.predicted.longest_s if is_stage else weights.value(decision.predicted)
+    value = decision.predicted.longest_s if is_stage else weights.value(decision.predicted)
+    return decision.keeps_up is False, is_stage, value
 
 
 def _least_sum(search: _Search) -> Decision:
@@ -282,7 +283,7 @@ def _best_that_fits(search: _Search, wanted: Decision) -> Decision:
     search = replace(search, goal=replace(search.goal, objective=wanted.objective))
     weights = search.goal.weights(search.power)
 
-    def value(found: Decision) -> tuple[bool, bool, float]:
+    def value(found: Decision) -> tuple[bool, bool, bool, float]:
         return limit is not None and found.cost > limit, *_rank(found, weights)
 
     points = [graph.head_at(candidate.point.number) for candidate in search.fitting()]

@@ -282,9 +282,11 @@ class Inference:
 
     def _packed(self, number: int) -> Encoded:
         """The output of a layer as it travels: raw where the codec does not take it, as NaN by a lossy one."""
-        array = np.asarray(self.values[number], order="C")
+        array, name = np.asarray(self.values[number], order="C"), self.edge.codecs.get(number, RAW)
+        if self.edge.cloud is not None and name not in self.edge.cloud.ready.codecs:
+            name = RAW  # it may be another cloud than the one that the codec was chosen for
         try:
-            return encode(array, self.edge.codecs.get(number, RAW))
+            return encode(array, name)
         except CodecError:
             return encode(array, RAW)
 

@@ -50,6 +50,10 @@ class Packing:
     sizes: Sizes
     rates: Mapping[str, tuple[float, float]]
 
+    def joined(self, other: "Packing") -> "Packing":
+        """Both; where they differ, the other one."""
+        return Packing({**self.sizes, **other.sizes}, {**self.rates, **other.rates})
+
     def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
         """How the output of a layer may travel, from a device of which only a share is there."""
         whole = graph.layers[layer].out_bytes
@@ -113,13 +117,22 @@ def packing_of(network: Network, wanted: Wanted, folder: Path, progress: Progres
         for name in (*wanted.lossless(n), *wanted.lossy(graph, n))
         if name != RAW
     }
+    of_input = _of_input(np.asarray(network.example.tensor), {name for n, name in needed if n == INPUT})
+    inner = {(n, name) for n, name in needed if n != INPUT}
     path = _path_of(folder, network)
-    found = _kept(path)
-    if found is not None and needed <= found[1]:
-        return found[0]
-    packing = measure(network.traced, network.example.tensor, needed, progress)
-    _keep(path, packing, needed)
-    return packing
+    packing, tried = _kept(path)
+    if not inner <= tried:
+        packing = packing.joined(measure(network.traced, network.example.tensor, inner, progress))
+        _keep(path, packing, tried | inner)
+    return of_input.joined(packing)
+
+
+def _of_input(array: Array, codecs: Iterable[str]) -> Packing:
+    """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run."""
+    tries = _Tries()
+    for name in codecs:
+        tries.measure(INPUT, name, array)
+    return tries.packing()
 
 
 def measure(
@@ -130,7 +143,36 @@ def measure(
     device = next(traced.module.parameters()).device
     with torch.inference_mode():
         watch.run(x.to(device))
-    return Packing(watch.sizes, watch.rates())
+    return watch.tries.packing()
+
+
+class _Tries:
+    """Tensors that were packed, and what that took."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[float, float, int]] = {}
+        self._sizes: dict[tuple[int, str], int] = {}
+
+    def measure(self, number: int, name: str, array: Array) -> None:
+        """Pack and unpack the output of a layer, if the codec takes it."""
+        started = time.thread_time()
+        try:
+            packed = codec.encode(array, name)
+        except codec.CodecError:
+            return
+        encoded = time.thread_time()
+        codec.decode(packed)
+        decoded = time.thread_time()
+        self._sizes[number, name] = packed.nbytes
+        if array.nbytes >= TIMED_BYTES or name not in self._spent:
+            before = self._spent.get(name, (0.0, 0.0, 0))
+            spent = (encoded - started, decoded - encoded, array.nbytes)
+            self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
+
+    def packing(self) -> Packing:
+        """All of it, with seconds for each byte."""
+        rates = {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
+        return Packing(self._sizes, rates)
 
 
 class _Watch(fx.Interpreter):
@@ -143,8 +185,7 @@ class _Watch(fx.Interpreter):
         for number, name in needed:
             self._codecs.setdefault(number, []).append(name)
         self._progress = progress
-        self._spent: dict[str, tuple[float, float, int]] = {}
-        self.sizes: dict[tuple[int, str], int] = {}
+        self.tries = _Tries()
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value, once its size under every codec is known."""
@@ -153,28 +194,9 @@ class _Watch(fx.Interpreter):
         if number is not None and isinstance(value, torch.Tensor):
             array = np.asarray(value.cpu(), order="C")
             for name in self._codecs.get(number, ()):
-                self._try(number, name, array)
+                self.tries.measure(number, name, array)
             self._progress(number / len(self._numbers))
         return value
-
-    def _try(self, number: int, name: str, array: Array) -> None:
-        started = time.thread_time()
-        try:
-            packed = codec.encode(array, name)
-        except codec.CodecError:
-            return
-        encoded = time.thread_time()
-        codec.decode(packed)
-        decoded = time.thread_time()
-        self.sizes[number, name] = packed.nbytes
-        if array.nbytes >= TIMED_BYTES or name not in self._spent:
-            before = self._spent.get(name, (0.0, 0.0, 0))
-            spent = (encoded - started, decoded - encoded, array.nbytes)
-            self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
-
-    def rates(self) -> dict[str, tuple[float, float]]:
-        """Seconds of packing and unpacking a byte."""
-        return {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
 
 
 def _path_of(folder: Path, network: Network) -> Path:
@@ -183,19 +205,20 @@ def _path_of(folder: Path, network: Network) -> Path:
     return folder / "packing" / f"{graph.name.replace(':', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
-def _kept(path: Path) -> tuple[Packing, set[tuple[int, str]]] | None:
-    """What was measured before, and what was tried then."""
+def _kept(path: Path) -> tuple[Packing, set[tuple[int, str]]]:
+    """What was measured before, and what was tried then; nothing where there is no such file, or a damaged one."""
+    nothing: tuple[Packing, set[tuple[int, str]]] = (Packing({}, {}), set())
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            return None
+            return nothing
         document = json.loads(path.read_text(encoding="utf-8"))
         sizes = {(int(number), str(name)): int(size) for number, name, size in document["sizes"]}
         rates = {str(name): (float(e), float(d)) for name, (e, d) in document["rates"].items()}
         tried = {(int(number), str(name)) for number, name in document["tried"]}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None  # it is measured again
+        return nothing  # it is measured again
     numbers = [*sizes.values(), *(rate for pair in rates.values() for rate in pair)]
-    return (Packing(sizes, rates), tried) if all(0 <= number < math.inf for number in numbers) else None
+    return (Packing(sizes, rates), tried) if all(0 <= number < math.inf for number in numbers) else nothing
 
 
 def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:

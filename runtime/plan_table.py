@@ -20,7 +20,7 @@ NAME = 60
 STAGES = (("edge_s", "green", "█"), ("transfer_s", "yellow", "▒"), ("cloud_s", "blue", "▓"))
 
 
-def candidates_table(graph: LayerGraph, decision: Decision) -> Table:
+def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> Table:
     """Every point, or of many the best ones, and what was decided."""
     chosen = decision.point(graph)
     shown = _shown(decision.candidates, chosen)
@@ -29,8 +29,10 @@ def candidates_table(graph: LayerGraph, decision: Decision) -> Table:
         table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
     longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
     if chosen is None:
-        crossing = graph.bytes_of(decision.boundary(graph))
-        _add(table, ("→", "-", short_name(graph, decision)), crossing, decision.predicted, longest)
+        crossing = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
+        if up_bytes_per_s is not None:
+            crossing = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
+        _add(table, ("→", "-", short_name(graph, decision)), crossing or 0, decision.predicted, longest)
     for candidate in shown:
         number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
         names = ("→" if number == chosen else "", str(number), printable(layer, NAME))

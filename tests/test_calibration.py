@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import deployment
@@ -40,6 +41,11 @@ def test_what_is_no_picture_has_no_pixels() -> None:
     assert codec.decode(codec.encode(picture, "pixels")).tobytes() == picture.tobytes()
     wrong = picture.copy()
     wrong[0, 1, 2, 3] += 1e-6
+    signed = picture.copy()
+    signed[picture == 0] = -0.0
+    assert np.signbit(signed).any()
+    with pytest.raises(codec.CodecError):
+        codec.encode(signed, "pixels")
     odd = (
         wrong,
         picture[0],
@@ -62,6 +68,7 @@ def test_what_is_no_picture_has_no_pixels() -> None:
         ([3e38, 1e-38], (1, 1, 2, 2)),
         ([0.0, 1.0], (2, 1, 1, 2)),
         ([0.0, 1.0], (4,)),
+        ([0.0] * 5 + [1.0] * 5, (1, 5, 1, 1)),
     ],
 )
 def test_pixels_of_a_stranger_are_checked(parameters: list[float], shape: tuple[int, ...]) -> None:
@@ -117,11 +124,19 @@ def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Ne
     assert found.sizes[INPUT, "pixels"] == raw // 4 + 8
     assert all((n, "zstd") in found.sizes for n in range(len(graph.layers)))
     assert all(rate >= 0 for pair in found.rates.values() for rate in pair)
-    assert packing.packing_of(subject, wanted, tmp_path) == found  # kept
+    assert packing.packing_of(subject, wanted, tmp_path).sizes == found.sizes
     (path,) = (tmp_path / "packing").iterdir()
+    kept = path.read_text()
     for text in ("", "{", "[]", json.dumps({"sizes": [[0, "zstd", -1]], "rates": {}, "tried": []})):
         path.write_text(text)
         assert packing.packing_of(subject, wanted, tmp_path).sizes == found.sizes
+    path.write_text(kept)
+    noise = torch.rand(subject.example.tensor.shape)
+    other = packing.packing_of(replace(subject, example=replace(subject.example, tensor=noise)), wanted, tmp_path)
+    assert (INPUT, "pixels") not in other.sizes  # what is no picture has none, whatever was kept of another input
+    assert path.read_text() == kept
+    packing.packing_of(subject, Wanted.of("int8", None, 0.0), tmp_path)
+    assert (1, "zstd") in packing.packing_of(subject, wanted, tmp_path).sizes
 
 
 def test_calibrating_on_digits_finds_what_changes(

@@ -69,6 +69,21 @@ def test_a_lossy_codec_is_taken_only_where_one_tensor_crosses() -> None:
     assert "lossy" in seen
 
 
+def test_what_keeps_up_is_cut_for_latency_though_a_lossy_codec_may_have_a_shorter_stage() -> None:
+    rng, seen = random.Random(5), 0
+    for _ in range(200):
+        graph = make_chain([rng.randrange(1, 40) for _ in range(5)])
+        problem, ways = random_problem(rng, graph), random_ways(rng, graph, 1)
+        lossy = {point.layer: [Packed("lossy", 1, 0.3, 0.3)] for point in graph.points[:-1]}
+        goal = Goal("auto", rate_per_s=rng.uniform(0.2, 2))
+        exact, found = (decide(problem, goal, allowed=Allowed(ways, each)) for each in ({}, lossy))
+        if exact.objective == "latency":
+            seen += 1
+            assert (found.objective, found.keeps_up) == ("latency", True)
+            assert found.predicted.total_s <= exact.predicted.total_s
+    assert seen > 20
+
+
 def test_packing_that_takes_longer_than_it_saves_is_left_out() -> None:
     ways = [[Packed("raw", 1000), Packed("small", 100, 0.5, 0.5)]]
     link = random_problem(random.Random(3), make_chain([1, 1])).link
