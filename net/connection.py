@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from net import plain_pickle, tensors
-from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
+from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, TooLargeError, pack_prefix, parse_prefix
 from net.messages import Error, M, Message, from_header, to_header
 from net.refusals import refusal as refusal  # for who looks for it here
 from net.tls import ClientTls, PlainPeerError, Secure, explain
@@ -32,6 +32,7 @@ from utils.errors import (
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
 DROPPED_BYTES, REFUSED_READS = 64 << 10, 16  # of a read that is dropped; how many when a peer is refused
+OPENING_BYTES = 8 << 10  # of the header of a HELLO, which has a token of at most 1 KiB
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 
@@ -169,9 +170,10 @@ class Connection:
                 pass
         return lost
 
-    def receive(self, deadline: Deadline, frame_s: float | None = None) -> Frame:
+    def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_stranger: bool = False) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
 
+        From a stranger only the short frames are taken that open a conversation: no memory is for the others.
         Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError; ProtocolError
         for bytes that are no frame within the limits, before memory is taken for them.
         """
@@ -184,6 +186,8 @@ class Connection:
         progress = _Progress(time.monotonic(), self.received_bytes)
         self._receive_all(prefix_bytes[got:], inside, progress)
         prefix = parse_prefix(prefix_bytes, self.limits)
+        if is_stranger:
+            _check_opening(prefix)
         header = memoryview(bytearray(prefix.header_bytes))
         self._receive_all(header, inside, progress)
         fields = plain_pickle.loads(bytes(header))
@@ -276,6 +280,13 @@ class _Progress:
     received_bytes: int
     burst_at: float = 0.0
     burst_bytes: int = 0
+
+
+def _check_opening(prefix: Prefix) -> None:
+    if prefix.kind not in (FrameType.HELLO, FrameType.STATUS):
+        raise ProtocolError("the first message must be HELLO, or STATUS")
+    if prefix.payload_bytes or prefix.header_bytes > OPENING_BYTES:
+        raise TooLargeError(f"what opens a conversation has a header of at most {OPENING_BYTES} bytes and no payload")
 
 
 class ClosedAtBoundaryError(PeerClosedError):

@@ -286,7 +286,7 @@ class Cloud:
         hello = Deadline.after(self._config.hello_s, "no HELLO came")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
-        frame = peer.connection.receive(hello)
+        frame = peer.connection.receive(hello, is_stranger=True)
         session = Session(peer, self._config.request_s, self.server)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
@@ -303,8 +303,6 @@ class Cloud:
             session.begin()
             if frame.kind is FrameType.HELLO:
                 session.agree(self._greet(session, frame))
-            elif not session.agreed and frame.kind is not FrameType.STATUS:
-                raise ProtocolError("the first message must be HELLO, or STATUS")
             else:
                 self._answer(session, frame)
             session.end()
@@ -312,7 +310,8 @@ class Cloud:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
-            frame = session.peer.connection.receive(idle, frame_s=self._config.request_s)
+            stranger = not session.agreed
+            frame = session.peer.connection.receive(idle, frame_s=self._config.request_s, is_stranger=stranger)
 
     def _check_token(self, token: str) -> None:
         if not is_token_right(self._config.token, token):

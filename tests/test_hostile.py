@@ -160,7 +160,11 @@ def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Netwo
             for header in (pickle.dumps(gadget, 5), pickle.dumps({"model": gadget, "id": gadget}, 5)):
                 with raw_socket(cloud) as sock:
                     sock.sendall(pack_prefix(kind, len(header), 0) + header)
-                    assert answer(sock) == "MALFORMED"
+                    opens = kind in (
+                        FrameType.HELLO,
+                        FrameType.STATUS,
+                    )  # others are refused before their header is read
+                    assert answer(sock) == ("MALFORMED" if opens else "PROTOCOL")
                 sent += 1
     assert sent >= 100
     assert not canary.exists()
@@ -385,3 +389,15 @@ def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str
         assert cloud.process.wait(timeout=20) == 0
         with pytest.raises(ConnectError):
             connect("127.0.0.1", cloud.port, 1.0)
+
+
+def test_a_stranger_gets_no_memory_for_what_may_not_come_first(cloud: CloudProcess) -> None:
+    """16 of them with 64 MiB each would be a gigabyte, before a token was asked for."""
+    for kind, header, payload in ((FrameType.PROBE, 10, 64 << 20), (FrameType.HELLO, 60_000, 0)):
+        with socket.create_connection(("127.0.0.1", cloud.port), timeout=5) as sock:
+            sock.sendall(pack_prefix(kind, header, payload))
+            began = time.monotonic()
+            answer = Connection(sock).receive(soon())
+            with pytest.raises(AppError):
+                answer.read(Ready)
+            assert time.monotonic() - began < 1.0  # refused at the prefix: nothing else was sent

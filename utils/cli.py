@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
@@ -69,8 +69,10 @@ class Parser(argparse.ArgumentParser):
 def complain(line: str) -> None:
     """One line to stderr, if there is one that takes it."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        try:
             print(line, file=sys.stderr, flush=True)
+        except OSError:
+            _drop(sys.stderr)
 
 
 def say(line: str) -> None:
@@ -83,12 +85,12 @@ def print_error(code: str, message: str) -> None:
     try:
         print(json.dumps({"error": {"code": code, "message": message}}), flush=True)
     except OSError:
-        _drop_output()
+        _drop(sys.stdout)
 
 
-def _drop_output() -> None:
-    """Nobody takes our output: what is still in its buffer goes nowhere, without an error at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """Nobody takes what we write: what is still in the buffer goes nowhere, or Python would end with code 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
@@ -389,11 +391,11 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
             print_error("INTERRUPTED", "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        _drop_output()
+        _drop(sys.stdout)
         return EXIT_OK
     except OSError as error:  # what files and sockets raise is an AppError by now: this is the output
         complain(f"{prog}: cannot write the output: {error.strerror or error}")
-        _drop_output()
+        _drop(sys.stdout)
         return AppError.exit_code
     return code
 
