@@ -1,6 +1,6 @@
 """How long choosing a cut takes once the times are known.
 
-    taskset -c 0 python -m benchmarks.decision
+    taskset -c 2 python -m benchmarks.decision
 
 Four tables. Points: every decision tries all points of a network, beside what the published scripts do at every
 decision: run the edge's part of the network again for every point, to learn the sizes of the tensors and the layers
@@ -8,7 +8,8 @@ of the part. Then, for graphs with branches and a random one of 500 layers: the 
 another link, beside networkx with the same cost to minimise; the map of all bandwidths; and the cut with the shortest
 longest stage, exactly and by DADS's own search.
 
-Layer times are those of this machine, kept or measured now, the edge 20 times slower.
+Layer times are those of this machine, kept or measured now, the edge 20 times slower. Take a core that nobody else
+uses.
 """
 
 import importlib
@@ -52,7 +53,7 @@ BARRED = ("torchvision:googlenet", "torchvision:densenet121", RANDOM)
 SLOWER = 20
 LINK = Link(625_000, 625_000, 0.02)
 REPEATS = 200
-PROCESSES, SWEEPS, LINKS, COMPARED, MAPS, LOOKUPS, STAGES = 7, 5, 100, 9, 9, 10_000, 12
+PROCESSES, SWEEPS, LINKS, COMPARED, MAPS, LOOKUPS, STAGES = 7, 7, 100, 9, 9, 10_000, 12
 FIRST_S, UPDATE_S, LOOKUP_S, EXACT_S = 20e-3, 3e-3, 20e-6, 1.0
 SAME_VALUE = 1e-6
 
@@ -165,9 +166,9 @@ class Cuts:
         """Measure, in one run."""
         solver = CutSolver(problem.graph)
         others = [replace(problem, link=link) for link in links(LINKS)]
-        update = [[update_s(solver, other) for other in others] for _ in range(SWEEPS)]
-        fresh, theirs = [], []
+        update, fresh, theirs = [], [], []
         for _ in range(SWEEPS):
+            update.append([update_s(solver, other) for other in others])
             new = [unknown(problem, link) for link in links(COMPARED)]
             fresh.append([first_decision(each) for each in new])
             theirs.append([networkx_s(each, solver) for each in new])
