@@ -17,7 +17,6 @@ from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
 from partition import chain
-from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
