@@ -4,6 +4,7 @@ Torch is the first back-end; another one is a class with the same methods and a 
 is part of the key of every profile, since it changes every time.
 """
 
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -174,6 +175,11 @@ class TorchExecutor:
         limit = cpu_limit() if self._device.type == "cpu" and self._share is None else None
         share = 1.0 if limit is None else limit.cores / torch.get_num_threads()
         self._quota = Quota(share, limit.period_s) if limit is not None and share < 1 else None
+
+    def rest(self) -> None:
+        """Wait until a quota is whole again, as it is after a wait for the link, and for any moment of its period."""
+        if self._quota is not None:
+            time.sleep(self._quota.period_s * random.uniform(2, 3))
 
     def as_felt(self, seconds: Sequence[float]) -> tuple[float, ...]:
         """Seconds of work of each layer as they add up on the processor that there is, or that is emulated."""

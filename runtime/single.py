@@ -346,6 +346,7 @@ def _repeat(
     for done in range(rounds):
         for parts, found in answers.items():
             progress("running", done / rounds)
+            edge.executor.rest()
             found.append(infer(x, parts))
     return {parts: Runs(parts, tuple(found[config.warm_up :])) for parts, found in answers.items()}
 
