@@ -66,8 +66,8 @@ MADE: dict[str, tuple[Make, str]] = {
     ),
     "train": (
         train,
-        "resembles a journey by train: waves of 21 s from mast to mast between 0.2 and 25 mbit, and two tunnels, of 8 s "
-        "and 5 s, with nothing at all",
+        "resembles a journey by train: waves of 21 s from mast to mast between 0.2 and 25 mbit, and two tunnels, of "
+        "8 s and 5 s, with nothing at all",
     ),
     "wifi_dips": (
         wifi_dips,

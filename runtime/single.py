@@ -25,6 +25,7 @@ from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.link_record import LinkRecord
 from runtime.packing import AUTO, Wanted, packing_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
@@ -124,6 +125,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
         entry = registry.find(config.model)
+        record = stack.enter_context(LinkRecord(config.record))
         power = PowerChoice.of(config.power, config.radio)
         example = read_input(config, entry)
         cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
@@ -138,6 +140,8 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
         times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
         found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
         link, plan = _plan(edge, found.times.seconds, config, power, progress)
+        record.probed(link)
+        edge.heard = record.heard
         chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
         is_compared = config.compare and not plan.failure
         both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends if is_compared)
