@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
+    cli.add_record_flag(runs)
     cli.add_timeout_flags(runs, "inference")
     runs.add_argument(
         "--fallback",
@@ -115,6 +116,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         power=options.power,
         radio=options.radio,
         token=read_token(options.token_file),
+        record=options.record,
         tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
     )
 

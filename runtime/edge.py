@@ -67,6 +67,8 @@ class EdgeConfig:
     radio: str = energy.DEFAULT_RADIO
     token: str = ""
     tls: ClientTls | None = None
+    record: Path | None = None
+    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class Edge:
     """Whom it trusts to be its cloud; None is without TLS."""
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up; what is not named travels as it is."""
+    heard: Callable[[Result], None] = lambda _: None
+    """Is told of every answer."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -225,6 +229,7 @@ class Edge:
         if frame.kind is FrameType.ERROR:
             raise RefusedError(from_header(Error, frame.header))
         result = frame.read(Result)
+        self.heard(result)
         arrays = frame.arrays()
         if result.id != request.id or not are_outputs(arrays, self.graph, tail):
             raise ProtocolError(NOT_ASKED)

@@ -12,9 +12,20 @@ from dataclasses import dataclass, field, replace
 from models.graph import INPUT, LayerGraph
 from net.codec import CODECS
 from net.link import LinkEstimate
-from runtime.edge import Edge, EdgeConfig
+from runtime.edge import EdgeConfig
 from runtime.packing import AUTO
-from runtime.single import Outcome, Prepared, Progress, carry_out, enter, plan_of, prepared_with, probe, problem_of
+from runtime.single import (
+    Entered,
+    Outcome,
+    Prepared,
+    Progress,
+    carry_out,
+    enter,
+    plan_of,
+    prepared_with,
+    probe,
+    problem_of,
+)
 from utils.errors import UsageError
 
 HEAD = "head="
@@ -84,8 +95,7 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
 class Session:
     """An edge that has its network ready and its cloud greeted."""
 
-    edge: Edge
-    address: tuple[str, int] | None
+    entered: Entered
     config: EdgeConfig
     progress: Progress
     _prepared: Prepared | None = None
@@ -94,21 +104,22 @@ class Session:
     @property
     def graph(self) -> LayerGraph:
         """The network's layers."""
-        return self.edge.graph
+        return self.entered.edge.graph
 
     def measure(self, wanted: Wanted) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
         config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
-        edge = self.edge
+        edge, address = self.entered.edge, self.entered.address
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
-            self._prepared = prepared_with(edge, self.address, config, self.progress)
-        if edge.cloud is None and self.address is not None:  # it was lost over an earlier point
-            edge.greet(*self.address, config.token, config.ready_s)
+            self._prepared = prepared_with(self.entered, config, self.progress)
+        if edge.cloud is None and address is not None:  # it was lost over an earlier point
+            edge.greet(*address, config.token, config.ready_s)
         assert edge.cloud is not None  # it was just greeted
         is_own_choice = wanted.point is None and wanted.head is None
         if self._link is None or is_own_choice:
             self._link = probe(edge.cloud, config, self.progress)
+            self.entered.record.probed(self._link)
         problem = problem_of(edge, self._prepared.found.times.seconds, self._link, edge.status(config.timeout_s))
         plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
         return carry_out(self._prepared, self._link, plan, config, self.progress)
@@ -118,5 +129,4 @@ class Session:
 def session(config: EdgeConfig, progress: Progress) -> Iterator[Session]:
     """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
-        edge, address = enter(stack, config, progress)
-        yield Session(edge, address, config, progress)
+        yield Session(enter(stack, config, progress), config, progress)

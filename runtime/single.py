@@ -25,6 +25,7 @@ from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.link_record import LinkRecord
 from runtime.packing import AUTO, Wanted, packing_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
@@ -135,15 +136,26 @@ class Prepared:
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
-        edge, address = enter(stack, config, progress)
-        prepared = prepared_with(edge, address, config, progress)
-        link, plan = _plan(edge, prepared.found.times.seconds, config, prepared.power, progress)
+        entered = enter(stack, config, progress)
+        prepared = prepared_with(entered, config, progress)
+        link, plan = _plan(entered.edge, prepared.found.times.seconds, config, prepared.power, progress)
+        entered.record.probed(link)
         return carry_out(prepared, link, plan, config, progress)
 
 
-def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> tuple[Edge, tuple[str, int] | None]:
+@dataclass(frozen=True)
+class Entered:
+    """An edge with its network built and its cloud greeted, where it needs one, and who writes down what its link does."""
+
+    edge: Edge
+    address: tuple[str, int] | None
+    record: LinkRecord
+
+
+def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
     """Build the network and greet the cloud where one is needed; `stack` ends both."""
     entry = registry.find(config.model)
+    record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
     example = read_input(config, entry)
     cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
@@ -154,16 +166,18 @@ def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> tuple[Edg
     stack.callback(edge.close)
     if config.point is not None:
         edge.graph.head_at(config.point)  # raises for a point that there is not
-    return edge, _greet(edge, cloud, config, progress)
+    edge.heard = record.heard
+    return Entered(edge, _greet(edge, cloud, config, progress), record)
 
 
-def prepared_with(edge: Edge, address: tuple[str, int] | None, config: EdgeConfig, progress: Progress) -> Prepared:
+def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> Prepared:
     """Find the times of the layers, measured or predicted."""
+    edge = entered.edge
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
     found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
     whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
-    return Prepared(edge, address, PowerChoice.of(config.power, config.radio), found, whole)
+    return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole)
 
 
 def carry_out(

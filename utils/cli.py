@@ -181,6 +181,13 @@ def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--emulate-cpu", type=share, metavar="SHARE", help="slow the edge down to this much of a core")
 
 
+def add_record_flag(parser: argparse._ArgumentGroup) -> None:
+    """A trace of the link."""
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE.csv", help="write down the upload over time, as a trace for the lab"
+    )
+
+
 def check_emulation(options: argparse.Namespace) -> None:
     """Refuse what --emulate-cpu does not go with. Raises UsageError."""
     if options.emulate_cpu is not None and (options.threads or 1) != 1:
