@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lab.keeper import MARK
 from utils.errors import AppError
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
@@ -32,7 +33,7 @@ def missing() -> str:
 @contextmanager
 def shaped_hosts(rate: str) -> Iterator[Hosts]:
     """Two hosts; what the edge sends is shaped to `rate`, written as tc writes it. Raises AppError where it fails."""
-    mark = f"ecci{os.getpid()}"
+    mark = f"{MARK}{os.getpid()}"
     edge, cloud = f"{mark}-edge", f"{mark}-cloud"
     try:
         for line in _lines(edge, cloud, rate):
