@@ -2,8 +2,8 @@
 
 Namespaces, control groups and the programs on them are made by the keeper, or told to it. It reads orders from its
 standard input, one JSON line each, and answers each with one; when its input ends, because the lab is done, crashed or
-was killed, it ends the programs, removes the groups and the namespaces, and ends itself. Since it makes them itself, one
-after the other, there is no moment in which something is made that nobody would remove.
+was killed, it ends the programs, removes the groups and the namespaces, and ends itself. Since it makes them itself,
+one after the other, there is no moment in which something is made that nobody would remove.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,6 +144,7 @@ class Keeper:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self._turn = threading.Lock()
 
     def order(self, **order: Any) -> None:
         """Have something done, see `_obey`. Raises AppError where that fails."""
@@ -150,9 +152,10 @@ class Keeper:
         assert stdin is not None  # asked for below
         assert stdout is not None
         try:
-            stdin.write(json.dumps(order) + "\n")
-            stdin.flush()
-            answer = stdout.readline()
+            with self._turn:
+                stdin.write(json.dumps(order) + "\n")
+                stdin.flush()
+                answer = stdout.readline()
         except OSError:
             answer = ""
         if not answer:
