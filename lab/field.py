@@ -92,7 +92,7 @@ def choose(wanted: str, modes: Sequence[Mode]) -> tuple[Mode, str]:
         return named, "it was asked for"
     if wanted != AUTO:
         raise UsageError(f"no mode {wanted[:40]!r}: choose {', '.join((AUTO, *(mode.name for mode in modes)))}")
-    reasons = []
+    reasons: list[str] = []
     for mode in modes:
         problem = mode.missing()
         if not problem:

@@ -1,4 +1,4 @@
-"""The real programs of one cell, started by the lab: what they print comes line by line, what they log goes to a file."""
+"""The real programs of one cell, started by the lab: what they print comes line by line, logs go to a file."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 5.0
 LISTENING = "listening on "
 LOG_TAIL = 4096
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class Program:
