@@ -153,7 +153,9 @@ class Edge:
         set_threads(1 if config.cpu_share is not None else config.threads)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        return cls(entry, network, TorchExecutor(network, device, share), tls=config.tls)
+        executor = TorchExecutor(network, device, share)
+        executor.look_for_limit()
+        return cls(entry, network, executor, tls=config.tls)
 
     @property
     def graph(self) -> LayerGraph:

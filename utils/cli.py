@@ -7,14 +7,15 @@ import json
 import logging
 import math
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
-from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
+from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
 if TYPE_CHECKING:
@@ -429,6 +430,28 @@ def exit_at_end_of_stdin() -> None:
         os._exit(EXIT_OK)
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def lines_of_stdin(wait_s: float) -> Iterator[str]:
+    """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
+    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in sys.stdin:
+                found.put(line)
+        found.put(None)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    while True:
+        try:
+            line = found.get(timeout=wait_s)
+        except queue.Empty:
+            raise DeadlineError(f"nothing came on standard input for {wait_s:g} s") from None
+        if line is None:
+            return
+        if line.strip():
+            yield line.strip()
 
 
 def show(draw: Callable[["Console"], None], width: int = 120) -> None:
