@@ -7,9 +7,11 @@ Neurosurgeon regressions that are fitted here to the survey (deployment.py profi
 """
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +84,7 @@ class Chooser:
     def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> Sides:
         sources = self.sources
         clock = "wall" if cpu_share is None else "work"  # what an edge with a share of a core measures by
-        kept = [store.read(path) for path in store.kept(sources.cache_dir, graph.name)]
-        kept = [each for each in kept if each.profile.key.graph == graph.digest]
+        kept = [each for each in _kept(sources.cache_dir, graph.name) if each.profile.key.graph == graph.digest]
         edge = _file(sources.edge_times) or next((each for each in kept if each.profile.key.clock == clock), None)
         edge = edge or next(iter(kept), None)
         cloud = _file(sources.cloud_times) or next((each for each in kept if each.profile.tails), None)
@@ -118,8 +119,32 @@ class Chooser:
         return self._fits[folder]
 
 
+def _kept(cache_dir: Path, model: str) -> list[Kept]:
+    """Profiles that can be read, the newest first; older versions of the program leave some that cannot."""
+    found = []
+    for path in store.kept(cache_dir, model):
+        with contextlib.suppress(UsageError):
+            found.append(store.read(path))
+    return found
+
+
 def _file(path: Path | None) -> Kept | None:
     return None if path is None else store.read(path)
+
+
+@cache
+def _chooser(cache_dir: Path) -> Chooser:
+    """One for all cells of a lab: networks are built, and regressions fitted, once."""
+    from runtime.survey import DATASETS
+
+    return Chooser(Sources(cache_dir, DATASETS / "edge", DATASETS / "cloud"))
+
+
+def chosen(name: str, model: str, up_bytes_per_s: float, cache_dir: Path, cpu: float | None, load: float = 1.0) -> str:
+    """What a baseline chooses in a cell, as `edge_api.py --points` takes it; raises what Chooser.choose does."""
+    chooser = _chooser(cache_dir)
+    (choice,) = chooser.choose([name], model, up_bytes_per_s, cpu, load)
+    return choice.points_text(chooser.network(model)[0])
 
 
 # --- the command
