@@ -2,9 +2,14 @@
 
 import json
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +24,7 @@ from predictor.dataset import Dataset
 from predictor.features import Table, table
 from predictor.forms import AS_PUBLISHED, paper_variables
 from predictor.train import fit_all
-from runtime.points import parse
-from tests.conftest import run_script
+from tests.conftest import ROOT
 from tests.test_dataset import HERE, rows
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
@@ -28,7 +32,7 @@ from utils import cli
 from utils.errors import UsageError
 
 MODELS = ("alex_net", "torchvision:resnet18")
-SHARE, RATE = 0.3, 20e6 / 8
+SHARE, LINK = 0.3, "20mbit,10ms"
 
 
 def given_of(rng: random.Random, graph: LayerGraph) -> Given:
@@ -134,35 +138,49 @@ def several_tensors(graph: LayerGraph) -> Choice:
     raise AssertionError("it never cuts through a block")
 
 
+Documents = list[dict[str, Any]]
+
+
+@contextmanager
+def edge_that_listens(cache: Path, *flags: str) -> Iterator[Callable[[str, int], Documents]]:
+    """edge_api.py with a cloud of its own, asked for one list of points after the other."""
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "--times", "measured", "--json", *flags]
+    process = subprocess.Popen(
+        [*command, "--points", "-"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    timer = threading.Timer(120, process.kill)
+    timer.start()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines = process.stdout
+        assert "ready" in json.loads(lines.readline())
+
+        def ask(points: str, count: int) -> Documents:
+            print(points, file=process.stdin, flush=True)
+            return [json.loads(lines.readline()) for _ in range(count)]
+
+        yield ask
+        process.stdin.close()
+        assert process.wait() == 0
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache: Path) -> None:
     """Both choose from what the machine has measured by then, and the answers are the whole network's."""
-    link = (
-        "edge_api.py",
-        "--cache-dir",
-        str(cache),
-        "-t",
-        model,
-        "--emulate-cpu",
-        str(SHARE),
-        "--emulate-link",
-        "20mbit,10ms",
-    )
-    first = run_script(*link, "--times", "measured", "--points", "auto", "--json")
-    assert first.code == 0, first.stderr
-    up = json.loads(first.stdout.splitlines()[-1])["link"]["up_bytes_per_s"]
     made = Chooser(Sources(cache, surveyed, surveyed.parent / "no cloud"))
     graph, _ = made.network(model)
-    choices = made.choose(["neurosurgeon", "dads", "all-cloud-8bit"], model, up, SHARE)
-    if not graph.is_chain:
-        choices.append(several_tensors(graph))
-    asked = [choice.points_text(graph) for choice in choices]
-    assert [wanted.head or graph.head_at(wanted.point or 0) for text in asked for wanted in parse(text, graph)] == [
-        choice.head for choice in choices
-    ]
-    done = run_script(*link, "--points", ",".join(asked), "--verify", "--json")
-    assert done.code == 0, done.stderr
-    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    with edge_that_listens(cache, "-t", model, "--emulate-cpu", str(SHARE), "--emulate-link", LINK, "--verify") as ask:
+        (first,) = ask("auto", 1)
+        up = first["link"]["up_bytes_per_s"]
+        choices = made.choose(["neurosurgeon", "dads", "all-cloud-8bit"], model, up, SHARE)
+        if not graph.is_chain:
+            choices.append(several_tensors(graph))
+        documents = ask(",".join(choice.points_text(graph) for choice in choices), len(choices))
     assert len(documents) == len(choices)
     for choice, document in zip(choices, documents, strict=True):
         assert document["verify"]["matches"]
