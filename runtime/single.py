@@ -145,7 +145,7 @@ def run(config: EdgeConfig, progress: Progress) -> Outcome:
 
 @dataclass(frozen=True)
 class Entered:
-    """An edge with its network built and its cloud greeted, where it needs one, and who writes down what its link does."""
+    """An edge with its network built, its cloud greeted where it needs one, and who writes down what its link does."""
 
     edge: Edge
     address: tuple[str, int] | None
