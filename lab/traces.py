@@ -221,7 +221,7 @@ def replay(
             return
 
 
-BURST_BYTES = 16_384  # 16 KB as tc writes it: what lab.hosts gives a link
+BURST_S, LEAST_BURST_BYTES = 0.002, 2 * 1514  # each change fills the bucket, so it should be small
 OUTAGE_BURST_BYTES = 1600  # one packet, which the kernel wants a bucket to hold
 QUEUE_S = 0.4
 LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 1 << 16, 1 << 30
@@ -235,6 +235,7 @@ def tbf(bytes_per_s: float) -> tuple[str, ...]:
     if bytes_per_s <= 0:
         shape = ("8bit", OUTAGE_BURST_BYTES, LEAST_QUEUE_BYTES)
     else:
-        limit = BURST_BYTES + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_QUEUE_BYTES)
-        shape = (f"{max(8, round(8 * bytes_per_s))}bit", BURST_BYTES, limit)
+        burst = min(max(LEAST_BURST_BYTES, round(BURST_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        limit = burst + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        shape = (f"{max(8, round(8 * bytes_per_s))}bit", burst, limit)
     return "tbf", "rate", shape[0], "burst", f"{shape[1]}b", "limit", f"{shape[2]}b"

@@ -145,28 +145,26 @@ Documents = list[dict[str, Any]]
 def edge_that_listens(cache: Path, *flags: str) -> Iterator[Callable[[str, int], Documents]]:
     """edge_api.py with a cloud of its own, asked for one list of points after the other."""
     command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "--times", "measured", "--json", *flags]
-    process = subprocess.Popen(
-        [*command, "--points", "-"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    timer = threading.Timer(120, process.kill)
-    timer.start()
-    try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        lines = process.stdout
-        assert "ready" in json.loads(lines.readline())
+    command += ["--points", "-"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(180, process.kill)  # ends the wait for a line that never comes
+        timer.start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            lines = process.stdout
+            assert "ready" in json.loads(lines.readline())
 
-        def ask(points: str, count: int) -> Documents:
-            print(points, file=process.stdin, flush=True)
-            return [json.loads(lines.readline()) for _ in range(count)]
+            def ask(points: str, count: int) -> Documents:
+                print(points, file=process.stdin, flush=True)
+                return [json.loads(lines.readline()) for _ in range(count)]
 
-        yield ask
-        process.stdin.close()
-        assert process.wait() == 0
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
+            yield ask
+            process.stdin.close()
+            assert process.wait() == 0
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 @pytest.mark.parametrize("model", MODELS)
