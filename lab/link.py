@@ -108,10 +108,10 @@ def parse(output: bytes) -> tuple[float, float | None]:
             raise IperfError(f"iperf3: {printable(str(document['error']), MOST_TOLD)}")
         end = document["end"]
         rate = _number(end["sum_received"]["bits_per_second"], MOST_BITS_PER_S) / 8
-        told = end["streams"][0].get("sender", {}).get("mean_rtt")  # microseconds; a receiver has none
+        rtt_us = end["streams"][0].get("sender", {}).get("mean_rtt")  # a receiver has none
+        return rate, _number(rtt_us, 1e9) / 1e6 if rtt_us else None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise IperfError("iperf3 says something else than the measured rate, or was ended: it took too long") from None
-    return rate, _number(told, 1e9) / 1e6 if told else None
 
 
 def _number(value: object, most: float) -> float:
@@ -141,6 +141,9 @@ NAMES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+BESIDE = {"up_bytes_per_s": "iperf3", "down_bytes_per_s": "iperf3", "rtt_s": "iperf3, while it sends,"}
+
+
 def to_json(
     address: tuple[str, int], probes: "Sequence[LinkEstimate]", other: Iperf | None, why: str
 ) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def lines_of(document: dict[str, Any]) -> list[str]:
     lines = [f"{document['address']}, {count} probes: median (least to most)"]
     for name, (word, form) in NAMES.items():
         found = document[name]
-        beside = "" if other is None or other[name] is None else f"   iperf3 {form(other[name])}"
+        beside = "" if other is None or other[name] is None else f"   {BESIDE[name]} {form(other[name])}"
         lines.append(f"{word:11}{form(found['median'])} ({form(found['least'])} to {form(found['most'])}){beside}")
     if document["iperf3_missing"]:
         lines.append(f"iperf3     {document['iperf3_missing']}")

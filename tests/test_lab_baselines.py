@@ -33,6 +33,7 @@ from utils.errors import UsageError
 
 MODELS = ("alex_net", "torchvision:resnet18")
 SHARE, LINK = 0.3, "20mbit,10ms"
+QUICK = ("--warm-up", "0", "--verify")
 
 
 def given_of(rng: random.Random, graph: LayerGraph) -> Given:
@@ -172,7 +173,7 @@ def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache:
     """Both choose from what the machine has measured by then, and the answers are the whole network's."""
     made = Chooser(Sources(cache, surveyed, surveyed.parent / "no cloud"))
     graph, _ = made.network(model)
-    with edge_that_listens(cache, "-t", model, "--emulate-cpu", str(SHARE), "--emulate-link", LINK, "--verify") as ask:
+    with edge_that_listens(cache, "-t", model, "--emulate-cpu", str(SHARE), "--emulate-link", LINK, *QUICK) as ask:
         (first,) = ask("auto", 1)
         up = first["link"]["up_bytes_per_s"]
         choices = made.choose(["neurosurgeon", "dads", "all-cloud-8bit"], model, up, SHARE)
