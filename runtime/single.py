@@ -20,12 +20,11 @@ from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime import calibration
 from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
-from runtime.packing import AUTO, Wanted, packing_of
+from runtime.packing import packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
@@ -220,14 +219,7 @@ def _decide(edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    kept = calibration.find(config.cache_dir, edge.network) if config.codec == AUTO and config.accuracy_budget else None
-    if config.accuracy_budget and config.codec == AUTO and kept is None:
-        log.warning(
-            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
-            "run deployment.py calibrate -t %s",
-            *[edge.graph.name] * 2,
-        )
-    wanted = Wanted.of(config.codec, kept, config.accuracy_budget)
+    wanted = wanted_of(edge.network, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
         wanted = replace(wanted, known=frozenset(edge.ready.codecs))
     packing = packing_of(edge.network, wanted, config.cache_dir)
