@@ -48,6 +48,11 @@ def check_codec(name: str) -> None:
         raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
 
 
+def is_lossless(codecs: Iterable[str]) -> bool:
+    """Whether every bit comes back."""
+    return all(CODECS[name].is_lossless for name in codecs)
+
+
 Sizes = Mapping[tuple[int, str], int]
 """Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
 Progress = Callable[[float], None]
