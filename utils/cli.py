@@ -176,6 +176,20 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
 
 
+def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """How tensors may be packed for the link."""
+    parser.add_argument(
+        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
+    )
+    parser.add_argument(
+        "--accuracy-budget",
+        type=percent,
+        default="0%",
+        metavar="SHARE",
+        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
+    )
+
+
 def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
     """How long an edge waits for its cloud; `unit` is what one wait is for."""
     parser.add_argument(
