@@ -128,7 +128,9 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
         lines = [frame.lineno for frame in frames if Path(frame.filename) == place.path]
         last = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         where_in_file = f"{place.path}, line {last}" if last else str(place.path)
-        raise UsageError(f"{where_in_file}: {what + ' ' if what else ''}raises {type(error).__name__}: {text}") from error
+        raise UsageError(
+            f"{where_in_file}: {what + ' ' if what else ''}raises {type(error).__name__}: {text}"
+        ) from error
 
 
 def _built(place: Where, function: Callable[[], Any]) -> "nn.Module":

@@ -25,12 +25,13 @@ MAX_CHARACTERS = 2_000
 PADDING = ""  # a word before the beginning and behind the end
 SAMPLE = "Ada Lovelace wrote the first program for a machine of Charles Babbage in London ."
 
-GAZETTEERS: dict[str, frozenset[str]] = {
-    "LOC": frozenset("london paris berlin rome madrid vienna tokyo beijing delhi cairo england france germany".split()),
-    "MISC": frozenset("english french german american chinese indian olympic internet".split()),
-    "ORG": frozenset("university bank parliament nasa unesco reuters times".split()),
-    "PER": frozenset("ada charles alan grace john mary lovelace babbage turing hopper smith".split()),
+_NAMES = {
+    "LOC": "london paris berlin rome madrid vienna tokyo beijing delhi cairo england france germany",
+    "MISC": "english french german american chinese indian olympic internet",
+    "ORG": "university bank parliament nasa unesco reuters times",
+    "PER": "ada charles alan grace john mary lovelace babbage turing hopper smith",
 }
+GAZETTEERS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
 """What SENNA looks up in lists of thousands of names, here a few of each kind."""
 _CLOSED_CLASSES = {
     "DT": "the a an this that these those", "IN": "in on at of for with by from to as into", "CC": "and or but nor",
