@@ -127,10 +127,9 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == place.path]
         last = getattr(error, "lineno", None) or (lines[-1] if lines else None)
-        where_in_file = f"{place.path}, line {last}" if last else str(place.path)
-        raise UsageError(
-            f"{where_in_file}: {what + ' ' if what else ''}raises {type(error).__name__}: {text}"
-        ) from error
+        spot = f"{place.path}, line {last}" if last else str(place.path)
+        raised = f"{what} raises {type(error).__name__}" if what else type(error).__name__
+        raise UsageError(f"{spot}: {raised}: {text}") from error
 
 
 def _built(place: Where, function: Callable[[], Any]) -> "nn.Module":
