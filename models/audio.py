@@ -108,7 +108,8 @@ def log_mel(samples: Numbers) -> Numbers:
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     shape = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85  # Kaldi's own window
     power = np.abs(np.fft.rfft((frames - 0.97 * before) * shape, FFT)) ** 2
-    return np.log(np.maximum(power @ _triangles().T, LEAST_ENERGY)).astype(np.float32)
+    found: Numbers = np.log(np.maximum(power @ _triangles().T, LEAST_ENERGY)).astype(np.float32)
+    return found
 
 
 def _triangles() -> NDArray[np.float64]:
@@ -117,7 +118,8 @@ def _triangles() -> NDArray[np.float64]:
     def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
         return 1127 * np.log1p(hertz / 700)
 
-    edges = np.linspace(*mel(np.array([LOWEST_HZ, RATE / 2])), BANDS + 2)
+    lowest, highest = mel(np.array([LOWEST_HZ, RATE / 2])).tolist()
+    edges = np.linspace(lowest, highest, BANDS + 2)
     places = mel(np.arange(FFT // 2 + 1) * RATE / FFT)[None]
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (places - left) / (middle - left), (right - places) / (right - middle)

@@ -104,9 +104,7 @@ def calibrate(
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.given(model)
     if entry.takes != inputs.PICTURE:
-        raise UsageError(
-            f"{entry.name} takes no pictures, and roundings are tried on pictures: --codec raw and zstd serve"
-        )
+        raise UsageError(f"{entry.name} takes no pictures, and roundings are tried on pictures: nothing to calibrate")
     set_threads(threads)
     loaded = weights.load(entry, source)
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)

@@ -204,10 +204,9 @@ def _answer(outcome: Outcome) -> Group:
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
     if outcome.rows:
         rows = [f"{printable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
-        more = len(outcome.rows) - len(rows)
-        lines.append(
-            f"  best of each row: {', '.join(rows)}" + (f" and {more} more (--json tells all)" if more else "")
-        )
+        left = len(outcome.rows) - len(rows)
+        more = f" and {left} more (--json tells all)" if left else ""
+        lines.append(f"  best of each row: {', '.join(rows)}{more}")
     if not outcome.is_trained:
         lines.append("  (untrained weights: the labels mean nothing; --weights imagenet or FILE gives real ones)")
     if outcome.verified is not None:

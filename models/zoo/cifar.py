@@ -5,6 +5,7 @@ are named after (Krizhevsky et al., NIPS 2012; Simonyan and Zisserman, ICLR 2015
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -63,6 +64,5 @@ def _normed(conv: nn.Module) -> list[nn.Module]:
 
 
 def _classifier(widths: Sequence[int]) -> nn.Sequential:
-    hidden = zip(widths[:-2], widths[1:-1], strict=True)
-    layers = [layer for inputs, outputs in hidden for layer in _rectified(nn.Linear(inputs, outputs))]
-    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+    layers = [layer for inputs, outputs in pairwise(widths) for layer in _rectified(nn.Linear(inputs, outputs))]
+    return nn.Sequential(*layers[:-1])  # no activation after the last one

@@ -24,8 +24,8 @@ class DeepFace(nn.Module):
         self.flatten = nn.Flatten()
         self.F7 = nn.Linear(16 * 21 * 21, 4096)
         self.F8 = nn.Linear(4096, CLASSES)
-        for number in (1, 3, 4, 5, 6, 7):  # after every layer with weights but the last
-            self.add_module(f"relu{number}", nn.ReLU())
+        # after every layer with weights but the last
+        self.relu1, self.relu3, self.relu4, self.relu5, self.relu6, self.relu7 = (nn.ReLU() for _ in range(6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of the persons."""
