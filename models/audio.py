@@ -98,7 +98,8 @@ def features(sound: Waveform) -> Numbers:
     bands = log_mel(sound.samples)[: sound.frames]
     bands = (bands - bands.mean(axis=0)) / np.maximum(bands.std(axis=0), 1e-3)  # a band that never changes says nothing
     spliced = np.arange(FRAMES)[:, None] + np.arange(-CONTEXT, CONTEXT + 1)
-    return bands[np.clip(spliced, 0, len(bands) - 1)].reshape(1, FRAMES, -1)
+    found: Numbers = bands[np.clip(spliced, 0, len(bands) - 1)].reshape(1, FRAMES, -1)
+    return found
 
 
 def log_mel(samples: Numbers) -> Numbers:
