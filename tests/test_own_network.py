@@ -204,9 +204,8 @@ def test_it_is_a_task_among_others_with_a_cloud_of_its_own(cache: Path, tmp_path
 
 def test_it_is_profiled_and_planned(cache: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "my_net.py")
-    done = run_script(
-        "deployment.py", "profile", "-t", str(path), "--cache-dir", str(cache), "--threads", "1", "--json"
-    )
+    where = ("-t", str(path), "--cache-dir", str(cache), "--json")
+    done = run_script("deployment.py", "profile", *where, "--threads", "1")
     assert done.code == 0, done.stderr
     assert len(done.document["layers"]) == 6
     shutil.move(path, tmp_path / "gone")  # a plan needs the kept times alone
