@@ -133,7 +133,7 @@ def test_a_window_holds_the_words_around_its_own() -> None:
 
 def test_features_tell_words_apart() -> None:
     def vector(task: text.Task, word: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return text.windows(task, word)[0, 0].reshape(5, -1)[2]
+        return np.asarray(text.windows(task, word)[0, 0].reshape(5, -1)[2])
 
     lower, upper = vector("pos", "cat"), vector("pos", "CAT")
     np.testing.assert_array_equal(lower[:50], upper[:50])  # one word ...

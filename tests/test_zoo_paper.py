@@ -144,6 +144,7 @@ def test_with_equal_weights_everywhere_it_is_a_convolution() -> None:
     filters, height, width = layer.out_shape
     with torch.no_grad():
         layer.weight.copy_(conv.weight.reshape(filters, -1).repeat(height * width, 1))
+        assert conv.bias is not None
         layer.bias.copy_(conv.bias[:, None, None].expand(layer.out_shape))
         torch.testing.assert_close(layer(x), conv(x))
 
