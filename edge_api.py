@@ -33,16 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
-    where.add_argument(
-        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
-    )
-    where.add_argument(
-        "--accuracy-budget",
-        type=cli.percent,
-        default="0%",
-        metavar="SHARE",
-        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
-    )
+    cli.add_codec_flags(where)
     cli.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
     cli.add_goal_flags(goal)
@@ -122,10 +113,9 @@ def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if sum(getattr(options, name) is not None for name in ("image", "audio", "text", "input")) > 1:
         raise UsageError("give one of --image, --audio, --text and --input, not several")
-    from net.codec import CODECS
+    from runtime.packing import check_codec
 
-    if options.codec not in ("auto", *CODECS):
-        raise UsageError(f"no codec {options.codec[:40]!r}: choose auto, {', '.join(CODECS)}")
+    check_codec(options.codec)
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.point is not None and any(wishes):
         raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")

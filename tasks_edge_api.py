@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
+    cli.add_codec_flags(how)
     cli.add_times_flags(how)
     cli.add_timeout_flags(how, "task")
     shown = parser.add_argument_group("what is shown and written")
@@ -102,6 +103,8 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         is_serial=options.serial,
         interval_s=options.interval,
         bandwidth=options.bandwidth,
+        codec=options.codec,
+        accuracy_budget=options.accuracy_budget,
         verify=options.verify,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
@@ -124,6 +127,9 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("give --tasks-file or --image-dir, not both")
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
+    from runtime.packing import check_codec
+
+    check_codec(options.codec)
     cli.check_emulation(options)
 
 

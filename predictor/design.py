@@ -369,9 +369,10 @@ def _unshared(draft: _Draft) -> bool:
 
 def _lrn(draft: _Draft) -> bool:
     """AlexNet: normalised over neighbouring channels."""
-    if len(draft.steps) + 2 > draft.bounds.steps:
+    if not draft.steps or len(draft.steps) + 2 > draft.bounds.steps:
         return False
-    draft.act("ReLU")
+    if draft.steps[-1].op not in ACTIVATIONS:
+        draft.act("ReLU")
     draft.add("LocalResponseNorm", draft.shape, size=draft.rng.choice((2, 5, 5)))
     return True
 

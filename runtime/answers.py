@@ -41,6 +41,11 @@ def is_same_top(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
     return all(a.shape == b.shape and np.array_equal(_rows(a).argmax(1), _rows(b).argmax(1)) for a, b in pairs)
 
 
+def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest difference of two numbers that belong together."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(answer, expected, strict=True))
+
+
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
     """What a network answers that is run here in one piece, unsplit and not slowed down."""
     device = next(model.parameters()).device

@@ -5,6 +5,7 @@ the system closes for us.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from models import own
 from net.connection import CONNECT_S, connect
 from utils.errors import AppError
 from utils.inference_utils import available_cores
+from utils.settings import without_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 300.0
@@ -35,6 +37,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=without_settings(os.environ),  # what is set for this program is not set for that one
             start_new_session=True,  # Ctrl-C in a terminal reaches only us; the child ends in good order after us
         )
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from models.registry import Entry
 from net.codec import CODECS
 from net.messages import Hello
 from net.tensors import Array
+from partition.packing import Allowed
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.packing import packing_of, wanted_of
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
@@ -23,6 +26,9 @@ from utils.errors import AppError, UsageError
 TENSORS_KEPT = 256
 TEXT = "text:"
 """What the input of a task begins with that is a sentence and no file."""
+INPUTS_TRIED = 8  # of each network, with every codec for inputs
+
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
 
-    def add(self, entry: Entry, progress: Callable[[float], None]) -> None:
+    def add(self, entry: Entry, progress: Progress) -> None:
         """Build a network, and measure its layers or predict them."""
         if entry.name in self.members:
             return
@@ -87,6 +93,15 @@ class Fleet:
             if wrong[key]:
                 problems.append(Problem(task.id, wrong[key]))
         return problems
+
+    def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
+        member = self.members[model]
+        sources = dict.fromkeys(task.input for task in tasks if task.model == model)
+        arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
+        wanted = wanted_of(member.network, codec, budget, self._times.cache_dir)
+        packing = packing_of(member.network, wanted, self._times.cache_dir, progress, arrays)
+        return wanted.allowed(member.network.traced.graph, packing, member.executor.share)
 
     def whole(self, task: Task) -> list[Array]:
         """What the whole network answers, run here in one piece."""

@@ -13,7 +13,7 @@ from net.link import LinkEstimate
 from net.monitor import Monitor
 from net.tensors import Array
 from net.tls import ClientTls
-from runtime.answers import matches, top_of
+from runtime.answers import is_same_top, matches, max_abs_diff, top_of
 from runtime.children import CloudAccess
 from runtime.fleet import Fleet, inputs_for, known_models, pictures_in
 from runtime.keeper import Keeper, KeeperConfig
@@ -54,6 +54,9 @@ class TasksConfig:
     is_serial: bool = False
     interval_s: float = 1.0
     bandwidth: float | None = None
+    codec: str = "auto"
+    accuracy_budget: float = 0.0
+    """As for edge_api.py."""
     verify: bool = False
     timeout_s: float = 60.0
     ready_s: float = 300.0
@@ -163,7 +166,7 @@ class _Prepared:
 
 def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
-    planner = make_planner(config, prepared.tasks, fleet)
+    planner = make_planner(config, prepared.tasks, fleet, progress)
     hellos = [member.hello(config.token) for member in fleet.members.values()]
     settings = KeeperConfig(
         prepared.address,
@@ -258,12 +261,13 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -
     return fleet
 
 
-def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet) -> Planner:
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Progress) -> Planner:
     """A closed queue, or open arrivals."""
-    known = {
-        name: Profiled(member.network.traced.graph, member.found.current.seconds)
-        for name, member in fleet.members.items()
-    }
+    known = {}
+    for name, member in fleet.members.items():
+        wanted = (config.codec, config.accuracy_budget)
+        allowed = fleet.allowed(name, tasks, *wanted, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
+        known[name] = Profiled(member.network.traced.graph, member.found.current.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, known, is_serial=config.is_serial)
     return OpenQueue(tasks, known, config.rate_per_s)
@@ -297,7 +301,8 @@ class Checker:
             key = (record.task.model, record.task.input)
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
-            record.matches = matches(outputs, known[key])
+            record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
+            record.max_abs_diff = max_abs_diff(outputs, known[key])
 
 
 class Journal:
