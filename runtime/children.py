@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import own
 from net.connection import CONNECT_S, connect
 from utils.errors import AppError
 from utils.inference_utils import available_cores
@@ -66,6 +67,12 @@ class Child:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+
+
+def network_flags(models: Iterable[str]) -> tuple[str, ...]:
+    """What a cloud of ours has to be told so that it serves the networks of files that the user named."""
+    places = [own.where(model) for model in models]
+    return tuple(word for place in places if place is not None for word in ("--network", place.flag))
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ class CloudConfig:
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
     """The networks that are served; none means all of the registry."""
+    networks: tuple[str, ...] = ()
+    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
     cache_dir: Path = Path()
     times: str = "auto"
     predictors: Path | None = None
@@ -248,8 +250,10 @@ class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
+        more = tuple(registry.given(name).name for name in config.networks)
+        models = tuple(registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
+        config = replace(config, weights=named, models=(*models, *more) if models else ())
         self._config = config
         self._device = find_device(config.device)
         set_threads(config.threads)
@@ -442,7 +446,7 @@ def _check_same(hello: Hello, mine: Hello) -> None:
         if theirs != ours:
             raise MismatchError(
                 f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
-                "--weights and the same version of this program and of torchvision"
+                "--weights, the same version of this program and of torchvision, and the same file of an own network"
             )
 
 

@@ -37,6 +37,8 @@ class EdgeConfig:
     threads: int | None = None
     weights: str = weights.DEFAULT
     image: Path | None = None
+    audio: Path | None = None
+    text: str | None = None
     array: Path | None = None
     point: int | None = None
     goal: Goal = field(default_factory=Goal)
@@ -295,9 +297,11 @@ def ran_by(parts: Iterable[Part]) -> str:
 
 
 def read_input(config: EdgeConfig, entry: Entry) -> Input:
-    """The picture or array that the user gave, else the sample."""
+    """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
         return inputs.from_array(config.array, entry.input_shape)
-    if config.image is not None:
-        return inputs.from_image(config.image, entry.preprocess)
+    given = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
+    for kind, what in given.items():
+        if what is not None:
+            return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
     return inputs.sample(entry.sample, entry.preprocess)

@@ -24,6 +24,8 @@ from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
 
 TENSORS_KEPT = 256
+TEXT = "text:"
+"""What the input of a task begins with that is a sentence and no file."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
 
 Progress = Callable[[float], None]
@@ -108,14 +110,17 @@ class Fleet:
 
 
 def read_input(entry: Entry, source: str) -> Input:
-    """A picture or .npy file; "" is the network's sample."""
+    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample."""
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)
     try:
         if path.suffix.lower() == ".npy":
             return inputs.from_array(path, entry.input_shape)
-        return inputs.from_image(path, entry.preprocess)
+        kind, what = (inputs.SPEECH, path) if path.suffix.lower() == ".wav" else (inputs.PICTURE, path)
+        if source.startswith(TEXT):
+            return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
+        return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 
@@ -138,9 +143,12 @@ def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
     return good, problems
 
 
-def sample_inputs(model: str) -> list[str]:
-    """The sample pictures that serve for a network."""
-    return [str(path) for path in inputs.samples(registry.find(model).sample)]
+def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
+    """The pictures of the user for a network that takes pictures, else its samples."""
+    entry = registry.find(model)
+    if pictures and entry.takes == inputs.PICTURE:
+        return list(pictures)
+    return [str(path) for path in inputs.samples(entry.sample)] or [""]
 
 
 def pictures_in(folder: Path) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, whole_answer
+from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
@@ -106,6 +106,9 @@ class Outcome:
     plan: Plan
     runs: Runs
     top: tuple[Ranked, ...]
+    """Of the first row, where the answer has several."""
+    rows: tuple[tuple[str, Ranked], ...]
+    """Where the answer has several rows, the best class of each."""
     shape: tuple[int, ...]
     verified: Verified | None
     times: Sources
@@ -121,7 +124,7 @@ class Outcome:
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
-        entry = registry.find(config.model)
+        entry = registry.given(config.model)
         power = PowerChoice.of(config.power, config.radio)
         example = read_input(config, entry)
         cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
@@ -369,6 +372,7 @@ def _outcome(
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),
+        rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared)) if verify else None,
         times=times,

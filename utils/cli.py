@@ -112,7 +112,10 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
+MODELS = (
+    "alex_net, vgg_net, mobile_net, le_net, deepface, mnist, kaldi, senna_pos, senna_ner, senna_chk, cifar_alexnet, "
+    "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
+)
 EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
 WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
 
