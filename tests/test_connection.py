@@ -159,7 +159,7 @@ def test_dripping_below_the_minimum_rate_ends_the_frame(monkeypatch: pytest.Monk
         stop = threading.Event()
 
         def drip() -> None:
-            raw.sendall(pack_prefix(Probe.TYPE, 60_000, 0))
+            raw.sendall(pack_prefix(Probe.TYPE, 2_000, 0))
             while not stop.wait(0.05):
                 raw.sendall(b"x")
 

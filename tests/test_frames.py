@@ -105,7 +105,7 @@ def test_a_message_without_tensors_has_no_payload(kind: FrameType) -> None:
 
 
 def test_lengths_up_to_the_limit_are_accepted() -> None:
-    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_bytes, LIMITS.payload_bytes), LIMITS)
+    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_of(FrameType.INFER), LIMITS.payload_bytes), LIMITS)
 
 
 @pytest.mark.parametrize(
