@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from lab.attacks import encode
 from net.connection import ClosedAtBoundaryError, Connection, connect
 from net.frames import Limits, TooLargeError, pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, Result
-from tests.test_frames import encode
 from utils.deadline import Deadline
 from utils.errors import ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 

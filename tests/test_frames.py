@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.attacks import encode
 from net import plain_pickle, tensors
-from net.codec import Encoded
 from net.frames import (
     PREFIX_BYTES,
     BadMagicError,
@@ -56,12 +55,6 @@ MESSAGES: list[Message] = [
     Status(),
     State(1.5, 0.25, 3, 32, 2),
 ]
-
-
-def encode(message: Message, arrays: Sequence[tensors.Array | Encoded]) -> bytes:
-    described, buffers = tensors.describe(arrays) if arrays else ({}, [])
-    header = plain_pickle.dumps(to_header(message) | described)
-    return pack_prefix(message.TYPE, len(header), sum(b.nbytes for b in buffers)) + header + b"".join(buffers)
 
 
 def test_encode_is_byte_exact() -> None:

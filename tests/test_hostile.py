@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from lab.attacks import encode, gadgets
 from models import inputs, registry, weights
 from net import plain_pickle
 from net.connection import Connection, connect
@@ -22,8 +23,6 @@ from net.frames import FrameType, pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from_header
 from runtime.executor import Network, prepare
 from tests.conftest import CloudProcess, running_cloud
-from tests.test_frames import encode
-from tests.test_plain_pickle import gadgets
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
