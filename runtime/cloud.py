@@ -63,6 +63,8 @@ class CloudConfig:
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
+    small_per_s: float = 50.0
+    """Requests a second of one connection that are not computed; see net.pacing."""
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1
@@ -287,7 +289,7 @@ class Cloud:
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
         frame = peer.connection.receive(hello, is_stranger=True)
-        session = Session(peer, self._config.request_s, self.server)
+        session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
@@ -306,6 +308,7 @@ class Cloud:
             else:
                 self._answer(session, frame)
             session.end()
+            session.pace(frame.kind, frame.header_bytes)
             if self.server.is_stopping:
                 return
             del frame  # and with it the payload, which would stay while nothing comes

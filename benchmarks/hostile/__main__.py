@@ -1,10 +1,10 @@
 """What strangers can do to a cloud: is everything refused, how soon, at what cost in memory, and who else notices?
 
-    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15] [--turns 3]
+    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16] [--turns 3]
 
 Every row has a real cloud_api.py with le_net on loopback and, where there are so many, on core 1; the strangers are
-on core 0, the slow ones of A8 on core 2. After every row (and more often in some) a good edge asks for an inference
-and compares the answer. Memory is the growth of the peak of the cloud (VmHWM, reset before each row).
+on core 0, the slow ones of A8 and the flood of A16 on core 2. After every row (and more often in some) a good edge asks
+for an inference and compares the answer. Memory is the growth of the peak of the cloud (VmHWM, reset before each row).
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.fingerprint import write_table
 from benchmarks.hostile.content import bombs, pickles, protocols, shapes
+from benchmarks.hostile.flood import floods
 from benchmarks.hostile.framing import caps, lengths, odd_sends, truncated
 from benchmarks.hostile.pace import INFERENCES, PACE_S, idle, never_read, slow
 from benchmarks.hostile.site import (
@@ -27,7 +28,7 @@ from benchmarks.hostile.site import (
 )
 from benchmarks.hostile.tokens import tokens
 
-ROWS = "A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15"
+ROWS = "A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A13": bombs,
         "A14": idle,
         "A15": tokens,
+        "A16": lambda cache: floods(cache, options.turns),
     }
     rows: list[Row] = []
     try:

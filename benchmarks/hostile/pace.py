@@ -29,6 +29,7 @@ from net.messages import Infer, Probe, Ready
 from utils.errors import AppError
 
 INFERENCES, PACE_S = 200, 0.02
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def slow(cache: Path, turns: int) -> list[Row]:
@@ -47,21 +48,25 @@ def slow(cache: Path, turns: int) -> list[Row]:
     return rows
 
 
-def _slow(there: Site, name: str, source: str, turns: int) -> Row:
+def good_request(there: Site) -> tuple[Infer, Floats]:
+    """What the good edge asks for again and again: the last six layers; and their input."""
     graph = there.network.traced.graph
     first = len(graph.layers) - 6
     (shape,) = [graph.layers[number].out_shape for number in graph.inputs_of(frozenset(range(first, first + 6)))]
-    request = Infer(1, [[first, first + 6]], 30.0)
-    x = np.ones(shape, np.float32)
+    return Infer(1, [[first, first + 6]], 30.0), np.ones(shape, np.float32)
+
+
+def _slow(there: Site, name: str, source: str, turns: int) -> Row:
+    request, x = good_request(there)
     found: list[list[float]] = []
     times: list[tuple[list[float], list[float]]] = []
     new_ones = [0, 0]
     with watched(there, name) as row, closing(there.greet()) as edge:
-        _timed(edge, request, x, row)
+        timed(edge, request, x, row)
         for _ in range(turns):
-            without = _timed(edge, request, x, row)
+            without = timed(edge, request, x, row)
             with lorises(there, source, found):
-                times.append((without, _timed(edge, request, x, row)))
+                times.append((without, timed(edge, request, x, row)))
                 new_ones[0] += 5
                 new_ones[1] += sum(_gets_in(there) for _ in range(5))
             there.until_held((there.held()[0] - LORISES, 0), 3.0)
@@ -85,9 +90,8 @@ def _tell_slow(
     )
 
 
-def _timed(
-    edge: Connection, request: Infer, x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], row: Row
-) -> list[float]:
+def timed(edge: Connection, request: Infer, x: Floats, row: Row) -> list[float]:
+    """Seconds of each of some good requests."""
     times = []
     for _ in range(INFERENCES):
         began = time.monotonic()
