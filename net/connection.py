@@ -59,6 +59,10 @@ class Frame:
             raise ProtocolError(f"{message.TYPE.name} was expected, {self.kind.name} came")
         return from_header(message, self.header)
 
+    def described(self) -> list[tensors.Described]:
+        """The tensors as they are described; nothing is decoded."""
+        return tensors.read(self.header, self.payload, self.limits)
+
     def arrays(self) -> list[tensors.Array]:
         """The tensors: raw ones as views of the payload."""
         return tensors.view(self.header, self.payload, self.limits)
@@ -71,6 +75,8 @@ class Connection:
     sock: socket.socket
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
+    min_taken_per_s: float = 0.0
+    """How fast the other side has to take what is sent; 0: as it likes, until the deadline."""
     received_bytes: int = 0
     sent_bytes: int = 0
     """What the kernel has taken."""
@@ -142,19 +148,35 @@ class Connection:
         if self._is_cut:
             raise PeerClosedError("a part of a frame was sent here, and nothing can follow it")
         self._is_cut = True  # until all of it is sent
+        began, before = time.monotonic(), self.delivered_bytes
         while parts:
             left = deadline.remaining()
             try:
-                sent = self._transport.send(parts, left)
+                sent = self._transport.send(parts, min(left, PATIENCE_S) if self.min_taken_per_s else left)
             except OSError as error:
-                lost = _lost(error, deadline)
-                raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
+                if not self._is_only_slow(error, deadline):
+                    lost = _lost(error, deadline)
+                    raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
+                sent = 0
             self.sent_bytes += sent
+            self._check_taken(time.monotonic() - began, before)
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
             if sent:
                 parts[0] = parts[0][sent:]
         self._is_cut = False
+
+    def _is_only_slow(self, error: OSError, deadline: Deadline) -> bool:
+        """Whether nothing was taken for a moment, and there is time left."""
+        is_ours = isinstance(error, TimeoutError) and error.errno is None
+        return bool(self.min_taken_per_s) and is_ours and time.monotonic() < deadline.at
+
+    def _check_taken(self, elapsed_s: float, before: int) -> None:
+        """Whether the other side takes what is sent; what counts is what it has acknowledged, not what waits here."""
+        if elapsed_s > PATIENCE_S and self.min_taken_per_s:
+            taken = self.delivered_bytes - before
+            if taken < self.min_taken_per_s * (elapsed_s - PATIENCE_S):
+                raise SlowError(f"what is sent is taken slower than {self.min_taken_per_s:.0f} bytes/s")
 
     def _refusal_or(self, lost: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""

@@ -198,7 +198,12 @@ class Server:
 
     def _meet(self, sock: socket.socket, address: str, name: str) -> Peer:
         try:
-            return Peer(Connection(sock, self.limits, self.min_bytes_per_s), name, address, since=time.monotonic())
+            return Peer(
+                Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s),
+                name,
+                address,
+                since=time.monotonic(),
+            )
         except OSError:  # it has gone again
             self._door.leave(address)
             raise
