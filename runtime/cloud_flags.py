@@ -100,6 +100,14 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         ("--max-batch", max_batch, "requests of one network and cut that are computed together"),
     ):
         group.add_argument(flag, metavar="N", type=cli.positive_int, default=default, help=text)
+    group.add_argument(
+        "--max-small-rate",
+        metavar="N",
+        type=cli.positive_int,
+        default=50,
+        help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
+        "further ones wait",
+    )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=cli.wait, default="0ms", help=wait)
 

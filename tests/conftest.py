@@ -1,23 +1,23 @@
 """Fixtures: real cloud processes on loopback, and the scripts as users run them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lab.clouds import THREADS as THREADS
+from lab.clouds import CloudProcess as CloudProcess  # for the tests
+from lab.clouds import running_cloud as running_cloud
 from models import inputs, registry, weights
 from runtime.executor import Network, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = "2"
 
 # Where the tests run in the background of a script, SIGINT is ignored, and every program that they start inherits that:
 # an interrupt from the keyboard could not be tested.
@@ -47,63 +47,6 @@ def network() -> Callable[[str], Network]:
         return kept[name]
 
     return get
-
-
-class CloudProcess:
-    """A running cloud_api.py."""
-
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
-        self.process = process
-        self.port = port
-        self.was_told_to_stop = False
-        self.was_killed = False
-
-    def kill(self) -> None:
-        """Send SIGKILL, and wait until it is gone."""
-        self.was_told_to_stop = self.was_killed = True
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        """Send SIGTERM."""
-        self.was_told_to_stop = True
-        self.process.terminate()
-
-    @property
-    def rss_bytes(self) -> int:
-        """Resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-
-    @property
-    def threads(self) -> int:
-        """Number of threads."""
-        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
-
-    @property
-    def descriptors(self) -> int:
-        """Number of open file descriptors."""
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-
-@contextmanager
-def running_cloud(
-    cache: Path, *arguments: str, script: str = "cloud_api.py", ends_with: int = 0, **environment: str
-) -> Iterator[CloudProcess]:
-    """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
-    command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), line
-        cloud = CloudProcess(process, int(line.rpartition(":")[2]))
-        yield cloud
-        assert cloud.was_told_to_stop or process.poll() is None, "the cloud died"
-    finally:
-        process.terminate()
-        process.communicate(timeout=40)
-    assert process.returncode == (-signal.SIGKILL if cloud.was_killed else ends_with)
 
 
 @pytest.fixture(scope="session")
