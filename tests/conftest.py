@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +19,47 @@ from runtime.executor import Network, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "2"
+LONG_S = 60.0
+"""What no step takes on any machine: tests wait for what has to happen, up to here, and never for a time."""
+
+# Tests are about the arguments that they give, not about who runs them.
+for name in ("EDGE_CLOUD_TOKEN", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # Where the tests run in the background of a script, SIGINT is ignored, and every program that they start inherits that:
 # an interrupt from the keyboard could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def until(condition: Callable[[], object], seconds: float = LONG_S) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def processes_with(word: object) -> list[int]:
+    """Processes whose command line holds a word. What has ended and only waits to be collected is none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(word).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # it has gone meanwhile
+            continue
+    return [number for number in found if number != os.getpid()]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +161,7 @@ class Finished:
         return parsed
 
 
-def run_script(*arguments: str, timeout_s: float = 120) -> Finished:
+def run_script(*arguments: str, timeout_s: float = 300) -> Finished:
     """Run a script of the project as a user does."""
     command = [sys.executable, *arguments]
     return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s))
