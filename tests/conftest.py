@@ -52,6 +52,27 @@ def processes_with(word: object) -> list[int]:
     return [number for number in found if number != os.getpid()]
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that it has started and that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has gone meanwhile
+            continue
+        if state != "Z" and int(parent) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than one that waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(int(THREADS))
