@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from models import inputs, registry, weights
 from runtime.executor import Network, prepare
@@ -22,6 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 THREADS = "2"
 LONG_S = 60.0
 """What no step takes on any machine: tests wait for what has to happen, up to here, and never for a time."""
+
+THOROUGH = os.environ.get("THOROUGH") == "1"
+
+
+def many(usual: int, thorough: int) -> int:
+    """How many random examples a test tries; `make slow` tries as many as are promised."""
+    return thorough if THOROUGH else usual
+
+
+# The same examples every time, however long each takes: what fails here fails everywhere. `make slow` draws others.
+settings.register_profile(
+    "tests", deadline=None, derandomize=not THOROUGH, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 # Tests are about the arguments that they give, not about who runs them.
 for name in ("EDGE_CLOUD_TOKEN", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):

@@ -24,6 +24,7 @@ from net.codec import CODECS, CodecError, Encoded
 from net.connection import Connection
 from net.frames import Limits, TooLargeError
 from net.messages import Infer
+from tests.conftest import many
 from tests.test_connection import soon, tcp_pair
 from tests.test_frames import SPECIFICATION
 from tests.test_frames import encode as to_frame
@@ -40,7 +41,7 @@ INTS = [name for name in LOSSY if name.startswith("int")]
 HALVES = ["fp16", "fp16+zstd"]
 SQUEEZED = [name for name, one in CODECS.items() if one.is_compressed]
 
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(deadline=None, max_examples=many(30, 300))
 shapes = hnp.array_shapes(min_dims=0, max_dims=8, max_side=3)
 activations = st.tuples(st.just(1), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
 finite = st.floats(-(2.0**127), 2.0**127, width=32)
@@ -306,7 +307,7 @@ def test_unknown_codecs_and_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", list(CODECS))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=many(40, 400))
 @given(st.data())
 def test_any_buffer_is_a_tensor_or_a_protocol_error(name: str, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(("float32", "float32", "float16", "bool")))
@@ -321,7 +322,7 @@ def test_any_buffer_is_a_tensor_or_a_protocol_error(name: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("name", list(CODECS))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=many(40, 400))
 @given(st.data())
 def test_every_change_of_a_buffer_gives_a_tensor_or_a_protocol_error(name: str, data: st.DataObject) -> None:
     numbers = np.maximum(np.random.default_rng(3).normal(0, 1, (1, 3, 10, 10)), 0)
