@@ -26,6 +26,7 @@ from net.codec import CODECS, CodecError, Encoded
 from net.connection import Connection
 from net.frames import Limits, TooLargeError
 from net.messages import Infer
+from tests.conftest import many
 from tests.test_connection import soon, tcp_pair
 from tests.test_frames import SPECIFICATION
 from utils.dtypes import TRAVELLING
@@ -41,7 +42,7 @@ INTS = [name for name in LOSSY if name.startswith("int")]
 HALVES = ["fp16", "fp16+zstd"]
 SQUEEZED = [name for name, one in CODECS.items() if one.is_compressed]
 
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(deadline=None, max_examples=many(30, 300))
 shapes = hnp.array_shapes(min_dims=0, max_dims=8, max_side=3)
 activations = st.tuples(st.just(1), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
 finite = st.floats(-(2.0**127), 2.0**127, width=32)
@@ -307,7 +308,7 @@ def test_unknown_codecs_and_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", list(CODECS))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=many(40, 400))
 @given(st.data())
 def test_any_buffer_is_a_tensor_or_a_protocol_error(name: str, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(("float32", "float32", "float16", "bool")))
@@ -322,7 +323,7 @@ def test_any_buffer_is_a_tensor_or_a_protocol_error(name: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("name", list(CODECS))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=many(40, 400))
 @given(st.data())
 def test_every_change_of_a_buffer_gives_a_tensor_or_a_protocol_error(name: str, data: st.DataObject) -> None:
     numbers = np.maximum(np.random.default_rng(3).normal(0, 1, (1, 3, 10, 10)), 0)
@@ -402,19 +403,19 @@ rows = []
 for name, size, buffer, _ in [bombs[0], *bombs]:
     header = {"tensors": [("uint8", (size,), "zstd", 0)], "buffers": [len(buffer)]}
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
-    before, started = peak(), time.perf_counter()
+    before, started = peak(), time.process_time()
     try:
         taken = tensors.view(header, memoryview(buffer), Limits())[0].nbytes == size
     except ProtocolError:
         taken = False
-    rows.append([name, taken, peak() - before, time.perf_counter() - started])
+    rows.append([name, taken, peak() - before, time.process_time() - started])
 print(json.dumps(rows[1:]))
 """
 
 
 @pytest.fixture(scope="module")
 def exploded() -> dict[str, tuple[bool, int, float]]:
-    """For every bomb whether it was taken, the memory that the process took for it, and the seconds."""
+    """For every bomb whether it was taken, the memory that the process took for it, and the processor's seconds."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD],
         cwd=ROOT,
@@ -436,7 +437,7 @@ def test_bombs_are_refused_in_the_memory_of_what_was_described(
     taken, peak, seconds = exploded[name]
     assert taken == is_good
     assert peak <= (size + MB if size <= LIMITS.payload_bytes else MB)
-    assert seconds < 1
+    assert seconds < 5  # of the processor: 0.1 where nothing else runs
 
 
 def test_a_small_bomb_is_small() -> None:
