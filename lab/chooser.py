@@ -75,7 +75,7 @@ class Chooser:
             from runtime.executor import prepare
             from runtime.times import described
 
-            entry = registry.find(model)
+            entry = registry.given(model)
             loaded = weights.load(entry, self.sources.weights)
             network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
             self._layers[model] = network.traced.graph, described(network.traced)
