@@ -19,7 +19,7 @@ from lab.keeper import Keeper, keeper
 from lab.modes import MODES
 from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
-from lab.show import cell_line, cell_text, table
+from lab.show import cell_line, cell_text, table, who_table
 from lab.spec import Spec
 from utils import cli
 from utils.errors import AppError, UsageError
@@ -90,7 +90,8 @@ def main(options: argparse.Namespace) -> int:
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress).everything()
     _, records = read(folder)
-    cli.show(lambda console: console.print(table(summary(records))))
+    found = summary(records)
+    cli.show(lambda console: console.print(table(found) if found else who_table(records)))
     print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:
         cli.complain(f"lab: failed: {failure}")
