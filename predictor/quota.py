@@ -10,9 +10,10 @@ it left, first gets min(quota, t), then `quota` each period:
 where o is what it overdraws at its end, for the kernel looks at the budget only now and then
 (docs/decisions/0011-cpu-quota.md).
 
-Where it begins is chance, and so is o, so the mean over both is taken. Work far below the quota is not slowed down at all; work far
-above it takes w / share, less half a period. The time of a head is therefore not the sum of its layers' own times:
-each layer is given what the head becomes longer by when it is added, so that sums from the first layer on are right.
+Where it begins is chance, and so is o, so the mean over both is taken. Work far below the quota is not slowed down at
+all; work far above it takes w / share, less half a period. The time of a head is therefore not the sum of its layers'
+own times: each layer is given what the head becomes longer by when it is added, so that sums from the first layer on
+are right.
 """
 
 import math
