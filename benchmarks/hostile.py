@@ -40,7 +40,7 @@ from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from
 from runtime.children import ROOT
 from runtime.executor import Network, prepare
 from tests.conftest import CloudProcess, running_cloud
-from tests.test_codec import BOMBS
+from tests.test_codec_bombs import BOMBS
 from tests.test_frames import encode
 from tests.test_plain_pickle import gadgets
 from utils.deadline import Deadline
