@@ -1,0 +1,158 @@
+"""A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+BEST, BAD, NOTE, FIRST = "best", "bad", "note", "first"
+"""Marks: what is best; what is missing or wrong; what is less important; the first row of a group."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table."""
+
+    text: str
+    value: float | str | None = None
+    """What a workbook gets; None for the text."""
+    lines: tuple[int, ...] = ()
+    """The lines of records.jsonl that it is from."""
+    mark: str = ""
+    share: float | None = None
+    """0 to 1: how strongly it is coloured in a heat map."""
+    hint: str = ""
+    is_number: bool = False
+
+    @property
+    def cell(self) -> float | str:
+        """For a workbook."""
+        return self.text if self.value is None else self.value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of entries. `notes` say how to read it."""
+
+    id: str
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+    is_heat_map: bool = False
+    firsts: frozenset[int] = frozenset()
+    """Rows that a group begins with."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing, as the text of an <svg> element."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Drawings that belong together, `columns` beside each other where there is room. `alt` says what is seen."""
+
+    id: str
+    title: str
+    panels: tuple[Panel, ...]
+    columns: int
+    keys: tuple[tuple[str, str], ...] = ()
+    """Of the legend: class of the colour, and name."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and what stands under it, in order."""
+
+    id: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    blocks: tuple[Table | Chart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Raw:
+    """All records, flat: every name that any of them has is a column."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[float | str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """The whole report."""
+
+    title: str
+    language: str
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+    table: Table
+    """The student's table, which has a sheet of its own."""
+    raw: Raw
+    raw_table: Table
+    """The records once more, few columns, for the HTML file's links."""
+    words: dict[str, str] = field(default_factory=dict)
+    """The few words that the forms themselves need."""
+
+
+def text(words: str, mark: str = "", hint: str = "", lines: Iterable[int] = ()) -> Entry:
+    """An entry that is no number."""
+    return Entry(words, mark=mark, hint=hint, lines=tuple(lines))
+
+
+def milliseconds(seconds: float | None, lines: Iterable[int] = (), mark: str = "", hint: str = "") -> Entry:
+    """Seconds, shown and given as milliseconds."""
+    if seconds is None:
+        return Entry("–", "", mark=mark or NOTE)
+    return Entry(f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4), tuple(lines), mark, hint=hint, is_number=True)
+
+
+def joules(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:
+    """Joules, three digits."""
+    if value is None:
+        return Entry("–", "", mark=NOTE)
+    return Entry(f"{value:.3g}", round(value, 6), tuple(lines), mark, is_number=True)
+
+
+def times(value: float | None, lines: Iterable[int] = (), mark: str = "", share: float | None = None) -> Entry:
+    """A ratio, such as `1.38 ×`."""
+    if value is None:
+        return Entry("–", "", mark=mark or NOTE)
+    return Entry(f"{value:.2f} ×", round(value, 4), tuple(lines), mark, share, is_number=True)
+
+
+def percent(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:
+    """A share, such as `+3.1 %`; a workbook gets 0.031."""
+    if value is None:
+        return Entry("–", "", mark=NOTE)
+    return Entry(show_percent(value), round(value, 5), tuple(lines), mark, is_number=True)
+
+
+def show_percent(value: float) -> str:
+    """A share with its sign."""
+    return f"{value * 100:+.1f} %" if abs(value) >= 0.0005 else "0.0 %"
+
+
+def show_lines(lines: Sequence[int]) -> str:
+    """Line numbers, runs joined: `3–5, 9`."""
+    runs: list[list[int]] = []
+    for line in sorted(lines):
+        if runs and line == runs[-1][1] + 1:
+            runs[-1][1] = line
+        else:
+            runs.append([line, line])
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def show_ms(seconds: float) -> str:
+    """For a sentence: `1287 ms`."""
+    value = seconds * 1e3
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
