@@ -1,6 +1,6 @@
 """A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 BEST, BAD, NOTE, FIRST = "best", "bad", "note", "first"
@@ -21,6 +21,8 @@ class Entry:
     """0 to 1: how strongly it is coloured in a heat map."""
     hint: str = ""
     is_number: bool = False
+    is_link: bool = False
+    """Whether it leads to the first of its records."""
 
     @property
     def cell(self) -> float | str:
@@ -137,15 +139,30 @@ def show_percent(value: float) -> str:
     return f"{value * 100:+.1f} %" if abs(value) >= 0.0005 else "0.0 %"
 
 
-def show_lines(lines: Sequence[int]) -> str:
-    """Line numbers, runs joined: `3–5, 9`."""
+def show_lines(lines: Iterable[int]) -> str:
+    """Line numbers for people, runs joined: `3–5, 9`."""
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in _runs(lines))
+
+
+def data_lines(lines: Iterable[int]) -> str:
+    """Line numbers for programs: `3-5,9`."""
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in _runs(lines))
+
+
+def records_entry(lines: Iterable[int]) -> Entry:
+    """The lines themselves, as a link to them."""
+    lines = tuple(lines)
+    return Entry(show_lines(lines), None, lines, NOTE, is_link=True)
+
+
+def _runs(lines: Iterable[int]) -> list[list[int]]:
     runs: list[list[int]] = []
-    for line in sorted(lines):
+    for line in sorted(set(lines)):
         if runs and line == runs[-1][1] + 1:
             runs[-1][1] = line
         else:
             runs.append([line, line])
-    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+    return runs
 
 
 def _plain(value: float) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 from lab.records import Cell, Record
 
 POINT, AUTO, ALL_EDGE, ALL_CLOUD = "point", "auto", "all-edge", "all-cloud"
+SAME_FOR_ALL = (POINT, ALL_EDGE, ALL_CLOUD)
+"""Whose cut does not depend on the objective."""
 UNSTABLE = "unstable"
 Parts = Callable[[Mapping[str, Any]], float]
 STAGES: dict[str, Parts] = {
@@ -177,16 +179,21 @@ class CellResult:
     cell: Cell
     rows: tuple[Row, ...]
     borrowed: tuple[Row, ...] = ()
-    """Fixed points of the same cell under another objective, which changes nothing for them, where it has none."""
+    """Those of the same cell under another objective that do not depend on it, where this one has none."""
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
         return None if row is None or not row.is_measured else judge_of(self.cell.objective)(row)
 
+    @property
+    def everything(self) -> tuple[Row, ...]:
+        """Its own rows, then the borrowed ones."""
+        return (*self.rows, *self.borrowed)
+
     @cached_property
     def points(self) -> tuple[Row, ...]:
         """The fixed points, in order."""
-        return tuple(sorted((row for row in (*self.rows, *self.borrowed) if row.who == POINT), key=_place))
+        return tuple(sorted((row for row in self.everything if row.who == POINT), key=_place))
 
     @cached_property
     def ranked(self) -> tuple[Row, ...]:
@@ -201,7 +208,7 @@ class CellResult:
 
     def by(self, who: str) -> Row | None:
         """The row of a baseline, or of the automatic choice, if it was measured."""
-        return next((row for row in self.rows if row.who == who and row.is_measured), None)
+        return next((row for row in self.everything if row.who == who and row.is_measured), None)
 
     @property
     def auto(self) -> Row | None:
@@ -220,8 +227,9 @@ class CellResult:
         return next((row for row in self.points if row.is_measured and row.point == 0), self.by(ALL_CLOUD))
 
     def same_cut(self, row: Row) -> Row | None:
-        """The fixed point where another row is cut."""
-        return next((each for each in self.ranked if row.point is not None and each.point == row.point), None)
+        """The fixed point that is cut and packed like another row."""
+        like = (row.point, row.codec)
+        return next((each for each in self.ranked if row.point is not None and (each.point, each.codec) == like), None)
 
     @property
     def regret(self) -> float | None:
@@ -231,8 +239,17 @@ class CellResult:
         return None if auto is None or not self.ranked or not min(rivals) else auto / min(rivals) - 1
 
     @property
+    def lead(self) -> float | None:
+        """How much more the automatic choice has than the best fixed point; below 0 where it is better."""
+        auto, best = self.value(self.auto), self.value(self.best)
+        return None if auto is None or not best else auto / best - 1
+
+    @property
     def cut_regret(self) -> float | None:
-        """The same of its cut alone, by the measurements of the fixed points: without codec, and without noise."""
+        """Of its cut alone, by the measurements of the fixed points: without the noise of a run of its own.
+
+        None where no fixed point is cut and packed like it.
+        """
         same = self.value(self.same_cut(self.auto)) if self.auto is not None else None
         best = self.value(self.best)
         return None if same is None or not best else same / best - 1
@@ -307,7 +324,7 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float]) -> tuple[Grid, .
         cell = row.cell
         grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
         grid.setdefault((cell.cpu, place_of(cell, rate)), []).append(row)
-        if row.who == POINT:
+        if row.who in SAME_FOR_ALL:
             fixed.setdefault(replace(cell, objective=""), []).append(row)
     return tuple(
         Grid(
@@ -322,5 +339,6 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float]) -> tuple[Grid, .
 
 def _result(rows: Sequence[Row], fixed: Mapping[Cell, Sequence[Row]]) -> CellResult:
     cell = rows[0].cell
-    has_own = any(row.who == POINT for row in rows)
-    return CellResult(cell, tuple(rows), () if has_own else tuple(fixed.get(replace(cell, objective=""), ())))
+    own = {row.who for row in rows}
+    elsewhere = fixed.get(replace(cell, objective=""), ())
+    return CellResult(cell, tuple(rows), tuple(row for row in elsewhere if row.who not in own))

@@ -1,0 +1,189 @@
+"""The report's pictures: stacked bars for each cell, and predicted over measured. Pure: rows in, SVG as text out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import log
+
+from lab.report.document import Chart, Panel, data_lines, show_ms
+from lab.report.grid import POINT, STAGES, CellResult, Grid, Row
+from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
+from lab.report.tables import grid_id
+from lab.report.words import Words
+
+PARTS = tuple(name for name in STAGES if name != "total")
+SAME_SCALE = 4.0
+"""Cells share an axis unless the slowest bar of one is this many times that of another."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the data of a panel is, in the units of its viewBox."""
+
+    width: float = 360.0
+    height: float = 226.0
+    left: float = 44.0
+    right: float = 6.0
+    top: float = 24.0
+    bottom: float = 34.0
+
+    @property
+    def base(self) -> float:
+        """The y of zero."""
+        return self.height - self.bottom
+
+    @property
+    def inner(self) -> float:
+        """Width of the data."""
+        return self.width - self.left - self.right
+
+
+FRAME = Frame()
+SQUARE = Frame(width=440, height=420, left=58, right=14, top=14, bottom=46)
+
+
+# --- stacked bars
+
+
+def bars_chart(grid: Grid, w: Words) -> Chart:
+    """Local, transfer and cloud of every fixed point: a panel for each cell, devices down and links across."""
+    tallest = [max((row.total_s for row in result.ranked), default=0.0) for result in grid.results]
+    tallest = [value for value in tallest if value > 0]
+    is_same = bool(tallest) and max(tallest) / min(tallest) <= SAME_SCALE
+    panels = []
+    for cpu in grid.cpus:
+        for place in grid.places:
+            title = w("panel", cpu=w.cpu(cpu), link=w.link(place))
+            result = grid.at(cpu, place)
+            high = max(tallest) if is_same else max((row.total_s for row in result.ranked), default=0) if result else 0
+            if result is None or not result.ranked:
+                panels.append(Panel(title, _nothing(title, w)))
+            else:
+                panels.append(Panel(title, _bars(result, high, title, w)))
+    notes = (w("bars_note"), w("bars_same" if is_same else "bars_own"))
+    keys = tuple((name, w(name)) for name in PARTS)
+    return Chart(f"bars-{grid_id(grid)}", w("bars_title"), tuple(panels), len(grid.places), keys, notes)
+
+
+def _nothing(title: str, w: Words) -> str:
+    middle = letters(w("not_measured"), FRAME.width / 2, FRAME.height / 2, class_="missing", text_anchor="middle")
+    return drawing(FRAME.width, FRAME.height, title, middle)
+
+
+def _bars(result: CellResult, high_s: float, title: str, w: Words) -> str:
+    scale, unit = (1.0, "s") if high_s >= 2 else (1e3, "ms")
+    marks = ticks(high_s * scale)
+    top_s = marks[-1] / scale
+    points = [row for row in result.points if row.who == POINT]
+    width = FRAME.inner / len(points)
+
+    def y_of(seconds: float) -> float:
+        return FRAME.base - (FRAME.base - FRAME.top) * seconds / top_s
+
+    pieces = [_grid_line(mark, y_of(mark / scale), unit if mark == marks[-1] else "") for mark in marks]
+    auto, every = result.auto, max(1, -(-22 * len(points) // int(FRAME.inner)))
+    for place, row in enumerate(points):
+        x = FRAME.left + width * place
+        pieces.append(_bar(row, result, (x, width), y_of, w) if row.is_measured else _gap(row, x, width, w))
+        is_auto = auto is not None and row.point is not None and auto.point == row.point
+        if place % every == 0 or row is result.best or is_auto:
+            kind = "tick strong" if row is result.best else "tick"
+            if place % every == 0 or _is_free(place, every, points, result):
+                pieces.append(letters(w.cut(row), x + width / 2, FRAME.base + 12, class_=kind, text_anchor="middle"))
+        if is_auto:
+            pieces.append(letters("▲", x + width / 2, FRAME.base + 22, class_="auto", text_anchor="middle"))
+    pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
+    pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 2, class_="axis-name"))
+    return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
+
+
+def _is_free(place: int, every: int, points: Sequence[Row], result: CellResult) -> bool:
+    """Whether the label of the best bar has room between the regular ones."""
+    return every == 1 or (points[place] is result.best and 1 < place % every < every - 1)
+
+
+def _grid_line(mark: float, y: float, unit: str) -> str:
+    shown = f"{mark:g} {unit}".strip()
+    return line(FRAME.left, y, FRAME.width - FRAME.right, y, "grid") + letters(
+        shown, FRAME.left - 5, y + 3.5, class_="tick", text_anchor="end"
+    )
+
+
+def _bar(row: Row, result: CellResult, span: tuple[float, float], y_of: Callable[[float], float], w: Words) -> str:
+    (x, width), reached = span, 0.0
+    parts = [f"{w(name)} {show_ms(row.stages[name].median)}" for name in PARTS]
+    told = f"{w('cut')} {w.cut(row)} {row.layer}: {show_ms(row.total_s)} ({', '.join(parts)})"
+    pieces = [tag("title", escape(told))]
+    for name in PARTS:
+        begin, reached = reached, reached + row.stages[name].median
+        height = y_of(begin) - y_of(reached)
+        pieces.append(
+            tag("rect", x=x + width * 0.1, y=y_of(reached), width=width * 0.8, height=height, class_=f"fill-{name}")
+        )
+    if row is result.best:
+        label = f"★ {show_ms(row.total_s)}"
+        middle = min(max(x + width / 2, FRAME.left + 34), FRAME.width - FRAME.right - 34)
+        pieces.append(letters(label, middle, y_of(reached) - 5, class_="star", text_anchor="middle"))
+    return tag("g", "".join(pieces), data_records=data_lines(row.lines))
+
+
+def _gap(row: Row, x: float, width: float, w: Words) -> str:
+    told = f"{w('cut')} {w.cut(row)} {row.layer}: {w('not_measured')}"
+    cross = letters("×", x + width / 2, FRAME.base - 4, class_="missing", text_anchor="middle")
+    return tag("g", tag("title", escape(told)) + cross, data_records=data_lines(row.lines))
+
+
+# --- predicted over measured
+
+
+def scatter_chart(rows: Sequence[Row], w: Words) -> Chart:
+    """Predicted total over measured total, both logarithmic, with the diagonal and lines 10 % off."""
+    both = [value * 1e3 for row in rows for value in (row.total_s, row.predicted["total"])]
+    low, high = min(both) / 1.25, max(both) * 1.25
+    alt = w("scatter_title")
+    content = _scatter_axes(low, high, w) + "".join(_dot(row, low, high, w) for row in rows)
+    keys = tuple((f"dot-{who}", w(f"dots_{who}")) for who in dict.fromkeys(row.who for row in rows))
+    panel = Panel("", drawing(SQUARE.width, SQUARE.height, alt, content))
+    return Chart("scatter", alt, (panel,), 1, keys, (w("scatter_note"),))
+
+
+def _at(value: float, low: float, high: float) -> float:
+    """0 to 1 on a logarithmic axis."""
+    return log(value / low) / log(high / low)
+
+
+def _xy(x: float, y: float, low: float, high: float) -> tuple[float, float]:
+    return (
+        SQUARE.left + SQUARE.inner * _at(x, low, high),
+        SQUARE.base - (SQUARE.base - SQUARE.top) * _at(y, low, high),
+    )
+
+
+def _scatter_axes(low: float, high: float, w: Words) -> str:
+    pieces = []
+    for mark in log_ticks(low, high):
+        x, y = _xy(mark, mark, low, high)
+        pieces += [line(x, SQUARE.top, x, SQUARE.base, "grid"), line(SQUARE.left, y, SQUARE.width - 14, y, "grid")]
+        pieces.append(letters(f"{mark:g}", x, SQUARE.base + 14, class_="tick", text_anchor="middle"))
+        pieces.append(letters(f"{mark:g}", SQUARE.left - 6, y + 4, class_="tick", text_anchor="end"))
+    for factor, kind in ((1.0, "diagonal"), (1.1, "band"), (0.9, "band")):
+        first, last = max(low, low / factor), min(high, high / factor)
+        pieces.append(line(*_xy(first, first * factor, low, high), *_xy(last, last * factor, low, high), kind))
+    middle = (SQUARE.top + SQUARE.base) / 2
+    pieces.append(letters(w("axis_measured"), SQUARE.left + SQUARE.inner / 2, SQUARE.height - 8, class_="axis-name"))
+    turned = f"rotate(-90 14 {middle:g})"
+    pieces.append(letters(w("axis_predicted"), 14, middle, class_="axis-name", transform=turned))
+    return "".join(pieces)
+
+
+def _dot(row: Row, low: float, high: float, w: Words) -> str:
+    x, y = _xy(row.total_s * 1e3, row.predicted["total"] * 1e3, low, high)
+    told = w(
+        "dot",
+        setting=f"{row.cell.model}, {w.setting(row.cell)}",
+        cut=w.cut(row),
+        measured=show_ms(row.total_s),
+        predicted=show_ms(row.predicted["total"]),
+    )
+    shape = {"cx": x, "cy": y, "r": 4.0, "class_": f"dot dot-{row.who}"}
+    return tag("circle", tag("title", escape(told)), **shape, data_records=data_lines(row.lines))

@@ -1,0 +1,62 @@
+"""The report's languages: every text by a key, with names in braces for what is filled in."""
+
+from collections.abc import Callable, Mapping
+
+from lab.records import Cell
+from lab.report import chinese, english
+from lab.report.grid import Place, Row
+
+LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": english.TEXTS, "zh": chinese.TEXTS}
+
+
+class Words:
+    """`words("key", name=value)` gives the text in one language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._texts = LANGUAGES[language]
+
+    def __call__(self, key: str, /, **values: object) -> str:
+        """Raises KeyError for a text or a name that is not there: that is a bug."""
+        return self._texts[key].format(**values)
+
+    def head(self, *keys: str) -> tuple[str, ...]:
+        """The head of a table."""
+        return tuple(self(key) for key in keys)
+
+    def cpu(self, share: float | None) -> str:
+        """A device."""
+        return self("cpu_full") if share is None else f"{share:g}"
+
+    def link(self, of: Cell | Place) -> str:
+        """A link: the name and the shape, where the name does not say it."""
+        name = of.link_name if isinstance(of, Cell) else of.name
+        shown = of.link if of.link.split(",")[0] == name or of.link == name else f"{name} ({of.link})"
+        return self("traced", link=shown, trace=of.trace) if of.trace else shown
+
+    def setting(self, cell: Cell) -> str:
+        """A device and a link, for a sentence."""
+        return self("setting", cpu=self.cpu(cell.cpu), link=self.link(cell))
+
+    def cut(self, row: Row) -> str:
+        """A cut, for a sentence or a cell."""
+        return self("many_tensors") if row.point is None else str(row.point)
+
+    def where(self, row: Row) -> str:
+        """A cut and what it means."""
+        if row.completed_by == {"edge"}:
+            return self("where_edge", cut=self.cut(row))
+        if row.point == 0:
+            return self("where_cloud")
+        return self("where_after", cut=self.cut(row), layer=row.layer)
+
+    def objective(self, name: str) -> str:
+        """What is least."""
+        return self(f"objective_{name}") if f"objective_{name}" in self._texts else name
+
+    def who(self, name: str) -> str:
+        """A way of choosing the cut."""
+        return self(f"who_{name}") if f"who_{name}" in self._texts else name
+
+
+Text = Callable[..., str]
