@@ -1,7 +1,7 @@
 """From records to the whole report, before it is a file. Pure."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -9,7 +9,7 @@ from lab.records import Cell, Environment, Record
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
 from lab.report.document import NOTE, Chart, Document, Entry, Raw, Section, Table, milliseconds, text
-from lab.report.grid import POINT, Grid, Numbered, Row, grids_of, number, rows_of
+from lab.report.grid import Grid, Numbered, Row, grids_of, number, rows_of
 from lab.report.tables import (
     WITHIN,
     best_table,
@@ -41,7 +41,7 @@ def build(environment: Environment, records: Sequence[Record], w: Words) -> Docu
     sections = [
         *([paper_section(grids, environment, w)] if len(models) > 1 else []),
         *(grid_section(grid, w) for grid in grids),
-        Section("all-cuts", w("student_title"), (), (table,)),
+        Section("all-cuts", w("student_section"), (), (table,)),
         predicted_section(rows, w),
         transfer_section(rows, w),
     ]
@@ -69,10 +69,11 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
     used = {line for row in rows if row.is_measured for line in row.lines}
     powers = ", ".join(sorted({row.cell.power for row in rows if row.energy_j is not None}))
     limited = any(cell.cpu is not None for cell in cells)
+    threads = w("threads", n=environment.threads, cc=environment.congestion_control)
     pairs = {
         "networks": ", ".join(dict.fromkeys(row.cell.model for row in rows)),
         "mode": f"{mode} ({environment.why_mode})",
-        "device": f"{_listed(environment.host)}; {w('threads', n=environment.threads, cc=environment.congestion_control)}",
+        "device": f"{_listed(environment.host)}; {threads}",
         "versions": _listed(environment.versions),
         "when": w("when_line", first=times[0], last=times[-1]) if times else environment.started,
         "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),

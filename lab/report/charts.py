@@ -21,11 +21,11 @@ class Frame:
     """Where the data of a panel is, in the units of its viewBox."""
 
     width: float = 360.0
-    height: float = 226.0
-    left: float = 44.0
+    height: float = 236.0
+    left: float = 38.0
     right: float = 6.0
     top: float = 24.0
-    bottom: float = 34.0
+    bottom: float = 42.0
 
     @property
     def base(self) -> float:
@@ -75,41 +75,49 @@ def _bars(result: CellResult, high_s: float, title: str, w: Words) -> str:
     marks = ticks(high_s * scale)
     top_s = marks[-1] / scale
     points = [row for row in result.points if row.who == POINT]
-    width = FRAME.inner / len(points)
+    width, shown = FRAME.inner / len(points), _labelled(points, result.best)
 
     def y_of(seconds: float) -> float:
         return FRAME.base - (FRAME.base - FRAME.top) * seconds / top_s
 
-    pieces = [_grid_line(mark, y_of(mark / scale), unit if mark == marks[-1] else "") for mark in marks]
-    auto, every = result.auto, max(1, -(-22 * len(points) // int(FRAME.inner)))
+    pieces = [_grid_line(mark, y_of(mark / scale)) for mark in marks]
+    pieces.append(letters(unit, FRAME.left - 5, FRAME.top - 10, class_="tick", text_anchor="end"))
     for place, row in enumerate(points):
         x = FRAME.left + width * place
-        pieces.append(_bar(row, result, (x, width), y_of, w) if row.is_measured else _gap(row, x, width, w))
-        is_auto = auto is not None and row.point is not None and auto.point == row.point
-        if place % every == 0 or row is result.best or is_auto:
-            kind = "tick strong" if row is result.best else "tick"
-            if place % every == 0 or _is_free(place, every, points, result):
-                pieces.append(letters(w.cut(row), x + width / 2, FRAME.base + 12, class_=kind, text_anchor="middle"))
-        if is_auto:
-            pieces.append(letters("▲", x + width / 2, FRAME.base + 22, class_="auto", text_anchor="middle"))
+        pieces.append(_bar(row, (x, width), y_of, w) if row.is_measured else _gap(row, x, width, w))
+    pieces += [_under(row, FRAME.left + width * (n + 0.5), n in shown, result, w) for n, row in enumerate(points)]
+    best = result.ranked[0]
+    middle = FRAME.left + width * (points.index(best) + 0.5)
+    middle = min(max(middle, FRAME.left + 34), FRAME.width - FRAME.right - 34)  # the label stays inside
+    label, y = f"★ {show_ms(best.total_s)}", y_of(sum(best.stages[name].median for name in PARTS)) - 5
+    pieces.append(letters(label, middle, y, class_="star", text_anchor="middle"))
     pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
     pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 2, class_="axis-name"))
     return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
 
 
-def _is_free(place: int, every: int, points: Sequence[Row], result: CellResult) -> bool:
-    """Whether the label of the best bar has room between the regular ones."""
-    return every == 1 or (points[place] is result.best and 1 < place % every < every - 1)
+def _labelled(points: Sequence[Row], best: Row | None) -> set[int]:
+    """Which bars have their number under them: as many as fit, the best one among them."""
+    every = max(1, -(-22 * len(points) // int(FRAME.inner)))
+    star = {n for n, row in enumerate(points) if row is best}
+    regular = range(0, len(points), every)
+    return {n for n in regular if not any(0 < abs(n - each) < every for each in star)} | star
 
 
-def _grid_line(mark: float, y: float, unit: str) -> str:
-    shown = f"{mark:g} {unit}".strip()
-    return line(FRAME.left, y, FRAME.width - FRAME.right, y, "grid") + letters(
-        shown, FRAME.left - 5, y + 3.5, class_="tick", text_anchor="end"
-    )
+def _under(row: Row, x: float, has_number: bool, result: CellResult, w: Words) -> str:
+    """The number of a cut below its bar, and the mark of the automatic choice."""
+    kind = "tick strong" if row is result.best else "tick"
+    label = letters(w.cut(row), x, FRAME.base + 12, class_=kind, text_anchor="middle") if has_number else ""
+    is_auto = result.auto is not None and row.point is not None and result.auto.point == row.point
+    return label + (letters("▲", x, FRAME.base + 23, class_="auto", text_anchor="middle") if is_auto else "")
 
 
-def _bar(row: Row, result: CellResult, span: tuple[float, float], y_of: Callable[[float], float], w: Words) -> str:
+def _grid_line(mark: float, y: float) -> str:
+    label = letters(f"{mark:g}", FRAME.left - 5, y + 3.5, class_="tick", text_anchor="end")
+    return line(FRAME.left, y, FRAME.width - FRAME.right, y, "grid") + label
+
+
+def _bar(row: Row, span: tuple[float, float], y_of: Callable[[float], float], w: Words) -> str:
     (x, width), reached = span, 0.0
     parts = [f"{w(name)} {show_ms(row.stages[name].median)}" for name in PARTS]
     told = f"{w('cut')} {w.cut(row)} {row.layer}: {show_ms(row.total_s)} ({', '.join(parts)})"
@@ -120,10 +128,6 @@ def _bar(row: Row, result: CellResult, span: tuple[float, float], y_of: Callable
         pieces.append(
             tag("rect", x=x + width * 0.1, y=y_of(reached), width=width * 0.8, height=height, class_=f"fill-{name}")
         )
-    if row is result.best:
-        label = f"★ {show_ms(row.total_s)}"
-        middle = min(max(x + width / 2, FRAME.left + 34), FRAME.width - FRAME.right - 34)
-        pieces.append(letters(label, middle, y_of(reached) - 5, class_="star", text_anchor="middle"))
     return tag("g", "".join(pieces), data_records=data_lines(row.lines))
 
 
@@ -185,5 +189,5 @@ def _dot(row: Row, low: float, high: float, w: Words) -> str:
         measured=show_ms(row.total_s),
         predicted=show_ms(row.predicted["total"]),
     )
-    shape = {"cx": x, "cy": y, "r": 4.0, "class_": f"dot dot-{row.who}"}
-    return tag("circle", tag("title", escape(told)), **shape, data_records=data_lines(row.lines))
+    kind, lines = f"dot dot-{row.who}", data_lines(row.lines)
+    return tag("circle", tag("title", escape(told)), cx=x, cy=y, r=4.0, class_=kind, data_records=lines)

@@ -1,4 +1,4 @@
-"""Who wins: baselines against the automatic choice, joules, and the paper's comparison over networks and links. Pure."""
+"""Who wins: baselines against the automatic choice, joules, and the paper's comparison of networks. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""Small pieces of SVG as text: elements, nice ticks, and axes. Colours are classes, so that the page can be dark. Pure."""
+"""Small pieces of SVG as text. Colours are classes, so that the page can be dark. Pure."""
 
 import math
 from html import escape
 
 
 def tag(name: str, content: str = "", /, **attributes: str | float) -> str:
-    """An element around content that is markup already; `data_records` becomes `data-records`, `class_` becomes `class`."""
+    """An element around content that is markup already; `data_records` is data-records, and `class_` is class."""
     shown = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
     return f"<{name}{shown}>{content}</{name}>" if content else f"<{name}{shown}/>"
 

@@ -113,12 +113,9 @@ def _boundary(result: CellResult, w: Words) -> str:
         return ""
     worst, largest = result.ranked[-1], max(crossing, key=lambda row: row.raw_bytes)
     told = w("why_worst", where=w.where(worst), total=show_ms(worst.total_s), part=_dominant(worst, w))
-    sizes = w(
-        "why_largest",
-        where=w.where(largest),
-        size=format_bytes(largest.raw_bytes),
-        ratio=f"{largest.raw_bytes / cloud.raw_bytes:.2f}",
-    )
+    ratio, size = largest.raw_bytes / cloud.raw_bytes, format_bytes(largest.raw_bytes)
+    where = w.where(largest)
+    sizes = w("why_largest", where=where, size=size, ratio=f"{ratio:.2f}") if ratio > 1 else w("why_none_larger")
     if best.completed_by == {"edge"} or best is cloud:
         return f"{sizes} {told}"
     small = w("why_small", size=format_bytes(best.raw_bytes), share=f"{best.raw_bytes / cloud.raw_bytes:.0%}")

@@ -1,12 +1,12 @@
-"""The report's languages: every text by a key, with names in braces for what is filled in."""
+"""The report's languages: every text by a key, from the file of the language."""
 
-from collections.abc import Callable, Mapping
+import tomllib
+from pathlib import Path
 
 from lab.records import Cell
-from lab.report import chinese, english
 from lab.report.grid import Place, Row
 
-LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": english.TEXTS, "zh": chinese.TEXTS}
+HERE = Path(__file__).parent
 
 
 class Words:
@@ -14,7 +14,7 @@ class Words:
 
     def __init__(self, language: str) -> None:
         self.language = language
-        self._texts = LANGUAGES[language]
+        self._texts: dict[str, str] = tomllib.loads((HERE / f"{language}.toml").read_text(encoding="utf-8"))
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
@@ -57,6 +57,3 @@ class Words:
     def who(self, name: str) -> str:
         """A way of choosing the cut."""
         return self(f"who_{name}") if f"who_{name}" in self._texts else name
-
-
-Text = Callable[..., str]
