@@ -21,12 +21,18 @@ def _summary(document: Document) -> Sheet:
     """What every section says, and its tables, under each other."""
     lines: list[list[Cell]] = []
     for section in document.sections:
-        lines += [[section.title], *([paragraph] for paragraph in section.paragraphs), []]
+        lines.append([section.title])
+        lines += [[paragraph] for paragraph in section.paragraphs]
+        lines.append([])
         for block in section.blocks:
             if isinstance(block, Table) and block is not document.table:
-                lines += [[block.title], list(block.head), *([e.cell for e in row] for row in block.rows)]
-                lines += [*([note] for note in block.notes), []]
+                lines += _lines(block)
     width = max((len(line) for line in lines), default=1)
-    return Sheet(
-        "summary", [document.title, *[""] * (width - 1)], [[*line, *[""] * (width - len(line))] for line in lines]
-    )
+    rows = [[*line, *[""] * (width - len(line))] for line in lines]
+    return Sheet("summary", [document.title, *[""] * (width - 1)], rows)
+
+
+def _lines(table: Table) -> list[list[Cell]]:
+    rows: list[list[Cell]] = [[entry.cell for entry in row] for row in table.rows]
+    notes: list[list[Cell]] = [[note] for note in table.notes]
+    return [[table.title], list(table.head), *rows, *notes, []]
