@@ -8,8 +8,8 @@ from typing import Any
 from lab.records import Cell, Environment, Record
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
-from lab.report.document import NOTE, Chart, Document, Entry, Raw, Section, Table, milliseconds, text
-from lab.report.grid import Grid, Numbered, Row, grids_of, number, rows_of
+from lab.report.document import NOTE, Chart, Document, Entry, Raw, Section, Table, milliseconds, show_percent, text
+from lab.report.grid import POINT, Grid, Numbered, Row, grids_of, number, rows_of
 from lab.report.tables import (
     WITHIN,
     best_table,
@@ -35,6 +35,7 @@ def build(environment: Environment, records: Sequence[Record], w: Words) -> Docu
     """The report of a folder, in one language; without records it says so."""
     numbered = number(records)
     rows = rows_of(numbered)
+    w = w.naming(row.cell for row in rows)
     grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]))
     table = student_table(grids, w)
     models = list(dict.fromkeys(grid.model for grid in grids))
@@ -65,6 +66,7 @@ def build(environment: Environment, records: Sequence[Record], w: Words) -> Docu
 def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[Row], w: Words) -> tuple[Any, ...]:
     """What was run, where, and what is measured, modelled or emulated, as pairs of texts."""
     cells, mode = {row.cell for row in rows}, environment.mode
+    ordered = [row.cell for row in rows if w.link(row.cell) != row.cell.link]
     times = sorted(each.record.at for each in records)
     used = {line for row in rows if row.is_measured for line in row.lines}
     powers = ", ".join(sorted({row.cell.power for row in rows if row.energy_j is not None}))
@@ -78,6 +80,7 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
         "when": w("when_line", first=times[0], last=times[-1]) if times else environment.started,
         "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),
         "times": w("times_measured"),
+        "links": w("list_separator").join(dict.fromkeys(f"{w.link(c)} = {c.link}" for c in ordered)),
         "link": w("link_hosts" if mode == "hosts" else "link_emulated"),
         "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if limited else "cpu_none"),
         "energy": w("energy_modelled", power=powers) if powers else w("energy_none"),
@@ -144,7 +147,9 @@ def grid_section(grid: Grid, w: Words) -> Section:
     """One network under one objective: the answer, the best cuts, and the pictures."""
     blocks: list[Table | Chart] = [best_table(grid, w)]
     if any(result.ranked for result in grid.results):
-        blocks += [*heat_tables(grid, w), bars_chart(grid, w)]
+        blocks += heat_tables(grid, w)
+    if any(row.who == POINT for result in grid.results for row in result.rows):
+        blocks.append(bars_chart(grid, w))  # or they are another objective's, and drawn there
     blocks += [table for table in (baseline_table(grid, w), energy_table(grid, w)) if table is not None]
     said = (*answer(grid, w), regret_line(regret_of(grid.results), w))
     title = f"{w('why_title')} {w('grid_title', model=grid.model, objective=w.objective(grid.objective))}"
@@ -166,7 +171,7 @@ def predicted_section(rows: Sequence[Row], w: Words) -> Section:
         return Section("predictions", w("predicted_title"), (w("predicted_none"),))
     errors = [abs(row.predicted["total"] / row.total_s - 1) for row in found]
     within = sum(error <= WITHIN[0] for error in errors)
-    said = w("predicted_line", within=within, of=len(errors), mean=f"{mean(errors):.1%}")
+    said = w("predicted_line", within=within, of=len(errors), mean=show_percent(mean(errors), sign=False))
     return Section("predictions", w("predicted_title"), (said,), (scatter_chart(found, w), prediction_table(found, w)))
 
 

@@ -177,7 +177,7 @@ def paper_table(found: Sequence[Compared], w: Words) -> Table:
                 _spent(cloud),
                 _chosen(each.frugal, w),
                 _spent(each.frugal),
-                percent(each.saving, saved),
+                percent(each.saving, saved, sign=False),
             )
         )
     head = w.head("model", "cpu", "link", "edge_ms", "cloud_ms", "chosen", "chosen_ms", "speedup")
@@ -209,8 +209,8 @@ def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
         average, (most, at) = mean(value for value, _ in savings), max(savings, key=lambda pair: pair[0])
         modelled = w("how_modelled")
         rows += [
-            line("mean_saving", show_percent(average).lstrip("+"), modelled, average),
-            line("most_saving", show_percent(most).lstrip("+"), _at(at, w, modelled), most),
+            line("mean_saving", show_percent(average, sign=False), modelled, average),
+            line("most_saving", show_percent(most, sign=False), _at(at, w, modelled), most),
         ]
     throughput = cloud_gain(found)
     if throughput is not None:

@@ -1,5 +1,6 @@
 """A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -109,34 +110,45 @@ def text(words: str, mark: str = "", hint: str = "", lines: Iterable[int] = ()) 
 def milliseconds(seconds: float | None, lines: Iterable[int] = (), mark: str = "", hint: str = "") -> Entry:
     """Seconds, shown and given as milliseconds."""
     if seconds is None:
-        return Entry("–", "", mark=mark or NOTE)
+        return Entry("–", "", mark=mark or NOTE, is_number=True)
     return Entry(f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4), tuple(lines), mark, hint=hint, is_number=True)
 
 
 def joules(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:
     """Joules, three digits."""
     if value is None:
-        return Entry("–", "", mark=NOTE)
-    return Entry(f"{value:.3g}", round(value, 6), tuple(lines), mark, is_number=True)
+        return Entry("–", "", mark=NOTE, is_number=True)
+    return Entry(show_joules(value), round(value, 6), tuple(lines), mark, is_number=True)
 
 
 def times(value: float | None, lines: Iterable[int] = (), mark: str = "", share: float | None = None) -> Entry:
     """A ratio, such as `1.38 ×`."""
     if value is None:
-        return Entry("–", "", mark=mark or NOTE)
+        return Entry("–", "", mark=mark or NOTE, is_number=True)
     return Entry(f"{value:.2f} ×", round(value, 4), tuple(lines), mark, share, is_number=True)
 
 
-def percent(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:
+def percent(value: float | None, lines: Iterable[int] = (), mark: str = "", sign: bool = True) -> Entry:
     """A share, such as `+3.1 %`; a workbook gets 0.031."""
     if value is None:
-        return Entry("–", "", mark=NOTE)
-    return Entry(show_percent(value), round(value, 5), tuple(lines), mark, is_number=True)
+        return Entry("–", "", mark=NOTE, is_number=True)
+    return Entry(show_percent(value, sign), round(value, 5), tuple(lines), mark, is_number=True)
 
 
-def show_percent(value: float) -> str:
-    """A share with its sign."""
-    return f"{value * 100:+.1f} %" if abs(value) >= 0.0005 else "0.0 %"
+def show_percent(value: float, sign: bool = True) -> str:
+    """A share, with its sign or without a plus."""
+    return f"{value * 100:{'+' if sign else ''}.1f} %" if abs(value) >= 0.0005 else "0.0 %"
+
+
+def show_share(value: float) -> str:
+    """A share for a sentence: `64 %`."""
+    return f"{value * 100:.0f} %"
+
+
+def show_joules(value: float) -> str:
+    """Three digits: `20.1`, `1.00`, `0.0269`."""
+    digits = 2 if value <= 0 else max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f}"
 
 
 def show_lines(lines: Iterable[int]) -> str:
@@ -172,4 +184,6 @@ def _plain(value: float) -> str:
 def show_ms(seconds: float) -> str:
     """For a sentence: `1287 ms`."""
     value = seconds * 1e3
+    if abs(value) < 0.005:
+        return "0 ms"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"

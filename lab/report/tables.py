@@ -14,6 +14,7 @@ from lab.report.document import (
     milliseconds,
     percent,
     records_entry,
+    show_joules,
     show_ms,
     show_percent,
     text,
@@ -88,8 +89,8 @@ def _range(row: Row, name: str) -> str:
 
 def _missing(cut: str, layer: str, why: str, w: Words, lines: Iterable[int] = ()) -> tuple[Entry, ...]:
     lines = tuple(lines)
-    nothing = Entry("–", "", mark=NOTE)
-    told = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why)
+    nothing = Entry("–", "", mark=NOTE, is_number=True)
+    told = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why, is_number=True)
     end = (*[nothing] * 5, Entry("0", 0, lines, NOTE, is_number=True), records_entry(lines))
     return (text(cut), text(layer), nothing, told, *end)
 
@@ -215,7 +216,7 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
         if best is None:
             return text(w("not_measured"), BAD)
         value = result.value(best)
-        told = w("heat_joules", value=f"{value:.3g}") if grid.objective == "energy" else show_ms(best.total_s)
+        told = w("heat_joules", value=show_joules(value or 0)) if grid.objective == "energy" else show_ms(best.total_s)
         share = (best.point or 0) / last
         return Entry(f"{w.cut(best)} · {told}", None, best.lines, share=share, hint=best.layer)
 
@@ -267,8 +268,8 @@ def prediction_table(rows: Sequence[Row], w: Words) -> Table:
                 text(w(name)),
                 Entry(str(len(errors)), len(errors), lines, is_number=True),
                 percent(median(error for error, _ in errors), lines),
-                percent(mean(sizes), lines),
-                *(percent(sum(size <= bar for size in sizes) / len(sizes), lines) for bar in WITHIN),
+                percent(mean(sizes), lines, sign=False),
+                *(percent(sum(size <= bar for size in sizes) / len(sizes), lines, sign=False) for bar in WITHIN),
                 percent(worst, at.lines),
                 text(w("at_cut", setting=w.setting(at.cell), cut=w.cut(at)), NOTE, lines=at.lines),
             )
@@ -320,7 +321,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
     return table, w(
         "transfer_line",
         of=len(sizes),
-        mean=f"{mean(sizes):.1%}",
+        mean=show_percent(mean(sizes), sign=False),
         worst=show_percent(max(plain, key=abs)),
         within=within,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lab.report.document import show_ms
+from lab.report.document import show_joules, show_ms, show_share
 from lab.report.grid import STAGES, CellResult, Grid, Row
 from lab.report.words import Words
 from utils.units import format_bytes
@@ -35,9 +35,9 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
         **parts,
     )
     if grid.objective == "energy" and best.energy_j is not None:
-        return f"{told} {w('why_joules', value=f'{best.energy_j.median:.3g}')}"
+        return f"{told} {w('why_joules', value=show_joules(best.energy_j.median))}"
     name, share = max(_shares(best).items(), key=lambda pair: pair[1])
-    return f"{told} {w('why_dominates', part=w(f'part_{name}'), share=f'{share:.0%}')}"
+    return f"{told} {w('why_dominates', part=w(f'part_{name}'), share=show_share(share))}"
 
 
 def _shares(row: Row) -> dict[str, float]:
@@ -118,7 +118,7 @@ def _boundary(result: CellResult, w: Words) -> str:
     sizes = w("why_largest", where=where, size=size, ratio=f"{ratio:.2f}") if ratio > 1 else w("why_none_larger")
     if best.completed_by == {"edge"} or best is cloud:
         return f"{sizes} {told}"
-    small = w("why_small", size=format_bytes(best.raw_bytes), share=f"{best.raw_bytes / cloud.raw_bytes:.0%}")
+    small = w("why_small", size=format_bytes(best.raw_bytes), share=show_share(best.raw_bytes / cloud.raw_bytes))
     return f"{small} {sizes} {told}"
 
 
@@ -176,11 +176,12 @@ def _everywhere(grid: Grid, results: Sequence[CellResult], w: Words) -> str:
     """Shares of the stages at the best cuts, gains over both ends, and ties."""
     bests = [result.ranked[0] for result in results]
     shares = {name: sum(_shares(row)[name] for row in bests) / len(bests) for name in PARTS}
-    said = [w("why_shares", cells=len(bests), **{name: f"{share:.0%}" for name, share in shares.items()})]
+    said = [w("why_shares", cells=len(bests), **{name: show_share(share) for name, share in shares.items()})]
     for key, other in (("why_gain_edge", "all_edge"), ("why_gain_cloud", "all_cloud")):
         gains = [gain for r in results if (gain := r.gain_over(getattr(r, other))) is not None]
         if gains:
-            said.append(w(key, low=f"{min(gains):.2f}", high=f"{max(gains):.2f}"))
+            low, high = f"{min(gains):.2f}", f"{max(gains):.2f}"
+            said.append(w(key, range=low if low == high else w("range", low=low, high=high)))
     ties = sum(result.is_tie for result in results)
     if ties:
         said.append(w("why_ties", n=ties, of=len(results)))

@@ -1,6 +1,8 @@
 """The report's languages: every text by a key, from the file of the language."""
 
 import tomllib
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from lab.records import Cell
@@ -12,13 +14,20 @@ HERE = Path(__file__).parent
 class Words:
     """`words("key", name=value)` gives the text in one language."""
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, ambiguous: frozenset[str] = frozenset()) -> None:
         self.language = language
+        self._ambiguous = ambiguous
         self._texts: dict[str, str] = tomllib.loads((HERE / f"{language}.toml").read_text(encoding="utf-8"))
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
         return self._texts[key].format(**values)
+
+    def naming(self, cells: Iterable[Cell]) -> "Words":
+        """The same language, where links are called by their names; by their shapes too where names are not unique."""
+        shapes = {(cell.link_name, cell.link) for cell in cells}
+        found = Counter(name for name, _ in shapes)
+        return Words(self.language, frozenset(name for name, shapes in found.items() if shapes > 1))
 
     def head(self, *keys: str) -> tuple[str, ...]:
         """The head of a table."""
@@ -29,9 +38,9 @@ class Words:
         return self("cpu_full") if share is None else f"{share:g}"
 
     def link(self, of: Cell | Place) -> str:
-        """A link: the name and the shape, where the name does not say it."""
+        """A link: its name, with the shape where another one has the same, and its trace."""
         name = of.link_name if isinstance(of, Cell) else of.name
-        shown = of.link if of.link.split(",")[0] == name or of.link == name else f"{name} ({of.link})"
+        shown = f"{name} ({of.link})" if name in self._ambiguous else name
         return self("traced", link=shown, trace=of.trace) if of.trace else shown
 
     def setting(self, cell: Cell) -> str:
