@@ -31,12 +31,12 @@ FLAT_FIRST = ("line", "cell.model", "cell.cpu", "cell.link", "who", "point", "la
 RAW_TIMES = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
 
 
-def build(environment: Environment, records: Sequence[Record], w: Words) -> Document:
-    """The report of a folder, in one language; without records it says so."""
+def build(environment: Environment, records: Sequence[Record], w: Words, expected: Sequence[Cell] = ()) -> Document:
+    """The report of a folder, in one language; without records it says so. `expected` are all cells of its spec."""
     numbered = number(records)
     rows = rows_of(numbered)
-    w = w.naming(row.cell for row in rows)
-    grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]))
+    w = w.naming((*(row.cell for row in rows), *expected))
+    grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]), expected if records else ())
     table = student_table(grids, w)
     models = list(dict.fromkeys(grid.model for grid in grids))
     sections = [

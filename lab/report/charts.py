@@ -47,7 +47,7 @@ SQUARE = Frame(width=440, height=420, left=58, right=14, top=14, bottom=46)
 
 def bars_chart(grid: Grid, w: Words) -> Chart:
     """Local, transfer and cloud of every fixed point: a panel for each cell, devices down and links across."""
-    tallest = [max((row.total_s for row in result.ranked), default=0.0) for result in grid.results]
+    tallest = [_tallest(result) for result in grid.results]
     tallest = [value for value in tallest if value > 0]
     is_same = bool(tallest) and max(tallest) / min(tallest) <= SAME_SCALE
     panels = []
@@ -55,14 +55,18 @@ def bars_chart(grid: Grid, w: Words) -> Chart:
         for place in grid.places:
             title = w("panel", cpu=w.cpu(cpu), link=w.link(place))
             result = grid.at(cpu, place)
-            high = max(tallest) if is_same else max((row.total_s for row in result.ranked), default=0) if result else 0
             if result is None or not result.ranked:
                 panels.append(Panel(title, _nothing(title, w)))
             else:
-                panels.append(Panel(title, _bars(result, high, title, w)))
+                panels.append(Panel(title, _bars(result, max(tallest) if is_same else _tallest(result), title, w)))
     notes = (w("bars_note"), w("bars_same" if is_same else "bars_own"))
     keys = tuple((name, w(name)) for name in PARTS)
     return Chart(f"bars-{grid_id(grid)}", w("bars_title"), tuple(panels), len(grid.places), keys, notes)
+
+
+def _tallest(result: CellResult) -> float:
+    """Seconds of the slowest repeat."""
+    return max((row.stages["total"].high for row in result.ranked), default=0.0)
 
 
 def _nothing(title: str, w: Words) -> str:
@@ -92,7 +96,7 @@ def _bars(result: CellResult, high_s: float, title: str, w: Words) -> str:
     label, y = f"★ {show_ms(best.total_s)}", y_of(sum(best.stages[name].median for name in PARTS)) - 5
     pieces.append(letters(label, middle, y, class_="star", text_anchor="middle"))
     pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
-    pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 2, class_="axis-name"))
+    pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 5, class_="axis-name"))
     return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
 
 
@@ -128,6 +132,8 @@ def _bar(row: Row, span: tuple[float, float], y_of: Callable[[float], float], w:
         pieces.append(
             tag("rect", x=x + width * 0.1, y=y_of(reached), width=width * 0.8, height=height, class_=f"fill-{name}")
         )
+    total, middle = row.stages["total"], x + width / 2
+    pieces.append(line(middle, y_of(total.low), middle, y_of(total.high), "whisker"))
     return tag("g", "".join(pieces), data_records=data_lines(row.lines))
 
 

@@ -315,8 +315,11 @@ def place_of(cell: Cell, rate: Callable[[str], float]) -> Place:
     return Place(rate(cell.link), cell.link, cell.link_name, cell.trace or "", cell.radio)
 
 
-def grids_of(rows: Iterable[Row], rate: Callable[[str], float]) -> tuple[Grid, ...]:
-    """All grids, in the order of their first rows; slow devices and slow links first."""
+def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterable[Cell] = ()) -> tuple[Grid, ...]:
+    """All grids, in the order of their first rows; slow devices and slow links first.
+
+    `expected` are cells that should be there: those that nothing was recorded of stay empty.
+    """
     rows = tuple(rows)
     gathered: dict[tuple[str, str, str], dict[tuple[float | None, Place], list[Row]]] = {}
     fixed: dict[Cell, list[Row]] = {}
@@ -326,12 +329,15 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float]) -> tuple[Grid, .
         grid.setdefault((cell.cpu, place_of(cell, rate)), []).append(row)
         if row.who in SAME_FOR_ALL:
             fixed.setdefault(replace(cell, objective=""), []).append(row)
+    for cell in expected:
+        grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
+        grid.setdefault((cell.cpu, place_of(cell, rate)), [])
     return tuple(
         Grid(
             *key,
             cpus=tuple(sorted({cpu for cpu, _ in cells}, key=lambda cpu: float("inf") if cpu is None else cpu)),
             places=tuple(sorted({place for _, place in cells})),
-            cells={where: _result(found, fixed) for where, found in cells.items()},
+            cells={where: _result(found, fixed) for where, found in cells.items() if found},
         )
         for key, cells in gathered.items()
     )
