@@ -99,14 +99,16 @@ def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str,
     told: list[str] = []
     unstable = [row for row in rows if row.is_unstable]
     if unstable:
-        which = _named((w("at_cut", setting=_full(row.cell, w), cut=w.cut(row)) for row in unstable), w)
+        which = _named((_whose(row, w) for row in unstable), w)
         told.append(w("warn_unstable", n=len(unstable), of=len(rows), which=which))
     missing = list(holes(rows, grids, w))
     if missing:
         told.append(w("warn_missing", n=len(missing), which=_named(missing, w)))
-    fallbacks, wrong = sum(row.fallbacks for row in rows), sum(row.wrong for row in rows)
-    if fallbacks or wrong:
-        told.append(w("warn_failed", fallbacks=fallbacks, wrong=wrong))
+    fallbacks, wrong = sum(row.fallbacks for row in rows), [row for row in rows if row.wrong]
+    if fallbacks:
+        told.append(w("warn_fallbacks", n=fallbacks))
+    if wrong:
+        told.append(w("warn_wrong", n=len(wrong), which=_named((_whose(row, w) for row in wrong), w)))
     return tuple(told)
 
 
@@ -114,7 +116,7 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[str]
     """Rows without a number, and cells and cuts that the rest of their grid has."""
     for row in rows:
         if not row.is_measured:
-            yield w("at_cut", setting=_full(row.cell, w), cut=w.cut(row))
+            yield _whose(row, w)
     for grid in grids:
         for cpu in grid.cpus:
             for place in grid.places:
@@ -126,12 +128,13 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[str]
                 known = {(row.point, row.layer, row.codec) for row in result.points}
                 for point in grid.points:
                     if point not in known:
-                        cut = w("many_tensors") if point[0] is None else point[0]
-                        yield w("at_cut", setting=setting, cut=cut)
+                        yield w("at_cut", setting=setting, cut=w.point(point[0]))
 
 
-def _full(cell: Cell, w: Words) -> str:
-    return f"{cell.model}, {w.setting(cell)}"
+def _whose(row: Row, w: Words) -> str:
+    setting = f"{row.cell.model}, {w.setting(row.cell)}"
+    told = w("at_cut", setting=setting, cut=w.cut(row))
+    return told if row.who == POINT else f"{told} ({w.who(row.who)})"
 
 
 def _named(names: Iterable[str], w: Words) -> str:
@@ -194,10 +197,9 @@ def raw_table(records: Sequence[Numbered], w: Words) -> Table:
 def _raw_row(each: Numbered, w: Words) -> tuple[Entry, ...]:
     record, line = each.record, (each.line,)
     said = (record.at, record.cell.model, w.cpu(record.cell.cpu), w.link(record.cell), w.who(record.who))
-    cut = w("many_tensors") if record.point is None else str(record.point)
     return (
         Entry(str(each.line), each.line, line, is_number=True),
-        *(text(word) for word in (*said, cut, record.codec)),
+        *(text(word) for word in (*said, w.point(record.point), record.codec)),
         *(Entry(str(value), value, is_number=True) for value in (record.attempt, record.repeat)),
         *(milliseconds(record.measured.get(name), line) for name in RAW_TIMES),
         text(record.completed_by),

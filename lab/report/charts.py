@@ -6,7 +6,7 @@ from html import escape
 from math import log
 
 from lab.report.document import Chart, Panel, data_lines, show_ms
-from lab.report.grid import POINT, STAGES, CellResult, Grid, Row
+from lab.report.grid import STAGES, CellResult, Grid, Row
 from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
 from lab.report.tables import grid_id
 from lab.report.words import Words
@@ -58,15 +58,17 @@ def bars_chart(grid: Grid, w: Words) -> Chart:
             if result is None or not result.ranked:
                 panels.append(Panel(title, _nothing(title, w)))
             else:
-                panels.append(Panel(title, _bars(result, max(tallest) if is_same else _tallest(result), title, w)))
+                panels.append(
+                    Panel(title, _bars(grid, result, max(tallest) if is_same else _tallest(result), title, w))
+                )
     notes = (w("bars_note"), w("bars_same" if is_same else "bars_own"))
     keys = tuple((name, w(name)) for name in PARTS)
     return Chart(f"bars-{grid_id(grid)}", w("bars_title"), tuple(panels), len(grid.places), keys, notes)
 
 
 def _tallest(result: CellResult) -> float:
-    """Seconds of the slowest repeat."""
-    return max((row.stages["total"].high for row in result.ranked), default=0.0)
+    """Seconds of the slowest cut, by its median: one slow repeat would make all bars small."""
+    return max((row.total_s for row in result.ranked), default=0.0)
 
 
 def _nothing(title: str, w: Words) -> str:
@@ -74,46 +76,49 @@ def _nothing(title: str, w: Words) -> str:
     return drawing(FRAME.width, FRAME.height, title, middle)
 
 
-def _bars(result: CellResult, high_s: float, title: str, w: Words) -> str:
+def _bars(grid: Grid, result: CellResult, high_s: float, title: str, w: Words) -> str:
     scale, unit = (1.0, "s") if high_s >= 2 else (1e3, "ms")
     marks = ticks(high_s * scale)
     top_s = marks[-1] / scale
-    points = [row for row in result.points if row.who == POINT]
-    width, shown = FRAME.inner / len(points), _labelled(points, result.best)
+    rows = {(row.point, row.layer, row.codec): row for row in result.points}
+    points, best = grid.points, result.ranked[0]
+    starred = points.index((best.point, best.layer, best.codec))
+    width, shown = FRAME.inner / len(points), _labelled(len(points), starred)
 
     def y_of(seconds: float) -> float:
         return FRAME.base - (FRAME.base - FRAME.top) * seconds / top_s
 
     pieces = [_grid_line(mark, y_of(mark / scale)) for mark in marks]
     pieces.append(letters(unit, FRAME.left - 5, FRAME.top - 10, class_="tick", text_anchor="end"))
-    for place, row in enumerate(points):
-        x = FRAME.left + width * place
-        pieces.append(_bar(row, (x, width), y_of, w) if row.is_measured else _gap(row, x, width, w))
-    pieces += [_under(row, FRAME.left + width * (n + 0.5), n in shown, result, w) for n, row in enumerate(points)]
-    best = result.ranked[0]
-    middle = FRAME.left + width * (points.index(best) + 0.5)
-    middle = min(max(middle, FRAME.left + 34), FRAME.width - FRAME.right - 34)  # the label stays inside
-    label, y = f"★ {show_ms(best.total_s)}", y_of(sum(best.stages[name].median for name in PARTS)) - 5
-    pieces.append(letters(label, middle, y, class_="star", text_anchor="middle"))
+    for number, key in enumerate(points):
+        x, row = FRAME.left + width * number, rows.get(key)
+        is_there = row is not None and row.is_measured
+        pieces.append(
+            _bar(row, (x, width), y_of, w) if row is not None and is_there else _gap(x + width / 2, key[0], w)
+        )
+        kind = "tick strong" if number == starred else "tick"
+        if number in shown:
+            pieces.append(_under(w.point(key[0]), x + width / 2, 12, kind))
+        if result.auto is not None and key[0] is not None and result.auto.point == key[0]:
+            pieces.append(_under("▲", x + width / 2, 23, "auto"))
+    star_y = y_of(sum(best.stages[name].median for name in PARTS)) - 4
+    pieces.append(_under("★", FRAME.left + width * (starred + 0.5), star_y - FRAME.base, "star"))
+    told = f"★ {w.cut(best)}: {show_ms(best.total_s)}"
+    pieces.append(letters(told, FRAME.width - FRAME.right, FRAME.top - 10, class_="star", text_anchor="end"))
     pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
     pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 5, class_="axis-name"))
     return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
 
 
-def _labelled(points: Sequence[Row], best: Row | None) -> set[int]:
+def _labelled(points: int, starred: int) -> set[int]:
     """Which bars have their number under them: as many as fit, the best one among them."""
-    every = max(1, -(-22 * len(points) // int(FRAME.inner)))
-    star = {n for n, row in enumerate(points) if row is best}
-    regular = range(0, len(points), every)
-    return {n for n in regular if not any(0 < abs(n - each) < every for each in star)} | star
+    every = max(1, -(-22 * points // int(FRAME.inner)))
+    return {n for n in range(0, points, every) if not 0 < abs(n - starred) < every} | {starred}
 
 
-def _under(row: Row, x: float, has_number: bool, result: CellResult, w: Words) -> str:
-    """The number of a cut below its bar, and the mark of the automatic choice."""
-    kind = "tick strong" if row is result.best else "tick"
-    label = letters(w.cut(row), x, FRAME.base + 12, class_=kind, text_anchor="middle") if has_number else ""
-    is_auto = result.auto is not None and row.point is not None and result.auto.point == row.point
-    return label + (letters("▲", x, FRAME.base + 23, class_="auto", text_anchor="middle") if is_auto else "")
+def _under(words: str, x: float, below: float, kind: str) -> str:
+    """Something centred on a bar, so far below the axis."""
+    return letters(words, x, FRAME.base + below, class_=kind, text_anchor="middle")
 
 
 def _grid_line(mark: float, y: float) -> str:
@@ -133,14 +138,13 @@ def _bar(row: Row, span: tuple[float, float], y_of: Callable[[float], float], w:
             tag("rect", x=x + width * 0.1, y=y_of(reached), width=width * 0.8, height=height, class_=f"fill-{name}")
         )
     total, middle = row.stages["total"], x + width / 2
-    pieces.append(line(middle, y_of(total.low), middle, y_of(total.high), "whisker"))
+    pieces.append(line(middle, y_of(total.low), middle, max(2.0, y_of(total.high)), "whisker"))
     return tag("g", "".join(pieces), data_records=data_lines(row.lines))
 
 
-def _gap(row: Row, x: float, width: float, w: Words) -> str:
-    told = f"{w('cut')} {w.cut(row)} {row.layer}: {w('not_measured')}"
-    cross = letters("×", x + width / 2, FRAME.base - 4, class_="missing", text_anchor="middle")
-    return tag("g", tag("title", escape(told)) + cross, data_records=data_lines(row.lines))
+def _gap(x: float, point: int | None, w: Words) -> str:
+    told = f"{w('cut')} {w.point(point)}: {w('not_measured')}"
+    return tag("g", tag("title", escape(told)) + _under("×", x, -4, "missing"))
 
 
 # --- predicted over measured

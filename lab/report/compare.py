@@ -53,7 +53,9 @@ def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry,
         elif ratio is None:
             entries.append(_value(result, row))
         else:
-            entries.append(times(ratio, (*row.lines, *(auto.lines if auto else ())), BEST if winner == name else ""))
+            lines = (*row.lines, *(auto.lines if auto else ()))
+            mark = f" {w('wrong_mark')}" if row.wrong else ""
+            entries.append(times(ratio, lines, BEST if winner == name else BAD if mark else "", after=mark))
     told = w.who(winner) if winner else w("not_measured")
     return (*entries, text(told, BEST if winner == AUTO else ""))
 
@@ -69,7 +71,8 @@ def _ratio(result: CellResult, row: Row | None) -> float | None:
 
 
 def _winner(result: CellResult, names: Iterable[str]) -> str:
-    judged = [(value, who) for who in (AUTO, *names) if (value := result.value(result.by(who))) is not None]
+    rows = [(who, row) for who in (AUTO, *names) if (row := result.by(who)) is not None and not row.wrong]
+    judged = [(value, who) for who, row in rows if (value := result.value(row)) is not None]
     return min(judged, key=lambda pair: pair[0])[1] if judged else ""
 
 

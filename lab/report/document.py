@@ -121,11 +121,13 @@ def joules(value: float | None, lines: Iterable[int] = (), mark: str = "") -> En
     return Entry(show_joules(value), round(value, 6), tuple(lines), mark, is_number=True)
 
 
-def times(value: float | None, lines: Iterable[int] = (), mark: str = "", share: float | None = None) -> Entry:
-    """A ratio, such as `1.38 ×`."""
+def times(
+    value: float | None, lines: Iterable[int] = (), mark: str = "", share: float | None = None, after: str = ""
+) -> Entry:
+    """A ratio, such as `1.38 ×`, and what is to be said of it."""
     if value is None:
         return Entry("–", "", mark=mark or NOTE, is_number=True)
-    return Entry(f"{value:.2f} ×", round(value, 4), tuple(lines), mark, share, is_number=True)
+    return Entry(f"{value:.2f} ×{after}", round(value, 4), tuple(lines), mark, share, is_number=True)
 
 
 def percent(value: float | None, lines: Iterable[int] = (), mark: str = "", sign: bool = True) -> Entry:

@@ -1,7 +1,7 @@
 """Measurements put in order: a row for each cut of each cell, and cells in grids of devices and links. Pure.
 
-Medians and spreads are over the repeats of the last attempt; what did not run as planned (a fallback, a wrong answer)
-is counted, and is in no median.
+Medians and spreads are over the repeats of the last attempt. What the edge had to finish without the cloud is counted,
+and is in no median; a row with another answer than the whole network's keeps its times, but is never the best.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +71,7 @@ class Row:
     completed_by: frozenset[str]
     fallbacks: int
     wrong: int
+    """Of the measured ones, how many gave another answer than the whole network does."""
     is_unstable: bool
 
     @property
@@ -111,8 +112,7 @@ def _row(group: Sequence[Numbered]) -> Row:
     attempt = max(each.record.attempt for each in group)
     kept = [each for each in group if each.record.attempt == attempt]
     fallbacks = [each for each in kept if each.record.completed_by == "fallback"]
-    wrong = [each for each in kept if each.record.matches is False and each not in fallbacks]
-    good = [each for each in kept if each not in fallbacks and each not in wrong]
+    good = [each for each in kept if each not in fallbacks]
     last, measured = (good or kept)[-1].record, [each.record.measured for each in good]
     joules = [j for each in good if (j := _joules(each.record)) is not None]
     return Row(
@@ -130,7 +130,7 @@ def _row(group: Sequence[Numbered]) -> Row:
         energy_j=Spread.of(joules) if joules else None,
         completed_by=frozenset(each.record.completed_by for each in good),
         fallbacks=len(fallbacks),
-        wrong=len(wrong),
+        wrong=sum(each.record.matches is False for each in good),
         is_unstable=any(UNSTABLE in each.record.flags for each in kept),
     )
 
@@ -197,8 +197,8 @@ class CellResult:
 
     @cached_property
     def ranked(self) -> tuple[Row, ...]:
-        """The fixed points that were measured, the best one first."""
-        judged = [(value, row) for row in self.points if (value := self.value(row)) is not None]
+        """The fixed points that were measured and gave the right answer, the best one first."""
+        judged = [(value, row) for row in self.points if (value := self.value(row)) is not None and not row.wrong]
         return tuple(row for _, row in sorted(judged, key=lambda pair: pair[0]))
 
     @property
@@ -234,9 +234,10 @@ class CellResult:
     @property
     def regret(self) -> float | None:
         """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0."""
-        auto = self.value(self.auto)
-        rivals = [value for row in (*self.points, self.auto) if (value := self.value(row)) is not None]
-        return None if auto is None or not self.ranked or not min(rivals) else auto / min(rivals) - 1
+        auto, best = self.value(self.auto), self.value(self.best)
+        if auto is None or not best or (self.auto and self.auto.wrong):
+            return None
+        return max(0.0, auto / best - 1)
 
     @property
     def lead(self) -> float | None:

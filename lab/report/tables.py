@@ -55,7 +55,7 @@ def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[En
     found: list[tuple[Entry, ...]] = []
     for point, layer, codec in grid.points:
         row = next((r for r in result.points if (r.point, r.layer, r.codec) == (point, layer, codec)), None)
-        cut = w("many_tensors") if point is None else str(point)
+        cut = w.point(point)
         found.append(_measured(row, result, w) if row is not None else _missing(cut, layer, w("no_record"), w))
     found += [_measured(row, result, w) for row in result.rows if row.who == AUTO]
     return found
@@ -67,10 +67,10 @@ def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
         return _missing(cut, row.layer, why_missing(row, w), w, row.lines)
     mark = BEST if row is result.best else ""
     total = row.stages["total"]
-    star = f"{cut} ★" if mark else cut
+    star = f"{cut} ★" if mark else f"{cut} {w('wrong_mark')}" if row.wrong else cut
     flag = f" {w('unstable_mark')}" if row.is_unstable else ""
     return (
-        text(star, mark),
+        text(star, BAD if row.wrong else mark, w("wrong_answers", n=row.wrong) if row.wrong else ""),
         text(f"{row.layer} [{row.codec}]" if row.codec != "raw" else row.layer, mark),
         Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
         milliseconds(total.median, row.lines, mark),
@@ -97,8 +97,7 @@ def _missing(cut: str, layer: str, why: str, w: Words, lines: Iterable[int] = ()
 
 def why_missing(row: Row, w: Words) -> str:
     """What became of the repeats of a row without numbers."""
-    told = [w(key, n=n) for key, n in (("fell_back", row.fallbacks), ("wrong_answers", row.wrong)) if n]
-    return ", ".join(told)
+    return w("fell_back", n=row.fallbacks)
 
 
 # --- the best cut of each cell
@@ -111,7 +110,9 @@ def best_table(grid: Grid, w: Words) -> Table:
         for place in grid.places:
             result = grid.at(cpu, place)
             where = (text(w.cpu(cpu)), text(w.link(place)))
-            rows.append((*where, *(_best_cells(result, w) if result else [text(w("not_measured"), BAD)] * 9)))
+            rows.append(
+                (*where, *(_best_cells(result, w) if result else [text(w("not_measured"), BAD), *[percent(None)] * 8]))
+            )
     head = w.head("cpu", "link", "best_cut", "layer", "best_total", "runner_up", "auto", "auto_total")
     head += w.head("lead", "regret", "cut_regret")
     return Table(f"best-{grid_id(grid)}", w("best_title"), head, tuple(rows), (w("best_note"),))

@@ -49,7 +49,11 @@ class Words:
 
     def cut(self, row: Row) -> str:
         """A cut, for a sentence or a cell."""
-        return self("many_tensors") if row.point is None else str(row.point)
+        return self.point(row.point)
+
+    def point(self, number: int | None) -> str:
+        """A point by its number."""
+        return self("many_tensors") if number is None else str(number)
 
     def where(self, row: Row) -> str:
         """A cut and what it means."""
