@@ -16,8 +16,14 @@ ENVIRONMENT = Environment(
     started="2026-11-21T13:00:00+00:00",
 )
 # bytes after each layer, and seconds of the layer on a whole core: sizes of AlexNet's first layers, then small ones
-LAYERS = (("input", 602_112, 0.0), ("conv1", 746_496, 0.02), ("pool1", 173_056, 0.01), ("conv2", 110_592, 0.06))
-LAYERS += (("conv3", 36_864, 0.09), ("fc", 4_000, 0.05))
+LAYERS: tuple[tuple[str, int, float], ...] = (
+    ("input", 602_112, 0.0),
+    ("conv1", 746_496, 0.02),
+    ("pool1", 173_056, 0.01),
+    ("conv2", 110_592, 0.06),
+    ("conv3", 36_864, 0.09),
+    ("fc", 4_000, 0.05),
+)
 CLOUD_FASTER, WATTS, SENDING_WATTS = 20.0, 6.0, 2.5
 NOISE = (0.0, -0.01, 0.02)
 
@@ -83,7 +89,7 @@ def record(
 
 def grid(cells: Sequence[Cell], auto: int = 3, baselines: bool = True) -> Iterator[Record]:
     """Every point of these cells three times, what was chosen, and what others would have."""
-    rivals = {"all-edge": len(LAYERS) - 1, "all-cloud": 0, "neurosurgeon": 2} if baselines else {}
+    rivals = {"all-edge": len(LAYERS) - 1, "all-cloud": 0, "neurosurgeon": 1} if baselines else {}
     for cell in cells:
         yield from (record(cell, point, repeat) for point in range(len(LAYERS)) for repeat in range(3))
         yield from (record(cell, auto, repeat, who="auto") for repeat in range(3))
