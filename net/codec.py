@@ -133,7 +133,7 @@ def _unfold(frame: memoryview, expected: int) -> memoryview:
 
 
 _FORMS: dict[str, tuple[Form, Form]] = {  # alone, and under zstd
-    "pixels": (Pixels(), Pixels()),
+    "pixels": (Pixels(), Pixels(is_foretold=True)),
     "fp16": (Half(), Half()),
     **{f"int{n}{c}": (Affine(n, bool(c)), Affine(n, bool(c), is_packed=n != 6)) for n in (8, 6, 4) for c in ("", "c")},
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from models import registry, weights
 from net.link import LinkEstimate
 from net.monitor import Monitor
+from net.recorder import Recorder
 from net.tensors import Array
 from net.tls import ClientTls
 from runtime.answers import matches
@@ -65,6 +66,8 @@ class TasksConfig:
     predictors: Path | None = None
     token: str = ""
     tls: ClientTls | None = None
+    record: Path | None = None
+    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ Told = Callable[[Run, Record], None]
 def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
+        recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
         tasks, problems = gather(config)
         journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
         skipped = 0
@@ -139,7 +143,7 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
         address = cloud.address()
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
-        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal)
+        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
         return _run_tasks(prepared, progress, told, call)
 
 
@@ -158,6 +162,7 @@ class _Prepared:
     fleet: Fleet
     address: tuple[str, int]
     journal: "Journal | None"
+    recorder: Recorder | None
 
 
 def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
@@ -171,6 +176,7 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
         config.timeout_s,
         tls=config.tls,
         bandwidth=config.bandwidth,
+        told=None if prepared.recorder is None else prepared.recorder.note,
     )
     with ExitStack() as stack:
         layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}

@@ -1,5 +1,6 @@
 """An outcome, as JSON for programs and as text for people. The JSON keys are a contract: see README.md."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
@@ -87,6 +88,21 @@ def _answered(answer: Answered) -> dict[str, Any]:
     fallback = None if answer.fallback is None else asdict(answer.fallback)
     about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback}
     return _measured(answer.measured) | about
+
+
+def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
+    """One of several cuts, in a line: its whole document with what was `asked`, or its times for people."""
+    if as_json:
+        return json.dumps({"asked": asked} | to_json(outcome))
+    graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
+    point = decision.point(graph)
+    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
+    number = "-" if point is None else str(point)
+    stages = (("edge", run.edge_s), ("packing", run.encode_s), ("link", run.transfer_s), ("cloud", run.cloud_s))
+    times = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in stages)
+    total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
+    by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
+    return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
 
 
 # --- for people

@@ -1,0 +1,51 @@
+"""Who else chooses a cut in the lab: baselines, each by name. A new one is a function and a row in `CHOICES`.
+
+A choice is told what the edge found out in the same cell, and answers what `edge_api.py --points` takes: a point with a
+codec such as `22:raw`, or for a cut of several tensors `head=LAYER+LAYER:raw` with all layers of the edge.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UsageError
+
+POINT, AUTO = "point", "auto"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a choice may look at."""
+
+    model: str
+    points: int
+    """How many there are: the last one, everything on the edge, is one less."""
+    document: Mapping[str, Any]
+    """What `edge_api.py --json` printed for `auto` in this cell: its link, its candidates with predicted times."""
+    cache_dir: Path
+    """Where both sides keep their measured times (predictor.store)."""
+    cpu: float | None
+
+
+Choice = Callable[[Situation], str]
+
+
+def all_edge(situation: Situation) -> str:
+    """Everything here."""
+    return f"{situation.points - 1}:raw"
+
+
+CHOICES: dict[str, Choice] = {
+    "all-edge": all_edge,
+    "all-cloud": lambda _: "0:raw",
+    "all-cloud-8bit": lambda _: "0:pixels",
+}
+
+
+def check(names: tuple[str, ...]) -> None:
+    """Raises UsageError for a name that nobody answers to."""
+    known = (AUTO, *CHOICES)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no baseline {unknown[:40]!r}: choose {', '.join(known)}")
