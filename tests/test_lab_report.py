@@ -269,6 +269,16 @@ def test_cells_and_cuts_that_are_missing_are_named() -> None:
     assert "?" in " ".join(found.sections[0].paragraphs), "the way of the best cut has a hole"
 
 
+def test_cells_of_the_spec_without_any_record_are_missing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "lab", RECORDED)
+    links = 'links = [{ name = "5mbit", link = "5mbit,5ms" }, { name = "20mbit", link = "20mbit,5ms" }]'
+    (folder / "spec.toml").write_text(f'models = ["alex_net"]\ncpu = [0.3, 0.7, 0.9]\n{links}\npoints = "all"\n')
+    assert run(folder) == 0
+    text = (folder / "report.md").read_text()
+    assert "Not measured: 2 cells or cuts" in text
+    assert "cpu 0.9, 20mbit" in text
+
+
 def test_a_wrong_answer_is_marked_and_never_best() -> None:
     cell = CELLS[0]
     bad = [replace(r, matches=False) if r.point == best_point(cell) and r.who == "point" else r for r in grid([cell])]

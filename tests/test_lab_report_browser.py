@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.report import html
+from lab.report import LANGUAGES, html
 from lab.report.build import build
 from lab.report.words import Words
 from tests import made_records
@@ -57,9 +57,9 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         yield found
 
 
-@pytest.fixture(scope="module", params=["en", "zh"])
-def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The student's grid: 4 devices, 3 links, 23 cuts, with what is missing and what went wrong in it."""
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The student's grid in both languages: 4 devices, 3 links, 23 cuts; some is missing, and some went wrong."""
     rng = random.Random(7)
     layers = tuple((f"features.{n}", rng.randrange(4_000, 750_000), rng.uniform(0.001, 0.03)) for n in range(POINTS))
     with pytest.MonkeyPatch.context() as patch:
@@ -68,12 +68,16 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         cells += [replace(cell, model="le_net") for cell in cells[:3]]
         records = [r for r in grid(cells) if r.cell != cells[11] and not (r.cell == cells[4] and r.point == 6)]
         records = [replace(r, completed_by="fallback") if r.cell == cells[7] and r.point == 3 else r for r in records]
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(html.to_html(build(ENVIRONMENT, records, Words(request.param))), encoding="utf-8")
-    return path
+    folder = tmp_path_factory.mktemp("report")
+    found = {language: folder / f"{language}.html" for language in LANGUAGES}
+    for language, path in found.items():
+        path.write_text(html.to_html(build(ENVIRONMENT, records, Words(language))), encoding="utf-8")
+    return found
 
 
-def test_it_is_seen_whole_on_a_desk_and_on_a_phone(tab: Tab, page: Path) -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_it_is_seen_whole_on_a_desk_and_on_a_phone(tab: Tab, pages: dict[str, Path], language: str) -> None:
+    page = pages[language]
     tab.requests.clear()
     for width in (DESK, PHONE):
         tab.open(page, width)
@@ -89,16 +93,16 @@ def test_it_is_seen_whole_on_a_desk_and_on_a_phone(tab: Tab, page: Path) -> None
     assert set(tab.requests) == {page.as_uri()}, "one file, and nothing from outside"
 
 
-def test_numbers_lead_to_their_records(tab: Tab, page: Path) -> None:
-    tab.open(page, DESK)
+def test_numbers_lead_to_their_records(tab: Tab, pages: dict[str, Path]) -> None:
+    tab.open(pages["en"], DESK)
     tab.ask("document.querySelector('#table tbody a').click()")
     assert tab.ask("location.hash") == "#r1"
     assert tab.ask("document.querySelector('#r1').cells.length") > 10
 
 
-def test_it_is_dark_where_everything_is(tab: Tab, page: Path) -> None:
+def test_it_is_dark_where_everything_is(tab: Tab, pages: dict[str, Path]) -> None:
     for dark in (False, True):
-        tab.open(page, DESK, dark=dark)
+        tab.open(pages["en"], DESK, dark=dark)
         ink, paper = tab.ask(LUMINANCES)
         assert (ink > paper) == dark
         assert abs(ink - paper) > 0.7

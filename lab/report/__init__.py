@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.cli import say
 from utils.errors import AppError, UsageError
+
+if TYPE_CHECKING:
+    from lab.records import Cell
 
 FORMS = ("html", "xlsx", "md")
 LANGUAGES = ("en", "zh")
@@ -21,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write report.html, report.xlsx and report.md, and print the answer; 1 where nothing was measured."""
-    from lab.records import read
+    from lab.records import SPEC, read
     from lab.report import html, markdown, workbook
     from lab.report.build import build
     from lab.report.words import Words
@@ -30,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise UsageError(f"there is no folder {options.folder}")
     environment, records = read(options.folder)
-    document = build(environment, records, Words(options.language))
+    document = build(environment, records, Words(options.language), expected_cells(options.folder / SPEC))
     target: Path = options.out or options.folder
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -46,3 +50,17 @@ def main(options: argparse.Namespace) -> int:
             say(paragraph)
     say(f"written: {', '.join(str(target / f'report.{form}') for form in FORMS)}")
     return 0 if records else 1
+
+
+def expected_cells(path: Path) -> "tuple[Cell, ...]":
+    """All cells of a spec, so that those without any record are seen to be missing; none where it cannot be read."""
+    from lab.grid import places
+    from lab.spec import read
+
+    if not path.exists():
+        return ()
+    try:
+        return tuple(place.cell for place in places(read(path)))
+    except UsageError as error:
+        say(f"! {error}")
+        return ()
