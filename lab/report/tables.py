@@ -201,8 +201,9 @@ def regret_line(found: Regret | None, w: Words) -> str:
         worst=show_percent(found.worst),
         where=w.setting(found.worst_at.cell),
     )
-    line += f" {w('regret_found', found=found.found, near=found.near, of=found.cells)}"
-    return line if found.cut_mean is None else f"{line} {w('regret_cut', mean=show_percent(found.cut_mean))}"
+    told = w("regret_found", found=found.found, near=found.near, of=found.cells)
+    alone = "" if found.cut_mean is None else w("regret_cut", mean=show_percent(found.cut_mean))
+    return w.join(line, told, alone)
 
 
 # --- heat maps

@@ -18,7 +18,7 @@ def answer(grid: Grid, w: Words) -> list[str]:
     lowest = min(found, key=lambda pair: pair[0])[1]
     said = [_lowest(grid, lowest, len(found), w)]
     if grid.objective != "energy":
-        said += [" ".join(filter(None, (_against_cloud(lowest, w), _against_edge(lowest, w)))), _boundary(lowest, w)]
+        said += [w.join(_against_cloud(lowest, w), _against_edge(lowest, w)), _boundary(lowest, w)]
     said += [_moves(grid, w), _everywhere(grid, [result for _, result in found], w)]
     return [each for each in said if each]
 
@@ -35,9 +35,9 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
         **parts,
     )
     if grid.objective == "energy" and best.energy_j is not None:
-        return f"{told} {w('why_joules', value=show_joules(best.energy_j.median))}"
+        return w.join(told, w("why_joules", value=show_joules(best.energy_j.median)))
     name, share = max(_shares(best).items(), key=lambda pair: pair[1])
-    return f"{told} {w('why_dominates', part=w(f'part_{name}'), share=show_share(share))}"
+    return w.join(told, w("why_dominates", part=w(f"part_{name}"), share=show_share(share)))
 
 
 def _shares(row: Row) -> dict[str, float]:
@@ -117,9 +117,9 @@ def _boundary(result: CellResult, w: Words) -> str:
     where = w.where(largest)
     sizes = w("why_largest", where=where, size=size, ratio=f"{ratio:.2f}") if ratio > 1 else w("why_none_larger")
     if best.completed_by == {"edge"} or best is cloud:
-        return f"{sizes} {told}"
+        return w.join(sizes, told)
     small = w("why_small", size=format_bytes(best.raw_bytes), share=show_share(best.raw_bytes / cloud.raw_bytes))
-    return f"{small} {sizes} {told}"
+    return w.join(small, sizes, told)
 
 
 def _dominant(row: Row, w: Words) -> str:
@@ -136,32 +136,30 @@ def _moves(grid: Grid, w: Words) -> str:
     rates = {place.up_bytes_per_s for place in grid.places}
     if len(rates) > 1:
         series = {w.cpu(cpu): [_best_point(grid.at(cpu, p)) for p in grid.places] for cpu in grid.cpus}
-        said.append(_movement("link", series, lambda name: w("why_at_cpu", cpu=name), w))
+        said.append(_movement("link", series, lambda name, points: w("why_at_cpu", cpu=name, points=points), w))
     if len(grid.cpus) > 1:
         along = {w.link(p): [_best_point(grid.at(cpu, p)) for cpu in grid.cpus] for p in grid.places}
-        said.append(_movement("cpu", along, lambda name: w("why_at_link", link=name), w))
-    return " ".join(said)
+        said.append(_movement("cpu", along, lambda name, points: w("why_at_link", link=name, points=points), w))
+    return w.join(*said)
 
 
 def _best_point(result: CellResult | None) -> int | None:
     return None if result is None or result.best is None else result.best.point
 
 
-def _movement(kind: str, series: dict[str, list[int | None]], name: Callable[[str], str], w: Words) -> str:
-    shown = w("list_separator").join(
-        f"{name(key)} {' → '.join('?' if point is None else str(point) for point in points)}"
-        for key, points in series.items()
-    )
+def _movement(kind: str, series: dict[str, list[int | None]], show: Callable[[str, str], str], w: Words) -> str:
+    steps = {key: " → ".join("?" if point is None else str(point) for point in at) for key, at in series.items()}
+    shown = w("list_separator").join(show(key, points) for key, points in steps.items())
     ends = [_ends(points) for points in series.values()]
     earlier = sum(last < first for first, last in filter(None, ends))
     later = sum(last > first for first, last in filter(None, ends))
     told = w(f"why_{kind}_moves", shown=shown)
     expected, odd = (earlier, later) if kind == "link" else (later, earlier)
     if not expected and not odd:
-        return f"{told} {w('why_stays')}"
+        return w.join(told, w("why_stays"))
     because = w(f"why_{kind}_expected", n=expected, of=len(series)) if expected else ""
     against = w(f"why_{kind}_odd", n=odd, of=len(series)) if odd else ""
-    return " ".join(filter(None, (told, because, against)))
+    return w.join(told, because, against)
 
 
 def _ends(points: Sequence[int | None]) -> tuple[int, int] | None:
@@ -188,4 +186,4 @@ def _everywhere(grid: Grid, results: Sequence[CellResult], w: Words) -> str:
     missing = len(grid.cpus) * len(grid.places) - len(results)
     if missing:
         said.append(w("why_missing", n=missing))
-    return " ".join(said)
+    return w.join(*said)

@@ -33,6 +33,10 @@ class Words:
         """The head of a table."""
         return tuple(self(key) for key in keys)
 
+    def join(self, *sentences: str) -> str:
+        """Sentences after each other, without the empty ones."""
+        return self("between").join(filter(None, sentences))
+
     def cpu(self, share: float | None) -> str:
         """A device."""
         return self("cpu_full") if share is None else f"{share:g}"
