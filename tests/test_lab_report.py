@@ -205,6 +205,15 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     assert document([*grid(made, baselines=False)]).sections[0].id == "networks"
 
 
+def test_ends_alone_say_nothing_about_the_best_cut() -> None:
+    made = [cell_of(0.5, "5mbit", model) for model in ("alex_net", "le_net")]
+    ends = [r for r in grid(made, baselines=False) if r.who == "auto" or r.point in (0, LAST)]
+    table = headline_table(compared_of(grids(ends)), W, "how")
+    ours = {row[0].text: row[2].text for row in table.rows}
+    assert ours[W("paper_found")] == W("not_measured")
+    assert ours[W("paper_mean_speedup")].endswith("×")
+
+
 # --- where is it lowest, and why
 
 

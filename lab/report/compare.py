@@ -198,30 +198,29 @@ def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
     savings = [(value, each) for each in found if (value := each.saving) is not None]
     regret = regret_of(each.cell for each in found)
 
-    def line(key: str, here: str, note: str, value: float | str | None = None) -> tuple[Entry, ...]:
-        return (text(w(f"paper_{key}")), text(PAPER[key]), Entry(here, value, is_number=True), text(note, NOTE))
-
-    rows = []
+    lines: dict[str, tuple[str, str, float | None]] = {}
     if speedups:
         average, (most, at) = mean(value for value, _ in speedups), max(speedups, key=lambda pair: pair[0])
-        rows += [
-            line("mean_speedup", f"{average:.2f} ×", how, average),
-            line("most_speedup", f"{most:.2f} ×", _at(at, w, how), most),
-        ]
+        lines["mean_speedup"] = (f"{average:.2f} ×", how, average)
+        lines["most_speedup"] = (f"{most:.2f} ×", _at(at, w, how), most)
     if savings:
         average, (most, at) = mean(value for value, _ in savings), max(savings, key=lambda pair: pair[0])
-        modelled = w("how_modelled")
-        rows += [
-            line("mean_saving", show_percent(average, sign=False), modelled, average),
-            line("most_saving", show_percent(most, sign=False), _at(at, w, modelled), most),
-        ]
-    throughput = cloud_gain(found)
-    if throughput is not None:
-        rows.append(line("throughput", f"{throughput:.2f} ×", w("how_throughput"), throughput))
+        lines["mean_saving"] = (show_percent(average, sign=False), w("how_modelled"), average)
+        lines["most_saving"] = (show_percent(most, sign=False), _at(at, w, w("how_modelled")), most)
+    if (throughput := cloud_gain(found)) is not None:
+        lines["throughput"] = (f"{throughput:.2f} ×", w("how_throughput"), throughput)
     if regret is not None:
         told = w("found_of", found=regret.found, of=regret.cells, near=regret.near)
-        rows.append(line("found", told, how))
+        lines["found"] = (told, how, None)
+    rows = [_headline(key, lines.get(key), w) for key in PAPER]
     return Table("headline", w("headline_title"), w.head("figure", "in_paper", "here", "how"), tuple(rows))
+
+
+def _headline(key: str, here: tuple[str, str, float | None] | None, w: Words) -> tuple[Entry, ...]:
+    told, note, value = here or (w("not_measured"), "", None)
+    mark = "" if here else BAD
+    ours = Entry(told, value, mark=mark, is_number=True)
+    return (text(w(f"paper_{key}")), text(PAPER[key]), ours, text(note, NOTE))
 
 
 def cloud_gain(found: Iterable[Compared]) -> float | None:

@@ -17,6 +17,8 @@ SAME_FOR_ALL = (POINT, ALL_EDGE, ALL_CLOUD)
 """Whose cut does not depend on the objective."""
 UNSTABLE = "unstable"
 Parts = Callable[[Mapping[str, Any]], float]
+LEAST_POINTS = 3
+"""Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
 STAGES: dict[str, Parts] = {
     "total": lambda times: times["total_s"],
     "local": lambda times: times["edge_s"] + times.get("encode_s", 0.0),
@@ -233,9 +235,12 @@ class CellResult:
 
     @property
     def regret(self) -> float | None:
-        """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0."""
+        """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
+
+        None where fewer than three fixed points were measured.
+        """
         auto, best = self.value(self.auto), self.value(self.best)
-        if auto is None or not best or (self.auto and self.auto.wrong):
+        if auto is None or not best or (self.auto and self.auto.wrong) or len(self.ranked) < LEAST_POINTS:
             return None
         return max(0.0, auto / best - 1)
 
