@@ -303,6 +303,57 @@ def test_only_the_automatic_choice_is_a_report_too() -> None:
     assert W("not_measured") in html.to_html(found)
 
 
+def test_a_cell_with_one_cut_has_nothing_to_compare_it_with() -> None:
+    for point in (0, LAST):
+        (found,) = grids(record(CELLS[0], point, n, plan={}) for n in range(3))
+        told = why.answer(found, W)
+        assert W.setting(CELLS[0]) in told[0]
+        assert not any("next best" in line for line in told)
+        assert [W("not_measured") in row[1].text for row in (table.rows[0] for table in heat_tables(found, W))] == [
+            False,
+            point != LAST,
+            point != 0,
+        ]
+    assert W("predicted_none") in document([record(CELLS[0], 0, plan={})]).sections[2].paragraphs
+
+
+def test_a_best_cut_that_stays_is_said_to_stay() -> None:
+    cells = [cell_of(0.5, link) for link in ("5mbit", "5.1mbit")]
+    assert W("why_stays") in " ".join(why.answer(grids(grid(cells))[0], W))
+
+
+def test_throughput_is_judged_by_the_longest_stage() -> None:
+    cell = replace(CELLS[0], objective="throughput")
+    (result,) = grids(grid([cell]))[0].results
+
+    def longest(point: int) -> float:
+        found = stages(cell, point)
+        return max(found["edge_s"] + found["encode_s"], found["transfer_s"], found["queue_s"] + found["cloud_s"])
+
+    assert result.best is not None
+    assert result.best.point == min(range(LAST + 1), key=longest)
+
+
+def test_baselines_without_auto_are_shown_as_they_are() -> None:
+    only = [r for r in grid(CELLS[:2]) if r.who != "auto" and not (r.who == "neurosurgeon" and r.cell == CELLS[1])]
+    table = baseline_table(grids(only)[0], W)
+    assert table is not None
+    first, second, _ = table.rows
+    place = table.head.index(W.who("neurosurgeon"))
+    assert first[2].text == "–"
+    assert first[place].value == pytest.approx(stages(CELLS[0], 1)["total_s"] * 1e3, abs=1e-3)
+    assert second[place].text == W("not_measured")
+    assert baseline_table(grids(grid(CELLS, baselines=False))[0], W) is None
+
+
+def test_links_of_one_name_are_told_apart_and_traces_are_named() -> None:
+    cells = [Cell("alex_net", 0.5, link, "home") for link in ("5mbit", "9mbit")]
+    cells.append(Cell("alex_net", 0.5, "5mbit", "train", trace="train"))
+    text = markdown.to_markdown(document([*grid(cells)]))
+    for name in ("home (5mbit)", "home (9mbit)", "train, trace train"):
+        assert f"| {name} |" in text
+
+
 # --- languages
 
 
@@ -463,6 +514,20 @@ def test_a_folder_without_records_says_so(tmp_path: Path, capsys: pytest.Capture
     assert run(write(tmp_path / "lab", [])) == 1
     assert "no records in this folder yet" in capsys.readouterr().out
     assert "no records in this folder yet" in (tmp_path / "lab" / "report.html").read_text()
+
+
+def test_a_place_that_takes_no_files_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "lab", RECORDED[:3])
+    (tmp_path / "file").write_text("")
+    assert run(folder, "--out", str(tmp_path / "file")) == 1
+    assert f"cannot write the report to {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_a_damaged_spec_is_told_and_the_report_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "lab", RECORDED)
+    (folder / "spec.toml").write_text("models = ")
+    assert run(folder) == 0
+    assert "spec.toml is no TOML" in capsys.readouterr().out
 
 
 # --- small things

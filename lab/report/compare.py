@@ -1,7 +1,7 @@
 """Who wins: baselines against the automatic choice, joules, and the paper's comparison of networks. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import geometric_mean, mean
 
 from lab.report.document import BAD, BEST, NOTE, Entry, Table, joules, milliseconds, percent, show_percent, text, times
@@ -35,12 +35,20 @@ def baseline_table(grid: Grid, w: Words) -> Table | None:
         return None
     rows = [_against(result, names, w) for result in grid.results]
     ratios = {name: [value for r in grid.results if (value := _ratio(r, r.by(name))) is not None] for name in names}
-    summary = [times(geometric_mean(ratios[name]) if ratios[name] else None, mark=NOTE) for name in names]
+    summary = [
+        times(geometric_mean(ratios[name]), _of(grid, name), NOTE) if ratios[name] else times(None) for name in names
+    ]
     wins = f"{sum(_winner(result, names) == AUTO for result in grid.results)}/{len(rows)}"
     rows.append((text(w("geometric_mean"), NOTE), text(""), text(""), *summary, text(w("auto_wins", wins=wins), NOTE)))
     head = (*w.head("cpu", "link", "auto_value"), *(w.who(name) for name in names), w("winner"))
     notes = (w("baseline_note", objective=w.objective(grid.objective)), w("baseline_names"))
     return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), notes)
+
+
+def _of(grid: Grid, name: str) -> tuple[int, ...]:
+    """The records of a baseline and of the automatic choice, in all cells."""
+    rows = (row for result in grid.results for row in (result.by(name), result.auto) if row is not None)
+    return tuple(sorted({line for row in rows for line in row.lines}))
 
 
 def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry, ...]:
@@ -198,29 +206,35 @@ def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
     savings = [(value, each) for each in found if (value := each.saving) is not None]
     regret = regret_of(each.cell for each in found)
 
-    lines: dict[str, tuple[str, str, float | None]] = {}
+    rows: dict[str, tuple[Entry, ...]] = {}
     if speedups:
         average, (most, at) = mean(value for value, _ in speedups), max(speedups, key=lambda pair: pair[0])
-        lines["mean_speedup"] = (f"{average:.2f} ×", how, average)
-        lines["most_speedup"] = (f"{most:.2f} ×", _at(at, w, how), most)
+        lines = _lines(each for _, each in speedups)
+        rows["mean_speedup"] = _ours(Entry(f"{average:.2f} ×", average, lines), how)
+        rows["most_speedup"] = _ours(Entry(f"{most:.2f} ×", most, _lines([at])), _at(at, w, how))
     if savings:
         average, (most, at) = mean(value for value, _ in savings), max(savings, key=lambda pair: pair[0])
-        lines["mean_saving"] = (show_percent(average, sign=False), w("how_modelled"), average)
-        lines["most_saving"] = (show_percent(most, sign=False), _at(at, w, w("how_modelled")), most)
-    if (throughput := cloud_gain(found)) is not None:
-        lines["throughput"] = (f"{throughput:.2f} ×", w("how_throughput"), throughput)
+        lines, modelled = _lines(each for _, each in savings), w("how_modelled")
+        rows["mean_saving"] = _ours(Entry(show_percent(average, sign=False), average, lines), modelled)
+        rows["most_saving"] = _ours(Entry(show_percent(most, sign=False), most, _lines([at])), _at(at, w, modelled))
+    if (gain := cloud_gain(found)) is not None:
+        rows["throughput"] = _ours(Entry(f"{gain:.2f} ×", gain, _lines(found)), w("how_throughput"))
     if regret is not None:
         told = w("found_of", found=regret.found, of=regret.cells, near=regret.near)
-        lines["found"] = (told, how, None)
-    rows = [_headline(key, lines.get(key), w) for key in PAPER]
-    return Table("headline", w("headline_title"), w.head("figure", "in_paper", "here", "how"), tuple(rows))
+        rows["found"] = _ours(Entry(told, None, _lines(found)), how)
+    missing = _ours(text(w("not_measured"), BAD), "")
+    shown = tuple((text(w(f"paper_{key}")), text(paper), *rows.get(key, missing)) for key, paper in PAPER.items())
+    return Table("headline", w("headline_title"), w.head("figure", "in_paper", "here", "how"), shown)
 
 
-def _headline(key: str, here: tuple[str, str, float | None] | None, w: Words) -> tuple[Entry, ...]:
-    told, note, value = here or (w("not_measured"), "", None)
-    mark = "" if here else BAD
-    ours = Entry(told, value, mark=mark, is_number=True)
-    return (text(w(f"paper_{key}")), text(PAPER[key]), ours, text(note, NOTE))
+def _ours(here: Entry, how: str) -> tuple[Entry, ...]:
+    return (replace(here, is_number=True), text(how, NOTE))
+
+
+def _lines(found: Iterable[Compared]) -> tuple[int, ...]:
+    """Of all records that a comparison of these rests on."""
+    rows = (row for each in found for row in (each.cell.all_cloud, each.chosen, each.frugal) if row is not None)
+    return tuple(sorted({line for row in rows for line in row.lines}))
 
 
 def cloud_gain(found: Iterable[Compared]) -> float | None:
