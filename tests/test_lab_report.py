@@ -183,6 +183,16 @@ def test_baselines_are_ratios_to_auto_and_a_wrong_answer_does_not_win() -> None:
     assert neurosurgeon.value == pytest.approx(geometric_mean([stages(cell, 1)["total_s"] / auto_s]), abs=1e-4)
 
 
+def test_a_baseline_with_the_cut_of_auto_is_told_to_have_it() -> None:
+    cell = CELLS[0]
+    lucky = [
+        replace(r, measured={**r.measured, "total_s": 0.3}) if r.who == "all-cloud" else r for r in grid([cell], auto=0)
+    ]
+    table = baseline_table(grids(lucky)[0], W)
+    assert table is not None
+    assert table.rows[0][-1].text == W("same_cut", who=W.who("all-cloud"))
+
+
 def test_the_papers_figures_stand_beside_ours() -> None:
     links = ("1.1mbit", "5.85mbit", "18.88mbit")
     made = [cell_of(0.5, link, model) for model in ("alex_net", "le_net") for link in links]
@@ -257,7 +267,7 @@ def test_a_cut_that_always_fell_back_is_not_measured_and_never_zero() -> None:
     assert row[6].text == W("not_measured")
     assert W("fell_back", n=3) in row[6].hint
     assert not any(entry.value == 0 and entry.text != "0" for entry in row)
-    assert any("cut 2" in warning for warning in found.warnings)
+    assert any("cpu 0.3 on 5mbit: 2" in warning for warning in found.warnings)
     for text in (html.to_html(found), markdown.to_markdown(found)):
         assert W("not_measured") in text
 
@@ -267,7 +277,7 @@ def test_cells_and_cuts_that_are_missing_are_named() -> None:
     never = cell_of(0.9, "5mbit,5ms")
     found = document(partly, expected=[*CELLS, never])
     (warning,) = [line for line in found.warnings if "Not measured" in line]
-    for part in ("cpu 0.3, 20mbit", "cpu 0.7, 5mbit, cut 1", "cpu 0.9, 5mbit"):
+    for part in ("cpu 0.3 on 20mbit: everything", "cpu 0.7 on 5mbit: 1;", "cpu 0.9 on 5mbit: everything"):
         assert part in warning
     heat = next(table for table in tables(found) if table.is_heat_map)
     assert [[W("not_measured") in entry.text for entry in row[1:]] for row in heat.rows] == [
@@ -278,14 +288,26 @@ def test_cells_and_cuts_that_are_missing_are_named() -> None:
     assert "?" in " ".join(found.sections[0].paragraphs), "the way of the best cut has a hole"
 
 
+def test_less_than_half_of_the_cuts_have_no_best() -> None:
+    least = -(-(LAST + 1) // 2)
+    for kept in (least, least - 1):
+        partly = [r for r in RECORDED if r.cell != CELLS[3] or r.who != "point" or (r.point or 0) < kept]
+        result = grids(partly)[0].results[3]
+        assert (result.best is not None) == (kept == least)
+        assert (result.regret is not None) == (kept == least)
+        found = document(partly)
+        assert (f"{kept} cuts, at least {least}" in html.to_html(found)) == (kept < least)
+        (warning,) = found.warnings
+        assert f"cpu 0.7 on 20mbit: {kept}–{LAST}." in warning
+
+
 def test_cells_of_the_spec_without_any_record_are_missing(tmp_path: Path) -> None:
     folder = write(tmp_path / "lab", RECORDED)
     links = 'links = [{ name = "5mbit", link = "5mbit,5ms" }, { name = "20mbit", link = "20mbit,5ms" }]'
     (folder / "spec.toml").write_text(f'models = ["alex_net"]\ncpu = [0.3, 0.7, 0.9]\n{links}\npoints = "all"\n')
     assert run(folder) == 0
     text = (folder / "report.md").read_text()
-    assert "Not measured: 2 cells or cuts" in text
-    assert "cpu 0.9, 20mbit" in text
+    assert "cpu 0.9 on 5mbit: everything; alex\\_net, cpu 0.9 on 20mbit: everything." in text
 
 
 def test_a_wrong_answer_is_marked_and_never_best() -> None:

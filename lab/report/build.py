@@ -8,8 +8,20 @@ from typing import Any
 from lab.records import Cell, Environment, Record
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
-from lab.report.document import NOTE, Chart, Document, Entry, Raw, Section, Table, milliseconds, show_percent, text
-from lab.report.grid import POINT, Grid, Numbered, Row, grids_of, number, rows_of
+from lab.report.document import (
+    NOTE,
+    Chart,
+    Document,
+    Entry,
+    Raw,
+    Section,
+    Table,
+    milliseconds,
+    show_lines,
+    show_percent,
+    text,
+)
+from lab.report.grid import POINT, CellResult, Grid, Numbered, Row, grids_of, number, rows_of
 from lab.report.tables import (
     WITHIN,
     best_table,
@@ -99,11 +111,12 @@ def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str,
     told: list[str] = []
     unstable = [row for row in rows if row.is_unstable]
     if unstable:
-        which = _named((_whose(row, w) for row in unstable), w)
-        told.append(w("warn_unstable", n=len(unstable), of=len(rows), which=which))
+        told.append(
+            w("warn_unstable", n=len(unstable), of=len(rows), which=_named((_whose(row, w) for row in unstable), w))
+        )
     missing = list(holes(rows, grids, w))
     if missing:
-        told.append(w("warn_missing", n=len(missing), which=_named(missing, w)))
+        told.append(w("warn_missing", which=_named(missing, w)))
     fallbacks, wrong = sum(row.fallbacks for row in rows), [row for row in rows if row.wrong]
     if fallbacks:
         told.append(w("warn_fallbacks", n=fallbacks))
@@ -112,7 +125,11 @@ def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str,
     return tuple(told)
 
 
-def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[str]:
+Hole = tuple[str, int | str]
+"""A setting, and a cut of it by its number or in words."""
+
+
+def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole]:
     """Rows without a number, and cells and cuts that the rest of their grid has."""
     for row in rows:
         if not row.is_measured:
@@ -120,27 +137,36 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[str]
     for grid in grids:
         for cpu in grid.cpus:
             for place in grid.places:
-                result = grid.at(cpu, place)
-                setting = f"{grid.model}, {w('panel', cpu=w.cpu(cpu), link=w.link(place))}"
-                if result is None:
-                    yield setting
-                    continue
-                known = {(row.point, row.layer, row.codec) for row in result.points}
-                for point in grid.points:
-                    if point not in known:
-                        yield w("at_cut", setting=setting, cut=w.point(point[0]))
+                setting = f"{grid.model}, {w('setting', cpu=w.cpu(cpu), link=w.link(place))}"
+                yield from ((setting, cut) for cut in _cuts_missing(grid, grid.at(cpu, place), w))
 
 
-def _whose(row: Row, w: Words) -> str:
+def _cuts_missing(grid: Grid, result: CellResult | None, w: Words) -> Iterable[int | str]:
+    if result is None:
+        return [w("everything")]
+    known = {(row.point, row.layer, row.codec) for row in result.points}
+    return [w.point(key[0]) if key[0] is None else key[0] for key in grid.points if key not in known]
+
+
+def _whose(row: Row, w: Words) -> Hole:
     setting = f"{row.cell.model}, {w.setting(row.cell)}"
-    told = w("at_cut", setting=setting, cut=w.cut(row))
-    return told if row.who == POINT else f"{told} ({w.who(row.who)})"
+    if row.who == POINT:
+        return setting, w.point(None) if row.point is None else row.point
+    return setting, f"{w.cut(row)} ({w.who(row.who)})"
 
 
-def _named(names: Iterable[str], w: Words) -> str:
-    found = list(names)
-    shown = w("list_separator").join(found[:MOST_NAMED])
-    return shown if len(found) <= MOST_NAMED else w("and_more", shown=shown, n=len(found) - MOST_NAMED)
+def _named(holes: Iterable[Hole], w: Words) -> str:
+    """Settings with their cuts, the first few: `alex_net, cpu 0.3 on 5mbit: 2–22`."""
+    found: dict[str, list[int | str]] = {}
+    for setting, cut in holes:
+        found.setdefault(setting, []).append(cut)
+    named = []
+    for setting, cuts in found.items():
+        numbers = show_lines(cut for cut in cuts if isinstance(cut, int))
+        words = [cut for cut in cuts if isinstance(cut, str)]
+        named.append(w("cuts_of", setting=setting, cuts=", ".join(filter(None, (numbers, *words)))))
+    shown = w("list_separator").join(named[:MOST_NAMED])
+    return shown if len(named) <= MOST_NAMED else w("and_more", shown=shown, n=len(named) - MOST_NAMED)
 
 
 # --- sections

@@ -81,8 +81,8 @@ def _bars(grid: Grid, result: CellResult, high_s: float, title: str, w: Words) -
     marks = ticks(high_s * scale)
     top_s = marks[-1] / scale
     rows = {(row.point, row.layer, row.codec): row for row in result.points}
-    points, best = grid.points, result.ranked[0]
-    starred = points.index((best.point, best.layer, best.codec))
+    points, best = grid.points, result.best
+    starred = None if best is None else points.index((best.point, best.layer, best.codec))
     width, shown = FRAME.inner / len(points), _labelled(len(points), starred)
 
     def y_of(seconds: float) -> float:
@@ -101,18 +101,21 @@ def _bars(grid: Grid, result: CellResult, high_s: float, title: str, w: Words) -
             pieces.append(_under(w.point(key[0]), x + width / 2, 12, kind))
         if result.auto is not None and key[0] is not None and result.auto.point == key[0]:
             pieces.append(_under("▲", x + width / 2, 23, "auto"))
-    star_y = y_of(sum(best.stages[name].median for name in PARTS)) - 4
-    pieces.append(_under("★", FRAME.left + width * (starred + 0.5), star_y - FRAME.base, "star"))
-    told = f"★ {w.cut(best)}: {show_ms(best.total_s)}"
-    pieces.append(letters(told, FRAME.width - FRAME.right, FRAME.top - 10, class_="star", text_anchor="end"))
+    if best is not None and starred is not None:
+        star_y = y_of(sum(best.stages[name].median for name in PARTS)) - 4
+        pieces.append(_under("★", FRAME.left + width * (starred + 0.5), star_y - FRAME.base, "star"))
+        told = f"★ {w.cut(best)}: {show_ms(best.total_s)}"
+        pieces.append(letters(told, FRAME.width - FRAME.right, FRAME.top - 10, class_="star", text_anchor="end"))
     pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
     pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 5, class_="axis-name"))
     return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
 
 
-def _labelled(points: int, starred: int) -> set[int]:
+def _labelled(points: int, starred: int | None) -> set[int]:
     """Which bars have their number under them: as many as fit, the best one among them."""
     every = max(1, -(-22 * points // int(FRAME.inner)))
+    if starred is None:
+        return set(range(0, points, every))
     return {n for n in range(0, points, every) if not 0 < abs(n - starred) < every} | {starred}
 
 

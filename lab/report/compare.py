@@ -65,6 +65,9 @@ def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry,
             mark = f" {w('wrong_mark')}" if row.wrong else ""
             entries.append(times(ratio, lines, BEST if winner == name else BAD if mark else "", after=mark))
     told = w.who(winner) if winner else w("not_measured")
+    row = result.by(winner)
+    if auto is not None and row is not None and row is not auto and (row.point, row.codec) == (auto.point, auto.codec):
+        told = w("same_cut", who=told)
     return (*entries, text(told, BEST if winner == AUTO else ""))
 
 

@@ -182,6 +182,8 @@ class CellResult:
     rows: tuple[Row, ...]
     borrowed: tuple[Row, ...] = ()
     """Those of the same cell under another objective that do not depend on it, where this one has none."""
+    least_points: int = 1
+    """How many fixed points have to be measured before one of them is called the best."""
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
@@ -205,8 +207,8 @@ class CellResult:
 
     @property
     def best(self) -> Row | None:
-        """The best fixed point."""
-        return self.ranked[0] if self.ranked else None
+        """The best fixed point; None where fewer than half of them were measured."""
+        return self.ranked[0] if len(self.ranked) >= self.least_points else None
 
     def by(self, who: str) -> Row | None:
         """The row of a baseline, or of the automatic choice, if it was measured."""
@@ -263,7 +265,7 @@ class CellResult:
     @property
     def is_tie(self) -> bool:
         """Whether the second best point's repeats reach into the best one's."""
-        if len(self.ranked) < 2 or self.cell.objective == "energy":
+        if self.best is None or len(self.ranked) < 2 or self.cell.objective == "energy":
             return False
         first, second = self.ranked[:2]
         return second.stages["total"].low <= first.stages["total"].high
@@ -338,7 +340,7 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterab
     for cell in expected:
         grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
         grid.setdefault((cell.cpu, place_of(cell, rate)), [])
-    return tuple(
+    grids = (
         Grid(
             *key,
             cpus=tuple(sorted({cpu for cpu, _ in cells}, key=lambda cpu: float("inf") if cpu is None else cpu)),
@@ -347,6 +349,13 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterab
         )
         for key, cells in gathered.items()
     )
+    return tuple(_demanding(grid) for grid in grids)
+
+
+def _demanding(grid: Grid) -> Grid:
+    """A grid whose cells call nothing the best of less than half of its fixed points."""
+    least = max(1, -(-len(grid.points) // 2))
+    return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
 
 
 def _result(rows: Sequence[Row], fixed: Mapping[Cell, Sequence[Row]]) -> CellResult:

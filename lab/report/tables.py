@@ -120,9 +120,10 @@ def best_table(grid: Grid, w: Words) -> Table:
 
 def _best_cells(result: CellResult, w: Words) -> list[Entry]:
     best, auto = result.best, result.auto
-    nothing = text(w("not_measured"), BAD)
     lines = best.lines if best else ()
-    cells = [nothing] * 4
+    few = w("too_few", n=len(result.ranked), least=result.least_points)
+    told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
+    cells = [text(told, BAD), *[text("–", NOTE)] * 3]
     if best is not None:
         runner = result.ranked[1] if len(result.ranked) > 1 else None
         told = "–" if runner is None else w("runner", cut=w.cut(runner), percent=_behind(result, runner))
@@ -134,7 +135,7 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
             text(told + tie, NOTE, lines=runner.lines if runner else ()),
         ]
     if auto is None:
-        return [*cells, *[nothing] * 2, *[percent(None)] * 3]
+        return [*cells, text(w("not_measured"), BAD), *[percent(None)] * 4]
     codec = "" if auto.codec == "raw" else f" [{auto.codec}]"
     both = (*lines, *auto.lines)
     return [
