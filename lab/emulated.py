@@ -35,6 +35,9 @@ class EmulatedField:
     def limit(self, pid: int, cpu: float | None) -> None:
         """The edge does that itself."""
 
+    def prefer(self, pid: int) -> None:
+        """Nothing that needs no root would help."""
+
 
 @contextmanager
 def relay(

@@ -69,6 +69,9 @@ class Field(Protocol):
     def limit(self, pid: int, cpu: float | None) -> None:
         """Give the edge's process its share of a core, once it is warm."""
 
+    def prefer(self, pid: int) -> None:
+        """See to it that other work of this machine disturbs the cloud's process as little as possible."""
+
 
 @dataclass(frozen=True)
 class Mode:

@@ -299,6 +299,7 @@ class Cloud:
         log = self.folder / LOGS / "cloud.log"
         made = program(command, log, self.held, prefix=where.on_cloud, cores=cores().cloud, threads=self.threads)
         self._running = self._stack.enter_context(made)
+        where.prefer(self._running.pid)
         self._address = address_of(self._running, CLOUD_START_S)
         return self._address
 
