@@ -173,7 +173,11 @@ def _named(holes: Iterable[Hole], w: Words) -> str:
 
 
 def grid_section(grid: Grid, w: Words) -> Section:
-    """One network under one objective: the answer, the best cuts, and the pictures."""
+    """One network under one objective: the answer, the best cuts, and the pictures; or who wins, without fixed cuts."""
+    goal = w("grid_title", model=grid.model, objective=w.objective(grid.objective))
+    if not grid.points:
+        table = baseline_table(grid, w)
+        return Section(f"grid-{grid_id(grid)}", goal, (w("why_nothing"),), () if table is None else (table,))
     blocks: list[Table | Chart] = [best_table(grid, w)]
     if any(result.ranked for result in grid.results):
         blocks += heat_tables(grid, w)
@@ -181,8 +185,7 @@ def grid_section(grid: Grid, w: Words) -> Section:
         blocks.append(bars_chart(grid, w))  # or they are another objective's, and drawn there
     blocks += [table for table in (baseline_table(grid, w), energy_table(grid, w)) if table is not None]
     said = (*answer(grid, w), regret_line(regret_of(grid.results), w))
-    title = f"{w('why_title')} {w('grid_title', model=grid.model, objective=w.objective(grid.objective))}"
-    return Section(f"grid-{grid_id(grid)}", title, said, tuple(blocks))
+    return Section(f"grid-{grid_id(grid)}", f"{w('why_title')} {goal}", said, tuple(blocks))
 
 
 def paper_section(grids: Sequence[Grid], environment: Environment, w: Words) -> Section:

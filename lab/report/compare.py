@@ -39,8 +39,8 @@ def baseline_table(grid: Grid, w: Words) -> Table | None:
         times(geometric_mean(ratios[name]), _of(grid, name), NOTE) if ratios[name] else times(None) for name in names
     ]
     wins = f"{sum(_winner(result, names) == AUTO for result in grid.results)}/{len(rows)}"
-    rows.append((text(w("geometric_mean"), NOTE), text(""), text(""), *summary, text(w("auto_wins", wins=wins), NOTE)))
-    head = (*w.head("cpu", "link", "auto_value"), *(w.who(name) for name in names), w("winner"))
+    rows.append((text(w("geometric_mean"), NOTE), *[text("")] * 3, *summary, text(w("auto_wins", wins=wins), NOTE)))
+    head = (*w.head("cpu", "link", "chosen", "auto_value"), *(w.who(name) for name in names), w("winner"))
     notes = (w("baseline_note", objective=w.objective(grid.objective)), w("baseline_names"))
     return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), notes)
 
@@ -53,7 +53,7 @@ def _of(grid: Grid, name: str) -> tuple[int, ...]:
 
 def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry, ...]:
     auto, winner = result.auto, _winner(result, names)
-    entries = [text(w.cpu(result.cell.cpu)), text(w.link(result.cell)), _value(result, auto)]
+    entries = [text(w.cpu(result.cell.cpu)), text(w.link(result.cell)), _chosen(auto, w), _value(result, auto)]
     for name in names:
         row, ratio = result.by(name), _ratio(result, result.by(name))
         if row is None:

@@ -36,8 +36,6 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
     rows: list[tuple[Entry, ...]] = []
     firsts: set[int] = set()
     for grid in grids:
-        if not any(row.who == POINT for result in grid.results for row in result.rows):
-            continue  # its points are those of another objective's grid
         for cpu in grid.cpus:
             for place in grid.places:
                 firsts.add(len(rows))
@@ -53,16 +51,17 @@ def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[En
     if result is None:
         return [_missing("", "", w("no_record"), w)]
     found: list[tuple[Entry, ...]] = []
-    for point, layer, codec in grid.points:
+    has_own = any(row.who == POINT for row in result.rows)  # or they stand in another objective's grid
+    for point, layer, codec in grid.points if has_own else ():
         row = next((r for r in result.points if (r.point, r.layer, r.codec) == (point, layer, codec)), None)
         cut = w.point(point)
         found.append(_measured(row, result, w) if row is not None else _missing(cut, layer, w("no_record"), w))
-    found += [_measured(row, result, w) for row in result.rows if row.who == AUTO]
+    found += [_measured(row, result, w) for row in result.rows if row.who != POINT]
     return found
 
 
 def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
-    cut = w.cut(row) if row.who == POINT else w("auto_cut", cut=w.cut(row))
+    cut = w.cut(row) if row.who == POINT else w("whose_cut", who=w.who(row.who), cut=w.cut(row))
     if not row.is_measured:
         return _missing(cut, row.layer, why_missing(row, w), w, row.lines)
     mark = BEST if row is result.best else ""
