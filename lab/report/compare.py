@@ -38,8 +38,16 @@ def baseline_table(grid: Grid, w: Words) -> Table | None:
     summary = [
         times(geometric_mean(ratios[name]), _of(grid, name), NOTE) if ratios[name] else times(None) for name in names
     ]
-    wins = f"{sum(_winner(result, names) == AUTO for result in grid.results)}/{len(rows)}"
-    rows.append((text(w("geometric_mean"), NOTE), *[text("")] * 3, *summary, text(w("auto_wins", wins=wins), NOTE)))
+    winners = [result.by(_winner(result, names)) for result in grid.results]
+    wins = sum(_is_autos(result, row) for result, row in zip(grid.results, winners, strict=True))
+    rows.append(
+        (
+            text(w("geometric_mean"), NOTE),
+            *[text("")] * 3,
+            *summary,
+            text(w("auto_wins", wins=f"{wins}/{len(winners)}"), NOTE),
+        )
+    )
     head = (*w.head("cpu", "link", "chosen", "auto_value"), *(w.who(name) for name in names), w("winner"))
     notes = (w("baseline_note", objective=w.objective(grid.objective)), w("baseline_names"))
     return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), notes)
@@ -65,10 +73,15 @@ def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry,
             mark = f" {w('wrong_mark')}" if row.wrong else ""
             entries.append(times(ratio, lines, BEST if winner == name else BAD if mark else "", after=mark))
     told = w.who(winner) if winner else w("not_measured")
-    row = result.by(winner)
-    if auto is not None and row is not None and row is not auto and (row.point, row.codec) == (auto.point, auto.codec):
+    if winner != AUTO and _is_autos(result, result.by(winner)):
         told = w("same_cut", who=told)
     return (*entries, text(told, BEST if winner == AUTO else ""))
+
+
+def _is_autos(result: CellResult, row: Row | None) -> bool:
+    """Whether a row is the automatic choice, or has its cut and codec."""
+    auto = result.auto
+    return auto is not None and row is not None and (row.point, row.codec) == (auto.point, auto.codec)
 
 
 def _value(result: CellResult, row: Row | None) -> Entry:
