@@ -162,6 +162,7 @@ def test_transfers_are_compared_with_bytes_over_the_configured_rate() -> None:
         assert (deviation.mark == BAD) == (abs(float(deviation.value or 0)) > 0.05)
         assert row[9].value == pytest.approx(0, abs=1e-4), "with round trip and answer the formula is exact"
     assert f"Of {len(large)} cuts" in line
+    assert f"it is 0.0 % on average, and {len(large)} are within 5 %" in line
     assert transfer_table([], W)[1] == W("transfer_none")
 
 

@@ -292,6 +292,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
     """Measured transfer beside bytes over the link's rate for large payloads, and the figures as a sentence."""
     found: list[tuple[Entry, ...]] = []
     plain: list[float] = []
+    full: list[float] = []
     for row in rows:
         if not row.is_measured or row.payload_bytes < LARGE_BYTES or row.cell.trace or row.completed_by == {"edge"}:
             continue
@@ -300,6 +301,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
         full_s = ideal_s + rtt_s + row.received_bytes / down
         took_s = row.stages["transfer"].median
         plain.append(took_s / ideal_s - 1)
+        full.append(took_s / full_s - 1)
         found.append(
             (
                 text(row.cell.model),
@@ -311,22 +313,22 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
                 milliseconds(ideal_s, row.lines),
                 percent(plain[-1], row.lines, BAD if abs(plain[-1]) > CLOSE else ""),
                 milliseconds(full_s, row.lines),
-                percent(took_s / full_s - 1, row.lines),
+                percent(full[-1], row.lines),
             )
         )
     head = w.head("model", "cpu", "link", "cut", "sent", "transfer", "ideal", "deviation", "ideal_full", "deviation")
     table = Table("transfer", w("transfer_title"), head, tuple(found), (w("transfer_note"),))
     if not plain:
         return table, w("transfer_none")
-    sizes = [abs(value) for value in plain]
-    within = sum(size <= CLOSE for size in sizes)
-    return table, w(
-        "transfer_line",
-        of=len(sizes),
-        mean=show_percent(mean(sizes), sign=False),
-        worst=show_percent(max(plain, key=abs)),
-        within=within,
+    return table, w.join(
+        w("transfer_line", of=len(plain), worst=show_percent(max(plain, key=abs)), **_closeness(plain)),
+        w("transfer_full_line", **_closeness(full)),
     )
+
+
+def _closeness(deviations: Sequence[float]) -> dict[str, object]:
+    sizes = [abs(value) for value in deviations]
+    return {"mean": show_percent(mean(sizes), sign=False), "within": sum(size <= CLOSE for size in sizes)}
 
 
 def grid_id(grid: Grid) -> str:
