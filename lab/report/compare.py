@@ -9,6 +9,7 @@ from lab.report.grid import AUTO, POINT, CellResult, Grid, Row
 from lab.report.tables import grid_id, regret_of
 from lab.report.words import Words
 
+TO_EXPLAIN = {"all-cloud-8bit", "all-cloud-jpeg", "neurosurgeon", "dads"}
 # Kang et al., ASPLOS 2017: abstract, and section 6.1 for the last one
 PAPER = {
     "mean_speedup": "3.1 ×",
@@ -49,8 +50,9 @@ def baseline_table(grid: Grid, w: Words) -> Table | None:
         )
     )
     head = (*w.head("cpu", "link", "chosen", "auto_value"), *(w.who(name) for name in names), w("winner"))
-    notes = (w("baseline_note", objective=w.objective(grid.objective)), w("baseline_names"))
-    return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), notes)
+    notes = [w("baseline_note", objective=w.objective(grid.objective))]
+    notes += [w("baseline_names")] if TO_EXPLAIN.intersection(names) else []
+    return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), tuple(notes))
 
 
 def _of(grid: Grid, name: str) -> tuple[int, ...]:
@@ -213,7 +215,7 @@ def paper_table(found: Sequence[Compared], w: Words) -> Table:
 
 
 def _chosen(row: Row | None, w: Words) -> Entry:
-    return text("–", NOTE) if row is None else text(w.cut(row), lines=row.lines, hint=row.layer)
+    return text("–", NOTE) if row is None else text(w.packed(row), lines=row.lines, hint=row.layer)
 
 
 def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:

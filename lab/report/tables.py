@@ -39,9 +39,9 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
         for cpu in grid.cpus:
             for place in grid.places:
                 firsts.add(len(rows))
-                where = (text(grid.model), text(w.cpu(cpu)), text(w.link(place)))
+                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)))
                 rows += [(*where, *cells) for cells in _cell_rows(grid, grid.at(cpu, place), w)]
-    head = w.head("model", "cpu", "link", "cut", "layer", "sent", "total", "least", "most")
+    head = w.head("model", "cpu", "link", "cut", "mark", "layer", "sent", "total", "least", "most")
     head += w.head("local", "transfer", "cloud", "repeats", "lines")
     notes = (w("student_note"), w("student_marks"))
     return Table("table", w("student_title"), head, tuple(rows), notes, firsts=frozenset(firsts))
@@ -49,26 +49,30 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
 
 def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[Entry, ...]]:
     if result is None:
-        return [_missing("", "", w("no_record"), w)]
+        return [_missing(text(""), "", w("no_record"), w)]
     found: list[tuple[Entry, ...]] = []
     has_own = any(row.who == POINT for row in result.rows)  # or they stand in another objective's grid
     for point, layer, codec in grid.points if has_own else ():
         row = next((r for r in result.points if (r.point, r.layer, r.codec) == (point, layer, codec)), None)
         cut = w.point(point)
-        found.append(_measured(row, result, w) if row is not None else _missing(cut, layer, w("no_record"), w))
+        found.append(
+            _measured(row, result, w) if row is not None else _missing(Entry(cut, point), layer, w("no_record"), w)
+        )
     found += [_measured(row, result, w) for row in result.rows if row.who != POINT]
     return found
 
 
 def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
     cut = w.cut(row) if row.who == POINT else w("whose_cut", who=w.who(row.who), cut=w.cut(row))
+    number = row.point if row.who == POINT else None
     if not row.is_measured:
-        return _missing(cut, row.layer, why_missing(row, w), w, row.lines)
+        return _missing(Entry(cut, number), row.layer, why_missing(row, w), w, row.lines)
     mark = BEST if row is result.best else ""
     total = row.stages["total"]
-    star = f"{cut} ★" if mark else f"{cut} {w('wrong_mark')}" if row.wrong else cut
+    star = "★" if mark else w("wrong_mark") if row.wrong else ""
     flag = f" {w('unstable_mark')}" if row.is_unstable else ""
     return (
+        Entry(cut, number, mark=mark),
         text(star, BAD if row.wrong else mark, w("wrong_answers", n=row.wrong) if row.wrong else ""),
         text(f"{row.layer} [{row.codec}]" if row.codec != "raw" else row.layer, mark),
         Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
@@ -86,12 +90,12 @@ def _range(row: Row, name: str) -> str:
     return f"{show_ms(stage.low)} – {show_ms(stage.high)}"
 
 
-def _missing(cut: str, layer: str, why: str, w: Words, lines: Iterable[int] = ()) -> tuple[Entry, ...]:
+def _missing(cut: Entry, layer: str, why: str, w: Words, lines: Iterable[int] = ()) -> tuple[Entry, ...]:
     lines = tuple(lines)
     nothing = Entry("–", "", mark=NOTE, is_number=True)
     told = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why, is_number=True)
     end = (*[nothing] * 5, Entry("0", 0, lines, NOTE, is_number=True), records_entry(lines))
-    return (text(cut), text(layer), nothing, told, *end)
+    return (cut, text(""), text(layer), nothing, told, *end)
 
 
 def why_missing(row: Row, w: Words) -> str:
@@ -135,11 +139,10 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
         ]
     if auto is None:
         return [*cells, text(w("not_measured"), BAD), *[percent(None)] * 4]
-    codec = "" if auto.codec == "raw" else f" [{auto.codec}]"
     both = (*lines, *auto.lines)
     return [
         *cells,
-        text(f"{w.cut(auto)}{codec}", lines=auto.lines, hint=auto.layer),
+        text(w.packed(auto), lines=auto.lines, hint=auto.layer),
         milliseconds(auto.total_s, auto.lines),
         percent(result.lead, both),
         percent(result.regret, both),

@@ -55,6 +55,10 @@ class Words:
         """A cut, for a sentence or a cell."""
         return self.point(row.point)
 
+    def packed(self, row: Row) -> str:
+        """A cut, and how its tensors travel, where that is not as they are: `0 [pixels]`."""
+        return self.cut(row) if row.codec == "raw" else f"{self.cut(row)} [{row.codec}]"
+
     def point(self, number: int | None) -> str:
         """A point by its number."""
         return self("many_tensors") if number is None else str(number)
