@@ -11,6 +11,7 @@ COMMANDS = {
     "report": ("lab.report", "make a report of what was measured"),
     "compare": ("lab.compare", "two runs beside each other: the same best point, or within 10 %"),
     "doctor": ("lab.doctor", "what this machine can do, and what to do about the rest"),
+    "baselines": ("lab.chooser", "what the published rules would choose"),
     "link": ("lab.link", "what the estimator sees of the link to a cloud"),
 }
 PROG = "python -m lab"
@@ -18,7 +19,7 @@ PROG = "python -m lab"
 
 def usage() -> str:
     """What there is."""
-    lines = [f"  {name:<8}  {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<9}  {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join([f"usage: {PROG} COMMAND ...", "", *lines, "", f"{PROG} COMMAND --help lists its flags"])
 
 

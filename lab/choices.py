@@ -36,10 +36,24 @@ def all_edge(situation: Situation) -> str:
     return f"{situation.points - 1}:raw"
 
 
+def published(name: str) -> Choice:
+    """One of lab.baselines that needs the times of both sides."""
+
+    def choose(situation: Situation) -> str:
+        from lab import chooser  # and with it the solver
+
+        rate = float(situation.document["link"]["up_bytes_per_s"])
+        return chooser.chosen(name, situation.model, rate, situation.cache_dir, situation.cpu)
+
+    return choose
+
+
 CHOICES: dict[str, Choice] = {
     "all-edge": all_edge,
     "all-cloud": lambda _: "0:raw",
     "all-cloud-8bit": lambda _: "0:pixels",
+    "neurosurgeon": published("neurosurgeon"),
+    "dads": published("dads"),
 }
 
 

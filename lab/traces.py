@@ -27,6 +27,7 @@ from utils.files import require_file, write_atomically
 
 MOST_S = 1e9
 MOST_FILE_BYTES = 64 << 20
+JUST_S = 1e-6  # after a change: its moment may be rounded to either side
 MOST_CELL = 40  # characters of a cell that an error shows
 
 
@@ -74,10 +75,15 @@ class Trace:
     def next_change(self, seconds: float) -> float:
         """The first moment after this one at which another line of the trace holds; infinite where there is none."""
         turns, inside_s = self._turns(seconds)
-        step = self._step(inside_s) + 1
-        if step < len(self.seconds):
-            return (turns * self.period_s if turns else 0.0) + self.seconds[step]
-        return (turns + 1) * self.period_s
+        found, step = seconds, self._step(inside_s)
+        while found <= seconds:  # more than once where the moment is one of a change, and rounded
+            step += 1
+            found = self._begins(turns, step)
+        return found
+
+    def _begins(self, turns: float, step: int) -> float:
+        more, place = divmod(step, len(self.seconds))
+        return (turns + more) * self.period_s + self.seconds[place] if turns + more else self.seconds[place]
 
     def _turns(self, seconds: float) -> tuple[float, float]:
         """How often the trace has begun again by then, and the seconds since it last did."""
@@ -202,22 +208,23 @@ def replay(
     latest counts. What `change` raises ends it.
     """
     began = clock()
-    now_s, rate = 0.0, -1.0
+    due_s, rate = 0.0, -1.0
     while True:
+        now_s = max(clock() - began, due_s) + JUST_S
         latest = trace.rate_at(now_s)
         if latest != rate:
             change(latest)
             rate = latest
-        left_s = trace.next_change(now_s) - (clock() - began)
+        due_s = trace.next_change(now_s)
+        left_s = due_s - (clock() - began)
         if stop.wait(None if math.isinf(left_s) else max(0.0, min(left_s, threading.TIMEOUT_MAX))):
             return
-        now_s = max(clock() - began, now_s)
 
 
-BURST_BYTES = 16_384  # 16 KB as tc writes it: what lab.hosts gives a link
+BURST_S, LEAST_BURST_BYTES = 0.002, 2 * 1514  # each change fills the bucket, so it should be small
 OUTAGE_BURST_BYTES = 1600  # one packet, which the kernel wants a bucket to hold
 QUEUE_S = 0.4
-LEAST_QUEUE_BYTES = 65_536
+LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 1 << 16, 1 << 30
 
 
 def tbf(bytes_per_s: float) -> tuple[str, ...]:
@@ -228,6 +235,7 @@ def tbf(bytes_per_s: float) -> tuple[str, ...]:
     if bytes_per_s <= 0:
         shape = ("8bit", OUTAGE_BURST_BYTES, LEAST_QUEUE_BYTES)
     else:
-        limit = BURST_BYTES + max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s))
-        shape = (f"{max(8, round(8 * bytes_per_s))}bit", BURST_BYTES, limit)
+        burst = min(max(LEAST_BURST_BYTES, round(BURST_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        limit = burst + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        shape = (f"{max(8, round(8 * bytes_per_s))}bit", burst, limit)
     return "tbf", "rate", shape[0], "burst", f"{shape[1]}b", "limit", f"{shape[2]}b"

@@ -194,8 +194,20 @@ class Keeper:
             with self._lock:
                 self._estimator.partial_up(*sending, time.perf_counter())
         elif not uplink.outstanding and time.perf_counter() - uplink.last_used >= self._config.interval_s / 2:
-            self._probe(uplink)
+            self._probe_or_hang_up(uplink)
         self._note()
+
+    def _probe_or_hang_up(self, uplink: Uplink) -> None:
+        """A probe that could not be sent may have ended within a frame, which nothing can follow: connect anew.
+
+        A request that is on its way by now may only have held the probe up, and its own sender sees what becomes of it.
+        """
+        try:
+            self._probe(uplink)
+        except AppError as error:
+            if not uplink.outstanding:
+                uplink.close(error)
+            raise
 
     def _probe(self, uplink: Uplink) -> None:
         """A few frames back to back, and a question about the load."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from models import registry
 from models.graph import INPUT, LayerGraph
-from net.codec import CODECS
 from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
@@ -20,13 +19,12 @@ from partition import chain
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime import calibration
-from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
+from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
-from runtime.packing import AUTO, Wanted, packing_of
+from runtime.packing import is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
@@ -109,6 +107,9 @@ class Outcome:
     plan: Plan
     runs: Runs
     top: tuple[Ranked, ...]
+    """Of the first row, where the answer has several."""
+    rows: tuple[tuple[str, Ranked], ...]
+    """Where the answer has several rows, the best class of each."""
     shape: tuple[int, ...]
     verified: Verified | None
     times: Sources
@@ -154,7 +155,7 @@ class Entered:
 
 def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
     """Build the network and greet the cloud where one is needed; `stack` ends both."""
-    entry = registry.find(config.model)
+    entry = registry.given(config.model)
     record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
     example = read_input(config, entry)
@@ -270,14 +271,7 @@ def plan_of(
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    kept = calibration.find(config.cache_dir, edge.network) if config.codec == AUTO and config.accuracy_budget else None
-    if config.accuracy_budget and config.codec == AUTO and kept is None:
-        log.warning(
-            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
-            "run deployment.py calibrate -t %s",
-            *[edge.graph.name] * 2,
-        )
-    wanted = Wanted.of(config.codec, kept, config.accuracy_budget)
+    wanted = wanted_of(edge.network, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
         wanted = replace(wanted, known=frozenset(edge.ready.codecs))
     packing = packing_of(edge.network, wanted, config.cache_dir)
@@ -428,6 +422,7 @@ def _outcome(
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),
+        rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
         times=Sources(times.source, times.factor, None if edge.ready is None else edge.ready.times),
@@ -440,15 +435,13 @@ def _outcome(
 def verify_against_whole(edge: Edge, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
     """Compare every answer with what the whole network gives, run in one piece: the top-1 if packing is lossy."""
     answers = [answer.outputs for found in runs for answer in found.answers]
-    pairs = [pair for outputs in answers for pair in zip(outputs, expected, strict=True)]
     return Verified(
         all(_same(edge, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),
-        max(float(np.abs(a - b).max()) for a, b in pairs),
+        max(max_abs_diff(outputs, expected) for outputs in answers),
     )
 
 
 def _same(edge: Edge, parts: Parts) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
     """How answers are compared with the whole network's: by their top-1 only where something was rounded on its way."""
     crossing = {n for part in parts if part.place == "cloud" for n in edge.graph.inputs_of(part.layers)}
-    is_lossless = all(CODECS[edge.codecs.get(number, RAW)].is_lossless for number in crossing)
-    return matches if is_lossless else is_same_top
+    return matches if is_lossless(edge.codecs.get(number, RAW) for number in crossing) else is_same_top

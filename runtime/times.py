@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.graph import INPUT
 from models.specs import describe
+from models.trace import Traced
 from predictor import correct
 from predictor.features import Described, in_context
 from predictor.profile import Progress
@@ -141,7 +142,11 @@ class Found:
 
 def layers_of(executor: TorchExecutor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
-    traced = executor.traced
+    return described(executor.traced)
+
+
+def described(traced: Traced) -> tuple[Described, ...]:
+    """The same of a network that nothing runs yet."""
     return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
 
 
