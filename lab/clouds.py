@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,16 @@ from pathlib import Path
 from runtime.children import LISTENING, ROOT
 
 THREADS = "2"
+SCRAPE_S = 60.0
 
 
 class CloudProcess:
     """A running cloud_api.py."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", port: int, metrics_url: str = "") -> None:
         self.process = process
         self.port = port
+        self.metrics_url = metrics_url
         self.was_told_to_stop = False
         self.was_killed = False
 
@@ -32,6 +35,12 @@ class CloudProcess:
         """Send SIGTERM."""
         self.was_told_to_stop = True
         self.process.terminate()
+
+    def figures(self) -> dict[str, float]:
+        """What a scrape says now, of a cloud with --metrics-port."""
+        with urllib.request.urlopen(self.metrics_url, timeout=SCRAPE_S) as reply:
+            lines = [line.rpartition(" ") for line in reply.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
 
     @property
     def rss_bytes(self) -> int:
@@ -56,12 +65,16 @@ def running_cloud(
 ) -> Iterator[CloudProcess]:
     """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
     command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    stderr = subprocess.PIPE if "--metrics-port" in arguments else None
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | environment
+    )
     assert process.stdout is not None
     try:
+        metrics_url = process.stderr.readline().split()[-1] if process.stderr is not None else ""
         line = process.stdout.readline()
         assert line.startswith(LISTENING), line
-        cloud = CloudProcess(process, int(line.rpartition(":")[2]))
+        cloud = CloudProcess(process, int(line.rpartition(":")[2]), metrics_url)
         yield cloud
         assert cloud.was_told_to_stop or process.poll() is None, "the cloud died"
     finally:

@@ -63,8 +63,10 @@ class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
+        more = tuple(registry.given(name).name for name in config.networks)
+        models = tuple(registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
+        config = replace(config, weights=named, models=(*models, *more) if models else ())
         self._config = config
         self._device = find_device(config.device)
         set_threads(config.threads)

@@ -20,6 +20,8 @@ class CloudConfig:
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
     """The networks that are served; none means all of the registry."""
+    networks: tuple[str, ...] = ()
+    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
     cache_dir: Path = Path()
     times: str = "auto"
     predictors: Path | None = None

@@ -21,6 +21,13 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     )
     cli.add_times_flags(parser)
     parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="FILE.py[:FUNCTION]",
+        help="serve the network of a file of your own too; may be repeated",
+    )
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     add_tls_flags(parser)
     add_time_flags(parser)

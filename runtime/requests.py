@@ -17,7 +17,7 @@ def check_same(hello: Hello, mine: Hello) -> None:
         if theirs != ours:
             raise MismatchError(
                 f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
-                "--weights and the same version of this program and of torchvision"
+                "--weights, the same version of this program and of torchvision, and the same file of an own network"
             )
 
 

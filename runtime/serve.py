@@ -24,7 +24,7 @@ def parse_weights(given: Sequence[str]) -> dict[str, str]:
     sources: dict[str, str] = {}
     for text in given:
         model, separator, source = text.partition("=")
-        if not separator or not re.fullmatch(r"(torchvision:)?\w*", model):
+        if not separator or not re.fullmatch(r"(torchvision:)?\w*|[\w-]+\.py(:\w+)?", model):
             model, source = "", text  # a file whose name holds a = sign
         if not source or text.startswith("="):
             raise UsageError(f"--weights {text!r}: give SOURCE or MODEL=SOURCE")
@@ -63,6 +63,7 @@ def serve(options: argparse.Namespace) -> int:
             threads=options.threads,
             weights=parse_weights(options.weights),
             models=options.models,
+            networks=tuple(options.network),
             cache_dir=options.cache_dir or default_folder(),
             times=options.times,
             predictors=options.predictors,

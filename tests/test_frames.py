@@ -36,6 +36,7 @@ from net.messages import (
     from_header,
     to_header,
 )
+from tests.conftest import many
 from utils.errors import ProtocolError
 
 LIMITS = Limits()
@@ -235,7 +236,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=many(100, 300))
 @given(plain, st.binary(max_size=64))
 def test_any_plain_header_describes_tensors_or_is_refused(header: Any, payload: bytes) -> None:
     with contextlib.suppress(ProtocolError):

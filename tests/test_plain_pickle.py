@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lab.attacks import Gadget, gadgets
 from net import plain_pickle
 from net.plain_pickle import PlainPickleError
+from tests.conftest import many
 from tests.test_frames import plain
 
 
@@ -61,7 +62,7 @@ def test_the_dangerous_instructions_are_among_the_forbidden() -> None:
     } <= names  # fmt: skip
 
 
-@settings(max_examples=500)
+@settings(max_examples=many(150, 500))
 @given(plain)
 def test_plain_data_survives(value: Any) -> None:
     assert plain_pickle.loads(plain_pickle.dumps(value)) == value
@@ -81,7 +82,7 @@ def test_writing_anything_else_is_a_bug_of_ours(value: Any) -> None:
         plain_pickle.dumps(value)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=many(300, 1000))
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"\x80")
@@ -101,14 +102,14 @@ def test_garbage_gives_plain_data_or_a_typed_error_and_nothing_else(data: bytes)
 allowed = st.sampled_from([bytes([code]) for code in plain_pickle._INSTRUCTIONS])
 
 
-@settings(max_examples=1500)
+@settings(max_examples=many(400, 1500))
 @given(st.lists(allowed | st.binary(min_size=1, max_size=3), max_size=60))
 def test_any_program_of_allowed_instructions_is_harmless(program: list[bytes]) -> None:
     with contextlib.suppress(PlainPickleError):
         plain_pickle.loads(plain_pickle._START + b"".join(program) + b".")
 
 
-@settings(max_examples=300)
+@settings(max_examples=many(100, 300))
 @given(st.data())
 def test_every_bit_flip_and_truncation_is_plain_or_refused(data: st.DataObject) -> None:
     good = plain_pickle.dumps({"layers": [[1, 5]], "tensors": [("float32", (1, 2), "raw", 0)], "id": 1 << 40})
