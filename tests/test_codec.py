@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lab.attacks import encode as to_frame
 from net import codec, tensors
 from net.affine import Affine
 from net.codec import CODECS, CodecError, Encoded
@@ -25,7 +26,6 @@ from net.messages import Infer
 from tests.conftest import many
 from tests.test_connection import soon, tcp_pair
 from tests.test_frames import SPECIFICATION
-from tests.test_frames import encode as to_frame
 from utils.dtypes import TRAVELLING
 from utils.errors import ProtocolError
 

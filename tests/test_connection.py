@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from lab.attacks import encode
 from net.connection import ClosedAtBoundaryError, Connection, connect
 from net.frames import Limits, TooLargeError, pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, Result
-from tests.test_frames import encode
 from utils.deadline import Deadline
 from utils.errors import ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
@@ -157,7 +157,7 @@ def test_dripping_below_the_minimum_rate_ends_the_frame(monkeypatch: pytest.Monk
         stop = threading.Event()
 
         def drip() -> None:
-            raw.sendall(pack_prefix(Probe.TYPE, 60_000, 0))
+            raw.sendall(pack_prefix(Probe.TYPE, 2_000, 0))
             while not stop.wait(0.05):
                 raw.sendall(b"x")
 

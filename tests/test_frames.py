@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.attacks import encode
 from net import plain_pickle, tensors
-from net.codec import Encoded
 from net.frames import (
     PREFIX_BYTES,
     BadMagicError,
@@ -59,12 +58,6 @@ MESSAGES: list[Message] = [
 ]
 
 
-def encode(message: Message, arrays: Sequence[tensors.Array | Encoded]) -> bytes:
-    described, buffers = tensors.describe(arrays) if arrays else ({}, [])
-    header = plain_pickle.dumps(to_header(message) | described)
-    return pack_prefix(message.TYPE, len(header), sum(b.nbytes for b in buffers)) + header + b"".join(buffers)
-
-
 def test_encode_is_byte_exact() -> None:
     """The example in the specification is these bytes, no others."""
     example = re.search(r"```hex\n(.*?)```", SPECIFICATION.read_text(), re.DOTALL)
@@ -106,7 +99,7 @@ def test_a_message_without_tensors_has_no_payload(kind: FrameType) -> None:
 
 
 def test_lengths_up_to_the_limit_are_accepted() -> None:
-    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_bytes, LIMITS.payload_bytes), LIMITS)
+    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_of(FrameType.INFER), LIMITS.payload_bytes), LIMITS)
 
 
 @pytest.mark.parametrize(

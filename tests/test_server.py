@@ -193,6 +193,7 @@ LIMITS = {
     "--timeout": "120s",
     "--drain-timeout": "30s",
     "--min-rate": "1kB",
+    "--max-small-rate": 50,
 }
 
 

@@ -178,7 +178,7 @@ def test_a_refusal_arrives_and_the_end_is_said_as_tls_says_it(own: Identity) -> 
 def test_dripping_within_a_record_is_noticed_too(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("net.connection.PATIENCE_S", 0.2)
     with secure_pair(own) as (cloud, edge):
-        edge._transport.send([memoryview(pack_prefix(FrameType.PROBE, 60_000, 0))], 1.0)
+        edge._transport.send([memoryview(pack_prefix(FrameType.PROBE, 2_000, 0))], 1.0)
         secure = edge._transport
         secure._seal([memoryview(bytes(16_000))])  # type: ignore[attr-defined]
         record, stop = bytes(secure._sealed), threading.Event()  # type: ignore[attr-defined]
