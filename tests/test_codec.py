@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 import subprocess
 import sys
@@ -385,4 +386,5 @@ def test_a_bool_that_is_neither_is_refused() -> None:
 @pytest.mark.parametrize("module", ["net.codec", "net.tensors"])
 def test_codecs_load_neither_torch_nor_sockets(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'socket'}} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # which loads more
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare).returncode == 0
