@@ -1,4 +1,4 @@
-"""docs/architecture.md says what is there: its figure has every arrow between rooms and no other, its list every file."""
+"""docs/architecture.md is true: its figure has every arrow between rooms and no other, its list every file."""
 
 import ast
 import re
