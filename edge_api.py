@@ -23,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
     what = parser.add_argument_group("what is computed")
-    what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default: a sample photograph or digit)")
+    what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
+    what.add_argument("--audio", type=Path, metavar="FILE.wav", help="a recording, for kaldi: 16-bit PCM")
+    what.add_argument("--text", metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk")
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
     what.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
@@ -31,16 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
-    where.add_argument(
-        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
-    )
-    where.add_argument(
-        "--accuracy-budget",
-        type=cli.percent,
-        default="0%",
-        metavar="SHARE",
-        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
-    )
+    cli.add_codec_flags(where)
     cli.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
     cli.add_goal_flags(goal)
@@ -65,16 +58,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
+    from models import own
     from net.security import read_token
     from net.tls import client_tls
     from partition.decide import goal_of
     from predictor.store import default_folder
+    from runtime.children import network_flags
     from runtime.edge import EdgeConfig
 
     check(options)
     cache_dir = options.cache_dir or default_folder()
     is_name = options.weights in ("default", "imagenet")
-    weights = options.weights if is_name else f"{options.type}={Path(options.weights).resolve()}"
+    place = own.where(options.type)
+    name = options.type if place is None else place.name
+    weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
+    own_cloud = cli.own_cloud_arguments(options, cache_dir, weights)
     return EdgeConfig(
         model=options.type,
         host=options.ip or "127.0.0.1",
@@ -83,6 +81,8 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         threads=options.threads,
         weights=options.weights,
         image=options.image,
+        audio=options.audio,
+        text=options.text,
         array=options.input,
         point=options.point,
         goal=goal_of(options),
@@ -98,7 +98,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=cli.own_cloud_arguments(options, cache_dir, weights),
+        own_cloud=None if own_cloud is None else (*own_cloud, *network_flags([options.type])),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -111,12 +111,11 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
 
 def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
-    if options.image is not None and options.input is not None:
-        raise UsageError("give --image or --input, not both")
-    from net.codec import CODECS
+    if sum(getattr(options, name) is not None for name in ("image", "audio", "text", "input")) > 1:
+        raise UsageError("give one of --image, --audio, --text and --input, not several")
+    from runtime.packing import check_codec
 
-    if options.codec not in ("auto", *CODECS):
-        raise UsageError(f"no codec {options.codec[:40]!r}: choose auto, {', '.join(CODECS)}")
+    check_codec(options.codec)
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.point is not None and any(wishes):
         raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")

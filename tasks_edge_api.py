@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=cli.names,
         metavar="A,B",
         default=("alex_net", "vgg_net", "mobile_net", "le_net"),
-        help="networks of a random mix (default: alex_net,vgg_net,mobile_net,le_net)",
+        help="networks of a random mix, your own FILE.py too (default: alex_net,vgg_net,mobile_net,le_net)",
     )
     what = parser.add_argument_group("which tasks")
     what.add_argument("--tasks", type=cli.positive_int, default=40, metavar="N", help="length of a random mix")
@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
+    cli.add_codec_flags(how)
     cli.add_times_flags(how)
     cli.add_timeout_flags(how, "task")
     shown = parser.add_argument_group("what is shown and written")
@@ -80,10 +81,12 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     from net.security import read_token
     from net.tls import client_tls
     from predictor.store import default_folder
+    from runtime.children import network_flags
     from runtime.many import TasksConfig
 
     check(options)
     cache_dir = options.cache_dir or default_folder()
+    own_cloud = cli.own_cloud_arguments(options, cache_dir, options.weights)
     return TasksConfig(
         host=options.ip or "127.0.0.1",
         port=options.port or cli.DEFAULT_PORT,
@@ -100,12 +103,14 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         is_serial=options.serial,
         interval_s=options.interval,
         bandwidth=options.bandwidth,
+        codec=options.codec,
+        accuracy_budget=options.accuracy_budget,
         verify=options.verify,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=cli.own_cloud_arguments(options, cache_dir, options.weights),
+        own_cloud=None if own_cloud is None else (*own_cloud, *network_flags(options.type)),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -122,6 +127,9 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("give --tasks-file or --image-dir, not both")
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
+    from runtime.packing import check_codec
+
+    check_codec(options.codec)
     cli.check_emulation(options)
 
 

@@ -1,20 +1,24 @@
-"""What goes into a network: a picture through the network's own preprocessing, or a saved tensor."""
+"""What goes into a network: a picture, a recording or a sentence through its own preprocessing, or a saved tensor."""
 
 import importlib.util
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from models import audio, text
 from utils.errors import UsageError
 from utils.files import require_file
 
-Preprocess = Callable[[Image.Image], torch.Tensor]
+Preprocess = Callable[[Any], torch.Tensor]
+"""From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 tensor."""
 MAX_ITEM_BYTES, MAX_NPY_HEADER_BYTES = 16, 65_536
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000  # a picture that is larger is refused before it is decoded
@@ -26,6 +30,25 @@ class Input:
 
     tensor: torch.Tensor
     source: str
+    rows: tuple[str, ...] = ()
+    """What the rows of the answer stand for, where it has several: the words of a sentence, the moments of a sound."""
+
+
+def rgb_tensor(side: int, picture: Image.Image) -> torch.Tensor:
+    """The middle square of a picture as (1, 3, side, side), 0 to 1."""
+    square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(square, dtype=np.float32) / 255
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+def speech_tensor(sound: audio.Waveform) -> torch.Tensor:
+    """A recording as spliced log-mel frames, (1, 100, 440)."""
+    return torch.from_numpy(audio.features(sound))
+
+
+def words_tensor(task: text.Task, sentence: str) -> torch.Tensor:
+    """A sentence as windows of word vectors, (1, 28, text.width_of(task))."""
+    return torch.from_numpy(text.windows(task, sentence))
 
 
 def digit_tensor(picture: Image.Image) -> torch.Tensor:
@@ -94,16 +117,83 @@ def from_array(path: Path, shape: tuple[int, ...]) -> Input:
     return Input(tensor, f"array:{path}")
 
 
+def from_audio(path: Path, preprocess: Preprocess) -> Input:
+    """Read the first second of a .wav file. Raises UsageError where it is not one that serves."""
+    sound = audio.read_wav(path)
+    used_s = len(sound.samples) / audio.RATE
+    part = f", the first {used_s:.3f} s of {sound.whole_s:.4g} s" if used_s < sound.whole_s else ""
+    return Input(preprocess(sound), f"audio:{path}{part}", sound.times)
+
+
+def from_text(sentence: str, preprocess: Preprocess) -> Input:
+    """Take a sentence. Raises UsageError for one that is empty or too long."""
+    words = text.words_of(sentence)
+    return Input(preprocess(sentence), f"text:{' '.join(words)}", words)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of thing that a network may take."""
+
+    name: str
+    """As it is called in messages."""
+    flag: str
+    """How a user gives it."""
+    read: Callable[[Any, Preprocess], Input]
+
+
+PICTURE, SPEECH, SENTENCE, TENSOR = "picture", "speech", "sentence", "tensor"
+KINDS: dict[str, Kind] = {
+    PICTURE: Kind("a picture", "--image FILE", from_image),
+    SPEECH: Kind("a recording", "--audio FILE.wav", from_audio),
+    SENTENCE: Kind("a sentence", "--text '...'", from_text),
+}
+"""Every network also takes a ready tensor (--input FILE.npy); those of the kind `tensor` take nothing else."""
+
+
+def read(network: str, takes: str, given: str, what: Any, preprocess: Preprocess) -> Input:
+    """Read what a user gave, of the kind `given`. Raises UsageError where the network takes another kind."""
+    if given != takes:
+        wanted = f"{KINDS[takes].name} ({KINDS[takes].flag}) or a tensor" if takes in KINDS else "a tensor"
+        raise UsageError(f"{network} does not take {KINDS[given].name}: it takes {wanted} (--input FILE.npy)")
+    return KINDS[given].read(what, preprocess)
+
+
+# --- what is taken where a user gives nothing
+
+
 def sample(name: str, preprocess: Preprocess) -> Input:
-    """The default input: a real picture that is on every machine that has the requirements installed."""
+    """The default input: it is on every machine that has the requirements installed, or is made."""
+    if name in MADE:
+        return MADE[name](preprocess)
     path = SAMPLES[name]()
     return from_image(path, preprocess, source=f"sample:{path.name}")
 
 
 def samples(name: str) -> tuple[Path, ...]:
-    """All the pictures that there are of a kind."""
+    """All the pictures that there are of a kind; none where the sample is no picture."""
+    if name in MADE:
+        return ()
     found = SAMPLES[name]()
     return tuple(sorted(found.parent.glob("*.jpg"))) if name == "photo" else (found,)
+
+
+def _speech(preprocess: Preprocess) -> Input:
+    sound = audio.synthesised()
+    return Input(preprocess(sound), "synthesised: the vowels a, i, u (no recording)", sound.times)
+
+
+def _sentence(preprocess: Preprocess) -> Input:
+    words = text.words_of(text.SAMPLE)
+    return Input(preprocess(text.SAMPLE), f"sample:{text.SAMPLE}", words)
+
+
+def _example(preprocess: Preprocess) -> Input:
+    return Input(preprocess(None), "the example of the network's own file")
+
+
+MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence": _sentence, "example": _example}
+"""Default inputs that are no files: `preprocess` of a network of one's own makes its example out of nothing."""
 
 
 def crops(path: Path, count: int) -> list[Image.Image]:
@@ -128,11 +218,16 @@ def _photo() -> Path:
     return Path(spec.submodule_search_locations[0], "datasets", "images", "china.jpg")
 
 
-def _digit() -> Path:
-    return Path(__file__).parent / "zoo" / "digit.png"
+def _shipped(name: str) -> Path:
+    return Path(__file__).parent / "zoo" / name
 
 
-SAMPLES: dict[str, Callable[[], Path]] = {"photo": _photo, "digit": _digit}
+SAMPLES: dict[str, Callable[[], Path]] = {
+    "photo": _photo,
+    "digit": partial(_shipped, "digit.png"),
+    "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
+}
+"""Default inputs that are pictures."""
 
 
 def _reason(error: BaseException) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.inputs import Preprocess, digit_tensor
+from models import audio, inputs, own
+from models.inputs import Preprocess, digit_tensor, rgb_tensor, speech_tensor, words_tensor
+from models.text import WORDS, Task, width_of
 from models.vision import torchvision
+from models.zoo import cifar, deep_face, kaldi, mnist, senna
 from models.zoo.le_net import LeNet
 from utils.errors import UsageError
 
@@ -23,31 +26,53 @@ class Entry:
     name: str
     build: Callable[[], nn.Module]
     """A network with any parameters; `models.weights` fills them."""
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     preprocess: Preprocess
-    """Turns a PIL picture into a (1, *input_shape) float32 tensor."""
+    """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) tensor."""
     labels: tuple[str, ...]
     parameter_bytes: int
     """Bytes of the parameters, to know before they are there."""
     sample: str
-    """Name of the default input in `models.inputs.SAMPLES`."""
+    """Name of the default input in `models.inputs.SAMPLES` or `MADE`."""
+    takes: str = inputs.PICTURE
     shipped: str | None = None
     """File name of trained weights in models/zoo."""
     imagenet: Callable[[], nn.Module] | None = None
     """Builds the network with torchvision's published weights, which it downloads on first use."""
+    code: str = ""
+    """Of a network of one's own, the digest of its file: both sides need the same one."""
 
 
 def find(name: str) -> Entry:
-    """Look a network up. Raises UsageError that lists the names there are."""
-    if name in _ALIASES:
-        name = _ALIASES[name]
+    """Look a network up, which may be a stranger's wish: no file is opened. Raises UsageError that lists the names."""
+    name = _ALIASES.get(name, name)
+    if name in _OWN:
+        return _OWN[name]
     if name in _ENTRIES:
         return _ENTRIES[name]()
     short = name.removeprefix(TORCHVISION)
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
+    if own.where(name) is not None:
+        raise UsageError(f"{name[:64]!r} is a file that was not given here: cloud_api.py --network FILE.py serves it")
     known = ", ".join(_ENTRIES)
     raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
+
+
+def given(name: str) -> Entry:
+    """Look up a name from our own command line, which may also be FILE.py[:FUNCTION]: the code in it is run.
+
+    Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
+    UsageError where the file does not make a network.
+    """
+    where = own.where(name)
+    if where is None or (name in _OWN and not where.path.is_file()):
+        return find(name)
+    found = own.load(where)
+    if where.name in _OWN and _OWN[where.name].code != found.code:
+        raise UsageError(f"two files are called {where.name}: rename one of them")
+    _OWN[where.name] = _own(found)
+    return _OWN[where.name]
 
 
 def torchvision_names() -> list[str]:
@@ -104,11 +129,101 @@ def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
     return model.eval()
 
 
+def _own(found: own.Own) -> Entry:
+    takes_pictures = found.preprocess is not None
+    return Entry(
+        name=found.place.name,
+        build=found.build,
+        input_shape=tuple(found.example.shape[1:]),
+        preprocess=found.tensor,
+        labels=found.labels,
+        parameter_bytes=found.parameter_bytes,
+        sample="example",
+        takes=inputs.PICTURE if takes_pictures else inputs.TENSOR,
+        code=found.code,
+    )
+
+
+_OWN: dict[str, Entry] = {}
+"""Networks whose files were named on our command line."""
+
+
+def _deep_face() -> Entry:
+    return Entry(
+        name="deepface",
+        build=deep_face.DeepFace,
+        input_shape=(3, 152, 152),
+        preprocess=partial(rgb_tensor, 152),
+        labels=(),
+        parameter_bytes=4 * deep_face.PARAMETERS,
+        sample="face",
+    )
+
+
+def _mnist() -> Entry:
+    return Entry(
+        name="mnist",
+        build=mnist.Mnist,
+        input_shape=(1, 28, 28),
+        preprocess=digit_tensor,
+        labels=tuple("0123456789"),
+        parameter_bytes=4 * mnist.PARAMETERS,
+        sample="digit",
+        shipped="mnist.safetensors",
+    )
+
+
+def _kaldi() -> Entry:
+    return Entry(
+        name="kaldi",
+        build=kaldi.Kaldi,
+        input_shape=(audio.FRAMES, kaldi.WIDTHS[0]),
+        preprocess=speech_tensor,
+        labels=(),
+        parameter_bytes=4 * kaldi.PARAMETERS,
+        sample="speech",
+        takes=inputs.SPEECH,
+    )
+
+
+def _senna(task: Task, labels: tuple[str, ...]) -> Entry:
+    return Entry(
+        name=f"senna_{task}",
+        build=partial(senna.Senna, task),
+        input_shape=(WORDS, width_of(task)),
+        preprocess=partial(words_tensor, task),
+        labels=labels,
+        parameter_bytes=4 * senna.parameters_of(task),
+        sample="sentence",
+        takes=inputs.SENTENCE,
+    )
+
+
+def _cifar(name: str, build: Callable[[], nn.Module], parameters: int) -> Entry:
+    return Entry(
+        name=name,
+        build=build,
+        input_shape=(3, 32, 32),
+        preprocess=partial(rgb_tensor, 32),
+        labels=cifar.CLASSES,
+        parameter_bytes=4 * parameters,
+        sample="photo",
+    )
+
+
 _ENTRIES: dict[str, Callable[[], Entry]] = {
     "alex_net": partial(_torchvision, "alex_net", "alexnet"),
     "vgg_net": partial(_torchvision, "vgg_net", "vgg16_bn"),
     "mobile_net": partial(_torchvision, "mobile_net", "mobilenet_v2"),
     "le_net": _le_net,
+    "deepface": _deep_face,
+    "mnist": _mnist,
+    "kaldi": _kaldi,
+    "senna_pos": partial(_senna, "pos", senna.POS_TAGS),
+    "senna_ner": partial(_senna, "ner", senna.NER_TAGS),
+    "senna_chk": partial(_senna, "chk", ()),
+    "cifar_alexnet": partial(_cifar, "cifar_alexnet", cifar.CifarAlexNet, cifar.ALEXNET_PARAMETERS),
+    "cifar_vgg16": partial(_cifar, "cifar_vgg16", cifar.CifarVgg16, cifar.VGG16_PARAMETERS),
 }
 _ALIASES = {"mobilenet": "mobile_net"}
 NAMES = tuple(_ENTRIES)

@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 VIEW = "view"
 KINDS = (
     *("conv", "dw_conv", "linear", "maxpool", "avgpool", "batchnorm", "layernorm", "activation", "elementwise"),
-    *("concat", "matmul", "attention", "copy", VIEW),
+    *("concat", "matmul", "attention", "copy", VIEW, "local", "lrn"),
 )
 """Every kind for which there can be a predictor."""
 
@@ -163,6 +163,18 @@ def _conv(call: _Call) -> _Found:
     return _Found("dw_conv" if is_depthwise else "conv", macs, kernel, _pair(call.setting("stride", 3, 1)), groups)
 
 
+def _local(call: _Call) -> _Found:
+    """As a convolution, but every number of the output has weights of its own."""
+    kernel = _pair(call.setting("kernel_size", None, 1))
+    macs = call.elements * call.in_shape[1] * math.prod(kernel)
+    return _Found("local", macs, kernel, _pair(call.setting("stride", None, 1)))
+
+
+def _across_channels(call: _Call) -> _Found:
+    """Local response normalisation: a window over the channels for every number."""
+    return _Found("lrn", call.elements * int(call.setting("size", 1, 1)))
+
+
 def _linear(call: _Call) -> _Found:
     return _Found("linear", call.elements * call.in_shape[-1])
 
@@ -219,6 +231,9 @@ _COPIES = (
 
 _DESCRIBE: dict[str, Callable[[_Call], _Found]] = {
     "conv2d": _conv,
+    "locallyconnected2d": _local,
+    "localresponsenorm": _across_channels,
+    "local_response_norm": _across_channels,
     "linear": _linear,
     "maxpool2d": partial(_pool, "maxpool"),
     "max_pool2d": partial(_pool, "maxpool"),

@@ -69,8 +69,16 @@ def trace(model: nn.Module, example: torch.Tensor, name: str, *, is_checked: boo
     raise UsageError(f"{name} cannot be captured as a graph of layers ({'; '.join(reasons)})")
 
 
+class _Tracer(fx.Tracer):
+    """Takes torch's own modules for layers, and those of others that say that they are one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return bool(getattr(m, "is_one_layer", False)) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _capture_fx(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    module = fx.symbolic_trace(model)
+    graph = _Tracer().trace(model)
+    module = fx.GraphModule(model, graph, type(model).__name__)
     for node in list(module.graph.nodes):
         if node.target in (torch._assert, torch._check):
             module.graph.erase_node(node)

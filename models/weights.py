@@ -35,7 +35,7 @@ class Loaded:
     model: nn.Module
     digest: str
     origin: str
-    """`file NAME`, `imagenet`, `shipped`, or `seed 0 (untrained)`."""
+    """`file NAME`, `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of one's own `as built`."""
     trained: bool
 
 
@@ -46,13 +46,15 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
     Raises UsageError for a file that cannot be read and MismatchError for one that belongs to another network.
     """
     if weights == IMAGENET:
-        return _finish(_published(entry), IMAGENET, trained=True)
+        return _finish(_published(entry), entry, IMAGENET, trained=True)
     if weights == DEFAULT and entry.shipped is None:
-        return _finish(seeded(entry), "seed 0 (untrained)", trained=False)
+        model, drawn = _seeded(entry)
+        is_built = bool(entry.code) and not drawn
+        return _finish(model, entry, "as built" if is_built else "seed 0 (untrained)", trained=is_built)
     path = Path(__file__).parent / "zoo" / str(entry.shipped) if weights == DEFAULT else Path(weights)
     model = seeded(entry)
     _fill(model, _read(path), path, entry.name)
-    return _finish(model, "shipped" if weights == DEFAULT else f"file {path}", trained=True)
+    return _finish(model, entry, "shipped" if weights == DEFAULT else f"file {path}", trained=True)
 
 
 def digest(model: nn.Module) -> str:
@@ -64,9 +66,13 @@ def digest(model: nn.Module) -> str:
     return "sha256:" + sha.hexdigest()
 
 
-def _finish(model: nn.Module, origin: str, *, trained: bool) -> Loaded:
+def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool) -> Loaded:
+    """Of a network of one's own, the digest is that of its parameters and its file: its code may hold numbers too."""
     model.eval().requires_grad_(False)
-    return Loaded(model, digest(model), origin, trained)
+    found = digest(model)
+    if entry.code:
+        found = "sha256:" + hashlib.sha256(f"{found} {entry.code}".encode()).hexdigest()
+    return Loaded(model, found, origin, trained)
 
 
 def _published(entry: Entry) -> nn.Module:
@@ -147,28 +153,44 @@ class _NoteRandomFills(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: list[torch.Tensor] = []  # kept alive, so that no other tensor gets the same address
+        self._filled: dict[int, tuple[torch.Tensor, bool]] = {}
+        """By storage, the tensor, so that no other gets its address, and whether the last fill was a random one."""
+
+    def is_random(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor still waits for its random numbers: what was loaded into it since would stay."""
+        _, is_random = self._filled.get(tensor.untyped_storage().data_ptr(), (tensor, False))
+        return is_random
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") not in self._DRAWS:
+        name = getattr(func, "__name__", "")
+        if name not in self._DRAWS and name != "copy_":  # which is how a state_dict is loaded
             return func(*args, **(kwargs or {}))
         tensor: torch.Tensor = args[0] if args else (kwargs or {})["tensor"]
-        self.noted.append(tensor)
-        return tensor
+        self._filled[tensor.untyped_storage().data_ptr()] = (tensor, name != "copy_")
+        if name in ("uniform_", "normal_"):  # what draws again until all numbers lie within bounds comes to an end
+            with torch.no_grad():
+                tensor.fill_(args[1] if len(args) > 1 else 0.0)
+        return func(*args, **(kwargs or {})) if name == "copy_" else tensor
 
 
 def seeded(entry: Entry, seed: int = 0) -> nn.Module:
     """Build a network whose random parameters are the same on every machine; constants stay the constructor's."""
+    return _seeded(entry, seed)[0]
+
+
+def _seeded(entry: Entry, seed: int = 0) -> tuple[nn.Module, bool]:
+    """The same, and whether any parameter was drawn."""
     with _NoteRandomFills() as fills:
         model = entry.build()
-    random_storages = {tensor.untyped_storage().data_ptr() for tensor in fills.noted}
+    drawn = False
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.untyped_storage().data_ptr() in random_storages:
+            if fills.is_random(parameter):
                 parameter.copy_(_draw(f"{seed} {name}", tuple(parameter.shape)))
-    return model.eval()
+                drawn = True
+    return model.eval(), drawn
 
 
 def _draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -17,7 +17,7 @@ What is paid for the work of the cloud. What others make it wait, load and queue
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.graph import INPUT, LayerGraph
@@ -131,6 +131,11 @@ class Prediction:
         none of the three stages.
         """
         return max(self.edge_s + self.encode_s, self.upload_s, self.decode_s + self.cloud_s)
+
+    def sent_as(self, packed: Packed, link: Link) -> "Prediction":
+        """The same with what goes up packed another way."""
+        upload_s = packed.bytes / link.up_bytes_per_s
+        return replace(self, upload_s=upload_s, encode_s=packed.encode_s, decode_s=packed.decode_s)
 
     def to_json(self) -> dict[str, float]:
         """The stages by their names in every JSON document, where unpacking is a part of the cloud's seconds."""

@@ -4,7 +4,7 @@ A tensor is packed on the edge, sent, and unpacked on the cloud; which codec tak
 chosen anew for each decision, before the cut: what one tensor costs does not depend on which others cross.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from partition.cost import Link, Packed, Problem, StageWeights
@@ -21,6 +21,10 @@ class Allowed:
     lossless: Options
     lossy: Mapping[int, Sequence[Packed]]
     """By layer, and only where its output crosses alone: it was checked there how often the answer stays the same."""
+
+    def alone(self, layer: int, known: Collection[str]) -> Sequence[Packed]:
+        """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none."""
+        return [packed for packed in (*self.lossless[layer], *self.lossy.get(layer, ())) if packed.codec in known]
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""

@@ -1,6 +1,6 @@
 """Cuts for a stream of tasks: what counts is the longest stage, for the stages of different tasks overlap. Pure.
 
-    throughput = 1 / max(edge seconds of the head, boundary bytes / upload, load * cloud seconds of the tail)
+    throughput = 1 / max(edge seconds of the head + packing, packed bytes / upload, unpacking + load * cloud seconds)
 
 DADS (Hu et al., INFOCOM 2019) chooses a cut by its latency under light load and by its longest stage under heavy load.
 The round trip, the wait in the cloud's queue and the way back of the answer delay a task, but occupy none of the three
@@ -37,9 +37,10 @@ class Stages:
 
 
 def stages_of(predicted: Prediction) -> Stages:
-    """The stages of one cut, as a stream of tasks sees them."""
+    """The stages of one cut, as a stream of tasks sees them: packing is the edge's work, and unpacking the cloud's."""
     delay_s = predicted.rtt_s + predicted.download_s + predicted.queue_s
-    return Stages(predicted.edge_s, predicted.upload_s, predicted.cloud_s, delay_s)
+    edge_s, cloud_s = predicted.edge_s + predicted.encode_s, predicted.decode_s + predicted.cloud_s
+    return Stages(edge_s, predicted.upload_s, cloud_s, delay_s)
 
 
 def best(options: Sequence[Stages]) -> int:

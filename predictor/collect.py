@@ -79,6 +79,8 @@ BLOCKS_WITH = {
     "view": ("shuffle",),
     "attention": ("tokens",),
     "layernorm": ("tokens",),
+    "local": ("unshared",),
+    "lrn": ("lrn",),
 }
 
 
@@ -218,7 +220,7 @@ def look_closer(collected: Collected, rng: Random) -> Focus:
         if errors is None:
             continue
         shares[kind] = float(np.mean(errors > 0.2))
-        if kind in ("conv", "dw_conv", "linear", "maxpool"):  # those that take the time
+        if kind in ("conv", "dw_conv", "linear", "local", "maxpool"):  # those that take the time
             bad = [row.layer.spec.in_shape for row, error in zip(rows, errors, strict=True) if error > 0.2]
             starts += rng.sample(bad, min(len(bad), 40))
     usual = float(np.mean(list(shares.values()))) if shares else 0.0

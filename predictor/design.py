@@ -347,6 +347,36 @@ def _pooled(draft: _Draft) -> bool:
     return True
 
 
+def _unshared(draft: _Draft) -> bool:
+    """DeepFace: locally connected, every place of the output with weights of its own."""
+    _, c, h, w = draft.shape
+    kernel = draft.rng.choice([k for k in (3, 5, 7, 9) if k <= h] or [1])
+    stride = draft.rng.choice((1, 1, 2))
+    height, width = ((side - kernel) // stride + 1 for side in (h, w))
+    places = height * width * c * kernel**2
+    room = min(draft.bounds.weight_bytes - draft.weight_bytes, 4 * (draft.bounds.macs - draft.macs)) // (4 * places)
+    if room < 1 or len(draft.steps) + 2 > draft.bounds.steps:
+        return False
+    out = _channels(draft.rng, 1, min(room, 64))
+    out = min(out, room)
+    draft.macs += places * out
+    draft.weight_bytes += 4 * places * out
+    settings = {"in_shape": (c, h, w), "out_channels": out, "kernel_size": kernel, "stride": stride}
+    draft.add("LocallyConnected2d", (1, out, height, width), **settings)
+    draft.act()
+    return True
+
+
+def _lrn(draft: _Draft) -> bool:
+    """AlexNet: normalised over neighbouring channels."""
+    if not draft.steps or len(draft.steps) + 2 > draft.bounds.steps:
+        return False
+    if draft.steps[-1].op not in ACTIVATIONS:
+        draft.act("ReLU")
+    draft.add("LocalResponseNorm", draft.shape, size=draft.rng.choice((2, 5, 5)))
+    return True
+
+
 def _bare(draft: _Draft) -> bool:
     """Norms, activations and sums by themselves, which cost little and are everywhere."""
     if len(draft.steps) + 3 > draft.bounds.steps:
@@ -368,6 +398,8 @@ BLOCKS: dict[str, tuple[float, Callable[[_Draft], bool]]] = {
     "shuffle": (0.9, _shuffle),
     "pooled": (1.2, _pooled),
     "bare": (0.5, _bare),
+    "unshared": (0.3, _unshared),
+    "lrn": (0.15, _lrn),
 }
 
 

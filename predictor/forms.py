@@ -29,6 +29,7 @@ MEDIAN_ROWS = 3  # in a leaf, for a median that one outlier cannot move
 PAPER = {
     "conv": ("in_channels", "filters"),
     "dw_conv": ("in_channels", "filters"),
+    "local": ("in_channels", "filters"),
     "linear": ("in_channels", "out_channels"),
     "maxpool": ("in_bytes", "out_bytes"),
     "avgpool": ("in_bytes", "out_bytes"),
@@ -78,7 +79,7 @@ def paper_variables(kind: str, features: Table) -> Table:
             stride = np.maximum(1.0, features[:, FEATURES.index("stride")])
             size = features[:, FEATURES.index("kernel_height")] / stride
             columns.append(size**2 * plain("out_channels"))
-        elif name == "in_channels" and kind.endswith("conv"):
+        elif name == "in_channels" and kind in ("conv", "dw_conv", "local"):
             columns.append(plain("in_channels") * plain("in_side") ** 2)
         else:
             columns.append(plain(name))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.zoo.local import LocallyConnected2d
 from predictor.design import NetworkPlan
 
 
@@ -90,7 +91,7 @@ class Synthetic(nn.Module):
 def _module(op: str, settings: dict[str, Any]) -> nn.Module:
     if op == "MultiheadAttention":
         settings["batch_first"] = True
-    made: nn.Module = getattr(nn, op)(**settings)
+    made: nn.Module = LocallyConnected2d(**settings) if op == "LocallyConnected2d" else getattr(nn, op)(**settings)
     return made
 
 

@@ -10,6 +10,7 @@ from net.tensors import Array
 
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
+MAX_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,18 @@ def is_close(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
 
 def matches(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
     """Close, with the same top-1."""
-    return is_close(answer, expected) and all(
-        int(a.argmax()) == int(b.argmax()) for a, b in zip(answer, expected, strict=True)
-    )
+    return is_close(answer, expected) and is_same_top(answer, expected)
 
 
 def is_same_top(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
-    """The same top-1: what is left to compare where tensors were rounded on their way."""
+    """The same top-1 in every row: what is left to compare where tensors were rounded on their way."""
     pairs = zip(answer, expected, strict=True)
-    return all(a.shape == b.shape and int(a.argmax()) == int(b.argmax()) for a, b in pairs)
+    return all(a.shape == b.shape and np.array_equal(_rows(a).argmax(1), _rows(b).argmax(1)) for a, b in pairs)
+
+
+def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest difference of two numbers that belong together."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(answer, expected, strict=True))
 
 
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
@@ -51,10 +55,36 @@ def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
     return [t.cpu().numpy() for t in (found if isinstance(found, tuple | list) else (found,))]
 
 
+def _rows(answer: Array) -> Array:
+    """The rows of an answer of shape (1, rows, classes); any other is one row."""
+    return answer[0] if answer.ndim == 3 and answer.shape[0] == 1 else answer.reshape(1, -1)
+
+
+def top_of(answer: Array) -> int:
+    """The class with the largest number, of the first row where there are several."""
+    return int(_rows(answer)[0].argmax())
+
+
 def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
-    """The five classes with the largest softmax of `logits`, shape (1, classes)."""
-    scores = logits.reshape(-1).astype(np.float64)
+    """The five classes with the largest softmax, of the first row where there are several."""
+    return _ranked(_rows(logits)[0], labels, TOP)
+
+
+def rank_rows(logits: Array, labels: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, Ranked], ...]:
+    """The best class of each row and what the row is called; nothing where there is one row.
+
+    Rows without a name are padding where others have one, else they are counted from 1. At most 1,000 are looked at.
+    """
+    rows = _rows(logits)
+    if len(rows) == 1:
+        return ()
+    called = names or tuple(str(number) for number in range(1, min(len(rows), MAX_ROWS) + 1))
+    return tuple((name, _ranked(row, labels, 1)[0]) for name, row in zip(called, rows, strict=False))
+
+
+def _ranked(row: Array, labels: tuple[str, ...], count: int) -> tuple[Ranked, ...]:
+    scores = row.astype(np.float64)
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
-    best = np.argsort(-shares, kind="stable")[:TOP]
+    best = np.argsort(-shares, kind="stable")[:count]
     return tuple(Ranked(int(i), labels[i] if i < len(labels) else str(i), float(shares[i])) for i in best)

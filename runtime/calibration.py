@@ -102,7 +102,9 @@ def calibrate(
     progress: Progress,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
-    entry = registry.find(model)
+    entry = registry.given(model)
+    if entry.takes != inputs.PICTURE:
+        raise UsageError(f"{entry.name} takes no pictures, and roundings are tried on pictures: nothing to calibrate")
     set_threads(threads)
     loaded = weights.load(entry, source)
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
@@ -145,7 +147,7 @@ def _digits(entry: Entry) -> Samples:
 def _crops(entry: Entry) -> Samples:
     pictures = [crop for path in inputs.samples(entry.sample) for crop in inputs.crops(path, CROPS)]
     tensors = [np.asarray(entry.preprocess(crop)) for crop in pictures]
-    return Samples(f"{len(tensors)} crops of sample photographs", tensors)
+    return Samples(f"{len(tensors)} crops of sample pictures", tensors)
 
 
 def _try_all(executor: TorchExecutor, samples: Samples, progress: Progress) -> tuple[Tried, ...]:

@@ -5,17 +5,20 @@ the system closes for us.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import own
 from net.connection import CONNECT_S, connect
 from utils.errors import AppError
 from utils.inference_utils import available_cores
+from utils.settings import without_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 300.0
@@ -34,6 +37,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=without_settings(os.environ),  # what is set for this program is not set for that one
             start_new_session=True,  # Ctrl-C in a terminal reaches only us; the child ends in good order after us
         )
 
@@ -63,6 +67,12 @@ class Child:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+
+
+def network_flags(models: Iterable[str]) -> tuple[str, ...]:
+    """What a cloud of ours has to be told so that it serves the networks of files that the user named."""
+    places = [own.where(model) for model in models]
+    return tuple(word for place in places if place is not None for word in ("--network", place.flag))
 
 
 @contextlib.contextmanager

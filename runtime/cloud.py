@@ -25,7 +25,7 @@ from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from net.penalties import Policy
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
-from net.tensors import RAW, Array
+from net.tensors import RAW, Array, Described
 from runtime.answers import is_close
 from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
 from runtime.load import LoadMeter
@@ -54,6 +54,8 @@ class CloudConfig:
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
     """The networks that are served; none means all of the registry."""
+    networks: tuple[str, ...] = ()
+    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
     cache_dir: Path = Path()
     times: str = "auto"
     predictors: Path | None = None
@@ -63,6 +65,8 @@ class CloudConfig:
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
+    small_per_s: float = 50.0
+    """Requests a second of one connection that are not computed; see net.pacing."""
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1
@@ -248,8 +252,10 @@ class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
+        more = tuple(registry.given(name).name for name in config.networks)
+        models = tuple(registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=tuple(registry.find(name).name for name in config.models))
+        config = replace(config, weights=named, models=(*models, *more) if models else ())
         self._config = config
         self._device = find_device(config.device)
         set_threads(config.threads)
@@ -287,7 +293,7 @@ class Cloud:
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
         frame = peer.connection.receive(hello, is_stranger=True)
-        session = Session(peer, self._config.request_s, self.server)
+        session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
@@ -306,6 +312,7 @@ class Cloud:
             else:
                 self._answer(session, frame)
             session.end()
+            session.pace(frame.kind, frame.header_bytes)
             if self.server.is_stopping:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
@@ -366,10 +373,11 @@ class Cloud:
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
+            described = frame.described()
+            _check_tensors(described, layers, served.graph)  # before anything is decoded
             decode_began = time.perf_counter()
-            arrays = frame.arrays()
+            arrays = [one.decode() for one in described]
             decode_s = time.perf_counter() - decode_began
-            _check_arrays(arrays, layers, served.graph)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
@@ -442,7 +450,7 @@ def _check_same(hello: Hello, mine: Hello) -> None:
         if theirs != ours:
             raise MismatchError(
                 f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
-                "--weights and the same version of this program and of torchvision"
+                "--weights, the same version of this program and of torchvision, and the same file of an own network"
             )
 
 
@@ -458,12 +466,12 @@ def _check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozense
     return layers
 
 
-def _check_arrays(arrays: Sequence[Array], layers: frozenset[int], graph: LayerGraph) -> None:
+def _check_tensors(described: Sequence[Described], layers: frozenset[int], graph: LayerGraph) -> None:
     expected = [graph.layers[number] for number in graph.inputs_of(layers)]
-    if len(arrays) != len(expected):
-        raise RequestError(f"these layers read {len(expected)} tensors, {len(arrays)} came")
-    for array, layer in zip(arrays, expected, strict=True):
-        if array.shape != layer.out_shape or array.dtype.name != layer.out_dtype:
+    if len(described) != len(expected):
+        raise RequestError(f"these layers read {len(expected)} tensors, {len(described)} came")
+    for one, layer in zip(described, expected, strict=True):
+        if one.shape != layer.out_shape or one.dtype != layer.out_dtype:
             raise RequestError(
-                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, {array.dtype.name} {array.shape} came"
+                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, {one.dtype} {one.shape} came"
             )

@@ -21,6 +21,13 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     )
     cli.add_times_flags(parser)
     parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="FILE.py[:FUNCTION]",
+        help="serve the network of a file of your own too; may be repeated",
+    )
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     add_tls_flags(parser)
     add_time_flags(parser)
@@ -93,6 +100,14 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         ("--max-batch", max_batch, "requests of one network and cut that are computed together"),
     ):
         group.add_argument(flag, metavar="N", type=cli.positive_int, default=default, help=text)
+    group.add_argument(
+        "--max-small-rate",
+        metavar="N",
+        type=cli.positive_int,
+        default=50,
+        help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
+        "further ones wait",
+    )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=cli.wait, default="0ms", help=wait)
 

@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from models import inputs, weights
 from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
-from net.codec import CODECS, CodecError, Encoded, encode
+from net.codec import CODECS, Encoded
 from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
@@ -21,6 +19,7 @@ from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.packing import pack
 from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
 from utils.deadline import Deadline
 from utils.errors import ProtocolError
@@ -38,6 +37,8 @@ class EdgeConfig:
     threads: int | None = None
     weights: str = weights.DEFAULT
     image: Path | None = None
+    audio: Path | None = None
+    text: str | None = None
     array: Path | None = None
     point: int | None = None
     goal: Goal = field(default_factory=Goal)
@@ -261,10 +262,12 @@ class Inference:
     def run_there(self, layers: frozenset[int], deadline: Deadline) -> None:
         """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""
         crossing = self.edge.graph.inputs_of(layers)
-        began, work_began = time.perf_counter(), time.thread_time()
-        boundary = [self._packed(number) for number in crossing]
-        self.edge.executor.slow_down(began, time.thread_time() - work_began)
-        encode_s = time.perf_counter() - began
+        boundary, encode_s = pack(
+            self.edge.executor,
+            [self.values[number] for number in crossing],
+            [self.edge.codecs.get(number, RAW) for number in crossing],
+            (RAW,) if self.edge.cloud is None else self.edge.cloud.ready.codecs,
+        )
         self.requests += 1
         result, arrays = self.edge.ask(layers, boundary, deadline)
         self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
@@ -280,16 +283,6 @@ class Inference:
         )
         self.measured = self.measured.plus(took)
 
-    def _packed(self, number: int) -> Encoded:
-        """The output of a layer as it travels: raw where the codec does not take it, as NaN by a lossy one."""
-        array, name = np.asarray(self.values[number], order="C"), self.edge.codecs.get(number, RAW)
-        if self.edge.cloud is not None and name not in self.edge.cloud.ready.codecs:
-            name = RAW  # it may be another cloud than the one that the codec was chosen for
-        try:
-            return encode(array, name)
-        except CodecError:
-            return encode(array, RAW)
-
     def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
         """The answer, once every layer has run."""
         outputs = tuple(self.values[number] for number in self.edge.graph.outputs)
@@ -304,9 +297,11 @@ def ran_by(parts: Iterable[Part]) -> str:
 
 
 def read_input(config: EdgeConfig, entry: Entry) -> Input:
-    """The picture or array that the user gave, else the sample."""
+    """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
         return inputs.from_array(config.array, entry.input_shape)
-    if config.image is not None:
-        return inputs.from_image(config.image, entry.preprocess)
+    given = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
+    for kind, what in given.items():
+        if what is not None:
+            return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
     return inputs.sample(entry.sample, entry.preprocess)

@@ -122,7 +122,7 @@ def evaluate_networks(
     results = []
     for number, name in enumerate(names):
         progress(f"measuring {name}", number / len(names))
-        entry = registry.find(name)
+        entry = registry.given(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         executor = TorchExecutor(network, found)
         layers = layers_of(executor)

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,20 @@ from models.registry import Entry
 from net.codec import CODECS
 from net.messages import Hello
 from net.tensors import Array
+from partition.packing import Allowed
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.packing import packing_of, wanted_of
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
 from utils.errors import AppError, UsageError
 
 TENSORS_KEPT = 256
+TEXT = "text:"
+"""What the input of a task begins with that is a sentence and no file."""
+INPUTS_TRIED = 8  # of each network, with every codec for inputs
+
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
 
-    def add(self, entry: Entry, progress: Callable[[float], None]) -> None:
+    def add(self, entry: Entry, progress: Progress) -> None:
         """Build a network, and measure its layers or predict them."""
         if entry.name in self.members:
             return
@@ -86,6 +94,15 @@ class Fleet:
                 problems.append(Problem(task.id, wrong[key]))
         return problems
 
+    def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
+        member = self.members[model]
+        sources = dict.fromkeys(task.input for task in tasks if task.model == model)
+        arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
+        wanted = wanted_of(member.network, codec, budget, self._times.cache_dir)
+        packing = packing_of(member.network, wanted, self._times.cache_dir, progress, arrays)
+        return wanted.allowed(member.network.traced.graph, packing, member.executor.share)
+
     def whole(self, task: Task) -> list[Array]:
         """What the whole network answers, run here in one piece."""
         member = self.members[task.model]
@@ -93,14 +110,17 @@ class Fleet:
 
 
 def read_input(entry: Entry, source: str) -> Input:
-    """A picture or .npy file; "" is the network's sample."""
+    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample."""
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)
     try:
         if path.suffix.lower() == ".npy":
             return inputs.from_array(path, entry.input_shape)
-        return inputs.from_image(path, entry.preprocess)
+        kind, what = (inputs.SPEECH, path) if path.suffix.lower() == ".wav" else (inputs.PICTURE, path)
+        if source.startswith(TEXT):
+            return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
+        return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 
@@ -123,9 +143,12 @@ def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
     return good, problems
 
 
-def sample_inputs(model: str) -> list[str]:
-    """The sample pictures that serve for a network."""
-    return [str(path) for path in inputs.samples(registry.find(model).sample)]
+def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
+    """The pictures of the user for a network that takes pictures, else its samples."""
+    entry = registry.find(model)
+    if pictures and entry.takes == inputs.PICTURE:
+        return list(pictures)
+    return [str(path) for path in inputs.samples(entry.sample)] or [""]
 
 
 def pictures_in(folder: Path) -> tuple[list[str], list[str]]:

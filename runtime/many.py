@@ -13,9 +13,9 @@ from net.link import LinkEstimate
 from net.monitor import Monitor
 from net.tensors import Array
 from net.tls import ClientTls
-from runtime.answers import matches
+from runtime.answers import is_same_top, matches, max_abs_diff, top_of
 from runtime.children import CloudAccess
-from runtime.fleet import Fleet, known_models, pictures_in, sample_inputs
+from runtime.fleet import Fleet, inputs_for, known_models, pictures_in
 from runtime.keeper import Keeper, KeeperConfig
 from runtime.pipeline import Pipeline, Record
 from runtime.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
@@ -42,7 +42,8 @@ class TasksConfig:
     device: str = "cpu"
     threads: int | None = None
     weights: str = weights.DEFAULT
-    models: tuple[str, ...] = registry.NAMES
+    models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
+    """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
     tasks: int = 40
     seed: int = 1
     tasks_file: Path | None = None
@@ -53,6 +54,9 @@ class TasksConfig:
     is_serial: bool = False
     interval_s: float = 1.0
     bandwidth: float | None = None
+    codec: str = "auto"
+    accuracy_budget: float = 0.0
+    """As for edge_api.py."""
     verify: bool = False
     timeout_s: float = 60.0
     ready_s: float = 300.0
@@ -162,7 +166,7 @@ class _Prepared:
 
 def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
-    planner = make_planner(config, prepared.tasks, fleet)
+    planner = make_planner(config, prepared.tasks, fleet, progress)
     hellos = [member.hello(config.token) for member in fleet.members.values()]
     settings = KeeperConfig(
         prepared.address,
@@ -220,7 +224,7 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
 def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
     call.done += 1
     if record.outputs:
-        record.top = int(record.outputs[0].argmax())
+        record.top = top_of(record.outputs[0])
     if journal is not None and record.completed_by:
         journal.note(record)
     if checker is not None:
@@ -232,15 +236,15 @@ def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, che
 def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
     """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
     problems: list[Problem] = []
+    entries = [registry.given(model) for model in config.models]
     if config.tasks_file is not None:
         tasks, problems = read_file(config.tasks_file)
     else:
-        names = [registry.find(model).name for model in config.models]
         pictures: list[str] = []
         if config.image_dir is not None:
             pictures, bad = pictures_in(config.image_dir)
             problems += [Problem(0, text) for text in bad]
-        tasks = draw(config.tasks, config.seed, names, lambda model: pictures or sample_inputs(model))
+        tasks = draw(config.tasks, config.seed, [e.name for e in entries], lambda name: inputs_for(name, pictures))
     tasks, unknown = known_models(tasks)
     return tasks, problems + unknown
 
@@ -257,12 +261,13 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -
     return fleet
 
 
-def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet) -> Planner:
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Progress) -> Planner:
     """A closed queue, or open arrivals."""
-    known = {
-        name: Profiled(member.network.traced.graph, member.found.current.seconds)
-        for name, member in fleet.members.items()
-    }
+    known = {}
+    for name, member in fleet.members.items():
+        wanted = (config.codec, config.accuracy_budget)
+        allowed = fleet.allowed(name, tasks, *wanted, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
+        known[name] = Profiled(member.network.traced.graph, member.found.current.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, known, is_serial=config.is_serial)
     return OpenQueue(tasks, known, config.rate_per_s)
@@ -296,7 +301,8 @@ class Checker:
             key = (record.task.model, record.task.input)
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
-            record.matches = matches(outputs, known[key])
+            record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
+            record.max_abs_diff = max_abs_diff(outputs, known[key])
 
 
 class Journal:

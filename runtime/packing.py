@@ -9,9 +9,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from torch import fx
 from models.graph import INPUT, LayerGraph
 from models.trace import Traced
 from net import codec
-from net.codec import CODECS
+from net.codec import CODECS, Encoded
 from net.tensors import RAW, Array
 from partition.cost import Packed
 from partition.packing import Allowed
+from runtime import calibration
 from runtime.calibration import Calibration
-from runtime.executor import Network
+from runtime.executor import Network, TorchExecutor
+from utils.errors import UsageError
 from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,18 @@ TIMED_BYTES = 1 << 14  # smaller tensors say nothing about the rate of a codec
 LOSSLESS = ("zstd",)
 OF_INPUT = ("pixels", "pixels+zstd")
 AUTO = "auto"
+
+
+def check_codec(name: str) -> None:
+    """Raises UsageError for what `--codec` does not take."""
+    if name not in (AUTO, *CODECS):
+        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+
+
+def is_lossless(codecs: Iterable[str]) -> bool:
+    """Whether every bit comes back."""
+    return all(CODECS[name].is_lossless for name in codecs)
+
 
 Sizes = Mapping[tuple[int, str], int]
 """Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
@@ -79,10 +94,10 @@ class Wanted:
     """What the cloud can unpack."""
 
     @classmethod
-    def of(cls, name: str, calibration: Calibration | None, budget: float) -> "Wanted":
+    def of(cls, name: str, kept: Calibration | None, budget: float) -> "Wanted":
         """What `--codec` and `--accuracy-budget` ask for."""
-        is_lossy = name == AUTO and calibration is not None and budget > 0
-        return cls(name, calibration.within(budget) if is_lossy and calibration is not None else {})
+        is_lossy = name == AUTO and budget > 0
+        return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
 
     def lossless(self, layer: int) -> tuple[str, ...]:
         """Codecs that may be used for the output of a layer whatever else crosses."""
@@ -108,8 +123,30 @@ class Wanted:
         return Allowed(lossless, {n: found for n, found in lossy.items() if found})
 
 
-def packing_of(network: Network, wanted: Wanted, folder: Path, progress: Progress = lambda _: None) -> Packing:
-    """Sizes and rates of what is wanted: kept ones, or measured now and kept."""
+def wanted_of(network: Network, name: str, budget: float, folder: Path) -> Wanted:
+    """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder;
+    a warning says where a budget cannot be used since nothing was tried. Raises UsageError where it cannot be read."""
+    kept = calibration.find(folder, network) if name == AUTO and budget else None
+    if budget and name == AUTO and kept is None:
+        log.warning(
+            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
+            "run deployment.py calibrate -t %s",
+            *[network.traced.graph.name] * 2,
+        )
+    return Wanted.of(name, kept, budget)
+
+
+def packing_of(
+    network: Network,
+    wanted: Wanted,
+    folder: Path,
+    progress: Progress = lambda _: None,
+    inputs: Sequence[Array] | None = None,
+) -> Packing:
+    """Sizes and rates of what is wanted: kept ones, or measured now and kept.
+
+    Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
+    """
     graph = network.traced.graph
     needed = {
         (n, name)
@@ -117,7 +154,8 @@ def packing_of(network: Network, wanted: Wanted, folder: Path, progress: Progres
         for name in (*wanted.lossless(n), *wanted.lossy(graph, n))
         if name != RAW
     }
-    of_input = _of_input(np.asarray(network.example.tensor), {name for n, name in needed if n == INPUT})
+    arrays = [np.asarray(network.example.tensor)] if inputs is None else inputs
+    of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
     inner = {(n, name) for n, name in needed if n != INPUT}
     path = _path_of(folder, network)
     packing, tried = _kept(path)
@@ -127,12 +165,17 @@ def packing_of(network: Network, wanted: Wanted, folder: Path, progress: Progres
     return of_input.joined(packing)
 
 
-def _of_input(array: Array, codecs: Iterable[str]) -> Packing:
-    """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run."""
-    tries = _Tries()
+def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
+    """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run.
+
+    A codec that one of the inputs does not take is none for inputs."""
+    tries, sizes = _Tries(), {}
     for name in codecs:
-        tries.measure(INPUT, name, array)
-    return tries.packing()
+        found = [tries.measure(INPUT, name, array) for array in arrays]
+        taken = [size for size in found if size is not None]
+        if taken and len(taken) == len(arrays):
+            sizes[INPUT, name] = round(mean(taken))
+    return Packing(sizes, tries.packing().rates)
 
 
 def measure(
@@ -153,13 +196,13 @@ class _Tries:
         self._spent: dict[str, tuple[float, float, int]] = {}
         self._sizes: dict[tuple[int, str], int] = {}
 
-    def measure(self, number: int, name: str, array: Array) -> None:
-        """Pack and unpack the output of a layer, if the codec takes it."""
+    def measure(self, number: int, name: str, array: Array) -> int | None:
+        """Pack and unpack the output of a layer; returns its bytes, None where the codec does not take it."""
         started = time.thread_time()
         try:
             packed = codec.encode(array, name)
         except codec.CodecError:
-            return
+            return None
         encoded = time.thread_time()
         codec.decode(packed)
         decoded = time.thread_time()
@@ -168,6 +211,7 @@ class _Tries:
             before = self._spent.get(name, (0.0, 0.0, 0))
             spent = (encoded - started, decoded - encoded, array.nbytes)
             self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
+        return packed.nbytes
 
     def packing(self) -> Packing:
         """All of it, with seconds for each byte."""
@@ -229,3 +273,25 @@ def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:
         write_atomically(path, json.dumps(document))
     except OSError as error:
         log.warning("cannot save %s (%s): it will be measured again next time", path, error.strerror)
+
+
+def pack(
+    executor: TorchExecutor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
+) -> tuple[list[Encoded], float]:
+    """Pack tensors, one codec for each, at the speed of the device; returns also the seconds that it took.
+
+    What a codec does not take, as NaN by a lossy one, travels raw, and so does what a cloud would not know: it may be
+    another one than the codec was chosen for.
+    """
+    began, work_began = time.perf_counter(), time.thread_time()
+    packed = [_packed(array, name if name in known else RAW) for array, name in zip(tensors, codecs, strict=True)]
+    executor.slow_down(began, time.thread_time() - work_began)
+    return packed, time.perf_counter() - began
+
+
+def _packed(tensor: Array, name: str) -> Encoded:
+    array = np.asarray(tensor, order="C")
+    try:
+        return codec.encode(array, name)
+    except codec.CodecError:
+        return codec.encode(array, RAW)

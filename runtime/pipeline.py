@@ -17,6 +17,7 @@ from net.tensors import Array
 from runtime.fallback import RETRIES, busy_pause_s
 from runtime.fleet import Fleet
 from runtime.keeper import Keeper
+from runtime.packing import is_lossless, pack
 from runtime.planner import Choice, Planner
 from runtime.tasks import Task
 from runtime.uplink import Request
@@ -40,12 +41,20 @@ class Record:
     """The first byte of the boundary left."""
     done_s: float = 0.0
     edge_s: float = 0.0
+    encode_s: float = 0.0
     link_s: float = 0.0
     """From the first byte of the request to its last, as the cloud saw it."""
     queue_s: float = 0.0
     cloud_s: float = 0.0
+    """Unpacking is in it ..."""
+    decode_s: float = 0.0
+    """... and took this long."""
     batch: int = 0
     payload_bytes: int = 0
+    """What was sent, and what it was before it was packed."""
+    raw_bytes: int = 0
+    codec: str = ""
+    """Of what was sent; empty: nothing was."""
     tries: int = 0
     completed_by: str = ""
     """split, edge, cloud, or fallback: finished here after the cloud did not answer. Empty: failed."""
@@ -54,6 +63,8 @@ class Record:
     top: int | None = None
     """The class with the largest output."""
     matches: bool | None = None
+    """Whether it is the whole network's answer; where rounded tensors made it, whether the class is."""
+    max_abs_diff: float | None = None
 
     @property
     def total_s(self) -> float:
@@ -64,6 +75,11 @@ class Record:
     def latency_s(self) -> float:
         """From the arrival to the answer."""
         return self.done_s - self.task.arrival_s
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the answer comes from tensors that a lossy codec has packed."""
+        return self.completed_by in ("split", "cloud") and not is_lossless(self.codec.split(","))
 
     @property
     def is_late(self) -> bool:
@@ -171,7 +187,7 @@ class Pipeline:
         while self._again and self._again[0][0] <= time.perf_counter():
             flying = heapq.heappop(self._again)[-1]
             self._flying[flying.request] = flying
-            self._submit(flying.request)
+            self._submit(flying)
 
     def _pause_s(self) -> float:
         pauses = [NAP_S]
@@ -206,18 +222,33 @@ class Pipeline:
             self._keep(record)
             return
         boundary = [np.asarray(values[number], order="C") for number in graph.boundary(head)]
-        request = Request(0, task.model, graph, head, boundary)
-        record.payload_bytes = request.payload_bytes
+        flying = _Flying(record, Request(0, task.model, graph, head, boundary), values)
         with self._changed:
-            self._flying[request] = _Flying(record, request, values)
-        self._submit(request)
+            self._flying[flying.request] = flying
+        self._submit(flying)
 
-    def _submit(self, request: Request) -> None:
-        uplink = self._keeper.uplink
+    def _submit(self, flying: _Flying) -> None:
+        request, uplink = flying.request, self._keeper.uplink
         if uplink is None:
             self.lost([request], AppError("there is no cloud"))
-        else:
-            uplink.submit(request)
+            return
+        self._pack(flying, uplink.ready[request.model].codecs)
+        uplink.submit(request)
+
+    def _pack(self, flying: _Flying, known: Sequence[str]) -> None:
+        """Pack the boundary, unless it is packed for this cloud already.
+
+        Here, by the thread that computes, and not by the one that sends: packing is work for the same processor, and
+        what waits for the link is ready to leave, so the link does not stand idle while a tensor is packed.
+        """
+        request, record, choice = flying.request, flying.record, flying.record.choice
+        if choice is None or (request.packed and all(one.codec in known for one in request.packed)):
+            return
+        executor = self._fleet.members[request.model].executor
+        request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), known)
+        record.encode_s += encode_s
+        record.payload_bytes, record.raw_bytes = request.payload_bytes, sum(one.nbytes for one in request.boundary)
+        record.codec = ",".join(dict.fromkeys(one.codec for one in request.packed))
 
     def _finish_here(self, flying: _Flying) -> None:
         """The tail, from the boundary that is still held."""
@@ -246,7 +277,8 @@ class Pipeline:
         with self._changed:
             flying = self._flying[request]
         record = flying.record
-        record.queue_s, record.cloud_s, record.link_s = result.queue_s, result.cloud_s, result.received_s
+        record.queue_s, record.link_s = result.queue_s, result.received_s
+        record.cloud_s, record.decode_s = result.cloud_s + result.decode_s, result.decode_s
         self._note_try(flying)
         record.batch = result.batch
         record.completed_by = "cloud" if len(request.head) == 1 else "split"
@@ -298,9 +330,9 @@ class Pipeline:
 
 
 def stage_sums(records: Sequence[Record]) -> tuple[float, float, float]:
-    """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once."""
+    """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once, but unpacks each."""
     return (
-        sum(record.edge_s for record in records),
+        sum(record.edge_s + record.encode_s for record in records),
         sum(record.link_s for record in records),
-        sum(record.cloud_s / max(1, record.batch) for record in records),
+        sum(record.decode_s + (record.cloud_s - record.decode_s) / max(1, record.batch) for record in records),
     )

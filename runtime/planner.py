@@ -7,16 +7,17 @@ longest stage (DADS, Algorithm 3). A plan is kept until conditions have really c
 
 import heapq
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from models.graph import LayerGraph
 from net.estimator import should_move
 from net.link import LinkEstimate
 from net.messages import Ready
 from partition import chain, schedule, throughput
-from partition.cost import CloudTimes, Link, Problem
+from partition.cost import CloudTimes, Link, Packed, Problem
+from partition.packing import RAW, Allowed
 from partition.throughput import Stages
 from runtime.tasks import Task
 
@@ -55,18 +56,35 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Profiled:
-    """What is known of a network here: its graph, and the seconds of its layers."""
+    """What is known of a network here: its graph, the seconds of its layers, and how their outputs may travel."""
 
     graph: LayerGraph
     seconds: Sequence[float]
+    allowed: Allowed | None = None
+    """None: as they are."""
+
+    def ways(self, layer: int, known: Collection[str]) -> Sequence[Packed]:
+        """How the output of a layer may travel to a cloud that knows some codecs."""
+        found = () if self.allowed is None else self.allowed.alone(layer, known)
+        return found or (Packed(RAW, self.graph.layers[layer].out_bytes),)
+
+
+class Option(NamedTuple):
+    """A point with its layer, a codec for what crosses there, and the stages of a task that is cut and packed so."""
+
+    point: int
+    layer: int
+    codec: str
+    stages: Stages
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A point for a task, with the predicted seconds of its stages."""
+    """A point and a codec for a task, with the predicted seconds of its stages."""
 
     point: int
     layer: int
+    codec: str
     stages: Stages
     objective: str
 
@@ -108,24 +126,35 @@ class Planner(Protocol):
         """Tasks that were not given out."""
 
 
-Option = tuple[int, int, Stages]
-"""A point's number, its layer, and the stages of a task cut there."""
-
-
 def options_of(known: Profiled, conditions: Conditions) -> list[Option]:
-    """Every point that can be used now."""
+    """Every point that can be used now with every codec that may be used there.
+
+    All of them, and not only the codec of least latency: whether the edge or the link has time to spare is for the
+    plan of all tasks to say.
+    """
     graph = known.graph
     if conditions.link is None or conditions.ready is None:
         last = graph.points[-1]
-        return [(last.number, last.layer, Stages(sum(known.seconds), 0.0, 0.0))]
+        return [Option(last.number, last.layer, RAW, Stages(sum(known.seconds), 0.0, 0.0))]
     ready, estimate = conditions.ready[graph.name], conditions.link
     link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
-    return [
-        (c.point.number, c.point.layer, throughput.stages_of(c.predicted))
-        for c in chain.scan(Problem(graph, known.seconds, cloud, link))
-        if c.boundary_bytes <= conditions.max_payload
-    ]
+    *cuts, alone = chain.scan(Problem(graph, known.seconds, cloud, link))
+    ways = (
+        (c.point, packed.codec, c.predicted.sent_as(packed, link))
+        for c in cuts
+        if c.boundary_bytes <= conditions.max_payload  # as it is: so the cloud counts it
+        for packed in known.ways(c.point.layer, ready.codecs)
+    )
+    every = (*ways, (alone.point, RAW, alone.predicted))
+    return [Option(point.number, point.layer, codec, throughput.stages_of(found)) for point, codec, found in every]
+
+
+def best_of(options: Sequence[Option], objective: str) -> Option:
+    """The one of least latency, or with the shortest longest stage."""
+    if objective == "latency":
+        return min(options, key=lambda option: option.stages.total_s)
+    return options[throughput.best([option.stages for option in options])]
 
 
 class ClosedQueue:
@@ -174,7 +203,7 @@ class ClosedQueue:
         if self._is_serial:
             self._plan_serially(options, is_whole=is_whole)
             return
-        stages = {model: tuple(stage for _, _, stage in found) for model, found in options.items()}
+        stages = {model: tuple(option.stages for option in found) for model, found in options.items()}
         jobs = [schedule.Job(stages[task.model]) for task in self._near]
         ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
         found = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
@@ -187,8 +216,7 @@ class ClosedQueue:
 
     def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
         """One after the other: the least latency of each is the least time of all."""
-        fastest = {model: min(found, key=lambda option: option[2].total_s) for model, found in options.items()}
-        choices = {model: Choice(*option, "latency") for model, option in fastest.items()}
+        choices = {model: Choice(*best_of(found, "latency"), "latency") for model, found in options.items()}
         self._planned = deque((task, choices[task.model]) for task in self._near)
         if is_whole:
             self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._planned)
@@ -236,18 +264,18 @@ class OpenQueue:
             return
         self._now_s, self._conditions = now_s, conditions
         options = {model: options_of(self._known[model], conditions) for model in self._weights}
-        fastest = {model: min(found, key=lambda option: option[2].total_s) for model, found in options.items()}
+        fastest = [best_of(options[model], "latency").stages for model in self._weights]
         counts = list(self._weights.values())
-        is_light = throughput.is_light([fastest[model][2] for model in self._weights], counts, self._rate_per_s)
-        self.objective = "latency" if is_light else "throughput"
+        self.objective = "latency" if throughput.is_light(fastest, counts, self._rate_per_s) else "throughput"
         for model, found in options.items():
-            best = fastest[model] if is_light else found[throughput.best([stages for _, _, stages in found])]
-            self._settle(model, found, Choice(*best, self.objective))
+            self._settle(model, found)
 
-    def _settle(self, model: str, options: Sequence[tuple[int, int, Stages]], best: Choice) -> None:
-        old = self._chosen.get(model)
-        current = next((option for option in options if old is not None and option[0] == old.point), None)
-        if old is None or current is None or self._is_worth(current[2], best):
+    def _settle(self, model: str, options: Sequence[Option]) -> None:
+        """The codec follows the link at once: to change it costs nothing."""
+        best, old = Choice(*best_of(options, self.objective), self.objective), self._chosen.get(model)
+        here = [option for option in options if old is not None and option.point == old.point]
+        current = best_of(here, self.objective) if here else None
+        if old is None or current is None or self._is_worth(current.stages, best):
             if old is not None and old.point != best.point:
                 self.moves.append(Move(self._now_s, model, old.point, best.point))
             self._chosen[model] = best

@@ -17,7 +17,7 @@ from runtime.single import Outcome, Runs
 from utils.units import format_rate, format_seconds, printable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
-FALLBACKS_SHOWN = 5
+FALLBACKS_SHOWN, ROWS_SHOWN = 5, 28
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "plan": _plan(outcome),
         "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.decision.candidates],
         "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
-        "result": {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)},
+        "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
         "reconnects": outcome.reconnects,
         "times": asdict(outcome.times),
@@ -47,6 +47,13 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
         }
     return document
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
+    found: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)}
+    if outcome.rows:
+        found["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
+    return found
 
 
 def _plan(outcome: Outcome) -> dict[str, Any]:
@@ -192,8 +199,14 @@ def _comparison(outcome: Outcome) -> Table:
 
 
 def _answer(outcome: Outcome) -> Group:
-    lines = ["", "answer"]
+    of_row = f" for the first row, {printable(outcome.rows[0][0], 40)}" if outcome.rows else ""
+    lines = ["", f"answer{of_row}"]
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
+    if outcome.rows:
+        rows = [f"{printable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
+        left = len(outcome.rows) - len(rows)
+        more = f" and {left} more (--json tells all)" if left else ""
+        lines.append(f"  best of each row: {', '.join(rows)}{more}")
     if not outcome.is_trained:
         lines.append("  (untrained weights: the labels mean nothing; --weights imagenet or FILE gives real ones)")
     if outcome.verified is not None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,17 @@ from utils.errors import AppError, UsageError
 if TYPE_CHECKING:
     from net.metrics import Metrics
 
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
+waits that long where a connection is busy, since torch lets go of the interpreter in each."""
+
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
     """Read the --weights: the source of each network, and under "" that of all others."""
     sources: dict[str, str] = {}
     for text in given:
         model, separator, source = text.partition("=")
-        if not separator or not re.fullmatch(r"(torchvision:)?\w*", model):
+        if not separator or not re.fullmatch(r"(torchvision:)?\w*|[\w-]+\.py(:\w+)?", model):
             model, source = "", text  # a file whose name holds a = sign
         if not source or text.startswith("="):
             raise UsageError(f"--weights {text!r}: give SOURCE or MODEL=SOURCE")
@@ -58,6 +63,7 @@ def serve(options: argparse.Namespace) -> int:
             threads=options.threads,
             weights=parse_weights(options.weights),
             models=options.models,
+            networks=tuple(options.network),
             cache_dir=options.cache_dir or default_folder(),
             times=options.times,
             predictors=options.predictors,
@@ -65,6 +71,7 @@ def serve(options: argparse.Namespace) -> int:
             tls=tls,
             limits=Limits(options.max_header, options.max_payload, options.max_tensors),
             min_bytes_per_s=options.min_rate,
+            small_per_s=options.max_small_rate,
             policy=Policy(
                 most_s=options.max_penalty,
                 most_connections=options.max_per_source,
@@ -82,6 +89,7 @@ def serve(options: argparse.Namespace) -> int:
         ),
         metrics,
     )
+    sys.setswitchinterval(SWITCH_S)
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)

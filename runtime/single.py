@@ -11,7 +11,6 @@ import numpy as np
 
 from models import registry
 from models.graph import INPUT, LayerGraph
-from net.codec import CODECS
 from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
@@ -20,12 +19,11 @@ from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime import calibration
-from runtime.answers import Ranked, is_same_top, matches, rank, whole_answer
+from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
-from runtime.packing import AUTO, Wanted, packing_of
+from runtime.packing import is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
@@ -108,6 +106,9 @@ class Outcome:
     plan: Plan
     runs: Runs
     top: tuple[Ranked, ...]
+    """Of the first row, where the answer has several."""
+    rows: tuple[tuple[str, Ranked], ...]
+    """Where the answer has several rows, the best class of each."""
     shape: tuple[int, ...]
     verified: Verified | None
     times: Sources
@@ -123,7 +124,7 @@ class Outcome:
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
-        entry = registry.find(config.model)
+        entry = registry.given(config.model)
         power = PowerChoice.of(config.power, config.radio)
         example = read_input(config, entry)
         cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
@@ -220,14 +221,7 @@ def _decide(edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    kept = calibration.find(config.cache_dir, edge.network) if config.codec == AUTO and config.accuracy_budget else None
-    if config.accuracy_budget and config.codec == AUTO and kept is None:
-        log.warning(
-            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
-            "run deployment.py calibrate -t %s",
-            *[edge.graph.name] * 2,
-        )
-    wanted = Wanted.of(config.codec, kept, config.accuracy_budget)
+    wanted = wanted_of(edge.network, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
         wanted = replace(wanted, known=frozenset(edge.ready.codecs))
     packing = packing_of(edge.network, wanted, config.cache_dir)
@@ -378,6 +372,7 @@ def _outcome(
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),
+        rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared)) if verify else None,
         times=times,
@@ -391,15 +386,13 @@ def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
     """Run the network here in one piece, and compare every answer with what it gives: the top-1 if packing is lossy."""
     expected = whole_answer(edge.network.loaded.model, edge.network.example.tensor)
     answers = [answer.outputs for found in runs for answer in found.answers]
-    pairs = [pair for outputs in answers for pair in zip(outputs, expected, strict=True)]
     return Verified(
         all(_same(edge, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),
-        max(float(np.abs(a - b).max()) for a, b in pairs),
+        max(max_abs_diff(outputs, expected) for outputs in answers),
     )
 
 
 def _same(edge: Edge, parts: Parts) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
     """How answers are compared with the whole network's: by their top-1 only where something was rounded on its way."""
     crossing = {n for part in parts if part.place == "cloud" for n in edge.graph.inputs_of(part.layers)}
-    is_lossless = all(CODECS[edge.codecs.get(number, RAW)].is_lossless for number in crossing)
-    return matches if is_lossless else is_same_top
+    return matches if is_lossless(edge.codecs.get(number, RAW) for number in crossing) else is_same_top

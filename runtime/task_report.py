@@ -18,9 +18,9 @@ from utils.files import write_atomically
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
 COLUMNS = (
-    *("id", "model", "input", "priority", "deadline_s", "point", "objective", "completed_by", "arrival_s", "started_s"),
-    *("head_done_s", "sent_s", "done_s", "edge_s", "link_s", "queue_s", "cloud_s", "total_s", "latency_s", "batch"),
-    *("payload_bytes", "tries", "late", "top", "matches", "error"),
+    *("id", "model", "input", "priority", "deadline_s", "point", "codec", "objective", "completed_by", "arrival_s"),
+    *("started_s", "head_done_s", "sent_s", "done_s", "edge_s", "encode_s", "link_s", "queue_s", "cloud_s", "total_s"),
+    *("latency_s", "batch", "payload_bytes", "raw_bytes", "tries", "late", "top", "matches", "max_abs_diff", "error"),
 )
 
 
@@ -40,6 +40,7 @@ def row(record: Record) -> dict[str, Any]:
         "priority": task.priority,
         "deadline_s": task.deadline_s,
         "point": None if choice is None else choice.point,
+        "codec": record.codec or None,
         "objective": None if choice is None else choice.objective,
         "completed_by": record.completed_by or None,
         "arrival_s": task.arrival_s,
@@ -57,14 +58,19 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
     times = [record.total_s if outcome.objective == "makespan" else record.latency_s for record in done]
     p50, p95, p99 = (float(q) for q in np.percentile(times, (50, 95, 99))) if times else (None, None, None)
     cuts: dict[str, Counter[str]] = {}
+    codecs: dict[str, Counter[str]] = {}
     for record in done:
         if record.choice is not None:
             cuts.setdefault(record.task.model, Counter())[str(record.choice.point)] += 1
+        if record.codec:
+            codecs.setdefault(record.task.model, Counter())[record.codec] += 1
     checked = [record.matches for record in done if record.matches is not None]
+    differences = [record.max_abs_diff for record in done if record.max_abs_diff is not None]
     return {
         "completed": len(done),
         "failed": len(outcome.records) - len(done),
         "wrong": checked.count(False) if checked else None,
+        "max_abs_diff": max(differences, default=None),
         "late": sum(record.is_late for record in done),
         "refused": len(outcome.problems),
         "left": outcome.left,
@@ -82,7 +88,9 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
         "p95_s": p95,
         "p99_s": p99,
         "bytes_sent": outcome.sent_bytes,
+        "raw_bytes": sum(record.raw_bytes for record in done),
         "cuts": {model: dict(sorted(found.items(), key=lambda pair: int(pair[0]))) for model, found in cuts.items()},
+        "codecs": {model: dict(found) for model, found in codecs.items()},
         "completed_by": dict(Counter(record.completed_by for record in done)),
         "moves": [asdict(move) for move in outcome.moves],
         "probes": outcome.probes,
@@ -106,10 +114,10 @@ def line(record: Record) -> str:
     task = record.task
     if not record.completed_by or record.choice is None:
         return f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} failed: {printable(record.error, 200)}"
-    sent = format_bytes(record.payload_bytes) if record.payload_bytes else "-"
+    sent = f"{format_bytes(record.payload_bytes)} {record.codec}" if record.payload_bytes else "-"
     late = "  late" if record.is_late else ""
     return (
-        f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} point {record.choice.point:<4} {sent:>8}  "
+        f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} point {record.choice.point:<4} {sent:<22} "
         f"{format_seconds(record.total_s):>8}  {record.completed_by}{late}"
     )
 
@@ -121,6 +129,8 @@ def summary_table(outcome: TasksOutcome) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     wrong = "" if found["wrong"] is None else f", {found['wrong']} wrong"
+    if found["max_abs_diff"] is not None:
+        wrong += f" (largest difference {found['max_abs_diff']:.3g})"
     more = "".join(f", {found[name]} {name}" for name in ("late", "refused", "left", "skipped") if found[name])
     table.add_row("tasks", f"{found['completed']} done, {found['failed']} failed{wrong}{more}")
     if not found["completed"]:
@@ -141,14 +151,17 @@ def summary_table(outcome: TasksOutcome) -> Table:
     times = ", ".join(f"{name[:-2]} {format_seconds(found[name])}" for name in ("p50_s", "p95_s", "p99_s"))
     table.add_row("latency", f"{times} ({of})")
     table.add_row("link", _link(outcome))
-    table.add_row("cuts", "; ".join(f"{model} at {_cuts(found)}" for model, found in found["cuts"].items()))
+    table.add_row("cuts", "; ".join(f"{model} at {_counts(cuts)}" for model, cuts in found["cuts"].items()))
+    if found["codecs"]:
+        codecs = "; ".join(f"{model} as {_counts(names)}" for model, names in found["codecs"].items())
+        table.add_row("packed", f"{format_bytes(found['raw_bytes'])} before; {codecs}")
     by = ", ".join(f"{count} {name}" for name, count in found["completed_by"].items())
     table.add_row("done by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
     return table
 
 
-def _cuts(found: dict[str, int]) -> str:
-    return ", ".join(f"{point} ({count})" for point, count in found.items())
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in found.items())
 
 
 def _link(outcome: TasksOutcome) -> str:
@@ -211,11 +224,11 @@ SHOWN = 40
 
 def _bars(record: Record) -> list[tuple[str, float, float]]:
     """Stage, begin and length. When a task reached the cloud is known only from behind: its clock is another one."""
-    found = [("edge", record.started_s, record.head_done_s - record.started_s)]
+    found = [("edge", record.started_s, record.head_done_s - record.started_s + record.encode_s)]
     if record.completed_by in ("split", "cloud"):
         cloud_at = record.done_s - record.cloud_s
         arrived_at = cloud_at - record.queue_s
-        found.append(("link", max(record.head_done_s, arrived_at - record.link_s), record.link_s))
+        found.append(("link", max(record.head_done_s + record.encode_s, arrived_at - record.link_s), record.link_s))
         found.append(("cloud", cloud_at, record.cloud_s))
     elif record.completed_by == "fallback":
         rest_s = record.edge_s - (record.head_done_s - record.started_s)

@@ -25,7 +25,7 @@ class Task:
     """Of a file: its line."""
     model: str
     input: str = ""
-    """A picture or .npy file; empty: a sample picture."""
+    """A picture, .wav or .npy file, or `text:` and a sentence; empty: the network's sample."""
     priority: int = 0
     """Larger ones go first."""
     deadline_s: float | None = None

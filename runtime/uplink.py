@@ -1,7 +1,7 @@
 """The edge's end of one connection that many requests travel over at once: one thread sends, another one receives.
 
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
-connection. Its boundary stays with the request, so that whoever is told can finish it another way.
+connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.
 """
 
 import logging
@@ -18,7 +18,7 @@ from models.graph import LayerGraph, to_ranges
 from net.connection import Connection, Frame
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
-from net.tensors import Array
+from net.tensors import Array, Encoded
 from net.tls import ClientTls
 from runtime.talk import NOT_ASKED, are_outputs, greet
 from utils.deadline import Deadline
@@ -42,6 +42,8 @@ class Request:
     graph: LayerGraph
     head: frozenset[int]
     boundary: list[Array]
+    packed: Sequence[Encoded] = ()
+    """The boundary as it travels; where there is none it goes as it is."""
     tries: int = 0
     sent_at: float = 0.0
     """When its first byte left."""
@@ -53,8 +55,13 @@ class Request:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of the boundary."""
-        return sum(array.nbytes for array in self.boundary)
+        """Bytes that travel."""
+        return sum(one.nbytes for one in self.travelling)
+
+    @property
+    def travelling(self) -> Sequence[Array | Encoded]:
+        """What is sent."""
+        return self.packed or self.boundary
 
 
 class Listener(Protocol):
@@ -239,7 +246,7 @@ class Uplink:
             self._listener.departed(request)
             message = Infer(request.id, to_ranges(request.tail), self._timeout_s, request.model)
             try:
-                self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.boundary)
+                self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.travelling)
             except AppError as error:
                 self._lose(error)
                 return

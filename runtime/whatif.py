@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from models import graph_json
+from models import graph_json, own
 from models.graph import INPUT, LayerGraph
 from partition.cost import CloudTimes, Link, Power, Problem, StageWeights
 from partition.decide import Decision, Goal, decide
@@ -102,7 +102,8 @@ def document_of(config: PlanConfig) -> tuple[Any, str]:
         if config.edge_times or config.cloud_times:
             raise UsageError("--edge-times and --cloud-times are for -t: a --graph file holds its own times")
         return _read_json(config.graph_file), str(config.graph_file)
-    model = str(config.model)
+    place = own.where(str(config.model))
+    model = str(config.model) if place is None else place.name
     return _joined(_kept(config.edge_times, config, model), _kept(config.cloud_times, config, model)), model
 
 

@@ -4,12 +4,12 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +33,20 @@ from runtime.edge import Edge
 from runtime.executor import Network, TorchExecutor
 from runtime.single import problem_of
 from runtime.times import measured
-from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge, run_script, running_cloud
+from tests.conftest import (
+    LONG_S,
+    ROOT,
+    THREADS,
+    CloudProcess,
+    Finished,
+    children_of,
+    is_running,
+    processes_with,
+    run_edge,
+    run_script,
+    running_cloud,
+    until,
+)
 from tests.test_split_equals_whole import random_cut, whole
 
 STAGES = ("edge_s", "transfer_s", "cloud_s", "total_s")
@@ -128,28 +141,18 @@ def test_without_an_address_a_cloud_is_started_and_stopped(cache: Path) -> None:
     run = run_edge(cache, "-t", "le_net", "--point", "2", "--verify", "--emulate-link", "20mbit,10ms", "--json")
     assert run.code == 0, run.stderr
     assert run.document["verify"]["matches"]
-    assert run.document["link"]["up_bytes_per_s"] == pytest.approx(2.5e6, rel=0.2)
+    assert 1 / 3 < run.document["link"]["up_bytes_per_s"] / 2.5e6 < 3  # the loopback without it is far above that
     assert run.document["measured"]["transfer_s"] > 0.010
-    left = subprocess.run(["pgrep", "-f", f"cloud_api.py.*{cache}"], capture_output=True, text=True).stdout.split()
-    assert not [pid for pid in left if b"until-stdin-closes" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    own = [pid for pid in processes_with("until-stdin-closes") if pid in processes_with(cache)]
+    assert not own
 
 
-def test_the_text_shows_cut_reasons_stages_and_answer(cloud: CloudProcess, cache: Path) -> None:
+def test_the_text_shows_cut_reasons_stages_and_answer(
+    cloud: CloudProcess, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     link = ("--emulate-link", "2mbit,10ms", "--emulate-cpu", "0.05")
-    command = (
-        "edge_api.py",
-        "--cache-dir",
-        str(cache),
-        *at(cloud),
-        "-t",
-        "le_net",
-        *link,
-        "--verify",
-        "--compare",
-        "--repeat",
-        "2",
-    )
-    run = run_script(*command)
+    flags = ("--cache-dir", str(cache), *at(cloud), "-t", "le_net", "--verify", "--compare", "--repeat", "2")
+    run = call(edge_api.main, [*flags, *link], capsys)
     assert run.code == 0, run.stderr
     for words in (
         "round trip",
@@ -163,7 +166,7 @@ def test_the_text_shows_cut_reasons_stages_and_answer(cloud: CloudProcess, cache
         "equals the whole network",
     ):
         assert words in run.stdout, words
-    assert "features.2" in run.stdout
+    assert "classifier" in run.stdout
     assert run.stderr == ""
 
 
@@ -212,7 +215,7 @@ def test_both_sides_with_the_same_file_of_weights(cache: Path, edge: CallEdge, t
 def test_a_decision_runs_nothing(
     connected: Callable[[str], Edge], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = connected("alex_net")
+    edge = connected("le_net")
     edge_s = measured(edge.executor, cache).seconds
 
     def run(*_: object) -> None:
@@ -221,7 +224,7 @@ def test_a_decision_runs_nothing(
     monkeypatch.setattr(TorchExecutor, "run", run)
     monkeypatch.setattr(torch.fx.GraphModule, "__call__", run)
     link = LinkEstimate(1e6, 1e6, 0.01, "given")
-    assert len(decide(problem_of(edge, edge_s, link, edge.status(10.0)), Goal()).candidates) == 23
+    assert len(decide(problem_of(edge, edge_s, link, edge.status(10.0)), Goal()).candidates) == 13
 
 
 # --- any graph, several tensors, over a real socket
@@ -244,7 +247,7 @@ def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterato
         edge.close()
 
 
-@pytest.mark.parametrize("name", ["alex_net", "torchvision:googlenet", "torchvision:shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5"])
 def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[str], Edge]) -> None:
     edge = connected(name)
     graph: LayerGraph = edge.graph
@@ -307,8 +310,12 @@ def test_every_objective_runs_and_gives_the_same_answer(
         assert plan["cost"] <= 1e-5
 
 
+SLOW = ("--emulate-link", "100kbit,1ms", "--bandwidth", "100kbit")
+"""So slow that the codec with the fewest bytes is the fastest, however long this machine takes for packing."""
+
+
 def test_what_travels_is_packed_and_the_answer_is_the_same(cloud: CloudProcess, edge: CallEdge) -> None:
-    slow = (*at(cloud), "-t", "le_net", "--point", "0", "--emulate-link", "1mbit,1ms", "--verify", "--json")
+    slow = (*at(cloud), "-t", "le_net", "--point", "0", *SLOW, "--verify", "--json")
     raw = edge(*slow, "--codec", "raw").document
     auto = edge(*slow).document
     assert (raw["plan"]["codec"], auto["plan"]["codec"]) == ("raw", "pixels+zstd")
@@ -329,10 +336,16 @@ def test_a_lossy_codec_that_is_asked_for_gives_the_same_top_1(name: str, cloud: 
 
 
 def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
-    cloud: CloudProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    cloud: CloudProcess,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    if (cache / "profiles").is_dir():
+        shutil.copytree(cache / "profiles", tmp_path / "profiles")  # layers that were measured need not be again
     command = ["--cache-dir", str(tmp_path), "--threads", THREADS, *at(cloud), "-t", "le_net", "--point", "6", "--json"]
-    slow = [*command, "--emulate-link", "1mbit,1ms", "--verify", "--accuracy-budget", "1%"]
+    slow = [*command, *SLOW, "--verify", "--accuracy-budget", "1%"]
     without = call(edge_api.main, slow, capsys)
     assert without.document["plan"]["codec"] in ("raw", "zstd")
     assert "deployment.py calibrate -t le_net" in caplog.text
@@ -342,7 +355,7 @@ def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
     assert found["plan"]["codec"].startswith("int")
     assert found["verify"]["matches"]
     assert found["measured"]["payload_bytes"] < found["measured"]["raw_bytes"] / 4
-    strict = call(edge_api.main, [*command, "--emulate-link", "1mbit,1ms"], capsys).document
+    strict = call(edge_api.main, [*command, *SLOW], capsys).document
     assert strict["plan"]["codec"] in ("raw", "zstd")
 
 
@@ -422,11 +435,15 @@ def test_bad_arguments_of_the_edge(
 
 
 def test_without_a_stderr_stdout_is_still_one_document(cache: Path) -> None:
-    command = f"{sys.executable} edge_api.py --cache-dir {cache} -t nope --json"
-    for redirect in ("2>&-", "2>/dev/full"):
-        run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+    command = f"{sys.executable} edge_api.py --cache-dir {cache} --json"
+    for wrong, words, redirect in (
+        ("-t nope", "unknown network", "2>&-"),
+        ("-t le_net --point x", "--point", "2>/dev/full"),
+        ("-t le_net --point x", "--point", "2>&-"),
+    ):
+        run = subprocess.run(["bash", "-c", f"{command} {wrong} {redirect}"], cwd=ROOT, capture_output=True, text=True)
         assert run.returncode == 2
-        assert "unknown network" in json.loads(run.stdout)["error"]["message"]
+        assert words in json.loads(run.stdout)["error"]["message"]
 
 
 def test_with_json_a_wrong_flag_is_a_document_too(edge: CallEdge) -> None:
@@ -463,12 +480,12 @@ def test_bad_arguments_of_the_cloud(
     assert_refused(call(cloud_api.main, ["--cache-dir", str(cache), *arguments], capsys), code, *words)
 
 
-def test_a_port_that_is_taken(cache: Path, cloud: CloudProcess) -> None:
-    run = run_script("cloud_api.py", "--cache-dir", str(cache), "-p", str(cloud.port))
+def test_a_port_that_is_taken(cache: Path, cloud: CloudProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    run = call(cloud_api.main, ["--cache-dir", str(cache), "-p", str(cloud.port)], capsys)
     assert_refused(run, 3, f"cannot listen on 127.0.0.1:{cloud.port}")
 
 
-def test_a_server_of_another_protocol_is_no_cloud(cache: Path) -> None:
+def test_a_server_of_another_protocol_is_no_cloud(edge: CallEdge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -479,24 +496,21 @@ def test_a_server_of_another_protocol_is_no_cloud(cache: Path) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        run = run_edge(cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net")
+        run = edge("-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net")
         thread.join()
     assert_refused(run, 1, "not this protocol")
 
 
-def test_a_silent_server_ends_at_the_timeout(cache: Path) -> None:
+def test_a_silent_server_ends_at_the_timeout(edge: CallEdge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        started = time.monotonic()
-        run = run_edge(
-            cache, "-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net", "--ready-timeout", "1s"
-        )
+        place = ("-i", "127.0.0.1", "-p", str(listener.getsockname()[1]))
+        run = edge(*place, "-t", "le_net", "--ready-timeout", "1s")
     assert_refused(run, 5, "--ready-timeout")
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("fault", [("--cut-at", "3000"), ("--freeze-at", "3000")])
 def test_a_link_that_dies_under_an_inference_is_a_clear_end(
-    fault: tuple[str, str], cloud: CloudProcess, cache: Path
+    fault: tuple[str, str], cloud: CloudProcess, edge: CallEdge
 ) -> None:
     relay = subprocess.Popen(
         [sys.executable, "-m", "lab.relay", "--to", "127.0.0.1", str(cloud.port), "--link", "10mbit", *fault],
@@ -505,23 +519,8 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
     try:
         assert relay.stdout is not None
         port = relay.stdout.readline().strip().rpartition(":")[2]
-        run = run_edge(
-            cache,
-            "-i",
-            "127.0.0.1",
-            "-p",
-            port,
-            "-t",
-            "le_net",
-            "--point",
-            "0",
-            "--bandwidth",
-            "10mbit",
-            "--timeout",
-            "2s",
-            "--fallback",
-            "off",
-        )
+        flags = ("-t", "le_net", "--point", "0", "--codec", "raw", "--bandwidth", "10mbit", "--fallback", "off")
+        run = edge("-i", "127.0.0.1", "-p", port, *flags, "--timeout", "2s")
     finally:
         relay.kill()
         relay.communicate()
@@ -531,23 +530,27 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert_refused(run, 5, "--timeout")
 
 
-def processes_with(marker: Path) -> list[str]:
-    return subprocess.run(["pgrep", "-f", str(marker)], capture_output=True, text=True).stdout.split()
+def maps_torch(pid: int) -> bool:
+    """Whether a process is loading torch, or has."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 
 
-@pytest.mark.parametrize("delay", [1.0, 6.0])
-def test_ctrl_c_ends_with_130_and_leaves_no_process(delay: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["while it loads torch", "once its cloud and its link run"])
+def test_ctrl_c_ends_with_130_and_leaves_no_process(moment: str, tmp_path: Path) -> None:
     command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net"]
     process = subprocess.Popen(
         [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(delay)
+    if moment == "while it loads torch":
+        until(lambda: maps_torch(process.pid))
+    else:
+        until(lambda: len(children_of(process.pid)) == 2)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert not processes_with(tmp_path)
+    until(lambda: not processes_with(tmp_path))
 
 
 def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,7 +564,7 @@ def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_cloud_with_a_smaller_limit_still_serves(cache: Path, edge: CallEdge) -> None:
     with running_cloud(cache, "--max-payload", "100kB") as small:
-        run = edge(*at(small), "-t", "mobile_net", "--json", "--verify")
+        run = edge(*at(small), "-t", "mobile_net", "--codec", "raw", "--json", "--verify")
         assert run.code == 0, run.stderr
         assert run.document["measured"]["payload_bytes"] <= 100_000
         assert_refused(edge(*at(small), "-t", "mobile_net", "--point", "0"), 1, "the limit is 100000")
@@ -578,31 +581,17 @@ def test_output_that_nobody_takes_is_no_traceback(cloud: CloudProcess, cache: Pa
         assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
 
 
-def test_children_end_with_an_edge_that_is_killed(cache: Path) -> None:
-    marker = cache / "killed"
-    command = [
-        sys.executable,
-        "edge_api.py",
-        "--cache-dir",
-        str(marker),
-        "-t",
-        "le_net",
-        "--repeat",
-        "100000",
-        "--emulate-link",
-        "10mbit",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    end = time.monotonic() + 30
-    while len(processes_with(marker)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+def test_children_end_with_an_edge_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "-t", "le_net"]
+    process = subprocess.Popen(
+        [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: len(children_of(process.pid)) == 2)
+    children = children_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    while processes_with(marker):
-        assert time.monotonic() < end + 30
-        time.sleep(0.1)
+    until(lambda: not any(map(is_running, children)))
 
 
 @pytest.mark.parametrize("script", ["edge_api.py", "cloud_api.py", "tasks_edge_api.py", "tasks_cloud_api.py"])

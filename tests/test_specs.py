@@ -71,7 +71,7 @@ def test_planned_networks_are_what_torch_builds(parameters: Parameters) -> None:
         traced = trace(build(plan, parameters), x, "n", is_checked=False)
         assert traced.capture == "fx"
         specs = describe(traced)
-        work = sum(spec.macs for spec in specs if spec.kind in ("conv", "dw_conv", "linear", "attention"))
+        work = sum(spec.macs for spec in specs if spec.kind in ("conv", "dw_conv", "linear", "local", "attention"))
         assert work == pytest.approx(plan.macs, rel=0.02)
         assert traced.graph.layers[-1].out_shape == tuple(build(plan, parameters)(x).shape)
         seen |= {spec.kind for spec in specs}

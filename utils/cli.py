@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
+from utils import settings
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
@@ -52,11 +53,29 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="logs go to stderr"
         )
+        self.add_argument("--config", metavar="FILE", help="flags in a .toml or .yaml file: docs/deploy.md")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse; remembers whether a machine reads the answer."""
-        self._as_json = "--json" in (sys.argv[1:] if args is None else args)
-        return super().parse_args(args, namespace)
+        """Parse, with the environment and a configuration file; remembers whether a machine reads the answer."""
+        given = list(sys.argv[1:] if args is None else args)
+        chosen = settings.leaf(self, given)
+        self._as_json = "--json" in given
+        if isinstance(chosen, Parser):  # that of a command complains itself
+            chosen._as_json = self._as_json
+        if not {"-h", "--help", "--version"} & set(given):
+            self._take_settings(chosen, given)
+        return super().parse_args(given, namespace)
+
+    def _take_settings(self, chosen: argparse.ArgumentParser, given: Sequence[str]) -> None:
+        """Those of the flags that are called with; a wrong one ends the program as a wrong flag does."""
+        try:
+            warnings = settings.apply(chosen, given, os.environ)
+        except UsageError as error:
+            chosen.error(str(error))
+        if isinstance(chosen, Parser):
+            chosen._as_json |= bool(chosen.get_default("json"))
+        for line in warnings:
+            complain(f"{chosen.prog}: {line}")
 
     def error(self, message: str) -> NoReturn:
         """One line, and with --json a document."""
@@ -93,7 +112,10 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-MODELS = "alex_net, vgg_net, mobile_net, le_net, or torchvision:NAME such as torchvision:resnet18"
+MODELS = (
+    "alex_net, vgg_net, mobile_net, le_net, deepface, mnist, kaldi, senna_pos, senna_ner, senna_chk, cifar_alexnet, "
+    "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
+)
 EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
 WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
 
@@ -154,6 +176,20 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
     parser.add_argument(
         "--predictors", type=Path, metavar="FILE", help="what deployment.py fit wrote (default: where it puts it)"
+    )
+
+
+def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """How tensors may be packed for the link."""
+    parser.add_argument(
+        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
+    )
+    parser.add_argument(
+        "--accuracy-budget",
+        type=percent,
+        default="0%",
+        metavar="SHARE",
+        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
     )
 
 

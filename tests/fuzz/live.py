@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.attacks import encode
 from models import inputs, registry, weights
 from net.connection import Connection
 from net.frames import FrameType
@@ -24,7 +25,6 @@ from net.tensors import Array
 from runtime.cloud import Cloud, CloudConfig
 from runtime.executor import Network, prepare
 from tests.fuzz.targets import mutate
-from tests.test_frames import encode
 from utils.deadline import Deadline
 from utils.errors import PeerClosedError
 

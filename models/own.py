@@ -1,0 +1,170 @@
+"""Networks of one's own: a Python file with one function. See docs/networks.md.
+
+Loading one runs its code, so only names from our own command line get here, never one that came over the network.
+"""
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UsageError
+from utils.files import require_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FUNCTION = "build"
+_NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Where:
+    """A file and the function in it that builds the network."""
+
+    path: Path
+    function: str
+
+    @property
+    def name(self) -> str:
+        """What both sides call the network, wherever its file lies: FILE.py, or FILE.py:FUNCTION for another one."""
+        return self.path.name if self.function == FUNCTION else f"{self.path.name}:{self.function}"
+
+    @property
+    def flag(self) -> str:
+        """The same with its whole path, for another program on this machine."""
+        return f"{self.path.resolve()}:{self.function}"
+
+
+def where(name: str) -> Where | None:
+    """Split FILE.py[:FUNCTION]; None for every other name. Opens nothing."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else Where(Path(found["file"]), found["function"] or FUNCTION)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a file says of its network."""
+
+    place: Where
+    build: Callable[[], "nn.Module"]
+    """Raises UsageError where the file's function fails."""
+    example: "torch.Tensor"
+    """An input, shape (1, ...), float32."""
+    parameter_bytes: int
+    code: str
+    """SHA-256 of the file."""
+    labels: tuple[str, ...] = ()
+    preprocess: Callable[[Any], "torch.Tensor"] | None = None
+    """From a PIL picture to an input, where the file has such a function."""
+
+    def tensor(self, picture: Any) -> "torch.Tensor":
+        """The input that a picture makes; of None, the example."""
+        if picture is None or self.preprocess is None:
+            return self.example
+        preprocess = self.preprocess
+        made = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
+        if made.shape != self.example.shape:
+            shapes = f"{tuple(made.shape)} where the example is {tuple(self.example.shape)}"
+            raise UsageError(f"{self.place.path}: preprocess(picture) returns a tensor of shape {shapes}")
+        return made
+
+
+def load(place: Where) -> Own:
+    """Run a file, build its network once, and look at what it says. Raises UsageError for all that is wrong in it."""
+    require_file(place.path)
+    if place.path.stat().st_size > MAX_FILE_BYTES:
+        raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB: that is no network's code")
+    code = place.path.read_bytes()
+    module = _run(place)
+    function = getattr(module, place.function, None)
+    if not callable(function):
+        raise UsageError(f"{place.path} has no function {place.function}(): it has to return the network")
+    build = partial(_built, place, function)
+    found = Own(
+        place=place,
+        build=build,
+        example=_example(place, module),
+        parameter_bytes=sum(t.numel() * t.element_size() for t in build().state_dict().values()),
+        code="sha256:" + hashlib.sha256(code).hexdigest(),
+        labels=tuple(map(str, getattr(module, "LABELS", ()))),
+    )
+    preprocess = getattr(module, "preprocess", None)
+    return replace(found, preprocess=preprocess) if callable(preprocess) else found
+
+
+def _run(place: Where) -> ModuleType:
+    folder = str(place.path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # what lies beside it can be imported, but never hides what is ours
+    spec = importlib.util.spec_from_file_location(f"own_{place.path.stem}", place.path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{place.path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look themselves up there
+    loader = spec.loader
+    _called(place, "", lambda: loader.exec_module(module))
+    return module
+
+
+def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
+    """Call what a user wrote; what it raises becomes one line."""
+    try:
+        return call()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == place.path]
+        last = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        spot = f"{place.path}, line {last}" if last else str(place.path)
+        raised = f"{what} raises {type(error).__name__}" if what else type(error).__name__
+        raise UsageError(f"{spot}: {raised}: {text}") from error
+
+
+def _built(place: Where, function: Callable[[], Any]) -> "nn.Module":
+    from torch import nn
+
+    found = _called(place, f"{place.function}()", function)
+    if not isinstance(found, nn.Module):
+        kind = type(found).__name__
+        raise UsageError(f"{place.path}: {place.function}() has to return a torch.nn.Module, not {kind}")
+    return found
+
+
+def _example(place: Where, module: ModuleType) -> "torch.Tensor":
+    """What `example()` returns, else noise of INPUT_SHAPE, the same on every machine."""
+    import numpy as np
+    import torch
+
+    if callable(getattr(module, "example", None)):
+        return _input(place, "example()", module.example)
+    shape = getattr(module, "INPUT_SHAPE", None)
+    if not isinstance(shape, tuple | list) or not shape or not all(type(side) is int and side > 0 for side in shape):
+        raise UsageError(f"{place.path}: say what goes in: INPUT_SHAPE = (3, 32, 32), say, or a function example()")
+    drawn = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
+    return torch.from_numpy(drawn)
+
+
+def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
+    """Call a function that makes an input, and look at what it returns."""
+    import torch
+
+    found = _called(place, what, make)
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:1] != (1,):
+        is_tensor = isinstance(found, torch.Tensor)
+        seen = f"{found.dtype} of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+        raise UsageError(f"{place.path}: {what} has to return a float32 tensor of shape (1, ...), not {seen}")
+    if not torch.isfinite(found).all():
+        raise UsageError(f"{place.path}: {what} returns NaN or infinity")
+    return found.detach().contiguous()

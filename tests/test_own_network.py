@@ -1,0 +1,213 @@
+"""A network of the reader's own: a file with one function, run split between two programs. See docs/networks.md."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from models import inputs, own, registry, weights
+from net.codec import CODECS
+from net.connection import connect
+from net.messages import Hello
+from runtime.executor import prepare
+from runtime.talk import greet
+from tests.conftest import CloudProcess, run_edge, run_script, running_cloud
+from utils.errors import MismatchError, UsageError
+
+FILE = """
+import torch
+from torch import nn
+
+INPUT_SHAPE = (3, 16, 16)
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 5)
+    )
+
+def wider():
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, 9), nn.ReLU(), nn.Linear(9, 5))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_OWN", {})
+
+
+def write(path: Path, text: str = FILE) -> Path:
+    """A user's file."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# --- what a file says
+
+
+def test_a_name_is_split_without_opening_anything() -> None:
+    assert own.where("alex_net") is None
+    assert own.where("torchvision:resnet18") is None
+    assert own.where("a/b/my_net.py") == own.Where(Path("a/b/my_net.py"), "build")
+    assert own.where("a/b/my_net.py:wider") == own.Where(Path("a/b/my_net.py"), "wider")
+    assert [own.Where(Path("/x/n.py"), f).name for f in ("build", "wider")] == ["n.py", "n.py:wider"]
+
+
+def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
+    entry = registry.given(str(write(tmp_path / "my_net.py")))
+    assert entry.name == "my_net.py"
+    assert registry.find("my_net.py") is entry
+    assert entry.parameter_bytes == 4 * (3 * 8 * 9 + 8 + 512 * 5 + 5)
+    example = inputs.sample(entry.sample, entry.preprocess)
+    assert example.tensor.shape == (1, 3, 16, 16)
+    one, two = weights.load(entry), weights.load(registry.given(str(tmp_path / "my_net.py")))
+    assert (one.digest, one.origin, one.trained) == (two.digest, "seed 0 (untrained)", False)
+    network = prepare(one, example, entry.name)
+    assert [layer.kind for layer in network.traced.graph.layers[1:]] == [
+        "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear",
+    ]  # fmt: skip
+    assert registry.given(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
+    with pytest.raises(UsageError, match="does not take a picture: it takes a tensor"):
+        inputs.read(entry.name, entry.takes, inputs.PICTURE, Path("a.png"), entry.preprocess)
+
+
+def test_a_file_may_bring_weights_labels_an_example_and_a_preprocessing(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(4, 2).state_dict(), tmp_path / "kept.pt")
+    text = """
+import torch
+from pathlib import Path
+from torch import nn
+LABELS = ("cat", "dog")
+def build():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    model[1].load_state_dict(torch.load(Path(__file__).with_name("kept.pt")))
+    return model
+def example():
+    return torch.arange(4.0).reshape(1, 1, 2, 2)
+def preprocess(picture):
+    return torch.full((1, 1, 2, 2), float(picture.width))
+"""
+    entry = registry.given(str(write(tmp_path / "trained.py", text)))
+    loaded = weights.load(entry)
+    kept = torch.load(tmp_path / "kept.pt")
+    assert torch.equal(loaded.model[1].weight, kept["weight"])  # type: ignore[index]
+    assert (loaded.origin, loaded.trained, entry.labels) == ("as built", True, ("cat", "dog"))
+    assert inputs.sample(entry.sample, entry.preprocess).tensor.flatten().tolist() == [0, 1, 2, 3]
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    assert inputs.from_image(tmp_path / "a.png", entry.preprocess).tensor.flatten().tolist() == [7] * 4
+
+
+def test_the_digest_is_of_the_code_too(tmp_path: Path) -> None:
+    """A constant in a function is neither a parameter nor a layer, and changes the answer all the same."""
+    changed = FILE.replace("nn.ReLU(), nn.MaxPool2d", "nn.Threshold(0.5, 0.5), nn.MaxPool2d")
+    digests = set()
+    for folder, text in (("a", changed), ("b", changed.replace("0.5, 0.5", "0.6, 0.6"))):
+        registry._OWN.clear()
+        digests.add(weights.load(registry.given(str(write(tmp_path / folder / "net.py", text)))).digest)
+    assert len(digests) == 2
+    with pytest.raises(UsageError, match=r"two files are called net.py"):
+        registry.given(str(tmp_path / "a" / "net.py"))
+
+
+BUILD = "from torch import nn\nINPUT_SHAPE = (3,)\ndef build():\n    "
+WRONG = {
+    "syntax": ("def build(:\n", "line 1: SyntaxError"),
+    "raises": (BUILD + "raise ValueError('no weights')\n", r"line 4: build\(\) raises ValueError: no weights"),
+    "import": ("import no_such_thing\n", "line 1: ModuleNotFoundError"),
+    "exit": ("import sys\nsys.exit(3)\n", "SystemExit"),
+    "nothing": ("x = 1\n", r"no function build\(\)"),
+    "no module": (BUILD + "return 3\n", "torch.nn.Module, not int"),
+    "no shape": ("from torch import nn\ndef build():\n    return nn.ReLU()\n", "INPUT_SHAPE"),
+    "odd shape": (BUILD.replace("(3,)", "(0, -1)") + "return nn.ReLU()\n", "INPUT_SHAPE"),
+    "example": (BUILD + "return nn.ReLU()\ndef example():\n    return [1]\n", "float32 tensor .* not list"),
+    "dtype": (
+        "import torch\n" + BUILD + "return nn.ReLU()\ndef example():\n    return torch.zeros(1, 3).double()\n",
+        "not torch.float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_in_a_file_is_one_line(name: str, tmp_path: Path) -> None:
+    text, told = WRONG[name]
+    with pytest.raises(UsageError, match=told) as caught:
+        registry.given(str(write(tmp_path / "wrong.py", text)))
+    assert "wrong.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_none(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "none.py"), str(tmp_path)[:-1] + ".py"):
+        with pytest.raises(UsageError, match="there is no file"):
+            registry.given(name)
+
+
+# --- two programs
+
+
+@pytest.fixture(scope="module")
+def serving(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
+    """A cloud that was started with a copy of the file."""
+    path = write(tmp_path_factory.mktemp("cloud") / "my_net.py")
+    with running_cloud(cache, "--models", "senna_pos", "--network", str(path)) as cloud:
+        yield cloud
+
+
+def test_it_runs_split_between_two_programs(serving: CloudProcess, cache: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "my_net.py")
+    done = run_edge(cache, "-p", str(serving.port), "-t", str(path), "--point", "3", "--verify", "--json")
+    assert done.code == 0, done.stderr
+    found = done.document
+    assert found["verify"] == {"matches": True, "max_abs_diff": 0.0}
+    assert (found["completed_by"], found["model"]) == ("split", "my_net.py")
+
+
+def test_another_file_of_that_name_is_refused(serving: CloudProcess, cache: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "my_net.py", FILE.replace("MaxPool2d(2)", "AvgPool2d(2)"))
+    done = run_edge(cache, "-p", str(serving.port), "-t", str(path), "--point", "3")
+    assert done.code == 4
+    assert "my_net.py: the weights differ" in done.stderr
+    assert "same file" in done.stderr
+
+
+def hello_of(name: str) -> Hello:
+    return Hello(name, "sha256:0", "sha256:0", list(CODECS), "")
+
+
+def test_a_stranger_cannot_make_a_cloud_load_code(serving: CloudProcess, tmp_path: Path) -> None:
+    """The name in HELLO only chooses among what the cloud was started with; no path is ever opened."""
+    ran = tmp_path / "ran"
+    path = write(tmp_path / "evil.py", f"open({str(ran)!r}, 'w').close()\n" + FILE)
+    for name in (str(path), f"{path}:wider", "evil.py", "my_net.py:wider", "../my_net.py", f"{path}:build"):
+        with pytest.raises(MismatchError, match="UNKNOWN_MODEL"):
+            greet(("127.0.0.1", serving.port), [hello_of(name)], {name: 5}, 20)
+    assert not ran.exists()
+    with socket.create_connection(("127.0.0.1", serving.port)):
+        pass  # it is still there
+    connect("127.0.0.1", serving.port, 5).close()
+
+
+def test_it_is_a_task_among_others_with_a_cloud_of_its_own(cache: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "my_net.py")
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("model,input\nmy_net.py,\nsenna_chk,text:Ada left London .\nmnist,\nmy_net.py,\n")
+    arguments = ("--tasks-file", str(tasks), "-t", str(path), "--verify", "--json", "--threads", "1")
+    done = run_script("tasks_edge_api.py", "--cache-dir", str(cache), *arguments)
+    assert done.code == 0, done.stderr
+    assert [task["matches"] for task in done.document["tasks"]] == [True] * 4
+
+
+def test_it_is_profiled_and_planned(cache: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "my_net.py")
+    where = ("-t", str(path), "--cache-dir", str(cache), "--json")
+    done = run_script("deployment.py", "profile", *where, "--threads", "1")
+    assert done.code == 0, done.stderr
+    assert len(done.document["layers"]) == 6
+    shutil.move(path, tmp_path / "gone")  # a plan needs the kept times alone
+    done = run_script("deployment.py", "plan", *where, "--bandwidth", "5mbit")
+    assert done.code == 0, done.stderr
