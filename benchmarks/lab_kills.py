@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import cgroup, hosts
@@ -31,9 +32,9 @@ REPEAT = 2
 FLAGS = ("--model", "le_net", "--cpu", "0.5,none", "--link", "20mbit", "--points", "0,4,12", "--repeat", str(REPEAT))
 
 
-def start(folder: Path, mode: str, mark: str) -> "subprocess.Popen[str]":
+def start(folder: Path, mode: str, mark: str, flags: Sequence[str] = FLAGS) -> "subprocess.Popen[str]":
     """The experiment, with a mark in the environment that everything it starts inherits."""
-    command = [sys.executable, "-m", "lab", "run", *FLAGS, "--out", str(folder), "--mode", mode]
+    command = [sys.executable, "-m", "lab", "run", *flags, "--out", str(folder), "--mode", mode]
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {NAME: mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

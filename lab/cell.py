@@ -32,6 +32,10 @@ TIMES = (
 )
 
 
+class NoChoice(AppError):
+    """A baseline that cannot choose here; all others can be measured."""
+
+
 @dataclass
 class Asked:
     """A running edge of one cell."""
@@ -58,7 +62,10 @@ class Asked:
             self.document(Want(AUTO, AUTO))
         assert self._auto is not None  # set by that
         cell = self.place.cell
-        return CHOICES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+        try:
+            return CHOICES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+        except AppError as error:
+            raise NoChoice(f"{who} cannot choose: {error}") from error
 
 
 def read_document(line: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import UsageError
 
-POINT, AUTO = "point", "auto"
+POINT, AUTO, AUTO_RAW = "point", "auto", "auto-raw"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def published(name: str) -> Choice:
 
 
 CHOICES: dict[str, Choice] = {
+    AUTO_RAW: lambda _: "auto:raw",  # the edge's own choice among what the points are, tensors as they are
     "all-edge": all_edge,
     "all-cloud": lambda _: "0:raw",
     "all-cloud-8bit": lambda _: "0:pixels",

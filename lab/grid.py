@@ -1,12 +1,13 @@
 """Which measurements an experiment needs, which of them are there, and what they say. Pure."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
 
-from lab.choices import AUTO, POINT
+from lab.choices import AUTO, AUTO_RAW, POINT
 from lab.field import LinkWanted
 from lab.records import Cell, Record
 from lab.spec import Spec
@@ -127,7 +128,8 @@ class Best:
     auto_point: int | None
     auto_s: float | None
     chosen_s: float | None
-    """Of what the edge chose, as it was measured among the points where it was, else its own measurement."""
+    """Of what the edge chose, of `auto-raw` where that is there: as it was measured among the points where it was, else
+    its own measurement."""
     is_unstable: bool
 
     @property
@@ -151,15 +153,17 @@ def _best(kept: Sequence[list[Record]]) -> Best | None:
     if not points:
         return None
     total_s, group = min(points, key=lambda pair: pair[0])
-    auto = next(((s, other[0]) for s, other in totals if other[0].who == AUTO), None)
+    chosen = {other[0].who: (s, other[0]) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
     first = group[0]
     is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
-    if auto is None:
+    if not chosen:
         return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable)
-    auto_s, choice = auto
+    auto_s, auto = chosen.get(AUTO, chosen.get(AUTO_RAW, (math.nan, first)))
+    chosen_s, choice = chosen.get(AUTO_RAW, (auto_s, auto))
     same = [s for s, other in points if (other[0].point, other[0].codec) == (choice.point, choice.codec)]
-    chosen_s = same[0] if same and choice.point is not None else auto_s
-    return Best(first.cell, first.point, first.layer, total_s, choice.point, auto_s, chosen_s, is_unstable)
+    if same and choice.point is not None:
+        chosen_s = same[0]
+    return Best(first.cell, first.point, first.layer, total_s, auto.point, auto_s, chosen_s, is_unstable)
 
 
 def agreement(

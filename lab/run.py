@@ -19,7 +19,7 @@ from lab.keeper import Keeper, keeper
 from lab.modes import MODES
 from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
-from lab.show import cell_line, table
+from lab.show import cell_line, cell_text, table, who_table
 from lab.spec import Spec
 from utils import cli
 from utils.errors import AppError, UsageError
@@ -90,7 +90,8 @@ def main(options: argparse.Namespace) -> int:
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress).everything()
     _, records = read(folder)
-    cli.show(lambda console: console.print(table(summary(records))))
+    found = summary(records)
+    cli.show(lambda console: console.print(table(found) if found else who_table(records)))
     print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:
         cli.complain(f"lab: failed: {failure}")
@@ -151,6 +152,7 @@ class Run:
     _began: float = field(default_factory=time.monotonic)
     _measured: int = 0
     """Groups that were measured in this run."""
+    _failures: list[str] = field(default_factory=list)
 
     def everything(self) -> list[str]:
         """Measure what is missing; returns what failed."""
@@ -167,8 +169,7 @@ class Run:
             return self._cells(where, held, cloud, writer, found.key)
 
     def _cells(self, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
-        failures: list[str] = []
-        in_a_row = 0
+        failures, in_a_row = self._failures, 0
         todo = places(self.spec)
         for number, place in enumerate(todo, start=1):
             if self._is_there(place):
@@ -177,11 +178,11 @@ class Run:
             try:
                 self._cell(place, where, held, cloud, writer, key)
             except (ProgramError, Unanswered) as error:
-                failures.append(f"{place.cell.model}, cpu {place.cell.cpu}, link {place.cell.link_name}: {error}")
+                failures.append(f"{cell_text(place.cell)}: {error}")
                 in_a_row += 1
                 cloud.stop()  # whichever of them it was, both begin anew
                 if in_a_row == FAILURES_IN_A_ROW:
-                    return [*failures, "three cells in a row: the rest was not tried"]
+                    return [*failures, f"{FAILURES_IN_A_ROW} cells in a row: the rest was not tried"]
                 continue
             in_a_row = 0
             cli.complain(f"lab: [{number}/{len(todo)}] {self._line(place, time.monotonic() - began)}{self._left()}")
@@ -212,7 +213,11 @@ class Run:
                 self._tell(place, want.asked or want.who)
                 mine = key_of(place.cell, want.who, want.asked)
                 keep = answered(writer.append)
-                self._done[mine] = measuring.measure(asked, want, self._done.get(mine, []), key, keep)
+                try:
+                    self._done[mine] = measuring.measure(asked, want, self._done.get(mine, []), key, keep)
+                except measuring.NoChoice as error:
+                    self._failures.append(f"{cell_text(place.cell)}: {error}")
+                    continue
                 self._measured += 1
 
     # --- what is told meanwhile

@@ -1,10 +1,10 @@
 """What `lab run` and `lab compare` print."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from lab.grid import UNSTABLE, Best, Place, summary
+from lab.grid import UNSTABLE, Best, Place, groups, summary
 from lab.records import Cell, Record
 from utils.units import format_seconds
 
@@ -46,6 +46,22 @@ def table(found: Sequence[Best]) -> "Table":
     if regrets:
         made.caption = f"mean regret of the automatic choice {fmean(regrets):+.1%}, largest {max(regrets):+.1%}"
         made.caption_justify = "left"
+    return made
+
+
+def who_table(records: Sequence[Record]) -> "Table":
+    """Everyone's median time in every cell, for experiments without points."""
+    from rich.table import Table
+
+    totals: dict[Cell, dict[str, float]] = {}
+    for kept in groups(records).values():
+        totals.setdefault(kept[0].cell, {})[kept[0].who] = median(record.total_s for record in kept)
+    names = list(dict.fromkeys(who for found in totals.values() for who in found))
+    made = Table("cell", box=None, pad_edge=False)
+    for name in names:
+        made.add_column(name, justify="right")
+    for cell, found in totals.items():
+        made.add_row(cell_text(cell), *(format_seconds(found[name]) if name in found else "-" for name in names))
     return made
 
 

@@ -84,7 +84,9 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     """How large things may be."""
     group = parser.add_argument_group("size limits")
     group.add_argument("--max-payload", metavar="SIZE", type=cli.payload_size, default="64MiB", help="of one frame")
-    group.add_argument("--max-header", metavar="SIZE", type=cli.header_size, default="64KiB", help="of one frame")
+    group.add_argument(
+        "--max-header", metavar="SIZE", type=cli.header_size, default="64KiB", help="of one frame; most have less room"
+    )
     group.add_argument("--max-tensors", metavar="N", type=cli.positive_int, default=64, help="in one frame")
     group.add_argument(
         "--max-network-bytes", metavar="SIZE", type=cli.size, default="4GiB", help="parameters kept in memory"

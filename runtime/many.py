@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -308,7 +309,8 @@ class Checker:
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
             record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
-            record.max_abs_diff = max_abs_diff(outputs, known[key])
+            difference = max_abs_diff(outputs, known[key])
+            record.max_abs_diff = difference if math.isfinite(difference) else None  # JSON has no NaN
 
 
 class Journal:

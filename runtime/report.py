@@ -161,7 +161,7 @@ def _headline(outcome: Outcome) -> Group:
 
 
 def _stages(outcome: Outcome) -> Table:
-    predicted, typical = outcome.plan.decision.predicted, outcome.runs.typical
+    predicted, typical = outcome.plan.decision.predicted.to_json(), outcome.runs.typical
     repeats = outcome.runs.repeats
     table = Table(box=None, pad_edge=False, title="\npredicted and measured", title_justify="left")
     table.add_column("stage")
@@ -169,7 +169,7 @@ def _stages(outcome: Outcome) -> Table:
         table.add_column(name, justify="right")
     for stage in ("edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s"):
         row = [stage.removesuffix("_s")]
-        row.append(format_seconds(getattr(predicted, stage)) if hasattr(predicted, stage) else "-")
+        row.append(format_seconds(predicted[stage]))
         row.append(format_seconds(getattr(typical, stage)))
         if len(repeats) > 1:
             row.append(_spread(getattr(run, stage) for run in repeats))

@@ -52,11 +52,11 @@ def _limit_of(folder: Path) -> CpuLimit | None:
     if not both:
         both = [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     try:
-        quota_s, period_s = (float(text) * 1e-6 for text in both)
+        quota_us, period_us = (float(text) for text in both)
     except ValueError:
         return None
-    is_limit = quota_s > 0 and period_s > 0 and math.isfinite(quota_s / period_s)
-    return CpuLimit(quota_s / period_s, period_s) if is_limit else None
+    is_limit = quota_us > 0 and period_us > 0 and math.isfinite(quota_us / period_us)
+    return CpuLimit(quota_us / period_us, period_us / 1e6) if is_limit else None
 
 
 def _read(path: Path) -> str:

@@ -124,8 +124,8 @@ def _tell(row: Row, times: Sequence[Sequence[Sequence[float]]], found: Sequence[
     sent, seconds = (sum(one[n] for one in found) for n in (0, 2))
     row.note = (
         f"p95 of the good edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
-        f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); about {sent / max(1, seconds):.0f} frames/s were "
-        "taken; the time is the good edge's worst"
+        f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); {sent / max(1, seconds):.0f} frames/s left the "
+        "stranger, some of them for buffers; the time is the good edge's worst"
     )
 
 

@@ -68,7 +68,9 @@ def _slow(there: Site, name: str, source: str, turns: int) -> Row:
             with lorises(there, source, found):
                 times.append((without, timed(edge, request, x, row)))
                 new_ones[0] += 5
-                new_ones[1] += sum(_gets_in(there) for _ in range(5))
+                let_in = sum(_gets_in(there) for _ in range(5))
+                row.count(f"{let_in} of 5 new edges let in", ["5 of 5 new edges let in"])
+                new_ones[1] += let_in
             there.until_held((there.held()[0] - LORISES, 0), 3.0)
         _tell_slow(row, times, found, new_ones)
     return row
