@@ -24,7 +24,7 @@ BACKLOG = 128
 STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
-STAY_S, EVICTION_S = 0.1, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
+STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
 LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
 
 

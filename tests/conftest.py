@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import edge_api
 from lab.clouds import THREADS as THREADS
 from lab.clouds import CloudProcess as CloudProcess  # for the tests
 from lab.clouds import running_cloud as running_cloud
@@ -150,3 +151,30 @@ def run_script(*arguments: str, timeout_s: float = 300) -> Finished:
 def run_edge(cache: Path, *arguments: str) -> Finished:
     """Run edge_api.py."""
     return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments)
+
+
+CallEdge = Callable[..., Finished]
+
+
+def at(cloud: CloudProcess) -> tuple[str, ...]:
+    """Flags that name a cloud."""
+    return ("-i", "127.0.0.1", "-p", str(cloud.port))
+
+
+def call(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Finished:
+    """A script's main, in this process: starting another one for every wrong argument would take minutes."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return Finished(subprocess.CompletedProcess(arguments, code, *capsys.readouterr()))
+
+
+@pytest.fixture
+def edge(cache: Path, capsys: pytest.CaptureFixture[str]) -> CallEdge:
+    """edge_api.py in this process, which is quicker than starting another one."""
+
+    def run(*arguments: str) -> Finished:
+        return call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, *arguments], capsys)
+
+    return run

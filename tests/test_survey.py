@@ -20,9 +20,8 @@ from models.specs import KINDS
 from predictor import dataset
 from predictor.forms import FORMS
 from predictor.train import fit_kind
-from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, running_cloud, until
+from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.test_dataset import PUBLISHED
-from tests.test_end_to_end import call
 
 USUAL = {"conv", "dw_conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "concat", "view"}
 OF_LE_NET = {"conv", "linear", "activation", "maxpool", "avgpool", "view"}

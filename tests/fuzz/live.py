@@ -28,7 +28,7 @@ from tests.fuzz.targets import mutate
 from utils.deadline import Deadline
 from utils.errors import PeerClosedError
 
-SLOW_S = 60.0
+SLOW_S = 120.0
 ANSWERS = frozenset(
     {FrameType.READY, FrameType.RESULT, FrameType.PROBED, FrameType.STATE, FrameType.ERROR}
 )  # what a cloud may say
