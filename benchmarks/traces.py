@@ -4,7 +4,7 @@
 
 Real programs: a stream of tasks over the relay, or with --hosts (root) over an interface on which `tc tbf` plays the
 trace. Every half second the estimate that holds is compared with the mean rate of the trace in the second before; the
-recording starts when the link has been probed, so it is laid over the trace where it fits best, up to 15 s later.
+recording starts when the link has been probed, so it is laid over the trace where it fits best, up to a minute later.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from predictor.store import default_folder
 from runtime.children import ROOT, emulated_link, own_cloud
 
 RATE, TASKS = "6/s", 6  # a second
-STEP_S, WINDOW_S, LATEST_S = 0.5, 1.0, 15.0
+STEP_S, WINDOW_S, LATEST_S = 0.5, 1.0, 60.0
 TCP_SHARE = 0.956  # of what tc shapes: the rest are headers
 CLOUD = ["tasks_cloud_api.py", "--threads", "1"]
 
