@@ -398,8 +398,8 @@ BLOCKS: dict[str, tuple[float, Callable[[_Draft], bool]]] = {
     "shuffle": (0.9, _shuffle),
     "pooled": (1.2, _pooled),
     "bare": (0.5, _bare),
-    "unshared": (0.3, _unshared),
-    "lrn": (0.15, _lrn),
+    "unshared": (0.7, _unshared),
+    "lrn": (0.3, _lrn),
 }
 
 
