@@ -4,7 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 .DEFAULT_GOAL := help
 
-.PHONY: help run test slow fuzz check format bench clean
+PURE := partition/*.py models/graph.py models/graph_json.py net/frames.py net/plain_pickle.py net/tensors.py net/messages.py \
+	net/penalties.py runtime/fallback.py predictor/design.py utils/units.py
+
+.PHONY: help run test slow coverage fuzz check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,8 +24,15 @@ run: $(READY) ## AlexNet on a photograph, split between an emulated slow device 
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest -q --durations=10
 
-slow: $(READY) ## the long tests too
-	$(BIN)/python -m pytest -q -m ""
+slow: $(READY) ## the long tests too, and ten times the random examples; half an hour
+	THOROUGH=1 $(BIN)/python -m pytest -q -m ""
+
+coverage: $(READY) ## which lines and branches the tests reach, also in the programs that they start
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered
+	$(BIN)/python -m coverage report --include="$$(echo $(PURE) | tr ' ' ',')" --fail-under=100
 
 fuzz: $(READY) ## look for bytes that break the wire or a live cloud; about half an hour
 	for target in prefix header messages payload session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
@@ -55,4 +65,4 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python -m benchmarks.faults
 
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

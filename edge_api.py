@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from runtime.single import Outcome
 
 
+LISTENS_S = 600.0
+"""How long `--points -` waits for another line."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
@@ -31,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("where it is cut")
     where.add_argument("--point", type=cli.count, metavar="K", help="0: all on the cloud; the last: all here")
     where.add_argument(
+        "--points",
+        metavar="LIST",
+        help="measure several cuts in one call, a line for each: all, auto, 0,8,13 or 0-22,auto, perhaps 0:pixels "
+        "with a codec; - reads lists from standard input",
+    )
+    where.add_argument(
         "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
     )
     cli.add_codec_flags(where)
@@ -44,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
+    cli.add_record_flag(runs)
     cli.add_timeout_flags(runs, "inference")
     runs.add_argument(
         "--fallback",
@@ -105,6 +116,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         power=options.power,
         radio=options.radio,
         token=read_token(options.token_file),
+        record=options.record,
         tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
     )
 
@@ -117,6 +129,8 @@ def check(options: argparse.Namespace) -> None:
 
     check_codec(options.codec)
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
+    if options.points is not None and (options.point is not None or options.compare or options.max_cost is not None):
+        raise UsageError("--points has its own cuts: leave --point, --compare and --max-cost away")
     if options.point is not None and any(wishes):
         raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")
     cli.check_emulation(options)
@@ -127,10 +141,31 @@ def infer(options: argparse.Namespace) -> int:
     from runtime.single import run
     from utils.progress import on_terminal
 
+    if options.points is not None:
+        return infer_points(options)
     with on_terminal() as progress:
         outcome = run(build_config(options), progress)
     print_outcome(outcome, as_json=options.json)
     return 0 if outcome.verified is None or outcome.verified.matches else 1
+
+
+def infer_points(options: argparse.Namespace) -> int:
+    """Cut after cut, each printed as soon as it is measured; 1 where --verify finds a difference."""
+    from runtime import points, report
+    from utils.progress import on_terminal
+
+    is_listening, are_right = options.points == "-", True
+    with on_terminal() as progress, points.session(build_config(options), progress) as session:
+        if not is_listening:
+            points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
+        elif options.json:
+            cli.say(json.dumps({"ready": session.graph.name, "points": len(session.graph.points)}))
+        for line in cli.lines_of_stdin(LISTENS_S) if is_listening else [options.points]:
+            for wanted in points.parse(line, session.graph):
+                outcome = session.measure(wanted)
+                are_right &= outcome.verified is None or outcome.verified.matches
+                cli.say(report.point_line(wanted.text, outcome, as_json=options.json))
+    return 0 if are_right else 1
 
 
 def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:

@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
     shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
     shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
+    cli.add_record_flag(shown)
     cli.add_edge_tls_flags(parser)
     cli.add_emulation_flags(parser)
     return parser
@@ -115,6 +116,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         times=options.times,
         predictors=options.predictors,
         token=read_token(options.token_file),
+        record=options.record,
         tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
     )
 

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.drain import drained
 from benchmarks.fault_sites import HEAD, LATE_S, POINT, RATE, TIMEOUT_S, Row, Site, Subject, on_a_cable, on_loopback
 from benchmarks.fingerprint import write_table
 from benchmarks.soak import watch
@@ -335,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "B2": lambda: edge_killed(options.repeats),
         "B7": clock,
         "B8": disk,
-        "B12": lambda: stopped(options.repeats),
+        "B12": lambda: [*stopped(options.repeats), *drained(options.repeats)],
         "B13": lambda: forgotten(options.repeats),
         "B16": failing,
     }

@@ -1,6 +1,6 @@
-"""Many tasks on one edge: the pipeline beside its bound, a link that changes, a cloud under load, the cost of probes.
+"""Many tasks on one edge: the pipeline beside its bound, packed tensors, a link that changes, a loaded cloud, probes.
 
-    python -m benchmarks.tasks [pipeline] [step] [hog] [probe]
+    python -m benchmarks.tasks [pipeline] [packed] [step] [hog] [probe]
 
 Everything is the real programs as processes, over an emulated link. Those that are compared take turns.
 """
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import mean, median
@@ -82,6 +83,49 @@ def pipeline() -> None:
 
 
 MODES: dict[str, tuple[str, ...]] = {"pipelined": (), "serial": ("--serial",)}
+
+
+MIX = ("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18")
+
+
+def packed() -> None:
+    """Forty tasks raw and packed, in turns."""
+    rows, ratios = [], []
+    flags = ("-t", ",".join(MIX), "--tasks", 40, "--seed", 1, "--emulate-cpu", 0.05, "--verify")
+    with (
+        own_cloud(["--threads", "2"], "tasks_cloud_api.py") as child,
+        relayed(child.address(), "--link", "5mbit,20ms") as at,
+    ):
+        place = ("-i", at[0], "-p", at[1])
+        run("tasks_edge_api.py", *place, "-t", ",".join(MIX), "--tasks", 8, "--emulate-cpu", 0.05)
+        for number in range(ROUNDS):
+            found = {
+                name: run("tasks_edge_api.py", *place, *flags, "--codec", name)["summary"] for name in ("raw", "auto")
+            }
+            ratios.append(found["auto"]["throughput_per_s"] / found["raw"]["throughput_per_s"])
+            for name, summary in found.items():
+                rows.append([f"{number + 1} {name}", *_packed_row(summary)])
+    head = ["run", "answers", "throughput", "sent", "codecs (tasks)", "of the longest stage's bound"]
+    head += ["edge link cloud, s", "planned / lower bound", "took"]
+    notes = [f"Packed over raw, median of {ROUNDS} turns: {median(ratios):.2f} x; lossless codecs only."]
+    notes += [f"Link 5 mbit, 20 ms; edge 0.05 of a core; {', '.join(MIX)}."]
+    write_table("tasks_packed", "Forty tasks, raw and packed", head, rows, notes)
+
+
+def _packed_row(summary: dict[str, Any]) -> list[str]:
+    codecs: Counter[str] = Counter()
+    for found in summary["codecs"].values():
+        codecs.update(found)
+    return [
+        f"{summary['completed']} of 40, {summary['wrong']} wrong",
+        f"{summary['throughput_per_s']:.1f}/s",
+        f"{summary['bytes_sent'] / 1e6:.2f} MB of {summary['raw_bytes'] / 1e6:.2f}",
+        ", ".join(f"{name} {count}" for name, count in codecs.most_common()),
+        f"{summary['bound_fraction']:.0%}",
+        " ".join(f"{summary['stages'][stage]:.2f}" for stage in ("edge_s", "link_s", "cloud_s")),
+        f"{summary['planned_s']:.2f} / {summary['bound_s']:.2f} s",
+        f"{summary['wall_s']:.2f} s",
+    ]
 
 
 def step() -> None:
@@ -221,13 +265,13 @@ def probe() -> None:
     write_table("tasks_probe", "What probes cost", ["run", "probes", "mean total"], rows, notes)
 
 
-PARTS: dict[str, Callable[[], None]] = {"pipeline": pipeline, "step": step, "hog": hog, "probe": probe}
+PARTS: dict[str, Callable[[], None]] = {part.__name__: part for part in (pipeline, packed, step, hog, probe)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/tasks_*.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="pipeline, step, hog, probe (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="pipeline, packed, step, hog, probe (default: all)")
     options = parser.parse_args(argv)
     for name in options.parts or PARTS:
         PARTS[name]()

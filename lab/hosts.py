@@ -3,11 +3,18 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from lab import cgroup, traces
+from lab.emulated import relay
+from lab.field import LinkWanted
+from lab.keeper import MARK, Keeper, sweep
 from utils.errors import AppError
+from utils.units import parse_link
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
 BURST, LATENCY = "16kb", "400ms"
@@ -32,7 +39,7 @@ def missing() -> str:
 @contextmanager
 def shaped_hosts(rate: str) -> Iterator[Hosts]:
     """Two hosts; what the edge sends is shaped to `rate`, written as tc writes it. Raises AppError where it fails."""
-    mark = f"ecci{os.getpid()}"
+    mark = f"{MARK}{os.getpid()}"
     edge, cloud = f"{mark}-edge", f"{mark}-cloud"
     try:
         for line in _lines(edge, cloud, rate):
@@ -57,3 +64,143 @@ def _lines(edge: str, cloud: str, rate: str) -> list[str]:
         f"ip -n {cloud} link set ecci1 up",
         f"tc -n {edge} qdisc add dev ecci0 root tbf rate {rate} burst {BURST} latency {LATENCY}",
     ]
+
+
+# --- as a place for the lab's experiments
+
+
+NAMESPACES = Path("/run/netns")
+MTU = 4000
+"""Bytes of a packet on the cable: tc counts headers too, which take 1.7 % of the rate so, and 4.4 % with 1500."""
+BURST_S = 0.002
+"""Of its rate, that the bucket of a link holds: what gets through at once shortens every transfer by as much."""
+LEAST_BURST = MTU + 14  # bytes: one packet has to fit
+EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"
+NO_RATE = "100gbit"
+
+
+class HostsField:
+    """Two namespaces with a cable between them, and a control group for the edge."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        controller = cgroup.find()
+        assert controller is not None  # or `cannot` had said so
+        mark = f"{MARK}{os.getpid()}"
+        self._edge, self._cloud, self._keeper = f"{mark}-edge", f"{mark}-cloud", keeper
+        # not `ip netns exec`, which hides /sys/fs/cgroup: the edge could not read its quota
+        self.on_edge: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._edge}", "--")
+        self.on_cloud: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._cloud}", "--")
+        self.cloud_host = CLOUD_ADDRESS
+        self.cpu_period_s: float | None = cgroup.PERIOD_S
+        for name in (self._edge, self._cloud):
+            keeper.order(undo=("netns", name), run=["ip", "netns", "add", name])
+            keeper.order(run=["ip", "-n", name, "link", "set", "lo", "up"])
+        for line in _cable(self._edge, self._cloud):
+            keeper.order(run=line.split())
+        for name, cable in ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE)):
+            keeper.order(run=["ip", "-n", name, "link", "set", cable, "mtu", str(MTU)])
+        self._group, self._other = (cgroup.Group(controller, keeper, side) for side in ("edge", "cloud"))
+        self.has_netem = _has_netem(keeper, self._cloud)
+
+    @contextmanager
+    def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
+        """Shape both ends, the upload at the edge's and the download at the cloud's.
+
+        Half of the round trip is added at each end by netem; a kernel without it has a relay on the edge's side add
+        all of it, in front of the shaped cable.
+        """
+        up, down, rtt_s = parse_link(wanted.shape)
+        with ExitStack() as stack:
+            if wanted.trace is None:
+                delay_s = rtt_s / 2 if self.has_netem else 0.0
+                self._shape(self._edge, EDGE_CABLE, tbf(up), delay_s)
+                self._shape(self._cloud, CLOUD_CABLE, tbf(down), delay_s)
+            else:
+                stack.enter_context(self._replayed(traces.read(wanted.trace)))
+            if not rtt_s or (self.has_netem and wanted.trace is None):
+                yield cloud
+                return
+            wait = replace(wanted, shape=f"{NO_RATE},{rtt_s:.9f}s", trace=None)
+            yield stack.enter_context(relay(wait, cloud, log, self._keeper, self.on_edge))
+
+    def _shape(self, host: str, cable: str, bucket: Sequence[str], delay_s: float, verb: str = "replace") -> None:
+        tc = ["tc", "-n", host, "qdisc", verb, "dev", cable]
+        if not delay_s:
+            self._keeper.order(run=[*tc, "root", *bucket])
+            return
+        wait = ["netem", "delay", f"{delay_s * 1e6:.0f}us", "limit", "10000"]
+        self._keeper.order(run=[*tc, "root", "handle", "1:", *wait])
+        self._keeper.order(run=[*tc, "parent", "1:1", "handle", "2:", *bucket])
+
+    @contextmanager
+    def _replayed(self, trace: traces.Trace) -> Iterator[None]:
+        """Change both rates as a trace says, beginning now."""
+        stop, ends = threading.Event(), ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE))
+        for host, cable in ends:
+            self._shape(host, cable, traces.tbf(trace.rate_at(0.0)), 0.0)
+
+        def change(bytes_per_s: float) -> None:
+            for host, cable in ends:
+                self._shape(host, cable, traces.tbf(bytes_per_s), 0.0, "change")
+
+        thread = threading.Thread(target=lambda: traces.replay(trace, change, stop), name="replays", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def edge_arguments(self, cpu: float | None) -> list[str]:
+        """The quota is the kernel's: the edge finds it by itself."""
+        return []
+
+    def limit(self, pid: int, cpu: float | None) -> None:
+        """A group's quota, from now on."""
+        self._group.limit(cpu)
+        self._group.take(pid)
+
+    def prefer(self, pid: int) -> None:
+        """A group without a quota, but before other work of this machine."""
+        self._other.take(pid)
+
+
+def cannot() -> str:
+    """Why this machine cannot have a `HostsField`, with what to do about it, or ""."""
+    if problem := missing():
+        return f"{problem}: {'use sudo, or --mode emulated' if 'root' in problem else 'apt install iproute2'}"
+    if shutil.which("nsenter") is None:
+        return "nsenter (util-linux) is not installed: apt install util-linux"
+    if cgroup.find() is None:
+        return "no control group of processor time can be made here: --mode emulated needs none"
+    probe = f"{MARK}{os.getpid()}-probe"
+    made = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
+    return f"no network namespace can be made: {made.stderr.strip()}" if made.returncode else ""
+
+
+def tbf(bytes_per_s: float) -> tuple[str, ...]:
+    """The token bucket of one direction, as tc takes it."""
+    burst = max(LEAST_BURST, round(BURST_S * bytes_per_s))
+    return ("tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", f"{burst}b", "latency", LATENCY)
+
+
+def _cable(edge: str, cloud: str) -> list[str]:
+    return _lines(edge, cloud, "1mbit")[2:-1]  # the namespaces are there, the shape comes later
+
+
+def _has_netem(keeper: Keeper, host: str) -> bool:
+    """Whether the kernel has it: try it."""
+    try:
+        keeper.order(run=["tc", "-n", host, "qdisc", "add", "dev", CLOUD_CABLE, "root", "netem", "delay", "1ms"])
+    except AppError:
+        return False
+    return True
+
+
+@contextmanager
+def opened(keeper: Keeper) -> Iterator[HostsField]:
+    """The hosts; the keeper removes them."""
+    found = cgroup.find()
+    sweep(() if found is None else (found.top,))
+    yield HostsField(keeper)

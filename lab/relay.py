@@ -2,6 +2,7 @@
 
     python -m lab.relay --to HOST PORT --link 5mbit,20ms
     python -m lab.relay --to HOST PORT --link 20mbit,20ms --steps 5s:2mbit,12s:20mbit
+    python -m lab.relay --to HOST PORT --link 20mbit,20ms --trace lab/links/walk_4g.csv
 
 Each direction is a pipe with a virtual clock: bytes leave it at the rate, one after the other, and arrive half a round
 trip later. What it does not model: loss and retransmission, congestion control and slow start (both halves are
@@ -20,65 +21,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from lab import traces
+from lab.link_shape import LinkShape, parse_steps
+from lab.traces import Trace
 from utils.cli import exit_at_end_of_stdin
 from utils.errors import AppError, ConnectError, UsageError
-from utils.units import parse_duration, parse_link, parse_rate, parse_size
+from utils.units import parse_duration, parse_link, parse_size
+
+__all__ = ["LinkShape", "Relay", "main", "parse_steps"]
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
 MIN_QUEUE = 4 * CHUNK
 SEGMENT = 1460  # bytes, Ethernet's
 CONNECT_S = 5.0
+MOST_WAIT_S = 3600.0  # at once, which every system can
 SOCKET_BUFFER = 64 * 1024  # small, so that bytes wait in the modelled queue and not in the kernel
-
-
-@dataclass(frozen=True, slots=True)
-class LinkShape:
-    """What is emulated: bytes per second each way, the round trip in seconds, and faults in the upload."""
-
-    up_bytes_per_s: float
-    down_bytes_per_s: float
-    rtt_s: float = 0.0
-    cut_at: int | None = None
-    """Reset both connections when this many bytes have come from the edge."""
-    freeze_at: int | None = None
-    """Let nothing through any more when this many bytes have come from the edge ..."""
-    freeze_s: float = float("inf")
-    """... for this long."""
-    burst_bytes: int = 0
-    """What a link that was idle lets through at once, as the token bucket of `tc tbf` does."""
-    steps: tuple[tuple[float, float], ...] = ()
-    """From each of these seconds after the first connection on, this many bytes per second, both ways."""
-    cut_down_at: int | None = None
-    """As `cut_at`, of the bytes that have come from the cloud."""
-    forget_s: float = float("inf")
-    """A connection that was idle for this long is forgotten, as by an address translator: what comes later is lost."""
-
-    def rate_at(self, seconds: float, *, is_up: bool) -> float:
-        """Bytes per second of one direction, so long after the first connection was accepted."""
-        rate = self.up_bytes_per_s if is_up else self.down_bytes_per_s
-        for since_s, step in self.steps:
-            if since_s <= seconds:
-                rate = step
-        return rate
-
-
-def parse_steps(text: str) -> tuple[tuple[float, float], ...]:
-    """Read TIME:RATE[,TIME:RATE ...], such as `5s:2mbit,12s:20mbit`, as seconds and bytes per second, in order.
-
-    UsageError where it is none, or where a time is not later than the one before.
-    """
-    steps: list[tuple[float, float]] = []
-    for part in text.split(","):
-        time_text, colon, rate_text = part.partition(":")
-        if not colon:
-            raise UsageError(f"{text!r} is no list of steps: give TIME:RATE[,...], for instance 5s:2mbit,12s:20mbit")
-        step = parse_duration(time_text), parse_rate(rate_text)
-        if steps and step[0] <= steps[-1][0]:
-            raise UsageError(f"{part.strip()!r}: each step has to be later than the one before")
-        steps.append(step)
-    return tuple(steps)
 
 
 @dataclass(eq=False)
@@ -87,11 +47,13 @@ class _Pipe:
 
     source: socket.socket
     sink: socket.socket
-    bytes_per_s: float
+    rates: Trace
     delay_s: float
     is_up: bool
-    free_at: float = 0.0
-    """When the link has sent all that it holds."""
+    free_s: float = -math.inf
+    """When the link has sent all that it holds, in seconds of the relay."""
+    bytes_per_s: float = 0.0
+    """Of its last bytes."""
     held: int = 0
     """Bytes on the link."""
     ready: bytearray = field(default_factory=bytearray)
@@ -122,8 +84,9 @@ class Relay:
         self._pipes: dict[socket.socket, tuple[_Pipe, _Pipe]] = {}
         """Under each socket: the pipe that it feeds, and the pipe that feeds it."""
         self._frozen_until = 0.0
-        self._started_at: float | None = None
-        """When the first connection was accepted: what steps count from."""
+        self._rates = {is_up: shape.rates(is_up=is_up) for is_up in (True, False)}
+        self._started_at = math.inf
+        """When the first connection was accepted: the relay's second 0, which steps and traces count from."""
         self._wake, self._wakeup = socket.socketpair()
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         self._is_stopping = False
@@ -165,7 +128,7 @@ class Relay:
         now = time.monotonic()
         if now < self._frozen_until:
             return min(self._frozen_until - now, 1.0)
-        return max(0.0, self._events[0][0] - now) if self._events else None
+        return min(max(0.0, self._events[0][0] - now), MOST_WAIT_S) if self._events else None
 
     def _run_due_events(self) -> None:
         now = time.monotonic()
@@ -182,7 +145,7 @@ class Relay:
             edge, _ = self._listener.accept()
         except OSError:
             return  # it has gone again
-        if self._started_at is None:
+        if math.isinf(self._started_at):
             self._started_at = time.monotonic()
         try:
             cloud = _connect(self._to)
@@ -190,18 +153,13 @@ class Relay:
             edge.close()  # nobody there: the edge sees the connection end
             return
         half = self._shape.rtt_s / 2
-        up = _Pipe(edge, cloud, self._rate(is_up=True), half, is_up=True)
-        down = _Pipe(cloud, edge, self._rate(is_up=False), half, is_up=False)
+        up = _Pipe(edge, cloud, self._rates[True], half, is_up=True)
+        down = _Pipe(cloud, edge, self._rates[False], half, is_up=False)
         self._pipes[edge], self._pipes[cloud] = (up, down), (down, up)
         for sock in (edge, cloud):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
-
-    def _rate(self, *, is_up: bool) -> float:
-        """Bytes per second of what enters one direction now."""
-        seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
-        return self._shape.rate_at(seconds, is_up=is_up)
 
     def _serve_socket(self, sock: socket.socket, mask: int) -> None:
         if sock not in self._pipes:
@@ -226,13 +184,18 @@ class Relay:
         if data and self._meets_fault(pipe, len(data), now):
             return
         pipe.passed += len(data)
-        pipe.bytes_per_s = self._rate(is_up=pipe.is_up)
-        credit_s = self._shape.burst_bytes / pipe.bytes_per_s
-        pipe.free_at = max(now - credit_s, pipe.free_at) + len(data) / pipe.bytes_per_s
+        self._enter(pipe, len(data), now - self._started_at)
         pipe.held += len(data)
-        self._at(max(now, pipe.free_at) + pipe.delay_s, lambda: self._arrive(pipe, data))
+        leaves_at = self._started_at + pipe.free_s
+        self._at(max(now, leaves_at) + pipe.delay_s, lambda: self._arrive(pipe, data))
         if not data or not pipe.has_room:
             self._watch(pipe.source, reading=False)
+
+    def _enter(self, pipe: _Pipe, count: int, now_s: float) -> None:
+        """Put bytes on the link behind those that it holds; the end of a connection counts as one."""
+        pipe.bytes_per_s = pipe.rates.rate_at(now_s)
+        credit_s = self._shape.burst_bytes / pipe.bytes_per_s if pipe.bytes_per_s else 0.0
+        pipe.free_s = pipe.rates.leaves_at(max(now_s - credit_s, pipe.free_s), max(1, count))
 
     def _meets_fault(self, pipe: _Pipe, count: int, now: float) -> bool:
         """Whether these bytes are lost, or reach the place where the link is cut; a freeze lets them pass and starts
@@ -342,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", nargs=2, metavar=("HOST", "PORT"), required=True, help="the server behind the link")
     parser.add_argument("--link", default="5mbit,20ms", metavar="UP[,RTT[,DOWN]]", help="default: %(default)s")
     parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="then change the rate, both ways")
+    parser.add_argument("--trace", type=Path, metavar="FILE.csv", help="rates over time, both ways: docs/traces.md")
     parser.add_argument("-p", "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 chooses one")
     parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
     parser.add_argument("--cut-down-at", type=int, metavar="BYTE", help="... of the download")
@@ -372,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             steps=steps,
             cut_down_at=options.cut_down_at,
             forget_s=forget_s,
+            trace=_trace(options),
         )
         relay = _open((options.to[0], int(options.to[1])), shape, options.port)
     except (AppError, ValueError) as error:
@@ -381,6 +346,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         relay.serve()
     return 0
+
+
+def _trace(options: argparse.Namespace) -> Trace | None:
+    """The one that was given. Raises UsageError."""
+    if options.trace is None:
+        return None
+    if options.steps is not None:
+        raise UsageError("give --steps or --trace, not both")
+    return traces.read(options.trace)
 
 
 def _open(to: tuple[str, int], shape: LinkShape, port: int) -> Relay:

@@ -31,3 +31,8 @@ def _load() -> ModuleType:
 
 
 torchvision = _load()
+
+
+def is_patched() -> bool:
+    """Whether torchvision's compiled operators do not match this torch, and were declared here instead."""
+    return bool(_declared)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from net import plain_pickle, tensors
-from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, TooLargeError, pack_prefix, parse_prefix
+from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
 from net.messages import Error, M, Message, from_header, to_header
 from net.refusals import refusal as refusal  # for who looks for it here
 from net.tls import ClientTls, PlainPeerError, Secure, explain
@@ -32,7 +32,6 @@ from utils.errors import (
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
 DROPPED_BYTES, REFUSED_READS = 64 << 10, 16  # of a read that is dropped; how many when a peer is refused
-OPENING_BYTES = 8 << 10  # of the header of a HELLO, which has a token of at most 1 KiB
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
 
 
@@ -44,6 +43,7 @@ class Frame:
     header: Any
     payload: memoryview
     limits: Limits
+    header_bytes: int = 0
     received_s: float = 0.0
     """From its first byte to its last ..."""
     timed_bytes: int = 0
@@ -59,6 +59,10 @@ class Frame:
             raise ProtocolError(f"{message.TYPE.name} was expected, {self.kind.name} came")
         return from_header(message, self.header)
 
+    def described(self) -> list[tensors.Described]:
+        """The tensors as they are described; nothing is decoded."""
+        return tensors.read(self.header, self.payload, self.limits)
+
     def arrays(self) -> list[tensors.Array]:
         """The tensors: raw ones as views of the payload."""
         return tensors.view(self.header, self.payload, self.limits)
@@ -71,6 +75,8 @@ class Connection:
     sock: socket.socket
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
+    min_taken_per_s: float = 0.0
+    """How fast the other side has to take what is sent; 0: as it likes, until the deadline."""
     received_bytes: int = 0
     sent_bytes: int = 0
     """What the kernel has taken."""
@@ -121,10 +127,9 @@ class Connection:
         self, message: Message, described: dict[str, Any], buffers: list[memoryview], deadline: Deadline
     ) -> int:
         header = plain_pickle.dumps(to_header(message) | described)
-        if len(header) > self.limits.header_bytes:
-            raise ProtocolError(
-                f"a header of {len(header)} bytes is to be sent, the limit is {self.limits.header_bytes}"
-            )
+        most = self.limits.header_of(message.TYPE)
+        if len(header) > most:
+            raise ProtocolError(f"a header of {len(header)} bytes is to be sent, the limit is {most}")
         payload_bytes = sum(buffer.nbytes for buffer in buffers)
         if payload_bytes > self.limits.payload_bytes:
             raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
@@ -143,19 +148,35 @@ class Connection:
         if self._is_cut:
             raise PeerClosedError("a part of a frame was sent here, and nothing can follow it")
         self._is_cut = True  # until all of it is sent
+        began, before = time.monotonic(), self.delivered_bytes
         while parts:
             left = deadline.remaining()
             try:
-                sent = self._transport.send(parts, left)
+                sent = self._transport.send(parts, min(left, PATIENCE_S) if self.min_taken_per_s else left)
             except OSError as error:
-                lost = _lost(error, deadline)
-                raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
+                if not self._is_only_slow(error, deadline):
+                    lost = _lost(error, deadline)
+                    raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
+                sent = 0
             self.sent_bytes += sent
+            self._check_taken(time.monotonic() - began, before)
             while parts and sent >= parts[0].nbytes:
                 sent -= parts.pop(0).nbytes
             if sent:
                 parts[0] = parts[0][sent:]
         self._is_cut = False
+
+    def _is_only_slow(self, error: OSError, deadline: Deadline) -> bool:
+        """Whether nothing was taken for a moment, and there is time left."""
+        is_ours = isinstance(error, TimeoutError) and error.errno is None
+        return bool(self.min_taken_per_s) and is_ours and time.monotonic() < deadline.at
+
+    def _check_taken(self, elapsed_s: float, before: int) -> None:
+        """Whether the other side takes what is sent; what counts is what it has acknowledged, not what waits here."""
+        if elapsed_s > PATIENCE_S and self.min_taken_per_s:
+            taken = self.delivered_bytes - before
+            if taken < self.min_taken_per_s * (elapsed_s - PATIENCE_S):
+                raise SlowError(f"what is sent is taken slower than {self.min_taken_per_s:.0f} bytes/s")
 
     def _refusal_or(self, lost: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""
@@ -177,17 +198,20 @@ class Connection:
         Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError; ProtocolError
         for bytes that are no frame within the limits, before memory is taken for them.
         """
-        prefix_bytes = memoryview(bytearray(PREFIX_BYTES))
-        while (got := self._receive_some(prefix_bytes, deadline)) is None:
+        start = memoryview(bytearray(PREFIX_BYTES))
+        while (got := self._receive_some(start, deadline)) is None:
             pass
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
         inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
         progress = _Progress(time.monotonic(), self.received_bytes)
-        self._receive_all(prefix_bytes[got:], inside, progress)
-        prefix = parse_prefix(prefix_bytes, self.limits)
-        if is_stranger:
-            _check_opening(prefix)
+        while True:  # whoever speaks something else need not say all of it
+            prefix = parse_start(start[:got], self.limits)
+            if is_stranger:
+                _check_opening(prefix)
+            if got == PREFIX_BYTES:
+                break
+            got += self._receive_part(start[got:], inside, progress)
         header = memoryview(bytearray(prefix.header_bytes))
         self._receive_all(header, inside, progress)
         fields = plain_pickle.loads(bytes(header))
@@ -195,21 +219,25 @@ class Connection:
         self._receive_all(payload, inside, progress)
         now = time.monotonic()
         timed = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
-        return Frame(prefix.kind, fields, payload, self.limits, now - progress.at, *timed)
+        return Frame(prefix.kind, fields, payload, self.limits, prefix.header_bytes, now - progress.at, *timed)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
         while received < into.nbytes:
-            got = self._receive_some(into[received:], deadline)
-            if got == 0:
-                raise PeerClosedError("the other side closed the connection inside a frame")
-            received += got or 0
-            elapsed = time.monotonic() - since.at
-            arrived = self.received_bytes - since.received_bytes
-            if arrived >= BURST_BYTES and not since.burst_at:
-                since.burst_at, since.burst_bytes = since.at + elapsed, self.received_bytes
-            if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
-                raise SlowError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
+            received += self._receive_part(into[received:], deadline, since)
+
+    def _receive_part(self, into: memoryview, deadline: Deadline, since: "_Progress") -> int:
+        """Receive some bytes inside a frame; returns how many."""
+        got = self._receive_some(into, deadline)
+        if got == 0:
+            raise PeerClosedError("the other side closed the connection inside a frame")
+        elapsed = time.monotonic() - since.at
+        arrived = self.received_bytes - since.received_bytes
+        if arrived >= BURST_BYTES and not since.burst_at:
+            since.burst_at, since.burst_bytes = since.at + elapsed, self.received_bytes
+        if elapsed > PATIENCE_S and arrived < self.min_bytes_per_s * (elapsed - PATIENCE_S):
+            raise SlowError(f"slower than {self.min_bytes_per_s:.0f} bytes/s")
+        return got or 0
 
     def _receive_some(self, into: memoryview, deadline: Deadline) -> int | None:
         left = deadline.remaining()
@@ -285,8 +313,6 @@ class _Progress:
 def _check_opening(prefix: Prefix) -> None:
     if prefix.kind not in (FrameType.HELLO, FrameType.STATUS):
         raise ProtocolError("the first message must be HELLO, or STATUS")
-    if prefix.payload_bytes or prefix.header_bytes > OPENING_BYTES:
-        raise TooLargeError(f"what opens a conversation has a header of at most {OPENING_BYTES} bytes and no payload")
 
 
 class ClosedAtBoundaryError(PeerClosedError):

@@ -9,6 +9,7 @@ sample that is clearly below the estimate lowers it, and two in a row that are c
 Nothing here reads a clock or locks: times are passed in, and callers in several threads hold a lock of their own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -29,6 +30,10 @@ MOST_BYTES = 1 << 62  # past these a sample is a mistake, or a lie of the other 
 MOST_S = 1e9
 
 
+Told = Callable[[float, float], None]
+"""Is told the upload in bytes per second at a moment: `told(at, up_bytes_per_s)`."""
+
+
 @dataclass(slots=True)
 class Estimator:
     """A link in bytes per second and seconds, kept up to date by what travels over it.
@@ -44,6 +49,8 @@ class Estimator:
     rtt_s: float
     source: str
     updated_at: float
+    told: Told | None = field(default=None, repr=False)
+    """Is told the first estimate, and that after each sample that counted."""
     _up_waiting: float | None = field(default=None, init=False, repr=False)
     """The last sample, if it was above the band: the next one has to agree."""
     _down_waiting: float | None = field(default=None, init=False, repr=False)
@@ -54,11 +61,13 @@ class Estimator:
         if not (rates_fit and 0 <= self.rtt_s < MOST_S):
             raise ValueError("a link needs two rates above zero and a round trip of zero or more, all of them finite")
         self._rtt_at = self.updated_at
+        if self.told is not None:
+            self.told(self.updated_at, self.up_bytes_per_s)
 
     @classmethod
-    def of(cls, link: LinkEstimate, at: float) -> Self:
+    def of(cls, link: LinkEstimate, at: float, told: Told | None = None) -> Self:
         """Start from a probe that was made, or a link that was given, at `at` seconds."""
-        return cls(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s, link.source, at)
+        return cls(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s, link.source, at, told)
 
     def estimate(self) -> LinkEstimate:
         """What the link is like now."""
@@ -112,6 +121,8 @@ class Estimator:
     def _count(self, at: float) -> None:
         self.source = "traffic"
         self.updated_at = max(at, self.updated_at)  # threads may come out of order
+        if self.told is not None:
+            self.told(self.updated_at, self.up_bytes_per_s)
 
 
 def should_move(current_total_s: float, best_total_s: float, margin: float = 0.10) -> bool:

@@ -15,7 +15,11 @@ MAGIC = b"ECCI"
 VERSION = 1
 _PREFIX = struct.Struct(">4sBBHIQ")
 PREFIX_BYTES = _PREFIX.size
-_TLS_FIRST = b"\x16\x03"  # a handshake of any version
+_TLS_FIRST = b"\x16"  # a handshake of any version
+
+SMALL_HEADER_BYTES = 2 << 10  # a token has at most 1 KiB, the text of an ERROR at most 300 characters
+HELLO_HEADER_BYTES = 8 << 10
+TENSORS_HEADER_BYTES, TENSOR_HEADER_BYTES = 8 << 10, 128  # without the tensors, and for each that may be described
 
 
 class FrameType(IntEnum):
@@ -33,6 +37,7 @@ class FrameType(IntEnum):
 
 
 _WITH_PAYLOAD = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROBE, FrameType.PROBED})
+_WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,16 @@ class Limits:
     payload_bytes: int = 64 * 1024 * 1024
     tensors: int = 64
     dimensions: int = 8
+
+    def header_of(self, kind: FrameType) -> int:
+        """The most bytes of a header: as many as such a message can need, since reading takes time too. Only READY,
+        which has numbers for every layer, may need all that there may be."""
+        if kind is FrameType.READY:
+            return self.header_bytes
+        most = HELLO_HEADER_BYTES if kind is FrameType.HELLO else SMALL_HEADER_BYTES
+        if kind in _WITH_TENSORS:
+            most = TENSORS_HEADER_BYTES + TENSOR_HEADER_BYTES * self.tensors
+        return min(most, self.header_bytes)
 
 
 class TooLargeError(ProtocolError):
@@ -82,9 +97,7 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
     """Read the 20 bytes that start a frame. Raises ProtocolError for anything but a frame within the limits."""
     magic, version, number, flags, header_bytes, payload_bytes = _PREFIX.unpack(data)
     if magic != MAGIC:
-        if magic[:2] == _TLS_FIRST:
-            raise BadMagicError("TLS came, and this cloud speaks without: --tls-cert and --tls-key give it TLS")
-        raise BadMagicError(f"not this protocol: the first bytes are {magic!r}")
+        raise _not_ours(magic)
     if version != VERSION:
         raise VersionError(f"protocol version {version}, this side speaks {VERSION}")
     if number not in FrameType.__members__.values():
@@ -93,8 +106,26 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
         raise ProtocolError(f"unknown flags {flags:#06x}")
     if payload_bytes and FrameType(number) not in _WITH_PAYLOAD:
         raise ProtocolError(f"a {FrameType(number).name} has no payload")
-    if header_bytes > limits.header_bytes:
-        raise TooLargeError(f"header of {header_bytes} bytes, the limit is {limits.header_bytes}")
+    most = limits.header_of(FrameType(number))
+    if header_bytes > most:
+        raise TooLargeError(f"{FrameType(number).name} header of {header_bytes} bytes, the limit is {most}")
     if payload_bytes > limits.payload_bytes:
         raise TooLargeError(f"payload of {payload_bytes} bytes, the limit is {limits.payload_bytes} (--max-payload)")
     return Prefix(FrameType(number), header_bytes, payload_bytes)
+
+
+_SMALLEST = pack_prefix(FrameType.HELLO, 0, 0)
+
+
+def parse_start(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
+    """Read what has come of a prefix; what has not is taken to be the least that could come. Raises ProtocolError as
+    soon as these bytes cannot begin a frame within the limits."""
+    if data[:4] != MAGIC[: len(data)]:
+        raise _not_ours(bytes(data[:4]))
+    return parse_prefix(bytes(data) + _SMALLEST[len(data) :], limits)
+
+
+def _not_ours(first: bytes) -> BadMagicError:
+    if first.startswith(_TLS_FIRST):
+        return BadMagicError("TLS came, and this cloud speaks without: --tls-cert and --tls-key give it TLS")
+    return BadMagicError(f"not this protocol: the first bytes are {first!r}")

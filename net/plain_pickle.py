@@ -3,7 +3,8 @@
 A pickle is a program for a small stack machine; a hostile one imports and calls what it likes. Here is a machine that
 knows only the instructions that build None, bool, int, float, str, bytes, list, tuple and dict, so there is nothing to
 misuse: no name is ever looked up, and Python's unpickler never sees a stranger's bytes. What `pickle.dumps` of protocol
-5 writes for plain data it reads, and any unpickler reads what it writes.
+5 writes for plain data it reads, and any unpickler reads what it writes. It is written for speed: while a stranger's
+header is read, nobody else has the interpreter.
 
 Three rules keep small programs from making large or slow values: keys are text, so that nothing nested is ever hashed;
 only text and bytes may be taken from the memo, so that the value is a tree no larger than its program; an int has at
@@ -12,7 +13,7 @@ most eight bytes. docs/wire.md is the specification.
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from utils.errors import ProtocolError
@@ -37,9 +38,12 @@ def dumps(value: Any) -> bytes:
 
 def loads(data: bytes) -> Any:
     """Read a pickle of plain data. Raises PlainPickleError for every other input, and nothing else."""
-    if data[:2] != _START:
+    if data[: len(_START)] != _START:
         raise PlainPickleError(f"not a pickle of protocol {PROTOCOL}")
-    value = _Machine(data, len(_START)).run()
+    try:
+        value = _run(data)
+    except (IndexError, struct.error):  # of the program, or of what it has on its stack
+        raise PlainPickleError("the pickle ends inside an instruction, or takes more than there is") from None
     _check_depth(value)
     return value
 
@@ -61,167 +65,216 @@ def _copy(value: Any, depth: int) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    todo = [(value, 0)]
-    while todo:
-        item, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise PlainPickleError(f"more than {MAX_DEPTH} levels")
-        if type(item) in (list, tuple):
-            todo.extend((inner, depth + 1) for inner in item)
-        elif type(item) is dict:
-            todo.extend((inner, depth + 1) for inner in item.values())
+    """Level by level: a value is a tree, so that each of its nodes is looked at once."""
+    level: Iterable[Any] = (value,)
+    for _ in range(MAX_DEPTH):
+        nested = [item for item in level if type(item) in _NESTED and item]
+        if not nested:
+            return
+        level = [inner for item in nested for inner in (item.values() if type(item) is dict else item)]
+    if any(type(item) in _NESTED and item for item in level):
+        raise PlainPickleError(f"more than {MAX_DEPTH} levels")
 
 
-_MARK = object()
+_NESTED = frozenset({list, tuple, dict})
 
 
-class _Machine:
-    """Runs one program. Every method is one kind of instruction; `_INSTRUCTIONS` says which."""
+def _run(data: bytes) -> Any:
+    """What a program leaves when it stops, at its last byte. Raises IndexError or struct.error where it ends early or
+    takes what is not there.
 
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self._position = position
-        self._stack: list[Any] = []
-        self._memo: list[Any] = []
+    The stack holds what came after the latest MARK, and `below` the stacks from before: so an instruction finds an
+    empty stack where it would reach below a mark. The commonest instructions are here, the others have a function each.
+    """
+    stack: list[Any] = []
+    memo: list[Any] = []
+    below: list[list[Any]] = []
+    position = len(_START)
+    while (code := data[position]) != _STOP:
+        position += 1
+        if code in _CONSTANTS:
+            stack.append(_CONSTANTS[code])
+        elif code == _MEMOIZE:
+            memo.append(stack[-1])
+        elif code == _MARK:
+            below.append(stack)
+            stack = []
+        elif code in _AFTER_MARK:
+            items, stack = stack, below.pop()
+            _AFTER_MARK[code](stack, items)
+        else:
+            position = _OTHERS[code](data, position, stack, memo)
+    if position + 1 != len(data) or below or len(stack) != 1:
+        raise PlainPickleError("the pickle does not end where the header ends")
+    return stack[0]
 
-    def run(self) -> Any:
-        """The value that is left when the program stops, at the last byte."""
-        stop = pickle.STOP[0]
-        while (code := self._take(1)[0]) != stop:
-            instruction = _INSTRUCTIONS.get(code)
-            if instruction is None:
-                raise PlainPickleError(f"pickle instruction {code:#04x} is not allowed")
-            instruction(self)
-        if self._position != len(self._data) or len(self._stack) != 1 or self._stack[0] is _MARK:
-            raise PlainPickleError("the pickle does not end where the header ends")
-        return self._stack[0]
 
-    def _take(self, count: int) -> bytes:
-        end = self._position + count
-        if end > len(self._data):
-            raise PlainPickleError("the pickle ends inside an instruction")
-        taken = self._data[self._position : end]
-        self._position = end
-        return taken
+# --- instructions that take what came after a mark
 
-    def _number(self, form: struct.Struct) -> Any:
-        return form.unpack(self._take(form.size))[0]
 
-    def _pop(self) -> Any:
-        if not self._stack or self._stack[-1] is _MARK:
-            raise PlainPickleError("the pickle takes more than there is")
-        return self._stack.pop()
+def _append_all(stack: list[Any], items: list[Any]) -> None:
+    if type(stack[-1]) is not list:
+        raise PlainPickleError("something is appended to what is no list")
+    stack[-1].extend(items)
 
-    def _pop_to_mark(self) -> list[Any]:
-        items: list[Any] = []
-        while self._stack and self._stack[-1] is not _MARK:
-            items.append(self._stack.pop())
-        if not self._stack:
-            raise PlainPickleError("the pickle takes more than there is")
-        self._stack.pop()
-        items.reverse()
-        return items
 
-    def push(self, value: Any) -> None:
-        self._stack.append(value)
+def _set_all(stack: list[Any], items: list[Any]) -> None:
+    if type(stack[-1]) is not dict or len(items) % 2:
+        raise PlainPickleError("something is put into what is no dictionary")
+    keys = items[::2]
+    if not all(type(key) is str for key in keys):
+        raise PlainPickleError("a key that is not text")
+    stack[-1].update(zip(keys, items[1::2], strict=True))
 
-    def push_number(self, form: struct.Struct) -> None:
-        self._stack.append(self._number(form))
 
-    def push_long(self) -> None:
-        size = self._take(1)[0]
-        if size > MAX_INT_BYTES:
-            raise PlainPickleError(f"an int has at most {MAX_INT_BYTES} bytes")
-        self._stack.append(int.from_bytes(self._take(size), "little", signed=True))
+# --- all others, each of which returns the position behind it
 
-    def push_text(self, length: struct.Struct) -> None:
+
+def _empty_list(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    stack.append([])
+    return position
+
+
+def _empty_dict(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    stack.append({})
+    return position
+
+
+def _append_one(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    value = stack.pop()
+    _append_all(stack, [value])
+    return position
+
+
+def _set_one(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    value, key = stack.pop(), stack.pop()
+    _set_all(stack, [key, value])
+    return position
+
+
+def _single(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    stack[-1] = (stack[-1],)
+    return position
+
+
+def _pair(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    last = stack.pop()
+    stack[-1] = (stack[-1], last)
+    return position
+
+
+def _triple(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    last, middle = stack.pop(), stack.pop()
+    stack[-1] = (stack[-1], middle, last)
+    return position
+
+
+def _past(data: bytes, end: int) -> int:
+    """The end of an argument, which has to be within the program."""
+    if end > len(data):
+        raise IndexError
+    return end
+
+
+def _u8(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    stack.append(data[position])
+    return position + 1
+
+
+def _number(form: struct.Struct) -> "_Instruction":
+    def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+        stack.append(form.unpack_from(data, position)[0])
+        return position + form.size
+
+    return push
+
+
+def _long(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    size = data[position]
+    if size > MAX_INT_BYTES:
+        raise PlainPickleError(f"an int has at most {MAX_INT_BYTES} bytes")
+    end = _past(data, position + 1 + size)
+    stack.append(int.from_bytes(data[position + 1 : end], "little", signed=True))
+    return end
+
+
+def _text(length: struct.Struct) -> "_Instruction":
+    def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+        start = position + length.size
+        end = _past(data, start + length.unpack_from(data, position)[0])
         try:
-            self._stack.append(self._take(self._number(length)).decode("utf-8"))
+            stack.append(data[start:end].decode("utf-8"))
         except UnicodeDecodeError:
             raise PlainPickleError("text that is not UTF-8") from None
+        return end
 
-    def push_bytes(self, length: struct.Struct) -> None:
-        self._stack.append(self._take(self._number(length)))
+    return push
 
-    def push_tuple(self, size: int) -> None:
-        items = [self._pop() for _ in range(size)]
-        self._stack.append(tuple(reversed(items)))
 
-    def push_marked_tuple(self) -> None:
-        self._stack.append(tuple(self._pop_to_mark()))
+def _bytes(length: struct.Struct) -> "_Instruction":
+    def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+        start = position + length.size
+        end = _past(data, start + length.unpack_from(data, position)[0])
+        stack.append(data[start:end])
+        return end
 
-    def append(self, items: list[Any]) -> None:
-        if not self._stack or type(self._stack[-1]) is not list:
-            raise PlainPickleError("something is appended to what is no list")
-        self._stack[-1].extend(items)
+    return push
 
-    def set_items(self, items: list[Any]) -> None:
-        if not self._stack or type(self._stack[-1]) is not dict or len(items) % 2:
-            raise PlainPickleError("something is put into what is no dictionary")
-        keys = items[::2]
-        if not all(type(key) is str for key in keys):
-            raise PlainPickleError("a key that is not text")
-        self._stack[-1].update(zip(keys, items[1::2], strict=True))
 
-    def append_one(self) -> None:
-        self.append([self._pop()])
-
-    def append_marked(self) -> None:
-        self.append(self._pop_to_mark())
-
-    def set_one(self) -> None:
-        value = self._pop()
-        self.set_items([self._pop(), value])
-
-    def set_marked(self) -> None:
-        self.set_items(self._pop_to_mark())
-
-    def memoize(self) -> None:
-        top = self._pop()
-        self._stack.append(top)
-        self._memo.append(top)
-
-    def get(self, form: struct.Struct) -> None:
-        index = self._number(form)
-        if index >= len(self._memo) or type(self._memo[index]) not in (str, bytes):
+def _get(index: struct.Struct) -> "_Instruction":
+    def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+        found = memo[index.unpack_from(data, position)[0]]
+        if type(found) not in (str, bytes):
             raise PlainPickleError("only text and bytes may be used twice")
-        self._stack.append(self._memo[index])
+        stack.append(found)
+        return position + index.size
 
-    def skip_frame(self) -> None:
-        self._take(8)
+    return push
 
 
+def _forbidden(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    raise PlainPickleError(f"pickle instruction {data[position - 1]:#04x} is not allowed")
+
+
+def _skip_frame(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    return _past(data, position + 8)
+
+
+_Instruction = Callable[[bytes, int, list[Any], list[Any]], int]
 _U8, _U16, _U32, _I32, _F64 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<i", ">d"))
-_INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    code[0]: instruction
-    for code, instruction in {
-        pickle.NONE: lambda m: m.push(None),
-        pickle.NEWTRUE: lambda m: m.push(True),
-        pickle.NEWFALSE: lambda m: m.push(False),
-        pickle.BININT: lambda m: m.push_number(_I32),
-        pickle.BININT1: lambda m: m.push_number(_U8),
-        pickle.BININT2: lambda m: m.push_number(_U16),
-        pickle.LONG1: _Machine.push_long,
-        pickle.BINFLOAT: lambda m: m.push_number(_F64),
-        pickle.SHORT_BINUNICODE: lambda m: m.push_text(_U8),
-        pickle.BINUNICODE: lambda m: m.push_text(_U32),
-        pickle.SHORT_BINBYTES: lambda m: m.push_bytes(_U8),
-        pickle.BINBYTES: lambda m: m.push_bytes(_U32),
-        pickle.EMPTY_LIST: lambda m: m.push([]),
-        pickle.EMPTY_DICT: lambda m: m.push({}),
-        pickle.EMPTY_TUPLE: lambda m: m.push(()),
-        pickle.MARK: lambda m: m.push(_MARK),
-        pickle.TUPLE: _Machine.push_marked_tuple,
-        pickle.TUPLE1: lambda m: m.push_tuple(1),
-        pickle.TUPLE2: lambda m: m.push_tuple(2),
-        pickle.TUPLE3: lambda m: m.push_tuple(3),
-        pickle.APPEND: _Machine.append_one,
-        pickle.APPENDS: _Machine.append_marked,
-        pickle.SETITEM: _Machine.set_one,
-        pickle.SETITEMS: _Machine.set_marked,
-        pickle.MEMOIZE: _Machine.memoize,
-        pickle.BINGET: lambda m: m.get(_U8),
-        pickle.LONG_BINGET: lambda m: m.get(_U32),
-        pickle.FRAME: _Machine.skip_frame,
-    }.items()
+_STOP, _MEMOIZE, _MARK = pickle.STOP[0], pickle.MEMOIZE[0], pickle.MARK[0]
+_CONSTANTS: dict[int, Any] = {
+    pickle.NONE[0]: None,
+    pickle.NEWTRUE[0]: True,
+    pickle.NEWFALSE[0]: False,
+    pickle.EMPTY_TUPLE[0]: (),
 }
+_AFTER_MARK: dict[int, Callable[[list[Any], list[Any]], None]] = {
+    pickle.TUPLE[0]: lambda stack, items: stack.append(tuple(items)),
+    pickle.APPENDS[0]: _append_all,
+    pickle.SETITEMS[0]: _set_all,
+}
+_KNOWN: dict[bytes, _Instruction] = {
+    pickle.EMPTY_LIST: _empty_list,
+    pickle.EMPTY_DICT: _empty_dict,
+    pickle.TUPLE1: _single,
+    pickle.TUPLE2: _pair,
+    pickle.TUPLE3: _triple,
+    pickle.APPEND: _append_one,
+    pickle.SETITEM: _set_one,
+    pickle.BININT: _number(_I32),
+    pickle.BININT1: _u8,
+    pickle.BININT2: _number(_U16),
+    pickle.LONG1: _long,
+    pickle.BINFLOAT: _number(_F64),
+    pickle.SHORT_BINUNICODE: _text(_U8),
+    pickle.BINUNICODE: _text(_U32),
+    pickle.SHORT_BINBYTES: _bytes(_U8),
+    pickle.BINBYTES: _bytes(_U32),
+    pickle.BINGET: _get(_U8),
+    pickle.LONG_BINGET: _get(_U32),
+    pickle.FRAME: _skip_frame,
+}
+_OTHERS = tuple(_KNOWN.get(bytes([code]), _forbidden) for code in range(256))
+_INSTRUCTIONS = frozenset({_MEMOIZE, _MARK, *_CONSTANTS, *_AFTER_MARK, *(code[0] for code in _KNOWN)})
+"""All that are allowed, without STOP."""

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ BACKLOG = 128
 STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
+STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
 LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
 
 
@@ -37,6 +39,23 @@ class Peer:
     """Whether a request is in hand; an idle peer is closed at once when the server stops."""
     is_known: bool = False
     """Whether it has said who it is, and that was right."""
+    has_agreed: bool = False
+    """Whether a HELLO of it was answered: from then on it keeps its place."""
+    since: float = 0.0
+    is_evicted: bool = False
+    """Whether its place was given to another."""
+
+    @property
+    def may_be_evicted(self) -> bool:
+        """Whether it only takes a place: no HELLO, and nothing in hand."""
+        return not self.has_agreed and not self.is_working
+
+
+class EvictedError(AppError):
+    """Somebody else got the place of a connection that said no HELLO."""
+
+    code = "BUSY"
+    retry_after_s = 1.0
 
 
 Handler = Callable[[Peer], None]
@@ -134,12 +153,17 @@ class Server:
         """Whether a stop was asked for: finish what is in hand and take nothing new."""
         return self._stopping.is_set()
 
+    def pause(self, seconds: float) -> None:
+        """Wait, but not for longer than until a stop."""
+        if seconds > 0:
+            self._stopping.wait(seconds)
+
     def _admit(self, sock: socket.socket, address: str, name: str) -> None:
         with self._lock:
             denial = self._door.admit(address, time.monotonic())
-            if denial is None and len(self._peers) >= self.max_connections:
+            if denial is None and len(self._peers) >= self.max_connections and not self._evict():
                 self._door.leave(address)
-                denial = Denial("BUSY", f"all {self.max_connections} connections are taken (--max-connections)")
+                denial = Denial("BUSY", self._full)
             if denial is None:
                 peer = self._meet(sock, address, name)
                 thread = threading.Thread(target=self._run, args=(peer,), name=f"peer {name}", daemon=True)
@@ -153,9 +177,33 @@ class Server:
             log.warning("! %s refused: %s", name, error)
             self._forget(peer)
 
+    @property
+    def _full(self) -> str:
+        return f"all {self.max_connections} connections are taken (--max-connections)"
+
+    def _evict(self) -> bool:
+        """Make room: of those who have not said HELLO, one of the address that has most of them, the oldest, leaves."""
+        end = time.monotonic() - STAY_S
+        strangers = [peer for peer in self._peers if peer.may_be_evicted and peer.since < end]
+        if not strangers:
+            return False
+        counts = Counter(peer.address for peer in strangers)
+        peer = max(strangers, key=lambda peer: (counts[peer.address], -peer.since))
+        peer.is_evicted = True
+        del self._peers[peer]
+        self._door.leave(peer.address)
+        with contextlib.suppress(OSError):
+            peer.connection.sock.shutdown(socket.SHUT_RD)  # its thread wakes up, and says why
+        return True
+
     def _meet(self, sock: socket.socket, address: str, name: str) -> Peer:
         try:
-            return Peer(Connection(sock, self.limits, self.min_bytes_per_s), name, address)
+            return Peer(
+                Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s),
+                name,
+                address,
+                since=time.monotonic(),
+            )
         except OSError:  # it has gone again
             self._door.leave(address)
             raise
@@ -191,6 +239,8 @@ class Server:
 
     def _fail(self, peer: Peer, error: AppError) -> None:
         """Say why a conversation ends here, and remember it where it was the other side's fault."""
+        if peer.is_evicted:
+            error = EvictedError(self._full)
         self._refusals.tell("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
         self.metrics.refused(error.code)
         fault = fault_of(error.code, is_known=peer.is_known)
@@ -199,15 +249,16 @@ class Server:
                 seconds = self._door.penalise(peer.address, fault, time.monotonic())
             if seconds:
                 self._refusals.tell("! %s is turned away for %.0f s: %s", peer.address, seconds, fault.value)
-        peer.connection.refuse(Error.of(error), REFUSAL_S)
+        peer.connection.refuse(Error.of(error), EVICTION_S if peer.is_evicted else REFUSAL_S)
 
     def _run(self, peer: Peer) -> None:
         log.info("< %s connected", peer.name)
         self.metrics.connected()
         try:
             self.handler(peer)
-        except ClosedAtBoundaryError:
-            pass
+        except ClosedAtBoundaryError as error:
+            if peer.is_evicted:
+                self._fail(peer, error)
         except AppError as error:
             if self.is_stopping and not peer.is_working:
                 return  # it is us who closed it

@@ -15,7 +15,7 @@ from net.codec import CODECS, DTYPES, RAW, Array, Codec, Encoded, encode
 from net.frames import Limits, TooLargeError
 from utils.errors import ProtocolError
 
-__all__ = ["RAW", "Array", "Encoded", "describe", "view"]
+__all__ = ["RAW", "Array", "Described", "Encoded", "describe", "read", "view"]
 
 
 def describe(arrays: Sequence[Array | Encoded]) -> tuple[dict[str, Any], list[memoryview]]:
@@ -26,9 +26,33 @@ def describe(arrays: Sequence[Array | Encoded]) -> tuple[dict[str, Any], list[me
     return {"tensors": tensors, "buffers": [one.nbytes for one in encoded]}, [p for one in encoded for p in one.parts]
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A tensor as it was described and checked; nothing of it is decoded."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    codec: Codec
+    buffer: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        """What it has when it is decoded."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def decode(self) -> Array:
+        """The array: raw as a view of the payload, else new memory of `nbytes`. Raises ProtocolError."""
+        return self.codec.decode(self.dtype, self.shape, self.buffer)
+
+
 def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Array]:
-    """The arrays that a header describes: raw ones as views of the payload, others decoded. Raises ProtocolError if
-    they do not fit exactly, or are decoded more than `limits.payload_bytes` in all."""
+    """The arrays that a header describes, as `read` checks them: raw ones as views of the payload, others decoded."""
+    return [one.decode() for one in read(header, payload, limits)]
+
+
+def read(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Described]:
+    """What a header describes, so that a reader can refuse it before memory is taken. Raises ProtocolError if it does
+    not fit exactly, or if it were decoded more than `limits.payload_bytes` in all."""
     tensors, sizes = header.get("tensors", []), header.get("buffers", [])
     if not isinstance(tensors, list) or not isinstance(sizes, list) or len(tensors) != len(sizes):
         raise ProtocolError("the header must list tensors and as many buffers")
@@ -44,25 +68,10 @@ def view(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[Ar
         raise TooLargeError(f"tensors of {decoded} bytes, the limit is {limits.payload_bytes} (--max-payload)")
     for row in rows:
         row.codec.check(row.dtype, row.shape, row.buffer)
-    return [row.codec.decode(row.dtype, row.shape, row.buffer) for row in rows]
+    return rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A tensor as described, its values of the right types."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    codec: Codec
-    buffer: memoryview
-
-    @property
-    def nbytes(self) -> int:
-        """What it has when it is decoded."""
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
-
-
-def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> _Row:
+def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Described:
     if type(row) is not tuple or len(row) != 4:
         raise ProtocolError("a tensor is described by dtype, shape, codec and buffer index")
     name, shape, codec, buffer = row
@@ -76,7 +85,7 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> _Row:
         raise ProtocolError("a shape is a tuple of sizes of at least 1")
     if len(shape) > limits.dimensions:
         raise TooLargeError(f"{len(shape)} dimensions, the limit is {limits.dimensions}")
-    return _Row(name, shape, CODECS[codec], bytes_)
+    return Described(name, shape, CODECS[codec], bytes_)
 
 
 def _short(value: Any) -> str:

@@ -21,6 +21,7 @@ INBOX_BYTES = 64 << 10
 MOST_UNASKED = 64 << 10  # that we may owe as answers to what a stranger sends within TLS
 ALERT_S = 1.0
 _PLAIN_FIRST = MAGIC[:1]  # no record of TLS begins with this byte
+_TLS_FIRST = (b"\x16", b"\x15")  # of a handshake, or of the alert that ends one
 
 
 class TlsError(ProtocolError):
@@ -167,6 +168,8 @@ class Secure:
             first = self._raw.peek(deadline.remaining())
             if first == _PLAIN_FIRST:
                 raise PlainPeerError("this cloud speaks TLS: give --tls-ca FILE")
+            if first and first not in _TLS_FIRST:  # OpenSSL would wait for four more bytes, as long as it takes
+                raise TlsError("no TLS: another protocol")
             self.has_heard = bool(first)
         got = self._raw.receive(self._inbox, deadline.remaining())
         if not got:

@@ -31,6 +31,7 @@ from scipy.sparse import csr_array, vstack
 from models.graph import INPUT, LayerGraph
 from partition.cost import Prediction, Problem, StageWeights, parts_of, predict
 from partition.mincut import NOTHING, CutSolver, Terms
+from utils.quiet import silent_stdout
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -358,7 +359,8 @@ class _Program:
         """What the solver answers, or None where it fails.
 
         HiGHS 1.12 does on one problem in thousands: what presolve made of it is not quite a solution ("solve error",
-        github.com/ERGO-Code/HiGHS/issues/2782), or it reserves memory of a negative size (a ValueError).
+        github.com/ERGO-Code/HiGHS/issues/2782), or it reserves memory of a negative size (a ValueError). As often it
+        prints a line to stdout, also when told to be quiet.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp  # 0.6 s, for those who need it
 
@@ -369,7 +371,7 @@ class _Program:
         }
         for presolve in (True, False):
             options = {"time_limit": limit_s, "mip_rel_gap": 0.0, "presolve": presolve}
-            with suppress(ValueError):
+            with suppress(ValueError), silent_stdout():
                 found = milp(objective, **problem, options=options)
                 if found.status != FAILED:
                     return found

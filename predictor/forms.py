@@ -216,6 +216,8 @@ def _predict_medians(_kind: str, parts: dict[str, Any], features: Table) -> Seco
     return found
 
 
+AS_PUBLISHED = ("linear", "logarithmic")
+"""What Neurosurgeon has: for each kind the better of these."""
 FORMS: dict[str, Form] = {
     "published": Form(_fit_published, _predict_published),
     "linear": Form(_fit_linear, _predict_linear),

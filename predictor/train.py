@@ -79,13 +79,15 @@ class KindFit:
     """By network: predicted and measured seconds of its layers of this kind, in the cross-validation."""
 
 
-def fit_all(dataset: Dataset, progress: Progress = lambda _: None) -> list[KindFit]:
-    """Fit every kind that has enough rows. Raises UsageError where none has."""
+def fit_all(
+    dataset: Dataset, progress: Progress = lambda _: None, forms: Sequence[str] = tuple(FORMS)
+) -> list[KindFit]:
+    """Fit every kind that has enough rows by the best of some forms. Raises UsageError where none has."""
     found = []
     total, done = dataset.count, 0
     for kind, rows in dataset.rows.items():
         if len(rows) >= FEWEST_ROWS:
-            found.append(fit_kind(kind, rows))
+            found.append(fit_kind(kind, rows, forms))
         done += len(rows)
         progress(done / total)
     if not found:
@@ -93,7 +95,7 @@ def fit_all(dataset: Dataset, progress: Progress = lambda _: None) -> list[KindF
     return found
 
 
-def fit_kind(kind: str, rows: Sequence[Row]) -> KindFit:
+def fit_kind(kind: str, rows: Sequence[Row], forms: Sequence[str] = tuple(FORMS)) -> KindFit:
     """Compare the forms, test the best one, and fit it to everything."""
     features, measured = table([row.layer for row in rows]), np.array([row.seconds for row in rows])
     parts = np.array([_part(row.network) for row in rows])
@@ -102,7 +104,7 @@ def fit_kind(kind: str, rows: Sequence[Row]) -> KindFit:
         test = np.arange(len(rows)) % TEST_SHARE == 0
         parts = np.arange(len(rows))
     folds = parts // TEST_SHARE % FOLDS
-    guesses = {form: _cross_validated(form, kind, features[~test], measured[~test], folds[~test]) for form in FORMS}
+    guesses = {form: _cross_validated(form, kind, features[~test], measured[~test], folds[~test]) for form in forms}
     candidates = {form: Score.of(guess, measured[~test]) for form, guess in guesses.items()}
     chosen = min(guesses, key=lambda form: _mean_factor(guesses[form], measured[~test]))
     others = [row.network for row, out in zip(rows, test, strict=True) if not out]

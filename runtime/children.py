@@ -86,9 +86,9 @@ def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterato
 
 
 @contextlib.contextmanager
-def emulated_link(host: str, port: int, link: str) -> Iterator[Child]:
-    """A relay to `host:port` that is as slow as `link`, written UP[,RTT[,DOWN]]."""
-    child = Child(["-m", "lab.relay", "--to", host, str(port), "--link", link, "--until-stdin-closes"])
+def emulated_link(host: str, port: int, link: str, *more: str) -> Iterator[Child]:
+    """A relay to `host:port` that is as slow as `link`, written UP[,RTT[,DOWN]]; `more` are flags of lab.relay."""
+    child = Child(["-m", "lab.relay", "--to", host, str(port), "--link", link, "--until-stdin-closes", *more])
     try:
         yield child
     finally:

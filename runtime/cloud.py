@@ -1,36 +1,27 @@
-"""The cloud's side: networks that are kept ready, and the conversation with each edge."""
+"""The cloud's side of the conversation with each edge."""
 
 import contextlib
-import gc
 import logging
-import ssl
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from models import inputs, registry, weights
-from models.graph import INPUT, LayerGraph
-from net.codec import CODECS
+from models import registry, weights
 from net.connection import ClosedAtBoundaryError, Frame
-from net.frames import FrameType, Limits
+from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
-from net.penalties import Policy
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
-from net.tensors import RAW, Array
-from runtime.answers import is_close
-from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
+from net.tensors import RAW
+from runtime.cloud_config import CloudConfig as CloudConfig  # for who looks for it here
+from runtime.executor import Ran
 from runtime.load import LoadMeter
+from runtime.requests import check_layers, check_same, check_tensors
+from runtime.served import LOAD_S, Networks, Served
 from runtime.session import RequestError, Session
-from runtime.times import Found, Times, predictors_path
 from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
@@ -39,185 +30,7 @@ from utils.inference_utils import device_name, find_device, set_threads
 log = logging.getLogger(__name__)
 
 MAX_PROBE_REPLY = 4 << 20
-LOAD_S, CLOSE_S, END_S = 600.0, 5.0, 1.0
-
-
-@dataclass(frozen=True)
-class CloudConfig:
-    """How a cloud is run. Sizes in bytes, times in seconds."""
-
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
-    weights: dict[str, str] = field(default_factory=dict)
-    """Per network, or for all others under "": default, imagenet, or a file."""
-    models: tuple[str, ...] = ()
-    """The networks that are served; none means all of the registry."""
-    networks: tuple[str, ...] = ()
-    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    """None: where deployment.py fit puts those of a cloud."""
-    token: str = ""
-    tls: ssl.SSLContext | None = None
-    limits: Limits = field(default_factory=Limits)
-    min_bytes_per_s: float = 1000.0
-    policy: Policy = field(default_factory=Policy)
-    max_connections: int = 64
-    max_queue: int = 32
-    max_batch: int = 1
-    """Requests of one network and one cut that are computed together."""
-    batch_wait_s: float = 0.0
-    """How long a request waits for others to go with it."""
-    max_network_bytes: int = 4 << 30
-    hello_s: float = 10.0
-    idle_s: float = 600.0
-    request_s: float = 120.0
-    drain_s: float = 30.0
-
-
-@dataclass(frozen=True)
-class Served:
-    """A network that is ready: edges may send requests for it."""
-
-    executor: Executor
-    graph: LayerGraph
-    found: Found
-    parameter_bytes: int
-    hello: Hello
-    """What an edge has to say to get this network, apart from the token."""
-    meter: LoadMeter
-    batched: dict[frozenset[int], bool] = field(default_factory=dict)
-    """Segments that were tried with several inputs at once, and whether each got its own answer."""
-
-    def run(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
-        """Run a segment for several requests, at once where the network allows it."""
-        if len(requests) == 1:
-            return [self._run_one(layers, requests[0])]
-        if layers not in self.batched:
-            return self._try_batch(layers, requests)
-        return self._run_batch(layers, requests) if self.batched[layers] else self._run_each(layers, requests)
-
-    def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
-        """Where the time was predicted, the prediction learns from the real one."""
-        ran = self.executor.run(self.executor.load(layers), arrays)
-        if self.found.teacher is not None:
-            self.found.teacher.learn(layers, ran.seconds)
-        self.meter.saw(ran.seconds, self._idle_s(layers))
-        return ran
-
-    def _run_each(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
-        return [self._run_one(layers, arrays) for arrays in requests]
-
-    def _run_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
-        together = [np.concatenate(arrays) for arrays in zip(*requests, strict=True)]
-        ran = self.executor.run(self.executor.load(layers), together)
-        count = len(requests)
-        self.meter.saw(ran.seconds, count * self._idle_s(layers))
-        return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
-
-    def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
-        """Not every graph is written for more than one input: the first time, compare with one after the other."""
-        singles = self._run_each(layers, requests)
-        if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
-            return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
-        crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
-        self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
-        if self.batched[layers]:
-            try:
-                batch = self._run_batch(layers, requests)
-            except Exception:  # noqa: BLE001  torch raises all kinds where a shape does not fit
-                self.batched[layers] = False
-            else:
-                pairs = zip(batch, singles, strict=True)
-                self.batched[layers] = all(is_close(ran.arrays, single.arrays) for ran, single in pairs)
-        if len(self.batched) > SEGMENTS_KEPT:
-            del self.batched[next(iter(self.batched))]
-        return singles
-
-    def _idle_s(self, layers: frozenset[int]) -> float:
-        """What an idle cloud needs for a segment."""
-        times, graph = self.found.times, self.graph
-        entry = graph.points[graph.entry(range(min(layers)))].layer
-        return sum(times.seconds[number] for number in layers) + times.start_s[entry]
-
-
-class Networks:
-    """The networks in memory, the least recently used ones leaving when there are too many bytes."""
-
-    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker, meter: LoadMeter) -> None:
-        self._config = config
-        self._meter = meter
-        self._device = device
-        self._worker = worker
-        folder = config.cache_dir
-        self._times = Times(config.times, config.predictors or predictors_path(folder, "cloud"), folder)
-        self._loading = threading.Lock()
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Served] = OrderedDict()
-
-    def get(self, name: str, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
-        """Find a network, or load and measure it, one at a time. Requests for other networks go on meanwhile.
-
-        Raises DeadlineError where the turn to load does not come in time, and BusyError where nobody wants the network
-        any more when it comes.
-        """
-        entry = registry.find(name)
-        if (found := self._find(entry.name)) is not None:
-            return found
-        if not self._loading.acquire(timeout=turn.remaining()):
-            raise turn.passed()
-        try:
-            if (found := self._find(entry.name)) is not None:
-                return found
-            if not is_wanted():
-                raise BusyError(f"whoever asked for {entry.name} has left")
-            self._make_room(entry)
-            loaded = self._load(entry)
-            with self._lock:
-                self._kept[entry.name] = loaded
-            return loaded
-        finally:
-            self._loading.release()
-
-    def _find(self, name: str) -> Served | None:
-        with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            return self._kept.get(name)
-
-    def _make_room(self, entry: registry.Entry) -> None:
-        limit, needed = self._config.max_network_bytes, entry.parameter_bytes
-        if needed > limit:
-            raise RequestError(f"{entry.name} has {needed} bytes of parameters, over --max-network-bytes ({limit})")
-        with self._lock:
-            while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
-                gone, _ = self._kept.popitem(last=False)
-                log.info("= %s leaves memory", gone)
-        gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
-
-    def _load(self, entry: registry.Entry) -> Served:
-        """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
-        classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
-        log.info("= loading %s", entry.name)
-        chosen = self._config.weights
-        loaded = weights.load(entry, chosen.get(entry.name, chosen.get("", weights.DEFAULT)))
-        example = inputs.sample(entry.sample, entry.preprocess)
-
-        def make_ready() -> Served:
-            network = prepare(loaded, example, entry.name)
-            executor, graph = TorchExecutor(network, self._device), network.traced.graph
-            found = self._times.find(executor, lambda _: None, tails=True)
-            hello = Hello(entry.name, loaded.digest, graph.digest, list(CODECS), "")
-            return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
-
-        served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
-        layers, times = len(served.graph.layers), served.found.times
-        about = (entry.name, layers, loaded.origin, sum(times.seconds), times.source)
-        log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
-        return served
+CLOSE_S, END_S = 5.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +104,7 @@ class Cloud:
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
         frame = peer.connection.receive(hello, is_stranger=True)
-        session = Session(peer, self._config.request_s, self.server)
+        session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
@@ -310,6 +123,7 @@ class Cloud:
             else:
                 self._answer(session, frame)
             session.end()
+            session.pace(frame.kind, frame.header_bytes)
             if self.server.is_stopping:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
@@ -356,7 +170,7 @@ class Cloud:
         except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
             log.warning("! %s cannot be served: %s", entry.name, error)
             raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
-        _check_same(hello, served.hello)
+        check_same(hello, served.hello)
         return served
 
     def _answer(self, session: Session, frame: Frame) -> None:
@@ -369,11 +183,12 @@ class Cloud:
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
-            layers = _check_layers(request, served.graph, self._config.limits.payload_bytes)
+            layers = check_layers(request, served.graph, self._config.limits.payload_bytes)
+            described = frame.described()
+            check_tensors(described, layers, served.graph)  # before anything is decoded
             decode_began = time.perf_counter()
-            arrays = frame.arrays()
+            arrays = [one.decode() for one in described]
             decode_s = time.perf_counter() - decode_began
-            _check_arrays(arrays, layers, served.graph)
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
@@ -438,36 +253,3 @@ _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
     FrameType.PROBE: Cloud._probe,
     FrameType.STATUS: Cloud._status,
 }
-
-
-def _check_same(hello: Hello, mine: Hello) -> None:
-    for what in ("weights", "graph"):
-        theirs, ours = getattr(hello, what), getattr(mine, what)
-        if theirs != ours:
-            raise MismatchError(
-                f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
-                "--weights, the same version of this program and of torchvision, and the same file of an own network"
-            )
-
-
-def _check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset[int]:
-    bounds = [bound for pair in request.layers for bound in pair]
-    if not bounds or bounds[-1] > len(graph.layers) or any(a >= b for a, b in pairwise(bounds)):
-        raise RequestError(f"ranges of layers rise, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
-    layers = frozenset(number for start, stop in request.layers for number in range(start, stop))
-    if INPUT in layers:
-        raise RequestError("the input stays on the edge")
-    if graph.bytes_of(graph.outputs_of(layers)) > max_bytes:
-        raise RequestError(f"the outputs of these layers are more than {max_bytes} bytes (--max-payload)")
-    return layers
-
-
-def _check_arrays(arrays: Sequence[Array], layers: frozenset[int], graph: LayerGraph) -> None:
-    expected = [graph.layers[number] for number in graph.inputs_of(layers)]
-    if len(arrays) != len(expected):
-        raise RequestError(f"these layers read {len(expected)} tensors, {len(arrays)} came")
-    for array, layer in zip(arrays, expected, strict=True):
-        if array.shape != layer.out_shape or array.dtype.name != layer.out_dtype:
-            raise RequestError(
-                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, {array.dtype.name} {array.shape} came"
-            )

@@ -84,7 +84,9 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     """How large things may be."""
     group = parser.add_argument_group("size limits")
     group.add_argument("--max-payload", metavar="SIZE", type=cli.payload_size, default="64MiB", help="of one frame")
-    group.add_argument("--max-header", metavar="SIZE", type=cli.header_size, default="64KiB", help="of one frame")
+    group.add_argument(
+        "--max-header", metavar="SIZE", type=cli.header_size, default="64KiB", help="of one frame; most have less room"
+    )
     group.add_argument("--max-tensors", metavar="N", type=cli.positive_int, default=64, help="in one frame")
     group.add_argument(
         "--max-network-bytes", metavar="SIZE", type=cli.size, default="4GiB", help="parameters kept in memory"
@@ -100,6 +102,14 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         ("--max-batch", max_batch, "requests of one network and cut that are computed together"),
     ):
         group.add_argument(flag, metavar="N", type=cli.positive_int, default=default, help=text)
+    group.add_argument(
+        "--max-small-rate",
+        metavar="N",
+        type=cli.positive_int,
+        default=50,
+        help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
+        "further ones wait",
+    )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=cli.wait, default="0ms", help=wait)
 

@@ -68,6 +68,8 @@ class EdgeConfig:
     radio: str = energy.DEFAULT_RADIO
     token: str = ""
     tls: ClientTls | None = None
+    record: Path | None = None
+    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Edge:
     """Whom it trusts to be its cloud; None is without TLS."""
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up; what is not named travels as it is."""
+    heard: Callable[[Result], None] = lambda _: None
+    """Is told of every answer."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -150,7 +154,9 @@ class Edge:
         set_threads(1 if config.cpu_share is not None else config.threads)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        return cls(entry, network, TorchExecutor(network, device, share), tls=config.tls)
+        executor = TorchExecutor(network, device, share)
+        executor.look_for_limit()
+        return cls(entry, network, executor, tls=config.tls)
 
     @property
     def graph(self) -> LayerGraph:
@@ -224,6 +230,7 @@ class Edge:
         if frame.kind is FrameType.ERROR:
             raise RefusedError(from_header(Error, frame.header))
         result = frame.read(Result)
+        self.heard(result)
         arrays = frame.arrays()
         if result.id != request.id or not are_outputs(arrays, self.graph, tail):
             raise ProtocolError(NOT_ASKED)

@@ -4,6 +4,7 @@ Torch is the first back-end; another one is a class with the same methods and a 
 is part of the key of every profile, since it changes every time.
 """
 
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from net.tensors import Array
 from predictor import store
 from predictor.dataset import Machine
 from predictor.profile import Profile, ProfileKey, Progress
+from predictor.quota import Quota
 from predictor.timing import measure, work_clock
+from utils.cpu_limit import cpu_limit
 from utils.inference_utils import device_name, keep_freed_memory, wall_clock
 
 SEGMENTS_KEPT = 128
@@ -93,6 +96,7 @@ class TorchExecutor:
         self.traced.module.to(device)
         self._device = device
         self._share = cpu_share
+        self._quota: Quota | None = None
         self._clock = wall_clock(device)
         self._segments: OrderedDict[frozenset[int], Segment] = OrderedDict()
 
@@ -135,7 +139,7 @@ class TorchExecutor:
         key = self._key()
         found = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
         if found is None or (tails and not found.tails):
-            clock = self._clock if self._share is None else work_clock
+            clock = self._clock if self._share is None and self._quota is None else work_clock
             x = self._network.example.tensor.to(self._device)
             found = measure(self.traced, x, clock, key, progress, tails=tails)
             store.save(folder, found, self.traced.graph)
@@ -155,9 +159,33 @@ class TorchExecutor:
             device=machine.device,
             threads=machine.threads,
             backend=machine.backend,
-            clock="wall" if self._share is None else "work",
+            clock=self._clock_name,
             torch=machine.torch,
         )
+
+    @property
+    def _clock_name(self) -> str:
+        """Bursts with pauses between them find cold caches, so work under one quota is not work under another."""
+        if self._quota is not None:
+            return f"work, {self._quota.share:.3g} of {self._quota.period_s * 1e3:g} ms"
+        return "wall" if self._share is None else "work"
+
+    def look_for_limit(self) -> None:
+        """Take note of the processor time that the system allows this process now, shared by its threads."""
+        limit = cpu_limit() if self._device.type == "cpu" and self._share is None else None
+        share = 1.0 if limit is None else limit.cores / torch.get_num_threads()
+        self._quota = Quota(share, limit.period_s) if limit is not None and share < 1 else None
+
+    def rest(self) -> None:
+        """Wait until a quota is whole again, as it is after a wait for the link, and for any moment of its period."""
+        if self._quota is not None:
+            time.sleep(self._quota.period_s * random.uniform(2, 3))
+
+    def as_felt(self, seconds: Sequence[float]) -> tuple[float, ...]:
+        """Seconds of work of each layer as they add up on the processor that there is, or that is emulated."""
+        if self._quota is not None:
+            return self._quota.layers_s(seconds)
+        return tuple(s / self.share for s in seconds)
 
     @property
     def machine(self) -> Machine:
@@ -167,7 +195,9 @@ class TorchExecutor:
 
     @property
     def share(self) -> float:
-        """The emulated share of the processor; 1 where all of it is there."""
+        """Of a core, that is there in the long run, emulated or allowed; 1 where nothing limits it."""
+        if self._quota is not None:
+            return self._quota.share
         return 1.0 if self._share is None else self._share.share
 
 

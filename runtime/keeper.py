@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from net.connection import BURST_BYTES, CONNECT_S, Connection, connect
-from net.estimator import Estimator
+from net.estimator import Estimator, Told
 from net.link import LinkEstimate, Prober
 from net.messages import Hello, Ready, Result
 from net.tls import ClientTls
@@ -46,6 +46,8 @@ class KeeperConfig:
     tls: ClientTls | None = None
     bandwidth: float | None = None
     """Bytes per second to believe instead of a probe, at the start."""
+    told: Told | None = None
+    """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
 
 
 class Keeper:
@@ -74,7 +76,7 @@ class Keeper:
     def open(self) -> LinkEstimate:
         """Measure the link, then connect and agree on the networks. Raises AppError."""
         link = self._measure(self._config.ready_s)
-        self._estimator = Estimator.of(link, time.perf_counter())
+        self._estimator = Estimator.of(link, time.perf_counter(), self._config.told)
         self._connect(self._config.ready_s)
         self._note()
         return link
@@ -192,8 +194,20 @@ class Keeper:
             with self._lock:
                 self._estimator.partial_up(*sending, time.perf_counter())
         elif not uplink.outstanding and time.perf_counter() - uplink.last_used >= self._config.interval_s / 2:
-            self._probe(uplink)
+            self._probe_or_hang_up(uplink)
         self._note()
+
+    def _probe_or_hang_up(self, uplink: Uplink) -> None:
+        """A probe that could not be sent may have ended within a frame, which nothing can follow: connect anew.
+
+        A request that is on its way by now may only have held the probe up, and its own sender sees what becomes of it.
+        """
+        try:
+            self._probe(uplink)
+        except AppError as error:
+            if not uplink.outstanding:
+                uplink.close(error)
+            raise
 
     def _probe(self, uplink: Uplink) -> None:
         """A few frames back to back, and a question about the load."""
@@ -230,6 +244,8 @@ class Keeper:
         if self._uplink is not None:
             self._sent_bytes += self._uplink.sent_bytes
             self._uplink = None
+            if self._config.told is not None:
+                self._config.told(time.perf_counter(), 0.0)
         try:
             ready_s = min(RECONNECT_S, self._config.ready_s)
             link = self._measure(ready_s)  # it may be another link by now
@@ -238,7 +254,7 @@ class Keeper:
             self._retry_at = time.perf_counter() + self._backoff.next_s()
             raise
         with self._lock:
-            self._estimator = Estimator.of(link, time.perf_counter())
+            self._estimator = Estimator.of(link, time.perf_counter(), self._config.told)
         self._backoff.reset()
 
     def close(self) -> None:

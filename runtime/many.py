@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 from models import registry, weights
 from net.link import LinkEstimate
 from net.monitor import Monitor
+from net.recorder import Recorder
 from net.tensors import Array
 from net.tls import ClientTls
 from runtime.answers import is_same_top, matches, max_abs_diff, top_of
@@ -69,6 +71,8 @@ class TasksConfig:
     predictors: Path | None = None
     token: str = ""
     tls: ClientTls | None = None
+    record: Path | None = None
+    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ Told = Callable[[Run, Record], None]
 def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
+        recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
         tasks, problems = gather(config)
         journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
         skipped = 0
@@ -143,7 +148,7 @@ def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> Tasks
         address = cloud.address()
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
-        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal)
+        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
         return _run_tasks(prepared, progress, told, call)
 
 
@@ -162,6 +167,7 @@ class _Prepared:
     fleet: Fleet
     address: tuple[str, int]
     journal: "Journal | None"
+    recorder: Recorder | None
 
 
 def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
@@ -175,6 +181,7 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
         config.timeout_s,
         tls=config.tls,
         bandwidth=config.bandwidth,
+        told=None if prepared.recorder is None else prepared.recorder.note,
     )
     with ExitStack() as stack:
         layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}
@@ -302,7 +309,8 @@ class Checker:
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
             record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
-            record.max_abs_diff = max_abs_diff(outputs, known[key])
+            difference = max_abs_diff(outputs, known[key])
+            record.max_abs_diff = difference if math.isfinite(difference) else None  # JSON has no NaN
 
 
 class Journal:

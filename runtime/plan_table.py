@@ -17,7 +17,11 @@ BAR = 32
 SHOWN = 30
 BEST_SHOWN = 12
 NAME = 60
-STAGES = (("edge_s", "green", "█"), ("transfer_s", "yellow", "▒"), ("cloud_s", "blue", "▓"))
+STAGES = (
+    *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
+    ("cloud_s", "blue", "▓"),
+)
+"""As in every JSON document: unpacking is in the cloud's seconds, and all of them are the total."""
 
 
 def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> Table:
@@ -60,9 +64,9 @@ def _title(count: int, shown: int) -> str:
 
 
 def _bar(predicted: Prediction, longest: float) -> Text:
-    bar = Text()
+    bar, seconds = Text(), predicted.to_json()
     for name, color, block in STAGES:
-        bar.append(block * (round(BAR * getattr(predicted, name) / longest) if longest else 0), style=color)
+        bar.append(block * (round(BAR * seconds[name] / longest) if longest else 0), style=color)
     return bar
 
 

@@ -1,5 +1,6 @@
 """An outcome, as JSON for programs and as text for people. The JSON keys are a contract: see README.md."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
@@ -96,6 +97,21 @@ def _answered(answer: Answered) -> dict[str, Any]:
     return _measured(answer.measured) | about
 
 
+def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
+    """One of several cuts, in a line: its whole document with what was `asked`, or its times for people."""
+    if as_json:
+        return json.dumps({"asked": asked} | to_json(outcome))
+    graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
+    point = decision.point(graph)
+    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
+    number = "-" if point is None else str(point)
+    stages = (("edge", run.edge_s), ("packing", run.encode_s), ("link", run.transfer_s), ("cloud", run.cloud_s))
+    times = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in stages)
+    total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
+    by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
+    return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
+
+
 # --- for people
 
 
@@ -145,7 +161,7 @@ def _headline(outcome: Outcome) -> Group:
 
 
 def _stages(outcome: Outcome) -> Table:
-    predicted, typical = outcome.plan.decision.predicted, outcome.runs.typical
+    predicted, typical = outcome.plan.decision.predicted.to_json(), outcome.runs.typical
     repeats = outcome.runs.repeats
     table = Table(box=None, pad_edge=False, title="\npredicted and measured", title_justify="left")
     table.add_column("stage")
@@ -153,7 +169,7 @@ def _stages(outcome: Outcome) -> Table:
         table.add_column(name, justify="right")
     for stage in ("edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s"):
         row = [stage.removesuffix("_s")]
-        row.append(format_seconds(getattr(predicted, stage)) if hasattr(predicted, stage) else "-")
+        row.append(format_seconds(predicted[stage]))
         row.append(format_seconds(getattr(typical, stage)))
         if len(repeats) > 1:
             row.append(_spread(getattr(run, stage) for run in repeats))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
     from net.metrics import Metrics
+
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
+waits that long where a connection is busy, since torch lets go of the interpreter in each."""
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
@@ -66,6 +71,7 @@ def serve(options: argparse.Namespace) -> int:
             tls=tls,
             limits=Limits(options.max_header, options.max_payload, options.max_tensors),
             min_bytes_per_s=options.min_rate,
+            small_per_s=options.max_small_rate,
             policy=Policy(
                 most_s=options.max_penalty,
                 most_connections=options.max_per_source,
@@ -83,6 +89,7 @@ def serve(options: argparse.Namespace) -> int:
         ),
         metrics,
     )
+    sys.setswitchinterval(SWITCH_S)
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)

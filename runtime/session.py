@@ -15,7 +15,9 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
+from net.frames import FrameType
 from net.messages import Error, Hello, Message, Result
+from net.pacing import Bucket, price
 from net.server import Peer, Server
 from net.tensors import Array
 from runtime.executor import Ran
@@ -57,7 +59,7 @@ class _Outstanding:
 class Session:
     """One conversation. `begin` to `end` is a frame in hand of the thread that receives."""
 
-    def __init__(self, peer: Peer, request_s: float, server: Server) -> None:
+    def __init__(self, peer: Peer, request_s: float, server: Server, small_per_s: float) -> None:
         self.peer = peer
         self.agreed: dict[str, Hello] = {}
         self._latest = ""
@@ -69,10 +71,11 @@ class Session:
         self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
+        self._bucket, self._refused = Bucket(small_per_s), 0
 
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
-        self.peer.is_known = True
+        self.peer.is_known = self.peer.has_agreed = True
         self.agreed.pop(hello.model, None)
         if len(self.agreed) >= MAX_NETWORKS:
             del self.agreed[next(iter(self.agreed))]
@@ -100,12 +103,21 @@ class Session:
             self._pending -= 1
             self.peer.is_working = self._pending > 0
 
+    def pace(self, kind: FrameType, header_bytes: int) -> None:
+        """Pay for a frame that was answered or handed on, and for the refusals since; waits where too much is owed."""
+        with self._lock:
+            refused, self._refused = self._refused, 0
+        owed = refused + price(header_bytes, is_computed=kind is FrameType.INFER)
+        self._server.pause(self._bucket.pay(owed, time.monotonic()))
+
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
         """Answer at once; returns the bytes of the payload."""
         return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
 
     def refuse(self, request_id: int, error: AppError) -> None:
         """Say why a request is not carried out; a flood of refusals is logged once a second."""
+        with self._lock:
+            self._refused += 1
         self._server.metrics.refused(error.code)
         level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
         self._told_at = time.monotonic() if level == logging.WARNING else self._told_at

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import median_low
 
 import numpy as np
@@ -15,7 +16,6 @@ from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
 from partition import chain
-from partition.chain import Candidate
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
@@ -23,6 +23,7 @@ from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, ra
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.link_record import LinkRecord
 from runtime.packing import is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
@@ -121,36 +122,82 @@ class Outcome:
     """Connections to the cloud after the first one."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What every inference of one call starts from: the network, the cloud that was greeted, and the layers' times."""
+
+    edge: Edge
+    address: tuple[str, int] | None
+    power: PowerChoice
+    found: Found
+    whole: Callable[[], list[Array]]
+    """What the whole network answers, run here in one piece, once."""
+
+
 def run(config: EdgeConfig, progress: Progress) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
-        entry = registry.given(config.model)
-        power = PowerChoice.of(config.power, config.radio)
-        example = read_input(config, entry)
-        cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
-        if config.point is None:
-            cloud.start()  # it loads while we do
-        progress("loading the network", 0.0)
-        edge = Edge.build(config, entry, example)
-        stack.callback(edge.close)
-        if config.point is not None:
-            edge.graph.head_at(config.point)  # raises for a point that there is not
-        address = _greet(edge, cloud, config, progress)
-        times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
-        found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
-        link, plan = _plan(edge, found.times.seconds, config, power, progress)
-        chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
-        is_compared = config.compare and not plan.failure
-        both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends if is_compared)
-        metered = Metered()
-        runs, reconnects = _run(edge, address, (chosen, *both), plan, found.times.seconds, config, progress)
-        metered.stop()
-        compared = tuple(runs[end] for end in both)
-        learnt = _learn(found, runs)
-        used = _energy(power, link, plan, runs[chosen], metered)
-        sources = Sources(found.times.source, found.times.factor, None if edge.ready is None else edge.ready.times)
-        outcome = _outcome(edge, link, plan, runs[chosen], compared, sources, learnt, used, verify=config.verify)
-        return replace(outcome, reconnects=reconnects)
+        entered = enter(stack, config, progress)
+        prepared = prepared_with(entered, config, progress)
+        link, plan = _plan(entered.edge, prepared.found.times.seconds, config, prepared.power, progress)
+        entered.record.probed(link)
+        return carry_out(prepared, link, plan, config, progress)
+
+
+@dataclass(frozen=True)
+class Entered:
+    """An edge with its network built, its cloud greeted where it needs one, and who writes down what its link does."""
+
+    edge: Edge
+    address: tuple[str, int] | None
+    record: LinkRecord
+
+
+def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
+    """Build the network and greet the cloud where one is needed; `stack` ends both."""
+    entry = registry.given(config.model)
+    record = stack.enter_context(LinkRecord(config.record))
+    PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
+    example = read_input(config, entry)
+    cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
+    if config.point is None:
+        cloud.start()  # it loads while we do
+    progress("loading the network", 0.0)
+    edge = Edge.build(config, entry, example)
+    stack.callback(edge.close)
+    if config.point is not None:
+        edge.graph.head_at(config.point)  # raises for a point that there is not
+    edge.heard = record.heard
+    return Entered(edge, _greet(edge, cloud, config, progress), record)
+
+
+def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> Prepared:
+    """Find the times of the layers, measured or predicted."""
+    edge = entered.edge
+    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
+    network = edge.network
+    whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
+    return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole)
+
+
+def carry_out(
+    prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Progress
+) -> Outcome:
+    """Run the network as planned, the warm-up and the repeats, and say what came of it."""
+    edge, found = prepared.edge, prepared.found
+    chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
+    is_compared = config.compare and not plan.failure
+    both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends if is_compared)
+    metered = Metered()
+    wanted = (chosen, *both)
+    runs, reconnects = _run(edge, prepared.address, wanted, plan, found.times.seconds, config, progress)
+    metered.stop()
+    compared = tuple(runs[end] for end in both)
+    learnt = _learn(found, runs)
+    used = _energy(prepared.power, link, plan, runs[chosen], metered)
+    outcome = _outcome(prepared, link, plan, runs[chosen], compared, learnt, used, verify=config.verify)
+    return replace(outcome, reconnects=reconnects)
 
 
 def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progress) -> tuple[str, int] | None:
@@ -174,7 +221,7 @@ def _plan(
     if edge.cloud is None:
         return None, _alone(edge, edge_s)
     try:
-        link = _link(edge.cloud, config, progress)
+        link = probe(edge.cloud, config, progress)
         state = edge.status(config.timeout_s)
     except AppError as error:
         if not config.fallback:
@@ -183,10 +230,10 @@ def _plan(
         why = printable(str(error), 200)
         log.warning("everything runs here: the cloud was lost while its link was measured: %s", why)
         return None, replace(_alone(edge, edge_s), failure=why)
-    return link, _decide(edge, problem_of(edge, edge_s, link, state), config, power)
+    return link, plan_of(edge, problem_of(edge, edge_s, link, state), config, power)
 
 
-def _link(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
+def probe(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
     if config.bandwidth is not None:
@@ -201,15 +248,18 @@ def _alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
     return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
 
 
-def _decide(edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice) -> Plan:
-    """Choose what runs where, or take the point that was given. Runs nothing."""
+def plan_of(
+    edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice, head: frozenset[int] | None = None
+) -> Plan:
+    """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.connection.limits
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))
-        candidates = chain.scan(packed)
-        decision = _given(packed, candidates[config.point], candidates)
+        decision = _given(packed, edge.graph.head_at(config.point))
+    elif head is not None:
+        decision = _given(allowed.exact(problem, config.goal.weights(watts)), head)
     else:
         room = Room(limits.payload_bytes, limits.tensors)
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
@@ -237,11 +287,10 @@ def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: S
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 
-def _given(problem: Problem, wanted: Candidate, candidates: tuple[Candidate, ...]) -> Decision:
-    """The point that the user wants."""
-    parts = parts_of(problem.graph, problem.graph.head_at(wanted.point.number))
-    found = Decision("latency", "given", parts, wanted.predicted, candidates, is_optimal=False)
-    return found.packed_as(problem)
+def _given(problem: Problem, head: frozenset[int]) -> Decision:
+    """The cut that the user wants."""
+    parts, candidates = parts_of(problem.graph, head), chain.scan(problem)
+    return Decision("latency", "given", parts, predict(problem, parts), candidates, is_optimal=False).packed_as(problem)
 
 
 Parts = tuple[Part, ...]
@@ -305,6 +354,7 @@ def _repeat(
     for done in range(rounds):
         for parts, found in answers.items():
             progress("running", done / rounds)
+            edge.executor.rest()
             found.append(infer(x, parts))
     return {parts: Runs(parts, tuple(found[config.warm_up :])) for parts, found in answers.items()}
 
@@ -346,17 +396,17 @@ def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Run
 
 
 def _outcome(
-    edge: Edge,
+    prepared: Prepared,
     link: LinkEstimate | None,
     plan: Plan,
     runs: Runs,
     compared: tuple[Runs, ...],
-    times: Sources,
     corrections: dict[str, float],
     used: EnergyReport,
     *,
     verify: bool,
 ) -> Outcome:
+    edge, times = prepared.edge, prepared.found.times
     loaded = edge.network.loaded
     answer = runs.answers[-1].outputs[0]
     if not np.isfinite(answer).all():
@@ -374,17 +424,16 @@ def _outcome(
         top=rank(answer, edge.entry.labels),
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
-        verified=verify_against_whole(edge, (runs, *compared)) if verify else None,
-        times=times,
+        verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
+        times=Sources(times.source, times.factor, None if edge.ready is None else edge.ready.times),
         corrections=corrections,
         energy=used,
         compared=compared,
     )
 
 
-def verify_against_whole(edge: Edge, runs: Sequence[Runs]) -> Verified:
-    """Run the network here in one piece, and compare every answer with what it gives: the top-1 if packing is lossy."""
-    expected = whole_answer(edge.network.loaded.model, edge.network.example.tensor)
+def verify_against_whole(edge: Edge, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
+    """Compare every answer with what the whole network gives, run in one piece: the top-1 if packing is lossy."""
     answers = [answer.outputs for found in runs for answer in found.answers]
     return Verified(
         all(_same(edge, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),

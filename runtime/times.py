@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.graph import INPUT
 from models.specs import describe
+from models.trace import Traced
 from predictor import correct
 from predictor.features import Described, in_context
 from predictor.profile import Progress
@@ -78,9 +79,7 @@ class Times:
 
         predictors = latency.load(self.predictors, executor.machine)
         digest = hashlib.sha256(self.predictors.read_bytes()).hexdigest()[:16]
-        teacher = Teacher(
-            predictors, layers_of(executor), self.cache_dir / "corrections" / f"{digest}.json", executor.share
-        )
+        teacher = Teacher(predictors, layers_of(executor), self.cache_dir / "corrections" / f"{digest}.json", executor)
         return Found(teacher.times(), teacher)
 
 
@@ -89,14 +88,16 @@ def measured(
 ) -> LayerTimes:
     """Times that are measured, now or before."""
     profile = executor.profile(cache_dir, progress, tails=tails)
-    return _stretched(LayerTimes(profile.seconds, profile.start_s, "measured"), executor.share)
+    return _felt(LayerTimes(profile.seconds, profile.start_s, "measured"), executor)
 
 
 class Teacher:
     """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
 
-    def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, share: float) -> None:
-        self._predictors, self._layers, self._path, self._share = predictors, layers, path, share
+    def __init__(
+        self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: TorchExecutor
+    ) -> None:
+        self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
         self.corrections = correct.load(path)
         self._seconds = predictors.layers(layers)[0]
         self._unkept = 0
@@ -105,7 +106,7 @@ class Teacher:
         """Predicted with what was learnt so far."""
         predicted = self._predictors.network(self._layers, self.corrections.factors)
         factor = self._predictors.whole_factor
-        return _stretched(LayerTimes(predicted.seconds, predicted.start_s, "predicted", factor), self._share)
+        return _felt(LayerTimes(predicted.seconds, predicted.start_s, "predicted", factor), self._executor)
 
     def learn(self, layers: frozenset[int], measured_s: float) -> None:
         """Take the seconds of a stage, head or tail, that ran these layers."""
@@ -114,7 +115,7 @@ class Teacher:
             kind = self._layers[number - 1].spec.kind
             by_kind[kind] = by_kind.get(kind, 0.0) + float(self._seconds[number - 1])
         fixed_s = self._predictors.start.extra_s(sum(by_kind.values()))
-        self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._share)
+        self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._executor.share)
         self._unkept += 1
         if self._unkept >= KEEP_EVERY:
             self.keep()
@@ -141,15 +142,18 @@ class Found:
 
 def layers_of(executor: TorchExecutor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
-    traced = executor.traced
+    return described(executor.traced)
+
+
+def described(traced: Traced) -> tuple[Described, ...]:
+    """The same of a network that nothing runs yet."""
     return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
 
 
-def _stretched(times: LayerTimes, share: float) -> LayerTimes:
+def _felt(times: LayerTimes, executor: TorchExecutor) -> LayerTimes:
     """The same on a processor of which only a share is there."""
-    return replace(
-        times, seconds=tuple(s / share for s in times.seconds), start_s=tuple(s / share for s in times.start_s)
-    )
+    starts = tuple(s / executor.share for s in times.start_s)
+    return replace(times, seconds=executor.as_felt(times.seconds), start_s=starts)
 
 
 def predictors_path(cache_dir: Path, role: str) -> Path:

@@ -5,28 +5,99 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+import edge_api
+from lab.clouds import THREADS as THREADS
+from lab.clouds import CloudProcess as CloudProcess  # for the tests
+from lab.clouds import running_cloud as running_cloud
 from models import inputs, registry, weights
 from runtime.executor import Network, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = "2"
+LONG_S = 60.0
+"""What no step takes on any machine: tests wait for what has to happen, up to here, and never for a time."""
+
+THOROUGH = os.environ.get("THOROUGH") == "1"
+
+
+def many(usual: int, thorough: int) -> int:
+    """How many random examples a test tries; `make slow` tries as many as are promised."""
+    return thorough if THOROUGH else usual
+
+
+# The same examples every time, however long each takes: what fails here fails everywhere. `make slow` draws others.
+settings.register_profile(
+    "tests", deadline=None, derandomize=not THOROUGH, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+# Tests are about the arguments that they give, not about who runs them.
+for name in ("EDGE_CLOUD_TOKEN", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # Where the tests run in the background of a script, SIGINT is ignored, and every program that they start inherits that:
 # an interrupt from the keyboard could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def until(condition: Callable[[], object], seconds: float = LONG_S) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def processes_with(word: object) -> list[int]:
+    """Processes whose command line holds a word. What has ended and only waits to be collected is none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(word).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # it has gone meanwhile
+            continue
+    return [number for number in found if number != os.getpid()]
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that it has started and that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has gone meanwhile
+            continue
+        if state != "Z" and int(parent) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than one that waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))
 
 
 @pytest.fixture(scope="session")
@@ -47,63 +118,6 @@ def network() -> Callable[[str], Network]:
         return kept[name]
 
     return get
-
-
-class CloudProcess:
-    """A running cloud_api.py."""
-
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
-        self.process = process
-        self.port = port
-        self.was_told_to_stop = False
-        self.was_killed = False
-
-    def kill(self) -> None:
-        """Send SIGKILL, and wait until it is gone."""
-        self.was_told_to_stop = self.was_killed = True
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        """Send SIGTERM."""
-        self.was_told_to_stop = True
-        self.process.terminate()
-
-    @property
-    def rss_bytes(self) -> int:
-        """Resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-
-    @property
-    def threads(self) -> int:
-        """Number of threads."""
-        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
-
-    @property
-    def descriptors(self) -> int:
-        """Number of open file descriptors."""
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-
-@contextmanager
-def running_cloud(
-    cache: Path, *arguments: str, script: str = "cloud_api.py", ends_with: int = 0, **environment: str
-) -> Iterator[CloudProcess]:
-    """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
-    command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), line
-        cloud = CloudProcess(process, int(line.rpartition(":")[2]))
-        yield cloud
-        assert cloud.was_told_to_stop or process.poll() is None, "the cloud died"
-    finally:
-        process.terminate()
-        process.communicate(timeout=40)
-    assert process.returncode == (-signal.SIGKILL if cloud.was_killed else ends_with)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +142,7 @@ class Finished:
         return parsed
 
 
-def run_script(*arguments: str, timeout_s: float = 120) -> Finished:
+def run_script(*arguments: str, timeout_s: float = 300) -> Finished:
     """Run a script of the project as a user does."""
     command = [sys.executable, *arguments]
     return Finished(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s))
@@ -137,3 +151,30 @@ def run_script(*arguments: str, timeout_s: float = 120) -> Finished:
 def run_edge(cache: Path, *arguments: str) -> Finished:
     """Run edge_api.py."""
     return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments)
+
+
+CallEdge = Callable[..., Finished]
+
+
+def at(cloud: CloudProcess) -> tuple[str, ...]:
+    """Flags that name a cloud."""
+    return ("-i", "127.0.0.1", "-p", str(cloud.port))
+
+
+def call(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Finished:
+    """A script's main, in this process: starting another one for every wrong argument would take minutes."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return Finished(subprocess.CompletedProcess(arguments, code, *capsys.readouterr()))
+
+
+@pytest.fixture
+def edge(cache: Path, capsys: pytest.CaptureFixture[str]) -> CallEdge:
+    """edge_api.py in this process, which is quicker than starting another one."""
+
+    def run(*arguments: str) -> Finished:
+        return call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, *arguments], capsys)
+
+    return run

@@ -136,7 +136,8 @@ def test_a_repeated_flag_replaces_the_list_of_the_file(tmp_path: Path, monkeypat
         ("port = 70000", "port: '70000' is not a whole number from 0 to 65535"),
         ("port = [1, 2]", "port: '1,2' is not a whole number"),
         ("port = true", "port: true and false are not for this key"),
-        ("ip = ['a', 'b']", "ip: a list is not for this key"),
+        ("image = ['a', 'b']", "image: a list is not for this key"),
+        ("emulate-link = ['5mbit,20ms', '7mbit']", "emulate-link: an item of a list has a comma"),
         ("ip = ''", "ip: the value is empty"),
         ("ip = 2026-11-21", "ip: give a text, a number, true, false"),
         ("verify = 'perhaps'", "verify: 'perhaps' is neither true nor false"),
@@ -267,10 +268,12 @@ def test_sections_follow_the_names_of_programs() -> None:
 def test_a_parser_of_the_house_needs_nothing_more(tmp_path: Path) -> None:
     parser = cli.Parser("python -m lab run", "")
     parser.add_argument("--cpu", type=cli.names)
+    parser.add_argument("--model")
     parser.add_argument("--kinds", nargs="+", choices=("a", "b"))
     parser.add_argument("spec", nargs="?")
-    path = written(tmp_path, "[lab.run]\ncpu = [0.3, 0.5]\nkinds = ['a', 'b']\n[lab.report]\nx = 1")
+    path = written(tmp_path, "[lab.run]\ncpu = [0.3, 0.5]\nmodel = ['a', 'b']\nkinds = ['a', 'b']\n[lab.report]\nx = 1")
     found = parser.parse_args(["--config", path, "spec.toml"])
+    assert found.model == "a,b", "commas are for the program to read"
     assert (found.cpu, found.kinds, found.spec) == (("0.3", "0.5"), ["a", "b"], "spec.toml")
 
 

@@ -1,8 +1,9 @@
 """Clouds that die, hang, refuse and come back: every inference is answered, rightly, and by its deadline."""
 
-import ast
+import itertools
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -14,11 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import edge_api
 from lab.relay import LinkShape, Relay
 from models import registry
 from models.zoo.le_net import LeNet
@@ -32,169 +30,16 @@ from runtime.answers import matches, whole_answer
 from runtime.edge import Answered, Edge
 from runtime.executor import Network, TorchExecutor
 from runtime.fallback import (
-    LONGEST_PAUSE_S,
-    REFUSALS,
     RETRIES,
-    SPARE_S,
-    TOKENS,
-    Backoff,
-    Breaker,
-    RetryBudget,
-    busy_pause_s,
-    fits,
-    is_worth_asking,
-    patience_s,
     reserve_s,
-    retry_pause_s,
 )
 from runtime.steady import Address, SteadyEdge
-from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge, running_cloud
-from tests.test_end_to_end import CallEdge, at, call
+from tests.conftest import LONG_S, CallEdge, CloudProcess, at, run_edge, running_cloud, until
 from utils.deadline import Deadline
 
 MBIT = 1e6 / 8
-LATE_S = 0.5
-TIMEOUT_S = 1.5
-
-# --- the rules
-
-
-@given(st.floats(0, 100), st.floats(0, 50), st.floats(0, 50))
-def test_waiting_leaves_room_for_the_rest_wherever_there_is_any(left_s: float, here_s: float, there_s: float) -> None:
-    wait_s = patience_s(left_s, here_s)
-    assert 0 <= wait_s <= left_s
-    if reserve_s(here_s) < left_s:
-        assert wait_s + here_s + SPARE_S <= left_s + 1e-9
-    else:
-        assert wait_s == left_s  # nothing but the cloud can be in time
-    assert fits(left_s, here_s, there_s) == (there_s <= wait_s)
-    if left_s > 0 and fits(left_s, here_s, there_s):
-        assert is_worth_asking(left_s, here_s, there_s)
-
-
-def test_the_cloud_is_not_asked_where_only_the_edge_can_be_in_time() -> None:
-    assert is_worth_asking(1.0, here_s=0.3, there_s=0.5)
-    assert not is_worth_asking(1.0, here_s=0.3, there_s=0.6)
-    assert is_worth_asking(1.0, here_s=3.0, there_s=0.9)
-    assert is_worth_asking(1.0, here_s=3.0, there_s=1.1)  # neither can, as far as is known
-    assert not fits(1.0, here_s=3.0, there_s=1.1)  # but nothing is asked a second time
-    assert not is_worth_asking(0.0, here_s=3.0, there_s=0.0)
-
-
-def steady_jitter(low: float, high: float) -> float:
-    return (low + high) / 2
-
-
-def test_pauses_double_up_to_a_minute_and_begin_anew_after_an_answer() -> None:
-    backoff = Backoff(uniform=steady_jitter)
-    assert [backoff.next_s() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-    backoff.reset()
-    assert backoff.next_s() == 1
-
-
-@given(st.integers(0, 1 << 30))
-def test_pauses_are_random_within_a_fifth(seed: int) -> None:
-    backoff = Backoff(uniform=random.Random(seed).uniform)
-    for expected in (1, 2, 4, 8, 16, 32, 60, 60):
-        assert 0.8 * expected <= backoff.next_s() <= 1.2 * expected
-    assert 0 <= retry_pause_s(RETRIES, random.Random(seed).uniform) <= 0.2
-
-
-def is_open(breaker: Breaker) -> bool:
-    return breaker.is_open
-
-
-def test_the_breaker_opens_tries_and_closes() -> None:
-    breaker = Breaker(Backoff(uniform=steady_jitter))
-    breaker.failed(100.0)
-    assert is_open(breaker)
-    assert not breaker.may_probe(100.9)
-    assert breaker.may_probe(101.0)
-    breaker.failed(101.0)  # the probe
-    assert not breaker.may_probe(102.9)
-    assert breaker.may_probe(103.0)
-    breaker.greeted()
-    assert not is_open(breaker)
-    assert not breaker.may_probe(200.0)
-    breaker.failed(103.5)  # greets well, and fails at the request: it is left alone for longer
-    assert (breaker.may_probe(107.4), breaker.may_probe(107.5)) == (False, True)
-    breaker.greeted()
-    breaker.succeeded()
-    breaker.failed(200.0)
-    assert breaker.may_probe(201.0)
-
-
-def test_the_breaker_opens_after_refusals_in_a_row() -> None:
-    breaker = Breaker(Backoff(uniform=steady_jitter))
-    for _ in range(3):
-        for _ in range(REFUSALS - 1):
-            breaker.refused(0.0)
-        assert not is_open(breaker)
-        breaker.succeeded()
-    for _ in range(REFUSALS):
-        breaker.refused(0.0)
-    assert is_open(breaker)
-    breaker.greeted()
-    breaker.refused(5.0)  # one is enough for a cloud on trial
-    assert is_open(breaker)
-    assert not breaker.may_probe(5.0)
-
-
-@given(st.lists(st.sampled_from(["ok", "failed", "refused", "probe"]), max_size=60))
-def test_a_breaker_that_is_open_can_always_be_probed_in_the_end(events: list[str]) -> None:
-    breaker, now = Breaker(), 0.0
-    for event in events:
-        now += 0.5
-        if event == "ok":
-            breaker.succeeded()
-        elif event == "probe":
-            if breaker.may_probe(now):
-                breaker.greeted()
-        else:
-            getattr(breaker, event)(now)
-        assert not is_open(breaker) or breaker.may_probe(now + 1.2 * LONGEST_PAUSE_S)
-
-
-def test_retries_are_worth_tokens() -> None:
-    budget = RetryBudget()
-    allowed = 0
-    while budget.allows:
-        budget.failed()
-        allowed += 1
-    assert allowed == TOKENS / 2
-    for _ in range(100):
-        budget.failed()
-    for _ in range(50):
-        assert not budget.allows
-        budget.succeeded()
-    budget.succeeded()
-    assert budget.allows
-
-
-def test_in_an_outage_of_every_other_request_few_are_repeated() -> None:
-    budget, attempts, requests = RetryBudget(), 0, 1000
-    for number in range(requests):
-        attempts += 1
-        if number % 2:
-            budget.failed()
-            attempts += budget.allows
-        else:
-            budget.succeeded()
-    assert attempts <= 1.1 * requests
-
-
-def test_a_busy_cloud_is_asked_again_when_it_says_so_within_reason() -> None:
-    assert [busy_pause_s(s) for s in (0.0, 0.3, 1e8)] == [0.01, 0.3, 5.0]
-
-
-def test_nothing_that_waits_or_measures_looks_at_the_wall_clock() -> None:
-    """A clock that is set changes no duration and no deadline."""
-    for room in ("runtime", "net", "partition", "utils"):
-        for path in (ROOT / room).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-                assert name not in ("time.time", "datetime.now", "datetime.utcnow", "time.time_ns"), path
-
+LATE_S = 5.0  # what a loaded machine may add to anything
+TIMEOUT_S = 30.0  # where a test is not about it
 
 # --- an edge, and clouds that are real processes
 
@@ -240,7 +85,7 @@ class Subject:
         began = time.monotonic()
         while (answered := self.infer()).completed_by == "fallback":
             assert time.monotonic() - began < seconds
-            assert answered.measured.total_s < 0.5
+            assert answered.measured.total_s < LATE_S
             time.sleep(0.02)
         return time.monotonic() - began
 
@@ -249,8 +94,9 @@ Make = Callable[..., Subject]
 
 
 @pytest.fixture
-def subject(network: Callable[[str], Network]) -> Iterator[Make]:
+def subject(network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Subject] = []
+    monkeypatch.setattr("runtime.steady.AGAIN_S", 20.0)  # a new connection is there in time on any machine
 
     def make(
         port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001, waiting_s: float = 0.01
@@ -268,26 +114,26 @@ def test_a_killed_cloud_costs_no_answer_and_is_used_again_when_it_is_back(cache:
     """Killed in the middle of an upload, then while it computes; between them there is another one on its port."""
     with ExitStack() as stack:
         with running_cloud(cache) as cloud:
-            link = stack.enter_context(relay(cloud.port, LinkShape(0.2 * MBIT, 50 * MBIT)))
+            link = stack.enter_context(relay(cloud.port, LinkShape(0.03 * MBIT, 50 * MBIT)))
             found = subject(link.address[1])
-            assert found.infer().completed_by == "split"  # its 4.7 kB take 0.19 s
-            timer = threading.Timer(0.08, cloud.kill)
+            assert found.infer().completed_by == "split"  # its 4.7 kB take 1.3 s
+            timer = threading.Timer(0.3, cloud.kill)
             timer.start()
             answered = found.infer()
             timer.join()
             assert answered.fallback is not None
-            assert 0.08 <= answered.fallback.after_s < 1.0
+            assert answered.fallback.after_s < TIMEOUT_S / 2  # noticed, not waited for
             assert found.infer().requests == 0  # it is away: nothing is tried
         with running_cloud(cache, "-p", str(cloud.port)) as cloud:
-            found.until_split(20.0)
+            found.until_split(LONG_S)
             assert found.steady.reconnects == 1
             os.kill(cloud.process.pid, signal.SIGSTOP)  # what is sent now is taken, and not answered
-            timer = threading.Timer(0.4, cloud.kill)
+            timer = threading.Timer(1.8, cloud.kill)
             timer.start()
             answered = found.infer()
             timer.join()
             assert answered.fallback is not None
-            assert 0.4 <= answered.fallback.after_s < 1.2
+            assert answered.fallback.after_s < TIMEOUT_S / 2
 
 
 def test_a_cloud_with_other_weights_is_not_gone_back_to(cache: Path, subject: Make, tmp_path: Path) -> None:
@@ -300,22 +146,27 @@ def test_a_cloud_with_other_weights_is_not_gone_back_to(cache: Path, subject: Ma
         answered = found.infer()
         assert answered.fallback is not None
         assert "no cloud at" in answered.fallback.reason
-        assert answered.fallback.after_s < 0.5
+        assert answered.fallback.after_s < TIMEOUT_S / 2
     with running_cloud(cache, "-p", str(cloud.port), "--weights", f"le_net={tmp_path / 'w.safetensors'}"):
-        end = time.monotonic() + 20.0  # it measures them first
-        while (answered := found.infer()).fallback and "weights differ" not in answered.fallback.reason:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert answered.completed_by == "fallback"
+        reasons: list[str] = []
+
+        def is_refused() -> bool:
+            answered = found.infer()
+            assert answered.fallback is not None
+            reasons.append(answered.fallback.reason)
+            return "weights differ" in reasons[-1]
+
+        until(is_refused, 2 * LONG_S)  # it measures them first
         assert found.steady.reconnects == 0
 
 
 def test_sigterm_under_load_costs_no_answer(cache: Path, subject: Make) -> None:
     with running_cloud(cache) as cloud:
         found = subject(cloud.port)
+        ways = [found.infer().completed_by]
         threading.Timer(0.2, cloud.stop).start()
-        ways = [found.infer().completed_by for _ in range(300)]
-        cloud.process.wait(20)
+        ways += [found.infer().completed_by for _ in range(300)]
+        cloud.process.wait(LONG_S)
         ways.append(found.infer().completed_by)
         assert {"split", "fallback"} == set(ways)
 
@@ -356,30 +207,30 @@ def test_a_connection_that_breaks_once_is_repeated_and_nobody_notices(cloud: Clo
 def test_a_frozen_link_is_answered_by_the_deadline_and_left_alone(cloud: CloudProcess, subject: Make) -> None:
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT)) as link:
         found = subject(link.address[1], timeout_s=1.0)
-        assert found.infer().completed_by == "split"
-        link.freeze(3.0)
+        found.until_split(LONG_S)
+        link.freeze(4.0)
         answered = found.infer()
-        assert answered.fallback is not None
-        assert 0.8 < answered.fallback.after_s < 1.0
-        for _ in range(5):
-            assert found.infer().measured.total_s < 0.5
-        assert found.until_split(20.0) > 0.5
+        assert answered.fallback is not None  # had it waited for longer, the cloud's answer would have come
+        assert answered.fallback.after_s > 0.8
+        assert [found.infer().requests for _ in range(5)] == [0] * 5
+        found.until_split(LONG_S)
 
 
 def test_the_wait_ends_so_early_that_the_rest_still_fits(cloud: CloudProcess, subject: Make) -> None:
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT)) as link:
-        found = subject(link.address[1], timeout_s=1.0, edge_s=0.03)  # nine layers of the tail: 0.27 s
-        link.freeze(2.0)
+        found = subject(link.address[1], timeout_s=6.0, edge_s=0.35)  # nine layers of the tail: 3.15 s
+        link.freeze(1000.0)
         answered = found.infer()
         assert answered.fallback is not None
-        assert answered.fallback.after_s == pytest.approx(1.0 - reserve_s(9 * 0.03), abs=0.05)
-        tight = subject(cloud.port, timeout_s=0.6, edge_s=0.02, waiting_s=0.5)  # only the tail can be in time
+        wait_s = 6.0 - reserve_s(9 * 0.35)
+        assert wait_s - 0.05 < answered.fallback.after_s < 6.0
+        tight = subject(cloud.port, timeout_s=8.0, edge_s=0.3, waiting_s=7.0)  # only the tail can be in time
         answered = tight.infer()
         assert answered.requests == 0
         assert answered.fallback is not None
         assert "too near" in answered.fallback.reason
         assert tight.edge.cloud is not None  # which has done nothing wrong
-        hopeless = subject(cloud.port, timeout_s=0.5, edge_s=1.0)
+        hopeless = subject(cloud.port, edge_s=TIMEOUT_S)
         assert hopeless.infer().completed_by == "split"
 
 
@@ -389,13 +240,13 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     """As an address translator does it: no end, no reset, just silence."""
     monkeypatch.setattr("runtime.steady.IDLE_S", 0.2)
     monkeypatch.setattr("runtime.steady.IDLE_ANSWER_S", 0.25)
-    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=0.3)) as link:
+    with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=2.0)) as link:
         found = subject(link.address[1])
         assert found.infer().completed_by == "split"
-        time.sleep(0.5)
+        time.sleep(2.5)
         answered = found.infer()
         assert (answered.completed_by, found.steady.reconnects) == ("split", 1)
-        assert answered.measured.total_s < 0.6
+        assert answered.measured.total_s < TIMEOUT_S / 2
 
 
 # --- clouds that refuse, in this process
@@ -476,14 +327,14 @@ def test_a_cloud_that_is_always_busy_is_left_alone_after_five_refusals(fake: Mak
     first, second, third = (found.infer() for _ in range(3))
     assert [a.completed_by for a in (first, second, third)] == ["fallback"] * 3
     assert [a.requests for a in (first, second, third)] == [1 + RETRIES, 1, 0]
-    found.until_split(5.0)
+    found.until_split(LONG_S)
 
 
 def test_no_retry_is_begun_that_would_not_fit(fake: MakeFake, subject: Make) -> None:
-    found = subject(fake(lambda _: Error("BUSY", "full", 1, 4.0)).port)
+    found = subject(fake(lambda _: Error("BUSY", "full", 1, 5.0)).port, timeout_s=4.5)
     answered = found.infer()
     assert (answered.completed_by, answered.requests) == ("fallback", 1)
-    assert answered.measured.total_s < 0.5
+    assert answered.measured.total_s < 4.0
 
 
 def test_a_cloud_that_fails_inside_is_not_asked_the_same_again(fake: MakeFake, subject: Make) -> None:
@@ -493,15 +344,14 @@ def test_a_cloud_that_fails_inside_is_not_asked_the_same_again(fake: MakeFake, s
     assert (answered.completed_by, answered.requests) == ("fallback", 1)
     assert answered.fallback is not None
     assert "INTERNAL" in answered.fallback.reason
-    end = time.monotonic() + 2.5
-    while time.monotonic() < end:
-        found.infer()
-        time.sleep(0.01)
-    assert len(cloud.asked) == 2  # the trial after about a second; the next one is two more seconds away
+    until(lambda: found.infer() and len(cloud.asked) == 3)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(cloud.asked)]
+    assert pauses[0] > 0.8  # the first trial after a second, give or take a fifth
+    assert pauses[1] > 1.6  # and the next one after twice that
 
 
 def test_parts_that_go_back_and_forth_are_finished_from_where_they_were(fake: MakeFake, subject: Make) -> None:
-    from tests.test_end_to_end import random_parts
+    from tests.test_cuts_end_to_end import random_parts
 
     found = subject(fake(lambda number: INTERNAL if number == 2 else None).port)
     found.parts = tuple(random_parts(found.edge.graph, random.Random(3)))
@@ -513,28 +363,7 @@ def test_parts_that_go_back_and_forth_are_finished_from_where_they_were(fake: Ma
 # --- edge_api.py
 
 
-@pytest.fixture
-def edge(cache: Path, capsys: pytest.CaptureFixture[str]) -> CallEdge:
-    def run(*arguments: str) -> Finished:
-        return call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, *arguments], capsys)
-
-    return run
-
-
-LE_NET = (
-    "-t",
-    "le_net",
-    "--point",
-    "0",
-    "--codec",
-    "raw",
-    "--bandwidth",
-    "10mbit",
-    "--timeout",
-    "2s",
-    "--verify",
-    "--json",
-)
+LE_NET = ("-t", "le_net", "--point", "0", "--codec", "raw", "--bandwidth", "10mbit", "--verify", "--json")
 
 
 TEN = LinkShape(10 * MBIT, 10 * MBIT)
@@ -546,8 +375,10 @@ FAULTS = [replace(TEN, cut_at=3300), replace(TEN, cut_at=2000), replace(TEN, fre
 def test_the_answer_is_there_and_marked_or_there_is_an_error(
     fault: LinkShape, fallback: str, cloud: CloudProcess, edge: CallEdge
 ) -> None:
+    timeout_s = TIMEOUT_S if fault.freeze_at is None else 2.0
     with relay(cloud.port, fault) as link:
-        run = edge("-p", str(link.address[1]), *LE_NET, "--repeat", "3", "--warm-up", "0", "--fallback", fallback)
+        flags = ("--timeout", f"{timeout_s}s", "--repeat", "3", "--warm-up", "0", "--fallback", fallback)
+        run = edge("-p", str(link.address[1]), *LE_NET, *flags)
     if fallback == "off":
         assert run.code == (1 if fault.cut_at else 5)
         return
@@ -556,7 +387,7 @@ def test_the_answer_is_there_and_marked_or_there_is_an_error(
     assert got["completed_by"] == "fallback"
     assert got["verify"]["matches"]
     for each in got["measured"]["repeats"]:
-        assert each["total_s"] <= 2.0 + LATE_S
+        assert each["total_s"] <= timeout_s + LATE_S
         assert (each["fallback"] is None) == (each["completed_by"] == "cloud")
     assert any(each["fallback"] and each["fallback"]["reason"] for each in got["measured"]["repeats"])
 
@@ -576,13 +407,14 @@ def test_a_cloud_that_is_lost_while_its_link_is_measured_leaves_it_all_to_the_ed
 def test_the_text_and_one_line_in_the_log_say_why(cloud: CloudProcess, cache: Path) -> None:
     with relay(cloud.port, LinkShape(10 * MBIT, 10 * MBIT, freeze_at=5000)) as link:
         flags = [flag for flag in LE_NET if flag != "--json"]
-        run = run_edge(cache, "-p", str(link.address[1]), *flags, "--repeat", "4", "--warm-up", "0")
+        more = ("--timeout", "2s", "--repeat", "4", "--warm-up", "0")
+        run = run_edge(cache, "-p", str(link.address[1]), *flags, *more)
     assert run.code == 0, run.stderr
     assert "4 of 4 inferences were finished here" in run.stdout
-    assert "1: after 1.9" in run.stdout
+    assert re.search(r"1: after [12]\.?\d* s", run.stdout), run.stdout
     assert "2 to 4: from the start, the cloud is away" in run.stdout
     assert len(run.stderr.splitlines()) == 1
-    assert "finished here after 1.9" in run.stderr
+    assert "finished here after " in run.stderr
 
 
 def test_a_cloud_that_was_never_there_is_an_error_with_a_hint(edge: CallEdge) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.attacks import encode
 from net import plain_pickle, tensors
-from net.codec import Encoded
 from net.frames import (
     PREFIX_BYTES,
     BadMagicError,
@@ -37,6 +36,7 @@ from net.messages import (
     from_header,
     to_header,
 )
+from tests.conftest import many
 from utils.errors import ProtocolError
 
 LIMITS = Limits()
@@ -56,12 +56,6 @@ MESSAGES: list[Message] = [
     Status(),
     State(1.5, 0.25, 3, 32, 2),
 ]
-
-
-def encode(message: Message, arrays: Sequence[tensors.Array | Encoded]) -> bytes:
-    described, buffers = tensors.describe(arrays) if arrays else ({}, [])
-    header = plain_pickle.dumps(to_header(message) | described)
-    return pack_prefix(message.TYPE, len(header), sum(b.nbytes for b in buffers)) + header + b"".join(buffers)
 
 
 def test_encode_is_byte_exact() -> None:
@@ -105,7 +99,7 @@ def test_a_message_without_tensors_has_no_payload(kind: FrameType) -> None:
 
 
 def test_lengths_up_to_the_limit_are_accepted() -> None:
-    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_bytes, LIMITS.payload_bytes), LIMITS)
+    parse_prefix(pack_prefix(FrameType.INFER, LIMITS.header_of(FrameType.INFER), LIMITS.payload_bytes), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=many(100, 300))
 @given(plain, st.binary(max_size=64))
 def test_any_plain_header_describes_tensors_or_is_refused(header: Any, payload: bytes) -> None:
     with contextlib.suppress(ProtocolError):

@@ -15,20 +15,19 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from lab.attacks import encode, gadgets
 from models import inputs, registry, weights
 from net import plain_pickle
 from net.connection import Connection, connect
 from net.frames import FrameType, pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from_header
 from runtime.executor import Network, prepare
-from tests.conftest import CloudProcess, running_cloud
-from tests.test_frames import encode
-from tests.test_plain_pickle import gadgets
+from tests.conftest import LONG_S, CloudProcess, running_cloud, until
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
 
-def soon(seconds: float = 30.0) -> Deadline:
+def soon(seconds: float = 60.0) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
@@ -48,14 +47,14 @@ def greet(cloud: CloudProcess, hello: Hello) -> Connection:
 
 
 def raw_socket(cloud: CloudProcess) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", cloud.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", cloud.port), timeout=LONG_S)
 
 
 def answer(sock: socket.socket) -> str:
     """The code of the refusal, or "" where the cloud just closed."""
     connection = Connection(sock)
     try:
-        return from_header(Error, connection.receive(soon(10)).header).code
+        return from_header(Error, connection.receive(soon(60)).header).code
     except PeerClosedError:
         return ""
 
@@ -99,11 +98,9 @@ def le_net(network: Callable[[str], Network]) -> Network:
 )
 def test_what_is_no_greeting_is_refused_by_name(data: bytes, code: str, cloud: CloudProcess, le_net: Network) -> None:
     assert_serves(cloud, le_net)  # the network is loaded
-    started = time.monotonic()
     with raw_socket(cloud) as sock:
         sock.sendall(data)
-        assert answer(sock) == code
-    assert time.monotonic() - started < 3
+        assert answer(sock) == code  # and not DEADLINE
     assert_serves(cloud, le_net)
 
 
@@ -132,14 +129,7 @@ def test_a_frame_truncated_at_every_byte_leaves_it_standing(cloud: CloudProcess,
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
     assert_serves(cloud, le_net)
-    wait_until(lambda: cloud.descriptors <= before + 2)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
+    until(lambda: cloud.descriptors <= before + 2)
 
 
 def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
@@ -147,7 +137,7 @@ def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Networ
     before = cloud.rss_bytes
     for _ in range(50):
         with raw_socket(cloud) as sock:
-            sock.sendall(pack_prefix(FrameType.PROBE, 65536, 64 << 20))  # the limits exactly, and then nothing
+            sock.sendall(pack_prefix(FrameType.PROBE, 2048, 64 << 20))  # the limits exactly, and then nothing
             sock.sendall(pack_prefix(FrameType.INFER, 0, 1 << 62))
     assert cloud.rss_bytes - before < 20 << 20
 
@@ -182,7 +172,7 @@ def test_a_program_that_hashes_for_years_stops_nobody(cloud: CloudProcess, le_ne
 
 def test_a_description_that_would_be_long_to_print_is_refused_in_short(cloud: CloudProcess, le_net: Network) -> None:
     connection = greet(cloud, hello_of(le_net))
-    text = "s" * 20_000
+    text = "s" * 10_000
     description = ("float32", (1,), [text] * 3, 0)
     fields = {"id": 1, "layers": [[1, 13]], "deadline_s": 1.0, "tensors": [description], "buffers": [4]}
     data = plain_pickle.dumps(fields)
@@ -268,7 +258,7 @@ def test_a_peer_that_says_nothing_is_sent_away(cloud: CloudProcess) -> None:
     started = time.monotonic()
     with raw_socket(cloud) as sock:
         assert answer(sock) == "DEADLINE"
-    assert 1.5 < time.monotonic() - started < 6  # the fixture's --hello-timeout is 2 s
+    assert time.monotonic() - started > 1.5  # the fixture's --hello-timeout is 2 s
 
 
 @pytest.mark.parametrize(
@@ -282,7 +272,7 @@ def test_a_peer_that_says_nothing_is_sent_away(cloud: CloudProcess) -> None:
         ([[1, 13]], [(2, 1, 28, 28)], "makes float32"),
         ([[3, 13]], [(1, 1, 28, 28)], "makes float32"),
         ([], [], "layers 1 to"),
-        ([[1, 13]] * 5000, [(1, 1, 28, 28)], "ranges of layers rise"),
+        ([[1, 13]] * 1500, [(1, 1, 28, 28)], "ranges of layers rise"),
         ([[5, 8], [1, 3]], [(1, 1, 28, 28)], "ranges of layers rise"),
     ],
 )
@@ -346,14 +336,16 @@ def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: Network) 
             with raw_socket(cloud) as sock:
                 assert answer(sock) == "BUSY"
         held.pop().close()
-        wait_until(lambda: cloud.threads < 64)
-        end = time.monotonic() + 5
-        while True:
+        until(lambda: cloud.threads < 64)
+
+        def has_room() -> bool:
             try:
                 held.append(greet(cloud, hello_of(le_net)))
-                break
             except ConnectError:
-                assert time.monotonic() < end
+                return False
+            return True
+
+        until(has_room)
         for connection in held:
             connection.close()
 
@@ -376,17 +368,18 @@ def test_a_network_over_the_memory_limit_is_refused(cache: Path, network: Callab
 def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str], Network]) -> None:
     subject = network("mobile_net")
     x = np.asarray(subject.example.tensor)
-    with running_cloud(cache) as cloud, ExitStack() as stack:
+    with running_cloud(cache, "--metrics-port", "0") as cloud, ExitStack() as stack:
         idle, *busy = [stack.enter_context(closing(greet(cloud, hello_of(subject)))) for _ in range(13)]
         for connection in busy:
             connection.send(Infer(1, [[1, len(subject.traced.graph.layers)]], 30.0), soon(), [x])
-        time.sleep(0.15)  # the requests are there, most of them in the queue
+        requests = 'edgecloud_requests_total{model="mobile_net"}'
+        until(lambda: cloud.figures().get(requests) == len(busy))  # they are there, most of them in the queue
         cloud.stop()
         for connection in busy:
             assert connection.receive(soon()).arrays()[0].shape == (1, 1000)
         with pytest.raises(ProtocolError):
-            idle.receive(soon(5))  # had nothing in hand, so it was closed at once
-        assert cloud.process.wait(timeout=20) == 0
+            idle.receive(soon())  # had nothing in hand, so it was closed at once
+        assert cloud.process.wait(timeout=LONG_S) == 0
         with pytest.raises(ConnectError):
             connect("127.0.0.1", cloud.port, 1.0)
 
@@ -394,10 +387,6 @@ def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str
 def test_a_stranger_gets_no_memory_for_what_may_not_come_first(cloud: CloudProcess) -> None:
     """16 of them with 64 MiB each would be a gigabyte, before a token was asked for."""
     for kind, header, payload in ((FrameType.PROBE, 10, 64 << 20), (FrameType.HELLO, 60_000, 0)):
-        with socket.create_connection(("127.0.0.1", cloud.port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", cloud.port), timeout=LONG_S) as sock:
             sock.sendall(pack_prefix(kind, header, payload))
-            began = time.monotonic()
-            answer = Connection(sock).receive(soon())
-            with pytest.raises(AppError):
-                answer.read(Ready)
-            assert time.monotonic() - began < 1.0  # refused at the prefix: nothing else was sent
+            assert answer(sock) in ("PROTOCOL", "TOO_LARGE")  # at the prefix; waiting for more would end in DEADLINE

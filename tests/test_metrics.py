@@ -1,8 +1,6 @@
 """The figures of a cloud: exact after a few requests, and no cost for who does not want them."""
 
 import socket
-import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,20 +13,11 @@ from net.metrics import Gauges, Spent, bytes_by_codec
 from net.tensors import describe
 from runtime.executor import Network
 from runtime.prometheus import PrometheusMetrics
-from tests.conftest import ROOT, run_script, running_cloud
+from tests.conftest import ROOT, run_script, running_cloud, until
 from tests.test_hostile import answer, greet, hello_of, raw_socket, soon
 from tests.test_imports import imported_by
 
-
-def figures(text: str) -> dict[str, float]:
-    """What a scrape says: the value of every line."""
-    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+ANSWERS = 'edgecloud_answers_total{model="le_net"}'
 
 
 def infer(connection: Connection, subject: Network, request_id: int) -> int:
@@ -41,20 +30,20 @@ def infer(connection: Connection, subject: Network, request_id: int) -> int:
 
 
 def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[str], Network]) -> None:
-    subject, port = network("le_net"), free_port()
+    subject = network("le_net")
     bytes_in = np.asarray(subject.example.tensor).nbytes
-    with running_cloud(cache, "--metrics-port", str(port)) as cloud, closing(greet(cloud, hello_of(subject))) as edge:
+    with running_cloud(cache, "--metrics-port", "0") as cloud, closing(greet(cloud, hello_of(subject))) as edge:
         bytes_out = [infer(edge, subject, number) for number in range(1, 4)]
         edge.send(Infer(4, [[1, 99]], 30.0), soon(), [np.zeros(1, np.float32)])
         edge.receive(soon())
         with raw_socket(cloud) as sock:
             sock.sendall(bytes(40))
             assert answer(sock) == "BAD_MAGIC"
-        time.sleep(0.1)  # an answer is counted when it has left, which may be after it has come
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-            seen = figures(reply.read().decode())
+        # an answer is counted when it has left, which may be after it has come; and who was refused takes a while to go
+        until(lambda: (now := cloud.figures()).get(ANSWERS) == 3 and now["edgecloud_open_connections"] == 1)
+        seen = cloud.figures()
     assert seen['edgecloud_requests_total{model="le_net"}'] == 3
-    assert seen['edgecloud_answers_total{model="le_net"}'] == 3
+    assert seen[ANSWERS] == 3
     assert seen['edgecloud_payload_bytes_total{codec="raw",direction="in"}'] == 3 * bytes_in
     assert seen['edgecloud_payload_bytes_total{codec="raw",direction="out"}'] == sum(bytes_out)
     assert seen['edgecloud_refusals_total{code="BAD_REQUEST"}'] == 1

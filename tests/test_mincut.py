@@ -16,11 +16,12 @@ from partition.decision_map import DecisionMap, follow, keep_download
 from partition.envelope import Line, envelope
 from partition.mincut import CutSolver
 from partition.pareto import front
+from tests.conftest import many
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem
 
-GRAPHS = 5000
+GRAPHS = many(600, 5000)
 POWER = Power(6.4, 2.7, 5.5, 1.2)
 
 
@@ -155,7 +156,7 @@ def test_all_that_costs_nothing_stays_on_the_edge() -> None:
 
 def test_scan_minimum_cut_and_map_agree_on_chains() -> None:
     rng = random.Random(6)
-    for _ in range(300):
+    for _ in range(many(100, 300)):
         problem = random_problem(rng, make_chain([rng.randrange(1, 60) for _ in range(rng.randrange(2, 25))]))
         solver, graph = CutSolver(problem.graph), problem.graph
         best = chain.best(chain.scan(problem)).predicted.total_s

@@ -12,6 +12,7 @@ from partition import chain as points
 from partition import placement
 from partition.cost import LATENCY, CloudTimes, Link, Part, Place, Problem, StageWeights, money, predict
 from partition.placement import InfeasibleError, Placement, best, placed, steps
+from tests.conftest import many
 from tests.test_graph import chain, random_graph
 from tests.test_partition import random_problem
 from utils.errors import UsageError
@@ -92,14 +93,14 @@ def any_graph(rng: random.Random, count: int) -> LayerGraph:
 
 def test_it_equals_brute_force_on_chains() -> None:
     rng = random.Random(1)
-    for _ in range(500):
+    for _ in range(many(120, 500)):
         make = rng.choice([random_problem, lively_problem])
         check_caps(rng, make(rng, chain([rng.choice([0, 1, 5, 20]) for _ in range(rng.randrange(1, 9))])))
 
 
 def test_it_equals_brute_force_where_many_placements_are_equal() -> None:
     rng = random.Random(2)
-    for _ in range(500):
+    for _ in range(many(120, 500)):
         check_caps(rng, tied_problem(rng, chain([rng.choice([0, 0, 1, 5]) for _ in range(rng.randrange(1, 9))])))
 
 
@@ -107,14 +108,14 @@ def test_it_equals_brute_force_on_the_steps_of_any_graph() -> None:
     rng = random.Random(3)
     for make in (random_graph, any_graph):
         for problem in (random_problem, lively_problem, tied_problem):
-            for _ in range(200):
+            for _ in range(many(40, 200)):
                 check_caps(rng, problem(rng, make(rng, rng.randrange(2, 11))))
 
 
-def test_it_equals_brute_force_on_fourteen_steps() -> None:
+def test_it_equals_brute_force_on_many_steps() -> None:
     rng = random.Random(4)
     for problem in (lively_problem, tied_problem):
-        check_caps(rng, problem(rng, chain([rng.randrange(20) for _ in range(15)])))
+        check_caps(rng, problem(rng, chain([rng.randrange(20) for _ in range(many(13, 15))])))
 
 
 def test_equal_layers_under_a_cap_that_rounding_decides_on() -> None:
@@ -223,7 +224,7 @@ def test_without_a_cap_it_is_never_worse_than_the_best_point() -> None:
 
 def test_a_larger_cap_is_never_slower() -> None:
     rng = random.Random(7)
-    for _ in range(30):
+    for _ in range(many(10, 30)):
         problem = lively_problem(rng, chain([rng.randrange(1, 20) for _ in range(25)]))
         caps = [0.25 * step for step in range(30)]
         found = [best(problem, price_per_s=0.7, max_cost=cap) for cap in caps]

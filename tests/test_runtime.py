@@ -4,7 +4,8 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from predictor.profile import Profile, ProfileKey
 from runtime.executor import BACKENDS, CpuShare, Network, TorchExecutor
 from runtime.times import measured
 from runtime.worker import BusyError, Worker
+from tests.conftest import LONG_S, until
 from tests.test_graph import chain
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, UsageError
@@ -54,13 +56,12 @@ def test_a_slower_processor_takes_longer_in_proportion(network: Callable[[str], 
         part = executor.load(subject.traced.graph.everything)
         x = [np.asarray(subject.example.tensor)]
         executor.run(part, x)
-        began, work_began = time.perf_counter(), time.thread_time()
+        work_began = time.thread_time()
         ran = executor.run(part, x)
-        wall, work = time.perf_counter() - began, time.thread_time() - work_began
+        work = time.thread_time() - work_began
     finally:
         torch.set_num_threads(2)
-    assert ran.seconds == pytest.approx(wall, rel=0.1)
-    assert work / wall <= 0.25
+    assert work / ran.seconds <= 0.25  # of the processor time: what others take from this one only makes it less
 
 
 def test_a_profile_is_measured_once_and_then_read(network: Callable[[str], Network], tmp_path: Path) -> None:
@@ -167,8 +168,27 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 # --- the worker
 
 
-def soon(seconds: float = 5.0) -> Deadline:
+def soon(seconds: float = LONG_S) -> Deadline:
     return Deadline.after(seconds, "the test")
+
+
+@contextmanager
+def held(worker: Worker) -> Iterator[None]:
+    """Let everything that comes meanwhile wait in line."""
+    started, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        release.wait(LONG_S)
+
+    holder = threading.Thread(target=worker.run, args=(hold, soon()))
+    holder.start()
+    assert started.wait(LONG_S)
+    try:
+        yield
+    finally:
+        release.set()
+        holder.join()
 
 
 def test_jobs_run_one_after_the_other_and_report_their_wait() -> None:
@@ -183,14 +203,16 @@ def test_jobs_run_one_after_the_other_and_report_their_wait() -> None:
 
     results: list[tuple[bool, float]] = []
     threads = [threading.Thread(target=lambda: results.append(worker.run(job, soon()))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    with held(worker):
+        for thread in threads:
+            thread.start()
+        until(lambda: worker.waiting == len(threads))
     for thread in threads:
         thread.join()
     assert all(alone for alone, _ in results)
     assert max(waited for _, waited in results) > 0.1
     assert worker.queue_s > 0
-    worker.close(5.0)
+    worker.close(LONG_S)
 
 
 def test_a_wait_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +223,8 @@ def test_a_wait_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
         job.start()
     for job in jobs:
         job.join()
-    time.sleep(0.6)
-    assert worker.queue_s < 1e-3
-    worker.close(5.0)
+    until(lambda: worker.queue_s < 1e-3)
+    worker.close(LONG_S)
 
 
 def test_closing_does_not_wait_for_the_line() -> None:
@@ -216,40 +237,27 @@ def test_closing_does_not_wait_for_the_line() -> None:
         except BusyError as error:
             refused.append(error)
 
-    holder = threading.Thread(target=worker.run, args=(lambda: time.sleep(0.5), soon()))
     waiting = [threading.Thread(target=wait_in_line) for _ in range(3)]
-    holder.start()
-    time.sleep(0.1)
-    for thread in waiting:
-        thread.start()
-    time.sleep(0.1)
-    worker.close(5.0)
-    for thread in (holder, *waiting):
-        thread.join(2)
-        assert not thread.is_alive()
+    with held(worker):
+        for thread in waiting:
+            thread.start()
+        until(lambda: worker.waiting == len(waiting))
+        worker.close(0.1)  # what runs goes on
+        for thread in waiting:
+            thread.join(LONG_S)
+            assert not thread.is_alive()
     assert len(refused) == 3
 
 
 def test_a_full_queue_is_busy_and_a_late_turn_is_a_deadline() -> None:
     worker = Worker(1)
-    release = threading.Event()
-    started = threading.Event()
-
-    def hold() -> None:
-        started.set()
-        release.wait(10)
-
-    first = threading.Thread(target=worker.run, args=(hold, soon(10)))
-    first.start()
-    started.wait(5)
-    with pytest.raises(DeadlineError):
-        worker.run(lambda: 1, soon(0.2))
-    with pytest.raises(BusyError, match="--max-queue"):
-        worker.run(lambda: 1, soon())
-    release.set()
-    first.join()
+    with held(worker):
+        with pytest.raises(DeadlineError):
+            worker.run(lambda: 1, soon(0.2))
+        with pytest.raises(BusyError, match="--max-queue"):
+            worker.run(lambda: 1, soon())
     assert worker.run(lambda: 1, soon())[0] == 1
-    worker.close(5.0)
+    worker.close(LONG_S)
 
 
 def test_an_error_comes_back_to_whoever_asked() -> None:
@@ -257,7 +265,7 @@ def test_an_error_comes_back_to_whoever_asked() -> None:
     with pytest.raises(ZeroDivisionError):
         worker.run(lambda: 1 // 0, soon())
     assert worker.run(lambda: 2, soon())[0] == 2
-    worker.close(5.0)
+    worker.close(LONG_S)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "mps", "tpu", "", "xpu", "gpu0"])

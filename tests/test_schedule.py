@@ -17,6 +17,7 @@ from partition import chain
 from partition.cost import CloudTimes, Link, Problem
 from partition.schedule import Job, johnson, lower_bound, makespan, plan
 from partition.throughput import Stages, best, is_light, mean, stages_of
+from tests.conftest import many
 from tests.test_graph import random_graph
 
 # Rounding only.
@@ -120,7 +121,7 @@ def network(rng: random.Random, layers: int, edge_s: float, link: Link) -> Job:
     return Job(tuple(stages_of(c.predicted) for c in chain.scan(Problem(graph, seconds, cloud, link))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=many(60, 200))
 @given(st.lists(st.builds(Stages, WHOLE, WHOLE, WHOLE, WHOLE), max_size=7))
 def test_the_makespan_is_that_of_a_simulation(stages: list[Stages]) -> None:
     assert makespan(stages) == simulated(stages)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,30 +20,30 @@ from net.penalties import Policy
 from net.server import LINES_A_SECOND, Peer, RefusalLog, Server
 from runtime.cloud_flags import build_parser
 from runtime.executor import Network
-from tests.conftest import running_cloud
+from tests.conftest import running_cloud, until
 from tests.test_hostile import greet, hello_of
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, PeerClosedError
 
-STRICT = Policy(garbage_s=0.3, silence_s=0.5, least_s=0.5, most_connections=3, spares_loopback=False)
+STRICT = Policy(garbage_s=300, silence_s=500, least_s=500, most_connections=3, spares_loopback=False)
 
 
-def soon(seconds: float = 5.0) -> Deadline:
+def soon(seconds: float = 60.0) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
-def answer_probes(peer: Peer) -> None:
+def answer_probes(peer: Peer, hello_s: float = 60.0) -> None:
     """A whole conversation."""
     while True:
-        frame = peer.connection.receive(Deadline.after(0.5, "no HELLO came"))
+        frame = peer.connection.receive(Deadline.after(hello_s, "no HELLO came"))
         peer.connection.send(Probed(frame.read(Probe).id), soon())
         peer.is_known = True
 
 
 @contextmanager
-def serving(policy: Policy) -> Iterator[int]:
+def serving(policy: Policy, hello_s: float = 60.0) -> Iterator[int]:
     """A server in a thread; gives its port."""
-    server = Server("127.0.0.1", 0, answer_probes, policy=policy)
+    server = Server("127.0.0.1", 0, lambda peer: answer_probes(peer, hello_s), policy=policy)
     _, port = server.open()
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -53,16 +54,29 @@ def serving(policy: Policy) -> Iterator[int]:
         thread.join()
 
 
+@pytest.fixture
+def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let the server's clock jump: penalties are long here, so that no slow machine outlives one."""
+    ahead = [0.0]
+    clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: time.monotonic() + ahead[0]})
+    monkeypatch.setattr("net.server.time", clock)
+
+    def jump(seconds: float) -> None:
+        ahead[0] += seconds
+
+    return jump
+
+
 def say(port: int, data: bytes) -> Error:
     """Send something and read the refusal."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
         raw.sendall(data)
         return from_header(Error, Connection(raw).receive(soon()).header)
 
 
 def probe(port: int) -> None:
     """What a good edge does."""
-    connection = connect("127.0.0.1", port, 2.0)
+    connection = connect("127.0.0.1", port, 60.0)
     try:
         connection.send(Probe(1, 0), soon())
         connection.receive(soon()).read(Probed)
@@ -70,35 +84,41 @@ def probe(port: int) -> None:
         connection.close()
 
 
-def test_garbage_is_turned_away_at_the_door_until_the_penalty_is_over() -> None:
+def is_let_in(port: int) -> bool:
+    """Whether there is room for one more."""
+    try:
+        probe(port)
+    except AppError:
+        return False
+    return True
+
+
+def test_garbage_is_turned_away_at_the_door_until_the_penalty_is_over(skip: Callable[[float], None]) -> None:
     with serving(STRICT) as port:
         assert [say(port, bytes(40)).code for _ in range(2)] == ["BAD_MAGIC"] * 2
-        started = time.monotonic()
-        denial = say(port, bytes(40))
-        assert (denial.code, 0 < denial.retry_after_s <= 0.6) == ("PENALTY", True)
-        assert time.monotonic() - started < 0.3
+        denial = say(port, b"")  # told without having said anything
+        assert (denial.code, 0 < denial.retry_after_s <= 600) == ("PENALTY", True)
         with pytest.raises(ConnectError, match=r"the cloud refused \(PENALTY\)"):
             probe(port)
-        time.sleep(denial.retry_after_s)
+        skip(denial.retry_after_s)
         probe(port)
 
 
-def test_a_flood_of_who_is_turned_away_holds_nobody_up_and_takes_no_threads() -> None:
+def test_a_flood_of_who_is_turned_away_holds_nobody_up_and_takes_no_threads(skip: Callable[[float], None]) -> None:
     with serving(STRICT) as port:
         for _ in range(2):
             say(port, bytes(40))
-        before, started, refused = threading.active_count(), time.monotonic(), 0
-        while time.monotonic() - started < 0.3:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
-                refused += b"PENALTY" in raw.recv(4096)
-        assert refused > 50
-        assert threading.active_count() <= before
-        time.sleep(0.5)
+        before = threading.active_count()
+        for _ in range(200):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+                assert b"PENALTY" in raw.recv(4096)
+            assert threading.active_count() <= before
+        skip(601)
         probe(port)
 
 
 def test_silence_is_a_fault_and_leaving_is_none() -> None:
-    with serving(replace(STRICT, most_connections=64)) as port:
+    with serving(replace(STRICT, most_connections=64), hello_s=1.0) as port:
         for _ in range(8):
             socket.create_connection(("127.0.0.1", port)).close()
             with socket.create_connection(("127.0.0.1", port)) as raw:
@@ -116,20 +136,14 @@ def test_loopback_is_spared_unless_it_is_wanted() -> None:
 
 def test_one_source_has_no_more_connections_than_it_may() -> None:
     with serving(STRICT) as port:
-        held = [connect("127.0.0.1", port, 2.0) for _ in range(3)]
+        held = [connect("127.0.0.1", port, 60.0) for _ in range(3)]
         for connection in held:
             connection.send(Probe(1, 0), soon())
             connection.receive(soon()).read(Probed)
         with pytest.raises(ConnectError, match="--max-per-source"):
             probe(port)
         held.pop().close()
-        end = time.monotonic() + 2
-        while True:
-            try:
-                probe(port)
-                break
-            except AppError:
-                assert time.monotonic() < end
+        until(lambda: is_let_in(port))
         for connection in held:
             connection.close()
 
@@ -152,8 +166,8 @@ def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptur
 def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], Network]) -> None:
     hello = hello_of(network("le_net"), "wrong guess")
     with running_cloud(cache, "--penalise-loopback", EDGE_CLOUD_TOKEN="a good secret") as cloud:
-        seen = []
-        for _ in range(5):
+        seen: list[str] = []
+        while len(seen) < 50 and "PENALTY" not in seen:
             connection = connect("127.0.0.1", cloud.port, 5.0)
             try:
                 connection.send(hello, soon())
@@ -161,7 +175,8 @@ def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], 
             except (ConnectError, PeerClosedError) as error:
                 seen.append("PENALTY" if "PENALTY" in str(error) else str(error))
             connection.close()
-        assert seen == ["TOKEN"] * 4 + ["PENALTY"]  # the first of them is a little forgotten by the third
+        assert 3 <= seen.index("PENALTY") < 50  # the more, the longer the guesses take: the first are forgotten by then
+        assert set(seen) == {"TOKEN", "PENALTY"}
 
 
 LIMITS = {
@@ -178,6 +193,7 @@ LIMITS = {
     "--timeout": "120s",
     "--drain-timeout": "30s",
     "--min-rate": "1kB",
+    "--max-small-rate": 50,
 }
 
 
@@ -190,7 +206,7 @@ def test_every_limit_is_a_flag_with_its_default_in_the_help() -> None:
 
 def test_limits_that_were_given_are_kept(cache: Path, network: Callable[[str], Network]) -> None:
     subject = network("le_net")
-    flags = ("--max-header", "4KiB", "--max-tensors", "1", "--max-payload", "64KiB", "--idle-timeout", "500ms")
+    flags = ("--max-header", "4KiB", "--max-tensors", "1", "--max-payload", "64KiB", "--idle-timeout", "2s")
     with running_cloud(cache, *flags) as cloud:
         assert say(cloud.port, pack_prefix(Hello.TYPE, 4097, 0)).code == "TOO_LARGE"
         assert say(cloud.port, pack_prefix(Infer.TYPE, 10, (64 << 10) + 1)).code == "TOO_LARGE"

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.graph import LayerGraph
-from models.split import run_split, split
+from models.graph import INPUT, LayerGraph
+from models.split import run_split, segment, split
 from runtime.executor import Network
+from tests.conftest import THOROUGH, many
 
 EVERY_POINT = ["le_net", "alex_net", "mobile_net", "vgg_net"]
 SAMPLED = [
     "resnet18", "googlenet", "densenet121", "inception_v3", "efficientnet_b0", "shufflenet_v2_x1_0", "vit_b_16",
 ]  # fmt: skip
-CUTS = 10
+CUTS = many(6, 10)
+MANY_POINTS = 30
 
 
 def assert_equal(network: Network, head: frozenset[int], expected: torch.Tensor) -> None:
@@ -34,10 +36,23 @@ def whole(network: Network) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", EVERY_POINT)
 def test_split_equals_whole_at_every_point(name: str, network: Callable[[str], Network]) -> None:
+    """From point to point each piece goes on with what the one before has made; and head and tail are run at every
+    point, of deep networks at every fourth unless `make slow` wants all."""
     subject = network(name)
-    expected = whole(subject)
-    for point in subject.traced.graph.points:
-        assert_equal(subject, subject.traced.graph.head_at(point.number), expected)
+    traced, graph, expected = subject.traced, subject.traced.graph, whole(subject)
+    step = 4 if len(graph.points) > MANY_POINTS and not THOROUGH else 1
+    done: frozenset[int] = frozenset()
+    values: dict[int, torch.Tensor] = {INPUT: subject.example.tensor}
+    for point in graph.points:
+        head = graph.head_at(point.number)
+        piece = segment(traced, head - done)
+        with torch.inference_mode():
+            made = piece.module(*(values[number] for number in piece.inputs))
+        values |= zip(piece.outputs, made, strict=True)
+        done = head
+        if point.number % step == 0 or point is graph.points[-1]:
+            assert_equal(subject, head, expected)
+    np.testing.assert_allclose(values[graph.outputs[0]], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def random_cut(graph: LayerGraph, rng: random.Random) -> frozenset[int]:

@@ -7,15 +7,16 @@ import json
 import logging
 import math
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from utils import settings
-from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
+from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
 if TYPE_CHECKING:
@@ -214,6 +215,13 @@ def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
         "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
     )
     group.add_argument("--emulate-cpu", type=share, metavar="SHARE", help="slow the edge down to this much of a core")
+
+
+def add_record_flag(parser: argparse._ArgumentGroup) -> None:
+    """A trace of the link."""
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE.csv", help="write down the upload over time, as a trace for the lab"
+    )
 
 
 def check_emulation(options: argparse.Namespace) -> None:
@@ -458,6 +466,28 @@ def exit_at_end_of_stdin() -> None:
         os._exit(EXIT_OK)
 
     threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def lines_of_stdin(wait_s: float) -> Iterator[str]:
+    """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
+    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in sys.stdin:
+                found.put(line)
+        found.put(None)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    while True:
+        try:
+            line = found.get(timeout=wait_s)
+        except queue.Empty:
+            raise DeadlineError(f"nothing came on standard input for {wait_s:g} s") from None
+        if line is None:
+            return
+        if line.strip():
+            yield line.strip()
 
 
 def show(draw: Callable[["Console"], None], width: int = 120) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openpyxl import Workbook
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.chart import BarChart, Reference
 from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
@@ -33,17 +34,18 @@ def write_workbook(path: Path, sheets: Sequence[Sheet], notes: dict[str, str]) -
     for sheet in sheets:
         _fill(book.create_sheet(sheet.title[:31]), sheet)
     about = book.create_sheet("about")
-    for key, value in notes.items():
-        about.append([key, value])
+    for number, (key, value) in enumerate(notes.items(), start=1):
+        about.append([_harmless(key), _harmless(value)])
+        _forbid_formulas(about, number, (key, value))
     about.column_dimensions["A"].width = about.column_dimensions["B"].width = 40
     with replaced(path) as temporary:
         book.save(temporary)
 
 
 def _fill(page: Worksheet, sheet: Sheet) -> None:
-    page.append(list(sheet.head))
-    for row in sheet.rows:
-        page.append(list(row))
+    for number, row in enumerate((sheet.head, *sheet.rows), start=1):
+        page.append([_harmless(value) for value in row])
+        _forbid_formulas(page, number, row)
     for number, name in enumerate(sheet.head, start=1):
         page.cell(1, number).font = Font(bold=True)
         widest = max(len(str(cell)) for cell in (name, *(row[number - 1] for row in sheet.rows[:WIDTH_ROWS])))
@@ -53,6 +55,19 @@ def _fill(page: Worksheet, sheet: Sheet) -> None:
         page.add_chart(
             _bars(page, sheet.head, len(sheet.rows), *sheet.chart), f"{get_column_letter(len(sheet.head) + 2)}2"
         )
+
+
+def _harmless(value: Cell) -> Cell:
+    """Text without the control characters that a workbook cannot hold."""
+    return ILLEGAL_CHARACTERS_RE.sub("?", value) if isinstance(value, str) else value
+
+
+def _forbid_formulas(page: Worksheet, number: int, row: Sequence[Cell]) -> None:
+    """Text that begins like a formula stays text: names of networks and files may be anybody's."""
+    for column, value in enumerate(row, start=1):
+        if isinstance(value, str) and value.startswith("="):
+            page.cell(number, column).data_type = "s"
+            page.cell(number, column).quotePrefix = True
 
 
 def _bars(sheet: Worksheet, head: Sequence[str], rows: int, over: str, of: str) -> BarChart:

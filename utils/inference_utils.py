@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from utils.cpu_limit import cpu_limit
 from utils.errors import UsageError
 
 Clock = Callable[[], float]
@@ -88,7 +89,14 @@ def keep_freed_memory() -> bool:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set how many threads one operation uses; returns the number in force."""
+    """Set how many threads one operation uses; returns the number in force.
+
+    Where nobody says how many, and a quota allows fewer cores than there are, as many as it has whole cores: more would
+    use it up sooner and then all stand still.
+    """
+    limit = cpu_limit() if threads is None else None
+    if limit is not None and limit.cores < torch.get_num_threads():
+        threads = max(1, int(limit.cores))
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()

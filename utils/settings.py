@@ -166,8 +166,10 @@ def _value(parser: argparse.ArgumentParser, action: argparse.Action, value: conf
     if isinstance(action, argparse._AppendAction) or action.nargs in _MANY:
         return [_checked(parser, action, text) for text in texts]
     if isinstance(value, list):
-        if action.type in (None, Path):
+        if action.type is Path:
             raise ValueError("a list is not for this key: give one value")
+        if any("," in text for text in texts):  # it would fall apart, perhaps into something that is right as well
+            raise ValueError("an item of a list has a comma: give the whole as one text, as on the command line")
         return _checked(parser, action, ",".join(texts))
     return _checked(parser, action, value)
 

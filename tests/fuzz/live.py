@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.attacks import encode
 from models import inputs, registry, weights
 from net.connection import Connection
 from net.frames import FrameType
@@ -24,11 +25,10 @@ from net.tensors import Array
 from runtime.cloud import Cloud, CloudConfig
 from runtime.executor import Network, prepare
 from tests.fuzz.targets import mutate
-from tests.test_frames import encode
 from utils.deadline import Deadline
 from utils.errors import PeerClosedError
 
-SLOW_S = 10.0
+SLOW_S = 120.0
 ANSWERS = frozenset(
     {FrameType.READY, FrameType.RESULT, FrameType.PROBED, FrameType.STATE, FrameType.ERROR}
 )  # what a cloud may say

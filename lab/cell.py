@@ -1,0 +1,171 @@
+"""Measuring one cell: the real edge, asked for one cut after the other, and what it answers made into records."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lab.choices import AUTO, CHOICES, Situation
+from lab.field import Field, cores
+from lab.grid import FALLBACK, Key, Place, Want, flags_for, key_of, next_attempt
+from lab.keeper import Keeper
+from lab.programs import Program, program
+from lab.records import Record
+from lab.spec import Spec
+from utils.errors import AppError
+
+READY_S = 600.0  # for the edge to build its network, and the cloud to measure it
+ANSWER_S = 600.0  # for all repeats of one cut
+TIMES = (
+    "edge_s",
+    "encode_s",
+    "transfer_s",
+    "queue_s",
+    "cloud_s",
+    "total_s",
+    "payload_bytes",
+    "raw_bytes",
+    "received_bytes",
+)
+
+
+class NoChoice(AppError):
+    """A baseline that cannot choose here; all others can be measured."""
+
+
+@dataclass
+class Asked:
+    """A running edge of one cell."""
+
+    place: Place
+    points: int
+    spec: Spec
+    cache_dir: Path
+    running: Program
+    _auto: dict[str, Any] | None = field(default=None, init=False)
+
+    def document(self, want: Want) -> tuple[str, dict[str, Any]]:
+        """Have something measured; returns what was asked, and what the edge printed."""
+        asked = want.asked or self._chosen(want.who)
+        self.running.say(asked)
+        found = read_document(self.running.line(ANSWER_S))
+        if want.who == AUTO:
+            self._auto = found
+        return asked, found
+
+    def _chosen(self, who: str) -> str:
+        """The choice of a baseline, which may look at what the edge found out."""
+        if self._auto is None:
+            self.document(Want(AUTO, AUTO))
+        assert self._auto is not None  # set by that
+        cell = self.place.cell
+        try:
+            return CHOICES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+        except AppError as error:
+            raise NoChoice(f"{who} cannot choose: {error}") from error
+
+
+def read_document(line: str) -> dict[str, Any]:
+    """One line of the edge. Raises AppError where it is an error, or nothing that can be read."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise AppError(f"edge_api.py printed {line[:80]!r} instead of a document")
+    if "error" in found:
+        raise AppError(str(found["error"].get("message", "it failed")))
+    return found
+
+
+@contextmanager
+def edge(
+    place: Place, spec: Spec, where: Field, address: tuple[str, int], folder: Path, keeper: Keeper
+) -> Iterator[Asked]:
+    """Start the edge of a cell, wait until its network is built, and give it its share of a core."""
+    cell, cache_dir = place.cell, folder / "cache"
+    command = [
+        *("edge_api.py", "-t", cell.model, "-i", address[0], "-p", str(address[1]), "--points", "-", "--json"),
+        *(
+            "--repeat",
+            str(spec.repeat),
+            "--warm-up",
+            str(spec.warm_up),
+            "--threads",
+            "1",
+            "--objective",
+            cell.objective,
+        ),
+        *("--power", cell.power, "--radio", cell.radio, "--cache-dir", str(cache_dir), "--times", "measured"),
+        *where.edge_arguments(cell.cpu),
+        *(["--verify"] if spec.verify else []),
+    ]
+    log = folder / "logs" / f"{cell.slug}.edge.log"
+    with program(command, log, keeper, prefix=where.on_edge, cores=cores().edge, threads=1) as running:
+        ready = read_document(running.line(READY_S))
+        where.limit(running.pid, cell.cpu)
+        yield Asked(place, int(ready["points"]), spec, cache_dir, running)
+
+
+def missing(place: Place, wanted: Sequence[Want], done: dict[Key, list[Record]], repeat: int) -> list[Want]:
+    """What is not there yet."""
+    return [w for w in wanted if next_attempt(done.get(key_of(place.cell, w.who, w.asked), []), repeat) is not None]
+
+
+def measure(
+    asked: Asked, want: Want, before: list[Record], environment: str, keep: Callable[[Record], None]
+) -> list[Record]:
+    """Measure one group, again where its times are too far apart; every record is kept at once. Returns the last."""
+    attempt, tries = next_attempt(before, asked.spec.repeat) or 0, 0
+    while True:
+        text, document = asked.document(want)
+        tries += 1
+        records = records_of(document, asked.place, want, text, environment, attempt, tries, asked.points)
+        for record in records:
+            keep(record)
+        if next_attempt(records, asked.spec.repeat) is None:
+            return records
+        attempt += 1
+
+
+def records_of(
+    document: dict[str, Any],
+    place: Place,
+    want: Want,
+    asked: str,
+    environment: str,
+    attempt: int,
+    tries: int,
+    points: int,
+) -> list[Record]:
+    """The repeats that one document holds."""
+    plan, repeats = document["plan"], document["measured"]["repeats"]
+    is_fallback = any(run["completed_by"] == FALLBACK for run in repeats)
+    flags = flags_for([run["total_s"] for run in repeats], tries, is_fallback=is_fallback)
+    verify, top = document.get("verify"), document["result"]["top"]
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return [
+        Record(
+            environment=environment,
+            at=now,
+            cell=place.cell,
+            who=want.who,
+            point=plan["point"],
+            layer=plan["layer"] or ",".join(plan["boundary"]),
+            codec=plan["codec"],
+            repeat=number,
+            plan=plan | {"asked": asked, "points": points},
+            link_seen=document["link"] if document["link"]["up_bytes_per_s"] else None,
+            measured={name: run[name] for name in TIMES},
+            energy=document.get("energy"),
+            result_top=top[0]["index"] if top else None,
+            completed_by=run["completed_by"],
+            matches=None if verify is None else bool(verify["matches"]),
+            attempt=attempt,
+            flags=flags,
+        )
+        for number, run in enumerate(repeats)
+    ]

@@ -1,0 +1,210 @@
+"""What the baselines would choose, from what is on this machine: `python -m lab baselines`.
+
+    python -m lab baselines -t alex_net --bandwidth 5mbit --emulate-cpu 0.3
+
+DADS takes the kept profiles of both sides (deployment.py profile -t MODEL, or an earlier run of the programs), and
+Neurosurgeon regressions that are fitted here to the survey (deployment.py profile); the network is built, never run.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.baselines import BASELINES, Choice, Given, Sides, choose
+from predictor import store
+from predictor.store import Kept
+from utils import cli
+from utils.errors import MismatchError, UsageError
+from utils.units import format_seconds, parse_rate
+
+if TYPE_CHECKING:
+    from models.graph import LayerGraph
+    from predictor.features import Described
+    from predictor.latency import Predictors
+
+NEEDS_A_SURVEY = "neurosurgeon"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the numbers of a model come from. Folders of a survey are as deployment.py profile --role writes them."""
+
+    cache_dir: Path
+    edge_survey: Path
+    cloud_survey: Path
+    """That of the edge serves where it does not exist: then the cloud is a machine like the edge."""
+    edge_times: Path | None = None
+    """A kept profile; None is the newest that fits."""
+    cloud_times: Path | None = None
+    weights: str = "default"
+
+
+@dataclass
+class Chooser:
+    """Given what a model costs on either side, says what baselines do on a link. Networks and fits are kept."""
+
+    sources: Sources
+    _layers: "dict[str, tuple[LayerGraph, tuple[Described, ...]]]" = field(default_factory=dict)
+    _fits: "dict[Path, Predictors]" = field(default_factory=dict)
+
+    def choose(
+        self, names: Sequence[str], model: str, up_bytes_per_s: float, cpu_share: float | None = None, load: float = 1.0
+    ) -> list[Choice]:
+        """One choice for each name. `cpu_share` is the share of a core that the edge has; None is all of it.
+
+        Raises UsageError for a name that there is not, or where times or a survey are missing.
+        """
+        graph, described = self.network(model)
+        share = cpu_share or 1.0
+        given = Given(graph, up_bytes_per_s, load=load)
+        if "dads" in names:
+            given = Given(graph, up_bytes_per_s, self._measured(model, graph, cpu_share), load=load)
+        if NEEDS_A_SURVEY in names:
+            given = Given(graph, up_bytes_per_s, given.measured, self._regressed(described, share), load)
+        return [choose(name, given) for name in names]
+
+    def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
+        """The layers of a network: as a graph, and as regressions see them."""
+        if model not in self._layers:
+            from models import inputs, registry, weights
+            from runtime.executor import prepare
+            from runtime.times import described
+
+            entry = registry.given(model)
+            loaded = weights.load(entry, self.sources.weights)
+            network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
+            self._layers[model] = network.traced.graph, described(network.traced)
+        return self._layers[model]
+
+    def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> Sides:
+        sources = self.sources
+        clock = "wall" if cpu_share is None else "work"  # what an edge with a share of a core measures by
+        kept = [each for each in _kept(sources.cache_dir, graph.name) if each.profile.key.graph == graph.digest]
+        edge = _file(sources.edge_times) or next((each for each in kept if each.profile.key.clock == clock), None)
+        edge = edge or next(iter(kept), None)
+        cloud = _file(sources.cloud_times) or next((each for each in kept if each.profile.tails), None)
+        cloud = cloud or next((each for each in kept if each.profile.key.clock == "wall"), None)
+        if edge is None or cloud is None:
+            raise UsageError(
+                f"no times of {model} are kept in {sources.cache_dir}: run deployment.py profile -t {model}, or run it "
+                "with edge_api.py --times measured"
+            )
+        if {edge.profile.key.graph, cloud.profile.key.graph} != {graph.digest}:
+            raise MismatchError(f"a profile that was given is of another network than {model}")
+        return Sides([seconds / (cpu_share or 1.0) for seconds in edge.profile.seconds], cloud.profile.seconds)
+
+    def _regressed(self, layers: "Sequence[Described]", share: float) -> Sides:
+        sources = self.sources
+        other = sources.cloud_survey if sources.cloud_survey.exists() else sources.edge_survey
+        edge_s, cloud_s = (self._fit(folder).layers(layers)[0].tolist() for folder in (sources.edge_survey, other))
+        return Sides([0.0, *(seconds / share for seconds in edge_s)], [0.0, *cloud_s])
+
+    def _fit(self, folder: Path) -> "Predictors":
+        """Neurosurgeon's regressions of a survey: for each kind the better of its two forms."""
+        if folder not in self._fits:
+            from predictor import dataset
+            from predictor.forms import AS_PUBLISHED
+            from predictor.latency import combine
+            from predictor.train import fit_all
+
+            if not folder.exists():
+                raise UsageError(f"there is no survey {folder}: deployment.py profile measures one")
+            found = dataset.read(folder)
+            self._fits[folder] = combine(fit_all(found, forms=AS_PUBLISHED), found.machine, ())
+        return self._fits[folder]
+
+
+def _kept(cache_dir: Path, model: str) -> list[Kept]:
+    """Profiles that can be read, the newest first; older versions of the program leave some that cannot."""
+    found = []
+    for path in store.kept(cache_dir, model):
+        with contextlib.suppress(UsageError):
+            found.append(store.read(path))
+    return found
+
+
+def _file(path: Path | None) -> Kept | None:
+    return None if path is None else store.read(path)
+
+
+@cache
+def _chooser(cache_dir: Path) -> Chooser:
+    """One for all cells of a lab: networks are built, and regressions fitted, once."""
+    from runtime.survey import DATASETS
+
+    return Chooser(Sources(cache_dir, DATASETS / "edge", DATASETS / "cloud"))
+
+
+def chosen(name: str, model: str, up_bytes_per_s: float, cache_dir: Path, cpu: float | None, load: float = 1.0) -> str:
+    """What a baseline chooses in a cell, as `edge_api.py --points` takes it; raises what Chooser.choose does."""
+    chooser = _chooser(cache_dir)
+    (choice,) = chooser.choose([name], model, up_bytes_per_s, cpu, load)
+    return choice.points_text(chooser.network(model)[0])
+
+
+# --- the command
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of `python -m lab baselines`."""
+    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    parser.add_argument("--bandwidth", type=cli.checked(parse_rate), required=True, metavar="RATE", help="upload")
+    parser.add_argument("--emulate-cpu", type=cli.share, metavar="SHARE", help="of a core, which the edge has")
+    parser.add_argument(
+        "--load", type=cli.above_zero, default=1.0, metavar="K", help="times slower than idle: the cloud"
+    )
+    parser.add_argument("--names", type=cli.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES))
+    parser.add_argument("--edge-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/edge)")
+    parser.add_argument(
+        "--cloud-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/cloud, else edge)"
+    )
+    parser.add_argument(
+        "--edge-times", type=Path, metavar="FILE", help="a kept profile (default: the newest that fits)"
+    )
+    parser.add_argument("--cloud-times", type=Path, metavar="FILE", help="the same of the cloud")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Choose and print."""
+    from runtime.survey import DATASETS
+
+    sources = Sources(
+        cache_dir=options.cache_dir or store.default_folder(),
+        edge_survey=options.edge_survey or DATASETS / "edge",
+        cloud_survey=options.cloud_survey or DATASETS / "cloud",
+        edge_times=options.edge_times,
+        cloud_times=options.cloud_times,
+        weights=options.weights,
+    )
+    chooser = Chooser(sources)
+    found = chooser.choose(options.names, options.type, options.bandwidth, options.emulate_cpu, options.load)
+    graph, _ = chooser.network(options.type)
+    rows = [
+        {
+            "who": choice.who,
+            "point": choice.point,
+            "boundary": [graph.layers[number].id for number in graph.boundary(choice.head)],
+            "codec": choice.codec,
+            "expected_s": choice.expected_s,
+            "points": choice.points_text(graph),
+        }
+        for choice in found
+    ]
+    if options.json:
+        print(json.dumps({"model": graph.name, "baselines": rows}))
+        return 0
+    for choice, row in zip(found, rows, strict=True):
+        expected = "" if choice.expected_s is None else f", expects {format_seconds(choice.expected_s)}"
+        where = f"point {choice.point}" if choice.point is not None else f"{len(choice.head) - 1} layers on the edge"
+        cli.say(
+            f"{choice.who:15} {where}, {choice.codec}{expected}: edge_api.py -t {options.type} --points {row['points']}"
+        )
+    return 0

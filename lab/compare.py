@@ -1,0 +1,32 @@
+"""python -m lab compare DIR DIR: whether two runs of the same cells, such as both modes, come to the same."""
+
+import argparse
+from pathlib import Path
+
+from lab.grid import agreement, summary
+from lab.records import read
+from lab.show import agreement_table
+from utils import cli
+from utils.errors import UsageError
+
+HELP = "two runs beside each other: the same best point, or within 10 %"
+ENOUGH = 0.9
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of `lab compare`."""
+    parser.add_argument("folders", nargs=2, type=Path, metavar="DIR", help="what lab run wrote")
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 where 9 of 10 cells agree, else 1."""
+    runs = [read(folder) for folder in options.folders]
+    mine, theirs = (summary(records) for _, records in runs)
+    found = agreement(mine, theirs)
+    if not found:
+        raise UsageError("the two have no cell with points in common")
+    names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
+    cli.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
+    same = sum(is_same for _, _, is_same in found.values())
+    print(f"{same} of {len(found)} cells agree: the same best point, or totals within 10 %")
+    return 0 if same >= ENOUGH * len(found) else 1

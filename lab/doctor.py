@@ -1,0 +1,224 @@
+"""python -m lab doctor: what this machine can do for experiments, and what to do about the rest."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import cgroup, hosts
+from lab.environment import CONGESTION, congestion_control, version_of
+from lab.keeper import MARK, leftovers, sweep
+from utils.cpu_limit import cpu_limit
+
+ENOUGH_BYTES = 1 << 30
+ENOUGH_CORES = 3
+FINE_CLOCK_S = 1e-5
+CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+OK, MISSING, WARNING = "ok", "missing", "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: str
+    """`ok`, `missing` (a mode or a figure cannot be had) or `warning` (numbers may be worse)."""
+    found: str
+    to_do: str = ""
+    needed_for: str = "hosts"
+    """`both` modes, or only `hosts`."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of `lab doctor`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--clean", action="store_true", help="remove what crashed experiments left on this machine")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where records would go")
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 where at least the emulated mode works."""
+    removed = sweep(_groups()) if options.clean else []
+    found = [check(options) for check in CHECKS]
+    modes = [name for name in ("hosts", "emulated") if _works(name, found)]
+    if options.json:
+        document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in found]}
+        print(json.dumps(document | {"removed": removed}))
+    else:
+        for name in removed:
+            print(f"removed {name}")
+        for finding in found:
+            advice = f"  -> {finding.to_do}" if finding.to_do else ""
+            print(f"{finding.state:<8} {finding.name:<20} {finding.found}{advice}")
+        print(f"modes that work here: {', '.join(modes) or 'none'}")
+    return 0 if "emulated" in modes else 1
+
+
+def _works(mode: str, found: list[Finding]) -> bool:
+    return not any(each.state == MISSING and each.needed_for in ("both", mode) for each in found)
+
+
+def _groups() -> tuple[Path, ...]:
+    controller = cgroup.find()
+    return () if controller is None else (controller.top,)
+
+
+def _root(_: argparse.Namespace) -> Finding:
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if is_root:
+        return Finding("root", OK, "yes")
+    return Finding("root", MISSING, "no", "hosts mode needs it: sudo; --mode emulated does not")
+
+
+def _tools(_: argparse.Namespace) -> Finding:
+    absent = [name for name in ("ip", "tc", "nsenter") if shutil.which(name) is None]
+    if not absent:
+        return Finding("ip, tc, nsenter", OK, "installed")
+    return Finding("ip, tc, nsenter", MISSING, f"no {', '.join(absent)}", "apt install iproute2 util-linux")
+
+
+def _namespaces(_: argparse.Namespace) -> Finding:
+    problem = hosts.missing() or hosts.cannot()
+    if not problem:
+        return Finding("namespaces, tbf", OK, "can be made") if _qdisc("tbf") else _no_tbf()
+    return Finding(
+        "namespaces, tbf", MISSING, problem, "in a container: --privileged, or --cap-add NET_ADMIN,SYS_ADMIN"
+    )
+
+
+def _no_tbf() -> Finding:
+    return Finding("namespaces, tbf", MISSING, "the kernel has no tbf", "modprobe sch_tbf")
+
+
+def _netem(_: argparse.Namespace) -> Finding:
+    if hosts.missing():
+        return Finding("netem", WARNING, "not tried")
+    if _qdisc("netem"):
+        return Finding("netem", OK, "in the kernel")
+    return Finding("netem", WARNING, "not in this kernel", "modprobe sch_netem; without it a relay adds round trips")
+
+
+QDISCS = {"tbf": "tbf rate 1mbit burst 4kb latency 50ms", "netem": "netem delay 1ms"}
+
+
+def _qdisc(name: str) -> bool:
+    """Whether the kernel has it: try it in a namespace of its own."""
+    mark = f"{MARK}{os.getpid()}-probe"
+    lines = [f"ip netns add {mark}", f"tc -n {mark} qdisc add dev lo root {QDISCS[name]}"]
+    try:
+        return not any(subprocess.run(line.split(), check=False, capture_output=True).returncode for line in lines)
+    finally:
+        subprocess.run(["ip", "netns", "del", mark], check=False, capture_output=True)
+
+
+def _quota(_: argparse.Namespace) -> Finding:
+    found = cgroup.find()
+    if found is not None:
+        return Finding("cgroup CPU quota", OK, f"version {found.version} at {found.top}")
+    return Finding("cgroup CPU quota", MISSING, "none that can be written", "root, and in a container --privileged")
+
+
+def _own_limit(_: argparse.Namespace) -> Finding:
+    limit = cpu_limit()
+    if limit is None:
+        return Finding("own CPU limit", OK, "none", needed_for="both")
+    text = f"{limit.cores:g} cores, every {limit.period_s * 1e3:g} ms"
+    return Finding("own CPU limit", WARNING, text, "both sides run under it: raise it for experiments", "both")
+
+
+def _cores(_: argparse.Namespace) -> Finding:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count >= ENOUGH_CORES:
+        return Finding("cores", OK, f"{count}: one for the edge, the others for the cloud", needed_for="both")
+    return Finding("cores", WARNING, str(count), "edge and cloud disturb each other: use two machines", "both")
+
+
+def _busy(_: argparse.Namespace) -> Finding:
+    if not hasattr(os, "getloadavg"):
+        return Finding("other work", WARNING, "unknown", needed_for="both")
+    load = os.getloadavg()[0]
+    if load < 1:
+        return Finding("other work", OK, f"load {load:.2f}", needed_for="both")
+    return Finding("other work", WARNING, f"load {load:.2f}", "stop other programs while you measure", "both")
+
+
+def _clock(_: argparse.Namespace) -> Finding:
+    source = CLOCK.read_text(encoding="ascii").strip() if CLOCK.exists() else "unknown"
+    step_s = min(_tick(time.perf_counter) for _ in range(100))
+    text = f"{source}, steps of {step_s * 1e9:.0f} ns"
+    if step_s < FINE_CLOCK_S:
+        return Finding("clock", OK, text, needed_for="both")
+    return Finding("clock", WARNING, text, "too coarse for short layers: look at the clock source", "both")
+
+
+def _tick(clock: Callable[[], float]) -> float:
+    began = clock()
+    while (now := clock()) == began:
+        pass
+    return now - began
+
+
+def _threads(_: argparse.Namespace) -> Finding:
+    given = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
+    text = ", ".join(f"{name}={value}" for name, value in given.items()) or "not limited by the environment"
+    return Finding(
+        "threads", OK, f"{text}; the lab's edge has one, its cloud one for each of its cores", needed_for="both"
+    )
+
+
+def _torch(_: argparse.Namespace) -> Finding:
+    if version_of("torch") is None:
+        return Finding("torch", MISSING, "not installed", "pip install -r requirements.txt", "both")
+    try:
+        import torch
+
+        from models import vision
+
+        has_operators = hasattr(torch.ops.torchvision, "nms") and not vision.is_patched()
+    except (ImportError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:100]
+        return Finding("torch", MISSING, text, "pip install -r requirements.txt: the two have to match", "both")
+    build = "CUDA" if torch.version.cuda else "CPU"
+    both = f"{torch.__version__} ({build}), torchvision {version_of('torchvision')}"
+    if has_operators:
+        return Finding("torch", OK, both, needed_for="both")
+    return Finding("torch", OK, f"{both} of another build, which does for networks without its operators", "", "both")
+
+
+def _congestion(_: argparse.Namespace) -> Finding:
+    found = congestion_control()
+    if not CONGESTION.exists():
+        return Finding("congestion control", WARNING, "unknown on this system", needed_for="both")
+    return Finding("congestion control", OK, found, needed_for="both")
+
+
+def _disk(options: argparse.Namespace) -> Finding:
+    folder = options.out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:.1f} GB at {folder}"
+    if free >= ENOUGH_BYTES:
+        return Finding("free disk", OK, text, needed_for="both")
+    return Finding("free disk", WARNING, text, "make room, or give --out on another disk", "both")
+
+
+def _left(_: argparse.Namespace) -> Finding:
+    found = leftovers(_groups())
+    if not found:
+        return Finding("leftovers", OK, "none", needed_for="both")
+    names = ", ".join(name for _, name in found)
+    return Finding("leftovers", WARNING, names, "python -m lab doctor --clean", "both")
+
+
+CHECKS: tuple[Callable[[argparse.Namespace], Finding], ...] = (
+    *(_root, _tools, _namespaces, _netem, _quota),
+    *(_own_limit, _cores, _busy, _clock, _threads, _torch, _congestion, _disk, _left),
+)

@@ -1,0 +1,56 @@
+"""Experiments without root, on any system: a relay as the link, and --emulate-cpu as the slower edge."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.field import LinkWanted, cores
+from lab.keeper import Keeper
+from lab.programs import address_of, program
+
+START_S = 60.0
+
+
+class EmulatedField:
+    """Everything on loopback."""
+
+    on_edge: tuple[str, ...] = ()
+    on_cloud: tuple[str, ...] = ()
+    cloud_host = "127.0.0.1"
+    cpu_period_s: float | None = None
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    @contextmanager
+    def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
+        """A relay."""
+        with relay(wanted, cloud, log, self._keeper) as address:
+            yield address
+
+    def edge_arguments(self, cpu: float | None) -> list[str]:
+        """The emulation stretches the time of layers."""
+        return [] if cpu is None else ["--emulate-cpu", f"{cpu:g}"]
+
+    def limit(self, pid: int, cpu: float | None) -> None:
+        """The edge does that itself."""
+
+    def prefer(self, pid: int) -> None:
+        """Nothing that needs no root would help."""
+
+
+@contextmanager
+def relay(
+    wanted: LinkWanted, to: tuple[str, int], log: Path, keeper: Keeper, prefix: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
+    """A relay of that shape in front of an address, on the loopback of the host that `prefix` leads to."""
+    trace = [] if wanted.trace is None else ["--trace", str(wanted.trace.resolve())]
+    command = ["-m", "lab.relay", "--to", to[0], str(to[1]), "--link", wanted.shape, "--until-stdin-closes", *trace]
+    with program(command, log, keeper, prefix=prefix, cores=cores().cloud) as running:
+        yield address_of(running, START_S)
+
+
+@contextmanager
+def opened(keeper: Keeper) -> Iterator[EmulatedField]:
+    """Nothing has to be made."""
+    yield EmulatedField(keeper)

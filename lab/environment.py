@@ -1,0 +1,60 @@
+"""What a machine is, for the numbers that are measured on it."""
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lab.records import Environment
+from utils.cli import VERSION
+
+PACKAGES = ("torch", "torchvision", "numpy")
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
+
+def environment(mode: str, why: str, cpu_period_s: float | None, cloud_threads: int) -> Environment:
+    """Of this machine, now."""
+    import torch
+
+    from utils.inference_utils import device_name
+
+    host = {
+        "cpu": device_name(torch.device("cpu")),
+        "cores": os.cpu_count() or 1,
+        "machine": platform.machine(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "memory_gb": memory_gb(),
+        "cloud_threads": cloud_threads,
+    }
+    versions = {"python": platform.python_version(), "project": VERSION}
+    versions |= {name: found for name in PACKAGES if (found := version_of(name)) is not None}
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return Environment(mode, why, host, versions, 1, congestion_control(), started, cpu_period_s)
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def memory_gb() -> int | None:
+    """Of the machine, rounded."""
+    if not hasattr(os, "sysconf") or sys.platform == "win32":
+        return None
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (OSError, ValueError):
+        return None
+
+
+def congestion_control() -> str:
+    """What TCP uses here."""
+    try:
+        return CONGESTION.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"

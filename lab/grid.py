@@ -1,0 +1,178 @@
+"""Which measurements an experiment needs, which of them are there, and what they say. Pure."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+from lab.choices import AUTO, AUTO_RAW, POINT
+from lab.field import LinkWanted
+from lab.records import Cell, Record
+from lab.spec import Spec
+
+SPREAD = 0.15
+"""Of the totals of one point, over their median, above which they are measured again ..."""
+LEAST_SPREAD_S = 0.001
+"""... unless they lie as close together as this."""
+MOST_ATTEMPTS = 3
+SUPERSEDED, UNSTABLE, FALLBACK = "superseded", "unstable", "fallback"
+"""Flags of records: measured again because the times were too far apart; the last attempt was no better; the cloud did
+not answer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell with the link that it is measured on."""
+
+    cell: Cell
+    link: LinkWanted
+
+
+@dataclass(frozen=True)
+class Want:
+    """One group of repeats."""
+
+    who: str
+    asked: str
+    """What `edge_api.py --points` is asked; "" for a baseline that has not chosen yet."""
+
+
+def places(spec: Spec) -> list[Place]:
+    """All cells of an experiment, in the order in which they are measured."""
+    found = []
+    rates: list[Path | None] = [Path(name) for name in spec.traces]
+    for model, share, link, trace, objective in product(
+        spec.models, spec.cpu, spec.links, rates or [None], spec.objectives
+    ):
+        name = None if trace is None else trace.stem
+        cell = Cell(model, share, link.shape, link.name, name, objective, link.radio, spec.power)
+        found.append(Place(cell, LinkWanted(link.name, link.shape, link.radio, trace)))
+    return found
+
+
+def wants(spec: Spec, points: int) -> list[Want]:
+    """What is measured in each cell of a network with so many points: the edge's own choice first, baselines next."""
+    names = [name for name in spec.baselines if name != AUTO]
+    asked = [part.strip() for part in spec.points.split(",") if part.strip()]
+    is_auto = AUTO in spec.baselines or AUTO in asked
+    listed = [number for part in asked if part != AUTO for number in _written_out(part, points, spec.codec)]
+    found = [Want(AUTO, AUTO)] if is_auto else []
+    return [*found, *(Want(name, "") for name in names), *(Want(POINT, text) for text in dict.fromkeys(listed))]
+
+
+def _written_out(part: str, points: int, codec: str) -> Iterator[str]:
+    """One entry of a list of points, each with its codec; what is wrong with it the edge will say."""
+    name, colon, own = part.partition(":")
+    ending = f":{own}" if colon else f":{codec}"
+    first, dash, last = name.partition("-")
+    if name == "all":
+        yield from (f"{number}{ending}" for number in range(points))
+    elif dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last) < points:
+        yield from (f"{number}{ending}" for number in range(int(first), int(last) + 1))
+    else:
+        yield f"{name}{ending}"
+
+
+Key = tuple[str, str, str]
+
+
+def key_of(cell: Cell, who: str, asked: str) -> Key:
+    """What the repeats of one group have in common; of a baseline whatever it chose."""
+    return cell.key, who, asked if who == POINT else ""
+
+
+def groups(records: Iterable[Record]) -> dict[Key, list[Record]]:
+    """The records of the last attempt of every group."""
+    found: dict[Key, list[Record]] = {}
+    for record in records:
+        kept = found.setdefault(key_of(record.cell, record.who, str(record.plan.get("asked", ""))), [])
+        if kept and record.attempt > kept[0].attempt:
+            kept.clear()
+        if not kept or record.attempt == kept[0].attempt:
+            kept.append(record)
+    return found
+
+
+def next_attempt(found: Sequence[Record], repeat: int) -> int | None:
+    """Which attempt at a group is to be made next, None where what there is will do."""
+    if not found:
+        return 0
+    is_done = len(found) >= repeat and SUPERSEDED not in found[0].flags
+    return None if is_done else found[0].attempt + 1
+
+
+def is_spread(totals_s: Sequence[float]) -> bool:
+    """Whether repeats are too far apart to say much."""
+    apart = max(totals_s) - min(totals_s)
+    return apart > max(LEAST_SPREAD_S, SPREAD * median(totals_s))
+
+
+def flags_for(totals_s: Sequence[float], tries: int, *, is_fallback: bool) -> tuple[str, ...]:
+    """Those of an attempt; `tries` is how many were made in this run, this one included."""
+    found = (FALLBACK,) if is_fallback else ()
+    if not is_spread(totals_s):
+        return found
+    return (*found, SUPERSEDED if tries < MOST_ATTEMPTS else UNSTABLE)
+
+
+@dataclass(frozen=True)
+class Best:
+    """What was found in one cell, in seconds; None where it was not measured."""
+
+    cell: Cell
+    point: int | None
+    layer: str
+    total_s: float
+    auto_point: int | None
+    auto_s: float | None
+    chosen_s: float | None
+    """Of what the edge chose, of `auto-raw` where that is there: as it was measured among the points where it was, else
+    its own measurement."""
+    is_unstable: bool
+
+    @property
+    def regret(self) -> float | None:
+        """By which share the edge's own choice takes longer than the best point that was tried."""
+        return None if self.chosen_s is None else self.chosen_s / self.total_s - 1
+
+
+def summary(records: Iterable[Record]) -> list[Best]:
+    """The best point and the edge's choice for every cell that has points."""
+    found = groups(records)
+    cells: dict[str, list[list[Record]]] = {}
+    for (cell, _, _), kept in found.items():
+        cells.setdefault(cell, []).append(kept)
+    return [best for kept in cells.values() if (best := _best(kept)) is not None]
+
+
+def _best(kept: Sequence[list[Record]]) -> Best | None:
+    totals = [(median(record.total_s for record in group), group) for group in kept]
+    points = [pair for pair in totals if pair[1][0].who == POINT]
+    if not points:
+        return None
+    total_s, group = min(points, key=lambda pair: pair[0])
+    chosen = {other[0].who: (s, other[0]) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
+    first = group[0]
+    is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
+    if not chosen:
+        return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable)
+    auto_s, auto = chosen.get(AUTO, chosen.get(AUTO_RAW, (math.nan, first)))
+    chosen_s, choice = chosen.get(AUTO_RAW, (auto_s, auto))
+    same = [s for s, other in points if (other[0].point, other[0].codec) == (choice.point, choice.codec)]
+    if same and choice.point is not None:
+        chosen_s = same[0]
+    return Best(first.cell, first.point, first.layer, total_s, auto.point, auto_s, chosen_s, is_unstable)
+
+
+def agreement(
+    mine: Sequence[Best], theirs: Sequence[Best], close: float = 0.10
+) -> Mapping[str, tuple[Best, Best, bool]]:
+    """Cells that two runs share: the same best point, or totals of the best that are within `close` of each other."""
+    others = {best.cell.key: best for best in theirs}
+    return {
+        best.cell.key: (best, other, best.point == other.point or abs(other.total_s / best.total_s - 1) <= close)
+        for best in mine
+        if (other := others.get(best.cell.key)) is not None
+    }

@@ -1,0 +1,147 @@
+"""The real programs of one cell, started by the lab: what they print comes line by line, logs go to a file."""
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.keeper import Keeper
+from utils.errors import AppError, DeadlineError
+
+ROOT = Path(__file__).resolve().parent.parent
+STOP_S = 5.0
+LISTENING = "listening on "
+LOG_TAIL = 4096
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+class Program:
+    """A running program that ends when its standard input does."""
+
+    def __init__(self, command: Sequence[str], log: Path, cores: frozenset[int], keeper: Keeper, threads: int) -> None:
+        self._log = log
+        few = ONE_THREAD if threads == 1 else {}
+        try:
+            with log.open("ab") as file:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    text=True,
+                    start_new_session=True,  # Ctrl-C in a terminal reaches only the lab, which ends it
+                    env=os.environ | few,
+                )
+        except OSError as error:
+            raise AppError(f"cannot start {command[0]}: {error.strerror or error}") from None
+        if cores and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(OSError):  # it has ended already, which its first line will tell
+                os.sched_setaffinity(self._process.pid, cores)
+        self._keeper, self._noted = keeper, keeper.note_process(self._process.pid)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="reads a program", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # asked for above
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def say(self, line: str) -> None:
+        """Give it a line. What is wrong with it shows when its answer is read."""
+        assert self._process.stdin is not None  # asked for above
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def line(self, wait_s: float) -> str:
+        """Its next line. Raises ProgramError where it ends instead, DeadlineError where nothing comes in time."""
+        try:
+            found = self._lines.get(timeout=wait_s)
+        except queue.Empty:
+            raise DeadlineError(f"nothing came within {wait_s:g} s; see {self._log}") from None
+        if found is None:
+            raise self.failure()
+        return found
+
+    def failure(self) -> "ProgramError":
+        """Why it ended, in its own words."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        return ProgramError(self._last_words(), self._process.returncode or 0)
+
+    def _last_words(self) -> str:
+        try:
+            text = self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
+        except OSError:
+            text = ""
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("$ ")]
+        return lines[-1].strip() if lines else f"it ended with code {self._process.returncode}; see {self._log}"
+
+    def stop(self) -> None:
+        """Close its standard input and wait; kill it if it does not go."""
+        assert self._process.stdin is not None  # asked for above
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(AppError):  # the keeper is gone, as after a crash
+            self._keeper.order(forget=self._noted)
+
+
+class ProgramError(AppError):
+    """A program ended that should not have; `code` is its exit code."""
+
+    def __init__(self, words: str, code: int) -> None:
+        super().__init__(words)
+        self.exit_code = code if 0 < code < 6 else AppError.exit_code
+
+
+@contextmanager
+def program(
+    arguments: Sequence[str],
+    log: Path,
+    keeper: Keeper,
+    *,
+    prefix: Sequence[str] = (),
+    cores: frozenset[int] = frozenset(),
+    threads: int = 0,
+) -> Iterator[Program]:
+    """Run a script or module of this project for as long as the context lasts; `prefix` says on which host."""
+    command = [*prefix, sys.executable, *arguments]
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n")
+    running = Program(command, log, cores, keeper, threads)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def address_of(running: Program, wait_s: float) -> tuple[str, int]:
+    """Where a program listens that says so in its first line. Raises AppError where it does not."""
+    line = running.line(wait_s).strip()
+    if not line.startswith(LISTENING):
+        raise AppError(f"a program said {line[:80]!r} instead of where it listens")
+    host, _, port = line.removeprefix(LISTENING).rpartition(":")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,66 @@
+"""`python -m lab report DIR`: what was measured into a folder, as one HTML file, a workbook and Markdown."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.cli import say
+from utils.errors import AppError, UsageError
+
+if TYPE_CHECKING:
+    from lab.records import Cell
+
+FORMS = ("html", "xlsx", "md")
+LANGUAGES = ("en", "zh")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `lab run --out` was given")
+    parser.add_argument("--language", choices=LANGUAGES, default="en", help="of the whole report")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the report is written (default: the same folder)"
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write report.html, report.xlsx and report.md, and print the answer; 1 where nothing was measured."""
+    from lab.records import SPEC, read
+    from lab.report import html, markdown, workbook
+    from lab.report.build import build
+    from lab.report.words import Words
+    from utils.files import write_atomically
+
+    if not options.folder.is_dir():
+        raise UsageError(f"there is no folder {options.folder}")
+    environment, records = read(options.folder)
+    document = build(environment, records, Words(options.language), expected_cells(options.folder / SPEC))
+    target: Path = options.out or options.folder
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / "report.html", html.to_html(document))
+        write_atomically(target / "report.md", markdown.to_markdown(document))
+        workbook.write(target / "report.xlsx", document)
+    except OSError as error:
+        raise AppError(f"cannot write the report to {target}: {error.strerror or error}") from None
+    for warning in document.warnings:
+        say(f"! {warning}")
+    for section in document.sections:
+        for paragraph in section.paragraphs if section.id.startswith("grid-") else ():
+            say(paragraph)
+    say(f"written: {', '.join(str(target / f'report.{form}') for form in FORMS)}")
+    return 0 if records else 1
+
+
+def expected_cells(path: Path) -> "tuple[Cell, ...]":
+    """All cells of a spec, so that those without any record are seen to be missing; none where it cannot be read."""
+    from lab.grid import places
+    from lab.spec import read
+
+    if not path.exists():
+        return ()
+    try:
+        return tuple(place.cell for place in places(read(path)))
+    except UsageError as error:
+        say(f"! {error}")
+        return ()

@@ -1,0 +1,261 @@
+"""From records to the whole report, before it is a file. Pure."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from lab.records import Cell, Environment, Record
+from lab.report.charts import bars_chart, scatter_chart
+from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
+from lab.report.document import (
+    NOTE,
+    Chart,
+    Document,
+    Entry,
+    Raw,
+    Section,
+    Table,
+    milliseconds,
+    show_lines,
+    show_percent,
+    text,
+)
+from lab.report.grid import POINT, CellResult, Grid, Numbered, Row, grids_of, number, rows_of
+from lab.report.tables import (
+    WITHIN,
+    best_table,
+    grid_id,
+    heat_tables,
+    predicted_rows,
+    prediction_table,
+    regret_line,
+    regret_of,
+    student_table,
+    transfer_table,
+)
+from lab.report.why import answer
+from lab.report.words import Words
+from utils.units import parse_rate
+
+MOST_NAMED = 6
+FLAT_FIRST = ("line", "cell.model", "cell.cpu", "cell.link", "who", "point", "layer", "codec", "repeat")
+RAW_TIMES = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
+
+
+def build(environment: Environment, records: Sequence[Record], w: Words, expected: Sequence[Cell] = ()) -> Document:
+    """The report of a folder, in one language; without records it says so. `expected` are all cells of its spec."""
+    numbered = number(records)
+    rows = rows_of(numbered)
+    w = w.naming((*(row.cell for row in rows), *expected))
+    grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]), expected if records else ())
+    table = student_table(grids, w)
+    models = list(dict.fromkeys(grid.model for grid in grids))
+    sections = [
+        *([paper_section(grids, environment, w)] if len(models) > 1 else []),
+        *(grid_section(grid, w) for grid in grids),
+        Section("all-cuts", w("student_section"), (), (table,)),
+        predicted_section(rows, w),
+        transfer_section(rows, w),
+    ]
+    return Document(
+        title=w("title", models=", ".join(models) if models else "?"),
+        language=w.language,
+        facts=facts(environment, numbered, rows, w),
+        warnings=warnings(rows, grids, w),
+        sections=tuple(sections) if records else (),
+        table=table,
+        raw=flat(numbered),
+        raw_table=raw_table(numbered, w),
+        words={key: w(key) for key in ("contents", "page_foot", "see_html", "raw_title", "raw_note", "lines")}
+        | {"raw_open": w("raw_open", n=len(records))},
+    )
+
+
+# --- the head
+
+
+def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[Row], w: Words) -> tuple[Any, ...]:
+    """What was run, where, and what is measured, modelled or emulated, as pairs of texts."""
+    cells, mode = {row.cell for row in rows}, environment.mode
+    ordered = [row.cell for row in rows if w.link(row.cell) != row.cell.link]
+    times = sorted(each.record.at for each in records)
+    used = {line for row in rows if row.is_measured for line in row.lines}
+    powers = ", ".join(sorted({row.cell.power for row in rows if row.energy_j is not None}))
+    limited = any(cell.cpu is not None for cell in cells)
+    threads = w("threads", n=environment.threads, cc=environment.congestion_control)
+    pairs = {
+        "networks": ", ".join(dict.fromkeys(row.cell.model for row in rows)),
+        "mode": f"{mode} ({environment.why_mode})",
+        "device": f"{_listed(environment.host)}; {threads}",
+        "versions": _listed(environment.versions),
+        "when": w("when_line", first=times[0], last=times[-1]) if times else environment.started,
+        "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),
+        "times": w("times_measured"),
+        "links": w("list_separator").join(dict.fromkeys(f"{w.link(c)} = {c.link}" for c in ordered)),
+        "link": w("link_hosts" if mode == "hosts" else "link_emulated"),
+        "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if limited else "cpu_none"),
+        "energy": w("energy_modelled", power=powers) if powers else w("energy_none"),
+    }
+    return tuple((w(f"fact_{name}"), told) for name, told in pairs.items() if told)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str, ...]:
+    """What a reader has to know before believing a table."""
+    if not rows:
+        return (w("warn_none"),)
+    told: list[str] = []
+    unstable = [row for row in rows if row.is_unstable]
+    if unstable:
+        told.append(
+            w("warn_unstable", n=len(unstable), of=len(rows), which=_named((_whose(row, w) for row in unstable), w))
+        )
+    missing = list(holes(rows, grids, w))
+    if missing:
+        told.append(w("warn_missing", which=_named(missing, w)))
+    fallbacks, wrong = sum(row.fallbacks for row in rows), [row for row in rows if row.wrong]
+    if fallbacks:
+        told.append(w("warn_fallbacks", n=fallbacks))
+    if wrong:
+        told.append(w("warn_wrong", n=len(wrong), which=_named((_whose(row, w) for row in wrong), w)))
+    return tuple(told)
+
+
+Hole = tuple[str, int | str]
+"""A setting, and a cut of it by its number or in words."""
+
+
+def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole]:
+    """Rows without a number, and cells and cuts that the rest of their grid has."""
+    for row in rows:
+        if not row.is_measured:
+            yield _whose(row, w)
+    for grid in grids:
+        for cpu in grid.cpus:
+            for place in grid.places:
+                setting = f"{grid.model}, {w('setting', cpu=w.cpu(cpu), link=w.link(place))}"
+                yield from ((setting, cut) for cut in _cuts_missing(grid, grid.at(cpu, place), w))
+
+
+def _cuts_missing(grid: Grid, result: CellResult | None, w: Words) -> Iterable[int | str]:
+    if result is None:
+        return [w("everything")]
+    known = {(row.point, row.layer, row.codec) for row in result.points}
+    return [w.point(key[0]) if key[0] is None else key[0] for key in grid.points if key not in known]
+
+
+def _whose(row: Row, w: Words) -> Hole:
+    setting = f"{row.cell.model}, {w.setting(row.cell)}"
+    if row.who == POINT:
+        return setting, w.point(None) if row.point is None else row.point
+    return setting, f"{w.cut(row)} ({w.who(row.who)})"
+
+
+def _named(holes: Iterable[Hole], w: Words) -> str:
+    """Settings with their cuts, the first few: `alex_net, cpu 0.3 on 5mbit: 2–22`."""
+    found: dict[str, list[int | str]] = {}
+    for setting, cut in holes:
+        found.setdefault(setting, []).append(cut)
+    named = []
+    for setting, cuts in found.items():
+        numbers = show_lines(cut for cut in cuts if isinstance(cut, int))
+        words = [cut for cut in cuts if isinstance(cut, str)]
+        named.append(w("cuts_of", setting=setting, cuts=", ".join(filter(None, (numbers, *words)))))
+    shown = w("list_separator").join(named[:MOST_NAMED])
+    return shown if len(named) <= MOST_NAMED else w("and_more", shown=shown, n=len(named) - MOST_NAMED)
+
+
+# --- sections
+
+
+def grid_section(grid: Grid, w: Words) -> Section:
+    """One network under one objective: the answer, the best cuts, and the pictures; or who wins, without fixed cuts."""
+    goal = w("grid_title", model=grid.model, objective=w.objective(grid.objective))
+    if not grid.points:
+        table = baseline_table(grid, w)
+        return Section(f"grid-{grid_id(grid)}", goal, (w("why_nothing"),), () if table is None else (table,))
+    blocks: list[Table | Chart] = [best_table(grid, w)]
+    if any(result.ranked for result in grid.results):
+        blocks += heat_tables(grid, w)
+    if any(row.who == POINT for result in grid.results for row in result.rows):
+        blocks.append(bars_chart(grid, w))  # or they are another objective's, and drawn there
+    blocks += [table for table in (baseline_table(grid, w), energy_table(grid, w)) if table is not None]
+    said = (*answer(grid, w), regret_line(regret_of(grid.results), w))
+    return Section(f"grid-{grid_id(grid)}", f"{w('why_title')} {goal}", said, tuple(blocks))
+
+
+def paper_section(grids: Sequence[Grid], environment: Environment, w: Words) -> Section:
+    """All networks beside each other, and beside the paper."""
+    found = compared_of(grids)
+    how = w("how_hosts" if environment.mode == "hosts" else "how_emulated")
+    blocks = (headline_table(found, w, how), paper_table(found, w))
+    return Section("networks", w("paper_section"), (w("paper_source"),), blocks)
+
+
+def predicted_section(rows: Sequence[Row], w: Words) -> Section:
+    """Predicted against measured."""
+    found = predicted_rows(rows)
+    if not found:
+        return Section("predictions", w("predicted_title"), (w("predicted_none"),))
+    errors = [abs(row.predicted["total"] / row.total_s - 1) for row in found]
+    within = sum(error <= WITHIN[0] for error in errors)
+    said = w("predicted_line", within=within, of=len(errors), mean=show_percent(mean(errors), sign=False))
+    return Section("predictions", w("predicted_title"), (said,), (scatter_chart(found, w), prediction_table(found, w)))
+
+
+def transfer_section(rows: Sequence[Row], w: Words) -> Section:
+    """Transfers against bytes over rate."""
+    table, said = transfer_table(rows, w)
+    return Section("transfers", w("transfer_section"), (said,), (table,) if table.rows else ())
+
+
+# --- the records themselves
+
+
+def raw_table(records: Sequence[Numbered], w: Words) -> Table:
+    """The records with the columns that tables are made of."""
+    head = w.head("lines", "at", "model", "cpu", "link", "who", "cut", "codec", "attempt", "repeat")
+    head += w.head("total", "local", "encode", "transfer", "queue", "cloud", "completed_by", "flags")
+    return Table("raw", w("raw_title"), head, tuple(_raw_row(each, w) for each in records), (w("raw_note"),))
+
+
+def _raw_row(each: Numbered, w: Words) -> tuple[Entry, ...]:
+    record, line = each.record, (each.line,)
+    said = (record.at, record.cell.model, w.cpu(record.cell.cpu), w.link(record.cell), w.who(record.who))
+    return (
+        Entry(str(each.line), each.line, line, is_number=True),
+        *(text(word) for word in (*said, w.point(record.point), record.codec)),
+        *(Entry(str(value), value, is_number=True) for value in (record.attempt, record.repeat)),
+        *(milliseconds(record.measured.get(name), line) for name in RAW_TIMES),
+        text(record.completed_by),
+        text(", ".join((*record.flags, *(("wrong",) if record.matches is False else ()))), NOTE),
+    )
+
+
+def flat(records: Sequence[Numbered]) -> Raw:
+    """Every value of every record, by dotted names; lists as JSON."""
+    found = [{"line": each.line} | _flat(each.record.to_json()) for each in records]
+    names = dict.fromkeys(FLAT_FIRST if found else ())
+    for each in found:
+        names |= dict.fromkeys(each)
+    return Raw(tuple(names), tuple(tuple(each.get(name, "") for name in names) for each in found))
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = _scalar(value)
+    return found
+
+
+def _scalar(value: Any) -> float | str:
+    if value is None:
+        return ""
+    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, ensure_ascii=False)

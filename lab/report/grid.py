@@ -1,0 +1,365 @@
+"""Measurements put in order: a row for each cut of each cell, and cells in grids of devices and links. Pure.
+
+Medians and spreads are over the repeats of the last attempt. What the edge had to finish without the cloud is counted,
+and is in no median; a row with another answer than the whole network's keeps its times, but is never the best.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from lab.records import Cell, Record
+
+POINT, AUTO, ALL_EDGE, ALL_CLOUD = "point", "auto", "all-edge", "all-cloud"
+SAME_FOR_ALL = (POINT, ALL_EDGE, ALL_CLOUD)
+"""Whose cut does not depend on the objective."""
+UNSTABLE = "unstable"
+Parts = Callable[[Mapping[str, Any]], float]
+LEAST_POINTS = 3
+"""Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
+STAGES: dict[str, Parts] = {
+    "total": lambda times: times["total_s"],
+    "local": lambda times: times["edge_s"] + times.get("encode_s", 0.0),
+    "transfer": lambda times: times["transfer_s"],
+    "cloud": lambda times: times.get("queue_s", 0.0) + times["cloud_s"],
+}
+"""What the student's table calls the stages, from the names of `measured` and `predicted`; seconds."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A record and its line in records.jsonl, from 1."""
+
+    line: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and largest of the repeats."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The repeats of one cut, or of one way of choosing, in one cell."""
+
+    cell: Cell
+    who: str
+    point: int | None
+    layer: str
+    codec: str
+    lines: tuple[int, ...]
+    """Of the records that the numbers are from; of those that failed where all did."""
+    stages: Mapping[str, Spread]
+    """By the names of STAGES, in seconds; empty where nothing was measured."""
+    predicted: Mapping[str, float]
+    """The same, of the plan; without what it does not have."""
+    payload_bytes: int
+    raw_bytes: int
+    received_bytes: int
+    energy_j: Spread | None
+    """Modelled for the edge, from the measured stages."""
+    completed_by: frozenset[str]
+    fallbacks: int
+    wrong: int
+    """Of the measured ones, how many gave another answer than the whole network does."""
+    is_unstable: bool
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a number."""
+        return bool(self.stages)
+
+    @property
+    def total_s(self) -> float:
+        """Median of the wall clock; only where it was measured."""
+        return self.stages["total"].median
+
+    @property
+    def repeats(self) -> int:
+        """How many measurements the medians are of."""
+        return len(self.lines) if self.is_measured else 0
+
+
+def number(records: Iterable[Record]) -> tuple[Numbered, ...]:
+    """`lab.records.read` gives every line, in order."""
+    return tuple(Numbered(line, record) for line, record in enumerate(records, start=1))
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    is_fixed = record.who == POINT
+    return (record.cell, record.who, *((record.point, record.layer, record.codec) if is_fixed else ()))
+
+
+def rows_of(records: Iterable[Numbered]) -> tuple[Row, ...]:
+    """One row for each cell and cut, or way of choosing, in the order of their first records."""
+    groups: dict[tuple[Any, ...], list[Numbered]] = {}
+    for each in records:
+        groups.setdefault(_key(each.record), []).append(each)
+    return tuple(_row(group) for group in groups.values())
+
+
+def _row(group: Sequence[Numbered]) -> Row:
+    attempt = max(each.record.attempt for each in group)
+    kept = [each for each in group if each.record.attempt == attempt]
+    fallbacks = [each for each in kept if each.record.completed_by == "fallback"]
+    good = [each for each in kept if each not in fallbacks]
+    last, measured = (good or kept)[-1].record, [each.record.measured for each in good]
+    joules = [j for each in good if (j := _joules(each.record)) is not None]
+    return Row(
+        cell=last.cell,
+        who=last.who,
+        point=last.point,
+        layer=last.layer,
+        codec=last.codec,
+        lines=tuple(each.line for each in good or kept),
+        stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
+        predicted=_predicted(last),
+        payload_bytes=int(last.measured.get("payload_bytes", 0)),
+        raw_bytes=int(last.measured.get("raw_bytes", 0)),
+        received_bytes=int(last.measured.get("received_bytes", 0)),
+        energy_j=Spread.of(joules) if joules else None,
+        completed_by=frozenset(each.record.completed_by for each in good),
+        fallbacks=len(fallbacks),
+        wrong=sum(each.record.matches is False for each in good),
+        is_unstable=any(UNSTABLE in each.record.flags for each in kept),
+    )
+
+
+def _joules(record: Record) -> float | None:
+    stages = (record.energy or {}).get("measured_stages") or {}
+    return None if stages.get("total_j") is None else float(stages["total_j"])
+
+
+def _predicted(record: Record) -> dict[str, float]:
+    stages = record.plan.get("predicted") or {}
+    found: dict[str, float] = {}
+    for name, part in STAGES.items():
+        try:
+            found[name] = float(part(stages))
+        except (KeyError, TypeError):
+            continue
+    return found
+
+
+def _seconds(row: Row) -> float | None:
+    return row.total_s
+
+
+def _energy(row: Row) -> float | None:
+    return None if row.energy_j is None else row.energy_j.median
+
+
+def _longest(row: Row) -> float | None:
+    return max(row.stages[name].median for name in STAGES if name != "total")
+
+
+JUDGES: dict[str, Callable[[Row], float | None]] = {"latency": _seconds, "energy": _energy, "throughput": _longest}
+"""What is least, by objective; of a row that was measured. Other objectives are judged by time."""
+
+
+def judge_of(objective: str) -> Callable[[Row], float | None]:
+    """What the best cut of a cell has least of."""
+    return JUDGES.get(objective, _seconds)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """All that was measured in one cell."""
+
+    cell: Cell
+    rows: tuple[Row, ...]
+    borrowed: tuple[Row, ...] = ()
+    """Those of the same cell under another objective that do not depend on it, where this one has none."""
+    least_points: int = 1
+    """How many fixed points have to be measured before one of them is called the best."""
+
+    def value(self, row: Row | None) -> float | None:
+        """What is least in this cell, of a row; None where it was not measured."""
+        return None if row is None or not row.is_measured else judge_of(self.cell.objective)(row)
+
+    @property
+    def everything(self) -> tuple[Row, ...]:
+        """Its own rows, then the borrowed ones."""
+        return (*self.rows, *self.borrowed)
+
+    @cached_property
+    def points(self) -> tuple[Row, ...]:
+        """The fixed points, in order."""
+        return tuple(sorted((row for row in self.everything if row.who == POINT), key=_place))
+
+    @cached_property
+    def ranked(self) -> tuple[Row, ...]:
+        """The fixed points that were measured and gave the right answer, the best one first."""
+        judged = [(value, row) for row in self.points if (value := self.value(row)) is not None and not row.wrong]
+        return tuple(row for _, row in sorted(judged, key=lambda pair: pair[0]))
+
+    @property
+    def best(self) -> Row | None:
+        """The best fixed point; None where fewer than half of them were measured."""
+        return self.ranked[0] if len(self.ranked) >= self.least_points else None
+
+    def by(self, who: str) -> Row | None:
+        """The row of a baseline, or of the automatic choice, if it was measured."""
+        return next((row for row in self.everything if row.who == who and row.is_measured), None)
+
+    @property
+    def auto(self) -> Row | None:
+        """The automatic choice."""
+        return self.by(AUTO)
+
+    @property
+    def all_edge(self) -> Row | None:
+        """Everything on the edge: the point, or else the baseline of that name."""
+        found = (row for row in self.points if row.is_measured and row.completed_by == {"edge"})
+        return next(found, self.by(ALL_EDGE))
+
+    @property
+    def all_cloud(self) -> Row | None:
+        """Everything on the cloud, sent as it is."""
+        return next((row for row in self.points if row.is_measured and row.point == 0), self.by(ALL_CLOUD))
+
+    def same_cut(self, row: Row) -> Row | None:
+        """The fixed point that is cut and packed like another row."""
+        like = (row.point, row.codec)
+        return next((each for each in self.ranked if row.point is not None and (each.point, each.codec) == like), None)
+
+    @property
+    def regret(self) -> float | None:
+        """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
+
+        None where fewer than three fixed points were measured.
+        """
+        auto, best = self.value(self.auto), self.value(self.best)
+        if auto is None or not best or (self.auto and self.auto.wrong) or len(self.ranked) < LEAST_POINTS:
+            return None
+        return max(0.0, auto / best - 1)
+
+    @property
+    def lead(self) -> float | None:
+        """How much more the automatic choice has than the best fixed point; below 0 where it is better."""
+        auto, best = self.value(self.auto), self.value(self.best)
+        return None if auto is None or not best else auto / best - 1
+
+    @property
+    def cut_regret(self) -> float | None:
+        """Of its cut alone, by the measurements of the fixed points: without the noise of a run of its own.
+
+        None where no fixed point is cut and packed like it.
+        """
+        same = self.value(self.same_cut(self.auto)) if self.auto is not None else None
+        best = self.value(self.best)
+        return None if same is None or not best else same / best - 1
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether the second best point's repeats reach into the best one's."""
+        if self.best is None or len(self.ranked) < 2 or self.cell.objective == "energy":
+            return False
+        first, second = self.ranked[:2]
+        return second.stages["total"].low <= first.stages["total"].high
+
+    def gain_over(self, row: Row | None) -> float | None:
+        """How many times less the best point has than another row."""
+        other, best = self.value(row), self.value(self.best)
+        return None if other is None or not best else other / best
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return (-1 if row.point is None else row.point, row.codec)
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A column of a grid: the link."""
+
+    up_bytes_per_s: float
+    link: str
+    name: str
+    trace: str
+    radio: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of one network under one objective: devices in rows, links in columns."""
+
+    model: str
+    objective: str
+    power: str
+    cpus: tuple[float | None, ...]
+    places: tuple[Place, ...]
+    cells: Mapping[tuple[float | None, Place], CellResult]
+
+    def at(self, cpu: float | None, place: Place) -> CellResult | None:
+        """A cell, if anything in it was recorded."""
+        return self.cells.get((cpu, place))
+
+    @property
+    def results(self) -> tuple[CellResult, ...]:
+        """The cells in the order of rows and columns."""
+        return tuple(found for cpu in self.cpus for place in self.places if (found := self.at(cpu, place)))
+
+    @property
+    def points(self) -> tuple[tuple[int | None, str, str], ...]:
+        """Point, layer and codec of every fixed point that any of its cells has, in order."""
+        found = {(row.point, row.layer, row.codec) for result in self.results for row in result.points}
+        return tuple(sorted(found, key=lambda each: (-1 if each[0] is None else each[0], *each[1:])))
+
+
+def place_of(cell: Cell, rate: Callable[[str], float]) -> Place:
+    """The column of a cell; `rate` reads bytes per second up from its link."""
+    return Place(rate(cell.link), cell.link, cell.link_name, cell.trace or "", cell.radio)
+
+
+def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterable[Cell] = ()) -> tuple[Grid, ...]:
+    """All grids, in the order of their first rows; slow devices and slow links first.
+
+    `expected` are cells that should be there: those that nothing was recorded of stay empty.
+    """
+    rows = tuple(rows)
+    gathered: dict[tuple[str, str, str], dict[tuple[float | None, Place], list[Row]]] = {}
+    fixed: dict[Cell, list[Row]] = {}
+    for row in rows:
+        cell = row.cell
+        grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
+        grid.setdefault((cell.cpu, place_of(cell, rate)), []).append(row)
+        if row.who in SAME_FOR_ALL:
+            fixed.setdefault(replace(cell, objective=""), []).append(row)
+    for cell in expected:
+        grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
+        grid.setdefault((cell.cpu, place_of(cell, rate)), [])
+    grids = (
+        Grid(
+            *key,
+            cpus=tuple(sorted({cpu for cpu, _ in cells}, key=lambda cpu: float("inf") if cpu is None else cpu)),
+            places=tuple(sorted({place for _, place in cells})),
+            cells={where: _result(found, fixed) for where, found in cells.items() if found},
+        )
+        for key, cells in gathered.items()
+    )
+    return tuple(_demanding(grid) for grid in grids)
+
+
+def _demanding(grid: Grid) -> Grid:
+    """A grid whose cells call nothing the best of less than half of its fixed points."""
+    least = max(1, -(-len(grid.points) // 2))
+    return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
+
+
+def _result(rows: Sequence[Row], fixed: Mapping[Cell, Sequence[Row]]) -> CellResult:
+    cell = rows[0].cell
+    own = {row.who for row in rows}
+    elsewhere = fixed.get(replace(cell, objective=""), ())
+    return CellResult(cell, tuple(rows), tuple(row for row in elsewhere if row.who not in own))

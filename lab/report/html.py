@@ -1,0 +1,32 @@
+"""A report as one HTML file: it works offline, and its own policy forbids it to load anything."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lab.report.document import Chart, Document, Table, data_lines
+
+HERE = Path(__file__).parent
+
+
+def to_html(document: Document) -> str:
+    """The file's text. Everything but the drawings and the style is escaped by the template."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"data_lines": data_lines, "runs": _runs}
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.j2").render(document=document, style=style)
+
+
+def _runs(blocks: Iterable[Table | Chart]) -> list[tuple[str, list[Table | Chart]]]:
+    """Blocks of one kind that follow each other: heat maps stand beside each other."""
+    return [(kind, list(run)) for kind, run in groupby(blocks, key=_kind)]
+
+
+def _kind(block: Table | Chart) -> str:
+    if isinstance(block, Chart):
+        return "chart"
+    return "heat-map" if block.is_heat_map else "table"

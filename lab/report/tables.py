@@ -1,0 +1,340 @@
+"""The tables of one grid: the student's, the best cuts, heat maps, predictions and transfers. Pure."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+from lab.report.document import (
+    BAD,
+    BEST,
+    NOTE,
+    Entry,
+    Table,
+    milliseconds,
+    percent,
+    records_entry,
+    show_joules,
+    show_ms,
+    show_percent,
+    text,
+    times,
+)
+from lab.report.grid import AUTO, POINT, STAGES, CellResult, Grid, Row
+from lab.report.words import Words
+from utils.units import format_bytes, parse_link
+
+LARGE_BYTES, CLOSE, WITHIN = 100_000, 0.05, (0.1, 0.2)
+"""The bar of the transfer check, and how close predictions should be."""
+
+
+# --- the student's table
+
+
+def student_table(grids: Sequence[Grid], w: Words) -> Table:
+    """Every cut of every cell: milliseconds, medians of the repeats. What is missing is said to be."""
+    rows: list[tuple[Entry, ...]] = []
+    firsts: set[int] = set()
+    for grid in grids:
+        for cpu in grid.cpus:
+            for place in grid.places:
+                firsts.add(len(rows))
+                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)))
+                rows += [(*where, *cells) for cells in _cell_rows(grid, grid.at(cpu, place), w)]
+    head = w.head("model", "cpu", "link", "cut", "mark", "layer", "sent", "total", "least", "most")
+    head += w.head("local", "transfer", "cloud", "repeats", "lines")
+    notes = (w("student_note"), w("student_marks"))
+    return Table("table", w("student_title"), head, tuple(rows), notes, firsts=frozenset(firsts))
+
+
+def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[Entry, ...]]:
+    if result is None:
+        return [_missing(text(""), "", w("no_record"), w)]
+    found: list[tuple[Entry, ...]] = []
+    has_own = any(row.who == POINT for row in result.rows)  # or they stand in another objective's grid
+    for point, layer, codec in grid.points if has_own else ():
+        row = next((r for r in result.points if (r.point, r.layer, r.codec) == (point, layer, codec)), None)
+        cut = w.point(point)
+        found.append(
+            _measured(row, result, w) if row is not None else _missing(Entry(cut, point), layer, w("no_record"), w)
+        )
+    found += [_measured(row, result, w) for row in result.rows if row.who != POINT]
+    return found
+
+
+def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
+    cut = w.cut(row) if row.who == POINT else w("whose_cut", who=w.who(row.who), cut=w.cut(row))
+    number = row.point if row.who == POINT else None
+    if not row.is_measured:
+        return _missing(Entry(cut, number), row.layer, why_missing(row, w), w, row.lines)
+    mark = BEST if row is result.best else ""
+    total = row.stages["total"]
+    star = "★" if mark else w("wrong_mark") if row.wrong else ""
+    flag = f" {w('unstable_mark')}" if row.is_unstable else ""
+    return (
+        Entry(cut, number, mark=mark),
+        text(star, BAD if row.wrong else mark, w("wrong_answers", n=row.wrong) if row.wrong else ""),
+        text(f"{row.layer} [{row.codec}]" if row.codec != "raw" else row.layer, mark),
+        Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
+        milliseconds(total.median, row.lines, mark),
+        milliseconds(total.low, row.lines, NOTE),
+        milliseconds(total.high, row.lines, NOTE),
+        *(milliseconds(row.stages[name].median, row.lines, hint=_range(row, name)) for name in list(STAGES)[1:]),
+        Entry(f"{row.repeats}{flag}", row.repeats, row.lines, BAD if flag else "", is_number=True),
+        records_entry(row.lines),
+    )
+
+
+def _range(row: Row, name: str) -> str:
+    stage = row.stages[name]
+    return f"{show_ms(stage.low)} – {show_ms(stage.high)}"
+
+
+def _missing(cut: Entry, layer: str, why: str, w: Words, lines: Iterable[int] = ()) -> tuple[Entry, ...]:
+    lines = tuple(lines)
+    nothing = Entry("–", "", mark=NOTE, is_number=True)
+    told = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why, is_number=True)
+    end = (*[nothing] * 5, Entry("0", 0, lines, NOTE, is_number=True), records_entry(lines))
+    return (cut, text(""), text(layer), nothing, told, *end)
+
+
+def why_missing(row: Row, w: Words) -> str:
+    """What became of the repeats of a row without numbers."""
+    return w("fell_back", n=row.fallbacks)
+
+
+# --- the best cut of each cell
+
+
+def best_table(grid: Grid, w: Words) -> Table:
+    """The best fixed point, the automatic choice, and its regret, for each cell."""
+    rows: list[tuple[Entry, ...]] = []
+    for cpu in grid.cpus:
+        for place in grid.places:
+            result = grid.at(cpu, place)
+            where = (text(w.cpu(cpu)), text(w.link(place)))
+            rows.append(
+                (*where, *(_best_cells(result, w) if result else [text(w("not_measured"), BAD), *[percent(None)] * 8]))
+            )
+    head = w.head("cpu", "link", "best_cut", "layer", "best_total", "runner_up", "auto", "auto_total")
+    head += w.head("lead", "regret", "cut_regret")
+    return Table(f"best-{grid_id(grid)}", w("best_title"), head, tuple(rows), (w("best_note"),))
+
+
+def _best_cells(result: CellResult, w: Words) -> list[Entry]:
+    best, auto = result.best, result.auto
+    lines = best.lines if best else ()
+    few = w("too_few", n=len(result.ranked), least=result.least_points)
+    told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
+    cells = [text(told, BAD), *[text("–", NOTE)] * 3]
+    if best is not None:
+        runner = result.ranked[1] if len(result.ranked) > 1 else None
+        told = "–" if runner is None else w("runner", cut=w.cut(runner), percent=_behind(result, runner))
+        tie = f" {w('tie')}" if result.is_tie else ""
+        cells = [
+            text(f"{w.cut(best)} ★", BEST, lines=lines),
+            text(best.layer, lines=lines),
+            milliseconds(best.total_s, lines, BEST),
+            text(told + tie, NOTE, lines=runner.lines if runner else ()),
+        ]
+    if auto is None:
+        return [*cells, text(w("not_measured"), BAD), *[percent(None)] * 4]
+    both = (*lines, *auto.lines)
+    return [
+        *cells,
+        text(w.packed(auto), lines=auto.lines, hint=auto.layer),
+        milliseconds(auto.total_s, auto.lines),
+        percent(result.lead, both),
+        percent(result.regret, both),
+        percent(result.cut_regret, both),
+    ]
+
+
+def _behind(result: CellResult, row: Row) -> str:
+    value, best = result.value(row), result.value(result.best)
+    return show_percent(value / best - 1) if value is not None and best else "–"
+
+
+@dataclass(frozen=True)
+class Regret:
+    """How good the automatic choice is over some cells."""
+
+    mean: float
+    worst: float
+    worst_at: CellResult
+    cut_mean: float | None
+    found: int
+    """Cells where its cut is the best fixed one, or where it is faster than all of them."""
+    near: int
+    """Cells where it is that or within 5 % of it."""
+    cells: int
+
+
+def regret_of(results: Iterable[CellResult]) -> Regret | None:
+    """None where no cell has both a best point and an automatic choice."""
+    judged = [(result.regret, result) for result in results if result.regret is not None]
+    if not judged:
+        return None
+    cuts = [result.cut_regret for _, result in judged if result.cut_regret is not None]
+    worst, where = max(judged, key=lambda pair: pair[0])
+    return Regret(
+        mean=mean(value for value, _ in judged),
+        worst=worst,
+        worst_at=where,
+        cut_mean=mean(cuts) if cuts else None,
+        found=sum(_least(result) == 0 for _, result in judged),
+        near=sum(_least(result) <= CLOSE for _, result in judged),
+        cells=len(judged),
+    )
+
+
+def _least(result: CellResult) -> float:
+    """Regret as it was measured or of the cut alone, whichever is less."""
+    return min(value for value in (result.regret, result.cut_regret) if value is not None)
+
+
+def regret_line(found: Regret | None, w: Words) -> str:
+    """Regret as a sentence."""
+    if found is None:
+        return w("regret_none")
+    line = w(
+        "regret_line",
+        cells=found.cells,
+        mean=show_percent(found.mean),
+        worst=show_percent(found.worst),
+        where=w.setting(found.worst_at.cell),
+    )
+    told = w("regret_found", found=found.found, near=found.near, of=found.cells)
+    alone = "" if found.cut_mean is None else w("regret_cut", mean=show_percent(found.cut_mean))
+    return w.join(line, told, alone)
+
+
+# --- heat maps
+
+
+def heat_tables(grid: Grid, w: Words) -> list[Table]:
+    """The best cut, its gain over all on the edge, and over all on the cloud: devices down, links across."""
+    last = max((point or 0 for point, _, _ in grid.points), default=0) or 1
+
+    def cut(result: CellResult) -> Entry:
+        best = result.best
+        if best is None:
+            return text(w("not_measured"), BAD)
+        value = result.value(best)
+        told = w("heat_joules", value=show_joules(value or 0)) if grid.objective == "energy" else show_ms(best.total_s)
+        share = (best.point or 0) / last
+        return Entry(f"{w.cut(best)} · {told}", None, best.lines, share=share, hint=best.layer)
+
+    def gain(result: CellResult, other: Row | None) -> Entry:
+        value = result.gain_over(other)
+        if value is None or result.best is None or other is None:
+            return text(w("not_measured"), BAD)
+        share = min(1.0, math.log(max(value, 1.0)) / math.log(4))
+        return times(value, (*result.best.lines, *other.lines), share=share)
+
+    kinds: dict[str, tuple[str, Callable[[CellResult], Entry]]] = {
+        "cut": (w("heat_cut"), cut),
+        "edge": (w("heat_edge"), lambda result: gain(result, result.all_edge)),
+        "cloud": (w("heat_cloud"), lambda result: gain(result, result.all_cloud)),
+    }
+    head = (w("cpu_and_link"), *(w.link(place) for place in grid.places))
+    tables: list[Table] = []
+    for name, (title, entry) in kinds.items():
+        rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
+        tables.append(Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True))
+    return tables
+
+
+def _across(grid: Grid, cpu: float | None, entry: Callable[[CellResult], Entry], w: Words) -> list[Entry]:
+    found = [grid.at(cpu, place) for place in grid.places]
+    return [text(w("not_measured"), BAD) if result is None else entry(result) for result in found]
+
+
+# --- predicted against measured
+
+
+def predicted_rows(rows: Iterable[Row]) -> list[Row]:
+    """Those that say what had been predicted, of fixed points and of our own choice."""
+    return [row for row in rows if row.is_measured and row.who in (POINT, AUTO) and row.predicted.get("total")]
+
+
+def prediction_table(rows: Sequence[Row], w: Words) -> Table:
+    """How far predictions are off, for the total and for each stage."""
+    found: list[tuple[Entry, ...]] = []
+    for name in STAGES:
+        errors = [(row.predicted[name] / row.stages[name].median - 1, row) for row in rows if _is_long(row, name)]
+        if not errors:
+            continue
+        sizes = [abs(error) for error, _ in errors]
+        worst, at = max(errors, key=lambda pair: abs(pair[0]))
+        lines = tuple(line for _, row in errors for line in row.lines)
+        found.append(
+            (
+                text(w(name)),
+                Entry(str(len(errors)), len(errors), lines, is_number=True),
+                percent(median(error for error, _ in errors), lines),
+                percent(mean(sizes), lines, sign=False),
+                *(percent(sum(size <= bar for size in sizes) / len(sizes), lines, sign=False) for bar in WITHIN),
+                percent(worst, at.lines),
+                text(w("at_cut", setting=w.setting(at.cell), cut=w.cut(at)), NOTE, lines=at.lines),
+            )
+        )
+    head = w.head("stage", "count", "median_error", "mean_error", "within_10", "within_20", "worst", "where")
+    return Table("predicted", w("predicted_table"), head, tuple(found), (w("predicted_note"),))
+
+
+def _is_long(row: Row, name: str) -> bool:
+    """Errors of stages shorter than a millisecond say nothing."""
+    return name in row.predicted and row.stages[name].median >= 1e-3
+
+
+# --- transfers against bytes over rate
+
+
+def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
+    """Measured transfer beside bytes over the link's rate for large payloads, and the figures as a sentence."""
+    found: list[tuple[Entry, ...]] = []
+    plain: list[float] = []
+    full: list[float] = []
+    for row in rows:
+        if not row.is_measured or row.payload_bytes < LARGE_BYTES or row.cell.trace or row.completed_by == {"edge"}:
+            continue
+        up, down, rtt_s = parse_link(row.cell.link)
+        ideal_s = row.payload_bytes / up
+        full_s = ideal_s + rtt_s + row.received_bytes / down
+        took_s = row.stages["transfer"].median
+        plain.append(took_s / ideal_s - 1)
+        full.append(took_s / full_s - 1)
+        found.append(
+            (
+                text(row.cell.model),
+                text(w.cpu(row.cell.cpu)),
+                text(w.link(row.cell)),
+                text(f"{w.cut(row)}{'' if row.who == POINT else f' ({w.who(row.who)})'}"),
+                Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
+                milliseconds(took_s, row.lines),
+                milliseconds(ideal_s, row.lines),
+                percent(plain[-1], row.lines, BAD if abs(plain[-1]) > CLOSE else ""),
+                milliseconds(full_s, row.lines),
+                percent(full[-1], row.lines),
+            )
+        )
+    head = w.head("model", "cpu", "link", "cut", "sent", "transfer", "ideal", "deviation", "ideal_full", "deviation")
+    table = Table("transfer", w("transfer_title"), head, tuple(found), (w("transfer_note"),))
+    if not plain:
+        return table, w("transfer_none")
+    return table, w.join(
+        w("transfer_line", of=len(plain), worst=show_percent(max(plain, key=abs)), **_closeness(plain)),
+        w("transfer_full_line", **_closeness(full)),
+    )
+
+
+def _closeness(deviations: Sequence[float]) -> dict[str, object]:
+    sizes = [abs(value) for value in deviations]
+    return {"mean": show_percent(mean(sizes), sign=False), "within": sum(size <= CLOSE for size in sizes)}
+
+
+def grid_id(grid: Grid) -> str:
+    """For anchors."""
+    plain = "".join(c if c.isalnum() else "-" for c in f"{grid.model}-{grid.objective}-{grid.power}")
+    return plain.strip("-")

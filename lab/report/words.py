@@ -1,0 +1,80 @@
+"""The report's languages: every text by a key, from the file of the language."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from lab.records import Cell
+from lab.report.grid import Place, Row
+
+HERE = Path(__file__).parent
+
+
+class Words:
+    """`words("key", name=value)` gives the text in one language."""
+
+    def __init__(self, language: str, ambiguous: frozenset[str] = frozenset()) -> None:
+        self.language = language
+        self._ambiguous = ambiguous
+        self._texts: dict[str, str] = tomllib.loads((HERE / f"{language}.toml").read_text(encoding="utf-8"))
+
+    def __call__(self, key: str, /, **values: object) -> str:
+        """Raises KeyError for a text or a name that is not there: that is a bug."""
+        return self._texts[key].format(**values)
+
+    def naming(self, cells: Iterable[Cell]) -> "Words":
+        """The same language, where links are called by their names; by their shapes too where names are not unique."""
+        shapes = {(cell.link_name, cell.link) for cell in cells}
+        found = Counter(name for name, _ in shapes)
+        return Words(self.language, frozenset(name for name, shapes in found.items() if shapes > 1))
+
+    def head(self, *keys: str) -> tuple[str, ...]:
+        """The head of a table."""
+        return tuple(self(key) for key in keys)
+
+    def join(self, *sentences: str) -> str:
+        """Sentences after each other, without the empty ones."""
+        return self("between").join(filter(None, sentences))
+
+    def cpu(self, share: float | None) -> str:
+        """A device."""
+        return self("cpu_full") if share is None else f"{share:g}"
+
+    def link(self, of: Cell | Place) -> str:
+        """A link: its name, with the shape where another one has the same, and its trace."""
+        name = of.link_name if isinstance(of, Cell) else of.name
+        shown = f"{name} ({of.link})" if name in self._ambiguous else name
+        return self("traced", link=shown, trace=of.trace) if of.trace else shown
+
+    def setting(self, cell: Cell) -> str:
+        """A device and a link, for a sentence."""
+        return self("setting", cpu=self.cpu(cell.cpu), link=self.link(cell))
+
+    def cut(self, row: Row) -> str:
+        """A cut, for a sentence or a cell."""
+        return self.point(row.point)
+
+    def packed(self, row: Row) -> str:
+        """A cut, and how its tensors travel, where that is not as they are: `0 [pixels]`."""
+        return self.cut(row) if row.codec == "raw" else f"{self.cut(row)} [{row.codec}]"
+
+    def point(self, number: int | None) -> str:
+        """A point by its number."""
+        return self("many_tensors") if number is None else str(number)
+
+    def where(self, row: Row) -> str:
+        """A cut and what it means."""
+        if row.completed_by == {"edge"}:
+            return self("where_edge", cut=self.cut(row))
+        if row.point == 0:
+            return self("where_cloud")
+        return self("where_after", cut=self.cut(row), layer=row.layer)
+
+    def objective(self, name: str) -> str:
+        """What is least."""
+        return self(f"objective_{name}") if f"objective_{name}" in self._texts else name
+
+    def who(self, name: str) -> str:
+        """A way of choosing the cut."""
+        return self(f"who_{name}") if f"who_{name}" in self._texts else name

@@ -1,0 +1,314 @@
+"""python -m lab run: every cell of an experiment through the real programs, each measurement kept as it is made."""
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import cell as measuring
+from lab import spec as specs
+from lab.environment import environment
+from lab.field import Field, Mode, choose, cores
+from lab.grid import Key, Place, groups, key_of, places, summary, wants
+from lab.keeper import Keeper, keeper
+from lab.modes import MODES
+from lab.programs import Program, ProgramError, address_of, program
+from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
+from lab.show import cell_line, cell_text, table, who_table
+from lab.spec import Spec
+from utils import cli
+from utils.errors import AppError, UsageError
+from utils.files import write_atomically
+from utils.progress import DETAIL, Show, on_terminal
+
+HELP = "measure an experiment: every cell through the real programs"
+CLOUD_START_S = 120.0
+FAILURES_IN_A_ROW = 3
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of `lab run`."""
+    parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC.toml", help="an experiment; flags stand in for it")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where records go; one that is there is gone on with")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with DIR/spec.toml in DIR")
+    parser.add_argument("--model", metavar="NAMES", help="alex_net, or several with commas")
+    parser.add_argument("--cpu", metavar="SHARES", help="0.3,0.5 of one core for the edge; none is no limit")
+    parser.add_argument(
+        "--link", metavar="LINKS", help='5mbit,7mbit, or with round trips "5mbit,20ms;7mbit,20ms,30mbit"'
+    )
+    parser.add_argument("--points", metavar="LIST", help="all, or 0,8,13 or 0-22, perhaps 0:pixels with a codec")
+    parser.add_argument("--repeat", metavar="N", help="measured inferences of each point (3)")
+    parser.add_argument("--codec", metavar="NAME", help="of the points (raw); auto chooses its own")
+    parser.add_argument("--objective", metavar="NAMES", help="latency, energy or both")
+    parser.add_argument("--baselines", metavar="NAMES", help="auto,all-edge,all-cloud,...")
+    parser.add_argument("--trace", metavar="FILES", help="replay these rates over time instead of those of the links")
+    parser.add_argument("--mode", metavar="MODE", help="auto, hosts (root on Linux) or emulated")
+
+
+LISTS = {"model": "models", "objective": "objectives", "baselines": "baselines", "trace": "traces", "cpu": "cpu"}
+
+
+def spec_of(options: argparse.Namespace) -> Spec:
+    """The experiment that is asked for. Raises UsageError."""
+    if options.resume is not None:
+        return specs.read(options.resume / SPEC)
+    given: dict[str, Any] = {
+        key: list(cli.names(text)) for name, key in LISTS.items() if (text := getattr(options, name)) is not None
+    }
+    if options.link is not None:
+        given["links"] = options.link.split(";") if ";" in options.link else [options.link]
+    if options.repeat is not None:
+        given["repeat"] = int(options.repeat) if options.repeat.isdecimal() else options.repeat
+    given |= {key: value for key in ("points", "codec", "mode") if (value := getattr(options, key)) is not None}
+    links = given.pop("links", None)
+    if options.spec is None and ("models" not in given or links is None):
+        raise UsageError("give a SPEC.toml, or --model and --link, or --resume DIR")
+    base = {} if options.spec is None else {each: getattr(specs.read(options.spec), each) for each in specs.READ}
+    made = {name: specs.READ[name](name, value, Path()) for name, value in given.items()}
+    if links is not None:
+        made["links"] = tuple(link for text in links for link in specs.links_of(text))
+    return Spec(**(base | made))
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure; 0 where everything is there at the end, 1 where some cells failed."""
+    if options.resume is not None and (options.spec is not None or options.out is not None):
+        raise UsageError("--resume DIR has its own spec and folder: leave SPEC.toml and --out away")
+    folder = options.resume or options.out
+    if folder is None:
+        raise UsageError("give --out DIR: where the records are to go")
+    spec = spec_of(options)
+    check_models(spec)
+    mode, why = choose(spec.mode, MODES)
+    cli.complain(f"lab: mode {mode.name} ({why})")
+    make_folder(folder, spec)
+    with stopping_in_order(), on_terminal() as progress:
+        failures = Run(spec, folder, mode, why, progress).everything()
+    _, records = read(folder)
+    found = summary(records)
+    cli.show(lambda console: console.print(table(found) if found else who_table(records)))
+    print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
+    for failure in failures:
+        cli.complain(f"lab: failed: {failure}")
+    if failures:
+        cli.complain("lab: the same command tries what is missing again")
+    return 1 if failures else 0
+
+
+def check_models(spec: Spec) -> None:
+    """Refuse networks, power profiles and codecs that there are not, before anything starts."""
+    from models import registry
+    from net.codec import CODECS
+    from runtime.power import PowerChoice
+
+    for name in spec.models:
+        registry.find(name)
+    for link in spec.links:
+        PowerChoice.of(spec.power, link.radio)
+    if spec.codec not in ("auto", *CODECS):
+        raise UsageError(f"no codec {spec.codec[:40]!r}: choose auto, {', '.join(CODECS)}")
+
+
+def make_folder(folder: Path, spec: Spec) -> None:
+    """See to it that records can be written. Raises UsageError where they cannot."""
+    try:
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / SPEC, spec.to_toml())
+    except OSError as error:
+        raise AppError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+@contextmanager
+def stopping_in_order() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: what was started is stopped, what was made is removed."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class Run:
+    """One run of an experiment."""
+
+    spec: Spec
+    folder: Path
+    mode: Mode
+    why: str
+    progress: Show
+    _done: dict[Key, list[Record]] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+    """Points of each network, once it is known."""
+    _began: float = field(default_factory=time.monotonic)
+    _measured: int = 0
+    """Groups that were measured in this run."""
+    _failures: list[str] = field(default_factory=list)
+
+    def everything(self) -> list[str]:
+        """Measure what is missing; returns what failed."""
+        with ExitStack() as stack:
+            held = stack.enter_context(keeper())
+            where = stack.enter_context(self.mode.open(held))
+            threads = self.spec.cloud_threads or len(cores().cloud) or os.cpu_count() or 1
+            found = environment(self.mode.name, self.why, where.cpu_period_s, threads)
+            write_environment(self.folder, found)
+            writer = stack.enter_context(open_records(self.folder))
+            self._done = groups(read(self.folder)[1])
+            cloud = Cloud(where, held, self.folder, threads)
+            stack.callback(cloud.stop)
+            return self._cells(where, held, cloud, writer, found.key)
+
+    def _cells(self, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
+        failures, in_a_row = self._failures, 0
+        todo = places(self.spec)
+        for number, place in enumerate(todo, start=1):
+            if self._is_there(place):
+                continue
+            began = time.monotonic()
+            try:
+                self._cell(place, where, held, cloud, writer, key)
+            except (ProgramError, Unanswered) as error:
+                failures.append(f"{cell_text(place.cell)}: {error}")
+                in_a_row += 1
+                cloud.stop()  # whichever of them it was, both begin anew
+                if in_a_row == FAILURES_IN_A_ROW:
+                    return [*failures, f"{FAILURES_IN_A_ROW} cells in a row: the rest was not tried"]
+                continue
+            in_a_row = 0
+            cli.complain(f"lab: [{number}/{len(todo)}] {self._line(place, time.monotonic() - began)}{self._left()}")
+        return failures
+
+    def _is_there(self, place: Place) -> bool:
+        """Whether nothing of a cell is missing; only known once the network's points are."""
+        found = next((kept for (cell, _, _), kept in self._done.items() if cell == place.cell.key and kept), None)
+        if found is None:
+            return False
+        points = self._counts.get(place.cell.model) or int(found[0].plan.get("points", 0))
+        if not points:
+            return False
+        self._counts[place.cell.model] = points
+        return not measuring.missing(place, wants(self.spec, points), self._done, self.spec.repeat)
+
+    def _cell(self, place: Place, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> None:
+        self._tell(place, "starting")
+        log = self.folder / LOGS / f"{place.cell.slug}.link.log"
+        with (
+            unanswered(),
+            where.link(place.link, cloud.address(), log) as address,
+            measuring.edge(place, self.spec, where, address, self.folder, held) as asked,
+        ):
+            self._counts[place.cell.model] = asked.points
+            wanted = wants(self.spec, asked.points)
+            for want in measuring.missing(place, wanted, self._done, self.spec.repeat):
+                self._tell(place, want.asked or want.who)
+                mine = key_of(place.cell, want.who, want.asked)
+                keep = answered(writer.append)
+                try:
+                    self._done[mine] = measuring.measure(asked, want, self._done.get(mine, []), key, keep)
+                except measuring.NoChoice as error:
+                    self._failures.append(f"{cell_text(place.cell)}: {error}")
+                    continue
+                self._measured += 1
+
+    # --- what is told meanwhile
+
+    def _tell(self, place: Place, what: str) -> None:
+        done, all_of_them = self._share()
+        text = f"{place.cell.model}, cpu {place.cell.cpu or 'whole'}, {place.cell.link_name}"
+        self.progress(f"measuring{DETAIL}{text}: {what}", done / all_of_them)
+
+    def _share(self) -> tuple[int, int]:
+        """How many groups are there, and how many there are to be, as far as is known."""
+        usual = max(self._counts.values(), default=20)
+        groups_of = {m: len(wants(self.spec, self._counts.get(m, usual))) for m in self.spec.models}
+        total = sum(groups_of[place.cell.model] for place in places(self.spec))
+        return min(len(self._done), total - 1) if total > 1 else 0, max(total, 1)
+
+    def _left(self) -> str:
+        done, total = self._share()
+        if not self._measured or done >= total - 1:
+            return ""
+        left_s = (time.monotonic() - self._began) / self._measured * (total - done)
+        return f"; about {left_s / 60:.0f} min left" if left_s > 90 else f"; about {left_s:.0f} s left"
+
+    def _line(self, place: Place, took_s: float) -> str:
+        kept = [record for (cell, _, _), found in self._done.items() if cell == place.cell.key for record in found]
+        return cell_line(place, kept, took_s)
+
+
+class Unanswered(AppError):
+    """Something of one cell failed; others may do."""
+
+
+class _Fatal(Exception):
+    """Carries what no other cell would survive either through `unanswered`."""
+
+
+@contextmanager
+def unanswered() -> Iterator[None]:
+    """Tell what only one cell suffers from, a program that fails or is silent, from what ends the run."""
+    try:
+        yield
+    except ProgramError:
+        raise
+    except _Fatal as fatal:
+        raise fatal.args[0] from None
+    except AppError as error:
+        raise Unanswered(str(error)) from error
+
+
+def answered(append: Any) -> Any:
+    """The disk's errors end the run."""
+
+    def keep(record: Record) -> None:
+        try:
+            append(record)
+        except AppError as error:
+            raise _Fatal(error) from None
+
+    return keep
+
+
+@dataclass
+class Cloud:
+    """The cloud of a run: started when it is needed, again where it has ended."""
+
+    where: Field
+    held: Keeper
+    folder: Path
+    threads: int
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _running: Program | None = None
+    _address: tuple[str, int] = ("", 0)
+
+    def address(self) -> tuple[str, int]:
+        """Where it listens. Raises AppError where it does not start."""
+        if self._running is not None and self._running.is_running:
+            return self._address
+        self.stop()
+        where = self.where
+        command = [
+            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--until-stdin-closes"),
+            *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
+        ]
+        log = self.folder / LOGS / "cloud.log"
+        made = program(command, log, self.held, prefix=where.on_cloud, cores=cores().cloud, threads=self.threads)
+        self._running = self._stack.enter_context(made)
+        where.prefer(self._running.pid)
+        self._address = address_of(self._running, CLOUD_START_S)
+        return self._address
+
+    def stop(self) -> None:
+        """End it."""
+        self._running = None
+        self._stack.close()

@@ -1,0 +1,79 @@
+"""What `lab run` and `lab compare` print."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from lab.grid import UNSTABLE, Best, Place, groups, summary
+from lab.records import Cell, Record
+from utils.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell in a few words."""
+    cpu = "whole core" if cell.cpu is None else f"cpu {cell.cpu:g}"
+    rest = [text for text in (cell.trace, "" if cell.objective == "latency" else cell.objective) if text]
+    return ", ".join([cell.model, cpu, cell.link_name, *rest])
+
+
+def cell_line(place: Place, records: Sequence[Record], took_s: float) -> str:
+    """One cell that was just measured."""
+    best = next(iter(summary(records)), None)
+    found = "" if best is None else f", best point {best.point} in {format_seconds(best.total_s)}"
+    unstable = len({(r.who, r.plan.get("asked")) for r in records if UNSTABLE in r.flags})
+    shaky = f", {unstable} unstable" if unstable else ""
+    return f"{cell_text(place.cell)}: {len(records)} records in {format_seconds(took_s)}{found}{shaky}"
+
+
+def table(found: Sequence[Best]) -> "Table":
+    """The best point of every cell, and what the edge chose."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for name in ("cell", "best point", "layer", "total", "auto", "total of auto", "regret", ""):
+        made.add_column(name, justify="left" if name in ("cell", "layer", "") else "right")
+    for best in found:
+        auto = ("several" if best.auto_point is None else str(best.auto_point)) if best.auto_s is not None else "-"
+        auto_s = "-" if best.auto_s is None else format_seconds(best.auto_s)
+        regret = "-" if best.regret is None else f"{best.regret:+.1%}"
+        shaky = UNSTABLE if best.is_unstable else ""
+        point = (str(best.point), best.layer, format_seconds(best.total_s))
+        made.add_row(cell_text(best.cell), *point, auto, auto_s, regret, shaky)
+    regrets = [best.regret for best in found if best.regret is not None]
+    if regrets:
+        made.caption = f"mean regret of the automatic choice {fmean(regrets):+.1%}, largest {max(regrets):+.1%}"
+        made.caption_justify = "left"
+    return made
+
+
+def who_table(records: Sequence[Record]) -> "Table":
+    """Everyone's median time in every cell, for experiments without points."""
+    from rich.table import Table
+
+    totals: dict[Cell, dict[str, float]] = {}
+    for kept in groups(records).values():
+        totals.setdefault(kept[0].cell, {})[kept[0].who] = median(record.total_s for record in kept)
+    names = list(dict.fromkeys(who for found in totals.values() for who in found))
+    made = Table("cell", box=None, pad_edge=False)
+    for name in names:
+        made.add_column(name, justify="right")
+    for cell, found in totals.items():
+        made.add_row(cell_text(cell), *(format_seconds(found[name]) if name in found else "-" for name in names))
+    return made
+
+
+def agreement_table(found: Mapping[str, tuple[Best, Best, bool]], names: tuple[str, str]) -> "Table":
+    """Cells of two runs side by side."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for name in ("cell", f"{names[0]}: best", "total", f"{names[1]}: best", "total", "difference", ""):
+        made.add_column(name, justify="left" if name in ("cell", "") else "right")
+    for mine, theirs, is_same in found.values():
+        difference = f"{theirs.total_s / mine.total_s - 1:+.1%}"
+        both = [text for best in (mine, theirs) for text in (str(best.point), format_seconds(best.total_s))]
+        made.add_row(cell_text(mine.cell), *both, difference, "agree" if is_same else "DIFFER")
+    return made

@@ -1,0 +1,231 @@
+"""What an experiment consists of: read from a TOML file or from flags, checked, and written down as understood."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lab import choices, traces
+from lab.field import AUTO, LinkWanted
+from utils.errors import UsageError
+from utils.files import require_file
+from utils.units import parse_duration, parse_link
+
+NONE = "none"
+LINK_KEYS = ("name", "link", "radio")
+MOST_BYTES = 1 << 20
+OBJECTIVES = ("latency", "energy")
+MOST_REPEATS = 10_000
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An experiment. Every combination of models, cpu, links, traces and objectives is a cell."""
+
+    models: tuple[str, ...]
+    links: tuple[LinkWanted, ...]
+    cpu: tuple[float | None, ...] = (None,)
+    """Shares of one core; None is no limit."""
+    points: str = ""
+    """As `edge_api.py --points` takes them; "" measures only the baselines."""
+    repeat: int = 3
+    warm_up: int = 1
+    codec: str = "raw"
+    """Of the points; `auto` and the baselines choose their own."""
+    objectives: tuple[str, ...] = ("latency",)
+    power: str = "raspberry_pi_4"
+    mode: str = AUTO
+    baselines: tuple[str, ...] = ("auto",)
+    traces: tuple[str, ...] = ()
+    """Files of rates over time, in place of those of the links."""
+    verify: bool = True
+    cloud_threads: int = 0
+    """0: as many as it has cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be. Raises UsageError."""
+        for name in ("models", "links", "cpu", "objectives"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} is empty: an experiment needs at least one")
+            _no_twice(name, getattr(self, name))
+        for share in self.cpu:
+            if share is not None and not 0 < share <= 1:
+                raise UsageError(
+                    f"cpu {share:g} is not a share of a core: give a number above 0 and at most 1, or none"
+                )
+        for link in self.links:
+            parse_link(link.shape)
+        if unknown := [one for one in self.objectives if one not in OBJECTIVES]:
+            raise UsageError(f"no objective {unknown[0]!r}: choose {', '.join(OBJECTIVES)}")
+        if not 1 <= self.repeat <= MOST_REPEATS or not 0 <= self.warm_up <= MOST_REPEATS or self.cloud_threads < 0:
+            raise UsageError("repeat has to be at least 1; warm_up and cloud_threads at least 0")
+        choices.check(self.baselines)
+        if not self.points and not self.baselines:
+            raise UsageError("nothing is to be measured: give points, such as all, or baselines")
+
+    def to_toml(self) -> str:
+        """The text of spec.toml."""
+        lines = []
+        for name, value in asdict(self).items():
+            if name == "links":
+                given = [{"name": one["name"], "link": one["shape"], "radio": one["radio"]} for one in value]
+                tables = [", ".join(f"{k} = {json.dumps(v)}" for k, v in link.items()) for link in given]
+                lines.append("links = [\n" + "".join(f"    {{ {table} }},\n" for table in tables) + "]")
+            else:
+                value = [NONE if each is None else each for each in value] if name == "cpu" else value
+                lines.append(f"{name} = {json.dumps(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def _no_twice(name: str, values: tuple[Any, ...]) -> None:
+    seen = [value.name if isinstance(value, LinkWanted) else value for value in values]
+    twice = next((value for value in seen if seen.count(value) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{name}: {twice} stands there twice")
+
+
+def read(path: Path) -> Spec:
+    """Read a spec. Raises UsageError, in one line, for whatever is wrong with it."""
+    require_file(path)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} is far too large for a spec")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    try:
+        return of(document, path.parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def of(document: Mapping[str, Any], folder: Path = Path()) -> Spec:
+    """A spec from the values of a TOML document; traces are looked for in `folder`."""
+    known = {each.name for each in fields(Spec)}
+    unknown = next((name for name in document if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"unknown key {unknown!r}: choose {', '.join(sorted(known))}")
+    missing = next((name for name in ("models", "links") if name not in document), None)
+    if missing is not None:
+        raise UsageError(f"{missing} is missing")
+    values: dict[str, Any] = {name: READ[name](name, value, folder) for name, value in document.items()}
+    return Spec(**values)
+
+
+def _text(name: str, value: Any, _folder: Path) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} has to be a text in quotes, not {value!r}")
+    return value
+
+
+def _number(name: str, value: Any, _folder: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"{name} has to be a whole number, not {value!r}")
+    return value
+
+
+def _flag(name: str, value: Any, _folder: Path) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} has to be true or false, not {value!r}")
+    return value
+
+
+def _points(name: str, value: Any, folder: Path) -> str:
+    if isinstance(value, list):
+        return ",".join(str(each) for each in value)
+    return _text(name, str(value) if isinstance(value, int) else value, folder)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _texts(name: str, value: Any, folder: Path) -> tuple[str, ...]:
+    return tuple(_text(name, each, folder) for each in _list(value))
+
+
+def _shares(name: str, value: Any, _folder: Path) -> tuple[float | None, ...]:
+    return tuple(share_of(each) for each in _list(value))
+
+
+def share_of(value: Any) -> float | None:
+    """A share of a core, or `none`. Raises UsageError where it is neither."""
+    if value == NONE:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"cpu {value!r} is not a share of a core: give a number such as 0.3, or none") from None
+
+
+def _links(name: str, value: Any, folder: Path) -> tuple[LinkWanted, ...]:
+    return tuple(_link(each, folder) for each in _list(value))
+
+
+def _link(value: Any, folder: Path) -> LinkWanted:
+    """`"5mbit,20ms"`, or `{ name = "LTE", link = "5.85mbit,0ms,13.76mbit", radio = "4g" }`."""
+    if isinstance(value, str):
+        return link_of(value)
+    if not isinstance(value, dict):
+        raise UsageError(f"links: {value!r} is no link: give 5mbit, say, in quotes")
+    unknown = next((key for key in value if key not in LINK_KEYS), None)
+    if unknown is not None:
+        raise UsageError(f"links: unknown key {unknown!r}: choose {', '.join(LINK_KEYS)}")
+    if "link" not in value:
+        raise UsageError(f'links: a link has to say link = "5mbit,20ms", {value} does not')
+    texts = {key: _text(f"links.{key}", text, folder) for key, text in value.items()}
+    made = link_of(texts["link"])
+    return replace(made, name=texts.get("name", made.name), radio=texts.get("radio", made.radio))
+
+
+def link_of(text: str) -> LinkWanted:
+    """A link from its shape alone."""
+    parse_link(text)
+    return LinkWanted(text.strip(), text.strip())
+
+
+def links_of(text: str) -> tuple[LinkWanted, ...]:
+    """Those of a flag: `5mbit,7mbit,10mbit`, or `5mbit,20ms;7mbit,20ms,30mbit` where they have round trips."""
+    parts = text.split(";")
+    if len(parts) == 1 and not any(_is_duration(part) for part in text.split(",")):
+        parts = text.split(",")
+    return tuple(link_of(part) for part in parts)
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        parse_duration(text)
+    except UsageError:
+        return False
+    return not text.strip().replace(".", "").isdecimal()
+
+
+def _traces(name: str, value: Any, folder: Path) -> tuple[str, ...]:
+    found = tuple(str((folder / text).resolve()) for text in _texts(name, value, folder))
+    for path in found:
+        traces.read(Path(path))
+    return found
+
+
+READ = {
+    "models": _texts,
+    "links": _links,
+    "cpu": _shares,
+    "points": _points,
+    "repeat": _number,
+    "warm_up": _number,
+    "codec": _text,
+    "objectives": _texts,
+    "power": _text,
+    "mode": _text,
+    "baselines": _texts,
+    "traces": _traces,
+    "verify": _flag,
+    "cloud_threads": _number,
+}

@@ -1,0 +1,241 @@
+"""Links that change: a rate for every moment, read from a CSV file, and played by the relay or by `tc`.
+
+    # anything
+    seconds,mbit
+    0,12.5
+    1,0
+    2.5,8
+
+From each of these seconds on the link has this rate, 0 being an outage. Seconds are strictly rising and begin at 0.
+After its end a trace begins again: its last rate holds as long as the one before it did. One line alone holds for ever.
+"""
+
+import math
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Protocol
+
+from net.recorder import BYTES_PER_MBIT, HEADER, LEAST_MBIT, MOST_MBIT, MOST_ROWS
+from utils.errors import UsageError
+from utils.files import require_file, write_atomically
+
+MOST_S = 1e9
+MOST_FILE_BYTES = 64 << 20
+JUST_S = 1e-6  # after a change: its moment may be rounded to either side
+MOST_CELL = 40  # characters of a cell that an error shows
+
+
+@dataclass(frozen=True)
+class Trace:
+    """From `seconds[k]` on a link carries `bytes_per_s[k]`, 0 being an outage; every `period_s` it begins again."""
+
+    seconds: Sequence[float]
+    bytes_per_s: Sequence[float]
+    period_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        times, rates = self.seconds, self.bytes_per_s
+        if not times or len(times) != len(rates) or times[0] != 0:
+            raise ValueError("a trace has a rate for each of its seconds, the first of which is 0")
+        if any(b <= a for a, b in pairwise(times)) or not times[-1] < self.period_s:
+            raise ValueError("the seconds of a trace rise strictly, up to its period")
+        if not all(0 <= rate < math.inf for rate in rates):
+            raise ValueError("the rates of a trace are finite and not below 0")
+        if not (rates[-1] if math.isinf(self.period_s) else max(rates)) > 0:
+            raise ValueError("nothing would ever arrive")
+
+    def rate_at(self, seconds: float) -> float:
+        """Bytes per second at a moment; before the first one as at the first."""
+        return self.bytes_per_s[self._step(self._turns(seconds)[1])]
+
+    def leaves_at(self, start_s: float, size: float) -> float:
+        """When the last of `size` bytes has left a link that has been free for them since `start_s`.
+
+        Bytes that are on the link when its rate changes leave at the new one; in an outage nothing leaves.
+        """
+        wanted = self._capacity(start_s) + size
+        turns = 0.0
+        if math.isfinite(self.period_s):
+            # of a target that is just the end of a turn the bytes have left in that turn
+            turns = max(0.0, math.ceil(wanted / self._turn_bytes) - 1)
+            wanted = min(wanted - turns * self._turn_bytes, self._turn_bytes)  # rounding
+        step = max(0, bisect_left(self._passed, wanted) - 1)
+        while self.bytes_per_s[step] == 0:  # only where nothing is wanted
+            step += 1
+        inside_s = self.seconds[step] + (wanted - self._passed[step]) / self.bytes_per_s[step]
+        whole_s = turns * self.period_s if turns else 0.0
+        return max(start_s, whole_s + inside_s)
+
+    def next_change(self, seconds: float) -> float:
+        """The first moment after this one at which another line of the trace holds; infinite where there is none."""
+        turns, inside_s = self._turns(seconds)
+        found, step = seconds, self._step(inside_s)
+        while found <= seconds:  # more than once where the moment is one of a change, and rounded
+            step += 1
+            found = self._begins(turns, step)
+        return found
+
+    def _begins(self, turns: float, step: int) -> float:
+        more, place = divmod(step, len(self.seconds))
+        return (turns + more) * self.period_s + self.seconds[place] if turns + more else self.seconds[place]
+
+    def _turns(self, seconds: float) -> tuple[float, float]:
+        """How often the trace has begun again by then, and the seconds since it last did."""
+        if math.isinf(self.period_s):
+            return 0.0, seconds
+        turns, inside_s = divmod(max(seconds, 0.0), self.period_s)
+        return turns, inside_s
+
+    def _step(self, inside_s: float) -> int:
+        return max(0, bisect_right(self.seconds, inside_s) - 1)
+
+    @cached_property
+    def _passed(self) -> list[float]:
+        """Bytes that could have left by each of `seconds`."""
+        lasts = (end - begin for begin, end in pairwise(self.seconds))
+        return [0.0, *accumulate(rate * last for rate, last in zip(self.bytes_per_s, lasts, strict=False))]
+
+    @cached_property
+    def _turn_bytes(self) -> float:
+        """Bytes that can leave in one period."""
+        return self._passed[-1] + self.bytes_per_s[-1] * (self.period_s - self.seconds[-1])
+
+    def _capacity(self, seconds: float) -> float:
+        """Bytes that could have left by a moment; below zero before the first one."""
+        turns, inside_s = self._turns(seconds)
+        if seconds < 0:
+            return seconds * self.bytes_per_s[0]
+        step = self._step(inside_s)
+        passed = self._passed[step] + self.bytes_per_s[step] * (inside_s - self.seconds[step])
+        return passed + (turns * self._turn_bytes if turns else 0.0)
+
+
+# --- files
+
+
+def read(path: Path) -> Trace:
+    """Read a trace. Raises UsageError with the number of the line where it is none."""
+    require_file(path)
+    try:
+        if path.stat().st_size > MOST_FILE_BYTES:
+            raise UsageError(f"{path} is too large for a trace: at most {MOST_FILE_BYTES >> 20} MiB are read")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip() and line.lstrip()[0] != "#"]
+    if not rows:
+        raise UsageError(f"{path} is empty: a line {HEADER!r} and lines of numbers are needed")
+    number, head = rows[0]
+    if "".join(head.lower().split()) != HEADER:
+        raise UsageError(f"{path}, line {number}: the header is {head[:MOST_CELL]!r}, {HEADER!r} is needed")
+    if len(rows) - 1 > MOST_ROWS:
+        raise UsageError(f"{path}, line {rows[MOST_ROWS + 1][0]}: at most {MOST_ROWS} rows are read")
+    return _trace(path, rows[1:])
+
+
+def _trace(path: Path, rows: Sequence[tuple[int, str]]) -> Trace:
+    if not rows:
+        raise UsageError(f"{path} has no rate: below {HEADER!r} lines of numbers are needed")
+    seconds: list[float] = []
+    rates: list[float] = []
+    for number, line in rows:
+        where = f"{path}, line {number}"
+        at, mbit = _numbers(where, line)
+        if not seconds and at != 0:
+            raise UsageError(f"{where}: a trace begins at 0 seconds, not at {at:g}")
+        if seconds and not seconds[-1] < at < MOST_S:
+            raise UsageError(f"{where}: {at:g} seconds do not come after {seconds[-1]:g} (and before {MOST_S:g})")
+        if mbit != 0 and not LEAST_MBIT <= mbit <= MOST_MBIT:
+            raise UsageError(f"{where}: {mbit:g} mbit is no rate: 0, or {LEAST_MBIT:g} to {MOST_MBIT:g}")
+        seconds.append(at)
+        rates.append(mbit * BYTES_PER_MBIT)
+    if not max(rates):
+        raise UsageError(f"{path}: all rates are 0, so nothing would ever arrive")
+    period_s = 2 * seconds[-1] - seconds[-2] if len(seconds) > 1 else math.inf
+    return Trace(tuple(seconds), tuple(rates), period_s)
+
+
+def _numbers(where: str, line: str) -> tuple[float, float]:
+    cells = line.split(",")
+    if len(cells) != 2:
+        raise UsageError(f"{where}: {len(cells)} numbers, two are needed: {HEADER}")
+    return _number(where, cells[0]), _number(where, cells[1])
+
+
+def _number(where: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: {cell.strip()[:MOST_CELL]!r} is not a number")
+    return value
+
+
+def write(path: Path, seconds: Sequence[float], mbit: Sequence[float], notes: Sequence[str] = ()) -> None:
+    """Write a file that `read` reads. Raises OSError."""
+    rows = (f"{at:g},{rate:g}" for at, rate in zip(seconds, mbit, strict=True))
+    write_atomically(path, "\n".join([*(f"# {note}" for note in notes), HEADER, *rows, ""]))
+
+
+# --- playing one on an interface
+
+
+class Stop(Protocol):
+    """What `replay` waits on: a threading.Event is one."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether to stop, after `timeout` seconds at most."""
+
+
+def replay(
+    trace: Trace,
+    change: Callable[[float], None],
+    stop: Stop | threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Call `change` with the bytes per second of every moment, now being second 0, until `stop` is set.
+
+    Moments are counted from the start, so that slow changes do not add up; of several that have passed meanwhile the
+    latest counts. What `change` raises ends it.
+    """
+    began = clock()
+    due_s, rate = 0.0, -1.0
+    while True:
+        now_s = max(clock() - began, due_s) + JUST_S
+        latest = trace.rate_at(now_s)
+        if latest != rate:
+            change(latest)
+            rate = latest
+        due_s = trace.next_change(now_s)
+        left_s = due_s - (clock() - began)
+        if stop.wait(None if math.isinf(left_s) else max(0.0, min(left_s, threading.TIMEOUT_MAX))):
+            return
+
+
+BURST_S, LEAST_BURST_BYTES = 0.002, 2 * 1514  # each change fills the bucket, so it should be small
+OUTAGE_BURST_BYTES = 1600  # one packet, which the kernel wants a bucket to hold
+QUEUE_S = 0.4
+LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 1 << 16, 1 << 30
+
+
+def tbf(bytes_per_s: float) -> tuple[str, ...]:
+    """What follows `tc qdisc change dev DEV root` for a rate; an outage lets one packet through, and then 1 byte/s.
+
+    `limit` is what waits, 0.4 s of the rate but at least 64 KiB: tc's own `latency` would drop all in an outage.
+    """
+    if bytes_per_s <= 0:
+        shape = ("8bit", OUTAGE_BURST_BYTES, LEAST_QUEUE_BYTES)
+    else:
+        burst = min(max(LEAST_BURST_BYTES, round(BURST_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        limit = burst + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_QUEUE_BYTES)
+        shape = (f"{max(8, round(8 * bytes_per_s))}bit", burst, limit)
+    return "tbf", "rate", shape[0], "burst", f"{shape[1]}b", "limit", f"{shape[2]}b"

@@ -1,0 +1,132 @@
+"""Several cuts of one network in one call: edge_api.py --points. Loaded, greeted and measured once, then cut after cut.
+
+points   all | auto | K | K-L | head=LAYER+LAYER..., each perhaps with :CODEC, several with commas between them
+auto     the edge's own choice, with the link probed anew just before
+head     the layers here by their names, for a cut that several tensors cross
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+from models.graph import INPUT, LayerGraph
+from net.codec import CODECS
+from net.link import LinkEstimate
+from runtime.edge import EdgeConfig
+from runtime.packing import AUTO
+from runtime.single import (
+    Entered,
+    Outcome,
+    Prepared,
+    Progress,
+    carry_out,
+    enter,
+    plan_of,
+    prepared_with,
+    probe,
+    problem_of,
+)
+from utils.errors import UsageError
+
+HEAD = "head="
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One cut that is to be measured."""
+
+    text: str
+    """As it was asked for, with what it stood for written out."""
+    point: int | None = None
+    head: frozenset[int] | None = None
+    codec: str | None = None
+    """None: that of the call."""
+
+
+def parse(text: str, graph: LayerGraph) -> tuple[Wanted, ...]:
+    """Read a list of points. Raises UsageError for what there is not."""
+    found = [wanted for part in text.split(",") if part.strip() for wanted in _one(part.strip(), graph)]
+    if not found:
+        raise UsageError(f"{text!r} names no point: give all, auto, 0,8,13 or 0-22")
+    return tuple(found)
+
+
+def _one(part: str, graph: LayerGraph) -> Iterator[Wanted]:
+    name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
+    if part.startswith(HEAD) and codec not in ("auto", *CODECS):
+        name, codec = part, ""  # names of layers may hold colons, those of codecs do not
+    if codec and codec not in (AUTO, *CODECS):
+        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose auto, {', '.join(CODECS)}")
+    ending, chosen = f":{codec}" if codec else "", codec or None
+    if name == "auto":
+        yield Wanted(part, codec=chosen)
+    elif name.startswith(HEAD):
+        yield Wanted(part, head=_head(name.removeprefix(HEAD), graph), codec=chosen)
+    else:
+        for number in _numbers(name, graph):
+            graph.head_at(number)  # raises for a point that there is not
+            yield Wanted(f"{number}{ending}", number, codec=chosen)
+
+
+def _numbers(text: str, graph: LayerGraph) -> range:
+    if text == "all":
+        return range(len(graph.points))
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        raise UsageError(f"{text[:40]!r} is no point: give all, auto, a number such as 8, or a range such as 0-22")
+    graph.head_at(int(last or first))
+    return range(int(first), int(last or first) + 1)
+
+
+def _head(text: str, graph: LayerGraph) -> frozenset[int]:
+    """The layers of these names, and the input."""
+    numbers = {layer.id: number for number, layer in enumerate(graph.layers)}
+    names = [name for name in text.split("+") if name]
+    unknown = next((name for name in names if name not in numbers), None)
+    if unknown is not None:
+        raise UsageError(f"{graph.name} has no layer {unknown[:60]!r}")
+    try:
+        return graph.check_cut({INPUT, *(numbers[name] for name in names)})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@dataclass
+class Session:
+    """An edge that has its network ready and its cloud greeted."""
+
+    entered: Entered
+    config: EdgeConfig
+    progress: Progress
+    _prepared: Prepared | None = None
+    _link: LinkEstimate | None = field(default=None, init=False)
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The network's layers."""
+        return self.entered.edge.graph
+
+    def measure(self, wanted: Wanted) -> Outcome:
+        """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
+        config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
+        edge, address = self.entered.edge, self.entered.address
+        if self._prepared is None:
+            edge.executor.look_for_limit()  # it may have been set since the network was built
+            self._prepared = prepared_with(self.entered, config, self.progress)
+        if edge.cloud is None and address is not None:  # it was lost over an earlier point
+            edge.greet(*address, config.token, config.ready_s)
+        assert edge.cloud is not None  # it was just greeted
+        is_own_choice = wanted.point is None and wanted.head is None
+        if self._link is None or is_own_choice:
+            self._link = probe(edge.cloud, config, self.progress)
+            self.entered.record.probed(self._link)
+        problem = problem_of(edge, self._prepared.found.times.seconds, self._link, edge.status(config.timeout_s))
+        plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
+        return carry_out(self._prepared, self._link, plan, config, self.progress)
+
+
+@contextmanager
+def session(config: EdgeConfig, progress: Progress) -> Iterator[Session]:
+    """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
+    with ExitStack() as stack:
+        yield Session(enter(stack, config, progress), config, progress)

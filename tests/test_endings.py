@@ -1,0 +1,100 @@
+"""How the programs end: interrupted, killed, without anybody who listens; and that asking for help costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.children import Child
+from tests.conftest import (
+    LONG_S,
+    ROOT,
+    THREADS,
+    CloudProcess,
+    children_of,
+    is_running,
+    processes_with,
+    run_script,
+    until,
+)
+
+
+def test_without_a_stderr_stdout_is_still_one_document(cache: Path) -> None:
+    command = f"{sys.executable} edge_api.py --cache-dir {cache} --json"
+    for wrong, words, redirect in (
+        ("-t nope", "unknown network", "2>&-"),
+        ("-t le_net --point x", "--point", "2>/dev/full"),
+        ("-t le_net --point x", "--point", "2>&-"),
+    ):
+        run = subprocess.run(["bash", "-c", f"{command} {wrong} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 2
+        assert words in json.loads(run.stdout)["error"]["message"]
+
+
+def maps_torch(pid: int) -> bool:
+    """Whether a process is loading torch, or has."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("moment", ["while it loads torch", "once its cloud and its link run"])
+def test_ctrl_c_ends_with_130_and_leaves_no_process(moment: str, tmp_path: Path) -> None:
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net"]
+    process = subprocess.Popen(
+        [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if moment == "while it loads torch":
+        until(lambda: maps_torch(process.pid))
+    else:
+        until(lambda: len(children_of(process.pid)) == 2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=LONG_S)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    until(lambda: not processes_with(tmp_path))
+
+
+def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.children.STOP_S", 0.3)
+    code = "import sys, time; print('listening on 127.0.0.1:1', flush=True); time.sleep(60)"
+    child = Child(["-c", code])
+    assert child.address() == ("127.0.0.1", 1)
+    child.stop()
+    assert child._process.returncode is not None
+
+
+def test_output_that_nobody_takes_is_no_traceback(cloud: CloudProcess, cache: Path) -> None:
+    command = f"{sys.executable} edge_api.py --cache-dir {cache} -p {cloud.port} -t le_net --point 3"
+    for redirect, code in (("| head -1; exit ${PIPESTATUS[0]}", 0), ("--json > /dev/full", 1)):
+        run = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        assert (run.returncode, "Traceback" in run.stderr) == (code, False), run.stderr
+
+
+def test_children_end_with_an_edge_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "-t", "le_net"]
+    process = subprocess.Popen(
+        [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: len(children_of(process.pid)) == 2)
+    children = children_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    until(lambda: not any(map(is_running, children)))
+
+
+@pytest.mark.parametrize("script", ["edge_api.py", "cloud_api.py", "tasks_edge_api.py", "tasks_cloud_api.py"])
+def test_help_and_version_load_no_torch(script: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = [{script!r}, sys.argv[1]]\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit as end: print('torch' in sys.modules, end.code)"
+    )
+    for flag, words in (("--help", "--port"), ("--version", "0.1.0")):
+        run = run_script("-c", code, flag)
+        assert words in run.stdout
+        assert run.stdout.splitlines()[-1] == "False 0"

@@ -1,0 +1,30 @@
+"""Graphs that are none, and the rare ends of small pure functions, each refused by name."""
+
+import pytest
+
+from models import graph_json
+from models.graph import Layer, LayerGraph
+from models.graph_json import MAX_LAYERS
+from utils.errors import UsageError
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    """A chain."""
+    return [{"id": f"l{n}", "inputs": [f"l{n - 1}"] if n else [], "out_bytes": 1} for n in range(count)]
+
+
+def test_a_layer_that_reads_nothing_is_no_layer() -> None:
+    with pytest.raises(ValueError, match="layer b reads nothing, only the input may"):
+        LayerGraph("g", (Layer("a", "input", (), 1), Layer("b", "k", (), 1)), (1,))
+
+
+def test_a_graph_has_so_many_layers_and_no_more() -> None:
+    with pytest.raises(UsageError, match=f"at most {MAX_LAYERS} layers"):
+        graph_json.parse({"layers": rows(MAX_LAYERS + 1)}, "g")
+
+
+def test_a_shape_is_a_list_of_whole_numbers() -> None:
+    document = rows(3)
+    document[1]["out_shape"] = [1, "x"]
+    with pytest.raises(UsageError, match="out_shape is a list of whole numbers"):
+        graph_json.parse({"layers": document}, "g")

@@ -1,0 +1,107 @@
+"""What the lab keeps: whole lines, and of one environment only."""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab import records
+from lab.records import RECORDS, Cell, Environment, Record
+from tests.conftest import ROOT
+from utils.errors import MismatchError, UsageError
+
+ENVIRONMENT = Environment("emulated", "it was asked for", {"cpu": "a", "cores": 4}, {"torch": "2"}, 1, "cubic", "now")
+CELL = Cell("le_net", 0.3, "5mbit,20ms", "5mbit")
+
+
+def record(total_s: float = 0.5, repeat: int = 0) -> Record:
+    return Record(
+        environment=ENVIRONMENT.key,
+        at="2026-11-21T13:00:00+00:00",
+        cell=CELL,
+        who="point",
+        point=3,
+        layer="features.2",
+        codec="raw",
+        repeat=repeat,
+        plan={"asked": "3:raw", "points": 13},
+        link_seen=None,
+        measured={"total_s": total_s},
+        energy=None,
+        result_top=4,
+        completed_by="split",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    records.write_environment(tmp_path, ENVIRONMENT)
+    return tmp_path
+
+
+def test_what_was_appended_is_read_back(folder: Path) -> None:
+    written = [record(0.5), replace(record(0.25, 1), flags=("unstable",), cell=replace(CELL, cpu=None))]
+    for one in written:
+        records.append(folder, one)
+    assert records.read(folder) == (ENVIRONMENT, tuple(written))
+
+
+def test_half_a_line_of_a_crash_is_passed_over_and_then_cut_off(folder: Path) -> None:
+    records.append(folder, record())
+    with (folder / RECORDS).open("ab") as file:
+        file.write(json.dumps(record().to_json()).encode()[:-20])
+    assert len(records.read(folder)[1]) == 1
+    records.append(folder, record(0.7, 1))
+    assert [one.total_s for one in records.read(folder)[1]] == [0.5, 0.7]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"schema": 9}', '{"schema": 1, "cell": {}}', "nonsense"])
+def test_a_damaged_line_in_the_middle_is_named(folder: Path, line: str) -> None:
+    records.append(folder, record())
+    (folder / RECORDS).write_text(f"{line}\n{(folder / RECORDS).read_text()}")
+    with pytest.raises(UsageError, match="line 1"):
+        records.read(folder)
+
+
+def test_another_device_is_refused_by_name(folder: Path) -> None:
+    records.write_environment(folder, replace(ENVIRONMENT, why_mode="another reason", started="later"))
+    with pytest.raises(MismatchError, match=r"host\.cores: 4 there, 8 here") as refused:
+        records.write_environment(folder, replace(ENVIRONMENT, host={"cpu": "a", "cores": 8}))
+    assert refused.value.exit_code == 4
+
+
+def test_no_results_and_records_of_another_environment(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no results"):
+        records.read(tmp_path / "nothing")
+    records.append(folder, replace(record(), environment="another"))
+    with pytest.raises(UsageError, match="another environment"):
+        records.read(folder)
+
+
+def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(folder: Path) -> None:
+    """The limit of a file's size stands in for the disk's."""
+    records.append(folder, record())
+    size = (folder / RECORDS).stat().st_size
+    code = (
+        "import signal, sys\nfrom pathlib import Path\nfrom dataclasses import replace\nfrom lab import records\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfolder = Path(sys.argv[1])\n"
+        "old = records.read(folder)[1][0]\n"
+        "try:\n    [records.append(folder, replace(old, repeat=n)) for n in range(9)]\n"
+        "except records.AppError as error:\n    sys.exit(f'{error.exit_code} {error}')\n"
+    )
+    limit = int(size * 2.5)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert run.stderr.startswith("1 cannot write")
+    assert len(run.stderr.splitlines()) == 1
+    assert len(records.read(folder)[1]) == 2
+    assert (folder / RECORDS).read_bytes().endswith(b"\n")
