@@ -41,6 +41,7 @@ MIN_WEIGHTS, MAX_WEIGHTS = 20 << 20, 450 << 20
 POOL_BYTES = 512 << 20
 NEAR_BAD = 0.25  # share of networks that start where a badly predicted layer stood
 MIN_STEPS, MAX_STEPS = 10, 160
+RARE_EVERY = 6  # of so many networks one may hold blocks that few real ones have
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Collector:
             told(collected)
 
     def _one(self, collected: Collected) -> None:
-        plan = self._draw()
+        plan = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
         name = f"n{collected.networks:05d}"
         traced = trace(build(plan, self._pool), _smooth(plan.input_shape, self._noise), name, is_checked=False)
         traced.module.to(self._device)
@@ -123,7 +124,7 @@ class Collector:
                 collected.wholes.append(self._whole(name, traced, x, passes))
         collected.add([Row(la, name, raw) for la, raw in zip(layers, zip(*passes, strict=True), strict=True)])
 
-    def _draw(self) -> NetworkPlan:
+    def _draw(self, *, has_rare: bool) -> NetworkPlan:
         rng = self._rng
         largest = min(MAX_MACS, max(2 * MIN_MACS, self._rate * PASS_S))
         bounds = Bounds(
@@ -131,6 +132,7 @@ class Collector:
             weight_bytes=round(min(_log_uniform(rng, MIN_WEIGHTS, MAX_WEIGHTS), self._pool.bytes * 0.9)),
             steps=round(_log_uniform(rng, MIN_STEPS, MAX_STEPS)),
             weights=self._focus.weights,
+            has_rare=has_rare,
         )
         near_bad = self._focus.starts and rng.random() < NEAR_BAD
         return draw(rng, bounds, rng.choice(self._focus.starts) if near_bad else None)

@@ -43,6 +43,8 @@ class Bounds:
     weight_bytes: int
     steps: int = 26
     weights: Mapping[str, float] = field(default_factory=dict)
+    has_rare: bool = False
+    """Whether it may hold RARE_BLOCKS."""
 
 
 ACTIVATIONS = ("ReLU", "ReLU", "ReLU", "ReLU6", "SiLU", "Hardswish", "GELU", "Tanh", "Sigmoid", "Hardsigmoid")
@@ -398,9 +400,9 @@ BLOCKS: dict[str, tuple[float, Callable[[_Draft], bool]]] = {
     "shuffle": (0.9, _shuffle),
     "pooled": (1.2, _pooled),
     "bare": (0.5, _bare),
-    "unshared": (0.3, _unshared),
-    "lrn": (0.15, _lrn),
 }
+RARE_BLOCKS: dict[str, tuple[float, Callable[[_Draft], bool]]] = {"unshared": (3.0, _unshared), "lrn": (1.5, _lrn)}
+"""What few networks have; drawn beside the others where the bounds say so, and then often."""
 
 
 def _pictures(draft: _Draft) -> None:
@@ -410,14 +412,15 @@ def _pictures(draft: _Draft) -> None:
         if draft.rng.random() < 0.6:
             draft.norm()
         draft.act()
-    names = list(BLOCKS)
-    weights = [BLOCKS[name][0] * draft.bounds.weights.get(name, 1.0) for name in names]
+    blocks = BLOCKS | RARE_BLOCKS if draft.bounds.has_rare else BLOCKS
+    names = list(blocks)
+    weights = [blocks[name][0] * draft.bounds.weights.get(name, 1.0) for name in names]
     misses = 0
     while misses < 6 and len(draft.steps) < draft.bounds.steps - 4:
         _, c, h, _ = draft.shape
         if c * h * h < 2000 and draft.rng.random() < 0.3:
             break
-        misses += not BLOCKS[draft.rng.choices(names, weights)[0]][1](draft)
+        misses += not blocks[draft.rng.choices(names, weights)[0]][1](draft)
     if draft.shape[2] <= 32 and draft.rng.random() < 0.5:
         _head(draft)
 

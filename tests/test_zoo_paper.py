@@ -158,7 +158,7 @@ def test_a_locally_connected_layer_is_described_for_predictors(network: Callable
 
 
 def test_random_networks_hold_the_new_kinds_within_their_bounds() -> None:
-    rng, bounds, seen = Random(0), Bounds(10**8, 20 << 20, weights={"unshared": 9.0, "lrn": 9.0}), set()
+    rng, bounds, seen = Random(0), Bounds(10**8, 20 << 20, has_rare=True), set()
     parameters = Parameters(24 << 20, torch.device("cpu"))
     for _ in range(12):
         plan = draw(rng, bounds, (1, 16, 28, 28))
