@@ -141,10 +141,10 @@ def calibrated(name: str) -> calibration.Calibration:
 
 def rows_of(name: str, link: str) -> list[list[str]]:
     """One network."""
-    kept = calibrated(name)
     config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.find(name)
     set_threads(1)
     edge = Edge.build(config, entry, read_input(config, entry))
+    kept = calibration.find(default_folder(), edge.network) or calibrated(name)
     with (
         own_cloud(["--threads", str(CLOUD_THREADS), "--cache-dir", str(default_folder())]) as cloud,
         published_cloud(name) as port,
