@@ -106,3 +106,20 @@ def test_the_commands_of_the_readme_are_understood() -> None:
     found = [COMMAND.search(line) for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
     names = {match[3] for match in found if match is not None}
     assert {"cloud_api", "edge_api"} <= names
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_row_of_a_table_has_its_cells(path: Path) -> None:
+    """A | inside of a cell ends it, also between backticks, unless it is written \\|: the rest would not be shown."""
+    cells = 0
+    for line in prose(path).splitlines():
+        found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert not (cells and found) or cells == found, line
+        cells = found
+
+
+def test_the_readme_in_chinese_has_the_links_of_the_english_one() -> None:
+    english, chinese = (list(links(ROOT / name)) for name in ("README.md", "README.zh-CN.md"))
+    assert english[0][0].name == "README.zh-CN.md"
+    assert chinese[0][0].name == "README.md"
+    assert set(english[1:]) == set(chinese[1:])
