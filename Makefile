@@ -61,7 +61,6 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python -m benchmarks.bytes
 	$(BIN)/python -m benchmarks.dads
 	$(BIN)/python -m benchmarks.configurations
-	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.faults
 
 clean: ## remove what make made

@@ -14,7 +14,7 @@ from utils.units import parse_rate
 
 if TYPE_CHECKING:
     from runtime.edge import EdgeConfig
-    from runtime.single import Outcome
+    from runtime.outcome import Outcome
 
 
 LISTENS_S = 600.0

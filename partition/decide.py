@@ -26,7 +26,6 @@ from partition.packing import RAW, Allowed
 from utils.errors import UsageError
 
 OBJECTIVES = ("latency", "energy", "weighted", "throughput", "auto")
-METHODS = ("auto", "chain", "mincut", "dsh")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ LEVEL = 0.9  # of the intervals
 BINS = 4
 
 Progress = Callable[[float], None]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

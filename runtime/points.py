@@ -13,10 +13,10 @@ from models.graph import INPUT, LayerGraph
 from net.codec import CODECS
 from net.link import LinkEstimate
 from runtime.edge import EdgeConfig
+from runtime.outcome import Outcome
 from runtime.packing import AUTO
 from runtime.single import (
     Entered,
-    Outcome,
     Prepared,
     Progress,
     carry_out,

@@ -13,8 +13,8 @@ from rich.text import Text
 from models.graph import LayerGraph
 from partition.chain import Candidate
 from runtime.edge import Answered, Fallback, Measured
+from runtime.outcome import Outcome, Runs
 from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
-from runtime.single import Outcome, Runs
 from utils.units import format_rate, format_seconds, printable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from statistics import median_low
 
 import numpy as np
 
 from models import registry
-from models.graph import INPUT, LayerGraph
+from models.graph import INPUT
 from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
@@ -19,11 +18,12 @@ from partition import chain
 from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime.answers import Ranked, is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
+from runtime.answers import is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, Measured, ran_by, read_input
+from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
+from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
 from runtime.packing import is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
@@ -36,92 +36,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What runs where, and how long it took to decide that."""
-
-    decision: Decision
-    decision_s: float
-    problem: Problem | None = None
-    """What it was made from; None where there is no cloud."""
-    failure: str = ""
-    """Why a cloud that was greeted has no part in it."""
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Repeated inferences with the same parts, the warm-up left out."""
-
-    parts: tuple[Part, ...]
-    answers: tuple[Answered, ...]
-
-    @property
-    def repeats(self) -> tuple[Measured, ...]:
-        """The times of every inference."""
-        return tuple(answer.measured for answer in self.answers)
-
-    @property
-    def completed_by(self) -> str:
-        """Who ran every layer, or `fallback` where any inference was finished here instead."""
-        found = {answer.completed_by for answer in self.answers}
-        return "fallback" if "fallback" in found else ran_by(self.parts)
-
-    @property
-    def typical(self) -> Measured:
-        """The inference with the median total."""
-        middle = median_low(run.total_s for run in self.repeats)
-        return next(run for run in self.repeats if run.total_s == middle)
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The split answer beside that of the whole network, run here in one piece."""
-
-    matches: bool
-    max_abs_diff: float
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Whether the plan is made from `measured` or from `predicted` times, and how far off the edge's may be."""
-
-    edge: str
-    edge_factor: float
-    """9 of 10 errors are below this factor; 1 where they were measured."""
-    cloud: str | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Everything that one call found out."""
-
-    graph: LayerGraph
-    weights: str
-    origin: str
-    is_trained: bool
-    has_imagenet: bool
-    """Whether there are published weights for it."""
-    source: str
-    link: LinkEstimate | None
-    cloud_device: str | None
-    plan: Plan
-    runs: Runs
-    top: tuple[Ranked, ...]
-    """Of the first row, where the answer has several."""
-    rows: tuple[tuple[str, Ranked], ...]
-    """Where the answer has several rows, the best class of each."""
-    shape: tuple[int, ...]
-    verified: Verified | None
-    times: Sources
-    corrections: dict[str, float]
-    """By kind, what predictions are multiplied by from now on; empty where nothing was predicted."""
-    energy: EnergyReport
-    compared: tuple[Runs, ...]
-    """All on the cloud, then all on the edge, where a comparison was asked for."""
-    reconnects: int = 0
-    """Connections to the cloud after the first one."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +150,7 @@ def _plan(
 
 
 def probe(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
+    """Measure the link, or take its rate as given and measure the round trip. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
     if config.bandwidth is not None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLICIES = ("auto", "measured", "predicted")
 KEEP_EVERY = 20
 
 

@@ -23,6 +23,7 @@ class Rounded(Mnist):
     """Is rounded to 16 bits when it is put to use."""
 
     def eval(self) -> nn.Module:  # type: ignore[override]
+        """The network as it will be loaded from the file."""
         return super().eval().half().float()
 
 
