@@ -150,7 +150,7 @@ def _plan(
 
 
 def probe(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
-    """Measure the link, or take its rate as given and measure the round trip. Raises AppError where the cloud is lost."""
+    """Measure the link, or only its round trip where the rate is given. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
     if config.bandwidth is not None:

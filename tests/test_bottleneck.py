@@ -12,10 +12,11 @@ import pytest
 import scipy.optimize
 
 from models.graph import Layer, LayerGraph
-from partition import bottleneck
-from partition.bottleneck import PROGRAM, TIE, WALK, Bottleneck, dsh, exact, is_heavy
+from partition import bottleneck, program
+from partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact, is_heavy
 from partition.cost import CloudTimes, Link, Prediction, Problem, parts_of, predict
 from partition.mincut import CutSolver, Terms
+from partition.walk import TIE
 from tests.conftest import many
 from tests.test_graph import all_cuts, chain, random_graph
 from tests.test_partition import random_problem
@@ -250,7 +251,7 @@ def test_nearly_whole_numbers_become_a_cut() -> None:
     graph = LayerGraph(
         "v", tuple(Layer(f"l{n}", "k", reads, 1) for n, reads in enumerate([(), (0,), (1,), (0,)])), (2,)
     )
-    assert bottleneck._closed(graph, [0, 2, 3]) == {0, 3}
+    assert program._closed(graph, [0, 2, 3]) == {0, 3}
 
 
 def test_the_solver_is_loaded_only_where_it_is_needed() -> None:
