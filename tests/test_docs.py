@@ -123,3 +123,10 @@ def test_the_readme_in_chinese_has_the_links_of_the_english_one() -> None:
     assert english[0][0].name == "README.zh-CN.md"
     assert chinese[0][0].name == "README.md"
     assert set(english[1:]) == set(chinese[1:])
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    paths = sorted((ROOT / "docs/decisions").glob("*.md"))
+    for number, path in enumerate(paths, start=1):
+        assert path.name.startswith(f"{number:04d}-")
+        assert path.read_text(encoding="utf-8").startswith(f"# {number}. ")
