@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from models import inputs, registry
+from models.graph import INPUT
 from net import codec, tensors
 from net.codec import CODECS, STANDARD, CodecError
 from net.forms import Array
@@ -24,7 +26,10 @@ from net.frames import Limits, TooLargeError
 from net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
 from net.messages import Infer
 from net.pixels import NORMALISATIONS
+from runtime import calibration
+from runtime.calibration import Calibration, Tried
 from runtime.children import codec_flags
+from runtime.packing import packing_of, wanted_of
 from tests.conftest import ROOT, CloudProcess, at, many, run_edge, run_script, running_cloud
 from tests.test_hostile import greet, hello_of, soon
 from utils.errors import AppError, ProtocolError
@@ -39,7 +44,8 @@ def picture_of(pixels: Array) -> Array:
     """As a network gets it, from shape (C, H, W)."""
     scaled = pixels.astype(np.float32) / np.float32(255)
     means, stds = NORMALISATIONS[1 if len(pixels) == 3 else 0]
-    return ((scaled - np.array(means, "f4")[:, None, None]) / np.array(stds, "f4")[:, None, None])[None]
+    picture: Array = ((scaled - np.array(means, "f4")[:, None, None]) / np.array(stds, "f4")[:, None, None])[None]
+    return picture
 
 
 def sample(name: str) -> Array:
@@ -50,13 +56,8 @@ def sample(name: str) -> Array:
 def read(file: bytes, shape: tuple[int, ...] = SHAPE, limits: Limits = TAKING) -> Array:
     """What a cloud makes of a file."""
     buffer = PARAMETERS[: 8 * shape[1]] + file
-    return tensors.view(
-        {"tensors": [("float32", shape, "jpeg", 0)], "buffers": [len(buffer)]}, buffer_of(buffer), limits
-    )[0]
-
-
-def buffer_of(data: bytes) -> memoryview:
-    return memoryview(data)
+    header = {"tensors": [("float32", shape, "jpeg", 0)], "buffers": [len(buffer)]}
+    return tensors.view(header, memoryview(buffer), limits)[0]
 
 
 def file_of(side: int = SIDE, mode: str = "RGB", **options: Any) -> bytes:
@@ -229,7 +230,7 @@ def test_no_decoder_sees_what_is_not_baseline_of_the_right_size(what: str, monke
 def test_shapes_that_are_none_are_refused(shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ProtocolError, match=says):
         read(GOOD, shape, Limits(payload_bytes=1 << 40, more_codecs=TAKING.more_codecs))
-    assert 4097 * 4097 > MAX_PIXELS
+    assert MAX_PIXELS < 4097 * 4097
 
 
 def test_what_it_unfolds_to_counts_against_the_limit() -> None:
@@ -353,6 +354,23 @@ def test_many_tasks_go_as_jpeg(cache: Path) -> None:
 def test_our_own_cloud_is_told_where_the_codec_is_named() -> None:
     assert codec_flags("jpeg") == codec_flags("auto", "8:raw,0:jpeg") == ("--allow-jpeg",)
     assert codec_flags("auto", None) == codec_flags("pixels", "0-22,auto") == ()
+
+
+def test_auto_takes_it_where_it_was_tried_and_the_cloud_announces_it(tmp_path: Path, network: Any) -> None:
+    le_net = network("le_net")
+    graph = le_net.traced.graph
+    tried = Tried("input", "jpeg", pictures=100, changed=1, wrong=None, wrong_whole=None, max_error=0.1)
+    calibration.keep(tmp_path, Calibration(graph.name, graph.digest, le_net.loaded.digest, "these", (tried,)))
+    for budget, known, lossy in (
+        (0.01, CODECS, ("jpeg",)),
+        (0.01, STANDARD, ()),
+        (0.009, CODECS, ()),
+        (0.0, CODECS, ()),
+    ):
+        wanted = replace(wanted_of(le_net, "auto", budget, tmp_path), known=frozenset(known))
+        assert wanted.lossy(graph, INPUT) == lossy
+        allowed = wanted.allowed(graph, packing_of(le_net, wanted, tmp_path), 1.0)
+        assert {one.codec for one in allowed.lossy.get(INPUT, ())} == set(lossy)
 
 
 # --- what is written
