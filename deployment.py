@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli
+from utils import arguments, cli
 from utils.units import parse_rate
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     _common(evaluate_flags)
     _dataset_flags(evaluate_flags)
     evaluate_flags.add_argument(
-        "--networks", type=cli.names, default=("some",), metavar="A,B", help="some, many, none, or names of networks"
+        "--networks",
+        type=arguments.names,
+        default=("some",),
+        metavar="A,B",
+        help="some, many, none, or names of networks",
     )
     evaluate_flags.add_argument("--plots", type=Path, metavar="DIR", help="draw a scatter plot for each kind")
     evaluate_flags.set_defaults(work=evaluate)
@@ -95,15 +99,21 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         help="a kept profile of the edge (default: the newest of this machine)",
     )
     network.add_argument("--cloud-times", type=Path, metavar="FILE", help="the same of the cloud")
-    network.add_argument("--emulate-cpu", type=cli.share, default=1.0, metavar="SHARE", help="of the edge's times")
+    network.add_argument(
+        "--emulate-cpu", type=arguments.share, default=1.0, metavar="SHARE", help="of the edge's times"
+    )
     network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
     link = parser.add_argument_group("the link and the cloud")
-    rate = cli.checked(parse_rate)
+    rate = arguments.checked(parse_rate)
     link.add_argument("--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit")
     link.add_argument("--download", type=rate, metavar="RATE", help="(default: the same as the upload)")
-    link.add_argument("--rtt", type=cli.wait, default="0ms", metavar="TIME", help="round trip, such as 20ms")
-    link.add_argument("--load", type=cli.above_zero, default=1.0, metavar="X", help="times slower than an idle cloud")
-    link.add_argument("--queue", type=cli.wait, default="0ms", metavar="TIME", help="wait before the cloud begins")
+    link.add_argument("--rtt", type=arguments.wait, default="0ms", metavar="TIME", help="round trip, such as 20ms")
+    link.add_argument(
+        "--load", type=arguments.above_zero, default=1.0, metavar="X", help="times slower than an idle cloud"
+    )
+    link.add_argument(
+        "--queue", type=arguments.wait, default="0ms", metavar="TIME", help="wait before the cloud begins"
+    )
     goal = parser.add_argument_group("what is wanted")
     cli.add_goal_flags(goal)
     cli.add_power_flags(goal)
@@ -126,7 +136,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _survey_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budget", type=cli.duration, default=BUDGET, metavar="TIME", help="for measuring layers")
+    parser.add_argument(
+        "--budget", type=arguments.duration, default=BUDGET, metavar="TIME", help="for measuring layers"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the rows (default: predictor/dataset/ROLE)")
 
 

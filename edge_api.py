@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli
+from utils import arguments, cli
 from utils.errors import UsageError
 from utils.units import parse_rate
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
     what.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
-    where.add_argument("--point", type=cli.count, metavar="K", help="0: all on the cloud; the last: all here")
+    where.add_argument("--point", type=arguments.count, metavar="K", help="0: all on the cloud; the last: all here")
     where.add_argument(
         "--points",
         metavar="LIST",
@@ -41,7 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
         "with a codec; - reads lists from standard input",
     )
     where.add_argument(
-        "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="take 5mbit, say, instead of probing the link"
+        "--bandwidth",
+        type=arguments.checked(parse_rate),
+        metavar="RATE",
+        help="take 5mbit, say, instead of probing the link",
     )
     cli.add_codec_flags(where)
     cli.add_times_flags(where)
@@ -49,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_goal_flags(goal)
     cli.add_power_flags(goal)
     runs = parser.add_argument_group("how often, and what is shown")
-    runs.add_argument("--repeat", type=cli.positive_int, default=1, metavar="N", help="measured inferences")
-    runs.add_argument("--warm-up", type=cli.count, default=1, metavar="N", help="inferences before, not counted")
+    runs.add_argument("--repeat", type=arguments.positive_int, default=1, metavar="N", help="measured inferences")
+    runs.add_argument("--warm-up", type=arguments.count, default=1, metavar="N", help="inferences before, not counted")
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")

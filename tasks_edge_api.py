@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli
+from utils import arguments, cli
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_rate
 
@@ -28,14 +28,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-t",
         "--type",
-        type=cli.names,
+        type=arguments.names,
         metavar="A,B",
         default=("alex_net", "vgg_net", "mobile_net", "le_net"),
         help="networks of a random mix, your own FILE.py too (default: alex_net,vgg_net,mobile_net,le_net)",
     )
     what = parser.add_argument_group("which tasks")
-    what.add_argument("--tasks", type=cli.positive_int, default=40, metavar="N", help="length of a random mix")
-    what.add_argument("--seed", type=cli.count, default=1, metavar="S", help="of the mix and of the arrivals")
+    what.add_argument("--tasks", type=arguments.positive_int, default=40, metavar="N", help="length of a random mix")
+    what.add_argument("--seed", type=arguments.count, default=1, metavar="S", help="of the mix and of the arrivals")
     what.add_argument(
         "--tasks-file", type=Path, metavar="FILE", help=".csv or .jsonl with model, input, priority, deadline_ms"
     )
@@ -46,10 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--serial", action="store_true", help="one after the other, for comparison")
     how.add_argument(
-        "--interval", type=cli.duration, default="1s", metavar="TIME", help="how often the link is looked at"
+        "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is looked at"
     )
     how.add_argument(
-        "--bandwidth", type=cli.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
+        "--bandwidth", type=arguments.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
     cli.add_codec_flags(how)
     cli.add_times_flags(how)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lab.baselines import BASELINES, Choice, Given, Sides, choose
 from predictor import store
 from predictor.store import Kept
-from utils import cli
+from utils import arguments, cli
 from utils.errors import MismatchError, UsageError
 from utils.units import format_seconds, parse_rate
 
@@ -154,12 +154,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab baselines`."""
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
-    parser.add_argument("--bandwidth", type=cli.checked(parse_rate), required=True, metavar="RATE", help="upload")
-    parser.add_argument("--emulate-cpu", type=cli.share, metavar="SHARE", help="of a core, which the edge has")
+    parser.add_argument("--bandwidth", type=arguments.checked(parse_rate), required=True, metavar="RATE", help="upload")
+    parser.add_argument("--emulate-cpu", type=arguments.share, metavar="SHARE", help="of a core, which the edge has")
     parser.add_argument(
-        "--load", type=cli.above_zero, default=1.0, metavar="K", help="times slower than idle: the cloud"
+        "--load", type=arguments.above_zero, default=1.0, metavar="K", help="times slower than idle: the cloud"
     )
-    parser.add_argument("--names", type=cli.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES))
+    parser.add_argument(
+        "--names", type=arguments.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES)
+    )
     parser.add_argument("--edge-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/edge)")
     parser.add_argument(
         "--cloud-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/cloud, else edge)"

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from utils import cli
+from utils import arguments, cli
 from utils.units import format_rate, format_seconds, printable
 
 if TYPE_CHECKING:
@@ -172,15 +172,17 @@ def lines_of(document: dict[str, Any]) -> list[str]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab link`."""
-    parser.add_argument("address", type=cli.address, metavar="IP:PORT", help="of a running cloud")
+    parser.add_argument("address", type=arguments.address, metavar="IP:PORT", help="of a running cloud")
     parser.add_argument("-t", "--type", metavar="MODEL", default="le_net", help="network to greet the cloud with")
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
-    parser.add_argument("--repeat", type=cli.positive_int, default=5, metavar="N", help="probes")
+    parser.add_argument("--repeat", type=arguments.positive_int, default=5, metavar="N", help="probes")
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
     )
-    parser.add_argument("--iperf-port", type=cli.port, default=IPERF_PORT, metavar="PORT", help="of iperf3 -s there")
-    parser.add_argument("--iperf-for", type=cli.positive_int, default=3, metavar="S", help="seconds each way")
+    parser.add_argument(
+        "--iperf-port", type=arguments.port, default=IPERF_PORT, metavar="PORT", help="of iperf3 -s there"
+    )
+    parser.add_argument("--iperf-for", type=arguments.positive_int, default=3, metavar="S", help="seconds each way")
     parser.add_argument("--no-iperf", action="store_true", help="leave iperf3 out")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     cli.add_timeout_flags(parser.add_argument_group("waiting"), "probe")

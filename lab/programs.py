@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lab.keeper import Keeper
 from utils.errors import AppError, DeadlineError
+from utils.settings import without_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 5.0
@@ -36,7 +37,7 @@ class Program:
                     stderr=file,
                     text=True,
                     start_new_session=True,  # Ctrl-C in a terminal reaches only the lab, which ends it
-                    env=os.environ | few,
+                    env=without_settings(os.environ) | few,  # what is set for the lab is not set for them
                 )
         except OSError as error:
             raise AppError(f"cannot start {command[0]}: {error.strerror or error}") from None
@@ -49,8 +50,8 @@ class Program:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # asked for above
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._process.stdout:
+        with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:
+            for line in lines:
                 self._lines.put(line)
         self._lines.put(None)
 

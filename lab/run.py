@@ -22,7 +22,7 @@ from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
 from lab.show import cell_line, cell_text, table, who_table
 from lab.spec import Spec
-from utils import cli
+from utils import arguments, cli
 from utils.errors import AppError, UsageError
 from utils.files import write_atomically
 from utils.progress import DETAIL, Show, on_terminal
@@ -59,7 +59,7 @@ def spec_of(options: argparse.Namespace) -> Spec:
     if options.resume is not None:
         return specs.read(options.resume / SPEC)
     given: dict[str, Any] = {
-        key: list(cli.names(text)) for name, key in LISTS.items() if (text := getattr(options, name)) is not None
+        key: list(arguments.names(text)) for name, key in LISTS.items() if (text := getattr(options, name)) is not None
     }
     if options.link is not None:
         given["links"] = options.link.split(";") if ";" in options.link else [options.link]

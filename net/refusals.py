@@ -20,4 +20,5 @@ _REFUSALS: dict[str, type[AppError]] = {
 def refusal(error: Error) -> AppError:
     """What an ERROR of the cloud means on the edge."""
     kind = _REFUSALS.get(error.code, AppError)
-    return kind(f"the cloud refused ({printable(error.code, 32)}): {printable(error.text, 300)}")
+    what = "is busy" if error.code == "BUSY" else "refused"
+    return kind(f"the cloud {what} ({printable(error.code, 32)}): {printable(error.text, 300)}")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from utils import cli
+from utils import arguments, cli
 
 
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
     )
     cli.add_times_flags(parser)
-    parser.add_argument("--models", type=cli.names, default=(), metavar="A,B", help="serve only these networks")
+    parser.add_argument("--models", type=arguments.names, default=(), metavar="A,B", help="serve only these networks")
     parser.add_argument(
         "--network",
         action="append",
@@ -38,7 +38,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_number_flags(parser, max_batch)
     add_health_flags(parser)
     group = parser.add_argument_group("metrics for Prometheus")
-    group.add_argument("--metrics-port", metavar="N", type=cli.port, help="answer scrapes there; 0 chooses one")
+    group.add_argument("--metrics-port", metavar="N", type=arguments.port, help="answer scrapes there; 0 chooses one")
     group.add_argument("--metrics-host", metavar="HOST", default="127.0.0.1", help="anybody who reaches it can read")
     return parser
 
@@ -54,14 +54,14 @@ def add_tls_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-per-source",
         metavar="N",
-        type=cli.positive_int,
+        type=arguments.positive_int,
         default=16,
         help="connections of one IPv4 address or IPv6 /64; loopback is spared",
     )
     group.add_argument(
         "--max-penalty",
         metavar="TIME",
-        type=cli.wait,
+        type=arguments.wait,
         default="10min",
         help="longest time that a source is turned away for after wrong tokens, garbage or silence; 0s: never",
     )
@@ -77,22 +77,28 @@ def add_time_flags(parser: argparse.ArgumentParser) -> None:
         ("--idle-timeout", "10min", "between two requests"),
         ("--drain-timeout", "30s", "for requests in hand at SIGTERM; a second SIGTERM ends at once"),
     ):
-        group.add_argument(flag, metavar="TIME", type=cli.duration, default=default, help=text)
+        group.add_argument(flag, metavar="TIME", type=arguments.duration, default=default, help=text)
     group.add_argument(
-        "--min-rate", metavar="SIZE", type=cli.size, default="1kB", help="bytes a second of a frame, after 5 s"
+        "--min-rate", metavar="SIZE", type=arguments.size, default="1kB", help="bytes a second of a frame, after 5 s"
     )
 
 
 def add_size_flags(parser: argparse.ArgumentParser) -> None:
     """How large things may be."""
     group = parser.add_argument_group("size limits")
-    group.add_argument("--max-payload", metavar="SIZE", type=cli.payload_size, default="64MiB", help="of one frame")
     group.add_argument(
-        "--max-header", metavar="SIZE", type=cli.header_size, default="64KiB", help="of one frame; most have less room"
+        "--max-payload", metavar="SIZE", type=arguments.payload_size, default="64MiB", help="of one frame"
     )
-    group.add_argument("--max-tensors", metavar="N", type=cli.positive_int, default=64, help="in one frame")
     group.add_argument(
-        "--max-network-bytes", metavar="SIZE", type=cli.size, default="4GiB", help="parameters kept in memory"
+        "--max-header",
+        metavar="SIZE",
+        type=arguments.header_size,
+        default="64KiB",
+        help="of one frame; most have less room",
+    )
+    group.add_argument("--max-tensors", metavar="N", type=arguments.positive_int, default=64, help="in one frame")
+    group.add_argument(
+        "--max-network-bytes", metavar="SIZE", type=arguments.size, default="4GiB", help="parameters kept in memory"
     )
 
 
@@ -104,17 +110,17 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         ("--max-queue", 32, "requests in line; further ones: BUSY"),
         ("--max-batch", max_batch, "requests of one network and cut that are computed together"),
     ):
-        group.add_argument(flag, metavar="N", type=cli.positive_int, default=default, help=text)
+        group.add_argument(flag, metavar="N", type=arguments.positive_int, default=default, help=text)
     group.add_argument(
         "--max-small-rate",
         metavar="N",
-        type=cli.positive_int,
+        type=arguments.positive_int,
         default=50,
         help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
         "further ones wait",
     )
     wait = "how long an idle processor waits for more of them"
-    group.add_argument("--batch-wait", metavar="TIME", type=cli.wait, default="0ms", help=wait)
+    group.add_argument("--batch-wait", metavar="TIME", type=arguments.wait, default="0ms", help=wait)
 
 
 def add_health_flags(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +129,7 @@ def add_health_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--health",
         metavar="HOST:PORT",
-        type=cli.address,
+        type=arguments.address,
         help="ask it and end: 0 healthy, 1 unhealthy or stopping, 3 cannot connect; goes with --token-file and --tls-*",
     )
     group.add_argument(

@@ -99,7 +99,7 @@ class Fleet:
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
-        wanted = wanted_of(member.network, codec, budget, self._times.cache_dir)
+        wanted = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
         packing = packing_of(member.network, wanted, self._times.cache_dir, progress, arrays)
         return wanted.allowed(member.network.traced.graph, packing, member.executor.share)
 

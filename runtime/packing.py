@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from models.graph import INPUT, LayerGraph
+from models.inputs import PICTURE
 from models.trace import Traced
 from net import codec
 from net.codec import CODECS, OPTIONAL, Encoded
@@ -129,15 +130,18 @@ class Wanted:
         return Allowed(lossless, {n: found for n, found in lossy.items() if found})
 
 
-def wanted_of(network: Network, name: str, budget: float, folder: Path) -> Wanted:
-    """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder;
-    a warning says where a budget cannot be used since nothing was tried. Raises UsageError where it cannot be read."""
+def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> Wanted:
+    """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder.
+
+    `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
+    nothing was tried. Raises UsageError where the calibration cannot be read.
+    """
     kept = calibration.find(folder, network) if name == AUTO and budget else None
     if budget and name == AUTO and kept is None:
+        model = network.traced.graph.name
+        remedy = f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only pictures can be calibrated on"
         log.warning(
-            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: "
-            "run deployment.py calibrate -t %s",
-            *[network.traced.graph.name] * 2,
+            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: %s", model, remedy
         )
     return Wanted.of(name, kept, budget)
 

@@ -224,7 +224,8 @@ def _answer(outcome: Outcome) -> Group:
         more = f" and {left} more (--json tells all)" if left else ""
         lines.append(f"  best of each row: {', '.join(rows)}{more}")
     if not outcome.is_trained:
-        lines.append("  (untrained weights: the labels mean nothing; --weights imagenet or FILE gives real ones)")
+        sources = "imagenet or FILE" if outcome.has_imagenet else "FILE"
+        lines.append(f"  (untrained weights: the labels mean nothing; --weights {sources} gives real ones)")
     if outcome.verified is not None:
         same = "equals" if outcome.verified.matches else "DIFFERS FROM"
         difference = outcome.verified.max_abs_diff

@@ -101,6 +101,8 @@ class Outcome:
     weights: str
     origin: str
     is_trained: bool
+    has_imagenet: bool
+    """Whether there are published weights for it."""
     source: str
     link: LinkEstimate | None
     cloud_device: str | None
@@ -271,7 +273,7 @@ def plan_of(
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    wanted = wanted_of(edge.network, config.codec, config.accuracy_budget, config.cache_dir)
+    wanted = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
         check_taken(config.codec, edge.ready.codecs)
         wanted = replace(wanted, known=frozenset(edge.ready.codecs))
@@ -417,6 +419,7 @@ def _outcome(
         weights=loaded.digest,
         origin=loaded.origin,
         is_trained=loaded.trained,
+        has_imagenet=edge.entry.imagenet is not None,
         source=edge.network.example.source,
         link=link,
         cloud_device=None if edge.ready is None else edge.ready.device,

@@ -106,6 +106,19 @@ def test_only_lossless_codecs_without_a_calibration_or_a_budget() -> None:
     assert Wanted.of("int4", None, 0.0).lossless(1) == ("int4",)
 
 
+@pytest.mark.parametrize(
+    ("takes", "remedy"), [("picture", "run deployment.py calibrate -t le_net"), ("speech", "only")]
+)
+def test_a_budget_without_a_calibration_is_told_with_what_helps(
+    takes: str, remedy: str, network: Callable[[str], Network], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is to be calibrated where a network takes no pictures."""
+    assert packing.wanted_of(network("le_net"), takes, "auto", 0.01, tmp_path).roundings == {}
+    (line,) = caplog.messages
+    assert remedy in line
+    assert ("calibrate -t" in line) == (takes == "picture")
+
+
 def test_what_a_codec_does_not_take_travels_raw() -> None:
     graph = make_chain([50, 40, 3])
     found = Packing({(1, "int8"): 10}, {"int8": (1e-3, 2e-3)})

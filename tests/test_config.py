@@ -11,7 +11,7 @@ import edge_api
 import tasks_edge_api
 from runtime.cloud_flags import build_parser as cloud_parser
 from tests.conftest import run_script
-from utils import cli, config, settings
+from utils import arguments, cli, config, settings
 from utils.errors import UsageError
 
 BOMB = "\n".join(f"k{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9))
@@ -119,8 +119,8 @@ def test_a_flat_file_serves_a_command_too(tmp_path: Path) -> None:
 
 def test_a_repeated_flag_replaces_the_list_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, 'weights = ["imagenet"]')
-    for arguments in (["--weights", "a.pt"], ["--weights=a.pt"]):
-        assert cloud_parser("cloud_api.py", "", 1).parse_args(["--config", path, *arguments]).weights == ["a.pt"]
+    for given in (["--weights", "a.pt"], ["--weights=a.pt"]):
+        assert cloud_parser("cloud_api.py", "", 1).parse_args(["--config", path, *given]).weights == ["a.pt"]
     monkeypatch.setenv("EDGE_CLOUD_WEIGHTS", "le_net=b.pt")
     assert cloud_parser("cloud_api.py", "", 1).parse_args(["--config", path]).weights == ["le_net=b.pt"]
 
@@ -267,7 +267,7 @@ def test_sections_follow_the_names_of_programs() -> None:
 
 def test_a_parser_of_the_house_needs_nothing_more(tmp_path: Path) -> None:
     parser = cli.Parser("python -m lab run", "")
-    parser.add_argument("--cpu", type=cli.names)
+    parser.add_argument("--cpu", type=arguments.names)
     parser.add_argument("--model")
     parser.add_argument("--kinds", nargs="+", choices=("a", "b"))
     parser.add_argument("spec", nargs="?")

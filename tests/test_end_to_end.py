@@ -127,7 +127,9 @@ def test_the_text_shows_cut_reasons_stages_and_answer(
 
 def test_an_untrained_network_says_so(cloud: CloudProcess, edge: CallEdge) -> None:
     run = edge(*at(cloud), "-t", "mobilenet", "--point", "73")
-    assert "untrained" in run.stdout
+    assert "untrained weights: the labels mean nothing; --weights imagenet or FILE" in run.stdout
+    run = edge(*at(cloud), "-t", "senna_chk", "--point", "1")
+    assert "untrained weights: the labels mean nothing; --weights FILE" in run.stdout  # nobody publishes any
 
 
 @pytest.mark.parametrize("bandwidth", ["5mbit", "1gbit"])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,33 @@ def test_ctrl_c_ends_with_130_and_leaves_no_process(moment: str, tmp_path: Path)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     until(lambda: not processes_with(tmp_path))
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(tenth: int, cache: Path) -> None:
+    """From the first library on; loading all of them takes about a second."""
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "-t", "le_net", "--point", "12"]
+    process = subprocess.Popen(
+        [*command, "--repeat", "1000000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: process.poll() is not None or "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
+    time.sleep(tenth / 10)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=LONG_S)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_something_is_imported_waits_for_its_end(tmp_path: Path) -> None:
+    """A module may take the interrupt for something else, and C++ in it abort."""
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('imported')\n")
+    code = (
+        "import argparse, sys, time; from utils import cli\n"
+        "def main():\n  import slow\n  time.sleep(60)\n"
+        "sys.exit(cli.run('x', main, argparse.Namespace(log_level='warning')))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "imported\n", "")
 
 
 def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,13 @@ def test_asking_loads_no_torch() -> None:
     assert run_script("-c", code).code == 3
 
 
+def test_a_full_cloud_says_that_it_is_busy(cache: Path, subject: Network) -> None:
+    with running_cloud(cache, "--max-connections", "1") as cloud, closing(greet(cloud, hello_of(subject))):
+        done = run_script("cloud_api.py", "--health", f"{LOCAL}:{cloud.port}")
+    assert (done.code, done.stdout) == (3, "")
+    assert "the cloud is busy (BUSY): all 1 connections are taken" in done.stderr
+
+
 def test_nobody_there_is_code_3(cloud: CloudProcess) -> None:
     done = run_script("cloud_api.py", "--health", f"{LOCAL}:1", "--json")
     assert (done.code, done.document["error"]["code"]) == (3, "CANNOT_CONNECT")

@@ -14,8 +14,9 @@ from benchmarks.lab_kills import half_lines, killed, left_of, processes, start
 from lab import hosts
 from lab.grid import groups
 from lab.keeper import keeper
+from lab.programs import program
 from lab.records import ENVIRONMENT, RECORDS, SPEC, read
-from tests.conftest import ROOT, run_script
+from tests.conftest import LONG_S, ROOT, run_script
 from utils.errors import AppError
 
 LEAST = ("--model", "le_net", "--cpu", "0.5", "--link", "50mbit,4ms", "--points", "0,12", "--repeat", "2")
@@ -173,3 +174,12 @@ def test_kills_at_random_moments(mode: str, tmp_path: Path) -> None:
         assert half_lines(tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / ENVIRONMENT).read_text())["mode"] == mode
     assert (tmp_path / "out" / SPEC).exists()
+
+
+def test_settings_of_the_lab_are_not_those_of_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EDGE_CLOUD_PORT would be the port of every cloud of the lab, too."""
+    monkeypatch.setenv("EDGE_CLOUD_PORT", "9999")
+    monkeypatch.setenv("EDGE_CLOUD_TOKEN", "a good secret")
+    code = "import os; print(*sorted(name for name in os.environ if name.startswith('EDGE_CLOUD_')))"
+    with keeper() as kept, program(["-c", code], tmp_path / "log", kept) as running:
+        assert running.line(LONG_S) == "EDGE_CLOUD_TOKEN\n"

@@ -5,7 +5,6 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import queue
 import signal
@@ -13,22 +12,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from utils import settings
+from utils import arguments, settings
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
-from utils.units import parse_duration, parse_link, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 VERSION = "0.1.0"
-MAX_PORT = 65535
 STDIN = 0
-MIN_PAYLOAD = 64 << 10
-MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
 DEFAULT_PORT = 9999
-T = TypeVar("T")
+IMPORTING = "<frozen importlib"
+"""How the files begin that Python gives for the frames of an import."""
+AGAIN_S = 0.02
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -129,7 +127,7 @@ def add_place_flags(
     parser.add_argument(
         "-p",
         "--port",
-        type=port,
+        type=arguments.port,
         default=default_port,
         metavar="PORT",
         help=f"TCP port of the cloud (default: {DEFAULT_PORT})",
@@ -161,7 +159,9 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
     parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads for one layer (default: all cores)")
+    parser.add_argument(
+        "--threads", type=arguments.positive_int, metavar="N", help="threads for one layer (default: all cores)"
+    )
     parser.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="for measured times (default: the XDG cache folder)"
     )
@@ -187,7 +187,7 @@ def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
     parser.add_argument(
         "--accuracy-budget",
-        type=percent,
+        type=arguments.percent,
         default="0%",
         metavar="SHARE",
         help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
@@ -198,13 +198,17 @@ def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
     """How long an edge waits for its cloud; `unit` is what one wait is for."""
     parser.add_argument(
         "--timeout",
-        type=duration,
+        type=arguments.duration,
         default="60s",
         metavar="TIME",
         help=f"longest wait for the cloud in one {unit}",
     )
     parser.add_argument(
-        "--ready-timeout", type=duration, default="5min", metavar="TIME", help="for the cloud to load and measure"
+        "--ready-timeout",
+        type=arguments.duration,
+        default="5min",
+        metavar="TIME",
+        help="for the cloud to load and measure",
     )
 
 
@@ -212,9 +216,14 @@ def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
     """A slower link and a slower edge."""
     group = parser.add_argument_group("emulation, without root")
     group.add_argument(
-        "--emulate-link", type=link, metavar="UP[,RTT[,DOWN]]", help="put a slow link in between, such as 5mbit,20ms"
+        "--emulate-link",
+        type=arguments.link,
+        metavar="UP[,RTT[,DOWN]]",
+        help="put a slow link in between, such as 5mbit,20ms",
     )
-    group.add_argument("--emulate-cpu", type=share, metavar="SHARE", help="slow the edge down to this much of a core")
+    group.add_argument(
+        "--emulate-cpu", type=arguments.share, metavar="SHARE", help="slow the edge down to this much of a core"
+    )
 
 
 def add_record_flag(parser: argparse._ArgumentGroup) -> None:
@@ -238,12 +247,12 @@ def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: s
         return None
     if any(getattr(options, name, None) is not None for name in ("tls_ca", "tls_cert", "tls_key")):
         raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
-    arguments = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
     if weights != "default":
-        arguments += ["--weights", weights]
+        flags += ["--weights", weights]
     if options.token_file:
-        arguments += ["--token-file", str(options.token_file.resolve())]
-    return tuple(arguments)
+        flags += ["--token-file", str(options.token_file.resolve())]
+    return tuple(flags)
 
 
 def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
@@ -260,17 +269,24 @@ def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
         default="auto",
         help="search cuts of one tensor (chain) or all cuts (mincut); dsh is DADS's search for throughput",
     )
-    parser.add_argument("--rate", type=above_zero, metavar="Q", help="inferences a second that should be kept up with")
     parser.add_argument(
-        "--seconds-per-joule", type=at_least_zero, metavar="S", help="with weighted: seconds that a joule is worth"
+        "--rate", type=arguments.above_zero, metavar="Q", help="inferences a second that should be kept up with"
+    )
+    parser.add_argument(
+        "--seconds-per-joule",
+        type=arguments.at_least_zero,
+        metavar="S",
+        help="with weighted: seconds that a joule is worth",
     )
     parser.add_argument(
         "--max-cost",
-        type=number,
+        type=arguments.number,
         metavar="C",
         help="limit of the cloud's cost for one inference; may go back and forth",
     )
-    parser.add_argument("--cloud-price", type=at_least_zero, metavar="P", help="cost of one second of the cloud's work")
+    parser.add_argument(
+        "--cloud-price", type=arguments.at_least_zero, metavar="P", help="cost of one second of the cloud's work"
+    )
 
 
 def add_power_flags(parser: argparse._ArgumentGroup) -> None:
@@ -279,138 +295,6 @@ def add_power_flags(parser: argparse._ArgumentGroup) -> None:
         "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
     )
     parser.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
-
-
-def number(text: str) -> float:
-    """An argument that is a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value
-
-
-def at_least_zero(text: str) -> float:
-    """An argument that is a finite number of at least 0."""
-    if number(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is below zero")
-    return number(text)
-
-
-def above_zero(text: str) -> float:
-    """An argument that is a finite number above 0."""
-    if number(text) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above zero")
-    return number(text)
-
-
-def percent(text: str) -> float:
-    """An argument such as 0.5%, or 0.005, as a share from 0 to 1."""
-    value = number(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0% to 100%")
-    return value
-
-
-def port(text: str) -> int:
-    """An argument that is a TCP port."""
-    return _whole(text, 0, MAX_PORT)
-
-
-def address(text: str) -> tuple[str, int]:
-    """An argument such as 127.0.0.1:9999, cloud.example:9999 or [::1]:9999."""
-    host, colon, number = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host, port(number)
-
-
-def positive_int(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    return _whole(text, 1, 1_000_000)
-
-
-def count(text: str) -> int:
-    """An argument that is a whole number of at least 0."""
-    return _whole(text, 0, 1_000_000)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not text.strip().isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def names(text: str) -> tuple[str, ...]:
-    """An argument such as alex_net,le_net."""
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return found
-
-
-def share(text: str) -> float:
-    """An argument that is a share of one core, above 0 and at most 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share of a core: give a number above 0 and at most 1")
-    return value
-
-
-def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Make an argument type of a function that raises UsageError."""
-
-    def convert(text: str) -> T:
-        try:
-            return parse(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
-def duration(text: str) -> float:
-    """An argument such as 20ms or 1.5s, above zero, in seconds."""
-    seconds = checked(parse_duration)(text)
-    if not 0 < seconds < 1e8:
-        raise argparse.ArgumentTypeError(f"{text!r}: a time above zero is needed")
-    return seconds
-
-
-def link(text: str) -> str:
-    """An argument that describes a link, as it was written."""
-    checked(parse_link)(text)
-    return text
-
-
-def wait(text: str) -> float:
-    """An argument such as 2ms, or 0ms, in seconds."""
-    return checked(parse_duration)(text)
-
-
-def size(text: str) -> int:
-    """An argument such as 64MiB, in bytes."""
-    return int(checked(parse_size)(text))
-
-
-def payload_size(text: str) -> int:
-    """A size that the smallest messages and the probe of the link fit into."""
-    if size(text) < MIN_PAYLOAD:
-        raise argparse.ArgumentTypeError(f"{text!r}: at least {MIN_PAYLOAD >> 10} KiB are needed")
-    return size(text)
-
-
-def header_size(text: str) -> int:
-    """A size that the greetings of large networks fit into."""
-    if not MIN_HEADER <= size(text) <= MAX_HEADER:
-        raise argparse.ArgumentTypeError(f"{text!r}: {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB are possible")
-    return size(text)
 
 
 def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
@@ -423,7 +307,8 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an odd file name must not cost the answer
     try:
-        code = main()
+        with _interrupts_between_imports():
+            code = main()
         sys.stdout.flush()
     except AppError as error:
         complain(f"{prog}: {error}")
@@ -442,6 +327,33 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
         _drop(sys.stdout)
         return AppError.exit_code
     return code
+
+
+@contextlib.contextmanager
+def _interrupts_between_imports() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, but in the middle of an import only once that is over: the C++ of torch would
+    abort the process there, and numpy take it for a missing file of its own."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored in the background
+        yield
+        return
+
+    def handle(_number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(IMPORTING):
+                again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handle:  # else a server has its own by now
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def on_stop_signals(stop: Callable[[], None]) -> None:
