@@ -367,7 +367,7 @@ def test_auto_takes_it_where_it_was_tried_and_the_cloud_announces_it(tmp_path: P
         (0.009, CODECS, ()),
         (0.0, CODECS, ()),
     ):
-        wanted = replace(wanted_of(le_net, "auto", budget, tmp_path), known=frozenset(known))
+        wanted = replace(wanted_of(le_net, "picture", "auto", budget, tmp_path), known=frozenset(known))
         assert wanted.lossy(graph, INPUT) == lossy
         allowed = wanted.allowed(graph, packing_of(le_net, wanted, tmp_path), 1.0)
         assert {one.codec for one in allowed.lossy.get(INPUT, ())} == set(lossy)
