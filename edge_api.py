@@ -77,7 +77,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from net.tls import client_tls
     from partition.decide import goal_of
     from predictor.store import default_folder
-    from runtime.children import network_flags
+    from runtime.children import codec_flags, network_flags
     from runtime.edge import EdgeConfig
 
     check(options)
@@ -112,7 +112,9 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None if own_cloud is None else (*own_cloud, *network_flags([options.type])),
+        own_cloud=None
+        if own_cloud is None
+        else (*own_cloud, *network_flags([options.type]), *codec_flags(options.codec, options.points)),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,

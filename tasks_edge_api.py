@@ -82,7 +82,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     from net.security import read_token
     from net.tls import client_tls
     from predictor.store import default_folder
-    from runtime.children import network_flags
+    from runtime.children import codec_flags, network_flags
     from runtime.many import TasksConfig
 
     check(options)
@@ -111,7 +111,9 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None if own_cloud is None else (*own_cloud, *network_flags(options.type)),
+        own_cloud=None
+        if own_cloud is None
+        else (*own_cloud, *network_flags(options.type), *codec_flags(options.codec)),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,

@@ -22,7 +22,7 @@ from models import inputs, registry, weights
 from models.graph import LayerGraph
 from models.split import segment
 from net.affine import Affine
-from net.codec import CODECS, Codec
+from net.codec import CODECS, ZSTD, Codec
 from net.forms import Array, Bytes, Form, Half, Raw, Shape
 from runtime.executor import prepare
 from utils.units import format_bytes
@@ -64,10 +64,10 @@ class Planes:
 
 
 LEFT_OUT = [
-    Codec("zstd, byte planes", Planes(Raw(), 4), is_compressed=True),
-    Codec("fp16+zstd, byte planes", Planes(Half(), 2, is_lossless=False), is_compressed=True),
-    Codec("int6+zstd, packed", Affine(6), is_compressed=True),
-    Codec("int4+zstd, a byte each", Affine(4, is_packed=False), is_compressed=True),
+    Codec("zstd, byte planes", Planes(Raw(), 4), ZSTD),
+    Codec("fp16+zstd, byte planes", Planes(Half(), 2, is_lossless=False), ZSTD),
+    Codec("int6+zstd, packed", Affine(6), ZSTD),
+    Codec("int4+zstd, a byte each", Affine(4, is_packed=False), ZSTD),
 ]
 
 

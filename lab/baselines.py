@@ -1,6 +1,7 @@
 """What others would run where: their published rules, written from the papers, on the same numbers that ours has.
 
-all-edge, all-cloud, all-cloud-8bit    one place for everything; the cloud gets float32, or the picture's 8-bit pixels
+all-edge, all-cloud, all-cloud-8bit, all-cloud-jpeg    one place for everything; the cloud gets float32, or the
+                picture's 8-bit pixels, as they are or as a JPEG
 neurosurgeon    Kang et al., ASPLOS 2017, Algorithm 1: the point with the least sum of the mobile's seconds before it,
                 the cloud's after it at its load, and the tensor's bytes over the bandwidth, times from regressions for
                 each kind of layer (linear or logarithmic, on the paper's variables); float32
@@ -23,7 +24,7 @@ from models.graph import INPUT, LayerGraph
 from partition.mincut import CutSolver, Terms
 from utils.errors import UsageError
 
-RAW, PIXELS = "raw", "pixels"
+RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ BASELINES: dict[str, Baseline] = {
     "all-edge": _at("all-edge", -1),
     "all-cloud": _at("all-cloud", 0),
     "all-cloud-8bit": _at("all-cloud-8bit", 0, PIXELS),
+    "all-cloud-jpeg": _at("all-cloud-jpeg", 0, JPEG),
     "neurosurgeon": neurosurgeon,
     "dads": dads,
 }

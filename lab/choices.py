@@ -53,9 +53,12 @@ CHOICES: dict[str, Choice] = {
     "all-edge": all_edge,
     "all-cloud": lambda _: "0:raw",
     "all-cloud-8bit": lambda _: "0:pixels",
+    "all-cloud-jpeg": lambda _: "0:jpeg",  # lab.run starts its cloud with --allow-jpeg
     "neurosurgeon": published("neurosurgeon"),
     "dads": published("dads"),
 }
+CLOUD_FLAGS = {"all-cloud-jpeg": "--allow-jpeg"}
+"""What the lab's cloud has to be told where one of them is asked for."""
 
 
 def check(names: tuple[str, ...]) -> None:

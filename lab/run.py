@@ -12,6 +12,7 @@ from typing import Any
 
 from lab import cell as measuring
 from lab import spec as specs
+from lab.choices import CLOUD_FLAGS
 from lab.environment import environment
 from lab.field import Field, Mode, choose, cores
 from lab.grid import Key, Place, groups, key_of, places, summary, wants
@@ -164,7 +165,7 @@ class Run:
             write_environment(self.folder, found)
             writer = stack.enter_context(open_records(self.folder))
             self._done = groups(read(self.folder)[1])
-            cloud = Cloud(where, held, self.folder, threads)
+            cloud = Cloud(where, held, self.folder, threads, cloud_flags(self.spec))
             stack.callback(cloud.stop)
             return self._cells(where, held, cloud, writer, found.key)
 
@@ -279,6 +280,14 @@ def answered(append: Any) -> Any:
     return keep
 
 
+def cloud_flags(spec: Spec) -> tuple[str, ...]:
+    """What the cloud has to be told so that everything of an experiment can be measured."""
+    from runtime.children import codec_flags
+
+    of_baselines = [CLOUD_FLAGS[who] for who in spec.baselines if who in CLOUD_FLAGS]
+    return tuple(dict.fromkeys([*codec_flags(spec.codec, spec.points), *of_baselines]))
+
+
 @dataclass
 class Cloud:
     """The cloud of a run: started when it is needed, again where it has ended."""
@@ -287,6 +296,7 @@ class Cloud:
     held: Keeper
     folder: Path
     threads: int
+    flags: tuple[str, ...]
     _stack: ExitStack = field(default_factory=ExitStack)
     _running: Program | None = None
     _address: tuple[str, int] = ("", 0)
@@ -300,6 +310,7 @@ class Cloud:
         command = [
             *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--until-stdin-closes"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
+            *self.flags,
         ]
         log = self.folder / LOGS / "cloud.log"
         made = program(command, log, self.held, prefix=where.on_cloud, cores=cores().cloud, threads=self.threads)

@@ -1,10 +1,11 @@
 """Codecs by name: what makes a tensor smaller before it travels, and back again whatever a stranger sends.
 
-A codec is a form (net.forms) and, where its name ends in `+zstd`, zstd over the codes; the parameters lie in front as
-they are. Byte planes before zstd are left out: on real activations they make float32 larger and float16 2 % smaller
-(benchmarks/results/codecs.md).
-What a codec without zstd takes is known from dtype and shape alone; of a zstd frame the declared size, the window and
-the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected size.
+A codec is a form (net.forms) and perhaps what squeezes its codes: zstd, where its name ends in `+zstd`, or JPEG for
+pixels (net.jpeg); the parameters lie in front as they are. Byte planes before zstd are left out: on real activations
+they make float32 larger and float16 2 % smaller (benchmarks/results/codecs.md).
+What a codec without a squeezer takes is known from dtype and shape alone; of a zstd frame the declared size, the window
+and the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected
+size.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,26 @@ import numpy as np
 import zstandard
 
 from net.affine import Affine
-from net.forms import DTYPES, Array, CodecError, Form, Half, Raw, Shape
+from net.forms import DTYPES, Array, Bytes, CodecError, Form, Half, Raw, Shape, Squeezer
+from net.jpeg import Jpeg
 from net.pixels import Pixels
 from utils.errors import ProtocolError
 
-__all__ = ["CODECS", "DTYPES", "RAW", "Array", "Codec", "CodecError", "Encoded", "decode", "encode", "exact_bytes"]
+__all__ = [
+    "CODECS",
+    "DTYPES",
+    "OPTIONAL",
+    "RAW",
+    "STANDARD",
+    "ZSTD",
+    "Array",
+    "Codec",
+    "CodecError",
+    "Encoded",
+    "decode",
+    "encode",
+    "exact_bytes",
+]
 
 RAW = "raw"
 LEVEL = 1  # of zstd: higher ones are three times as slow and gain a few percent
@@ -49,12 +65,12 @@ class Codec:
 
     name: str
     form: Form
-    is_compressed: bool
+    squeezer: Squeezer | None = None
 
     @property
     def is_lossless(self) -> bool:
         """Whether every bit comes back."""
-        return self.form.is_lossless
+        return self.form.is_lossless and (self.squeezer is None or self.squeezer.is_lossless)
 
     def encode(self, array: Array) -> Encoded:
         """Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only."""
@@ -62,16 +78,15 @@ class Codec:
         if name not in DTYPES:
             raise CodecError(f"dtype {name} does not travel")
         parameters, codes = self.form.encode(array)
-        if self.is_compressed:
-            # a compressor is not for two threads at once, and a new one takes 10 us
-            parts = (parameters.data, memoryview(zstandard.ZstdCompressor(level=LEVEL).compress(codes.data)))
-        else:
-            parts = (parameters.data, codes.data)
+        squeezed = codes.data if self.squeezer is None else memoryview(self.squeezer.squeeze(codes, array.shape))
+        parts = (parameters.data, squeezed)
         return Encoded(name, tuple(array.shape), self.name, tuple(part for part in parts if part.nbytes))
 
     def exact_bytes(self, dtype: str, shape: Shape) -> int | None:
-        """What such a tensor takes; None where that depends on its numbers, which is with zstd."""
-        return None if self.is_compressed else self.form.parameter_bytes(shape) + self.form.code_bytes(dtype, shape)
+        """What such a tensor takes; None where that depends on its numbers, which is with a squeezer."""
+        return (
+            None if self.squeezer is not None else self.form.parameter_bytes(shape) + self.form.code_bytes(dtype, shape)
+        )
 
     def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
         """Check the sizes before anything is decoded. Raises ProtocolError where the buffer is not exactly one of such
@@ -79,8 +94,8 @@ class Codec:
         if not self.is_lossless and dtype != "float32":
             raise ProtocolError(f"{self.name} carries float32, not {dtype}")
         parameter_bytes, code_bytes = self.form.parameter_bytes(shape), self.form.code_bytes(dtype, shape)
-        if self.is_compressed:
-            _check_frame(buffer[parameter_bytes:], code_bytes)
+        if self.squeezer is not None:
+            self.squeezer.check(buffer[parameter_bytes:], code_bytes, shape)
         elif buffer.nbytes != parameter_bytes + code_bytes:
             raise ProtocolError(f"a shape of {dtype} does not have the size of its buffer")
 
@@ -88,8 +103,8 @@ class Codec:
         """The tensor of a buffer that was checked: new memory, or a view of the buffer if raw. Raises ProtocolError."""
         parameter_bytes = self.form.parameter_bytes(shape)
         parameters, codes = buffer[:parameter_bytes], buffer[parameter_bytes:]
-        if self.is_compressed:
-            codes = _unfold(codes, self.form.code_bytes(dtype, shape))
+        if self.squeezer is not None:
+            codes = self.squeezer.unfold(codes, self.form.code_bytes(dtype, shape), shape)
         return self.form.decode(parameters, codes, dtype, shape)
 
 
@@ -132,6 +147,26 @@ def _unfold(frame: memoryview, expected: int) -> memoryview:
     return content.data
 
 
+@dataclass(frozen=True, slots=True)
+class Zstd:
+    """One zstd frame in place of the codes."""
+
+    is_lossless: bool = True
+
+    def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
+        """A compressor is not for two threads at once, and a new one takes 10 us."""
+        return zstandard.ZstdCompressor(level=LEVEL).compress(codes.data)
+
+    def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
+        """Raises ProtocolError unless this is one whole frame that declares so many bytes."""
+        _check_frame(squeezed, expected_bytes)
+
+    def unfold(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
+        """In memory of just that size. Raises ProtocolError."""
+        return _unfold(squeezed, expected_bytes)
+
+
+ZSTD = Zstd()
 _FORMS: dict[str, tuple[Form, Form]] = {  # alone, and under zstd
     "pixels": (Pixels(), Pixels(is_foretold=True)),
     "fp16": (Half(), Half()),
@@ -140,10 +175,15 @@ _FORMS: dict[str, tuple[Form, Form]] = {  # alone, and under zstd
 _PLAIN = {RAW: Raw()} | {name: alone for name, (alone, _) in _FORMS.items()}
 _ZSTD = {"zstd": Raw()} | {f"{name}+zstd": under for name, (_, under) in _FORMS.items()}
 CODECS: dict[str, Codec] = {
-    **{name: Codec(name, form, is_compressed=False) for name, form in _PLAIN.items()},
-    **{name: Codec(name, form, is_compressed=True) for name, form in _ZSTD.items()},
+    **{name: Codec(name, form) for name, form in _PLAIN.items()},
+    **{name: Codec(name, form, ZSTD) for name, form in _ZSTD.items()},
+    "jpeg": Codec("jpeg", Pixels(), Jpeg()),
 }
 """Every codec by its name, which is also its name on the wire."""
+OPTIONAL = {"jpeg": "--allow-jpeg"}
+"""Those that a reader refuses unless its user wants them, and the flag of a cloud that says so."""
+STANDARD = tuple(name for name in CODECS if name not in OPTIONAL)
+"""Those that every reader takes."""
 
 
 def encode(array: Array, codec: str) -> Encoded:
@@ -161,5 +201,5 @@ def decode(encoded: Encoded) -> Array:
 
 def exact_bytes(dtype: str, shape: Shape, codec: str) -> int | None:
     """What a tensor of this dtype and shape takes with the codec of that name; None where that depends on its numbers,
-    which is with zstd."""
+    which is with zstd and JPEG."""
     return CODECS[codec].exact_bytes(dtype, shape)

@@ -53,6 +53,23 @@ class Form(Protocol):
         """The array again, of buffers of the right sizes. Raises ProtocolError for bytes that nobody encodes."""
 
 
+class Squeezer(Protocol):
+    """What makes the codes smaller, to a size that depends on them."""
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether every code comes back."""
+
+    def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
+        """The codes of a tensor of this shape, smaller. Raises CodecError for what cannot be carried."""
+
+    def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
+        """Raises ProtocolError unless this declares just so many bytes, for this shape; unfolds nothing."""
+
+    def unfold(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
+        """Just so many codes again, of what was checked. Raises ProtocolError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Raw:
     """The numbers as they are: C order, little-endian. Neither direction copies what lies so already."""

@@ -48,6 +48,8 @@ class Limits:
     payload_bytes: int = 64 * 1024 * 1024
     tensors: int = 64
     dimensions: int = 8
+    more_codecs: frozenset[str] = frozenset()
+    """Of the optional ones (net.codec) those that are taken; all others are unknown to this side."""
 
     def header_of(self, kind: FrameType) -> int:
         """The most bytes of a header: as many as such a message can need, since reading takes time too. Only READY,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from net.codec import CODECS, DTYPES, RAW, Array, Codec, Encoded, encode
+from net.codec import CODECS, DTYPES, RAW, STANDARD, Array, Codec, Encoded, encode
 from net.frames import Limits, TooLargeError
 from utils.errors import ProtocolError
 
@@ -77,7 +77,7 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Descr
     name, shape, codec, buffer = row
     if type(name) is not str or name not in DTYPES:
         raise ProtocolError(f"unknown dtype {_short(name)}")
-    if type(codec) is not str or codec not in CODECS:
+    if type(codec) is not str or (codec not in STANDARD and codec not in limits.more_codecs):
         raise ProtocolError(f"unknown codec {_short(codec)}")
     if type(buffer) is not int or buffer != index:
         raise ProtocolError("every tensor has the buffer of its own place")

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 ROUNDINGS = ("fp16", "int8", "int6", "int4")
 """From the finest to the coarsest; what zstandard does to their bytes changes no value."""
+OF_INPUT = ("jpeg",)
+"""Tried on the input too: they carry pictures only, and only some clouds take them."""
 HOPELESS = 0.2  # share of changed answers from which coarser roundings are not tried
 MAX_PICTURES = 500
 MAX_FILE_BYTES = 4 << 20
@@ -212,6 +214,7 @@ class _Counts:
 
     def hopeful(self, layer: int, number: int) -> Iterator[str]:
         """The roundings that are worth trying on the next picture, the finest first."""
+        yield from OF_INPUT if layer == INPUT else ()
         for rounding in ROUNDINGS:
             if number >= 10 and self._changed.get((layer, rounding), 0) > HOPELESS * number:
                 return  # coarser ones change more
@@ -293,7 +296,7 @@ def _parsed(document: Any) -> Calibration:
 
 def _parsed_row(row: Any) -> Tried:
     each = Tried(**row)
-    if each.codec not in ROUNDINGS or not each.pictures > 0 or not 0 <= each.changed <= each.pictures:
+    if each.codec not in (*ROUNDINGS, *OF_INPUT) or not each.pictures > 0 or not 0 <= each.changed <= each.pictures:
         raise ValueError("a row makes no sense")
     if not math.isfinite(each.max_error):
         raise ValueError("an error is no number")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import own
+from net.codec import OPTIONAL
 from net.connection import CONNECT_S, connect
 from utils.errors import AppError
 from utils.inference_utils import available_cores
@@ -73,6 +74,13 @@ def network_flags(models: Iterable[str]) -> tuple[str, ...]:
     """What a cloud of ours has to be told so that it serves the networks of files that the user named."""
     places = [own.where(model) for model in models]
     return tuple(word for place in places if place is not None for word in ("--network", place.flag))
+
+
+def codec_flags(*named: str | None) -> tuple[str, ...]:
+    """What it has to be told so that it takes the codecs that the user named: each text is one, or a list of points
+    such as `0:jpeg,8`."""
+    words = {part.rpartition(":")[2].strip() for text in named for part in (text or "").split(",")}
+    return tuple(flag for name, flag in OPTIONAL.items() if name in words)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,9 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         metavar="FILE.py[:FUNCTION]",
         help="serve the network of a file of your own too; may be repeated",
     )
+    parser.add_argument(
+        "--allow-jpeg", action="store_true", help="take pictures as JPEG too (--codec jpeg): libjpeg reads what comes"
+    )
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     add_tls_flags(parser)
     add_time_flags(parser)

@@ -9,7 +9,7 @@ from models import inputs, weights
 from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
-from net.codec import CODECS, Encoded
+from net.codec import STANDARD, Encoded
 from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
@@ -165,7 +165,7 @@ class Edge:
 
     def hello(self, token: str) -> Hello:
         """What a cloud has to know of our network."""
-        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(CODECS), token)
+        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(STANDARD), token)
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
         """Connect and agree on the network; the cloud may have to load and measure it first."""

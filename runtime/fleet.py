@@ -12,7 +12,7 @@ import torch
 from models import inputs, registry, weights
 from models.inputs import Input
 from models.registry import Entry
-from net.codec import CODECS
+from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
 from partition.packing import Allowed
@@ -43,7 +43,7 @@ class Member:
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
         graph = self.network.traced.graph
-        return Hello(graph.name, self.network.loaded.digest, graph.digest, list(CODECS), token)
+        return Hello(graph.name, self.network.loaded.digest, graph.digest, list(STANDARD), token)
 
 
 class Fleet:

@@ -19,6 +19,7 @@ from runtime.answers import is_same_top, matches, max_abs_diff, top_of
 from runtime.children import CloudAccess
 from runtime.fleet import Fleet, inputs_for, known_models, pictures_in
 from runtime.keeper import Keeper, KeeperConfig
+from runtime.packing import check_taken
 from runtime.pipeline import Pipeline, Record
 from runtime.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
 from runtime.tasks import Problem, Task, arriving, draw, read_file
@@ -190,6 +191,8 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
         keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
         progress("waiting for the cloud, then probing the link", 0.0)
         link = keeper.open()
+        for ready in (keeper.conditions().ready or {}).values():
+            check_taken(config.codec, ready.codecs)
         call.total, call.keeper, call.pipeline = len(prepared.tasks), keeper, pipeline
         if call.is_stopped:
             pipeline.stop()

@@ -23,14 +23,14 @@ from models.graph import INPUT, LayerGraph
 from models.inputs import PICTURE
 from models.trace import Traced
 from net import codec
-from net.codec import CODECS, Encoded
+from net.codec import CODECS, OPTIONAL, Encoded
 from net.tensors import RAW, Array
 from partition.cost import Packed
 from partition.packing import Allowed
 from runtime import calibration
 from runtime.calibration import Calibration
 from runtime.executor import Network, TorchExecutor
-from utils.errors import UsageError
+from utils.errors import MismatchError, UsageError
 from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,12 @@ def check_codec(name: str) -> None:
     """Raises UsageError for what `--codec` does not take."""
     if name not in (AUTO, *CODECS):
         raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+
+
+def check_taken(name: str, known: Collection[str]) -> None:
+    """Raises MismatchError where a codec was asked for by its name that a cloud takes only if it is told to."""
+    if name in OPTIONAL and name not in known:
+        raise MismatchError(f"this cloud does not take the codec {name}: start it with {OPTIONAL[name]}")
 
 
 def is_lossless(codecs: Iterable[str]) -> bool:

@@ -69,7 +69,12 @@ def serve(options: argparse.Namespace) -> int:
             predictors=options.predictors,
             token=token,
             tls=tls,
-            limits=Limits(options.max_header, options.max_payload, options.max_tensors),
+            limits=Limits(
+                options.max_header,
+                options.max_payload,
+                options.max_tensors,
+                more_codecs=frozenset(("jpeg",) if options.allow_jpeg else ()),
+            ),
             min_bytes_per_s=options.min_rate,
             small_per_s=options.max_small_rate,
             policy=Policy(

@@ -12,7 +12,7 @@ import torch
 
 from models import inputs, registry, weights
 from models.graph import LayerGraph
-from net.codec import CODECS
+from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
 from runtime.answers import is_close
@@ -161,7 +161,8 @@ class Networks:
             network = prepare(loaded, example, entry.name)
             executor, graph = TorchExecutor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
-            hello = Hello(entry.name, loaded.digest, graph.digest, list(CODECS), "")
+            codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
+            hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")
             return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
 
         served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))

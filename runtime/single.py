@@ -24,7 +24,7 @@ from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
 from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
-from runtime.packing import is_lossless, packing_of, wanted_of
+from runtime.packing import check_taken, is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
 from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
@@ -190,6 +190,7 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
     wanted = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
+        check_taken(config.codec, edge.ready.codecs)
         wanted = replace(wanted, known=frozenset(edge.ready.codecs))
     packing = packing_of(edge.network, wanted, config.cache_dir)
     return wanted.allowed(edge.graph, packing, edge.executor.share)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,38 @@ def run_script(*arguments: str, timeout_s: float = 300) -> Finished:
 def run_edge(cache: Path, *arguments: str) -> Finished:
     """Run edge_api.py."""
     return run_script("edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *arguments)
+
+
+@contextmanager
+def started_tasks(cache: Path, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """tasks_edge_api.py, still running; not longer than this lasts, and never for ever."""
+    command = [sys.executable, "tasks_edge_api.py", "--cache-dir", str(cache), *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(4 * LONG_S, process.kill)  # ends the wait for a line that never comes
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def read_until(process: "subprocess.Popen[str]", pattern: str, count: int = 1) -> list[str]:
+    """The lines that it prints until so many of them have matched."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while count:
+        lines.append(process.stdout.readline())
+        assert lines[-1], f"it has ended before another line with {pattern}"
+        count -= re.search(pattern, lines[-1]) is not None
+    return lines
+
+
+def answered_all(printed: str) -> bool:
+    """Whether the summary says that no task failed, none was answered wrong, and that it has connected again."""
+    tasks = re.search(r"^tasks +\d+ done, 0 failed, .*\b0 wrong", printed, re.MULTILINE)
+    connected = re.search(r"connected (\d+) times", printed)
+    return tasks is not None and connected is not None and int(connected[1]) >= 2
 
 
 CallEdge = Callable[..., Finished]

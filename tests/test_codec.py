@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from lab.attacks import encode as to_frame
 from net import codec, tensors
 from net.affine import Affine
-from net.codec import CODECS, CodecError, Encoded
+from net.codec import CODECS, OPTIONAL, STANDARD, CodecError, Encoded
 from net.connection import Connection
 from net.frames import Limits
 from net.messages import Infer
@@ -30,14 +30,14 @@ from utils.dtypes import TRAVELLING
 from utils.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = Limits()
-GENERAL = [name for name in CODECS if not name.startswith("pixels")]
-"""Those that carry any float32; test_calibration.py has the pixels of pictures."""
+LIMITS = Limits(more_codecs=frozenset(OPTIONAL))
+GENERAL = [name for name in STANDARD if not name.startswith("pixels")]
+"""Those that carry any float32; test_calibration.py has the pixels of pictures, test_jpeg.py pictures as JPEG."""
 LOSSLESS = [name for name in GENERAL if CODECS[name].is_lossless]
-LOSSY = [name for name, one in CODECS.items() if not one.is_lossless]
+LOSSY = [name for name in GENERAL if not CODECS[name].is_lossless]
 INTS = [name for name in LOSSY if name.startswith("int")]
 HALVES = ["fp16", "fp16+zstd"]
-SQUEEZED = [name for name, one in CODECS.items() if one.is_compressed]
+SQUEEZED = [name for name, one in CODECS.items() if one.squeezer is not None]
 
 relaxed = settings(deadline=None, max_examples=many(30, 300))
 shapes = hnp.array_shapes(min_dims=0, max_dims=8, max_side=3)
@@ -227,9 +227,10 @@ def test_with_zstd_the_size_is_not_known_beforehand() -> None:
     assert {codec.exact_bytes("float32", (1,), name) for name in SQUEEZED} == {None}
 
 
-def test_eighteen_codecs_are_known_by_their_names() -> None:
+def test_eighteen_codecs_are_known_by_their_names_and_one_more_where_it_is_wanted() -> None:
     ints = [f"int{bits}{c}{z}" for z in ("", "+zstd") for bits in (8, 6, 4) for c in ("", "c")]
-    assert set(CODECS) == {"raw", "zstd", "pixels", "pixels+zstd", "fp16", "fp16+zstd", *ints}
+    assert set(STANDARD) == {"raw", "zstd", "pixels", "pixels+zstd", "fp16", "fp16+zstd", *ints}
+    assert set(CODECS) - set(STANDARD) == set(OPTIONAL) == {"jpeg"}
     assert all(name == one.name for name, one in CODECS.items())
 
 

@@ -13,7 +13,7 @@ import zstandard
 
 from lab.bombs import BOMBS, GOOD, MB, frame, run, squeezed
 from net import codec, tensors
-from net.codec import CODECS
+from net.codec import STANDARD
 from net.frames import Limits, TooLargeError
 from tests.conftest import ROOT
 from tests.test_codec import LIMITS, described, joined
@@ -90,7 +90,7 @@ def test_small_buffers_cannot_unfold_to_more_than_the_limit_together() -> None:
             assert len(tensors.view(header, memoryview(one * 64), limits)) == 64
 
 
-@pytest.mark.parametrize("name", [name for name in CODECS if name != "raw"])
+@pytest.mark.parametrize("name", [name for name in STANDARD if name != "raw"])
 def test_decoded_bytes_count_against_the_limit(name: str) -> None:
     array = np.zeros((1, 4, 16, 16), np.float32)
     buffer = joined(codec.encode(array, name))

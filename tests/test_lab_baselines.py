@@ -94,7 +94,8 @@ def test_the_simple_ones_are_the_ends() -> None:
     graph = make_chain([5, 4, 3, 2, 1])
     given, last = Given(graph, 1.0), len(graph.points) - 1
     found = {name: choose(name, given).points_text(graph) for name in BASELINES if name.startswith("all-")}
-    assert found == {"all-edge": f"{last}:raw", "all-cloud": "0:raw", "all-cloud-8bit": "0:pixels"}
+    packed = {"all-cloud-8bit": "0:pixels", "all-cloud-jpeg": "0:jpeg"}
+    assert found == {"all-edge": f"{last}:raw", "all-cloud": "0:raw", **packed}
 
 
 @pytest.mark.parametrize("name", ["neurosurgeon", "dads", "nobody"])

@@ -1,9 +1,9 @@
 """Many tasks with packed boundaries: options, bytes, answers, clouds that know less, clouds that die."""
 
 import re
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,16 @@ from runtime.executor import Network, TorchExecutor
 from runtime.packing import Wanted, pack, packing_of
 from runtime.planner import Conditions, OpenQueue, Option, Profiled, options_of
 from runtime.tasks import Task
-from tests.conftest import ROOT, Finished, run_script, running_cloud
+from tests.conftest import (
+    LONG_S,
+    ROOT,
+    Finished,
+    answered_all,
+    read_until,
+    run_script,
+    running_cloud,
+    started_tasks,
+)
 
 MBIT = 1e6 / 8
 LINK = LinkEstimate(5 * MBIT, 20 * MBIT, 0.02, "given")
@@ -204,36 +213,39 @@ def test_a_budget_with_a_calibration_allows_what_was_tried(cache: Path, tmp_path
 OLDER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import net.codec, net.tensors, runtime.cloud
-raw = {{"raw": net.codec.CODECS["raw"]}}
-net.tensors.CODECS = runtime.cloud.CODECS = raw  # what it can unpack, and what it says
+import net.codec, net.tensors, runtime.served
+for place in (net.tensors, runtime.served):  # what it can unpack, and what it says
+    assert place.CODECS is net.codec.CODECS
+    place.CODECS = {{"raw": net.codec.CODECS["raw"]}}
 import tasks_cloud_api
 sys.exit(tasks_cloud_api.main())
 """
 
 
 def test_a_cloud_that_dies_and_an_older_one_in_its_place_cost_no_answer(cache: Path, tmp_path: Path) -> None:
-    """What is finished here starts from the tensor as it was: it is compared number by number, and not by its top-1."""
+    """What is finished here starts from the tensor as it was: it is compared number by number, and not by its top-1.
+
+    Each step waits for what the edge prints of the one before; then Ctrl-C says what came of it all."""
     older = tmp_path / "older.py"
     older.write_text(OLDER)
-    flags = ("-t", "le_net", "--tasks", "60", *SLOW, "--interval", "200ms", "--verify", "--codec", "int4+zstd")
-    with running_cloud(cache, script="tasks_cloud_api.py") as cloud:
-        command = [sys.executable, "tasks_edge_api.py", "--cache-dir", str(cache), "-p", str(cloud.port), *flags]
-        edge = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert edge.stdout is not None
-        before = [edge.stdout.readline() for _ in range(10)]
-        cloud.kill()
-    between = [edge.stdout.readline() for _ in range(8)]
-    with running_cloud(cache, "-p", str(cloud.port), script=str(older)):
-        rest, err = edge.communicate(timeout=100)
-    assert edge.returncode == 0, err
-    assert "60 done, 0 failed, 0 wrong" in rest
-    assert "connected 2 times" in rest
-    assert any(re.search(r"B int4\+zstd .* cloud$", line) for line in before)
-    assert any(line.endswith(" fallback\n") for line in between)
-    assert re.search(r"B raw .* (cloud|split)$", rest, re.MULTILINE)
-    assert not re.search(r"B int4.* (cloud|split)$", rest, re.MULTILINE)
-    assert "refused" not in rest + err
+    flags = ("-t", "le_net", "--tasks", 10_000, *SLOW, "--interval", "200ms", "--verify", "--codec", "int4+zstd")
+    with ExitStack() as stack:
+        with running_cloud(cache, script="tasks_cloud_api.py") as cloud:
+            edge = stack.enter_context(started_tasks(cache, "-p", cloud.port, *flags))
+            read_until(edge, r"B int4\+zstd .* cloud$")
+            cloud.process.send_signal(signal.SIGSTOP)
+            read_until(edge, " edge$", 3)  # meanwhile others have been sent, to which no answer will come
+            cloud.kill()
+        read_until(edge, " fallback$")
+        with running_cloud(cache, "-p", str(cloud.port), script=str(older)):
+            lines = read_until(edge, r"B raw .* (cloud|split)$", 2)
+            edge.send_signal(signal.SIGINT)
+            rest, err = edge.communicate(timeout=2 * LONG_S)
+    assert edge.returncode == 130, err
+    assert answered_all(rest), rest
+    later = "".join(lines) + rest
+    assert not re.search(r"B int4.* (cloud|split)$", later, re.MULTILINE)
+    assert "refused" not in later + err
 
 
 def test_a_wrong_codec_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
