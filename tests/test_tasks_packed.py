@@ -215,8 +215,8 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import net.codec, net.tensors, runtime.served
 for place in (net.tensors, runtime.served):  # what it can unpack, and what it says
-    assert place.CODECS is net.codec.CODECS
-    place.CODECS = {{"raw": net.codec.CODECS["raw"]}}
+    assert place.STANDARD is net.codec.STANDARD
+    place.STANDARD = ("raw",)
 import tasks_cloud_api
 sys.exit(tasks_cloud_api.main())
 """
