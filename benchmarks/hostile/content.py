@@ -54,7 +54,9 @@ def pickles(cache: Path) -> list[Row]:
                             data = plain_pickle._START + data.removeprefix(b"\x80" + bytes([protocol]))
                         for kind in FrameType:
                             frame = pack_prefix(kind, len(data), 0) + data
-                            provoke(there, row, frame, "MALFORMED", is_greeted=is_greeted)
+                            is_read = is_greeted or kind in (FrameType.HELLO, FrameType.STATUS)
+                            # what may not come before HELLO is refused before its header is read
+                            provoke(there, row, frame, "MALFORMED" if is_read else "PROTOCOL", is_greeted=is_greeted)
                 row.note = f"canary {'CREATED' if canary.exists() else 'absent'}"
                 row.right *= not canary.exists()
             rows.append(row)
