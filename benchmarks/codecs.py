@@ -24,6 +24,7 @@ from models.split import segment
 from net.affine import Affine
 from net.codec import CODECS, ZSTD, Codec
 from net.forms import Array, Bytes, Form, Half, Raw, Shape
+from net.pixels import Pixels
 from runtime.executor import prepare
 from utils.units import format_bytes
 
@@ -162,7 +163,8 @@ def main() -> int:
     """Measure and write benchmarks/results/codecs.md."""
     torch.set_num_threads(1)
     tensors = [crossing for name in MODELS for crossing in crossings(name)]
-    codecs = [*CODECS.values(), *(replace(codec, name=f"*{codec.name}*") for codec in LEFT_OUT)]
+    general = [codec for codec in CODECS.values() if not isinstance(codec.form, Pixels)]  # those are for inputs
+    codecs = [*general, *(replace(codec, name=f"*{codec.name}*") for codec in LEFT_OUT)]
     measured = {codec.name: [measure(codec, crossing.array) for crossing in tensors] for codec in codecs}
     columns = ["tensor", "bytes", "zeros", *SHOWN]
     notes = [
