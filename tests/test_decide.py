@@ -156,6 +156,6 @@ def test_packed_tensors_count_with_what_is_sent_in_every_objective() -> None:
 
 def test_a_goal_is_read_from_the_flags_of_a_command_line() -> None:
     parser = argparse.ArgumentParser()
-    cli.add_goal_flags(parser)
+    cli.add_goal_flags(parser.add_argument_group("goal"))
     flags = "--objective weighted --seconds-per-joule 0.5 --method mincut"
     assert goal_of(parser.parse_args(flags.split())) == Goal("weighted", "mincut", 0.5)
