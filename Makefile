@@ -5,7 +5,7 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 
 PURE := partition/*.py models/graph.py models/graph_json.py net/frames.py net/plain_pickle.py net/tensors.py net/messages.py \
-	net/penalties.py runtime/fallback.py predictor/design.py utils/units.py
+	net/penalties.py net/pacing.py runtime/fallback.py predictor/design.py predictor/quota.py utils/units.py utils/cpu_limit.py
 
 .PHONY: help run test slow coverage fuzz check format bench clean
 

@@ -40,8 +40,6 @@ def parse(document: Any, name: str) -> tuple[LayerGraph, list[Row]]:
             told = "the input, which reads nothing" if inputs else "reads nothing, which only the first layer may"
             raise UsageError(f"{name}: layer {each!r} {'must be ' if inputs else ''}{told}")
     order = _in_order(reads, outputs, name)
-    if first not in order:
-        raise UsageError(f"{name}: no output needs the input {first!r}")
     numbers = {each: number for number, each in enumerate(order)}
     layers = tuple(_layer(each, rows[each], [numbers[read] for read in reads[each]], name) for each in order)
     graph = LayerGraph(printable(name, MAX_NAME), layers, tuple(numbers[out] for out in outputs))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import tasks_edge_api
 from models import audio, inputs, registry, text
 from models.registry import Entry
 from runtime import calibration
@@ -16,7 +17,7 @@ from runtime.answers import is_same_top, rank, rank_rows, top_of
 from runtime.edge import EdgeConfig, read_input
 from runtime.fleet import inputs_for
 from runtime.fleet import read_input as read_task
-from tests.conftest import run_edge, run_script, running_cloud
+from tests.conftest import CallEdge, CloudProcess, at, call
 from utils.errors import UsageError
 
 
@@ -196,34 +197,37 @@ def test_what_takes_no_pictures_is_not_calibrated() -> None:
 # --- over real processes
 
 
-def test_a_sentence_and_a_recording_travel_and_every_row_is_answered(cache: Path, tmp_path: Path) -> None:
-    with running_cloud(cache) as cloud:
-        where = ("-p", str(cloud.port), "--json", "--verify", "--repeat", "1", "--warm-up", "0")
-        done = run_edge(cache, "-t", "senna_ner", "--text", "Ada left London .", "--point", "0", *where)
-        assert done.code == 0, done.stderr
-        found = done.document
-        assert found["verify"] == {"matches": True, "max_abs_diff": 0.0}
-        assert (found["completed_by"], found["plan"]["codec"] in ("raw", "zstd")) == ("cloud", True)
-        assert [row["row"] for row in found["result"]["rows"]] == ["Ada", "left", "London", "."]
-        assert found["result"]["shape"] == [1, 28, 17]
-        assert found["result"]["top"][0]["label"] == found["result"]["rows"][0]["label"]
-        path = write(tmp_path / "a.wav", 2.0, 44_100, 2)
-        done = run_edge(cache, "-t", "kaldi", "--audio", str(path), "--point", "4", *where)
-        assert done.code == 0, done.stderr
-        assert done.document["verify"]["matches"]
-        assert len(done.document["result"]["rows"]) == 100
-        assert done.document["input"] == f"audio:{path}, the first 1.015 s of 2 s"
+def test_a_sentence_and_a_recording_travel_and_every_row_is_answered(
+    cloud: CloudProcess, edge: CallEdge, tmp_path: Path
+) -> None:
+    where = (*at(cloud), "--json", "--verify", "--repeat", "1", "--warm-up", "0")
+    done = edge("-t", "senna_ner", "--text", "Ada left London .", "--point", "0", *where)
+    assert done.code == 0, done.stderr
+    found = done.document
+    assert found["verify"]["matches"]
+    assert (found["completed_by"], found["plan"]["codec"] in ("raw", "zstd")) == ("cloud", True)
+    assert [row["row"] for row in found["result"]["rows"]] == ["Ada", "left", "London", "."]
+    assert found["result"]["shape"] == [1, 28, 17]
+    assert found["result"]["top"][0]["label"] == found["result"]["rows"][0]["label"]
+    path = write(tmp_path / "a.wav", 2.0, 44_100, 2)
+    done = edge("-t", "kaldi", "--audio", str(path), "--point", "4", *where)
+    assert done.code == 0, done.stderr
+    assert done.document["verify"]["matches"]
+    assert len(done.document["result"]["rows"]) == 100
+    assert done.document["input"] == f"audio:{path}, the first 1.015 s of 2 s"
 
 
-def test_scripts_say_what_is_wrong_in_one_line(cache: Path, tmp_path: Path) -> None:
+def test_scripts_say_what_is_wrong_in_one_line(
+    cache: Path, edge: CallEdge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = write(tmp_path / "w24.wav", width=3)
-    done = run_edge(cache, "-t", "kaldi", "--audio", str(bad), "--json")
+    done = edge("-t", "kaldi", "--audio", str(bad), "--json")
     assert done.code == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "24 bits" in done.document["error"]["message"]
     tasks = tmp_path / "tasks.csv"
     tasks.write_text("model,input\nsenna_pos,models/zoo/face.jpg\n")
-    done = run_script("tasks_edge_api.py", "-p", "1", "--cache-dir", str(cache), "--tasks-file", str(tasks))
+    done = call(tasks_edge_api.main, ["-p", "1", "--cache-dir", str(cache), "--tasks-file", str(tasks)], capsys)
     assert done.code == 2
     assert "senna_pos does not take a picture" in done.stderr
 

@@ -1,16 +1,18 @@
 """What is wanted becomes what runs where: the objectives, the methods, and what one frame can carry."""
 
+import argparse
 import random
 from dataclasses import replace
 
 import pytest
 
 from models.graph import Layer, LayerGraph
-from partition.cost import CloudTimes, Link, Part, Power, Problem, parts_of, predict
-from partition.decide import Decision, Goal, Room, decide
+from partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
+from partition.decide import Decision, Goal, Room, decide, goal_of
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem
+from utils import cli
 from utils.errors import UsageError
 
 POWER = Power(6.4, 2.7, 5.5, 1.2)
@@ -138,3 +140,22 @@ def test_the_point_of_a_cut_has_its_number() -> None:
         parts = parts_of(problem.graph, problem.graph.head_at(point.number))
         decision = Decision("latency", "given", parts, predict(problem, parts), ())
         assert decision.point(problem.graph) == point.number
+
+
+def test_packed_tensors_count_with_what_is_sent_in_every_objective() -> None:
+    rng = random.Random(4)
+    for number in range(40):
+        graph = random_graph(rng, 6) if number % 2 else make_chain([5, 9, 2, 4])
+        packed = [Packed("zstd", rng.randrange(1, 1 + layer.out_bytes)) for layer in graph.layers]
+        problem = replace(random_problem(rng, graph), packed=packed)
+        every = [predict(problem, parts_of(graph, cut)) for cut in all_cuts(graph)]
+        most = decide(problem, Goal("throughput")).predicted.longest_s
+        assert most == pytest.approx(min(found.longest_s for found in every))
+        assert decide(problem, Goal()).predicted.total_s == pytest.approx(min(found.total_s for found in every))
+
+
+def test_a_goal_is_read_from_the_flags_of_a_command_line() -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_goal_flags(parser.add_argument_group("goal"))
+    flags = "--objective weighted --seconds-per-joule 0.5 --method mincut"
+    assert goal_of(parser.parse_args(flags.split())) == Goal("weighted", "mincut", 0.5)

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,13 +34,11 @@ def a_pair() -> Iterator[tuple[socket.socket, Connection]]:
 
 def refusal_of(data: bytes, *, is_stranger: bool = True) -> str:
     """The code with which these bytes are refused, nothing coming behind them, and the other side staying."""
-    began = time.monotonic()
     with a_pair() as (stranger, connection):
         stranger.sendall(data)
         with pytest.raises(AppError) as caught:
             connection.receive(Deadline.after(PATIENCE_S, "the test"), is_stranger=is_stranger)
-    assert time.monotonic() - began < PATIENCE_S
-    return caught.value.code
+    return caught.value.code  # DEADLINE, had it waited for more
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from net.frames import (
     parse_prefix,
 )
 from net.messages import (
+    MAX_ERROR_TEXT,
     Error,
     Hello,
     Infer,
@@ -37,7 +38,7 @@ from net.messages import (
     to_header,
 )
 from tests.conftest import many
-from utils.errors import ProtocolError
+from utils.errors import AppError, ProtocolError
 
 LIMITS = Limits()
 SPECIFICATION = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
@@ -243,3 +244,8 @@ def test_any_plain_header_describes_tensors_or_is_refused(header: Any, payload: 
         tensors.view(
             header if isinstance(header, dict) else {"tensors": header, "buffers": header}, memoryview(payload), LIMITS
         )
+
+
+def test_the_other_side_is_told_of_an_error_with_its_code_and_not_too_much_text() -> None:
+    told = Error.of(AppError("x" * 10_000), 7)
+    assert (told.code, told.id, told.text, told.retry_after_s) == (AppError.code, 7, "x" * MAX_ERROR_TEXT, 0.0)

@@ -169,7 +169,7 @@ def edge_that_listens(cache: Path, *flags: str) -> Iterator[Callable[[str, int],
             process.kill()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param(MODELS[0], marks=pytest.mark.slow), *MODELS[1:]])
 def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache: Path) -> None:
     """Both choose from what the machine has measured by then, and the answers are the whole network's."""
     made = Chooser(Sources(cache, surveyed, surveyed.parent / "no cloud"))

@@ -1,6 +1,7 @@
 """What the lab keeps: whole lines, and of one environment only."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -94,9 +95,11 @@ def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(folder: Path) -> 
         "except records.AppError as error:\n    sys.exit(f'{error.exit_code} {error}')\n"
     )
     limit = int(size * 2.5)
+    no_coverage = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     run = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
         cwd=ROOT,
+        env=no_coverage,  # which could not write its own file either
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

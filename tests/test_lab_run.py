@@ -12,16 +12,18 @@ import pytest
 
 from benchmarks.lab_kills import half_lines, killed, left_of, processes, start
 from lab import hosts
+from lab.__main__ import main as lab
 from lab.grid import groups
 from lab.keeper import keeper
 from lab.programs import program
 from lab.records import ENVIRONMENT, RECORDS, SPEC, read
-from tests.conftest import LONG_S, ROOT, run_script
+from tests.conftest import LONG_S, ROOT, call, run_script
 from utils.errors import AppError
 
 LEAST = ("--model", "le_net", "--cpu", "0.5", "--link", "50mbit,4ms", "--points", "0,12", "--repeat", "2")
 SMALL = (*LEAST, "--baselines", "auto,all-cloud-8bit")
-MODES = ["emulated", pytest.param("hosts", marks=pytest.mark.skipif(bool(hosts.cannot()), reason=hosts.cannot()))]
+HOSTS = [pytest.mark.skipif(bool(hosts.cannot()), reason=hosts.cannot()), pytest.mark.slow]
+MODES = ["emulated", pytest.param("hosts", marks=HOSTS)]
 
 
 def lines(folder: Path) -> int:
@@ -41,7 +43,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     assert len(processes(mark)) >= 4, "the lab, its keeper, a cloud and an edge"
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    until = time.monotonic() + 15
+    until = time.monotonic() + LONG_S
     while left_of(run.pid, mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert left_of(run.pid, mark) == []
@@ -90,7 +92,7 @@ def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
     while len(processes(mark)) < 3 and time.monotonic() < until:
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=40)
+    run.communicate(timeout=2 * LONG_S)
     assert run.returncode == 130
     assert left_of(run.pid, mark) == []
 
@@ -107,9 +109,11 @@ def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
         (("nothing.toml",), "there is no file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "out"
-    got = run_script("-m", "lab", "run", *arguments, "--out", str(folder))
+    got = call(lab, ["run", *arguments, "--out", str(folder)], capsys)
     assert got.code == 2, got.stderr
     assert says in got.stderr
     assert len([line for line in got.stderr.splitlines() if "mode " not in line or says in line]) == 1
@@ -156,12 +160,12 @@ def test_a_keeper_ends_what_it_was_told_of() -> None:
         with pytest.raises(AppError, match="false"):
             held.order(run=["false"])
         assert sleeper.poll() is None
-    assert sleeper.wait(5) == -signal.SIGKILL
+    assert sleeper.wait(LONG_S) == -signal.SIGKILL
 
 
-def test_no_command_and_an_unknown_one() -> None:
+def test_no_command_and_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_script("-m", "lab").code == 2
-    got = run_script("-m", "lab", "dance")
+    got = call(lab, ["dance"], capsys)
     assert got.code == 2
     assert "choose run" in got.stderr
 

@@ -244,3 +244,10 @@ def test_the_front_of_a_chain_is_every_point_that_no_other_beats() -> None:
         pairs = {(p.total_s, POWER.weights.value(p)) for p in predictions(problem)}
         expected = {(t, e) for t, e in pairs if not any(a <= t and b <= e and (a, b) != (t, e) for a, b in pairs)}
         assert {(t.predicted.total_s, t.energy_j) for t in front(problem, POWER)} == expected
+
+
+def test_two_lines_that_meet_where_the_envelope_begins_are_one_piece() -> None:
+    """A search may return either of two that are equally good."""
+    lines = {"steep": Line(0.0, 2.0), "flat": Line(1.0, 1.0)}
+    found = envelope(lambda x: "steep" if x <= 1.0 else "flat", lines.__getitem__, 1.0, 3.0)
+    assert [(piece.begin, piece.item) for piece in found] == [(1.0, "flat")]

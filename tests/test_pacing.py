@@ -12,8 +12,9 @@ from lab.attacks import encode
 from net.messages import Infer, Result, State, Status
 from net.pacing import BURST_S, HEADER_BYTES, Bucket, price
 from runtime.executor import Network
-from tests.conftest import CloudProcess, running_cloud
+from tests.conftest import LONG_S, CloudProcess, running_cloud
 from tests.test_hostile import assert_serves, greet, hello_of, soon
+from utils.deadline import Deadline
 
 
 def test_a_burst_is_free_and_then_tokens_come_at_the_rate() -> None:
@@ -64,22 +65,18 @@ def test_a_refused_request_is_paid_for_too(slow: CloudProcess, network: Callable
 
 
 def test_requests_that_are_computed_are_not_paid_for(slow: CloudProcess, network: Callable[[str], Network]) -> None:
-    x = np.asarray(network("le_net").example.tensor)
+    x, late = np.asarray(network("le_net").example.tensor), Deadline.after(110, "the test")
     with closing(greet(slow, hello_of(network("le_net")))) as edge:
-        began = time.monotonic()
-        for _ in range(120):  # two minutes, if they were
-            edge.send(Infer(1, [[1, 13]], 30.0), soon(), [x])
-            edge.receive(soon()).read(Result)
-        assert time.monotonic() - began < 100
+        for _ in range(120):  # two minutes, if they were: the deadline is before that
+            edge.send(Infer(1, [[1, 13]], 30.0), late, [x])
+            edge.receive(late).read(Result)
 
 
 def test_who_waits_for_tokens_does_not_hold_up_a_stop(cache: Path, network: Callable[[str], Network]) -> None:
-    with running_cloud(cache, "--max-small-rate", "1", "--max-queue", "4") as cloud:
+    with running_cloud(cache, "--max-small-rate", "1", "--max-queue", "4", "--drain-timeout", "300s") as cloud:
         edge = greet(cloud, hello_of(network("le_net")))
         edge.sock.sendall(encode(Infer(1, [[1, 99]], 9.0), []) * 60)
         edge.receive(soon())
         cloud.stop()
-        began = time.monotonic()
-        assert cloud.process.wait(60) == 0
-        assert time.monotonic() - began < 25  # --drain-timeout is 30 s
+        assert cloud.process.wait(LONG_S) == 0  # long before --drain-timeout
         edge.close()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net.penalties import Door, Fault, Policy, source_of
+from net.penalties import Door, Fault, Policy, fault_of, source_of
 
 HERE = "192.0.2.7"
 
@@ -128,3 +128,37 @@ def test_a_penalty_is_never_below_zero_nor_above_the_most(events: list[tuple[Fau
         if denial is None:
             door.leave(HERE)
         assert denial is None or denial.retry_after_s == pytest.approx(left)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_known", "fault"),
+    [
+        ("TOKEN", False, Fault.TOKEN),
+        ("BAD_MAGIC", True, Fault.GARBAGE),
+        ("TLS", False, Fault.GARBAGE),
+        ("DEADLINE", False, Fault.SILENCE),
+        ("DEADLINE", True, None),
+        ("CLOSED", False, None),
+        ("VERSION", False, None),
+    ],
+)
+def test_only_some_endings_are_faults(code: str, is_known: bool, fault: Fault | None) -> None:
+    assert fault_of(code, is_known=is_known) is fault
+
+
+def test_penalties_that_are_over_make_room_first() -> None:
+    door = Door(Policy(most_sources=2))
+    for source, faults in (("192.0.2.1", 1), ("192.0.2.2", 4)):
+        for _ in range(faults):
+            door.penalise(source, Fault.TOKEN, 0.0)
+    door.penalise("192.0.2.3", Fault.TOKEN, 10.0)  # the first one's five seconds are over
+    assert door.admit("192.0.2.2", 10.0) is not None
+
+
+def test_a_place_that_is_left_is_free_and_others_of_the_source_stay() -> None:
+    door = Door(Policy(most_connections=2))
+    assert [door.admit(HERE, 0.0) for _ in range(2)] == [None, None]
+    door.leave(HERE)
+    assert door.admit(HERE, 0.0) is None
+    assert door.admit(HERE, 0.0) is not None
+    door.leave("127.0.0.1")  # is spared, and was never counted

@@ -175,3 +175,12 @@ def test_deep_nesting_neither_recurses_nor_crashes() -> None:
     for program in (b"]" * 30_000 + b"a" * 29_999, b")" + b"\x85" * 60_000):
         with pytest.raises(PlainPickleError, match="levels"):
             plain_pickle.loads(plain_pickle._START + program + b".")
+
+
+def test_as_many_levels_as_there_may_be_are_read_and_one_more_is_not_written() -> None:
+    value: list[Any] = [1]
+    for _ in range(plain_pickle.MAX_DEPTH - 1):
+        value = [value]
+    assert plain_pickle.loads(plain_pickle.dumps(value)) == value
+    with pytest.raises((TypeError, plain_pickle.PlainPickleError), match="levels"):
+        plain_pickle.dumps([value])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ import pytest
 
 from runtime.executor import Network
 from runtime.points import parse
-from tests.conftest import ROOT, THREADS, CloudProcess, Finished, run_edge
+from tests.conftest import ROOT, THREADS, CallEdge, CloudProcess, Finished, at
 from utils.errors import UsageError
 
 LINK = ("--emulate-link", "50mbit,4ms")
 
 
-def ask(cloud: CloudProcess, cache: Path, *arguments: str) -> Finished:
-    return run_edge(cache, "-t", "le_net", "-p", str(cloud.port), *LINK, *arguments)
+Ask = Callable[..., Finished]
+
+
+@pytest.fixture
+def ask(cloud: CloudProcess, edge: CallEdge) -> Ask:
+    return partial(edge, "-t", "le_net", *at(cloud), *LINK)
 
 
 def documents(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_each_point_is_a_document_with_the_right_answer(cloud: CloudProcess, cache: Path) -> None:
-    got = ask(cloud, cache, "--points", "all,auto,0:pixels", "--repeat", "2", "--verify", "--json")
+def test_each_point_is_a_document_with_the_right_answer(ask: Ask) -> None:
+    got = ask("--points", "all,auto,0:pixels", "--repeat", "2", "--verify", "--json")
     assert got.code == 0, got.stderr
     found = documents(got.stdout)
     assert [each["asked"] for each in found] == [*map(str, range(13)), "auto", "0:pixels"]
@@ -53,8 +58,8 @@ def test_lists_come_from_standard_input_too_and_heads_by_their_layers(cloud: Clo
     assert head["measured"]["payload_bytes"] == second["measured"]["payload_bytes"]
 
 
-def test_people_get_a_line_for_each(cloud: CloudProcess, cache: Path) -> None:
-    got = ask(cloud, cache, "--points", "0,12")
+def test_people_get_a_line_for_each(ask: Ask) -> None:
+    got = ask("--points", "0,12")
     assert [line.split()[0] for line in got.stdout.splitlines()] == ["0", "12"]
 
 
@@ -77,14 +82,14 @@ def test_what_is_no_point_is_refused(network: Callable[[str], Network], points: 
     assert says in str(refused.value)
 
 
-def test_that_is_said_in_one_line_before_anything_runs(cloud: CloudProcess, cache: Path) -> None:
-    got = ask(cloud, cache, "--points", "0,13")
+def test_that_is_said_in_one_line_before_anything_runs(ask: Ask) -> None:
+    got = ask("--points", "0,13")
     assert (got.code, got.stdout) == (2, "")
     assert "has no point 13" in got.stderr
     assert len(got.stderr.splitlines()) == 1
 
 
-def test_points_go_with_no_other_wish_for_a_cut(cache: Path) -> None:
-    got = run_edge(cache, "-t", "le_net", "--points", "all", "--point", "3")
+def test_points_go_with_no_other_wish_for_a_cut(edge: CallEdge) -> None:
+    got = edge("-t", "le_net", "--points", "all", "--point", "3")
     assert got.code == 2
     assert "--points has its own cuts" in got.stderr

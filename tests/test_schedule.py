@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -325,3 +326,9 @@ def test_load_is_light_while_the_longest_stage_of_the_mix_keeps_up() -> None:
     for weights in ([1], [0, 0], [1, -1], [float("nan"), 1]):
         with pytest.raises(ValueError, match="weight"):
             is_light(mix, weights, 1)
+
+
+def test_a_bound_that_cannot_be_found_is_an_error_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partition.schedule.linprog", lambda *_: SimpleNamespace(success=False, message="too hard"))
+    with pytest.raises(ArithmeticError, match="too hard"):
+        lower_bound([Job((Stages(3, 0, 0),))] * 4)

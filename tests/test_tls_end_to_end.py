@@ -1,13 +1,15 @@
 """TLS as users meet it: real clouds, real edges, and the exit codes that scripts rely on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import edge_api
+import tasks_edge_api
 from tests import certificates
 from tests.certificates import Identity
-from tests.conftest import THREADS, CloudProcess, Finished, run_edge, run_script, running_cloud
+from tests.conftest import THREADS, CloudProcess, Finished, at, call, run_edge, run_script, running_cloud
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +32,41 @@ def tls_cloud(cache: Path, own: Identity, edge: Identity) -> Iterator[CloudProce
         yield process
 
 
-def run_tasks(cache: Path, cloud: CloudProcess, *flags: str) -> Finished:
+Ask = Callable[..., Finished]
+
+
+@pytest.fixture
+def run_tasks(cache: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     """A few tasks of the smallest network."""
-    place = ("-i", "127.0.0.1", "-p", str(cloud.port), "--cache-dir", str(cache), "--threads", THREADS)
-    return run_script("tasks_edge_api.py", *place, "-t", "le_net", "--tasks", "4", "--json", *flags)
+
+    def ask(cloud: CloudProcess, *flags: str) -> Finished:
+        place = [*at(cloud), "--cache-dir", str(cache), "--threads", THREADS]
+        return call(tasks_edge_api.main, [*place, "-t", "le_net", "--tasks", "4", "--json", *flags], capsys)
+
+    return ask
 
 
 def test_tasks_run_over_tls_and_every_answer_is_right(
-    cache: Path, tls_cloud: CloudProcess, own: Identity, edge: Identity, tmp_path: Path
+    run_tasks: Ask, tls_cloud: CloudProcess, own: Identity, edge: Identity, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("a good secret\n")
     flags = ("--tls-ca", str(own.cert), *edge.flags, "--token-file", str(secret), "--verify", "--bandwidth", "100mbit")
-    done = run_tasks(cache, tls_cloud, *flags)
+    done = run_tasks(tls_cloud, *flags)
     assert done.code == 0, done.stderr
 
 
-def test_an_edge_without_tls_gets_one_line_and_code_3(cache: Path, tls_cloud: CloudProcess) -> None:
-    done = run_tasks(cache, tls_cloud)
+def test_an_edge_without_tls_gets_one_line_and_code_3(run_tasks: Ask, tls_cloud: CloudProcess) -> None:
+    done = run_tasks(tls_cloud)
     assert done.code == 3
     assert done.document["error"]["message"].endswith("this cloud speaks TLS: give --tls-ca FILE")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_edge_with_tls_on_a_plain_cloud_gets_one_line_and_code_3(
-    cache: Path, cloud: CloudProcess, own: Identity
+    run_tasks: Ask, cloud: CloudProcess, own: Identity
 ) -> None:
-    done = run_tasks(cache, cloud, "--tls-ca", str(own.cert))
+    done = run_tasks(cloud, "--tls-ca", str(own.cert))
     assert done.code == 3
     assert done.document["error"]["message"].startswith("the cloud does not speak TLS: start it with --tls-cert")
     assert len(done.stderr.splitlines()) == 1
@@ -82,7 +92,12 @@ def test_health_needs_the_token_and_speaks_tls(
 
 
 def test_one_network_runs_over_tls_and_an_emulated_link_and_falls_back_on_nothing(
-    cache: Path, tls_cloud: CloudProcess, own: Identity, edge: Identity, tmp_path: Path
+    cache: Path,
+    tls_cloud: CloudProcess,
+    own: Identity,
+    edge: Identity,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("a good secret")
@@ -94,5 +109,5 @@ def test_one_network_runs_over_tls_and_an_emulated_link_and_falls_back_on_nothin
     )
     assert done.code == 0, done.stderr
     assert done.document["completed_by"] == "cloud"
-    refused = run_edge(cache, "-i", "127.0.0.1", *flags)
+    refused = call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, "-i", "127.0.0.1", *flags], capsys)
     assert (refused.code, "give --tls-ca FILE" in refused.stderr) == (3, True)

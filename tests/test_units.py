@@ -1,7 +1,7 @@
 import pytest
 
 from utils.errors import UsageError
-from utils.units import format_bytes, format_rate, format_seconds, parse_duration, parse_rate, parse_size
+from utils.units import format_bytes, format_rate, format_seconds, parse_duration, parse_link, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,11 @@ def test_numbers_are_printed_with_three_digits_and_a_unit() -> None:
     assert [format_seconds(s) for s in (1.2345, 0.0456, 0.000789, 0)] == ["1.23 s", "45.6 ms", "789 us", "0 us"]
     assert [format_bytes(b) for b in (602_112, 12_845_056, 12)] == ["602 kB", "12.8 MB", "12 B"]
     assert [format_rate(r) for r in (625_000, 125_000_000, 10)] == ["5 mbit", "1 gbit", "80 bit"]
+
+
+def test_a_link_is_one_to_three_numbers() -> None:
+    assert parse_link("5mbit") == (625_000, 625_000, 0.0)
+    assert parse_link("5mbit,20ms") == (625_000, 625_000, 0.02)
+    assert parse_link("5mbit,20ms,20mbit") == (625_000, 2_500_000, 0.02)
+    with pytest.raises(UsageError, match="is not a link"):
+        parse_link("5mbit,20ms,20mbit,1")
