@@ -96,7 +96,7 @@ UNFIT: list[tuple[list[list[int]], list[tuple[int, ...]]]] = [
     ([[1, 13]], [(1, 1, 14, 56)]),
     ([[3, 13]], [PICTURE]),
     ([], []),
-    ([[1, 13]] * 5000, [PICTURE]),
+    ([[1, 13]] * 500, [PICTURE]),
     ([[5, 8], [1, 3]], [PICTURE]),
     ([[1, 13]], [PICTURE] * 60),
 ]
