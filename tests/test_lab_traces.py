@@ -302,7 +302,7 @@ def test_a_session_that_is_killed_leaves_a_trace(cloud: CloudProcess, cache: Pat
 
 def test_tasks_edge_api_records_too(cloud: CloudProcess, cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "seen.csv"
-    flags = ["-p", str(cloud.port), "-t", "le_net", "--tasks", "10", "--rate", "20/s"]
+    flags = ["-p", str(cloud.port), "-t", "le_net", "--tasks", "10", "--rate", "5/s", "--interval", "200ms"]
     flags += ["--emulate-link", "10mbit,10ms", "--record", str(path)]
     done = run_script("tasks_edge_api.py", "--cache-dir", str(cache), "--threads", THREADS, *flags, "--json")
     assert done.code == 0, done.stderr
