@@ -132,7 +132,10 @@ class _Draft:
 
 
 def draw(rng: Random, bounds: Bounds, start: Shape | None = None) -> NetworkPlan:
-    """A random network within the bounds. `start`, if given, is its input shape: (1, C, H, W), (1, L, D) or (1, N)."""
+    """A random network within the bounds, which its first convolution alone may exceed.
+
+    `start`, if given, is its input shape: (1, C, H, W), (1, L, D) or (1, N).
+    """
     while True:
         plan = _draw(rng, bounds, start or _start(rng, bounds))
         if len(plan.steps) >= FEWEST_STEPS:
@@ -381,8 +384,6 @@ def _lrn(draft: _Draft) -> bool:
 
 def _bare(draft: _Draft) -> bool:
     """Norms, activations and sums by themselves, which cost little and are everywhere."""
-    if len(draft.steps) + 3 > draft.bounds.steps:
-        return False
     before = draft.top
     draft.norm()
     draft.act()

@@ -1,0 +1,49 @@
+"""Random networks for the survey: within their bounds, whole, and the same for the same seed. No torch."""
+
+from random import Random
+
+from predictor.design import BLOCKS, FEWEST_STEPS, RARE_BLOCKS, Bounds, NetworkPlan, draw
+
+TIGHT = Bounds(macs=10**6, weight_bytes=64 << 10, steps=12)
+USUAL = Bounds(macs=10**8, weight_bytes=8 << 20, steps=40)
+RARE = Bounds(macs=10**9, weight_bytes=64 << 20, steps=20, has_rare=True)
+
+
+def drawn(bounds: Bounds, count: int) -> list[NetworkPlan]:
+    """That many plans, each of its own seed."""
+    return [draw(Random(seed), bounds) for seed in range(count)]
+
+
+def test_plans_keep_to_their_bounds_and_read_only_what_is_there() -> None:
+    for bounds in (TIGHT, USUAL, RARE):
+        for plan in drawn(bounds, 400):
+            assert len(plan.steps) >= FEWEST_STEPS
+            assert bounds is TIGHT or plan.weight_bytes <= bounds.weight_bytes
+            for number, step in enumerate(plan.steps):
+                assert step.sources
+                assert all(0 <= source <= number for source in step.sources)
+
+
+def test_the_same_seed_draws_the_same_network() -> None:
+    assert drawn(USUAL, 20) == drawn(USUAL, 20)
+    assert len(set(drawn(USUAL, 20))) > 15
+
+
+def test_rare_blocks_come_only_where_they_are_wanted() -> None:
+    rare = {"LocallyConnected2d", "LocalResponseNorm"}
+    assert not rare & {step.op for plan in drawn(USUAL, 200) for step in plan.steps}
+    assert rare <= {step.op for plan in drawn(RARE, 100) for step in plan.steps}
+
+
+def test_every_block_alone_builds_something_or_gives_way() -> None:
+    for name in (*BLOCKS, *RARE_BLOCKS):
+        only = {other: 0.0 for other in (*BLOCKS, *RARE_BLOCKS) if other != name}
+        for macs, weight_bytes in ((10**6, 32 << 10), (3 * 10**7, 1 << 20), (10**9, 64 << 20)):
+            for steps in (8, 40):
+                bounds = Bounds(macs, weight_bytes, steps, weights=only, has_rare=True)
+                for seed in range(40):
+                    assert draw(Random(seed), bounds).steps
+
+
+def test_a_start_in_which_nothing_fits_is_left() -> None:
+    assert draw(Random(1), TIGHT, start=(1, 256, 800)).input_shape != (1, 256, 800)
