@@ -233,6 +233,7 @@ sys.exit(tasks_cloud_api.main())
 """
 
 
+@pytest.mark.slow  # a minute of waiting for clouds that are frozen and killed
 def test_a_cloud_that_dies_and_an_older_one_in_its_place_cost_no_answer(cache: Path, tmp_path: Path) -> None:
     """What is finished here starts from the tensor as it was: it is compared number by number, and not by its top-1.
 
