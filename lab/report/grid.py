@@ -210,6 +210,11 @@ class CellResult:
         """The best fixed point; None where fewer than half of them were measured."""
         return self.ranked[0] if len(self.ranked) >= self.least_points else None
 
+    @property
+    def runner_up(self) -> Row | None:
+        """The fixed point that comes second."""
+        return self.ranked[1] if len(self.ranked) > 1 else None
+
     def by(self, who: str) -> Row | None:
         """The row of a baseline, or of the automatic choice, if it was measured."""
         return next((row for row in self.everything if row.who == who and row.is_measured), None)

@@ -128,7 +128,7 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
     told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
     cells = [text(told, BAD), *[text("–", NOTE)] * 3]
     if best is not None:
-        runner = result.ranked[1] if len(result.ranked) > 1 else None
+        runner = result.runner_up
         told = "–" if runner is None else w("runner", cut=w.cut(runner), percent=_behind(result, runner))
         tie = f" {w('tie')}" if result.is_tie else ""
         cells = [

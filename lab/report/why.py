@@ -55,7 +55,7 @@ def _against_cloud(result: CellResult, w: Words) -> str:
     if cloud is None:
         return ""
     if best is cloud:
-        rival = result.ranked[1] if len(result.ranked) > 1 else None
+        rival = result.runner_up
         if rival is None:
             return ""
         return w(
@@ -81,7 +81,7 @@ def _against_edge(result: CellResult, w: Words) -> str:
     if edge is None:
         return ""
     if best is edge:
-        rival = result.ranked[1] if len(result.ranked) > 1 else None
+        rival = result.runner_up
         if rival is None:
             return ""
         return w(
