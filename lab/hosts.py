@@ -17,6 +17,7 @@ from utils.errors import AppError
 from utils.units import parse_link
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
+EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"
 BURST, LATENCY = "16kb", "400ms"
 
 
@@ -42,7 +43,9 @@ def shaped_hosts(rate: str) -> Iterator[Hosts]:
     mark = f"{MARK}{os.getpid()}"
     edge, cloud = f"{mark}-edge", f"{mark}-cloud"
     try:
-        for line in _lines(edge, cloud, rate):
+        hosts = [f"ip netns add {name}" for name in (edge, cloud)]
+        shape = f"tc -n {edge} qdisc add dev {EDGE_CABLE} root tbf rate {rate} burst {BURST} latency {LATENCY}"
+        for line in (*hosts, *_cable(edge, cloud), shape):
             done = subprocess.run(line.split(), check=False, capture_output=True, text=True)
             if done.returncode:
                 raise AppError(f"{line}: {done.stderr.strip()}")
@@ -53,16 +56,14 @@ def shaped_hosts(rate: str) -> Iterator[Hosts]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def _lines(edge: str, cloud: str, rate: str) -> list[str]:
+def _cable(edge: str, cloud: str) -> list[str]:
+    """What joins two namespaces that are there; nothing shapes it yet."""
     return [
-        f"ip netns add {edge}",
-        f"ip netns add {cloud}",
-        f"ip link add ecci0 netns {edge} type veth peer name ecci1 netns {cloud}",
-        f"ip -n {edge} addr add {EDGE_ADDRESS}/24 dev ecci0",
-        f"ip -n {cloud} addr add {CLOUD_ADDRESS}/24 dev ecci1",
-        f"ip -n {edge} link set ecci0 up",
-        f"ip -n {cloud} link set ecci1 up",
-        f"tc -n {edge} qdisc add dev ecci0 root tbf rate {rate} burst {BURST} latency {LATENCY}",
+        f"ip link add {EDGE_CABLE} netns {edge} type veth peer name {CLOUD_CABLE} netns {cloud}",
+        f"ip -n {edge} addr add {EDGE_ADDRESS}/24 dev {EDGE_CABLE}",
+        f"ip -n {cloud} addr add {CLOUD_ADDRESS}/24 dev {CLOUD_CABLE}",
+        f"ip -n {edge} link set {EDGE_CABLE} up",
+        f"ip -n {cloud} link set {CLOUD_CABLE} up",
     ]
 
 
@@ -75,7 +76,6 @@ MTU = 4000
 BURST_S = 0.002
 """Of its rate, that the bucket of a link holds: what gets through at once shortens every transfer by as much."""
 LEAST_BURST = MTU + 14  # bytes: one packet has to fit
-EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"
 NO_RATE = "100gbit"
 
 
@@ -183,10 +183,6 @@ def tbf(bytes_per_s: float) -> tuple[str, ...]:
     """The token bucket of one direction, as tc takes it."""
     burst = max(LEAST_BURST, round(BURST_S * bytes_per_s))
     return ("tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", f"{burst}b", "latency", LATENCY)
-
-
-def _cable(edge: str, cloud: str) -> list[str]:
-    return _lines(edge, cloud, "1mbit")[2:-1]  # the namespaces are there, the shape comes later
 
 
 def _has_netem(keeper: Keeper, host: str) -> bool:
