@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from predictor.features import Described
     from predictor.latency import Predictors
 
-NEEDS_A_SURVEY = "neurosurgeon"
+NEEDS_TIMES, NEEDS_A_SURVEY = "dads", "neurosurgeon"
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,9 @@ class Chooser:
         """
         graph, described = self.network(model)
         share = cpu_share or 1.0
-        given = Given(graph, up_bytes_per_s, load=load)
-        if "dads" in names:
-            given = Given(graph, up_bytes_per_s, self._measured(model, graph, cpu_share), load=load)
-        if NEEDS_A_SURVEY in names:
-            given = Given(graph, up_bytes_per_s, given.measured, self._regressed(described, share), load)
+        measured = self._measured(model, graph, cpu_share) if NEEDS_TIMES in names else None
+        regressed = self._regressed(described, share) if NEEDS_A_SURVEY in names else None
+        given = Given(graph, up_bytes_per_s, measured, regressed, load)
         return [choose(name, given) for name in names]
 
     def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
