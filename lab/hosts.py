@@ -13,12 +13,14 @@ from lab import cgroup, traces
 from lab.emulated import relay
 from lab.field import LinkWanted
 from lab.keeper import MARK, Keeper, sweep
+from lab.token_bucket import MTU, tbf
 from utils.errors import AppError
 from utils.units import parse_link
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
 EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"
 BURST, LATENCY = "16kb", "400ms"
+"""Of `shaped_hosts`, as docs/emulation.md and deploy/ shape a link: what the edge's estimator has to see through."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,6 @@ def _cable(edge: str, cloud: str) -> list[str]:
 
 
 NAMESPACES = Path("/run/netns")
-MTU = 4000
-"""Bytes of a packet on the cable: tc counts headers too, which take 1.7 % of the rate so, and 4.4 % with 1500."""
-BURST_S = 0.002
-"""Of its rate, that the bucket of a link holds: what gets through at once shortens every transfer by as much."""
-LEAST_BURST = MTU + 14  # bytes: one packet has to fit
 NO_RATE = "100gbit"
 
 
@@ -137,11 +134,11 @@ class HostsField:
         """Change both rates as a trace says, beginning now."""
         stop, ends = threading.Event(), ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE))
         for host, cable in ends:
-            self._shape(host, cable, traces.tbf(trace.rate_at(0.0)), 0.0)
+            self._shape(host, cable, tbf(trace.rate_at(0.0)), 0.0)
 
         def change(bytes_per_s: float) -> None:
             for host, cable in ends:
-                self._shape(host, cable, traces.tbf(bytes_per_s), 0.0, "change")
+                self._shape(host, cable, tbf(bytes_per_s), 0.0, "change")
 
         thread = threading.Thread(target=lambda: traces.replay(trace, change, stop), name="replays", daemon=True)
         thread.start()
@@ -177,12 +174,6 @@ def cannot() -> str:
     made = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
     subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
     return f"no network namespace can be made: {made.stderr.strip()}" if made.returncode else ""
-
-
-def tbf(bytes_per_s: float) -> tuple[str, ...]:
-    """The token bucket of one direction, as tc takes it."""
-    burst = max(LEAST_BURST, round(BURST_S * bytes_per_s))
-    return ("tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", f"{burst}b", "latency", LATENCY)
 
 
 def _has_netem(keeper: Keeper, host: str) -> bool:
