@@ -398,6 +398,37 @@ def test_both_languages_have_the_same_texts_with_the_same_blanks() -> None:
         assert blanks(text) == blanks(texts["zh"][key]), key
 
 
+def test_one_of_a_thing_is_not_told_as_many() -> None:
+    lost = [replace(r, completed_by="fallback") if r.point == 2 and r.repeat else r for r in grid(CELLS[:1])]
+    wrong = [replace(r, matches=False) if r.point == 1 and r.who == "point" else r for r in lost]
+    found = document(wrong)
+    said = [*found.warnings, *(told for _, told in found.facts), *(p for s in found.sections for p in s.paragraphs)]
+    assert "30 records in 1 cell;" in " ".join(said)
+    assert "The one cell of alex_net is cpu 0.3 on 5mbit" in " ".join(said)
+    assert not re.search(r"(?<![\d.])1 (cell|record|row|cut|device|link|network|inference|thread)s\b", " ".join(said))
+
+
+def test_cells_of_two_objectives_are_told_apart() -> None:
+    choices = [record(replace(CELLS[0], objective="energy"), LAST, n, who="auto") for n in range(3)]
+    goals = column(document([*grid(CELLS[:1]), *choices]).table, "objective")
+    assert {goal.text for goal in goals} == {W.objective("latency"), W.objective("energy")}
+    assert W("objective") not in document(RECORDED).table.head
+
+
+def test_many_networks_are_counted_in_the_title() -> None:
+    names = [f"net{number}" for number in range(4)]
+    made = [record(cell_of(0.5, "5mbit", name), 0) for name in names]
+    assert document(made).title == "Where to cut 4 networks"
+    assert document(made[:2]).title == "Where to cut net0, net1"
+
+
+def test_end_to_end_errors_are_counted_however_short() -> None:
+    short = [replace(r, measured={k: v / 1e4 for k, v in r.measured.items()}) for r in grid(CELLS[:1])]
+    table = next(table for table in tables(document(short)) if table.id == "predicted")
+    assert [entry.text for entry in column(table, "stage")] == [W("total")]
+    assert column(table, "count")[0].value == LAST + 2
+
+
 def test_every_text_is_used() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py"))
     built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis)_")

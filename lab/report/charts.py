@@ -197,7 +197,7 @@ def _dot(row: Row, low: float, high: float, w: Words) -> str:
     x, y = _xy(row.total_s * 1e3, row.predicted["total"] * 1e3, low, high)
     told = w(
         "dot",
-        setting=f"{row.cell.model}, {w.setting(row.cell)}",
+        cell=w.cell(row.cell),
         cut=w.cut(row),
         measured=show_ms(row.total_s),
         predicted=show_ms(row.predicted["total"]),

@@ -26,6 +26,7 @@ from utils.units import format_bytes, parse_link
 
 LARGE_BYTES, CLOSE, WITHIN = 100_000, 0.05, (0.1, 0.2)
 """The bar of the transfer check, and how close predictions should be."""
+LEAST_PART_S = 1e-3
 
 
 # --- the student's table
@@ -35,14 +36,16 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
     """Every cut of every cell: milliseconds, medians of the repeats. What is missing is said to be."""
     rows: list[tuple[Entry, ...]] = []
     firsts: set[int] = set()
+    has_goals = len({grid.objective for grid in grids}) > 1
     for grid in grids:
+        goal = [text(w.objective(grid.objective))] if has_goals else []
         for cpu in grid.cpus:
             for place in grid.places:
                 firsts.add(len(rows))
-                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)))
+                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)), *goal)
                 rows += [(*where, *cells) for cells in _cell_rows(grid, grid.at(cpu, place), w)]
-    head = w.head("model", "cpu", "link", "cut", "mark", "layer", "sent", "total", "least", "most")
-    head += w.head("local", "transfer", "cloud", "repeats", "lines")
+    head = w.head("model", "cpu", "link", *(["objective"] if has_goals else []), "cut", "mark", "layer", "sent")
+    head += w.head("total", "least", "most", "local", "transfer", "cloud", "repeats", "lines")
     notes = (w("student_note"), w("student_marks"))
     return Table("table", w("student_title"), head, tuple(rows), notes, firsts=frozenset(firsts))
 
@@ -278,7 +281,7 @@ def prediction_table(rows: Sequence[Row], w: Words) -> Table:
                 percent(mean(sizes), lines, sign=False),
                 *(percent(sum(size <= bar for size in sizes) / len(sizes), lines, sign=False) for bar in WITHIN),
                 percent(worst, at.lines),
-                text(w("at_cut", setting=w.setting(at.cell), cut=w.cut(at)), NOTE, lines=at.lines),
+                text(w("at_cut", cell=w.cell(at.cell), cut=w.cut(at)), NOTE, lines=at.lines),
             )
         )
     head = w.head("stage", "count", "median_error", "mean_error", "within_10", "within_20", "worst", "where")
@@ -286,8 +289,8 @@ def prediction_table(rows: Sequence[Row], w: Words) -> Table:
 
 
 def _is_long(row: Row, name: str) -> bool:
-    """Errors of stages shorter than a millisecond say nothing."""
-    return name in row.predicted and row.stages[name].median >= 1e-3
+    """Errors of parts shorter than a millisecond say nothing; what counts in the end is the whole, however short."""
+    return name in row.predicted and (name == "total" or row.stages[name].median >= LEAST_PART_S)
 
 
 # --- transfers against bytes over rate
@@ -312,7 +315,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
                 text(row.cell.model),
                 text(w.cpu(row.cell.cpu)),
                 text(w.link(row.cell)),
-                text(f"{w.cut(row)}{'' if row.who == POINT else f' ({w.who(row.who)})'}"),
+                text(w.cut_of(row)),
                 Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
                 milliseconds(took_s, row.lines),
                 milliseconds(ideal_s, row.lines),

@@ -27,7 +27,7 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
     best = result.ranked[0]
     parts = {name: show_ms(best.stages[name].median) for name in STAGES}
     told = w(
-        "why_lowest",
+        "why_lowest" if cells > 1 else "why_only",
         model=grid.model,
         cells=cells,
         setting=w.setting(result.cell),
