@@ -18,9 +18,10 @@ OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
 CONTENDERS = "contenders"
 """In place of `all` points: those that can be the best (lab.contenders)."""
 RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
+ALL_EDGE, ALL_CLOUD = "all-edge", "all-cloud"
 FIXED = {
-    "all-edge": (-1, RAW),
-    "all-cloud": (0, RAW),
+    ALL_EDGE: (-1, RAW),
+    ALL_CLOUD: (0, RAW),
     "all-cloud-8bit": (0, PIXELS),
     "all-cloud-jpeg": (0, JPEG),
 }

@@ -22,7 +22,8 @@ from lab.report import html, markdown, why, workbook
 from lab.report.build import build
 from lab.report.compare import baseline_table, compared_of, headline_table, paper_table
 from lab.report.document import BAD, Document, Entry, Table, data_lines, show_joules, show_lines, show_percent
-from lab.report.grid import Grid, grids_of, number, rows_of
+from lab.report.grid import Grid, grids_of
+from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks, ticks
 from lab.report.tables import best_table, heat_tables, regret_of, transfer_table
 from lab.report.words import Words

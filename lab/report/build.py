@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from lab.choices import POINT
 from lab.contenders import floor_of
 from lab.records import Cell, Environment, Record
 from lab.report.charts import bars_chart, scatter_chart
@@ -22,7 +23,8 @@ from lab.report.document import (
     show_percent,
     text,
 )
-from lab.report.grid import POINT, CellResult, Grid, Numbered, Row, grids_of, number, rows_of
+from lab.report.grid import CellResult, Grid, grids_of
+from lab.report.rows import Numbered, Row, number, rows_of
 from lab.report.tables import (
     WITHIN,
     best_table,

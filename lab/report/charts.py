@@ -6,7 +6,8 @@ from html import escape
 from math import log
 
 from lab.report.document import Chart, Panel, data_lines, show_ms
-from lab.report.grid import STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import STAGES, Row
 from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
 from lab.report.tables import grid_id
 from lab.report.words import Words

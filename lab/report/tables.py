@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from lab.choices import AUTO, POINT
 from lab.report.document import (
     BAD,
     BEST,
@@ -20,7 +21,8 @@ from lab.report.document import (
     text,
     times,
 )
-from lab.report.grid import AUTO, POINT, STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import STAGES, Row
 from lab.report.words import Words
 from utils.units import format_bytes, parse_link
 

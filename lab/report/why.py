@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from lab.report.document import show_joules, show_ms, show_share
-from lab.report.grid import STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import STAGES, Row
 from lab.report.words import Words
 from utils.units import format_bytes
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lab.choices import POINT
 from lab.records import Cell
 from lab.report.document import show_ms
-from lab.report.grid import POINT, Place, Row
+from lab.report.grid import Place
+from lab.report.rows import Row
 from utils.units import format_rate, parse_link
 
 HERE = Path(__file__).parent
