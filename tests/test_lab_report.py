@@ -19,13 +19,14 @@ import pytest
 from lab import report
 from lab.records import RECORDS, Cell, Record
 from lab.report import html, markdown, why, workbook
+from lab.report.accuracy import transfer_table
 from lab.report.build import build
 from lab.report.compare import baseline_table, compared_of, headline_table, paper_table
 from lab.report.document import BAD, Document, Entry, Table, data_lines, show_joules, show_lines, show_percent
 from lab.report.grid import Grid, grids_of
 from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks, ticks
-from lab.report.tables import best_table, heat_tables, regret_of, transfer_table
+from lab.report.tables import best_table, heat_tables, regret_of
 from lab.report.words import Words
 from tests.made_records import ENVIRONMENT, LAYERS, cell_of, grid, record, stages, write
 from utils import cli

@@ -8,6 +8,7 @@ from typing import Any
 from lab.choices import POINT
 from lab.contenders import floor_of
 from lab.records import Cell, Environment, Record
+from lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
 from lab.report.document import (
@@ -25,18 +26,7 @@ from lab.report.document import (
 )
 from lab.report.grid import CellResult, Grid, grids_of
 from lab.report.rows import Numbered, Row, number, rows_of
-from lab.report.tables import (
-    WITHIN,
-    best_table,
-    grid_id,
-    heat_tables,
-    predicted_rows,
-    prediction_table,
-    regret_line,
-    regret_of,
-    student_table,
-    transfer_table,
-)
+from lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
 from lab.report.why import answer
 from lab.report.words import Words
 from utils.units import parse_rate
