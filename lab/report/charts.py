@@ -7,12 +7,11 @@ from math import log
 
 from lab.report.document import Chart, Panel, data_lines, show_ms
 from lab.report.grid import CellResult, Grid
-from lab.report.rows import STAGES, Row
+from lab.report.rows import PARTS, Row
 from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
 from lab.report.tables import grid_id
 from lab.report.words import Words
 
-PARTS = tuple(name for name in STAGES if name != "total")
 SAME_SCALE = 4.0
 """Cells share an axis unless the slowest bar of one is this many times that of another."""
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, OF_THE_OBJECTIVE, POINT
 from lab.contenders import Floor, heads_of
 from lab.records import Cell
-from lab.report.rows import STAGES, Row
+from lab.report.rows import PARTS, Row
 
 LEAST_POINTS = 3
 """Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
@@ -25,7 +25,7 @@ def _energy(row: Row) -> float | None:
 
 
 def _longest(row: Row) -> float | None:
-    return max(row.stages[name].median for name in STAGES if name != "total")
+    return max(row.stages[name].median for name in PARTS)
 
 
 JUDGES: dict[str, Callable[[Row], float | None]] = {"latency": _seconds, "energy": _energy, "throughput": _longest}

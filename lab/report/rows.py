@@ -22,6 +22,7 @@ STAGES: dict[str, Parts] = {
     "cloud": lambda times: times.get("queue_s", 0.0) + times["cloud_s"],
 }
 """What the student's table calls the stages, from the names of `measured` and `predicted`; seconds."""
+PARTS = tuple(name for name in STAGES if name != "total")
 
 
 @dataclass(frozen=True)

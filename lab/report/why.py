@@ -4,11 +4,9 @@ from collections.abc import Callable, Sequence
 
 from lab.report.document import show_joules, show_ms, show_share
 from lab.report.grid import CellResult, Grid
-from lab.report.rows import STAGES, Row
+from lab.report.rows import PARTS, STAGES, Row
 from lab.report.words import Words
 from utils.units import format_bytes
-
-PARTS = tuple(name for name in STAGES if name != "total")
 
 
 def answer(grid: Grid, w: Words) -> list[str]:
