@@ -22,7 +22,8 @@ from lab import made_links, traces
 from lab.field import LinkWanted
 from lab.hosts import HostsField, cannot, missing, shaped_hosts
 from lab.keeper import keeper
-from lab.relay import LinkShape, Relay, main
+from lab.link_shape import LinkShape
+from lab.relay import Relay, main
 from lab.token_bucket import MTU, tbf
 from lab.traces import Trace
 from net.recorder import MOST_ROWS, Recorder
