@@ -332,9 +332,22 @@ def test_only_the_automatic_choice_is_a_report_too() -> None:
     assert W("best_title") not in html.to_html(found)
 
 
-def test_a_cell_with_one_cut_has_nothing_to_compare_it_with() -> None:
+@pytest.mark.parametrize("plan", [{}, {"points": LAST + 1}])
+def test_one_or_two_cuts_of_many_say_nothing_about_the_best(plan: dict[str, int]) -> None:
+    for points in ((0,), (0, LAST)):
+        fixed = [record(CELLS[0], point, n, plan=plan) for point in points for n in range(3)]
+        (found,) = grids([*fixed, *(record(CELLS[0], LAST, n, who="auto", plan=plan) for n in range(3))])
+        assert why.answer(found, W) == [W("why_nothing")]
+        assert regret_of(found.results) is None
+        for name in ("best_cut", "lead", "regret"):
+            (entry,) = column(best_table(found, W), name)
+            assert entry.text == "–" or W("too_few", n=len(points), least=3) in entry.text
+        assert all(W("not_measured") in table.rows[0][1].text for table in heat_tables(found, W))
+
+
+def test_a_network_of_one_cut_has_a_best_one_and_nothing_to_compare_it_with() -> None:
     for point in (0, LAST):
-        (found,) = grids(record(CELLS[0], point, n, plan={}) for n in range(3))
+        (found,) = grids(record(CELLS[0], point, n, plan={"points": 1}) for n in range(3))
         told = why.answer(found, W)
         assert W.setting(CELLS[0]) in told[0]
         assert not any("next best" in line for line in told)

@@ -87,7 +87,7 @@ class CellResult:
 
     @property
     def best(self) -> Row | None:
-        """The best fixed point; None where fewer than half of them are known."""
+        """The best fixed point; None where fewer than three (or all) are known, or than half of those of the grid."""
         return self.ranked[0] if self.ranked and self.known >= self.least_points else None
 
     @property
@@ -125,10 +125,10 @@ class CellResult:
     def regret(self) -> float | None:
         """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
 
-        None where fewer than three fixed points are known.
+        None where too few fixed points are known for a best one.
         """
         auto, best = self.value(self.auto), self.value(self.best)
-        if auto is None or not best or (self.auto and self.auto.wrong) or self.known < LEAST_POINTS:
+        if auto is None or not best or (self.auto and self.auto.wrong):
             return None
         return max(0.0, auto / best - 1)
 
@@ -246,9 +246,14 @@ def grids_of(
 
 
 def _demanding(grid: Grid) -> Grid:
-    """A grid whose cells call nothing the best of less than half of its fixed points."""
+    """A grid whose cells call nothing the best of too few fixed points.
+
+    Three, or all of a network that has fewer; and half of those that any cell of the grid has.
+    """
     beaten = {point for cell in grid.results for point in cell.beaten}
-    least = max(1, -(-len({*beaten, *(point for point, _, _ in grid.points)}) // 2))
+    points = min((row.points for cell in grid.results for row in cell.rows if row.points), default=LEAST_POINTS)
+    half = -(-len({*beaten, *(point for point, _, _ in grid.points)}) // 2)
+    least = max(half, min(LEAST_POINTS, points))
     return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
 
 

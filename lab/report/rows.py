@@ -58,6 +58,8 @@ class Row:
     codec: str
     asked: str
     """What the edge was asked for; "" where the record does not say."""
+    points: int | None
+    """How many points the network has, where the record says so."""
     lines: tuple[int, ...]
     """Of the records that the numbers are from; of those that failed where all did."""
     stages: Mapping[str, Spread]
@@ -127,6 +129,7 @@ def _row(group: Sequence[Numbered]) -> Row:
         layer=last.layer,
         codec=last.codec,
         asked=str(last.plan.get("asked", "")),
+        points=last.plan.get("points"),
         lines=tuple(each.line for each in good or kept),
         stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
         predicted=_predicted(last),
