@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import cgroup, hosts
+from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
-from lab.keeper import MARK, leftovers, sweep
 from lab.token_bucket import tbf
 from utils.cpu_limit import cpu_limit
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import made_links, traces
+from lab.cleaner import cleaner
 from lab.field import LinkWanted
 from lab.hosts import HostsField, cannot, missing, shaped_hosts
-from lab.keeper import keeper
 from lab.link_shape import LinkShape
 from lab.relay import Relay, main
 from lab.token_bucket import MTU, tbf
@@ -265,7 +265,7 @@ def test_full_packets_get_through_a_trace_on_the_lab_s_cable(tmp_path: Path) -> 
     serve += "c=s.accept()[0];n=0\nwhile d:=c.recv(1<<20): n+=len(d)\nprint(n)"
     send = "import socket,sys;c=socket.create_connection(('10.99.0.2',int(sys.argv[1])));c.sendall(bytes(100_000))"
     wanted = LinkWanted("walk", "1mbit", trace=written(tmp_path, "seconds,mbit\n0,5\n"))
-    with keeper() as held:
+    with cleaner() as held:
         field = HostsField(held)
         with (
             subprocess.Popen([*field.on_cloud, sys.executable, "-c", serve], stdout=subprocess.PIPE) as there,
