@@ -17,12 +17,17 @@ LEAST_QUEUE_BYTES, MOST_BYTES = 1 << 18, 1 << 30
 LEAST_BITS_PER_S = 8  # tc has no rate of 0
 
 
+def burst_bytes(bytes_per_s: float) -> int:
+    """What an idle link lets through at once."""
+    return min(PACKET_BYTES + round(LATE_S * bytes_per_s), MOST_BYTES)
+
+
 def tbf(bytes_per_s: float) -> tuple[str, ...]:
     """One direction at a rate, as words of `tc qdisc replace dev DEV root ...`; 0 is an outage.
 
     In an outage one packet gets through, and then 1 byte a second.
     """
-    burst_bytes = min(PACKET_BYTES + round(LATE_S * bytes_per_s), MOST_BYTES)
-    limit_bytes = burst_bytes + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_BYTES)
+    burst = burst_bytes(bytes_per_s)
+    limit = burst + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_BYTES)
     bits_per_s = max(LEAST_BITS_PER_S, round(8 * bytes_per_s))
-    return "tbf", "rate", f"{bits_per_s}bit", "burst", f"{burst_bytes}b", "limit", f"{limit_bytes}b"
+    return "tbf", "rate", f"{bits_per_s}bit", "burst", f"{burst}b", "limit", f"{limit}b"
