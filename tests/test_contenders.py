@@ -14,7 +14,8 @@ from lab.contenders import CROSSING, floor_of, next_contender
 from lab.grid import Key, Want, key_of, places, wants
 from lab.records import Cell, Record, read
 from lab.report.build import build
-from lab.report.grid import grids_of, number, rows_of
+from lab.report.grid import grids_of
+from lab.report.rows import number, rows_of
 from lab.report.words import Words
 from lab.spec import Spec
 from runtime.power import PowerChoice

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.attacks import Gadget, gadgets
+from benchmarks.hostile.attacks import Gadget, gadgets
 from net import plain_pickle
 from net.plain_pickle import PlainPickleError
 from tests.conftest import many

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.clouds import CloudProcess, running_cloud
+from benchmarks.clouds import CloudProcess, running_cloud
 from models import inputs, registry, weights
 from net.connection import Connection, connect
 from net.frames import FrameType

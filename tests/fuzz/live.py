@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks import encode
+from benchmarks.hostile.attacks import encode
 from models import inputs, registry, weights
 from net.connection import Connection
 from net.frames import FrameType
