@@ -96,7 +96,7 @@ def main(options: argparse.Namespace) -> int:
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress).everything()
     _, records = read(folder)
-    found = summary(records)
+    found = summary(records, is_exhaustive=spec.points == CONTENDERS)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
     print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:

@@ -9,11 +9,9 @@ from functools import cached_property
 
 from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, OF_THE_OBJECTIVE, POINT
 from lab.contenders import Floor, heads_of
+from lab.grid import LEAST_POINTS
 from lab.records import Cell
 from lab.report.rows import PARTS, Row
-
-LEAST_POINTS = 3
-"""Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
 
 
 def _seconds(row: Row) -> float | None:
@@ -248,11 +246,10 @@ def grids_of(
 def _demanding(grid: Grid) -> Grid:
     """A grid whose cells call nothing the best of too few fixed points.
 
-    Three, or all of a network that has fewer; and half of those that any cell of the grid has.
+    Three, or all of a network that has fewer; and half of those that were measured in any cell of the grid.
     """
-    beaten = {point for cell in grid.results for point in cell.beaten}
     points = min((row.points for cell in grid.results for row in cell.rows if row.points), default=LEAST_POINTS)
-    half = -(-len({*beaten, *(point for point, _, _ in grid.points)}) // 2)
+    half = -(-len(grid.points) // 2)
     least = max(half, min(LEAST_POINTS, points))
     return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
 
