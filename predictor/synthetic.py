@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,25 +75,41 @@ class Synthetic(nn.Module):
                     self.layers[str(number)] = _module(step.op, dict(step.settings))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the steps one after the other; the last one gives the answer."""
+        """Run the steps one after the other on x of the plan's input shape; the last one gives the answer."""
         values: list[Any] = [x]
         for number, step in enumerate(self._steps):
             read = [values[source] for source in step.sources]
             if step.op in _FUNCTIONS:
                 values.append(_FUNCTIONS[step.op](*read, **dict(step.settings)))
-            elif step.op == "MultiheadAttention":
-                values.append(self.layers[str(number)](*(read * 3), need_weights=False)[0])
             else:
-                values.append(self.layers[str(number)](*read))
+                call = _CALLS.get(step.op, _call)
+                values.append(call(self.layers[str(number)], *read))
         answer: torch.Tensor = values[-1]
         return answer
 
 
 def _module(op: str, settings: dict[str, Any]) -> nn.Module:
-    if op == "MultiheadAttention":
-        settings["batch_first"] = True
-    made: nn.Module = LocallyConnected2d(**settings) if op == "LocallyConnected2d" else getattr(nn, op)(**settings)
+    make: Callable[..., nn.Module] = _MODULES.get(op) or getattr(nn, op)
+    return make(**settings)
+
+
+def _call(module: nn.Module, *read: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = module(*read)
     return made
+
+
+def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = module(x, x, x, need_weights=False)[0]
+    return made
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "LocallyConnected2d": LocallyConnected2d,
+    "MultiheadAttention": partial(nn.MultiheadAttention, batch_first=True),
+}
+"""What is made otherwise than torch.nn's module of that name without further settings."""
+_CALLS: dict[str, Callable[..., torch.Tensor]] = {"MultiheadAttention": _attend}
+"""What is called otherwise than with the values that it reads."""
 
 
 def build(plan: NetworkPlan, parameters: Parameters) -> nn.Module:
