@@ -23,7 +23,8 @@ from models.specs import describe
 from models.split import segment
 from models.trace import Traced, trace
 from predictor.dataset import TYPICAL, Row, Whole
-from predictor.design import Bounds, NetworkPlan, Shape, draw
+from predictor.design import draw
+from predictor.draft import Bounds, Design, Shape
 from predictor.features import in_context, table
 from predictor.forms import quick_errors
 from predictor.synthetic import Parameters, build
@@ -110,11 +111,11 @@ class Collector:
             told(collected)
 
     def _one(self, collected: Collected) -> None:
-        plan = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
+        design = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
         name = f"n{collected.networks:05d}"
-        traced = trace(build(plan, self._pool), _smooth(plan.input_shape, self._noise), name, is_checked=False)
+        traced = trace(build(design, self._pool), _smooth(design.input_shape, self._noise), name, is_checked=False)
         traced.module.to(self._device)
-        x = _smooth(plan.input_shape, self._noise).to(self._device)
+        x = _smooth(design.input_shape, self._noise).to(self._device)
         specs = describe(traced)
         layers = in_context(specs, [layer.inputs for layer in traced.graph.layers[1:]])
         with torch.inference_mode():
@@ -124,7 +125,7 @@ class Collector:
                 collected.wholes.append(self._whole(name, traced, x, passes))
         collected.add([Row(la, name, raw) for la, raw in zip(layers, zip(*passes, strict=True), strict=True)])
 
-    def _draw(self, *, has_rare: bool) -> NetworkPlan:
+    def _draw(self, *, has_rare: bool) -> Design:
         rng = self._rng
         largest = min(MAX_MACS, max(2 * MIN_MACS, self._rate * PASS_S))
         bounds = Bounds(

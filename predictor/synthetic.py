@@ -1,4 +1,4 @@
-"""Building a planned network in torch."""
+"""Building a designed network in torch."""
 
 import operator
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.zoo.local import LocallyConnected2d
-from predictor.design import NetworkPlan
+from predictor.draft import Design
 
 
 class Parameters:
@@ -63,19 +63,19 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 class Synthetic(nn.Module):
-    """The network of a plan; its parameters have no memory yet."""
+    """The network of a design; its parameters have no memory yet."""
 
-    def __init__(self, plan: NetworkPlan) -> None:
+    def __init__(self, design: Design) -> None:
         super().__init__()
-        self._steps = plan.steps
+        self._steps = design.steps
         self.layers = nn.ModuleDict()
         with torch.device("meta"):
-            for number, step in enumerate(plan.steps):
+            for number, step in enumerate(design.steps):
                 if step.op not in _FUNCTIONS:
                     self.layers[str(number)] = _module(step.op, dict(step.settings))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the steps one after the other on x of the plan's input shape; the last one gives the answer."""
+        """Run the steps one after the other on x of the design's input shape; the last one gives the answer."""
         values: list[Any] = [x]
         for number, step in enumerate(self._steps):
             read = [values[source] for source in step.sources]
@@ -112,8 +112,8 @@ _CALLS: dict[str, Callable[..., torch.Tensor]] = {"MultiheadAttention": _attend}
 """What is called otherwise than with the values that it reads."""
 
 
-def build(plan: NetworkPlan, parameters: Parameters) -> nn.Module:
+def build(design: Design, parameters: Parameters) -> nn.Module:
     """A network in eval mode that computes as a real one does, on meaningless numbers."""
-    network = Synthetic(plan)
+    network = Synthetic(design)
     parameters.fill(network)
     return network.eval()

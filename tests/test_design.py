@@ -2,24 +2,26 @@
 
 from random import Random
 
-from predictor.design import BLOCKS, FEWEST_STEPS, RARE_BLOCKS, Bounds, NetworkPlan, draw
+from predictor.blocks import BLOCKS, RARE_BLOCKS
+from predictor.design import FEWEST_STEPS, draw
+from predictor.draft import Bounds, Design
 
 TIGHT = Bounds(macs=10**6, weight_bytes=64 << 10, steps=12)
 USUAL = Bounds(macs=10**8, weight_bytes=8 << 20, steps=40)
 RARE = Bounds(macs=10**9, weight_bytes=64 << 20, steps=20, has_rare=True)
 
 
-def drawn(bounds: Bounds, count: int) -> list[NetworkPlan]:
-    """That many plans, each of its own seed."""
+def drawn(bounds: Bounds, count: int) -> list[Design]:
+    """That many designs, each of its own seed."""
     return [draw(Random(seed), bounds) for seed in range(count)]
 
 
-def test_plans_keep_to_their_bounds_and_read_only_what_is_there() -> None:
+def test_designs_keep_to_their_bounds_and_read_only_what_is_there() -> None:
     for bounds in (TIGHT, USUAL, RARE):
-        for plan in drawn(bounds, 400):
-            assert len(plan.steps) >= FEWEST_STEPS
-            assert bounds is TIGHT or plan.weight_bytes <= bounds.weight_bytes
-            for number, step in enumerate(plan.steps):
+        for design in drawn(bounds, 400):
+            assert len(design.steps) >= FEWEST_STEPS
+            assert bounds is TIGHT or design.weight_bytes <= bounds.weight_bytes
+            for number, step in enumerate(design.steps):
                 assert step.sources
                 assert all(0 <= source <= number for source in step.sources)
 
@@ -31,8 +33,8 @@ def test_the_same_seed_draws_the_same_network() -> None:
 
 def test_rare_blocks_come_only_where_they_are_wanted() -> None:
     rare = {"LocallyConnected2d", "LocalResponseNorm"}
-    assert not rare & {step.op for plan in drawn(USUAL, 200) for step in plan.steps}
-    assert rare <= {step.op for plan in drawn(RARE, 100) for step in plan.steps}
+    assert not rare & {step.op for design in drawn(USUAL, 200) for step in design.steps}
+    assert rare <= {step.op for design in drawn(RARE, 100) for step in design.steps}
 
 
 def test_every_block_alone_builds_something_or_gives_way() -> None:
