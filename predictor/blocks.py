@@ -193,8 +193,9 @@ def _unshared(draft: Draft) -> bool:
     room = min(draft.bounds.weight_bytes - draft.weight_bytes, 4 * (draft.bounds.macs - draft.macs)) // (4 * places)
     if room < 1 or len(draft.steps) + 2 > draft.bounds.steps:
         return False
-    out = channels(draft.rng, 1, min(room, 64))
-    out = min(out, room)
+    most = min(room, 64)
+    least = most // 4 if draft.rng.random() < 0.5 else 1  # many small ones, and some as large as there is room for
+    out = min(most, channels(draft.rng, max(1, least), most))
     draft.macs += places * out
     draft.weight_bytes += 4 * places * out
     settings = {"in_shape": (c, h, w), "out_channels": out, "kernel_size": kernel, "stride": stride}
@@ -233,5 +234,5 @@ BLOCKS: dict[str, tuple[float, Callable[[Draft], bool]]] = {
     "pooled": (1.2, _pooled),
     "bare": (0.5, _bare),
 }
-RARE_BLOCKS: dict[str, tuple[float, Callable[[Draft], bool]]] = {"unshared": (3.0, _unshared), "lrn": (1.5, _lrn)}
+RARE_BLOCKS: dict[str, tuple[float, Callable[[Draft], bool]]] = {"unshared": (3.0, _unshared), "lrn": (3.0, _lrn)}
 """What few networks have; drawn beside the others where the bounds say so, and then often."""

@@ -72,7 +72,7 @@ class Focus:
 BLOCKS_WITH = {
     "conv": ("plain", "residual", "branches", "dense"),
     "dw_conv": ("inverted", "shuffle"),
-    "linear": ("vector",),
+    "linear": ("vector", "frames"),
     "maxpool": ("pooled",),
     "avgpool": ("pooled", "squeeze"),
     "elementwise": ("residual", "squeeze"),

@@ -33,12 +33,10 @@ def draw(rng: Random, bounds: Bounds, start: Shape | None = None) -> Design:
 
 
 def _draw(rng: Random, bounds: Bounds, start: Shape | None) -> Design:
-    if start is None:
-        weights = [family.share * bounds.weights.get(name, 1.0) for name, family in FAMILIES.items()]
-        family = FAMILIES[rng.choices(list(FAMILIES), weights)[0]]
-        start = family.start(rng, bounds)
-    else:
-        family = next(family for family in FAMILIES.values() if family.axes == len(start))
+    names = [name for name, family in FAMILIES.items() if start is None or family.axes == len(start)]
+    weights = [FAMILIES[name].share * bounds.weights.get(name, 1.0) for name in names]
+    family = FAMILIES[rng.choices(names, weights)[0]]
+    start = start or family.start(rng, bounds)
     draft = Draft(rng, bounds, start)
     family.grow(draft)
     return Design(start, tuple(draft.steps), draft.macs, draft.weight_bytes)
@@ -48,7 +46,7 @@ def _draw(rng: Random, bounds: Bounds, start: Shape | None) -> Design:
 
 
 def _stem_start(rng: Random, _bounds: Bounds) -> Shape:
-    side = rng.choice((224, 224, 192, 160, 128, 256, 96))
+    side = rng.choice((224, 224, 192, 160, 128, 256, 96, 64, 32, 28))
     return (1, rng.choice((3, 3, 3, 1)), side, side)
 
 
@@ -61,6 +59,10 @@ def _tokens_start(rng: Random, bounds: Bounds) -> Shape:
     length = rng.choice((16, 49, 64, 100, 144, 197, 256))
     widest = math.isqrt(min(bounds.macs // (12 * length), bounds.weight_bytes // 48))
     return (1, length, 32 * rng.randint(2, max(2, min(26, widest // 32))))
+
+
+def _frames_start(rng: Random, _bounds: Bounds) -> Shape:
+    return (1, channels(rng, 8, 400), channels(rng, 40, 4096))
 
 
 def _vector_start(rng: Random, _bounds: Bounds) -> Shape:
@@ -131,6 +133,20 @@ def _tokens(draft: Draft) -> None:
         draft.add("add", draft.shape, draft.top, after)
 
 
+def _frames(draft: Draft) -> None:
+    """Kaldi, SENNA: the same fully connected layers for every frame of a sound, or window of a sentence."""
+    rng, bounds, length = draft.rng, draft.bounds, draft.shape[1]
+    hidden, act = channels(rng, 32, 4096), rng.choice(("Sigmoid", "Tanh", "ReLU", "Hardtanh"))
+    for _ in range(rng.randint(1, 7)):
+        width = draft.shape[-1]
+        left_macs, left_bytes = bounds.macs - draft.macs, bounds.weight_bytes - draft.weight_bytes
+        room = min(left_macs // (length * width), left_bytes // (4 * width))
+        if room < 10 or len(draft.steps) + 2 > bounds.steps:
+            return
+        draft.linear(min(room, hidden if rng.random() < 0.8 else channels(rng, 10, 4096)))
+        draft.act(act)
+
+
 @dataclass(frozen=True)
 class Family:
     """Networks of one sort: how often they are drawn, the axes of their input, its shape, and what grows from it."""
@@ -145,5 +161,6 @@ FAMILIES = {
     "stem": Family(0.12, 4, _stem_start, _pictures),
     "pictures": Family(0.7, 4, _pictures_start, _pictures),
     "tokens": Family(0.12, 3, _tokens_start, _tokens),
+    "frames": Family(0.08, 3, _frames_start, _frames),
     "vector": Family(0.12, 2, _vector_start, _classifier),
 }

@@ -1,5 +1,6 @@
 """Random networks for the survey: within their bounds, whole, and the same for the same seed. No torch."""
 
+import math
 from random import Random
 
 from predictor.blocks import BLOCKS, RARE_BLOCKS
@@ -45,6 +46,26 @@ def test_every_block_alone_builds_something_or_gives_way() -> None:
                 bounds = Bounds(macs, weight_bytes, steps, weights=only, has_rare=True)
                 for seed in range(40):
                     assert draw(Random(seed), bounds).steps
+
+
+def test_layers_as_large_as_those_of_real_networks_are_drawn() -> None:
+    """DeepFace's L4 (251 MB of weights), Kaldi's hidden layers (2048 x 2048 for 100 frames), pictures of 32x32."""
+    designs = drawn(Bounds(macs=4 * 10**9, weight_bytes=450 << 20, steps=40, has_rare=True), 600)
+    local_bytes, frames = [], set()
+    for design in designs:
+        for step in design.steps:
+            sizes = dict(step.settings)
+            if step.op == "LocallyConnected2d":
+                c, h, w = sizes["in_shape"]
+                places = math.prod((side - sizes["kernel_size"]) // sizes["stride"] + 1 for side in (h, w))
+                local_bytes.append(4 * places * sizes["out_channels"] * c * sizes["kernel_size"] ** 2)
+            if step.op == "Linear" and len(design.input_shape) == 3:
+                wide = min(sizes["in_features"], sizes["out_features"]) >= 2000
+                frames.add((wide, design.input_shape[1] >= 50))
+    assert sum(found > 200e6 for found in local_bytes) >= 3
+    assert sum(found < 20e6 for found in local_bytes) >= 20
+    assert (True, True) in frames
+    assert any(design.input_shape == (1, 3, 32, 32) for design in designs)
 
 
 def test_a_start_in_which_nothing_fits_is_left() -> None:
