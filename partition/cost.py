@@ -222,7 +222,7 @@ def parts_of(graph: LayerGraph, head: frozenset[int]) -> tuple[Part, ...]:
     return (Part("edge", cut), Part("cloud", tail)) if tail else (Part("edge", cut),)
 
 
-def money(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
+def cost_of(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
     """What the cloud's work costs at `price_per_s`."""
     turns = _in_turn(problem.graph, parts)
     return price_per_s * sum(_idle_cloud_s(problem, done, p.layers) for done, p in turns if p.place == "cloud")

@@ -20,7 +20,7 @@ from typing import Any
 from models.graph import LayerGraph
 from partition import bottleneck, chain, placement
 from partition.chain import Candidate
-from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, money, parts_of, predict
+from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
 from partition.decision_map import best_cut
 from partition.mincut import CutSolver
 from partition.packing import RAW, Allowed
@@ -166,7 +166,7 @@ class _Search:
     candidates: tuple[Candidate, ...]
 
     def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
-        predicted, cost = predict(self.problem, parts), money(self.problem, parts, self.goal.price)
+        predicted, cost = predict(self.problem, parts), cost_of(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
         asked = (self.goal.objective, method, parts)
