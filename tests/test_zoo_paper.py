@@ -10,7 +10,7 @@ from torch import nn
 
 from models import registry, weights
 from models.specs import KINDS, describe
-from models.split import run_split, split
+from models.split import split
 from models.trace import trace
 from models.zoo.digits import digit_pictures, split_digits
 from models.zoo.local import LocallyConnected2d
@@ -19,6 +19,7 @@ from predictor.draft import Bounds
 from predictor.synthetic import Parameters, build
 from runtime.executor import Network
 from tests.conftest import THOROUGH
+from tests.halves import run_split
 
 NETWORKS = ("deepface", "mnist", "kaldi", "senna_pos", "senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16")
 IN_THE_ANSWER = ("Softmax", "Argmax")  # layers of the authors' definitions that we leave to runtime.answers
