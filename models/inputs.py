@@ -35,7 +35,7 @@ class Input:
 
 
 def rgb_tensor(side: int, picture: Image.Image) -> torch.Tensor:
-    """The middle square of a picture as (1, 3, side, side), 0 to 1."""
+    """The middle square of a picture as (1, 3, side, side) float32, 0 to 1."""
     square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square, dtype=np.float32) / 255
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
@@ -47,7 +47,7 @@ def speech_tensor(sound: audio.Waveform) -> torch.Tensor:
 
 
 def words_tensor(task: text.Task, sentence: str) -> torch.Tensor:
-    """A sentence as windows of word vectors, (1, 28, text.width_of(task))."""
+    """A sentence as windows of word vectors, (1, 28, text.width_of(task)). Raises UsageError as `words_of` does."""
     return torch.from_numpy(text.windows(task, sentence))
 
 
@@ -163,7 +163,10 @@ def read(network: str, takes: str, given: str, what: Any, preprocess: Preprocess
 
 
 def sample(name: str, preprocess: Preprocess) -> Input:
-    """The default input: it is on every machine that has the requirements installed, or is made."""
+    """The default input: it is on every machine that has the requirements installed, or is made.
+
+    Raises UsageError where what it comes with is not installed.
+    """
     if name in MADE:
         return MADE[name](preprocess)
     path = SAMPLES[name]()[0]
@@ -171,7 +174,7 @@ def sample(name: str, preprocess: Preprocess) -> Input:
 
 
 def samples(name: str) -> tuple[Path, ...]:
-    """All the pictures that there are of a kind; none where the sample is no picture."""
+    """The files of all the pictures of a sample; none where it is no picture. Raises UsageError as `sample` does."""
     return () if name in MADE else SAMPLES[name]()
 
 

@@ -22,7 +22,7 @@ class Segment:
 
 
 def segment(traced: Traced, layers: Collection[int]) -> Segment:
-    """Build the module of `layers`, shares parameters with the whole network and copies none."""
+    """Build the module of any layers; it shares parameters with the whole network and copies none."""
     inside = frozenset(layers)
     inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
     outputs = traced.graph.outputs_of(inside)

@@ -37,20 +37,20 @@ class Fitted:
     parts: dict[str, Any]
 
     def seconds(self, features: Table) -> Seconds:
-        """Predicted seconds of each row."""
+        """Predicted seconds of each row of `features.table`, shape (layers,), none below LEAST_S."""
         return np.maximum(FORMS[self.form].predict(self.kind, self.parts, features), LEAST_S)
 
 
 @dataclass(frozen=True)
 class Form:
-    """How to fit and how to predict."""
+    """How to fit a kind's table to seconds, and how to predict seconds from the parts that came out."""
 
     fit: Callable[[str, Table, Seconds], dict[str, Any]]
     predict: Callable[[str, dict[str, Any], Table], Seconds]
 
 
 def fit(form: str, kind: str, features: Table, seconds: Seconds) -> Fitted:
-    """Fit one form to the measured seconds of layers of one kind."""
+    """Fit one form to measured seconds, shape (layers,), of layers of one kind, from their rows of `features.table`."""
     return Fitted(form, kind, FORMS[form].fit(kind, features, np.maximum(seconds, LEAST_S)))
 
 
@@ -244,7 +244,10 @@ FORMS: dict[str, Form] = {
 
 
 def quick_errors(features: Table, seconds: Sequence[float], networks: Sequence[str]) -> Seconds | None:
-    """Relative errors of each row, predicted from the networks of the other half; None where there are too few."""
+    """The relative error of each row, shape (layers,), predicted from the networks of the other half.
+
+    `networks` names each row's. None where there are too few.
+    """
     names = sorted(set(networks))
     if len(seconds) < QUICK_ROWS or len(names) < 2:
         return None

@@ -13,7 +13,7 @@ from predictor.draft import Design
 
 
 class Parameters:
-    """Numbers for the weights of networks that nobody will ask for an answer: one block of memory, used in turn.
+    """Numbers for the weights of networks that nobody will ask for an answer: one block of `size` bytes, used in turn.
 
     Drawing hundreds of megabytes of fresh random numbers would take longer than the measuring.
     """
@@ -25,7 +25,7 @@ class Parameters:
 
     @property
     def bytes(self) -> int:
-        """Size of the block."""
+        """Size of the block; a module may have more, for then numbers are used twice."""
         return 4 * len(self._pool)
 
     def fill(self, module: nn.Module) -> None:
