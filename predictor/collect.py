@@ -69,6 +69,8 @@ class Focus:
     starts: tuple[Shape, ...] = ()
 
 
+SLOWEST = ("conv", "dw_conv", "linear", "local", "maxpool")
+"""Kinds that take most of the time of the networks that have them: worth starting where one was predicted badly."""
 BLOCKS_WITH = {
     "conv": ("plain", "residual", "branches", "dense"),
     "dw_conv": ("inverted", "shuffle"),
@@ -84,6 +86,7 @@ BLOCKS_WITH = {
     "local": ("unshared",),
     "lrn": ("lrn",),
 }
+"""For each kind the blocks and families of random networks that hold it."""
 
 
 class Collector:
@@ -223,7 +226,7 @@ def look_closer(collected: Collected, rng: Random) -> Focus:
         if errors is None:
             continue
         shares[kind] = float(np.mean(errors > 0.2))
-        if kind in ("conv", "dw_conv", "linear", "local", "maxpool"):  # those that take the time
+        if kind in SLOWEST:
             bad = [row.layer.spec.in_shape for row, error in zip(rows, errors, strict=True) if error > 0.2]
             starts += rng.sample(bad, min(len(bad), 40))
     usual = float(np.mean(list(shares.values()))) if shares else 0.0
