@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from models.graph import INPUT, LayerGraph
-from partition.mincut import Terms
+from partition.mincut import Terms, Values
 from partition.walk import TIE, Flags, needs_of
 from utils.quiet import silent_stdout
-
-Values = NDArray[np.float64]
 
 # The best longest stage known is this many units in the program, which makes the solver's absolute tolerances, 1e-6
 # and 1e-7, finer than TIE; with 100 it fails more often.
