@@ -75,7 +75,8 @@ def candidates(terms: StepTerms, low_s: float, high_s: float) -> Iterator[tuple[
     A way that is paid `low_s` seconds for is surely allowed, one above `high_s` surely not. Sums of the same seconds in
     another order differ by rounding, so between the two only who asks knows what is allowed. Mostly that is the best
     one below the higher limit. Where times are round numbers it may not be: then all that lie between the limits and
-    are better than the best one below the lower limit have to be asked about. The last way is all on the edge.
+    are better than the best one below the lower limit have to be asked about. That one comes last, and is surely
+    allowed.
     """
     free = _onward(terms, 0.0)
     places, is_optimal, _, price = _solved(terms, free, high_s)
@@ -86,7 +87,6 @@ def candidates(terms: StepTerms, low_s: float, high_s: float) -> Iterator[tuple[
     for found in search.found:
         yield search.places(found), found.value <= search.dropped
     yield places, is_optimal and value <= search.dropped and len(search.found) < _MOST_TRIES
-    yield [EDGE] * len(terms.edge), False
 
 
 # --- without a limit, from the end
