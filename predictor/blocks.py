@@ -189,15 +189,15 @@ def _unshared(draft: Draft) -> bool:
     kernel = draft.rng.choice([k for k in (3, 5, 7, 9) if k <= h] or [1])
     stride = draft.rng.choice((1, 1, 2))
     height, width = ((side - kernel) // stride + 1 for side in (h, w))
-    places = height * width * c * kernel**2
-    room = min(draft.bounds.weight_bytes - draft.weight_bytes, 4 * (draft.bounds.macs - draft.macs)) // (4 * places)
+    each = height * width * c * kernel**2  # weights of one output channel
+    room = min(draft.bounds.weight_bytes - draft.weight_bytes, 4 * (draft.bounds.macs - draft.macs)) // (4 * each)
     if room < 1 or len(draft.steps) + 2 > draft.bounds.steps:
         return False
     most = min(room, 64)
     least = most // 4 if draft.rng.random() < 0.5 else 1  # many small ones, and some as large as there is room for
     out = min(most, channels(draft.rng, max(1, least), most))
-    draft.macs += places * out
-    draft.weight_bytes += 4 * places * out
+    draft.macs += each * out
+    draft.weight_bytes += 4 * each * out
     settings = {"in_shape": (c, h, w), "out_channels": out, "kernel_size": kernel, "stride": stride}
     draft.add("LocallyConnected2d", (1, out, height, width), **settings)
     draft.act()
