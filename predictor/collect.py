@@ -42,7 +42,7 @@ MIN_WEIGHTS, MAX_WEIGHTS = 20 << 20, 450 << 20
 POOL_BYTES = 512 << 20
 NEAR_BAD = 0.25  # share of networks that start where a badly predicted layer stood
 MIN_STEPS, MAX_STEPS = 10, 160
-RARE_EVERY = 6  # of so many networks one may hold blocks that few real ones have
+RARE_EVERY = 4  # of so many networks one may hold blocks that few real ones have
 
 
 @dataclass
