@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.choices import AUTO, CHOICES, Situation
+from lab.contenders import CROSSING
 from lab.field import Field, cores
 from lab.grid import FALLBACK, Key, Place, Want, flags_for, key_of, next_attempt
 from lab.keeper import Keeper
@@ -142,7 +143,9 @@ def records_of(
     points: int,
 ) -> list[Record]:
     """The repeats that one document holds."""
-    plan, repeats = document["plan"], document["measured"]["repeats"]
+    plan, repeats = document["plan"] | {"asked": asked, "points": points}, document["measured"]["repeats"]
+    if want.who == AUTO:
+        plan |= {CROSSING: crossing(document, points)}
     is_fallback = any(run["completed_by"] == FALLBACK for run in repeats)
     flags = flags_for([run["total_s"] for run in repeats], tries, is_fallback=is_fallback)
     verify, top = document.get("verify"), document["result"]["top"]
@@ -157,7 +160,7 @@ def records_of(
             layer=plan["layer"] or ",".join(plan["boundary"]),
             codec=plan["codec"],
             repeat=number,
-            plan=plan | {"asked": asked, "points": points},
+            plan=plan,
             link_seen=document["link"] if document["link"]["up_bytes_per_s"] else None,
             measured={name: run[name] for name in TIMES},
             energy=document.get("energy"),
@@ -169,3 +172,9 @@ def records_of(
         )
         for number, run in enumerate(repeats)
     ]
+
+
+def crossing(document: dict[str, Any], points: int) -> list[int]:
+    """Bytes that the edge would send at each point, as it would pack them."""
+    found = {each["point"]: int(each["boundary_bytes"]) for each in document["candidates"]}
+    return [found.get(point, 0) for point in range(points)]

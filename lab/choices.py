@@ -12,6 +12,10 @@ from typing import Any
 from utils.errors import UsageError
 
 POINT, AUTO, AUTO_RAW = "point", "auto", "auto-raw"
+OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
+"""Who chooses by the objective; what all others do is the same under each, and measured once."""
+CONTENDERS = "contenders"
+"""In place of `all` points: those that can be the best (lab.contenders)."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from lab.choices import AUTO, AUTO_RAW, POINT
+from lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
 from lab.field import LinkWanted
 from lab.records import Cell, Record
 from lab.spec import Spec
@@ -52,14 +52,20 @@ def places(spec: Spec) -> list[Place]:
     return found
 
 
-def wants(spec: Spec, points: int) -> list[Want]:
-    """What is measured in each cell of a network with so many points: the edge's own choice first, baselines next."""
+def wants(spec: Spec, points: int, objective: str) -> list[Want]:
+    """What is measured in a cell of a network with so many points: the edge's own choice first, baselines next.
+
+    Whose cut does not depend on the objective is measured under the first one alone. The points of `contenders` are
+    not among them: which they are is only known once these are measured.
+    """
     names = [name for name in spec.baselines if name != AUTO]
-    asked = [part.strip() for part in spec.points.split(",") if part.strip()]
+    given = "" if spec.points == CONTENDERS else spec.points
+    asked = [part.strip() for part in given.split(",") if part.strip()]
     is_auto = AUTO in spec.baselines or AUTO in asked
     listed = [number for part in asked if part != AUTO for number in _written_out(part, points, spec.codec)]
     found = [Want(AUTO, AUTO)] if is_auto else []
-    return [*found, *(Want(name, "") for name in names), *(Want(POINT, text) for text in dict.fromkeys(listed))]
+    found += [*(Want(name, "") for name in names), *(Want(POINT, text) for text in dict.fromkeys(listed))]
+    return [want for want in found if want.who in OF_THE_OBJECTIVE or objective == spec.objectives[0]]
 
 
 def _written_out(part: str, points: int, codec: str) -> Iterator[str]:

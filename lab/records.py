@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Cell:
     def key(self) -> str:
         """The same text for the same cell, for names and look-ups."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    def is_like(self, other: "Cell") -> bool:
+        """Whether both are the same but for their objectives."""
+        return replace(self, objective=other.objective) == other
 
     @property
     def slug(self) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from lab import cell as measuring
 from lab import spec as specs
-from lab.choices import CLOUD_FLAGS
+from lab.choices import CLOUD_FLAGS, CONTENDERS
+from lab.contenders import next_contender
 from lab.environment import environment
 from lab.field import Field, Mode, choose, cores
-from lab.grid import Key, Place, groups, key_of, places, summary, wants
+from lab.grid import Key, Place, Want, groups, key_of, places, summary, wants
 from lab.keeper import Keeper, keeper
 from lab.modes import MODES
 from lab.programs import Program, ProgramError, address_of, program
@@ -42,7 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link", metavar="LINKS", help='5mbit,7mbit, or with round trips "5mbit,20ms;7mbit,20ms,30mbit"'
     )
-    parser.add_argument("--points", metavar="LIST", help="all, or 0,8,13 or 0-22, perhaps 0:pixels with a codec")
+    parser.add_argument(
+        "--points",
+        metavar="LIST",
+        help="all, contenders (those that can be the best), or 0,8,13 or 0-22, perhaps 0:pixels with a codec",
+    )
     parser.add_argument("--repeat", metavar="N", help="measured inferences of each point (3)")
     parser.add_argument("--codec", metavar="NAME", help="of the points (raw); auto chooses its own")
     parser.add_argument("--objective", metavar="NAMES", help="latency, energy or both")
@@ -198,7 +203,15 @@ class Run:
         if not points:
             return False
         self._counts[place.cell.model] = points
-        return not measuring.missing(place, wants(self.spec, points), self._done, self.spec.repeat)
+        return next(self._missing(place), None) is None
+
+    def _missing(self, place: Place) -> Iterator[Want]:
+        """What is still to be measured in a cell: asked anew after each measurement, which may rule others out."""
+        wanted = wants(self.spec, self._counts[place.cell.model], place.cell.objective)
+        yield from measuring.missing(place, wanted, self._done, self.spec.repeat)
+        if self.spec.points == CONTENDERS:
+            while (want := next_contender(place, self.spec, self._done)) is not None:
+                yield want
 
     def _cell(self, place: Place, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> None:
         self._tell(place, "starting")
@@ -209,8 +222,7 @@ class Run:
             measuring.edge(place, self.spec, where, address, self.folder, held) as asked,
         ):
             self._counts[place.cell.model] = asked.points
-            wanted = wants(self.spec, asked.points)
-            for want in measuring.missing(place, wanted, self._done, self.spec.repeat):
+            for want in self._missing(place):
                 self._tell(place, want.asked or want.who)
                 mine = key_of(place.cell, want.who, want.asked)
                 keep = answered(writer.append)
@@ -231,9 +243,14 @@ class Run:
     def _share(self) -> tuple[int, int]:
         """How many groups are there, and how many there are to be, as far as is known."""
         usual = max(self._counts.values(), default=20)
-        groups_of = {m: len(wants(self.spec, self._counts.get(m, usual))) for m in self.spec.models}
-        total = sum(groups_of[place.cell.model] for place in places(self.spec))
+        total = sum(self._groups_of(place, self._counts.get(place.cell.model, usual)) for place in places(self.spec))
         return min(len(self._done), total - 1) if total > 1 else 0, max(total, 1)
+
+    def _groups_of(self, place: Place, points: int) -> int:
+        """How many groups a cell is likely to have."""
+        is_first = place.cell.objective == self.spec.objectives[0]
+        contenders = points // 2 if self.spec.points == CONTENDERS and is_first else 0
+        return contenders + len(wants(self.spec, points, place.cell.objective))
 
     def _left(self) -> str:
         done, total = self._share()

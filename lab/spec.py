@@ -29,7 +29,8 @@ class Spec:
     cpu: tuple[float | None, ...] = (None,)
     """Shares of one core; None is no limit."""
     points: str = ""
-    """As `edge_api.py --points` takes them; "" measures only the baselines."""
+    """As `edge_api.py --points` takes them; `contenders` leaves out those that cannot be the best of their cell; ""
+    measures only the baselines."""
     repeat: int = 3
     warm_up: int = 1
     codec: str = "raw"
@@ -64,6 +65,19 @@ class Spec:
         choices.check(self.baselines)
         if not self.points and not self.baselines:
             raise UsageError("nothing is to be measured: give points, such as all, or baselines")
+        if self.points == choices.CONTENDERS:
+            self._check_contenders()
+
+    def _check_contenders(self) -> None:
+        """What says which points cannot be the best has to be there."""
+        if choices.AUTO not in self.baselines:
+            raise UsageError("points contenders needs the baseline auto, which says what crosses at each point")
+        if self.codec not in ("raw", "auto"):
+            raise UsageError(
+                f"points contenders needs the codec raw or auto: what {self.codec} sends is not known before"
+            )
+        if self.traces:
+            raise UsageError("points contenders needs links that stay as they are: give points all, or no traces")
 
     def to_toml(self) -> str:
         """The text of spec.toml."""

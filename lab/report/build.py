@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from lab.contenders import floor_of
 from lab.records import Cell, Environment, Record
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
@@ -48,7 +49,7 @@ def build(environment: Environment, records: Sequence[Record], w: Words, expecte
     numbered = number(records)
     rows = rows_of(numbered)
     w = w.naming((*(row.cell for row in rows), *expected))
-    grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]), expected if records else ())
+    grids = grids_of(rows, lambda link: parse_rate(link.split(",")[0]), expected if records else (), floor_of)
     table = student_table(grids, w)
     models = list(dict.fromkeys(grid.model for grid in grids))
     sections = [
@@ -144,8 +145,15 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole
 def _cuts_missing(grid: Grid, result: CellResult | None, w: Words) -> Iterable[int | str]:
     if result is None:
         return [w("everything")]
-    known = {(row.point, row.layer, row.codec) for row in result.points}
-    return [w.point(key[0]) if key[0] is None else key[0] for key in grid.points if key not in known]
+    known = {_key(row) for row in result.points}
+    wanted = {_key(row): row.point for each in grid.results for row in each.points}
+    missing = (point for key, point in wanted.items() if key not in known and point not in result.beaten)
+    return [w.point(None) if point is None else point for point in missing]
+
+
+def _key(row: Row) -> object:
+    """What makes a fixed point the same one in another cell, where the edge may have packed it another way."""
+    return row.asked or (row.point, row.layer, row.codec)
 
 
 def _whose(row: Row, w: Words) -> Hole:

@@ -10,11 +10,11 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
+from lab.choices import OF_THE_OBJECTIVE
+from lab.contenders import CROSSING, Floor, heads_of
 from lab.records import Cell, Record
 
 POINT, AUTO, ALL_EDGE, ALL_CLOUD = "point", "auto", "all-edge", "all-cloud"
-SAME_FOR_ALL = (POINT, ALL_EDGE, ALL_CLOUD)
-"""Whose cut does not depend on the objective."""
 UNSTABLE = "unstable"
 Parts = Callable[[Mapping[str, Any]], float]
 LEAST_POINTS = 3
@@ -59,6 +59,8 @@ class Row:
     point: int | None
     layer: str
     codec: str
+    asked: str
+    """What the edge was asked for; "" where the record does not say."""
     lines: tuple[int, ...]
     """Of the records that the numbers are from; of those that failed where all did."""
     stages: Mapping[str, Spread]
@@ -72,6 +74,10 @@ class Row:
     """Modelled for the edge, from the measured stages."""
     completed_by: frozenset[str]
     fallbacks: int
+    edge_s: float | None
+    """The least seconds of the head."""
+    crossing: tuple[int, ...]
+    """Bytes that would cross at each point, where the record says so."""
     wrong: int
     """Of the measured ones, how many gave another answer than the whole network does."""
     is_unstable: bool
@@ -123,6 +129,7 @@ def _row(group: Sequence[Numbered]) -> Row:
         point=last.point,
         layer=last.layer,
         codec=last.codec,
+        asked=str(last.plan.get("asked", "")),
         lines=tuple(each.line for each in good or kept),
         stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
         predicted=_predicted(last),
@@ -132,6 +139,8 @@ def _row(group: Sequence[Numbered]) -> Row:
         energy_j=Spread.of(joules) if joules else None,
         completed_by=frozenset(each.record.completed_by for each in good),
         fallbacks=len(fallbacks),
+        edge_s=min((float(times["edge_s"]) for times in measured), default=None),
+        crossing=tuple(last.plan.get(CROSSING, ())),
         wrong=sum(each.record.matches is False for each in good),
         is_unstable=any(UNSTABLE in each.record.flags for each in kept),
     )
@@ -183,7 +192,9 @@ class CellResult:
     borrowed: tuple[Row, ...] = ()
     """Those of the same cell under another objective that do not depend on it, where this one has none."""
     least_points: int = 1
-    """How many fixed points have to be measured before one of them is called the best."""
+    """How many fixed points have to be known before one of them is called the best."""
+    floor: Floor | None = None
+    """What an inference costs at least at each point, where the records say what crosses."""
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
@@ -205,10 +216,25 @@ class CellResult:
         judged = [(value, row) for row in self.points if (value := self.value(row)) is not None and not row.wrong]
         return tuple(row for _, row in sorted(judged, key=lambda pair: pair[0]))
 
+    @cached_property
+    def beaten(self) -> frozenset[int]:
+        """Points that need not be measured: whatever they take, it is more than the least here."""
+        good = [row for row in self.everything if row.is_measured and not row.wrong]
+        values = [value for row in good if (value := self.value(row)) is not None]
+        if self.floor is None or not values:
+            return frozenset()
+        heads_s = heads_of((row.point, row.edge_s) for row in good if row.edge_s is not None)
+        return self.floor.beaten(heads_s, min(values)) - {row.point for row in self.points}
+
+    @property
+    def known(self) -> int:
+        """How many fixed points were measured, or cannot be the best."""
+        return len(self.ranked) + len(self.beaten)
+
     @property
     def best(self) -> Row | None:
-        """The best fixed point; None where fewer than half of them were measured."""
-        return self.ranked[0] if len(self.ranked) >= self.least_points else None
+        """The best fixed point; None where fewer than half of them are known."""
+        return self.ranked[0] if self.ranked and self.known >= self.least_points else None
 
     @property
     def runner_up(self) -> Row | None:
@@ -233,7 +259,8 @@ class CellResult:
     @property
     def all_cloud(self) -> Row | None:
         """Everything on the cloud, sent as it is."""
-        return next((row for row in self.points if row.is_measured and row.point == 0), self.by(ALL_CLOUD))
+        found = (row for row in self.points if row.is_measured and row.point == 0 and row.codec == "raw")
+        return next(found, self.by(ALL_CLOUD))
 
     def same_cut(self, row: Row) -> Row | None:
         """The fixed point that is cut and packed like another row."""
@@ -244,10 +271,10 @@ class CellResult:
     def regret(self) -> float | None:
         """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
 
-        None where fewer than three fixed points were measured.
+        None where fewer than three fixed points are known.
         """
         auto, best = self.value(self.auto), self.value(self.best)
-        if auto is None or not best or (self.auto and self.auto.wrong) or len(self.ranked) < LEAST_POINTS:
+        if auto is None or not best or (self.auto and self.auto.wrong) or self.known < LEAST_POINTS:
             return None
         return max(0.0, auto / best - 1)
 
@@ -328,10 +355,17 @@ def place_of(cell: Cell, rate: Callable[[str], float]) -> Place:
     return Place(rate(cell.link), cell.link, cell.link_name, cell.trace or "", cell.radio)
 
 
-def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterable[Cell] = ()) -> tuple[Grid, ...]:
+FloorOf = Callable[[Cell, str, Sequence[int]], Floor | None]
+"""The floor of a cell under an objective, from what crosses at each point."""
+
+
+def grids_of(
+    rows: Iterable[Row], rate: Callable[[str], float], expected: Iterable[Cell] = (), floor_of: FloorOf | None = None
+) -> tuple[Grid, ...]:
     """All grids, in the order of their first rows; slow devices and slow links first.
 
-    `expected` are cells that should be there: those that nothing was recorded of stay empty.
+    `expected` are cells that should be there: those that nothing was recorded of stay empty. Without `floor_of` no
+    point counts as beaten.
     """
     rows = tuple(rows)
     gathered: dict[tuple[str, str, str], dict[tuple[float | None, Place], list[Row]]] = {}
@@ -340,7 +374,7 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterab
         cell = row.cell
         grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
         grid.setdefault((cell.cpu, place_of(cell, rate)), []).append(row)
-        if row.who in SAME_FOR_ALL:
+        if row.who not in OF_THE_OBJECTIVE:
             fixed.setdefault(replace(cell, objective=""), []).append(row)
     for cell in expected:
         grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
@@ -350,7 +384,7 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterab
             *key,
             cpus=tuple(sorted({cpu for cpu, _ in cells}, key=lambda cpu: float("inf") if cpu is None else cpu)),
             places=tuple(sorted({place for _, place in cells})),
-            cells={where: _result(found, fixed) for where, found in cells.items() if found},
+            cells={where: _result(found, fixed, floor_of) for where, found in cells.items() if found},
         )
         for key, cells in gathered.items()
     )
@@ -359,12 +393,15 @@ def grids_of(rows: Iterable[Row], rate: Callable[[str], float], expected: Iterab
 
 def _demanding(grid: Grid) -> Grid:
     """A grid whose cells call nothing the best of less than half of its fixed points."""
-    least = max(1, -(-len(grid.points) // 2))
+    beaten = {point for cell in grid.results for point in cell.beaten}
+    least = max(1, -(-len({*beaten, *(point for point, _, _ in grid.points)}) // 2))
     return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
 
 
-def _result(rows: Sequence[Row], fixed: Mapping[Cell, Sequence[Row]]) -> CellResult:
+def _result(rows: Sequence[Row], fixed: Mapping[Cell, Sequence[Row]], floor_of: FloorOf | None) -> CellResult:
     cell = rows[0].cell
     own = {row.who for row in rows}
     elsewhere = fixed.get(replace(cell, objective=""), ())
-    return CellResult(cell, tuple(rows), tuple(row for row in elsewhere if row.who not in own))
+    crossing = next((row.crossing for row in rows if row.crossing), None)
+    floor = None if crossing is None or floor_of is None else floor_of(cell, cell.objective, crossing)
+    return CellResult(cell, tuple(rows), tuple(row for row in elsewhere if row.who not in own), floor=floor)

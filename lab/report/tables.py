@@ -118,13 +118,15 @@ def best_table(grid: Grid, w: Words) -> Table:
             )
     head = w.head("cpu", "link", "best_cut", "layer", "best_total", "runner_up", "auto", "auto_total")
     head += w.head("lead", "regret", "cut_regret")
-    return Table(f"best-{grid_id(grid)}", w("best_title"), head, tuple(rows), (w("best_note"),))
+    beaten = sum(len(result.beaten) for result in grid.results)
+    notes = (w("best_note"), *([w("beaten_note", n=beaten)] if beaten else []))
+    return Table(f"best-{grid_id(grid)}", w("best_title"), head, tuple(rows), notes)
 
 
 def _best_cells(result: CellResult, w: Words) -> list[Entry]:
     best, auto = result.best, result.auto
     lines = best.lines if best else ()
-    few = w("too_few", n=len(result.ranked), least=result.least_points)
+    few = w("too_few", n=result.known, least=result.least_points)
     told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
     cells = [text(told, BAD), *[text("–", NOTE)] * 3]
     if best is not None:

@@ -1,0 +1,119 @@
+"""Which fixed points can still be the best of a cell: those that a lower bound does not rule out. Pure.
+
+An inference that is cut at a point computes the head, then sends what crosses there. Heads grow from point to point, so
+it takes no less than
+
+    edge seconds of any earlier point, as measured + bytes that cross / upload rate
+
+and, by the same reasoning, no fewer joules than these seconds times the watts of computing and of sending. Where that
+is more than the least that was measured, the point need not be measured: it is beaten. So a link of 1 mbit is searched
+whole in minutes instead of hours.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from lab.choices import POINT
+from lab.grid import FALLBACK, Key, Place, Want, key_of, next_attempt
+from lab.records import Cell, Record
+from lab.spec import Spec
+from utils.errors import UsageError
+from utils.units import parse_link
+
+CROSSING = "boundary_bytes"
+"""The key in the plan of `auto` under which a record says what crosses at each point."""
+SURE = 0.9
+"""Of a bound: what the noise of a measured head, and bytes that are packed anew, may take away from it."""
+GRACE_S = 0.005
+"""Of an upload: the first bytes leave an idle link at once (the bucket of `tc tbf` holds 2 ms of its rate)."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What an inference costs at least, in seconds or joules."""
+
+    crossing: Sequence[int]
+    """Bytes that cross at each point, packed as the edge would."""
+    up_bytes_per_s: float
+    compute_w: float = 1.0
+    """Joules for each second of the head; 1 where seconds are judged."""
+    transmit_w: float = 1.0
+
+    def at(self, point: int, head_s: float) -> float:
+        """At a point whose head takes no less than `head_s` seconds."""
+        upload_s = max(0.0, self.crossing[point] / self.up_bytes_per_s - GRACE_S)
+        return self.compute_w * head_s + self.transmit_w * upload_s
+
+    def beaten(self, heads_s: Mapping[int, float], best: float) -> frozenset[int]:
+        """Points that cost more than `best` in any case; `heads_s` are measured seconds of the edge, by point."""
+        found, head_s = set(), 0.0
+        for point in range(len(self.crossing)):
+            head_s = max(head_s, heads_s.get(point, 0.0))
+            if SURE * self.at(point, head_s) > best:
+                found.add(point)
+        return frozenset(found)
+
+
+def floor_of(cell: Cell, objective: str, crossing: Sequence[int]) -> Floor | None:
+    """The floor of a cell by the shape of its link; None where a trace changes its rate.
+
+    Reads the power profile where joules are judged. Raises UsageError where there is none of that name.
+    """
+    if cell.trace is not None:
+        return None
+    up_bytes_per_s, _, _ = parse_link(cell.link)
+    if objective != "energy":
+        return Floor(crossing, up_bytes_per_s)
+    from runtime.power import PowerChoice
+
+    power = PowerChoice.of(cell.power, cell.radio)
+    return Floor(crossing, up_bytes_per_s, power.profile.compute_w, power.radio.transmit_w(up_bytes_per_s))
+
+
+def value_of(record: Record, objective: str) -> float | None:
+    """What is least under an objective: seconds, or joules of the edge, None where none were modelled."""
+    if objective != "energy":
+        return record.total_s
+    stages = (record.energy or {}).get("measured_stages") or {}
+    return None if stages.get("total_j") is None else float(stages["total_j"])
+
+
+def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -> Want | None:
+    """The first fixed point of a cell that is still to be measured; None where no other one can be the best.
+
+    `done` has to hold the automatic choice, whose plan says what crosses; raises UsageError where it does not say so.
+    Under several objectives a point is only beaten if it is under each.
+    """
+    if place.cell.objective != spec.objectives[0]:
+        return None  # the same inferences are measured in the cell of that one
+    known = [group for group in done.values() if group and group[0].cell.is_like(place.cell)]
+    crossing = next((found for group in known if (found := group[0].plan.get(CROSSING))), None)
+    if crossing is None:
+        raise UsageError("what is there does not say what crosses at each point: give points all, or another --out")
+    beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, known) for name in spec.objectives))
+    wanted = (Want(POINT, f"{point}:{spec.codec}") for point in range(len(crossing)) if point not in beaten)
+    return next((want for want in wanted if _is_missing(place, want, done, spec.repeat)), None)
+
+
+def _is_missing(place: Place, want: Want, done: Mapping[Key, list[Record]], repeat: int) -> bool:
+    return next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None
+
+
+def _beaten(cell: Cell, objective: str, crossing: Sequence[int], known: Iterable[list[Record]]) -> frozenset[int]:
+    floor = floor_of(cell, objective, crossing)
+    good = [group for group in known if not any(FALLBACK in r.flags or r.matches is False for r in group)]
+    values = [[value for r in group if (value := value_of(r, objective)) is not None] for group in good]
+    best = min((median(found) for found in values if found), default=None)
+    if floor is None or best is None:
+        return frozenset()
+    return floor.beaten(heads_of((r.point, float(r.measured["edge_s"])) for group in good for r in group), best)
+
+
+def heads_of(seen: Iterable[tuple[int | None, float]]) -> dict[int, float]:
+    """The least seconds that the edge was seen to need at each point."""
+    heads: dict[int, float] = {}
+    for point, edge_s in seen:
+        if point is not None:
+            heads[point] = min(edge_s, heads.get(point, edge_s))
+    return heads

@@ -1,0 +1,181 @@
+"""Points that are not measured cannot be the best: brute force over made-up worlds, and a real run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab import spec as specs
+from lab.choices import AUTO, POINT
+from lab.contenders import CROSSING, floor_of, next_contender
+from lab.grid import Key, Want, key_of, places, wants
+from lab.records import Cell, Record, read
+from lab.report.build import build
+from lab.report.grid import grids_of, number, rows_of
+from lab.report.words import Words
+from lab.spec import Spec
+from runtime.power import PowerChoice
+from tests.conftest import run_script
+from tests.made_records import ENVIRONMENT
+from utils.errors import UsageError
+
+RATE = 137_500.0
+SHAPE = "1.1mbit,0ms,2.0275mbit"
+JOULES = PowerChoice.of("jetson_tk1", "3g")
+
+
+@dataclass(frozen=True)
+class World:
+    """A network of which everything is known: seconds of each layer on both sides, and what crosses after it."""
+
+    edge_s: tuple[float, ...]
+    cloud_s: tuple[float, ...]
+    crossing: tuple[int, ...]
+
+    def measured(self, point: int) -> dict[str, float]:
+        edge_s, cloud_s = sum(self.edge_s[: point + 1]), sum(self.cloud_s[point + 1 :])
+        transfer_s = self.crossing[point] / RATE
+        times = {"edge_s": edge_s, "encode_s": 0.0, "transfer_s": transfer_s, "queue_s": 0.0, "cloud_s": cloud_s}
+        return times | {"total_s": sum(times.values())}
+
+    def joules(self, point: int) -> float:
+        times = self.measured(point)
+        profile, radio = JOULES.profile, JOULES.radio
+        spent = profile.compute_w * times["edge_s"] + radio.transmit_w(RATE) * times["transfer_s"]
+        return spent + profile.idle_w * times["cloud_s"]
+
+    def record(self, cell: Cell, want: Want, point: int) -> Record:
+        plan: dict[str, Any] = {"asked": want.asked, "points": len(self.crossing)}
+        return Record(
+            environment=ENVIRONMENT.key,
+            at="2026-11-21T13:00:00+00:00",
+            cell=cell,
+            who=want.who,
+            point=point,
+            layer=f"layer{point}",
+            codec="zstd" if point % 2 else "raw",
+            repeat=0,
+            plan=plan | ({CROSSING: list(self.crossing)} if want.who == AUTO else {}),
+            link_seen=None,
+            measured=self.measured(point),
+            energy={"measured_stages": {"total_j": self.joules(point)}},
+            result_top=0,
+            completed_by="split",
+        )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    count = draw(st.integers(1, 12))
+    seconds = st.lists(st.floats(0.0, 0.5), min_size=count, max_size=count).map(tuple)
+    crossing = st.lists(st.integers(1, 600_000), min_size=count - 1, max_size=count - 1).map(lambda c: (*c, 0))
+    return World(draw(seconds), draw(seconds), draw(crossing))
+
+
+def experiment(*objectives: str, **more: Any) -> Spec:
+    link = {"name": "3G", "link": SHAPE, "radio": "3g"}
+    given = {"models": ["any"], "links": [link], "points": "contenders", "codec": "auto", "repeat": 1}
+    return specs.of(given | {"objectives": list(objectives), "power": "jetson_tk1", "baselines": ["auto"]} | more)
+
+
+def run(world: World, spec: Spec, choice: int) -> dict[Key, list[Record]]:
+    """What an experiment measures in such a world, where the edge chooses `choice`."""
+    done: dict[Key, list[Record]] = {}
+    for place in places(spec):
+        for want in wants(spec, len(world.crossing), place.cell.objective):
+            done[key_of(place.cell, want.who, want.asked)] = [world.record(place.cell, want, choice)]
+        while (found := next_contender(place, spec, done)) is not None:
+            key = key_of(place.cell, found.who, found.asked)
+            assert key not in done, "it would be measured twice"
+            done[key] = [world.record(place.cell, found, int(found.asked.partition(":")[0]))]
+    return done
+
+
+def points(done: dict[Key, list[Record]]) -> list[int]:
+    return [kept[0].point for kept in done.values() if kept[0].who == POINT and kept[0].point is not None]
+
+
+@given(worlds(), st.data())
+def test_the_best_of_all_points_is_among_those_that_are_measured(world: World, data: st.DataObject) -> None:
+    every = range(len(world.crossing))
+    choice = data.draw(st.sampled_from(every))
+    objectives = data.draw(st.sampled_from([("latency",), ("energy",), ("latency", "energy")]))
+    found = points(run(world, experiment(*objectives), choice))
+    assert len(found) == len(set(found))
+    totals = {"latency": lambda point: world.measured(point)["total_s"], "energy": world.joules}
+    for objective in objectives:
+        assert min(every, key=totals[objective]) in found
+
+
+@given(worlds(), st.data())
+def test_the_report_knows_which_points_are_beaten(world: World, data: st.DataObject) -> None:
+    choice = data.draw(st.sampled_from(range(len(world.crossing))))
+    spec = experiment("latency")
+    done = run(world, spec, choice)
+    records = [record for kept in done.values() for record in kept]
+    (grid,) = grids_of(rows_of(number(records)), lambda _: RATE, (), floor_of)
+    (result,) = grid.results
+    assert sorted((*result.beaten, *points(done))) == list(range(len(world.crossing)))
+    assert result.best is not None
+    assert result.best.total_s == min(world.measured(point)["total_s"] for point in range(len(world.crossing)))
+    assert not build(ENVIRONMENT, records, Words("en")).warnings
+
+
+def test_what_a_slow_link_cannot_win_is_left_out() -> None:
+    """Layers of 0.1 s on the edge and none on the cloud; only the third one shrinks what crosses."""
+    world = World((0.0, 0.1, 0.1, 0.1, 0.1), (0.0,) * 5, (600_000, 600_000, 1_000, 600_000, 0))
+    assert points(run(world, experiment("latency"), 4)) == [2]
+    assert points(run(world, experiment("latency"), 0)) == [0, 1, 2, 4]  # until 2 is known, the first may be the best
+
+
+def test_fixed_points_are_measured_under_the_first_objective_only() -> None:
+    found = experiment("energy", "latency", points="all", baselines=["auto", "all-edge"])
+    assert [want.who for want in wants(found, 3, "energy")] == ["auto", "all-edge", "point", "point", "point"]
+    assert wants(found, 3, "latency") == [Want(AUTO, AUTO)]
+
+
+def test_a_link_that_changes_has_no_floor() -> None:
+    cell = places(experiment("latency"))[0].cell
+    assert floor_of(cell, "latency", [1, 0]) is not None
+    assert floor_of(replace(cell, trace="walk"), "latency", [1, 0]) is None
+
+
+def test_records_that_do_not_say_what_crosses_are_refused() -> None:
+    spec = experiment("latency")
+    (place,) = places(spec)
+    record = World((0.1,), (0.0,), (0,)).record(place.cell, Want(AUTO, AUTO), 0)
+    old = {key_of(place.cell, AUTO, AUTO): [replace(record, plan={"asked": "auto"})]}
+    with pytest.raises(UsageError, match="another --out"):
+        next_contender(place, spec, old)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"baselines": ["all-edge"]}, "needs the baseline auto"),
+        ({"codec": "int8+zstd"}, "the codec raw or auto"),
+    ],
+)
+def test_contenders_that_cannot_be_known_are_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        experiment("latency", **more)
+
+
+def test_contenders_of_a_real_network(tmp_path: Path) -> None:
+    """Over 100 kbit the feature maps of MNIST's network take longer than the whole of it does on the edge."""
+    command = ("--model", "mnist", "--cpu", "0.5", "--link", "100kbit,2ms", "--points", "contenders", "--codec", "auto")
+    done = run_script(
+        "-m", "lab", "run", *command, "--repeat", "2", "--mode", "emulated", "--out", str(tmp_path / "out")
+    )
+    assert done.code == 0, done.stderr
+    _, records = read(tmp_path / "out")
+    measured = {record.point for record in records if record.who == POINT}
+    crossing = next(record.plan[CROSSING] for record in records if record.who == AUTO)
+    last = len(crossing) - 1
+    assert last in measured
+    assert not measured & {point for point in range(last) if crossing[point] > 5_000}
+    again = run_script("-m", "lab", "run", "--resume", str(tmp_path / "out"))
+    assert (again.code, read(tmp_path / "out")[1]) == (0, records)
