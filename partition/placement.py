@@ -421,7 +421,8 @@ def _candidates(chain: _Chain, free: _Onward, low_s: float, high_s: float) -> It
 
     Sums of the same seconds in another order differ by rounding, so between the limits only `money` knows what it lets
     through. Mostly it lets the best one below the higher limit through. Where times are round numbers it may not: then
-    all that lie between the limits and are better than the best one below the lower limit have to be asked about.
+    all that lie between the limits and are better than the best one below the lower limit have to be asked about. That
+    one comes last, and is surely within the cap.
     """
     places, is_optimal, _, price = _solved(chain, free, high_s)
     yield places, is_optimal
@@ -431,7 +432,6 @@ def _candidates(chain: _Chain, free: _Onward, low_s: float, high_s: float) -> It
     for found in search.found:
         yield search.places(found), found.value <= search.dropped
     yield places, is_optimal and value <= search.dropped and len(search.found) < _MOST_TRIES
-    yield [_EDGE] * len(chain.edge), False
 
 
 def _solved(chain: _Chain, free: _Onward, limit_s: float) -> tuple[list[int], bool, float, float]:

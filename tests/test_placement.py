@@ -321,6 +321,29 @@ def test_a_search_that_is_cut_short_says_so_and_keeps_to_the_cap(monkeypatch: py
         assert not rough.is_optimal or rough.predicted.total_s == pytest.approx(fine.predicted.total_s, rel=1e-12)
 
 
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_a_price_that_does_not_bound_best_finds_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the price, it bounds: another one only drops fewer labels."""
+    monkeypatch.setattr(placement, "_MOST_SECANTS", most)
+    rng = random.Random(11)
+    for problem in (random_problem, lively_problem, tied_problem):
+        for _ in range(20):
+            check_caps(rng, problem(rng, chain([rng.choice([0, 1, 5, 20]) for _ in range(rng.randrange(2, 8))])))
+
+
+def test_rounding_in_the_sums_of_thousands_of_layers_is_told_from_a_better_placement() -> None:
+    """A price at which every placement is worth the same, as far as thousands of additions can tell."""
+    size, fits = 5000, 50
+    problem = Problem(
+        chain([0] * (size + 1)), [0, *[0.1] * size], CloudTimes([0, *[0.05] * size], [0] * (size + 1)), Link(1, 1, 0)
+    )
+    found = best(problem, price_per_s=1, max_cost=fits * 0.05)
+    assert found.is_optimal
+    assert sum(len(part.layers) for part in found.parts if part.place == "cloud") == fits
+    assert found.cost <= fits * 0.05
+    assert found.predicted.total_s == pytest.approx((size - fits) * 0.1 + fits * 0.05)
+
+
 def test_a_long_hard_chain_ends_within_its_cap() -> None:
     problem = hard_problem(random.Random(10), 150)
     found = best(problem, price_per_s=1, max_cost=20.0)
