@@ -262,4 +262,5 @@ def provoke(site: Site, row: Row, data: bytes, *expected: str, is_greeted: bool 
 
 
 def expected_end(end: tuple[str, float], expected: Sequence[str]) -> tuple[str, Sequence[str], float]:
+    """What `Row.count` takes, of how a connection ended and the seconds until then."""
     return end[0], expected, end[1]
