@@ -3,10 +3,9 @@
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models import registry, weights
@@ -111,11 +110,19 @@ class Run:
     keeper: Keeper | None = None
     is_stopped: bool = False
 
-    def stop(self) -> None:
-        """Start nothing new. Safe in a signal handler."""
-        self.is_stopped = True
-        if self.pipeline is not None:
-            self.pipeline.stop()
+    def begin(self, total: int, pipeline: Pipeline, keeper: Keeper) -> None:
+        """From now on there is something to show, and to stop."""
+        self.total, self.keeper, self.pipeline = total, keeper, pipeline
+        if self.is_stopped:
+            pipeline.stop()
+
+    def stop(self) -> bool:
+        """Start nothing new. False where nothing has begun, or this was asked for before. Safe in a signal handler."""
+        is_first, self.is_stopped = not self.is_stopped, True
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return is_first
 
 
 Told = Callable[[Run, Record], None]
@@ -174,7 +181,34 @@ class _Prepared:
 def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
     planner = make_planner(config, prepared.tasks, fleet, progress)
-    hellos = [member.hello(config.token) for member in fleet.members.values()]
+    checker = Checker(fleet) if config.verify else None
+    with ExitStack() as stack:
+        keeper = _make_keeper(prepared)
+        stack.callback(keeper.close)
+        keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
+        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
+        progress("waiting for the cloud, then probing the link", 0.0)
+        link = keeper.open()
+        for ready in (keeper.conditions().ready or {}).values():
+            check_taken(config.codec, ready.codecs)
+        call.begin(len(prepared.tasks), pipeline, keeper)
+        _warm_up(fleet, planner, keeper)
+        monitor = Monitor(keeper.tick, config.interval_s)
+        stack.callback(monitor.stop)
+        stack.callback(keeper.leave)  # before: a connection that is being opened would be waited for
+        if journal is not None:
+            journal.begin()
+        monitor.start()
+        pipeline.run()
+        wall_s = pipeline.now_s
+        if checker is not None:
+            checker.check(progress)
+        outcome = _outcome(prepared, planner, keeper, pipeline)
+        return replace(outcome, first_link=link, wall_s=wall_s, is_interrupted=call.is_stopped)
+
+
+def _make_keeper(prepared: _Prepared) -> Keeper:
+    config, members = prepared.config, prepared.fleet.members
     settings = KeeperConfig(
         prepared.address,
         config.interval_s,
@@ -184,51 +218,27 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
         bandwidth=config.bandwidth,
         told=None if prepared.recorder is None else prepared.recorder.note,
     )
-    with ExitStack() as stack:
-        layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}
-        keeper = Keeper(settings, hellos, layers)
-        stack.callback(keeper.close)
-        keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
-        progress("waiting for the cloud, then probing the link", 0.0)
-        link = keeper.open()
-        for ready in (keeper.conditions().ready or {}).values():
-            check_taken(config.codec, ready.codecs)
-        call.total, call.keeper, call.pipeline = len(prepared.tasks), keeper, pipeline
-        if call.is_stopped:
-            pipeline.stop()
-        checker = Checker(fleet) if config.verify else None
-        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
-        _warm_up(fleet, planner, keeper)
-        monitor = Monitor(keeper.tick, config.interval_s)
-        stack.callback(monitor.stop)
-        stack.callback(keeper.leave)  # before: a connection that is being opened would be waited for
-        if journal is not None:
-            journal.begin()
-        monitor.start()
-        began = time.perf_counter()
-        records = pipeline.run()
-        wall_s = time.perf_counter() - began
-        if checker is not None:
-            checker.check(progress)
-        closed = planner if isinstance(planner, ClosedQueue) else None
-        return TasksOutcome(
-            problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
-            skipped=prepared.skipped,
-            records=tuple(records),
-            wall_s=wall_s,
-            first_link=link,
-            history=tuple((moment - began, rate) for moment, rate in keeper.history),
-            moves=tuple(planner.moves),
-            bound_s=None if closed is None else closed.bound_s,
-            planned_s=None if closed is None else closed.makespan_s,
-            sent_bytes=keeper.sent_bytes,
-            probes=keeper.probes,
-            probe_bytes=keeper.probe_bytes,
-            connects=keeper.connects,
-            is_interrupted=call.is_stopped,
-            left=planner.left,
-            objective="makespan" if closed is not None else getattr(planner, "objective", "latency"),
-        )
+    hellos = [member.hello(config.token) for member in members.values()]
+    return Keeper(settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()})
+
+
+def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pipeline) -> TasksOutcome:
+    """What can be told once the last task has ended."""
+    return TasksOutcome(
+        problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
+        skipped=prepared.skipped,
+        records=tuple(pipeline.records),
+        history=tuple((moment - pipeline.started, rate) for moment, rate in keeper.history),
+        moves=tuple(planner.moves),
+        bound_s=planner.bound_s,
+        planned_s=planner.makespan_s,
+        sent_bytes=keeper.sent_bytes,
+        probes=keeper.probes,
+        probe_bytes=keeper.probe_bytes,
+        connects=keeper.connects,
+        left=planner.left,
+        objective=planner.objective,
+    )
 
 
 def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:

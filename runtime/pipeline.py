@@ -109,7 +109,8 @@ class Pipeline:
         self._again: list[tuple[float, int, _Flying]] = []
         """Requests that a busy cloud should be asked again, by moment."""
         self._retries = 0
-        self._started = 0.0
+        self.started = 0.0
+        """The moment of time.perf_counter at which `run` began."""
         self._is_stopping = False
         self._over: list[Record] = []
         """Tasks that have ended, and nobody was told yet."""
@@ -123,7 +124,7 @@ class Pipeline:
     @property
     def now_s(self) -> float:
         """Seconds after the start."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started
 
     @property
     def in_flight(self) -> int:
@@ -137,7 +138,7 @@ class Pipeline:
 
     def run(self) -> list[Record]:
         """Run every task; returns when the last one has ended. Raises what `ended` raises."""
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()
         while (step := self._next()) is not None:
             step()
         return self.records
@@ -290,7 +291,7 @@ class Pipeline:
     def _note_try(self, flying: _Flying) -> None:
         request, record = flying.request, flying.record
         record.tries = request.tries
-        record.sent_s = max(0.0, request.sent_at - self._started)
+        record.sent_s = max(0.0, request.sent_at - self.started)
 
     def refused(self, request: Request, error: Error) -> None:
         """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""
