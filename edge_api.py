@@ -77,7 +77,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from net.tls import client_tls
     from partition.decide import goal_of
     from predictor.store import default_folder
-    from runtime.children import codec_flags, network_flags
+    from runtime.children import own_cloud_flags
     from runtime.edge import EdgeConfig
 
     check(options)
@@ -86,7 +86,6 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     place = own.where(options.type)
     name = options.type if place is None else place.name
     weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
-    own_cloud = cli.own_cloud_arguments(options, cache_dir, weights)
     return EdgeConfig(
         model=options.type,
         host=options.ip or "127.0.0.1",
@@ -112,9 +111,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None
-        if own_cloud is None
-        else (*own_cloud, *network_flags([options.type]), *codec_flags(options.codec, options.points)),
+        own_cloud=own_cloud_flags(options, cache_dir, weights, [options.type], [options.codec, options.points]),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,

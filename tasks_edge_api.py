@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,12 +81,11 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     from net.security import read_token
     from net.tls import client_tls
     from predictor.store import default_folder
-    from runtime.children import codec_flags, network_flags
+    from runtime.children import own_cloud_flags
     from runtime.many import TasksConfig
 
     check(options)
     cache_dir = options.cache_dir or default_folder()
-    own_cloud = cli.own_cloud_arguments(options, cache_dir, options.weights)
     return TasksConfig(
         host=options.ip or "127.0.0.1",
         port=options.port or cli.DEFAULT_PORT,
@@ -111,9 +109,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None
-        if own_cloud is None
-        else (*own_cloud, *network_flags(options.type), *codec_flags(options.codec)),
+        own_cloud=own_cloud_flags(options, cache_dir, options.weights, options.type, [options.codec]),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -143,39 +139,20 @@ def infer(options: argparse.Namespace) -> int:
     from utils.progress import on_terminal
 
     config, call = build_config(options), Run()
-    before = signal.signal(signal.SIGINT, stopper(call))
-    try:
-        with on_terminal() as progress:
-            outcome = run(config, progress, teller(options, progress), call)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with (
+        cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"),
+        on_terminal() as progress,
+    ):
+        outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
-
-
-def stopper(call: "Run") -> Callable[[int, object], None]:
-    """The first Ctrl-C lets what is in flight finish; before there is anything, and the second time, it ends."""
-
-    def handle(_number: int, _frame: object) -> None:
-        if call.is_stopped or call.pipeline is None:
-            raise KeyboardInterrupt
-        call.stop()
-        cli.complain("finishing what is in flight; Ctrl-C again ends at once")
-
-    return handle
 
 
 def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "Record"], None]:
     """What is told of every task as it ends."""
-    from runtime.task_report import line
-    from utils.progress import DETAIL
-    from utils.units import format_rate
+    from runtime.task_report import line, progress_line
 
     def told(call: "Run", record: "Record") -> None:
-        conditions = None if call.keeper is None else call.keeper.conditions()
-        link = None if conditions is None else conditions.link
-        now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
-        at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
-        progress(f"{call.done} of {call.total} tasks{DETAIL}{now}{at}", call.done / max(1, call.total))
+        progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
             cli.say(line(record))
 
@@ -183,15 +160,12 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "R
 
 
 def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
-    """Write and print what was found; returns the exit code."""
+    """Write and print what was found; returns the exit code. Raises UsageError, last, for a file."""
     from runtime import task_report as report
 
     failed: AppError | None = None
     try:
-        if outcome.records:  # with --resume there may be none, and what an earlier call wrote is worth more
-            report.write_csv(outcome, options.csv)
-            report.write_excel(outcome, options.excel)
-            report.write_plot(outcome, options.plot)
+        report.write_files(outcome, options.csv, options.excel, options.plot)
     except AppError as error:  # the figures are worth more than the file
         failed = error
     for text in report.problem_lines(outcome):

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from runtime.many import TasksOutcome
+from runtime.many import Run, TasksOutcome
 from runtime.pipeline import Record, stage_sums
 from utils.errors import UsageError
 from utils.files import write_atomically
+from utils.progress import DETAIL
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
 COLUMNS = (
@@ -122,6 +123,15 @@ def line(record: Record) -> str:
     )
 
 
+def progress_line(call: Run, record: Record) -> str:
+    """How far a call is, and what its link is like, when a task has ended."""
+    conditions = None if call.keeper is None else call.keeper.conditions()
+    link = None if conditions is None else conditions.link
+    now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
+    at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
+    return f"{call.done} of {call.total} tasks{DETAIL}{now}{at}"
+
+
 def summary_table(outcome: TasksOutcome) -> Table:
     """The figures for people."""
     found = summary(outcome)
@@ -179,10 +189,18 @@ def problem_lines(outcome: TasksOutcome) -> list[str]:
     ]
 
 
-def write_csv(outcome: TasksOutcome, path: Path | None) -> None:
-    """One line for each task, where a file was asked for. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
+def write_files(outcome: TasksOutcome, csv_path: Path | None, excel: Path | None, plot: Path | None) -> None:
+    """Those files that were asked for. Raises UsageError where one cannot be written.
+
+    Nothing is written where no task ran, as may be with --resume: what an earlier call wrote is worth more.
+    """
+    for path, write in ((csv_path, write_csv), (excel, write_excel), (plot, write_plot)):
+        if path is not None and outcome.records:
+            write(outcome, path)
+
+
+def write_csv(outcome: TasksOutcome, path: Path) -> None:
+    """One line for each task. Raises UsageError where it cannot be written."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -190,10 +208,8 @@ def write_csv(outcome: TasksOutcome, path: Path | None) -> None:
     _write(path, lambda: write_atomically(path, text.getvalue()))
 
 
-def write_excel(outcome: TasksOutcome, path: Path | None) -> None:
+def write_excel(outcome: TasksOutcome, path: Path) -> None:
     """The same as a workbook, with the figures of the whole run. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
     from utils.excel_utils import Sheet, write_workbook
 
     rows = [[_cell(value) for value in row(record).values()] for record in outcome.records]
@@ -205,10 +221,8 @@ def _cell(value: Any) -> str | int | float:
     return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value or "")
 
 
-def write_plot(outcome: TasksOutcome, path: Path | None) -> None:
+def write_plot(outcome: TasksOutcome, path: Path) -> None:
     """A waterfall of the first tasks. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
     from utils.plots import Bar, waterfall
 
     done = sorted((record for record in outcome.records if record.completed_by), key=lambda record: record.started_s)

@@ -241,20 +241,6 @@ def check_emulation(options: argparse.Namespace) -> None:
         raise UsageError("--emulate-cpu needs -d cpu")
 
 
-def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: str) -> tuple[str, ...] | None:
-    """Those of the cloud that an edge starts for itself; None where the address of another one was given."""
-    if options.ip is not None or options.port is not None:
-        return None
-    if any(getattr(options, name, None) is not None for name in ("tls_ca", "tls_cert", "tls_key")):
-        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
-    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
-    if weights != "default":
-        flags += ["--weights", weights]
-    if options.token_file:
-        flags += ["--token-file", str(options.token_file.resolve())]
-    return tuple(flags)
-
-
 def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
     """What is minimised, and how the best cut is found."""
     parser.add_argument(
@@ -366,6 +352,26 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, handle)
+
+
+@contextlib.contextmanager
+def interrupt_stops(stop: Callable[[], bool], text: str) -> Iterator[None]:
+    """Ctrl-C calls `stop`, and says `text`; where `stop` returns False it is what it was before: an end, at once."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop():
+            complain(text)
+        elif callable(before):
+            before(number, frame)
+        else:  # ignored in the background
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_at_end_of_stdin() -> None:
