@@ -119,6 +119,12 @@ def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
     return {"place": part.place, "layers": [graph.layers[number].id for number in sorted(part.layers)]}
 
 
+def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
+    """One point for programs: where it cuts, the bytes that cross there, and the predicted seconds of its stages."""
+    place = {"point": candidate.point.number, "layer": graph.layers[candidate.point.layer].id}
+    return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
+
+
 def why_line(decision: Decision) -> str:
     """What was minimised over what, and whether there can be anything better."""
     least = {

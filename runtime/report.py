@@ -10,11 +10,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from models.graph import LayerGraph
-from partition.chain import Candidate
 from runtime.edge import Answered, Fallback, Measured
 from runtime.outcome import Outcome, Runs
-from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
+from runtime.plan_table import candidate_json, candidates_table, cut_line, legend, part_json, part_line, why_line
 from utils.units import format_rate, format_seconds, printable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
@@ -30,7 +28,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "input": outcome.source,
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
-        "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.decision.candidates],
+        "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
         "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
@@ -77,14 +75,6 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "decision_s": outcome.plan.decision_s,
         "predicted": decision.predicted.to_json(),
     }
-
-
-def _candidate(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
-    return {
-        "point": candidate.point.number,
-        "layer": graph.layers[candidate.point.layer].id,
-        "boundary_bytes": candidate.boundary_bytes,
-    } | candidate.predicted.to_json()
 
 
 def _measured(run: Measured) -> dict[str, Any]:
