@@ -175,18 +175,18 @@ def _whole(executor: TorchExecutor, tensor: Array, points: Sequence[Point]) -> t
     """The tensors after some points, and the answer."""
     graph, values, begin = executor.traced.graph, {INPUT: tensor}, 0
     for end in [*(point.layer for point in points[1:]), len(graph.layers) - 1]:
-        part = executor.load(frozenset(range(begin + 1, end + 1)))
-        ran = executor.run(part, [values[number] for number in part.inputs])
-        values |= zip(part.outputs, ran.arrays, strict=True)
+        segment = executor.load(frozenset(range(begin + 1, end + 1)))
+        ran = executor.run(segment, [values[number] for number in segment.inputs])
+        values |= zip(segment.outputs, ran.arrays, strict=True)
         begin = end
     return values, values[graph.outputs[0]]
 
 
 def _rest(executor: TorchExecutor, point: Point, tensor: Array) -> Array:
     graph = executor.traced.graph
-    part = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
-    ran = executor.run(part, [tensor])
-    return dict(zip(part.outputs, ran.arrays, strict=True))[graph.outputs[0]]
+    segment = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
+    ran = executor.run(segment, [tensor])
+    return dict(zip(segment.outputs, ran.arrays, strict=True))[graph.outputs[0]]
 
 
 def _rounded(tensor: Array, rounding: str) -> Array | None:

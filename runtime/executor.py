@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from models import split
 from models.inputs import Input
-from models.split import Segment, segment
+from models.split import Segment
 from models.trace import Traced, trace
 from models.weights import Loaded
 from net.tensors import Array
@@ -60,7 +61,7 @@ class Executor(Protocol):
     def load(self, layers: frozenset[int]) -> Segment:
         """Make the segment of these layers ready; the same layers again cost nothing."""
 
-    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
+    def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in order."""
 
     def profile(self, folder: Path, progress: Progress, *, tails: bool, is_fresh: bool = False) -> Profile:
@@ -103,17 +104,17 @@ class TorchExecutor:
     def load(self, layers: frozenset[int]) -> Segment:
         """Build or find a segment; the least recently used one goes when there are too many."""
         if layers not in self._segments:
-            self._segments[layers] = segment(self.traced, layers)
+            self._segments[layers] = split.segment(self.traced, layers)
             if len(self._segments) > SEGMENTS_KEPT:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
         return self._segments[layers]
 
-    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
+    def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs."""
         started, work_started = self._clock(), work_clock()
         with torch.inference_mode():
-            outputs = part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            outputs = segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
             made = [np.asarray(tensor.cpu()) for tensor in outputs]
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
@@ -124,10 +125,10 @@ class TorchExecutor:
         if self._share is not None:
             self._share.stretch(started, work_s)
 
-    def warm_up(self, part: Segment, arrays: Sequence[Array]) -> None:
+    def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
         with torch.inference_mode():
-            part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
 
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False

@@ -212,11 +212,11 @@ class Pipeline:
         member = self._fleet.members[task.model]
         graph = member.network.traced.graph
         head = frozenset(range(choice.layer + 1))
-        part = member.executor.load(head)
+        segment = member.executor.load(head)
         record.started_s = self.now_s
-        ran = member.executor.run(part, [x])
+        ran = member.executor.run(segment, [x])
         record.head_done_s, record.edge_s = self.now_s, ran.seconds
-        values = dict(zip(part.outputs, ran.arrays, strict=True))
+        values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
             record.completed_by = "edge"
             record.done_s, record.outputs = self.now_s, [values[number] for number in graph.outputs]
@@ -256,11 +256,11 @@ class Pipeline:
         """The tail, from the boundary that is still held."""
         request, record = flying.request, flying.record
         executor = self._fleet.members[request.model].executor
-        part = executor.load(request.tail)
-        ran = executor.run(part, request.boundary)
+        segment = executor.load(request.tail)
+        ran = executor.run(segment, request.boundary)
         record.edge_s += ran.seconds
         record.completed_by = "fallback"
-        values = flying.values | dict(zip(part.outputs, ran.arrays, strict=True))
+        values = flying.values | dict(zip(segment.outputs, ran.arrays, strict=True))
         record.done_s, record.outputs = self.now_s, [values[number] for number in request.graph.outputs]
         self._keep(record, request)
 

@@ -99,14 +99,14 @@ def _map_table(planned: Planned) -> Table:
     for name in ("from", "crosses", "layers here", "cut after"):
         table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
     for number, region in enumerate(() if found is None else found.regions):
-        crossing = graph.boundary(region.head)
-        names = ", ".join(graph.layers[each].id for each in crossing[-3:])
-        more = f" and {len(crossing) - 3} more" if len(crossing) > 3 else ""
+        boundary = graph.boundary(region.head)
+        names = ", ".join(graph.layers[each].id for each in boundary[-3:])
+        more = f" and {len(boundary) - 3} more" if len(boundary) > 3 else ""
         table.add_row(
             format_rate(region.from_bytes_per_s) if number else "0",
-            format_bytes(graph.bytes_of(crossing)) if crossing else "-",
+            format_bytes(graph.bytes_of(boundary)) if boundary else "-",
             str(len(region.head) - 1),
-            Text(names + more if crossing else "all on the edge"),
+            Text(names + more if boundary else "all on the edge"),
         )
     return table
 

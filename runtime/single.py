@@ -244,9 +244,9 @@ def _check_sizes(edge: Edge, wanted: Sequence[Parts]) -> None:
         return
     limit = edge.cloud.connection.limits.payload_bytes
     for part in (part for parts in wanted for part in parts if part.place == "cloud"):
-        crossing = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
-        if crossing > limit:
-            raise ProtocolError(f"{crossing} bytes are to be sent, the limit is {limit}")
+        boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
+        if boundary_bytes > limit:
+            raise ProtocolError(f"{boundary_bytes} bytes are to be sent, the limit is {limit}")
 
 
 def _marked(runs: Runs, failure: str) -> Runs:

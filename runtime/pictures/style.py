@@ -118,9 +118,9 @@ def cut_label(graph: LayerGraph, head: frozenset[int]) -> str:
         return "all on the edge"
     if head == {INPUT}:
         return "all on the cloud"
-    crossing = graph.boundary(head)
-    after = f"after {layer_name(graph, crossing[-1])}"
-    return after if len(crossing) == 1 else f"{len(crossing)} tensors, {after}"
+    boundary = graph.boundary(head)
+    after = f"after {layer_name(graph, boundary[-1])}"
+    return after if len(boundary) == 1 else f"{len(boundary)} tensors, {after}"
 
 
 def decision_label(planned: Planned) -> str:
