@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from runtime.executor import Network, TorchExecutor, prepare
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 from utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ HOPELESS = 0.2  # share of changed answers from which coarser roundings are not 
 MAX_PICTURES = 500
 MAX_FILE_BYTES = 4 << 20
 CROPS = 50
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def calibrate(
     device: str,
     threads: int | None,
     pictures: Path | None,
-    progress: Progress,
+    progress: Show,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.given(model)
@@ -152,7 +151,7 @@ def _crops(entry: Entry) -> Samples:
     return Samples(f"{len(tensors)} crops of sample pictures", tensors)
 
 
-def _try_all(executor: TorchExecutor, samples: Samples, progress: Progress) -> tuple[Tried, ...]:
+def _try_all(executor: TorchExecutor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
     graph = executor.traced.graph
     points = points_worth_sending(graph)
     counts = _Counts(samples.labels)

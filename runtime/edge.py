@@ -120,7 +120,7 @@ class Answered:
 
 
 @dataclass
-class Cloud:
+class GreetedCloud:
     """A connection on which a cloud has said that it runs our network."""
 
     connection: Connection
@@ -137,7 +137,7 @@ class Edge:
     entry: Entry
     network: Network
     executor: TorchExecutor
-    cloud: Cloud | None = None
+    cloud: GreetedCloud | None = None
     ready: Ready | None = None
     """What the cloud said first; it stays where the connection does not."""
     tls: ClientTls | None = None
@@ -175,12 +175,12 @@ class Edge:
 
     def greeted(
         self, host: str, port: int, token: str, timeout_s: float, opened: Callable[[Connection], None] = lambda _: None
-    ) -> Cloud:
+    ) -> GreetedCloud:
         """The same, for whoever decides later whether that cloud is taken. `opened` is given the connection early."""
         hello = self.hello(token)
         layers = {hello.model: len(self.graph.layers)}
         connection, ready = greet((host, port), [hello], layers, timeout_s, opened, self.tls)
-        return Cloud(connection, ready[hello.model])
+        return GreetedCloud(connection, ready[hello.model])
 
     def status(self, timeout_s: float) -> State:
         """Ask the cloud how busy it is."""
@@ -214,7 +214,7 @@ class Edge:
             if part.place == "edge":
                 self.executor.load(part.layers)
 
-    def _greeted(self) -> Cloud:
+    def _greeted(self) -> GreetedCloud:
         if self.cloud is None:
             raise ValueError("no cloud was greeted")
         return self.cloud

@@ -20,7 +20,7 @@ LEAST_BUSY_S, MOST_BUSY_S = 0.01, 5.0
 RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 
-State = Literal["closed", "open", "half-open"]
+BreakerState = Literal["closed", "open", "half-open"]
 Uniform = Callable[[float, float], float]
 """A random number between two."""
 
@@ -110,7 +110,7 @@ class Breaker:
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
-        self.state: State = "closed"
+        self.state: BreakerState = "closed"
         self._backoff = backoff or Backoff()
         self._refusals = 0
         self._probe_at = 0.0

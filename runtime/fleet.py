@@ -1,7 +1,7 @@
 """The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
 from partition.packing import Allowed
+from predictor.profile import Progress
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Network, TorchExecutor, prepare
 from runtime.packing import packing_of, wanted_of
@@ -27,8 +28,6 @@ TENSORS_KEPT = 256
 TEXT = "text:"
 """What the input of a task begins with that is a sentence and no file."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,11 @@ from runtime.times import Times, predictors_path
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 
 log = logging.getLogger(__name__)
 
 NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
-
-Progress = Callable[[str, float], None]
-"""Is told what is being done, and the share of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class Run:
 Told = Callable[[Run, Record], None]
 
 
-def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
         recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -178,7 +176,7 @@ class _Prepared:
     recorder: Recorder | None
 
 
-def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
     planner = make_planner(config, prepared.tasks, fleet, progress)
     checker = Checker(fleet) if config.verify else None
@@ -269,7 +267,7 @@ def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
     return tasks, problems + unknown
 
 
-def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -> Fleet:
+def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
     """Build every network that a task needs."""
     device = find_device(config.device)
     set_threads(1 if config.cpu_share is not None else config.threads)
@@ -281,7 +279,7 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -
     return fleet
 
 
-def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Progress) -> Planner:
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Show) -> Planner:
     """A closed queue, or open arrivals."""
     known = {}
     for name, member in fleet.members.items():
@@ -313,7 +311,7 @@ class Checker:
         if record.completed_by:
             self._kept.append((record, record.outputs))
 
-    def check(self, progress: Progress) -> None:
+    def check(self, progress: Show) -> None:
         """Run the whole network for every different input."""
         known: dict[tuple[str, str], list[Array]] = {}
         for done, (record, outputs) in enumerate(self._kept):

@@ -14,6 +14,7 @@ from runtime.executor import TorchExecutor, prepare
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 from utils.units import format_bytes, format_seconds
 
 
@@ -34,7 +35,7 @@ def measure_network(
     device: str,
     threads: int | None,
     cache_dir: Path,
-    progress: Callable[[str, float], None],
+    progress: Show,
     *,
     is_fresh: bool,
 ) -> MeasuredNetwork:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -27,6 +27,7 @@ from net.codec import CODECS, OPTIONAL, Encoded
 from net.tensors import RAW, Array
 from partition.cost import Packed
 from partition.packing import Allowed
+from predictor.profile import Progress
 from runtime import calibration
 from runtime.calibration import Calibration
 from runtime.executor import Network, TorchExecutor
@@ -62,7 +63,6 @@ def is_lossless(codecs: Iterable[str]) -> bool:
 
 Sizes = Mapping[tuple[int, str], int]
 """Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)

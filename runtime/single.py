@@ -20,7 +20,7 @@ from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
 from runtime.answers import is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, read_input
+from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
 from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
@@ -30,12 +30,10 @@ from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, ProtocolError
+from utils.progress import Show
 from utils.units import printable
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""Is told what is being done, and the share of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Prepared:
     """What the whole network answers, run here in one piece, once."""
 
 
-def run(config: EdgeConfig, progress: Progress) -> Outcome:
+def run(config: EdgeConfig, progress: Show) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
         entered = enter(stack, config, progress)
@@ -69,7 +67,7 @@ class Entered:
     record: LinkRecord
 
 
-def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
+def enter(stack: ExitStack, config: EdgeConfig, progress: Show) -> Entered:
     """Build the network and greet the cloud where one is needed; `stack` ends both."""
     entry = registry.given(config.model)
     record = stack.enter_context(LinkRecord(config.record))
@@ -87,7 +85,7 @@ def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
     return Entered(edge, _greet(edge, cloud, config, progress), record)
 
 
-def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> Prepared:
+def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
     """Find the times of the layers, measured or predicted."""
     edge = entered.edge
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
@@ -97,9 +95,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> P
     return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole)
 
 
-def carry_out(
-    prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Progress
-) -> Outcome:
+def carry_out(prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Show) -> Outcome:
     """Run the network as planned, the warm-up and the repeats, and say what came of it."""
     edge, found = prepared.edge, prepared.found
     chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
@@ -116,7 +112,7 @@ def carry_out(
     return replace(outcome, reconnects=reconnects)
 
 
-def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progress) -> tuple[str, int] | None:
+def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Show) -> tuple[str, int] | None:
     """Greet the cloud where one is needed; returns its address."""
     last = len(edge.graph.points) - 1
     if config.point == last and not config.compare:
@@ -131,7 +127,7 @@ def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progres
 
 
 def _plan(
-    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Progress
+    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Show
 ) -> tuple[LinkEstimate | None, Plan]:
     """Measure the link and decide; where the cloud is lost over it everything runs here, unless that is not wanted."""
     if edge.cloud is None:
@@ -149,7 +145,7 @@ def _plan(
     return link, plan_of(edge, problem_of(edge, edge_s, link, state), config, power)
 
 
-def probe(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
+def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstimate:
     """Measure the link, or only its round trip where the rate is given. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
@@ -221,7 +217,7 @@ def _run(
     plan: Plan,
     edge_s: Sequence[float],
     config: EdgeConfig,
-    progress: Progress,
+    progress: Show,
 ) -> tuple[dict[Parts, Runs], int]:
     """Run the network in some ways; also returns how many connections were made after the first one."""
     _check_sizes(edge, wanted)
@@ -263,7 +259,7 @@ def _repeat(
     edge: Edge,
     wanted: Sequence[Parts],
     config: EdgeConfig,
-    progress: Progress,
+    progress: Show,
 ) -> dict[Parts, Runs]:
     """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)

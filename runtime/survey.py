@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from runtime.executor import TorchExecutor
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
+from utils.progress import Show
 
 ABOUT = "about.json"
 SAVE_EVERY_S = 10.0
 DATASETS = Path(__file__).resolve().parent.parent / "predictor" / "dataset"
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.devic
     return Machine(name, set_threads(threads), torch.__version__, TorchExecutor.backend), found
 
 
-def survey(config: SurveyConfig, progress: Progress) -> Survey:
+def survey(config: SurveyConfig, progress: Show) -> Survey:
     """Measure until the budget is spent, going on where an earlier call stopped. Interrupted, it keeps what it has.
 
     Raises UsageError where the folder holds rows of another machine, or cannot be written.
