@@ -18,6 +18,7 @@ from models.graph import LayerGraph, to_ranges
 from net.connection import Connection, Frame
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
+from net.refusals import refusal
 from net.tensors import Array, Encoded
 from net.tls import ClientTls
 from runtime.talk import NOT_ASKED, are_outputs, greet
@@ -264,23 +265,30 @@ class Uplink:
             self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind is FrameType.PROBED:
-            self._note(frame.read(Probed).id)
-        elif frame.kind is FrameType.STATE:
-            self._state = frame.read(State)
-            self._has_state.set()
-        elif frame.kind is FrameType.ERROR:
-            error = from_header(Error, frame.header)
-            if not error.id:
-                frame.read(Result)  # it is about the connection, and raises
-            self._listener.refused(self._back(error.id), error)
-        else:
-            result, arrays = frame.read(Result), frame.arrays()
-            request = self._back(result.id)
-            if not are_outputs(arrays, request.graph, request.tail):
-                self._listener.lost([request], ProtocolError(NOT_ASKED))
-                raise ProtocolError(NOT_ASKED)
-            self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+        _TAKEN.get(frame.kind, Uplink._take_result)(self, frame)
+
+    def _take_result(self, frame: Frame) -> None:
+        result, arrays = frame.read(Result), frame.arrays()
+        request = self._back(result.id)
+        if not are_outputs(arrays, request.graph, request.tail):
+            self._listener.lost([request], ProtocolError(NOT_ASKED))
+            raise ProtocolError(NOT_ASKED)
+        self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+
+    def _take_error(self, frame: Frame) -> None:
+        error = from_header(Error, frame.header)
+        if not error.id:
+            raise refusal(error)  # it is about the connection
+        self._listener.refused(self._back(error.id), error)
+
+    def _take_state(self, frame: Frame) -> None:
+        self._state = frame.read(State)
+        self._has_state.set()
+
+    def _take_probed(self, frame: Frame) -> None:
+        train, probe_id = self._train, frame.read(Probed).id
+        if train is not None and probe_id >= train.first:
+            train.arrived.append(time.perf_counter())
 
     def _back(self, request_id: int) -> Request:
         with self._lock:
@@ -289,11 +297,6 @@ class Uplink:
             raise ProtocolError(f"the cloud answered request {request_id}, which is not under way")
         self.last_used = time.perf_counter()
         return request
-
-    def _note(self, probe_id: int) -> None:
-        train = self._train
-        if train is not None and probe_id >= train.first:
-            train.arrived.append(time.perf_counter())
 
     def _lose(self, error: AppError) -> None:
         with self._lock:
@@ -305,3 +308,11 @@ class Uplink:
         self._line.put(None)
         log.info("the connection is gone: %s", printable(str(error), 300))
         self._listener.lost(gone, error)
+
+
+_TAKEN: dict[FrameType, Callable[[Uplink, Frame], None]] = {
+    FrameType.ERROR: Uplink._take_error,
+    FrameType.STATE: Uplink._take_state,
+    FrameType.PROBED: Uplink._take_probed,
+}
+"""Every other frame has to be a RESULT."""
