@@ -18,7 +18,7 @@ import numpy as np
 from net import plain_pickle, tensors
 from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
 from net.messages import Error, M, Message, from_header, to_header
-from net.refusals import refusal as refusal  # for who looks for it here
+from net.refusals import refusal
 from net.tls import ClientTls, PlainPeerError, Secure, explain
 from net.transport import Plain, Transport
 from utils.deadline import Deadline

@@ -16,7 +16,7 @@ from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from net.security import TOKEN_VARIABLE, is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW
-from runtime.cloud_config import CloudConfig as CloudConfig  # for who looks for it here
+from runtime.cloud_config import CloudConfig
 from runtime.executor import Ran
 from runtime.load import LoadMeter
 from runtime.requests import check_layers, check_same, check_tensors

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.graph import LayerGraph
-from net.connection import CONNECT_S, Connection, connect, refusal
+from net.connection import CONNECT_S, Connection, connect
 from net.messages import Error, Hello, Ready
+from net.refusals import refusal
 from net.tensors import Array
 from net.tls import ClientTls
 from utils.deadline import Deadline
