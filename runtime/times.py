@@ -7,6 +7,7 @@ auto        measured times that are kept, else predictors of this machine, else 
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,22 +50,28 @@ class Times:
     cache_dir: Path
 
     def find(self, executor: TorchExecutor, progress: Progress, *, tails: bool) -> "Found":
-        """The times of a network. Raises UsageError and MismatchError where they must be predicted and cannot be."""
-        is_kept = self.policy == "auto" and executor.kept_profile(self.cache_dir, tails=tails) is not None
-        if not is_kept and self.policy != "measured":
-            predicted = self._predict(executor)
-            if predicted is not None:
-                return predicted
-        return Found(measured(executor, self.cache_dir, progress, tails=tails))
+        """The times of a network, and with `tails` of starting one after each layer, as the policy says.
 
-    def _predict(self, executor: TorchExecutor) -> "Found | None":
-        if self.policy == "auto" and not self.predictors.is_file():
+        Raises UsageError and MismatchError where they must be predicted and cannot be.
+        """
+        found = _POLICIES[self.policy](self, executor, tails)
+        return found or Found(measured(executor, self.cache_dir, progress, tails=tails))
+
+    def _none(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+        """The network is to be measured."""
+        return None
+
+    def _must_predict(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+        return self._predicted(executor)
+
+    def _may_predict(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+        """Where nothing was measured yet, and there are predictors that serve."""
+        is_kept = executor.kept_profile(self.cache_dir, tails=tails) is not None
+        if is_kept or not self.predictors.is_file():
             return None
         try:
             return self._predicted(executor)
         except (UsageError, MismatchError) as error:
-            if self.policy == "predicted":
-                raise
             log.warning("%s: the network is measured instead", error)
             return None
 
@@ -80,6 +87,14 @@ class Times:
         digest = hashlib.sha256(self.predictors.read_bytes()).hexdigest()[:16]
         teacher = Teacher(predictors, layers_of(executor), self.cache_dir / "corrections" / f"{digest}.json", executor)
         return Found(teacher.times(), teacher)
+
+
+_POLICIES: dict[str, Callable[[Times, TorchExecutor, bool], "Found | None"]] = {
+    "measured": Times._none,
+    "predicted": Times._must_predict,
+    "auto": Times._may_predict,
+}
+"""By their names in --times: what is predicted, or None where the network is to be measured."""
 
 
 def measured(
