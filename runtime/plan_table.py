@@ -125,23 +125,28 @@ def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
     return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
 
 
+_LEAST = {
+    "latency": "least predicted total",
+    "energy": "least joules here",
+    "weighted": "least time and energy together",
+    "throughput": "shortest longest stage",
+}
+_OF = {
+    "chain": "{points} points",
+    "mincut": "all cuts (minimum cut)",
+    "walk": "all cuts",
+    "milp": "all cuts (integer program)",
+    "dsh": "the cuts that DADS's grid finds",
+    "placement": "placements within the limit of cost",
+    "given": "the point that was given",
+}
+"""What each objective and each method is called for people; another one goes by its name."""
+
+
 def why_line(decision: Decision) -> str:
     """What was minimised over what, and whether there can be anything better."""
-    least = {
-        "latency": "least predicted total",
-        "energy": "least joules here",
-        "weighted": "least time and energy together",
-        "throughput": "shortest longest stage",
-    }[decision.objective]
-    of = {
-        "chain": f"{len(decision.candidates)} points",
-        "mincut": "all cuts (minimum cut)",
-        "walk": "all cuts",
-        "milp": "all cuts (integer program)",
-        "dsh": "the cuts that DADS's grid finds",
-        "placement": "placements within the limit of cost",
-        "given": "the point that was given",
-    }[decision.method]
+    least = _LEAST.get(decision.objective, f"least {decision.objective}")
+    of = _OF.get(decision.method, decision.method).format(points=len(decision.candidates))
     if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
         return f"{least} of {of}"
     return f"{least} of {of}, at most {decision.gap:.1%} from the best"
