@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Samples:
 def read_samples(entry: Entry, folder: Path | None) -> Samples:
     """The user's pictures, else held-out digits or crops of photographs. Raises UsageError where there are none."""
     if folder is None:
-        return _digits(entry) if entry.sample == "digit" else _crops(entry)
+        return _OWN_SAMPLES.get(entry.sample, _crops)(entry)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
@@ -149,6 +149,10 @@ def _crops(entry: Entry) -> Samples:
     pictures = [crop for path in inputs.samples(entry.sample) for crop in inputs.crops(path, CROPS)]
     tensors = [np.asarray(entry.preprocess(crop)) for crop in pictures]
     return Samples(f"{len(tensors)} crops of sample pictures", tensors)
+
+
+_OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
+"""By what a network's samples are, where there is something better than crops of them."""
 
 
 def _try_all(executor: TorchExecutor, samples: Samples, progress: Show) -> tuple[Tried, ...]:

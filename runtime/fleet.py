@@ -27,6 +27,8 @@ from utils.errors import AppError, UsageError
 TENSORS_KEPT = 256
 TEXT = "text:"
 """What the input of a task begins with that is a sentence and no file."""
+KINDS_OF_FILES = {".npy": inputs.TENSOR, ".wav": inputs.SPEECH}
+"""By suffix; every other file is taken for a picture."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
 
 
@@ -113,13 +115,13 @@ def read_input(entry: Entry, source: str) -> Input:
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)
+    kind = KINDS_OF_FILES.get(path.suffix.lower(), inputs.PICTURE)
     try:
-        if path.suffix.lower() == ".npy":
-            return inputs.from_array(path, entry.input_shape)
-        kind, what = (inputs.SPEECH, path) if path.suffix.lower() == ".wav" else (inputs.PICTURE, path)
         if source.startswith(TEXT):
             return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
-        return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
+        if kind == inputs.TENSOR:
+            return inputs.from_array(path, entry.input_shape)
+        return inputs.read(entry.name, entry.takes, kind, path, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 

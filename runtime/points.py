@@ -53,10 +53,10 @@ def parse(text: str, graph: LayerGraph) -> tuple[Wanted, ...]:
 
 def _one(part: str, graph: LayerGraph) -> Iterator[Wanted]:
     name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
-    if part.startswith(HEAD) and codec not in ("auto", *CODECS):
+    if part.startswith(HEAD) and codec not in (AUTO, *CODECS):
         name, codec = part, ""  # names of layers may hold colons, those of codecs do not
     if codec and codec not in (AUTO, *CODECS):
-        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose auto, {', '.join(CODECS)}")
+        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(CODECS)}")
     ending, chosen = f":{codec}" if codec else "", codec or None
     if name == "auto":
         yield Wanted(part, codec=chosen)
