@@ -21,7 +21,7 @@ from models.graph import INPUT, LayerGraph, Point
 from models.registry import Entry
 from net import codec
 from net.tensors import Array
-from runtime.executor import Network, TorchExecutor, prepare
+from runtime.executor import Executor, Network, make_executor, prepare
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
@@ -109,7 +109,7 @@ def calibrate(
     set_threads(threads)
     loaded = weights.load(entry, source)
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = TorchExecutor(network, find_device(device))
+    executor = make_executor(network, find_device(device))
     samples = read_samples(entry, pictures)
     tried = _try_all(executor, samples, progress)
     graph = network.traced.graph
@@ -155,7 +155,7 @@ _OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
 """By what a network's samples are, where there is something better than crops of them."""
 
 
-def _try_all(executor: TorchExecutor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
+def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
     graph = executor.traced.graph
     points = points_worth_sending(graph)
     counts = _Counts(samples.labels)
@@ -174,7 +174,7 @@ def _try_all(executor: TorchExecutor, samples: Samples, progress: Show) -> tuple
     return counts.tried(graph, len(samples.tensors))
 
 
-def _whole(executor: TorchExecutor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
+def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
     """The tensors after some points, and the answer."""
     graph, values, begin = executor.traced.graph, {INPUT: tensor}, 0
     for end in [*(point.layer for point in points[1:]), len(graph.layers) - 1]:
@@ -185,7 +185,7 @@ def _whole(executor: TorchExecutor, tensor: Array, points: Sequence[Point]) -> t
     return values, values[graph.outputs[0]]
 
 
-def _rest(executor: TorchExecutor, point: Point, tensor: Array) -> Array:
+def _rest(executor: Executor, point: Point, tensor: Array) -> Array:
     graph = executor.traced.graph
     segment = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
     ran = executor.run(segment, [tensor])

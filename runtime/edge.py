@@ -18,7 +18,7 @@ from net.tls import ClientTls
 from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
-from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
 from runtime.packing import pack
 from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
 from utils.deadline import Deadline
@@ -136,7 +136,7 @@ class Edge:
 
     entry: Entry
     network: Network
-    executor: TorchExecutor
+    executor: Executor
     cloud: GreetedCloud | None = None
     ready: Ready | None = None
     """What the cloud said first; it stays where the connection does not."""
@@ -154,7 +154,7 @@ class Edge:
         set_threads(1 if config.cpu_share is not None else config.threads)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        executor = TorchExecutor(network, device, share)
+        executor = make_executor(network, device, share)
         executor.look_for_limit()
         return cls(entry, network, executor, tls=config.tls)
 

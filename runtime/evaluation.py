@@ -17,7 +17,7 @@ from predictor.forms import FORMS
 from predictor.latency import Predictors, combine
 from predictor.profile import Profile
 from predictor.train import KindFit, fit_all
-from runtime.executor import TorchExecutor, prepare
+from runtime.executor import make_executor, prepare
 from runtime.survey import this_machine
 from runtime.times import layers_of
 from utils.errors import UsageError
@@ -123,7 +123,7 @@ def evaluate_networks(
         progress(f"measuring {name}", number / len(names))
         entry = registry.given(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = TorchExecutor(network, found)
+        executor = make_executor(network, found)
         layers = layers_of(executor)
         began = time.perf_counter()
         predicted = evaluation.predictors.network(layers)

@@ -1,7 +1,7 @@
 """How a segment runs: load it, run arrays through it, and say how long that took.
 
-Torch is the first back-end; another one is a class with the same methods and a row in `BACKENDS`. A back-end's name
-is part of the key of every profile, since it changes every time.
+Torch is the first back-end; another one is a class with the methods of `Executor` and a row in `BACKENDS`. A back-end's
+name is part of the key of every profile, since it changes every time.
 """
 
 import random
@@ -56,16 +56,52 @@ class Ran:
 
 
 class Executor(Protocol):
-    """Runs segments of one network on one device."""
+    """Runs segments of one network on one device. Arrays are numpy's, seconds are of the device's own clock."""
+
+    @property
+    def traced(self) -> Traced:
+        """The network, as it was captured."""
+
+    @property
+    def machine(self) -> Machine:
+        """What measured times depend on, the name of the back-end among it."""
+
+    @property
+    def share(self) -> float:
+        """Of a core, that is there in the long run, emulated or allowed; 1 where nothing limits it."""
 
     def load(self, layers: frozenset[int]) -> Segment:
         """Make the segment of these layers ready; the same layers again cost nothing."""
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
-        """Run a segment on the arrays of its inputs, in order."""
+        """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
 
-    def profile(self, folder: Path, progress: Progress, *, tails: bool, is_fresh: bool = False) -> Profile:
-        """Measured times of every layer on this device, and of tails if they are wanted; cached in `folder`."""
+    def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
+        """Run a segment once, at full speed: what a back-end does only the first time is then done."""
+
+    def slow_down(self, started: float, work_s: float) -> None:
+        """Let other work of this device, which began at `started`, last as long as on the emulated one."""
+
+    def profile(
+        self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
+    ) -> Profile:
+        """Seconds of work of every layer on this device, and of tails if they are wanted; cached in `folder`.
+
+        An emulated share is not in them, so one profile serves every share. `is_fresh` measures again even where the
+        times are known.
+        """
+
+    def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
+        """The same if it was measured before, else None; nothing is run."""
+
+    def as_felt(self, seconds: Sequence[float]) -> tuple[float, ...]:
+        """Seconds of work of each layer as they add up on the processor that there is, or that is emulated."""
+
+    def look_for_limit(self) -> None:
+        """Take note of the processor time that the system allows this process now, shared by its threads."""
+
+    def rest(self) -> None:
+        """Wait until a quota is whole again, as it is after a wait for the link, and for any moment of its period."""
 
 
 @dataclass(frozen=True)
@@ -202,4 +238,12 @@ class TorchExecutor:
         return 1.0 if self._share is None else self._share.share
 
 
-BACKENDS: dict[str, Callable[..., Executor]] = {TorchExecutor.backend: TorchExecutor}
+DEFAULT_BACKEND = TorchExecutor.backend
+BACKENDS: dict[str, Callable[[Network, torch.device, CpuShare | None], Executor]] = {DEFAULT_BACKEND: TorchExecutor}
+
+
+def make_executor(
+    network: Network, device: torch.device, share: CpuShare | None = None, backend: str = DEFAULT_BACKEND
+) -> Executor:
+    """What runs the segments of a network on a device, slowed down to a share of a core where one is given."""
+    return BACKENDS[backend](network, device, share)

@@ -18,7 +18,7 @@ from net.tensors import Array
 from partition.packing import Allowed
 from predictor.profile import Progress
 from runtime.answers import whole_answer
-from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
 from runtime.packing import packing_of, wanted_of
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
@@ -38,7 +38,7 @@ class Member:
 
     entry: Entry
     network: Network
-    executor: TorchExecutor
+    executor: Executor
     found: Found
 
     def hello(self, token: str) -> Hello:
@@ -62,7 +62,7 @@ class Fleet:
             return
         example = inputs.sample(entry.sample, entry.preprocess)
         network = prepare(weights.load(entry, self._source), example, entry.name)
-        executor = TorchExecutor(network, self._device, self._share)
+        executor = make_executor(network, self._device, self._share)
         found = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, found)
 

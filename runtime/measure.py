@@ -10,7 +10,7 @@ from rich.table import Table
 from models import inputs, registry, weights
 from predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
 from predictor.profile import Profile
-from runtime.executor import TorchExecutor, prepare
+from runtime.executor import make_executor, prepare
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
@@ -45,7 +45,7 @@ def measure_network(
     set_threads(threads)
     progress("loading the network", 0.0)
     network = prepare(weights.load(entry, source), inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = TorchExecutor(network, found)
+    executor = make_executor(network, found)
 
     def told(done: float) -> None:
         progress("measuring the layers", done)

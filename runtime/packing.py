@@ -30,7 +30,7 @@ from partition.packing import Allowed
 from predictor.profile import Progress
 from runtime import calibration
 from runtime.calibration import Calibration
-from runtime.executor import Network, TorchExecutor
+from runtime.executor import Executor, Network
 from utils.errors import MismatchError, UsageError
 from utils.files import write_atomically
 
@@ -286,7 +286,7 @@ def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:
 
 
 def pack(
-    executor: TorchExecutor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
+    executor: Executor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
 ) -> tuple[list[Encoded], float]:
     """Pack tensors, one codec for each, at the speed of the device; returns also the seconds that it took.
 

@@ -17,7 +17,7 @@ from net.messages import Hello
 from net.tensors import Array
 from runtime.answers import is_close
 from runtime.cloud_config import CloudConfig
-from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
+from runtime.executor import SEGMENTS_KEPT, Executor, Ran, make_executor, prepare
 from runtime.load import LoadMeter
 from runtime.session import RequestError
 from runtime.times import Found, Times, predictors_path
@@ -159,7 +159,7 @@ class Networks:
 
         def make_ready() -> Served:
             network = prepare(loaded, example, entry.name)
-            executor, graph = TorchExecutor(network, self._device), network.traced.graph
+            executor, graph = make_executor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
             codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
             hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")

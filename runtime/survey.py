@@ -12,7 +12,7 @@ from models.specs import KINDS
 from predictor import dataset
 from predictor.collect import Collected, Collector
 from predictor.dataset import COLUMNS, Dataset, Machine, to_cells
-from runtime.executor import TorchExecutor
+from runtime.executor import DEFAULT_BACKEND
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
@@ -48,7 +48,7 @@ def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.devic
     """What times measured here depend on. Raises UsageError for a device that there is not."""
     found = find_device(device)
     name = f"{found} {device_name(found)}"
-    return Machine(name, set_threads(threads), torch.__version__, TorchExecutor.backend), found
+    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), found
 
 
 def survey(config: SurveyConfig, progress: Show) -> Survey:

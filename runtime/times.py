@@ -18,7 +18,7 @@ from models.trace import Traced
 from predictor import correct
 from predictor.features import Described, in_context
 from predictor.profile import Progress
-from runtime.executor import TorchExecutor
+from runtime.executor import Executor
 from utils.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Times:
     predictors: Path
     cache_dir: Path
 
-    def find(self, executor: TorchExecutor, progress: Progress, *, tails: bool) -> "Found":
+    def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "Found":
         """The times of a network, and with `tails` of starting one after each layer, as the policy says.
 
         Raises UsageError and MismatchError where they must be predicted and cannot be.
@@ -57,14 +57,14 @@ class Times:
         found = _POLICIES[self.policy](self, executor, tails)
         return found or Found(measured(executor, self.cache_dir, progress, tails=tails))
 
-    def _none(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+    def _none(self, executor: Executor, tails: bool) -> "Found | None":
         """The network is to be measured."""
         return None
 
-    def _must_predict(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+    def _must_predict(self, executor: Executor, tails: bool) -> "Found | None":
         return self._predicted(executor)
 
-    def _may_predict(self, executor: TorchExecutor, tails: bool) -> "Found | None":
+    def _may_predict(self, executor: Executor, tails: bool) -> "Found | None":
         """Where nothing was measured yet, and there are predictors that serve."""
         is_kept = executor.kept_profile(self.cache_dir, tails=tails) is not None
         if is_kept or not self.predictors.is_file():
@@ -75,7 +75,7 @@ class Times:
             log.warning("%s: the network is measured instead", error)
             return None
 
-    def _predicted(self, executor: TorchExecutor) -> "Found":
+    def _predicted(self, executor: Executor) -> "Found":
         if not self.predictors.is_file():
             raise UsageError(
                 f"there are no predictors at {self.predictors}: run deployment.py profile and deployment.py fit, "
@@ -89,7 +89,7 @@ class Times:
         return Found(teacher.times(), teacher)
 
 
-_POLICIES: dict[str, Callable[[Times, TorchExecutor, bool], "Found | None"]] = {
+_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | None"]] = {
     "measured": Times._none,
     "predicted": Times._must_predict,
     "auto": Times._may_predict,
@@ -98,7 +98,7 @@ _POLICIES: dict[str, Callable[[Times, TorchExecutor, bool], "Found | None"]] = {
 
 
 def measured(
-    executor: TorchExecutor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
+    executor: Executor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
 ) -> LayerTimes:
     """Times that are measured, now or before."""
     profile = executor.profile(cache_dir, progress, tails=tails)
@@ -108,9 +108,7 @@ def measured(
 class Teacher:
     """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
 
-    def __init__(
-        self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: TorchExecutor
-    ) -> None:
+    def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: Executor) -> None:
         self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
         self.corrections = correct.load(path)
         self._seconds = predictors.layers(layers)[0]
@@ -154,7 +152,7 @@ class Found:
         return self.times if self.teacher is None else self.teacher.times()
 
 
-def layers_of(executor: TorchExecutor) -> tuple[Described, ...]:
+def layers_of(executor: Executor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
     return described(executor.traced)
 
@@ -164,7 +162,7 @@ def described(traced: Traced) -> tuple[Described, ...]:
     return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
 
 
-def _felt(times: LayerTimes, executor: TorchExecutor) -> LayerTimes:
+def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
     """The same on a processor of which only a share is there."""
     starts = tuple(s / executor.share for s in times.start_s)
     return replace(times, seconds=executor.as_felt(times.seconds), start_s=starts)
