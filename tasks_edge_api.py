@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def rate(text: str) -> float:
-    """An argument such as 5/s, in tasks per second."""
+    """An argument such as 5/s, in tasks per second. Raises argparse.ArgumentTypeError."""
     try:
         value = float(text.strip().removesuffix("/s"))
     except ValueError:

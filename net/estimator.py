@@ -6,7 +6,8 @@ believes in too fast a link sends much and waits for long; who believes in too s
 sample that is clearly below the estimate lowers it, and two in a row that are clearly above raise it, to the lower one.
 "Clearly" is outside a dead band; inside it samples are smoothed.
 
-Nothing here reads a clock or locks: times are passed in, and callers in several threads hold a lock of their own.
+Nothing here reads a clock or locks: moments (`at`, seconds of one clock) are passed in, and callers in several threads
+hold a lock of their own.
 """
 
 from collections.abc import Callable
@@ -121,7 +122,8 @@ class Estimator:
 def should_move(current_total_s: float, best_total_s: float, margin: float = 0.10) -> bool:
     """Whether the best cut is so much better than the one in use, by predicted seconds, that moving is worth it.
 
-    Both totals are for the link as it is now. A cut that cannot be used takes infinite seconds.
+    Both totals are for the link as it is now. A cut that cannot be used takes infinite seconds. `margin` is a share of
+    the current total.
     """
     return best_total_s < (1 - margin) * current_total_s
 

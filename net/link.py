@@ -77,14 +77,14 @@ class Prober:
     _count: int = 0
 
     def round_trip(self) -> float:
-        """Median round-trip time of small messages, in seconds."""
+        """Median seconds of a round trip of small messages, measured once. Raises AppError where the cloud is lost."""
         if not self.pings:
             self._exchange(PING_BYTES, PING_BYTES)  # wakes both sides up
             self.pings = [self._exchange(PING_BYTES, PING_BYTES) for _ in range(PINGS)]
         return float(np.median([ping.seconds for ping in self.pings]))
 
     def estimate(self) -> LinkEstimate:
-        """Probe both directions; takes a second or two on a slow link."""
+        """Probe both directions; takes a second or two on a slow link. Raises AppError where the cloud is lost."""
         ping_s = self.round_trip()
         up_rtt_s, up = self._direction(ping_s, upward=True)
         down_rtt_s, down = self._direction(ping_s, upward=False)

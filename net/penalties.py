@@ -82,7 +82,10 @@ class Door:
     _open: dict[str, int] = field(default_factory=dict)
 
     def admit(self, address: str, now: float) -> Denial | None:
-        """Count a new connection of this address, or say why there may be none. What is counted has to `leave`."""
+        """Count a new connection of this address, or say why there may be none. What is counted has to `leave`.
+
+        `now` is a moment in seconds, of a clock that does not go back.
+        """
         source = self._source(address)
         if source is None:
             return None

@@ -41,7 +41,7 @@ def _bytes(token: str) -> bytes:
 
 
 def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> None:
-    """Refuse to open a port to other machines unless a token or TLS guards it or the user insists.
+    """Raises UsageError for a port open to other machines, unless a token or TLS guards it or the user insists.
 
     TLS alone keeps what travels secret, but keeps nobody out: SECURITY.md says to give a token too.
     """

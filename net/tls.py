@@ -216,7 +216,7 @@ class Secure:
     # --- of the thread that receives
 
     def receive(self, into: memoryview, seconds: float) -> int | None:
-        """Receive some bytes; None where a record is not complete.
+        """Receive some bytes; None where a record is not complete. Raises OSError, and TlsError for a flood of keys.
 
         What TLS itself would answer (to a change of keys) leaves with the next bytes that are sent: the protocol lets
         it wait until then, and so this thread never sends.

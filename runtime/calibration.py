@@ -76,7 +76,7 @@ class Calibration:
     tried: tuple[Tried, ...]
 
     def within(self, budget: float) -> dict[str, list[str]]:
-        """By layer the roundings that cost at most `budget` of accuracy."""
+        """By layer the roundings that cost at most `budget` of accuracy, a share from 0 to 1."""
         found: dict[str, list[str]] = {}
         for each in self.tried:
             if each.loss <= budget:
@@ -273,7 +273,10 @@ def keep(folder: Path, calibration: Calibration) -> Path:
 
 
 def find(folder: Path, network: Network) -> Calibration | None:
-    """The one that is kept for a network, or None. One that is damaged counts as none, and is told."""
+    """The one that is kept for a network, or None. One that is damaged counts as none, and is told.
+
+    Raises UsageError where the file cannot be read.
+    """
     graph = network.traced.graph
     path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
     try:

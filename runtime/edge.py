@@ -94,7 +94,7 @@ class Measured:
 
     @property
     def transfer_s(self) -> float:
-        """What is left: the link both ways, and the network stacks."""
+        """The seconds that are left: the link both ways, and the network stacks."""
         return self.total_s - self.edge_s - self.encode_s - self.queue_s - self.cloud_s
 
 
@@ -168,7 +168,7 @@ class Edge:
         return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(STANDARD), token)
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
-        """Connect and agree on the network; the cloud may have to load and measure it first."""
+        """Connect and agree on the network, which the cloud may have to load. Raises what `talk.greet` does."""
         self.cloud = self.greeted(host, port, token, timeout_s)
         self.ready = self.cloud.ready
         return self.ready
@@ -183,20 +183,21 @@ class Edge:
         return GreetedCloud(connection, ready[hello.model])
 
     def status(self, timeout_s: float) -> State:
-        """Ask the cloud how busy it is."""
+        """Ask the cloud how busy it is. Raises AppError where it is lost, ValueError where none was greeted."""
         connection = self._greeted().connection
         deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
         connection.send(Status(), deadline)
         return connection.receive(deadline).read(State)
 
     def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
-        """Run the network on `x`, the head here and the tail on the cloud; raises what `infer_parts` does."""
+        """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
 
     def infer_parts(self, x: Array, parts: Sequence[Part], timeout_s: float) -> Answered:
         """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
-        Raises DeadlineError after `timeout_s` seconds and AppError where the cloud refuses or is lost.
+        `x` is the input, shape (1, ...). Raises DeadlineError after `timeout_s` seconds and AppError where the cloud
+        refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
         self.load(parts)
@@ -220,7 +221,11 @@ class Edge:
         return self.cloud
 
     def ask(self, tail: frozenset[int], boundary: Sequence[Encoded], deadline: Deadline) -> tuple[Result, list[Array]]:
-        """Let the cloud run layers on the tensors that they read. Raises AppError, and as RefusedError a refusal."""
+        """Let the cloud run layers on the tensors that they read; returns the arrays of their outputs, in order.
+
+        Raises AppError, as RefusedError for a refusal and as ProtocolError for an answer of other shapes; ValueError
+        where no cloud was greeted.
+        """
         cloud = self._greeted()
         cloud.next_id += 1
         request = Infer(cloud.next_id, to_ranges(tail), deadline.remaining())

@@ -44,7 +44,7 @@ class PartTimes:
 
     @property
     def error(self) -> float:
-        """Signed, relative."""
+        """Signed, as a share of what was measured."""
         return self.predicted_s / self.measured_s - 1
 
 

@@ -56,7 +56,11 @@ class Ran:
 
 
 class Executor(Protocol):
-    """Runs segments of one network on one device. Arrays are numpy's, seconds are of the device's own clock."""
+    """Runs segments of one network on one device.
+
+    Arrays are numpy's, of the shapes in the graph, or with more than one input in the first axis. Moments and durations
+    are seconds of time.perf_counter.
+    """
 
     @property
     def traced(self) -> Traced:
@@ -115,7 +119,7 @@ class CpuShare:
     share: float
 
     def stretch(self, started: float, work_s: float) -> None:
-        """Wait until `work_s` seconds of work have lasted as long as on the slower processor."""
+        """Wait until `work_s` seconds of work, begun at `started`, have lasted as long as on the slower processor."""
         left = started + work_s / self.share - time.perf_counter()
         if left > 0:
             time.sleep(left)

@@ -67,7 +67,7 @@ class Fleet:
         self.members[entry.name] = Member(entry, network, executor, found)
 
     def array(self, task: Task) -> Array:
-        """The input tensor of a task. Raises UsageError where its file does not serve."""
+        """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
         return np.asarray(self._input(self.members[task.model].entry, task.input).tensor)
 
     def _input(self, entry: Entry, source: str) -> Input:
@@ -96,7 +96,10 @@ class Fleet:
         return problems
 
     def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
-        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs.
+
+        `budget` is the share of answers that lossy codecs may change.
+        """
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
@@ -111,7 +114,7 @@ class Fleet:
 
 
 def read_input(entry: Entry, source: str) -> Input:
-    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample."""
+    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)

@@ -102,7 +102,7 @@ class Wanted:
 
     @classmethod
     def of(cls, name: str, kept: Calibration | None, budget: float) -> "Wanted":
-        """What `--codec` and `--accuracy-budget` ask for."""
+        """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
         return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
 
@@ -191,7 +191,7 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
 def measure(
     traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
 ) -> Packing:
-    """Run the network once on `x` and try the codecs on what each layer makes."""
+    """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
     watch = _Watch(traced, needed, progress)
     device = next(traced.module.parameters()).device
     with torch.inference_mode():

@@ -68,12 +68,12 @@ class Record:
 
     @property
     def total_s(self) -> float:
-        """From the start of the head to the answer."""
+        """Seconds from the start of the head to the answer."""
         return self.done_s - self.started_s
 
     @property
     def latency_s(self) -> float:
-        """From the arrival to the answer."""
+        """Seconds from the arrival to the answer."""
         return self.done_s - self.task.arrival_s
 
     @property

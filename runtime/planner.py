@@ -125,7 +125,7 @@ class Planner(Protocol):
         """
 
     def next_arrival_s(self) -> float | None:
-        """When another task comes, after the start; None where none will."""
+        """Seconds after the start when another task comes; None where none will."""
 
     @property
     def left(self) -> int:

@@ -21,7 +21,7 @@ waits that long where a connection is busy, since torch lets go of the interpret
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
-    """Read the --weights: the source of each network, and under "" that of all others."""
+    """Read the --weights: the source of each network, and under "" that of all others. Raises UsageError."""
     sources: dict[str, str] = {}
     for text in given:
         model, separator, source = text.partition("=")
@@ -88,7 +88,7 @@ def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) ->
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Listen, say where, and serve until stopped; returns the exit code."""
+    """Listen, say where, and serve until stopped; returns the exit code. Raises AppError where it cannot begin."""
     if options.tls_ca is not None or options.json:
         raise UsageError("--tls-ca and --json go with --health")
     if options.until_stdin_closes:

@@ -68,7 +68,7 @@ class Entered:
 
 
 def enter(stack: ExitStack, config: EdgeConfig, progress: Show) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both."""
+    """Build the network and greet the cloud where one is needed; `stack` ends both. Raises AppError."""
     entry = registry.given(config.model)
     record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
@@ -96,7 +96,10 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
 
 
 def carry_out(prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Show) -> Outcome:
-    """Run the network as planned, the warm-up and the repeats, and say what came of it."""
+    """Run the network as planned, the warm-up and the repeats, and say what came of it.
+
+    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
+    """
     edge, found = prepared.edge, prepared.found
     chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
     is_compared = config.compare and not plan.failure
@@ -193,7 +196,10 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
-    """What a decision is made from: the times of both sides, the link, and how busy the cloud is."""
+    """What a decision is made from: the times of both sides, the link, and how busy the cloud is.
+
+    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud was greeted.
+    """
     if edge.cloud is None:
         raise ValueError("no cloud was greeted")
     ready = edge.cloud.ready

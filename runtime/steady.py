@@ -140,7 +140,7 @@ class SteadyEdge:
         """Connections after the first one."""
 
     def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
-        """Run the network on `x`. Raises nothing for what a cloud or a link can do."""
+        """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do."""
         if all(part.place == "edge" for part in parts):
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._look_for_the_cloud()

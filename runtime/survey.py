@@ -120,7 +120,10 @@ def _save(folder: Path, collected: Collected, machine: Machine) -> None:
 
 
 def write_excel(found: Dataset, path: Path) -> None:
-    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare."""
+    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare.
+
+    Raises UsageError for another suffix than .xlsx, or where it cannot be written.
+    """
     from utils.excel_utils import Sheet, write_workbook
 
     if path.suffix != ".xlsx":

@@ -61,7 +61,7 @@ class Request:
 
     @property
     def travelling(self) -> Sequence[Array | Encoded]:
-        """What is sent."""
+        """What is sent: the packed boundary, or else the arrays of the boundary."""
         return self.packed or self.boundary
 
 
@@ -142,7 +142,7 @@ class Uplink:
     ) -> "Uplink":
         """Connect and agree on the networks, as `runtime.talk.greet` says.
 
-        At most `window` requests are under way at once, and each has `timeout_s` seconds.
+        At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
         """
         connection, ready = greet(address, hellos, layers, ready_s, opened, tls)
         return cls(connection, ready, listener, window, timeout_s)
@@ -202,7 +202,8 @@ class Uplink:
     def probe(self, frames: int, timeout_s: float) -> tuple[int, float] | None:
         """Measure the upload with frames back to back, given up as soon as a request wants to leave.
 
-        Returns bytes and seconds between the first and the last of them, or None.
+        Returns bytes and seconds between the first and the last of them, or None. Raises AppError where one cannot be
+        sent, in which case nothing else can be.
         """
         with self._lock:
             self._ids += frames
@@ -221,7 +222,10 @@ class Uplink:
         return train.rate()
 
     def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
-        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came."""
+        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came.
+
+        Raises AppError where the question cannot be sent.
+        """
         self._state = None
         self._has_state.clear()
         began = time.perf_counter()

@@ -95,7 +95,7 @@ def _map(problem: Problem, config: PlanConfig, choice: PowerChoice) -> DecisionM
 
 
 def document_of(config: PlanConfig) -> tuple[Any, str]:
-    """The document of the graph with its times, and what errors call it."""
+    """The document of the graph with its times, and what errors call it. Raises UsageError."""
     if (config.model is None) == (config.graph_file is None):
         raise UsageError("plan needs either -t MODEL or --graph FILE")
     if config.graph_file is not None:
@@ -145,7 +145,7 @@ def _read_json(path: Path) -> Any:
 
 
 def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
-    """The graph, the times of a document, and the link and the cloud's load of the configuration."""
+    """The graph, the times of a document, and the link and the cloud's load of the configuration. Raises UsageError."""
     graph, rows = graph_json.parse(document, name)
     graph = replace(graph, name=config.model or Path(name).stem)
 

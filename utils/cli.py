@@ -284,7 +284,10 @@ def add_power_flags(parser: argparse._ArgumentGroup) -> None:
 
 
 def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
-    """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code."""
+    """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code, which it returns.
+
+    What is neither an AppError nor about the output is a bug, and keeps its traceback.
+    """
     as_json = getattr(options, "json", False)
     logging.basicConfig(
         level=options.log_level.upper(), stream=sys.stderr, format=f"%(asctime)s {prog} %(levelname)s %(message)s"

@@ -55,7 +55,7 @@ def check_format(path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that pyplot does not know: nobody has to close it, whatever goes wrong on the way."""
+    """A figure of so many inches that pyplot does not know: nobody has to close it, whatever goes wrong on the way."""
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
@@ -144,7 +144,7 @@ def crossing_label(graph: LayerGraph, crossing: frozenset[int]) -> str:
 
 @cache
 def width_points(text: str) -> float:
-    """How wide a text of small letters is."""
+    """How wide a text of small letters is, in points."""
     return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=SMALL), ismath=False)[0])
 
 
@@ -185,7 +185,7 @@ def raise_flags(axes: Axes, flags: Iterable[Flag]) -> int:
 
 
 def to_points(axes: Axes, pixels: float) -> float:
-    """The unit that letters are measured in."""
+    """The unit that letters are measured in, 72 to the inch."""
     return pixels * 72 / axes.figure.dpi
 
 

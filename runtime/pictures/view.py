@@ -35,12 +35,12 @@ class Run(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """As it looks on a logarithmic axis."""
+        """The mbit per second in the middle, on a logarithmic axis."""
         return float(np.sqrt(self.begin * self.end))
 
     @property
     def decades(self) -> float:
-        """How wide it looks."""
+        """How wide it looks there."""
         return float(np.log10(self.end / self.begin))
 
     def value(self, mbit: Any) -> Any:
