@@ -101,7 +101,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         goal=goal_of(options),
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
-        bandwidth=options.bandwidth,
+        up_bytes_per_s=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,
         verify=options.verify,

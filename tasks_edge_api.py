@@ -101,7 +101,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         rate_per_s=options.rate,
         is_serial=options.serial,
         interval_s=options.interval,
-        bandwidth=options.bandwidth,
+        up_bytes_per_s=options.bandwidth,
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         verify=options.verify,

@@ -83,9 +83,14 @@ class Prober:
             self.pings = [self._exchange(PING_BYTES, PING_BYTES) for _ in range(PINGS)]
         return float(np.median([ping.seconds for ping in self.pings]))
 
-    def estimate(self) -> LinkEstimate:
-        """Probe both directions; takes a second or two on a slow link. Raises AppError where the cloud is lost."""
+    def estimate(self, given_bytes_per_s: float | None = None) -> LinkEstimate:
+        """Probe both directions, which takes a second or two on a slow link; where the rate is given, the round trip only.
+
+        Raises AppError where the cloud is lost.
+        """
         ping_s = self.round_trip()
+        if given_bytes_per_s is not None:
+            return LinkEstimate(given_bytes_per_s, given_bytes_per_s, ping_s, "given")
         up_rtt_s, up = self._direction(ping_s, upward=True)
         down_rtt_s, down = self._direction(ping_s, upward=False)
         return LinkEstimate(up, down, max(ping_s, min(up_rtt_s, down_rtt_s)), "probe")

@@ -42,7 +42,8 @@ class EdgeConfig:
     array: Path | None = None
     point: int | None = None
     goal: Goal = field(default_factory=Goal)
-    bandwidth: float | None = None
+    up_bytes_per_s: float | None = None
+    """Believed of both ways, instead of a probe; None: the link is probed."""
     repeat: int = 1
     warm_up: int = 1
     verify: bool = False

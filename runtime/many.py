@@ -53,7 +53,8 @@ class TasksConfig:
     """Arrivals; None: all tasks are there at the start."""
     is_serial: bool = False
     interval_s: float = 1.0
-    bandwidth: float | None = None
+    up_bytes_per_s: float | None = None
+    """Believed of both ways at the start, instead of a probe."""
     codec: str = "auto"
     accuracy_budget: float = 0.0
     """As for edge_api.py."""
@@ -213,7 +214,7 @@ def _make_keeper(prepared: _Prepared) -> Keeper:
         config.ready_s,
         config.timeout_s,
         tls=config.tls,
-        bandwidth=config.bandwidth,
+        up_bytes_per_s=config.up_bytes_per_s,
         told=None if prepared.recorder is None else prepared.recorder.note,
     )
     hellos = [member.hello(config.token) for member in members.values()]

@@ -152,9 +152,7 @@ def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstima
     """Measure the link, or only its round trip where the rate is given. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
-    if config.bandwidth is not None:
-        return LinkEstimate(config.bandwidth, config.bandwidth, prober.round_trip(), "given")
-    return prober.estimate()
+    return prober.estimate(config.up_bytes_per_s)
 
 
 def _alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
