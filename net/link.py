@@ -84,7 +84,7 @@ class Prober:
         return float(np.median([ping.seconds for ping in self.pings]))
 
     def estimate(self, given_bytes_per_s: float | None = None) -> LinkEstimate:
-        """Probe both directions, which takes a second or two on a slow link; where the rate is given, the round trip only.
+        """Probe both directions, which takes a second or two on a slow link; of a given rate only the round trip.
 
         Raises AppError where the cloud is lost.
         """
