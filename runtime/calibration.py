@@ -23,7 +23,7 @@ from net import codec
 from net.tensors import Array
 from runtime.executor import Executor, Network, make_executor, prepare
 from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.inference_utils import find_device, set_threads
 from utils.progress import Show
 from utils.units import printable
@@ -264,11 +264,9 @@ def path_of(folder: Path, model: str, graph: str, weights_digest: str) -> Path:
 def keep(folder: Path, calibration: Calibration) -> Path:
     """Write it. Raises UsageError where it cannot be written."""
     path = path_of(folder, calibration.model, calibration.graph, calibration.weights)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"schema": SCHEMA} | asdict(calibration), indent=1))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 

@@ -21,6 +21,7 @@ from runtime.executor import make_executor, prepare
 from runtime.survey import this_machine
 from runtime.times import layers_of
 from utils.errors import UsageError
+from utils.files import writing
 from utils.inference_utils import keep_freed_memory
 from utils.progress import Show
 from utils.units import format_seconds
@@ -101,10 +102,8 @@ def keep(evaluation: Evaluation, path: Path) -> None:
             f"{evaluation.dataset.source} does not say which machine its times are of, so they serve for comparing "
             "only: deployment.py evaluate --dataset"
         )
-    try:
+    with writing(path):
         latency.save(evaluation.predictors, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def evaluate_networks(

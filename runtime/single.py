@@ -15,12 +15,12 @@ from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
 from partition import chain
-from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
+from partition.cost import CloudTimes, Link, Part, Prediction, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
 from runtime.answers import is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, read_input
+from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
 from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
@@ -292,25 +292,19 @@ def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
 
 def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
     predicted, typical = plan.decision.predicted, runs.typical
-    sent, received = typical.payload_bytes, typical.received_bytes
-    if link is not None:
-        sent, received = (
-            round(predicted.upload_s * link.up_bytes_per_s),
-            round(predicted.download_s * link.down_bytes_per_s),
-        )
-    busy_s, done_s = (
-        predicted.edge_s + predicted.encode_s,
-        typical.edge_s + typical.encode_s,
-    )  # packing is computing too
     is_local = all(part.place == "edge" for part in runs.parts)
-    waiting_s = (0.0, 0.0) if is_local else (predicted.total_s - busy_s, typical.total_s - done_s)
-    return EnergyReport.of(
-        power,
-        link,
-        Stages(busy_s, waiting_s[0], sent, received),
-        Stages(done_s, waiting_s[1], typical.payload_bytes, typical.received_bytes),
-        metered,
-    )
+    sent = planned = (typical.payload_bytes, typical.received_bytes)
+    if link is not None:
+        up, down = predicted.upload_s * link.up_bytes_per_s, predicted.download_s * link.down_bytes_per_s
+        planned = (round(up), round(down))
+    stages = (_stages(predicted, *planned, is_local=is_local), _stages(typical, *sent, is_local=is_local))
+    return EnergyReport.of(power, link, *stages, metered)
+
+
+def _stages(times: Prediction | Measured, sent_bytes: int, received_bytes: int, *, is_local: bool) -> Stages:
+    """What the joules of an inference depend on; packing is computing too."""
+    busy_s = times.edge_s + times.encode_s
+    return Stages(busy_s, 0.0 if is_local else times.total_s - busy_s, sent_bytes, received_bytes)
 
 
 def _outcome(

@@ -14,7 +14,7 @@ from predictor.collect import Collected, Collector
 from predictor.dataset import COLUMNS, Dataset, Machine, to_cells
 from runtime.executor import DEFAULT_BACKEND
 from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
 from utils.progress import Show
 
@@ -124,10 +124,9 @@ def write_excel(found: Dataset, path: Path) -> None:
 
     Raises UsageError for another suffix than .xlsx, or where it cannot be written.
     """
-    from utils.excel_utils import Sheet, write_workbook
+    from utils.excel_utils import Sheet, check_name, write_workbook
 
-    if path.suffix != ".xlsx":
-        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
+    check_name(path)
     machine = found.machine or Machine("unknown", 0, "unknown", "unknown")
     summary: list[list[str | int | float]] = [
         [kind, len(rows), sum(row.seconds for row in rows) / len(rows), max(row.seconds for row in rows)]
@@ -137,10 +136,8 @@ def write_excel(found: Dataset, path: Path) -> None:
     for kind, rows in found.rows.items():
         sheets.append(Sheet(kind, COLUMNS, [to_cells(row, machine) for row in rows]))
     notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": found.source}
-    try:
+    with writing(path):
         write_workbook(path, sheets, notes)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_json(found: Survey) -> dict[str, Any]:

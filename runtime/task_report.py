@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,7 @@ from rich.table import Table
 
 from runtime.many import Run, TasksOutcome
 from runtime.pipeline import Record, stage_sums
-from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.progress import DETAIL
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
@@ -228,7 +227,8 @@ def write_csv(outcome: TasksOutcome, path: Path) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row(record) for record in outcome.records)
-    _write(path, lambda: write_atomically(path, text.getvalue()))
+    with writing(path):
+        write_atomically(path, text.getvalue())
 
 
 def write_excel(outcome: TasksOutcome, path: Path) -> None:
@@ -237,7 +237,8 @@ def write_excel(outcome: TasksOutcome, path: Path) -> None:
 
     rows = [[_cell(value) for value in row(record).values()] for record in outcome.records]
     notes = {name: str(value) for name, value in summary(outcome).items()}
-    _write(path, lambda: write_workbook(path, [Sheet("tasks", COLUMNS, rows, chart=("id", "total_s"))], notes))
+    with writing(path):
+        write_workbook(path, [Sheet("tasks", COLUMNS, rows, chart=("id", "total_s"))], notes)
 
 
 def _cell(value: Any) -> str | int | float:
@@ -253,7 +254,8 @@ def write_plot(outcome: TasksOutcome, path: Path) -> None:
         (f"{record.task.id} {record.task.model}", tuple(Bar(*bar) for bar in _bars(record))) for record in done[:SHOWN]
     ]
     title = f"the first {len(bars)} of {len(done)} tasks" if len(done) > len(bars) else f"{len(done)} tasks"
-    _write(path, lambda: waterfall(path, bars, title))
+    with writing(path):
+        waterfall(path, bars, title)
 
 
 SHOWN = 40
@@ -271,10 +273,3 @@ def _bars(record: Record) -> list[tuple[str, float, float]]:
         rest_s = record.edge_s - (record.head_done_s - record.started_s)
         found.append(("fallback", record.done_s - rest_s, rest_s))
     return found
-
-
-def _write(path: Path, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None

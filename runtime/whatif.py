@@ -19,7 +19,7 @@ from predictor import energy, store
 from predictor.store import Kept
 from runtime.power import PowerChoice
 from utils.errors import UsageError
-from utils.files import require_file, write_atomically
+from utils.files import require_file, write_atomically, writing
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -168,10 +168,8 @@ def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
 
 def export(problem: Problem, path: Path) -> None:
     """Write a file for --graph. Raises UsageError where it cannot be written."""
-    try:
+    with writing(path):
         write_atomically(path, json.dumps(to_document(problem), indent=1))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_document(problem: Problem) -> dict[str, Any]:

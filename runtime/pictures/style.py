@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.graph import INPUT, LayerGraph
 from runtime.whatif import Planned
 from utils.errors import UsageError
-from utils.files import replaced
+from utils.files import replaced, writing
 from utils.plots import STAGE_COLOURS
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
@@ -65,11 +65,8 @@ def save(figure: Figure, path: Path) -> None:
     """Write it, in the format that the name tells. Raises UsageError where that cannot be written."""
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else None  # the same plan gives the same file
-    try:
-        with replaced(path) as temporary, rc_context({"svg.hashsalt": "plan"}):
-            figure.savefig(temporary, format=kind, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    with writing(path), replaced(path) as temporary, rc_context({"svg.hashsalt": "plan"}):
+        figure.savefig(temporary, format=kind, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
 
 
 # --- titles and names
