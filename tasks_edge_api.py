@@ -40,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--resume", action="store_true", help="leave out the lines that an earlier call has done")
     what.add_argument("--image-dir", type=Path, metavar="DIR", help="pictures for a random mix (default: samples)")
-    what.add_argument("--rate", type=rate, metavar="N/s", help="random arrivals (default: all are there at the start)")
+    what.add_argument(
+        "--rate", type=arguments.arrivals, metavar="N/s", help="random arrivals (default: all are there at the start)"
+    )
     what.add_argument("--weights", default="default", metavar="SOURCE", help="default or imagenet")
     how = parser.add_argument_group("how")
     how.add_argument("--serial", action="store_true", help="one after the other, for comparison")
@@ -63,17 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_edge_tls_flags(parser)
     cli.add_emulation_flags(parser)
     return parser
-
-
-def rate(text: str) -> float:
-    """An argument such as 5/s, in tasks per second. Raises argparse.ArgumentTypeError."""
-    try:
-        value = float(text.strip().removesuffix("/s"))
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of arrivals: give a number above zero, such as 5/s")
-    return value
 
 
 def build_config(options: argparse.Namespace) -> "TasksConfig":
@@ -127,10 +118,23 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("give --tasks-file or --image-dir, not both")
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
+    check_names(options.excel, options.plot)
     from runtime.packing import check_codec
 
     check_codec(options.codec)
     cli.check_emulation(options)
+
+
+def check_names(excel: Path | None, plot: Path | None) -> None:
+    """Refuse a file that could not be written when all tasks are done. Raises UsageError."""
+    if excel is not None:
+        from utils import excel_utils
+
+        excel_utils.check_name(excel)
+    if plot is not None:
+        from utils import plots
+
+        plots.check_name(plot)
 
 
 def infer(options: argparse.Namespace) -> int:
