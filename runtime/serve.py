@@ -104,10 +104,15 @@ def serve(options: argparse.Namespace) -> int:
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
+    cli.say(f"listening on {_written(host, port)}")
     cloud.server.serve()
     cloud.close()
     return 0
+
+
+def _written(host: str, port: int) -> str:
+    """As a flag or a URL has it, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
@@ -117,7 +122,7 @@ def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
     from runtime.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
-    cli.complain(f"metrics on http://{f'[{host}]' if ':' in host else host}:{metrics.listen(host, port)}/metrics")
+    cli.complain(f"metrics on http://{_written(host, metrics.listen(host, port))}/metrics")
     return metrics
 
 

@@ -134,7 +134,7 @@ def add_place_flags(
     )
     add_device_flags(parser)
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
+        "--token-file", type=Path, metavar="FILE", help=f"shared secret (default: ${settings.SECRET}, else none)"
     )
 
 
