@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_rate
 
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
-    cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
+    flags.add_place_flags(parser, flags.EDGE_HOST, None, None)
     parser.add_argument(
         "-t",
         "--type",
@@ -52,18 +52,18 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--bandwidth", type=arguments.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
-    cli.add_codec_flags(how)
-    cli.add_times_flags(how)
-    cli.add_timeout_flags(how, "task")
+    flags.add_codec_flags(how)
+    flags.add_times_flags(how)
+    flags.add_timeout_flags(how, "task")
     shown = parser.add_argument_group("what is shown and written")
     shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
     shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
     shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
     shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
-    cli.add_record_flag(shown)
-    cli.add_edge_tls_flags(parser)
-    cli.add_emulation_flags(parser)
+    flags.add_record_flag(shown)
+    flags.add_edge_tls_flags(parser)
+    flags.add_emulation_flags(parser)
     return parser
 
 
@@ -79,7 +79,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     cache_dir = options.cache_dir or default_folder()
     return TasksConfig(
         host=options.ip or "127.0.0.1",
-        port=options.port or cli.DEFAULT_PORT,
+        port=options.port or flags.DEFAULT_PORT,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -122,7 +122,7 @@ def check(options: argparse.Namespace) -> None:
     from runtime.packing import check_codec
 
     check_codec(options.codec)
-    cli.check_emulation(options)
+    flags.check_emulation(options)
 
 
 def check_names(excel: Path | None, plot: Path | None) -> None:
