@@ -79,7 +79,7 @@ _WEIGHTS: dict[str, Callable[[Power, float], StageWeights]] = {
 
 
 def goal_of(options: Any) -> Goal:
-    """The goal of a command line that has the flags of `utils.cli.add_goal_flags`."""
+    """The goal of a command line that has the flags of `utils.flags.add_goal_flags`."""
     wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
     return Goal(*wanted, options.max_cost, options.cloud_price)
 
