@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partition.objectives import OBJECTIVES
 from utils import arguments, cli, flags
 from utils.units import parse_rate
 
@@ -115,7 +116,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "--queue", type=arguments.wait, default="0ms", metavar="TIME", help="wait before the cloud begins"
     )
     goal = parser.add_argument_group("what is wanted")
-    flags.add_goal_flags(goal)
+    flags.add_goal_flags(goal, OBJECTIVES)
     flags.add_power_flags(goal)
     output = parser.add_argument_group("what is written")
     output.add_argument(

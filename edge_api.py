@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partition.objectives import OBJECTIVES
 from utils import arguments, cli, flags
 from utils.errors import UsageError
 from utils.units import parse_rate
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_codec_flags(where)
     flags.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
-    flags.add_goal_flags(goal)
+    flags.add_goal_flags(goal, OBJECTIVES)
     flags.add_power_flags(goal)
     runs = parser.add_argument_group("how often, and what is shown")
     runs.add_argument("--repeat", type=arguments.positive_int, default=1, metavar="N", help="measured inferences")

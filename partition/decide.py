@@ -1,10 +1,6 @@
 """From what is wanted to what runs where: chooses the search, and says which it was and whether it is exact.
 
-objective   latency     least end-to-end time (Neurosurgeon on chains, DADS's DSL on graphs)
-            energy      least joules of the edge (Neurosurgeon)
-            weighted    least latency + seconds for a joule * joules
-            throughput  shortest longest stage (DADS's heavy mode)
-            auto        latency while it keeps up with the rate of inferences, else throughput (DADS, Algorithm 3)
+objective   partition.objectives has them
 method      chain       cuts of one tensor, all tried
             mincut      all cuts of the graph, where stages are added up
             dsh         DADS's approximation, for throughput
@@ -23,10 +19,9 @@ from partition.chain import Candidate
 from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
 from partition.decision_map import best_cut
 from partition.mincut import CutSolver
+from partition.objectives import OBJECTIVES, Search
 from partition.packing import RAW, Allowed
 from utils.errors import UsageError
-
-OBJECTIVES = ("latency", "energy", "weighted", "throughput", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +62,8 @@ class Goal:
 
     def weights(self, power: Power) -> StageWeights:
         """What a second of each stage counts, where stages are added up: 1, or watts, or seconds for the joules too."""
-        own = _WEIGHTS.get(self.objective)
-        return LATENCY if own is None else own(power, self.seconds_per_joule or 0.0)
-
-
-_WEIGHTS: dict[str, Callable[[Power, float], StageWeights]] = {
-    "energy": lambda power, _: power.weights,
-    "weighted": lambda power, seconds_per_joule: LATENCY.plus(power.weights, seconds_per_joule),
-}
-"""Of the objectives that are other sums of stages than their seconds; from the power and the seconds for a joule."""
+        weigh = OBJECTIVES[self.objective].weigh
+        return LATENCY if weigh is None else weigh(power, self.seconds_per_joule or 0.0)
 
 
 def goal_of(options: Any) -> Goal:
@@ -211,7 +199,7 @@ def decide(
 
 
 def _search(search: _Search) -> Decision:
-    found = _OBJECTIVES[search.goal.objective](search)
+    found = _SEARCHES[OBJECTIVES[search.goal.objective].search](search)
     if search.room is not None and not all(search.room.fits(search.problem.graph, part) for part in found.parts):
         return _best_that_fits(search, found)
     return found
@@ -219,7 +207,7 @@ def _search(search: _Search) -> Decision:
 
 def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]:
     """The smaller the better: what keeps up, of that what is light enough for latency, of that the least."""
-    is_stage = decision.objective == "throughput"
+    is_stage = OBJECTIVES[decision.objective].search is Search.STAGE
     value = decision.predicted.longest_s if is_stage else weights.value(decision.predicted)
     return decision.keeps_up is False, is_stage, value
 
@@ -307,12 +295,10 @@ def _by_rate(search: _Search) -> Decision:
     return _shortest_stage(replace(search, goal=replace(search.goal, objective="throughput", method=method)))
 
 
-_OBJECTIVES: dict[str, Callable[[_Search], Decision]] = {
-    "latency": _least_sum,
-    "energy": _least_sum,
-    "weighted": _least_sum,
-    "throughput": _shortest_stage,
-    "auto": _by_rate,
+_SEARCHES: dict[Search, Callable[[_Search], Decision]] = {
+    Search.SUM: _least_sum,
+    Search.STAGE: _shortest_stage,
+    Search.RATE: _by_rate,
 }
 
 

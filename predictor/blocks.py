@@ -236,3 +236,19 @@ BLOCKS: dict[str, tuple[float, Callable[[Draft], bool]]] = {
 }
 RARE_BLOCKS: dict[str, tuple[float, Callable[[Draft], bool]]] = {"unshared": (3.0, _unshared), "lrn": (3.0, _lrn)}
 """What few networks have; drawn beside the others where the bounds say so, and then often."""
+BLOCKS_WITH = {
+    "conv": ("plain", "residual", "branches", "dense"),
+    "dw_conv": ("inverted", "shuffle"),
+    "linear": ("vector", "frames"),
+    "maxpool": ("pooled",),
+    "avgpool": ("pooled", "squeeze"),
+    "elementwise": ("residual", "squeeze"),
+    "concat": ("branches", "dense"),
+    "copy": ("shuffle",),
+    "view": ("shuffle",),
+    "attention": ("tokens",),
+    "layernorm": ("tokens",),
+    "local": ("unshared",),
+    "lrn": ("lrn",),
+}
+"""For each kind the blocks and families of random networks that hold it."""

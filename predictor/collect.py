@@ -22,6 +22,7 @@ from models.graph import INPUT
 from models.specs import describe
 from models.split import segment
 from models.trace import Traced, trace
+from predictor.blocks import BLOCKS_WITH
 from predictor.dataset import TYPICAL, Row, Whole
 from predictor.design import draw
 from predictor.draft import Bounds, Design, Shape
@@ -71,22 +72,6 @@ class Focus:
 
 SLOWEST = ("conv", "dw_conv", "linear", "local", "maxpool")
 """Kinds that take most of the time of the networks that have them: worth starting where one was predicted badly."""
-BLOCKS_WITH = {
-    "conv": ("plain", "residual", "branches", "dense"),
-    "dw_conv": ("inverted", "shuffle"),
-    "linear": ("vector", "frames"),
-    "maxpool": ("pooled",),
-    "avgpool": ("pooled", "squeeze"),
-    "elementwise": ("residual", "squeeze"),
-    "concat": ("branches", "dense"),
-    "copy": ("shuffle",),
-    "view": ("shuffle",),
-    "attention": ("tokens",),
-    "layernorm": ("tokens",),
-    "local": ("unshared",),
-    "lrn": ("lrn",),
-}
-"""For each kind the blocks and families of random networks that hold it."""
 
 
 class Collector:

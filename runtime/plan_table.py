@@ -10,6 +10,7 @@ from models.graph import LayerGraph
 from partition.chain import Candidate
 from partition.cost import Part, Prediction
 from partition.decide import Decision
+from partition.objectives import OBJECTIVES
 from partition.packing import RAW
 from utils.units import format_bytes, format_seconds, printable
 
@@ -125,12 +126,6 @@ def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
     return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
 
 
-_LEAST = {
-    "latency": "least predicted total",
-    "energy": "least joules here",
-    "weighted": "least time and energy together",
-    "throughput": "shortest longest stage",
-}
 _OF = {
     "chain": "{points} points",
     "mincut": "all cuts (minimum cut)",
@@ -140,12 +135,12 @@ _OF = {
     "placement": "placements within the limit of cost",
     "given": "the point that was given",
 }
-"""What each objective and each method is called for people; another one goes by its name."""
+"""What each method searches, for people; another one goes by its name."""
 
 
 def why_line(decision: Decision) -> str:
     """What was minimised over what, and whether there can be anything better."""
-    least = _LEAST.get(decision.objective, f"least {decision.objective}")
+    least = OBJECTIVES[decision.objective].wish
     of = _OF.get(decision.method, decision.method).format(points=len(decision.candidates))
     if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
         return f"{least} of {of}"

@@ -9,6 +9,7 @@ import pytest
 from models.graph import Layer, LayerGraph
 from partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
 from partition.decide import Decision, Goal, Room, decide, goal_of
+from partition.objectives import OBJECTIVES, Search
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem
@@ -42,7 +43,7 @@ def test_a_cut_of_several_tensors_is_found_where_it_is_best() -> None:
     assert not decide(problem, Goal(method="chain")).is_optimal
 
 
-@pytest.mark.parametrize("objective", ["latency", "energy", "weighted", "throughput"])
+@pytest.mark.parametrize("objective", [name for name, one in OBJECTIVES.items() if one.search is not Search.RATE])
 def test_every_objective_is_least_of_all_cuts(objective: str) -> None:
     rng = random.Random(1)
     goal = Goal(objective, seconds_per_joule=0.3 if objective == "weighted" else None)
@@ -156,6 +157,6 @@ def test_packed_tensors_count_with_what_is_sent_in_every_objective() -> None:
 
 def test_a_goal_is_read_from_the_flags_of_a_command_line() -> None:
     parser = argparse.ArgumentParser()
-    flags.add_goal_flags(parser.add_argument_group("goal"))
+    flags.add_goal_flags(parser.add_argument_group("goal"), OBJECTIVES)
     given = "--objective weighted --seconds-per-joule 0.5 --method mincut"
     assert goal_of(parser.parse_args(given.split())) == Goal("weighted", "mincut", 0.5)

@@ -1,6 +1,7 @@
 """The flags that several programs have, in groups: each function adds one of them to a parser."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils import arguments, settings
@@ -137,11 +138,11 @@ def check_emulation(options: argparse.Namespace) -> None:
         raise UsageError("--emulate-cpu needs -d cpu")
 
 
-def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
-    """What is minimised, and how the best cut is found."""
+def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -> None:
+    """What is minimised, one of `objectives`, and how the best cut is found."""
     parser.add_argument(
         "--objective",
-        choices=("latency", "energy", "weighted", "throughput", "auto"),
+        choices=tuple(objectives),
         default="latency",
         help="what is least: time, joules here, both weighted, the longest stage, or what --rate needs (auto)",
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from partition.cost import LATENCY, Link, Prediction, StageWeights
 from partition.decision_map import FASTEST, SLOWEST, DecisionMap, Region, follow, keep_download
+from partition.objectives import OBJECTIVES, Search
 from runtime.pictures.style import LEAST
 from runtime.power import PowerChoice
 from runtime.whatif import Planned
@@ -66,7 +67,8 @@ class View:
         """The rates around where the best cut changes, and around the plan's own."""
         link, config = planned.problem.link, planned.config
         link_at = (follow if config.down_bytes_per_s is None else keep_download)(link)
-        found = None if planned.decision.objective == "throughput" else planned.map
+        is_stage = OBJECTIVES[planned.decision.objective].search is Search.STAGE
+        found = None if is_stage else planned.map
         begins = found.begins[1:] if found else ()
         times = 4.0 if begins else 16.0
         rates, own = (*begins, link.up_bytes_per_s), link.up_bytes_per_s
@@ -97,20 +99,13 @@ def _joules(value: float) -> str:
     return f"{value:.3g} J" if value >= 1 else f"{value * 1e3:.3g} mJ"
 
 
-_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
-    "latency": ("predicted latency", format_seconds),
-    "energy": ("predicted energy of the edge", _joules),
-    "weighted": ("predicted latency and weighted energy", format_seconds),
-    "throughput": ("longest stage", format_seconds),
-}
-"""By objective, the name of what is minimised, and how its values are told."""
+_UNITS: dict[str, Callable[[float], str]] = {"s": format_seconds, "J": _joules}
 
 
 def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scale:
-    objective = planned.decision.objective
-    name, show = _SHOWN.get(objective, (f"predicted {objective}", "{:.3g}".format))
+    objective = OBJECTIVES[planned.decision.objective]
 
     def value(predicted: Prediction, link: Link) -> float:
-        return predicted.longest_s if objective == "throughput" else weights_at(link).value(predicted)
+        return predicted.longest_s if objective.search is Search.STAGE else weights_at(link).value(predicted)
 
-    return Scale(name, show, value)
+    return Scale(objective.value, _UNITS[objective.unit], value)
