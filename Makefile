@@ -11,7 +11,7 @@ PURE := partition/*.py models/graph.py models/graph_json.py \
 	$(addprefix predictor/,design.py quota.py profile.py layer_table.py features.py forms.py train.py) \
 	$(addprefix runtime/,fallback.py batching.py planner.py requests.py) \
 	$(addprefix utils/,units.py arguments.py cpu_limit.py) \
-	$(addprefix lab/,grid.py choices.py baselines.py link_shape.py) \
+	$(addprefix lab/,grid.py choices.py contenders.py baselines.py link_shape.py) \
 	$(addprefix lab/report/,document.py grid.py tables.py compare.py why.py charts.py svg.py markdown.py build.py)
 
 .PHONY: help run test slow coverage fuzz check format bench clean

@@ -9,6 +9,7 @@ import pytest
 
 from lab import spec
 from lab.choices import AUTO, AUTO_RAW, POINT
+from lab.contenders import heads_of
 from lab.grid import (
     MOST_ATTEMPTS,
     SUPERSEDED,
@@ -26,6 +27,8 @@ from lab.grid import (
 from lab.records import Cell, Record
 from runtime import points
 from tests.made_records import LAYERS, cell_of, record, stages
+from tests.test_contenders import World, experiment, run
+from tests.test_contenders import points as measured_points
 from tests.test_graph import chain
 
 LAST = len(LAYERS) - 1
@@ -34,7 +37,7 @@ CELL, OTHER = (cell_of(0.5, link) for link in ("5mbit,5ms", "20mbit,5ms"))
 
 def asked_for(text: str, codec: str = "raw", points: int = LAST + 1) -> list[Want]:
     values = {"models": ["le_net"], "links": ["5mbit"], "points": text, "codec": codec, "baselines": []}
-    return wants(spec.of(values), points)
+    return wants(spec.of(values), points, "latency")
 
 
 def best_point(cell: Cell) -> int:
@@ -203,3 +206,35 @@ def test_two_runs_agree_on_the_point_or_on_its_time() -> None:
     for theirs, expected in cases:
         assert agreement([a, b], [theirs]) == {CELL.key: (a, theirs, expected)}
     assert agreement([a], [b]) == {}
+
+
+# --- points that cannot be the best
+
+
+class Unpowered(World):
+    """Nobody models its joules."""
+
+    def record(self, cell: Cell, want: Want, point: int) -> Record:
+        return replace(super().record(cell, want, point), energy=None)
+
+
+class Branching(World):
+    """Its edge chooses a cut that several tensors cross, after everything else."""
+
+    def record(self, cell: Cell, want: Want, point: int) -> Record:
+        made = super().record(cell, want, point)
+        return replace(made, point=None) if want.who == AUTO else made
+
+
+SLOW = ((0.0, 0.1, 0.1, 0.1, 0.1), (0.0,) * 5, (600_000, 600_000, 1_000, 600_000, 0))
+
+
+def test_without_joules_no_point_is_ruled_out_by_joules() -> None:
+    assert sorted(measured_points(run(Unpowered(*SLOW), experiment("energy"), 4))) == [0, 1, 2, 3, 4]
+    assert measured_points(run(World(*SLOW), experiment("energy"), 4)) == [2]
+
+
+def test_a_head_that_is_no_point_says_nothing_about_those_of_the_points() -> None:
+    assert measured_points(run(World(*SLOW), experiment("latency"), 4)) == [2], "4 was seen to take longer"
+    assert measured_points(run(Branching(*SLOW), experiment("latency"), 4)) == [2, 4]
+    assert heads_of([(None, 9.0), (1, 2.0), (1, 1.0), (3, 4.0)]) == {1: 1.0, 3: 4.0}
