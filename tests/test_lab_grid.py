@@ -76,7 +76,7 @@ def test_points_that_are_written_out_are_those_that_the_edge_reads(text: str, co
     assert all(len(cuts(want.asked)) == 1 for want in found), "each is a group of its own"
 
 
-@pytest.mark.parametrize("text", ["9", "3-1", "0-99", "two", "head=conv1+pool1", "-1", "1-"])
+@pytest.mark.parametrize("text", ["9", "3-1", "0-99", "0-6", "two", "head=conv1+pool1", "-1", "1-"])
 def test_what_is_no_point_is_left_to_the_edge_to_refuse(text: str) -> None:
     assert asked_for(text) == [Want(POINT, f"{text}:raw")]
 

@@ -1,5 +1,6 @@
 """Which task is next and where it is cut, against the formula written out; graphs and times are made up, no network."""
 
+import itertools
 import random
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +22,7 @@ from runtime.planner import (
     OpenQueue,
     Option,
     Profiled,
+    best_of,
     options_of,
 )
 from runtime.tasks import Task
@@ -236,23 +238,49 @@ def test_while_nothing_can_be_sent_only_what_needs_no_cloud_is_given_out() -> No
     assert queue.left == 0
 
 
-def test_a_cut_in_use_is_left_only_for_one_that_is_clearly_better_and_moves_are_told() -> None:
-    """Under heavy load what is judged is the longest stage; a cut that cannot be used any more is left at once."""
+@pytest.mark.parametrize(("rate_per_s", "objective"), [(1e-3, "latency"), (1e3, "throughput")])
+def test_a_cut_in_use_is_left_only_for_one_that_is_clearly_better(rate_per_s: float, objective: str) -> None:
+    """Around a rate at which two cuts are worth the same; under heavy load what is judged is the longest stage."""
     known, conditions = world(random.Random(10), "a")
-    for rate_per_s, objective in ((1e-3, "latency"), (1e3, "throughput")):
+
+    def at(bytes_per_s: float) -> Conditions:
+        return replace(conditions, link=replace(LINK, up_bytes_per_s=bytes_per_s))
+
+    def best(bytes_per_s: float) -> int:
+        return best_of(options_of(known["a"], at(bytes_per_s)), objective).point
+
+    rates = [LINK.up_bytes_per_s * 1.02**step for step in range(-300, 300)]
+    pairs = [(low, high) for low, high in itertools.pairwise(rates) if best(low) != best(high)]
+    assert pairs
+    for low, high in pairs:
         queue = OpenQueue([Task(n, "a") for n in range(9)], known, rate_per_s)
-        queue.refresh(0.0, conditions)
-        first = queue.take(0.0, can_send=True)
-        assert first is not None
-        assert first[1].objective == queue.objective == objective
-        points = {first[1].point}
-        for second in range(1, 40):
-            rate = LINK.up_bytes_per_s * (1 + 0.01 * (second % 3 - 1))
-            queue.refresh(float(second), replace(conditions, link=replace(LINK, up_bytes_per_s=rate)))
-            assert queue.moves == []
-        queue.refresh(50.0, Conditions())
-        away = queue.take(50.0, can_send=False)
-        assert away is not None
-        assert away[1].is_local
-        points.add(away[1].point)
-        assert [(move.at_s, {move.before, move.after}) for move in queue.moves] == [(50.0, points)]
+        for second in range(40):
+            queue.refresh(float(second), at((low, high)[second % 2]))
+        assert queue.objective == objective
+        assert queue.moves == []
+    points = []
+    queue = OpenQueue([Task(n, "a") for n in range(9)], known, rate_per_s)
+    for second, rate in enumerate((rates[0], rates[-1], rates[0])):
+        queue.refresh(float(second), at(rate))
+        pair = queue.take(float(second), can_send=True)
+        assert pair is not None
+        assert pair[1].point == best(rate)
+        points.append(pair[1].point)
+    queue.refresh(9.0, at(rates[0]))
+    assert points[0] != points[1]
+    moves = [(move.at_s, move.model, move.before, move.after) for move in queue.moves]
+    assert moves == [(1.0, "a", points[0], points[1]), (2.0, "a", points[1], points[2])]
+
+
+@pytest.mark.parametrize("rate_per_s", [1e-3, 1e3])
+def test_a_cut_that_cannot_be_used_any_more_is_left_at_once(rate_per_s: float) -> None:
+    known, conditions = world(random.Random(10), "a")
+    queue = OpenQueue([Task(n, "a") for n in range(9)], known, rate_per_s)
+    queue.refresh(0.0, conditions)
+    first = queue.take(0.0, can_send=True)
+    queue.refresh(50.0, Conditions())
+    away = queue.take(50.0, can_send=False)
+    assert first is not None
+    assert away is not None
+    assert away[1].is_local
+    assert [(move.at_s, move.before, move.after) for move in queue.moves] == [(50.0, first[1].point, away[1].point)]
