@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.units import parse_rate
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     what = "Time single layers over many shapes, for predictors; or, with -t, every layer of one network in place."
     profile_flags = commands.add_parser("profile", help="measure layers, or one network", description=what)
-    profile_flags.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=cli.MODELS)
-    profile_flags.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    profile_flags.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=flags.MODELS)
+    profile_flags.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     profile_flags.add_argument("--fresh", action="store_true", help="measure again even where times are known")
     profile_flags.add_argument("--csv", type=Path, metavar="FILE", help="with -t: write the table as CSV")
     profile_flags.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="write a workbook with a chart")
@@ -75,22 +75,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=cli.MODELS)
-    parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=flags.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     parser.add_argument(
         "--image-dir",
         type=Path,
         metavar="DIR",
         help="pictures (default: held-out digits, or crops of photographs)",
     )
-    cli.add_device_flags(parser)
+    flags.add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     network = parser.add_argument_group("the network and its times")
-    network.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=cli.MODELS)
+    network.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=flags.MODELS)
     network.add_argument("--graph", type=Path, metavar="FILE.json", help="your own numbers instead: docs/planning.md")
     network.add_argument(
         "--edge-times",
@@ -115,8 +115,8 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "--queue", type=arguments.wait, default="0ms", metavar="TIME", help="wait before the cloud begins"
     )
     goal = parser.add_argument_group("what is wanted")
-    cli.add_goal_flags(goal)
-    cli.add_power_flags(goal)
+    flags.add_goal_flags(goal)
+    flags.add_power_flags(goal)
     output = parser.add_argument_group("what is written")
     output.add_argument(
         "--map", type=Path, metavar="FILE.png", help="draw the best cut over bandwidth and load (or .svg)"
@@ -131,7 +131,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", choices=ROLES, default="edge", help="which side this machine is")
-    cli.add_device_flags(parser)
+    flags.add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

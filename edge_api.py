@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.errors import UsageError
 from utils.units import parse_rate
 
@@ -24,14 +24,14 @@ LISTENS_S = 600.0
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
-    cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
-    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
+    flags.add_place_flags(parser, flags.EDGE_HOST, None, None)
+    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
     what.add_argument("--audio", type=Path, metavar="FILE.wav", help="a recording, for kaldi: 16-bit PCM")
     what.add_argument("--text", metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk")
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
-    what.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    what.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
     where.add_argument("--point", type=arguments.count, metavar="K", help="0: all on the cloud; the last: all here")
     where.add_argument(
@@ -46,27 +46,27 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RATE",
         help="take 5mbit, say, instead of probing the link",
     )
-    cli.add_codec_flags(where)
-    cli.add_times_flags(where)
+    flags.add_codec_flags(where)
+    flags.add_times_flags(where)
     goal = parser.add_argument_group("what is wanted")
-    cli.add_goal_flags(goal)
-    cli.add_power_flags(goal)
+    flags.add_goal_flags(goal)
+    flags.add_power_flags(goal)
     runs = parser.add_argument_group("how often, and what is shown")
     runs.add_argument("--repeat", type=arguments.positive_int, default=1, metavar="N", help="measured inferences")
     runs.add_argument("--warm-up", type=arguments.count, default=1, metavar="N", help="inferences before, not counted")
     runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
-    cli.add_record_flag(runs)
-    cli.add_timeout_flags(runs, "inference")
+    flags.add_record_flag(runs)
+    flags.add_timeout_flags(runs, "inference")
     runs.add_argument(
         "--fallback",
         choices=("on", "off"),
         default="on",
         help="finish here what the cloud does not answer in time; off: that is an error",
     )
-    cli.add_edge_tls_flags(parser)
-    cli.add_emulation_flags(parser)
+    flags.add_edge_tls_flags(parser)
+    flags.add_emulation_flags(parser)
     return parser
 
 
@@ -77,7 +77,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from net.tls import client_tls
     from partition.decide import goal_of
     from predictor.store import default_folder
-    from runtime.children import codec_flags, network_flags
+    from runtime.children import own_cloud_flags
     from runtime.edge import EdgeConfig
 
     check(options)
@@ -86,11 +86,10 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     place = own.where(options.type)
     name = options.type if place is None else place.name
     weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
-    own_cloud = cli.own_cloud_arguments(options, cache_dir, weights)
     return EdgeConfig(
         model=options.type,
         host=options.ip or "127.0.0.1",
-        port=options.port or cli.DEFAULT_PORT,
+        port=options.port or flags.DEFAULT_PORT,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -102,7 +101,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         goal=goal_of(options),
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
-        bandwidth=options.bandwidth,
+        up_bytes_per_s=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,
         verify=options.verify,
@@ -112,9 +111,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None
-        if own_cloud is None
-        else (*own_cloud, *network_flags([options.type]), *codec_flags(options.codec, options.points)),
+        own_cloud=own_cloud_flags(options, cache_dir, weights, [options.type], [options.codec, options.points]),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -138,7 +135,7 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--points has its own cuts: leave --point, --compare and --max-cost away")
     if options.point is not None and any(wishes):
         raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")
-    cli.check_emulation(options)
+    flags.check_emulation(options)
 
 
 def infer(options: argparse.Namespace) -> int:

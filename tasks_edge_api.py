@@ -3,13 +3,12 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from utils.units import parse_rate
 
@@ -24,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
-    cli.add_place_flags(parser, cli.EDGE_HOST, None, None)
+    flags.add_place_flags(parser, flags.EDGE_HOST, None, None)
     parser.add_argument(
         "-t",
         "--type",
@@ -41,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--resume", action="store_true", help="leave out the lines that an earlier call has done")
     what.add_argument("--image-dir", type=Path, metavar="DIR", help="pictures for a random mix (default: samples)")
-    what.add_argument("--rate", type=rate, metavar="N/s", help="random arrivals (default: all are there at the start)")
+    what.add_argument(
+        "--rate", type=arguments.arrivals, metavar="N/s", help="random arrivals (default: all are there at the start)"
+    )
     what.add_argument("--weights", default="default", metavar="SOURCE", help="default or imagenet")
     how = parser.add_argument_group("how")
     how.add_argument("--serial", action="store_true", help="one after the other, for comparison")
@@ -51,30 +52,19 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--bandwidth", type=arguments.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
     )
-    cli.add_codec_flags(how)
-    cli.add_times_flags(how)
-    cli.add_timeout_flags(how, "task")
+    flags.add_codec_flags(how)
+    flags.add_times_flags(how)
+    flags.add_timeout_flags(how, "task")
     shown = parser.add_argument_group("what is shown and written")
     shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
     shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
     shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
     shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
-    cli.add_record_flag(shown)
-    cli.add_edge_tls_flags(parser)
-    cli.add_emulation_flags(parser)
+    flags.add_record_flag(shown)
+    flags.add_edge_tls_flags(parser)
+    flags.add_emulation_flags(parser)
     return parser
-
-
-def rate(text: str) -> float:
-    """An argument such as 5/s, in tasks per second."""
-    try:
-        value = float(text.strip().removesuffix("/s"))
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of arrivals: give a number above zero, such as 5/s")
-    return value
 
 
 def build_config(options: argparse.Namespace) -> "TasksConfig":
@@ -82,15 +72,14 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     from net.security import read_token
     from net.tls import client_tls
     from predictor.store import default_folder
-    from runtime.children import codec_flags, network_flags
+    from runtime.children import own_cloud_flags
     from runtime.many import TasksConfig
 
     check(options)
     cache_dir = options.cache_dir or default_folder()
-    own_cloud = cli.own_cloud_arguments(options, cache_dir, options.weights)
     return TasksConfig(
         host=options.ip or "127.0.0.1",
-        port=options.port or cli.DEFAULT_PORT,
+        port=options.port or flags.DEFAULT_PORT,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -103,7 +92,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         rate_per_s=options.rate,
         is_serial=options.serial,
         interval_s=options.interval,
-        bandwidth=options.bandwidth,
+        up_bytes_per_s=options.bandwidth,
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         verify=options.verify,
@@ -111,9 +100,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,
         link_shape=options.emulate_link,
-        own_cloud=None
-        if own_cloud is None
-        else (*own_cloud, *network_flags(options.type), *codec_flags(options.codec)),
+        own_cloud=own_cloud_flags(options, cache_dir, options.weights, options.type, [options.codec]),
         cache_dir=cache_dir,
         times=options.times,
         predictors=options.predictors,
@@ -131,10 +118,23 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("give --tasks-file or --image-dir, not both")
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
+    check_names(options.excel, options.plot)
     from runtime.packing import check_codec
 
     check_codec(options.codec)
-    cli.check_emulation(options)
+    flags.check_emulation(options)
+
+
+def check_names(excel: Path | None, plot: Path | None) -> None:
+    """Refuse a file that could not be written when all tasks are done. Raises UsageError."""
+    if excel is not None:
+        from utils import excel_utils
+
+        excel_utils.check_name(excel)
+    if plot is not None:
+        from utils import plots
+
+        plots.check_name(plot)
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -143,39 +143,20 @@ def infer(options: argparse.Namespace) -> int:
     from utils.progress import on_terminal
 
     config, call = build_config(options), Run()
-    before = signal.signal(signal.SIGINT, stopper(call))
-    try:
-        with on_terminal() as progress:
-            outcome = run(config, progress, teller(options, progress), call)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with (
+        cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"),
+        on_terminal() as progress,
+    ):
+        outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
-
-
-def stopper(call: "Run") -> Callable[[int, object], None]:
-    """The first Ctrl-C lets what is in flight finish; before there is anything, and the second time, it ends."""
-
-    def handle(_number: int, _frame: object) -> None:
-        if call.is_stopped or call.pipeline is None:
-            raise KeyboardInterrupt
-        call.stop()
-        cli.complain("finishing what is in flight; Ctrl-C again ends at once")
-
-    return handle
 
 
 def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "Record"], None]:
     """What is told of every task as it ends."""
-    from runtime.task_report import line
-    from utils.progress import DETAIL
-    from utils.units import format_rate
+    from runtime.task_report import line, progress_line
 
     def told(call: "Run", record: "Record") -> None:
-        conditions = None if call.keeper is None else call.keeper.conditions()
-        link = None if conditions is None else conditions.link
-        now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
-        at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
-        progress(f"{call.done} of {call.total} tasks{DETAIL}{now}{at}", call.done / max(1, call.total))
+        progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
             cli.say(line(record))
 
@@ -183,15 +164,12 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "R
 
 
 def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
-    """Write and print what was found; returns the exit code."""
+    """Write and print what was found; returns the exit code. Raises UsageError, last, for a file."""
     from runtime import task_report as report
 
     failed: AppError | None = None
     try:
-        if outcome.records:  # with --resume there may be none, and what an earlier call wrote is worth more
-            report.write_csv(outcome, options.csv)
-            report.write_excel(outcome, options.excel)
-            report.write_plot(outcome, options.plot)
+        report.write_files(outcome, options.csv, options.excel, options.plot)
     except AppError as error:  # the figures are worth more than the file
         failed = error
     for text in report.problem_lines(outcome):

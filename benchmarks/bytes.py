@@ -57,6 +57,7 @@ class Way:
 
     @property
     def total_s(self) -> float:
+        """Median of the measured totals."""
         return median(answer.measured.total_s for answer in self.answers)
 
     def run(self, edge: Edge, x: Array) -> Array:

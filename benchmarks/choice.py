@@ -62,10 +62,12 @@ class Cell:
     decision_s: float
 
     def total_s(self, point: int) -> float:
+        """Median of the measured totals."""
         return median(self.measured[point])
 
     @property
     def best(self) -> int:
+        """The point with the least measured total."""
         return min(self.measured, key=self.total_s)
 
     @property

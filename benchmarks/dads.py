@@ -47,6 +47,7 @@ class Way:
 
     @property
     def total_s(self) -> float:
+        """Median of the measured totals."""
         return median(self.measured_s)
 
 

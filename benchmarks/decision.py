@@ -279,7 +279,7 @@ class Stages:
         return stages
 
     def add(self, problem: Problem) -> None:
-        """Measure one link."""
+        """Measure one link. Raises ArithmeticError where two that are proven differ."""
         found = bottleneck.exact(unknown(problem))
         self.found.append(found)
         self.exact.append(median(timed(partial(bottleneck.exact, unknown(problem))) for _ in range(SWEEPS)))

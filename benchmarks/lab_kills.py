@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import cgroup, hosts
+from lab.cleaner import MARK, leftovers
 from lab.grid import groups, next_attempt
-from lab.keeper import MARK, leftovers
 from lab.records import RECORDS, read
 
 ROOT = Path(__file__).resolve().parent.parent

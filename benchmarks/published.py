@@ -50,7 +50,10 @@ def network_of(name: str) -> Network:
 
 
 def take(sock: socket.socket) -> torch.Tensor:
-    """Receive as published: length, acknowledgement, parts joined again and again, acknowledgement."""
+    """Receive as published: length, acknowledgement, parts joined again and again, acknowledgement.
+
+    Raises EOFError where the connection ends before.
+    """
     size = pickle.loads(sock.recv(1024))
     sock.sendall(b"yes len")
     data = b""

@@ -29,7 +29,7 @@ HOGS_PER_CORE = 8
 
 
 def run(script: str, *arguments: object) -> dict[str, Any]:
-    """A program's document."""
+    """A program's document. Raises SystemExit where it fails."""
     command = [sys.executable, script, "--json", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -21,6 +21,7 @@ from benchmarks.fingerprint import write_table
 from lab import traces
 from lab.hosts import shaped_hosts
 from lab.made_links import FOLDER, MADE
+from lab.token_bucket import tbf
 from lab.traces import Trace
 from predictor.store import default_folder
 from runtime.children import ROOT, emulated_link, own_cloud
@@ -70,7 +71,7 @@ def over_hosts(name: str, cache: list[str]) -> Iterator[tuple[list[str], tuple[s
         port = int(cloud.stdout.readline().rpartition(":")[2])
 
         def change(rate: float) -> None:
-            shape = ["tc", "qdisc", "change", "dev", "ecci0", "root", *traces.tbf(rate)]
+            shape = ["tc", "qdisc", "change", "dev", "ecci0", "root", *tbf(rate)]
             subprocess.run([*hosts.on_edge, *shape], check=True, capture_output=True)
 
         stop = threading.Event()

@@ -20,11 +20,10 @@ from itertools import accumulate
 
 import numpy as np
 
+from lab.choices import FIXED, RAW
 from models.graph import INPUT, LayerGraph
 from partition.mincut import CutSolver, Terms
 from utils.errors import UsageError
-
-RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def point_of(graph: LayerGraph, head: frozenset[int]) -> int | None:
     return found if found is not None and graph.head_at(found) == head else None
 
 
-def _at(who: str, point: int, codec: str = RAW) -> Baseline:
+def _at(who: str, point: int, codec: str) -> Baseline:
     """Always the same point; -1 is the last one."""
 
     def choose(given: Given) -> Choice:
@@ -119,10 +118,7 @@ def _at(who: str, point: int, codec: str = RAW) -> Baseline:
 
 
 BASELINES: dict[str, Baseline] = {
-    "all-edge": _at("all-edge", -1),
-    "all-cloud": _at("all-cloud", 0),
-    "all-cloud-8bit": _at("all-cloud-8bit", 0, PIXELS),
-    "all-cloud-jpeg": _at("all-cloud-jpeg", 0, JPEG),
+    **{who: _at(who, point, codec) for who, (point, codec) in FIXED.items()},
     "neurosurgeon": neurosurgeon,
     "dads": dads,
 }

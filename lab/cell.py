@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.choices import AUTO, CHOICES, Situation
+from lab.cleaner import Cleaner
 from lab.contenders import CROSSING
 from lab.field import Field, cores
 from lab.grid import FALLBACK, Key, Place, Want, flags_for, key_of, next_attempt
-from lab.keeper import Keeper
 from lab.programs import Program, program
 from lab.records import Record
 from lab.spec import Spec
@@ -84,7 +84,7 @@ def read_document(line: str) -> dict[str, Any]:
 
 @contextmanager
 def edge(
-    place: Place, spec: Spec, where: Field, address: tuple[str, int], folder: Path, keeper: Keeper
+    place: Place, spec: Spec, where: Field, address: tuple[str, int], folder: Path, cleaner: Cleaner
 ) -> Iterator[Asked]:
     """Start the edge of a cell, wait until its network is built, and give it its share of a core."""
     cell, cache_dir = place.cell, folder / "cache"
@@ -105,7 +105,7 @@ def edge(
         *(["--verify"] if spec.verify else []),
     ]
     log = folder / "logs" / f"{cell.slug}.edge.log"
-    with program(command, log, keeper, prefix=where.on_edge, cores=cores().edge, threads=1) as running:
+    with program(command, log, cleaner, prefix=where.on_edge, cores=cores().edge, threads=1) as running:
         ready = read_document(running.line(READY_S))
         where.limit(running.pid, cell.cpu)
         yield Asked(place, int(ready["points"]), spec, cache_dir, running)

@@ -1,7 +1,8 @@
-"""Who else chooses a cut in the lab: baselines, each by name. A new one is a function and a row in `CHOICES`.
+"""Who else chooses a cut in the lab: baselines, each by name. Light: what a rule needs is imported when it is asked.
 
-A choice is told what the edge found out in the same cell, and answers what `edge_api.py --points` takes: a point with a
-codec such as `22:raw`, or for a cut of several tensors `head=LAYER+LAYER:raw` with all layers of the edge.
+A new one is a row in `FIXED`; or a function in lab/baselines.py, and its name in `PUBLISHED`. Each is told what the
+edge found out in the same cell, and answers what `edge_api.py --points` takes: a point with a codec such as `22:raw`,
+or for a cut of several tensors `head=LAYER+LAYER:raw` with all layers of the edge.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,11 +17,24 @@ OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
 """Who chooses by the objective; what all others do is the same under each, and measured once."""
 CONTENDERS = "contenders"
 """In place of `all` points: those that can be the best (lab.contenders)."""
+RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
+ALL_EDGE, ALL_CLOUD = "all-edge", "all-cloud"
+FIXED = {
+    ALL_EDGE: (-1, RAW),
+    ALL_CLOUD: (0, RAW),
+    "all-cloud-8bit": (0, PIXELS),
+    "all-cloud-jpeg": (0, JPEG),
+}
+"""The same point everywhere, -1 being the last one, and its codec."""
+PUBLISHED = ("neurosurgeon", "dads")
+"""Rules of lab.baselines that need the times of both sides."""
+CLOUD_FLAGS = {"all-cloud-jpeg": "--allow-jpeg"}
+"""What the lab's cloud has to be told where one of them is asked for."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a choice may look at."""
+    """What a rule may look at."""
 
     model: str
     points: int
@@ -32,17 +46,14 @@ class Situation:
     cpu: float | None
 
 
-Choice = Callable[[Situation], str]
+Rule = Callable[[Situation], str]
 
 
-def all_edge(situation: Situation) -> str:
-    """Everything here."""
-    return f"{situation.points - 1}:raw"
+def _fixed(point: int, codec: str) -> Rule:
+    return lambda situation: f"{point % situation.points}:{codec}"
 
 
-def published(name: str) -> Choice:
-    """One of lab.baselines that needs the times of both sides."""
-
+def _published(name: str) -> Rule:
     def choose(situation: Situation) -> str:
         from lab import chooser  # and with it the solver
 
@@ -52,17 +63,12 @@ def published(name: str) -> Choice:
     return choose
 
 
-CHOICES: dict[str, Choice] = {
+CHOICES: dict[str, Rule] = {
     AUTO_RAW: lambda _: "auto:raw",  # the edge's own choice among what the points are, tensors as they are
-    "all-edge": all_edge,
-    "all-cloud": lambda _: "0:raw",
-    "all-cloud-8bit": lambda _: "0:pixels",
-    "all-cloud-jpeg": lambda _: "0:jpeg",  # lab.run starts its cloud with --allow-jpeg
-    "neurosurgeon": published("neurosurgeon"),
-    "dads": published("dads"),
+    **{name: _fixed(point, codec) for name, (point, codec) in FIXED.items()},
+    **{name: _published(name) for name in PUBLISHED},
 }
-CLOUD_FLAGS = {"all-cloud-jpeg": "--allow-jpeg"}
-"""What the lab's cloud has to be told where one of them is asked for."""
+"""By the name that stands in the lab's records."""
 
 
 def check(names: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lab.baselines import BASELINES, Choice, Given, Sides, choose
 from predictor import store
 from predictor.store import Kept
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.errors import MismatchError, UsageError
 from utils.units import format_seconds, parse_rate
 
@@ -150,8 +150,8 @@ def chosen(name: str, model: str, up_bytes_per_s: float, cache_dir: Path, cpu: f
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab baselines`."""
-    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=cli.MODELS)
-    parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     parser.add_argument("--bandwidth", type=arguments.checked(parse_rate), required=True, metavar="RATE", help="upload")
     parser.add_argument("--emulate-cpu", type=arguments.share, metavar="SHARE", help="of a core, which the edge has")
     parser.add_argument(

@@ -9,7 +9,6 @@ from lab.show import agreement_table
 from utils import cli
 from utils.errors import UsageError
 
-HELP = "two runs beside each other: the same best point, or within 10 %"
 ENOUGH = 0.9
 
 

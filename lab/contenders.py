@@ -18,6 +18,7 @@ from lab.choices import POINT
 from lab.grid import FALLBACK, Key, Place, Want, key_of, next_attempt
 from lab.records import Cell, Record
 from lab.spec import Spec
+from lab.token_bucket import burst_bytes
 from utils.errors import UsageError
 from utils.units import parse_link
 
@@ -25,8 +26,6 @@ CROSSING = "boundary_bytes"
 """The key in the plan of `auto` under which a record says what crosses at each point."""
 SURE = 0.9
 """Of a bound: what the noise of a measured head, and bytes that are packed anew, may take away from it."""
-GRACE_S = 0.005
-"""Of an upload: the first bytes leave an idle link at once (the bucket of `tc tbf` holds 2 ms of its rate)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Floor:
 
     def at(self, point: int, head_s: float) -> float:
         """At a point whose head takes no less than `head_s` seconds."""
-        upload_s = max(0.0, self.crossing[point] / self.up_bytes_per_s - GRACE_S)
-        return self.compute_w * head_s + self.transmit_w * upload_s
+        held = max(0, self.crossing[point] - burst_bytes(self.up_bytes_per_s))  # the rest leaves an idle link at once
+        return self.compute_w * head_s + self.transmit_w * held / self.up_bytes_per_s
 
     def beaten(self, heads_s: Mapping[int, float], best: float) -> frozenset[int]:
         """Points that cost more than `best` in any case; `heads_s` are measured seconds of the edge, by point."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import cgroup, hosts
+from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
-from lab.keeper import MARK, leftovers, sweep
+from lab.token_bucket import tbf
 from utils.cpu_limit import cpu_limit
 
 ENOUGH_BYTES = 1 << 30
@@ -105,15 +106,15 @@ def _netem(_: argparse.Namespace) -> Finding:
     return Finding("netem", WARNING, "not in this kernel", "modprobe sch_netem; without it a relay adds round trips")
 
 
-QDISCS = {"tbf": "tbf rate 1mbit burst 4kb latency 50ms", "netem": "netem delay 1ms"}
+QDISCS = {"tbf": tbf(125_000.0), "netem": ("netem", "delay", "1ms")}
 
 
 def _qdisc(name: str) -> bool:
     """Whether the kernel has it: try it in a namespace of its own."""
     mark = f"{MARK}{os.getpid()}-probe"
-    lines = [f"ip netns add {mark}", f"tc -n {mark} qdisc add dev lo root {QDISCS[name]}"]
+    lines = (["ip", "netns", "add", mark], ["tc", "-n", mark, "qdisc", "add", "dev", "lo", "root", *QDISCS[name]])
     try:
-        return not any(subprocess.run(line.split(), check=False, capture_output=True).returncode for line in lines)
+        return not any(subprocess.run(line, check=False, capture_output=True).returncode for line in lines)
     finally:
         subprocess.run(["ip", "netns", "del", mark], check=False, capture_output=True)
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.cleaner import Cleaner
 from lab.field import LinkWanted, cores
-from lab.keeper import Keeper
 from lab.programs import address_of, program
 
 START_S = 60.0
@@ -19,13 +19,13 @@ class EmulatedField:
     cloud_host = "127.0.0.1"
     cpu_period_s: float | None = None
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, cleaner: Cleaner) -> None:
+        self._cleaner = cleaner
 
     @contextmanager
     def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
         """A relay."""
-        with relay(wanted, cloud, log, self._keeper) as address:
+        with relay(wanted, cloud, log, self._cleaner) as address:
             yield address
 
     def edge_arguments(self, cpu: float | None) -> list[str]:
@@ -41,16 +41,16 @@ class EmulatedField:
 
 @contextmanager
 def relay(
-    wanted: LinkWanted, to: tuple[str, int], log: Path, keeper: Keeper, prefix: Sequence[str] = ()
+    wanted: LinkWanted, to: tuple[str, int], log: Path, cleaner: Cleaner, prefix: Sequence[str] = ()
 ) -> Iterator[tuple[str, int]]:
     """A relay of that shape in front of an address, on the loopback of the host that `prefix` leads to."""
     trace = [] if wanted.trace is None else ["--trace", str(wanted.trace.resolve())]
     command = ["-m", "lab.relay", "--to", to[0], str(to[1]), "--link", wanted.shape, "--until-stdin-closes", *trace]
-    with program(command, log, keeper, prefix=prefix, cores=cores().cloud) as running:
+    with program(command, log, cleaner, prefix=prefix, cores=cores().cloud) as running:
         yield address_of(running, START_S)
 
 
 @contextmanager
-def opened(keeper: Keeper) -> Iterator[EmulatedField]:
+def opened(cleaner: Cleaner) -> Iterator[EmulatedField]:
     """Nothing has to be made."""
-    yield EmulatedField(keeper)
+    yield EmulatedField(cleaner)

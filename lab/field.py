@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab.keeper import Keeper
+from lab.cleaner import Cleaner
 from utils.errors import UsageError
 
 AUTO = "auto"
@@ -80,7 +80,7 @@ class Mode:
     name: str
     missing: Callable[[], str]
     """Why this machine cannot do it, with what to do about that; "" where it can."""
-    open: Callable[[Keeper], AbstractContextManager[Field]]
+    open: Callable[[Cleaner], AbstractContextManager[Field]]
 
 
 def choose(wanted: str, modes: Sequence[Mode]) -> tuple[Mode, str]:

@@ -17,6 +17,8 @@ SPREAD = 0.15
 LEAST_SPREAD_S = 0.001
 """... unless they lie as close together as this."""
 MOST_ATTEMPTS = 3
+LEAST_POINTS = 3
+"""Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
 SUPERSEDED, UNSTABLE, FALLBACK = "superseded", "unstable", "fallback"
 """Flags of records: measured again because the times were too far apart; the last attempt was no better; the cloud did
 not answer."""
@@ -137,23 +139,33 @@ class Best:
     """Of what the edge chose, of `auto-raw` where that is there: as it was measured among the points where it was, else
     its own measurement."""
     is_unstable: bool
+    tried: int
+    """How many fixed points were measured, or cannot be the best."""
 
     @property
     def regret(self) -> float | None:
-        """By which share the edge's own choice takes longer than the best point that was tried."""
-        return None if self.chosen_s is None else self.chosen_s / self.total_s - 1
+        """By which share the edge's own choice takes longer than the best that was tried, itself included: 0 or more.
+
+        None where too few fixed points were measured to call one of them the best.
+        """
+        if self.chosen_s is None or self.tried < LEAST_POINTS:
+            return None
+        return max(0.0, self.chosen_s / self.total_s - 1)
 
 
-def summary(records: Iterable[Record]) -> list[Best]:
-    """The best point and the edge's choice for every cell that has points."""
+def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[Best]:
+    """The best point and the edge's choice for every cell that has points.
+
+    `is_exhaustive` says that points without a record cannot be the best (lab.contenders).
+    """
     found = groups(records)
     cells: dict[str, list[list[Record]]] = {}
     for (cell, _, _), kept in found.items():
         cells.setdefault(cell, []).append(kept)
-    return [best for kept in cells.values() if (best := _best(kept)) is not None]
+    return [best for kept in cells.values() if (best := _best(kept, is_exhaustive)) is not None]
 
 
-def _best(kept: Sequence[list[Record]]) -> Best | None:
+def _best(kept: Sequence[list[Record]], is_exhaustive: bool) -> Best | None:
     totals = [(median(record.total_s for record in group), group) for group in kept]
     points = [pair for pair in totals if pair[1][0].who == POINT]
     if not points:
@@ -161,15 +173,16 @@ def _best(kept: Sequence[list[Record]]) -> Best | None:
     total_s, group = min(points, key=lambda pair: pair[0])
     chosen = {other[0].who: (s, other[0]) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
     first = group[0]
+    tried = int(first.plan.get("points", len(points))) if is_exhaustive else len(points)
     is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
     if not chosen:
-        return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable)
+        return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, tried)
     auto_s, auto = chosen.get(AUTO, chosen.get(AUTO_RAW, (math.nan, first)))
     chosen_s, choice = chosen.get(AUTO_RAW, (auto_s, auto))
     same = [s for s, other in points if (other[0].point, other[0].codec) == (choice.point, choice.codec)]
     if same and choice.point is not None:
         chosen_s = same[0]
-    return Best(first.cell, first.point, first.layer, total_s, auto.point, auto_s, chosen_s, is_unstable)
+    return Best(first.cell, first.point, first.layer, total_s, auto.point, auto_s, chosen_s, is_unstable, tried)
 
 
 def agreement(

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab import cgroup, traces
+from lab.cleaner import MARK, Cleaner, sweep
 from lab.emulated import relay
 from lab.field import LinkWanted
-from lab.keeper import MARK, Keeper, sweep
+from lab.token_bucket import MTU, tbf
 from utils.errors import AppError
 from utils.units import parse_link
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
 EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"
 BURST, LATENCY = "16kb", "400ms"
+"""Of `shaped_hosts`, as docs/emulation.md and deploy/ shape a link: what the edge's estimator has to see through."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +73,31 @@ def _cable(edge: str, cloud: str) -> list[str]:
 
 
 NAMESPACES = Path("/run/netns")
-MTU = 4000
-"""Bytes of a packet on the cable: tc counts headers too, which take 1.7 % of the rate so, and 4.4 % with 1500."""
-BURST_S = 0.002
-"""Of its rate, that the bucket of a link holds: what gets through at once shortens every transfer by as much."""
-LEAST_BURST = MTU + 14  # bytes: one packet has to fit
 NO_RATE = "100gbit"
 
 
 class HostsField:
     """Two namespaces with a cable between them, and a control group for the edge."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, cleaner: Cleaner) -> None:
         controller = cgroup.find()
         assert controller is not None  # or `cannot` had said so
         mark = f"{MARK}{os.getpid()}"
-        self._edge, self._cloud, self._keeper = f"{mark}-edge", f"{mark}-cloud", keeper
+        self._edge, self._cloud, self._cleaner = f"{mark}-edge", f"{mark}-cloud", cleaner
         # not `ip netns exec`, which hides /sys/fs/cgroup: the edge could not read its quota
         self.on_edge: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._edge}", "--")
         self.on_cloud: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._cloud}", "--")
         self.cloud_host = CLOUD_ADDRESS
         self.cpu_period_s: float | None = cgroup.PERIOD_S
         for name in (self._edge, self._cloud):
-            keeper.order(undo=("netns", name), run=["ip", "netns", "add", name])
-            keeper.order(run=["ip", "-n", name, "link", "set", "lo", "up"])
+            cleaner.order(undo=("netns", name), run=["ip", "netns", "add", name])
+            cleaner.order(run=["ip", "-n", name, "link", "set", "lo", "up"])
         for line in _cable(self._edge, self._cloud):
-            keeper.order(run=line.split())
+            cleaner.order(run=line.split())
         for name, cable in ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE)):
-            keeper.order(run=["ip", "-n", name, "link", "set", cable, "mtu", str(MTU)])
-        self._group, self._other = (cgroup.Group(controller, keeper, side) for side in ("edge", "cloud"))
-        self.has_netem = _has_netem(keeper, self._cloud)
+            cleaner.order(run=["ip", "-n", name, "link", "set", cable, "mtu", str(MTU)])
+        self._group, self._other = (cgroup.Group(controller, cleaner, side) for side in ("edge", "cloud"))
+        self.has_netem = _has_netem(cleaner, self._cloud)
 
     @contextmanager
     def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
@@ -121,27 +118,27 @@ class HostsField:
                 yield cloud
                 return
             wait = replace(wanted, shape=f"{NO_RATE},{rtt_s:.9f}s", trace=None)
-            yield stack.enter_context(relay(wait, cloud, log, self._keeper, self.on_edge))
+            yield stack.enter_context(relay(wait, cloud, log, self._cleaner, self.on_edge))
 
     def _shape(self, host: str, cable: str, bucket: Sequence[str], delay_s: float, verb: str = "replace") -> None:
         tc = ["tc", "-n", host, "qdisc", verb, "dev", cable]
         if not delay_s:
-            self._keeper.order(run=[*tc, "root", *bucket])
+            self._cleaner.order(run=[*tc, "root", *bucket])
             return
         wait = ["netem", "delay", f"{delay_s * 1e6:.0f}us", "limit", "10000"]
-        self._keeper.order(run=[*tc, "root", "handle", "1:", *wait])
-        self._keeper.order(run=[*tc, "parent", "1:1", "handle", "2:", *bucket])
+        self._cleaner.order(run=[*tc, "root", "handle", "1:", *wait])
+        self._cleaner.order(run=[*tc, "parent", "1:1", "handle", "2:", *bucket])
 
     @contextmanager
     def _replayed(self, trace: traces.Trace) -> Iterator[None]:
         """Change both rates as a trace says, beginning now."""
         stop, ends = threading.Event(), ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE))
         for host, cable in ends:
-            self._shape(host, cable, traces.tbf(trace.rate_at(0.0)), 0.0)
+            self._shape(host, cable, tbf(trace.rate_at(0.0)), 0.0)
 
         def change(bytes_per_s: float) -> None:
             for host, cable in ends:
-                self._shape(host, cable, traces.tbf(bytes_per_s), 0.0, "change")
+                self._shape(host, cable, tbf(bytes_per_s), 0.0, "change")
 
         thread = threading.Thread(target=lambda: traces.replay(trace, change, stop), name="replays", daemon=True)
         thread.start()
@@ -179,24 +176,18 @@ def cannot() -> str:
     return f"no network namespace can be made: {made.stderr.strip()}" if made.returncode else ""
 
 
-def tbf(bytes_per_s: float) -> tuple[str, ...]:
-    """The token bucket of one direction, as tc takes it."""
-    burst = max(LEAST_BURST, round(BURST_S * bytes_per_s))
-    return ("tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", f"{burst}b", "latency", LATENCY)
-
-
-def _has_netem(keeper: Keeper, host: str) -> bool:
+def _has_netem(cleaner: Cleaner, host: str) -> bool:
     """Whether the kernel has it: try it."""
     try:
-        keeper.order(run=["tc", "-n", host, "qdisc", "add", "dev", CLOUD_CABLE, "root", "netem", "delay", "1ms"])
+        cleaner.order(run=["tc", "-n", host, "qdisc", "add", "dev", CLOUD_CABLE, "root", "netem", "delay", "1ms"])
     except AppError:
         return False
     return True
 
 
 @contextmanager
-def opened(keeper: Keeper) -> Iterator[HostsField]:
-    """The hosts; the keeper removes them."""
+def opened(cleaner: Cleaner) -> Iterator[HostsField]:
+    """The hosts; the cleaner removes them."""
     found = cgroup.find()
     sweep(() if found is None else (found.top,))
-    yield HostsField(keeper)
+    yield HostsField(cleaner)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 from utils.units import format_rate, format_seconds, printable
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab link`."""
     parser.add_argument("address", type=arguments.address, metavar="IP:PORT", help="of a running cloud")
     parser.add_argument("-t", "--type", metavar="MODEL", default="le_net", help="network to greet the cloud with")
-    parser.add_argument("--weights", default="default", metavar="SOURCE", help=cli.WEIGHTS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     parser.add_argument("--repeat", type=arguments.positive_int, default=5, metavar="N", help="probes")
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
@@ -185,8 +185,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iperf-for", type=arguments.positive_int, default=3, metavar="S", help="seconds each way")
     parser.add_argument("--no-iperf", action="store_true", help="leave iperf3 out")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    cli.add_timeout_flags(parser.add_argument_group("waiting"), "probe")
-    cli.add_edge_tls_flags(parser)
+    flags.add_timeout_flags(parser.add_argument_group("waiting"), "probe")
+    flags.add_edge_tls_flags(parser)
 
 
 def main(options: argparse.Namespace) -> int:

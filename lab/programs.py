@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.keeper import Keeper
+from lab.cleaner import Cleaner
 from utils.errors import AppError, DeadlineError
 from utils.settings import without_settings
 
@@ -24,7 +24,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 class Program:
     """A running program that ends when its standard input does."""
 
-    def __init__(self, command: Sequence[str], log: Path, cores: frozenset[int], keeper: Keeper, threads: int) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, cores: frozenset[int], cleaner: Cleaner, threads: int
+    ) -> None:
         self._log = log
         few = ONE_THREAD if threads == 1 else {}
         try:
@@ -44,7 +46,7 @@ class Program:
         if cores and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):  # it has ended already, which its first line will tell
                 os.sched_setaffinity(self._process.pid, cores)
-        self._keeper, self._noted = keeper, keeper.note_process(self._process.pid)
+        self._cleaner, self._noted = cleaner, cleaner.note_process(self._process.pid)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="reads a program", daemon=True).start()
 
@@ -106,8 +108,8 @@ class Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        with contextlib.suppress(AppError):  # the keeper is gone, as after a crash
-            self._keeper.order(forget=self._noted)
+        with contextlib.suppress(AppError):  # the cleaner is gone, as after a crash
+            self._cleaner.order(forget=self._noted)
 
 
 class ProgramError(AppError):
@@ -122,7 +124,7 @@ class ProgramError(AppError):
 def program(
     arguments: Sequence[str],
     log: Path,
-    keeper: Keeper,
+    cleaner: Cleaner,
     *,
     prefix: Sequence[str] = (),
     cores: frozenset[int] = frozenset(),
@@ -132,7 +134,7 @@ def program(
     command = [*prefix, sys.executable, *arguments]
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
-    running = Program(command, log, cores, keeper, threads)
+    running = Program(command, log, cores, cleaner, threads)
     try:
         yield running
     finally:

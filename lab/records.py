@@ -209,12 +209,6 @@ def open_records(folder: Path) -> Iterator[Writer]:
         writer.close()
 
 
-def append(folder: Path, record: Record) -> None:
-    """Append one record."""
-    with open_records(folder) as writer:
-        writer.append(record)
-
-
 def _cut_torn_line(path: Path) -> None:
     """Take back the half line that a crash left."""
     if not path.exists():

@@ -30,8 +30,6 @@ from utils.cli import exit_at_end_of_stdin
 from utils.errors import AppError, ConnectError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
-__all__ = ["LinkShape", "Relay", "main", "parse_steps"]
-
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
 MIN_QUEUE = 4 * CHUNK

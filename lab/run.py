@@ -13,11 +13,11 @@ from typing import Any
 from lab import cell as measuring
 from lab import spec as specs
 from lab.choices import CLOUD_FLAGS, CONTENDERS
+from lab.cleaner import Cleaner, cleaner
 from lab.contenders import next_contender
 from lab.environment import environment
 from lab.field import Field, Mode, choose, cores
 from lab.grid import Key, Place, Want, groups, key_of, places, summary, wants
-from lab.keeper import Keeper, keeper
 from lab.modes import MODES
 from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
@@ -96,7 +96,7 @@ def main(options: argparse.Namespace) -> int:
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress).everything()
     _, records = read(folder)
-    found = summary(records)
+    found = summary(records, is_exhaustive=spec.points == CONTENDERS)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
     print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:
@@ -163,7 +163,7 @@ class Run:
     def everything(self) -> list[str]:
         """Measure what is missing; returns what failed."""
         with ExitStack() as stack:
-            held = stack.enter_context(keeper())
+            held = stack.enter_context(cleaner())
             where = stack.enter_context(self.mode.open(held))
             threads = self.spec.cloud_threads or len(cores().cloud) or os.cpu_count() or 1
             found = environment(self.mode.name, self.why, where.cpu_period_s, threads)
@@ -174,7 +174,7 @@ class Run:
             stack.callback(cloud.stop)
             return self._cells(where, held, cloud, writer, found.key)
 
-    def _cells(self, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
+    def _cells(self, where: Field, held: Cleaner, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
         failures, in_a_row = self._failures, 0
         todo = places(self.spec)
         for number, place in enumerate(todo, start=1):
@@ -213,7 +213,7 @@ class Run:
             while (want := next_contender(place, self.spec, self._done)) is not None:
                 yield want
 
-    def _cell(self, place: Place, where: Field, held: Keeper, cloud: "Cloud", writer: Writer, key: str) -> None:
+    def _cell(self, place: Place, where: Field, held: Cleaner, cloud: "Cloud", writer: Writer, key: str) -> None:
         self._tell(place, "starting")
         log = self.folder / LOGS / f"{place.cell.slug}.link.log"
         with (
@@ -310,7 +310,7 @@ class Cloud:
     """The cloud of a run: started when it is needed, again where it has ended."""
 
     where: Field
-    held: Keeper
+    held: Cleaner
     folder: Path
     threads: int
     flags: tuple[str, ...]

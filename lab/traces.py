@@ -219,23 +219,3 @@ def replay(
         left_s = due_s - (clock() - began)
         if stop.wait(None if math.isinf(left_s) else max(0.0, min(left_s, threading.TIMEOUT_MAX))):
             return
-
-
-BURST_S, LEAST_BURST_BYTES = 0.002, 2 * 1514  # each change fills the bucket, so it should be small
-OUTAGE_BURST_BYTES = 1600  # one packet, which the kernel wants a bucket to hold
-QUEUE_S = 0.4
-LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 1 << 16, 1 << 30
-
-
-def tbf(bytes_per_s: float) -> tuple[str, ...]:
-    """What follows `tc qdisc change dev DEV root` for a rate; an outage lets one packet through, and then 1 byte/s.
-
-    `limit` is what waits, 0.4 s of the rate but at least 64 KiB: tc's own `latency` would drop all in an outage.
-    """
-    if bytes_per_s <= 0:
-        shape = ("8bit", OUTAGE_BURST_BYTES, LEAST_QUEUE_BYTES)
-    else:
-        burst = min(max(LEAST_BURST_BYTES, round(BURST_S * bytes_per_s)), MOST_QUEUE_BYTES)
-        limit = burst + min(max(LEAST_QUEUE_BYTES, round(QUEUE_S * bytes_per_s)), MOST_QUEUE_BYTES)
-        shape = (f"{max(8, round(8 * bytes_per_s))}bit", burst, limit)
-    return "tbf", "rate", shape[0], "burst", f"{shape[1]}b", "limit", f"{shape[2]}b"

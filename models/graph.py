@@ -41,7 +41,11 @@ class Point:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """The directed acyclic graph of the layers of one network."""
+    """The directed acyclic graph of the layers of one network.
+
+    Raises ValueError where the first layer is not the input, a layer reads nothing or one that does not come before it,
+    or an output is no layer.
+    """
 
     name: str
     layers: tuple[Layer, ...]

@@ -35,7 +35,7 @@ class Input:
 
 
 def rgb_tensor(side: int, picture: Image.Image) -> torch.Tensor:
-    """The middle square of a picture as (1, 3, side, side), 0 to 1."""
+    """The middle square of a picture as (1, 3, side, side) float32, 0 to 1."""
     square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square, dtype=np.float32) / 255
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
@@ -47,7 +47,7 @@ def speech_tensor(sound: audio.Waveform) -> torch.Tensor:
 
 
 def words_tensor(task: text.Task, sentence: str) -> torch.Tensor:
-    """A sentence as windows of word vectors, (1, 28, text.width_of(task))."""
+    """A sentence as windows of word vectors, (1, 28, text.width_of(task)). Raises UsageError as `words_of` does."""
     return torch.from_numpy(text.windows(task, sentence))
 
 
@@ -163,19 +163,19 @@ def read(network: str, takes: str, given: str, what: Any, preprocess: Preprocess
 
 
 def sample(name: str, preprocess: Preprocess) -> Input:
-    """The default input: it is on every machine that has the requirements installed, or is made."""
+    """The default input: it is on every machine that has the requirements installed, or is made.
+
+    Raises UsageError where what it comes with is not installed.
+    """
     if name in MADE:
         return MADE[name](preprocess)
-    path = SAMPLES[name]()
+    path = SAMPLES[name]()[0]
     return from_image(path, preprocess, source=f"sample:{path.name}")
 
 
 def samples(name: str) -> tuple[Path, ...]:
-    """All the pictures that there are of a kind; none where the sample is no picture."""
-    if name in MADE:
-        return ()
-    found = SAMPLES[name]()
-    return tuple(sorted(found.parent.glob("*.jpg"))) if name == "photo" else (found,)
+    """The files of all the pictures of a sample; none where it is no picture. Raises UsageError as `sample` does."""
+    return () if name in MADE else SAMPLES[name]()
 
 
 def _speech(preprocess: Preprocess) -> Input:
@@ -210,24 +210,25 @@ def crops(path: Path, count: int) -> list[Image.Image]:
     return found
 
 
-def _photo() -> Path:
-    """`china.jpg`, a photograph of a palace that comes with scikit-learn."""
+def _photos() -> tuple[Path, ...]:
+    """The photographs that come with scikit-learn: a palace, a flower."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise UsageError("the sample photograph comes with scikit-learn, which is not installed: give --image FILE")
-    return Path(spec.submodule_search_locations[0], "datasets", "images", "china.jpg")
+    folder = Path(spec.submodule_search_locations[0], "datasets", "images")
+    return folder / "china.jpg", folder / "flower.jpg"
 
 
-def _shipped(name: str) -> Path:
-    return Path(__file__).parent / "zoo" / name
+def _shipped(name: str) -> tuple[Path, ...]:
+    return (Path(__file__).parent / "zoo" / name,)
 
 
-SAMPLES: dict[str, Callable[[], Path]] = {
-    "photo": _photo,
+SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {
+    "photo": _photos,
     "digit": partial(_shipped, "digit.png"),
     "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
 }
-"""Default inputs that are pictures."""
+"""Default inputs that are pictures: the first of each is taken, the others serve where several are wanted."""
 
 
 def _reason(error: BaseException) -> str:

@@ -68,7 +68,10 @@ class Own:
     """From a PIL picture to an input, where the file has such a function."""
 
     def tensor(self, picture: Any) -> "torch.Tensor":
-        """The input that a picture makes; of None, the example."""
+        """The input that a picture makes, in the example's shape; of None, the example.
+
+        Raises UsageError where the file's function fails or makes something else.
+        """
         if picture is None or self.preprocess is None:
             return self.example
         preprocess = self.preprocess

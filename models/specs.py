@@ -190,10 +190,6 @@ def _adaptive_pool(kind: str, call: _Call) -> _Found:
     return _Found(kind, math.prod(call.in_shape), (height, width), (height, width))
 
 
-def _per_input(kind: str, call: _Call) -> _Found:
-    return _Found(kind, math.prod(call.in_shape))
-
-
 def _per_element(kind: str, call: _Call) -> _Found:
     return _Found(kind, call.elements)
 

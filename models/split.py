@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from models.trace import Traced
@@ -23,7 +22,7 @@ class Segment:
 
 
 def segment(traced: Traced, layers: Collection[int]) -> Segment:
-    """Build the module of `layers`, shares parameters with the whole network and copies none."""
+    """Build the module of any layers; it shares parameters with the whole network and copies none."""
     inside = frozenset(layers)
     inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
     outputs = traced.graph.outputs_of(inside)
@@ -53,12 +52,3 @@ def split(traced: Traced, head: Collection[int]) -> tuple[Segment, Segment]:
     """Cut the network: the head for the edge and the tail for the cloud. Raises ValueError if `head` is no cut."""
     cut = traced.graph.check_cut(head)
     return segment(traced, cut), segment(traced, traced.graph.everything - cut)
-
-
-def run_split(head: Segment, tail: Segment, x: torch.Tensor, outputs: Collection[int]) -> tuple[torch.Tensor, ...]:
-    """Run both halves in this process; returns the tensors of `outputs`. What the wire must be equal to."""
-    with torch.inference_mode():
-        values = dict(zip(head.outputs, head.module(x), strict=True))
-        if tail.outputs:
-            values |= zip(tail.outputs, tail.module(*(values[number] for number in tail.inputs)), strict=True)
-    return tuple(values[number] for number in outputs)

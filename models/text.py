@@ -60,7 +60,10 @@ def width_of(task: Task) -> int:
 
 
 def windows(task: Task, sentence: str) -> Vectors:
-    """One window for each word, shape (1, 28, width_of(task)), float32; behind the last word those of padding."""
+    """One window for each word, shape (1, 28, width_of(task)), float32; behind the last word those of padding.
+
+    Raises UsageError as `words_of` does.
+    """
     words, around = words_of(sentence), (PADDING,) * (WINDOW // 2)
     padded = (*around, *words, *(PADDING,) * (WORDS - len(words)), *around)
     vectors = [_described(task, word) for word in padded]

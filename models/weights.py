@@ -7,7 +7,7 @@ multiplication and one subtraction, which IEEE 754 fixes exactly.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,22 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
     The default is the trained weights that the project ships where it has them, else a seeded initialisation.
     Raises UsageError for a file that cannot be read and MismatchError for one that belongs to another network.
     """
-    if weights == IMAGENET:
-        return _finish(_published(entry), entry, IMAGENET, trained=True)
-    if weights == DEFAULT and entry.shipped is None:
-        model, drawn = _seeded(entry)
-        is_built = bool(entry.code) and not drawn
-        return _finish(model, entry, "as built" if is_built else "seed 0 (untrained)", trained=is_built)
-    path = Path(__file__).parent / "zoo" / str(entry.shipped) if weights == DEFAULT else Path(weights)
+    by_name = _SOURCES.get(weights)
+    return by_name(entry) if by_name is not None else _from_file(entry, Path(weights), f"file {Path(weights)}")
+
+
+def _default(entry: Entry) -> Loaded:
+    if entry.shipped is not None:
+        return _from_file(entry, Path(__file__).parent / "zoo" / entry.shipped, "shipped")
+    model, drawn = _seeded(entry)
+    is_built = bool(entry.code) and not drawn
+    return _finish(model, entry, "as built" if is_built else "seed 0 (untrained)", trained=is_built)
+
+
+def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
     model = seeded(entry)
     _fill(model, _read(path), path, entry.name)
-    return _finish(model, entry, "shipped" if weights == DEFAULT else f"file {path}", trained=True)
+    return _finish(model, entry, origin, trained=True)
 
 
 def digest(model: nn.Module) -> str:
@@ -75,13 +81,18 @@ def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool) -> Lo
     return Loaded(model, found, origin, trained)
 
 
-def _published(entry: Entry) -> nn.Module:
+def _imagenet(entry: Entry) -> Loaded:
     if entry.imagenet is None:
         raise UsageError(f"{entry.name} has no ImageNet weights")
     try:
-        return entry.imagenet()
+        model = entry.imagenet()
     except (OSError, RuntimeError) as error:  # no network, or a download with a wrong hash
         raise UsageError(f"cannot download the ImageNet weights of {entry.name}: {error}") from None
+    return _finish(model, entry, IMAGENET, trained=True)
+
+
+_SOURCES: dict[str, Callable[[Entry], Loaded]] = {DEFAULT: _default, IMAGENET: _imagenet}
+"""Where parameters come from, by name; any other name is a file's."""
 
 
 # --- from a file
@@ -89,12 +100,11 @@ def _published(entry: Entry) -> nn.Module:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     require_file(path)
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise UsageError(f"{path}: weights are read from .safetensors, .pt or .pth files")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix in (".pt", ".pth"):
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-            return _state_dict(state, path)
+        return reader(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"cannot read the weights {path}: {error}") from None
     except UsageError:
@@ -102,7 +112,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # noqa: BLE001  torch.load has no error type of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{path} is not a file of plain weights: {reason}") from None
-    raise UsageError(f"{path}: weights are read from .safetensors, .pt or .pth files")
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+
+
+_READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
+    ".safetensors": load_file,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+}
 
 
 def _state_dict(state: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -176,7 +196,7 @@ class _NoteRandomFills(TorchFunctionMode):
 
 
 def seeded(entry: Entry, seed: int = 0) -> nn.Module:
-    """Build a network whose random parameters are the same on every machine; constants stay the constructor's."""
+    """Build a network in eval mode, parameters drawn alike on every machine; constants stay the constructor's."""
     return _seeded(entry, seed)[0]
 
 

@@ -1,6 +1,8 @@
 """Whole numbers of 8, 6 or 4 bits instead of float32: the form of the codecs int8, int6 and int4.
 
-Zero stays exactly zero wherever the range holds it, because zeros are what compresses and what networks care about.
+Each is a whole number of steps from the smallest to the largest, as in Choi and Bajic, "Deep feature compression for
+collaborative object detection" (arXiv 1802.03931); but zero stays exactly zero wherever the range holds it, because
+zeros are what compresses and what networks care about.
 """
 
 import math
@@ -49,7 +51,10 @@ class Affine:
         return padded * self.bits // 8 if self.is_packed else padded
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
-        """Raises CodecError for all but finite float32, and for ranges whose ends no scale reaches in float32."""
+        """The pairs (lo, scale), then the codes, of an array of any shape.
+
+        Raises CodecError for all but finite float32, and for ranges whose ends no scale reaches in float32.
+        """
         numbers = as_float32(array).reshape(self.rows(array.shape), -1)
         pairs, steps = _choose(numbers, self._levels)
         _check_pairs(pairs, self._levels, CodecError)
@@ -61,7 +66,7 @@ class Affine:
         return pairs.reshape(-1).view(np.uint8), codes
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """A new float32 array."""
+        """A new float32 array of `shape`. Raises ProtocolError for an infinite range, or too large a code."""
         pairs = np.frombuffer(parameters, _PAIR).reshape(-1, 2).astype(np.float32)
         _check_pairs(pairs, self._levels, ProtocolError)
         whole = np.frombuffer(codes, np.uint8)

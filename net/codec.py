@@ -73,7 +73,10 @@ class Codec:
         return self.form.is_lossless and (self.squeezer is None or self.squeezer.is_lossless)
 
     def encode(self, array: Array) -> Encoded:
-        """Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only."""
+        """An array of any shape, ready to travel; without a squeezer and a lossy form its bytes may be a view of it.
+
+        Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only.
+        """
         name = array.dtype.name
         if name not in DTYPES:
             raise CodecError(f"dtype {name} does not travel")
@@ -154,7 +157,7 @@ class Zstd:
     is_lossless: bool = True
 
     def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
-        """A compressor is not for two threads at once, and a new one takes 10 us."""
+        """The codes, one frame. A compressor is not for two threads at once, and a new one takes 10 us."""
         return zstandard.ZstdCompressor(level=LEVEL).compress(codes.data)
 
     def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
@@ -194,7 +197,7 @@ def encode(array: Array, codec: str) -> Encoded:
 
 
 def decode(encoded: Encoded) -> Array:
-    """The tensor again, as the other side gets it."""
+    """The tensor again, of the shape and dtype that it had, as the other side gets it. Raises ProtocolError."""
     buffer = memoryview(b"".join(encoded.parts))
     return CODECS[encoded.codec].decode(encoded.dtype, encoded.shape, buffer)
 

@@ -18,7 +18,7 @@ import numpy as np
 from net import plain_pickle, tensors
 from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
 from net.messages import Error, M, Message, from_header, to_header
-from net.refusals import refusal as refusal  # for who looks for it here
+from net.refusals import refusal
 from net.tls import ClientTls, PlainPeerError, Secure, explain
 from net.transport import Plain, Transport
 from utils.deadline import Deadline
@@ -52,7 +52,10 @@ class Frame:
     """... in how many seconds."""
 
     def read(self, message: type[M]) -> M:
-        """The message, where it is of this kind; an ERROR is raised as what it means here."""
+        """The message, where it is of this kind.
+
+        Raises ProtocolError where it is of another or has other fields, and an ERROR as what it means here.
+        """
         if self.kind is FrameType.ERROR:
             raise refusal(from_header(Error, self.header))
         if self.kind is not message.TYPE:
@@ -60,11 +63,11 @@ class Frame:
         return from_header(message, self.header)
 
     def described(self) -> list[tensors.Described]:
-        """The tensors as they are described; nothing is decoded."""
+        """The tensors as they are described; nothing is decoded. Raises ProtocolError."""
         return tensors.read(self.header, self.payload, self.limits)
 
     def arrays(self) -> list[tensors.Array]:
-        """The tensors: raw ones as views of the payload."""
+        """The tensors, each of its described shape: raw ones as views of the payload. Raises ProtocolError."""
         return tensors.view(self.header, self.payload, self.limits)
 
 
@@ -107,7 +110,7 @@ class Connection:
 
     def allow_duplex(self) -> None:
         """From now on one thread may send while another receives. Whoever receives learns why the other side has
-        closed; whoever sends does not ask."""
+        closed; whoever sends does not ask. Raises AppError where there are no more file descriptors."""
         if not self._plain.is_duplex:
             try:
                 self._plain.allow_duplex()
@@ -115,12 +118,16 @@ class Connection:
                 raise AppError(f"cannot answer while receiving: {error.strerror or error}") from None
 
     def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array | tensors.Encoded] = ()) -> int:
-        """Send a message with tensors; returns the bytes of its payload."""
+        """Send a message with tensors of any shape; returns the bytes of its payload.
+
+        Raises DeadlineError; SlowError where it is taken more slowly than `min_taken_per_s`; PeerClosedError, or what
+        the other side says why it has closed; ProtocolError for more than the limits, of which nothing is sent.
+        """
         described, buffers = tensors.describe(arrays) if arrays else ({}, [])
         return self._send_frame(message, described, buffers, deadline)
 
     def send_bytes(self, message: Message, payload: memoryview, deadline: Deadline) -> int:
-        """Send a message whose payload has no meaning, only a size."""
+        """Send a message whose payload has no meaning, only a size; returns that, and raises what `send` does."""
         return self._send_frame(message, {}, [payload], deadline)
 
     def _send_frame(
@@ -196,7 +203,8 @@ class Connection:
 
         From a stranger only the short frames are taken that open a conversation: no memory is for the others.
         Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError; ProtocolError
-        for bytes that are no frame within the limits, before memory is taken for them.
+        for bytes that are no frame within the limits, before memory is taken for them, and as SlowError for a frame
+        that comes more slowly than `min_bytes_per_s`.
         """
         start = memoryview(bytearray(PREFIX_BYTES))
         while (got := self._receive_some(start, deadline)) is None:

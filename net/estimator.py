@@ -6,7 +6,8 @@ believes in too fast a link sends much and waits for long; who believes in too s
 sample that is clearly below the estimate lowers it, and two in a row that are clearly above raise it, to the lower one.
 "Clearly" is outside a dead band; inside it samples are smoothed.
 
-Nothing here reads a clock or locks: times are passed in, and callers in several threads hold a lock of their own.
+Nothing here reads a clock or locks: moments (`at`, seconds of one clock) are passed in, and callers in several threads
+hold a lock of their own.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,9 @@ Told = Callable[[float, float], None]
 
 @dataclass(slots=True)
 class Estimator:
-    """A link in bytes per second and seconds, kept up to date by what travels over it.
+    """A link in bytes per second and seconds, kept up to date by what travels over it: its upload and its round trip.
 
+    The download stays what it was measured or given to be: most answers are of a few kilobytes and say nothing of it.
     `source` is probe or given until the first sample of a rate counts, and traffic from then on; `updated_at` is when
     the last one did. ValueError where a rate is not above zero, or anything is not finite.
 
@@ -53,7 +55,6 @@ class Estimator:
     """Is told the first estimate, and that after each sample that counted."""
     _up_waiting: float | None = field(default=None, init=False, repr=False)
     """The last sample, if it was above the band: the next one has to agree."""
-    _down_waiting: float | None = field(default=None, init=False, repr=False)
     _rtt_at: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class Estimator:
         return LinkEstimate(self.up_bytes_per_s, self.down_bytes_per_s, self.rtt_s, self.source)
 
     def sample_up(self, size_bytes: int, seconds: float, at: float, skipped_bytes: int = 0) -> None:
-        """One upload that is complete: the receiver saw `size_bytes` in `seconds` of its clock.
+        """One upload that is complete at `at` seconds: the receiver saw `size_bytes` in `seconds` of its clock.
 
         `skipped_bytes` had arrived before that clock was started and are not in `size_bytes`. A receiver that starts
         its clock after BURST_BYTES leaves a burst out, and its samples are exact from 16 KiB on. Otherwise samples
@@ -84,13 +85,6 @@ class Estimator:
         readings = _readings(size_bytes, seconds, skipped_bytes)
         if readings is not None:
             self.up_bytes_per_s, self._up_waiting = _follow(self.up_bytes_per_s, self._up_waiting, *readings)
-            self._count(at)
-
-    def sample_down(self, size_bytes: int, seconds: float, at: float, skipped_bytes: int = 0) -> None:
-        """One download that is complete, as `sample_up`."""
-        readings = _readings(size_bytes, seconds, skipped_bytes)
-        if readings is not None:
-            self.down_bytes_per_s, self._down_waiting = _follow(self.down_bytes_per_s, self._down_waiting, *readings)
             self._count(at)
 
     def partial_up(self, size_bytes: int, seconds: float, at: float) -> None:
@@ -128,7 +122,8 @@ class Estimator:
 def should_move(current_total_s: float, best_total_s: float, margin: float = 0.10) -> bool:
     """Whether the best cut is so much better than the one in use, by predicted seconds, that moving is worth it.
 
-    Both totals are for the link as it is now. A cut that cannot be used takes infinite seconds.
+    Both totals are for the link as it is now. A cut that cannot be used takes infinite seconds. `margin` is a share of
+    the current total.
     """
     return best_total_s < (1 - margin) * current_total_s
 

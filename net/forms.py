@@ -47,10 +47,10 @@ class Form(Protocol):
         """Size of the codes."""
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
-        """Parameters and codes. Raises CodecError for an array that the form cannot carry."""
+        """Parameters and codes of an array of any shape. Raises CodecError for one that the form cannot carry."""
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """The array again, of buffers of the right sizes. Raises ProtocolError for bytes that nobody encodes."""
+        """The array of `shape` again, of buffers of the right sizes. Raises ProtocolError for what nobody encodes."""
 
 
 class Squeezer(Protocol):
@@ -89,14 +89,14 @@ class Raw:
         return _NO_BYTES, np.asarray(array, dtype=DTYPES[array.dtype.name], order="C").reshape(-1).view(np.uint8)
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """A view of the codes."""
+        """A view of the codes. Raises ProtocolError for a bool that is neither 0 nor 1."""
         if dtype == "bool" and np.frombuffer(codes, np.uint8).max() > 1:
             raise ProtocolError("a bool is 0 or 1")
         return np.frombuffer(codes, dtype=DTYPES[dtype]).reshape(shape)
 
 
 def as_float32(array: Array) -> Floats:
-    """What a lossy form starts from, in C order. Raises CodecError for anything but numbers in float32."""
+    """What a lossy form starts from: the same shape, in C order. Raises CodecError for all but float32."""
     if array.dtype.name != "float32" or not array.size:
         raise CodecError(f"a lossy codec carries float32, not {array.dtype.name} of {array.size} numbers")
     return np.ascontiguousarray(array, dtype=np.float32)
@@ -129,7 +129,7 @@ class Half:
         return 2 * math.prod(shape)
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
-        """Raises CodecError for all but finite float32 below 65520."""
+        """No parameters, and two bytes for each number. Raises CodecError for all but finite float32 below 65520."""
         numbers = as_float32(array).reshape(-1)
         if not (numbers.min() > -_HALF_END and numbers.max() < _HALF_END):  # false for NaN
             raise CodecError("fp16 carries finite numbers below 65520")
@@ -148,7 +148,7 @@ class Half:
         return _NO_BYTES, halves.view(np.uint8)
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """A new float32 array."""
+        """A new float32 array of `shape`. Raises ProtocolError for NaN and infinity."""
         halves = np.frombuffer(codes, "<i2")
         if (halves & 0x7FFF).max() >= _HALF_INFINITY:
             raise ProtocolError("fp16 carries finite numbers")

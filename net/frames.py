@@ -96,7 +96,11 @@ def pack_prefix(frame_type: FrameType, header_bytes: int, payload_bytes: int) ->
 
 
 def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
-    """Read the 20 bytes that start a frame. Raises ProtocolError for anything but a frame within the limits."""
+    """Read the 20 bytes that start a frame.
+
+    Raises ProtocolError for anything but a frame within the limits: as BadMagicError for another protocol, VersionError
+    for another version of this one, TooLargeError for a length over a limit.
+    """
     magic, version, number, flags, header_bytes, payload_bytes = _PREFIX.unpack(data)
     if magic != MAGIC:
         raise _not_ours(magic)

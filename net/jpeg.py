@@ -42,7 +42,7 @@ class Jpeg:
     is_lossless: bool = False
 
     def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
-        """Raises CodecError for a picture of other channels, or too large."""
+        """The file, of pixels of shape (1, C, H, W). Raises CodecError for other channels, or too many pixels."""
         try:
             pixels = codes.reshape(_picture(shape))
         except ProtocolError as error:

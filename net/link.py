@@ -77,15 +77,20 @@ class Prober:
     _count: int = 0
 
     def round_trip(self) -> float:
-        """Median round-trip time of small messages, in seconds."""
+        """Median seconds of a round trip of small messages, measured once. Raises AppError where the cloud is lost."""
         if not self.pings:
             self._exchange(PING_BYTES, PING_BYTES)  # wakes both sides up
             self.pings = [self._exchange(PING_BYTES, PING_BYTES) for _ in range(PINGS)]
         return float(np.median([ping.seconds for ping in self.pings]))
 
-    def estimate(self) -> LinkEstimate:
-        """Probe both directions; takes a second or two on a slow link."""
+    def estimate(self, given_bytes_per_s: float | None = None) -> LinkEstimate:
+        """Probe both directions, which takes a second or two on a slow link; of a given rate only the round trip.
+
+        Raises AppError where the cloud is lost.
+        """
         ping_s = self.round_trip()
+        if given_bytes_per_s is not None:
+            return LinkEstimate(given_bytes_per_s, given_bytes_per_s, ping_s, "given")
         up_rtt_s, up = self._direction(ping_s, upward=True)
         down_rtt_s, down = self._direction(ping_s, upward=False)
         return LinkEstimate(up, down, max(ping_s, min(up_rtt_s, down_rtt_s)), "probe")

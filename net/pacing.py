@@ -20,7 +20,7 @@ class Bucket:
     _at: float | None = None
 
     def pay(self, tokens: float, now: float) -> float:
-        """Take tokens that were used; returns the seconds until none are owed."""
+        """Take tokens that were used, at the moment `now` in seconds; returns the seconds until none are owed."""
         most = self.per_s * BURST_S
         had = most if self._at is None else min(most, self._tokens + (now - self._at) * self.per_s)
         self._tokens, self._at = had - tokens, now

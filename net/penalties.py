@@ -53,7 +53,10 @@ class Denial:
     retry_after_s: float = 0.0
 
 
-_GARBAGE = frozenset({"BAD_MAGIC", "TOO_LARGE", "MALFORMED", "PROTOCOL", "TLS"})
+_GARBAGE = ("BAD_MAGIC", "TOO_LARGE", "MALFORMED", "PROTOCOL", "TLS")
+_FAULTS: dict[str, Fault] = {"TOKEN": Fault.TOKEN, **dict.fromkeys(_GARBAGE, Fault.GARBAGE)}
+_FAULTS_OF_STRANGERS: dict[str, Fault] = _FAULTS | {"DEADLINE": Fault.SILENCE}
+"""By the code of an error. Who has said a good HELLO may be idle or slow."""
 
 
 def fault_of(code: str, *, is_known: bool) -> Fault | None:
@@ -61,11 +64,7 @@ def fault_of(code: str, *, is_known: bool) -> Fault | None:
 
     To leave inside a frame, to differ in version or weights, or to be idle or slow later, is no fault.
     """
-    if code == "TOKEN":
-        return Fault.TOKEN
-    if code in _GARBAGE:
-        return Fault.GARBAGE
-    return Fault.SILENCE if code == "DEADLINE" and not is_known else None
+    return (_FAULTS if is_known else _FAULTS_OF_STRANGERS).get(code)
 
 
 @dataclass
@@ -83,7 +82,10 @@ class Door:
     _open: dict[str, int] = field(default_factory=dict)
 
     def admit(self, address: str, now: float) -> Denial | None:
-        """Count a new connection of this address, or say why there may be none. What is counted has to `leave`."""
+        """Count a new connection of this address, or say why there may be none. What is counted has to `leave`.
+
+        `now` is a moment in seconds, of a clock that does not go back.
+        """
         source = self._source(address)
         if source is None:
             return None

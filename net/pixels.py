@@ -5,8 +5,9 @@ preprocessing of a picture ends on the cloud; the picture's file is not sent, si
 files.
 
 Under zstandard the pixels become what their neighbours do not foretell: red and blue less green, then every pixel less
-left + above - above left (the plane predictor), modulo 256. Photographs shrink to 60 % of what zstandard alone makes of
-them, near lossless WebP; the way back is two running sums, which numpy does as fast as it copies.
+left + above - above left, modulo 256 (the colours as in lossless WebP, the plane as predictor 4 of lossless JPEG, ITU-T
+T.81). Photographs shrink to 60 % of what zstandard alone makes of them, near lossless WebP; the way back is two running
+sums, which numpy does as fast as it copies.
 """
 
 import math
@@ -59,7 +60,7 @@ class Pixels:
         raise CodecError("this is no normalised 8-bit picture")
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """A new float32 array. Raises ProtocolError for another dtype, or parameters that are not finite."""
+        """A new float32 array of shape (1, C, H, W). Raises ProtocolError for another, or infinite parameters."""
         channels = _channels(shape)
         if dtype != "float32" or not _is_picture(shape):
             raise ProtocolError("pixels are those of one float32 picture")

@@ -276,5 +276,3 @@ _KNOWN: dict[bytes, _Instruction] = {
     pickle.FRAME: _skip_frame,
 }
 _OTHERS = tuple(_KNOWN.get(bytes([code]), _forbidden) for code in range(256))
-_INSTRUCTIONS = frozenset({_MEMOIZE, _MARK, *_CONSTANTS, *_AFTER_MARK, *(code[0] for code in _KNOWN)})
-"""All that are allowed, without STOP."""

@@ -39,7 +39,10 @@ class Recorder:
             raise UsageError(f"--record {path}: cannot be written: {error.strerror or error}") from None
 
     def note(self, at: float, up_bytes_per_s: float) -> None:
-        """The upload as estimated `at` seconds. A second one in the same millisecond is left out."""
+        """The upload as estimated at the moment `at`, in seconds. A second one in the same millisecond is left out.
+
+        Raises nothing: a file that cannot be written is warned of, once.
+        """
         with self._lock:
             if not self._rows:
                 self._began = at

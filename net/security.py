@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 from utils.errors import UsageError
+from utils.settings import SECRET
 
-TOKEN_VARIABLE = "EDGE_CLOUD_TOKEN"
 TOKEN_BYTES = (8, 1024)
 
 
@@ -21,7 +21,7 @@ def read_token(token_file: Path | None) -> str:
             reason = getattr(error, "strerror", None) or "not text"
             raise UsageError(f"cannot read the token file {token_file}: {reason}") from None
     else:
-        token = os.environ.get(TOKEN_VARIABLE, "")
+        token = os.environ.get(SECRET, "")
         if not token:
             return ""
     if not token.isascii() or not token.isprintable():
@@ -41,14 +41,14 @@ def _bytes(token: str) -> bytes:
 
 
 def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> None:
-    """Refuse to open a port to other machines unless a token or TLS guards it or the user insists.
+    """Raises UsageError for a port open to other machines, unless a token or TLS guards it or the user insists.
 
     TLS alone keeps what travels secret, but keeps nobody out: SECURITY.md says to give a token too.
     """
     if token or has_tls or insecure or is_loopback(host):
         return
     raise UsageError(
-        f"{host} can be reached from other machines: set a token (--token-file FILE, or {TOKEN_VARIABLE} in the "
+        f"{host} can be reached from other machines: set a token (--token-file FILE, or {SECRET} in the "
         "environment, the same on both sides), TLS (--tls-cert FILE --tls-key FILE), or say --insecure"
     )
 

@@ -98,7 +98,7 @@ class Server:
     metrics: Metrics = field(default_factory=NoMetrics)
 
     def open(self) -> tuple[str, int]:
-        """Bind and listen; returns the address, with the chosen port where 0 was asked for."""
+        """Bind and listen; returns the address, with the chosen port where 0 was asked for. Raises ConnectError."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]

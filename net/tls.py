@@ -111,16 +111,22 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+_REFUSALS = {
+    "CERTIFICATE_REQUIRED": "the cloud wants a certificate: give --tls-cert FILE --tls-key FILE",
+    "ALERT": "the other side ended TLS: {reason}",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate came (--tls-client-ca)",
+}
+"""By what OpenSSL's reason has in it, the first that fits; whatever else it says is no TLS of ours."""
+
+
 def explain(error: ssl.SSLError) -> AppError:
-    """What an error of TLS means to whoever reads the one line that it becomes."""
+    """What an error of TLS means to whoever reads the one line that it becomes: TlsRefusedError where one side does
+    not trust the other, else TlsError."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsRefusedError(f"the other side's certificate is not trusted: {_reason(error)}")
-    if "CERTIFICATE_REQUIRED" in (error.reason or ""):
-        return TlsRefusedError("the cloud wants a certificate: give --tls-cert FILE --tls-key FILE")
-    if "ALERT" in (error.reason or ""):
-        return TlsRefusedError(f"the other side ended TLS: {_reason(error)}")
-    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return TlsRefusedError("no client certificate came (--tls-client-ca)")
+    for part, text in _REFUSALS.items():
+        if part in (error.reason or ""):
+            return TlsRefusedError(text.format(reason=_reason(error)))
     return TlsError(f"no TLS 1.3: {_reason(error)}")
 
 
@@ -210,7 +216,7 @@ class Secure:
     # --- of the thread that receives
 
     def receive(self, into: memoryview, seconds: float) -> int | None:
-        """Receive some bytes; None where a record is not complete.
+        """Receive some bytes; None where a record is not complete. Raises OSError, and TlsError for a flood of keys.
 
         What TLS itself would answer (to a change of keys) leaves with the next bytes that are sent: the protocol lets
         it wait until then, and so this thread never sends.

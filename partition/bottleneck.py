@@ -16,14 +16,11 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partition.cost import Prediction, Problem, StageWeights, parts_of, predict
-from partition.mincut import NOTHING, CutSolver, Terms
+from partition.mincut import NOTHING, CutSolver, Terms, Values
 from partition.program import Program
 from partition.walk import TIE, Walk
-
-Values = NDArray[np.float64]
 
 # A cut is optimal if its longest stage is within this of the lower bound, relatively: the solver's own tolerances.
 PROVEN = 1e-6

@@ -13,7 +13,8 @@ Neurosurgeon's second objective. Power is that of the edge device; the cloud's i
 
     cost    = price per cloud second * cloud seconds
 
-What is paid for the work of the cloud. What others make it wait, load and queue, is not billed.
+What is paid for the work of the cloud, as JointDNN limits it (Eshratifar et al., arXiv 1801.08618, equation 19). What
+others make it wait, load and queue, is not billed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,8 +223,11 @@ def parts_of(graph: LayerGraph, head: frozenset[int]) -> tuple[Part, ...]:
     return (Part("edge", cut), Part("cloud", tail)) if tail else (Part("edge", cut),)
 
 
-def money(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
-    """What the cloud's work costs at `price_per_s`."""
+def cost_of(problem: Problem, parts: Iterable[Part], price_per_s: float) -> float:
+    """What the cloud's work costs at `price_per_s`, in the price's unit of money.
+
+    Raises ValueError for parts that `predict` refuses.
+    """
     turns = _in_turn(problem.graph, parts)
     return price_per_s * sum(_idle_cloud_s(problem, done, p.layers) for done, p in turns if p.place == "cloud")
 
@@ -250,7 +254,7 @@ class StageWeights:
         return StageWeights(*(getattr(self, name) + factor * getattr(other, name) for name in self.__slots__))
 
     def value(self, predicted: Prediction) -> float:
-        """The weighted sum of the stages of an inference: the smaller the better."""
+        """The weighted sum of the stages of an inference, seconds or joules by its weights: the smaller the better."""
         return (
             self.edge * (predicted.edge_s + predicted.encode_s)
             + self.upload * predicted.upload_s
@@ -296,12 +300,12 @@ class Energy:
 
     @property
     def total_j(self) -> float:
-        """All of it."""
+        """Joules of the whole inference."""
         return self.edge_j + self.transmit_j + self.receive_j + self.idle_j
 
 
 def energy(edge_s: float, waiting_s: float, sent_bytes: int, received_bytes: int, link: Link, power: Power) -> Energy:
-    """Joules of an inference whose head takes `edge_s` and whose answer is waited for `waiting_s` from then on.
+    """Joules of an inference whose head takes `edge_s` and whose answer is waited for `waiting_s` seconds from then on.
 
     All on the edge waits for nothing and sends nothing.
     """

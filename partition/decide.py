@@ -6,7 +6,8 @@ objective   latency     least end-to-end time (Neurosurgeon on chains, DADS's DS
             throughput  shortest longest stage (DADS's heavy mode)
             auto        latency while it keeps up with the rate of inferences, else throughput (DADS, Algorithm 3)
 method      chain       cuts of one tensor, all tried
-            mincut      all cuts of the graph
+            mincut      all cuts of the graph, where stages are added up
+            dsh         DADS's approximation, for throughput
             auto        chain where the graph is one, else all cuts
 
 With a limit on what the cloud may cost, placements may go back and forth between the two (partition.placement).
@@ -19,7 +20,7 @@ from typing import Any
 from models.graph import LayerGraph
 from partition import bottleneck, chain, placement
 from partition.chain import Candidate
-from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, money, parts_of, predict
+from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
 from partition.decision_map import best_cut
 from partition.mincut import CutSolver
 from partition.packing import RAW, Allowed
@@ -65,14 +66,20 @@ class Goal:
         return self.price_per_s or 0.0
 
     def weights(self, power: Power) -> StageWeights:
-        """What a second of each stage counts, where stages are added up."""
-        if self.objective == "energy":
-            return power.weights
-        return LATENCY if self.seconds_per_joule is None else LATENCY.plus(power.weights, self.seconds_per_joule)
+        """What a second of each stage counts, where stages are added up: 1, or watts, or seconds for the joules too."""
+        own = _WEIGHTS.get(self.objective)
+        return LATENCY if own is None else own(power, self.seconds_per_joule or 0.0)
+
+
+_WEIGHTS: dict[str, Callable[[Power, float], StageWeights]] = {
+    "energy": lambda power, _: power.weights,
+    "weighted": lambda power, seconds_per_joule: LATENCY.plus(power.weights, seconds_per_joule),
+}
+"""Of the objectives that are other sums of stages than their seconds; from the power and the seconds for a joule."""
 
 
 def goal_of(options: Any) -> Goal:
-    """The goal of a command line that has the flags of `utils.cli.add_goal_flags`."""
+    """The goal of a command line that has the flags of `utils.flags.add_goal_flags`."""
     wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
     return Goal(*wanted, options.max_cost, options.cloud_price)
 
@@ -159,7 +166,7 @@ class _Search:
     candidates: tuple[Candidate, ...]
 
     def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
-        predicted, cost = predict(self.problem, parts), money(self.problem, parts, self.goal.price)
+        predicted, cost = predict(self.problem, parts), cost_of(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
         asked = (self.goal.objective, method, parts)
@@ -219,27 +226,66 @@ def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]
 
 def _least_sum(search: _Search) -> Decision:
     """Latency, energy, or both weighted."""
-    problem, goal, weights = search.problem, search.goal, search.goal.weights(search.power)
-    if goal.max_cost is not None:
-        placed = placement.best(problem, weights, goal.price, goal.max_cost)
-        is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
-        return search.decision("placement", placed.parts, is_optimal=is_optimal)
-    if goal.method == "chain" or (goal.method == "auto" and problem.graph.is_chain):
-        return _least_point(search, lambda candidate: weights.value(candidate.predicted))
-    solver = search.solver or CutSolver(problem.graph)
-    return search.cut("mincut", best_cut(problem, weights, solver), is_optimal=True)
+    if search.goal.max_cost is not None:
+        return _cheap_enough(search, search.goal.max_cost)
+    return _SUM_METHODS[search.goal.method](search)
+
+
+def _cheap_enough(search: _Search, max_cost: float) -> Decision:
+    problem, goal = search.problem, search.goal
+    placed = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
+    is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
+    return search.decision("placement", placed.parts, is_optimal=is_optimal)
+
+
+def _point_of_least_sum(search: _Search) -> Decision:
+    weights = search.goal.weights(search.power)
+    return _least_point(search, lambda candidate: weights.value(candidate.predicted))
+
+
+def _cut_of_least_sum(search: _Search) -> Decision:
+    problem, solver = search.problem, search.solver or CutSolver(search.problem.graph)
+    return search.cut("mincut", best_cut(problem, search.goal.weights(search.power), solver), is_optimal=True)
+
+
+def _least_sum_of_any(search: _Search) -> Decision:
+    return (_point_of_least_sum if search.problem.graph.is_chain else _cut_of_least_sum)(search)
+
+
+_SUM_METHODS: dict[str, Callable[[_Search], Decision]] = {
+    "auto": _least_sum_of_any,
+    "chain": _point_of_least_sum,
+    "mincut": _cut_of_least_sum,
+}
 
 
 def _shortest_stage(search: _Search) -> Decision:
     """The cut with the shortest longest stage."""
-    if search.goal.method == "dsh":
-        found = bottleneck.dsh(_as_sent(search.problem))
-        return search.cut(found.method, found.head, is_optimal=False)
-    if search.goal.method == "chain" or search.problem.graph.is_chain:
-        return _least_point(search, lambda candidate: candidate.predicted.longest_s)
+    return _STAGE_METHODS[search.goal.method](search)
+
+
+def _point_of_shortest_stage(search: _Search) -> Decision:
+    return _least_point(search, lambda candidate: candidate.predicted.longest_s)
+
+
+def _cut_by_dsh(search: _Search) -> Decision:
+    found = bottleneck.dsh(_as_sent(search.problem))
+    return search.cut(found.method, found.head, is_optimal=False)
+
+
+def _shortest_stage_of_any(search: _Search) -> Decision:
+    if search.problem.graph.is_chain:
+        return _point_of_shortest_stage(search)
     found = bottleneck.exact(_as_sent(search.problem))
     is_optimal = found.is_optimal and search.problem.packed is None
     return search.cut(found.method, found.head, is_optimal=is_optimal, gap=found.gap)
+
+
+_STAGE_METHODS: dict[str, Callable[[_Search], Decision]] = {
+    "auto": _shortest_stage_of_any,
+    "chain": _point_of_shortest_stage,
+    "dsh": _cut_by_dsh,
+}
 
 
 def _as_sent(problem: Problem) -> Problem:

@@ -60,7 +60,7 @@ class DecisionMap:
 
         `link_at` is the link of a rate; its download has to be fixed or in proportion. `weights_at` must weigh every
         stage but the upload and the download the same whatever the link: 1 for latency, watts of a radio that are
-        linear in the rate for energy.
+        linear in the rate for energy. Raises ValueError as `best_cut` does.
         """
         graph, at = problem.graph, link_at or follow(problem.link)
         solver = None if graph.is_chain else CutSolver(graph)
@@ -86,7 +86,10 @@ class DecisionMap:
 
 
 def best_cut(problem: Problem, weights: StageWeights, solver: CutSolver | None) -> frozenset[int]:
-    """The cut with the least weighted sum of stages: of all cuts where there is a solver, else of all points."""
+    """The cut with the least weighted sum of stages: of all cuts where there is a solver, else of all points.
+
+    Raises ValueError where a solver is asked and a term is negative or not a number.
+    """
     if solver is not None:
         return solver.best(solver.terms(problem, weights))
     return problem.graph.head_at(chain.best(chain.scan(problem), weights).point.number)

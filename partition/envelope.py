@@ -22,7 +22,7 @@ class Line:
     slope: float
 
     def at(self, x: float) -> float:
-        """The value there."""
+        """The value at x."""
         return self.intercept + self.slope * x
 
 

@@ -32,7 +32,10 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The cost formula of cuts, term by term: what is minimised is the sum of those that a cut picks."""
+    """The cost formula of cuts, term by term: what is minimised is the sum of those that a cut picks.
+
+    Seconds or joules, by the weights.
+    """
 
     edge: Values
     """Of each layer, if it runs on the edge."""
@@ -44,7 +47,7 @@ class Terms:
     """Of each point but the last, if what runs on the cloud begins there: start, round trip, queue, and the result."""
 
     def value(self, graph: LayerGraph, head: frozenset[int]) -> float:
-        """The sum that a cut picks."""
+        """The sum that a cut picks, in the unit of the terms."""
         tail = graph.everything - head
         found = self.edge[sorted(head)].sum()
         if tail:

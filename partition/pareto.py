@@ -29,7 +29,8 @@ class Tradeoff:
 def front(problem: Problem, power: Power) -> tuple[Tradeoff, ...]:
     """Cuts that no other beats in latency and energy both, the fastest first.
 
-    Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull.
+    Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull. Raises ValueError as
+    `best_cut` does.
     """
     graph, joules = problem.graph, power.weights
     solver = None if graph.is_chain else CutSolver(graph)

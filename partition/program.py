@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from models.graph import INPUT, LayerGraph
-from partition.mincut import Terms
+from partition.mincut import Terms, Values
 from partition.walk import TIE, Flags, needs_of
 from utils.quiet import silent_stdout
-
-Values = NDArray[np.float64]
 
 # The best longest stage known is this many units in the program, which makes the solver's absolute tolerances, 1e-6
 # and 1e-7, finer than TIE; with 100 it fails more often.
@@ -51,7 +48,7 @@ class Program:
 
     @classmethod
     def of(cls, graph: LayerGraph, terms: Terms, best_s: float) -> "Program":
-        """The program. `best_s` is that of some cut, so no layer is forced to both sides."""
+        """The program of terms in seconds. `best_s` is that of some cut, so no layer is forced to both sides."""
         limit = 1 + TIE / 2
         shares = [np.minimum(part / best_s, 2.0) for part in (terms.edge, terms.cloud, terms.tensor, terms.entry)]
         on_edge, on_cloud = _forced(graph, shares[0], shares[1], float(shares[3].min()), limit)
@@ -66,7 +63,10 @@ class Program:
         return cls(graph, rows, most, lower, upper, np.eye(2 * size + 1)[-1], np.append(stages.sum(axis=0), 0.0))
 
     def solve(self, objective: Values, limit_s: float) -> tuple[frozenset[int] | None, float]:
-        """The best cut found in some seconds, if one was, and a lower bound of T, in shares, if T is the objective."""
+        """The best cut found in `limit_s`, if one was, and a lower bound of T, in shares, if T is the objective.
+
+        `objective` is `longest` or `total`, shape (2 * layers + 1,).
+        """
         found = self._solved(objective, limit_s)
         if found is None or found.status == INFEASIBLE:
             return None, 0.0 if found is None else 1.0

@@ -140,7 +140,8 @@ def _two_machines(times: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 def lower_bound(jobs: Sequence[Job]) -> float:
     """Seconds that no choice of options and no order of the jobs can beat; 0 for no jobs.
 
-    About as tight as the jobs are many: what it leaves out is what the first and the last few of them wait.
+    About as tight as the jobs are many: what it leaves out is what the first and the last few of them wait. Raises
+    ArithmeticError where the solver fails.
     """
     return _relax(_kinds(jobs))[0]
 
@@ -149,7 +150,8 @@ def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> Schedule:
     """Choose an option for every job and an order, so that the last job ends early.
 
     `groups` has a number for each job: jobs with a higher one start before all with a lower one. Options are chosen
-    for all groups together; `bound_s` takes no account of groups. The same input gives the same schedule.
+    for all groups together; `bound_s` takes no account of groups. The same input gives the same schedule. Raises
+    ValueError unless there is one group number for each job, and ArithmeticError where the solver fails.
     """
     turns = [0] * len(jobs) if groups is None else [-group for group in groups]
     if len(turns) != len(jobs):

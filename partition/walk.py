@@ -99,7 +99,7 @@ class Walk:
 
 
 def needs_of(graph: LayerGraph) -> Flags:
-    """For every layer, which layers run on the edge if it does: itself, and whatever it needs."""
+    """For every layer, which run on the edge if it does: itself, and whatever it needs. Shape (layers, layers)."""
     needs = np.eye(len(graph.layers), dtype=np.bool_)
     for number, layer in enumerate(graph.layers):
         for source in layer.inputs:

@@ -23,7 +23,8 @@ from models.specs import describe
 from models.split import segment
 from models.trace import Traced, trace
 from predictor.dataset import TYPICAL, Row, Whole
-from predictor.design import Bounds, NetworkPlan, Shape, draw
+from predictor.design import draw
+from predictor.draft import Bounds, Design, Shape
 from predictor.features import in_context, table
 from predictor.forms import quick_errors
 from predictor.synthetic import Parameters, build
@@ -41,7 +42,7 @@ MIN_WEIGHTS, MAX_WEIGHTS = 20 << 20, 450 << 20
 POOL_BYTES = 512 << 20
 NEAR_BAD = 0.25  # share of networks that start where a badly predicted layer stood
 MIN_STEPS, MAX_STEPS = 10, 160
-RARE_EVERY = 6  # of so many networks one may hold blocks that few real ones have
+RARE_EVERY = 4  # of so many networks one may hold blocks that few real ones have
 
 
 @dataclass
@@ -68,10 +69,12 @@ class Focus:
     starts: tuple[Shape, ...] = ()
 
 
+SLOWEST = ("conv", "dw_conv", "linear", "local", "maxpool")
+"""Kinds that take most of the time of the networks that have them: worth starting where one was predicted badly."""
 BLOCKS_WITH = {
     "conv": ("plain", "residual", "branches", "dense"),
     "dw_conv": ("inverted", "shuffle"),
-    "linear": ("vector",),
+    "linear": ("vector", "frames"),
     "maxpool": ("pooled",),
     "avgpool": ("pooled", "squeeze"),
     "elementwise": ("residual", "squeeze"),
@@ -83,6 +86,7 @@ BLOCKS_WITH = {
     "local": ("unshared",),
     "lrn": ("lrn",),
 }
+"""For each kind the blocks and families of random networks that hold it."""
 
 
 class Collector:
@@ -110,11 +114,11 @@ class Collector:
             told(collected)
 
     def _one(self, collected: Collected) -> None:
-        plan = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
+        design = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
         name = f"n{collected.networks:05d}"
-        traced = trace(build(plan, self._pool), _smooth(plan.input_shape, self._noise), name, is_checked=False)
+        traced = trace(build(design, self._pool), _smooth(design.input_shape, self._noise), name, is_checked=False)
         traced.module.to(self._device)
-        x = _smooth(plan.input_shape, self._noise).to(self._device)
+        x = _smooth(design.input_shape, self._noise).to(self._device)
         specs = describe(traced)
         layers = in_context(specs, [layer.inputs for layer in traced.graph.layers[1:]])
         with torch.inference_mode():
@@ -124,7 +128,7 @@ class Collector:
                 collected.wholes.append(self._whole(name, traced, x, passes))
         collected.add([Row(la, name, raw) for la, raw in zip(layers, zip(*passes, strict=True), strict=True)])
 
-    def _draw(self, *, has_rare: bool) -> NetworkPlan:
+    def _draw(self, *, has_rare: bool) -> Design:
         rng = self._rng
         largest = min(MAX_MACS, max(2 * MIN_MACS, self._rate * PASS_S))
         bounds = Bounds(
@@ -222,7 +226,7 @@ def look_closer(collected: Collected, rng: Random) -> Focus:
         if errors is None:
             continue
         shares[kind] = float(np.mean(errors > 0.2))
-        if kind in ("conv", "dw_conv", "linear", "local", "maxpool"):  # those that take the time
+        if kind in SLOWEST:
             bad = [row.layer.spec.in_shape for row, error in zip(rows, errors, strict=True) if error > 0.2]
             starts += rng.sample(bad, min(len(bad), 40))
     usual = float(np.mean(list(shares.values()))) if shares else 0.0

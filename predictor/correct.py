@@ -29,7 +29,10 @@ class Corrections:
     seen: int = 0
 
     def learn(self, uncorrected: Mapping[str, float], fixed_s: float, measured_s: float) -> "Corrections":
-        """One stage: seconds predicted for each kind without factors, and `fixed_s` that no kind answers for."""
+        """One stage: seconds predicted for each kind without factors, and `fixed_s` that no kind answers for.
+
+        A time that is none changes nothing.
+        """
         now = {kind: seconds * self.factors.get(kind, 1.0) for kind, seconds in uncorrected.items()}
         power = sum(seconds**2 for seconds in uncorrected.values())
         if power <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
@@ -42,7 +45,7 @@ class Corrections:
 
 
 def load(path: Path) -> Corrections:
-    """Stored corrections, or none. A damaged file counts as none, and is said."""
+    """Stored corrections, or none. A file that is damaged or cannot be read counts as none, and that is logged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA:

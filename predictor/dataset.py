@@ -324,8 +324,8 @@ WHOLE = "whole.csv"
 class Whole:
     """One network measured as a whole: the sum of its layers in one pass, and the same after a rest.
 
-    `alone` pairs, for some of its layers, the kind, seconds in place, and seconds of the layer run by itself again
-    and again.
+    `alone` has, for some of its layers, the kind, seconds in place, and seconds of the layer run by itself again and
+    again.
     """
 
     network: str
@@ -345,7 +345,10 @@ def write_whole(folder: Path, rows: Iterable[Whole]) -> None:
 
 
 def read_whole(folder: Path) -> tuple[Whole, ...]:
-    """What `write_whole` wrote; nothing where there is no such file, as in a workbook or a published data set."""
+    """What `write_whole` wrote; nothing where there is no such file, as in a workbook or a published data set.
+
+    Raises UsageError for a file that is damaged.
+    """
     path = folder / WHOLE
     if not path.is_file():
         return ()

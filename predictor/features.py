@@ -57,7 +57,10 @@ class Described:
 
 
 def in_context(specs: Sequence[LayerSpec], inputs: Sequence[Sequence[int]]) -> tuple[Described, ...]:
-    """Put the layers of a network in their places. `inputs` are layer numbers as in LayerGraph, 0 being the input."""
+    """Put the layers of a network, the input left out, in their places.
+
+    `inputs` are for each what it reads, by numbers as in LayerGraph, 0 being the input.
+    """
     moved = [0, *accumulate(spec.weight_bytes + spec.out_bytes for spec in specs)]
     whole = (
         sum(spec.macs for spec in specs),
@@ -166,6 +169,10 @@ def _shape(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:
 
 
 def linear_part(features: Table) -> Table:
-    """The columns that a time is proportional to, not logarithms, and a constant: what a roofline is fitted on."""
+    """The columns that a time is proportional to, not logarithms, and a constant: what a roofline is fitted on.
+
+    From (layers, len(FEATURES)) to (layers, 9): work, bytes, work filled up to blocks, channels (Williams et al., CACM
+    2009, bound a time by work and by bytes; here they add up).
+    """
     columns = [FEATURES.index(f"log_{name}") for name in _LINEAR]
     return np.column_stack([np.exp2(features[:, columns]) - 1.0, np.ones(len(features))])

@@ -26,15 +26,6 @@ Seconds = NDArray[np.float64]
 LEAST_S = 1e-7
 QUICK_ROWS = 60
 MEDIAN_ROWS = 3  # in a leaf, for a median that one outlier cannot move
-PAPER = {
-    "conv": ("in_channels", "filters"),
-    "dw_conv": ("in_channels", "filters"),
-    "local": ("in_channels", "filters"),
-    "linear": ("in_channels", "out_channels"),
-    "maxpool": ("in_bytes", "out_bytes"),
-    "avgpool": ("in_bytes", "out_bytes"),
-}
-"""The paper's regression variables in the terms of the table; every other kind has the size of its input alone."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +37,67 @@ class Fitted:
     parts: dict[str, Any]
 
     def seconds(self, features: Table) -> Seconds:
-        """Predicted seconds of each row."""
+        """Predicted seconds of each row of `features.table`, shape (layers,), none below LEAST_S."""
         return np.maximum(FORMS[self.form].predict(self.kind, self.parts, features), LEAST_S)
 
 
 @dataclass(frozen=True)
 class Form:
-    """How to fit and how to predict."""
+    """How to fit a kind's table to seconds, and how to predict seconds from the parts that came out."""
 
     fit: Callable[[str, Table, Seconds], dict[str, Any]]
     predict: Callable[[str, dict[str, Any], Table], Seconds]
 
 
 def fit(form: str, kind: str, features: Table, seconds: Seconds) -> Fitted:
-    """Fit one form to the measured seconds of layers of one kind."""
+    """Fit one form to measured seconds, shape (layers,), of layers of one kind, from their rows of `features.table`."""
     return Fitted(form, kind, FORMS[form].fit(kind, features, np.maximum(seconds, LEAST_S)))
 
 
 # --- the paper's forms
 
 
+def _plain(features: Table, name: str) -> Seconds:
+    """A column that the table has the logarithm of."""
+    found: Seconds = np.exp2(features[:, FEATURES.index(f"log_{name}")]) - 1.0
+    return found
+
+
+def _in_maps(features: Table) -> Seconds:
+    """Numbers in the input feature maps."""
+    found: Seconds = _plain(features, "in_channels") * _plain(features, "in_side") ** 2
+    return found
+
+
+def _filters(features: Table) -> Seconds:
+    """(filter size / stride)^2 * number of filters."""
+    stride = np.maximum(1.0, features[:, FEATURES.index("stride")])
+    size = features[:, FEATURES.index("kernel_height")] / stride
+    found: Seconds = size**2 * _plain(features, "out_channels")
+    return found
+
+
+Variable = Callable[[Table], Seconds]
+_SIZE: tuple[Variable, ...] = (lambda features: _plain(features, "in_bytes"),)
+_SIZES: tuple[Variable, ...] = (*_SIZE, lambda features: _plain(features, "out_bytes"))
+_NEURONS: tuple[Variable, ...] = (
+    lambda features: _plain(features, "in_channels"),
+    lambda features: _plain(features, "out_channels"),
+)
+PAPER: dict[str, tuple[Variable, ...]] = {
+    **dict.fromkeys(("conv", "dw_conv", "local"), (_in_maps, _filters)),
+    "linear": _NEURONS,
+    **dict.fromkeys(("maxpool", "avgpool"), _SIZES),
+}
+"""The paper's regression variables in the terms of the table; every other kind has the size of its input alone."""
+
+
 def paper_variables(kind: str, features: Table) -> Table:
-    """The paper's regression variables of a kind, from the logarithms in the table."""
+    """The paper's regression variables of a kind from `features.table`: shape (layers, 2), or (layers, 1) for a size.
 
-    def plain(name: str) -> Seconds:
-        found: Seconds = np.exp2(features[:, FEATURES.index(f"log_{name}")]) - 1.0
-        return found
-
-    columns = []
-    for name in PAPER.get(kind, ("in_bytes",)):
-        if name == "filters":
-            stride = np.maximum(1.0, features[:, FEATURES.index("stride")])
-            size = features[:, FEATURES.index("kernel_height")] / stride
-            columns.append(size**2 * plain("out_channels"))
-        elif name == "in_channels" and kind in ("conv", "dw_conv", "local"):
-            columns.append(plain("in_channels") * plain("in_side") ** 2)
-        else:
-            columns.append(plain(name))
-    found: Table = np.column_stack(columns)
+    Those of convolutions, pools and fully connected layers are also in Edgent's table I (arXiv 1806.07840).
+    """
+    found: Table = np.column_stack([variable(features) for variable in PAPER.get(kind, _SIZE)])
     return found
 
 
@@ -230,7 +244,10 @@ FORMS: dict[str, Form] = {
 
 
 def quick_errors(features: Table, seconds: Sequence[float], networks: Sequence[str]) -> Seconds | None:
-    """Relative errors of each row, predicted from the networks of the other half; None where there are too few."""
+    """The relative error of each row, shape (layers,), predicted from the networks of the other half.
+
+    `networks` names each row's. None where there are too few.
+    """
     names = sorted(set(networks))
     if len(seconds) < QUICK_ROWS or len(names) < 2:
         return None

@@ -41,12 +41,12 @@ class Start:
     scale_s: float = 1e-3
 
     def extra_s(self, work_s: float) -> float:
-        """Seconds on top of a pass of `work_s`."""
+        """Seconds on top of a pass of `work_s` seconds."""
         return self.most_s * (1.0 - math.exp(-work_s / self.scale_s))
 
     @classmethod
     def fit(cls, wholes: Sequence[Whole]) -> "Start":
-        """The least absolute deviation over a few scales; nothing where nothing was measured."""
+        """The least absolute deviation, in seconds, over a few scales; nothing where nothing was measured."""
         if not wholes:
             return cls()
         candidates = []
@@ -87,7 +87,10 @@ class Predictors:
     """By kind: seconds of a layer run by itself again and again over seconds in its network."""
 
     def layers(self, layers: Sequence[Described]) -> tuple[Seconds, Seconds]:
-        """Seconds of layers back to back, and the factor of each. Raises UnknownLayerError for a kind never fitted."""
+        """Seconds of layers back to back, and the factor of each, both of shape (layers,).
+
+        Raises UnknownLayerError for a kind never fitted.
+        """
         features, kinds = table(layers), np.array([layer.spec.kind for layer in layers])
         seconds, factors = np.zeros(len(layers)), np.ones(len(layers))
         for kind in dict.fromkeys(kinds.tolist()):
@@ -101,7 +104,10 @@ class Predictors:
         return seconds, factors
 
     def network(self, layers: Sequence[Described], corrections: Mapping[str, float] | None = None) -> PredictedTimes:
-        """A whole network's table; layer 0 is the input and takes nothing. `corrections` multiply, by kind."""
+        """A whole network's table; layer 0 is the input and takes nothing. `corrections` multiply, by kind.
+
+        Raises UnknownLayerError for a kind never fitted.
+        """
         seconds, factors = self.layers(layers)
         kinds = ["input", *(layer.spec.kind for layer in layers)]
         by = corrections or {}

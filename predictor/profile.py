@@ -31,7 +31,7 @@ class ProfileKey:
 
 @dataclass(frozen=True)
 class Profile:
-    """Raw seconds: of every layer in every pass, and of whole tails by the last layer before them."""
+    """Raw seconds: of every layer, the input first, in every pass, and of whole tails by the last layer before them."""
 
     key: ProfileKey
     passes: tuple[tuple[float, ...], ...]
@@ -44,7 +44,7 @@ class Profile:
 
     @property
     def start_s(self) -> tuple[float, ...]:
-        """For every layer, what a tail that begins after it takes beyond the sum of its layers."""
+        """For every layer, seconds that a tail that begins after it takes beyond the sum of its layers, at least 0."""
         seconds = self.seconds
         extra = {layer: max(0.0, median(times) - sum(seconds[layer + 1 :])) for layer, times in self.tails.items()}
         known = sorted(({0: 0.0, len(seconds) - 1: 0.0} | extra).items())

@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def default_folder() -> Path:
-    """The user's cache folder for this program (XDG base directories)."""
+    """The user's cache folder (XDG base directories). Raises UsageError for a user who has no home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
     except RuntimeError:
@@ -36,7 +36,10 @@ def path_of(folder: Path, key: ProfileKey) -> Path:
 
 
 def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
-    """The stored profile of a key, or None. A file that is damaged or of another key is moved aside, and said so."""
+    """The stored profile of a key, or None. A file that is damaged or of another key is moved aside, and said so.
+
+    Raises UsageError for a file that is there and cannot be read.
+    """
     path = path_of(folder, key)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

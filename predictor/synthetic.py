@@ -1,18 +1,19 @@
-"""Building a planned network in torch."""
+"""Building a designed network in torch."""
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from models.zoo.local import LocallyConnected2d
-from predictor.design import NetworkPlan
+from predictor.draft import Design
 
 
 class Parameters:
-    """Numbers for the weights of networks that nobody will ask for an answer: one block of memory, used in turn.
+    """Numbers for the weights of networks that nobody will ask for an answer: one block of `size` bytes, used in turn.
 
     Drawing hundreds of megabytes of fresh random numbers would take longer than the measuring.
     """
@@ -24,7 +25,7 @@ class Parameters:
 
     @property
     def bytes(self) -> int:
-        """Size of the block."""
+        """Size of the block; a module may have more, for then numbers are used twice."""
         return 4 * len(self._pool)
 
     def fill(self, module: nn.Module) -> None:
@@ -62,41 +63,57 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 class Synthetic(nn.Module):
-    """The network of a plan; its parameters have no memory yet."""
+    """The network of a design; its parameters have no memory yet."""
 
-    def __init__(self, plan: NetworkPlan) -> None:
+    def __init__(self, design: Design) -> None:
         super().__init__()
-        self._steps = plan.steps
+        self._steps = design.steps
         self.layers = nn.ModuleDict()
         with torch.device("meta"):
-            for number, step in enumerate(plan.steps):
+            for number, step in enumerate(design.steps):
                 if step.op not in _FUNCTIONS:
                     self.layers[str(number)] = _module(step.op, dict(step.settings))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the steps one after the other; the last one gives the answer."""
+        """Run the steps one after the other on x of the design's input shape; the last one gives the answer."""
         values: list[Any] = [x]
         for number, step in enumerate(self._steps):
             read = [values[source] for source in step.sources]
             if step.op in _FUNCTIONS:
                 values.append(_FUNCTIONS[step.op](*read, **dict(step.settings)))
-            elif step.op == "MultiheadAttention":
-                values.append(self.layers[str(number)](*(read * 3), need_weights=False)[0])
             else:
-                values.append(self.layers[str(number)](*read))
+                call = _CALLS.get(step.op, _call)
+                values.append(call(self.layers[str(number)], *read))
         answer: torch.Tensor = values[-1]
         return answer
 
 
 def _module(op: str, settings: dict[str, Any]) -> nn.Module:
-    if op == "MultiheadAttention":
-        settings["batch_first"] = True
-    made: nn.Module = LocallyConnected2d(**settings) if op == "LocallyConnected2d" else getattr(nn, op)(**settings)
+    make: Callable[..., nn.Module] = _MODULES.get(op) or getattr(nn, op)
+    return make(**settings)
+
+
+def _call(module: nn.Module, *read: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = module(*read)
     return made
 
 
-def build(plan: NetworkPlan, parameters: Parameters) -> nn.Module:
+def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = module(x, x, x, need_weights=False)[0]
+    return made
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "LocallyConnected2d": LocallyConnected2d,
+    "MultiheadAttention": partial(nn.MultiheadAttention, batch_first=True),
+}
+"""What is made otherwise than torch.nn's module of that name without further settings."""
+_CALLS: dict[str, Callable[..., torch.Tensor]] = {"MultiheadAttention": _attend}
+"""What is called otherwise than with the values that it reads."""
+
+
+def build(design: Design, parameters: Parameters) -> nn.Module:
     """A network in eval mode that computes as a real one does, on meaningless numbers."""
-    network = Synthetic(plan)
+    network = Synthetic(design)
     parameters.fill(network)
     return network.eval()

@@ -40,7 +40,7 @@ class Score:
 
     @classmethod
     def of(cls, predicted: Seconds, measured: Seconds) -> "Score":
-        """Compare seconds with seconds."""
+        """Compare seconds with seconds, both of shape (rows,)."""
         errors = np.abs(predicted / measured - 1)
         within_5, within_10, within_20 = (float(np.mean(errors <= share)) for share in CLOSE)
         return cls(len(errors), within_5, within_10, within_20, float(np.mean(errors)))
@@ -54,7 +54,7 @@ class Spread:
     factors: tuple[float, ...]
 
     def at(self, seconds: Seconds) -> Seconds:
-        """The factor for each prediction, at least 1."""
+        """The factor for each prediction in seconds, at least 1, in the same shape."""
         found: Seconds = np.asarray(self.factors)[np.searchsorted(self.edges_s, seconds)]
         return found
 
@@ -95,7 +95,10 @@ def fit_all(
 
 
 def fit_kind(kind: str, rows: Sequence[Row], forms: Sequence[str] = tuple(FORMS)) -> KindFit:
-    """Compare the forms, test the best one, and fit it to everything."""
+    """Compare the forms by cross-validation, test the best one on networks set aside, and fit it to everything.
+
+    The best one is that whose predictions are off by the least mean factor, either way.
+    """
     features, measured = table([row.layer for row in rows]), np.array([row.seconds for row in rows])
     parts = np.array([_part(row.network) for row in rows])
     test = parts % TEST_SHARE == 0
@@ -130,7 +133,7 @@ def _sums(networks: Sequence[str], predicted: Seconds, measured: Seconds) -> dic
 
 
 def whole_factor(fits: Sequence[KindFit]) -> float:
-    """A bound that 9 of 10 whole networks' errors stay below, as a factor: errors of single layers cancel in part."""
+    """A factor of at least 1 that 9 of 10 whole networks' errors stay below: errors of single layers cancel in part."""
     names = set().union(*(found.sums for found in fits))
     pairs = [[sum(found.sums.get(name, (0.0, 0.0))[side] for found in fits) for side in (0, 1)] for name in names]
     off = [math.exp(abs(math.log(guess / truth))) for guess, truth in pairs]

@@ -1,4 +1,7 @@
-"""Whether an answer is that of the whole network, what the whole network answers, and the classes that it names."""
+"""Whether an answer is that of the whole network, what the whole network answers, and the classes that it names.
+
+An answer is the arrays of a network's outputs. One of shape (1, rows, classes) has several rows, any other is one row.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,12 +45,12 @@ def is_same_top(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
 
 
 def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
-    """The largest difference of two numbers that belong together."""
+    """The largest difference of two numbers that belong together, in arrays of the same shapes."""
     return max(float(np.abs(a - b).max()) for a, b in zip(answer, expected, strict=True))
 
 
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
-    """What a network answers that is run here in one piece, unsplit and not slowed down."""
+    """What a network answers to an input of shape (1, ...) that is run here in one piece, and not slowed down."""
     device = next(model.parameters()).device
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():

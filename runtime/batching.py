@@ -12,7 +12,7 @@ class Waiting(Protocol):
     """What stands in a line."""
 
     @property
-    def client(self) -> Hashable:
+    def edge(self) -> Hashable:
         """Whose it is."""
 
     @property
@@ -24,7 +24,7 @@ J = TypeVar("J", bound=Waiting)
 
 
 class FairQueue(Generic[J]):
-    """A bounded number of jobs, in one line for each client. Lines are served in turns, each in its own order."""
+    """A bounded number of jobs, in one line for each edge. Lines are served in turns, each in its own order."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -43,11 +43,11 @@ class FairQueue(Generic[J]):
         gone = None
         if self._count >= self._most:
             longest = max(self._lines.values(), key=len)
-            if len(longest) < len(self._lines.get(job.client, ())) + 2:
+            if len(longest) < len(self._lines.get(job.edge, ())) + 2:
                 return False, None
             gone = longest.pop()
             self._count -= 1
-        self._lines.setdefault(job.client, deque()).append(job)
+        self._lines.setdefault(job.edge, deque()).append(job)
         self._count += 1
         return True, gone
 
@@ -64,25 +64,25 @@ class FairQueue(Generic[J]):
         """Up to `most` jobs with this key that stand first in their lines."""
         taken: list[J] = []
         while len(taken) < most:
-            client = next((client for client, line in self._lines.items() if line[0].key == key), None)
-            if client is None:
+            edge = next((edge for edge, line in self._lines.items() if line[0].key == key), None)
+            if edge is None:
                 break
-            taken.append(self._pop(client))
+            taken.append(self._pop(edge))
         return taken
 
-    def drop(self, client: Hashable) -> list[J]:
-        """Take everything of a client that has left out of the queue."""
-        line = self._lines.pop(client, None) or deque()
+    def drop(self, edge: Hashable) -> list[J]:
+        """Take everything of an edge that has left out of the queue."""
+        line = self._lines.pop(edge, None) or deque()
         self._count -= len(line)
         return list(line)
 
-    def _pop(self, client: Hashable) -> J:
+    def _pop(self, edge: Hashable) -> J:
         """The first of a line, which then goes behind the others."""
-        line = self._lines[client]
+        line = self._lines[edge]
         job = line.popleft()
         self._count -= 1
         if line:
-            self._lines.move_to_end(client)
+            self._lines.move_to_end(edge)
         else:
-            del self._lines[client]
+            del self._lines[edge]
         return job

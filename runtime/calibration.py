@@ -21,10 +21,11 @@ from models.graph import INPUT, LayerGraph, Point
 from models.registry import Entry
 from net import codec
 from net.tensors import Array
-from runtime.executor import Network, TorchExecutor, prepare
+from runtime.executor import Executor, Network, make_executor, prepare
 from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 from utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ HOPELESS = 0.2  # share of changed answers from which coarser roundings are not 
 MAX_PICTURES = 500
 MAX_FILE_BYTES = 4 << 20
 CROPS = 50
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Calibration:
     tried: tuple[Tried, ...]
 
     def within(self, budget: float) -> dict[str, list[str]]:
-        """By layer the roundings that cost at most `budget` of accuracy."""
+        """By layer the roundings that cost at most `budget` of accuracy, a share from 0 to 1."""
         found: dict[str, list[str]] = {}
         for each in self.tried:
             if each.loss <= budget:
@@ -101,7 +100,7 @@ def calibrate(
     device: str,
     threads: int | None,
     pictures: Path | None,
-    progress: Progress,
+    progress: Show,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.given(model)
@@ -110,7 +109,7 @@ def calibrate(
     set_threads(threads)
     loaded = weights.load(entry, source)
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = TorchExecutor(network, find_device(device))
+    executor = make_executor(network, find_device(device))
     samples = read_samples(entry, pictures)
     tried = _try_all(executor, samples, progress)
     graph = network.traced.graph
@@ -129,7 +128,7 @@ class Samples:
 def read_samples(entry: Entry, folder: Path | None) -> Samples:
     """The user's pictures, else held-out digits or crops of photographs. Raises UsageError where there are none."""
     if folder is None:
-        return _digits(entry) if entry.sample == "digit" else _crops(entry)
+        return _OWN_SAMPLES.get(entry.sample, _crops)(entry)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
@@ -152,7 +151,11 @@ def _crops(entry: Entry) -> Samples:
     return Samples(f"{len(tensors)} crops of sample pictures", tensors)
 
 
-def _try_all(executor: TorchExecutor, samples: Samples, progress: Progress) -> tuple[Tried, ...]:
+_OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
+"""By what a network's samples are, where there is something better than crops of them."""
+
+
+def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
     graph = executor.traced.graph
     points = points_worth_sending(graph)
     counts = _Counts(samples.labels)
@@ -171,22 +174,22 @@ def _try_all(executor: TorchExecutor, samples: Samples, progress: Progress) -> t
     return counts.tried(graph, len(samples.tensors))
 
 
-def _whole(executor: TorchExecutor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
+def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
     """The tensors after some points, and the answer."""
     graph, values, begin = executor.traced.graph, {INPUT: tensor}, 0
     for end in [*(point.layer for point in points[1:]), len(graph.layers) - 1]:
-        part = executor.load(frozenset(range(begin + 1, end + 1)))
-        ran = executor.run(part, [values[number] for number in part.inputs])
-        values |= zip(part.outputs, ran.arrays, strict=True)
+        segment = executor.load(frozenset(range(begin + 1, end + 1)))
+        ran = executor.run(segment, [values[number] for number in segment.inputs])
+        values |= zip(segment.outputs, ran.arrays, strict=True)
         begin = end
     return values, values[graph.outputs[0]]
 
 
-def _rest(executor: TorchExecutor, point: Point, tensor: Array) -> Array:
+def _rest(executor: Executor, point: Point, tensor: Array) -> Array:
     graph = executor.traced.graph
-    part = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
-    ran = executor.run(part, [tensor])
-    return dict(zip(part.outputs, ran.arrays, strict=True))[graph.outputs[0]]
+    segment = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
+    ran = executor.run(segment, [tensor])
+    return dict(zip(segment.outputs, ran.arrays, strict=True))[graph.outputs[0]]
 
 
 def _rounded(tensor: Array, rounding: str) -> Array | None:
@@ -261,16 +264,17 @@ def path_of(folder: Path, model: str, graph: str, weights_digest: str) -> Path:
 def keep(folder: Path, calibration: Calibration) -> Path:
     """Write it. Raises UsageError where it cannot be written."""
     path = path_of(folder, calibration.model, calibration.graph, calibration.weights)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"schema": SCHEMA} | asdict(calibration), indent=1))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 
 def find(folder: Path, network: Network) -> Calibration | None:
-    """The one that is kept for a network, or None. One that is damaged counts as none, and is told."""
+    """The one that is kept for a network, or None. One that is damaged counts as none, and is told.
+
+    Raises UsageError where the file cannot be read.
+    """
     graph = network.traced.graph
     path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
     try:

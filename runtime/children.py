@@ -4,6 +4,7 @@ Each is a process of its own, unmodified, that ends when this one does, however 
 the system closes for us.
 """
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from models import own
 from net.codec import OPTIONAL
 from net.connection import CONNECT_S, connect
-from utils.errors import AppError
+from utils.errors import AppError, UsageError
 from utils.inference_utils import available_cores
 from utils.settings import without_settings
 
@@ -68,6 +69,25 @@ class Child:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+
+
+def own_cloud_flags(
+    options: argparse.Namespace, cache_dir: Path, weights: str, models: Iterable[str], codecs: Iterable[str | None]
+) -> tuple[str, ...] | None:
+    """The command line of the cloud that an edge starts for itself; None where the address of another one was given.
+
+    `models` and `codecs` are what the user named. Raises UsageError for flags that are for a cloud elsewhere.
+    """
+    if options.ip is not None or options.port is not None:
+        return None
+    if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
+        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
+    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    if weights != "default":
+        flags += ["--weights", weights]
+    if options.token_file:
+        flags += ["--token-file", str(options.token_file.resolve())]
+    return (*flags, *network_flags(models), *codec_flags(*codecs))
 
 
 def network_flags(models: Iterable[str]) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
-from net.security import TOKEN_VARIABLE, is_token_right
+from net.security import is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW
-from runtime.cloud_config import CloudConfig as CloudConfig  # for who looks for it here
+from runtime.cloud_config import CloudConfig
 from runtime.executor import Ran
 from runtime.load import LoadMeter
 from runtime.requests import check_layers, check_same, check_tensors
@@ -26,6 +26,7 @@ from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
 from utils.inference_utils import device_name, find_device, set_threads
+from utils.settings import SECRET
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Cloud:
 
     def _check_token(self, token: str) -> None:
         if not is_token_right(self._config.token, token):
-            raise TokenError(f"wrong token: give both sides the same --token-file or {TOKEN_VARIABLE}")
+            raise TokenError(f"wrong token: give both sides the same --token-file or {SECRET}")
 
     def _greet(self, session: Session, frame: Frame) -> Hello:
         """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""

@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-from utils import arguments, cli
+from utils import arguments, cli, flags
 
 
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
     """The command line; `max_batch` is the default of its flag."""
     parser = cli.Parser(prog, description)
     where = "address to listen on; other than loopback: needs a token, TLS or --insecure"
-    cli.add_place_flags(parser, where, "127.0.0.1", cli.DEFAULT_PORT)
+    flags.add_place_flags(parser, where, "127.0.0.1", flags.DEFAULT_PORT)
     parser.add_argument(
         "--weights",
         action="append",
@@ -19,7 +19,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         help="imagenet, or a .safetensors or .pt file, for one network or for all; may be repeated "
         "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
     )
-    cli.add_times_flags(parser)
+    flags.add_times_flags(parser)
     parser.add_argument("--models", type=arguments.names, default=(), metavar="A,B", help="serve only these networks")
     parser.add_argument(
         "--network",
@@ -32,7 +32,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         "--allow-jpeg", action="store_true", help="take pictures as JPEG too (--codec jpeg): libjpeg reads what comes"
     )
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
-    add_tls_flags(parser)
+    add_door_flags(parser)
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
@@ -43,11 +43,11 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     return parser
 
 
-def add_tls_flags(parser: argparse.ArgumentParser) -> None:
+def add_door_flags(parser: argparse.ArgumentParser) -> None:
     """Who may talk to this cloud, and in secret."""
     group = parser.add_argument_group("who may come")
     group.add_argument("--insecure", action="store_true", help="listen on any address without a token or TLS")
-    cli.add_tls_flags(group)
+    flags.add_tls_flags(group)
     group.add_argument(
         "--tls-client-ca", type=Path, metavar="FILE", help="every edge needs a certificate that one of these has signed"
     )

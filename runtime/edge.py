@@ -18,7 +18,7 @@ from net.tls import ClientTls
 from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
-from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
 from runtime.packing import pack
 from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
 from utils.deadline import Deadline
@@ -42,7 +42,8 @@ class EdgeConfig:
     array: Path | None = None
     point: int | None = None
     goal: Goal = field(default_factory=Goal)
-    bandwidth: float | None = None
+    up_bytes_per_s: float | None = None
+    """Believed of both ways, instead of a probe; None: the link is probed."""
     repeat: int = 1
     warm_up: int = 1
     verify: bool = False
@@ -94,7 +95,7 @@ class Measured:
 
     @property
     def transfer_s(self) -> float:
-        """What is left: the link both ways, and the network stacks."""
+        """The seconds that are left: the link both ways, and the network stacks."""
         return self.total_s - self.edge_s - self.encode_s - self.queue_s - self.cloud_s
 
 
@@ -120,7 +121,7 @@ class Answered:
 
 
 @dataclass
-class Cloud:
+class GreetedCloud:
     """A connection on which a cloud has said that it runs our network."""
 
     connection: Connection
@@ -136,8 +137,8 @@ class Edge:
 
     entry: Entry
     network: Network
-    executor: TorchExecutor
-    cloud: Cloud | None = None
+    executor: Executor
+    cloud: GreetedCloud | None = None
     ready: Ready | None = None
     """What the cloud said first; it stays where the connection does not."""
     tls: ClientTls | None = None
@@ -154,7 +155,7 @@ class Edge:
         set_threads(1 if config.cpu_share is not None else config.threads)
         network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        executor = TorchExecutor(network, device, share)
+        executor = make_executor(network, device, share)
         executor.look_for_limit()
         return cls(entry, network, executor, tls=config.tls)
 
@@ -168,35 +169,36 @@ class Edge:
         return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(STANDARD), token)
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
-        """Connect and agree on the network; the cloud may have to load and measure it first."""
+        """Connect and agree on the network, which the cloud may have to load. Raises what `talk.greet` does."""
         self.cloud = self.greeted(host, port, token, timeout_s)
         self.ready = self.cloud.ready
         return self.ready
 
     def greeted(
         self, host: str, port: int, token: str, timeout_s: float, opened: Callable[[Connection], None] = lambda _: None
-    ) -> Cloud:
+    ) -> GreetedCloud:
         """The same, for whoever decides later whether that cloud is taken. `opened` is given the connection early."""
         hello = self.hello(token)
         layers = {hello.model: len(self.graph.layers)}
         connection, ready = greet((host, port), [hello], layers, timeout_s, opened, self.tls)
-        return Cloud(connection, ready[hello.model])
+        return GreetedCloud(connection, ready[hello.model])
 
     def status(self, timeout_s: float) -> State:
-        """Ask the cloud how busy it is."""
+        """Ask the cloud how busy it is. Raises AppError where it is lost, ValueError where none was greeted."""
         connection = self._greeted().connection
         deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
         connection.send(Status(), deadline)
         return connection.receive(deadline).read(State)
 
     def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
-        """Run the network on `x`, the head here and the tail on the cloud; raises what `infer_parts` does."""
+        """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
 
     def infer_parts(self, x: Array, parts: Sequence[Part], timeout_s: float) -> Answered:
         """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
-        Raises DeadlineError after `timeout_s` seconds and AppError where the cloud refuses or is lost.
+        `x` is the input, shape (1, ...). Raises DeadlineError after `timeout_s` seconds and AppError where the cloud
+        refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
         self.load(parts)
@@ -214,13 +216,17 @@ class Edge:
             if part.place == "edge":
                 self.executor.load(part.layers)
 
-    def _greeted(self) -> Cloud:
+    def _greeted(self) -> GreetedCloud:
         if self.cloud is None:
             raise ValueError("no cloud was greeted")
         return self.cloud
 
     def ask(self, tail: frozenset[int], boundary: Sequence[Encoded], deadline: Deadline) -> tuple[Result, list[Array]]:
-        """Let the cloud run layers on the tensors that they read. Raises AppError, and as RefusedError a refusal."""
+        """Let the cloud run layers on the tensors that they read; returns the arrays of their outputs, in order.
+
+        Raises AppError, as RefusedError for a refusal and as ProtocolError for an answer of other shapes; ValueError
+        where no cloud was greeted.
+        """
         cloud = self._greeted()
         cloud.next_id += 1
         request = Infer(cloud.next_id, to_ranges(tail), deadline.remaining())

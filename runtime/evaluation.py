@@ -1,7 +1,7 @@
 """Fitting predictors and saying how good they are, for layers and for whole networks: deployment.py fit, evaluate."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,11 +17,13 @@ from predictor.forms import FORMS
 from predictor.latency import Predictors, combine
 from predictor.profile import Profile
 from predictor.train import KindFit, fit_all
-from runtime.executor import TorchExecutor, prepare
+from runtime.executor import make_executor, prepare
 from runtime.survey import this_machine
 from runtime.times import layers_of
 from utils.errors import UsageError
+from utils.files import writing
 from utils.inference_utils import keep_freed_memory
+from utils.progress import Show
 from utils.units import format_seconds
 
 NETWORKS = ("alex_net", "mobile_net", "torchvision:resnet18", "torchvision:squeezenet1_1")
@@ -31,11 +33,9 @@ MANY_NETWORKS = (
 )
 CUTS = (0.25, 0.5, 0.75)  # of the time of a pass: where heads end and tails begin
 
-Progress = Callable[[str, float], None]
-
 
 @dataclass(frozen=True)
-class Part:
+class PartTimes:
     """A whole network, or its head or tail at one layer: predicted and measured seconds."""
 
     part: str
@@ -45,7 +45,7 @@ class Part:
 
     @property
     def error(self) -> float:
-        """Signed, relative."""
+        """Signed, as a share of what was measured."""
         return self.predicted_s / self.measured_s - 1
 
 
@@ -54,14 +54,14 @@ class NetworkResult:
     """One network that was measured after it had been predicted."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[PartTimes, ...]
     known: int
     layers: int
     """How many of its layers have a twin among the measured ones."""
     predict_s: float
 
     @property
-    def whole(self) -> Part:
+    def whole(self) -> PartTimes:
         """All of it."""
         return self.parts[0]
 
@@ -84,7 +84,7 @@ class Evaluation:
         return sum(abs(part.error) <= 0.1 for part in parts) / len(parts) if parts else 0.0
 
 
-def fit(source: Path, progress: Progress) -> Evaluation:
+def fit(source: Path, progress: Show) -> Evaluation:
     """Fit a data set. Raises UsageError for one that is missing, damaged, or too small."""
     progress("reading the data set", 0.0)
     found = dataset.read(source)
@@ -102,14 +102,12 @@ def keep(evaluation: Evaluation, path: Path) -> None:
             f"{evaluation.dataset.source} does not say which machine its times are of, so they serve for comparing "
             "only: deployment.py evaluate --dataset"
         )
-    try:
+    with writing(path):
         latency.save(evaluation.predictors, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def evaluate_networks(
-    evaluation: Evaluation, names: Sequence[str], device: str, threads: int | None, cache_dir: Path, progress: Progress
+    evaluation: Evaluation, names: Sequence[str], device: str, threads: int | None, cache_dir: Path, progress: Show
 ) -> Evaluation:
     """Predict networks, then measure them, where the data set is of this machine."""
     machine = evaluation.dataset.machine
@@ -124,7 +122,7 @@ def evaluate_networks(
         progress(f"measuring {name}", number / len(names))
         entry = registry.given(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = TorchExecutor(network, found)
+        executor = make_executor(network, found)
         layers = layers_of(executor)
         began = time.perf_counter()
         predicted = evaluation.predictors.network(layers)
@@ -141,15 +139,15 @@ def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], 
     return Evaluation(before.dataset, before.fits, before.predictors, networks, before.fit_s, why)
 
 
-def _parts(ids: Sequence[str], predicted: latency.PredictedTimes, profile: Profile) -> tuple[Part, ...]:
+def _parts(ids: Sequence[str], predicted: latency.PredictedTimes, profile: Profile) -> tuple[PartTimes, ...]:
     """The whole, then heads, sums of layers of its passes, and tails, run by themselves, cut at shares of the time."""
     told, seen = list(accumulate(predicted.seconds)), list(accumulate(profile.seconds))
-    parts = [Part("whole", "", told[-1], seen[-1])]
+    parts = [PartTimes("whole", "", told[-1], seen[-1])]
     chosen = [min(profile.tails, key=lambda la: abs(seen[la] - share * seen[-1])) for share in CUTS if profile.tails]
     for layer in dict.fromkeys(chosen):
         tail_s = told[-1] - told[layer] + predicted.start_s[layer]
-        parts.append(Part("head", ids[layer], told[layer], seen[layer]))
-        parts.append(Part("tail", ids[layer], tail_s, median(profile.tails[layer])))
+        parts.append(PartTimes("head", ids[layer], told[layer], seen[layer]))
+        parts.append(PartTimes("tail", ids[layer], tail_s, median(profile.tails[layer])))
     return tuple(parts)
 
 

@@ -1,7 +1,7 @@
 """How a segment runs: load it, run arrays through it, and say how long that took.
 
-Torch is the first back-end; another one is a class with the same methods and a row in `BACKENDS`. A back-end's name
-is part of the key of every profile, since it changes every time.
+Torch is the first back-end; another one is a class with the methods of `Executor` and a row in `BACKENDS`. A back-end's
+name is part of the key of every profile, since it changes every time.
 """
 
 import random
@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from models import split
 from models.inputs import Input
-from models.split import Segment, segment
+from models.split import Segment
 from models.trace import Traced, trace
 from models.weights import Loaded
 from net.tensors import Array
@@ -55,16 +56,56 @@ class Ran:
 
 
 class Executor(Protocol):
-    """Runs segments of one network on one device."""
+    """Runs segments of one network on one device.
+
+    Arrays are numpy's, of the shapes in the graph, or with more than one input in the first axis. Moments and durations
+    are seconds of time.perf_counter.
+    """
+
+    @property
+    def traced(self) -> Traced:
+        """The network, as it was captured."""
+
+    @property
+    def machine(self) -> Machine:
+        """What measured times depend on, the name of the back-end among it."""
+
+    @property
+    def share(self) -> float:
+        """Of a core, that is there in the long run, emulated or allowed; 1 where nothing limits it."""
 
     def load(self, layers: frozenset[int]) -> Segment:
         """Make the segment of these layers ready; the same layers again cost nothing."""
 
-    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
-        """Run a segment on the arrays of its inputs, in order."""
+    def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
+        """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
 
-    def profile(self, folder: Path, progress: Progress, *, tails: bool, is_fresh: bool = False) -> Profile:
-        """Measured times of every layer on this device, and of tails if they are wanted; cached in `folder`."""
+    def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
+        """Run a segment once, at full speed: what a back-end does only the first time is then done."""
+
+    def slow_down(self, started: float, work_s: float) -> None:
+        """Let other work of this device, which began at `started`, last as long as on the emulated one."""
+
+    def profile(
+        self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
+    ) -> Profile:
+        """Seconds of work of every layer on this device, and of tails if they are wanted; cached in `folder`.
+
+        An emulated share is not in them, so one profile serves every share. `is_fresh` measures again even where the
+        times are known.
+        """
+
+    def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
+        """The same if it was measured before, else None; nothing is run."""
+
+    def as_felt(self, seconds: Sequence[float]) -> tuple[float, ...]:
+        """Seconds of work of each layer as they add up on the processor that there is, or that is emulated."""
+
+    def look_for_limit(self) -> None:
+        """Take note of the processor time that the system allows this process now, shared by its threads."""
+
+    def rest(self) -> None:
+        """Wait until a quota is whole again, as it is after a wait for the link, and for any moment of its period."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +119,7 @@ class CpuShare:
     share: float
 
     def stretch(self, started: float, work_s: float) -> None:
-        """Wait until `work_s` seconds of work have lasted as long as on the slower processor."""
+        """Wait until `work_s` seconds of work, begun at `started`, have lasted as long as on the slower processor."""
         left = started + work_s / self.share - time.perf_counter()
         if left > 0:
             time.sleep(left)
@@ -103,17 +144,17 @@ class TorchExecutor:
     def load(self, layers: frozenset[int]) -> Segment:
         """Build or find a segment; the least recently used one goes when there are too many."""
         if layers not in self._segments:
-            self._segments[layers] = segment(self.traced, layers)
+            self._segments[layers] = split.segment(self.traced, layers)
             if len(self._segments) > SEGMENTS_KEPT:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
         return self._segments[layers]
 
-    def run(self, part: Segment, arrays: Sequence[Array]) -> Ran:
+    def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs."""
         started, work_started = self._clock(), work_clock()
         with torch.inference_mode():
-            outputs = part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            outputs = segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
             made = [np.asarray(tensor.cpu()) for tensor in outputs]
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
@@ -124,10 +165,10 @@ class TorchExecutor:
         if self._share is not None:
             self._share.stretch(started, work_s)
 
-    def warm_up(self, part: Segment, arrays: Sequence[Array]) -> None:
+    def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
         with torch.inference_mode():
-            part.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
 
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
@@ -201,4 +242,12 @@ class TorchExecutor:
         return 1.0 if self._share is None else self._share.share
 
 
-BACKENDS: dict[str, Callable[..., Executor]] = {TorchExecutor.backend: TorchExecutor}
+DEFAULT_BACKEND = TorchExecutor.backend
+BACKENDS: dict[str, Callable[[Network, torch.device, CpuShare | None], Executor]] = {DEFAULT_BACKEND: TorchExecutor}
+
+
+def make_executor(
+    network: Network, device: torch.device, share: CpuShare | None = None, backend: str = DEFAULT_BACKEND
+) -> Executor:
+    """What runs the segments of a network on a device, slowed down to a share of a core where one is given."""
+    return BACKENDS[backend](network, device, share)

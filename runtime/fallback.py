@@ -20,7 +20,7 @@ LEAST_BUSY_S, MOST_BUSY_S = 0.01, 5.0
 RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 
-State = Literal["closed", "open", "half-open"]
+BreakerState = Literal["closed", "open", "half-open"]
 Uniform = Callable[[float, float], float]
 """A random number between two."""
 
@@ -52,12 +52,18 @@ def busy_pause_s(retry_after_s: float) -> float:
 
 
 def retry_pause_s(tries: int, uniform: Uniform = random.uniform) -> float:
-    """A random pause before the next connection, longer after every try, so that edges do not come back as one."""
+    """A random pause in seconds before the next connection, after so many tries: gRPC's for retries (proposal A6).
+
+    It is longer after every try, and random, so that edges do not come back as one.
+    """
     return uniform(0.0, min(RETRY_S * 2.0 ** (tries - 1), LONGEST_RETRY_S))
 
 
 class Backoff:
-    """Pauses that double, each a little off, so that edges that lost the same cloud do not come back as one."""
+    """Pauses that double, each a little off, so that edges that lost the same cloud do not come back as one.
+
+    Up to a fifth off, as gRPC's between connections (doc/connection-backoff.md).
+    """
 
     def __init__(
         self, first_s: float = FIRST_PAUSE_S, longest_s: float = LONGEST_PAUSE_S, uniform: Uniform = random.uniform
@@ -77,7 +83,7 @@ class Backoff:
 
 
 class RetryBudget:
-    """gRPC's: a failure costs a token, a success earns a tenth, and below half of them nothing is tried again.
+    """gRPC's (proposal A6): a failure costs a token, a success earns a tenth, and below half of them none is repeated.
 
     A cloud in trouble then gets little more than each request once, however many it fails.
     """
@@ -110,7 +116,7 @@ class Breaker:
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
-        self.state: State = "closed"
+        self.state: BreakerState = "closed"
         self._backoff = backoff or Backoff()
         self._refusals = 0
         self._probe_at = 0.0

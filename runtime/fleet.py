@@ -1,7 +1,7 @@
 """The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,9 @@ from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
 from partition.packing import Allowed
+from predictor.profile import Progress
 from runtime.answers import whole_answer
-from runtime.executor import CpuShare, Network, TorchExecutor, prepare
+from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
 from runtime.packing import packing_of, wanted_of
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
@@ -26,9 +27,9 @@ from utils.errors import AppError, UsageError
 TENSORS_KEPT = 256
 TEXT = "text:"
 """What the input of a task begins with that is a sentence and no file."""
+KINDS_OF_FILES = {".npy": inputs.TENSOR, ".wav": inputs.SPEECH}
+"""By suffix; every other file is taken for a picture."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Member:
 
     entry: Entry
     network: Network
-    executor: TorchExecutor
+    executor: Executor
     found: Found
 
     def hello(self, token: str) -> Hello:
@@ -61,12 +62,12 @@ class Fleet:
             return
         example = inputs.sample(entry.sample, entry.preprocess)
         network = prepare(weights.load(entry, self._source), example, entry.name)
-        executor = TorchExecutor(network, self._device, self._share)
+        executor = make_executor(network, self._device, self._share)
         found = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, found)
 
     def array(self, task: Task) -> Array:
-        """The input tensor of a task. Raises UsageError where its file does not serve."""
+        """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
         return np.asarray(self._input(self.members[task.model].entry, task.input).tensor)
 
     def _input(self, entry: Entry, source: str) -> Input:
@@ -95,7 +96,10 @@ class Fleet:
         return problems
 
     def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
-        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs.
+
+        `budget` is the share of answers that lossy codecs may change.
+        """
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
@@ -110,17 +114,17 @@ class Fleet:
 
 
 def read_input(entry: Entry, source: str) -> Input:
-    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample."""
+    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
     if not source:
         return inputs.sample(entry.sample, entry.preprocess)
     path = Path(source)
+    kind = KINDS_OF_FILES.get(path.suffix.lower(), inputs.PICTURE)
     try:
-        if path.suffix.lower() == ".npy":
-            return inputs.from_array(path, entry.input_shape)
-        kind, what = (inputs.SPEECH, path) if path.suffix.lower() == ".wav" else (inputs.PICTURE, path)
         if source.startswith(TEXT):
             return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
-        return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
+        if kind == inputs.TENSOR:
+            return inputs.from_array(path, entry.input_shape)
+        return inputs.read(entry.name, entry.takes, kind, path, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 

@@ -44,8 +44,8 @@ class KeeperConfig:
     window: int = 6
     """Requests under way at once."""
     tls: ClientTls | None = None
-    bandwidth: float | None = None
-    """Bytes per second to believe instead of a probe, at the start."""
+    up_bytes_per_s: float | None = None
+    """Believed of both ways, whenever a connection is made, instead of a probe."""
     told: Told | None = None
     """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
 
@@ -90,9 +90,7 @@ class Keeper:
             connection.send(self._hellos[0], late)
             connection.receive(late).read(Ready)
             prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
-            if self._config.bandwidth is not None:
-                return LinkEstimate(self._config.bandwidth, self._config.bandwidth, prober.round_trip(), "given")
-            return prober.estimate()
+            return prober.estimate(self._config.up_bytes_per_s)
         finally:
             connection.close()
 

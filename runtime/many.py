@@ -3,10 +3,9 @@
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models import registry, weights
@@ -27,13 +26,11 @@ from runtime.times import Times, predictors_path
 from utils.errors import UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 
 log = logging.getLogger(__name__)
 
 NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
-
-Progress = Callable[[str, float], None]
-"""Is told what is being done, and the share of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class TasksConfig:
     """Arrivals; None: all tasks are there at the start."""
     is_serial: bool = False
     interval_s: float = 1.0
-    bandwidth: float | None = None
+    up_bytes_per_s: float | None = None
+    """Believed of both ways at the start, instead of a probe."""
     codec: str = "auto"
     accuracy_budget: float = 0.0
     """As for edge_api.py."""
@@ -111,17 +109,25 @@ class Run:
     keeper: Keeper | None = None
     is_stopped: bool = False
 
-    def stop(self) -> None:
-        """Start nothing new. Safe in a signal handler."""
-        self.is_stopped = True
-        if self.pipeline is not None:
-            self.pipeline.stop()
+    def begin(self, total: int, pipeline: Pipeline, keeper: Keeper) -> None:
+        """From now on there is something to show, and to stop."""
+        self.total, self.keeper, self.pipeline = total, keeper, pipeline
+        if self.is_stopped:
+            pipeline.stop()
+
+    def stop(self) -> bool:
+        """Start nothing new. False where nothing has begun, or this was asked for before. Safe in a signal handler."""
+        is_first, self.is_stopped = not self.is_stopped, True
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return is_first
 
 
 Told = Callable[[Run, Record], None]
 
 
-def run(config: TasksConfig, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
         recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -171,33 +177,20 @@ class _Prepared:
     recorder: Recorder | None
 
 
-def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -> TasksOutcome:
+def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
     planner = make_planner(config, prepared.tasks, fleet, progress)
-    hellos = [member.hello(config.token) for member in fleet.members.values()]
-    settings = KeeperConfig(
-        prepared.address,
-        config.interval_s,
-        config.ready_s,
-        config.timeout_s,
-        tls=config.tls,
-        bandwidth=config.bandwidth,
-        told=None if prepared.recorder is None else prepared.recorder.note,
-    )
+    checker = Checker(fleet) if config.verify else None
     with ExitStack() as stack:
-        layers = {name: len(member.network.traced.graph.layers) for name, member in fleet.members.items()}
-        keeper = Keeper(settings, hellos, layers)
+        keeper = _make_keeper(prepared)
         stack.callback(keeper.close)
         keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
+        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
         progress("waiting for the cloud, then probing the link", 0.0)
         link = keeper.open()
         for ready in (keeper.conditions().ready or {}).values():
             check_taken(config.codec, ready.codecs)
-        call.total, call.keeper, call.pipeline = len(prepared.tasks), keeper, pipeline
-        if call.is_stopped:
-            pipeline.stop()
-        checker = Checker(fleet) if config.verify else None
-        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
+        call.begin(len(prepared.tasks), pipeline, keeper)
         _warm_up(fleet, planner, keeper)
         monitor = Monitor(keeper.tick, config.interval_s)
         stack.callback(monitor.stop)
@@ -205,30 +198,46 @@ def _run_tasks(prepared: _Prepared, progress: Progress, told: Told, call: Run) -
         if journal is not None:
             journal.begin()
         monitor.start()
-        began = time.perf_counter()
-        records = pipeline.run()
-        wall_s = time.perf_counter() - began
+        pipeline.run()
+        wall_s = pipeline.now_s
         if checker is not None:
             checker.check(progress)
-        closed = planner if isinstance(planner, ClosedQueue) else None
-        return TasksOutcome(
-            problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
-            skipped=prepared.skipped,
-            records=tuple(records),
-            wall_s=wall_s,
-            first_link=link,
-            history=tuple((moment - began, rate) for moment, rate in keeper.history),
-            moves=tuple(planner.moves),
-            bound_s=None if closed is None else closed.bound_s,
-            planned_s=None if closed is None else closed.makespan_s,
-            sent_bytes=keeper.sent_bytes,
-            probes=keeper.probes,
-            probe_bytes=keeper.probe_bytes,
-            connects=keeper.connects,
-            is_interrupted=call.is_stopped,
-            left=planner.left,
-            objective="makespan" if closed is not None else getattr(planner, "objective", "latency"),
-        )
+        outcome = _outcome(prepared, planner, keeper, pipeline)
+        return replace(outcome, first_link=link, wall_s=wall_s, is_interrupted=call.is_stopped)
+
+
+def _make_keeper(prepared: _Prepared) -> Keeper:
+    config, members = prepared.config, prepared.fleet.members
+    settings = KeeperConfig(
+        prepared.address,
+        config.interval_s,
+        config.ready_s,
+        config.timeout_s,
+        tls=config.tls,
+        up_bytes_per_s=config.up_bytes_per_s,
+        told=None if prepared.recorder is None else prepared.recorder.note,
+    )
+    hellos = [member.hello(config.token) for member in members.values()]
+    return Keeper(settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()})
+
+
+def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pipeline) -> TasksOutcome:
+    """What can be told once the last task has ended."""
+    return TasksOutcome(
+        problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
+        skipped=prepared.skipped,
+        records=tuple(pipeline.records),
+        history=tuple((moment - pipeline.started, rate) for moment, rate in keeper.history),
+        moves=tuple(planner.moves),
+        bound_s=planner.bound_s,
+        planned_s=planner.makespan_s,
+        sent_bytes=keeper.sent_bytes,
+        probes=keeper.probes,
+        probe_bytes=keeper.probe_bytes,
+        connects=keeper.connects,
+        left=planner.left,
+        objective=planner.objective,
+    )
 
 
 def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
@@ -259,7 +268,7 @@ def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
     return tasks, problems + unknown
 
 
-def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -> Fleet:
+def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
     """Build every network that a task needs."""
     device = find_device(config.device)
     set_threads(1 if config.cpu_share is not None else config.threads)
@@ -271,7 +280,7 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Progress) -
     return fleet
 
 
-def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Progress) -> Planner:
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Show) -> Planner:
     """A closed queue, or open arrivals."""
     known = {}
     for name, member in fleet.members.items():
@@ -303,7 +312,7 @@ class Checker:
         if record.completed_by:
             self._kept.append((record, record.outputs))
 
-    def check(self, progress: Progress) -> None:
+    def check(self, progress: Show) -> None:
         """Run the whole network for every different input."""
         known: dict[tuple[str, str], list[Array]] = {}
         for done, (record, outputs) in enumerate(self._kept):

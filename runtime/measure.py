@@ -1,6 +1,5 @@
 """Timing one network on this device, without any cloud: deployment.py profile."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from rich.table import Table
 from models import inputs, registry, weights
 from predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
 from predictor.profile import Profile
-from runtime.executor import TorchExecutor, prepare
-from utils.errors import UsageError
-from utils.files import write_atomically
+from runtime.executor import make_executor, prepare
+from utils.files import write_atomically, writing
 from utils.inference_utils import find_device, set_threads
+from utils.progress import Show
 from utils.units import format_bytes, format_seconds
 
 
@@ -34,7 +33,7 @@ def measure_network(
     device: str,
     threads: int | None,
     cache_dir: Path,
-    progress: Callable[[str, float], None],
+    progress: Show,
     *,
     is_fresh: bool,
 ) -> MeasuredNetwork:
@@ -44,7 +43,7 @@ def measure_network(
     set_threads(threads)
     progress("loading the network", 0.0)
     network = prepare(weights.load(entry, source), inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = TorchExecutor(network, found)
+    executor = make_executor(network, found)
 
     def told(done: float) -> None:
         progress("measuring the layers", done)
@@ -77,25 +76,19 @@ def to_json(measured: MeasuredNetwork) -> dict[str, Any]:
 
 def write_csv(measured: MeasuredNetwork, path: Path) -> None:
     """The table as CSV. Raises UsageError where it cannot be written."""
-    _written(path, lambda: write_atomically(path, to_csv(measured.rows)))
+    with writing(path):
+        write_atomically(path, to_csv(measured.rows))
 
 
 def write_excel(measured: MeasuredNetwork, path: Path) -> None:
     """The table as a workbook with a chart. Raises UsageError where it cannot be written."""
-    from utils.excel_utils import Sheet, write_workbook
+    from utils.excel_utils import Sheet, check_name, write_workbook
 
-    if path.suffix != ".xlsx":
-        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
+    check_name(path)
     rows = [cells(row) for row in measured.rows]
     sheet = Sheet(measured.model.replace(":", " "), COLUMNS, rows, ("layer", "seconds"))
-    _written(path, lambda: write_workbook(path, [sheet], notes(measured)))
-
-
-def _written(path: Path, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    with writing(path):
+        write_workbook(path, [sheet], notes(measured))
 
 
 def to_table(measured: MeasuredNetwork) -> Table:

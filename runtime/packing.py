@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -27,9 +27,10 @@ from net.codec import CODECS, OPTIONAL, Encoded
 from net.tensors import RAW, Array
 from partition.cost import Packed
 from partition.packing import Allowed
+from predictor.profile import Progress
 from runtime import calibration
 from runtime.calibration import Calibration
-from runtime.executor import Network, TorchExecutor
+from runtime.executor import Executor, Network
 from utils.errors import MismatchError, UsageError
 from utils.files import write_atomically
 
@@ -62,7 +63,6 @@ def is_lossless(codecs: Iterable[str]) -> bool:
 
 Sizes = Mapping[tuple[int, str], int]
 """Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Wanted:
 
     @classmethod
     def of(cls, name: str, kept: Calibration | None, budget: float) -> "Wanted":
-        """What `--codec` and `--accuracy-budget` ask for."""
+        """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
         return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
 
@@ -191,7 +191,7 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
 def measure(
     traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
 ) -> Packing:
-    """Run the network once on `x` and try the codecs on what each layer makes."""
+    """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
     watch = _Watch(traced, needed, progress)
     device = next(traced.module.parameters()).device
     with torch.inference_mode():
@@ -286,7 +286,7 @@ def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:
 
 
 def pack(
-    executor: TorchExecutor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
+    executor: Executor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
 ) -> tuple[list[Encoded], float]:
     """Pack tensors, one codec for each, at the speed of the device; returns also the seconds that it took.
 

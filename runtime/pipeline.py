@@ -68,12 +68,12 @@ class Record:
 
     @property
     def total_s(self) -> float:
-        """From the start of the head to the answer."""
+        """Seconds from the start of the head to the answer."""
         return self.done_s - self.started_s
 
     @property
     def latency_s(self) -> float:
-        """From the arrival to the answer."""
+        """Seconds from the arrival to the answer."""
         return self.done_s - self.task.arrival_s
 
     @property
@@ -109,7 +109,8 @@ class Pipeline:
         self._again: list[tuple[float, int, _Flying]] = []
         """Requests that a busy cloud should be asked again, by moment."""
         self._retries = 0
-        self._started = 0.0
+        self.started = 0.0
+        """The moment of time.perf_counter at which `run` began."""
         self._is_stopping = False
         self._over: list[Record] = []
         """Tasks that have ended, and nobody was told yet."""
@@ -123,7 +124,7 @@ class Pipeline:
     @property
     def now_s(self) -> float:
         """Seconds after the start."""
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started
 
     @property
     def in_flight(self) -> int:
@@ -137,7 +138,7 @@ class Pipeline:
 
     def run(self) -> list[Record]:
         """Run every task; returns when the last one has ended. Raises what `ended` raises."""
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()
         while (step := self._next()) is not None:
             step()
         return self.records
@@ -211,11 +212,11 @@ class Pipeline:
         member = self._fleet.members[task.model]
         graph = member.network.traced.graph
         head = frozenset(range(choice.layer + 1))
-        part = member.executor.load(head)
+        segment = member.executor.load(head)
         record.started_s = self.now_s
-        ran = member.executor.run(part, [x])
+        ran = member.executor.run(segment, [x])
         record.head_done_s, record.edge_s = self.now_s, ran.seconds
-        values = dict(zip(part.outputs, ran.arrays, strict=True))
+        values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
             record.completed_by = "edge"
             record.done_s, record.outputs = self.now_s, [values[number] for number in graph.outputs]
@@ -255,11 +256,11 @@ class Pipeline:
         """The tail, from the boundary that is still held."""
         request, record = flying.request, flying.record
         executor = self._fleet.members[request.model].executor
-        part = executor.load(request.tail)
-        ran = executor.run(part, request.boundary)
+        segment = executor.load(request.tail)
+        ran = executor.run(segment, request.boundary)
         record.edge_s += ran.seconds
         record.completed_by = "fallback"
-        values = flying.values | dict(zip(part.outputs, ran.arrays, strict=True))
+        values = flying.values | dict(zip(segment.outputs, ran.arrays, strict=True))
         record.done_s, record.outputs = self.now_s, [values[number] for number in request.graph.outputs]
         self._keep(record, request)
 
@@ -290,7 +291,7 @@ class Pipeline:
     def _note_try(self, flying: _Flying) -> None:
         request, record = flying.request, flying.record
         record.tries = request.tries
-        record.sent_s = max(0.0, request.sent_at - self._started)
+        record.sent_s = max(0.0, request.sent_at - self.started)
 
     def refused(self, request: Request, error: Error) -> None:
         """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""

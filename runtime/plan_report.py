@@ -1,13 +1,17 @@
 """A plan of deployment.py, as JSON for programs and as text for people. docs/planning.md has the keys, a contract."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
+from models.graph import LayerGraph
+from partition.decision_map import Region
+from partition.pareto import Tradeoff
+from runtime.plan_table import candidate_json, candidates_table, cut_line, legend, part_json, part_line, why_line
 from runtime.whatif import Planned
 from utils.units import format_bytes, format_rate, format_seconds
 
@@ -15,18 +19,15 @@ from utils.units import format_bytes, format_rate, format_seconds
 def to_json(planned: Planned) -> dict[str, Any]:
     """The document of `deployment.py plan --json`."""
     graph, decision, link = planned.graph, planned.decision, planned.problem.link
-
-    def ids(numbers: Iterable[int]) -> list[str]:
-        return [graph.layers[number].id for number in sorted(numbers)]
-
+    boundary = decision.boundary(graph)
     document: dict[str, Any] = {
         "model": graph.name,
         "objective": decision.objective,
         "method": decision.method,
         "point": decision.point(graph),
-        "head": ids(decision.head),
-        "boundary": ids(decision.boundary(graph)),
-        "boundary_bytes": graph.bytes_of(decision.boundary(graph)),
+        "head": _ids(graph, decision.head),
+        "boundary": _ids(graph, boundary),
+        "boundary_bytes": graph.bytes_of(boundary),
         "segments": [part_json(graph, part) for part in decision.parts],
         "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
         "energy_j": planned.energy_j,
@@ -34,35 +35,28 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "decision_s": planned.decision_s,
         "optimal": decision.is_optimal,
         "gap": decision.gap,
-        "link": {"up_bytes_per_s": link.up_bytes_per_s, "down_bytes_per_s": link.down_bytes_per_s, "rtt_s": link.rtt_s},
+        "link": asdict(link),
         "load": planned.problem.cloud.load,
-        "candidates": [
-            {
-                "point": candidate.point.number,
-                "layer": graph.layers[candidate.point.layer].id,
-                "boundary_bytes": candidate.boundary_bytes,
-            }
-            | candidate.predicted.to_json()
-            for candidate in decision.candidates
-        ],
-        "front": [
-            {"head": ids(found.head), "total_s": found.predicted.total_s, "energy_j": found.energy_j}
-            for found in planned.front
-        ],
-        "map": None,
+        "candidates": [candidate_json(graph, candidate) for candidate in decision.candidates],
+        "front": [_tradeoff(graph, found) for found in planned.front],
+        "map": None if planned.map is None else [_region(graph, region) for region in planned.map.regions],
     }
-    if planned.map is not None:
-        document["map"] = [
-            {
-                "from_bytes_per_s": region.from_bytes_per_s,
-                "boundary": ids(graph.boundary(region.head)),
-                "head_layers": len(region.head),
-            }
-            for region in planned.map.regions
-        ]
     if decision.keeps_up is not None:
         document |= {"rate_per_s": planned.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
     return document
+
+
+def _ids(graph: LayerGraph, numbers: Iterable[int]) -> list[str]:
+    return [graph.layers[number].id for number in sorted(numbers)]
+
+
+def _tradeoff(graph: LayerGraph, found: Tradeoff) -> dict[str, Any]:
+    return {"head": _ids(graph, found.head), "total_s": found.predicted.total_s, "energy_j": found.energy_j}
+
+
+def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
+    boundary = _ids(graph, graph.boundary(region.head))
+    return {"from_bytes_per_s": region.from_bytes_per_s, "boundary": boundary, "head_layers": len(region.head)}
 
 
 def show(planned: Planned, console: Console) -> None:
@@ -105,14 +99,14 @@ def _map_table(planned: Planned) -> Table:
     for name in ("from", "crosses", "layers here", "cut after"):
         table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
     for number, region in enumerate(() if found is None else found.regions):
-        crossing = graph.boundary(region.head)
-        names = ", ".join(graph.layers[each].id for each in crossing[-3:])
-        more = f" and {len(crossing) - 3} more" if len(crossing) > 3 else ""
+        boundary = graph.boundary(region.head)
+        names = ", ".join(graph.layers[each].id for each in boundary[-3:])
+        more = f" and {len(boundary) - 3} more" if len(boundary) > 3 else ""
         table.add_row(
             format_rate(region.from_bytes_per_s) if number else "0",
-            format_bytes(graph.bytes_of(crossing)) if crossing else "-",
+            format_bytes(graph.bytes_of(boundary)) if boundary else "-",
             str(len(region.head) - 1),
-            Text(names + more if crossing else "all on the edge"),
+            Text(names + more if boundary else "all on the edge"),
         )
     return table
 

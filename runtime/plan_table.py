@@ -33,10 +33,10 @@ def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: floa
         table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
     longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
     if chosen is None:
-        crossing = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
+        boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
         if up_bytes_per_s is not None:
-            crossing = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
-        _add(table, ("→", "-", short_name(graph, decision)), crossing or 0, decision.predicted, longest)
+            boundary_bytes = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
+        _add(table, ("→", "-", short_name(graph, decision)), boundary_bytes or 0, decision.predicted, longest)
     for candidate in shown:
         number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
         names = ("→" if number == chosen else "", str(number), printable(layer, NAME))
@@ -44,9 +44,9 @@ def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: floa
     return table
 
 
-def _add(table: Table, names: tuple[str, str, str], crossing: int, predicted: Prediction, longest: float) -> None:
+def _add(table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: Prediction, longest: float) -> None:
     style = "bold" if names[0] else ""
-    size = format_bytes(crossing) if crossing else "-"
+    size = format_bytes(boundary_bytes) if boundary_bytes else "-"
     table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest), style=style)
 
 
@@ -80,31 +80,31 @@ def legend() -> Text:
 
 def short_name(graph: LayerGraph, decision: Decision) -> str:
     """Where a decision cuts, in a few words."""
-    crossing = decision.boundary(graph)
-    if not crossing:
+    boundary = decision.boundary(graph)
+    if not boundary:
         return "all on the edge"
     if not decision.is_cut:
         return f"{len(decision.parts)} parts, there and back"
-    after = printable(graph.layers[max(crossing)].id, NAME)
-    return after if len(crossing) == 1 else f"{len(crossing)} tensors, the last {after}"
+    after = printable(graph.layers[max(boundary)].id, NAME)
+    return after if len(boundary) == 1 else f"{len(boundary)} tensors, the last {after}"
 
 
 def cut_line(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> str:
     """Where a decision cuts, how many layers run on either side, and what crosses; packed, if the rate is told."""
     here, there = len(decision.head) - 1, len(graph.layers) - len(decision.head)
-    crossing = decision.boundary(graph)
+    boundary = decision.boundary(graph)
     layers = f"{here} layers here, {there} on the cloud"
-    if not crossing:
+    if not boundary:
         return "everything here, nothing crosses"
-    size = format_bytes(graph.bytes_of(crossing))
+    size = format_bytes(graph.bytes_of(boundary))
     if up_bytes_per_s is not None and decision.codec != RAW:
         size += f" as {format_bytes(decision.predicted.upload_s * up_bytes_per_s)} of {decision.codec}"
     if not decision.is_cut:
         return f"{len(decision.parts)} parts: {layers}, {size} go up"
     point = decision.point(graph)
     if point is None:
-        return f"{len(crossing)} tensors cross, the last {_id(graph, max(crossing))}: {layers}, {size} cross"
-    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, crossing[0])}: {layers}, {size} cross"
+        return f"{len(boundary)} tensors cross, the last {_id(graph, max(boundary))}: {layers}, {size} cross"
+    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, boundary[0])}: {layers}, {size} cross"
 
 
 def part_line(graph: LayerGraph, part: Part) -> str:
@@ -119,23 +119,34 @@ def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
     return {"place": part.place, "layers": [graph.layers[number].id for number in sorted(part.layers)]}
 
 
+def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
+    """One point for programs: where it cuts, the bytes that cross there, and the predicted seconds of its stages."""
+    place = {"point": candidate.point.number, "layer": graph.layers[candidate.point.layer].id}
+    return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
+
+
+_LEAST = {
+    "latency": "least predicted total",
+    "energy": "least joules here",
+    "weighted": "least time and energy together",
+    "throughput": "shortest longest stage",
+}
+_OF = {
+    "chain": "{points} points",
+    "mincut": "all cuts (minimum cut)",
+    "walk": "all cuts",
+    "milp": "all cuts (integer program)",
+    "dsh": "the cuts that DADS's grid finds",
+    "placement": "placements within the limit of cost",
+    "given": "the point that was given",
+}
+"""What each objective and each method is called for people; another one goes by its name."""
+
+
 def why_line(decision: Decision) -> str:
     """What was minimised over what, and whether there can be anything better."""
-    least = {
-        "latency": "least predicted total",
-        "energy": "least joules here",
-        "weighted": "least time and energy together",
-        "throughput": "shortest longest stage",
-    }[decision.objective]
-    of = {
-        "chain": f"{len(decision.candidates)} points",
-        "mincut": "all cuts (minimum cut)",
-        "walk": "all cuts",
-        "milp": "all cuts (integer program)",
-        "dsh": "the cuts that DADS's grid finds",
-        "placement": "placements within the limit of cost",
-        "given": "the point that was given",
-    }[decision.method]
+    least = _LEAST.get(decision.objective, f"least {decision.objective}")
+    of = _OF.get(decision.method, decision.method).format(points=len(decision.candidates))
     if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
         return f"{least} of {of}"
     return f"{least} of {of}, at most {decision.gap:.1%} from the best"

@@ -107,7 +107,13 @@ class Move:
 class Planner(Protocol):
     """Gives out tasks in the order in which they should start."""
 
+    objective: str
+    """`makespan`: the least time for all tasks; else what each cut is chosen for, `latency` or `throughput`."""
     moves: list[Move]
+    bound_s: float | None
+    """Of a plan for all tasks: no choice and no order could be done sooner, if the predictions are right."""
+    makespan_s: float | None
+    """The predicted seconds of that plan. Both are None where tasks are cut one by one."""
 
     def refresh(self, now_s: float, conditions: Conditions) -> None:
         """Take note of the conditions."""
@@ -119,7 +125,7 @@ class Planner(Protocol):
         """
 
     def next_arrival_s(self) -> float | None:
-        """When another task comes, after the start; None where none will."""
+        """Seconds after the start when another task comes; None where none will."""
 
     @property
     def left(self) -> int:
@@ -171,9 +177,9 @@ class ClosedQueue:
         self._planned: deque[tuple[Task, Choice]] = deque()
         self._conditions: Conditions | None = None
         self._planned_at = float("-inf")
+        self.objective = "makespan"
         self.moves: list[Move] = []
         self.bound_s: float | None = None
-        """Of a plan for the whole queue: no choice and no order could be done sooner, if the predictions are right."""
         self.makespan_s: float | None = None
 
     @property
@@ -250,8 +256,10 @@ class OpenQueue:
         self._chosen: dict[str, Choice] = {}
         self._conditions: Conditions | None = None
         self._now_s = 0.0
-        self.moves: list[Move] = []
         self.objective = "latency"
+        self.moves: list[Move] = []
+        self.bound_s: float | None = None
+        self.makespan_s: float | None = None
 
     @property
     def left(self) -> int:

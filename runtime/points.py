@@ -18,7 +18,6 @@ from runtime.packing import AUTO
 from runtime.single import (
     Entered,
     Prepared,
-    Progress,
     carry_out,
     enter,
     plan_of,
@@ -27,6 +26,7 @@ from runtime.single import (
     problem_of,
 )
 from utils.errors import UsageError
+from utils.progress import Show
 
 HEAD = "head="
 
@@ -53,10 +53,10 @@ def parse(text: str, graph: LayerGraph) -> tuple[Wanted, ...]:
 
 def _one(part: str, graph: LayerGraph) -> Iterator[Wanted]:
     name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
-    if part.startswith(HEAD) and codec not in ("auto", *CODECS):
+    if part.startswith(HEAD) and codec not in (AUTO, *CODECS):
         name, codec = part, ""  # names of layers may hold colons, those of codecs do not
     if codec and codec not in (AUTO, *CODECS):
-        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose auto, {', '.join(CODECS)}")
+        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(CODECS)}")
     ending, chosen = f":{codec}" if codec else "", codec or None
     if name == "auto":
         yield Wanted(part, codec=chosen)
@@ -97,7 +97,7 @@ class Session:
 
     entered: Entered
     config: EdgeConfig
-    progress: Progress
+    progress: Show
     _prepared: Prepared | None = None
     _link: LinkEstimate | None = field(default=None, init=False)
 
@@ -126,7 +126,7 @@ class Session:
 
 
 @contextmanager
-def session(config: EdgeConfig, progress: Progress) -> Iterator[Session]:
+def session(config: EdgeConfig, progress: Show) -> Iterator[Session]:
     """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
         yield Session(enter(stack, config, progress), config, progress)

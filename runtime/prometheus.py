@@ -70,7 +70,7 @@ class PrometheusMetrics:
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 
     def listen(self, host: str, port: int) -> int:
-        """Answer scrapes in a thread of its own from now on; returns the port."""
+        """Answer scrapes in a thread of its own from now on; returns the port. Raises ConnectError."""
         try:
             server, _ = start_http_server(port, host, self.registry)
         except (OSError, OverflowError) as error:

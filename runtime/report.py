@@ -10,11 +10,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from models.graph import LayerGraph
-from partition.chain import Candidate
 from runtime.edge import Answered, Fallback, Measured
 from runtime.outcome import Outcome, Runs
-from runtime.plan_table import candidates_table, cut_line, legend, part_json, part_line, why_line
+from runtime.plan_table import (
+    STAGES,
+    candidate_json,
+    candidates_table,
+    cut_line,
+    legend,
+    part_json,
+    part_line,
+    why_line,
+)
 from utils.units import format_rate, format_seconds, printable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
@@ -30,7 +37,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "input": outcome.source,
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
-        "candidates": [_candidate(outcome.graph, c) for c in outcome.plan.decision.candidates],
+        "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
         "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
@@ -79,14 +86,6 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _candidate(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
-    return {
-        "point": candidate.point.number,
-        "layer": graph.layers[candidate.point.layer].id,
-        "boundary_bytes": candidate.boundary_bytes,
-    } | candidate.predicted.to_json()
-
-
 def _measured(run: Measured) -> dict[str, Any]:
     return asdict(run) | {"transfer_s": run.transfer_s}
 
@@ -105,8 +104,7 @@ def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
     point = decision.point(graph)
     place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
     number = "-" if point is None else str(point)
-    stages = (("edge", run.edge_s), ("packing", run.encode_s), ("link", run.transfer_s), ("cloud", run.cloud_s))
-    times = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in stages)
+    times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(getattr(run, name))}" for name, *_ in STAGES)
     total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
     by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
     return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
@@ -167,7 +165,7 @@ def _stages(outcome: Outcome) -> Table:
     table.add_column("stage")
     for name in ("predicted", "measured") + (("spread",) if len(repeats) > 1 else ()):
         table.add_column(name, justify="right")
-    for stage in ("edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s"):
+    for stage in (*(name for name, *_ in STAGES), "total_s"):
         row = [stage.removesuffix("_s")]
         row.append(format_seconds(predicted[stage]))
         row.append(format_seconds(getattr(typical, stage)))

@@ -13,6 +13,7 @@ from utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
     from net.metrics import Metrics
+    from runtime.cloud_config import CloudConfig
 
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
@@ -20,7 +21,7 @@ waits that long where a connection is busy, since torch lets go of the interpret
 
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
-    """Read the --weights: the source of each network, and under "" that of all others."""
+    """Read the --weights: the source of each network, and under "" that of all others. Raises UsageError."""
     sources: dict[str, str] = {}
     for text in given:
         model, separator, source = text.partition("=")
@@ -32,76 +33,86 @@ def parse_weights(given: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Listen, say where, and serve until stopped."""
+def build_config(options: argparse.Namespace) -> "CloudConfig":
+    """The arguments as a frozen configuration. Raises UsageError for files and texts that do not serve."""
+    from net.codec import OPTIONAL
     from net.frames import Limits
     from net.penalties import Policy
-    from net.security import check_binding, is_loopback, read_token
+    from net.security import read_token
     from net.tls import server_context
+    from predictor.store import default_folder
+    from runtime.cloud_config import CloudConfig
 
+    taken = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    return CloudConfig(
+        host=options.ip,
+        port=options.port,
+        device=options.device,
+        threads=options.threads,
+        weights=parse_weights(options.weights),
+        models=options.models,
+        networks=tuple(options.network),
+        cache_dir=options.cache_dir or default_folder(),
+        times=options.times,
+        predictors=options.predictors,
+        token=read_token(options.token_file),
+        tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
+        limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(taken)),
+        min_bytes_per_s=options.min_rate,
+        small_per_s=options.max_small_rate,
+        policy=Policy(
+            most_s=options.max_penalty,
+            most_connections=options.max_per_source,
+            spares_loopback=not options.penalise_loopback,
+        ),
+        max_connections=options.max_connections,
+        max_queue=options.max_queue,
+        max_batch=options.max_batch,
+        batch_wait_s=options.batch_wait,
+        max_network_bytes=options.max_network_bytes,
+        hello_s=options.hello_timeout,
+        idle_s=options.idle_timeout,
+        request_s=options.timeout,
+        drain_s=options.drain_timeout,
+    )
+
+
+def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) -> None:
+    """Raises UsageError for a port that is open to everybody, unless that is wanted. Warns where only TLS guards it."""
+    from net.security import check_binding, is_loopback
+
+    check_binding(config.host, config.token, has_tls=config.tls is not None, insecure=insecure)
+    is_open = not (config.token or has_client_ca or insecure)
+    if config.tls is not None and is_open and not is_loopback(config.host):
+        cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Listen, say where, and serve until stopped; returns the exit code. Raises AppError where it cannot begin."""
     if options.tls_ca is not None or options.json:
         raise UsageError("--tls-ca and --json go with --health")
     if options.until_stdin_closes:
         cli.exit_at_end_of_stdin()
-    token = read_token(options.token_file)
-    tls = server_context(options.tls_cert, options.tls_key, options.tls_client_ca)
-    check_binding(options.ip, token, has_tls=tls is not None, insecure=options.insecure)
-    is_open = not token and options.tls_client_ca is None and not options.insecure
-    if tls is not None and is_open and not is_loopback(options.ip):
-        cli.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
-
+    config = build_config(options)
+    check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
     metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
 
-    from predictor.store import default_folder
-    from runtime.cloud import Cloud, CloudConfig
+    from runtime.cloud import Cloud  # and with it torch: what is refused is refused before
 
-    cloud = Cloud(
-        CloudConfig(
-            host=options.ip,
-            port=options.port,
-            device=options.device,
-            threads=options.threads,
-            weights=parse_weights(options.weights),
-            models=options.models,
-            networks=tuple(options.network),
-            cache_dir=options.cache_dir or default_folder(),
-            times=options.times,
-            predictors=options.predictors,
-            token=token,
-            tls=tls,
-            limits=Limits(
-                options.max_header,
-                options.max_payload,
-                options.max_tensors,
-                more_codecs=frozenset(("jpeg",) if options.allow_jpeg else ()),
-            ),
-            min_bytes_per_s=options.min_rate,
-            small_per_s=options.max_small_rate,
-            policy=Policy(
-                most_s=options.max_penalty,
-                most_connections=options.max_per_source,
-                spares_loopback=not options.penalise_loopback,
-            ),
-            max_connections=options.max_connections,
-            max_queue=options.max_queue,
-            max_batch=options.max_batch,
-            batch_wait_s=options.batch_wait,
-            max_network_bytes=options.max_network_bytes,
-            hello_s=options.hello_timeout,
-            idle_s=options.idle_timeout,
-            request_s=options.timeout,
-            drain_s=options.drain_timeout,
-        ),
-        metrics,
-    )
+    cloud = Cloud(config, metrics)
     sys.setswitchinterval(SWITCH_S)
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
+    cli.say(f"listening on {_written(host, port)}")
     cloud.server.serve()
     cloud.close()
     return 0
+
+
+def _written(host: str, port: int) -> str:
+    """As a flag or a URL has it, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
@@ -111,7 +122,7 @@ def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
     from runtime.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
-    cli.complain(f"metrics on http://{f'[{host}]' if ':' in host else host}:{metrics.listen(host, port)}/metrics")
+    cli.complain(f"metrics on http://{_written(host, metrics.listen(host, port))}/metrics")
     return metrics
 
 

@@ -17,7 +17,7 @@ from net.messages import Hello
 from net.tensors import Array
 from runtime.answers import is_close
 from runtime.cloud_config import CloudConfig
-from runtime.executor import SEGMENTS_KEPT, Executor, Ran, TorchExecutor, prepare
+from runtime.executor import SEGMENTS_KEPT, Executor, Ran, make_executor, prepare
 from runtime.load import LoadMeter
 from runtime.session import RequestError
 from runtime.times import Found, Times, predictors_path
@@ -44,7 +44,8 @@ class Served:
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
 
     def run(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
-        """Run a segment for several requests, at once where the network allows it."""
+        """Run a segment for several requests, each with arrays of shape (1, ...); joined along that axis, and so at
+        once, where the network allows it."""
         if len(requests) == 1:
             return [self._run_one(layers, requests[0])]
         if layers not in self.batched:
@@ -112,8 +113,8 @@ class Networks:
     def get(self, name: str, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
         """Find a network, or load and measure it, one at a time. Requests for other networks go on meanwhile.
 
-        Raises DeadlineError where the turn to load does not come in time, and BusyError where nobody wants the network
-        any more when it comes.
+        Raises DeadlineError where the turn to load does not come in time, BusyError where nobody wants the network any
+        more when it comes, and RequestError for one that is too large.
         """
         entry = registry.find(name)
         if (found := self._find(entry.name)) is not None:
@@ -159,7 +160,7 @@ class Networks:
 
         def make_ready() -> Served:
             network = prepare(loaded, example, entry.name)
-            executor, graph = TorchExecutor(network, self._device), network.traced.graph
+            executor, graph = make_executor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
             codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
             hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")

@@ -111,7 +111,7 @@ class Session:
         self._server.pause(self._bucket.pay(owed, time.monotonic()))
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
-        """Answer at once; returns the bytes of the payload."""
+        """Answer at once; returns the bytes of the payload. Raises what `Connection.send` does."""
         return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
 
     def refuse(self, request_id: int, error: AppError) -> None:
@@ -127,7 +127,10 @@ class Session:
     def answer_later(
         self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, told: Told
     ) -> None:
-        """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them."""
+        """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
+
+        Raises DeadlineError where the other side does not take them.
+        """
 
         def has_room() -> bool:
             few = self._outstanding < IN_FLIGHT and self._held_bytes + held_bytes <= HELD_BYTES

@@ -15,12 +15,12 @@ from net.link import LinkEstimate, Prober
 from net.messages import State
 from net.tensors import RAW, Array
 from partition import chain
-from partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
+from partition.cost import CloudTimes, Link, Part, Prediction, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
 from runtime.answers import is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Cloud, Edge, EdgeConfig, Fallback, read_input
+from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.link_record import LinkRecord
 from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
@@ -30,12 +30,10 @@ from runtime.steady import Address, SteadyEdge
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, ProtocolError
+from utils.progress import Show
 from utils.units import printable
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""Is told what is being done, and the share of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Prepared:
     """What the whole network answers, run here in one piece, once."""
 
 
-def run(config: EdgeConfig, progress: Progress) -> Outcome:
+def run(config: EdgeConfig, progress: Show) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
         entered = enter(stack, config, progress)
@@ -69,8 +67,8 @@ class Entered:
     record: LinkRecord
 
 
-def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both."""
+def enter(stack: ExitStack, config: EdgeConfig, progress: Show) -> Entered:
+    """Build the network and greet the cloud where one is needed; `stack` ends both. Raises AppError."""
     entry = registry.given(config.model)
     record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
@@ -87,7 +85,7 @@ def enter(stack: ExitStack, config: EdgeConfig, progress: Progress) -> Entered:
     return Entered(edge, _greet(edge, cloud, config, progress), record)
 
 
-def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> Prepared:
+def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
     """Find the times of the layers, measured or predicted."""
     edge = entered.edge
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
@@ -97,10 +95,11 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Progress) -> P
     return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole)
 
 
-def carry_out(
-    prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Progress
-) -> Outcome:
-    """Run the network as planned, the warm-up and the repeats, and say what came of it."""
+def carry_out(prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Show) -> Outcome:
+    """Run the network as planned, the warm-up and the repeats, and say what came of it.
+
+    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
+    """
     edge, found = prepared.edge, prepared.found
     chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
     is_compared = config.compare and not plan.failure
@@ -116,7 +115,7 @@ def carry_out(
     return replace(outcome, reconnects=reconnects)
 
 
-def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progress) -> tuple[str, int] | None:
+def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Show) -> tuple[str, int] | None:
     """Greet the cloud where one is needed; returns its address."""
     last = len(edge.graph.points) - 1
     if config.point == last and not config.compare:
@@ -131,7 +130,7 @@ def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Progres
 
 
 def _plan(
-    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Progress
+    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Show
 ) -> tuple[LinkEstimate | None, Plan]:
     """Measure the link and decide; where the cloud is lost over it everything runs here, unless that is not wanted."""
     if edge.cloud is None:
@@ -149,13 +148,11 @@ def _plan(
     return link, plan_of(edge, problem_of(edge, edge_s, link, state), config, power)
 
 
-def probe(cloud: Cloud, config: EdgeConfig, progress: Progress) -> LinkEstimate:
+def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstimate:
     """Measure the link, or only its round trip where the rate is given. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
     prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
-    if config.bandwidth is not None:
-        return LinkEstimate(config.bandwidth, config.bandwidth, prober.round_trip(), "given")
-    return prober.estimate()
+    return prober.estimate(config.up_bytes_per_s)
 
 
 def _alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
@@ -197,7 +194,10 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
-    """What a decision is made from: the times of both sides, the link, and how busy the cloud is."""
+    """What a decision is made from: the times of both sides, the link, and how busy the cloud is.
+
+    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud was greeted.
+    """
     if edge.cloud is None:
         raise ValueError("no cloud was greeted")
     ready = edge.cloud.ready
@@ -221,7 +221,7 @@ def _run(
     plan: Plan,
     edge_s: Sequence[float],
     config: EdgeConfig,
-    progress: Progress,
+    progress: Show,
 ) -> tuple[dict[Parts, Runs], int]:
     """Run the network in some ways; also returns how many connections were made after the first one."""
     _check_sizes(edge, wanted)
@@ -244,9 +244,9 @@ def _check_sizes(edge: Edge, wanted: Sequence[Parts]) -> None:
         return
     limit = edge.cloud.connection.limits.payload_bytes
     for part in (part for parts in wanted for part in parts if part.place == "cloud"):
-        crossing = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
-        if crossing > limit:
-            raise ProtocolError(f"{crossing} bytes are to be sent, the limit is {limit}")
+        boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
+        if boundary_bytes > limit:
+            raise ProtocolError(f"{boundary_bytes} bytes are to be sent, the limit is {limit}")
 
 
 def _marked(runs: Runs, failure: str) -> Runs:
@@ -263,7 +263,7 @@ def _repeat(
     edge: Edge,
     wanted: Sequence[Parts],
     config: EdgeConfig,
-    progress: Progress,
+    progress: Show,
 ) -> dict[Parts, Runs]:
     """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
@@ -292,25 +292,19 @@ def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
 
 def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
     predicted, typical = plan.decision.predicted, runs.typical
-    sent, received = typical.payload_bytes, typical.received_bytes
-    if link is not None:
-        sent, received = (
-            round(predicted.upload_s * link.up_bytes_per_s),
-            round(predicted.download_s * link.down_bytes_per_s),
-        )
-    busy_s, done_s = (
-        predicted.edge_s + predicted.encode_s,
-        typical.edge_s + typical.encode_s,
-    )  # packing is computing too
     is_local = all(part.place == "edge" for part in runs.parts)
-    waiting_s = (0.0, 0.0) if is_local else (predicted.total_s - busy_s, typical.total_s - done_s)
-    return EnergyReport.of(
-        power,
-        link,
-        Stages(busy_s, waiting_s[0], sent, received),
-        Stages(done_s, waiting_s[1], typical.payload_bytes, typical.received_bytes),
-        metered,
-    )
+    sent = planned = (typical.payload_bytes, typical.received_bytes)
+    if link is not None:
+        up, down = predicted.upload_s * link.up_bytes_per_s, predicted.download_s * link.down_bytes_per_s
+        planned = (round(up), round(down))
+    stages = (_stages(predicted, *planned, is_local=is_local), _stages(typical, *sent, is_local=is_local))
+    return EnergyReport.of(power, link, *stages, metered)
+
+
+def _stages(times: Prediction | Measured, sent_bytes: int, received_bytes: int, *, is_local: bool) -> Stages:
+    """What the joules of an inference depend on; packing is computing too."""
+    busy_s = times.edge_s + times.encode_s
+    return Stages(busy_s, 0.0 if is_local else times.total_s - busy_s, sent_bytes, received_bytes)
 
 
 def _outcome(

@@ -16,7 +16,7 @@ from models.graph import INPUT
 from net.connection import Connection
 from net.tensors import Array
 from partition.cost import Part
-from runtime.edge import Answered, Cloud, Edge, Fallback, Inference, ran_by
+from runtime.edge import Answered, Edge, Fallback, GreetedCloud, Inference, ran_by
 from runtime.fallback import (
     RETRIES,
     Breaker,
@@ -67,7 +67,7 @@ class Greeter:
     def __init__(self, edge: Edge, address: Address) -> None:
         self._edge, self._address = edge, address
         self._thread: threading.Thread | None = None
-        self._found: Cloud | AppError | None = None
+        self._found: GreetedCloud | AppError | None = None
         self._opening: Connection | None = None
         self._is_leaving = False
 
@@ -97,7 +97,7 @@ class Greeter:
         if self._is_leaving:
             connection.close()
 
-    def take(self) -> Cloud | AppError | None:
+    def take(self) -> GreetedCloud | AppError | None:
         """What came of it, once; None where nothing has yet."""
         if self._thread is None or self._thread.is_alive():
             return None
@@ -111,7 +111,7 @@ class Greeter:
             self._opening.close()
         if self._thread is not None:
             self._thread.join(END_S)
-        if self.is_busy and isinstance(self._found, Cloud):  # nobody has taken it
+        if self.is_busy and isinstance(self._found, GreetedCloud):  # nobody has taken it
             self._found.connection.close()
 
 
@@ -140,7 +140,7 @@ class SteadyEdge:
         """Connections after the first one."""
 
     def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
-        """Run the network on `x`. Raises nothing for what a cloud or a link can do."""
+        """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do."""
         if all(part.place == "edge" for part in parts):
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._look_for_the_cloud()
@@ -173,7 +173,7 @@ class SteadyEdge:
     def _look_for_the_cloud(self) -> None:
         """Take a connection that has been made meanwhile; begin with another one where it is time for that."""
         found = self._greeter.take()
-        if isinstance(found, Cloud):
+        if isinstance(found, GreetedCloud):
             self._take(found)
             self._breaker.greeted()
             log.warning("the cloud is back after %s", format_seconds(time.monotonic() - self._lost_at))
@@ -184,7 +184,7 @@ class SteadyEdge:
         if self._breaker.may_probe(time.monotonic()) and not self._greeter.is_busy:
             self._greeter.start()
 
-    def _take(self, cloud: Cloud) -> None:
+    def _take(self, cloud: GreetedCloud) -> None:
         self._edge.close()
         self._edge.cloud = cloud
         self.reconnects += 1

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,15 @@ from models.specs import KINDS
 from predictor import dataset
 from predictor.collect import Collected, Collector
 from predictor.dataset import COLUMNS, Dataset, Machine, to_cells
-from runtime.executor import TorchExecutor
+from runtime.executor import DEFAULT_BACKEND
 from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
 from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
+from utils.progress import Show
 
 ABOUT = "about.json"
 SAVE_EVERY_S = 10.0
 DATASETS = Path(__file__).resolve().parent.parent / "predictor" / "dataset"
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,10 @@ def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.devic
     """What times measured here depend on. Raises UsageError for a device that there is not."""
     found = find_device(device)
     name = f"{found} {device_name(found)}"
-    return Machine(name, set_threads(threads), torch.__version__, TorchExecutor.backend), found
+    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), found
 
 
-def survey(config: SurveyConfig, progress: Progress) -> Survey:
+def survey(config: SurveyConfig, progress: Show) -> Survey:
     """Measure until the budget is spent, going on where an earlier call stopped. Interrupted, it keeps what it has.
 
     Raises UsageError where the folder holds rows of another machine, or cannot be written.
@@ -122,11 +120,13 @@ def _save(folder: Path, collected: Collected, machine: Machine) -> None:
 
 
 def write_excel(found: Dataset, path: Path) -> None:
-    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare."""
-    from utils.excel_utils import Sheet, write_workbook
+    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare.
 
-    if path.suffix != ".xlsx":
-        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
+    Raises UsageError for another suffix than .xlsx, or where it cannot be written.
+    """
+    from utils.excel_utils import Sheet, check_name, write_workbook
+
+    check_name(path)
     machine = found.machine or Machine("unknown", 0, "unknown", "unknown")
     summary: list[list[str | int | float]] = [
         [kind, len(rows), sum(row.seconds for row in rows) / len(rows), max(row.seconds for row in rows)]
@@ -136,10 +136,8 @@ def write_excel(found: Dataset, path: Path) -> None:
     for kind, rows in found.rows.items():
         sheets.append(Sheet(kind, COLUMNS, [to_cells(row, machine) for row in rows]))
     notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": found.source}
-    try:
+    with writing(path):
         write_workbook(path, sheets, notes)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_json(found: Survey) -> dict[str, Any]:

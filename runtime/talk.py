@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.graph import LayerGraph
-from net.connection import CONNECT_S, Connection, connect, refusal
+from net.connection import CONNECT_S, Connection, connect
 from net.messages import Error, Hello, Ready
+from net.refusals import refusal
 from net.tensors import Array
 from net.tls import ClientTls
 from utils.deadline import Deadline
@@ -36,7 +37,7 @@ def greet(
 
     `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
     With `tls` the cloud has to prove who it is.
-    Raises ConnectError, MismatchError and DeadlineError.
+    Raises ConnectError, MismatchError and DeadlineError, and ProtocolError where the cloud answers something else.
     """
     connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
     late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
@@ -58,6 +59,6 @@ def greet(
 
 
 def are_outputs(arrays: Sequence[Array], graph: LayerGraph, tail: frozenset[int]) -> bool:
-    """Whether arrays are such as a tail makes."""
+    """Whether arrays have the shapes and dtypes of what a tail makes, in order."""
     expected = [graph.layers[number] for number in graph.outputs_of(tail)]
     return [(a.shape, a.dtype.name) for a in arrays] == [(e.out_shape, e.out_dtype) for e in expected]

@@ -3,20 +3,21 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.table import Table
 
-from runtime.many import TasksOutcome
+from runtime.many import Run, TasksOutcome
 from runtime.pipeline import Record, stage_sums
-from utils.errors import UsageError
-from utils.files import write_atomically
+from utils.files import write_atomically, writing
+from utils.progress import DETAIL
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
+T = TypeVar("T")
 COLUMNS = (
     *("id", "model", "input", "priority", "deadline_s", "point", "codec", "objective", "completed_by", "arrival_s"),
     *("started_s", "head_done_s", "sent_s", "done_s", "edge_s", "encode_s", "link_s", "queue_s", "cloud_s", "total_s"),
@@ -51,19 +52,15 @@ def row(record: Record) -> dict[str, Any]:
 
 
 def summary(outcome: TasksOutcome) -> dict[str, Any]:
-    """The figures of the whole run. Percentiles are of `latency_s` for arrivals, of `total_s` for a closed queue."""
+    """The figures of the whole run: how its tasks ended, how fast it was, what latencies they had, what it sent.
+
+    Names end in units; docs/tasks.md says what each one is.
+    """
     done = [record for record in outcome.records if record.completed_by]
-    edge_s, link_s, cloud_s = stage_sums(done)
-    longest_s = max(edge_s, link_s, cloud_s)
-    times = [record.total_s if outcome.objective == "makespan" else record.latency_s for record in done]
-    p50, p95, p99 = (float(q) for q in np.percentile(times, (50, 95, 99))) if times else (None, None, None)
-    cuts: dict[str, Counter[str]] = {}
-    codecs: dict[str, Counter[str]] = {}
-    for record in done:
-        if record.choice is not None:
-            cuts.setdefault(record.task.model, Counter())[str(record.choice.point)] += 1
-        if record.codec:
-            codecs.setdefault(record.task.model, Counter())[record.codec] += 1
+    return _ends(outcome, done) | _pace(outcome, done) | _percentiles(outcome, done) | _traffic(outcome, done)
+
+
+def _ends(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
     checked = [record.matches for record in done if record.matches is not None]
     differences = [record.max_abs_diff for record in done if record.max_abs_diff is not None]
     return {
@@ -76,20 +73,38 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
         "left": outcome.left,
         "skipped": outcome.skipped,
         "interrupted": outcome.is_interrupted,
-        "wall_s": outcome.wall_s,
-        "throughput_per_s": len(done) / outcome.wall_s if outcome.wall_s else 0.0,
-        "bound_fraction": longest_s / outcome.wall_s if outcome.wall_s else 0.0,
+    }
+
+
+def _pace(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
+    """The stages overlap, so the longest of them bounds what can be done in the time: see docs/tasks.md."""
+    edge_s, link_s, cloud_s = stage_sums(done)
+    longest_s, wall_s = max(edge_s, link_s, cloud_s), outcome.wall_s
+    return {
+        "wall_s": wall_s,
+        "throughput_per_s": len(done) / wall_s if wall_s else 0.0,
+        "bound_fraction": longest_s / wall_s if wall_s else 0.0,
         "stages": {"edge_s": edge_s, "link_s": link_s, "cloud_s": cloud_s},
         "balance": (edge_s + link_s + cloud_s) / longest_s if longest_s else 0.0,
         "objective": outcome.objective,
         "planned_s": outcome.planned_s,
         "bound_s": outcome.bound_s,
-        "p50_s": p50,
-        "p95_s": p95,
-        "p99_s": p99,
+    }
+
+
+def _percentiles(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, float | None]:
+    """Of `latency_s` for arrivals, of `total_s` for a closed queue, where tasks wait for each other from the start."""
+    times = [record.total_s if outcome.objective == "makespan" else record.latency_s for record in done]
+    return {f"p{share}_s": float(np.percentile(times, share)) if times else None for share in (50, 95, 99)}
+
+
+def _traffic(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
+    points = _by_model((record.task.model, record.choice.point) for record in done if record.choice is not None)
+    codecs = _by_model((record.task.model, record.codec) for record in done if record.codec)
+    return {
         "bytes_sent": outcome.sent_bytes,
         "raw_bytes": sum(record.raw_bytes for record in done),
-        "cuts": {model: dict(sorted(found.items(), key=lambda pair: int(pair[0]))) for model, found in cuts.items()},
+        "cuts": {model: {str(point): found[point] for point in sorted(found)} for model, found in points.items()},
         "codecs": {model: dict(found) for model, found in codecs.items()},
         "completed_by": dict(Counter(record.completed_by for record in done)),
         "moves": [asdict(move) for move in outcome.moves],
@@ -97,6 +112,14 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
         "probe_bytes": outcome.probe_bytes,
         "connects": outcome.connects,
     }
+
+
+def _by_model(chosen: Iterable[tuple[str, T]]) -> dict[str, Counter[T]]:
+    """How often each network got what."""
+    counts: dict[str, Counter[T]] = {}
+    for model, what in chosen:
+        counts.setdefault(model, Counter())[what] += 1
+    return counts
 
 
 def to_json(outcome: TasksOutcome) -> dict[str, Any]:
@@ -120,6 +143,15 @@ def line(record: Record) -> str:
         f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} point {record.choice.point:<4} {sent:<22} "
         f"{format_seconds(record.total_s):>8}  {record.completed_by}{late}"
     )
+
+
+def progress_line(call: Run, record: Record) -> str:
+    """How far a call is, and what its link is like, when a task has ended."""
+    conditions = None if call.keeper is None else call.keeper.conditions()
+    link = None if conditions is None else conditions.link
+    now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
+    at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
+    return f"{call.done} of {call.total} tasks{DETAIL}{now}{at}"
 
 
 def summary_table(outcome: TasksOutcome) -> Table:
@@ -179,36 +211,42 @@ def problem_lines(outcome: TasksOutcome) -> list[str]:
     ]
 
 
-def write_csv(outcome: TasksOutcome, path: Path | None) -> None:
-    """One line for each task, where a file was asked for. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
+def write_files(outcome: TasksOutcome, csv_path: Path | None, excel: Path | None, plot: Path | None) -> None:
+    """Those files that were asked for. Raises UsageError where one cannot be written.
+
+    Nothing is written where no task ran, as may be with --resume: what an earlier call wrote is worth more.
+    """
+    for path, write in ((csv_path, write_csv), (excel, write_excel), (plot, write_plot)):
+        if path is not None and outcome.records:
+            write(outcome, path)
+
+
+def write_csv(outcome: TasksOutcome, path: Path) -> None:
+    """One line for each task. Raises UsageError where it cannot be written."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row(record) for record in outcome.records)
-    _write(path, lambda: write_atomically(path, text.getvalue()))
+    with writing(path):
+        write_atomically(path, text.getvalue())
 
 
-def write_excel(outcome: TasksOutcome, path: Path | None) -> None:
+def write_excel(outcome: TasksOutcome, path: Path) -> None:
     """The same as a workbook, with the figures of the whole run. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
     from utils.excel_utils import Sheet, write_workbook
 
     rows = [[_cell(value) for value in row(record).values()] for record in outcome.records]
     notes = {name: str(value) for name, value in summary(outcome).items()}
-    _write(path, lambda: write_workbook(path, [Sheet("tasks", COLUMNS, rows, chart=("id", "total_s"))], notes))
+    with writing(path):
+        write_workbook(path, [Sheet("tasks", COLUMNS, rows, chart=("id", "total_s"))], notes)
 
 
 def _cell(value: Any) -> str | int | float:
     return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value or "")
 
 
-def write_plot(outcome: TasksOutcome, path: Path | None) -> None:
+def write_plot(outcome: TasksOutcome, path: Path) -> None:
     """A waterfall of the first tasks. Raises UsageError where it cannot be written."""
-    if path is None:
-        return
     from utils.plots import Bar, waterfall
 
     done = sorted((record for record in outcome.records if record.completed_by), key=lambda record: record.started_s)
@@ -216,7 +254,8 @@ def write_plot(outcome: TasksOutcome, path: Path | None) -> None:
         (f"{record.task.id} {record.task.model}", tuple(Bar(*bar) for bar in _bars(record))) for record in done[:SHOWN]
     ]
     title = f"the first {len(bars)} of {len(done)} tasks" if len(done) > len(bars) else f"{len(done)} tasks"
-    _write(path, lambda: waterfall(path, bars, title))
+    with writing(path):
+        waterfall(path, bars, title)
 
 
 SHOWN = 40
@@ -234,10 +273,3 @@ def _bars(record: Record) -> list[tuple[str, float, float]]:
         rest_s = record.edge_s - (record.head_done_s - record.started_s)
         found.append(("fallback", record.done_s - rest_s, rest_s))
     return found
-
-
-def _write(path: Path, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None

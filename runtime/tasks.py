@@ -35,7 +35,7 @@ class Task:
 
     @property
     def due_s(self) -> float:
-        """The deadline after the start."""
+        """The deadline in seconds after the start; infinite where there is none."""
         return float("inf") if self.deadline_s is None else self.arrival_s + self.deadline_s
 
     @property

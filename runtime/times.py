@@ -7,6 +7,7 @@ auto        measured times that are kept, else predictors of this machine, else 
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from models.trace import Traced
 from predictor import correct
 from predictor.features import Described, in_context
 from predictor.profile import Progress
-from runtime.executor import TorchExecutor
+from runtime.executor import Executor
 from utils.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -48,27 +49,33 @@ class Times:
     predictors: Path
     cache_dir: Path
 
-    def find(self, executor: TorchExecutor, progress: Progress, *, tails: bool) -> "Found":
-        """The times of a network. Raises UsageError and MismatchError where they must be predicted and cannot be."""
-        is_kept = self.policy == "auto" and executor.kept_profile(self.cache_dir, tails=tails) is not None
-        if not is_kept and self.policy != "measured":
-            predicted = self._predict(executor)
-            if predicted is not None:
-                return predicted
-        return Found(measured(executor, self.cache_dir, progress, tails=tails))
+    def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "Found":
+        """The times of a network, and with `tails` of starting one after each layer, as the policy says.
 
-    def _predict(self, executor: TorchExecutor) -> "Found | None":
-        if self.policy == "auto" and not self.predictors.is_file():
+        Raises UsageError and MismatchError where they must be predicted and cannot be.
+        """
+        found = _POLICIES[self.policy](self, executor, tails)
+        return found or Found(measured(executor, self.cache_dir, progress, tails=tails))
+
+    def _none(self, executor: Executor, tails: bool) -> "Found | None":
+        """The network is to be measured."""
+        return None
+
+    def _must_predict(self, executor: Executor, tails: bool) -> "Found | None":
+        return self._predicted(executor)
+
+    def _may_predict(self, executor: Executor, tails: bool) -> "Found | None":
+        """Where nothing was measured yet, and there are predictors that serve."""
+        is_kept = executor.kept_profile(self.cache_dir, tails=tails) is not None
+        if is_kept or not self.predictors.is_file():
             return None
         try:
             return self._predicted(executor)
         except (UsageError, MismatchError) as error:
-            if self.policy == "predicted":
-                raise
             log.warning("%s: the network is measured instead", error)
             return None
 
-    def _predicted(self, executor: TorchExecutor) -> "Found":
+    def _predicted(self, executor: Executor) -> "Found":
         if not self.predictors.is_file():
             raise UsageError(
                 f"there are no predictors at {self.predictors}: run deployment.py profile and deployment.py fit, "
@@ -82,8 +89,16 @@ class Times:
         return Found(teacher.times(), teacher)
 
 
+_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | None"]] = {
+    "measured": Times._none,
+    "predicted": Times._must_predict,
+    "auto": Times._may_predict,
+}
+"""By their names in --times: what is predicted, or None where the network is to be measured."""
+
+
 def measured(
-    executor: TorchExecutor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
+    executor: Executor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
 ) -> LayerTimes:
     """Times that are measured, now or before."""
     profile = executor.profile(cache_dir, progress, tails=tails)
@@ -93,9 +108,7 @@ def measured(
 class Teacher:
     """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
 
-    def __init__(
-        self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: TorchExecutor
-    ) -> None:
+    def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: Executor) -> None:
         self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
         self.corrections = correct.load(path)
         self._seconds = predictors.layers(layers)[0]
@@ -139,7 +152,7 @@ class Found:
         return self.times if self.teacher is None else self.teacher.times()
 
 
-def layers_of(executor: TorchExecutor) -> tuple[Described, ...]:
+def layers_of(executor: Executor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
     return described(executor.traced)
 
@@ -149,7 +162,7 @@ def described(traced: Traced) -> tuple[Described, ...]:
     return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
 
 
-def _felt(times: LayerTimes, executor: TorchExecutor) -> LayerTimes:
+def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
     """The same on a processor of which only a share is there."""
     starts = tuple(s / executor.share for s in times.start_s)
     return replace(times, seconds=executor.as_felt(times.seconds), start_s=starts)

@@ -18,6 +18,7 @@ from models.graph import LayerGraph, to_ranges
 from net.connection import Connection, Frame
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
+from net.refusals import refusal
 from net.tensors import Array, Encoded
 from net.tls import ClientTls
 from runtime.talk import NOT_ASKED, are_outputs, greet
@@ -60,7 +61,7 @@ class Request:
 
     @property
     def travelling(self) -> Sequence[Array | Encoded]:
-        """What is sent."""
+        """What is sent: the packed boundary, or else the arrays of the boundary."""
         return self.packed or self.boundary
 
 
@@ -141,7 +142,7 @@ class Uplink:
     ) -> "Uplink":
         """Connect and agree on the networks, as `runtime.talk.greet` says.
 
-        At most `window` requests are under way at once, and each has `timeout_s` seconds.
+        At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
         """
         connection, ready = greet(address, hellos, layers, ready_s, opened, tls)
         return cls(connection, ready, listener, window, timeout_s)
@@ -201,7 +202,8 @@ class Uplink:
     def probe(self, frames: int, timeout_s: float) -> tuple[int, float] | None:
         """Measure the upload with frames back to back, given up as soon as a request wants to leave.
 
-        Returns bytes and seconds between the first and the last of them, or None.
+        Returns bytes and seconds between the first and the last of them, or None. Raises AppError where one cannot be
+        sent, in which case nothing else can be.
         """
         with self._lock:
             self._ids += frames
@@ -220,7 +222,10 @@ class Uplink:
         return train.rate()
 
     def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
-        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came."""
+        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came.
+
+        Raises AppError where the question cannot be sent.
+        """
         self._state = None
         self._has_state.clear()
         began = time.perf_counter()
@@ -264,23 +269,30 @@ class Uplink:
             self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind is FrameType.PROBED:
-            self._note(frame.read(Probed).id)
-        elif frame.kind is FrameType.STATE:
-            self._state = frame.read(State)
-            self._has_state.set()
-        elif frame.kind is FrameType.ERROR:
-            error = from_header(Error, frame.header)
-            if not error.id:
-                frame.read(Result)  # it is about the connection, and raises
-            self._listener.refused(self._back(error.id), error)
-        else:
-            result, arrays = frame.read(Result), frame.arrays()
-            request = self._back(result.id)
-            if not are_outputs(arrays, request.graph, request.tail):
-                self._listener.lost([request], ProtocolError(NOT_ASKED))
-                raise ProtocolError(NOT_ASKED)
-            self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+        _TAKEN.get(frame.kind, Uplink._take_result)(self, frame)
+
+    def _take_result(self, frame: Frame) -> None:
+        result, arrays = frame.read(Result), frame.arrays()
+        request = self._back(result.id)
+        if not are_outputs(arrays, request.graph, request.tail):
+            self._listener.lost([request], ProtocolError(NOT_ASKED))
+            raise ProtocolError(NOT_ASKED)
+        self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+
+    def _take_error(self, frame: Frame) -> None:
+        error = from_header(Error, frame.header)
+        if not error.id:
+            raise refusal(error)  # it is about the connection
+        self._listener.refused(self._back(error.id), error)
+
+    def _take_state(self, frame: Frame) -> None:
+        self._state = frame.read(State)
+        self._has_state.set()
+
+    def _take_probed(self, frame: Frame) -> None:
+        train, probe_id = self._train, frame.read(Probed).id
+        if train is not None and probe_id >= train.first:
+            train.arrived.append(time.perf_counter())
 
     def _back(self, request_id: int) -> Request:
         with self._lock:
@@ -289,11 +301,6 @@ class Uplink:
             raise ProtocolError(f"the cloud answered request {request_id}, which is not under way")
         self.last_used = time.perf_counter()
         return request
-
-    def _note(self, probe_id: int) -> None:
-        train = self._train
-        if train is not None and probe_id >= train.first:
-            train.arrived.append(time.perf_counter())
 
     def _lose(self, error: AppError) -> None:
         with self._lock:
@@ -305,3 +312,11 @@ class Uplink:
         self._line.put(None)
         log.info("the connection is gone: %s", printable(str(error), 300))
         self._listener.lost(gone, error)
+
+
+_TAKEN: dict[FrameType, Callable[[Uplink, Frame], None]] = {
+    FrameType.ERROR: Uplink._take_error,
+    FrameType.STATE: Uplink._take_state,
+    FrameType.PROBED: Uplink._take_probed,
+}
+"""Every other frame has to be a RESULT."""

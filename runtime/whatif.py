@@ -19,7 +19,7 @@ from predictor import energy, store
 from predictor.store import Kept
 from runtime.power import PowerChoice
 from utils.errors import UsageError
-from utils.files import require_file, write_atomically
+from utils.files import require_file, write_atomically, writing
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -95,7 +95,7 @@ def _map(problem: Problem, config: PlanConfig, choice: PowerChoice) -> DecisionM
 
 
 def document_of(config: PlanConfig) -> tuple[Any, str]:
-    """The document of the graph with its times, and what errors call it."""
+    """The document of the graph with its times, and what errors call it. Raises UsageError."""
     if (config.model is None) == (config.graph_file is None):
         raise UsageError("plan needs either -t MODEL or --graph FILE")
     if config.graph_file is not None:
@@ -145,7 +145,7 @@ def _read_json(path: Path) -> Any:
 
 
 def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
-    """The graph, the times of a document, and the link and the cloud's load of the configuration."""
+    """The graph, the times of a document, and the link and the cloud's load of the configuration. Raises UsageError."""
     graph, rows = graph_json.parse(document, name)
     graph = replace(graph, name=config.model or Path(name).stem)
 
@@ -168,10 +168,8 @@ def problem_of(document: Any, name: str, config: PlanConfig) -> Problem:
 
 def export(problem: Problem, path: Path) -> None:
     """Write a file for --graph. Raises UsageError where it cannot be written."""
-    try:
+    with writing(path):
         write_atomically(path, json.dumps(to_document(problem), indent=1))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_document(problem: Problem) -> dict[str, Any]:

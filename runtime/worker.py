@@ -35,7 +35,8 @@ class Job:
     work: Callable[[Sequence[Any]], Sequence[Any]]
     item: Any
     deadline: Deadline
-    client: Hashable = None
+    edge: Hashable = None
+    """Whose it is, for turns; None is the cloud's own."""
     key: Hashable | None = None
     submitted: float = field(default_factory=time.perf_counter)
     future: "Future[tuple[Any, float]]" = field(default_factory=Future)
@@ -92,10 +93,10 @@ class Worker:
             raise BusyError("the worker is stopping") from None
         return result
 
-    def drop(self, client: Hashable) -> None:
-        """Forget what a client that has left still has in line."""
+    def drop(self, edge: Hashable) -> None:
+        """Forget what an edge that has left still has in line."""
         with self._changed:
-            dropped = self._waiting.drop(client)
+            dropped = self._waiting.drop(edge)
         for job in dropped:
             job.future.cancel()
 

@@ -18,9 +18,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import edge_api
-from lab.clouds import THREADS as THREADS
-from lab.clouds import CloudProcess as CloudProcess  # for the tests
-from lab.clouds import running_cloud as running_cloud
+from benchmarks.clouds import THREADS as THREADS
+from benchmarks.clouds import CloudProcess as CloudProcess  # for the tests
+from benchmarks.clouds import running_cloud as running_cloud
 from models import inputs, registry, weights
 from runtime.executor import Network, prepare
 

@@ -18,7 +18,7 @@ from utils.deadline import Deadline
 
 @dataclass(frozen=True)
 class Item:
-    client: str
+    edge: str
     key: str | None
     number: int
 
@@ -34,8 +34,8 @@ ITEMS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["x", "y", N
 def test_everybody_is_served_once_in_turns_and_in_order(pairs: list[tuple[str, str]], room: int, batch: int) -> None:
     queue: FairQueue[Item] = FairQueue(room)
     accepted = []
-    for number, (client, key) in enumerate(pairs):
-        item = Item(client, key, number)
+    for number, (edge, key) in enumerate(pairs):
+        item = Item(edge, key, number)
         taken, gone = queue.put(item)
         accepted += [item] if taken else []
         if gone is not None:
@@ -48,8 +48,8 @@ def test_everybody_is_served_once_in_turns_and_in_order(pairs: list[tuple[str, s
         assert len(found) == 1 or found[0].key is not None
         served += found
     assert sorted(served, key=lambda item: item.number) == accepted
-    for client in "abcd":
-        numbers = [item.number for item in served if item.client == client]
+    for edge in "abcd":
+        numbers = [item.number for item in served if item.edge == edge]
         assert numbers == sorted(numbers)
 
 
@@ -63,7 +63,7 @@ def test_a_greedy_client_starves_nobody() -> None:
         assert taken
         assert gone == Item("greedy", None, 7 - number)
     assert queue.put(Item("modest", None, 4)) == (False, None)  # by now it has as much as the other
-    order = [queue.take(1)[0].client for _ in range(8)]
+    order = [queue.take(1)[0].edge for _ in range(8)]
     assert Counter(order[:2]) == Counter(order[2:4]) == {"greedy": 1, "modest": 1}
 
 
@@ -74,7 +74,7 @@ def test_a_client_that_left_is_dropped() -> None:
         queue.put(Item("b", "x", number))
     assert [item.number for item in queue.drop("a")] == [0, 1, 2]
     assert queue.drop("a") == []
-    assert [item.client for item in queue.take(8)] == ["b", "b", "b"]
+    assert [item.edge for item in queue.take(8)] == ["b", "b", "b"]
 
 
 def test_requests_that_go_together_are_computed_together() -> None:
@@ -86,10 +86,10 @@ def test_requests_that_go_together_are_computed_together() -> None:
         sizes.append(len(items))
         return [10 * item for item in items]
 
-    other = Job(lambda _: [blocked.wait(LONG_S)], None, soon(), client="other")
+    other = Job(lambda _: [blocked.wait(LONG_S)], None, soon(), edge="other")
     worker.submit(other)
     until(lambda: not worker.waiting)  # it runs, and the others have to wait in line
-    jobs = [Job(work, number, soon(), client=number % 3, key="k") for number in range(9)]
+    jobs = [Job(work, number, soon(), edge=number % 3, key="k") for number in range(9)]
     for job in jobs:
         worker.submit(job)
     blocked.set()
@@ -106,14 +106,14 @@ def test_an_idle_worker_waits_for_more_and_a_busy_one_does_not() -> None:
         sizes.append(len(items))
         return [None] * len(items)
 
-    first, second = (Job(work, None, soon(3 * LONG_S), client=name, key="k") for name in "ab")
+    first, second = (Job(work, None, soon(3 * LONG_S), edge=name, key="k") for name in "ab")
     worker.submit(first)
     until(lambda: not worker.waiting)
     worker.submit(second)
     first.future.result(LONG_S)
     assert sizes == [2]
-    other = Job(lambda _: [None], None, soon(3 * LONG_S), client="c")
-    alone = Job(work, None, soon(3 * LONG_S), client="a", key="k")
+    other = Job(lambda _: [None], None, soon(3 * LONG_S), edge="c")
+    alone = Job(work, None, soon(3 * LONG_S), edge="a", key="k")
     worker.submit(alone)
     until(lambda: not worker.waiting)
     worker.submit(other)
@@ -125,7 +125,7 @@ def test_an_idle_worker_waits_for_more_and_a_busy_one_does_not() -> None:
 def test_waiting_for_more_costs_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.worker.SPARE_S", 10.0)  # of which a loaded machine needs less than this
     worker = Worker(32, max_batch=8, max_wait_s=LONG_S)
-    job = Job(lambda items: [None] * len(items), None, soon(10.2), client="a", key="k")
+    job = Job(lambda items: [None] * len(items), None, soon(10.2), edge="a", key="k")
     worker.submit(job)
     assert job.future.result(LONG_S) is not None
     worker.close(LONG_S)
@@ -134,10 +134,10 @@ def test_waiting_for_more_costs_no_deadline(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_busy_worker_says_when_to_come_back() -> None:
     worker = Worker(1)
     blocked = threading.Event()
-    running = Job(lambda _: [blocked.wait(LONG_S)], None, soon(), client="a")
+    running = Job(lambda _: [blocked.wait(LONG_S)], None, soon(), edge="a")
     worker.submit(running)
     until(lambda: not worker.waiting)
-    waiting, refused = (Job(lambda _: [None], None, soon(), client="a") for _ in range(2))
+    waiting, refused = (Job(lambda _: [None], None, soon(), edge="a") for _ in range(2))
     worker.submit(waiting)
     worker.submit(refused)
     error = refused.future.exception(LONG_S)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lab.attacks import encode as to_frame
+from benchmarks.hostile.attacks import encode as to_frame
 from net import codec, tensors
 from net.affine import Affine
 from net.codec import CODECS, OPTIONAL, STANDARD, CodecError, Encoded

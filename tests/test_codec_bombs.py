@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from lab.bombs import BOMBS, GOOD, MB, frame, run, squeezed
+from benchmarks.hostile.bombs import BOMBS, GOOD, MB, frame, run, squeezed
 from net import codec, tensors
 from net.codec import CODECS, STANDARD
 from net.frames import Limits, TooLargeError

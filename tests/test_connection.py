@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from lab.attacks import encode
+from benchmarks.hostile.attacks import encode
 from net.connection import ClosedAtBoundaryError, Connection, connect
 from net.frames import Limits, TooLargeError, pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, Result

@@ -12,7 +12,7 @@ from partition.decide import Decision, Goal, Room, decide, goal_of
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem
-from utils import cli
+from utils import flags
 from utils.errors import UsageError
 
 POWER = Power(6.4, 2.7, 5.5, 1.2)
@@ -156,6 +156,6 @@ def test_packed_tensors_count_with_what_is_sent_in_every_objective() -> None:
 
 def test_a_goal_is_read_from_the_flags_of_a_command_line() -> None:
     parser = argparse.ArgumentParser()
-    cli.add_goal_flags(parser.add_argument_group("goal"))
-    flags = "--objective weighted --seconds-per-joule 0.5 --method mincut"
-    assert goal_of(parser.parse_args(flags.split())) == Goal("weighted", "mincut", 0.5)
+    flags.add_goal_flags(parser.add_argument_group("goal"))
+    given = "--objective weighted --seconds-per-joule 0.5 --method mincut"
+    assert goal_of(parser.parse_args(given.split())) == Goal("weighted", "mincut", 0.5)

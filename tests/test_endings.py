@@ -22,6 +22,7 @@ from tests.conftest import (
     run_script,
     until,
 )
+from utils import cli
 
 
 def test_without_a_stderr_stdout_is_still_one_document(cache: Path) -> None:
@@ -73,17 +74,28 @@ def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(tenth: int, cache: Path
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
-def test_ctrl_c_while_something_is_imported_waits_for_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "cli.interrupt_stops(lambda: False, '')"])
+def test_ctrl_c_while_something_is_imported_waits_for_its_end(within: str, tmp_path: Path) -> None:
     """A module may take the interrupt for something else, and C++ in it abort."""
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('imported')\n")
     code = (
-        "import argparse, sys, time; from utils import cli\n"
-        "def main():\n  import slow\n  time.sleep(60)\n"
+        "import argparse, contextlib, sys, time; from utils import cli\n"
+        f"def main():\n  with {within}:\n    import slow\n    time.sleep(60)\n"
         "sys.exit(cli.run('x', main, argparse.Namespace(log_level='warning')))"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (130, "imported\n", "")
+
+
+def test_the_first_ctrl_c_stops_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    before, answers = signal.getsignal(signal.SIGINT), iter([True, False])
+    with cli.interrupt_stops(lambda: next(answers), "finishing"):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().err == "finishing\n"
 
 
 def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,6 @@ def test_small_transfers_say_nothing(size_bytes: int, seconds: float) -> None:
     link = estimator(1e6, 1e6)
     for _ in range(3):
         link.sample_up(size_bytes, seconds, 1.0)
-        link.sample_down(size_bytes, seconds, 1.0)
     assert link == estimator(1e6, 1e6)
 
 
@@ -237,15 +236,11 @@ def test_a_rise_ends_low_where_a_burst_may_be_in_it_and_right_where_it_was_skipp
 # Round trips and downloads
 
 
-def test_downloads_are_followed_alike_and_leave_uploads_alone() -> None:
-    up, down = estimator(), estimator()
-    rng = random.Random(2)
+def test_uploads_leave_the_download_alone() -> None:
+    link, rng = estimator(), random.Random(2)
     for second in range(50):
-        seconds = BIG / (rng.choice([FAST, SLOW]) * noisy(rng))
-        up.sample_up(BIG, seconds, second)
-        down.sample_down(BIG, seconds, second)
-    assert down.down_bytes_per_s == up.up_bytes_per_s != FAST
-    assert down.up_bytes_per_s == up.down_bytes_per_s == FAST
+        link.sample_up(BIG, BIG / (rng.choice([FAST, SLOW]) * noisy(rng)), second)
+    assert link.up_bytes_per_s != FAST == link.down_bytes_per_s
 
 
 def test_the_round_trip_is_a_minimum_that_is_forgotten_slowly() -> None:
@@ -272,7 +267,7 @@ def test_a_pause_does_not_make_one_ping_believed() -> None:
 
 number = st.one_of(st.floats(), st.floats(0, 10), st.sampled_from([0.0, 0.3, 1e-300, 1e300]))
 size = st.one_of(st.integers(-1, 1 << 22), st.integers(-(1 << 80), 1 << 80))
-call = st.tuples(st.sampled_from(["sample_up", "sample_down", "partial_up", "sample_rtt"]), size, number)
+call = st.tuples(st.sampled_from(["sample_up", "partial_up", "sample_rtt"]), size, number)
 
 
 @given(st.floats(1e-3, 1e12), st.floats(0, 10), st.lists(call, max_size=40))
@@ -296,7 +291,7 @@ def test_no_estimate_is_ever_zero_negative_or_infinite(
 def test_samples_out_of_order_do_not_turn_its_clock_back() -> None:
     link = estimator()
     link.sample_up(BIG, BIG / FAST, 9.0)
-    link.sample_down(BIG, BIG / FAST, 7.0)
+    link.sample_up(BIG, BIG / FAST, 7.0)
     link.sample_rtt(0.03, -5.0)
     assert link.updated_at == 9.0
 

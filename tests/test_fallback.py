@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lab.relay import LinkShape, Relay
+from lab.link_shape import LinkShape
+from lab.relay import Relay
 from models import registry
 from models.zoo.le_net import LeNet
 from net.connection import Connection

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.attacks import encode
+from benchmarks.hostile.attacks import encode
 from net import plain_pickle, tensors
 from net.frames import (
     PREFIX_BYTES,

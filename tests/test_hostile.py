@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from lab.attacks import encode, gadgets
+from benchmarks.hostile.attacks import encode, gadgets
 from models import inputs, registry, weights
 from net import plain_pickle
 from net.connection import Connection, connect

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.relay import LinkShape, Relay
+from lab.link_shape import LinkShape
+from lab.relay import Relay
 from net.codec import CODECS
 from net.messages import Hello, State
 from runtime import keeper as module

@@ -44,25 +44,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def append(folder: Path, record: Record) -> None:
+    """One record, as a lab does that goes on with a folder."""
+    with records.open_records(folder) as writer:
+        writer.append(record)
+
+
 def test_what_was_appended_is_read_back(folder: Path) -> None:
     written = [record(0.5), replace(record(0.25, 1), flags=("unstable",), cell=replace(CELL, cpu=None))]
     for one in written:
-        records.append(folder, one)
+        append(folder, one)
     assert records.read(folder) == (ENVIRONMENT, tuple(written))
 
 
 def test_half_a_line_of_a_crash_is_passed_over_and_then_cut_off(folder: Path) -> None:
-    records.append(folder, record())
+    append(folder, record())
     with (folder / RECORDS).open("ab") as file:
         file.write(json.dumps(record().to_json()).encode()[:-20])
     assert len(records.read(folder)[1]) == 1
-    records.append(folder, record(0.7, 1))
+    append(folder, record(0.7, 1))
     assert [one.total_s for one in records.read(folder)[1]] == [0.5, 0.7]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"schema": 9}', '{"schema": 1, "cell": {}}', "nonsense"])
 def test_a_damaged_line_in_the_middle_is_named(folder: Path, line: str) -> None:
-    records.append(folder, record())
+    append(folder, record())
     (folder / RECORDS).write_text(f"{line}\n{(folder / RECORDS).read_text()}")
     with pytest.raises(UsageError, match="line 1"):
         records.read(folder)
@@ -78,20 +84,21 @@ def test_another_device_is_refused_by_name(folder: Path) -> None:
 def test_no_results_and_records_of_another_environment(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no results"):
         records.read(tmp_path / "nothing")
-    records.append(folder, replace(record(), environment="another"))
+    append(folder, replace(record(), environment="another"))
     with pytest.raises(UsageError, match="another environment"):
         records.read(folder)
 
 
 def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(folder: Path) -> None:
     """The limit of a file's size stands in for the disk's."""
-    records.append(folder, record())
+    append(folder, record())
     size = (folder / RECORDS).stat().st_size
     code = (
         "import signal, sys\nfrom pathlib import Path\nfrom dataclasses import replace\nfrom lab import records\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfolder = Path(sys.argv[1])\n"
         "old = records.read(folder)[1][0]\n"
-        "try:\n    [records.append(folder, replace(old, repeat=n)) for n in range(9)]\n"
+        "try:\n  with records.open_records(folder) as writer:\n"
+        "    [writer.append(replace(old, repeat=n)) for n in range(9)]\n"
         "except records.AppError as error:\n    sys.exit(f'{error.exit_code} {error}')\n"
     )
     limit = int(size * 2.5)

@@ -19,12 +19,14 @@ import pytest
 from lab import report
 from lab.records import RECORDS, Cell, Record
 from lab.report import html, markdown, why, workbook
+from lab.report.accuracy import transfer_table
 from lab.report.build import build
 from lab.report.compare import baseline_table, compared_of, headline_table, paper_table
 from lab.report.document import BAD, Document, Entry, Table, data_lines, show_joules, show_lines, show_percent
-from lab.report.grid import Grid, grids_of, number, rows_of
+from lab.report.grid import Grid, grids_of
+from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks, ticks
-from lab.report.tables import best_table, heat_tables, regret_of, transfer_table
+from lab.report.tables import best_table, heat_tables, regret_of
 from lab.report.words import Words
 from tests.made_records import ENVIRONMENT, LAYERS, cell_of, grid, record, stages, write
 from utils import cli
@@ -330,9 +332,22 @@ def test_only_the_automatic_choice_is_a_report_too() -> None:
     assert W("best_title") not in html.to_html(found)
 
 
-def test_a_cell_with_one_cut_has_nothing_to_compare_it_with() -> None:
+@pytest.mark.parametrize("plan", [{}, {"points": LAST + 1}])
+def test_one_or_two_cuts_of_many_say_nothing_about_the_best(plan: dict[str, int]) -> None:
+    for points in ((0,), (0, LAST)):
+        fixed = [record(CELLS[0], point, n, plan=plan) for point in points for n in range(3)]
+        (found,) = grids([*fixed, *(record(CELLS[0], LAST, n, who="auto", plan=plan) for n in range(3))])
+        assert why.answer(found, W) == [W("why_nothing")]
+        assert regret_of(found.results) is None
+        for name in ("best_cut", "lead", "regret"):
+            (entry,) = column(best_table(found, W), name)
+            assert entry.text == "–" or W("too_few", n=len(points), least=3) in entry.text
+        assert all(W("not_measured") in table.rows[0][1].text for table in heat_tables(found, W))
+
+
+def test_a_network_of_one_cut_has_a_best_one_and_nothing_to_compare_it_with() -> None:
     for point in (0, LAST):
-        (found,) = grids(record(CELLS[0], point, n, plan={}) for n in range(3))
+        (found,) = grids(record(CELLS[0], point, n, plan={"points": 1}) for n in range(3))
         told = why.answer(found, W)
         assert W.setting(CELLS[0]) in told[0]
         assert not any("next best" in line for line in told)
@@ -396,6 +411,37 @@ def test_both_languages_have_the_same_texts_with_the_same_blanks() -> None:
     assert texts["en"].keys() == texts["zh"].keys()
     for key, text in texts["en"].items():
         assert blanks(text) == blanks(texts["zh"][key]), key
+
+
+def test_one_of_a_thing_is_not_told_as_many() -> None:
+    lost = [replace(r, completed_by="fallback") if r.point == 2 and r.repeat else r for r in grid(CELLS[:1])]
+    wrong = [replace(r, matches=False) if r.point == 1 and r.who == "point" else r for r in lost]
+    found = document(wrong)
+    said = [*found.warnings, *(told for _, told in found.facts), *(p for s in found.sections for p in s.paragraphs)]
+    assert "30 records in 1 cell;" in " ".join(said)
+    assert "The one cell of alex_net is cpu 0.3 on 5mbit" in " ".join(said)
+    assert not re.search(r"(?<![\d.])1 (cell|record|row|cut|device|link|network|inference|thread)s\b", " ".join(said))
+
+
+def test_cells_of_two_objectives_are_told_apart() -> None:
+    choices = [record(replace(CELLS[0], objective="energy"), LAST, n, who="auto") for n in range(3)]
+    goals = column(document([*grid(CELLS[:1]), *choices]).table, "objective")
+    assert {goal.text for goal in goals} == {W.objective("latency"), W.objective("energy")}
+    assert W("objective") not in document(RECORDED).table.head
+
+
+def test_many_networks_are_counted_in_the_title() -> None:
+    names = [f"net{number}" for number in range(4)]
+    made = [record(cell_of(0.5, "5mbit", name), 0) for name in names]
+    assert document(made).title == "Where to cut 4 networks"
+    assert document(made[:2]).title == "Where to cut net0, net1"
+
+
+def test_end_to_end_errors_are_counted_however_short() -> None:
+    short = [replace(r, measured={k: v / 1e4 for k, v in r.measured.items()}) for r in grid(CELLS[:1])]
+    table = next(table for table in tables(document(short)) if table.id == "predicted")
+    assert [entry.text for entry in column(table, "stage")] == [W("total")]
+    assert column(table, "count")[0].value == LAST + 2
 
 
 def test_every_text_is_used() -> None:

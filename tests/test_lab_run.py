@@ -13,8 +13,8 @@ import pytest
 from benchmarks.lab_kills import half_lines, killed, left_of, processes, start
 from lab import hosts
 from lab.__main__ import main as lab
+from lab.cleaner import cleaner
 from lab.grid import groups
-from lab.keeper import keeper
 from lab.programs import program
 from lab.records import ENVIRONMENT, RECORDS, SPEC, read
 from tests.conftest import LONG_S, ROOT, call, run_script
@@ -40,7 +40,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     until = time.monotonic() + 120
     while not lines(folder) and run.poll() is None and time.monotonic() < until:
         time.sleep(0.01)  # in the middle of a cell, with everything running
-    assert len(processes(mark)) >= 4, "the lab, its keeper, a cloud and an edge"
+    assert len(processes(mark)) >= 4, "the lab, its cleaner, a cloud and an edge"
     run.send_signal(signal.SIGKILL)
     run.communicate()
     until = time.monotonic() + LONG_S
@@ -153,9 +153,9 @@ def test_the_doctor_says_what_works() -> None:
     assert all(check["to_do"] for check in document["checks"] if check["state"] == "missing")
 
 
-def test_a_keeper_ends_what_it_was_told_of() -> None:
+def test_a_cleaner_ends_what_it_was_told_of() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
-    with keeper() as held:
+    with cleaner() as held:
         held.note_process(sleeper.pid)
         with pytest.raises(AppError, match="false"):
             held.order(run=["false"])
@@ -185,5 +185,5 @@ def test_settings_of_the_lab_are_not_those_of_its_programs(tmp_path: Path, monke
     monkeypatch.setenv("EDGE_CLOUD_PORT", "9999")
     monkeypatch.setenv("EDGE_CLOUD_TOKEN", "a good secret")
     code = "import os; print(*sorted(name for name in os.environ if name.startswith('EDGE_CLOUD_')))"
-    with keeper() as kept, program(["-c", code], tmp_path / "log", kept) as running:
+    with cleaner() as kept, program(["-c", code], tmp_path / "log", kept) as running:
         assert running.line(LONG_S) == "EDGE_CLOUD_TOKEN\n"

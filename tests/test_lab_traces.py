@@ -19,8 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import made_links, traces
-from lab.hosts import missing, shaped_hosts
-from lab.relay import LinkShape, Relay, main
+from lab.cleaner import cleaner
+from lab.field import LinkWanted
+from lab.hosts import HostsField, cannot, missing, shaped_hosts
+from lab.link_shape import LinkShape
+from lab.relay import Relay, main
+from lab.token_bucket import MTU, tbf
 from lab.traces import Trace
 from net.recorder import MOST_ROWS, Recorder
 from runtime.children import emulated_link
@@ -227,13 +231,13 @@ def test_tc_takes_every_shape_and_an_outage_stops_the_link() -> None:
         with shaped_hosts("8mbit") as hosts:
             change = [*hosts.on_edge, "tc", "qdisc", "change", "dev", "ecci0", "root"]
             for rate in (0.0, 125.0, 1e6, 1.25e10):
-                subprocess.run([*change, *traces.tbf(rate)], check=True)
+                subprocess.run([*change, *tbf(rate)], check=True)
             count = "import socket,sys;s=socket.socket(2,2);s.bind(('10.99.0.2',9));s.settimeout(2);n=0;"
             count += "print('ready',flush=True)\ntry:\n  while 1: n+=len(s.recv(2000))\nexcept OSError: print(n)"
             send = "import socket;s=socket.socket(2,2)\nfor _ in range(40): s.sendto(bytes(1400),('10.99.0.2',9))"
             found = []
             for rate in (0.0, 1e6):
-                subprocess.run([*change, *traces.tbf(rate)], check=True)
+                subprocess.run([*change, *tbf(rate)], check=True)
                 with subprocess.Popen([*hosts.on_cloud, sys.executable, "-c", count], stdout=subprocess.PIPE) as there:
                     assert there.stdout is not None
                     there.stdout.readline()
@@ -243,6 +247,34 @@ def test_tc_takes_every_shape_and_an_outage_stops_the_link() -> None:
         pytest.skip(str(error))
     assert found[0] <= 2 * 1400
     assert found[1] >= 40 * 1400
+
+
+@given(st.one_of(st.just(0.0), st.floats(1.0, 1.25e10)))
+def test_a_bucket_holds_a_packet_of_the_cable_and_more_may_wait(rate: float) -> None:
+    """The kernel drops a packet that is larger than its bucket: a link that nothing gets through."""
+    words = tbf(rate)
+    burst, limit = (int(words[words.index(name) + 1].removesuffix("b")) for name in ("burst", "limit"))
+    assert burst >= MTU + 14
+    assert limit - burst >= max(1 << 18, min(0.4 * rate - 1, 1 << 30))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(cannot()), reason=cannot())
+def test_full_packets_get_through_a_trace_on_the_lab_s_cable(tmp_path: Path) -> None:
+    serve = "import socket;s=socket.create_server(('10.99.0.2',0));print(s.getsockname()[1],flush=True);"
+    serve += "c=s.accept()[0];n=0\nwhile d:=c.recv(1<<20): n+=len(d)\nprint(n)"
+    send = "import socket,sys;c=socket.create_connection(('10.99.0.2',int(sys.argv[1])));c.sendall(bytes(100_000))"
+    wanted = LinkWanted("walk", "1mbit", trace=written(tmp_path, "seconds,mbit\n0,5\n"))
+    with cleaner() as held:
+        field = HostsField(held)
+        with (
+            subprocess.Popen([*field.on_cloud, sys.executable, "-c", serve], stdout=subprocess.PIPE) as there,
+            field.link(wanted, (field.cloud_host, 0), tmp_path / "log"),
+        ):
+            assert there.stdout is not None
+            port = str(int(there.stdout.readline()))
+            subprocess.run([*field.on_edge, sys.executable, "-c", send, port], check=True, timeout=30)
+            assert int(there.stdout.readline()) == 100_000
 
 
 # --- recording

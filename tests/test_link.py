@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.relay import LinkShape, Relay
+from lab.link_shape import LinkShape
+from lab.relay import Relay
 from net.connection import Connection, Frame, connect
 from net.frames import FrameType, Limits
 from net.link import Prober, Transfer, fit

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import inputs, registry, weights
-from models.split import run_split, split
+from models.split import split
 from models.trace import trace
 from models.zoo.le_net import LeNet
 from runtime.executor import Network
+from tests.halves import run_split
 from tests.test_graph import all_cuts
 from utils.errors import MismatchError, UsageError
 

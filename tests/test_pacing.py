@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.attacks import encode
+from benchmarks.hostile.attacks import encode
 from net.messages import Infer, Result, State, Status
 from net.pacing import BURST_S, HEADER_BYTES, Bucket, price
 from runtime.executor import Network

@@ -14,9 +14,9 @@ from partition.cost import (
     Power,
     Problem,
     all_on_edge,
+    cost_of,
     energy,
     latency,
-    money,
     parts_of,
     predict,
 )
@@ -120,7 +120,7 @@ def test_parts_that_go_back_and_forth_by_hand() -> None:
     assert found.download_s == pytest.approx((50 + 30) / 5)
     assert (found.rtt_s, found.queue_s) == pytest.approx((0.2, 1.0))
     assert found.cloud_s == pytest.approx(2 * (0.1 + 0.4 + 0.02))
-    assert money(problem, (there, here, Part("cloud", frozenset({3}))), 3) == pytest.approx(3 * 0.52)
+    assert cost_of(problem, (there, here, Part("cloud", frozenset({3}))), 3) == pytest.approx(3 * 0.52)
     assert predict(problem, (there, here, Part("edge", frozenset({3})))).download_s == 10
 
 

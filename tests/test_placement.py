@@ -1,4 +1,4 @@
-"""Placements that go back and forth under a cap on money, checked against trying every one."""
+"""Placements that go back and forth under a limit of cost, checked against trying every one."""
 
 import itertools
 import math
@@ -9,8 +9,8 @@ import pytest
 
 from models.graph import Layer, LayerGraph
 from partition import chain as points
-from partition import placement
-from partition.cost import LATENCY, CloudTimes, Link, Part, Place, Problem, StageWeights, money, predict
+from partition import constrained
+from partition.cost import LATENCY, CloudTimes, Link, Part, Place, Problem, StageWeights, cost_of, predict
 from partition.placement import InfeasibleError, Placement, best, placed, steps
 from tests.conftest import many
 from tests.test_graph import chain, random_graph
@@ -26,7 +26,7 @@ def every(problem: Problem, weights: StageWeights, price: float) -> Tried:
     tried = []
     for places in itertools.product(PLACES, repeat=len(problem.graph.points) - 1):
         parts = by_hand(problem.graph, places)
-        tried.append((weights.value(predict(problem, parts)), money(problem, parts, price), parts))
+        tried.append((weights.value(predict(problem, parts)), cost_of(problem, parts, price), parts))
     return tried
 
 
@@ -45,7 +45,7 @@ def check(problem: Problem, weights: StageWeights, price: float, tried: Tried, c
     """The best placement, as good as the best of all and within the cap."""
     found = best(problem, weights, price, cap)
     assert found.is_optimal
-    assert found.cost == money(problem, found.parts, price) <= cap
+    assert found.cost == cost_of(problem, found.parts, price) <= cap
     assert found.predicted == predict(problem, found.parts)
     assert found.parts in {parts for _, _, parts in tried}
     least = min(value for value, cost, _ in tried if cost <= cap)
@@ -311,12 +311,12 @@ def test_a_search_that_is_cut_short_says_so_and_keeps_to_the_cap(monkeypatch: py
     rng = random.Random(9)
     problems = [hard_problem(rng, 12) for _ in range(20)]
     exact = [best(problem, price_per_s=1, max_cost=2.5) for problem in problems]
-    monkeypatch.setattr(placement, "_MOST_LABELS", 4)
+    monkeypatch.setattr(constrained, "_MOST_LABELS", 4)
     found = [best(problem, price_per_s=1, max_cost=2.5) for problem in problems]
     assert not all(one.is_optimal for one in found)
     for problem, rough, fine in zip(problems, found, exact, strict=True):
         assert fine.is_optimal
-        assert money(problem, rough.parts, 1) <= 2.5
+        assert cost_of(problem, rough.parts, 1) <= 2.5
         assert fine.predicted.total_s <= rough.predicted.total_s * (1 + 1e-12) <= 1.2 * fine.predicted.total_s
         assert not rough.is_optimal or rough.predicted.total_s == pytest.approx(fine.predicted.total_s, rel=1e-12)
 
@@ -324,7 +324,7 @@ def test_a_search_that_is_cut_short_says_so_and_keeps_to_the_cap(monkeypatch: py
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_a_price_that_does_not_bound_best_finds_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the price, it bounds: another one only drops fewer labels."""
-    monkeypatch.setattr(placement, "_MOST_SECANTS", most)
+    monkeypatch.setattr(constrained, "_MOST_SECANTS", most)
     rng = random.Random(11)
     for problem in (random_problem, lively_problem, tied_problem):
         for _ in range(20):

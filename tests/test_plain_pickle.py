@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.attacks import Gadget, gadgets
+from benchmarks.hostile.attacks import Gadget, gadgets
 from net import plain_pickle
 from net.plain_pickle import PlainPickleError
 from tests.conftest import many
-from tests.test_frames import plain
+from tests.test_frames import SPECIFICATION, plain
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -40,11 +40,11 @@ def test_the_gadgets_are_real(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()
 
 
-FORBIDDEN = sorted(
-    opcode.code
-    for opcode in pickletools.opcodes
-    if opcode.code.encode("latin1")[0] not in {*plain_pickle._INSTRUCTIONS, pickle.STOP[0]}
+LISTED = next(block for block in SPECIFICATION.read_text().split("```") if block.strip().startswith("PROTO FRAME"))
+ALLOWED = sorted(
+    opcode.code for opcode in pickletools.opcodes if opcode.name in set(LISTED.split()) - {"PROTO", "STOP"}
 )
+FORBIDDEN = sorted(o.code for o in pickletools.opcodes if o.code not in ALLOWED and o.name != "STOP")
 
 
 @pytest.mark.parametrize("code", FORBIDDEN)
@@ -99,7 +99,7 @@ def test_garbage_gives_plain_data_or_a_typed_error_and_nothing_else(data: bytes)
             continue
 
 
-allowed = st.sampled_from([bytes([code]) for code in plain_pickle._INSTRUCTIONS])
+allowed = st.sampled_from([code.encode("latin1") for code in ALLOWED])
 
 
 @settings(max_examples=many(400, 1500))

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from lab.relay import LinkShape, Relay, main, parse_steps
+from lab.link_shape import LinkShape, parse_steps
+from lab.relay import Relay, main
 from utils.errors import UsageError
 
 STEP_S = 1.4

@@ -9,7 +9,8 @@ from torch import nn
 
 from models.specs import KINDS, UnknownLayerError, describe
 from models.trace import trace
-from predictor.design import Bounds, draw
+from predictor.design import draw
+from predictor.draft import Bounds
 from predictor.features import FEATURES, in_context, linear_part, table
 from predictor.synthetic import Parameters, build
 from runtime.executor import Network
@@ -61,19 +62,19 @@ def test_an_unknown_layer_is_an_error_that_names_it() -> None:
         describe(traced)
 
 
-def test_planned_networks_are_what_torch_builds(parameters: Parameters) -> None:
+def test_designed_networks_are_what_torch_builds(parameters: Parameters) -> None:
     seen: set[str] = set()
     for seed in range(40):
         bounds = Bounds(macs=10**8, weight_bytes=8 << 20, steps=40)
-        plan = draw(Random(seed), bounds)
-        assert plan.macs <= 2 * bounds.macs
-        x = torch.randn(plan.input_shape)
-        traced = trace(build(plan, parameters), x, "n", is_checked=False)
+        design = draw(Random(seed), bounds)
+        assert design.macs <= 2 * bounds.macs
+        x = torch.randn(design.input_shape)
+        traced = trace(build(design, parameters), x, "n", is_checked=False)
         assert traced.capture == "fx"
         specs = describe(traced)
         work = sum(spec.macs for spec in specs if spec.kind in ("conv", "dw_conv", "linear", "local", "attention"))
-        assert work == pytest.approx(plan.macs, rel=0.02)
-        assert traced.graph.layers[-1].out_shape == tuple(build(plan, parameters)(x).shape)
+        assert work == pytest.approx(design.macs, rel=0.02)
+        assert traced.graph.layers[-1].out_shape == tuple(build(design, parameters)(x).shape)
         seen |= {spec.kind for spec in specs}
     assert seen >= {
         "conv",

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from models.graph import INPUT, LayerGraph
-from models.split import run_split, segment, split
+from models.split import segment, split
 from runtime.executor import Network
 from tests.conftest import THOROUGH, many
+from tests.halves import run_split
 
 EVERY_POINT = ["le_net", "alex_net", "mobile_net", "vgg_net"]
 SAMPLED = [

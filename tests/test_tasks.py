@@ -253,6 +253,8 @@ def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProces
         (("--tasks-file", "{missing}"), "no file"),
         (("--image-dir", "{folder}"), "holds no picture"),
         (("--resume",), "goes on with a --tasks-file"),
+        (("--excel", "tasks.csv"), "ends in .xlsx"),
+        (("--plot", "tasks.txt"), "ends in .png"),
         (("--rate", "0/s"), "is not a rate of arrivals"),
         (("-t", "nonsense"), "unknown network"),
         (("--emulate-cpu", "0.5", "--threads", "2"), "leave --threads away"),

@@ -10,14 +10,16 @@ from torch import nn
 
 from models import registry, weights
 from models.specs import KINDS, describe
-from models.split import run_split, split
+from models.split import split
 from models.trace import trace
 from models.zoo.digits import digit_pictures, split_digits
 from models.zoo.local import LocallyConnected2d
-from predictor.design import Bounds, draw
+from predictor.design import draw
+from predictor.draft import Bounds
 from predictor.synthetic import Parameters, build
 from runtime.executor import Network
 from tests.conftest import THOROUGH
+from tests.halves import run_split
 
 NETWORKS = ("deepface", "mnist", "kaldi", "senna_pos", "senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16")
 IN_THE_ANSWER = ("Softmax", "Argmax")  # layers of the authors' definitions that we leave to runtime.answers
@@ -163,12 +165,12 @@ def test_random_networks_hold_the_new_kinds_within_their_bounds() -> None:
     rng, bounds, seen = Random(0), Bounds(10**8, 20 << 20, has_rare=True), set()
     parameters = Parameters(24 << 20, torch.device("cpu"))
     for _ in range(12):
-        plan = draw(rng, bounds, (1, 16, 28, 28))
-        traced = trace(build(plan, parameters), torch.rand(plan.input_shape), "drawn", is_checked=False)
+        design = draw(rng, bounds, (1, 16, 28, 28))
+        traced = trace(build(design, parameters), torch.rand(design.input_shape), "drawn", is_checked=False)
         specs = describe(traced)
         seen |= {spec.kind for spec in specs}
         made = [spec for spec in specs if spec.kind == "local"]
         assert sum(spec.macs for spec in made) <= bounds.macs
         assert sum(spec.weight_bytes for spec in made) <= 1.2 * bounds.weight_bytes  # biases are not reckoned
-        assert [s.out_shape for s in specs][-1] == tuple(traced.module(torch.rand(plan.input_shape)).shape)
+        assert [s.out_shape for s in specs][-1] == tuple(traced.module(torch.rand(design.input_shape)).shape)
     assert {"local", "lrn"} <= seen

@@ -126,6 +126,17 @@ def link(text: str) -> str:
     return text
 
 
+def arrivals(text: str) -> float:
+    """An argument such as 5/s, above zero, in tasks per second."""
+    try:
+        value = float(text.strip().removesuffix("/s"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of arrivals: give a number above zero, such as 5/s")
+    return value
+
+
 def wait(text: str) -> float:
     """An argument such as 2ms, or 0ms, in seconds."""
     return checked(parse_duration)(text)

@@ -1,4 +1,4 @@
-"""What every script shares: common flags, logs to stderr, answers to stdout, and exit codes."""
+"""What every script shares when it runs: its parser, logs to stderr, answers to stdout, signals, and exit codes."""
 
 import argparse
 import contextlib
@@ -11,11 +11,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from utils import arguments, settings
+from utils import settings
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 STDIN = 0
-DEFAULT_PORT = 9999
 IMPORTING = "<frozen importlib"
 """How the files begin that Python gives for the frames of an import."""
 AGAIN_S = 0.02
@@ -111,194 +109,11 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-MODELS = (
-    "alex_net, vgg_net, mobile_net, le_net, deepface, mnist, kaldi, senna_pos, senna_ner, senna_chk, cifar_alexnet, "
-    "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
-)
-EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
-
-
-def add_place_flags(
-    parser: argparse.ArgumentParser, host_help: str, default_host: str | None, default_port: int | None
-) -> None:
-    """-i, -p, -d and what else both sides have."""
-    parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
-    parser.add_argument(
-        "-p",
-        "--port",
-        type=arguments.port,
-        default=default_port,
-        metavar="PORT",
-        help=f"TCP port of the cloud (default: {DEFAULT_PORT})",
-    )
-    add_device_flags(parser)
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
-    )
-
-
-def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """A certificate of one's own."""
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; goes with --tls-key")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM, without a password")
-
-
-def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
-    """Whom an edge trusts, and who it is itself."""
-    group = parser.add_argument_group("TLS")
-    group.add_argument(
-        "--tls-ca",
-        type=Path,
-        metavar="FILE",
-        help="speak TLS with a cloud whose certificate this one has signed, or is, and that bears the name of -i",
-    )
-    add_tls_flags(group)
-
-
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """What everything has that computes."""
-    parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
-    parser.add_argument(
-        "--threads", type=arguments.positive_int, metavar="N", help="threads for one layer (default: all cores)"
-    )
-    parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="for measured times (default: the XDG cache folder)"
-    )
-
-
-def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Where the times of layers come from."""
-    parser.add_argument(
-        "--times",
-        choices=("auto", "measured", "predicted"),
-        default="auto",
-        help="of layers: measured here once, predicted without running the network, or what there is (auto)",
-    )
-    parser.add_argument(
-        "--predictors", type=Path, metavar="FILE", help="what deployment.py fit wrote (default: where it puts it)"
-    )
-
-
-def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """How tensors may be packed for the link."""
-    parser.add_argument(
-        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
-    )
-    parser.add_argument(
-        "--accuracy-budget",
-        type=arguments.percent,
-        default="0%",
-        metavar="SHARE",
-        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
-    )
-
-
-def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
-    """How long an edge waits for its cloud; `unit` is what one wait is for."""
-    parser.add_argument(
-        "--timeout",
-        type=arguments.duration,
-        default="60s",
-        metavar="TIME",
-        help=f"longest wait for the cloud in one {unit}",
-    )
-    parser.add_argument(
-        "--ready-timeout",
-        type=arguments.duration,
-        default="5min",
-        metavar="TIME",
-        help="for the cloud to load and measure",
-    )
-
-
-def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
-    """A slower link and a slower edge."""
-    group = parser.add_argument_group("emulation, without root")
-    group.add_argument(
-        "--emulate-link",
-        type=arguments.link,
-        metavar="UP[,RTT[,DOWN]]",
-        help="put a slow link in between, such as 5mbit,20ms",
-    )
-    group.add_argument(
-        "--emulate-cpu", type=arguments.share, metavar="SHARE", help="slow the edge down to this much of a core"
-    )
-
-
-def add_record_flag(parser: argparse._ArgumentGroup) -> None:
-    """A trace of the link."""
-    parser.add_argument(
-        "--record", type=Path, metavar="FILE.csv", help="write down the upload over time, as a trace for the lab"
-    )
-
-
-def check_emulation(options: argparse.Namespace) -> None:
-    """Refuse what --emulate-cpu does not go with. Raises UsageError."""
-    if options.emulate_cpu is not None and (options.threads or 1) != 1:
-        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
-    if options.emulate_cpu is not None and options.device != "cpu":
-        raise UsageError("--emulate-cpu needs -d cpu")
-
-
-def own_cloud_arguments(options: argparse.Namespace, cache_dir: Path, weights: str) -> tuple[str, ...] | None:
-    """Those of the cloud that an edge starts for itself; None where the address of another one was given."""
-    if options.ip is not None or options.port is not None:
-        return None
-    if any(getattr(options, name, None) is not None for name in ("tls_ca", "tls_cert", "tls_key")):
-        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
-    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
-    if weights != "default":
-        flags += ["--weights", weights]
-    if options.token_file:
-        flags += ["--token-file", str(options.token_file.resolve())]
-    return tuple(flags)
-
-
-def add_goal_flags(parser: argparse._ArgumentGroup) -> None:
-    """What is minimised, and how the best cut is found."""
-    parser.add_argument(
-        "--objective",
-        choices=("latency", "energy", "weighted", "throughput", "auto"),
-        default="latency",
-        help="what is least: time, joules here, both weighted, the longest stage, or what --rate needs (auto)",
-    )
-    parser.add_argument(
-        "--method",
-        choices=("auto", "chain", "mincut", "dsh"),
-        default="auto",
-        help="search cuts of one tensor (chain) or all cuts (mincut); dsh is DADS's search for throughput",
-    )
-    parser.add_argument(
-        "--rate", type=arguments.above_zero, metavar="Q", help="inferences a second that should be kept up with"
-    )
-    parser.add_argument(
-        "--seconds-per-joule",
-        type=arguments.at_least_zero,
-        metavar="S",
-        help="with weighted: seconds that a joule is worth",
-    )
-    parser.add_argument(
-        "--max-cost",
-        type=arguments.number,
-        metavar="C",
-        help="limit of the cloud's cost for one inference; may go back and forth",
-    )
-    parser.add_argument(
-        "--cloud-price", type=arguments.at_least_zero, metavar="P", help="cost of one second of the cloud's work"
-    )
-
-
-def add_power_flags(parser: argparse._ArgumentGroup) -> None:
-    """The watts that energy is modelled with."""
-    parser.add_argument(
-        "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
-    )
-    parser.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
-
-
 def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
-    """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code."""
+    """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code, which it returns.
+
+    What is neither an AppError nor about the output is a bug, and keeps its traceback.
+    """
     as_json = getattr(options, "json", False)
     logging.basicConfig(
         level=options.log_level.upper(), stream=sys.stderr, format=f"%(asctime)s {prog} %(levelname)s %(message)s"
@@ -366,6 +181,26 @@ def on_stop_signals(stop: Callable[[], None]) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, handle)
+
+
+@contextlib.contextmanager
+def interrupt_stops(stop: Callable[[], bool], text: str) -> Iterator[None]:
+    """Ctrl-C calls `stop`, and says `text`; where `stop` returns False it is what it was before: an end, at once."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop():
+            complain(text)
+        elif callable(before):
+            before(number, frame)
+        else:  # ignored in the background
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_at_end_of_stdin() -> None:

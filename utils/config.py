@@ -11,7 +11,9 @@ from typing import Any
 from utils.errors import UsageError
 from utils.units import printable
 
-PROGRAMS = ("edge_api", "cloud_api", "tasks_edge_api", "tasks_cloud_api", "deployment", "lab")
+WITH_COMMANDS = ("deployment", "lab")
+"""Programs whose sections hold one for each of their commands."""
+PROGRAMS = ("edge_api", "cloud_api", "tasks_edge_api", "tasks_cloud_api", *WITH_COMMANDS)
 MAX_BYTES = 64 << 10
 LONGEST_REASON = 200
 Table = dict[str, Any]

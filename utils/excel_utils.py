@@ -11,6 +11,7 @@ from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
+from utils.errors import UsageError
 from utils.files import replaced
 
 Cell = str | int | float
@@ -25,6 +26,12 @@ class Sheet:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     chart: tuple[str, str] | None = None
+
+
+def check_name(path: Path) -> None:
+    """Raises UsageError for a name that a spreadsheet would not open."""
+    if path.suffix != ".xlsx":
+        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
 
 
 def write_workbook(path: Path, sheets: Sequence[Sheet], notes: dict[str, str]) -> None:

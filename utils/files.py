@@ -19,7 +19,10 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write to; rename it when that went well, remove it when it did not."""
+    """Give a temporary file beside `path` to write to; rename it when that went well, remove it when it did not.
+
+    Raises OSError.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(descriptor)
     temporary = Path(name)
@@ -34,8 +37,17 @@ def replaced(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make of what the system has against writing a file a UsageError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file."""
+    """Write a text file, in UTF-8. Raises OSError."""
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

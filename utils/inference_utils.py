@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,24 +17,50 @@ from utils.errors import UsageError
 Clock = Callable[[], float]
 
 
-def cuda_clock() -> float:
-    """Wall clock in seconds, read when the accelerator has finished what it was given."""
+def _cuda_clock() -> float:
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def mps_clock() -> float:
-    """The same for Apple's accelerator."""
+def _mps_clock() -> float:
     torch.mps.synchronize()
     return time.perf_counter()
 
 
-_WALL_CLOCKS: dict[str, Clock] = {"cpu": time.perf_counter, "cuda": cuda_clock, "mps": mps_clock}
+def _check_cuda(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        raise UsageError("this machine or this torch has no CUDA device: use -d cpu, or install a CUDA build of torch")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+
+
+def _check_mps(device: torch.device) -> None:
+    if not torch.backends.mps.is_available():
+        raise UsageError("this machine has no MPS device: use -d cpu")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of device."""
+
+    clock: Clock
+    """Read when the device has finished what it was given."""
+    check: Callable[[torch.device], None]
+    """Raises UsageError where this machine has no such device."""
+    name: Callable[[torch.device], str]
+
+
+_KINDS: dict[str, _Kind] = {
+    "cpu": _Kind(time.perf_counter, lambda _: None, lambda _: _cpu_name()),
+    "cuda": _Kind(_cuda_clock, _check_cuda, torch.cuda.get_device_name),
+    "mps": _Kind(_mps_clock, _check_mps, lambda _: _cpu_name()),
+}
 
 
 def wall_clock(device: torch.device) -> Clock:
-    """The wall clock for work on a device. Seconds; only differences mean anything."""
-    return _WALL_CLOCKS[device.type]
+    """The wall clock for work on a device, which waits for what an accelerator is doing. Seconds; only differences
+    mean anything."""
+    return _KINDS[device.type].clock
 
 
 def find_device(name: str) -> torch.device:
@@ -42,22 +69,15 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"unknown device {name!r}: give cpu, cuda, cuda:1 or mps") from None
-    if device.type not in _WALL_CLOCKS:
+    if device.type not in _KINDS:
         raise UsageError(f"device {name!r} is not supported: give cpu, cuda or mps")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("this machine or this torch has no CUDA device: use -d cpu, or install a CUDA build of torch")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("this machine has no MPS device: use -d cpu")
+    _KINDS[device.type].check(device)
     return device
 
 
 def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _cpu_name()
+    return _KINDS[device.type].name(device)
 
 
 def _cpu_name() -> str:

@@ -14,9 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from utils.errors import UsageError
 from utils.files import replaced
 
 CLOSE, LOOSE = 1.1, 1.2
+
+
+def check_name(path: Path) -> None:
+    """Raises UsageError for a suffix that is no format of pictures."""
+    if path.suffix.lower().removeprefix(".") not in Figure().canvas.get_supported_filetypes():
+        raise UsageError(f"{path}: a picture's name ends in .png, .svg or .pdf")
 
 
 def scatter(

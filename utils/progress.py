@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 Show = Callable[[str, float], None]
+"""Is told what is being done, and the share of it that is done, 0 to 1; 0 where that is not known."""
 DETAIL = "  |  "
 """What follows it in the text may change without starting the bar anew."""
 

@@ -113,7 +113,7 @@ def _from_file(path: Path, names: tuple[str, ...], actions: Mapping[str, argpars
     found: dict[str, Setting] = {}
     for key, given in config.section(config.read(path), names, path).items():
         origin = f"{path}: {config.short(key)}"
-        if isinstance(given, dict) and names[0] in ("deployment", "lab"):
+        if isinstance(given, dict) and names[0] in config.WITH_COMMANDS:
             continue  # the section of a command
         if key == "token":
             raise UsageError(f"{origin}: {SECRET_IN_FILE}")

@@ -35,7 +35,10 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
 
 
 def parse_rate(text: str) -> float:
-    """Read `5mbit`, `800kbit` or `2MB/s` as bytes per second. Zero is refused: nothing would ever arrive."""
+    """Read `5mbit`, `800kbit` or `2MB/s` as bytes per second. Zero is refused: nothing would ever arrive.
+
+    As all that read here, it raises UsageError for a text that is no such thing.
+    """
     rate = _parse(text, _RATE_BYTES_PER_S, "rate", "5mbit")
     if rate <= 0:
         raise UsageError(f"{text!r}: a link needs a rate above zero")
@@ -55,7 +58,8 @@ def parse_size(text: str) -> int:
 
 
 def parse_link(text: str) -> tuple[float, float, float]:
-    """Read UP[,RTT[,DOWN]], such as `5mbit,20ms`, as rate up, rate down (UP where it is left out) and round trip."""
+    """Read UP[,RTT[,DOWN]], such as `5mbit,20ms`, as bytes per second up and down (UP where it is left out) and seconds
+    of round trip."""
     parts = text.split(",")
     if len(parts) > 3:
         raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
@@ -73,7 +77,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Print a size with decimal prefixes: `602 kB`, `12.8 MB`."""
+    """Print bytes with decimal prefixes: `602 kB`, `12.8 MB`."""
     for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(count) >= scale:
             return f"{_three_digits(count / scale)} {unit}"

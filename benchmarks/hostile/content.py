@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.hostile.attacks import gadgets
+from benchmarks.hostile.bombs import BOMBS
 from benchmarks.hostile.site import QUICK, Row, provoke, site, soon, watched
-from lab.attacks import gadgets
-from lab.bombs import BOMBS
 from net import plain_pickle
 from net.frames import FrameType, pack_prefix
 from net.messages import Error, Infer, from_header

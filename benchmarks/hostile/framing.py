@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     QUICK,
     TOKEN,
@@ -22,7 +23,6 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from lab.attacks import encode
 from net import plain_pickle
 from net.connection import Connection
 from net.frames import FrameType, Limits, pack_prefix

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     HOST,
     Site,
     pin,
 )
-from lab.attacks import encode
 from net.messages import Hello
 from runtime.children import ROOT
 

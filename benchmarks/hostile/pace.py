@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.loris import LORISES, lorises
 from benchmarks.hostile.site import (
     HOST,
@@ -23,7 +24,6 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from lab.attacks import encode
 from net.connection import Connection
 from net.messages import Infer, Probe, Ready
 from utils.errors import AppError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.clouds import CloudProcess, running_cloud
+from benchmarks.clouds import CloudProcess, running_cloud
 from models import inputs, registry, weights
 from net.connection import Connection, connect
 from net.frames import FrameType
@@ -262,4 +262,5 @@ def provoke(site: Site, row: Row, data: bytes, *expected: str, is_greeted: bool 
 
 
 def expected_end(end: tuple[str, float], expected: Sequence[str]) -> tuple[str, Sequence[str], float]:
+    """What `Row.count` takes, of how a connection ended and the seconds until then."""
     return end[0], expected, end[1]

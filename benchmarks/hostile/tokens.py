@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     STRANGER,
     TOKEN,
@@ -20,7 +21,6 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from lab.attacks import encode
 from net.connection import Connection
 from net.messages import Hello
 

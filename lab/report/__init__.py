@@ -1,6 +1,7 @@
 """`python -m lab report DIR`: what was measured into a folder, as one HTML file, a workbook and Markdown."""
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,9 @@ def main(options: argparse.Namespace) -> int:
         raise AppError(f"cannot write the report to {target}: {error.strerror or error}") from None
     for warning in document.warnings:
         say(f"! {warning}")
-    for section in document.sections:
-        for paragraph in section.paragraphs if section.id.startswith("grid-") else ():
-            say(paragraph)
+    said = (section.paragraphs for section in document.sections if section.id.startswith("grid-"))
+    for paragraph in dict.fromkeys(chain.from_iterable(said)):  # networks without fixed cuts all say the same
+        say(paragraph)
     say(f"written: {', '.join(str(target / f'report.{form}') for form in FORMS)}")
     return 0 if records else 1
 

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from lab.choices import POINT
 from lab.contenders import floor_of
 from lab.records import Cell, Environment, Record
+from lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table
 from lab.report.charts import bars_chart, scatter_chart
 from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
 from lab.report.document import (
@@ -22,24 +24,14 @@ from lab.report.document import (
     show_percent,
     text,
 )
-from lab.report.grid import POINT, CellResult, Grid, Numbered, Row, grids_of, number, rows_of
-from lab.report.tables import (
-    WITHIN,
-    best_table,
-    grid_id,
-    heat_tables,
-    predicted_rows,
-    prediction_table,
-    regret_line,
-    regret_of,
-    student_table,
-    transfer_table,
-)
+from lab.report.grid import CellResult, Grid, grids_of
+from lab.report.rows import Numbered, Row, number, rows_of
+from lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
 from lab.report.why import answer
 from lab.report.words import Words
 from utils.units import parse_rate
 
-MOST_NAMED = 6
+MOST_NAMED, MOST_IN_TITLE = 6, 3
 FLAT_FIRST = ("line", "cell.model", "cell.cpu", "cell.link", "who", "point", "layer", "codec", "repeat")
 RAW_TIMES = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
 
@@ -60,7 +52,7 @@ def build(environment: Environment, records: Sequence[Record], w: Words, expecte
         transfer_section(rows, w),
     ]
     return Document(
-        title=w("title", models=", ".join(models) if models else "?"),
+        title=title(models, w),
         language=w.language,
         facts=facts(environment, numbered, rows, w),
         warnings=warnings(rows, grids, w),
@@ -74,6 +66,13 @@ def build(environment: Environment, records: Sequence[Record], w: Words, expecte
 
 
 # --- the head
+
+
+def title(models: Sequence[str], w: Words) -> str:
+    """Names of networks, or how many there are where the names would fill the page."""
+    if len(models) > MOST_IN_TITLE:
+        return w("title_many", n=len(models))
+    return w("title", models=", ".join(models) if models else "?")
 
 
 def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[Row], w: Words) -> tuple[Any, ...]:
@@ -90,10 +89,10 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
         "mode": f"{mode} ({environment.why_mode})",
         "device": f"{_listed(environment.host)}; {threads}",
         "versions": _listed(environment.versions),
-        "when": w("when_line", first=times[0], last=times[-1]) if times else environment.started,
+        "when": w("when_line", first=_minute(times[0]), last=_minute(times[-1])) if times else environment.started,
         "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),
         "times": w("times_measured"),
-        "links": w("list_separator").join(dict.fromkeys(f"{w.link(c)} = {c.link}" for c in ordered)),
+        "links": w("list_separator").join(dict.fromkeys(w.link_shape(c) for c in ordered)),
         "link": w("link_hosts" if mode == "hosts" else "link_emulated"),
         "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if limited else "cpu_none"),
         "energy": w("energy_modelled", power=powers) if powers else w("energy_none"),
@@ -102,7 +101,12 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def _minute(at: str) -> str:
+    """`2026-11-21 13:00 UTC` of a record's time."""
+    return f"{at[:16].replace('T', ' ')}{' UTC' if at.endswith('+00:00') else ''}"
 
 
 def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str, ...]:
@@ -127,7 +131,7 @@ def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str,
 
 
 Hole = tuple[str, int | str]
-"""A setting, and a cut of it by its number or in words."""
+"""A cell in words, and a cut of it by its number or in words."""
 
 
 def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole]:
@@ -138,8 +142,9 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole
     for grid in grids:
         for cpu in grid.cpus:
             for place in grid.places:
-                setting = f"{grid.model}, {w('setting', cpu=w.cpu(cpu), link=w.link(place))}"
-                yield from ((setting, cut) for cut in _cuts_missing(grid, grid.at(cpu, place), w))
+                setting = w("setting", cpu=w.cpu(cpu), link=w.link(place))
+                cell = w("cell", model=grid.model, setting=setting)
+                yield from ((cell, cut) for cut in _cuts_missing(grid, grid.at(cpu, place), w))
 
 
 def _cuts_missing(grid: Grid, result: CellResult | None, w: Words) -> Iterable[int | str]:
@@ -157,22 +162,20 @@ def _key(row: Row) -> object:
 
 
 def _whose(row: Row, w: Words) -> Hole:
-    setting = f"{row.cell.model}, {w.setting(row.cell)}"
-    if row.who == POINT:
-        return setting, w.point(None) if row.point is None else row.point
-    return setting, f"{w.cut(row)} ({w.who(row.who)})"
+    number = row.point if row.who == POINT else None
+    return w.cell(row.cell), w.cut_of(row) if number is None else number
 
 
 def _named(holes: Iterable[Hole], w: Words) -> str:
-    """Settings with their cuts, the first few: `alex_net, cpu 0.3 on 5mbit: 2–22`."""
+    """Cells with their cuts, the first few: `alex_net, cpu 0.3 on 5mbit: 2–22`."""
     found: dict[str, list[int | str]] = {}
-    for setting, cut in holes:
-        found.setdefault(setting, []).append(cut)
+    for cell, cut in holes:
+        found.setdefault(cell, []).append(cut)
     named = []
-    for setting, cuts in found.items():
+    for cell, cuts in found.items():
         numbers = show_lines(cut for cut in cuts if isinstance(cut, int))
         words = [cut for cut in cuts if isinstance(cut, str)]
-        named.append(w("cuts_of", setting=setting, cuts=", ".join(filter(None, (numbers, *words)))))
+        named.append(w("cuts_of", cell=cell, cuts=", ".join(filter(None, (numbers, *words)))))
     shown = w("list_separator").join(named[:MOST_NAMED])
     return shown if len(named) <= MOST_NAMED else w("and_more", shown=shown, n=len(named) - MOST_NAMED)
 

@@ -6,12 +6,12 @@ from html import escape
 from math import log
 
 from lab.report.document import Chart, Panel, data_lines, show_ms
-from lab.report.grid import STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import PARTS, Row
 from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
 from lab.report.tables import grid_id
 from lab.report.words import Words
 
-PARTS = tuple(name for name in STAGES if name != "total")
 SAME_SCALE = 4.0
 """Cells share an axis unless the slowest bar of one is this many times that of another."""
 
@@ -197,7 +197,7 @@ def _dot(row: Row, low: float, high: float, w: Words) -> str:
     x, y = _xy(row.total_s * 1e3, row.predicted["total"] * 1e3, low, high)
     told = w(
         "dot",
-        setting=f"{row.cell.model}, {w.setting(row.cell)}",
+        cell=w.cell(row.cell),
         cut=w.cut(row),
         measured=show_ms(row.total_s),
         predicted=show_ms(row.predicted["total"]),

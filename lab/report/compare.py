@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean, mean, median
 
+from lab.choices import AUTO, POINT
 from lab.report.document import BAD, BEST, NOTE, Entry, Table, joules, milliseconds, percent, show_percent, text, times
-from lab.report.grid import AUTO, POINT, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import Row
 from lab.report.tables import grid_id, regret_of
 from lab.report.words import Words
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-BEST, BAD, NOTE, FIRST = "best", "bad", "note", "first"
-"""Marks: what is best; what is missing or wrong; what is less important; the first row of a group."""
+BEST, BAD, NOTE = "best", "bad", "note"
+"""Marks: what is best; what is missing or wrong; what is less important."""
 
 
 @dataclass(frozen=True)

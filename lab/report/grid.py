@@ -1,165 +1,17 @@
-"""Measurements put in order: a row for each cut of each cell, and cells in grids of devices and links. Pure.
+"""Rows put beside each other: what was found in each cell, and cells in grids of devices and links. Pure.
 
-Medians and spreads are over the repeats of the last attempt. What the edge had to finish without the cloud is counted,
-and is in no median; a row with another answer than the whole network's keeps its times, but is never the best.
+A row with another answer than the whole network's keeps its times, but is never the best.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import median
-from typing import Any
 
-from lab.choices import OF_THE_OBJECTIVE
-from lab.contenders import CROSSING, Floor, heads_of
-from lab.records import Cell, Record
-
-POINT, AUTO, ALL_EDGE, ALL_CLOUD = "point", "auto", "all-edge", "all-cloud"
-UNSTABLE = "unstable"
-Parts = Callable[[Mapping[str, Any]], float]
-LEAST_POINTS = 3
-"""Fixed points that a best one is the best of: with both ends alone nobody knows what a choice in between is worth."""
-STAGES: dict[str, Parts] = {
-    "total": lambda times: times["total_s"],
-    "local": lambda times: times["edge_s"] + times.get("encode_s", 0.0),
-    "transfer": lambda times: times["transfer_s"],
-    "cloud": lambda times: times.get("queue_s", 0.0) + times["cloud_s"],
-}
-"""What the student's table calls the stages, from the names of `measured` and `predicted`; seconds."""
-
-
-@dataclass(frozen=True)
-class Numbered:
-    """A record and its line in records.jsonl, from 1."""
-
-    line: int
-    record: Record
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, least and largest of the repeats."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
-        return cls(median(values), min(values), max(values))
-
-
-@dataclass(frozen=True)
-class Row:
-    """The repeats of one cut, or of one way of choosing, in one cell."""
-
-    cell: Cell
-    who: str
-    point: int | None
-    layer: str
-    codec: str
-    asked: str
-    """What the edge was asked for; "" where the record does not say."""
-    lines: tuple[int, ...]
-    """Of the records that the numbers are from; of those that failed where all did."""
-    stages: Mapping[str, Spread]
-    """By the names of STAGES, in seconds; empty where nothing was measured."""
-    predicted: Mapping[str, float]
-    """The same, of the plan; without what it does not have."""
-    payload_bytes: int
-    raw_bytes: int
-    received_bytes: int
-    energy_j: Spread | None
-    """Modelled for the edge, from the measured stages."""
-    completed_by: frozenset[str]
-    fallbacks: int
-    edge_s: float | None
-    """The least seconds of the head."""
-    crossing: tuple[int, ...]
-    """Bytes that would cross at each point, where the record says so."""
-    wrong: int
-    """Of the measured ones, how many gave another answer than the whole network does."""
-    is_unstable: bool
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether there is a number."""
-        return bool(self.stages)
-
-    @property
-    def total_s(self) -> float:
-        """Median of the wall clock; only where it was measured."""
-        return self.stages["total"].median
-
-    @property
-    def repeats(self) -> int:
-        """How many measurements the medians are of."""
-        return len(self.lines) if self.is_measured else 0
-
-
-def number(records: Iterable[Record]) -> tuple[Numbered, ...]:
-    """`lab.records.read` gives every line, in order."""
-    return tuple(Numbered(line, record) for line, record in enumerate(records, start=1))
-
-
-def _key(record: Record) -> tuple[Any, ...]:
-    is_fixed = record.who == POINT
-    return (record.cell, record.who, *((record.point, record.layer, record.codec) if is_fixed else ()))
-
-
-def rows_of(records: Iterable[Numbered]) -> tuple[Row, ...]:
-    """One row for each cell and cut, or way of choosing, in the order of their first records."""
-    groups: dict[tuple[Any, ...], list[Numbered]] = {}
-    for each in records:
-        groups.setdefault(_key(each.record), []).append(each)
-    return tuple(_row(group) for group in groups.values())
-
-
-def _row(group: Sequence[Numbered]) -> Row:
-    attempt = max(each.record.attempt for each in group)
-    kept = [each for each in group if each.record.attempt == attempt]
-    fallbacks = [each for each in kept if each.record.completed_by == "fallback"]
-    good = [each for each in kept if each not in fallbacks]
-    last, measured = (good or kept)[-1].record, [each.record.measured for each in good]
-    joules = [j for each in good if (j := _joules(each.record)) is not None]
-    return Row(
-        cell=last.cell,
-        who=last.who,
-        point=last.point,
-        layer=last.layer,
-        codec=last.codec,
-        asked=str(last.plan.get("asked", "")),
-        lines=tuple(each.line for each in good or kept),
-        stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
-        predicted=_predicted(last),
-        payload_bytes=int(last.measured.get("payload_bytes", 0)),
-        raw_bytes=int(last.measured.get("raw_bytes", 0)),
-        received_bytes=int(last.measured.get("received_bytes", 0)),
-        energy_j=Spread.of(joules) if joules else None,
-        completed_by=frozenset(each.record.completed_by for each in good),
-        fallbacks=len(fallbacks),
-        edge_s=min((float(times["edge_s"]) for times in measured), default=None),
-        crossing=tuple(last.plan.get(CROSSING, ())),
-        wrong=sum(each.record.matches is False for each in good),
-        is_unstable=any(UNSTABLE in each.record.flags for each in kept),
-    )
-
-
-def _joules(record: Record) -> float | None:
-    stages = (record.energy or {}).get("measured_stages") or {}
-    return None if stages.get("total_j") is None else float(stages["total_j"])
-
-
-def _predicted(record: Record) -> dict[str, float]:
-    stages = record.plan.get("predicted") or {}
-    found: dict[str, float] = {}
-    for name, part in STAGES.items():
-        try:
-            found[name] = float(part(stages))
-        except (KeyError, TypeError):
-            continue
-    return found
+from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, OF_THE_OBJECTIVE, POINT
+from lab.contenders import Floor, heads_of
+from lab.grid import LEAST_POINTS
+from lab.records import Cell
+from lab.report.rows import PARTS, Row
 
 
 def _seconds(row: Row) -> float | None:
@@ -171,7 +23,7 @@ def _energy(row: Row) -> float | None:
 
 
 def _longest(row: Row) -> float | None:
-    return max(row.stages[name].median for name in STAGES if name != "total")
+    return max(row.stages[name].median for name in PARTS)
 
 
 JUDGES: dict[str, Callable[[Row], float | None]] = {"latency": _seconds, "energy": _energy, "throughput": _longest}
@@ -233,7 +85,7 @@ class CellResult:
 
     @property
     def best(self) -> Row | None:
-        """The best fixed point; None where fewer than half of them are known."""
+        """The best fixed point; None where fewer than three (or all) are known, or than half of those of the grid."""
         return self.ranked[0] if self.ranked and self.known >= self.least_points else None
 
     @property
@@ -271,10 +123,10 @@ class CellResult:
     def regret(self) -> float | None:
         """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
 
-        None where fewer than three fixed points are known.
+        None where too few fixed points are known for a best one.
         """
         auto, best = self.value(self.auto), self.value(self.best)
-        if auto is None or not best or (self.auto and self.auto.wrong) or self.known < LEAST_POINTS:
+        if auto is None or not best or (self.auto and self.auto.wrong):
             return None
         return max(0.0, auto / best - 1)
 
@@ -392,9 +244,13 @@ def grids_of(
 
 
 def _demanding(grid: Grid) -> Grid:
-    """A grid whose cells call nothing the best of less than half of its fixed points."""
-    beaten = {point for cell in grid.results for point in cell.beaten}
-    least = max(1, -(-len({*beaten, *(point for point, _, _ in grid.points)}) // 2))
+    """A grid whose cells call nothing the best of too few fixed points.
+
+    Three, or all of a network that has fewer; and half of those that were measured in any cell of the grid.
+    """
+    points = min((row.points for cell in grid.results for row in cell.rows if row.points), default=LEAST_POINTS)
+    half = -(-len(grid.points) // 2)
+    least = max(half, min(LEAST_POINTS, points))
     return replace(grid, cells={where: replace(cell, least_points=least) for where, cell in grid.cells.items()})
 
 

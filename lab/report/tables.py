@@ -1,10 +1,11 @@
-"""The tables of one grid: the student's, the best cuts, heat maps, predictions and transfers. Pure."""
+"""The tables of cuts: the student's, with every one of them, the best ones, and heat maps. Pure."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import mean
 
+from lab.choices import POINT
 from lab.report.document import (
     BAD,
     BEST,
@@ -20,12 +21,13 @@ from lab.report.document import (
     text,
     times,
 )
-from lab.report.grid import AUTO, POINT, STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import STAGES, Row
 from lab.report.words import Words
-from utils.units import format_bytes, parse_link
+from utils.units import format_bytes
 
-LARGE_BYTES, CLOSE, WITHIN = 100_000, 0.05, (0.1, 0.2)
-"""The bar of the transfer check, and how close predictions should be."""
+CLOSE = 0.05
+"""How near the best a choice is as good as it."""
 
 
 # --- the student's table
@@ -35,14 +37,16 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
     """Every cut of every cell: milliseconds, medians of the repeats. What is missing is said to be."""
     rows: list[tuple[Entry, ...]] = []
     firsts: set[int] = set()
+    has_goals = len({grid.objective for grid in grids}) > 1
     for grid in grids:
+        goal = [text(w.objective(grid.objective))] if has_goals else []
         for cpu in grid.cpus:
             for place in grid.places:
                 firsts.add(len(rows))
-                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)))
+                where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)), *goal)
                 rows += [(*where, *cells) for cells in _cell_rows(grid, grid.at(cpu, place), w)]
-    head = w.head("model", "cpu", "link", "cut", "mark", "layer", "sent", "total", "least", "most")
-    head += w.head("local", "transfer", "cloud", "repeats", "lines")
+    head = w.head("model", "cpu", "link", *(["objective"] if has_goals else []), "cut", "mark", "layer", "sent")
+    head += w.head("total", "least", "most", "local", "transfer", "cloud", "repeats", "lines")
     notes = (w("student_note"), w("student_marks"))
     return Table("table", w("student_title"), head, tuple(rows), notes, firsts=frozenset(firsts))
 
@@ -250,90 +254,6 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
 def _across(grid: Grid, cpu: float | None, entry: Callable[[CellResult], Entry], w: Words) -> list[Entry]:
     found = [grid.at(cpu, place) for place in grid.places]
     return [text(w("not_measured"), BAD) if result is None else entry(result) for result in found]
-
-
-# --- predicted against measured
-
-
-def predicted_rows(rows: Iterable[Row]) -> list[Row]:
-    """Those that say what had been predicted, of fixed points and of our own choice."""
-    return [row for row in rows if row.is_measured and row.who in (POINT, AUTO) and row.predicted.get("total")]
-
-
-def prediction_table(rows: Sequence[Row], w: Words) -> Table:
-    """How far predictions are off, for the total and for each stage."""
-    found: list[tuple[Entry, ...]] = []
-    for name in STAGES:
-        errors = [(row.predicted[name] / row.stages[name].median - 1, row) for row in rows if _is_long(row, name)]
-        if not errors:
-            continue
-        sizes = [abs(error) for error, _ in errors]
-        worst, at = max(errors, key=lambda pair: abs(pair[0]))
-        lines = tuple(line for _, row in errors for line in row.lines)
-        found.append(
-            (
-                text(w(name)),
-                Entry(str(len(errors)), len(errors), lines, is_number=True),
-                percent(median(error for error, _ in errors), lines),
-                percent(mean(sizes), lines, sign=False),
-                *(percent(sum(size <= bar for size in sizes) / len(sizes), lines, sign=False) for bar in WITHIN),
-                percent(worst, at.lines),
-                text(w("at_cut", setting=w.setting(at.cell), cut=w.cut(at)), NOTE, lines=at.lines),
-            )
-        )
-    head = w.head("stage", "count", "median_error", "mean_error", "within_10", "within_20", "worst", "where")
-    return Table("predicted", w("predicted_table"), head, tuple(found), (w("predicted_note"),))
-
-
-def _is_long(row: Row, name: str) -> bool:
-    """Errors of stages shorter than a millisecond say nothing."""
-    return name in row.predicted and row.stages[name].median >= 1e-3
-
-
-# --- transfers against bytes over rate
-
-
-def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
-    """Measured transfer beside bytes over the link's rate for large payloads, and the figures as a sentence."""
-    found: list[tuple[Entry, ...]] = []
-    plain: list[float] = []
-    full: list[float] = []
-    for row in rows:
-        if not row.is_measured or row.payload_bytes < LARGE_BYTES or row.cell.trace or row.completed_by == {"edge"}:
-            continue
-        up, down, rtt_s = parse_link(row.cell.link)
-        ideal_s = row.payload_bytes / up
-        full_s = ideal_s + rtt_s + row.received_bytes / down
-        took_s = row.stages["transfer"].median
-        plain.append(took_s / ideal_s - 1)
-        full.append(took_s / full_s - 1)
-        found.append(
-            (
-                text(row.cell.model),
-                text(w.cpu(row.cell.cpu)),
-                text(w.link(row.cell)),
-                text(f"{w.cut(row)}{'' if row.who == POINT else f' ({w.who(row.who)})'}"),
-                Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
-                milliseconds(took_s, row.lines),
-                milliseconds(ideal_s, row.lines),
-                percent(plain[-1], row.lines, BAD if abs(plain[-1]) > CLOSE else ""),
-                milliseconds(full_s, row.lines),
-                percent(full[-1], row.lines),
-            )
-        )
-    head = w.head("model", "cpu", "link", "cut", "sent", "transfer", "ideal", "deviation", "ideal_full", "deviation")
-    table = Table("transfer", w("transfer_title"), head, tuple(found), (w("transfer_note"),))
-    if not plain:
-        return table, w("transfer_none")
-    return table, w.join(
-        w("transfer_line", of=len(plain), worst=show_percent(max(plain, key=abs)), **_closeness(plain)),
-        w("transfer_full_line", **_closeness(full)),
-    )
-
-
-def _closeness(deviations: Sequence[float]) -> dict[str, object]:
-    sizes = [abs(value) for value in deviations]
-    return {"mean": show_percent(mean(sizes), sign=False), "within": sum(size <= CLOSE for size in sizes)}
 
 
 def grid_id(grid: Grid) -> str:

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from lab.report.document import show_joules, show_ms, show_share
-from lab.report.grid import STAGES, CellResult, Grid, Row
+from lab.report.grid import CellResult, Grid
+from lab.report.rows import PARTS, STAGES, Row
 from lab.report.words import Words
 from utils.units import format_bytes
-
-PARTS = tuple(name for name in STAGES if name != "total")
 
 
 def answer(grid: Grid, w: Words) -> list[str]:
@@ -27,7 +26,7 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
     best = result.ranked[0]
     parts = {name: show_ms(best.stages[name].median) for name in STAGES}
     told = w(
-        "why_lowest",
+        "why_lowest" if cells > 1 else "why_only",
         model=grid.model,
         cells=cells,
         setting=w.setting(result.cell),

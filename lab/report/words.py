@@ -1,14 +1,33 @@
 """The report's languages: every text by a key, from the file of the language."""
 
+import string
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from lab.choices import POINT
 from lab.records import Cell
-from lab.report.grid import Place, Row
+from lab.report.document import show_ms
+from lab.report.grid import Place
+from lab.report.rows import Row
+from utils.units import format_rate, parse_link
 
 HERE = Path(__file__).parent
+
+
+class _WithNumbers(string.Formatter):
+    """As `str.format`, and `{n:cell|cells}` is the first word where n is 1, else the second one."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        one, bar, more = format_spec.partition("|")
+        if not bar:
+            return str(super().format_field(value, format_spec))
+        return one if value == 1 else more
+
+
+FORMATTER = _WithNumbers()
 
 
 class Words:
@@ -21,7 +40,7 @@ class Words:
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
-        return self._texts[key].format(**values)
+        return FORMATTER.format(self._texts[key], **values)
 
     def naming(self, cells: Iterable[Cell]) -> "Words":
         """The same language, where links are called by their names; by their shapes too where names are not unique."""
@@ -47,13 +66,27 @@ class Words:
         shown = f"{name} ({of.link})" if name in self._ambiguous else name
         return self("traced", link=shown, trace=of.trace) if of.trace else shown
 
+    def link_shape(self, cell: Cell) -> str:
+        """A link's name, and what it stands for."""
+        up, down, rtt_s = parse_link(cell.link)
+        return self("link_shape", name=self.link(cell), up=format_rate(up), down=format_rate(down), rtt=show_ms(rtt_s))
+
     def setting(self, cell: Cell) -> str:
         """A device and a link, for a sentence."""
         return self("setting", cpu=self.cpu(cell.cpu), link=self.link(cell))
 
+    def cell(self, cell: Cell) -> str:
+        """A network, a device and a link, for a sentence."""
+        return self("cell", model=cell.model, setting=self.setting(cell))
+
     def cut(self, row: Row) -> str:
         """A cut, for a sentence or a cell."""
         return self.point(row.point)
+
+    def cut_of(self, row: Row) -> str:
+        """A cut, and who chose it: `0 (all on the cloud)`."""
+        cut = self.cut(row)
+        return cut if row.who == POINT else self("cut_of", cut=cut, who=self.who(row.who))
 
     def packed(self, row: Row) -> str:
         """A cut, and how its tensors travel, where that is not as they are: `0 [pixels]`."""

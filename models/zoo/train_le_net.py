@@ -27,13 +27,13 @@ BATCH = 64
 
 
 def shifted(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Move every picture by up to two pixels: digits are not always in the middle."""
+    """A batch (B, 1, 28, 28) moved by up to two pixels: digits are not always in the middle."""
     rows, columns = torch.randint(-2, 3, (2,), generator=generator).tolist()
     return torch.roll(batch, (rows, columns), dims=(2, 3))
 
 
 def train(make: Callable[[], nn.Module], pictures: torch.Tensor, classes: torch.Tensor) -> nn.Module:
-    """Fit a network to (B, 1, 28, 28) pictures, reproducibly."""
+    """Fit a network to (B, 1, 28, 28) pictures and their B classes, reproducibly."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = make()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.graph import INPUT, LayerGraph
 from runtime.whatif import Planned
 from utils.errors import UsageError
-from utils.files import replaced
+from utils.files import replaced, writing
 from utils.plots import STAGE_COLOURS
 from utils.units import format_bytes, format_rate, format_seconds, printable
 
@@ -55,7 +55,7 @@ def check_format(path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that pyplot does not know: nobody has to close it, whatever goes wrong on the way."""
+    """A figure of so many inches that pyplot does not know: nobody has to close it, whatever goes wrong on the way."""
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
@@ -65,11 +65,8 @@ def save(figure: Figure, path: Path) -> None:
     """Write it, in the format that the name tells. Raises UsageError where that cannot be written."""
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else None  # the same plan gives the same file
-    try:
-        with replaced(path) as temporary, rc_context({"svg.hashsalt": "plan"}):
-            figure.savefig(temporary, format=kind, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    with writing(path), replaced(path) as temporary, rc_context({"svg.hashsalt": "plan"}):
+        figure.savefig(temporary, format=kind, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
 
 
 # --- titles and names
@@ -118,9 +115,9 @@ def cut_label(graph: LayerGraph, head: frozenset[int]) -> str:
         return "all on the edge"
     if head == {INPUT}:
         return "all on the cloud"
-    crossing = graph.boundary(head)
-    after = f"after {layer_name(graph, crossing[-1])}"
-    return after if len(crossing) == 1 else f"{len(crossing)} tensors, {after}"
+    boundary = graph.boundary(head)
+    after = f"after {layer_name(graph, boundary[-1])}"
+    return after if len(boundary) == 1 else f"{len(boundary)} tensors, {after}"
 
 
 def decision_label(planned: Planned) -> str:
@@ -144,7 +141,7 @@ def crossing_label(graph: LayerGraph, crossing: frozenset[int]) -> str:
 
 @cache
 def width_points(text: str) -> float:
-    """How wide a text of small letters is."""
+    """How wide a text of small letters is, in points."""
     return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=SMALL), ismath=False)[0])
 
 
@@ -185,7 +182,7 @@ def raise_flags(axes: Axes, flags: Iterable[Flag]) -> int:
 
 
 def to_points(axes: Axes, pixels: float) -> float:
-    """The unit that letters are measured in."""
+    """The unit that letters are measured in, 72 to the inch."""
     return pixels * 72 / axes.figure.dpi
 
 

@@ -35,12 +35,12 @@ class Run(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """As it looks on a logarithmic axis."""
+        """The mbit per second in the middle, on a logarithmic axis."""
         return float(np.sqrt(self.begin * self.end))
 
     @property
     def decades(self) -> float:
-        """How wide it looks."""
+        """How wide it looks there."""
         return float(np.log10(self.end / self.begin))
 
     def value(self, mbit: Any) -> Any:
@@ -93,18 +93,24 @@ def _weights_at(planned: Planned) -> Callable[[Link], StageWeights]:
     return lambda link: goal.weights(choice.at(link))
 
 
-def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scale:
-    def value(predicted: Prediction, link: Link) -> float:
-        return weights_at(link).value(predicted)
-
-    objective = planned.decision.objective
-    if objective == "throughput":
-        return Scale("longest stage", format_seconds, lambda predicted, _: predicted.longest_s)
-    if objective == "energy":
-        return Scale("predicted energy of the edge", _joules, value)
-    what = "latency and weighted energy" if objective == "weighted" else "latency"
-    return Scale(f"predicted {what}", format_seconds, value)
-
-
 def _joules(value: float) -> str:
     return f"{value:.3g} J" if value >= 1 else f"{value * 1e3:.3g} mJ"
+
+
+_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "latency": ("predicted latency", format_seconds),
+    "energy": ("predicted energy of the edge", _joules),
+    "weighted": ("predicted latency and weighted energy", format_seconds),
+    "throughput": ("longest stage", format_seconds),
+}
+"""By objective, the name of what is minimised, and how its values are told."""
+
+
+def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scale:
+    objective = planned.decision.objective
+    name, show = _SHOWN.get(objective, (f"predicted {objective}", "{:.3g}".format))
+
+    def value(predicted: Prediction, link: Link) -> float:
+        return predicted.longest_s if objective == "throughput" else weights_at(link).value(predicted)
+
+    return Scale(name, show, value)

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.attacks import encode
+from benchmarks.hostile.attacks import encode
 from models import inputs, registry, weights
 from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
 from net.tensors import Array
-from runtime.cloud import Cloud, CloudConfig
+from runtime.cloud import Cloud
+from runtime.cloud_config import CloudConfig
 from runtime.executor import Network, prepare
 from tests.fuzz.targets import mutate
 from utils.deadline import Deadline

@@ -1,6 +1,6 @@
 """A small process that outlives the lab, whatever ends it, and takes back what the lab made.
 
-Namespaces, control groups and the programs on them are made by the keeper, or told to it. It reads orders from its
+Namespaces, control groups and the programs on them are made by the cleaner, or told to it. It reads orders from its
 standard input, one JSON line each, and answers each with one; when its input ends, because the lab is done, crashed or
 was killed, it ends the programs, removes the groups and the namespaces, and ends itself. Since it makes them itself,
 one after the other, there is no moment in which something is made that nobody would remove.
@@ -29,10 +29,10 @@ STOP_S = 30.0
 LEFT_ORDER = ("process", "cgroup", "netns")
 
 
-# --- in the process that keeps
+# --- in the process that cleans
 
 
-def keep() -> None:
+def serve() -> None:
     """Serve orders until standard input ends, then take everything back."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its work only begins when the lab has gone
@@ -139,7 +139,7 @@ def started_at(pid: int) -> str:
 # --- in the lab
 
 
-class Keeper:
+class Cleaner:
     """The lab's end of it."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -171,10 +171,10 @@ class Keeper:
 
 
 @contextmanager
-def keeper() -> Iterator[Keeper]:
+def cleaner() -> Iterator[Cleaner]:
     """Start one; at the end everything that it made is taken back before this returns."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lab.keeper"],
+        [sys.executable, "-m", "lab.cleaner"],
         cwd=Path(__file__).resolve().parent.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -182,7 +182,7 @@ def keeper() -> Iterator[Keeper]:
         start_new_session=True,  # Ctrl-C in a terminal does not reach it
     )
     try:
-        yield Keeper(process)
+        yield Cleaner(process)
     finally:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             process.communicate(timeout=STOP_S)
@@ -218,4 +218,4 @@ def sweep(groups: tuple[Path, ...]) -> list[str]:
 
 
 if __name__ == "__main__":
-    keep()
+    serve()
