@@ -10,13 +10,15 @@ import pytest
 
 from lab.records import Record
 from lab.report import why
+from lab.report.accuracy import prediction_table
 from lab.report.build import build
 from lab.report.charts import bars_chart
 from lab.report.compare import compared_of, energy_table, headline_table
 from lab.report.document import Chart, Document, Table
-from lab.report.grid import Grid, grids_of, number, rows_of
+from lab.report.grid import Grid, grids_of
+from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks
-from lab.report.tables import best_table, prediction_table
+from lab.report.tables import best_table
 from lab.report.words import Words
 from tests import made_records
 from tests.made_records import ENVIRONMENT, LAYERS, cell_of, record, stages
