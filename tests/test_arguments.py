@@ -14,7 +14,7 @@ TYPES = (
     *(arguments.number, arguments.at_least_zero, arguments.above_zero, arguments.percent, arguments.port),
     *(arguments.address, arguments.positive_int, arguments.count, arguments.names, arguments.share),
     *(arguments.duration, arguments.link, arguments.wait, arguments.size, arguments.payload_size),
-    arguments.header_size,
+    *(arguments.header_size, arguments.arrivals),
 )
 
 
@@ -38,6 +38,8 @@ TYPES = (
         (arguments.duration, "20ms", 0.02),
         (arguments.link, "5mbit,20ms", "5mbit,20ms"),
         (arguments.wait, "0ms", 0.0),
+        (arguments.arrivals, "5/s", 5.0),
+        (arguments.arrivals, "0.5", 0.5),
         (arguments.size, "64MiB", 64 << 20),
         (arguments.payload_size, "64KiB", 64 << 10),
         (arguments.header_size, "4KiB", 4 << 10),
@@ -76,6 +78,8 @@ def test_what_a_text_becomes(read: Callable[[str], Any], text: str, value: objec
         (arguments.duration, "soon", "soon"),
         (arguments.link, "5", "is not a rate"),
         (arguments.wait, "-1ms", "-1ms"),
+        (arguments.arrivals, "0/s", "is not a rate of arrivals"),
+        (arguments.arrivals, "many", "is not a rate of arrivals"),
         (arguments.size, "much", "much"),
         (arguments.payload_size, "1KiB", "at least 64 KiB are needed"),
         (arguments.header_size, "1KiB", "4 KiB to 1 MiB are possible"),
