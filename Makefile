@@ -4,8 +4,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 .DEFAULT_GOAL := help
 
-PURE := partition/*.py models/graph.py models/graph_json.py net/frames.py net/plain_pickle.py net/tensors.py net/messages.py \
-	net/penalties.py net/pacing.py runtime/fallback.py predictor/design.py predictor/quota.py utils/units.py utils/cpu_limit.py
+# Modules that only decide, from what they are given: `make coverage` wants every branch of them.
+PURE := partition/*.py models/graph.py models/graph_json.py models/text.py \
+	$(addprefix net/,frames.py plain_pickle.py tensors.py messages.py refusals.py penalties.py pacing.py) \
+	$(addprefix net/,codec.py forms.py affine.py pixels.py jpeg.py) \
+	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py train.py) \
+	$(addprefix runtime/,fallback.py batching.py planner.py requests.py plan_table.py) \
+	$(addprefix utils/,units.py arguments.py cpu_limit.py) \
+	$(addprefix lab/,grid.py choices.py contenders.py baselines.py link_shape.py) \
+	$(addprefix lab/report/,document.py rows.py grid.py tables.py accuracy.py compare.py why.py charts.py svg.py markdown.py build.py)
 
 .PHONY: help run test slow coverage fuzz check format bench clean
 
@@ -27,11 +34,11 @@ test: $(READY) ## the tests
 slow: $(READY) ## the long tests too, and ten times the random examples; half an hour
 	THOROUGH=1 $(BIN)/python -m pytest -q -m ""
 
-coverage: $(READY) ## which lines and branches the tests reach, also in the programs that they start
+coverage: $(READY) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest -q
 	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered
+	$(BIN)/python -m coverage report --skip-covered --fail-under=85
 	$(BIN)/python -m coverage report --include="$$(echo $(PURE) | tr ' ' ',')" --fail-under=100
 
 fuzz: $(READY) ## look for bytes that break the wire or a live cloud; about half an hour

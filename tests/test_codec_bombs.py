@@ -13,7 +13,7 @@ import zstandard
 
 from benchmarks.hostile.bombs import BOMBS, GOOD, MB, frame, run, squeezed
 from net import codec, tensors
-from net.codec import STANDARD
+from net.codec import CODECS, STANDARD
 from net.frames import Limits, TooLargeError
 from tests.conftest import ROOT
 from tests.test_codec import LIMITS, described, joined
@@ -105,3 +105,21 @@ def test_sizes_are_checked_before_any_decoder_runs(monkeypatch: pytest.MonkeyPat
     header = {"tensors": [("uint8", (4 * MB,), "zstd", 0), ("uint8", (3,), "raw", 1)], "buffers": [len(GOOD), 2]}
     with pytest.raises(ProtocolError, match="size of its buffer"):
         tensors.view(header, memoryview(GOOD + b"xx"), LIMITS)
+
+
+def test_a_decoder_makes_the_size_that_it_is_told_or_nothing_even_of_what_nobody_checked() -> None:
+    """The check comes first; should it ever let something through, the decoder still keeps to its memory."""
+    undeclared = memoryview(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(20)))
+    for size in (1, 19, 21, MB):
+        with pytest.raises(ProtocolError, match="does not unfold to the"):
+            CODECS["zstd"].decode("uint8", (size,), undeclared)
+    assert CODECS["zstd"].decode("uint8", (20,), undeclared).tobytes() == bytes(20)
+    colours, greys = ((1, channels, 16, 24) for channels in (3, 1))
+    for shape in (colours, greys):
+        picture = memoryview(joined(codec.encode(np.zeros(shape, np.float32), "jpeg")))
+        file = bytes(picture[8 * shape[1] :])
+        assert CODECS["jpeg"].decode("float32", shape, picture).shape == shape
+        for other in (colours, greys, (1, shape[1], 24, 16), (1, shape[1], 8, 8)):
+            if other != shape:
+                with pytest.raises(ProtocolError, match="damaged JPEG"):
+                    CODECS["jpeg"].decode("float32", other, memoryview(bytes(8 * other[1]) + file))

@@ -25,6 +25,7 @@ from predictor.dataset import Dataset
 from predictor.features import Table, table
 from predictor.forms import AS_PUBLISHED, paper_variables
 from predictor.train import fit_all
+from runtime import points
 from tests.conftest import ROOT
 from tests.test_dataset import HERE, rows
 from tests.test_graph import all_cuts, random_graph
@@ -87,6 +88,9 @@ def test_dads_takes_the_cut_that_is_least_of_all_closed_cuts_by_its_own_cost() -
         assert costs[found.head] == pytest.approx(min(costs.values()), rel=1e-6, abs=1e-7)
         assert found.expected_s == pytest.approx(costs[found.head], abs=1e-7)
         assert (found.point is None) == (len(graph.boundary(found.head)) > 1)
+        (wanted,) = points.parse(found.points_text(graph), graph)
+        head = wanted.head if wanted.point is None else graph.head_at(wanted.point)
+        assert head == found.head, "or the edge would run another cut"
         several += found.point is None
     assert several > 20  # or the half of it that matters was never seen
 

@@ -84,6 +84,23 @@ def test_what_keeps_up_is_cut_for_latency_though_a_lossy_codec_may_have_a_shorte
     assert seen > 20
 
 
+def test_a_tensor_that_crosses_alone_may_travel_in_every_way_that_the_cloud_knows() -> None:
+    """Lossless ones first; what was checked for another layer says nothing about this one."""
+    rng = random.Random(6)
+    for _ in range(50):
+        graph = random_graph(rng, rng.randrange(3, 9))
+        ways = random_ways(rng, graph, 3)
+        lossy = {layer: [Packed("lossy", layer)] for layer in range(len(graph.layers)) if rng.random() < 0.5}
+        known = {name for name in ("raw", "c0", "c1", "c2", "lossy") if rng.random() < 0.5}
+        for layer, lossless in enumerate(ways):
+            found = Allowed(ways, lossy).alone(layer, known)
+            assert {packed.codec for packed in found} <= known
+            assert [packed for packed in found if packed.codec != "lossy"] == [p for p in lossless if p.codec in known]
+            expected = [Packed("lossy", layer)] if layer in lossy and "lossy" in known else []
+            assert found[len(found) - len(expected) :] == expected
+            assert [packed.codec for packed in found].count("lossy") == len(expected)
+
+
 def test_packing_that_takes_longer_than_it_saves_is_left_out() -> None:
     ways = [[Packed("raw", 1000), Packed("small", 100, 0.5, 0.5)]]
     link = random_problem(random.Random(3), make_chain([1, 1])).link

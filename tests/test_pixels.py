@@ -5,7 +5,9 @@ import pytest
 
 from models import inputs, registry
 from net import codec
+from net.codec import CODECS
 from net.pixels import NORMALISATIONS, Pixels
+from utils.errors import ProtocolError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,32 @@ def test_a_photograph_becomes_a_sixth_of_its_floats() -> None:
     packed = codec.encode(picture, "pixels+zstd")
     assert picture.nbytes > 6 * packed.nbytes
     assert codec.decode(packed).tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        (0.5, 0.25, ""),
+        (-1e30, 1e-5, ""),
+        (float("nan"), 1.0, "parameters"),
+        (0.0, float("inf"), "parameters"),
+        (0.0, 0.0, "parameters"),
+        (0.0, -1.0, "parameters"),
+        (0.0, 1e-45, "finite numbers"),
+        (-3e38, 0.5, "finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pixels", "pixels+zstd"])
+def test_parameters_of_a_stranger_make_finite_numbers_or_are_refused(
+    name: str, mean: float, std: float, words: str
+) -> None:
+    shape = (1, 3, 2, 4)
+    sent = b"".join(codec.encode(np.zeros(shape, np.float32), name).parts)
+    numbers = np.array([0.0, 0.0, mean, 1.0, 1.0, std], "<f4").tobytes()
+    buffer = memoryview(numbers + sent[len(numbers) :])
+    CODECS[name].check("float32", shape, buffer)
+    if not words:
+        assert np.isfinite(CODECS[name].decode("float32", shape, buffer)).all()
+        return
+    with pytest.raises(ProtocolError, match=words):
+        CODECS[name].decode("float32", shape, buffer)
