@@ -1,6 +1,5 @@
 """Which measurements an experiment needs, which of them are there, and what they say. Pure."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -177,7 +176,7 @@ def _best(kept: Sequence[list[Record]], is_exhaustive: bool) -> Best | None:
     is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
     if not chosen:
         return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, tried)
-    auto_s, auto = chosen.get(AUTO, chosen.get(AUTO_RAW, (math.nan, first)))
+    auto_s, auto = chosen.get(AUTO) or chosen[AUTO_RAW]
     chosen_s, choice = chosen.get(AUTO_RAW, (auto_s, auto))
     same = [s for s, other in points if (other[0].point, other[0].codec) == (choice.point, choice.codec)]
     if same and choice.point is not None:
