@@ -14,7 +14,7 @@ from net.messages import Error, Probe, Probed, from_header
 from net.penalties import Policy
 from net.server import STAY_S, Peer, Server
 from runtime.executor import Network
-from tests.conftest import running_cloud
+from tests.conftest import running_cloud, until
 from tests.test_hostile import assert_serves, greet, hello_of, raw_socket
 from utils.deadline import Deadline
 from utils.errors import AppError, PeerClosedError
@@ -62,13 +62,6 @@ def probe(sock: socket.socket) -> str:
     except PeerClosedError:
         return "CLOSED"
     return from_header(Error, frame.header).code if frame.kind is Error.TYPE else frame.kind.name
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def told(sock: socket.socket) -> str:
