@@ -28,8 +28,8 @@ $(READY): requirements.txt requirements-dev.txt
 run: $(READY) ## AlexNet on a photograph, split between an emulated slow device and a cloud on this machine
 	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
 
-test: $(READY) ## the tests
-	$(BIN)/python -m pytest -q --durations=10
+test: $(READY) ## the tests, two at a time
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
 
 slow: $(READY) ## the long tests too, and ten times the random examples; half an hour
 	THOROUGH=1 $(BIN)/python -m pytest -q -m ""

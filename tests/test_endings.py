@@ -14,6 +14,7 @@ from runtime.children import Child
 from tests.conftest import (
     LONG_S,
     ROOT,
+    THOROUGH,
     THREADS,
     CloudProcess,
     children_of,
@@ -60,7 +61,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_process(moment: str, tmp_path: Path)
     until(lambda: not processes_with(tmp_path))
 
 
-@pytest.mark.parametrize("tenth", range(10))
+@pytest.mark.parametrize("tenth", range(0, 10, 1 if THOROUGH else 2))
 def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(tenth: int, cache: Path) -> None:
     """From the first library on; loading all of them takes about a second."""
     command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "-t", "le_net", "--point", "12"]

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from runtime.executor import Network, prepare
 from tests.conftest import LONG_S, CloudProcess, running_cloud, until
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
+
+TOKEN = "a good secret"
 
 
 def soon(seconds: float = 60.0) -> Deadline:
@@ -193,11 +195,18 @@ def test_a_refusal_is_short_and_cannot_forge_a_log(cloud: CloudProcess) -> None:
         assert "\x1b" not in text
 
 
-def test_only_the_named_networks_are_served(cache: Path, network: Callable[[str], Network]) -> None:
-    with running_cloud(cache, "--models", "le_net,mobilenet") as cloud:
-        greet(cloud, hello_of(network("le_net"))).close()
-        with pytest.raises(MismatchError, match="serves only le_net, mobile_net"):
-            greet(cloud, Hello("alex_net", "", "", [], ""))
+@pytest.fixture(scope="module")
+def strict(cache: Path) -> Iterator[CloudProcess]:
+    """A cloud with a token, for two networks, of which it has room for one."""
+    limits = ("--models", "le_net,mobilenet", "--max-network-bytes", "1MiB")
+    with running_cloud(cache, *limits, EDGE_CLOUD_TOKEN=TOKEN) as process:
+        yield process
+
+
+def test_only_the_named_networks_are_served(strict: CloudProcess, le_net: Network) -> None:
+    greet(strict, hello_of(le_net, TOKEN)).close()
+    with pytest.raises(MismatchError, match="serves only le_net, mobile_net"):
+        greet(strict, Hello("alex_net", "", "", [], TOKEN))
 
 
 def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le_net: Network) -> None:
@@ -350,19 +359,17 @@ def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: Network) 
             connection.close()
 
 
-def test_a_token_is_needed_where_one_is_set(cache: Path, le_net: Network) -> None:
-    with running_cloud(cache, EDGE_CLOUD_TOKEN="a good secret") as cloud:
-        greet(cloud, hello_of(le_net, "a good secret")).close()
-        for wrong in ("", "another secret", "a good secre", "a good secret ", "ü" * 20):
-            with pytest.raises(ConnectError, match="wrong token"):
-                greet(cloud, hello_of(le_net, wrong))
+def test_a_token_is_needed_where_one_is_set(strict: CloudProcess, le_net: Network) -> None:
+    greet(strict, hello_of(le_net, TOKEN)).close()
+    for wrong in ("", "another secret", TOKEN[:-1], f"{TOKEN} ", "ü" * 20):
+        with pytest.raises(ConnectError, match="wrong token"):
+            greet(strict, hello_of(le_net, wrong))
 
 
-def test_a_network_over_the_memory_limit_is_refused(cache: Path, network: Callable[[str], Network]) -> None:
-    with running_cloud(cache, "--max-network-bytes", "1MiB") as cloud:
-        greet(cloud, hello_of(network("le_net"))).close()
-        with pytest.raises(AppError, match="--max-network-bytes"):
-            greet(cloud, hello_of(network("mobile_net")))
+def test_a_network_over_the_memory_limit_is_refused(strict: CloudProcess, network: Callable[[str], Network]) -> None:
+    greet(strict, hello_of(network("le_net"), TOKEN)).close()
+    with pytest.raises(AppError, match="--max-network-bytes"):
+        greet(strict, hello_of(network("mobile_net"), TOKEN))
 
 
 def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str], Network]) -> None:

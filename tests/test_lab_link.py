@@ -18,17 +18,18 @@ from tests.conftest import CloudProcess, call, run_script
 def test_it_sees_the_rates_of_the_link_and_says_what_is_missing(
     cloud: CloudProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with emulated_link("127.0.0.1", cloud.port, "20mbit,30ms,40mbit") as relay:
+    with emulated_link("127.0.0.1", cloud.port, "5mbit,10ms,50mbit") as relay:
         where = f"127.0.0.1:{relay.address()[1]}"
         # nobody listens on port 1, and iperf3 need not be there at all
-        done = run_script("-m", "lab", "link", where, "--repeat", "3", "--iperf-port", "1", "--json")
+        done = call(lab, ["link", where, "--repeat", "2", "--iperf-port", "1", "--json"], capsys)
         assert done.code == 0, done.stderr
         found = done.document
-        shown = call(lab, ["link", where, "--repeat", "1", "--no-iperf"], capsys)
-    assert found["up_bytes_per_s"]["median"] * 8e-6 == pytest.approx(20, rel=0.3)  # a busy machine is late
-    assert found["down_bytes_per_s"]["median"] * 8e-6 == pytest.approx(40, rel=0.3)
-    assert found["rtt_s"]["median"] > 0.029
-    assert len(found["probes"]) == 3
+        shown = run_script("-m", "lab", "link", where, "--repeat", "1", "--no-iperf")
+    # within a factor of three, however late a busy machine is: the one is not taken for the other, or for loopback
+    assert 1 / 3 < found["up_bytes_per_s"]["median"] * 8e-6 / 5 < 3
+    assert 1 / 3 < found["down_bytes_per_s"]["median"] * 8e-6 / 50 < 3
+    assert found["rtt_s"]["median"] >= 0.01
+    assert len(found["probes"]) == 2
     assert found["iperf3"] is None
     assert "iperf3" in found["iperf3_missing"]
     assert shown.code == 0

@@ -327,7 +327,7 @@ def test_a_session_that_is_killed_leaves_a_trace(cloud: CloudProcess, cache: Pat
         seen = traces.read(path)
         again = run_script("edge_api.py", *command)
     assert len(seen.seconds) >= 9
-    assert median(seen.bytes_per_s) * 8e-6 == pytest.approx(16, rel=0.3)
+    assert 1 / 3 < median(seen.bytes_per_s) * 8e-6 / 16 < 3  # loopback is far above that, and --link is 1 mbit
     assert (again.code, again.stderr.count("\n")) == (2, 1)
     assert traces.read(path) == seen
 
@@ -341,4 +341,4 @@ def test_tasks_edge_api_records_too(cloud: CloudProcess, cache: Path, tmp_path: 
     seen, history = traces.read(path), json.loads(done.stdout)
     assert len(seen.seconds) > 1
     assert history
-    assert median(seen.bytes_per_s) * 8e-6 == pytest.approx(10, rel=0.3)
+    assert 1 / 3 < median(seen.bytes_per_s) * 8e-6 / 10 < 3

@@ -15,7 +15,7 @@ from tests.halves import run_split
 
 EVERY_POINT = ["le_net", "alex_net", "mobile_net", "vgg_net"]
 SAMPLED = [
-    "resnet18", "googlenet", "densenet121", "inception_v3", "efficientnet_b0", "shufflenet_v2_x1_0", "vit_b_16",
+    "resnet18", "googlenet", "densenet121", "inception_v3", "efficientnet_b0", "shufflenet_v2_x1_0", "vit_b_32",
 ]  # fmt: skip
 CUTS = many(6, 10)
 MANY_POINTS = 30

@@ -284,7 +284,7 @@ def test_no_cloud_is_said_at_once(cache: Path) -> None:
 
 def test_a_cloud_that_leaves_and_comes_back_in_the_middle_costs_no_answer(cache: Path) -> None:
     """It goes on until the cloud has been used, was away, and is used again; then Ctrl-C says what came of it all."""
-    flags = ("-t", "mobile_net", "--verify", "--emulate-cpu", "0.1", "--rate", "5/s", "--tasks", 10_000)
+    flags = ("-t", "le_net", "--verify", "--emulate-cpu", "0.002", "--rate", "5/s", "--tasks", 10_000)
     with ExitStack() as stack:
         with running_cloud(cache, script="tasks_cloud_api.py") as cloud:
             process = stack.enter_context(started_tasks(cache, "-p", cloud.port, *flags, "--interval", "200ms"))
