@@ -26,7 +26,7 @@ def fingerprint() -> dict[str, str]:
         "congestion control": congestion.read_text().strip() if congestion.exists() else "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": torchvision().__version__,
         "numpy": np.__version__,
     }
 

@@ -182,7 +182,7 @@ def _torch(_: argparse.Namespace) -> Finding:
 
         from models import vision
 
-        has_operators = hasattr(torch.ops.torchvision, "nms") and not vision.is_patched()
+        has_operators = not vision.is_patched() and hasattr(torch.ops.torchvision, "nms")
     except (ImportError, RuntimeError) as error:
         text = " ".join(str(error).split())[:100]
         return Finding("torch", MISSING, text, "pip install -r requirements.txt: the two have to match", "both")

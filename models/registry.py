@@ -77,7 +77,7 @@ def given(name: str) -> Entry:
 
 def torchvision_names() -> list[str]:
     """torchvision's classification networks for single pictures."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    names: list[str] = torchvision().models.list_models(module=torchvision().models)
     return names
 
 
@@ -95,7 +95,7 @@ def _le_net() -> Entry:
 
 
 def _torchvision(name: str, torchvision_name: str) -> Entry:
-    weights = torchvision.models.get_model_weights(torchvision_name).DEFAULT
+    weights = torchvision().models.get_model_weights(torchvision_name).DEFAULT
     transform = weights.transforms()
     side = transform.crop_size[0]
     return Entry(
@@ -122,7 +122,7 @@ _BUILD_OPTIONS = {name: {"init_weights": False, "transform_input": True} for nam
 
 def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
     options = _BUILD_OPTIONS.get(torchvision_name, {})
-    model: nn.Module = torchvision.models.get_model(torchvision_name, weights=weights, **options)
+    model: nn.Module = torchvision().models.get_model(torchvision_name, weights=weights, **options)
     for training_only in ("aux1", "aux2", "AuxLogits"):  # never run in eval mode
         if getattr(model, training_only, None) is not None:
             setattr(model, training_only, None)

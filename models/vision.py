@@ -3,10 +3,14 @@
 PyPI's torchvision for x86-64 Linux is a CUDA build. Beside a CPU torch its import fails on two registrations that
 nothing guards. The models and the preprocessing need neither, so on exactly that error the two schemas are declared
 and the import is repeated. Beside a matching torch nothing happens here.
+
+It takes as long to import as torch itself, most of it for a compiler that nothing here uses: only who needs one of its
+networks waits for that.
 """
 
 import importlib
 import logging
+import threading
 from types import ModuleType
 
 import torch
@@ -14,6 +18,13 @@ import torch
 log = logging.getLogger(__name__)
 
 _declared: list[torch.library.Library] = []  # a schema lives as long as its Library object
+_lock = threading.Lock()  # a schema can be declared once
+
+
+def torchvision() -> ModuleType:
+    """The library, imported by the first call."""
+    with _lock:
+        return _load()
 
 
 def _load() -> ModuleType:
@@ -30,9 +41,7 @@ def _load() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
-torchvision = _load()
-
-
 def is_patched() -> bool:
     """Whether torchvision's compiled operators do not match this torch, and were declared here instead."""
+    torchvision()
     return bool(_declared)

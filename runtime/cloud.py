@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models import registry, weights
+from models import registry, vision, weights
 from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
@@ -64,6 +64,7 @@ class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
+        vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.given(name).name for name in config.networks)
         models = tuple(registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}

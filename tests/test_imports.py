@@ -85,3 +85,15 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
     """scipy itself loads `socket`."""
     code = f"import sys, {module}; sys.exit(any(name.split('.')[0] in ('torch', 'net') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
+    """Which takes as long to load as torch."""
+    code = (
+        "import sys, runtime.single; from models import registry\n"
+        "registry.find('le_net'); registry.find('senna_pos')\n"
+        "assert 'torchvision' not in sys.modules\n"
+        "registry.find('alex_net')\n"
+        "assert 'torchvision' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
