@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_no_network_is_on_both_sides() -> None:
     chance = np.random.default_rng(0).lognormal(size=80)
     copies = [Row(row.layer, f"n{n}", (float(s),)) for n, (row, s) in enumerate(zip(rows(80), chance, strict=True))] * 3
     assert fit_kind("conv", copies).score.within_20 < 0.4
+
+
+def test_a_kind_that_hardly_more_than_one_network_has_is_fitted() -> None:
+    """Without that network there would be a single row to learn from."""
+    networks = ["n1", "n0", *14 * ["n4"]]  # n1 is set aside, and the others are of two folds
+    found = fit_kind("conv", [replace(row, network=name) for row, name in zip(rows(16), networks, strict=True)])
+    assert len(found.candidates) == len(FORMS)
+    assert found.score.rows == 1
+    assert all(factor < 100 for factor in found.spread.factors)  # each row was guessed by those that had not seen it
 
 
 @pytest.mark.parametrize("form", FORMS)
