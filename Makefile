@@ -36,7 +36,7 @@ slow: $(READY) ## the long tests too, and ten times the random examples; half an
 
 coverage: $(READY) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --fail-under=85
 	$(BIN)/python -m coverage report --include="$$(echo $(PURE) | tr ' ' ',')" --fail-under=100
