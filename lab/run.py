@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from utils.progress import DETAIL, Show, on_terminal
 HELP = "measure an experiment: every cell through the real programs"
 CLOUD_START_S = 120.0
 FAILURES_IN_A_ROW = 3
+CONTEND = 4
+"""One of so many points is likely to be a contender."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +159,8 @@ class Run:
     _counts: dict[str, int] = field(default_factory=dict)
     """Points of each network, once it is known."""
     _began: float = field(default_factory=time.monotonic)
+    _ended: set[str] = field(default_factory=set)
+    """Keys of cells of which nothing is missing."""
     _measured: int = 0
     """Groups that were measured in this run."""
     _failures: list[str] = field(default_factory=list)
@@ -179,6 +184,7 @@ class Run:
         todo = places(self.spec)
         for number, place in enumerate(todo, start=1):
             if self._is_there(place):
+                self._ended.add(place.cell.key)
                 continue
             began = time.monotonic()
             try:
@@ -191,6 +197,7 @@ class Run:
                     return [*failures, f"{FAILURES_IN_A_ROW} cells in a row: the rest was not tried"]
                 continue
             in_a_row = 0
+            self._ended.add(place.cell.key)
             cli.complain(f"lab: [{number}/{len(todo)}] {self._line(place, time.monotonic() - began)}{self._left()}")
         return failures
 
@@ -242,15 +249,19 @@ class Run:
 
     def _share(self) -> tuple[int, int]:
         """How many groups are there, and how many there are to be, as far as is known."""
-        usual = max(self._counts.values(), default=20)
-        total = sum(self._groups_of(place, self._counts.get(place.cell.model, usual)) for place in places(self.spec))
+        there = Counter(cell for cell, _, _ in self._done)
+        total = sum(self._groups_of(place, there[place.cell.key]) for place in places(self.spec))
         return min(len(self._done), total - 1) if total > 1 else 0, max(total, 1)
 
-    def _groups_of(self, place: Place, points: int) -> int:
-        """How many groups a cell is likely to have."""
-        is_first = place.cell.objective == self.spec.objectives[0]
-        contenders = points // 2 if self.spec.points == CONTENDERS and is_first else 0
-        return contenders + len(wants(self.spec, points, place.cell.objective))
+    def _groups_of(self, place: Place, there: int) -> int:
+        """How many groups a cell has at its end: those that are there, if it has ended, else what is likely."""
+        cell = place.cell
+        if cell.key in self._ended:
+            return there
+        points = self._counts.get(cell.model, max(self._counts.values(), default=20))
+        is_searched = self.spec.points == CONTENDERS and cell.objective == self.spec.objectives[0]
+        likely = len(wants(self.spec, points, cell.objective)) + (points // CONTEND if is_searched else 0)
+        return max(there, likely)
 
     def _left(self) -> str:
         done, total = self._share()
