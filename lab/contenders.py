@@ -1,4 +1,6 @@
-"""Which fixed points can still be the best of a cell: those that a lower bound does not rule out. Pure.
+"""Which fixed points can still be the best of a cell: those that a lower bound does not rule out.
+
+Pure, but for `floor_of`, which reads a power profile.
 
 An inference that is cut at a point computes the head, then sends what crosses there. Heads grow from point to point, so
 it takes no less than
@@ -6,24 +8,26 @@ it takes no less than
     edge seconds of any earlier point, as measured + bytes that cross / upload rate
 
 and, by the same reasoning, no fewer joules than these seconds times the watts of computing and of sending. Where that
-is more than the least that was measured, the point need not be measured: it is beaten. So a link of 1 mbit is searched
-whole in minutes instead of hours.
+is more than the least that any fixed point took, the point need not be measured: it is beaten. So a link of 1 mbit is
+searched whole in minutes instead of hours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from lab.choices import POINT
+from lab.choices import AUTO, POINT
 from lab.grid import FALLBACK, Key, Place, Want, key_of, next_attempt
 from lab.records import Cell, Record
-from lab.spec import Spec
+from lab.spec import OBJECTIVES, Spec
 from lab.token_bucket import burst_bytes
 from utils.errors import UsageError
 from utils.units import parse_link
 
 CROSSING = "boundary_bytes"
 """The key in the plan of `auto` under which a record says what crosses at each point."""
+EDGE = "edge"
+"""`completed_by` of an inference that needed no cloud."""
 SURE = 0.9
 """Of a bound: what the noise of a measured head, and bytes that are packed anew, may take away from it."""
 
@@ -48,25 +52,29 @@ class Floor:
         """Points that cost more than `best` in any case; `heads_s` are measured seconds of the edge, by point."""
         found, head_s = set(), 0.0
         for point in range(len(self.crossing)):
-            head_s = max(head_s, heads_s.get(point, 0.0))
+            if point in heads_s:  # no head takes longer than a later one: one that met a busy moment rules out nothing
+                head_s = max(head_s, min(seconds for later, seconds in heads_s.items() if later >= point))
             if SURE * self.at(point, head_s) > best:
                 found.add(point)
         return frozenset(found)
 
 
 def floor_of(cell: Cell, objective: str, crossing: Sequence[int]) -> Floor | None:
-    """The floor of a cell by the shape of its link; None where a trace changes its rate.
+    """The floor of a cell by the shape of its link; None where a trace changes its rate, or nothing is known.
 
-    Reads the power profile where joules are judged. Raises UsageError where there is none of that name.
+    Reads the power profile where joules are judged; records may be from another machine, which has it.
     """
-    if cell.trace is not None:
+    if cell.trace is not None or objective not in OBJECTIVES:
         return None
     up_bytes_per_s, _, _ = parse_link(cell.link)
-    if objective != "energy":
+    if objective == "latency":
         return Floor(crossing, up_bytes_per_s)
     from runtime.power import PowerChoice
 
-    power = PowerChoice.of(cell.power, cell.radio)
+    try:
+        power = PowerChoice.of(cell.power, cell.radio)
+    except UsageError:
+        return None
     return Floor(crossing, up_bytes_per_s, power.profile.compute_w, power.radio.transmit_w(up_bytes_per_s))
 
 
@@ -90,8 +98,11 @@ def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -
     crossing = next((found for group in known if (found := group[0].plan.get(CROSSING))), None)
     if crossing is None:
         raise UsageError("what is there does not say what crosses at each point: give points all, or another --out")
-    beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, known) for name in spec.objectives))
-    wanted = (Want(POINT, f"{point}:{spec.codec}") for point in range(len(crossing)) if point not in beaten)
+    rivals = [group for group in known if _is_rival(group[0], place.cell, spec.codec)]
+    beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, known, rivals) for name in spec.objectives))
+    likely = next((group[0].point for group in known if group[0].who == AUTO), None)
+    order = sorted(range(len(crossing)), key=lambda point: point != likely)  # a good one first: it rules others out
+    wanted = (Want(POINT, f"{point}:{spec.codec}") for point in order if point not in beaten)
     return next((want for want in wanted if _is_missing(place, want, done, spec.repeat)), None)
 
 
@@ -99,14 +110,38 @@ def _is_missing(place: Place, want: Want, done: Mapping[Key, list[Record]], repe
     return next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None
 
 
-def _beaten(cell: Cell, objective: str, crossing: Sequence[int], known: Iterable[list[Record]]) -> frozenset[int]:
+def _is_rival(record: Record, cell: Cell, codec: str) -> bool:
+    is_own = record.who != AUTO or record.cell == cell
+    return is_own and is_rival(record.who, record.point, asked_of(record), {codec}, record.completed_by)
+
+
+def is_rival(who: str, point: int | None, asked: str, codecs: Collection[str], completed_by: str) -> bool:
+    """Whether a measurement is as good as that of a fixed point, where these are packed by `codecs`."""
+    if point is None:
+        return False
+    packing = "auto" if who == AUTO else asked.rpartition(":")[2]
+    return who == POINT or packing in codecs or completed_by == EDGE  # which packs nothing
+
+
+def asked_of(record: Record) -> str:
+    """What the edge was asked for; "" where an old record does not say."""
+    return str(record.plan.get("asked", ""))
+
+
+def _beaten(
+    cell: Cell, objective: str, crossing: Sequence[int], known: Sequence[list[Record]], rivals: Sequence[list[Record]]
+) -> frozenset[int]:
     floor = floor_of(cell, objective, crossing)
-    good = [group for group in known if not any(FALLBACK in r.flags or r.matches is False for r in group)]
-    values = [[value for r in group if (value := value_of(r, objective)) is not None] for group in good]
+    good = [group for group in known if _is_good(group)]
+    values = [[v for r in group if (v := value_of(r, objective)) is not None] for group in rivals if _is_good(group)]
     best = min((median(found) for found in values if found), default=None)
     if floor is None or best is None:
         return frozenset()
     return floor.beaten(heads_of((r.point, float(r.measured["edge_s"])) for group in good for r in group), best)
+
+
+def _is_good(group: Sequence[Record]) -> bool:
+    return not any(FALLBACK in record.flags or record.matches is False for record in group)
 
 
 def heads_of(seen: Iterable[tuple[int | None, float]]) -> dict[int, float]:

@@ -153,7 +153,7 @@ class Best:
 
 
 def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[Best]:
-    """The best point and the edge's choice for every cell that has points.
+    """The best point and the edge's choice, by time, for every cell that has points: those of the first objective.
 
     `is_exhaustive` says that points without a record cannot be the best (lab.contenders).
     """

@@ -99,7 +99,7 @@ def main(options: argparse.Namespace) -> int:
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress).everything()
     _, records = read(folder)
-    found = summary(records, is_exhaustive=spec.points == CONTENDERS)
+    found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
     print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:

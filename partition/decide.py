@@ -311,7 +311,7 @@ def _least_point(search: _Search, value: Callable[[Candidate], float]) -> Decisi
 def _best_that_fits(search: _Search, wanted: Decision) -> Decision:
     """The best point that a frame can carry, which is not known to be the best cut that it can."""
     graph, limit = search.problem.graph, search.goal.max_cost
-    search = replace(search, goal=replace(search.goal, objective=wanted.objective))
+    search = replace(search, goal=replace(search.goal, objective=wanted.objective, method="auto"))
     weights = search.goal.weights(search.power)
 
     def value(found: Decision) -> tuple[bool, bool, bool, float]:

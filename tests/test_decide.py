@@ -99,6 +99,14 @@ def test_a_limit_below_zero_cannot_be_kept() -> None:
         decide(branches(), Goal(max_cost=-0.1, price_per_s=1.0))
 
 
+def test_a_rate_is_kept_up_with_by_a_point_where_no_frame_carries_the_minimum_cut() -> None:
+    rng, narrow = random.Random(3), Room(40, 1)
+    for _ in range(60):
+        problem = random_problem(rng, random_graph(rng, 6))
+        found = decide(problem, Goal("auto", method="mincut", rate_per_s=1e9), POWER, narrow)
+        assert all(narrow.fits(problem.graph, part) for part in found.parts)
+
+
 @pytest.mark.parametrize("room", [Room(19, 64), Room(1 << 20, 1)], ids=["too many bytes", "too many tensors"])
 @pytest.mark.parametrize("goal", [Goal(), Goal("throughput"), Goal("auto", rate_per_s=1e-3)], ids=str)
 def test_what_no_frame_can_carry_is_not_chosen(room: Room, goal: Goal) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, OF_THE_OBJECTIVE, POINT
-from lab.contenders import Floor, heads_of
+from lab.contenders import Floor, heads_of, is_rival
 from lab.grid import LEAST_POINTS
 from lab.records import Cell
 from lab.report.rows import PARTS, Row
@@ -72,7 +72,9 @@ class CellResult:
     def beaten(self) -> frozenset[int]:
         """Points that need not be measured: whatever they take, it is more than the least here."""
         good = [row for row in self.everything if row.is_measured and not row.wrong]
-        values = [value for row in good if (value := self.value(row)) is not None]
+        codecs = {row.asked.rpartition(":")[2] for row in self.points}
+        rivals = [row for row in good if is_rival(row.who, row.point, row.asked, codecs, "".join(row.completed_by))]
+        values = [value for row in rivals if (value := self.value(row)) is not None]
         if self.floor is None or not values:
             return frozenset()
         heads_s = heads_of((row.point, row.edge_s) for row in good if row.edge_s is not None)
@@ -80,8 +82,10 @@ class CellResult:
 
     @property
     def known(self) -> int:
-        """How many fixed points were measured, or cannot be the best."""
-        return len(self.ranked) + len(self.beaten)
+        """How many fixed points were measured, or cannot be the best, which only counts where none is left."""
+        points = next((row.points for row in self.rows if row.points), None)
+        is_whole = len({row.point for row in self.points} | self.beaten) == points
+        return len(self.ranked) + (len(self.beaten) if is_whole else 0)
 
     @property
     def best(self) -> Row | None:

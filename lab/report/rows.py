@@ -103,8 +103,10 @@ def number(records: Iterable[Record]) -> tuple[Numbered, ...]:
 
 
 def _key(record: Record) -> tuple[Any, ...]:
-    is_fixed = record.who == POINT
-    return (record.cell, record.who, *((record.point, record.layer, record.codec) if is_fixed else ()))
+    if record.who != POINT:
+        return record.cell, record.who
+    asked = record.plan.get("asked") or (record.point, record.layer, record.codec)
+    return record.cell, record.who, asked  # how it was packed may differ from attempt to attempt
 
 
 def rows_of(records: Iterable[Numbered]) -> tuple[Row, ...]:
