@@ -149,6 +149,10 @@ def _dataset_flags(parser: argparse.ArgumentParser) -> None:
 
 def profile(options: argparse.Namespace, progress: "Show") -> int:
     """Measure one network, or layers of many shapes."""
+    if options.excel is not None:
+        from utils import excel_utils
+
+        excel_utils.check_name(options.excel)  # before minutes of measuring
     if options.type is not None:
         return profile_network(options, progress)
     found = measure_layers(options, progress, is_fresh=options.fresh)

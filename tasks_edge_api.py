@@ -126,7 +126,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_names(excel: Path | None, plot: Path | None) -> None:
-    """Refuse a file that could not be written when all tasks are done. Raises UsageError."""
+    """Refuse a name that would only fail when all tasks are done. Raises UsageError."""
     if excel is not None:
         from utils import excel_utils
 
@@ -180,7 +180,10 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
         print()
         cli.show(lambda console: console.print(report.summary_table(outcome)))
     if failed is not None:
-        raise failed
+        if not options.json:
+            raise failed
+        cli.complain(f"tasks_edge_api.py: {failed}")  # the figures are the one document on stdout
+        return failed.exit_code
     if outcome.is_interrupted:
         return EXIT_INTERRUPTED
     return EXIT_OK if report.is_good(outcome) else AppError.exit_code

@@ -106,6 +106,9 @@ def load(place: Where) -> Own:
 
 
 def _run(place: Where) -> ModuleType:
+    from models import vision  # and with it torch
+
+    vision.torchvision()  # a file that imports it, itself or through something else, finds it fit for this torch
     folder = str(place.path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # what lies beside it can be imported, but never hides what is ours

@@ -104,13 +104,13 @@ def serve(options: argparse.Namespace) -> int:
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {_written(host, port)}")
+    cli.say(f"listening on {_host_port(host, port)}")
     cloud.server.serve()
     cloud.close()
     return 0
 
 
-def _written(host: str, port: int) -> str:
+def _host_port(host: str, port: int) -> str:
     """As a flag or a URL has it, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -122,7 +122,7 @@ def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
     from runtime.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
-    cli.complain(f"metrics on http://{_written(host, metrics.listen(host, port))}/metrics")
+    cli.complain(f"metrics on http://{_host_port(host, metrics.listen(host, port))}/metrics")
     return metrics
 
 

@@ -37,7 +37,8 @@ def greet(
 
     `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
     With `tls` the cloud has to prove who it is.
-    Raises ConnectError, MismatchError and DeadlineError, and ProtocolError where the cloud answers something else.
+    Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with, and ProtocolError where
+    it answers something else.
     """
     connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
     late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"

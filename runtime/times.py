@@ -57,7 +57,7 @@ class Times:
         found = _POLICIES[self.policy](self, executor, tails)
         return found or Found(measured(executor, self.cache_dir, progress, tails=tails))
 
-    def _none(self, executor: Executor, tails: bool) -> "Found | None":
+    def _never_predict(self, executor: Executor, tails: bool) -> "Found | None":
         """The network is to be measured."""
         return None
 
@@ -90,7 +90,7 @@ class Times:
 
 
 _POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | None"]] = {
-    "measured": Times._none,
+    "measured": Times._never_predict,
     "predicted": Times._must_predict,
     "auto": Times._may_predict,
 }

@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from net.connection import connect
 from net.messages import Hello
 from runtime.executor import prepare
 from runtime.talk import greet
-from tests.conftest import CloudProcess, run_edge, run_script, running_cloud
+from tests.conftest import LONG_S, ROOT, CloudProcess, run_edge, run_script, running_cloud
 from utils.errors import MismatchError, UsageError
 
 FILE = """
@@ -74,6 +76,17 @@ def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
     assert registry.given(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
     with pytest.raises(UsageError, match="does not take a picture: it takes a tensor"):
         inputs.read(entry.name, entry.takes, inputs.PICTURE, Path("a.png"), entry.preprocess)
+
+
+def test_a_file_may_import_torchvision(tmp_path: Path) -> None:
+    """Which is first made fit for this torch: in a process of its own, for this one has imported it."""
+    code = "import torchvision\nINPUT_SHAPE = (3, 64, 64)\ndef build():\n"
+    (tmp_path / "tv_net.py").write_text(f"{code}    return torchvision.models.squeezenet1_1(num_classes=10)\n")
+    look = "import sys; from models import registry; print(registry.given(sys.argv[1]).parameter_bytes)"
+    command = [sys.executable, "-c", look, str(tmp_path / "tv_net.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1_000_000
 
 
 def test_a_file_may_bring_weights_labels_an_example_and_a_preprocessing(tmp_path: Path) -> None:

@@ -255,6 +255,7 @@ def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProces
         (("--resume",), "goes on with a --tasks-file"),
         (("--excel", "tasks.csv"), "ends in .xlsx"),
         (("--plot", "tasks.txt"), "ends in .png"),
+        (("--plot", "tasks.pgf"), "ends in .png"),
         (("--rate", "0/s"), "is not a rate of arrivals"),
         (("-t", "nonsense"), "unknown network"),
         (("--emulate-cpu", "0.5", "--threads", "2"), "leave --threads away"),

@@ -30,7 +30,7 @@ class Sheet:
 
 def check_name(path: Path) -> None:
     """Raises UsageError for a name that a spreadsheet would not open."""
-    if path.suffix != ".xlsx":
+    if path.suffix.lower() != ".xlsx":
         raise UsageError(f"{path}: a workbook's name ends in .xlsx")
 
 

@@ -21,8 +21,9 @@ CLOSE, LOOSE = 1.1, 1.2
 
 
 def check_name(path: Path) -> None:
-    """Raises UsageError for a suffix that is no format of pictures."""
-    if path.suffix.lower().removeprefix(".") not in Figure().canvas.get_supported_filetypes():
+    """Raises UsageError for a suffix that is no format of pictures that can be written everywhere."""
+    needs_tex = {"pgf"}
+    if path.suffix.lower().removeprefix(".") not in set(Figure().canvas.get_supported_filetypes()) - needs_tex:
         raise UsageError(f"{path}: a picture's name ends in .png, .svg or .pdf")
 
 
