@@ -30,7 +30,7 @@ class Objective:
 
     wish: str
     """As people are told why a cut was chosen."""
-    value: str
+    label: str
     """What the axis of a picture calls it."""
     unit: str = "s"
     """Of the value: s or J."""

@@ -108,4 +108,4 @@ def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scal
     def value(predicted: Prediction, link: Link) -> float:
         return predicted.longest_s if objective.search is Search.STAGE else weights_at(link).value(predicted)
 
-    return Scale(objective.value, _UNITS[objective.unit], value)
+    return Scale(objective.label, _UNITS[objective.unit], value)
