@@ -1,6 +1,7 @@
 """Does prediction choose the right cut? Neurosurgeon's evaluation (Kang et al., ASPLOS 2017), as a simulation.
 
     python -m benchmarks.configurations
+    python -m benchmarks.configurations --others     # eight networks with branches among them, in place of the paper's
 
 8 networks x 3 radio links x 2 edges are 48 configurations, looked at for latency and again for the edge's energy. In
 each the decision is made from predicted times alone, by the predictors of the roles edge (1 thread) and cloud (2
@@ -15,6 +16,7 @@ Two threads wait for each other after every operation: with others on the machin
 The summary comes first, then what other rounds say, the times, and both tables.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,10 @@ from utils.units import format_seconds
 
 NETWORKS = ("alex_net", "vgg_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner", "senna_chk")
 """The paper's (Table 3)."""
+OTHERS = (
+    *("alex_net", "vgg_net", "mobile_net", "le_net", "torchvision:resnet18", "torchvision:googlenet"),
+    *("torchvision:squeezenet1_1", "torchvision:densenet121"),
+)
 MBIT = 125_000.0
 LINKS = {
     "3g": Link(1.1 * MBIT, 2.0275 * MBIT, 0.06),
@@ -296,8 +302,8 @@ def notes_of(known: Sequence[Known], cells: Mapping[str, Sequence[Cell]]) -> lis
         f"points and the minimum cut with times measured in the quietest of {ROUNDS} rounds.",
         "",
         "Neurosurgeon reports the best cut in 44 of 48, latency 3.1 x better than cloud only in the mean and 40.7 x at "
-        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices (a Jetson TK1 and a server with a GPU) "
-        "and its 8 networks, among them speech and text, are others: only the kind of result compares.",
+        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices are others (a Jetson TK1 and a server with "
+        "a GPU): only the kind of result compares.",
         "",
         *(ends_line(goal, found) for goal, found in cells.items()),
         "",
@@ -307,16 +313,25 @@ def notes_of(known: Sequence[Known], cells: Mapping[str, Sequence[Cell]]) -> lis
 
 
 def main() -> int:
-    """Predict, measure, evaluate, and write benchmarks/results/configurations.md."""
+    """Predict, measure, evaluate, and write benchmarks/results/configurations.md, or configurations_others.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--others", action="store_true", help="eight networks with branches among them")
+    is_others = parser.parse_args().others
     with tempfile.TemporaryDirectory() as folder:
-        known = [times_of(name, Path(folder)) for name in NETWORKS]
+        known = [times_of(name, Path(folder)) for name in (OTHERS if is_others else NETWORKS)]
     cells = {goal: [c for n in known for c in cells_of(n.predicted, n.rounds[0], Goal(goal))] for goal in GOALS}
     notes = notes_of(known, cells)
     for goal, found in cells.items():
         notes += table(goal.capitalize(), CELLS, [row_of(goal, cell) for cell in found], [])
     notes += ["Cuts: point/last point, or the layers of the head and the tensors that cross."]
     rows = [summary(goal, found) for goal, found in cells.items()]
-    write_table("configurations", "Choosing from predictions, 48 configurations", list(HEAD), rows, notes)
+    write_table(
+        "configurations_others" if is_others else "configurations",
+        "Choosing from predictions, 48 configurations",
+        list(HEAD),
+        rows,
+        notes,
+    )
     return 0
 
 
