@@ -302,8 +302,8 @@ def notes_of(known: Sequence[Known], cells: Mapping[str, Sequence[Cell]]) -> lis
         f"points and the minimum cut with times measured in the quietest of {ROUNDS} rounds.",
         "",
         "Neurosurgeon reports the best cut in 44 of 48, latency 3.1 x better than cloud only in the mean and 40.7 x at "
-        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices are others (a Jetson TK1 and a server with "
-        "a GPU): only the kind of result compares.",
+        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices are others (a Jetson TK1 and a server "
+        "with a GPU): only the kind of result compares.",
         "",
         *(ends_line(goal, found) for goal, found in cells.items()),
         "",
@@ -325,13 +325,8 @@ def main() -> int:
         notes += table(goal.capitalize(), CELLS, [row_of(goal, cell) for cell in found], [])
     notes += ["Cuts: point/last point, or the layers of the head and the tensors that cross."]
     rows = [summary(goal, found) for goal, found in cells.items()]
-    write_table(
-        "configurations_others" if is_others else "configurations",
-        "Choosing from predictions, 48 configurations",
-        list(HEAD),
-        rows,
-        notes,
-    )
+    name = "configurations_others" if is_others else "configurations"
+    write_table(name, "Choosing from predictions, 48 configurations", list(HEAD), rows, notes)
     return 0
 
 
