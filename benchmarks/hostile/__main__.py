@@ -72,7 +72,7 @@ NOTES = [
     "",
     f"A8: the good edge was connected before; it asks {INFERENCES} times in each turn, with and without in turns, for "
     f"the last six layers of alex_net, and pauses {PACE_S * 1e3:.0f} ms between two. The bar is a ratio of p95 under "
-    "1.2. Whoever is closed comes again in its next second. Other programs ran on the machine at the same time.",
+    "1.2. Whoever is closed comes again in its next second.",
 ]
 
 if __name__ == "__main__":
