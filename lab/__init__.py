@@ -1,1 +1,1 @@
-"""Experiments: emulated links, and in time whole sweeps."""
+"""Experiments: devices, links and cuts through the real programs, on links that are shaped; and reports of them."""

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lab.choices import AUTO, CHOICES, Situation
+from lab.choices import AUTO
 from lab.cleaner import Cleaner
 from lab.contenders import CROSSING
 from lab.field import Field, cores
 from lab.grid import FALLBACK, Key, Place, Want, flags_for, key_of, next_attempt
 from lab.programs import Program, program
 from lab.records import Record
+from lab.rules import RULES, Situation
 from lab.spec import Spec
 from utils.errors import AppError
 
@@ -64,7 +65,7 @@ class Asked:
         assert self._auto is not None  # set by that
         cell = self.place.cell
         try:
-            return CHOICES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+            return RULES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
         except AppError as error:
             raise NoChoice(f"{who} cannot choose: {error}") from error
 

@@ -16,8 +16,9 @@ import pytest
 
 from lab import chooser
 from lab.baselines import BASELINES, Choice, Given, Sides, choose
-from lab.choices import AUTO_RAW, CHOICES, FIXED, Situation
+from lab.choices import AUTO_RAW, FIXED
 from lab.chooser import Chooser, Sources
+from lab.rules import RULES, Situation
 from models.graph import LayerGraph
 from models.specs import KINDS
 from predictor import dataset
@@ -102,11 +103,11 @@ def test_the_simple_ones_are_the_ends() -> None:
     packed = {"all-cloud-8bit": "0:pixels", "all-cloud-jpeg": "0:jpeg"}
     assert found == {"all-edge": f"{last}:raw", "all-cloud": "0:raw", **packed}
     seen = Situation("any", last + 1, {}, Path(), None)
-    assert found == {name: CHOICES[name](seen) for name in FIXED}
+    assert found == {name: RULES[name](seen) for name in FIXED}
 
 
 def test_lab_run_knows_every_baseline() -> None:
-    assert CHOICES.keys() - {AUTO_RAW} == BASELINES.keys()
+    assert RULES.keys() - {AUTO_RAW} == BASELINES.keys()
 
 
 @pytest.mark.parametrize("name", ["neurosurgeon", "dads", "nobody"])

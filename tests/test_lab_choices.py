@@ -7,8 +7,9 @@ import pytest
 
 from lab import choices
 from lab.baselines import BASELINES, Given, Sides, choose
-from lab.choices import AUTO_RAW, CHOICES, Situation
+from lab.choices import AUTO_RAW
 from lab.chooser import Chooser, Sources
+from lab.rules import RULES, Situation
 from models.specs import KINDS
 from predictor import dataset, store
 from predictor.profile import Profile, ProfileKey
@@ -40,9 +41,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, network: Callable[[str], N
 
 
 def test_every_baseline_has_a_choice_and_the_other_way_round() -> None:
-    assert CHOICES.keys() - {AUTO_RAW} == BASELINES.keys()
-    assert CHOICES.keys() >= choices.CLOUD_FLAGS.keys()
-    choices.check((choices.AUTO, *CHOICES))
+    assert RULES.keys() - {AUTO_RAW} == BASELINES.keys()
+    assert RULES.keys() >= choices.CLOUD_FLAGS.keys()
+    choices.check((choices.AUTO, *RULES))
     with pytest.raises(UsageError, match=r"no baseline 'me': choose auto, auto-raw, .*dads"):
         choices.check(("dads", "me"))
 
@@ -59,7 +60,7 @@ def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
     found = set()
     for rate in RATES:
         document = {"link": {"up_bytes_per_s": rate}}
-        text = CHOICES[name](Situation(MODEL, len(graph.points), document, machine, SHARE))
+        text = RULES[name](Situation(MODEL, len(graph.points), document, machine, SHARE))
         if name == "neurosurgeon":
             (expected,) = by_hand.choose([name], MODEL, rate, SHARE)
         else:
