@@ -67,8 +67,12 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.bytes
 	$(BIN)/python -m benchmarks.dads
+	$(BIN)/python deployment.py profile --role cloud --threads 2 --budget 115s
+	$(BIN)/python deployment.py fit --role edge --threads 1
+	$(BIN)/python deployment.py fit --role cloud --threads 2
 	$(BIN)/python -m benchmarks.configurations
 	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.hostile
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
