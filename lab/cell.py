@@ -1,7 +1,7 @@
 """Measuring one cell: the real edge, asked for one cut after the other, and what it answers made into records."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from lab.choices import AUTO
 from lab.cleaner import Cleaner
 from lab.contenders import CROSSING
 from lab.field import Field, cores
-from lab.grid import FALLBACK, Key, Place, Want, flags_for, key_of, next_attempt
+from lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
 from lab.programs import Program, program
 from lab.records import Record
 from lab.rules import RULES, Situation
@@ -110,11 +110,6 @@ def edge(
         ready = read_document(running.line(READY_S))
         where.limit(running.pid, cell.cpu)
         yield Asked(place, int(ready["points"]), spec, cache_dir, running)
-
-
-def missing(place: Place, wanted: Sequence[Want], done: dict[Key, list[Record]], repeat: int) -> list[Want]:
-    """What is not there yet."""
-    return [w for w in wanted if next_attempt(done.get(key_of(place.cell, w.who, w.asked), []), repeat) is not None]
 
 
 def measure(

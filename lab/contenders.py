@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from lab.choices import AUTO, POINT
-from lab.grid import FALLBACK, Key, Place, Want, key_of, next_attempt
+from lab.grid import FALLBACK, Key, Place, Want, missing
 from lab.records import Cell, Record
 from lab.spec import OBJECTIVES, Spec
 from lab.token_bucket import burst_bytes
@@ -26,8 +26,6 @@ from utils.units import parse_link
 
 CROSSING = "boundary_bytes"
 """The key in the plan of `auto` under which a record says what crosses at each point."""
-EDGE = "edge"
-"""`completed_by` of an inference that needed no cloud."""
 SURE = 0.9
 """Of a bound: what the noise of a measured head, and bytes that are packed anew, may take away from it."""
 
@@ -80,10 +78,7 @@ def floor_of(cell: Cell, objective: str, crossing: Sequence[int]) -> Floor | Non
 
 def value_of(record: Record, objective: str) -> float | None:
     """What is least under an objective: seconds, or joules of the edge, None where none were modelled."""
-    if objective != "energy":
-        return record.total_s
-    stages = (record.energy or {}).get("measured_stages") or {}
-    return None if stages.get("total_j") is None else float(stages["total_j"])
+    return record.total_j if objective == "energy" else record.total_s
 
 
 def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -> Want | None:
@@ -103,29 +98,20 @@ def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -
     likely = next((group[0].point for group in known if group[0].who == AUTO), None)
     order = sorted(range(len(crossing)), key=lambda point: point != likely)  # a good one first: it rules others out
     wanted = (Want(POINT, f"{point}:{spec.codec}") for point in order if point not in beaten)
-    return next((want for want in wanted if _is_missing(place, want, done, spec.repeat)), None)
-
-
-def _is_missing(place: Place, want: Want, done: Mapping[Key, list[Record]], repeat: int) -> bool:
-    return next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None
+    return next(missing(place, wanted, done, spec.repeat), None)
 
 
 def _is_rival(record: Record, cell: Cell, codec: str) -> bool:
     is_own = record.who != AUTO or record.cell == cell
-    return is_own and is_rival(record.who, record.point, asked_of(record), {codec}, record.completed_by)
+    return is_own and is_rival(record.who, record.point, record.asked, {codec}, ran_here=record.ran_here)
 
 
-def is_rival(who: str, point: int | None, asked: str, codecs: Collection[str], completed_by: str) -> bool:
+def is_rival(who: str, point: int | None, asked: str, codecs: Collection[str], *, ran_here: bool) -> bool:
     """Whether a measurement is as good as that of a fixed point, where these are packed by `codecs`."""
     if point is None:
         return False
     packing = "auto" if who == AUTO else asked.rpartition(":")[2]
-    return who == POINT or packing in codecs or completed_by == EDGE  # which packs nothing
-
-
-def asked_of(record: Record) -> str:
-    """What the edge was asked for; "" where an old record does not say."""
-    return str(record.plan.get("asked", ""))
+    return who == POINT or packing in codecs or ran_here  # which packs nothing
 
 
 def _beaten(

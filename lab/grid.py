@@ -94,7 +94,7 @@ def groups(records: Iterable[Record]) -> dict[Key, list[Record]]:
     """The records of the last attempt of every group."""
     found: dict[Key, list[Record]] = {}
     for record in records:
-        kept = found.setdefault(key_of(record.cell, record.who, str(record.plan.get("asked", ""))), [])
+        kept = found.setdefault(key_of(record.cell, record.who, record.asked), [])
         if kept and record.attempt > kept[0].attempt:
             kept.clear()
         if not kept or record.attempt == kept[0].attempt:
@@ -108,6 +108,13 @@ def next_attempt(found: Sequence[Record], repeat: int) -> int | None:
         return 0
     is_done = len(found) >= repeat and SUPERSEDED not in found[0].flags
     return None if is_done else found[0].attempt + 1
+
+
+def missing(place: Place, wanted: Iterable[Want], done: Mapping[Key, Sequence[Record]], repeat: int) -> Iterator[Want]:
+    """What is not there yet."""
+    for want in wanted:
+        if next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None:
+            yield want
 
 
 def is_spread(totals_s: Sequence[float]) -> bool:

@@ -18,6 +18,8 @@ from utils.errors import AppError, MismatchError, UsageError
 from utils.files import write_atomically
 
 SCHEMA = 1
+EDGE = "edge"
+"""`completed_by` of an inference that needed no cloud."""
 SPEC, ENVIRONMENT, RECORDS, LOGS = "spec.toml", "environment.json", "records.jsonl", "logs"
 MAX_LINE = 16 << 20
 
@@ -91,6 +93,22 @@ class Record:
     def total_s(self) -> float:
         """From the input to the answer, on the edge's clock."""
         return float(self.measured["total_s"])
+
+    @property
+    def total_j(self) -> float | None:
+        """Joules of the edge, modelled from the measured stages; None where they were not."""
+        stages = (self.energy or {}).get("measured_stages") or {}
+        return None if stages.get("total_j") is None else float(stages["total_j"])
+
+    @property
+    def asked(self) -> str:
+        """What the edge was asked for; "" where an old record does not say."""
+        return str(self.plan.get("asked", ""))
+
+    @property
+    def ran_here(self) -> bool:
+        """Whether everything ran on the edge, as was wanted."""
+        return self.completed_by == EDGE
 
     def to_json(self) -> dict[str, Any]:
         """The line."""

@@ -18,7 +18,7 @@ from lab.cleaner import Cleaner, cleaner
 from lab.contenders import next_contender
 from lab.environment import environment
 from lab.field import Field, Mode, choose, cores
-from lab.grid import Key, Place, Want, groups, key_of, places, summary, wants
+from lab.grid import Key, Place, Want, groups, key_of, missing, places, summary, wants
 from lab.modes import MODES
 from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
@@ -215,7 +215,7 @@ class Run:
     def _missing(self, place: Place) -> Iterator[Want]:
         """What is still to be measured in a cell: asked anew after each measurement, which may rule others out."""
         wanted = wants(self.spec, self._counts[place.cell.model], place.cell.objective)
-        yield from measuring.missing(place, wanted, self._done, self.spec.repeat)
+        yield from missing(place, wanted, self._done, self.spec.repeat)
         if self.spec.points == CONTENDERS:
             while (want := next_contender(place, self.spec, self._done)) is not None:
                 yield want

@@ -23,7 +23,7 @@ def cell_line(place: Place, records: Sequence[Record], took_s: float) -> str:
     """One cell that was just measured."""
     best = next(iter(summary(records)), None)
     found = "" if best is None else f", best point {best.point} in {format_seconds(best.total_s)}"
-    unstable = len({(r.who, r.plan.get("asked")) for r in records if UNSTABLE in r.flags})
+    unstable = len({(r.who, r.asked) for r in records if UNSTABLE in r.flags})
     shaky = f", {unstable} unstable" if unstable else ""
     return f"{cell_text(place.cell)}: {len(records)} records in {format_seconds(took_s)}{found}{shaky}"
 

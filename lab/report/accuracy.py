@@ -63,7 +63,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
     plain: list[float] = []
     full: list[float] = []
     for row in rows:
-        if not row.is_measured or row.payload_bytes < LARGE_BYTES or row.cell.trace or row.completed_by == {"edge"}:
+        if not row.is_measured or row.payload_bytes < LARGE_BYTES or row.cell.trace or row.ran_here:
             continue
         up, down, rtt_s = parse_link(row.cell.link)
         ideal_s = row.payload_bytes / up

@@ -73,7 +73,7 @@ class CellResult:
         """Points that need not be measured: whatever they take, it is more than the least here."""
         good = [row for row in self.everything if row.is_measured and not row.wrong]
         codecs = {row.asked.rpartition(":")[2] for row in self.points}
-        rivals = [row for row in good if is_rival(row.who, row.point, row.asked, codecs, "".join(row.completed_by))]
+        rivals = [row for row in good if is_rival(row.who, row.point, row.asked, codecs, ran_here=row.ran_here)]
         values = [value for row in rivals if (value := self.value(row)) is not None]
         if self.floor is None or not values:
             return frozenset()
@@ -109,7 +109,7 @@ class CellResult:
     @property
     def all_edge(self) -> Row | None:
         """Everything on the edge: the point, or else the baseline of that name."""
-        found = (row for row in self.points if row.is_measured and row.completed_by == {"edge"})
+        found = (row for row in self.points if row.is_measured and row.ran_here)
         return next(found, self.by(ALL_EDGE))
 
     @property

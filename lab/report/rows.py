@@ -12,7 +12,7 @@ from typing import Any
 from lab.choices import POINT
 from lab.contenders import CROSSING
 from lab.grid import FALLBACK, UNSTABLE
-from lab.records import Cell, Record
+from lab.records import EDGE, Cell, Record
 
 Parts = Callable[[Mapping[str, Any]], float]
 STAGES: dict[str, Parts] = {
@@ -87,6 +87,11 @@ class Row:
         return bool(self.stages)
 
     @property
+    def ran_here(self) -> bool:
+        """Whether everything ran on the edge, as was wanted, every time."""
+        return self.completed_by == {EDGE}
+
+    @property
     def total_s(self) -> float:
         """Median of the wall clock; only where it was measured."""
         return self.stages["total"].median
@@ -105,7 +110,7 @@ def number(records: Iterable[Record]) -> tuple[Numbered, ...]:
 def _key(record: Record) -> tuple[Any, ...]:
     if record.who != POINT:
         return record.cell, record.who
-    asked = record.plan.get("asked") or (record.point, record.layer, record.codec)
+    asked = record.asked or (record.point, record.layer, record.codec)
     return record.cell, record.who, asked  # how it was packed may differ from attempt to attempt
 
 
@@ -123,14 +128,14 @@ def _row(group: Sequence[Numbered]) -> Row:
     fallbacks = [each for each in kept if each.record.completed_by == FALLBACK]
     good = [each for each in kept if each not in fallbacks]
     last, measured = (good or kept)[-1].record, [each.record.measured for each in good]
-    joules = [j for each in good if (j := _joules(each.record)) is not None]
+    joules = [j for each in good if (j := each.record.total_j) is not None]
     return Row(
         cell=last.cell,
         who=last.who,
         point=last.point,
         layer=last.layer,
         codec=last.codec,
-        asked=str(last.plan.get("asked", "")),
+        asked=last.asked,
         points=last.plan.get("points"),
         lines=tuple(each.line for each in good or kept),
         stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
@@ -146,11 +151,6 @@ def _row(group: Sequence[Numbered]) -> Row:
         wrong=sum(each.record.matches is False for each in good),
         is_unstable=any(UNSTABLE in each.record.flags for each in kept),
     )
-
-
-def _joules(record: Record) -> float | None:
-    stages = (record.energy or {}).get("measured_stages") or {}
-    return None if stages.get("total_j") is None else float(stages["total_j"])
 
 
 def _predicted(record: Record) -> dict[str, float]:

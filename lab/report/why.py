@@ -107,7 +107,7 @@ def _change(saved_s: float, w: Words) -> str:
 def _boundary(result: CellResult, w: Words) -> str:
     """Sizes of what crosses: the input's, the cut's, and the worst cut's."""
     best, cloud = result.ranked[0], result.all_cloud
-    crossing = [row for row in result.ranked if row.raw_bytes > 0 and row.completed_by != {"edge"}]
+    crossing = [row for row in result.ranked if row.raw_bytes > 0 and not row.ran_here]
     if cloud is None or not cloud.raw_bytes or len(crossing) < 3:
         return ""
     worst, largest = result.ranked[-1], max(crossing, key=lambda row: row.raw_bytes)
@@ -115,7 +115,7 @@ def _boundary(result: CellResult, w: Words) -> str:
     ratio, size = largest.raw_bytes / cloud.raw_bytes, format_bytes(largest.raw_bytes)
     where = w.where(largest)
     sizes = w("why_largest", where=where, size=size, ratio=f"{ratio:.2f}") if ratio > 1 else w("why_none_larger")
-    if best.completed_by == {"edge"} or best is cloud:
+    if best.ran_here or best is cloud:
         return w.join(sizes, told)
     small = w("why_small", size=format_bytes(best.raw_bytes), share=show_share(best.raw_bytes / cloud.raw_bytes))
     return w.join(small, sizes, told)

@@ -98,7 +98,7 @@ class Words:
 
     def where(self, row: Row) -> str:
         """A cut and what it means."""
-        if row.completed_by == {"edge"}:
+        if row.ran_here:
             return self("where_edge", cut=self.cut(row))
         if row.point == 0:
             return self("where_cloud")
