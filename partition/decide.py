@@ -107,6 +107,11 @@ class Decision:
     """How the output of each layer that goes up is packed; what is not named travels as it is."""
 
     @property
+    def is_of_stage(self) -> bool:
+        """Whether the longest stage is what is least, and no sum of them."""
+        return OBJECTIVES[self.objective].search is Search.STAGE
+
+    @property
     def is_cut(self) -> bool:
         """Whether it is a head and perhaps a tail, and does not go back and forth."""
         return self.parts[0].place == "edge" and len(self.parts) <= 2
@@ -207,9 +212,8 @@ def _search(search: _Search) -> Decision:
 
 def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]:
     """The smaller the better: what keeps up, of that what is light enough for latency, of that the least."""
-    is_stage = OBJECTIVES[decision.objective].search is Search.STAGE
-    value = decision.predicted.longest_s if is_stage else weights.value(decision.predicted)
-    return decision.keeps_up is False, is_stage, value
+    value = decision.predicted.longest_s if decision.is_of_stage else weights.value(decision.predicted)
+    return decision.keeps_up is False, decision.is_of_stage, value
 
 
 def _least_sum(search: _Search) -> Decision:

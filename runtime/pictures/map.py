@@ -70,7 +70,7 @@ def map_picture(planned: Planned, path: Path) -> None:
 
 
 def _why_no_map(planned: Planned) -> str:
-    if planned.decision.objective == "throughput":
+    if planned.decision.is_of_stage:
         return "There is no map of best cuts: the longest stage is no sum of stages, so each rate needs a search."
     return "There is no map of best cuts: with a limit of cost, each rate needs a search of its own."
 

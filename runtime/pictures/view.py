@@ -9,7 +9,7 @@ import numpy as np
 
 from partition.cost import LATENCY, Link, Prediction, StageWeights
 from partition.decision_map import FASTEST, SLOWEST, DecisionMap, Region, follow, keep_download
-from partition.objectives import OBJECTIVES, Search
+from partition.objectives import OBJECTIVES
 from runtime.pictures.style import LEAST
 from runtime.power import PowerChoice
 from runtime.whatif import Planned
@@ -67,8 +67,7 @@ class View:
         """The rates around where the best cut changes, and around the plan's own."""
         link, config = planned.problem.link, planned.config
         link_at = (follow if config.down_bytes_per_s is None else keep_download)(link)
-        is_stage = OBJECTIVES[planned.decision.objective].search is Search.STAGE
-        found = None if is_stage else planned.map
+        found = None if planned.decision.is_of_stage else planned.map
         begins = found.begins[1:] if found else ()
         times = 4.0 if begins else 16.0
         rates, own = (*begins, link.up_bytes_per_s), link.up_bytes_per_s
@@ -106,6 +105,6 @@ def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scal
     objective = OBJECTIVES[planned.decision.objective]
 
     def value(predicted: Prediction, link: Link) -> float:
-        return predicted.longest_s if objective.search is Search.STAGE else weights_at(link).value(predicted)
+        return predicted.longest_s if planned.decision.is_of_stage else weights_at(link).value(predicted)
 
     return Scale(objective.label, _UNITS[objective.unit], value)
