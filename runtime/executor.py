@@ -27,7 +27,7 @@ from predictor.profile import Profile, ProfileKey, Progress
 from predictor.quota import Quota
 from predictor.timing import measure, work_clock
 from utils.cpu_limit import cpu_limit
-from utils.inference_utils import device_name, keep_freed_memory, wall_clock
+from utils.inference_utils import device_name, keep_freed_memory, prepare_device, wall_clock
 
 SEGMENTS_KEPT = 128
 
@@ -132,6 +132,7 @@ class TorchExecutor:
 
     def __init__(self, network: Network, device: torch.device, cpu_share: CpuShare | None = None) -> None:
         keep_freed_memory()
+        prepare_device(device)
         self._network = network
         self.traced = network.traced
         self.traced.module.to(device)

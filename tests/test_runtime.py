@@ -25,7 +25,7 @@ from tests.test_graph import chain
 from utils.deadline import Deadline
 from utils.errors import DeadlineError, UsageError
 from utils.files import write_atomically
-from utils.inference_utils import find_device
+from utils.inference_utils import find_device, prepare_device
 
 CPU = torch.device("cpu")
 KEY = ProfileKey("m", "g", "w", "cpu x", 1, "torch", "wall", "2")
@@ -276,3 +276,15 @@ def test_a_device_that_is_not_there_is_an_error_and_never_the_cpu(name: str) -> 
         pytest.skip("this machine has one")
     with pytest.raises(UsageError):
         find_device(name)
+
+
+def test_a_cuda_device_computes_float32_as_float32() -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        prepare_device(torch.device("cuda"))  # needs no such device: these are settings of the process
+        assert not matmul.allow_tf32
+        assert not cudnn.allow_tf32
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -27,6 +27,12 @@ def _mps_clock() -> float:
     return time.perf_counter()
 
 
+def _use_full_float32() -> None:
+    """cuDNN's default rounds what a convolution reads to the 10 bits of TF32, which changes answers by 1e-3."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _check_cuda(device: torch.device) -> None:
     if not torch.cuda.is_available():
         raise UsageError("this machine or this torch has no CUDA device: use -d cpu, or install a CUDA build of torch")
@@ -48,11 +54,13 @@ class _Kind:
     check: Callable[[torch.device], None]
     """Raises UsageError where this machine has no such device."""
     name: Callable[[torch.device], str]
+    prepare: Callable[[], None] = lambda: None
+    """Settings of this process without which float32 is not computed as float32."""
 
 
 _KINDS: dict[str, _Kind] = {
     "cpu": _Kind(time.perf_counter, lambda _: None, lambda _: _cpu_name()),
-    "cuda": _Kind(_cuda_clock, _check_cuda, torch.cuda.get_device_name),
+    "cuda": _Kind(_cuda_clock, _check_cuda, torch.cuda.get_device_name, _use_full_float32),
     "mps": _Kind(_mps_clock, _check_mps, lambda _: _cpu_name()),
 }
 
@@ -73,6 +81,11 @@ def find_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r} is not supported: give cpu, cuda or mps")
     _KINDS[device.type].check(device)
     return device
+
+
+def prepare_device(device: torch.device) -> None:
+    """Make a device compute float32 as float32, in this process, as the other side does."""
+    _KINDS[device.type].prepare()
 
 
 def device_name(device: torch.device) -> str:
