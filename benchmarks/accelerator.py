@@ -22,10 +22,8 @@ import torch
 
 from benchmarks.clouds import running_cloud
 from benchmarks.fingerprint import write_table
-from edge_api import build_config, build_parser
-from models import registry, weights
+from models import inputs, registry, weights
 from runtime.children import ROOT
-from runtime.edge import read_input
 from utils.inference_utils import device_name, find_device, prepare_device
 
 MODELS = "le_net,alex_net,mobile_net,vgg_net,resnet18,googlenet,densenet121,deepface,kaldi,senna_pos"
@@ -94,18 +92,13 @@ def whole(model: str, device: torch.device) -> tuple[int, float, float]:
     """Of the whole network in plain torch: its class and largest value on the processor, its seconds on the device."""
     entry = registry.given(model)
     module = weights.load(entry).model
-    x = sample(entry)
+    x = inputs.sample(entry.sample, entry.preprocess).tensor
     with torch.inference_mode():
         answer = module(x)
         answer = answer if isinstance(answer, torch.Tensor) else answer[0]
         rows = answer[0] if answer.ndim == 3 else answer.reshape(1, -1)
         prepare_device(device)
         return int(rows[0].argmax()), float(answer.abs().max()), device_s(module.to(device), x.to(device), device)
-
-
-def sample(entry: registry.Entry) -> torch.Tensor:
-    """The input that edge_api.py takes when it is told none."""
-    return read_input(build_config(build_parser().parse_args(["-t", entry.name])), entry).tensor
 
 
 def device_s(module: torch.nn.Module, x: torch.Tensor, device: torch.device) -> float:
