@@ -103,16 +103,17 @@ def whole(model: str, device: torch.device) -> tuple[int, float, float]:
 
 def device_s(module: torch.nn.Module, x: torch.Tensor, device: torch.device) -> float:
     """Median seconds of a forward pass after a rest, by the device's own clock where it has one."""
-    took = []
+    event: Any = torch.cuda.Event  # torch gives it no types
+    took: list[float] = []
     for _ in range(8):
         time.sleep(0.1)
         if device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin, end = event(enable_timing=True), event(enable_timing=True)
             begin.record()
             module(x)
             end.record()
             end.synchronize()
-            took.append(begin.elapsed_time(end) / 1e3)
+            took.append(float(begin.elapsed_time(end)) / 1e3)
         else:
             started = time.perf_counter()
             module(x)
