@@ -42,6 +42,8 @@ class Traced:
     """Layers that look at their input's memory in another way and compute nothing."""
     strided: frozenset[int] = frozenset()
     """Layers whose output does not lie in memory in the order of its indices."""
+    numbers: str = ""
+    """Of a network of one's own, a digest of the numbers in the graph that are no parameters."""
 
 
 class NotCuttableError(Exception):
