@@ -168,7 +168,7 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
     except (Exception, SystemExit) as error:
         text = (str(error).strip().splitlines() or [""])[0]
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename) == place.path]
+        lines = [frame.lineno for frame in frames if Path(frame.filename) in (place.path, place.path.resolve())]
         last = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         spot = f"{place.path}, line {last}" if last else str(place.path)
         raised = f"{what} raises {type(error).__name__}" if what else type(error).__name__

@@ -79,7 +79,8 @@ class Served:
         if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
             return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
-        self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        one_each = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        self.batched[layers] = one_each and not layers & self.executor.traced.bound  # a number would be of all of them
         if self.batched[layers]:
             try:
                 batch = self._run_batch(layers, requests)
