@@ -88,9 +88,7 @@ def trace(
         else:
             return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
     if cases is not None and not cases.is_steady:
-        raise UsageError(
-            f"{name} answers the same input otherwise each time: random numbers, or something that it keeps"
-        )
+        raise UsageError(f"{name} gives another answer each time: random numbers in forward(), or something it keeps")
     raise UsageError(f"{name} cannot be captured as a graph of layers ({_why(reasons)})")
 
 
@@ -115,7 +113,7 @@ _HOLDERS = (dict, OrderedDict, list, set)
 
 
 def _why(reasons: Mapping[str, Exception]) -> str:
-    """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true one."""
+    """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true."""
     told = {capture: _first_line(error) for capture, error in reasons.items()}
     last = next(reversed(told))
     if _DEPENDS.search(told[last]):

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TextIO
 
 STDOUT = 1
 
@@ -42,7 +43,7 @@ def silent_stderr() -> Iterator[None]:
 class _OfOthers(io.TextIOBase):
     """Writes what other threads write."""
 
-    def __init__(self, to: io.TextIOBase) -> None:
+    def __init__(self, to: TextIO) -> None:
         self._to, self._silent = to, threading.get_ident()
 
     def write(self, text: str) -> int:
