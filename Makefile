@@ -5,7 +5,7 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 
 # Modules that only decide, from what they are given: `make coverage` wants every branch of them.
-PURE := partition/*.py models/graph.py models/graph_json.py models/text.py \
+PURE := partition/*.py models/graph.py models/graph_json.py models/marks.py models/text.py \
 	$(addprefix net/,frames.py plain_pickle.py tensors.py messages.py refusals.py penalties.py pacing.py) \
 	$(addprefix net/,codec.py forms.py affine.py pixels.py jpeg.py) \
 	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py train.py) \

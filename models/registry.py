@@ -41,6 +41,8 @@ class Entry:
     """Builds the network with torchvision's published weights, which it downloads on first use."""
     code: str = ""
     """Of a network of one's own, the digest of its file: both sides need the same one."""
+    built: own.Built | None = None
+    """Of a network of one's own, what it was built as first."""
 
 
 def find(name: str) -> Entry:
@@ -141,6 +143,7 @@ def _own(found: own.Own) -> Entry:
         sample="example",
         takes=inputs.PICTURE if takes_pictures else inputs.TENSOR,
         code=found.code,
+        built=found.built,
     )
 
 

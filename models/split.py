@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from torch import fx
+import torch
+from torch import fx, nn
 
 from models.trace import Traced
 
@@ -19,6 +20,13 @@ class Segment:
     module: fx.GraphModule
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    overwritten: frozenset[int] = frozenset()
+    """Those of the inputs into which a layer of the segment writes: whoever still holds them gives a copy."""
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a network's numbers are; a network without any runs on the processor."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def segment(traced: Traced, layers: Collection[int]) -> Segment:
@@ -36,7 +44,8 @@ def segment(traced: Traced, layers: Collection[int]) -> Segment:
             _copy(graph, node, here)
     graph.output(tuple(here[traced.nodes[number][-1]] for number in outputs))
     graph.lint()
-    return Segment(fx.GraphModule(traced.module, graph, "Segment"), inputs, outputs)
+    overwritten = frozenset(n for n in inputs if traced.overwritten.get(n, frozenset()) & inside)
+    return Segment(fx.GraphModule(traced.module, graph, "Segment"), inputs, outputs, overwritten)
 
 
 def _copy(graph: fx.Graph, node: fx.Node, here: dict[fx.Node, fx.Node]) -> fx.Node:

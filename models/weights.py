@@ -4,11 +4,14 @@ Without a file, the parameters are drawn from a seed. They have to be the same o
 processor and a cloud with an x86 one would refuse each other; torch's own initialisation differs in the last bits
 between processors. So every tensor is drawn by numpy's PCG64, whose raw stream is specified, and scaled by one
 multiplication and one subtraction, which IEEE 754 fixes exactly.
+
+That holds for the networks of the registry. A network of one's own keeps the numbers that its file gives it, bit for
+bit (`models.building`).
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from models.fingerprint import Fingerprint, held_by, of_held, of_state
 from models.registry import Entry
 from utils.errors import MismatchError, UsageError
 from utils.files import require_file
@@ -33,10 +37,17 @@ class Loaded:
     """A network in eval mode with its parameters."""
 
     model: nn.Module
+    """The network itself, as its own code built it: what every answer is compared with."""
     digest: str
     origin: str
     """`file NAME`, `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of one's own `as built`."""
     trained: bool
+    code: str = ""
+    """Of a network of one's own, the digest of its file, which is part of `digest`."""
+    names: tuple[str, ...] = ()
+    """Of the tensors in the digest, in its order."""
+    marks: str = field(default="", repr=False)
+    """What leads to the first tensor that differs (`models.marks`)."""
 
 
 def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
@@ -52,33 +63,36 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
 def _default(entry: Entry) -> Loaded:
     if entry.shipped is not None:
         return _from_file(entry, Path(__file__).parent / "zoo" / entry.shipped, "shipped")
-    model, drawn = _seeded(entry)
-    is_built = bool(entry.code) and not drawn
-    return _finish(model, entry, "as built" if is_built else "seed 0 (untrained)", trained=is_built)
+    if entry.built is None:
+        return _finish(seeded(entry), entry, "seed 0 (untrained)", trained=False)
+    drawn = entry.built.is_drawn
+    return _finish(entry.build(), entry, "seed 0 (untrained)" if drawn else "as built", trained=not drawn)
 
 
 def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
-    model = seeded(entry)
-    _fill(model, _read(path), path, entry.name)
-    return _finish(model, entry, origin, trained=True)
+    model = seeded(entry) if entry.built is None else entry.build()
+    state = _read(path)
+    _fill(model, state, path, entry.name)
+    return _finish(model, entry, origin, trained=True, given=state)
 
 
 def digest(model: nn.Module) -> str:
     """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in the order of their names."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return "sha256:" + sha.hexdigest()
+    return of_state(model).digest
 
 
-def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool) -> Loaded:
-    """Of a network of one's own, the digest is that of its parameters and its file: its code may hold numbers too."""
+def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given: Iterable[str] = ()) -> Loaded:
+    """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
-    found = digest(model)
-    if entry.code:
-        found = "sha256:" + hashlib.sha256(f"{found} {entry.code}".encode()).hexdigest()
-    return Loaded(model, found, origin, trained)
+    found = of_state(model) if entry.built is None else _compared(model, entry, given)
+    return Loaded(model, found.digest, origin, trained, entry.code, found.names, found.marks)
+
+
+def _compared(model: nn.Module, entry: Entry, given: Iterable[str]) -> Fingerprint:
+    assert entry.built is not None
+    held = list(held_by(model))
+    entry.built.check(held, given)
+    return of_held(held, entry.code)
 
 
 def _imagenet(entry: Entry) -> Loaded:
@@ -143,8 +157,13 @@ def _is_dense(value: Any) -> bool:
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
+    """Load a file, in which buffers may be that torch itself does not save."""
     wanted = model.state_dict()
+    if odd := [key for key, value in wanted.items() if not isinstance(value, torch.Tensor)]:
+        raise UsageError(f"{name} keeps numbers that are no tensors ({odd[0][:60]}): build() has to set them, no file")
+    unsaved = {key: buffer for key, buffer in model.named_buffers() if key not in wanted}
     state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
+    wanted |= {key: unsaved[key] for key in unsaved.keys() & state.keys()}
     for key in sorted(wanted.keys() | state.keys()):
         if key not in state:
             _refuse(path, name, f"it has no {key}")
@@ -153,7 +172,10 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: st
         if wanted[key].shape != state[key].shape:
             there, here = tuple(state[key].shape), tuple(wanted[key].shape)
             _refuse(path, name, f"{key} is {there} there and {here} in the network")
-    model.load_state_dict(state)
+    with torch.no_grad():
+        for key in unsaved.keys() & state.keys():
+            unsaved[key].copy_(state[key])
+    model.load_state_dict({key: value for key, value in state.items() if key not in unsaved})
 
 
 def _refuse(path: Path, name: str, reason: str) -> None:
@@ -197,20 +219,13 @@ class _NoteRandomFills(TorchFunctionMode):
 
 def seeded(entry: Entry, seed: int = 0) -> nn.Module:
     """Build a network in eval mode, parameters drawn alike on every machine; constants stay the constructor's."""
-    return _seeded(entry, seed)[0]
-
-
-def _seeded(entry: Entry, seed: int = 0) -> tuple[nn.Module, bool]:
-    """The same, and whether any parameter was drawn."""
     with _NoteRandomFills() as fills:
         model = entry.build()
-    drawn = False
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if fills.is_random(parameter):
                 parameter.copy_(_draw(f"{seed} {name}", tuple(parameter.shape)))
-                drawn = True
-    return model.eval(), drawn
+    return model.eval()
 
 
 def _draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -24,6 +24,12 @@ class Hello:
     """Digest of the graph of layers."""
     codecs: list[str]
     token: str
+    torch: str = ""
+    """The edge's version of torch ..."""
+    code: str = ""
+    """... the digest of the file of a network of one's own ..."""
+    tensors: str = ""
+    """... and six hexadecimal digits for each of at most 128 runs of tensors: for a refusal to say what differs."""
 
 
 @dataclass(frozen=True, slots=True)

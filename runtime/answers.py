@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from models.split import device_of
 from net.tensors import Array
 
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
@@ -51,10 +52,10 @@ def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
 
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
     """What a network answers to an input of shape (1, ...) that is run here in one piece, and not slowed down."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():
-        found = model(x.to(device))
+        found = model(x.clone().to(device))  # which may work in place
     return [t.cpu().numpy() for t in (found if isinstance(found, tuple | list) else (found,))]
 
 

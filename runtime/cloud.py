@@ -172,7 +172,7 @@ class Cloud:
         except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
             log.warning("! %s cannot be served: %s", entry.name, error)
             raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
-        check_same(hello, served.hello)
+        check_same(hello, served.hello, served.names)
         return served
 
     def _answer(self, session: Session, frame: Frame) -> None:

@@ -9,7 +9,7 @@ from models import inputs, weights
 from models.graph import INPUT, LayerGraph, to_ranges
 from models.inputs import Input
 from models.registry import Entry
-from net.codec import STANDARD, Encoded
+from net.codec import Encoded
 from net.connection import Connection
 from net.frames import FrameType
 from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
@@ -19,6 +19,7 @@ from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
 from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
+from runtime.identity import hello_of
 from runtime.packing import pack
 from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
 from utils.deadline import Deadline
@@ -166,7 +167,7 @@ class Edge:
 
     def hello(self, token: str) -> Hello:
         """What a cloud has to know of our network."""
-        return Hello(self.graph.name, self.network.loaded.digest, self.graph.digest, list(STANDARD), token)
+        return hello_of(self.network, token)
 
     def greet(self, host: str, port: int, token: str, timeout_s: float) -> Ready:
         """Connect and agree on the network, which the cloud may have to load. Raises what `talk.greet` does."""

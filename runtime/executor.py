@@ -7,7 +7,7 @@ name is part of the key of every profile, since it changes every time.
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +43,7 @@ class Network:
 
 def prepare(loaded: Loaded, example: Input, name: str) -> Network:
     """Capture the graph of a network."""
-    return Network(loaded, trace(loaded.model, example.tensor, name), example)
+    return Network(loaded, trace(loaded.model, example.tensor, name, is_own=bool(loaded.code)), example)
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,10 @@ class TorchExecutor:
         return self._segments[layers]
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
-        """Run a segment; the outputs may share memory with the inputs."""
+        """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
         started, work_started = self._clock(), work_clock()
         with torch.inference_mode():
-            outputs = segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            outputs = segment.module(*self._given(segment, arrays))
             made = [np.asarray(tensor.cpu()) for tensor in outputs]
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
@@ -169,7 +169,14 @@ class TorchExecutor:
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
         with torch.inference_mode():
-            segment.module(*(torch.from_numpy(array).to(self._device) for array in arrays))
+            segment.module(*self._given(segment, arrays))
+
+    def _given(self, segment: Segment, arrays: Sequence[Array]) -> Iterator[torch.Tensor]:
+        """Of what the segment writes into a copy: the caller may need it again, if the cloud does not answer, say."""
+        for number, array in zip(segment.inputs, arrays, strict=True):
+            here = torch.from_numpy(array)
+            there = here.to(self._device)
+            yield there.clone() if there is here and number in segment.overwritten else there
 
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False

@@ -12,13 +12,13 @@ import torch
 from models import inputs, registry, weights
 from models.inputs import Input
 from models.registry import Entry
-from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
 from partition.packing import Allowed
 from predictor.profile import Progress
 from runtime.answers import whole_answer
 from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
+from runtime.identity import hello_of
 from runtime.packing import packing_of, wanted_of
 from runtime.tasks import Problem, Task
 from runtime.times import Found, Times
@@ -43,8 +43,7 @@ class Member:
 
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
-        graph = self.network.traced.graph
-        return Hello(graph.name, self.network.loaded.digest, graph.digest, list(STANDARD), token)
+        return hello_of(self.network, token)
 
 
 class Fleet:

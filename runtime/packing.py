@@ -21,6 +21,7 @@ from torch import fx
 
 from models.graph import INPUT, LayerGraph
 from models.inputs import PICTURE
+from models.split import device_of
 from models.trace import Traced
 from net import codec
 from net.codec import CODECS, OPTIONAL, Encoded
@@ -193,9 +194,8 @@ def measure(
 ) -> Packing:
     """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
     watch = _Watch(traced, needed, progress)
-    device = next(traced.module.parameters()).device
     with torch.inference_mode():
-        watch.run(x.to(device))
+        watch.run(x.to(device_of(traced.module)))
     return watch.tries.packing()
 
 

@@ -1,24 +1,62 @@
 """Whether what an edge asks for fits the network: checked before anything is decoded or computed."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 from models.graph import INPUT, LayerGraph
+from models.marks import first_other
 from net.messages import Hello, Infer
 from net.tensors import Described
 from runtime.session import RequestError
 from utils.errors import MismatchError
 
 
-def check_same(hello: Hello, mine: Hello) -> None:
-    """Raises MismatchError where an edge has other weights or another graph."""
-    for what in ("weights", "graph"):
-        theirs, ours = getattr(hello, what), getattr(mine, what)
-        if theirs != ours:
-            raise MismatchError(
-                f"{mine.model}: the {what} differ (cloud {ours[:19]}, edge {theirs[:19]!a}): give both sides the same "
-                "--weights, the same version of this program and of torchvision, and the same file of an own network"
-            )
+def check_same(hello: Hello, mine: Hello, names: Sequence[str] = ()) -> None:
+    """Raises MismatchError where an edge has other weights or another graph; it says what differs, the cure last.
+
+    `names` are those of the tensors in our weights' digest.
+    """
+    if (hello.weights, hello.graph) == (mine.weights, mine.graph):
+        return
+    own, same_code = bool(mine.code), hello.code in (mine.code, "")
+    parts = (
+        "" if same_code else "the code differs",
+        _other_weights(hello, mine, names),
+        "" if hello.graph == mine.graph else "the graph differs",
+        _other_torch(hello.torch, mine.torch),
+    )
+    cure = _CURES[own, same_code, hello.weights != mine.weights]
+    raise MismatchError(f"{mine.model[:40]}: {'; '.join(filter(None, parts))[:MOST_DIFFERENCES]}: {cure}")
+
+
+_SAME = "give both sides the same --weights, and the same version of this program and of torchvision"
+_CURES = dict.fromkeys(product((False, True), repeat=3), _SAME) | {
+    (True, False, True): "give both sides the same file",
+    (True, True, True): "save its weights once, and give --weights FILE to both (docs/networks.md)",
+    (True, True, False): "what its file imports or reads has to be the same on both sides, and torch",
+}
+"""By whether it is a network of one's own, of the same code, and whether the weights differ."""
+
+
+MOST_DIFFERENCES = 165  # characters, so that name, differences and cure fit into an ERROR
+
+
+def _other_torch(theirs: str, ours: str) -> str:
+    return f"torch differs (cloud {ours[:16]}, edge {_shown(theirs)})" if theirs and ours and theirs != ours else ""
+
+
+def _shown(text: str) -> str:
+    """A stranger's text."""
+    return f"{text[:19]!a}"[:21]
+
+
+def _other_weights(hello: Hello, mine: Hello, names: Sequence[str]) -> str:
+    """Weights whose digests differ for the code alone are the same."""
+    first = first_other(hello.tensors, mine.tensors, names) if hello.tensors and mine.tensors else ""
+    if hello.weights == mine.weights or (not first and hello.code != mine.code):
+        return ""
+    where = f", first in {first[:60]}" if first else f" (cloud {mine.weights[:19]}, edge {_shown(hello.weights)})"
+    return f"the weights differ{where}"
 
 
 def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset[int]:

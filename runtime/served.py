@@ -18,6 +18,7 @@ from net.tensors import Array
 from runtime.answers import is_close
 from runtime.cloud_config import CloudConfig
 from runtime.executor import SEGMENTS_KEPT, Executor, Ran, make_executor, prepare
+from runtime.identity import hello_of
 from runtime.load import LoadMeter
 from runtime.session import RequestError
 from runtime.times import Found, Times, predictors_path
@@ -40,6 +41,8 @@ class Served:
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
     meter: LoadMeter
+    names: tuple[str, ...] = ()
+    """Of the tensors in the digest of its weights."""
     batched: dict[frozenset[int], bool] = field(default_factory=dict)
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
 
@@ -76,7 +79,8 @@ class Served:
         if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
             return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
-        self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        one_each = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        self.batched[layers] = one_each and not layers & self.executor.traced.bound  # a number would be of all of them
         if self.batched[layers]:
             try:
                 batch = self._run_batch(layers, requests)
@@ -163,8 +167,8 @@ class Networks:
             executor, graph = make_executor(network, self._device), network.traced.graph
             found = self._times.find(executor, lambda _: None, tails=True)
             codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
-            hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")
-            return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
+            hello = hello_of(network, codecs=codecs)
+            return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter, loaded.names)
 
         served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
         layers, times = len(served.graph.layers), served.found.times

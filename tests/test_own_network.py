@@ -184,7 +184,7 @@ def test_another_file_of_that_name_is_refused(serving: CloudProcess, cache: Path
     path = write(tmp_path / "my_net.py", FILE.replace("MaxPool2d(2)", "AvgPool2d(2)"))
     done = run_edge(cache, "-p", str(serving.port), "-t", str(path), "--point", "3")
     assert done.code == 4
-    assert "my_net.py: the weights differ" in done.stderr
+    assert "my_net.py: the code differs" in done.stderr
     assert "same file" in done.stderr
 
 

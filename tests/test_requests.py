@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.graph import Layer, LayerGraph
+from models.marks import CHARS, first_other, spread
+from models.marks import MOST as MOST_MARKS
 from net.frames import Limits
-from net.messages import Hello, Infer
+from net.messages import MAX_ERROR_TEXT, Hello, Infer
 from net.tensors import describe, read
 from runtime.requests import check_layers, check_same, check_tensors
 from runtime.session import RequestError
@@ -77,11 +81,72 @@ def shaped(rng: random.Random, graph: LayerGraph) -> LayerGraph:
     return replace(graph, layers=tuple(map(one, graph.layers)))
 
 
-@pytest.mark.parametrize("what", ["weights", "graph"])
-def test_another_network_of_the_same_name_is_a_mismatch_that_says_what_differs(what: str) -> None:
-    mine = Hello("le_net", "sha256:w", "sha256:g", ["raw"], "")
-    check_same(replace(mine, token="t", codecs=[]), mine)
-    other = "sha256:\n\x1b"
-    theirs = replace(mine, weights=other) if what == "weights" else replace(mine, graph=other)
-    with pytest.raises(MismatchError, match=f"^le_net: the {what} differ .*--weights"):
-        check_same(theirs, mine)
+TENSORS = ("a.bias", "a.weight", "b.weight")
+MINE = Hello("le_net", "sha256:w", "sha256:g", ["raw"], "", "2.13.0", "", "aaaaaabbbbbbcccccc")
+OWN = replace(MINE, model="net.py", code="sha256:f11e")
+OTHER = "sha256:\n\x1b"
+DIFFERENT = {
+    "graph": (MINE, {"graph": OTHER}, r"^le_net: the graph differs: give .*--weights"),
+    "old peer": (
+        MINE,
+        {"weights": OTHER, "torch": "", "tensors": ""},
+        r"^le_net: the weights differ \(cloud .*--weights",
+    ),
+    "tensor": (
+        MINE,
+        {"weights": OTHER, "tensors": "aaaaaaXbbbbbXccccc"},
+        r"the weights differ, first in a\.weight: give",
+    ),
+    "torch": (
+        MINE,
+        {"weights": OTHER, "tensors": "X", "torch": "2.1"},
+        r"first in a\.bias; torch differs \(cloud 2\.13\.0, ",
+    ),
+    "more": (MINE, {"weights": OTHER, "tensors": MINE.tensors + "dddddd"}, "first in what only the other side has"),
+    "code": (
+        OWN,
+        {"weights": OTHER, "code": OTHER},
+        r"^net\.py: the code differs: give both sides the same file$",
+    ),
+    "drawn": (
+        OWN,
+        {"weights": OTHER, "tensors": "X"},
+        r"first in a\.bias: save its weights once, and give --weights FILE to",
+    ),
+    "baked": (OWN, {"graph": OTHER}, r"^net\.py: the graph differs: what its file imports or reads has to be the same"),
+}
+"""By name: ours, what another side says instead, and the refusal."""
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_another_network_of_the_same_name_is_a_mismatch_that_says_what_differs(name: str) -> None:
+    mine, changes, told = DIFFERENT[name]
+    check_same(replace(mine, token="t", codecs=[], torch="", tensors="", code=""), mine, TENSORS)
+    with pytest.raises(MismatchError, match=told) as caught:
+        check_same(replace(mine, **changes), mine, TENSORS)
+    assert len(str(caught.value)) <= MAX_ERROR_TEXT
+    assert str(caught.value).isprintable()
+
+
+def test_a_refusal_fits_whatever_differs_and_however_long_the_names_are() -> None:
+    mine = replace(OWN, model="m" * 200 + ".py", torch="2" * 90, code="sha256:" + "c" * 64)
+    theirs = replace(mine, weights="w" * 500, graph="\x00" * 500, torch="\x00" * 500, code="\x00" * 500, tensors="x")
+    with pytest.raises(MismatchError, match=r"the same file$") as caught:
+        check_same(theirs, mine, ["n" * 400, *TENSORS])
+    assert len(str(caught.value)) <= MAX_ERROR_TEXT
+
+
+@given(count=st.integers(1, 700), first=st.integers(0, 699))
+def test_the_first_tensor_that_differs_is_in_the_run_that_is_named(count: int, first: int) -> None:
+    names = [f"t{number:03}" for number in range(count)]
+    ours = [f"{number:064x}"[::-1] for number in range(count)]
+    theirs = [digest if number < first else "f" * 64 for number, digest in enumerate(ours)]
+    marks = spread(ours)
+    assert len(marks) <= MOST_MARKS * CHARS
+    found = first_other(spread(theirs), marks, names)
+    if first >= count:
+        assert found == ""
+    else:
+        low, _, high = found.partition(" .. ")
+        assert low <= names[first] <= (high or low)
+        assert int((high or low)[1:]) - int(low[1:]) < count / MOST_MARKS + 1

@@ -1,10 +1,13 @@
-"""Libraries in C that print to stdout, where programs expect an answer and nothing else."""
+"""Libraries that print where programs or people expect something else."""
 
 import contextlib
 import ctypes
+import io
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from typing import TextIO
 
 STDOUT = 1
 
@@ -28,3 +31,24 @@ def silent_stdout() -> Iterator[None]:
         os.dup2(kept, STDOUT)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """What Python code of this thread prints to stderr meanwhile goes nowhere."""
+    with contextlib.redirect_stderr(_OfOthers(sys.stderr)):
+        yield
+
+
+class _OfOthers(io.TextIOBase):
+    """Writes what other threads write."""
+
+    def __init__(self, to: TextIO) -> None:
+        self._to, self._silent = to, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if self._to is None or threading.get_ident() == self._silent else self._to.write(text)
+
+    def flush(self) -> None:
+        if self._to is not None:
+            self._to.flush()

@@ -1,0 +1,85 @@
+"""Running what a user wrote to build a network, so that it comes out the same wherever and however often it is run.
+
+Nothing of it is changed or intercepted: the generators of torch, numpy and random are seeded before it and put back
+after it, and that is all. Memory that it takes and never writes would come out differently each time, or all zeros by
+chance: so what lies in fresh memory is made different from one build to the next.
+"""
+
+import ctypes
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+_M_PERTURB = -6  # of glibc's mallopt: with which byte fresh memory is filled
+_FIRST, _LATER = 0x5A, 0xA5
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[Callable[[], bool]]:
+    """Seed the generators of torch, numpy and random, and put them back afterwards.
+
+    Gives a function that says whether anything was drawn from them so far.
+    """
+    before = _states()
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    begun = _texts(_states())
+    try:
+        yield lambda: _texts(_states()) != begun
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def _states() -> tuple[torch.Tensor, Any, Any]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _texts(states: tuple[torch.Tensor, Any, Any]) -> tuple[bytes, bytes, str]:
+    drawn = states[1]
+    return states[0].numpy().tobytes(), bytes(drawn[1]) + repr(drawn[2:]).encode(), repr(states[2])
+
+
+@contextmanager
+def other_memory(*, is_first: bool) -> Iterator[None]:
+    """Let fresh memory hold something else in the first build than in later ones; the first one's is never used.
+
+    Where the C library is glibc that holds for all memory, elsewhere for that of torch in the first build.
+    """
+    perturb = _mallopt() if sys.platform == "linux" else None
+    if perturb is not None:
+        perturb(_M_PERTURB, _FIRST if is_first else _LATER)
+    was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if is_first and not was[0]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that operations are not deterministic: they need not be
+                torch.use_deterministic_algorithms(True, warn_only=True)  # with it torch.empty makes NaN
+                yield
+        else:
+            yield
+    finally:
+        if is_first:
+            torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+        if perturb is not None:
+            perturb(_M_PERTURB, 0)
+
+
+def _mallopt() -> Callable[[int, int], int] | None:
+    found: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
+    return found
+
+
+def is_unfinished(model: nn.Module) -> bool:
+    """Whether a lazy layer waits for its first input to know its size."""
+    return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
