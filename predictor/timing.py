@@ -1,8 +1,8 @@
 """Measuring the layers of one network on this device, in place.
 
 A layer alone costs something else than a layer inside its network: caches are cold or warm, memory is fresh or
-reused. So the clock is read between the layers of whole forward passes on a real input, in the same compiled graph
-that later runs, and the sum of a pass's layers is that pass.
+reused. So the clock is read between the layers of whole forward passes on a real input, in the same steps
+that later run, and the sum of a pass's layers is that pass.
 
 Between two inferences a device waits for the link. A processor that has rested starts slowly (a first convolution
 takes up to twice as long, and waking sleeping threads can cost milliseconds), so every pass is measured after a rest.
@@ -13,13 +13,13 @@ for the start there: for some tails that extra is measured, and between them it 
 import time
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 import torch
 from torch import fx
 
 from models.graph import LayerGraph
 from models.split import split
+from models.steps import Steps
 from models.trace import Traced
 from predictor.profile import Profile, ProfileKey, Progress
 from utils.inference_utils import Clock
@@ -62,21 +62,21 @@ def _measure_passes(traced: Traced, x: torch.Tensor, clock: Clock, progress: Pro
     return tuple(passes)
 
 
-def with_clock(traced: Traced, clock: Clock) -> fx.GraphModule:
-    """The network's graph with the clock read before the first layer and after each one."""
+def with_clock(traced: Traced, clock: Clock) -> Steps:
+    """The network with the clock read before the first layer and after each one: makes (answers, stamps)."""
     last_of_layer = {group[-1] for group in traced.nodes[1:]}
-    graph = fx.Graph()
-    here: dict[fx.Node, fx.Node] = {}
+    ticking = fx.Graph()
+    source = traced.nodes[0][0]
+    nodes: list[fx.Node] = []
     stamps: list[fx.Node] = []
     for node in traced.module.graph.nodes:
-        if node.op == "output":
-            continue
-        here[node] = graph.node_copy(node, here.__getitem__)
-        if node is traced.nodes[0][0] or node in last_of_layer:
-            stamps.append(graph.call_function(clock))
-    answers: Any = tuple(here[traced.nodes[number][-1]] for number in traced.graph.outputs)
-    graph.output((answers, stamps))
-    return fx.GraphModule(traced.module, graph, "Timed")
+        if node.op not in ("placeholder", "output"):
+            nodes.append(node)
+        if node is source or node in last_of_layer:
+            stamps.append(ticking.call_function(clock))
+            nodes.append(stamps[-1])
+    answers = tuple(traced.nodes[number][-1] for number in traced.graph.outputs)
+    return Steps(traced.module, [source], nodes, (answers, stamps))
 
 
 def _measure_tails(
@@ -92,7 +92,7 @@ def _measure_tails(
     return found
 
 
-def _time_tail(module: fx.GraphModule, crossing: list[torch.Tensor], clock: Clock) -> float:
+def _time_tail(module: Steps, crossing: list[torch.Tensor], clock: Clock) -> float:
     mine = [tensor.clone() for tensor in crossing]  # a tail may work in place on what it is given
     time.sleep(REST_S)
     begin = clock()
