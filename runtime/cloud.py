@@ -13,6 +13,7 @@ from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
+from net.penalties import source_of
 from net.security import is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW
@@ -30,6 +31,7 @@ from utils.settings import SECRET
 
 log = logging.getLogger(__name__)
 
+ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
 CLOSE_S, END_S = 5.0, 1.0
 
@@ -66,15 +68,15 @@ class Cloud:
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
         vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.given(name).name for name in config.networks)
-        models = tuple(registry.given(name).name for name in config.models)
+        models = tuple(name if name == ALL else registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=(*models, *more) if models else ())
+        config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
         self._config = config
         self._device = find_device(config.device)
-        set_threads(config.threads)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        self._networks = Networks(config, self._device, self._worker, self._meter)
+        self._networks = Networks(config, self._device, self._worker, self._meter)  # before torch has threads
+        set_threads(config.threads)
         self.server = Server(
             config.host,
             config.port,
@@ -100,6 +102,7 @@ class Cloud:
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
         self._worker.close(CLOSE_S)
+        self._networks.close()
 
     def _converse(self, peer: Peer) -> None:
         hello = Deadline.after(self._config.hello_s, "no HELLO came")
@@ -165,15 +168,23 @@ class Cloud:
             entry = registry.find(hello.model)
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
-        if self._config.models and entry.name not in self._config.models:
-            raise UnknownModelError(f"this cloud serves only {', '.join(self._config.models)} (--models)")
+        self._check_named(entry.name)
+        self._networks.check_digests(entry, hello)
+        source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
         try:
-            served = self._networks.get(entry.name, turn, lambda: not peer.connection.peer_has_left())
+            served = self._networks.get(entry, turn, lambda: not peer.connection.peer_has_left(), source)
         except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
             log.warning("! %s cannot be served: %s", entry.name, error)
             raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
         check_same(hello, served.hello)
         return served
+
+    def _check_named(self, name: str) -> None:
+        """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
+        named = self._config.models
+        if ALL not in named and name not in named:
+            cure = f"start it with --models {name}, or --models {ALL}"
+            raise UnknownModelError(f"this cloud does not serve {name}, only {', '.join(named)}: {cure}")
 
     def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:
@@ -207,6 +218,7 @@ class Cloud:
             held_bytes,
             lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
         )
+        self._networks.give_way()
         self._worker.submit(job)
 
     def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:

@@ -1,32 +1,47 @@
 """The networks that a cloud keeps ready, and how their segments are run for one edge or for several at once."""
 
+import contextlib
 import gc
 import logging
+import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from models import inputs, registry, weights
+from models import inputs, parcel, registry, weights
 from models.graph import LayerGraph
+from models.weights import Loaded
 from net.codec import STANDARD
 from net.messages import Hello
 from net.tensors import Array
+from runtime import loader
 from runtime.answers import is_close
+from runtime.budget import LoadBudget
 from runtime.cloud_config import CloudConfig
-from runtime.executor import SEGMENTS_KEPT, Executor, Ran, make_executor, prepare
+from runtime.digests import KnownDigests
+from runtime.executor import SEGMENTS_KEPT, Executor, Network, Ran, make_executor, prepare
 from runtime.load import LoadMeter
+from runtime.loader import CannotLoadThereError, Loader, NoRoomError, Wish
+from runtime.requests import check_same
 from runtime.session import RequestError
 from runtime.times import Found, Times, predictors_path
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
+from utils.inference_utils import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
 LOAD_S = 600.0
+LOOK_S = 0.25  # how often who waits for a network looks whether its edge is still there
+RECENT_S = 60.0  # somebody who was served so lately is still being served
+MAX_LOADING = 8  # networks that are loaded or wait for it
+RETRY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,8 @@ class Served:
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
     meter: LoadMeter
+    origin: str
+    """Where its parameters come from."""
     batched: dict[frozenset[int], bool] = field(default_factory=dict)
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
 
@@ -96,6 +113,18 @@ class Served:
         return sum(times.seconds[number] for number in layers) + times.start_s[entry]
 
 
+@dataclass(eq=False)
+class _Loading:
+    """A network that is being loaded, or waits for its turn."""
+
+    entry: registry.Entry
+    source: str | None
+    """Who caused it; None for one whose loads are not counted."""
+    future: "Future[Served]" = field(default_factory=Future)
+    wanted: int = 0
+    """How many wait for it."""
+
+
 class Networks:
     """The networks in memory, the least recently used ones leaving when there are too many bytes."""
 
@@ -106,33 +135,93 @@ class Networks:
         self._worker = worker
         folder = config.cache_dir
         self._times = Times(config.times, config.predictors or predictors_path(folder, "cloud"), folder)
-        self._loading = threading.Lock()
+        self._digests = KnownDigests(folder)
+        self._budget = LoadBudget(config.load_budget_s)
+        self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
+        self._loading: dict[str, _Loading] = {}
+        self._loader = Loader(self._load_there) if device.type == "cpu" and loader.is_possible() else None
+        self._served_at = float("-inf")
 
-    def get(self, name: str, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
-        """Find a network, or load and measure it, one at a time. Requests for other networks go on meanwhile.
+    def close(self) -> None:
+        """End what loads."""
+        if self._loader is not None:
+            self._loader.close()
 
-        Raises DeadlineError where the turn to load does not come in time, BusyError where nobody wants the network any
-        more when it comes, and RequestError for one that is too large.
+    def check_digests(self, entry: registry.Entry, hello: Hello) -> None:
+        """Raises MismatchError where it is known, without loading anything, that an edge means another network."""
+        known = self._digests.find(entry, self._weights_of(entry))
+        if known is not None:
+            check_same(hello, known)
+
+    def give_way(self) -> None:
+        """Somebody is being served: what is being loaded steps back."""
+        self._served_at = time.monotonic()
+        if self._loader is not None:
+            self._loader.step_back()
+
+    def get(self, entry: registry.Entry, turn: Deadline, is_wanted: Callable[[], bool], source: str | None) -> Served:
+        """Find a network, or load and measure it, one at a time. Everything else goes on meanwhile.
+
+        Raises DeadlineError where it is not ready in time; it may be later. BusyError where too many networks wait, or
+        where `source` has caused so much loading that it has to wait, or where nobody wants the network any more when
+        its turn comes; RequestError for one that is too large.
         """
-        entry = registry.find(name)
         if (found := self._find(entry.name)) is not None:
             return found
-        if not self._loading.acquire(timeout=turn.remaining()):
-            raise turn.passed()
+        with self._lock:
+            loading = self._kept.get(entry.name) or self._loading.get(entry.name) or self._begin(entry, source)
+            if isinstance(loading, Served):
+                return loading
+            loading.wanted += 1
         try:
-            if (found := self._find(entry.name)) is not None:
-                return found
-            if not is_wanted():
-                raise BusyError(f"whoever asked for {entry.name} has left")
-            self._make_room(entry)
-            loaded = self._load(entry)
-            with self._lock:
-                self._kept[entry.name] = loaded
-            return loaded
+            while is_wanted():
+                with contextlib.suppress(TimeoutError):
+                    return loading.future.result(min(LOOK_S, turn.remaining()))
         finally:
-            self._loading.release()
+            with self._lock:
+                loading.wanted -= 1
+        raise BusyError(f"whoever asked for {entry.name} has left")
+
+    def _begin(self, entry: registry.Entry, source: str | None) -> _Loading:
+        """Put a network in line. The lock is held."""
+        wait_s = self._budget.wait_s(source, time.monotonic())
+        if wait_s:
+            raise BusyError(
+                f"your address has caused {self._config.load_budget_s:.0f} s of loading (--load-budget)", wait_s
+            )
+        mine = any(other.source == source for other in self._loading.values()) and source is not None
+        if mine or len(self._loading) >= MAX_LOADING:
+            raise BusyError("another network is being loaded, try again later", RETRY_S)
+        self._check_size(entry)
+        loading = self._loading[entry.name] = _Loading(entry, source)
+        threading.Thread(target=self._load_in_turn, args=(loading,), name=f"loads {entry.name}", daemon=True).start()
+        return loading
+
+    def _load_in_turn(self, loading: _Loading) -> None:
+        """Of a thread of its own."""
+        entry = loading.entry
+        with self._turn:
+            began = time.monotonic()
+            try:
+                with self._lock:
+                    is_wanted = loading.wanted > 0
+                if not is_wanted:
+                    raise BusyError(f"whoever asked for {entry.name} has left")
+                self._make_room(entry)
+                served = self._load(entry)
+            except BaseException as error:  # noqa: BLE001  it is raised again in the threads that wait
+                with self._lock:
+                    del self._loading[entry.name]
+                    self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
+                loading.future.set_exception(_without_memory(error))
+                return
+            with self._lock:
+                self._kept[entry.name] = served
+                del self._loading[entry.name]
+                self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
+        loading.future.set_result(served)
 
     def _find(self, name: str) -> Served | None:
         with self._lock:
@@ -140,34 +229,89 @@ class Networks:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
-    def _make_room(self, entry: registry.Entry) -> None:
+    def _check_size(self, entry: registry.Entry) -> None:
         limit, needed = self._config.max_network_bytes, entry.parameter_bytes
         if needed > limit:
             raise RequestError(f"{entry.name} has {needed} bytes of parameters, over --max-network-bytes ({limit})")
+
+    def _make_room(self, entry: registry.Entry) -> None:
+        """Before anything is loaded, so that no more than the limit is there at any moment."""
+        self._check_size(entry)
+        limit, needed = self._config.max_network_bytes, entry.parameter_bytes
         with self._lock:
             while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
                 gone, _ = self._kept.popitem(last=False)
                 log.info("= %s leaves memory", gone)
         gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
 
+    def _weights_of(self, entry: registry.Entry) -> str:
+        chosen = self._config.weights
+        return chosen.get(entry.name, chosen.get("", weights.DEFAULT))
+
     def _load(self, entry: registry.Entry) -> Served:
+        log.info("= loading %s", entry.name)
+        served = self._load_behind(entry) or self._load_here(entry)
+        self._digests.keep(entry, self._weights_of(entry), replace(served.hello, codecs=[]))
+        layers, times = len(served.graph.layers), served.found.times
+        about = (entry.name, layers, served.origin, sum(times.seconds), times.source)
+        log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
+        return served
+
+    def _load_behind(self, entry: registry.Entry) -> Served | None:
+        """Let the process that loads do it; None where it cannot."""
+        if self._loader is None:
+            return None
+        is_behind = time.monotonic() - self._served_at < RECENT_S
+        try:
+            handed = self._loader.load(Wish(entry.name, torch.get_num_threads()), LOAD_S, is_behind=is_behind)
+        except CannotLoadThereError as error:
+            log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
+            return None
+        try:
+            traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
+        finally:
+            os.close(handed.parameters)
+        network = Network(Loaded(traced.module, *loaded), traced, example)
+        executor = make_executor(network, self._device)
+        found = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
+        return self._served(entry, executor, found, network)
+
+    def _load_there(self, wish: Wish) -> tuple[bytes, int]:
+        """What the other process does."""
+        keep_freed_memory()
+        torch.set_num_threads(wish.threads)
+        entry = registry.find(wish.name)
+        loaded = weights.load(entry, self._weights_of(entry))
+        shared = parcel.share(loaded.model)
+        network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
+        executor = make_executor(network, self._device, is_behind=True)
+        found = self._times.find(executor, lambda _: None, tails=True)
+        times = found.times if found.teacher is None else None  # what learns has to be in the process that serves
+        about = (loaded.digest, loaded.origin, loaded.trained)
+        try:
+            return parcel.pack(network.traced, (about, network.example, times), shared), shared.descriptor
+        except parcel.CannotPackError as error:
+            raise CannotLoadThereError(str(error)) from None
+
+    def _load_here(self, entry: registry.Entry) -> Served:
         """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
         classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
-        log.info("= loading %s", entry.name)
-        chosen = self._config.weights
-        loaded = weights.load(entry, chosen.get(entry.name, chosen.get("", weights.DEFAULT)))
+        loaded = weights.load(entry, self._weights_of(entry))
         example = inputs.sample(entry.sample, entry.preprocess)
 
         def make_ready() -> Served:
             network = prepare(loaded, example, entry.name)
-            executor, graph = make_executor(network, self._device), network.traced.graph
-            found = self._times.find(executor, lambda _: None, tails=True)
-            codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
-            hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")
-            return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter)
+            executor = make_executor(network, self._device)
+            return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
 
-        served, _ = self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))
-        layers, times = len(served.graph.layers), served.found.times
-        about = (entry.name, layers, loaded.origin, sum(times.seconds), times.source)
-        log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
-        return served
+        return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
+
+    def _served(self, entry: registry.Entry, executor: Executor, found: Found, network: Network) -> Served:
+        loaded, graph = network.loaded, network.traced.graph
+        codecs = [*STANDARD, *sorted(self._config.limits.more_codecs)]
+        hello = Hello(entry.name, loaded.digest, graph.digest, codecs, "")
+        return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter, loaded.origin)
+
+
+def _without_memory(error: BaseException) -> BaseException:
+    return NoRoomError("no memory for this network now") if isinstance(error, MemoryError) else error

@@ -1,5 +1,6 @@
 """Timing: the clocks that work is measured with, and what a device is called in every record of a time."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -80,6 +81,7 @@ def device_name(device: torch.device) -> str:
     return _KINDS[device.type].name(device)
 
 
+@cache
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -88,6 +90,15 @@ def _cpu_name() -> str:
             if field.strip() in ("model name", "Model", "Hardware"):
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def waited_s() -> float:
+    """Seconds that threads of this process were ready to run and had no processor; 0 where the system keeps none."""
+    waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has ended
+            waited += int(path.read_text().split()[1])
+    return waited / 1e9
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
