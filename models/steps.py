@@ -45,11 +45,14 @@ class Steps:
         self._steps = [_step(root, node, place, tuple(place[read] for read in gone.get(node, ()))) for node in nodes]
         self.held = frozenset(str(node.target) for node in nodes if node.op in ("call_module", "get_attr"))
         """The names of the modules and the parameters that it uses."""
+        self.runs = 0
+        """How often it has run."""
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         """Run all of it."""
         if len(tensors) != self._inputs:
             raise TypeError(f"{self._inputs} tensors are read, {len(tensors)} are given")
+        self.runs += 1
         values: Values = [*tensors, *[None] * self._count]
         for step in self._steps:
             if step.arguments is None:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
 CLOSE_S, END_S = 5.0, 1.0
+NO_MEMORY_S = 1.0
+LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Cloud:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
             session.finish()
+        except MemoryError:
+            raise BusyError("no memory for that now, try again later", NO_MEMORY_S) from None
         finally:
             self._worker.drop(peer)
             session.close()
@@ -218,6 +222,8 @@ class Cloud:
             held_bytes,
             lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
         )
+        if not served.executor.has(layers):
+            session.charge(len(layers) / LAYERS_PER_TOKEN)
         self._networks.give_way()
         self._worker.submit(job)
 

@@ -77,6 +77,9 @@ class Executor(Protocol):
     def load(self, layers: frozenset[int]) -> Segment:
         """Make the segment of these layers ready; the same layers again cost nothing."""
 
+    def has(self, layers: frozenset[int]) -> bool:
+        """Whether the segment of these layers is ready. May be asked by any thread."""
+
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
 
@@ -158,6 +161,10 @@ class TorchExecutor:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
         return self._segments[layers]
+
+    def has(self, layers: frozenset[int]) -> bool:
+        """Whether the segment of these layers is ready."""
+        return layers in self._segments
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs."""

@@ -16,6 +16,7 @@ import torch
 
 from models import inputs, parcel, registry, weights
 from models.graph import LayerGraph
+from models.split import Segment
 from models.weights import Loaded
 from net.codec import STANDARD
 from net.messages import Hello
@@ -42,6 +43,7 @@ LOOK_S = 0.25  # how often who waits for a network looks whether its edge is sti
 RECENT_S = 60.0  # somebody who was served so lately is still being served
 MAX_LOADING = 8  # networks that are loaded or wait for it
 RETRY_S = 2.0
+NO_MEMORY = "no memory for this request now"
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,35 @@ class Served:
 
     def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         """Where the time was predicted, the prediction learns from the real one."""
-        ran = self.executor.run(self.executor.load(layers), arrays)
+        segment = self.executor.load(layers)
+        is_first = segment.module.runs == 0  # memory is fetched and kernels are chosen: that is no load
+        ran = self._executed(segment, arrays)
         if self.found.teacher is not None:
             self.found.teacher.learn(layers, ran.seconds)
-        self.meter.saw(ran.seconds, self._idle_s(layers))
+        if not is_first:
+            self.meter.saw(ran.seconds, self._idle_s(layers))
         return ran
+
+    def _executed(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
+        """Raises BusyError where there is no memory for it."""
+        try:
+            return self.executor.run(segment, arrays)
+        except MemoryError:
+            raise BusyError(NO_MEMORY, RETRY_S) from None
+        except RuntimeError as error:  # so says torch
+            if "allocate memory" not in str(error):
+                raise
+            raise BusyError(NO_MEMORY, RETRY_S) from None
 
     def _run_each(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         return [self._run_one(layers, arrays) for arrays in requests]
 
     def _run_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         together = [np.concatenate(arrays) for arrays in zip(*requests, strict=True)]
-        ran = self.executor.run(self.executor.load(layers), together)
+        ran = self._executed(self.executor.load(layers), together)
         count = len(requests)
-        self.meter.saw(ran.seconds, count * self._idle_s(layers))
+        if layers in self.batched:  # not where it is tried for the first time
+            self.meter.saw(ran.seconds, count * self._idle_s(layers))
         return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
 
     def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
@@ -93,15 +110,15 @@ class Served:
         if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
             return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
-        self.batched[layers] = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
-        if self.batched[layers]:
+        fits = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        if fits:
             try:
                 batch = self._run_batch(layers, requests)
             except Exception:  # noqa: BLE001  torch raises all kinds where a shape does not fit
-                self.batched[layers] = False
+                fits = False
             else:
-                pairs = zip(batch, singles, strict=True)
-                self.batched[layers] = all(is_close(ran.arrays, single.arrays) for ran, single in pairs)
+                fits = all(is_close(ran.arrays, single.arrays) for ran, single in zip(batch, singles, strict=True))
+        self.batched[layers] = fits
         if len(self.batched) > SEGMENTS_KEPT:
             del self.batched[next(iter(self.batched))]
         return singles
