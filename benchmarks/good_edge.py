@@ -50,7 +50,9 @@ def main() -> None:
     """Be that edge."""
     from models import inputs, registry
     from models.graph import INPUT
+    from net.tensors import RAW
     from runtime.edge import Edge, EdgeConfig
+    from runtime.packing import pack
     from utils.deadline import Deadline
     from utils.errors import AppError
 
@@ -60,7 +62,9 @@ def main() -> None:
     head = edge.graph.head_at(int(point))
     segment = edge.executor.load(head)
     ran = edge.executor.run(segment, [edge.network.example.tensor.numpy()])
-    boundary = [dict(zip(segment.outputs, ran.arrays, strict=True))[number] for number in edge.graph.boundary(head)]
+    made = dict(zip(segment.outputs, ran.arrays, strict=True))
+    crossing = [made[number] for number in edge.graph.boundary(head)]
+    boundary, _ = pack(edge.executor, crossing, [RAW] * len(crossing), (RAW,))
     tail = edge.graph.everything - head - {INPUT}
     edge.greet("127.0.0.1", int(port), "", 120.0)
     for _ in range(20):

@@ -57,7 +57,7 @@ def share(model: nn.Module) -> Shared:
             moved[address].copy_(tensor.untyped_storage())
             offsets[moved[address].data_ptr()] = places[address]
         here = torch.empty(0, dtype=tensor.dtype)
-        here.set_(moved[address], tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+        here.set_(moved[address], tensor.storage_offset(), tensor.shape, tensor.stride())
         tensor.data = here  # what it held before is freed here, so that there is never more than one of them twice
     return Shared(descriptor, memory, offsets, total)
 
@@ -111,7 +111,8 @@ def pack(traced: Traced, more: Any, shared: Shared) -> bytes:
     number_of = {node: number for number, node in enumerate(nodes)}
 
     def plain(value: Any) -> Any:
-        return fx.node.map_arg(value, lambda node: _Node(number_of[node]))
+        numbered: Any = lambda node: _Node(number_of[node])  # noqa: E731  not what torch.fx itself would put there
+        return fx.node.map_arg(value, numbered)
 
     packed = _Packed(
         traced.graph,
@@ -209,13 +210,10 @@ class _Unpickler(pickle.Unpickler):
             space, _, short = name.partition("::")
             return getattr(getattr(getattr(torch.ops, space), short), overload)
         how, is_parameter, view, where, size = found
-        if how == "shared":
-            storage = _storage(self._memory, where, size)
-        else:
-            storage = torch.frombuffer(bytearray(where), dtype=torch.uint8).untyped_storage() if size else None
         dtype, start, shape, stride = view
-        tensor = torch.empty(shape, dtype=dtype)
-        if storage is not None:
-            tensor = torch.empty(0, dtype=dtype)
-            tensor.set_(storage, start, shape, stride)  # type: ignore[call-overload]
+        tensor = torch.empty(0 if size else shape, dtype=dtype)
+        if size and how == "shared":
+            tensor.set_(_storage(self._memory, where, size), start, shape, stride)
+        elif size:
+            tensor.set_(torch.frombuffer(bytearray(where), dtype=torch.uint8).untyped_storage(), start, shape, stride)
         return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor

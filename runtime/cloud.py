@@ -20,12 +20,12 @@ from net.tensors import RAW
 from runtime.cloud_config import CloudConfig
 from runtime.executor import Ran
 from runtime.load import LoadMeter
-from runtime.requests import check_layers, check_same, check_tensors
+from runtime.requests import check_layers, check_tensors
 from runtime.served import LOAD_S, Networks, Served
 from runtime.session import RequestError, Session
 from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
-from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
+from utils.errors import AppError, DeadlineError, ProtocolError, UsageError
 from utils.inference_utils import device_name, find_device, set_threads
 from utils.settings import SECRET
 
@@ -173,22 +173,15 @@ class Cloud:
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
         self._check_named(entry.name)
-        self._networks.check_digests(entry, hello)
         source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
-        try:
-            served = self._networks.get(entry, turn, lambda: not peer.connection.peer_has_left(), source)
-        except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
-            log.warning("! %s cannot be served: %s", entry.name, error)
-            raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
-        check_same(hello, served.hello)
-        return served
+        return self._networks.get(entry, hello, turn, lambda: not peer.connection.peer_has_left(), source)
 
     def _check_named(self, name: str) -> None:
         """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
         named = self._config.models
         if ALL not in named and name not in named:
-            cure = f"start it with --models {name}, or --models {ALL}"
-            raise UnknownModelError(f"this cloud does not serve {name}, only {', '.join(named)}: {cure}")
+            cure = f"start it with --models {name} for that, or --models {ALL}"
+            raise UnknownModelError(f"this cloud serves only {', '.join(named)}: {cure}")
 
     def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:

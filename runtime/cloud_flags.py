@@ -71,7 +71,9 @@ def add_door_flags(parser: argparse.ArgumentParser) -> None:
         default="10min",
         help="longest time that a source is turned away for after wrong tokens, garbage or silence; 0s: never",
     )
-    group.add_argument("--penalise-loopback", action="store_true", help="count failures and connections of it too")
+    group.add_argument(
+        "--penalise-loopback", action="store_true", help="count failures, connections and loads of it too"
+    )
 
 
 def add_time_flags(parser: argparse.ArgumentParser) -> None:

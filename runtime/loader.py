@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LOWEST = 19  # of the system's priorities
 MESSAGE_BYTES = 1 << 16
+END_S, NOTICED_S = 5.0, 0.01
 KILLED_FIRST = b"1000"  # where memory runs out
 OTHER_ERRORS: dict[str, type[AppError]] = {"UsageError": UsageError, "MismatchError": MismatchError}
 
@@ -121,9 +123,15 @@ class Loader:
 
     def close(self) -> None:
         """End the process, and what it is loading."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # also where a thread waits on it
         self._sock.close()
+        end = time.monotonic() + END_S
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > end:
+                    os.kill(self._pid, signal.SIGKILL)
+                time.sleep(NOTICED_S)
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         data, files, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, 2)
@@ -207,7 +215,8 @@ def _serve(sock: socket.socket, work: Work) -> None:
 
 def _wait(sock: socket.socket, pid: int, ended: int) -> bool:
     """Wait for a load to end; False where the cloud has ended before."""
-    ready = select.select([ended, sock], [], [])[0]
+    either: list[Any] = [ended, sock]
+    ready = select.select(either, [], [])[0]
     if ended not in ready:  # nothing is sent while a load runs, so the cloud is gone
         os.kill(pid, signal.SIGKILL)
     os.close(ended)

@@ -34,6 +34,7 @@ from runtime.session import RequestError
 from runtime.times import Found, Times, predictors_path
 from runtime.worker import BusyError, Worker
 from utils.deadline import Deadline
+from utils.errors import MismatchError, UsageError
 from utils.inference_utils import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -166,26 +167,27 @@ class Networks:
         if self._loader is not None:
             self._loader.close()
 
-    def check_digests(self, entry: registry.Entry, hello: Hello) -> None:
-        """Raises MismatchError where it is known, without loading anything, that an edge means another network."""
-        known = self._digests.find(entry, self._weights_of(entry))
-        if known is not None:
-            check_same(hello, known)
-
     def give_way(self) -> None:
         """Somebody is being served: what is being loaded steps back."""
         self._served_at = time.monotonic()
         if self._loader is not None:
             self._loader.step_back()
 
-    def get(self, entry: registry.Entry, turn: Deadline, is_wanted: Callable[[], bool], source: str | None) -> Served:
-        """Find a network, or load and measure it, one at a time. Everything else goes on meanwhile.
+    def get(
+        self, entry: registry.Entry, hello: Hello, turn: Deadline, is_wanted: Callable[[], bool], source: str | None
+    ) -> Served:
+        """Find the network that an edge means, or load and measure it, one at a time. Others are served meanwhile.
 
-        Raises DeadlineError where it is not ready in time; it may be later. BusyError where too many networks wait, or
-        where `source` has caused so much loading that it has to wait, or where nobody wants the network any more when
-        its turn comes; RequestError for one that is too large.
+        Raises MismatchError where ours is another one, before anything is loaded where that is known. DeadlineError
+        where it is not ready in time; it may be later. BusyError where too many networks wait, where `source` has
+        caused so much loading that it has to wait, or where nobody wants the network any more when its turn comes.
+        RequestError for one that is too large, or cannot be loaded.
         """
-        if (found := self._find(entry.name)) is not None:
+        found = self._find(entry.name)
+        known = found.hello if found is not None else self._digests.find(entry, self._weights_of(entry))
+        if known is not None:
+            check_same(hello, known)
+        if found is not None:
             return found
         with self._lock:
             loading = self._kept.get(entry.name) or self._loading.get(entry.name) or self._begin(entry, source)
@@ -193,13 +195,12 @@ class Networks:
                 return loading
             loading.wanted += 1
         try:
-            while is_wanted():
-                with contextlib.suppress(TimeoutError):
-                    return loading.future.result(min(LOOK_S, turn.remaining()))
+            served = _wait(loading, turn, is_wanted)
         finally:
             with self._lock:
                 loading.wanted -= 1
-        raise BusyError(f"whoever asked for {entry.name} has left")
+        check_same(hello, served.hello)
+        return served
 
     def _begin(self, entry: registry.Entry, source: str | None) -> _Loading:
         """Put a network in line. The lock is held."""
@@ -232,7 +233,7 @@ class Networks:
                 with self._lock:
                     del self._loading[entry.name]
                     self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
-                loading.future.set_exception(_without_memory(error))
+                loading.future.set_exception(_as_told(error, entry.name))
                 return
             with self._lock:
                 self._kept[entry.name] = served
@@ -246,15 +247,21 @@ class Networks:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
+    def _peak_bytes(self, entry: registry.Entry) -> int:
+        """Parameters that are in memory at once while a network is loaded: what a file holds is there twice."""
+        is_drawn = self._weights_of(entry) == weights.DEFAULT and entry.shipped is None and not entry.code
+        return entry.parameter_bytes * (1 if is_drawn else 2)
+
     def _check_size(self, entry: registry.Entry) -> None:
-        limit, needed = self._config.max_network_bytes, entry.parameter_bytes
+        limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
         if needed > limit:
-            raise RequestError(f"{entry.name} has {needed} bytes of parameters, over --max-network-bytes ({limit})")
+            text = f"{entry.name} has {entry.parameter_bytes} bytes of parameters"
+            twice = f", and takes {needed} while it is loaded" if needed > entry.parameter_bytes else ""
+            raise RequestError(f"{text}{twice}, over --max-network-bytes ({limit})")
 
     def _make_room(self, entry: registry.Entry) -> None:
         """Before anything is loaded, so that no more than the limit is there at any moment."""
-        self._check_size(entry)
-        limit, needed = self._config.max_network_bytes, entry.parameter_bytes
+        limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
         with self._lock:
             while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
                 gone, _ = self._kept.popitem(last=False)
@@ -330,5 +337,16 @@ class Networks:
         return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter, loaded.origin)
 
 
-def _without_memory(error: BaseException) -> BaseException:
-    return NoRoomError("no memory for this network now") if isinstance(error, MemoryError) else error
+def _wait(loading: _Loading, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
+    while is_wanted():
+        with contextlib.suppress(TimeoutError):
+            return loading.future.result(min(LOOK_S, turn.remaining()))
+    raise BusyError(f"whoever asked for {loading.entry.name} has left")
+
+
+def _as_told(error: BaseException, name: str) -> BaseException:
+    """What an edge hears of a load that failed: the text of some errors may hold a path of this machine."""
+    if isinstance(error, UsageError | MismatchError):
+        log.warning("! %s cannot be served: %s", name, error)
+        return RequestError(f"this cloud cannot load {name}; its log says why")
+    return NoRoomError(f"no memory for {name} now") if isinstance(error, MemoryError) else error

@@ -22,6 +22,7 @@ class Everything(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 1)
+        self.scale: torch.Tensor
         self.register_buffer("scale", torch.full((1, 4, 1, 1), 2.0))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -79,6 +80,7 @@ def test_a_segment_of_an_exported_graph_runs_its_constants_too() -> None:
     class InPlaceOnShared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.table: torch.Tensor
             self.register_buffer("table", torch.arange(6.0))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

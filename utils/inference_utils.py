@@ -40,6 +40,22 @@ def _check_mps(device: torch.device) -> None:
         raise UsageError("this machine has no MPS device: use -d cpu")
 
 
+def _processor_name(device: torch.device) -> str:
+    return _cpu_name()
+
+
+@cache
+def _cpu_name() -> str:
+    """Read once: it stays the same, and a cloud may have no file descriptor left when it is asked."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip() in ("model name", "Model", "Hardware"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
 @dataclass(frozen=True)
 class _Kind:
     """One kind of device."""
@@ -52,9 +68,9 @@ class _Kind:
 
 
 _KINDS: dict[str, _Kind] = {
-    "cpu": _Kind(time.perf_counter, lambda _: None, lambda _: _cpu_name()),
+    "cpu": _Kind(time.perf_counter, lambda _: None, _processor_name),
     "cuda": _Kind(_cuda_clock, _check_cuda, torch.cuda.get_device_name),
-    "mps": _Kind(_mps_clock, _check_mps, lambda _: _cpu_name()),
+    "mps": _Kind(_mps_clock, _check_mps, _processor_name),
 }
 
 
@@ -79,17 +95,6 @@ def find_device(name: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
     return _KINDS[device.type].name(device)
-
-
-@cache
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            field, _, value = line.partition(":")
-            if field.strip() in ("model name", "Model", "Hardware"):
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def waited_s() -> float:
