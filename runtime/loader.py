@@ -79,7 +79,7 @@ class Loader:
         there.close()
         self._lock = threading.Lock()
         self._running: int | None = None
-        self._is_behind = False
+        self._is_behind = self._is_closed = False
 
     def load(self, wish: Wish, seconds: float, *, is_behind: bool) -> Handed:
         """Load a network, behind everything else from the start or from `step_back` on.
@@ -105,6 +105,8 @@ class Loader:
                 with self._lock:
                     self._running = None
         except (OSError, ValueError) as error:
+            if self._is_closed:
+                raise NoRoomError("the cloud is stopping") from None
             raise CannotLoadThereError(f"the process that loads is gone: {error}") from None
         if "error" in answer:
             raise _raised(answer)
@@ -123,6 +125,7 @@ class Loader:
 
     def close(self) -> None:
         """End the process, and what it is loading."""
+        self._is_closed = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # also where a thread waits on it
         self._sock.close()
