@@ -338,6 +338,7 @@ class Cloud:
         command = [
             *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--until-stdin-closes"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
+            *("--models", "all"),
             *self.flags,
         ]
         log = self.folder / LOGS / "cloud.log"

@@ -1,4 +1,4 @@
-"""Cutting a traced network: any set of layers becomes a module that holds only its own parameters."""
+"""Cutting a traced network: any set of layers becomes a function of the tensors that it reads."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from models.steps import Steps
 from models.trace import Traced
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some layers of a network as a module: takes the tensors of `inputs`, returns a tuple with those of `outputs`.
+    """Some layers of a network: `module` takes the tensors of `inputs` and returns a tuple with those of `outputs`.
 
     The numbers are layer numbers of the graph. The input layer belongs to the segment that holds it, which then takes
     the network's input and passes it on if others read it.
     """
 
-    module: fx.GraphModule
+    module: Steps
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     overwritten: frozenset[int] = frozenset()
@@ -30,31 +31,27 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def segment(traced: Traced, layers: Collection[int]) -> Segment:
-    """Build the module of any layers; it shares parameters with the whole network and copies none."""
+    """Build the function of any layers; it shares parameters with the whole network and copies none."""
     inside = frozenset(layers)
     inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
     outputs = traced.graph.outputs_of(inside)
-    graph = fx.Graph()
-    here: dict[fx.Node, fx.Node] = {}
-    for number in inputs:
-        node = traced.nodes[number][-1]
-        here[node] = graph.placeholder(node.name)
+    sources = [traced.nodes[number][-1] for number in inputs]
+    taken = dict.fromkeys(sources)
     for number in sorted(inside - {0}):
         for node in traced.nodes[number]:
-            _copy(graph, node, here)
-    graph.output(tuple(here[traced.nodes[number][-1]] for number in outputs))
-    graph.lint()
+            _take(node, taken)
+    answer = tuple(traced.nodes[number][-1] for number in outputs)
+    steps = Steps(traced.module, sources, list(taken)[len(sources) :], answer)
     overwritten = frozenset(n for n in inputs if traced.overwritten.get(n, frozenset()) & inside)
-    return Segment(fx.GraphModule(traced.module, graph, "Segment"), inputs, outputs, overwritten)
+    return Segment(steps, inputs, outputs, overwritten)
 
 
-def _copy(graph: fx.Graph, node: fx.Node, here: dict[fx.Node, fx.Node]) -> fx.Node:
-    """Copy a node, and first the constants that it reads: what is computed from parameters alone is no layer."""
-    if node not in here:
+def _take(node: fx.Node, taken: dict[fx.Node, None]) -> None:
+    """Take a node, and before it the constants that it reads: what is computed from parameters alone is no layer."""
+    if node not in taken:
         for read in node.all_input_nodes:
-            _copy(graph, read, here)
-        here[node] = graph.node_copy(node, here.__getitem__)
-    return here[node]
+            _take(read, taken)
+        taken[node] = None
 
 
 def split(traced: Traced, head: Collection[int]) -> tuple[Segment, Segment]:

@@ -224,17 +224,24 @@ def seeded(entry: Entry, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if fills.is_random(parameter):
-                parameter.copy_(_draw(f"{seed} {name}", tuple(parameter.shape)))
+                _draw(f"{seed} {name}", parameter)
     return model.eval()
 
 
-def _draw(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Uniform in [-bound, bound), bound = sqrt(6 / fan_in) as in He et al. (ICCV 2015), which keeps the variance."""
+def _draw(key: str, into: torch.Tensor) -> None:
+    """Uniform in [-bound, bound), bound = sqrt(6 / fan_in) as in He et al. (ICCV 2015), which keeps the variance.
+
+    Drawn where it is to be, so that the largest layer is not in memory twice.
+    """
     words = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4")
     generator = np.random.Generator(np.random.PCG64(words.tolist()))
+    shape = tuple(into.shape)
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 100 * shape[0]
     bound = np.float32((6 / fan_in) ** 0.5)
-    values = generator.random(shape, dtype=np.float32)
+    is_in_place = into.dtype is torch.float32 and into.is_contiguous() and into.device.type == "cpu"
+    values = into.detach().numpy() if is_in_place else np.empty(shape, np.float32)
+    generator.random(out=values, dtype=np.float32)
     values *= np.float32(2) * bound
     values -= bound
-    return torch.from_numpy(values)
+    if not is_in_place:
+        into.copy_(torch.from_numpy(values))

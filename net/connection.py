@@ -223,7 +223,10 @@ class Connection:
         header = memoryview(bytearray(prefix.header_bytes))
         self._receive_all(header, inside, progress)
         fields = plain_pickle.loads(bytes(header))
-        payload = np.empty(prefix.payload_bytes, np.uint8).data
+        try:
+            payload = np.empty(prefix.payload_bytes, np.uint8).data
+        except MemoryError:  # within the limit of a frame, but others have theirs
+            raise NoMemoryError(f"no memory for {prefix.payload_bytes} bytes now, try again later") from None
         self._receive_all(payload, inside, progress)
         now = time.monotonic()
         timed = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
@@ -325,6 +328,13 @@ def _check_opening(prefix: Prefix) -> None:
 
 class ClosedAtBoundaryError(PeerClosedError):
     """The other side closed between two frames, which is how a connection ends in good order."""
+
+
+class NoMemoryError(AppError):
+    """This machine has no memory for a frame now."""
+
+    code = "BUSY"
+    retry_after_s = 1.0
 
 
 class SlowError(ProtocolError):

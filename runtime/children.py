@@ -105,8 +105,8 @@ def codec_flags(*named: str | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterator[Child]:
-    """A cloud on loopback on a free port, for as long as the context lasts."""
-    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", *arguments])
+    """A cloud on loopback on a free port, for as long as the context lasts; it serves whatever there is."""
+    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", "--models", "all", *arguments])
     try:
         yield child
     finally:

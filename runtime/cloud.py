@@ -13,25 +13,29 @@ from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
+from net.penalties import source_of
 from net.security import is_token_right
 from net.server import Peer, Server
 from net.tensors import RAW
 from runtime.cloud_config import CloudConfig
 from runtime.executor import Ran
 from runtime.load import LoadMeter
-from runtime.requests import check_layers, check_same, check_tensors
+from runtime.requests import check_layers, check_tensors
 from runtime.served import LOAD_S, Networks, Served
 from runtime.session import RequestError, Session
 from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
-from utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
+from utils.errors import AppError, DeadlineError, ProtocolError, UsageError
 from utils.inference_utils import device_name, find_device, set_threads
 from utils.settings import SECRET
 
 log = logging.getLogger(__name__)
 
+ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
 CLOSE_S, END_S = 5.0, 1.0
+NO_MEMORY_S = 1.0
+LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,15 @@ class Cloud:
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
         vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.given(name).name for name in config.networks)
-        models = tuple(registry.given(name).name for name in config.models)
+        models = tuple(name if name == ALL else registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=(*models, *more) if models else ())
+        config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
         self._config = config
         self._device = find_device(config.device)
-        set_threads(config.threads)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        self._networks = Networks(config, self._device, self._worker, self._meter)
+        self._networks = Networks(config, self._device, self._worker, self._meter)  # before torch has threads
+        set_threads(config.threads)
         self.server = Server(
             config.host,
             config.port,
@@ -100,6 +104,7 @@ class Cloud:
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
         self._worker.close(CLOSE_S)
+        self._networks.close()
 
     def _converse(self, peer: Peer) -> None:
         hello = Deadline.after(self._config.hello_s, "no HELLO came")
@@ -111,6 +116,8 @@ class Cloud:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
             session.finish()
+        except MemoryError:
+            raise BusyError("no memory for that now, try again later", NO_MEMORY_S) from None
         finally:
             self._worker.drop(peer)
             session.close()
@@ -165,15 +172,16 @@ class Cloud:
             entry = registry.find(hello.model)
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
-        if self._config.models and entry.name not in self._config.models:
-            raise UnknownModelError(f"this cloud serves only {', '.join(self._config.models)} (--models)")
-        try:
-            served = self._networks.get(entry.name, turn, lambda: not peer.connection.peer_has_left())
-        except (UsageError, MismatchError) as error:  # its text may hold a path of this machine
-            log.warning("! %s cannot be served: %s", entry.name, error)
-            raise RequestError(f"this cloud cannot load {entry.name}; its log says why") from None
-        check_same(hello, served.hello, served.names)
-        return served
+        self._check_named(entry.name)
+        source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
+        return self._networks.get(entry, hello, turn, lambda: not peer.connection.peer_has_left(), source)
+
+    def _check_named(self, name: str) -> None:
+        """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
+        named = self._config.models
+        if ALL not in named and name not in named:
+            cure = f"start it with --models {name} for that, or --models {ALL}"
+            raise UnknownModelError(f"this cloud serves only {', '.join(named)}: {cure}")
 
     def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:
@@ -207,6 +215,9 @@ class Cloud:
             held_bytes,
             lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
         )
+        if not served.executor.has(layers):
+            session.charge(len(layers) / LAYERS_PER_TOKEN)
+        self._networks.give_way()
         self._worker.submit(job)
 
     def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:

@@ -19,7 +19,7 @@ class CloudConfig:
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
-    """The networks that are served; none means all of the registry."""
+    """The networks that are served, `all` among them for every one that there is; none means the registry's own."""
     networks: tuple[str, ...] = ()
     """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
     cache_dir: Path = Path()
@@ -40,6 +40,8 @@ class CloudConfig:
     batch_wait_s: float = 0.0
     """How long a request waits for others to go with it."""
     max_network_bytes: int = 4 << 30
+    load_budget_s: float = 600.0
+    """Seconds of loading that one source may cause in an hour."""
     hello_s: float = 10.0
     idle_s: float = 600.0
     request_s: float = 120.0

@@ -20,7 +20,13 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         "(default: trained weights where the project has them, else seeded ones; the edge must be given the same)",
     )
     flags.add_times_flags(parser)
-    parser.add_argument("--models", type=arguments.names, default=(), metavar="A,B", help="serve only these networks")
+    parser.add_argument(
+        "--models",
+        type=arguments.names,
+        default=(),
+        metavar="A,B",
+        help="serve only these networks; all: also every torchvision:NAME (default: those with a name of their own)",
+    )
     parser.add_argument(
         "--network",
         action="append",
@@ -65,7 +71,9 @@ def add_door_flags(parser: argparse.ArgumentParser) -> None:
         default="10min",
         help="longest time that a source is turned away for after wrong tokens, garbage or silence; 0s: never",
     )
-    group.add_argument("--penalise-loopback", action="store_true", help="count failures and connections of it too")
+    group.add_argument(
+        "--penalise-loopback", action="store_true", help="count failures, connections and loads of it too"
+    )
 
 
 def add_time_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +126,13 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         default=50,
         help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
         "further ones wait",
+    )
+    group.add_argument(
+        "--load-budget",
+        metavar="TIME",
+        type=arguments.duration,
+        default="10min",
+        help="of loading and measuring networks that one source may cause in an hour; loopback is spared",
     )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=arguments.wait, default="0ms", help=wait)

@@ -77,6 +77,9 @@ class Executor(Protocol):
     def load(self, layers: frozenset[int]) -> Segment:
         """Make the segment of these layers ready; the same layers again cost nothing."""
 
+    def has(self, layers: frozenset[int]) -> bool:
+        """Whether the segment of these layers is ready. May be asked by any thread."""
+
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
 
@@ -130,7 +133,16 @@ class TorchExecutor:
 
     backend = "torch"
 
-    def __init__(self, network: Network, device: torch.device, cpu_share: CpuShare | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        cpu_share: CpuShare | None = None,
+        *,
+        is_behind: bool = False,
+    ) -> None:
+        """One that `is_behind` others measures with patience: they take the processor away."""
+        self._is_behind = is_behind
         keep_freed_memory()
         prepare_device(device)
         self._network = network
@@ -150,6 +162,10 @@ class TorchExecutor:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
         return self._segments[layers]
+
+    def has(self, layers: frozenset[int]) -> bool:
+        """Whether the segment of these layers is ready."""
+        return layers in self._segments
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
@@ -190,7 +206,7 @@ class TorchExecutor:
         if found is None or (tails and not found.tails):
             clock = self._clock if self._share is None and self._quota is None else work_clock
             x = self._network.example.tensor.to(self._device)
-            found = measure(self.traced, x, clock, key, progress, tails=tails)
+            found = measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
             store.save(folder, found, self.traced.graph)
         return found
 
@@ -251,11 +267,20 @@ class TorchExecutor:
 
 
 DEFAULT_BACKEND = TorchExecutor.backend
-BACKENDS: dict[str, Callable[[Network, torch.device, CpuShare | None], Executor]] = {DEFAULT_BACKEND: TorchExecutor}
+BACKENDS: dict[str, Callable[..., Executor]] = {DEFAULT_BACKEND: TorchExecutor}
+"""Made with a network, a device and a CpuShare or None, and `is_behind` by name."""
 
 
 def make_executor(
-    network: Network, device: torch.device, share: CpuShare | None = None, backend: str = DEFAULT_BACKEND
+    network: Network,
+    device: torch.device,
+    share: CpuShare | None = None,
+    backend: str = DEFAULT_BACKEND,
+    *,
+    is_behind: bool = False,
 ) -> Executor:
-    """What runs the segments of a network on a device, slowed down to a share of a core where one is given."""
-    return BACKENDS[backend](network, device, share)
+    """What runs the segments of a network on a device, slowed down to a share of a core where one is given.
+
+    With `is_behind` it measures with patience, in a process that others take the processor away from.
+    """
+    return BACKENDS[backend](network, device, share, is_behind=is_behind)

@@ -70,6 +70,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         max_batch=options.max_batch,
         batch_wait_s=options.batch_wait,
         max_network_bytes=options.max_network_bytes,
+        load_budget_s=options.load_budget,
         hello_s=options.hello_timeout,
         idle_s=options.idle_timeout,
         request_s=options.timeout,

@@ -71,7 +71,7 @@ class Session:
         self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
-        self._bucket, self._refused = Bucket(small_per_s), 0
+        self._bucket, self._refused = Bucket(small_per_s), 0.0
 
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
@@ -103,10 +103,15 @@ class Session:
             self._pending -= 1
             self.peer.is_working = self._pending > 0
 
+    def charge(self, tokens: float) -> None:
+        """Let what this conversation caused on the side be paid for with the frame in hand."""
+        with self._lock:
+            self._refused += tokens
+
     def pace(self, kind: FrameType, header_bytes: int) -> None:
         """Pay for a frame that was answered or handed on, and for the refusals since; waits where too much is owed."""
         with self._lock:
-            refused, self._refused = self._refused, 0
+            refused, self._refused = self._refused, 0.0
         owed = refused + price(header_bytes, is_computed=kind is FrameType.INFER)
         self._server.pause(self._bucket.pay(owed, time.monotonic()))
 

@@ -130,7 +130,7 @@ def network() -> Callable[[str], Network]:
 @pytest.fixture(scope="session")
 def cloud(cache: Path) -> Iterator[CloudProcess]:
     """One cloud for all tests that do not change it: it has to survive every one of them."""
-    with running_cloud(cache, "--hello-timeout", "2s") as process:
+    with running_cloud(cache, "--hello-timeout", "2s", "--models", "all") as process:
         yield process
 
 

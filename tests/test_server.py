@@ -194,6 +194,7 @@ LIMITS = {
     "--drain-timeout": "30s",
     "--min-rate": "1kB",
     "--max-small-rate": 50,
+    "--load-budget": "10min",
 }
 
 

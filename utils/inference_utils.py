@@ -1,5 +1,6 @@
 """Timing: the clocks that work is measured with, and what a device is called in every record of a time."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -45,6 +46,22 @@ def _check_mps(device: torch.device) -> None:
         raise UsageError("this machine has no MPS device: use -d cpu")
 
 
+def _processor_name(device: torch.device) -> str:
+    return _cpu_name()
+
+
+@cache
+def _cpu_name() -> str:
+    """Read once: it stays the same, and a cloud may have no file descriptor left when it is asked."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip() in ("model name", "Model", "Hardware"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
 @dataclass(frozen=True)
 class _Kind:
     """One kind of device."""
@@ -59,9 +76,9 @@ class _Kind:
 
 
 _KINDS: dict[str, _Kind] = {
-    "cpu": _Kind(time.perf_counter, lambda _: None, lambda _: _cpu_name()),
+    "cpu": _Kind(time.perf_counter, lambda _: None, _processor_name),
     "cuda": _Kind(_cuda_clock, _check_cuda, torch.cuda.get_device_name, _use_full_float32),
-    "mps": _Kind(_mps_clock, _check_mps, lambda _: _cpu_name()),
+    "mps": _Kind(_mps_clock, _check_mps, _processor_name),
 }
 
 
@@ -93,14 +110,13 @@ def device_name(device: torch.device) -> str:
     return _KINDS[device.type].name(device)
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            field, _, value = line.partition(":")
-            if field.strip() in ("model name", "Model", "Hardware"):
-                return value.strip()
-    return platform.processor() or platform.machine()
+def waited_s() -> float:
+    """Seconds that threads of this process were ready to run and had no processor; 0 where the system keeps none."""
+    waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has ended
+            waited += int(path.read_text().split()[1])
+    return waited / 1e9
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt

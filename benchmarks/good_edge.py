@@ -1,0 +1,87 @@
+"""An edge that does nothing wrong, in a process of its own: how long its requests take while others do what they do.
+
+python -m benchmarks.good_edge PORT MODEL POINT SECONDS DEADLINE_S
+
+It prints one JSON document when it has ended: the seconds of every request and when it ended, and how many were not
+answered in time.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+PAUSE_S = 0.01
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a good edge saw."""
+
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    most_s: float
+    count: int
+    late: int
+
+
+def start(port: int, model: str, point: int, seconds: float, deadline_s: float) -> "subprocess.Popen[str]":
+    """Let one run; it greets first, and its requests begin when it has been answered."""
+    command = [sys.executable, "-m", "benchmarks.good_edge", *map(str, (port, model, point, seconds, deadline_s))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def figures(process: "subprocess.Popen[str]") -> Figures:
+    """Wait for its end."""
+    text, _ = process.communicate(timeout=300)
+    found = json.loads(text)
+    p50, p95, p99 = np.percentile(found["seconds"], [50, 95, 99])
+    return Figures(p50, p95, p99, max(found["seconds"]), len(found["seconds"]), found["late"])
+
+
+def main() -> None:
+    """Be that edge."""
+    from models import inputs, registry
+    from models.graph import INPUT
+    from net.tensors import RAW
+    from runtime.edge import Edge, EdgeConfig
+    from runtime.packing import pack
+    from utils.deadline import Deadline
+    from utils.errors import AppError
+
+    port, model, point, seconds, deadline_s = sys.argv[1:]
+    entry = registry.find(model)
+    edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
+    head = edge.graph.head_at(int(point))
+    segment = edge.executor.load(head)
+    ran = edge.executor.run(segment, [edge.network.example.tensor.numpy()])
+    made = dict(zip(segment.outputs, ran.arrays, strict=True))
+    crossing = [made[number] for number in edge.graph.boundary(head)]
+    boundary, _ = pack(edge.executor, crossing, [RAW] * len(crossing), (RAW,))
+    tail = edge.graph.everything - head - {INPUT}
+    edge.greet("127.0.0.1", int(port), "", 120.0)
+    for _ in range(20):
+        edge.ask(tail, boundary, Deadline.after(30.0, "warming up"))
+    print("ready", flush=True)
+    took, late, end = [], 0, time.perf_counter() + float(seconds)
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        try:
+            edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the good edge"))
+        except AppError:
+            late += 1
+            edge.greet("127.0.0.1", int(port), "", 30.0)
+        took.append(time.perf_counter() - began)
+        time.sleep(PAUSE_S)
+    print(json.dumps({"seconds": took, "late": late}))
+
+
+if __name__ == "__main__":
+    main()
