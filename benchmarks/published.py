@@ -23,6 +23,7 @@ import torch
 from benchmarks.fingerprint import write_table
 from models import inputs, registry, weights
 from models.split import split
+from models.steps import Steps
 from net.link import Prober
 from partition import chain
 from predictor.store import default_folder
@@ -80,7 +81,7 @@ def serve(name: str) -> None:
     """The published cloud: one network, one client."""
     set_threads(CLOUD_THREADS)
     network = network_of(name)
-    tails: dict[int, torch.nn.Module] = {}
+    tails: dict[int, Steps] = {}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
         sock, _ = listener.accept()

@@ -19,7 +19,7 @@ from net.server import Peer, Server
 from net.tensors import Array
 from runtime.budget import WINDOW_S, LoadBudget
 from runtime.cloud_config import CloudConfig
-from runtime.digests import KnownDigests
+from runtime.digests import Known, KnownDigests
 from runtime.executor import Network
 from runtime.load import LoadMeter
 from runtime.loader import is_possible
@@ -88,10 +88,10 @@ def test_other_digests_are_refused_without_loading_anything(cache: Path, network
 def test_digests_are_forgotten_where_anything_has_changed_that_they_depend_on(tmp_path: Path) -> None:
     entry, path = registry.find("le_net"), tmp_path / "weights.pt"
     path.write_bytes(b"one")
-    hello = Hello("le_net", "sha256:1", "sha256:2", [], "")
-    KnownDigests(tmp_path).keep(entry, str(path), hello)
+    known = Known(Hello("le_net", "sha256:1", "sha256:2", [], ""), ("conv.weight", "conv.bias"))
+    KnownDigests(tmp_path).keep(entry, str(path), known)
     again = KnownDigests(tmp_path)
-    assert again.find(entry, str(path)) == hello
+    assert again.find(entry, str(path)) == known
     assert again.find(entry, "default") is None
     assert again.find(replace(entry, code="sha256:3"), str(path)) is None
     path.write_bytes(b"another")
