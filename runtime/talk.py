@@ -9,6 +9,7 @@ from net.messages import Error, Hello, Ready
 from net.refusals import refusal
 from net.tensors import Array
 from net.tls import ClientTls
+from utils import addresses
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
 
@@ -41,7 +42,7 @@ def greet(
     it answers something else.
     """
     connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
-    late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
+    late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s (--ready-timeout)"
     deadline = Deadline.after(ready_s, late)
     ready = {}
     try:
