@@ -10,7 +10,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     """The command line; `max_batch` is the default of its flag."""
     parser = cli.Parser(prog, description)
     where = "address to listen on; other than loopback: needs a token, TLS or --insecure"
-    flags.add_place_flags(parser, where, "127.0.0.1", flags.DEFAULT_PORT)
+    flags.add_place_flags(parser, where, listens=True)
     parser.add_argument(
         "--weights",
         action="append",
@@ -39,7 +39,9 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_health_flags(parser)
     group = parser.add_argument_group("metrics for Prometheus")
     group.add_argument("--metrics-port", metavar="N", type=arguments.port, help="answer scrapes there; 0 chooses one")
-    group.add_argument("--metrics-host", metavar="HOST", default="127.0.0.1", help="anybody who reaches it can read")
+    group.add_argument(
+        "--metrics-host", metavar="HOST", type=arguments.host, default=flags.LOCAL, help="whoever reaches it can read"
+    )
     return parser
 
 
