@@ -54,6 +54,9 @@ class Clients:
         while time.monotonic() < end:
             for key, _ in self._selector.select(0.1):
                 self._serve(key.fileobj, key.data)  # type: ignore[arg-type]  # only sockets are registered
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
 
     def _come(self) -> None:
         sock = socket.socket()

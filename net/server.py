@@ -29,6 +29,7 @@ BACKLOG = 128
 STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
+SPEAK_S = 0.5  # how long a stranger has to say something before it leaves first
 STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 2000.0, 0.2
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
@@ -243,15 +244,18 @@ class Server:
 
     def _evict(self) -> bool:
         """Make room: of those who have not said HELLO, one of the source that has most of them leaves: the oldest of
-        those who said nothing, else the last of those who wait until they have paid."""
+        those who had time to speak and did not, then the last of those who wait until they have paid, then the oldest.
+        """
         end = time.monotonic() - STAY_S
         strangers = [peer for peer in self._peers if peer.may_be_evicted and peer.since < end]
         if not strangers:
             return False
         crowds = Counter(peer.payer for peer in strangers) + Counter(peer.address for peer in strangers)
 
-        def leaves_first(peer: Peer) -> tuple[int, int, bool, float]:
-            return crowds[peer.payer], crowds[peer.address], not peer.turn_at, peer.turn_at or -peer.since
+        def leaves_first(peer: Peer) -> tuple[int, int, int, float]:
+            has_had_time = 2 * (peer.since < end - SPEAK_S)
+            rank = 1 if peer.turn_at else has_had_time
+            return crowds[peer.payer], crowds[peer.address], rank, peer.turn_at or -peer.since
 
         peer = max(strangers, key=leaves_first)
         del self._peers[peer]

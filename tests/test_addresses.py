@@ -309,7 +309,7 @@ def test_a_cloud_and_an_edge_over_ipv6(cache: Path) -> None:
         health = run_script("cloud_api.py", "--health", place)
         assert health.code == 0
         done = run_script(
-            "edge_api.py", "-i", place, "-t", "le_net", "--point", "3", "--verify", "--json", "--cache-dir", cache
+            "edge_api.py", "-i", place, "-t", "le_net", "--point", "3", "--verify", "--json", "--cache-dir", str(cache)
         )
         assert done.code == 0, done.stderr
     finally:
