@@ -20,14 +20,14 @@ from net.frames import FrameType
 from net.messages import Infer, Ready, Result, State, Status
 from net.pacing import BUDGETS, Bucket, Purses, Spending, spending_of
 from net.penalties import Policy, payer_of
-from net.server import STAY_S, Peer, Server
+from net.server import STAY_S, Server
 from net.sources import HELD_BYTES, REQUESTS, Account, Sources
 from runtime.cloud import Cloud
 from runtime.cloud_config import CloudConfig
 from runtime.executor import Network
 from tests.conftest import LONG_S, until
 from tests.test_hostile import hello_of, soon
-from utils.errors import AppError, PeerClosedError
+from utils.errors import AppError
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 PER_S = 20.0
