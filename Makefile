@@ -73,6 +73,7 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python -m benchmarks.configurations
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.hostile
+	$(BIN)/python -m benchmarks.reconnecting
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

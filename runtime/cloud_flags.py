@@ -9,7 +9,7 @@ from utils import arguments, cli, flags
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
     """The command line; `max_batch` is the default of its flag."""
     parser = cli.Parser(prog, description)
-    where = "address to listen on; other than loopback: needs a token, TLS or --insecure"
+    where = "address to listen on, :: for IPv6 and IPv4; other than loopback: needs a token, TLS or --insecure"
     flags.add_place_flags(parser, where, listens=True)
     parser.add_argument(
         "--weights",
@@ -118,8 +118,8 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         metavar="N",
         type=arguments.positive_int,
         default=50,
-        help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
-        "further ones wait",
+        help="STATUS and wrong requests a second of one source, after twice as many at once; further ones wait; as many "
+        "HELLOs, 4 times as many PROBEs, 10 times as many connections",
     )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=arguments.wait, default="0ms", help=wait)
