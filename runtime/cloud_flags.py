@@ -118,8 +118,8 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         metavar="N",
         type=arguments.positive_int,
         default=50,
-        help="STATUS and wrong requests a second of one source, after twice as many at once; further ones wait; as many "
-        "HELLOs, 4 times as many PROBEs, 10 times as many connections",
+        help="STATUS and wrong requests a second of one source, after twice as many at once; further ones wait; as "
+        "many HELLOs, 4 times as many PROBEs, 10 times as many connections",
     )
     wait = "how long an idle processor waits for more of them"
     group.add_argument("--batch-wait", metavar="TIME", type=arguments.wait, default="0ms", help=wait)

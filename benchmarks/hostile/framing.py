@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     QUICK,
-    UNPACED,
     TOKEN,
+    UNPACED,
     Row,
     Site,
     end_of,
