@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_api
 from edge_api import build_parser as edge_parser
 from net.connection import connect
 from net.endpoints import dial, listen, name_of
@@ -24,6 +25,7 @@ from net.penalties import payer_of, source_of
 from net.security import check_binding
 from net.server import Peer, Server
 from runtime.cloud_flags import build_parser as cloud_parser
+from tests import certificates
 from tests.conftest import LONG_S, ROOT, run_script
 from utils import arguments, flags
 from utils.addresses import Place, ip_of, is_loopback, parse, show
@@ -137,6 +139,23 @@ def test_address_and_port_are_said_together_or_apart(parser: Callable[[], argpar
         assert flags.place_of(options_of(parser, *words)) == place
     with pytest.raises(UsageError, match=r"-i \[::1\]:80 and -p 81 name two ports"):
         flags.place_of(options_of(parser, "-i", "[::1]:80", "-p", "81"))
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("localhost:80", "localhost"),
+        ("[::1]:80", "::1"),
+        ("[fe80::1%eth0]:80", "fe80::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_certificate_has_to_bear_the_host_alone(host: str, name: str, tmp_path: Path) -> None:
+    ca = certificates.make(tmp_path, "ca").cert
+    options = options_of(edge_parser, "-i", host, "--tls-ca", str(ca))
+    config = edge_api.build_config(options)
+    assert config.tls is not None
+    assert config.tls.hostname == name
 
 
 @pytest.mark.parametrize("words", [("-p", "0"), ("-i", "host:0"), ("-i", ""), ("-i", "http://host")])
