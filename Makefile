@@ -10,7 +10,7 @@ PURE := partition/*.py models/graph.py models/graph_json.py models/marks.py mode
 	$(addprefix net/,codec.py forms.py affine.py pixels.py jpeg.py) \
 	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py train.py) \
 	$(addprefix runtime/,budget.py fallback.py batching.py planner.py requests.py plan_table.py) \
-	$(addprefix utils/,units.py arguments.py cpu_limit.py) \
+	$(addprefix utils/,units.py addresses.py arguments.py cpu_limit.py) \
 	$(addprefix lab/,grid.py choices.py rules.py contenders.py baselines.py link_shape.py token_bucket.py) \
 	$(addprefix lab/report/,document.py rows.py grid.py tables.py accuracy.py compare.py why.py charts.py svg.py markdown.py build.py)
 
@@ -73,6 +73,7 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python -m benchmarks.configurations
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.hostile
+	$(BIN)/python -m benchmarks.reconnecting
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -25,7 +25,7 @@ LISTENS_S = 600.0
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
-    flags.add_place_flags(parser, flags.EDGE_HOST, None, None)
+    flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
@@ -82,6 +82,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from runtime.edge import EdgeConfig
 
     check(options)
+    host, port = flags.place_of(options)
     cache_dir = options.cache_dir or default_folder()
     is_name = options.weights in ("default", "imagenet")
     place = own.where(options.type)
@@ -89,8 +90,8 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
     return EdgeConfig(
         model=options.type,
-        host=options.ip or "127.0.0.1",
-        port=options.port or flags.DEFAULT_PORT,
+        host=host,
+        port=port,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -120,7 +121,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         radio=options.radio,
         token=read_token(options.token_file),
         record=options.record,
-        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
+        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
     )
 
 

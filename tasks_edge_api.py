@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
-    flags.add_place_flags(parser, flags.EDGE_HOST, None, None)
+    flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument(
         "-t",
         "--type",
@@ -76,10 +76,11 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
     from runtime.many import TasksConfig
 
     check(options)
+    host, port = flags.place_of(options)
     cache_dir = options.cache_dir or default_folder()
     return TasksConfig(
-        host=options.ip or "127.0.0.1",
-        port=options.port or flags.DEFAULT_PORT,
+        host=host,
+        port=port,
         device=options.device,
         threads=options.threads,
         weights=options.weights,
@@ -106,7 +107,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         predictors=options.predictors,
         token=read_token(options.token_file),
         record=options.record,
-        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, options.ip or "127.0.0.1"),
+        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from utils import arguments, cli, flags
+from utils import addresses, arguments, cli, flags
 from utils.units import format_rate, format_seconds, printable
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def to_json(
     found = {name: summary([getattr(probe, name) for probe in probes]) for name in NAMES}
     each = [{name: getattr(probe, name) for name in NAMES} for probe in probes]
     told = None if other is None else asdict(other)
-    return {"address": f"{address[0]}:{address[1]}", **found, "probes": each, "iperf3": told, "iperf3_missing": why}
+    return {"address": addresses.show(*address), **found, "probes": each, "iperf3": told, "iperf3_missing": why}
 
 
 def lines_of(document: dict[str, Any]) -> list[str]:

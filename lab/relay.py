@@ -26,8 +26,9 @@ from pathlib import Path
 from lab import traces
 from lab.link_shape import LinkShape, parse_steps
 from lab.traces import Trace
+from net.endpoints import listen
 from utils.cli import exit_at_end_of_stdin
-from utils.errors import AppError, ConnectError, UsageError
+from utils.errors import AppError, UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
@@ -35,6 +36,7 @@ QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has
 MIN_QUEUE = 4 * CHUNK
 SEGMENT = 1460  # bytes, Ethernet's
 CONNECT_S = 5.0
+BACKLOG = 128
 MOST_WAIT_S = 3600.0  # at once, which every system can
 SOCKET_BUFFER = 64 * 1024  # small, so that bytes wait in the modelled queue and not in the kernel
 
@@ -73,7 +75,7 @@ class Relay:
     def __init__(self, to: tuple[str, int], shape: LinkShape, host: str = "127.0.0.1", port: int = 0) -> None:
         self._to = to
         self._shape = shape
-        self._listener = _like_a_link(socket.create_server((host, port)))
+        self._listener = _like_a_link(listen(host, port, BACKLOG)[0])
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -336,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             forget_s=forget_s,
             trace=_trace(options),
         )
-        relay = _open((options.to[0], int(options.to[1])), shape, options.port)
+        relay = Relay((options.to[0], int(options.to[1])), shape, port=options.port)
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
@@ -353,13 +355,6 @@ def _trace(options: argparse.Namespace) -> Trace | None:
     if options.steps is not None:
         raise UsageError("give --steps or --trace, not both")
     return traces.read(options.trace)
-
-
-def _open(to: tuple[str, int], shape: LinkShape, port: int) -> Relay:
-    try:
-        return Relay(to, shape, port=port)
-    except (OSError, OverflowError) as error:
-        raise ConnectError(f"cannot listen on port {port}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from net import plain_pickle, tensors
+from net.endpoints import dial
 from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
 from net.messages import Error, M, Message, from_header, to_header
 from net.refusals import refusal
 from net.tls import ClientTls, PlainPeerError, Secure, explain
 from net.transport import Plain, Transport
+from utils import addresses
 from utils.deadline import Deadline
 from utils.errors import (
     AppError,
@@ -356,22 +358,16 @@ def connect(
     host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: ClientTls | None = None
 ) -> Connection:
     """Open a connection, with TLS where that is given. Raises ConnectError that says what to do."""
-    deadline = Deadline.after(timeout_s, f"the cloud at {host}:{port} did not agree on TLS within {timeout_s:g} s")
-    try:
-        sock = socket.create_connection((host, port), timeout=timeout_s)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
-        raise ConnectError(
-            f"no cloud at {host}:{port} ({reason}): start cloud_api.py there, or check -i and -p"
-        ) from None
-    connection = Connection(sock, limits or Limits())
+    place = addresses.show(host, port)
+    deadline = Deadline.after(timeout_s, f"the cloud at {place} did not agree on TLS within {timeout_s:g} s")
+    connection = Connection(dial(host, port, timeout_s), limits or Limits())
     if tls is not None:
         try:
             _secure(connection, tls, deadline)
         except AppError as error:
             connection.close()
             is_told = isinstance(error, ConnectError)
-            raise error if is_told else ConnectError(f"no TLS with the cloud at {host}:{port}: {error}") from None
+            raise error if is_told else ConnectError(f"no TLS with the cloud at {place}: {error}") from None
     return connection
 
 

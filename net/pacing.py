@@ -1,32 +1,108 @@
-"""How often one connection may ask for what costs no computing: a bucket of tokens. Pure: it is told the moment.
+"""How much a source may ask for of what costs no computing: buckets of tokens. Pure: it is told the moment.
 
 What is answered at once (STATUS, PROBE, HELLO, a refusal) holds the interpreter, which everybody needs; what is
-computed waits in line, where turns are fair. So the first kind is paid for, and who has no tokens left waits before its
-next frame is read: nothing is lost, and an honest edge that asks much is only slower.
+computed waits in line, where turns are fair. So the first kind is paid for, and who has no tokens left waits before the
+next frame is answered: nothing is lost, and an honest edge that asks much is only slower.
+
+The tokens are a source's (net.penalties), not a connection's, or coming again would buy new ones. Each kind of spending
+has its own, so that whoever asks for STATUS without a pause does not keep the HELLO of its neighbour waiting.
 """
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
 
-BURST_S = 2.0  # so many seconds' worth may be spent at once: the 84 transfers of net.link, for one
+from net.frames import FrameType
+
+BURST_S = 2.0  # so many seconds' worth may be spent at once
 HEADER_BYTES = 4096  # of a header for which a token is paid, whatever the message
+MOST_SOURCES = 4096  # that are remembered: the one that was not heard of for longest is forgotten for a new one
 
 
-@dataclass
+class Spending(Enum):
+    """What tokens are for."""
+
+    CONNECTION = "connection"
+    HANDSHAKE = "handshake"
+    """Of TLS."""
+    HELLO = "HELLO"
+    PROBE = "PROBE"
+    SMALL = "small"
+    """STATUS, and requests that are refused because they are wrong."""
+    COMPUTED = "computed"
+    """Requests that are computed: only long headers, and refusals because the cloud is busy."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one source: how many times --max-small-rate it has a second, and for how many seconds it may save them."""
+
+    times: float
+    burst_s: float
+
+
+BUDGETS: dict[Spending, Budget] = {
+    Spending.CONNECTION: Budget(10, BURST_S),  # hardly a thread's start: a tenth of a request
+    Spending.HANDSHAKE: Budget(1, BURST_S),
+    Spending.HELLO: Budget(1, BURST_S),
+    Spending.PROBE: Budget(4, 8.0),  # the 84 transfers of net.link at once from 16 edges behind one address
+    Spending.SMALL: Budget(1, BURST_S),
+    Spending.COMPUTED: Budget(16, BURST_S),
+}
+_SPENDINGS = {
+    FrameType.HELLO: Spending.HELLO,
+    FrameType.PROBE: Spending.PROBE,
+    FrameType.INFER: Spending.COMPUTED,
+}
+
+
+@dataclass(slots=True)
 class Bucket:
-    """Tokens of one connection: `per_s` come every second, up to those of `BURST_S`."""
+    """Tokens: `per_s` come every second, up to those of `burst_s`."""
 
     per_s: float
+    burst_s: float = BURST_S
     _tokens: float = 0.0
     _at: float | None = None
 
     def pay(self, tokens: float, now: float) -> float:
-        """Take tokens that were used, at the moment `now` in seconds; returns the seconds until none are owed."""
-        most = self.per_s * BURST_S
+        """Take tokens that were used, at the moment `now` in seconds; returns the seconds until none are owed.
+
+        Negative ones are given back.
+        """
+        most = self.per_s * self.burst_s
         had = most if self._at is None else min(most, self._tokens + (now - self._at) * self.per_s)
-        self._tokens, self._at = had - tokens, now
+        self._tokens, self._at = min(most, had - tokens), now
         return max(0.0, -self._tokens / self.per_s)
+
+
+def spending_of(kind: FrameType) -> Spending:
+    """What a frame is paid from."""
+    return _SPENDINGS.get(kind, Spending.SMALL)
 
 
 def price(header_bytes: int, *, is_computed: bool) -> int:
     """What a frame costs; a request that is computed only where its header is long."""
     return header_bytes // HEADER_BYTES + (not is_computed)
+
+
+@dataclass
+class Purses:
+    """The buckets of all sources. Not for two threads at once."""
+
+    small_per_s: float
+    most_sources: int = MOST_SOURCES
+    _purses: "OrderedDict[str, dict[Spending, Bucket]]" = field(default_factory=OrderedDict)
+
+    def pay(self, source: str, spending: Spending, tokens: float, now: float) -> float:
+        """Take tokens of a source at a moment in seconds; returns the seconds until it owes none."""
+        purse = self._purses.get(source)
+        if purse is None:
+            if len(self._purses) >= self.most_sources:
+                self._purses.popitem(last=False)
+            purse = self._purses[source] = {}
+        self._purses.move_to_end(source)
+        if spending not in purse:
+            budget = BUDGETS[spending]
+            purse[spending] = Bucket(budget.times * self.small_per_s, budget.burst_s)
+        return purse[spending].pay(tokens, now)

@@ -10,7 +10,10 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
+from utils import addresses
+
 IPV6_BITS = 64
+LOOPBACK = "loopback"
 
 
 class Fault(Enum):
@@ -137,12 +140,15 @@ class Door:
 
 
 def source_of(address: str, *, spares_loopback: bool) -> str | None:
-    """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        parsed = parsed.ipv4_mapped or parsed
+    """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one; None for loopback, if spared."""
+    parsed = addresses.ip_of(address)
     if spares_loopback and parsed.is_loopback:
         return None
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     return str(ipaddress.ip_network((parsed, IPV6_BITS), strict=False))
+
+
+def payer_of(address: str) -> str:
+    """Who pays for what an address asks for (net.pacing): its source, where all of loopback is one."""
+    return source_of(address, spares_loopback=True) or LOOPBACK

@@ -1,11 +1,11 @@
 """Who may talk to this cloud."""
 
 import hmac
-import ipaddress
 import os
 import socket
 from pathlib import Path
 
+from utils import addresses
 from utils.errors import UsageError
 from utils.settings import SECRET
 
@@ -56,7 +56,7 @@ def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> No
 def is_loopback(host: str) -> bool:
     """Whether every address of a host is on this machine only. Raises UsageError for a host that does not exist."""
     try:
-        found = socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise UsageError(f"there is no address {host!r} to listen on") from None
-    return all(ipaddress.ip_address(str(row[4][0]).split("%")[0]).is_loopback for row in found)
+    return all(addresses.is_loopback(str(row[4][0])) for row in found)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import selectors
 import socket
 import threading
 import time
@@ -11,11 +12,15 @@ from dataclasses import dataclass, field
 
 from net import plain_pickle
 from net.connection import ClosedAtBoundaryError, Connection
+from net.endpoints import listen, name_of
 from net.frames import Limits, pack_prefix
 from net.messages import Error, to_header
 from net.metrics import Metrics, NoMetrics
-from net.penalties import Denial, Door, Policy, fault_of
-from utils.errors import AppError, ConnectError
+from net.pacing import Bucket, Spending
+from net.penalties import Denial, Door, Policy, fault_of, payer_of
+from net.sources import Account, Sources
+from utils import addresses
+from utils.errors import AppError, PeerClosedError
 from utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -24,7 +29,11 @@ BACKLOG = 128
 STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
+SPEAK_S = 0.5  # how long a stranger has to say something before it leaves first
 STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
+TURNED_AWAY_PER_S, TURNED_AWAY_S = 2000.0, 0.2
+"""How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
+saying no would hold the interpreter all the time."""
 LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
 
 
@@ -35,6 +44,10 @@ class Peer:
     connection: Connection
     name: str
     address: str = ""
+    payer: str = ""
+    """Whose tokens it spends."""
+    account: Account = field(default_factory=Account)
+    """What its source has outstanding."""
     is_working: bool = False
     """Whether a request is in hand; an idle peer is closed at once when the server stops."""
     is_known: bool = False
@@ -42,8 +55,15 @@ class Peer:
     has_agreed: bool = False
     """Whether a HELLO of it was answered: from then on it keeps its place."""
     since: float = 0.0
-    is_evicted: bool = False
-    """Whether its place was given to another."""
+    turn_at: float = 0.0
+    """When its source has paid for what it asks, while it waits for that."""
+    evicted: threading.Event = field(default_factory=threading.Event)
+    """Its place was given to another."""
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether its place was given to another."""
+        return self.evicted.is_set()
 
     @property
     def may_be_evicted(self) -> bool:
@@ -96,45 +116,60 @@ class Server:
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
     metrics: Metrics = field(default_factory=NoMetrics)
+    small_per_s: float = 50.0
+    """Of one source; see net.pacing."""
 
     def open(self) -> tuple[str, int]:
-        """Bind and listen; returns the address, with the chosen port where 0 was asked for. Raises ConnectError."""
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = found[0]
-            self._listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-        except (OSError, OverflowError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConnectError(f"cannot listen on {self.host}:{self.port}: {reason}") from None
+        """Listen on every address of the host; returns the first, with the chosen port where 0 was asked for.
+
+        Raises ConnectError.
+        """
+        self._listeners = listen(self.host, self.port, BACKLOG)
+        self._ready = selectors.DefaultSelector()
+        for listener in self._listeners:
+            listener.setblocking(False)
+            self._ready.register(listener, selectors.EVENT_READ)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._refusers = threading.Semaphore(REFUSERS)
         self._peers: dict[Peer, threading.Thread] = {}
         self._door = Door(self.policy)
         self._refusals = RefusalLog()
-        name = self._listener.getsockname()
-        return str(name[0]), int(name[1])
+        self._sources = Sources(self.small_per_s)
+        self._turned_away = Bucket(TURNED_AWAY_PER_S, TURNED_AWAY_S)
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """All that it listens on."""
+        return [name_of(listener) for listener in self._listeners]
 
     def serve(self) -> None:
         """Accept until stopped, then let requests in hand finish for at most `drain_s` seconds."""
-        self._listener.settimeout(STOP_NOTICED_S)
         while not self._stopping.is_set():
-            self._accept()
+            self._accept(STOP_NOTICED_S)
         self._drain()
-        self._listener.close()
+        self._ready.close()
+        for listener in self._listeners:
+            listener.close()
 
-    def _accept(self) -> None:
-        """Wait a moment for one connection."""
+    def _accept(self, seconds: float) -> None:
+        """Wait a moment for a connection, of each address at most one."""
+        for key, _ in self._ready.select(seconds):
+            self._accept_from(key.fileobj)  # type: ignore[arg-type]  # only listeners are registered
+
+    def _accept_from(self, listener: socket.socket) -> None:
         try:
-            sock, address = self._listener.accept()
-        except TimeoutError:
-            return
+            sock, address = listener.accept()
+        except BlockingIOError:
+            return  # it has gone again
         except OSError as error:  # out of file descriptors, say: the next one may fit again
             log.warning("accept failed: %s", error)
             self._stopping.wait(0.1)
             return
         try:
-            self._admit(sock, str(address[0]), f"{address[0]}:{address[1]}")
+            ip = str(address[0])
+            self._admit(sock, ip, addresses.show(str(addresses.ip_of(ip)), int(address[1])))
         except OSError as error:  # it has gone again
             log.info("! %s: %s", address, error)
             sock.close()
@@ -153,12 +188,30 @@ class Server:
         """Whether a stop was asked for: finish what is in hand and take nothing new."""
         return self._stopping.is_set()
 
-    def pause(self, seconds: float) -> None:
-        """Wait, but not for longer than until a stop."""
-        if seconds > 0:
-            self._stopping.wait(seconds)
+    def pay(self, peer: Peer, spending: Spending, tokens: float) -> float:
+        """Take tokens of a peer's source; returns the seconds until it owes none."""
+        return self._sources.pay(peer.payer, spending, tokens) if tokens else 0.0
+
+    def take_turn(self, peer: Peer, spending: Spending, tokens: float, owed_s: float = 0.0) -> None:
+        """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop.
+
+        Raises PeerClosedError where its place is given to another meanwhile, whose tokens are given back.
+        """
+        wait_s = max(owed_s, self.pay(peer, spending, tokens))
+        if wait_s <= 0:
+            return
+        end = peer.turn_at = time.monotonic() + wait_s
+        while not self.is_stopping and (left := end - time.monotonic()) > 0:
+            if peer.evicted.wait(min(left, STOP_NOTICED_S)):
+                self.pay(peer, spending, -tokens)
+                raise PeerClosedError("its place was given to another")
+        peer.turn_at = 0.0
 
     def _admit(self, sock: socket.socket, address: str, name: str) -> None:
+        flood = self._flood_of(payer_of(address))
+        if flood is not None:
+            self._turn_away(sock, name, flood, is_flood=True)
+            return
         with self._lock:
             denial = self._door.admit(address, time.monotonic())
             if denial is None and len(self._peers) >= self.max_connections and not self._evict():
@@ -177,54 +230,72 @@ class Server:
             log.warning("! %s refused: %s", name, error)
             self._forget(peer)
 
+    def _flood_of(self, payer: str) -> Denial | None:
+        """Pay for a connection, or say that there are too many."""
+        owed_s = self._sources.pay(payer, Spending.CONNECTION, 1)
+        if not owed_s:
+            return None
+        self._sources.pay(payer, Spending.CONNECTION, -1)
+        return Denial("BUSY", "too many connections a second from your address (--max-small-rate)", owed_s)
+
     @property
     def _full(self) -> str:
         return f"all {self.max_connections} connections are taken (--max-connections)"
 
     def _evict(self) -> bool:
-        """Make room: of those who have not said HELLO, one of the address that has most of them, the oldest, leaves."""
+        """Make room: of those who have not said HELLO, one of the source that has most of them leaves: the oldest of
+        those who had time to speak and did not, then the last of those who wait until they have paid, then the oldest.
+        """
         end = time.monotonic() - STAY_S
         strangers = [peer for peer in self._peers if peer.may_be_evicted and peer.since < end]
         if not strangers:
             return False
-        counts = Counter(peer.address for peer in strangers)
-        peer = max(strangers, key=lambda peer: (counts[peer.address], -peer.since))
-        peer.is_evicted = True
+        crowds = Counter(peer.payer for peer in strangers) + Counter(peer.address for peer in strangers)
+
+        def leaves_first(peer: Peer) -> tuple[int, int, int, float]:
+            has_had_time = 2 * (peer.since < end - SPEAK_S)
+            rank = 1 if peer.turn_at else has_had_time
+            return crowds[peer.payer], crowds[peer.address], rank, peer.turn_at or -peer.since
+
+        peer = max(strangers, key=leaves_first)
         del self._peers[peer]
-        self._door.leave(peer.address)
+        self._leave(peer)
+        peer.evicted.set()
         with contextlib.suppress(OSError):
             peer.connection.sock.shutdown(socket.SHUT_RD)  # its thread wakes up, and says why
         return True
 
     def _meet(self, sock: socket.socket, address: str, name: str) -> Peer:
         try:
-            return Peer(
-                Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s),
-                name,
-                address,
-                since=time.monotonic(),
-            )
+            connection = Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s)
         except OSError:  # it has gone again
             self._door.leave(address)
             raise
+        payer = payer_of(address)
+        return Peer(connection, name, address, payer, self._sources.enter(payer), since=time.monotonic())
+
+    def _leave(self, peer: Peer) -> None:
+        self._door.leave(peer.address)
+        self._sources.leave(peer.payer)
 
     def _forget(self, peer: Peer) -> None:
         peer.connection.close()
         with self._lock:
             if self._peers.pop(peer, None) is not None:
-                self._door.leave(peer.address)
+                self._leave(peer)
 
-    def _turn_away(self, sock: socket.socket, name: str, denial: Denial) -> None:
+    def _turn_away(self, sock: socket.socket, name: str, denial: Denial, *, is_flood: bool = False) -> None:
         self._refusals.tell("! %s refused, %s: %s", name, denial.code, denial.text)
         self.metrics.refused(denial.code)
         error = Error(denial.code, denial.text, retry_after_s=denial.retry_after_s)
-        is_patient = denial.code == "BUSY" and self._refusers.acquire(blocking=False)
+        is_patient = denial.code == "BUSY" and not is_flood and self._refusers.acquire(blocking=False)
         if not is_patient:  # a flood, or who is penalised: what the kernel takes at once, and no more manners
             with contextlib.suppress(OSError):
                 sock.setblocking(False)
                 header = plain_pickle.dumps(to_header(error))
                 sock.send(pack_prefix(Error.TYPE, len(header), 0) + header)
             sock.close()
+            self._stopping.wait(self._turned_away.pay(1, time.monotonic()))
             return
 
         def refuse() -> None:
@@ -274,14 +345,13 @@ class Server:
     def _drain(self) -> None:
         """Who has something in hand may finish; who comes now is still told that we are stopping."""
         end = time.monotonic() + self.drain_s
-        self._listener.settimeout(DRAINED_NOTICED_S)
         with self._lock:
             peers = dict(self._peers)
         for peer in peers:
             if not peer.is_working:
                 peer.connection.close()
         while time.monotonic() < end and any(thread.is_alive() for thread in peers.values()):
-            self._accept()
+            self._accept(DRAINED_NOTICED_S)
         with self._lock:
             left = list(self._peers)
         for peer in left:

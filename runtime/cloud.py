@@ -13,6 +13,7 @@ from net.connection import ClosedAtBoundaryError, Frame
 from net.frames import FrameType
 from net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
 from net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
+from net.pacing import Spending
 from net.penalties import source_of
 from net.security import is_token_right
 from net.server import Peer, Server
@@ -89,6 +90,7 @@ class Cloud:
             config.min_bytes_per_s,
             config.policy,
             metrics or NoMetrics(),
+            config.small_per_s,
         )
         self._metrics = self.server.metrics
         self._metrics.watch(
@@ -107,6 +109,8 @@ class Cloud:
         self._networks.close()
 
     def _converse(self, peer: Peer) -> None:
+        if self._config.tls is not None:
+            self.server.take_turn(peer, Spending.HANDSHAKE, 1)
         hello = Deadline.after(self._config.hello_s, "no HELLO came")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
@@ -126,13 +130,12 @@ class Cloud:
     def _serve(self, session: Session, frame: Frame) -> None:
         """Answer frame after frame; what is computed is answered by the session's other thread."""
         while True:
-            session.begin()
+            session.take(frame.kind, frame.header_bytes)
             if frame.kind is FrameType.HELLO:
                 session.agree(self._greet(session, frame))
             else:
                 self._answer(session, frame)
             session.end()
-            session.pace(frame.kind, frame.header_bytes)
             if self.server.is_stopping:
                 return
             del frame  # and with it the payload, which would stay while nothing comes

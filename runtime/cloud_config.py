@@ -32,7 +32,7 @@ class CloudConfig:
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
     small_per_s: float = 50.0
-    """Requests a second of one connection that are not computed; see net.pacing."""
+    """Requests a second of one source that are not computed; see net.pacing."""
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1

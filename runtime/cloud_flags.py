@@ -9,8 +9,8 @@ from utils import arguments, cli, flags
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
     """The command line; `max_batch` is the default of its flag."""
     parser = cli.Parser(prog, description)
-    where = "address to listen on; other than loopback: needs a token, TLS or --insecure"
-    flags.add_place_flags(parser, where, "127.0.0.1", flags.DEFAULT_PORT)
+    where = "address to listen on, :: for IPv6 and IPv4; other than loopback: needs a token, TLS or --insecure"
+    flags.add_place_flags(parser, where, listens=True)
     parser.add_argument(
         "--weights",
         action="append",
@@ -45,7 +45,9 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_health_flags(parser)
     group = parser.add_argument_group("metrics for Prometheus")
     group.add_argument("--metrics-port", metavar="N", type=arguments.port, help="answer scrapes there; 0 chooses one")
-    group.add_argument("--metrics-host", metavar="HOST", default="127.0.0.1", help="anybody who reaches it can read")
+    group.add_argument(
+        "--metrics-host", metavar="HOST", type=arguments.host, default=flags.LOCAL, help="whoever reaches it can read"
+    )
     return parser
 
 
@@ -124,8 +126,8 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         metavar="N",
         type=arguments.positive_int,
         default=50,
-        help="STATUS, PROBE, HELLO and refused requests a second of one connection, after twice as many at once; "
-        "further ones wait",
+        help="STATUS and wrong requests a second of one source, after twice as many at once; further ones wait; as "
+        "many HELLOs, 4 times as many PROBEs, 10 times as many connections",
     )
     group.add_argument(
         "--load-budget",

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from net.endpoints import listen, name_of
 from net.metrics import Gauges, Spent
-from utils.errors import ConnectError
+from net.page import BACKLOG, Page
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 PREFIX = "edgecloud"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class PrometheusMetrics:
@@ -71,9 +73,6 @@ class PrometheusMetrics:
 
     def listen(self, host: str, port: int) -> int:
         """Answer scrapes in a thread of its own from now on; returns the port. Raises ConnectError."""
-        try:
-            server, _ = start_http_server(port, host, self.registry)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConnectError(f"no metrics on {host}:{port}: {reason}") from None
-        return int(server.server_port)
+        listeners = listen(host, port, BACKLOG, "--metrics-port")
+        Page(listeners, lambda: generate_latest(self.registry), CONTENT_TYPE).start()
+        return name_of(listeners[0])[1]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runtime.cloud_flags import build_parser
-from utils import cli
+from utils import addresses, cli, flags
 from utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from predictor.store import default_folder
     from runtime.cloud_config import CloudConfig
 
+    host, port = flags.place_of(options)
     taken = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
     return CloudConfig(
-        host=options.ip,
-        port=options.port,
+        host=host,
+        port=port,
         device=options.device,
         threads=options.threads,
         weights=parse_weights(options.weights),
@@ -105,15 +106,12 @@ def serve(options: argparse.Namespace) -> int:
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {_host_port(host, port)}")
+    cli.say(f"listening on {addresses.show(host, port)}")
+    for more in cloud.server.addresses[1:]:
+        cli.say(f"and on {addresses.show(*more)}")
     cloud.server.serve()
     cloud.close()
     return 0
-
-
-def _host_port(host: str, port: int) -> str:
-    """As a flag or a URL has it, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
@@ -123,7 +121,7 @@ def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
     from runtime.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
-    cli.complain(f"metrics on http://{_host_port(host, metrics.listen(host, port))}/metrics")
+    cli.complain(f"metrics on http://{addresses.show(host, metrics.listen(host, port))}/metrics")
     return metrics
 
 

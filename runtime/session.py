@@ -17,7 +17,7 @@ from typing import Any
 
 from net.frames import FrameType
 from net.messages import Error, Hello, Message, Result
-from net.pacing import Bucket, price
+from net.pacing import Bucket, Spending, price, spending_of
 from net.server import Peer, Server
 from net.tensors import Array
 from runtime.executor import Ran
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8  # requests of one connection that are not answered yet; further ones stay on the link
 HELD_BYTES = 32 << 20  # of requests and answers that one connection may have outstanding, if it has more than one
+NO_FAULT = frozenset({"BUSY", "DEADLINE"})  # refusals of requests that were right, and came in a bad moment
 MAX_NETWORKS = 64  # that one connection may name
 WRITER_END_S = 5.0
 LOG_EVERY_S = 1.0
@@ -66,12 +67,15 @@ class Session:
         self._request_s, self._server = request_s, server
         self._lock = threading.Lock()
         self._pending = 0
-        self._answered = threading.Condition()
+        self._account = peer.account
+        self._answered = self._account.changed
+        self._is_closed = False
         self._outstanding, self._held_bytes = 0, 0
         self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
-        self._bucket, self._refused = Bucket(small_per_s), 0.0
+        self._bucket = Bucket(small_per_s)  # of this connection alone, beside that of its source
+        self._owes_until = 0.0
 
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
@@ -91,8 +95,24 @@ class Session:
 
     # --- of the thread that receives
 
+    def take(self, kind: FrameType, header_bytes: int) -> None:
+        """A frame has come: pay for it, wait where that is not possible yet, and have it in hand from then on.
+
+        Whoever has agreed has it in hand at once, so that a stop does not lose it. Raises PeerClosedError for a
+        stranger whose place was given to another.
+        """
+        if self.agreed:
+            self.begin()
+        spending = spending_of(kind)
+        tokens = price(header_bytes, is_computed=spending is Spending.COMPUTED)
+        if tokens and spending is Spending.COMPUTED:
+            self._owe(self._own(tokens))
+        self._server.take_turn(self.peer, spending, tokens, self._owes_until - time.monotonic())
+        if not self.agreed:
+            self.begin()
+
     def begin(self) -> None:
-        """A frame is in hand."""
+        """Something is in hand."""
         with self._lock:
             self._pending += 1
             self.peer.is_working = True
@@ -104,16 +124,24 @@ class Session:
             self.peer.is_working = self._pending > 0
 
     def charge(self, tokens: float) -> None:
-        """Let what this conversation caused on the side be paid for with the frame in hand."""
-        with self._lock:
-            self._refused += tokens
+        """Let what a request causes beside its computing be paid for; the wait is before the next frame."""
+        self._owe(self._own(tokens))
+        self._owe(self._server.pay(self.peer, Spending.SMALL, tokens))
 
-    def pace(self, kind: FrameType, header_bytes: int) -> None:
-        """Pay for a frame that was answered or handed on, and for the refusals since; waits where too much is owed."""
+    def _own(self, tokens: float) -> float:
+        """Pay from what this connection has; returns the seconds until it owes nothing."""
         with self._lock:
-            refused, self._refused = self._refused, 0.0
-        owed = refused + price(header_bytes, is_computed=kind is FrameType.INFER)
-        self._server.pause(self._bucket.pay(owed, time.monotonic()))
+            return self._bucket.pay(tokens, time.monotonic())
+
+    def _owe(self, seconds: float) -> None:
+        with self._lock:
+            self._owes_until = max(self._owes_until, time.monotonic() + seconds)
+
+    def _pay_refusal(self, code: str) -> None:
+        """At once, or leaving would be cheaper than staying; the wait is before the next frame."""
+        if code in NO_FAULT:
+            self._owe(self._own(1))
+        self._owe(self._server.pay(self.peer, Spending.COMPUTED if code in NO_FAULT else Spending.SMALL, 1))
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
         """Answer at once; returns the bytes of the payload. Raises what `Connection.send` does."""
@@ -121,8 +149,7 @@ class Session:
 
     def refuse(self, request_id: int, error: AppError) -> None:
         """Say why a request is not carried out; a flood of refusals is logged once a second."""
-        with self._lock:
-            self._refused += 1
+        self._pay_refusal(error.code)
         self._server.metrics.refused(error.code)
         level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
         self._told_at = time.monotonic() if level == logging.WARNING else self._told_at
@@ -139,13 +166,14 @@ class Session:
 
         def has_room() -> bool:
             few = self._outstanding < IN_FLIGHT and self._held_bytes + held_bytes <= HELD_BYTES
-            return few or not self._outstanding
+            return (few or not self._outstanding) and self._account.has_room(held_bytes)
 
         with self._answered:
             if not self._answered.wait_for(has_room, self._request_s):
                 raise DeadlineError("answers are not taken")
             self._outstanding += 1
             self._held_bytes += held_bytes
+            self._account.take(held_bytes)
         if self._writer is None:
             self.peer.connection.allow_duplex()
             self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
@@ -165,6 +193,9 @@ class Session:
         self._done.put(None)
         if self._writer is not None:
             self._writer.join(WRITER_END_S)
+        with self._answered:  # nobody waits for what is left
+            self._is_closed = True
+            self._account.give_back(self._outstanding, self._held_bytes)
 
     # --- of the thread that answers
 
@@ -176,7 +207,8 @@ class Session:
             with self._answered:
                 self._outstanding -= 1
                 self._held_bytes -= held_bytes
-                self._answered.notify()
+                if not self._is_closed:
+                    self._account.give_back(1, held_bytes)
             self.end()
             if self._server.is_stopping and not self.peer.is_working:
                 self._hang_up(socket.SHUT_RD)

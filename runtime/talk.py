@@ -12,6 +12,7 @@ from net.messages import Error, Hello, Ready, from_header
 from net.refusals import refusal
 from net.tensors import Array
 from net.tls import ClientTls
+from utils import addresses
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
 
@@ -45,7 +46,7 @@ def greet(
     Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with, and ProtocolError where
     it answers something else.
     """
-    late = f"the cloud at {address[0]}:{address[1]} was not ready within {ready_s:g} s (--ready-timeout)"
+    late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s (--ready-timeout)"
     deadline = Deadline.after(ready_s, late)
     while True:
         try:

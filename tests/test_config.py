@@ -133,7 +133,7 @@ def test_a_repeated_flag_replaces_the_list_of_the_file(tmp_path: Path, monkeypat
         ("xyzzy = 1", "xyzzy: there is no such key (--help"),
         ("config = 'b.toml'", "config: there is no such key"),
         ("token = 'hunter2hunter2'", "token: a secret does not belong into a configuration"),
-        ("port = 70000", "port: '70000' is not a whole number from 0 to 65535"),
+        ("port = 70000", "port: '70000' is not a whole number from 1 to 65535"),
         ("port = [1, 2]", "port: '1,2' is not a whole number"),
         ("port = true", "port: true and false are not for this key"),
         ("image = ['a', 'b']", "image: a list is not for this key"),

@@ -47,7 +47,7 @@ def serving(policy: Policy | None = None) -> Iterator[Server]:
 
 def come(server: Server, source: str = "127.0.0.1") -> socket.socket:
     """A connection that says nothing, and is let in."""
-    port = server._listener.getsockname()[1]
+    port = server.addresses[0][1]
     return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0))
 
 

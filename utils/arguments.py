@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from utils import addresses
+from utils.addresses import MAX_PORT
 from utils.errors import UsageError
 from utils.units import parse_duration, parse_link, parse_size
 
-MAX_PORT = 65535
 MIN_PAYLOAD = 64 << 10
 MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
 T = TypeVar("T")
@@ -52,17 +53,42 @@ def percent(text: str) -> float:
 
 
 def port(text: str) -> int:
-    """An argument that is a TCP port."""
+    """An argument that is a TCP port to listen on; 0 lets the system choose one."""
     return _whole(text, 0, MAX_PORT)
 
 
+def port_there(text: str) -> int:
+    """An argument that is a TCP port to connect to."""
+    return _whole(text, 1, MAX_PORT)
+
+
 def address(text: str) -> tuple[str, int]:
-    """An argument such as 127.0.0.1:9999, cloud.example:9999 or [::1]:9999."""
-    host, colon, number = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host, port(number)
+    """An argument such as 127.0.0.1:9999, cloud.example:9999 or [::1]:9999, to connect to."""
+    place = checked(addresses.parse)(text)
+    if place.port is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or [IPV6]:PORT")
+    return place.host, port_there(str(place.port))
+
+
+def place(text: str) -> str:
+    """An argument such as 192.168.1.20, cloud.example:9999, fe80::1%eth0 or [::1]:9999, as it was written."""
+    checked(addresses.parse)(text)
+    return text
+
+
+def place_there(text: str) -> str:
+    """The same, to connect to."""
+    if checked(addresses.parse)(text).port == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: no cloud has the port 0")
+    return text
+
+
+def host(text: str) -> str:
+    """An argument that is an address without a port."""
+    found = checked(addresses.parse)(text)
+    if found.port is not None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give the address alone, its port has a flag of its own")
+    return found.host
 
 
 def positive_int(text: str) -> int:

@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils import arguments, settings
+from utils import addresses, arguments, settings
 from utils.errors import UsageError
 
 DEFAULT_PORT = 9999
+LOCAL = "127.0.0.1"
 MODELS = (
     "alex_net, vgg_net, mobile_net, le_net, deepface, mnist, kaldi, senna_pos, senna_ner, senna_chk, cifar_alexnet, "
     "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
@@ -16,23 +17,37 @@ EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this m
 WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
 
 
-def add_place_flags(
-    parser: argparse.ArgumentParser, host_help: str, default_host: str | None, default_port: int | None
-) -> None:
-    """-i, -p, -d and what else both sides have."""
-    parser.add_argument("-i", "--ip", metavar="HOST", default=default_host, help=host_help)
+def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens: bool) -> None:
+    """-i, -p, -d and what else both sides have; `place_of` reads the first two."""
+    parser.add_argument(
+        "-i",
+        "--ip",
+        type=arguments.place if listens else arguments.place_there,
+        metavar="HOST[:PORT]",
+        default=LOCAL if listens else None,
+        help=host_help,
+    )
     parser.add_argument(
         "-p",
         "--port",
-        type=arguments.port,
-        default=default_port,
+        type=arguments.port if listens else arguments.port_there,
         metavar="PORT",
-        help=f"TCP port of the cloud (default: {DEFAULT_PORT})",
+        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {DEFAULT_PORT})",
     )
     add_device_flags(parser)
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help=f"shared secret (default: ${settings.SECRET}, else none)"
     )
+
+
+def place_of(options: argparse.Namespace) -> tuple[str, int]:
+    """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
+    place = addresses.parse(LOCAL if options.ip is None else options.ip)
+    if place.port is None:
+        return place.host, DEFAULT_PORT if options.port is None else options.port
+    if options.port not in (None, place.port):
+        raise UsageError(f"-i {options.ip} and -p {options.port} name two ports: leave one of them away")
+    return place.host, place.port
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

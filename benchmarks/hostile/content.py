@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.hostile.attacks import gadgets
 from benchmarks.hostile.bombs import BOMBS
-from benchmarks.hostile.site import QUICK, Row, provoke, site, soon, watched
+from benchmarks.hostile.site import QUICK, UNPACED, Row, provoke, site, soon, watched
 from net import plain_pickle
 from net.frames import FrameType, pack_prefix
 from net.messages import Error, Infer, from_header
@@ -27,7 +27,7 @@ def protocols(cache: Path) -> list[Row]:
         "the seed's without a length": pickle.dumps("get_bandwidth"),
     }
     short = {"HTTP/0.9": b"GET /\r\n", "short SSH banner": b"SSH-2.0-Go\r\n"}
-    with site(cache, *QUICK) as there:
+    with site(cache, *UNPACED, *QUICK) as there:
         with watched(there, f"A6 {', '.join(greetings)}") as long_row:
             for data in list(greetings.values()) * 40:
                 provoke(there, long_row, data, "BAD_MAGIC")
@@ -40,7 +40,7 @@ def protocols(cache: Path) -> list[Row]:
 def pickles(cache: Path) -> list[Row]:
     """A7: pickles that run something in an ordinary unpickler."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder, site(cache) as there:
+    with tempfile.TemporaryDirectory() as folder, site(cache, *UNPACED) as there:
         canary = Path(folder, "canary")
         traps = gadgets(canary)
         for is_greeted in (False, True):
@@ -66,7 +66,7 @@ def pickles(cache: Path) -> list[Row]:
 def shapes(cache: Path) -> list[Row]:
     """A11: tensors that are not those of the cut, or no tensors."""
     fit = "A11 requests that do not fit: the connection goes on"
-    with site(cache) as there:
+    with site(cache, *UNPACED) as there:
         with watched(there, fit) as row, closing(there.greet()) as connection:
             for layers, sizes in UNFIT * 20:
                 began = time.monotonic()
@@ -124,7 +124,7 @@ LIES: list[tuple[list[object], list[int], bytes]] = [
 def bombs(cache: Path) -> list[Row]:
     """A13: zstd that unfolds to more than it should, or says so."""
     rows = []
-    with site(cache) as there:
+    with site(cache, *UNPACED) as there:
         for name, is_fit in (
             ("described as the 3 KB that le_net reads", True),
             ("described by sizes of their own", False),

@@ -13,6 +13,7 @@ from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     QUICK,
     TOKEN,
+    UNPACED,
     Row,
     Site,
     end_of,
@@ -38,7 +39,7 @@ def lengths(cache: Path) -> list[Row]:
     rows = []
     over = (CAP + 1, 1 << 40, 1 << 63, (1 << 64) - 1)
     headers = (Limits().header_bytes + 1, 1 << 31, (1 << 32) - 1)
-    with site(cache) as there:
+    with site(cache, *UNPACED) as there:
         for name, is_greeted in (("before HELLO", False), ("after HELLO", True)):
             with watched(there, f"A1 payload lengths 2^26+1, 2^40, 2^63, 2^64-1, {name}") as row:
                 for kind in (FrameType.INFER, FrameType.PROBE):
@@ -56,7 +57,7 @@ def lengths(cache: Path) -> list[Row]:
 def caps(cache: Path) -> list[Row]:
     """A2: exactly the cap and one more; and frames of the cap by who has not said HELLO."""
     rows = []
-    with site(cache, "--max-payload", f"{SMALL_CAP >> 10}KiB", *QUICK) as there:
+    with site(cache, *UNPACED, "--max-payload", f"{SMALL_CAP >> 10}KiB", *QUICK) as there:
         with watched(there, "A2 probes of the cap - 1 and the cap (1 MiB): answered") as row:
             for size in (SMALL_CAP - 1, SMALL_CAP) * 20:
                 with closing(there.greet()) as connection:
@@ -71,7 +72,7 @@ def caps(cache: Path) -> list[Row]:
             for _ in range(20):
                 provoke(there, row, data, "TOO_LARGE", is_greeted=True)
         rows.append(row)
-    with site(cache, token=TOKEN) as there:
+    with site(cache, *UNPACED, token=TOKEN) as there:
         rows.append(_held_before_hello(there))
     return rows
 
@@ -97,7 +98,7 @@ def _held_before_hello(there: Site) -> Row:
 def truncated(cache: Path) -> list[Row]:
     """A3: frames that end early, in good order or not."""
     rows = []
-    with site(cache, *QUICK) as there:
+    with site(cache, *UNPACED, *QUICK) as there:
         frames = (("HELLO", encode(there.hello, []), False), ("INFER", encode(there.infer, [there.x]), True))
         for kind, data, is_greeted in frames:
             offsets = _offsets(len(data))
@@ -148,7 +149,7 @@ def _cut(there: Site, row: Row, data: bytes, ending: str, *, is_greeted: bool) -
 
 def odd_sends(cache: Path) -> list[Row]:
     """A4: good frames in odd pieces have the right answers."""
-    with site(cache) as there:
+    with site(cache, *UNPACED) as there:
         data = encode(there.infer, [there.x])
         with watched(there, f"A4 HELLO and INFER ({len(data)} bytes) one byte at a time") as single:
             for _ in range(5):

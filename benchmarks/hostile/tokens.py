@@ -13,6 +13,7 @@ from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
     STRANGER,
     TOKEN,
+    UNPACED,
     Row,
     Site,
     end_of,
@@ -28,7 +29,10 @@ from net.messages import Hello
 def tokens(cache: Path) -> list[Row]:
     """A15: who guesses tokens, and what the time of a refusal tells."""
     guesses = {"first": "b" + TOKEN[1:], "last": TOKEN[:-1] + "?"}
-    with site(cache, token=TOKEN) as there, watched(there, "A15 1,000 wrong tokens, loopback being spared") as row:
+    with (
+        site(cache, *UNPACED, token=TOKEN) as there,
+        watched(there, "A15 1,000 wrong tokens, loopback being spared") as row,
+    ):
         times: dict[str, list[float]] = {place: [] for place in guesses}
         for number in range(500):
             for place in sorted(guesses, reverse=bool(number % 2)):
@@ -45,7 +49,7 @@ def tokens(cache: Path) -> list[Row]:
             f"median {median(first):.0f} µs with a wrong first character, {median(last):.0f} µs with a wrong last, "
             f"{median(last) - median(first):+.1f} µs; the halves of the first differ by {same:.1f} µs"
         )
-    with site(cache, "--penalise-loopback", token=TOKEN) as there:
+    with site(cache, *UNPACED, "--penalise-loopback", token=TOKEN) as there:
         rows = [row, _guesses_of_another(there, guesses["last"])]
     return rows
 

@@ -1,0 +1,138 @@
+"""Sockets by address: to listen on every address that a host has, and to reach one of them in time."""
+
+import errno
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+
+from utils import addresses
+from utils.deadline import Deadline
+from utils.errors import ConnectError, DeadlineError
+
+log = logging.getLogger(__name__)
+
+PORT_TRIES = 16  # for one that is free on every address, where any will do
+Address = tuple[str, int] | tuple[str, int, int, int]
+Found = tuple[socket.AddressFamily, Address]
+
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL})
+"""Of one of several addresses that a name has: another one may do."""
+
+
+def listen(host: str, port: int, backlog: int, flag: str = "-p") -> list[socket.socket]:
+    """Listen on each address of a host, at one port, which 0 chooses; `::` takes IPv4 too.
+
+    Raises ConnectError, whose text names `flag` where another port would help. Close what is returned.
+    """
+    try:
+        found = _addresses_of(host, port)
+        for _ in range(PORT_TRIES):
+            try:
+                return _listen_on_all(found, port, backlog)
+            except OSError as error:
+                if port or len(found) < 2 or error.errno != errno.EADDRINUSE:
+                    raise
+        raise OSError(errno.EADDRINUSE, "")
+    except (OSError, OverflowError, UnicodeError) as error:
+        place = addresses.show(host, port)
+        words = {
+            errno.EADDRINUSE: f"the port is in use; choose another with {flag}, or let 0 choose one",
+            errno.EADDRNOTAVAIL: "this machine has no such address",
+            errno.EACCES: f"ports below 1024 are not for every user; choose another with {flag}",
+        }
+        raise ConnectError(f"cannot listen on {place}: {_why(error, host, words)}") from None
+
+
+def name_of(sock: socket.socket) -> tuple[str, int]:
+    """Where a socket listens, an IPv6 address with its interface where it has one."""
+    host, port = socket.getnameinfo(sock.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    return host, int(port)
+
+
+def _addresses_of(host: str, port: int) -> list[Found]:
+    """Each once, in the order of the system; an IPv4 address that is written as IPv6 is an IPv4 one."""
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found: dict[Found, None] = {}
+    for family, _, _, _, address in rows:
+        ip = addresses.ip_of(str(address[0]))
+        if family == socket.AF_INET6 and ip.version == 4:
+            family, address = socket.AF_INET, (str(ip), int(address[1]))
+        found[family, address] = None  # type: ignore[index]  # of a stream over IP there is no other address
+    return list(found)
+
+
+def _listen_on_all(found: Sequence[Found], port: int, backlog: int) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, (host, _, *scope) in found:
+            try:
+                opened.append(_listen_on(family, (host, port, *scope), backlog))  # type: ignore[arg-type]
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+                if len(found) > 1:
+                    log.warning("not on %s: %s", host, error.strerror)
+                continue
+            port = port or opened[0].getsockname()[1]
+        if missing is not None and not opened:
+            raise missing
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _listen_on(family: socket.AddressFamily, address: Address, backlog: int) -> socket.socket:
+    """As socket.create_server does, whose errors hold a Python tuple, and which drops an interface."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def dial(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to one of a host's addresses, each having its share of the time that is left.
+
+    Raises ConnectError that says what to do.
+    """
+    deadline = Deadline.after(timeout_s, "no answer")
+    try:
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for number, (family, kind, protocol, _, address) in enumerate(rows):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(deadline.remaining() / (len(rows) - number))
+                sock.connect(address)
+            except (OSError, DeadlineError) as error:
+                sock.close()
+                failed = error
+                continue
+            return sock
+        raise failed
+    except (OSError, OverflowError, UnicodeError, DeadlineError) as error:
+        place, why = addresses.show(host, port), _why(error, host, {})
+        raise ConnectError(f"no cloud at {place} ({why}): start cloud_api.py there, or check -i and -p") from None
+
+
+def _why(error: Exception, host: str, words: Mapping[int, str]) -> str:
+    """In words that say what to do, where that is known; `words` are those for some error numbers."""
+    if isinstance(error, TimeoutError | DeadlineError):
+        return "no answer"
+    if isinstance(error, socket.gaierror) and "%" in host:
+        return f"there is no interface {host.partition('%')[2]!r} here"
+    number = (error.errno if isinstance(error, OSError) else None) or 0
+    if number in (errno.EINVAL, errno.EADDRNOTAVAIL) and addresses.is_link_local(host) and "%" not in host:
+        return f"a link-local address needs its interface, as in {host}%eth0"
+    if number == errno.EAFNOSUPPORT:
+        return "this machine has no IPv6"
+    return words.get(number) or getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,91 @@
+"""Addresses as people write them: HOST, HOST:PORT, an IPv6 one bare or in brackets, with its interface or without.
+
+Pure: nothing is looked up. An IPv4 address that is written as an IPv6 one (::ffff:192.0.2.7) is that IPv4 address
+everywhere, or rules for loopback and for sources could be walked around.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from utils.errors import UsageError
+
+MAX_PORT = 65535
+FORMS = "HOST, HOST:PORT, an IPv6 address or [IPV6]:PORT"
+_NAME = re.compile(r"[^\s\[\]:/@%\\?#,\x00-\x1f\x7f]+")
+_INTERFACE = re.compile(r"[^\s\[\]:/%\x00-\x1f\x7f]+")
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host, without brackets, and the port where one was written."""
+
+    host: str
+    port: int | None = None
+
+
+def parse(text: str) -> Place:
+    """What a text means. Raises UsageError for what is none of the forms."""
+    given = text.strip()
+    if given.startswith("["):
+        host, bracket, rest = given[1:].partition("]")
+        host, number = _ipv6(host, text), rest[1:] if rest.startswith(":") else None
+        if not bracket or (rest and number is None):
+            raise _wrong(text)
+    elif given.count(":") > 1:
+        host, number = _ipv6(given, text), None
+    else:
+        host, colon, rest = given.partition(":")
+        number = rest if colon else None
+        if not _NAME.fullmatch(host) or host.startswith("-") or "\uff1a" in host:  # a full-width colon
+            raise _wrong(text)
+    return Place(host, None if number is None else _port(number, text))
+
+
+def _ipv6(host: str, text: str) -> str:
+    """An IPv6 address, or the IPv4 one that it stands for."""
+    address, percent, interface = host.partition("%")
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        raise _wrong(text) from None
+    if percent and not _INTERFACE.fullmatch(interface):
+        raise _wrong(text)
+    return host if found.ipv4_mapped is None else str(found.ipv4_mapped)
+
+
+def _port(number: str, text: str) -> int:
+    if not (number.isascii() and number.isdecimal()) or len(number) > len(str(MAX_PORT)) or int(number) > MAX_PORT:
+        raise UsageError(f"{text!r}: {number!r} is not a port, a whole number from 0 to {MAX_PORT}")
+    return int(number)
+
+
+def _wrong(text: str) -> UsageError:
+    return UsageError(f"{text[:80]!r} is not {FORMS}")
+
+
+def show(host: str, port: int) -> str:
+    """As a flag or a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def ip_of(address: str) -> IpAddress:
+    """An address in numbers, its interface left away. Raises ValueError for what is none."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address in numbers is on this machine only. Raises ValueError for what is none."""
+    return ip_of(address).is_loopback
+
+
+def is_link_local(host: str) -> bool:
+    """Whether a host is an IPv6 address that means nothing without an interface."""
+    try:
+        found = ip_of(host)
+    except ValueError:
+        return False
+    return found.version == 6 and found.is_link_local
