@@ -5,6 +5,8 @@ auto     the edge's own choice, with the link probed anew just before
 head     the layers here by their names, for a cut that several tensors cross
 """
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,20 +15,26 @@ from models.graph import INPUT, LayerGraph
 from net.codec import CODECS
 from net.link import LinkEstimate
 from runtime.edge import EdgeConfig
+from runtime.fallback import Breaker, is_covered
 from runtime.outcome import Outcome
 from runtime.packing import AUTO
 from runtime.single import (
     Entered,
     Prepared,
+    alone,
     carry_out,
     enter,
+    fitting,
     plan_of,
     prepared_with,
     probe,
     problem_of,
 )
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 from utils.progress import Show
+from utils.units import printable
+
+log = logging.getLogger(__name__)
 
 HEAD = "head="
 
@@ -100,6 +108,9 @@ class Session:
     progress: Show
     _prepared: Prepared | None = None
     _link: LinkEstimate | None = field(default=None, init=False)
+    _breaker: Breaker = field(default_factory=Breaker, init=False)
+    """Whether a cloud that was lost is left alone."""
+    _why: str = field(default="", init=False)
 
     @property
     def graph(self) -> LayerGraph:
@@ -109,24 +120,61 @@ class Session:
     def measure(self, wanted: Wanted) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
         config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
-        edge, address = self.entered.edge, self.entered.address
+        edge = self.entered.edge
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
             self._prepared = prepared_with(self.entered, config, self.progress)
-        if edge.cloud is None and address is not None:  # it was lost over an earlier point
+        edge_s = self._prepared.found.times.seconds
+        try:
+            self._meet(config, is_anew=wanted.point is None and wanted.head is None)
+            assert self._link is not None  # it was just measured
+            problem = problem_of(edge, edge_s, self._link, edge.status(config.timeout_s))
+            plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
+            plan = fitting(edge, plan, edge_s, config)
+        except AppError as error:
+            if not is_covered(error, config.fallback):
+                raise
+            self._lost(error)
+            plan = replace(alone(edge, edge_s), failure=self._why)
+        link = None if plan.failure else self._link
+        return carry_out(self._prepared, link, plan, config, self.progress)
+
+    def begin_alone(self, why: str) -> None:
+        """The cloud was not there at the first greeting."""
+        self._why = why
+        self._breaker.failed(time.monotonic())
+
+    def _meet(self, config: EdgeConfig, *, is_anew: bool) -> None:
+        """See to it that there is a cloud whose link is measured. Raises AppError."""
+        edge, address = self.entered.edge, self.entered.address
+        if edge.cloud is None:
+            if address is None or (self._breaker.is_open and not self._breaker.may_probe(time.monotonic())):
+                raise AppError(self._why or self.entered.failure)
             edge.greet(*address, config.token, config.ready_s)
+            self._breaker.greeted()
         assert edge.cloud is not None  # it was just greeted
-        is_own_choice = wanted.point is None and wanted.head is None
-        if self._link is None or is_own_choice:
+        if self._link is None or is_anew:
             self._link = probe(edge.cloud, config, self.progress)
             self.entered.record.probed(self._link)
-        problem = problem_of(edge, self._prepared.found.times.seconds, self._link, edge.status(config.timeout_s))
-        plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
-        return carry_out(self._prepared, self._link, plan, config, self.progress)
+
+    def _lost(self, error: AppError) -> None:
+        """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""
+        why = printable(str(error), 200)
+        if why != self._why:
+            log.warning("everything runs here: %s", why)
+        self._why = why
+        if not self._breaker.is_open:
+            self.entered.edge.close()
+        if not self._breaker.is_open or self._breaker.may_probe(time.monotonic()):
+            self._breaker.failed(time.monotonic())
 
 
 @contextmanager
 def session(config: EdgeConfig, progress: Show) -> Iterator[Session]:
     """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
-        yield Session(enter(stack, config, progress), config, progress)
+        entered = enter(stack, config, progress, ready_s=config.ready_s)
+        found = Session(entered, config, progress)
+        if entered.failure:
+            found.begin_alone(entered.failure)
+        yield found

@@ -23,6 +23,7 @@ class RefusedError(AppError):
         super().__init__(str(meaning))
         self.error = error
         self.code, self.exit_code = meaning.code, meaning.exit_code
+        self.refusal, self.retry_after_s = meaning.refusal, meaning.retry_after_s
 
 
 def greet(

@@ -1,0 +1,42 @@
+"""Greeting a cloud that may be busy: it is asked again when it says, as long as there is time."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from net.connection import Connection
+from net.messages import Hello, Ready
+from net.tls import ClientTls
+from runtime.fallback import busy_pause_s
+from runtime.talk import greet
+from utils.errors import AppError
+
+BUSY = "BUSY"
+NAP_S = 0.1  # how soon it is noticed that nobody waits any more
+
+
+def greet_when_free(
+    address: tuple[str, int],
+    hellos: Sequence[Hello],
+    layers: Mapping[str, int],
+    ready_s: float,
+    opened: Callable[[Connection], None] = lambda _: None,
+    tls: ClientTls | None = None,
+    is_given_up: Callable[[], bool] = lambda: False,
+) -> tuple[Connection, dict[str, Ready]]:
+    """What `talk.greet` does, on a new connection each time that the cloud is BUSY, within `ready_s` seconds in all.
+
+    A cloud says so while it loads the network, and while too many others are there. Raises what `greet` does; where
+    there is no time left for another try, or `is_given_up`, the last refusal.
+    """
+    end = time.monotonic() + ready_s
+    left_s = ready_s
+    while True:
+        try:
+            return greet(address, hellos, layers, left_s, opened, tls)
+        except AppError as error:
+            again_at = time.monotonic() + busy_pause_s(error.retry_after_s)
+            if error.refusal != BUSY or again_at >= end or is_given_up():
+                raise
+        while (pause_s := again_at - time.monotonic()) > 0 and not is_given_up():
+            time.sleep(min(pause_s, NAP_S))
+        left_s = max(end - time.monotonic(), NAP_S)
