@@ -41,7 +41,7 @@ def is_covered(error: AppError, mode: Mode) -> bool:
     wrong with the address, the token, the certificates or the network stays an error, which somebody has to mend.
     """
     if mode != "on":
-        return mode == "always"
+        return mode == "always"  # an address, a token, a network that are wrong may be right when the cloud comes
     if error.refusal:
         return error.refusal not in OURS_TO_MEND
     if isinstance(error, ConnectError):  # nobody there, or no trust
