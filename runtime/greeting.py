@@ -8,10 +8,16 @@ from net.messages import Hello, Ready
 from net.tls import ClientTls
 from runtime.fallback import busy_pause_s
 from runtime.talk import greet
-from utils.errors import AppError
+from utils.errors import AppError, DeadlineError
 
 BUSY = "BUSY"
+READY_FLAG = "--ready-timeout"
 NAP_S = 0.1  # how soon it is noticed that nobody waits any more
+
+
+def blaming(error: AppError, flag: str) -> AppError:
+    """The same error, naming the flag by which that time was really limited where a cloud was not ready in time."""
+    return DeadlineError(str(error).replace(READY_FLAG, flag)) if isinstance(error, DeadlineError) else error
 
 
 def greet_when_free(

@@ -16,7 +16,7 @@ from net.link import LinkEstimate, Prober
 from net.messages import Hello, Result
 from net.tls import ClientTls
 from runtime.fallback import Backoff
-from runtime.greeting import greet_when_free
+from runtime.greeting import blaming, greet_when_free
 from runtime.planner import Conditions
 from runtime.uplink import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
 from utils.deadline import Deadline
@@ -86,7 +86,14 @@ class Keeper:
     def open(self) -> LinkEstimate:
         """Measure the link, then connect and agree on the networks. Raises AppError."""
         config = self._config
-        return self._open(config.ready_s if config.first_s is None else config.first_s)
+        if config.first_s is None or config.first_s >= config.ready_s:
+            return self._open(config.ready_s)
+        try:
+            return self._open(config.first_s)
+        except AppError as error:
+            told = blaming(error, "--timeout")
+            self.why = printable(str(told), 200)
+            raise told from None
 
     def open_meanwhile(self, wait_s: float) -> None:
         """The same in a thread of its own, which is waited for so long; `tick` goes on trying where it fails."""

@@ -32,6 +32,7 @@ from runtime.answers import (
 from runtime.children import CloudAccess
 from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input, state_of
 from runtime.fallback import first_wait_s, is_covered
+from runtime.greeting import blaming
 from runtime.joules import EnergyReport, Metered, Stages
 from runtime.late import LateEdge
 from runtime.link_record import LinkRecord
@@ -149,7 +150,7 @@ def _greet(edge: Edge, address: tuple[str, int], config: EdgeConfig, ready_s: fl
     except AppError as error:
         if not is_covered(error, config.fallback):
             raise _hinted(error, edge) from None
-        return _gone_on(error)
+        return _gone_on(blaming(error, "--timeout") if ready_s < config.ready_s else error)
     return ""
 
 

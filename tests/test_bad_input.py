@@ -10,6 +10,7 @@ import pytest
 
 import cloud_api
 import edge_api
+import tasks_edge_api
 from tests.conftest import (
     ROOT,
     CallEdge,
@@ -159,7 +160,9 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert_refused(run, 5, "--timeout")
 
 
-def test_a_cloud_with_a_smaller_limit_still_serves(cache: Path, edge: CallEdge) -> None:
+def test_a_cloud_with_a_smaller_limit_still_serves(
+    cache: Path, edge: CallEdge, capsys: pytest.CaptureFixture[str]
+) -> None:
     with running_cloud(cache, "--max-payload", "100kB") as small:
         run = edge(*at(small), "-t", "mobile_net", "--codec", "raw", "--json", "--verify")
         assert run.code == 0, run.stderr
@@ -169,6 +172,10 @@ def test_a_cloud_with_a_smaller_limit_still_serves(cache: Path, edge: CallEdge) 
         run = edge(*at(small), *all_there, "--json", "--verify")
         assert (run.code, run.document["completed_by"], run.document["verify"]["matches"]) == (0, "fallback", True)
         assert "the limit is 100000" in run.document["measured"]["repeats"][0]["fallback"]["reason"]
+        flags = ["--cache-dir", str(cache), *at(small), "-t", "mobile_net", "--tasks", "2", "--verify", "--json"]
+        tasks = call(tasks_edge_api.main, flags, capsys)
+        assert (tasks.code, tasks.document["summary"]["wrong"]) == (0, 0)
+        assert tasks.document["summary"]["connects"] == 1
 
 
 def test_nobody_behind_an_emulated_link_is_the_same_error(edge: CallEdge) -> None:
