@@ -12,6 +12,7 @@ import io
 import json
 import os
 import queue
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,10 +22,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import edge_api
-import tasks_edge_api
 from benchmarks.fingerprint import write_table
 from benchmarks.frame_proxy import TLS, Act, FrameProxy, Line, Place, close, garbage
 from benchmarks.tls import make_certificate
@@ -132,13 +132,17 @@ def act_of(name: str, cloud: Cloud) -> Act:
 
 
 COMMON = ("-i", "127.0.0.1", "-t", "le_net", "--codec", "raw", "--verify", "--json", "--timeout", f"{TIMEOUT_S:g}s")
-PROGRAMS: dict[str, tuple[Callable[[Sequence[str]], int], tuple[str, ...]]] = {
-    "edge_api": (edge_api.main, (*COMMON, "--point", "3", "--repeat", "2")),
-    "tasks_edge_api": (
-        tasks_edge_api.main,
-        (*COMMON, "--tasks", "8", "--rate", "8/s", "--emulate-cpu", "0.02", "--interval", "100ms"),
-    ),
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "edge_api": (*COMMON, "--point", "3", "--repeat", "2"),
+    "tasks_edge_api": (*COMMON, "--tasks", "8", "--rate", "8/s", "--emulate-cpu", "0.02", "--interval", "100ms"),
 }
+
+
+@cache
+def main_of(program: str) -> Callable[[Sequence[str]], int]:
+    """Of a script, which this process runs: to start another one for every cell would take minutes."""
+    found: Callable[[Sequence[str]], int] = runpy.run_path(str(ROOT / f"{program}.py"))["main"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Seen:
 
 def call(program: str, port: int, more: Sequence[str], proxy: FrameProxy) -> Seen:
     """Run a program in this process, as its main does, and read what it prints."""
-    main, flags = PROGRAMS[program]
+    main, flags = main_of(program), PROGRAMS[program]
     out, err = io.StringIO(), io.StringIO()
     began = time.monotonic()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -211,9 +215,9 @@ def measure(program: str, phase: Phase, act: str, cloud: Cloud, more: Sequence[s
 
 def table(phases: Sequence[Phase], acts: Sequence[str], folder: Path) -> tuple[list[list[str]], int]:
     """All cells, a row for each phase and program; also how many are not good."""
-    cache = folder / "cache"
+    times = folder / "cache"
     cert, key = make_certificate(folder)
-    plain, secure = Spares(cache, ()), Spares(cache, ("--tls-cert", str(cert), "--tls-key", str(key)))
+    plain, secure = Spares(times, ()), Spares(times, ("--tls-cert", str(cert), "--tls-key", str(key)))
     rows, bad, cloud, tls_cloud = [], 0, None, None
     try:
         for phase in phases:
@@ -225,7 +229,7 @@ def table(phases: Sequence[Phase], acts: Sequence[str], folder: Path) -> tuple[l
                     if used is None or not used.is_alive:
                         used = (secure if is_tls else plain).take()
                     cloud, tls_cloud = (cloud, used) if is_tls else (used, tls_cloud)
-                    more = ["--cache-dir", str(cache), *(["--tls-ca", str(cert)] if is_tls else [])]
+                    more = ["--cache-dir", str(times), *(["--tls-ca", str(cert)] if is_tls else [])]
                     seen = measure(program, phase, act, used, more)
                     bad += not seen.is_good
                     row.append(seen.cell())

@@ -25,7 +25,6 @@ TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 
 Mode = Literal["on", "off", "always"]
 """Of `--fallback`: whether what the cloud does not do is done here; `always`: also where none was ever there."""
-MODES: tuple[Mode, ...] = ("on", "off", "always")
 OURS_TO_MEND = frozenset({"MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS"})
 """Refusals of a first greeting that waiting does not change: another network there, or the wrong secret."""
 
@@ -40,13 +39,15 @@ def is_covered(error: AppError, mode: Mode) -> bool:
     With `on` it does once a connection was taken, whatever became of it: silence, an end, nonsense, a refusal. What is
     wrong with the address, the token, the certificates or the network stays an error, which somebody has to mend.
     """
+    if isinstance(error, UsageError) and not error.refusal:
+        return False
     if mode != "on":
         return mode == "always"  # an address, a token, a network that are wrong may be right when the cloud comes
     if error.refusal:
         return error.refusal not in OURS_TO_MEND
     if isinstance(error, ConnectError):  # nobody there, or no trust
         return isinstance(error, HandshakeLostError)
-    return not isinstance(error, MismatchError | UsageError) and error.exit_code != MismatchError.exit_code
+    return error.exit_code != MismatchError.exit_code
 
 
 def first_wait_s(here_s: float, timeout_s: float) -> float:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from models.graph import INPUT, LayerGraph
 from net.codec import CODECS
 from net.link import LinkEstimate
+from net.messages import State
 from runtime.edge import EdgeConfig
-from runtime.fallback import Breaker, is_covered
+from runtime.fallback import Breaker
 from runtime.outcome import Outcome
 from runtime.packing import AUTO
 from runtime.single import (
@@ -126,26 +127,24 @@ class Session:
             self._prepared = prepared_with(self.entered, config, self.progress)
         edge_s = self._prepared.found.times.seconds
         try:
-            self._meet(config, is_anew=wanted.point is None and wanted.head is None)
-            assert self._link is not None  # it was just measured
-            problem = problem_of(edge, edge_s, self._link, edge.status(config.timeout_s))
-            plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
-            plan = fitting(edge, plan, edge_s, config)
-        except AppError as error:
-            if not is_covered(error, config.fallback):
+            link, state = self._meet(config, is_anew=wanted.point is None and wanted.head is None)
+        except AppError as error:  # the first greeting, which may be an error, is over
+            if config.fallback == "off":
                 raise
             self._lost(error)
             plan = replace(alone(edge, edge_s), failure=self._why)
-        link = None if plan.failure else self._link
-        return carry_out(self._prepared, link, plan, config, self.progress)
+        else:
+            plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, wanted.head)
+            plan = fitting(edge, plan, edge_s, config)
+        return carry_out(self._prepared, None if plan.failure else self._link, plan, config, self.progress)
 
     def begin_alone(self, why: str) -> None:
         """The cloud was not there at the first greeting."""
         self._why = why
         self._breaker.failed(time.monotonic())
 
-    def _meet(self, config: EdgeConfig, *, is_anew: bool) -> None:
-        """See to it that there is a cloud whose link is measured. Raises AppError."""
+    def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:
+        """See to it that there is a cloud whose link is measured, and ask how busy it is. Raises AppError."""
         edge, address = self.entered.edge, self.entered.address
         if edge.cloud is None:
             if address is None or (self._breaker.is_open and not self._breaker.may_probe(time.monotonic())):
@@ -156,6 +155,9 @@ class Session:
         if self._link is None or is_anew:
             self._link = probe(edge.cloud, config, self.progress)
             self.entered.record.probed(self._link)
+        state = edge.status(config.timeout_s)
+        self._breaker.succeeded()
+        return self._link, state
 
     def _lost(self, error: AppError) -> None:
         """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""

@@ -80,7 +80,6 @@ def refused_with(code: str) -> AppError:
         (AppError("anything else"), True),
         (MismatchError("another codec"), False),
         (VersionError("another version"), False),
-        (UsageError("ours"), False),
         *((refused_with(code), False) for code in ("MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS")),
         *((refused_with(code), True) for code in ("INTERNAL", "BUSY", "DEADLINE", "PENALTY", "TOO_LARGE", "x")),
     ],
@@ -90,6 +89,7 @@ def test_what_a_first_greeting_may_end_in(error: AppError, is_there_an_answer: b
     assert is_covered(error, "on") == is_there_an_answer
     assert is_covered(error, "always")
     assert not is_covered(error, "off")
+    assert not is_covered(UsageError("a flag of ours"), "always")
 
 
 def test_the_first_answer_waits_for_a_cloud_as_long_as_it_takes_here() -> None:

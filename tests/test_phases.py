@@ -12,7 +12,7 @@ import pytest
 
 import edge_api
 import tasks_edge_api
-from benchmarks.frame_proxy import Act, FrameProxy, Place, Rewrite, Said, close, dribble, garbage, silence
+from benchmarks.frame_proxy import Act, FrameProxy, Line, Place, Rewrite, Said, close, dribble, garbage, silence
 from net.frames import FrameType
 from tests.conftest import THREADS, CloudProcess, Finished, call
 
@@ -100,7 +100,9 @@ ANYWHERE = ("edge", "tasks")
         (Place(RESULT), silence),
         (Place(RESULT, share=0.5), close),
     ],
-    ids=lambda value: f"{value.kind.name}-{value.share}" if isinstance(value, Place) else value.__name__,
+    ids=lambda value: (
+        f"{getattr(value.kind, 'name', value.kind)}-{value.share}" if isinstance(value, Place) else value.__name__
+    ),
 )
 @pytest.mark.parametrize("program", ANYWHERE)
 def test_whatever_happens_at_a_frame_there_is_an_answer(program: str, place: Place, act: Act, subject: Subject) -> None:
@@ -117,7 +119,8 @@ def test_a_lost_status_leaves_it_all_to_the_edge(subject: Subject) -> None:
 @pytest.mark.parametrize("act", [close, garbage, silence])
 def test_a_second_greeting_that_fails_costs_nothing(act: Act, subject: Subject) -> None:
     first = (Place(INFER), close)
-    assert subject.answered("edge", subject.link(first, (Place(HELLO), act)))["completed_by"] == "fallback"
+    found = subject.answered("edge", subject.link(first, (Place(HELLO), act)))
+    assert found["completed_by"] in (("fallback", "split") if act is close else ("fallback",))  # it is tried again
     found = subject.answered("tasks", subject.link((Place(HELLO, 2), act)))  # its first connection only measures
     assert found["summary"]["completed_by"] == {"edge": 6}
 
@@ -188,13 +191,12 @@ def test_nan_of_the_cloud_is_an_error_without_a_fallback(program: str, subject: 
 NAN_NETWORK = """
 import torch
 from torch import nn
+class Log(nn.Module):
+    def forward(self, x):
+        return torch.log(-1 - torch.abs(x))
 def build():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    with torch.no_grad():
-        for each in model.parameters():
-            each.zero_()
-        model[1].weight[1, 1] = float("nan")
-    return model
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Log())
 def example():
     return torch.ones(1, 1, 2, 2)
 """
@@ -263,13 +265,17 @@ def test_an_emulated_link_in_front_of_nobody_answers_too(subject: Subject) -> No
 
 
 def test_points_are_answered_where_the_cloud_is_lost(subject: Subject, cache: Path) -> None:
-    link = subject.link((Place(INFER), close), (Place(HELLO), close))
+    def gone(proxy: FrameProxy, line: Line) -> None:
+        proxy.refuse()
+        line.close()
+
+    link = subject.link((Place(INFER), gone))
     flags = ["--cache-dir", str(cache), "-t", "le_net", "--points", "2,3,12", "--verify", "--json", "--warm-up", "0"]
     done = call(edge_api.main, [*flags, "-p", str(link.port), "-i", "127.0.0.1"], subject._capsys)
     assert done.code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert '"completed_by": "fallback"' in lines[0]
-    silent = subject.link((Place(HELLO), close))
-    done = call(edge_api.main, [*flags, "-p", str(silent.port), "-i", "127.0.0.1"], subject._capsys)
+    absent = subject.link((Place(HELLO), gone))
+    done = call(edge_api.main, [*flags, "-p", str(absent.port), "-i", "127.0.0.1"], subject._capsys)
     assert (done.code, done.stdout.count('"matches": true')) == (0, 3)
