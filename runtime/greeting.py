@@ -8,11 +8,17 @@ from net.messages import Hello, Ready
 from net.tls import ClientTls
 from runtime.fallback import busy_pause_s
 from runtime.talk import greet
-from utils.errors import AppError, DeadlineError
+from utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError
 
 BUSY = "BUSY"
 READY_FLAG = "--ready-timeout"
 NAP_S = 0.1  # how soon it is noticed that nobody waits any more
+
+
+def is_nobody(error: AppError) -> bool:
+    """Whether nothing took the connection."""
+    is_told = bool(error.refusal) or isinstance(error, HandshakeLostError)
+    return isinstance(error, ConnectError) and not is_told
 
 
 def blaming(error: AppError, flag: str) -> AppError:
@@ -36,11 +42,14 @@ def greet_when_free(
     """
     end = time.monotonic() + ready_s
     left_s = ready_s
+    busy: AppError | None = None
     while True:
         try:
             return greet(address, hellos, layers, left_s, opened, tls)
         except AppError as error:
-            again_at = time.monotonic() + busy_pause_s(error.retry_after_s)
+            if busy is not None and (is_nobody(error) or isinstance(error, DeadlineError)):  # it was there
+                raise busy from None
+            busy, again_at = error, time.monotonic() + busy_pause_s(error.retry_after_s)
             if error.refusal != BUSY or again_at >= end or is_given_up():
                 raise
         while (pause_s := again_at - time.monotonic()) > 0 and not is_given_up():

@@ -80,6 +80,8 @@ class Keeper:
         self.first_link: LinkEstimate | None = None
         """As it was measured first."""
         self._opener: threading.Thread | None = None
+        self.has_greeted = False
+        """Whether a cloud has ever been there."""
         self.why = ""
         """Why there was no cloud when it was looked for last."""
 
@@ -136,6 +138,7 @@ class Keeper:
         connection, _ = greet_when_free(
             config.address, [hello], self._layers, ready_s, self._opened, config.tls, lambda: self._is_leaving
         )
+        self.has_greeted = True
         try:
             prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
             return prober.estimate(self._config.up_bytes_per_s)

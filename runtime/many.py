@@ -17,6 +17,7 @@ from runtime.answers import is_same_top, matches, max_abs_diff, told_difference,
 from runtime.children import CloudAccess
 from runtime.fallback import Mode, first_wait_s, is_covered
 from runtime.fleet import Fleet, inputs_for, known_models, pictures_in
+from runtime.greeting import is_nobody
 from runtime.keeper import Keeper, KeeperConfig
 from runtime.packing import check_taken
 from runtime.pipeline import Pipeline, Record
@@ -225,7 +226,8 @@ def _open(config: TasksConfig, fleet: Fleet, keeper: Keeper) -> None:
     try:
         keeper.open()
     except AppError as error:
-        if not is_covered(error, config.fallback):
+        has_left = config.fallback == "on" and keeper.has_greeted and is_nobody(error)  # between two connections
+        if not has_left and not is_covered(error, config.fallback):
             raise
         log.warning("everything runs here, until the cloud is back: %s", printable(str(error), 200))
     for ready in (keeper.conditions().ready or {}).values():

@@ -245,6 +245,13 @@ def test_a_cloud_that_is_busy_at_the_greeting_is_asked_again(program: str, subje
     by = found["summary"]["completed_by"] if program == "tasks" else {found["completed_by"]: 1}
     assert not {"edge", "fallback"} >= set(by), by
     assert "BUSY" in told(program, subject.answered(program, subject.link(rewrite=refuses("BUSY"))))
+    ends = subject.link((Place(READY, share=1.0), lambda proxy, _: proxy.refuse()), rewrite=refuses("BUSY"))
+    assert "BUSY" in told(program, subject.answered(program, ends))
+
+
+def test_a_cloud_that_ends_between_the_two_connections_of_tasks_costs_no_answer(subject: Subject) -> None:
+    link = subject.link((Place(PROBE, share=1.0), lambda proxy, _: proxy.refuse()))
+    assert subject.answered("tasks", link)["summary"]["completed_by"] == {"edge": 6}
 
 
 # --- without a cloud at the start
