@@ -60,12 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--json", action="store_true", help="print one JSON document")
     flags.add_record_flag(runs)
     flags.add_timeout_flags(runs, "inference")
-    runs.add_argument(
-        "--fallback",
-        choices=("on", "off"),
-        default="on",
-        help="finish here what the cloud does not answer in time; off: that is an error",
-    )
+    flags.add_fallback_flag(runs)
     flags.add_edge_tls_flags(parser)
     flags.add_emulation_flags(parser)
     return parser
@@ -108,7 +103,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
-        fallback=options.fallback == "on",
+        fallback=options.fallback,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_codec_flags(how)
     flags.add_times_flags(how)
     flags.add_timeout_flags(how, "task")
+    flags.add_fallback_flag(how)
     shown = parser.add_argument_group("what is shown and written")
     shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
@@ -97,6 +98,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         verify=options.verify,
+        fallback=options.fallback,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
         cpu_share=options.emulate_cpu,

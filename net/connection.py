@@ -27,6 +27,7 @@ from utils.deadline import Deadline
 from utils.errors import (
     AppError,
     ConnectError,
+    HandshakeLostError,
     PeerClosedError,
     ProtocolError,
 )
@@ -109,6 +110,15 @@ class Connection:
         except OSError as error:
             raise _lost(error, deadline) from None
         self._transport, self._is_cut = secure, False
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """The address of the other side, which needs no name server; None where it is gone."""
+        try:
+            host, port = self.sock.getpeername()[:2]
+        except (OSError, ValueError):
+            return None
+        return str(host), int(port)
 
     def allow_duplex(self) -> None:
         """From now on one thread may send while another receives. Whoever receives learns why the other side has
@@ -357,7 +367,8 @@ def _lost(error: OSError, deadline: Deadline) -> AppError:
 def connect(
     host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: ClientTls | None = None
 ) -> Connection:
-    """Open a connection, with TLS where that is given. Raises ConnectError that says what to do."""
+    """Open a connection, with TLS where that is given. Raises ConnectError that says what to do, as HandshakeLostError
+    where a connection was taken and came to nothing."""
     place = addresses.show(host, port)
     deadline = Deadline.after(timeout_s, f"the cloud at {place} did not agree on TLS within {timeout_s:g} s")
     connection = Connection(dial(host, port, timeout_s), limits or Limits())
@@ -367,7 +378,7 @@ def connect(
         except AppError as error:
             connection.close()
             is_told = isinstance(error, ConnectError)
-            raise error if is_told else ConnectError(f"no TLS with the cloud at {place}: {error}") from None
+            raise error if is_told else HandshakeLostError(f"no TLS with the cloud at {place}: {error}") from None
     return connection
 
 

@@ -109,6 +109,8 @@ class Prober:
             if long_ones == LONG_ONES:
                 break
         fitted = sorted({transfer.bytes for transfer in transfers})[-FITTED:]
+        if len(fitted) < 2:
+            raise ProtocolError(f"the cloud takes {limit} bytes at most: too few to measure the link with")
         return fit([transfer for transfer in transfers if transfer.bytes in fitted])
 
     def _one_way(self, size: int, *, upward: bool) -> Transfer:

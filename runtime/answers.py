@@ -3,7 +3,8 @@
 An answer is the arrays of a network's outputs. One of shape (1, rows, classes) has several rows, any other is one row.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,12 @@ import torch
 from models.split import device_of
 from net.tensors import Array
 
+NOT_FINITE = "the cloud answered NaN or infinity where this network, run here, has none"
+NETWORK_NOT_FINITE = (
+    "the answer holds NaN or infinity, and so it does where all of the network runs here: "
+    "look at the weights and the input"
+)
+NO_NUMBER = "NaN, infinity or another shape where the whole network has something else"
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
 MAX_ROWS = 1000
@@ -27,11 +34,18 @@ class Ranked:
 
 
 def is_close(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
-    """Of the same shapes, and equal within rtol 1e-4 (atol 1e-5 of the largest value)."""
-    return len(answer) == len(expected) and all(
-        a.shape == b.shape and np.allclose(a, b, rtol=RTOL, atol=ATOL * float(np.abs(b).max()))
-        for a, b in zip(answer, expected, strict=True)
-    )
+    """Of the same shapes, and equal within rtol 1e-4 (atol 1e-5 of the largest finite value); NaN equals NaN."""
+    with np.errstate(over="ignore"):  # a difference that float32 does not hold is one
+        return len(answer) == len(expected) and all(
+            a.shape == b.shape and np.allclose(a, b, rtol=RTOL, atol=ATOL * _largest(b), equal_nan=True)
+            for a, b in zip(answer, expected, strict=True)
+        )
+
+
+def _largest(array: Array) -> float:
+    """The largest finite size of a number."""
+    sizes = np.abs(array.astype(np.float64))
+    return float(sizes.max(initial=0.0, where=np.isfinite(sizes)))
 
 
 def matches(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
@@ -45,9 +59,35 @@ def is_same_top(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
     return all(a.shape == b.shape and np.array_equal(_rows(a).argmax(1), _rows(b).argmax(1)) for a, b in pairs)
 
 
+def is_finite(arrays: Iterable[Array]) -> bool:
+    """Whether no number is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def is_finite_alike(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
+    """Whether both have NaN or infinity in the same places, so that it is the network that makes them."""
+    return all(np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in zip(answer, expected, strict=True))
+
+
 def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
-    """The largest difference of two numbers that belong together, in arrays of the same shapes."""
-    return max(float(np.abs(a - b).max()) for a, b in zip(answer, expected, strict=True))
+    """The largest difference of two numbers that belong together; infinite where one is NaN or infinite and the other
+    is not that, and where shapes differ."""
+    if [array.shape for array in answer] != [array.shape for array in expected]:
+        return math.inf
+    return max((_difference(a, b) for a, b in zip(answer, expected, strict=True)), default=0.0)
+
+
+def _difference(a: Array, b: Array) -> float:
+    ours, others = a.astype(np.float64), b.astype(np.float64)
+    is_same = (ours == others) | (np.isnan(ours) & np.isnan(others))
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes = np.where(is_same, 0.0, np.abs(ours - others))
+    return float(np.where(np.isnan(sizes), math.inf, sizes).max(initial=0.0))
+
+
+def told_difference(difference: float) -> tuple[float | None, str]:
+    """What `max_abs_diff` becomes in JSON, which has no infinity: a number, or none and the reason."""
+    return (difference, "") if math.isfinite(difference) else (None, NO_NUMBER)
 
 
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:

@@ -19,9 +19,11 @@ from partition.cost import Part, parts_of
 from partition.decide import Goal
 from predictor import energy
 from runtime.executor import CpuShare, Executor, Network, make_executor, prepare
+from runtime.fallback import Mode
+from runtime.greeting import greet_when_free
 from runtime.identity import hello_of
 from runtime.packing import pack
-from runtime.talk import NOT_ASKED, RefusedError, are_outputs, greet
+from runtime.talk import NOT_ASKED, RefusedError, are_outputs
 from utils.deadline import Deadline
 from utils.errors import ProtocolError
 from utils.inference_utils import find_device, set_threads
@@ -53,8 +55,8 @@ class EdgeConfig:
     """A codec by name, or auto: the best lossless one, and lossy ones within the budget."""
     accuracy_budget: float = 0.0
     """Share of answers that lossy codecs may change, as calibrated."""
-    fallback: bool = True
-    """Finish inferences here that the cloud does not answer."""
+    fallback: Mode = "on"
+    """Finish inferences here that the cloud does not answer; `always`: also where no cloud has come yet."""
     timeout_s: float = 60.0
     ready_s: float = 300.0
     cpu_share: float | None = None
@@ -132,6 +134,13 @@ class GreetedCloud:
     """When it last answered."""
 
 
+def state_of(cloud: GreetedCloud, timeout_s: float) -> State:
+    """How busy a cloud says it is. Raises AppError where it is lost."""
+    deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
+    cloud.connection.send(Status(), deadline)
+    return cloud.connection.receive(deadline).read(State)
+
+
 @dataclass
 class Edge:
     """One network on this device, and perhaps a cloud that runs the rest of it."""
@@ -176,20 +185,30 @@ class Edge:
         return self.ready
 
     def greeted(
-        self, host: str, port: int, token: str, timeout_s: float, opened: Callable[[Connection], None] = lambda _: None
+        self,
+        host: str,
+        port: int,
+        token: str,
+        timeout_s: float,
+        opened: Callable[[Connection], None] = lambda _: None,
+        is_given_up: Callable[[], bool] = lambda: False,
     ) -> GreetedCloud:
         """The same, for whoever decides later whether that cloud is taken. `opened` is given the connection early."""
         hello = self.hello(token)
         layers = {hello.model: len(self.graph.layers)}
-        connection, ready = greet((host, port), [hello], layers, timeout_s, opened, self.tls)
+        connection, ready = greet_when_free((host, port), [hello], layers, timeout_s, opened, self.tls, is_given_up)
         return GreetedCloud(connection, ready[hello.model])
+
+    def take(self, cloud: GreetedCloud) -> None:
+        """Ask this cloud from now on, and leave the one that there was."""
+        self.close()
+        self.cloud = cloud
+        if self.ready is None:
+            self.ready = cloud.ready
 
     def status(self, timeout_s: float) -> State:
         """Ask the cloud how busy it is. Raises AppError where it is lost, ValueError where none was greeted."""
-        connection = self._greeted().connection
-        deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
-        connection.send(Status(), deadline)
-        return connection.receive(deadline).read(State)
+        return state_of(self._greeted(), timeout_s)
 
     def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
         """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
@@ -283,13 +302,16 @@ class Inference:
             (RAW,) if self.edge.cloud is None else self.edge.cloud.ready.codecs,
         )
         self.requests += 1
+        asked_at = time.perf_counter()
         result, arrays = self.edge.ask(layers, boundary, deadline)
+        waited_s = time.perf_counter() - asked_at
         self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
+        queue_s = min(result.queue_s, waited_s)  # no cloud can have taken longer than it was waited for
         took = Measured(
             edge_s=0.0,
             encode_s=encode_s,
-            queue_s=result.queue_s,
-            cloud_s=result.cloud_s + result.decode_s,
+            queue_s=queue_s,
+            cloud_s=min(result.cloud_s + result.decode_s, waited_s - queue_s),
             total_s=0.0,
             payload_bytes=sum(one.nbytes for one in boundary),
             raw_bytes=sum(self.values[number].nbytes for number in crossing),

@@ -11,7 +11,10 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
+from utils.errors import AppError, ConnectError, HandshakeLostError, MismatchError, UsageError
+
 RETRIES = 3  # of a request whose connection broke, or that met a busy cloud
+FIRST_WAIT_S = 1.0
 SAFETY, SPARE_S = 1.5, 0.05  # predictions are not exact, and what runs for the first time has to be made ready
 REFUSALS = 5  # in a row, after which a cloud is left alone
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -20,9 +23,38 @@ LEAST_BUSY_S, MOST_BUSY_S = 0.01, 5.0
 RETRY_S, LONGEST_RETRY_S = 0.05, 1.0
 TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 
+Mode = Literal["on", "off", "always"]
+"""Of `--fallback`: whether what the cloud does not do is done here; `always`: also where none was ever there."""
+OURS_TO_MEND = frozenset({"MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS"})
+"""Refusals of a first greeting that waiting does not change: another network there, or the wrong secret."""
+
 BreakerState = Literal["closed", "open", "half-open"]
 Uniform = Callable[[float, float], float]
 """A random number between two."""
+
+
+def is_covered(error: AppError, mode: Mode) -> bool:
+    """Whether the edge goes on alone after this end of its first greeting, or of the probe that follows it.
+
+    With `on` it does once a connection was taken, whatever became of it: silence, an end, nonsense, a refusal. What is
+    wrong with the address, the token, the certificates or the network stays an error, which somebody has to mend.
+    """
+    if isinstance(error, UsageError) and not error.refusal:
+        return False
+    if mode != "on":
+        return mode == "always"  # an address, a token, a network that are wrong may be right when the cloud comes
+    if error.refusal:
+        return error.refusal not in OURS_TO_MEND
+    if isinstance(error, ConnectError):  # nobody there, or no trust
+        return isinstance(error, HandshakeLostError)
+    return error.exit_code != MismatchError.exit_code
+
+
+def first_wait_s(here_s: float, timeout_s: float) -> float:
+    """With `always`: how long the first answer waits for a cloud that may not be there, where `here_s` is what it takes
+    here. About as long as it takes here, so that it comes at most twice as late; and a moment, in which most clouds do.
+    """
+    return min(max(here_s, FIRST_WAIT_S), timeout_s)
 
 
 def reserve_s(here_s: float) -> float:

@@ -10,16 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from net.connection import BURST_BYTES, CONNECT_S, Connection, connect
+from net.connection import BURST_BYTES, Connection
 from net.estimator import Estimator, Told
 from net.link import LinkEstimate, Prober
-from net.messages import Hello, Ready, Result
+from net.messages import Hello, Result
 from net.tls import ClientTls
 from runtime.fallback import Backoff
+from runtime.greeting import blaming, greet_when_free
 from runtime.planner import Conditions
 from runtime.uplink import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError
+from utils.units import printable
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ RECONNECT_S = 30.0  # for a cloud that has known the networks before
 LONGEST_PAUSE_S = 30.0
 LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
+LEAST_S = 0.1  # for the second greeting, where the first one took all the time
 NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
 
 
@@ -48,6 +51,8 @@ class KeeperConfig:
     """Believed of both ways, whenever a connection is made, instead of a probe."""
     told: Told | None = None
     """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
+    first_s: float | None = None
+    """How long the first greeting may take in all; None: `ready_s`."""
 
 
 class Keeper:
@@ -72,23 +77,69 @@ class Keeper:
         """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
         self.probes, self.probe_bytes = 0, 0
         self.connects = 0
+        self.first_link: LinkEstimate | None = None
+        """As it was measured first."""
+        self._opener: threading.Thread | None = None
+        self.has_greeted = False
+        """Whether a cloud has ever been there."""
+        self.why = ""
+        """Why there was no cloud when it was looked for last."""
 
     def open(self) -> LinkEstimate:
         """Measure the link, then connect and agree on the networks. Raises AppError."""
-        link = self._measure(self._config.ready_s)
-        self._estimator = Estimator.of(link, time.perf_counter(), self._config.told)
-        self._connect(self._config.ready_s)
+        config = self._config
+        if config.first_s is None or config.first_s >= config.ready_s:
+            return self._open(config.ready_s)
+        try:
+            return self._open(config.first_s)
+        except AppError as error:
+            told = blaming(error, "--timeout")
+            self.why = printable(str(told), 200)
+            raise told from None
+
+    def open_meanwhile(self, wait_s: float) -> None:
+        """The same in a thread of its own, which is waited for so long; `tick` goes on trying where it fails."""
+        self._opener = threading.Thread(target=self._try_to_open, name="greets", daemon=True)
+        self._opener.start()
+        self._opener.join(wait_s)
+
+    def _try_to_open(self) -> None:
+        try:
+            self._open(self._config.ready_s)
+        except AppError as error:
+            log.warning("everything runs here: %s", printable(str(error), 200))
+        except Exception:  # nobody would hear of it
+            log.exception("a bug in what greets the cloud")
+
+    def _open(self, ready_s: float) -> LinkEstimate:
+        """Raises AppError; the next try is a little later each time, until a request was answered."""
+        try:
+            return self._greet(ready_s)
+        except AppError as error:
+            self.why = printable(str(error), 200)
+            raise
+
+    def _greet(self, ready_s: float) -> LinkEstimate:
+        self._retry_at = time.perf_counter() + self._backoff.next_s()
+        end = time.monotonic() + ready_s
+        link = self._measure(ready_s)  # it may be another link by now
+        self._connect(max(end - time.monotonic(), LEAST_S))
+        with self._lock:
+            self._estimator = Estimator.of(link, time.perf_counter(), self._config.told)
+            self.first_link = self.first_link or link
+        if self.connects == 1:
+            self._retry_at = 0.0
         self._note()
         return link
 
     def _measure(self, ready_s: float) -> LinkEstimate:
         """On a connection of its own, on which a network is named first, as the protocol wants."""
-        connection = connect(*self._config.address, CONNECT_S, tls=self._config.tls)
+        hello, config = self._hellos[0], self._config
+        connection, _ = greet_when_free(
+            config.address, [hello], self._layers, ready_s, self._opened, config.tls, lambda: self._is_leaving
+        )
+        self.has_greeted = True
         try:
-            self._opened(connection)
-            late = Deadline.after(ready_s, "the cloud was not ready (--ready-timeout)")
-            connection.send(self._hellos[0], late)
-            connection.receive(late).read(Ready)
             prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
             return prober.estimate(self._config.up_bytes_per_s)
         finally:
@@ -118,6 +169,7 @@ class Keeper:
             window=config.window,
             timeout_s=config.timeout_s,
             tls=config.tls,
+            is_given_up=lambda: self._is_leaving,
         )
         with self._lock:
             self._uplink, self._opening = uplink, None
@@ -162,6 +214,8 @@ class Keeper:
     def saw(self, result: Result) -> None:
         """Learn from an answer."""
         now = time.perf_counter()
+        self._backoff.reset()
+        self._retry_at = 0.0
         with self._lock:
             self._load_told(result.load, now)
             self._queue_s, self._queue_at = result.queue_s, now
@@ -173,7 +227,14 @@ class Keeper:
         """Give up on a cloud that has not answered in time."""
         uplink = self.uplink
         if uplink is not None and uplink.is_overdue:
-            uplink.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
+            uplink.close(DeadlineError(f"no answer in time for {self._config.timeout_s:g} s (--timeout)"))
+
+    def blame(self, error: AppError) -> None:
+        """Hang up on a cloud whose answers are of no use, and leave it alone for a while."""
+        uplink = self.uplink
+        if uplink is not None:
+            self._retry_at, self.why = time.perf_counter() + self._backoff.next_s(), str(error)
+            uplink.close(error)
 
     def tick(self) -> None:
         """Every interval."""
@@ -185,6 +246,8 @@ class Keeper:
                 self._learn(uplink)
         except AppError as error:
             log.info("the link monitor: %s", error)
+        except Exception:  # the next one may do better
+            log.exception("a bug in the link monitor")
 
     def _learn(self, uplink: Uplink) -> None:
         sending = uplink.sending()
@@ -237,23 +300,15 @@ class Keeper:
             self.history.append((now, rate))
 
     def _reconnect(self) -> None:
-        if time.perf_counter() < self._retry_at or self._is_leaving:
+        is_opening = self._opener is not None and self._opener.is_alive()
+        if time.perf_counter() < self._retry_at or self._is_leaving or is_opening:
             return
         if self._uplink is not None:
             self._sent_bytes += self._uplink.sent_bytes
             self._uplink = None
             if self._config.told is not None:
                 self._config.told(time.perf_counter(), 0.0)
-        try:
-            ready_s = min(RECONNECT_S, self._config.ready_s)
-            link = self._measure(ready_s)  # it may be another link by now
-            self._connect(ready_s)
-        except AppError:
-            self._retry_at = time.perf_counter() + self._backoff.next_s()
-            raise
-        with self._lock:
-            self._estimator = Estimator.of(link, time.perf_counter(), self._config.told)
-        self._backoff.reset()
+        self._open(min(RECONNECT_S, self._config.ready_s))
 
     def close(self) -> None:
         """Hang up."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,19 +13,22 @@ from net.monitor import Monitor
 from net.recorder import Recorder
 from net.tensors import Array
 from net.tls import ClientTls
-from runtime.answers import is_same_top, matches, max_abs_diff, top_of
+from runtime.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from runtime.children import CloudAccess
+from runtime.fallback import Mode, first_wait_s, is_covered
 from runtime.fleet import Fleet, inputs_for, known_models, pictures_in
+from runtime.greeting import is_nobody
 from runtime.keeper import Keeper, KeeperConfig
 from runtime.packing import check_taken
 from runtime.pipeline import Pipeline, Record
 from runtime.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
 from runtime.tasks import Problem, Task, arriving, draw, read_file
 from runtime.times import Times, predictors_path
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 from utils.files import write_atomically
 from utils.inference_utils import find_device, set_threads
 from utils.progress import Show
+from utils.units import printable
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class TasksConfig:
     accuracy_budget: float = 0.0
     """As for edge_api.py."""
     verify: bool = False
+    fallback: Mode = "on"
+    """As for edge_api.py; with `off` a task fails that the cloud does not answer."""
     timeout_s: float = 60.0
     ready_s: float = 300.0
     cpu_share: float | None = None
@@ -94,6 +98,8 @@ class TasksOutcome:
     probes: int = 0
     probe_bytes: int = 0
     connects: int = 0
+    cloud_error: str = ""
+    """Why there was no cloud when it was looked for last, where it was missed at all."""
     is_interrupted: bool = False
     left: int = 0
     objective: str = ""
@@ -152,7 +158,7 @@ def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutc
         if not tasks:
             return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
-        address = cloud.address()
+        address = cloud.address(is_checked=config.fallback != "always")
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
         prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
@@ -184,12 +190,10 @@ def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> Ta
     with ExitStack() as stack:
         keeper = _make_keeper(prepared)
         stack.callback(keeper.close)
-        keeper.listener = pipeline = Pipeline(fleet, planner, keeper, is_serial=config.is_serial)
+        keeper.listener = pipeline = _pipeline(config, fleet, planner, keeper)
         pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
         progress("waiting for the cloud, then probing the link", 0.0)
-        link = keeper.open()
-        for ready in (keeper.conditions().ready or {}).values():
-            check_taken(config.codec, ready.codecs)
+        _open(config, fleet, keeper)
         call.begin(len(prepared.tasks), pipeline, keeper)
         _warm_up(fleet, planner, keeper)
         monitor = Monitor(keeper.tick, config.interval_s)
@@ -203,11 +207,36 @@ def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> Ta
         if checker is not None:
             checker.check(progress)
         outcome = _outcome(prepared, planner, keeper, pipeline)
-        return replace(outcome, first_link=link, wall_s=wall_s, is_interrupted=call.is_stopped)
+        return replace(outcome, first_link=keeper.first_link or NO_LINK, wall_s=wall_s, is_interrupted=call.is_stopped)
+
+
+def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, keeper: Keeper) -> Pipeline:
+    has_fallback = config.fallback != "off"
+    return Pipeline(
+        fleet, planner, keeper, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
+    )
+
+
+def _open(config: TasksConfig, fleet: Fleet, keeper: Keeper) -> None:
+    """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
+    if config.fallback == "always":
+        here_s = max(sum(member.found.current.seconds) for member in fleet.members.values())
+        keeper.open_meanwhile(first_wait_s(here_s, config.timeout_s))
+        return
+    try:
+        keeper.open()
+    except AppError as error:
+        has_left = config.fallback == "on" and keeper.has_greeted and is_nobody(error)  # between two connections
+        if not has_left and not is_covered(error, config.fallback):
+            raise
+        log.warning("everything runs here, until the cloud is back: %s", printable(str(error), 200))
+    for ready in (keeper.conditions().ready or {}).values():
+        check_taken(config.codec, ready.codecs)
 
 
 def _make_keeper(prepared: _Prepared) -> Keeper:
     config, members = prepared.config, prepared.fleet.members
+    is_waited_for = config.fallback == "off" or config.own_cloud is not None
     settings = KeeperConfig(
         prepared.address,
         config.interval_s,
@@ -216,6 +245,7 @@ def _make_keeper(prepared: _Prepared) -> Keeper:
         tls=config.tls,
         up_bytes_per_s=config.up_bytes_per_s,
         told=None if prepared.recorder is None else prepared.recorder.note,
+        first_s=None if is_waited_for else min(config.ready_s, config.timeout_s),
     )
     hellos = [member.hello(config.token) for member in members.values()]
     return Keeper(settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()})
@@ -235,6 +265,7 @@ def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pi
         probes=keeper.probes,
         probe_bytes=keeper.probe_bytes,
         connects=keeper.connects,
+        cloud_error=keeper.why,
         left=planner.left,
         objective=planner.objective,
     )
@@ -321,8 +352,7 @@ class Checker:
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
             record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
-            difference = max_abs_diff(outputs, known[key])
-            record.max_abs_diff = difference if math.isfinite(difference) else None  # JSON has no NaN
+            record.max_abs_diff, record.difference = told_difference(max_abs_diff(outputs, known[key]))
 
 
 class Journal:

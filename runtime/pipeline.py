@@ -5,6 +5,7 @@ them is bounded. A task whose request is refused or lost is finished here, from 
 """
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +15,15 @@ import numpy as np
 
 from net.messages import Error, Result
 from net.tensors import Array
-from runtime.fallback import RETRIES, busy_pause_s
+from runtime.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
+from runtime.fallback import RETRIES, busy_pause_s, reserve_s
 from runtime.fleet import Fleet
 from runtime.keeper import Keeper
 from runtime.packing import is_lossless, pack
 from runtime.planner import Choice, Planner
 from runtime.tasks import Task
 from runtime.uplink import Request
-from utils.errors import AppError
+from utils.errors import AppError, ProtocolError
 from utils.units import printable
 
 WAITING = 2  # boundaries that wait for the link while another one travels
@@ -65,6 +67,9 @@ class Record:
     matches: bool | None = None
     """Whether it is the whole network's answer; where rounded tensors made it, whether the class is."""
     max_abs_diff: float | None = None
+    """None where it was not checked, or where no number says it: see `difference`."""
+    difference: str = ""
+    """Why `max_abs_diff` is no number although the answer was checked."""
 
     @property
     def total_s(self) -> float:
@@ -94,14 +99,25 @@ class _Flying:
     record: Record
     request: Request
     values: dict[int, Array]
+    theirs: tuple[Array, ...] = ()
+    """What the cloud answered, where that has to be looked at again: it holds NaN or infinity."""
 
 
 class Pipeline:
     """Runs tasks. `ended` is called with every one that has ended, by the thread that computes."""
 
-    def __init__(self, fleet: Fleet, planner: Planner, keeper: Keeper, *, is_serial: bool) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        planner: Planner,
+        keeper: Keeper,
+        *,
+        is_serial: bool,
+        timeout_s: float = math.inf,
+        has_fallback: bool = True,
+    ) -> None:
         self._fleet, self._planner, self._keeper = fleet, planner, keeper
-        self._is_serial = is_serial
+        self._is_serial, self._timeout_s, self._has_fallback = is_serial, timeout_s, has_fallback
         self._changed = threading.Condition()
         self._flying: dict[Request, _Flying] = {}
         self._here: list[_Flying] = []
@@ -218,12 +234,12 @@ class Pipeline:
         record.head_done_s, record.edge_s = self.now_s, ran.seconds
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
-            record.completed_by = "edge"
-            record.done_s, record.outputs = self.now_s, [values[number] for number in graph.outputs]
+            self._complete(record, "edge", [values[number] for number in graph.outputs])
             self._keep(record)
             return
         boundary = [np.asarray(values[number], order="C") for number in graph.boundary(head)]
-        flying = _Flying(record, Request(0, task.model, graph, head, boundary), values)
+        here_s = sum(member.found.current.seconds[number] for number in graph.everything - head)
+        flying = _Flying(record, Request(0, task.model, graph, head, boundary, here_s=here_s), values)
         with self._changed:
             self._flying[flying.request] = flying
         self._submit(flying)
@@ -259,10 +275,34 @@ class Pipeline:
         segment = executor.load(request.tail)
         ran = executor.run(segment, request.boundary)
         record.edge_s += ran.seconds
-        record.completed_by = "fallback"
         values = flying.values | dict(zip(segment.outputs, ran.arrays, strict=True))
-        record.done_s, record.outputs = self.now_s, [values[number] for number in request.graph.outputs]
+        outputs = [values[number] for number in request.graph.outputs]
+        if not flying.theirs:
+            self._complete(record, "fallback", outputs)
+        else:
+            self._judge(flying, outputs)
         self._keep(record, request)
+
+    def _judge(self, flying: _Flying, ours: list[Array]) -> None:
+        """Whether NaN and infinity of the cloud are those of the network."""
+        request, record = flying.request, flying.record
+        if is_finite_alike(flying.theirs, ours):
+            record.error = ""
+            self._complete(record, "cloud" if len(request.head) == 1 else "split", ours)
+            return
+        self._keeper.blame(ProtocolError(NOT_FINITE))
+        if self._has_fallback:
+            self._complete(record, "fallback", ours)
+        else:
+            record.done_s = self.now_s
+
+    def _complete(self, record: Record, by: str, outputs: list[Array]) -> None:
+        """There is an answer; one whose first output is no number is none, as for edge_api.py."""
+        record.done_s = self.now_s
+        if is_finite(outputs[:1]):
+            record.completed_by, record.outputs = by, outputs
+        else:
+            record.error = NETWORK_NOT_FINITE
 
     # --- what became of requests; the uplink's threads
 
@@ -275,7 +315,6 @@ class Pipeline:
     def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
         """The cloud answered."""
         now_s = self.now_s
-        self._keeper.saw(result)
         with self._changed:
             flying = self._flying[request]
         record = flying.record
@@ -283,10 +322,31 @@ class Pipeline:
         record.cloud_s, record.decode_s = result.cloud_s + result.decode_s, result.decode_s
         self._note_try(flying)
         record.batch = result.batch
-        record.completed_by = "cloud" if len(request.head) == 1 else "split"
         values = flying.values | dict(zip(request.graph.outputs_of(request.tail), arrays, strict=True))
-        record.done_s, record.outputs = now_s, [values[number] for number in request.graph.outputs]
+        outputs = [values[number] for number in request.graph.outputs]
+        if not is_finite(outputs):
+            self._doubt(flying, outputs)
+            return
+        self._keeper.saw(result)
+        record.completed_by = "cloud" if len(request.head) == 1 else "split"
+        record.done_s, record.outputs = now_s, outputs
         self._keep(record, request)
+
+    def _doubt(self, flying: _Flying, outputs: Sequence[Array]) -> None:
+        """An answer with NaN or infinity may be the cloud's fault or the network's: run the tail here and see."""
+        with self._changed:
+            del self._flying[flying.request]
+            flying.record.error, flying.theirs = NOT_FINITE, tuple(outputs)
+            self._here.append(flying)
+            self._changed.notify()
+
+    def _end_here(self, flying: _Flying) -> None:
+        """The cloud has not done it: the edge does, or without a fallback the task has failed. With the lock held."""
+        if self._has_fallback:
+            self._here.append(flying)
+        else:
+            flying.record.done_s = self.now_s
+            self._over.append(flying.record)
 
     def _note_try(self, flying: _Flying) -> None:
         request, record = flying.request, flying.record
@@ -298,13 +358,14 @@ class Pipeline:
         with self._changed:
             flying = self._flying.pop(request)
             self._note_try(flying)
-            if error.code == "BUSY" and request.tries <= RETRIES:
-                moment = time.perf_counter() + busy_pause_s(error.retry_after_s)
+            moment = time.perf_counter() + busy_pause_s(error.retry_after_s)
+            left_s = flying.record.head_done_s + self._timeout_s - (moment - self.started)
+            if error.code == "BUSY" and request.tries <= RETRIES and left_s > reserve_s(request.here_s):
                 self._retries += 1
                 heapq.heappush(self._again, (moment, self._retries, flying))
             else:
                 flying.record.error = f"the cloud refused: {printable(error.text, 200)}"
-                self._here.append(flying)
+                self._end_here(flying)
             self._changed.notify()
 
     def lost(self, requests: Sequence[Request], error: AppError) -> None:
@@ -314,7 +375,7 @@ class Pipeline:
                 flying = self._flying.pop(request)
                 self._note_try(flying)
                 flying.record.error = printable(str(error), 200)
-                self._here.append(flying)
+                self._end_here(flying)
             self._changed.notify()
 
     # --- ends

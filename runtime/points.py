@@ -5,6 +5,8 @@ auto     the edge's own choice, with the link probed anew just before
 head     the layers here by their names, for a cut that several tensors cross
 """
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,21 +14,28 @@ from dataclasses import dataclass, field, replace
 from models.graph import INPUT, LayerGraph
 from net.codec import CODECS
 from net.link import LinkEstimate
+from net.messages import State
 from runtime.edge import EdgeConfig
+from runtime.fallback import Breaker
 from runtime.outcome import Outcome
 from runtime.packing import AUTO
 from runtime.single import (
     Entered,
     Prepared,
+    alone,
     carry_out,
     enter,
+    fitting,
     plan_of,
     prepared_with,
     probe,
     problem_of,
 )
-from utils.errors import UsageError
+from utils.errors import AppError, UsageError
 from utils.progress import Show
+from utils.units import printable
+
+log = logging.getLogger(__name__)
 
 HEAD = "head="
 
@@ -100,6 +109,9 @@ class Session:
     progress: Show
     _prepared: Prepared | None = None
     _link: LinkEstimate | None = field(default=None, init=False)
+    _breaker: Breaker = field(default_factory=Breaker, init=False)
+    """Whether a cloud that was lost is left alone."""
+    _why: str = field(default="", init=False)
 
     @property
     def graph(self) -> LayerGraph:
@@ -109,24 +121,62 @@ class Session:
     def measure(self, wanted: Wanted) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
         config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
-        edge, address = self.entered.edge, self.entered.address
+        edge = self.entered.edge
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
             self._prepared = prepared_with(self.entered, config, self.progress)
-        if edge.cloud is None and address is not None:  # it was lost over an earlier point
+        edge_s = self._prepared.found.times.seconds
+        try:
+            link, state = self._meet(config, is_anew=wanted.point is None and wanted.head is None)
+        except AppError as error:  # the first greeting, which may be an error, is over
+            if config.fallback == "off":
+                raise
+            self._lost(error)
+            plan = replace(alone(edge, edge_s), failure=self._why)
+        else:
+            plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, wanted.head)
+            plan = fitting(edge, plan, edge_s, config)
+        return carry_out(self._prepared, None if plan.failure else self._link, plan, config, self.progress)
+
+    def begin_alone(self, why: str) -> None:
+        """The cloud was not there at the first greeting."""
+        self._why = why
+        self._breaker.failed(time.monotonic())
+
+    def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:
+        """See to it that there is a cloud whose link is measured, and ask how busy it is. Raises AppError."""
+        edge, address = self.entered.edge, self.entered.address
+        if edge.cloud is None:
+            if address is None or (self._breaker.is_open and not self._breaker.may_probe(time.monotonic())):
+                raise AppError(self._why or self.entered.failure)
             edge.greet(*address, config.token, config.ready_s)
+            self._breaker.greeted()
         assert edge.cloud is not None  # it was just greeted
-        is_own_choice = wanted.point is None and wanted.head is None
-        if self._link is None or is_own_choice:
+        if self._link is None or is_anew:
             self._link = probe(edge.cloud, config, self.progress)
             self.entered.record.probed(self._link)
-        problem = problem_of(edge, self._prepared.found.times.seconds, self._link, edge.status(config.timeout_s))
-        plan = plan_of(edge, problem, config, self._prepared.power, wanted.head)
-        return carry_out(self._prepared, self._link, plan, config, self.progress)
+        state = edge.status(config.timeout_s)
+        self._breaker.succeeded()
+        return self._link, state
+
+    def _lost(self, error: AppError) -> None:
+        """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""
+        why = printable(str(error), 200)
+        if why != self._why:
+            log.warning("everything runs here: %s", why)
+        self._why = why
+        if not self._breaker.is_open:
+            self.entered.edge.close()
+        if not self._breaker.is_open or self._breaker.may_probe(time.monotonic()):
+            self._breaker.failed(time.monotonic())
 
 
 @contextmanager
 def session(config: EdgeConfig, progress: Show) -> Iterator[Session]:
     """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
-        yield Session(enter(stack, config, progress), config, progress)
+        entered = enter(stack, config, progress, ready_s=config.ready_s)
+        found = Session(entered, config, progress)
+        if entered.failure:
+            found.begin_alone(entered.failure)
+        yield found

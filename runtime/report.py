@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from runtime.answers import told_difference
 from runtime.edge import Answered, Fallback, Measured
 from runtime.outcome import Outcome, Runs
 from runtime.plan_table import (
@@ -47,7 +48,9 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "energy": outcome.energy.to_json(),
     }
     if outcome.verified is not None:
-        document["verify"] = asdict(outcome.verified)
+        difference, reason = told_difference(outcome.verified.max_abs_diff)
+        document["verify"] = {"matches": outcome.verified.matches, "max_abs_diff": difference}
+        document["verify"] |= {"max_abs_diff_reason": reason} if reason else {}
     if outcome.compared:
         names = ("cloud", "edge")
         document["compare"] = {
@@ -226,6 +229,7 @@ def _answer(outcome: Outcome) -> Group:
         lines.append(f"  (untrained weights: the labels mean nothing; --weights {sources} gives real ones)")
     if outcome.verified is not None:
         same = "equals" if outcome.verified.matches else "DIFFERS FROM"
-        difference = outcome.verified.max_abs_diff
-        lines.append(f"verify {same} the whole network run here (largest difference {difference:.3g})")
+        difference, reason = told_difference(outcome.verified.max_abs_diff)
+        told = reason if difference is None else f"largest difference {difference:.3g}"
+        lines.append(f"verify {same} the whole network run here ({told})")
     return Group(*(Text(line) for line in lines))

@@ -18,15 +18,28 @@ from partition import chain
 from partition.cost import CloudTimes, Link, Part, Prediction, Problem, parts_of, predict
 from partition.decide import Decision, Room, decide
 from partition.packing import Allowed
-from runtime.answers import is_same_top, matches, max_abs_diff, rank, rank_rows, whole_answer
+from runtime.answers import (
+    NETWORK_NOT_FINITE,
+    NOT_FINITE,
+    is_finite,
+    is_same_top,
+    matches,
+    max_abs_diff,
+    rank,
+    rank_rows,
+    whole_answer,
+)
 from runtime.children import CloudAccess
-from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input
+from runtime.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input, state_of
+from runtime.fallback import first_wait_s, is_covered
+from runtime.greeting import blaming
 from runtime.joules import EnergyReport, Metered, Stages
+from runtime.late import LateEdge
 from runtime.link_record import LinkRecord
 from runtime.outcome import Outcome, Plan, Runs, Sources, Verified
 from runtime.packing import check_taken, is_lossless, packing_of, wanted_of
 from runtime.power import PowerChoice
-from runtime.steady import Address, SteadyEdge
+from runtime.steady import Address, Greeter, Lookout, Met, SteadyEdge
 from runtime.times import Found, Times, predictors_path
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, ProtocolError
@@ -34,6 +47,9 @@ from utils.progress import Show
 from utils.units import printable
 
 log = logging.getLogger(__name__)
+
+
+Parts = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -46,16 +62,17 @@ class Prepared:
     found: Found
     whole: Callable[[], list[Array]]
     """What the whole network answers, run here in one piece, once."""
+    record: LinkRecord
 
 
 def run(config: EdgeConfig, progress: Show) -> Outcome:
     """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
     with ExitStack() as stack:
-        entered = enter(stack, config, progress)
+        entered = enter(stack, config, progress, is_awaited=config.fallback != "always")
         prepared = prepared_with(entered, config, progress)
-        link, plan = _plan(entered.edge, prepared.found.times.seconds, config, prepared.power, progress)
+        link, plan, lookout = _plan(entered, prepared, config, progress)
         entered.record.probed(link)
-        return carry_out(prepared, link, plan, config, progress)
+        return carry_out(prepared, link, plan, config, progress, lookout)
 
 
 @dataclass(frozen=True)
@@ -65,10 +82,20 @@ class Entered:
     edge: Edge
     address: tuple[str, int] | None
     record: LinkRecord
+    failure: str = ""
+    """Why there is no cloud, where one was wanted and the edge goes on alone."""
+    greeter: Greeter | None = None
+    """Where the cloud is not waited for: who greets it."""
 
 
-def enter(stack: ExitStack, config: EdgeConfig, progress: Show) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both. Raises AppError."""
+def enter(
+    stack: ExitStack, config: EdgeConfig, progress: Show, *, is_awaited: bool = True, ready_s: float | None = None
+) -> Entered:
+    """Build the network and greet the cloud where one is needed; `stack` ends both.
+
+    The cloud may take `ready_s` seconds, else as long as `greeting_s` says; where it is not awaited the greeting only
+    begins. Raises AppError.
+    """
     entry = registry.given(config.model)
     record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
@@ -82,7 +109,64 @@ def enter(stack: ExitStack, config: EdgeConfig, progress: Show) -> Entered:
     if config.point is not None:
         edge.graph.head_at(config.point)  # raises for a point that there is not
     edge.heard = record.heard
-    return Entered(edge, _greet(edge, cloud, config, progress), record)
+    last = len(edge.graph.points) - 1
+    if config.point == last and not config.compare:
+        return Entered(edge, None, record)
+    progress("waiting for the cloud", 0.0)
+    try:
+        address = cloud.address(is_checked=config.fallback != "always")
+    except AppError as error:
+        if config.fallback != "always":
+            raise _hinted(error, edge) from None
+        return Entered(edge, None, record, _gone_on(error))
+    if not is_awaited:
+        greeter = greeter_of(edge, address, config)
+        stack.callback(greeter.close)
+        greeter.start()
+        return Entered(edge, address, record, "", greeter)
+    return Entered(edge, address, record, _greet(edge, address, config, ready_s or greeting_s(config)))
+
+
+def greeting_s(config: EdgeConfig) -> float:
+    """How long the first greeting may take: with a fallback no inference waits longer than `timeout_s` for a cloud, or
+    only for one of our own, which was started for it."""
+    is_waited_for = config.fallback == "off" or config.own_cloud is not None
+    return config.ready_s if is_waited_for else min(config.ready_s, config.timeout_s)
+
+
+def greeter_of(edge: Edge, address: tuple[str, int], config: EdgeConfig) -> Greeter:
+    """Greets the cloud and measures the link, in a thread of its own."""
+
+    def survey(cloud: GreetedCloud) -> Met:
+        return Met(cloud, probe(cloud, config, lambda *_: None), state_of(cloud, config.timeout_s))
+
+    return Greeter(edge, Address(*address, config.token), config.ready_s, survey)
+
+
+def _greet(edge: Edge, address: tuple[str, int], config: EdgeConfig, ready_s: float) -> str:
+    """Greet the cloud; returns why the edge goes on alone, or nothing. Raises AppError where it does not."""
+    try:
+        edge.greet(*address, config.token, ready_s)
+    except AppError as error:
+        if not is_covered(error, config.fallback):
+            raise _hinted(error, edge) from None
+        return _gone_on(blaming(error, "--timeout") if ready_s < config.ready_s else error)
+    return ""
+
+
+def _hinted(error: AppError, edge: Edge) -> AppError:
+    """With what needs no cloud, where there is none."""
+    if not isinstance(error, ConnectError):
+        return error
+    last = len(edge.graph.points) - 1
+    return ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} here and needs no cloud")
+
+
+def _gone_on(error: AppError) -> str:
+    """Say that the edge goes on alone; returns why."""
+    why = printable(str(error), 200)
+    log.warning("everything runs here: %s", why)
+    return why
 
 
 def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
@@ -92,60 +176,100 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
     whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
-    return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole)
+    return Prepared(edge, entered.address, PowerChoice.of(config.power, config.radio), found, whole, entered.record)
 
 
-def carry_out(prepared: Prepared, link: LinkEstimate | None, plan: Plan, config: EdgeConfig, progress: Show) -> Outcome:
+def carry_out(
+    prepared: Prepared,
+    link: LinkEstimate | None,
+    plan: Plan,
+    config: EdgeConfig,
+    progress: Show,
+    lookout: Lookout | None = None,
+) -> Outcome:
     """Run the network as planned, the warm-up and the repeats, and say what came of it.
 
-    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
+    `lookout` is for a cloud that was not there when it was planned. Raises AppError for an answer that is no number,
+    and without a fallback for what a cloud or a link can do.
     """
     edge, found = prepared.edge, prepared.found
-    chosen, ends = plan.decision.parts, (0, len(edge.graph.points) - 1)
-    is_compared = config.compare and not plan.failure
-    both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in ends if is_compared)
+    both = _ends(edge, plan, config)
     metered = Metered()
-    wanted = (chosen, *both)
-    runs, reconnects = _run(edge, prepared.address, wanted, plan, found.times.seconds, config, progress)
+    if lookout is None:
+        ran = _run(prepared, plan, link, (plan.decision.parts, *both), config, progress)
+    else:
+        ran = _run_late(prepared, plan, lookout, config, progress)
     metered.stop()
-    compared = tuple(runs[end] for end in both)
-    learnt = _learn(found, runs)
-    used = _energy(prepared.power, link, plan, runs[chosen], metered)
-    outcome = _outcome(prepared, link, plan, runs[chosen], compared, learnt, used, verify=config.verify)
-    return replace(outcome, reconnects=reconnects)
-
-
-def _greet(edge: Edge, cloud: CloudAccess, config: EdgeConfig, progress: Show) -> tuple[str, int] | None:
-    """Greet the cloud where one is needed; returns its address."""
-    last = len(edge.graph.points) - 1
-    if config.point == last and not config.compare:
-        return None
-    progress("waiting for the cloud", 0.0)
-    try:
-        address = cloud.address()
-        edge.greet(*address, config.token, config.ready_s)
-    except ConnectError as error:
-        raise ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} here and needs no cloud") from None
-    return address
+    chosen = ran.runs[ran.plan.decision.parts]
+    compared = tuple(ran.runs[end] for end in both)
+    learnt = _learn(found, ran.runs)
+    used = _energy(prepared.power, ran.link, ran.plan, chosen, metered)
+    outcome = _outcome(prepared, ran.link, ran.plan, chosen, compared, learnt, used, verify=config.verify)
+    return replace(outcome, reconnects=ran.reconnects)
 
 
 def _plan(
-    edge: Edge, edge_s: Sequence[float], config: EdgeConfig, power: PowerChoice, progress: Show
-) -> tuple[LinkEstimate | None, Plan]:
-    """Measure the link and decide; where the cloud is lost over it everything runs here, unless that is not wanted."""
-    if edge.cloud is None:
-        return None, _alone(edge, edge_s)
+    entered: Entered, prepared: Prepared, config: EdgeConfig, progress: Show
+) -> tuple[LinkEstimate | None, Plan, Lookout | None]:
+    """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs here, unless that is
+    not wanted: then somebody looks out for the cloud, where it has an address."""
+    edge, edge_s = entered.edge, prepared.found.times.seconds
+    if entered.address is None:
+        return None, replace(alone(edge, edge_s), failure=entered.failure), None
+    why, greeter = entered.failure, entered.greeter
     try:
-        link = probe(edge.cloud, config, progress)
-        state = edge.status(config.timeout_s)
+        met = None if why else _met(entered, sum(edge_s), config, progress)
+        if met is not None:
+            return met.link, _planned(edge, met, prepared, config), None
+        why = why or "it has not answered yet"
     except AppError as error:
-        if not config.fallback:
+        if not is_covered(error, config.fallback):
             raise
         edge.close()
-        why = printable(str(error), 200)
-        log.warning("everything runs here: the cloud was lost while its link was measured: %s", why)
-        return None, replace(_alone(edge, edge_s), failure=why)
-    return link, plan_of(edge, problem_of(edge, edge_s, link, state), config, power)
+        why = _gone_on(error)
+    lookout = Lookout(greeter or greeter_of(edge, entered.address, config), why)
+    return None, replace(alone(edge, edge_s), failure=why), lookout
+
+
+def _met(entered: Entered, here_s: float, config: EdgeConfig, progress: Show) -> Met | None:
+    """The cloud with its link measured; None where it is not there yet, and not waited for. Raises AppError."""
+    edge, greeter = entered.edge, entered.greeter
+    if greeter is None:
+        assert edge.cloud is not None  # it was greeted, or there would be a failure
+        until = Deadline.after(config.timeout_s, "the probe of the link (--timeout)")
+        link = probe(edge.cloud, config, progress)
+        return Met(edge.cloud, link, edge.status(until.remaining()))
+    greeter.wait(first_wait_s(here_s, config.timeout_s))
+    if greeter.has_greeted:
+        progress("probing the link", 0.0)
+        greeter.wait(config.timeout_s)
+    found = greeter.take()
+    if isinstance(found, Met):
+        edge.take(found.cloud)
+        return found
+    if found is not None:
+        raise found
+    return None
+
+
+def _planned(edge: Edge, met: Met, prepared: Prepared, config: EdgeConfig) -> Plan:
+    """What to do with a cloud that was met."""
+    assert met.link is not None
+    assert met.state is not None
+    problem = problem_of(edge, prepared.found.times.seconds, met.link, met.state)
+    plan = plan_of(edge, problem, config, prepared.power)
+    return fitting(edge, plan, prepared.found.times.seconds, config)
+
+
+def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig) -> Plan:
+    """The plan, or all here where this cloud never takes what it sends. Raises ProtocolError without a fallback."""
+    try:
+        check_sizes(edge, plan.decision.parts)
+    except ProtocolError as error:
+        if config.fallback == "off":
+            raise
+        return replace(alone(edge, edge_s), failure=_gone_on(error))
+    return plan
 
 
 def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstimate:
@@ -155,7 +279,7 @@ def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstima
     return prober.estimate(config.up_bytes_per_s)
 
 
-def _alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
+def alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
     """Without a cloud there is nothing to choose."""
     alone = chain.all_edge(edge.graph, edge_s)
     parts = parts_of(edge.graph, edge.graph.everything)
@@ -211,42 +335,97 @@ def _given(problem: Problem, head: frozenset[int]) -> Decision:
     return Decision("latency", "given", parts, predict(problem, parts), candidates, is_optimal=False).packed_as(problem)
 
 
-Parts = tuple[Part, ...]
+@dataclass(frozen=True)
+class _Ran:
+    """What ran, by what it should be, the chosen parts first; and what was planned in the end, where a cloud came."""
+
+    plan: Plan
+    link: LinkEstimate | None
+    runs: dict[Parts, Runs]
+    reconnects: int = 0
 
 
 def _run(
-    edge: Edge,
-    address: tuple[str, int] | None,
-    wanted: Sequence[Parts],
+    prepared: Prepared,
     plan: Plan,
-    edge_s: Sequence[float],
+    link: LinkEstimate | None,
+    wanted: Sequence[Parts],
     config: EdgeConfig,
     progress: Show,
-) -> tuple[dict[Parts, Runs], int]:
-    """Run the network in some ways; also returns how many connections were made after the first one."""
-    _check_sizes(edge, wanted)
-    if not config.fallback or address is None or plan.problem is None:
+) -> _Ran:
+    """Run the network in some ways with the cloud that there is, or with none."""
+    edge, address, edge_s = prepared.edge, prepared.address, prepared.found.times.seconds
+    if config.fallback == "off" or address is None or plan.problem is None:
         runs = _repeat(lambda x, parts: edge.infer_parts(x, parts, config.timeout_s), edge, wanted, config, progress)
-        return {parts: _marked(found, plan.failure) for parts, found in runs.items()}, 0
-    waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in wanted}
-    waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
-    where = Address(*address, config.token)
-    steady = SteadyEdge(edge, where, config.timeout_s, edge_s, waiting_s, plan.problem.link.rtt_s)
+        return _Ran(plan, link, {parts: _marked(found, plan.failure) for parts, found in runs.items()})
+    steady = _steady(edge, Address(*address, config.token), plan, edge_s, wanted, config)
     try:
-        return _repeat(steady.infer, edge, wanted, config, progress), steady.reconnects
+        runs = _repeat(steady.infer, edge, wanted, config, progress)
+        return _Ran(plan, link, runs, steady.reconnects)
     finally:
         steady.close()
 
 
-def _check_sizes(edge: Edge, wanted: Sequence[Parts]) -> None:
-    """Refuse what the cloud would never take: that is no fault to fall back from."""
+def _steady(
+    edge: Edge, where: Address, plan: Plan, edge_s: Sequence[float], wanted: Sequence[Parts], config: EdgeConfig
+) -> SteadyEdge:
+    assert plan.problem is not None  # there is a cloud
+    waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in wanted}
+    waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
+    return SteadyEdge(edge, where, config.timeout_s, edge_s, waiting_s, plan.problem.link.rtt_s)
+
+
+def _run_late(prepared: Prepared, plan: Plan, lookout: Lookout, config: EdgeConfig, progress: Show) -> _Ran:
+    """Run the network here until the cloud comes, then as is planned with it."""
+    edge, edge_s = prepared.edge, prepared.found.times.seconds
+    assert prepared.address is not None  # somebody looks out for it
+    where = Address(*prepared.address, config.token)
+    made: list[tuple[Plan, LinkEstimate | None]] = [(plan, None)]
+
+    def begin(met: Met) -> tuple[Parts, SteadyEdge]:
+        found = _planned(edge, met, prepared, config)
+        if found.failure:
+            raise ProtocolError(found.failure)
+        steady = _steady(edge, where, found, edge_s, [found.decision.parts], config)
+        prepared.record.probed(met.link)
+        made.append((found, met.link))
+        return found.decision.parts, steady
+
+    late = LateEdge(edge, lookout, begin)
+    try:
+        runs = _repeat(late.infer, edge, [plan.decision.parts], config, progress)
+    finally:
+        late.close()
+    ran, link = made[-1]
+    answers = runs[plan.decision.parts].answers
+    return _Ran(ran, link, {ran.decision.parts: Runs(ran.decision.parts, answers)}, late.reconnects)
+
+
+def check_sizes(edge: Edge, parts: Parts) -> None:
+    """Refuse what the cloud would never take. Raises ProtocolError."""
     if edge.cloud is None:
         return
     limit = edge.cloud.connection.limits.payload_bytes
-    for part in (part for parts in wanted for part in parts if part.place == "cloud"):
+    for part in (part for part in parts if part.place == "cloud"):
         boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
         if boundary_bytes > limit:
             raise ProtocolError(f"{boundary_bytes} bytes are to be sent, the limit is {limit}")
+
+
+def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
+    """All on the cloud and all here, where they are to be compared and there is a cloud that takes the input."""
+    if not config.compare or plan.failure:
+        return ()
+    last = len(edge.graph.points) - 1
+    both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in (0, last))
+    try:
+        check_sizes(edge, both[0])
+    except ProtocolError as error:
+        if config.fallback == "off":
+            raise
+        log.warning("nothing is compared: %s", error)
+        return ()
+    return both
 
 
 def _marked(runs: Runs, failure: str) -> Runs:
@@ -321,8 +500,8 @@ def _outcome(
     edge, times = prepared.edge, prepared.found.times
     loaded = edge.network.loaded
     answer = runs.answers[-1].outputs[0]
-    if not np.isfinite(answer).all():
-        raise AppError("the answer holds NaN or infinity: look at the weights and the input")
+    if not is_finite([answer]):
+        raise _not_finite(runs.answers[-1], prepared.whole()[0])
     return Outcome(
         graph=edge.graph,
         weights=loaded.digest,
@@ -343,6 +522,13 @@ def _outcome(
         energy=used,
         compared=compared,
     )
+
+
+def _not_finite(answered: Answered, whole: Array) -> AppError:
+    """Whose fault an answer with NaN or infinity is."""
+    if answered.completed_by in ("split", "cloud") and is_finite([whole]):
+        return ProtocolError(NOT_FINITE)
+    return AppError(NETWORK_NOT_FINITE)
 
 
 def verify_against_whole(edge: Edge, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:

@@ -9,13 +9,16 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.graph import INPUT
 from net.connection import Connection
+from net.link import LinkEstimate
+from net.messages import State
 from net.tensors import Array
 from partition.cost import Part
+from runtime.answers import NOT_FINITE, is_finite, is_finite_alike
 from runtime.edge import Answered, Edge, Fallback, GreetedCloud, Inference, ran_by
 from runtime.fallback import (
     RETRIES,
@@ -61,13 +64,28 @@ class Expected:
     here_s: float
 
 
-class Greeter:
-    """Greets a cloud in a thread of its own; whoever wants to know what came of it looks later."""
+@dataclass(frozen=True)
+class Met:
+    """A cloud that was greeted, and what its link and its load were like, where that was asked for."""
 
-    def __init__(self, edge: Edge, address: Address) -> None:
-        self._edge, self._address = edge, address
+    cloud: GreetedCloud
+    link: LinkEstimate | None = None
+    state: State | None = None
+
+
+Survey = Callable[[GreetedCloud], Met]
+"""Finds out what a plan needs to know of a cloud. Raises AppError where the cloud is lost."""
+
+
+class Greeter:
+    """Greets a cloud in a thread of its own, and surveys it; whoever wants to know what came of it looks later."""
+
+    def __init__(self, edge: Edge, address: Address, wait_s: float = GREET_S, survey: Survey = Met) -> None:
+        self._edge, self._address, self._wait_s, self._survey = edge, address, wait_s, survey
         self._thread: threading.Thread | None = None
-        self._found: GreetedCloud | AppError | None = None
+        self._found: Met | AppError | None = None
+        self.has_greeted = False
+        """Whether a cloud has said that it runs the network, though more may be asked of it yet."""
         self._opening: Connection | None = None
         self._is_leaving = False
 
@@ -78,26 +96,42 @@ class Greeter:
 
     def start(self) -> None:
         """Begin."""
-        self._found = None
+        self._found, self.has_greeted = None, False
         self._thread = threading.Thread(target=self._greet, name="greets again", daemon=True)
         self._thread.start()
 
     def _greet(self) -> None:
         try:
-            address = self._address
-            self._found = self._edge.greeted(address.host, address.port, address.token, GREET_S, self._opened)
+            self._found = self._meet()
         except AppError as error:
             self._found = error
         except Exception as error:  # nobody would hear of it
             log.exception("a bug in what greets the cloud again")
             self._found = AppError(f"it could not be greeted: {type(error).__name__}")
 
+    def _meet(self) -> Met:
+        place = self._address
+        cloud = self._edge.greeted(
+            place.host, place.port, place.token, self._wait_s, self._opened, lambda: self._is_leaving
+        )
+        self.has_greeted = True
+        try:
+            return self._survey(cloud)
+        except BaseException:
+            cloud.connection.close()
+            raise
+
     def _opened(self, connection: Connection) -> None:
         self._opening = connection
         if self._is_leaving:
             connection.close()
 
-    def take(self) -> GreetedCloud | AppError | None:
+    def wait(self, seconds: float) -> None:
+        """Give it a moment to end."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def take(self) -> Met | AppError | None:
         """What came of it, once; None where nothing has yet."""
         if self._thread is None or self._thread.is_alive():
             return None
@@ -109,10 +143,48 @@ class Greeter:
         self._is_leaving = True
         if self._opening is not None:
             self._opening.close()
-        if self._thread is not None:
-            self._thread.join(END_S)
-        if self.is_busy and isinstance(self._found, GreetedCloud):  # nobody has taken it
-            self._found.connection.close()
+        self.wait(END_S)
+        if self.is_busy and isinstance(self._found, Met):  # nobody has taken it
+            self._found.cloud.connection.close()
+
+
+class Lookout:
+    """Greets a cloud that is away again and again, a little later each time, and knows why it is away."""
+
+    def __init__(self, greeter: Greeter, why: str = "") -> None:
+        self.greeter, self.breaker, self.why = greeter, Breaker(), why
+        self._lost_at = time.monotonic()
+        if why:
+            self.lost()
+
+    def lost(self) -> None:
+        """The cloud is gone."""
+        self.breaker.failed(time.monotonic())
+        self.left()
+
+    def left(self) -> None:
+        """The cloud is left alone from now on."""
+        self._lost_at = time.monotonic()
+
+    def look(self) -> Met | None:
+        """A cloud that has been met meanwhile; begins to greet it where it is time for that."""
+        found = self.greeter.take()
+        if isinstance(found, Met):
+            self.breaker.greeted()
+            log.warning("the cloud is back after %s", format_seconds(time.monotonic() - self._lost_at))
+            return found
+        if found is not None:
+            self.breaker.failed(time.monotonic())
+            self.why = printable(str(found), 200)
+            log.info("%s%s", AWAY, self.why)
+        if self.breaker.may_probe(time.monotonic()) and not self.greeter.is_busy:
+            self.greeter.start()
+        return None
+
+
+def rest_of(parts: Sequence[Part], number: int) -> frozenset[int]:
+    """The layers of a part and of all that follow."""
+    return frozenset().union(*(left.layers for left in parts[number:]))
 
 
 class SteadyEdge:
@@ -132,10 +204,11 @@ class SteadyEdge:
         rtt_s: float = 0.0,
     ) -> None:
         self._edge, self._timeout_s, self._address = edge, timeout_s, address
+        self._peer = None if edge.cloud is None else edge.cloud.connection.peer
         self._edge_s, self._waiting_s, self._rtt_s = edge_s, waiting_s, rtt_s
-        self._greeter = Greeter(edge, address)
-        self._breaker, self._budget = Breaker(), RetryBudget()
-        self._why, self._lost_at, self._told = "", 0.0, ""
+        self._lookout, self._budget = Lookout(Greeter(edge, address)), RetryBudget()
+        self._breaker = self._lookout.breaker
+        self._told = ""
         self.reconnects = 0
         """Connections after the first one."""
 
@@ -148,17 +221,19 @@ class SteadyEdge:
         inference = Inference(self._edge, {INPUT: x})
         if self._breaker.is_open:
             inference.run_here(self._edge.graph.everything)  # in one piece: no cut is less work
-            return inference.answered("fallback", Fallback(f"{AWAY}{self._why}", 0.0))
+            return inference.answered("fallback", Fallback(f"{AWAY}{self._lookout.why}", 0.0))
         at = time.monotonic() + self._timeout_s
         for number, part in enumerate(parts):
             if part.place == "edge":
                 inference.run_here(part.layers)
                 continue
-            rest = frozenset().union(*(left.layers for left in parts[number:]))
+            rest = rest_of(parts, number)
             here_s = sum(self._edge_s[layer] for layer in rest)
             failure = self._ask(inference, part.layers, Expected(self._waiting_s.get(parts, 0.0), here_s), at)
             if failure is not None:
                 return self._finish(inference, rest, failure, at)
+        if not self._is_good(inference, parts):
+            return self._blamed(inference)
         self._breaker.succeeded()
         self._budget.succeeded()
         self._told = ""
@@ -166,27 +241,37 @@ class SteadyEdge:
 
     def close(self) -> None:
         """Do not wait for a cloud any more. The edge keeps the connection that it has."""
-        self._greeter.close()
+        self._lookout.greeter.close()
+
+    # --- an answer that is no number
+
+    def _is_good(self, inference: Inference, parts: tuple[Part, ...]) -> bool:
+        """Whether an answer with NaN or infinity is this network's own; where it is not, that from here replaces it."""
+        outputs = self._edge.graph.outputs
+        theirs = [inference.values[number] for number in outputs]
+        if is_finite(theirs):
+            return True
+        first = next(number for number, part in enumerate(parts) if part.place == "cloud")
+        inference.run_here(rest_of(parts, first))
+        return is_finite_alike(theirs, [inference.values[number] for number in outputs])
+
+    def _blamed(self, inference: Inference) -> Answered:
+        """Leave a cloud alone that answers so; the answer is there by now."""
+        self._edge.close()
+        self._give_up([NOT_FINITE])
+        log.warning("finished here: %s", NOT_FINITE)
+        return inference.answered("fallback", Fallback(NOT_FINITE, inference.elapsed_s))
 
     # --- the cloud is away
 
     def _look_for_the_cloud(self) -> None:
         """Take a connection that has been made meanwhile; begin with another one where it is time for that."""
-        found = self._greeter.take()
-        if isinstance(found, GreetedCloud):
-            self._take(found)
-            self._breaker.greeted()
-            log.warning("the cloud is back after %s", format_seconds(time.monotonic() - self._lost_at))
-        elif found is not None:
-            self._breaker.failed(time.monotonic())
-            self._why = printable(str(found), 200)
-            log.info("%s%s", AWAY, self._why)
-        if self._breaker.may_probe(time.monotonic()) and not self._greeter.is_busy:
-            self._greeter.start()
+        found = self._lookout.look()
+        if found is not None:
+            self._take(found.cloud)
 
     def _take(self, cloud: GreetedCloud) -> None:
-        self._edge.close()
-        self._edge.cloud = cloud
+        self._edge.take(cloud)
         self.reconnects += 1
 
     def _finish(self, inference: Inference, rest: frozenset[int], reason: str, at: float) -> Answered:
@@ -237,9 +322,10 @@ class SteadyEdge:
                 log.info("the connection was idle, and is no more: %s", error)
                 self._edge.close()
         if self._edge.cloud is None:
-            address, wait_s = self._address, min(AGAIN_S + slack_s, deadline.remaining())
+            host, port = self._peer or (self._address.host, self._address.port)
+            wait_s = min(AGAIN_S + slack_s, deadline.remaining())
             try:
-                self._take(self._edge.greeted(address.host, address.port, address.token, wait_s))
+                self._take(self._edge.greeted(host, port, self._address.token, wait_s))
             except DeadlineError:  # its text speaks of the first greeting
                 raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
 
@@ -259,10 +345,10 @@ class SteadyEdge:
 
     def _give_up(self, failures: Sequence[str]) -> str:
         """Leave a cloud alone that is gone, or that only refuses. Returns what went wrong, each thing once."""
-        self._why = "; then ".join(dict.fromkeys(failures))
+        self._lookout.why = "; then ".join(dict.fromkeys(failures))
         if self._edge.cloud is None:
-            self._breaker.failed(time.monotonic())
+            self._lookout.lost()
         if self._breaker.is_open:
-            self._lost_at = time.monotonic()
+            self._lookout.left()
             self._edge.close()
-        return self._why
+        return self._lookout.why

@@ -1,14 +1,11 @@
 """What every edge says to a cloud before it asks anything, and checks of what it hears."""
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.graph import LayerGraph
 from net.connection import CONNECT_S, Connection, connect
-from net.frames import FrameType
-from net.messages import Error, Hello, Ready, from_header
+from net.messages import Error, Hello, Ready
 from net.refusals import refusal
 from net.tensors import Array
 from net.tls import ClientTls
@@ -16,7 +13,6 @@ from utils import addresses
 from utils.deadline import Deadline
 from utils.errors import AppError, ProtocolError
 
-LEAST_PAUSE_S = 0.1
 NOT_ASKED = "the cloud answered something that was not asked"
 
 
@@ -28,6 +24,7 @@ class RefusedError(AppError):
         super().__init__(str(meaning))
         self.error = error
         self.code, self.exit_code = meaning.code, meaning.exit_code
+        self.refusal, self.retry_after_s = meaning.refusal, meaning.retry_after_s
 
 
 def greet(
@@ -41,50 +38,19 @@ def greet(
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
     `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
-    With `tls` the cloud has to prove who it is. A cloud that is busy, and says for how long, is greeted again as long
-    as there is time.
+    With `tls` the cloud has to prove who it is.
     Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with, and ProtocolError where
     it answers something else.
     """
+    connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
     late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s (--ready-timeout)"
     deadline = Deadline.after(ready_s, late)
-    while True:
-        try:
-            return _greet(address, hellos, layers, deadline, opened, tls)
-        except _BusyError as error:
-            if deadline.remaining() <= error.retry_after_s:
-                raise refusal(error.error) from None
-            time.sleep(error.retry_after_s)
-
-
-class _BusyError(AppError):
-    """The cloud has no time for this network now, but says when it may have."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.text)
-        self.error = error
-        self.retry_after_s = max(LEAST_PAUSE_S, error.retry_after_s) * random.uniform(1.0, 1.5)
-
-
-def _greet(
-    address: tuple[str, int],
-    hellos: Sequence[Hello],
-    layers: Mapping[str, int],
-    deadline: Deadline,
-    opened: Callable[[Connection], None],
-    tls: ClientTls | None,
-) -> tuple[Connection, dict[str, Ready]]:
-    connection = connect(*address, min(CONNECT_S, deadline.remaining()), tls=tls)
     ready = {}
     try:
         opened(connection)
         for hello in hellos:
             connection.send(hello, deadline)
-            frame = connection.receive(deadline)
-            if frame.kind is FrameType.ERROR:
-                error = from_header(Error, frame.header)
-                raise _BusyError(error) if error.code == "BUSY" and error.retry_after_s else refusal(error)
-            ready[hello.model] = found = frame.read(Ready)
+            ready[hello.model] = found = connection.receive(deadline).read(Ready)
             if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
                 raise ProtocolError(f"the cloud's times are not those of {hello.model}")
     except AppError:

@@ -63,11 +63,13 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
 def _ends(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
     checked = [record.matches for record in done if record.matches is not None]
     differences = [record.max_abs_diff for record in done if record.max_abs_diff is not None]
+    endless = next((record for record in done if record.difference), None)
     return {
         "completed": len(done),
         "failed": len(outcome.records) - len(done),
         "wrong": checked.count(False) if checked else None,
-        "max_abs_diff": max(differences, default=None),
+        "max_abs_diff": max(differences, default=None) if endless is None else None,
+        "max_abs_diff_reason": None if endless is None else f"task {endless.task.id}: {endless.difference}",
         "late": sum(record.is_late for record in done),
         "refused": len(outcome.problems),
         "left": outcome.left,
@@ -111,6 +113,7 @@ def _traffic(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
         "probes": outcome.probes,
         "probe_bytes": outcome.probe_bytes,
         "connects": outcome.connects,
+        "cloud_error": outcome.cloud_error or None,
     }
 
 
@@ -163,6 +166,8 @@ def summary_table(outcome: TasksOutcome) -> Table:
     wrong = "" if found["wrong"] is None else f", {found['wrong']} wrong"
     if found["max_abs_diff"] is not None:
         wrong += f" (largest difference {found['max_abs_diff']:.3g})"
+    if found["max_abs_diff_reason"]:
+        wrong += f" ({found['max_abs_diff_reason']})"
     more = "".join(f", {found[name]} {name}" for name in ("late", "refused", "left", "skipped") if found[name])
     table.add_row("tasks", f"{found['completed']} done, {found['failed']} failed{wrong}{more}")
     if not found["completed"]:
@@ -189,6 +194,10 @@ def summary_table(outcome: TasksOutcome) -> Table:
         table.add_row("packed", f"{format_bytes(found['raw_bytes'])} before; {codecs}")
     by = ", ".join(f"{count} {name}" for name, count in found["completed_by"].items())
     table.add_row("done by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
+    for reason, count in Counter(r.error for r in outcome.records if r.completed_by == "fallback").most_common(SAID):
+        table.add_row("fallback", f"{count} finished here: {printable(reason, 200)}")
+    if outcome.cloud_error:
+        table.add_row("cloud", f"it was away: {outcome.cloud_error}")
     return table
 
 
@@ -258,7 +267,7 @@ def write_plot(outcome: TasksOutcome, path: Path) -> None:
         waterfall(path, bars, title)
 
 
-SHOWN = 40
+SHOWN, SAID = 40, 3
 
 
 def _bars(record: Record) -> list[tuple[str, float, float]]:

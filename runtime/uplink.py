@@ -21,7 +21,9 @@ from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, Stat
 from net.refusals import refusal
 from net.tensors import Array, Encoded
 from net.tls import ClientTls
-from runtime.talk import NOT_ASKED, are_outputs, greet
+from runtime.fallback import patience_s
+from runtime.greeting import greet_when_free
+from runtime.talk import NOT_ASKED, are_outputs
 from utils.deadline import Deadline
 from utils.errors import AppError, PeerClosedError, ProtocolError
 from utils.units import printable
@@ -48,6 +50,8 @@ class Request:
     tries: int = 0
     sent_at: float = 0.0
     """When its first byte left."""
+    here_s: float = 0.0
+    """Predicted seconds of the tail if it has to be computed here."""
 
     @property
     def tail(self) -> frozenset[int]:
@@ -139,12 +143,13 @@ class Uplink:
         window: int,
         timeout_s: float,
         tls: ClientTls | None = None,
+        is_given_up: Callable[[], bool] = lambda: False,
     ) -> "Uplink":
-        """Connect and agree on the networks, as `runtime.talk.greet` says.
+        """Connect and agree on the networks, as `runtime.greeting` says.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
         """
-        connection, ready = greet(address, hellos, layers, ready_s, opened, tls)
+        connection, ready = greet_when_free(address, hellos, layers, ready_s, opened, tls, is_given_up)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property
@@ -194,10 +199,13 @@ class Uplink:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether some request has been under way for longer than it may."""
-        limit = time.perf_counter() - self._timeout_s
+        """Whether some request has been under way for longer than it may: what is left of its time is what all tails
+        that are out would take here, one after the other."""
         with self._lock:
-            return any(0 < request.sent_at < limit for request in self._outstanding.values())
+            outstanding = list(self._outstanding.values())
+        wait_s = patience_s(self._timeout_s, sum(request.here_s for request in outstanding))
+        limit = time.perf_counter() - wait_s
+        return any(0 < request.sent_at < limit for request in outstanding)
 
     def probe(self, frames: int, timeout_s: float) -> tuple[int, float] | None:
         """Measure the upload with frames back to back, given up as soon as a request wants to leave.
@@ -254,6 +262,10 @@ class Uplink:
                 self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.travelling)
             except AppError as error:
                 self._lose(error)
+                return
+            except Exception as error:  # or nothing would ever leave again, without a word
+                log.exception("a bug in what sends requests")
+                self._lose(AppError(f"a request could not be sent: {type(error).__name__}"))
                 return
             self._sent_until = self._connection.sent_bytes
             self.sent_bytes += request.payload_bytes

@@ -10,6 +10,7 @@ import pytest
 
 import cloud_api
 import edge_api
+import tasks_edge_api
 from tests.conftest import (
     ROOT,
     CallEdge,
@@ -124,7 +125,8 @@ def test_a_server_of_another_protocol_is_no_cloud(edge: CallEdge) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        run = edge("-i", "127.0.0.1", "-p", str(listener.getsockname()[1]), "-t", "le_net")
+        place = ("-i", "127.0.0.1", "-p", str(listener.getsockname()[1]))
+        run = edge(*place, "-t", "le_net", "--fallback", "off")
         thread.join()
     assert_refused(run, 1, "not this protocol")
 
@@ -132,7 +134,7 @@ def test_a_server_of_another_protocol_is_no_cloud(edge: CallEdge) -> None:
 def test_a_silent_server_ends_at_the_timeout(edge: CallEdge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = ("-i", "127.0.0.1", "-p", str(listener.getsockname()[1]))
-        run = edge(*place, "-t", "le_net", "--ready-timeout", "1s")
+        run = edge(*place, "-t", "le_net", "--ready-timeout", "1s", "--fallback", "off")
     assert_refused(run, 5, "--ready-timeout")
 
 
@@ -158,12 +160,22 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert_refused(run, 5, "--timeout")
 
 
-def test_a_cloud_with_a_smaller_limit_still_serves(cache: Path, edge: CallEdge) -> None:
+def test_a_cloud_with_a_smaller_limit_still_serves(
+    cache: Path, edge: CallEdge, capsys: pytest.CaptureFixture[str]
+) -> None:
     with running_cloud(cache, "--max-payload", "100kB") as small:
         run = edge(*at(small), "-t", "mobile_net", "--codec", "raw", "--json", "--verify")
         assert run.code == 0, run.stderr
         assert run.document["measured"]["payload_bytes"] <= 100_000
-        assert_refused(edge(*at(small), "-t", "mobile_net", "--point", "0"), 1, "the limit is 100000")
+        all_there = ("-t", "mobile_net", "--point", "0")
+        assert_refused(edge(*at(small), *all_there, "--fallback", "off"), 1, "the limit is 100000")
+        run = edge(*at(small), *all_there, "--json", "--verify")
+        assert (run.code, run.document["completed_by"], run.document["verify"]["matches"]) == (0, "fallback", True)
+        assert "the limit is 100000" in run.document["measured"]["repeats"][0]["fallback"]["reason"]
+        flags = ["--cache-dir", str(cache), *at(small), "-t", "mobile_net", "--tasks", "2", "--verify", "--json"]
+        tasks = call(tasks_edge_api.main, flags, capsys)
+        assert (tasks.code, tasks.document["summary"]["wrong"]) == (0, 0)
+        assert tasks.document["summary"]["connects"] == 1
 
 
 def test_nobody_behind_an_emulated_link_is_the_same_error(edge: CallEdge) -> None:

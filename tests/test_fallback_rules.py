@@ -3,9 +3,13 @@
 import ast
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from net.frames import VersionError
+from net.messages import Error
+from net.refusals import refusal
 from runtime.fallback import (
     LONGEST_PAUSE_S,
     REFUSALS,
@@ -16,7 +20,9 @@ from runtime.fallback import (
     Breaker,
     RetryBudget,
     busy_pause_s,
+    first_wait_s,
     fits,
+    is_covered,
     is_worth_asking,
     patience_s,
     reserve_s,
@@ -24,6 +30,16 @@ from runtime.fallback import (
 )
 from tests.conftest import (
     ROOT,
+)
+from utils.errors import (
+    AppError,
+    ConnectError,
+    DeadlineError,
+    HandshakeLostError,
+    MismatchError,
+    PeerClosedError,
+    ProtocolError,
+    UsageError,
 )
 
 
@@ -47,6 +63,39 @@ def test_the_cloud_is_not_asked_where_only_the_edge_can_be_in_time() -> None:
     assert is_worth_asking(1.0, here_s=3.0, there_s=1.1)  # neither can, as far as is known
     assert not fits(1.0, here_s=3.0, there_s=1.1)  # but nothing is asked a second time
     assert not is_worth_asking(0.0, here_s=3.0, there_s=0.0)
+
+
+def refused_with(code: str) -> AppError:
+    return refusal(Error(code, "no"))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_there_an_answer"),
+    [
+        (ConnectError("nobody there"), False),
+        (HandshakeLostError("closed in the handshake"), True),
+        (PeerClosedError("closed"), True),
+        (DeadlineError("silent"), True),
+        (ProtocolError("nonsense"), True),
+        (AppError("anything else"), True),
+        (MismatchError("another codec"), False),
+        (VersionError("another version"), False),
+        *((refused_with(code), False) for code in ("MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS")),
+        *((refused_with(code), True) for code in ("INTERNAL", "BUSY", "DEADLINE", "PENALTY", "TOO_LARGE", "x")),
+    ],
+    ids=repr,
+)
+def test_what_a_first_greeting_may_end_in(error: AppError, is_there_an_answer: bool) -> None:
+    assert is_covered(error, "on") == is_there_an_answer
+    assert is_covered(error, "always")
+    assert not is_covered(error, "off")
+    assert not is_covered(UsageError("a flag of ours"), "always")
+
+
+def test_the_first_answer_waits_for_a_cloud_as_long_as_it_takes_here() -> None:
+    assert first_wait_s(0.01, 60.0) == 1.0
+    assert first_wait_s(7.0, 60.0) == 7.0
+    assert first_wait_s(7.0, 0.5) == 0.5
 
 
 def steady_jitter(low: float, high: float) -> float:

@@ -21,11 +21,11 @@ from runtime.budget import WINDOW_S, LoadBudget
 from runtime.cloud_config import CloudConfig
 from runtime.digests import Known, KnownDigests
 from runtime.executor import Network
+from runtime.greeting import greet_when_free
 from runtime.load import LoadMeter
 from runtime.loader import is_possible
 from runtime.served import MAX_LOADING, Networks
 from runtime.session import RequestError
-from runtime.talk import greet
 from runtime.worker import BusyError, Worker
 from tests.conftest import LONG_S, CloudProcess, children_of, is_running, running_cloud, until
 from utils.deadline import Deadline
@@ -211,27 +211,27 @@ def ask(connection: Connection, request: Infer, x: Array) -> Result:
     return connection.receive(soon()).read(Result)
 
 
-def test_an_edge_greets_a_busy_cloud_again_that_says_when(network: Callable[[str], Network]) -> None:
+def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str], Network]) -> None:
     subject = network("le_net")
     layers = len(subject.traced.graph.layers)
     ready = Ready([0.0] * layers, [0.0] * layers, 0.0, "cpu", [], 1 << 20, "measured")
-    answers: list[Error | Ready] = [Error("BUSY", "later", retry_after_s=0.05), ready, Error("BUSY", "full")]
+    answers: list[Error | Ready] = [Error("BUSY", "later", retry_after_s=0.05), ready]
 
     def converse(peer: Peer) -> None:
         peer.connection.receive(soon())
-        peer.connection.send(answers.pop(0), soon())
+        peer.connection.send(answers.pop(0) if answers else Error("BUSY", "full", retry_after_s=LONG_S), soon())
 
     server = Server("127.0.0.1", 0, converse)
     address = server.open()
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
-        connection, found = greet(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
+        connection, found = greet_when_free(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
         connection.close()
         assert isinstance(connection, Connection)
         assert found["le_net"] == ready
-        with pytest.raises(AppError, match="full"):  # it does not say when, so nobody waits
-            greet(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
+        with pytest.raises(AppError, match="full"):  # there is no time left when it says
+            greet_when_free(address, [hello_of(subject)], {"le_net": layers}, 1.0)
     finally:
         server.stop()
         thread.join()

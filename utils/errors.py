@@ -13,6 +13,10 @@ class AppError(Exception):
 
     exit_code = 1
     code = "FAILED"
+    refusal = ""
+    """The code of the ERROR with which a cloud has refused, where that is what happened ..."""
+    retry_after_s: float = 0.0
+    """... and after how many seconds it may be worth another try."""
 
 
 class UsageError(AppError):
@@ -27,6 +31,10 @@ class ConnectError(AppError):
 
     exit_code = 3
     code = "CANNOT_CONNECT"
+
+
+class HandshakeLostError(ConnectError):
+    """Something took the connection, and failed before TLS was agreed on; nobody was told why."""
 
 
 class MismatchError(AppError):

@@ -124,6 +124,17 @@ def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
     )
 
 
+def add_fallback_flag(parser: argparse._ArgumentGroup) -> None:
+    """What becomes of inferences that the cloud does not answer."""
+    parser.add_argument(
+        "--fallback",
+        choices=("on", "off", "always"),
+        default="on",
+        help="finish here what the cloud does not answer in time; off: that is an error; always: also where no cloud "
+        "is there at the start, and use it once it comes",
+    )
+
+
 def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
     """A slower link and a slower edge."""
     group = parser.add_argument_group("emulation, without root")

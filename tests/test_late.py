@@ -1,0 +1,100 @@
+"""Clouds that are not there at the start: the edge answers, and shares the work once they come."""
+
+import re
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.frame_proxy import FrameProxy, Place, close
+from models import registry
+from net.frames import FrameType
+from partition.cost import Part, parts_of
+from runtime.answers import matches, whole_answer
+from runtime.edge import Answered, Edge, EdgeConfig
+from runtime.executor import Network, TorchExecutor
+from runtime.late import LateEdge
+from runtime.single import greeter_of
+from runtime.steady import Address, Lookout, Met, SteadyEdge
+from tests.conftest import LONG_S, CallEdge, CloudProcess, read_until, started_tasks, until
+from utils.errors import ProtocolError
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def port() -> int:
+    """Where nobody listens yet."""
+    with socket.create_server((HOST, 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def test_a_cloud_that_comes_later_takes_part_from_then_on(
+    network: Callable[[str], Network], cloud: CloudProcess, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one that comes is of no use; it is looked for again after a while."""
+    monkeypatch.setattr("runtime.fallback.FIRST_PAUSE_S", 0.1)
+    found = network("le_net")
+    edge = Edge(registry.find("le_net"), found, TorchExecutor(found, torch.device("cpu")))
+    x, expected = np.asarray(found.example.tensor), whole_answer(found.loaded.model, found.example.tensor)
+    config = EdgeConfig("le_net", port=port, fallback="always", up_bytes_per_s=1e6, timeout_s=LONG_S)
+    parts = parts_of(edge.graph, edge.graph.head_at(3))
+    met: list[Met] = []
+
+    def begin(each: Met) -> tuple[tuple[Part, ...], SteadyEdge]:
+        met.append(each)
+        if len(met) == 1:
+            raise ProtocolError("it takes nothing")
+        return parts, SteadyEdge(edge, Address(HOST, port), LONG_S, [0.001] * 13, {parts: 0.01})
+
+    late = LateEdge(edge, Lookout(greeter_of(edge, (HOST, port), config), "nobody is there"), begin)
+
+    def infer() -> Answered:
+        answered = late.infer(x, parts)
+        assert matches(answered.outputs, expected)
+        return answered
+
+    try:
+        first = infer()
+        assert (first.completed_by, first.requests) == ("fallback", 0)
+        assert first.fallback is not None
+        assert first.fallback.reason == "the cloud is away: nobody is there"
+        with closing(FrameProxy((HOST, cloud.port), [], port=port)):
+            until(lambda: infer().completed_by == "split")
+        assert len(met) == 2
+        assert met[1].link is not None
+        assert met[1].state is not None
+    finally:
+        late.close()
+        edge.close()
+
+
+def test_a_call_is_planned_anew_when_its_cloud_comes(cloud: CloudProcess, edge: CallEdge) -> None:
+    """It hangs up on the first greeting; the document is that of the plan with it."""
+    flags = ("-t", "le_net", "--point", "3", "--bandwidth", "50mbit", "--codec", "raw", "--emulate-cpu", "0.005")
+    with closing(FrameProxy((HOST, cloud.port), [(Place(FrameType.HELLO), close)])) as link:
+        done = edge("-i", HOST, "-p", str(link.port), *flags, "--repeat", "40", "--verify", "--json", "--threads", "1")
+    assert done.code == 0, done.stderr
+    got = done.document
+    by = [each["completed_by"] for each in got["measured"]["repeats"]]
+    assert (by[0], by[-1], got["verify"]["matches"]) == ("fallback", "split", True)
+    assert (got["plan"]["point"], got["link"]["source"], got["times"]["cloud"]) == (3, "given", "measured")
+
+
+def test_tasks_begin_without_a_cloud_and_are_shared_once_it_comes(cloud: CloudProcess, cache: Path, port: int) -> None:
+    flags = ("-t", "le_net", "--verify", "--emulate-cpu", "0.002", "--rate", "5/s", "--tasks", 10_000)
+    more = ("--fallback", "always", "--interval", "200ms")
+    with started_tasks(cache, "-p", port, *flags, *more) as process:
+        read_until(process, " edge$", 2)
+        with closing(FrameProxy((HOST, cloud.port), [], port=port)):
+            read_until(process, " cloud$", 2)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=2 * LONG_S)
+    assert process.returncode == 130, err
+    assert re.search(r"^tasks +\d+ done, 0 failed, 0 wrong", out, re.MULTILINE), out
+    assert re.search(r"^cloud +it was away: no cloud at", out, re.MULTILINE), out
