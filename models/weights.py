@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from models import checkpoints
 from models.registry import Entry
-from utils.errors import MismatchError, UsageError
-from utils.files import require_file
-from utils.units import printable
+from utils.errors import UsageError
 
 DEFAULT = "default"
 IMAGENET = "imagenet"
@@ -35,7 +32,8 @@ class Loaded:
     model: nn.Module
     digest: str
     origin: str
-    """`file NAME`, `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of one's own `as built`."""
+    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
+    one's own `as built`."""
     trained: bool
 
 
@@ -59,8 +57,8 @@ def _default(entry: Entry) -> Loaded:
 
 def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
     model = seeded(entry)
-    _fill(model, _read(path), path, entry.name)
-    return _finish(model, entry, origin, trained=True)
+    found = checkpoints.fill(model, path, entry.name)
+    return _finish(model, entry, f"{origin} ({found})" if found else origin, trained=True)
 
 
 def digest(model: nn.Module) -> str:
@@ -93,71 +91,6 @@ def _imagenet(entry: Entry) -> Loaded:
 
 _SOURCES: dict[str, Callable[[Entry], Loaded]] = {DEFAULT: _default, IMAGENET: _imagenet}
 """Where parameters come from, by name; any other name is a file's."""
-
-
-# --- from a file
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    require_file(path)
-    reader = _READERS.get(path.suffix)
-    if reader is None:
-        raise UsageError(f"{path}: weights are read from .safetensors, .pt or .pth files")
-    try:
-        return reader(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"cannot read the weights {path}: {error}") from None
-    except UsageError:
-        raise
-    except Exception as error:  # noqa: BLE001  torch.load has no error type of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} is not a file of plain weights: {reason}") from None
-
-
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
-
-
-_READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
-    ".safetensors": load_file,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-}
-
-
-def _state_dict(state: Any, path: Path) -> dict[str, torch.Tensor]:
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(_is_dense(value) for value in state.values()):
-        raise UsageError(f"{path} does not hold a state_dict (names and dense tensors)")
-    return {str(name): tensor for name, tensor in state.items()}
-
-
-def _is_dense(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not (value.is_quantized or value.is_nested)
-    )
-
-
-def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
-    wanted = model.state_dict()
-    state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
-    for key in sorted(wanted.keys() | state.keys()):
-        if key not in state:
-            _refuse(path, name, f"it has no {key}")
-        if key not in wanted:
-            _refuse(path, name, f"the network has no {printable(key, 100)}")
-        if wanted[key].shape != state[key].shape:
-            there, here = tuple(state[key].shape), tuple(wanted[key].shape)
-            _refuse(path, name, f"{key} is {there} there and {here} in the network")
-    model.load_state_dict(state)
-
-
-def _refuse(path: Path, name: str, reason: str) -> None:
-    raise MismatchError(f"{path} does not hold the weights of {name}: {reason}")
 
 
 # --- from a seed

@@ -304,7 +304,7 @@ def bad_weights(folder: Path) -> dict[str, tuple[Path, type[Exception]]]:
     add("long-header.safetensors", (1 << 60).to_bytes(8, "little") + good[8:])
     add("truncated.safetensors", good[: len(good) // 2])
     add("truncated.pt", (folder / "good.pt").read_bytes()[:1000])
-    add("weights.bin", good)
+    add("weights.h5", good)
     torch.save(LeNet(), folder / "module.pt")
     files["module.pt"] = (folder / "module.pt", UsageError)
     torch.save({"w": torch.eye(2).to_sparse()}, folder / "sparse.pt")

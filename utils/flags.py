@@ -13,7 +13,9 @@ MODELS = (
     "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
 )
 EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
+WEIGHTS = (
+    "default (trained where the project has them, else seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
+)
 
 
 def add_place_flags(
