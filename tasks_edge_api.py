@@ -50,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is looked at"
     )
     how.add_argument(
-        "--bandwidth", type=arguments.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
+        "--bandwidth",
+        type=arguments.checked(parse_rate),
+        metavar="RATE",
+        help="believe 5mbit, say, at the start (docs/units.md)",
     )
     flags.add_codec_flags(how)
     flags.add_times_flags(how)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from utils.errors import UsageError
-from utils.units import parse_duration, parse_link, parse_size
+from utils.units import parse_duration, parse_link, parse_size, parse_wait
 
 MAX_PORT = 65535
 MIN_PAYLOAD = 64 << 10
@@ -138,8 +138,8 @@ def arrivals(text: str) -> float:
 
 
 def wait(text: str) -> float:
-    """An argument such as 2ms, or 0ms, in seconds."""
-    return checked(parse_duration)(text)
+    """An argument such as 2ms, or 0, in seconds; a number without a unit is refused."""
+    return checked(parse_wait)(text)
 
 
 def size(text: str) -> int:
