@@ -42,6 +42,11 @@ class Entry:
     code: str = ""
     """Of a network of one's own, the digest of its file: both sides need the same one."""
 
+    @property
+    def wanted(self) -> inputs.Wanted:
+        """What an array for it has to be."""
+        return inputs.Wanted(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
+
 
 def find(name: str) -> Entry:
     """Look a network up, which may be a stranger's wish: no file is opened. Raises UsageError that lists the names."""

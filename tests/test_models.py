@@ -376,7 +376,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
     entry = registry.find("le_net")
     for read in (
         lambda: inputs.from_image(pipe, entry.preprocess),
-        lambda: inputs.from_array(pipe, entry.input_shape),
+        lambda: inputs.from_array(pipe, entry.wanted),
         lambda: weights.load(entry, str(pipe)),
     ):
         with pytest.raises(UsageError, match="is not a file"):
@@ -405,36 +405,3 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (12_000, 12_000)).save(path)
     with pytest.raises(UsageError, match=r"pixels|bomb"):
         inputs.from_image(path, registry.find("alex_net").preprocess)
-
-
-def test_arrays_are_read_with_and_without_the_batch_axis(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    for shape in ((1, 28, 28), (1, 1, 28, 28)):
-        np.save(path, np.ones(shape))
-        assert inputs.from_array(path, (1, 28, 28)).tensor.dtype == torch.float32
-
-
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    for array, reason in (
-        (np.ones((28, 28)), "does not fit"),
-        (np.ones((30, 280, 280)), "larger"),
-        (np.full((1, 28, 28), np.nan), "NaN"),
-        (np.full((1, 28, 28), "a"), "numbers"),
-        (np.array([{}], dtype=object), "cannot read"),
-    ):
-        np.save(path, array)
-        with pytest.raises(UsageError, match=reason):
-            inputs.from_array(path, (1, 28, 28))
-    for content in (
-        b"",
-        b"\x93NUMPY",
-        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (1, 99999999999)}",
-        b"text",
-        b"PK\x03\x04aaaa",
-    ):
-        path.write_bytes(content)
-        with pytest.raises(UsageError, match="cannot read"):
-            inputs.from_array(path, (1, 28, 28))
-    with pytest.raises(UsageError, match="no file"):
-        inputs.from_array(tmp_path / "none.npy", (1, 28, 28))

@@ -27,7 +27,6 @@ _BRANDS = {
     b"heic": "a HEIC picture",
     b"heix": "a HEIC picture",
     b"hevc": "a HEIC picture",
-    b"mif1": "a HEIC picture",
     b"msf1": "a HEIC picture",
     b"avif": "an AVIF picture",
     b"avis": "an AVIF picture",
@@ -83,7 +82,8 @@ def what_is(path: Path) -> Known | None:
 
 def _by_content(path: Path, head: bytes) -> Known | None:
     if head[4:8] == b"ftyp":
-        brand = next((name for mark, name in _BRANDS.items() if mark in head[8:32]), "a film or recording of MPEG-4")
+        marks = (head[8:12], *(head[start : start + 4] for start in range(16, 32, 4)))  # its own, and what else it is
+        brand = next((_BRANDS[mark] for mark in marks if mark in _BRANDS), "a film or recording of MPEG-4")
         return Known(brand, _WAV if "recording" in brand else _PNG)
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE", b"AVI "):
         return _RIFF[head[8:12]]
