@@ -135,7 +135,8 @@ def from_audio(path: Path, preprocess: Preprocess) -> Input:
     sound = audio.read_wav(path)
     used_s = len(sound.samples) / audio.RATE
     part = f", the first {used_s:.3f} s of {sound.whole_s:.4g} s" if used_s < sound.whole_s else ""
-    return Input(preprocess(sound), f"audio:{path}{part}", sound.times)
+    note = f", {sound.note}" if sound.note else ""
+    return Input(preprocess(sound), f"audio:{path}{part}{note}", sound.times)
 
 
 def from_text(sentence: str, preprocess: Preprocess) -> Input:

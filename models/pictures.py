@@ -92,7 +92,8 @@ def _no_picture(path: Path) -> str:
 def prepared(picture: Image.Image, bits: int = 0) -> Picture:
     """A picture of any mode that Pillow reads, with eight bits a channel.
 
-    `bits` are those that its file declares, 0 where it says nothing, SCALED where Pillow used them. Raises UsageError where nothing says how bright
+    `bits` are those that its file declares, 0 where it says nothing, SCALED where Pillow used them.
+    Raises UsageError where nothing says how bright
     its numbers are.
     """
     if picture.mode.startswith("I;16") or (picture.mode == "I" and bits == SCALED):
