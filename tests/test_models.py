@@ -227,6 +227,27 @@ def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
         registry.find(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet.onnx", r"'resnet\.onnx' is ONNX, which is not supported yet.*FILE\.py"),
+        ("RESNET.ONNX", "is ONNX"),
+        ("a/b.pt2", r"compiled program.*FILE\.py"),
+        ("b.ts", "compiled program"),
+        ("b.pth", "holds weights, not a network: --weights FILE"),
+        ("b.pt", "--weights FILE"),
+        ("b.safetensors", "--weights FILE"),
+        ("b.h5", "TensorFlow"),
+    ],
+)
+def test_a_file_that_is_no_network_is_named_for_what_it_is(name: str, told: str) -> None:
+    for find in (registry.find, registry.given):
+        with pytest.raises(UsageError, match=told) as caught:
+            find(name)
+        assert "alex_net" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 def test_names_are_what_they_say() -> None:
     assert registry.find("mobilenet").name == "mobile_net"
     assert registry.find("vgg_net").parameter_bytes == 4 * 138_365_992  # VGG16-BN, the published one

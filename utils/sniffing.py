@@ -55,10 +55,11 @@ _STARTS: tuple[tuple[bytes, Known], ...] = (
     (b"GGUF", Known("a GGUF file of llama.cpp", "take the .safetensors that it was made from")),
     (b"fLaC", Known("a FLAC recording", _WAV)),
     (b"OggS", Known("an Ogg recording", _WAV)),
-    (b"ID3", Known("an MP3 recording", _WAV)),
+    (b"ID3\x02", Known("an MP3 recording", _WAV)),
+    (b"ID3\x03", Known("an MP3 recording", _WAV)),
+    (b"ID3\x04", Known("an MP3 recording", _WAV)),
     (b"\xff\xfb", Known("an MP3 recording", _WAV)),
     (b"\xff\xf3", Known("an MP3 recording", _WAV)),
-    (b"FORM", Known("an AIFF recording", _WAV)),
     (b".snd", Known("an AU recording", _WAV)),
     (b"caff", Known("a CAF recording", _WAV)),
     (b"#!AMR", Known("an AMR recording", _WAV)),
@@ -85,6 +86,8 @@ def _by_content(path: Path, head: bytes) -> Known | None:
         marks = (head[8:12], *(head[start : start + 4] for start in range(16, 32, 4)))  # its own, and what else it is
         brand = next((_BRANDS[mark] for mark in marks if mark in _BRANDS), "a film or recording of MPEG-4")
         return Known(brand, _WAV if "recording" in brand else _PNG)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return Known("an AIFF recording", _WAV)
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE", b"AVI "):
         return _RIFF[head[8:12]]
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
