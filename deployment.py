@@ -106,7 +106,9 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
     link = parser.add_argument_group("the link and the cloud")
     rate = arguments.checked(parse_rate)
-    link.add_argument("--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit")
+    link.add_argument(
+        "--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit (units: docs/units.md)"
+    )
     link.add_argument("--download", type=rate, metavar="RATE", help="(default: the same as the upload)")
     link.add_argument("--rtt", type=arguments.wait, default="0ms", metavar="TIME", help="round trip, such as 20ms")
     link.add_argument(

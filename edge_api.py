@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--bandwidth",
         type=arguments.checked(parse_rate),
         metavar="RATE",
-        help="take 5mbit, say, instead of probing the link",
+        help="take 5mbit, say, instead of probing the link (units: docs/units.md)",
     )
     flags.add_codec_flags(where)
     flags.add_times_flags(where)

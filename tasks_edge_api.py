@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--tasks", type=arguments.positive_int, default=40, metavar="N", help="length of a random mix")
     what.add_argument("--seed", type=arguments.count, default=1, metavar="S", help="of the mix and of the arrivals")
     what.add_argument(
-        "--tasks-file", type=Path, metavar="FILE", help=".csv or .jsonl with model, input, priority, deadline_ms"
+        "--tasks-file", type=Path, metavar="FILE", help=".csv, .xlsx or .jsonl with model, input, priority, deadline_ms"
     )
     what.add_argument("--resume", action="store_true", help="leave out the lines that an earlier call has done")
     what.add_argument("--image-dir", type=Path, metavar="DIR", help="pictures for a random mix (default: samples)")
@@ -50,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is looked at"
     )
     how.add_argument(
-        "--bandwidth", type=arguments.checked(parse_rate), metavar="RATE", help="believe 5mbit, say, at the start"
+        "--bandwidth",
+        type=arguments.checked(parse_rate),
+        metavar="RATE",
+        help="believe 5mbit, say, at the start (docs/units.md)",
     )
     flags.add_codec_flags(how)
     flags.add_times_flags(how)

@@ -6,15 +6,17 @@ variance of every band set to 0 and 1; five frames before and five behind.
 """
 
 import math
-import wave
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import UsageError
 from utils.files import require_file
+from utils.sniffing import what_is
 
 Numbers = NDArray[np.float32]
 RATE = 16_000
@@ -36,6 +38,8 @@ class Waveform:
     samples: Numbers
     whole_s: float
     """How long the recording is that it was taken from."""
+    note: str = ""
+    """What a user should know of the file."""
 
     @property
     def frames(self) -> int:
@@ -49,38 +53,166 @@ class Waveform:
 
 
 def read_wav(path: Path) -> Waveform:
-    """Read the beginning of a .wav file: 16-bit PCM, mono or stereo, any usual rate.
+    """Read the beginning of a .wav file: PCM of 8 to 32 bits or floats, mono or stereo, any usual rate.
 
-    Raises UsageError where it is missing, no such file, cut off, shorter than a frame, or longer than ten minutes.
+    The sizes in its head are not believed: a recorder that was stopped, or a pipe, leaves 0 or 4 GiB there. What is in
+    the file is read. Raises UsageError where it is missing, no such file, shorter than a frame, or longer than ten
+    minutes.
     """
     require_file(path)
     try:
-        with path.open("rb") as file, wave.open(file, "rb") as sound:
-            channels, rate, length = sound.getnchannels(), sound.getframerate(), sound.getnframes()
-            _check(path, sound.getsampwidth(), channels, rate, length)
-            count = min(length, math.ceil(1.2 * NEEDED * rate / RATE))  # the resampling filter looks ahead
-            data = sound.readframes(count)
-    except (wave.Error, EOFError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "it is empty or cut off"
-        raise UsageError(f"cannot read {path} as a .wav file: {reason}") from None
-    if len(data) != count * channels * 2:
-        raise UsageError(f"{path} is cut off: its head promises {length / rate:.4g} s of sound")
-    stereo = np.frombuffer(data, "<i2").reshape(-1, channels)
-    samples = _resampled(stereo.mean(axis=1) / 32768, rate)
+        with path.open("rb") as file:
+            form, start, length_bytes, promised = _sound_in(path, file)
+            _check(path, form, length_bytes // form.frame_bytes)
+            length = length_bytes // form.frame_bytes
+            count = min(length, math.ceil(1.2 * NEEDED * form.rate / RATE))  # the resampling filter looks ahead
+            file.seek(start)
+            data = file.read(count * form.frame_bytes)
+    except OSError as error:
+        raise UsageError(f"cannot read {path} as a .wav file: {error.strerror or error}") from None
+    data = data[: len(data) - len(data) % form.frame_bytes]
+    samples = _resampled(form.decoded(data), form.rate)
     if len(samples) < FRAME:
-        raise UsageError(f"{path} lasts {length / rate:.4g} s: at least {FRAME / RATE:g} s are needed")
-    return Waveform(samples[:NEEDED], length / rate)
+        raise UsageError(f"{path} lasts {length / form.rate:.4g} s: at least {FRAME / RATE:g} s are needed")
+    if not np.isfinite(samples).all():
+        raise UsageError(f"{path} holds samples that are no numbers (NaN or infinity)")
+    is_cut = length_bytes < promised < UNKNOWN
+    note = f"cut off, its head promises {promised / form.frame_bytes / form.rate:.4g} s" if is_cut else ""
+    return Waveform(samples[:NEEDED], length / form.rate, note)
 
 
-def _check(path: Path, width: int, channels: int, rate: int, length: int) -> None:
-    if width != 2:
-        raise UsageError(f"{path} has {8 * width} bits a sample: save it as 16-bit PCM")
+@dataclass(frozen=True)
+class _Form:
+    """How samples are written."""
+
+    is_float: bool
+    channels: int
+    rate: int
+    width: int
+    """Bytes of one sample."""
+    order: str
+    """`<`, or `>` in a RIFX file."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one moment, all channels."""
+        return self.channels * self.width
+
+    def decoded(self, data: bytes) -> NDArray[np.float64]:
+        """The mean of the channels, full scale -1 to 1."""
+        raw = np.frombuffer(data, np.uint8).reshape(-1, self.width)
+        if self.is_float:
+            values = raw.view(f"{self.order}f{self.width}").astype(np.float64)
+        elif self.width == 1:  # the only ones without a sign
+            values = (raw.astype(np.float64) - 128) / 128
+        else:
+            high_last = raw if self.order == "<" else raw[:, ::-1]
+            wide = np.zeros((len(raw), 4), np.uint8)
+            wide[:, 4 - self.width :] = high_last
+            values = wide.view("<i4").astype(np.float64) / 2**31
+        found: NDArray[np.float64] = values.reshape(-1, self.channels).mean(axis=1)
+        return found
+
+
+_ORDERS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_PACKED = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "IMA ADPCM", 0x31: "GSM", 0x50: "MPEG", 0x55: "MP3", 0xFF: "AAC"}
+_CONVERT = "ffmpeg -i FILE -c:a pcm_s16le FILE.wav"
+MAX_CHUNKS = 1000
+UNKNOWN = 0x7FFF0000
+"""From here on, bytes that a head promises are what a pipe writes that cannot know."""
+
+
+def _sound_in(path: Path, file: BinaryIO) -> tuple[_Form, int, int, int]:
+    """How samples are written, where they start, how many bytes of them there are, and how many the head promises.
+
+    Raises UsageError.
+    """
+    head = file.read(12)
+    order = _ORDERS.get(head[:4])
+    if order is None or head[8:12] != b"WAVE":
+        raise UsageError(f"cannot read {path} as a .wav file: {_other(path, head)}")
+    whole = path.stat().st_size
+    form, place = None, 12
+    for _ in range(MAX_CHUNKS):
+        file.seek(place)
+        name, size = _chunk(file.read(8), order)
+        if name == b"fmt ":
+            form = _form(path, file.read(min(size, 40)), order)
+        if name == b"data":
+            if form is None:
+                raise UsageError(f"cannot read {path} as a .wav file: it does not say how its samples are written")
+            return form, place + 8, _length(file, place + 8, size, whole, order), size
+        if not name or place >= whole:
+            break
+        place = _next(file, place + 8 + size, order)
+    raise UsageError(f"cannot read {path} as a .wav file: it is cut off, there are no samples in it")
+
+
+def _other(path: Path, head: bytes) -> str:
+    if len(head) < 12:
+        return "it is empty or cut off"
+    known = what_is(path)
+    return f"it is {known}" if known is not None else "it does not begin with RIFF and WAVE"
+
+
+def _chunk(head: bytes, order: str) -> tuple[bytes, int]:
+    """Name and size of a chunk; no name where there is none."""
+    if len(head) < 8 or not all(32 <= letter < 127 for letter in head[:4]):
+        return b"", 0
+    return head[:4], int.from_bytes(head[4:8], "little" if order == "<" else "big")
+
+
+def _next(file: BinaryIO, end: int, order: str) -> int:
+    """Where the chunk behind one that ends there begins: at an even place, but some writers leave the padding out."""
+    if end % 2:
+        file.seek(end)
+        if _chunk(file.read(8), order)[0]:  # the padding would be a zero, which is no letter of a name
+            return end
+    return end + end % 2
+
+
+def _length(file: BinaryIO, start: int, promised: int, whole: int, order: str) -> int:
+    """Bytes of sound: what the head promises where other chunks or nothing follow, else all that is in the file."""
+    there = whole - start
+    if promised >= there:
+        return there
+    place = _next(file, start + promised, order)
+    while place < whole - 7:  # behind it has to be a chain of chunks up to the end
+        file.seek(place)
+        name, size = _chunk(file.read(8), order)
+        if not name or place + 8 + size > whole:
+            return there
+        place = _next(file, place + 8 + size, order)
+    return promised
+
+
+def _form(path: Path, fields: bytes, order: str) -> _Form:
+    """Of a `fmt ` chunk. Raises UsageError for what is not plain samples."""
+    if len(fields) < 16:
+        raise UsageError(f"cannot read {path} as a .wav file: its `fmt ` is cut off")
+    kind, channels, rate, _, align, bits = struct.unpack(f"{order}HHIIHH", fields[:16])
+    if kind == _EXTENSIBLE and len(fields) >= 26:
+        kind = struct.unpack(f"{order}H", fields[24:26])[0]
+    if kind not in (_PCM, _FLOAT):
+        packed = _PACKED.get(kind, f"of kind {kind:#x}")
+        raise UsageError(f"cannot read {path} as a .wav file: its samples are {packed}, not plain: {_CONVERT}")
+    width = -(-bits // 8)
+    if channels and align % channels == 0 and width < align // channels <= 4:
+        width = align // channels  # 24 bits in 32, say, the lowest of which are empty
     if channels not in (1, 2):
         raise UsageError(f"{path} has {channels} channels: save it as mono or stereo")
-    if not LEAST_RATE <= rate <= MOST_RATE:
-        raise UsageError(f"{path} has {rate} samples a second: {LEAST_RATE} to {MOST_RATE} are possible")
-    if length / rate > MAX_S:
-        raise UsageError(f"{path} lasts {length / rate:.0f} s: give a part of at most {MAX_S:.0f} s")
+    if width not in ((4, 8) if kind == _FLOAT else (1, 2, 3, 4)):
+        what = "floats" if kind == _FLOAT else "whole numbers"
+        raise UsageError(f"{path} has {what} of {bits} bits a sample: {_CONVERT}")
+    return _Form(kind == _FLOAT, channels, rate, width, order)
+
+
+def _check(path: Path, form: _Form, length: int) -> None:
+    if not LEAST_RATE <= form.rate <= MOST_RATE:
+        raise UsageError(f"{path} has {form.rate} samples a second: {LEAST_RATE} to {MOST_RATE} are possible")
+    if length / form.rate > MAX_S:
+        raise UsageError(f"{path} lasts {length / form.rate:.0f} s: give a part of at most {MAX_S:.0f} s")
 
 
 def _resampled(samples: NDArray[np.float64], rate: int) -> Numbers:

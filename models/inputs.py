@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from models import audio, text
+from models import arrays, audio, pictures, text
 from utils.errors import UsageError
-from utils.files import require_file
 
 Preprocess = Callable[[Any], torch.Tensor]
 """From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 tensor."""
-MAX_ITEM_BYTES, MAX_NPY_HEADER_BYTES = 16, 65_536
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-MAX_PIXELS = 64_000_000  # a picture that is larger is refused before it is decoded
+PICTURES = pictures.SUFFIXES
+LARGEST_PIXEL = 10.0
+"""What no preprocessing of the registry's networks makes of a pixel; plain ones go up to 255."""
 
 
 @dataclass(frozen=True)
@@ -52,69 +51,83 @@ def words_tensor(task: text.Task, sentence: str) -> torch.Tensor:
 
 
 def digit_tensor(picture: Image.Image) -> torch.Tensor:
-    """A picture of one digit as (1, 1, 28, 28), white ink on black, 0 to 1. Dark ink on light paper is inverted."""
-    grey = picture.convert("L")
-    if np.asarray(grey).mean() > 127:
-        grey = ImageOps.invert(grey)
-    grey = grey.resize((28, 28), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
+    """A picture of one digit as (1, 1, 28, 28), white ink on black, 0 to 1, whatever its ink and paper were."""
+    return torch.from_numpy(np.asarray(pictures.digit(picture), dtype=np.float32) / 255)[None, None]
 
 
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
-    """Read a picture file. Raises UsageError where it is missing or not a picture."""
-    require_file(path)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(path) as picture,
-        ):
-            if picture.width * picture.height > MAX_PIXELS:
-                raise UsageError(f"{path}: {picture.width}x{picture.height} is more than {MAX_PIXELS} pixels")
-            tensor = preprocess(_eight_bit(ImageOps.exif_transpose(picture)))
-    except UsageError:
-        raise
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is not a picture that Pillow can read") from None
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise a dozen kinds on damaged files
-        raise UsageError(f"cannot read the picture {path}: {_reason(error)}") from None
-    return Input(tensor, source or f"image:{path}")
+    """Read a picture file. Raises UsageError as `pictures.read` does."""
+    picture = pictures.read(path)
+    return Input(preprocess(picture.image), (source or f"image:{path}") + _in_brackets(picture.note))
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A picture without transparency, eight bits a channel: what is transparent shows white, as on paper."""
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise UsageError(f"pictures with {picture.mode!r} pixels have no agreed brightness: save it with 8 or 16 bits")
-    if picture.has_transparency_data:
-        paper = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(paper, picture.convert("RGBA")).convert("RGB")
-    return picture
+def _in_brackets(note: str) -> str:
+    return f" ({note})" if note else ""
 
 
-def from_array(path: Path, shape: tuple[int, ...]) -> Input:
-    """Read a .npy file with one input of `shape`, with or without the batch axis, as float32.
+@dataclass(frozen=True)
+class Wanted:
+    """What a network takes, for those who read an array for it."""
 
-    Raises UsageError where it is not such an array, or holds NaN or infinity.
+    name: str
+    takes: str
+    shape: tuple[int, ...]
+    """Without the batch axis."""
+    preprocess: Preprocess
+    is_own: bool
+    """Whether only its user knows what its numbers mean."""
+
+
+def from_array(path: Path, wanted: Wanted) -> Input:
+    """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 a picture where one is taken.
+
+    Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
+    takes: a network answers anything, and nothing would show that it was asked something else.
     """
-    require_file(path)
-    limit = MAX_ITEM_BYTES * math.prod(shape) + MAX_NPY_HEADER_BYTES
-    if path.stat().st_size > limit:
-        raise UsageError(f"{path} is larger than any array of shape {(1, *shape)}")
-    try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except Exception as error:  # noqa: BLE001  a damaged header raises a dozen kinds
-        raise UsageError(f"cannot read the array {path}: {_reason(error)}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise UsageError(f"{path}: an array of numbers in .npy format is needed")
-    if array.shape not in (shape, (1, *shape)):
-        raise UsageError(f"{path}: shape {array.shape} does not fit the network, which takes {(1, *shape)}")
+    takes_pictures = wanted.takes == PICTURE
+    array = arrays.read(path, math.prod(wanted.shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
+    if array.dtype.kind in "iu":
+        return _from_whole_numbers(path, array, wanted)
+    if array.shape not in (wanted.shape, (1, *wanted.shape)):
+        raise UsageError(f"{path}: shape {array.shape} does not fit the network, which takes {(1, *wanted.shape)}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
-        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *shape)
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *wanted.shape)
     if not torch.isfinite(tensor).all():
         raise UsageError(f"{path}: holds NaN or infinity")
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    if takes_pictures and not wanted.is_own and largest > LARGEST_PIXEL:
+        raise UsageError(
+            f"{path}: holds numbers up to {largest:.4g}, and {wanted.name} takes pixels from 0 to 1, normalised: "
+            "divide them by 255, or save them as uint8, which is read as --image is"
+        )
     return Input(tensor, f"array:{path}")
+
+
+def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: Wanted) -> Input:
+    if wanted.takes != PICTURE:
+        raise UsageError(
+            f"{path}: holds whole numbers ({array.dtype}), and {wanted.name} takes floats: if these are what it should "
+            "get, save them so: numpy.save(FILE, x.astype('float32'))"
+        )
+    pixels = array[0] if array.ndim == 4 and len(array) == 1 else array
+    if pixels.shape == wanted.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 and len(pixels) in (1, 3, 4) else pixels
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not pixels.size:
+        raise UsageError(
+            f"{path}: whole numbers of shape {array.shape} are no picture: (H, W), (H, W, 3) or (3, H, W) is, and a "
+            f"tensor is floats of shape {(1, *wanted.shape)}"
+        )
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise UsageError(
+            f"{path}: whole numbers from {pixels.min()} to {pixels.max()} are no pixels: 0 to 255 are, and a tensor is "
+            "floats: numpy.save(FILE, x.astype('float32'))"
+        )
+    picture = pictures.prepared(Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)))
+    size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+    note = f"{array.dtype} read as a picture of {size}" + (f", {picture.note}" if picture.note else "")
+    return Input(wanted.preprocess(picture.image), f"array:{path}" + _in_brackets(note))
 
 
 def from_audio(path: Path, preprocess: Preprocess) -> Input:
@@ -122,7 +135,8 @@ def from_audio(path: Path, preprocess: Preprocess) -> Input:
     sound = audio.read_wav(path)
     used_s = len(sound.samples) / audio.RATE
     part = f", the first {used_s:.3f} s of {sound.whole_s:.4g} s" if used_s < sound.whole_s else ""
-    return Input(preprocess(sound), f"audio:{path}{part}", sound.times)
+    note = f", {sound.note}" if sound.note else ""
+    return Input(preprocess(sound), f"audio:{path}{part}{note}", sound.times)
 
 
 def from_text(sentence: str, preprocess: Preprocess) -> Input:
@@ -199,8 +213,7 @@ MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence":
 def crops(path: Path, count: int) -> list[Image.Image]:
     """Squares cut out of a picture, a third of its shorter side and more, some mirrored; the same at every call."""
     rng = np.random.default_rng(0)
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    picture = pictures.read(path).image.convert("RGB")
     found = []
     for _ in range(count):
         side = int(min(picture.size) * rng.uniform(1 / 3, 1))
@@ -229,7 +242,3 @@ SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {
     "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
 }
 """Default inputs that are pictures: the first of each is taken, the others serve where several are wanted."""
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]

@@ -44,6 +44,11 @@ class Entry:
     built: own.Built | None = None
     """Of a network of one's own, what it was built as first."""
 
+    @property
+    def wanted(self) -> inputs.Wanted:
+        """What an array for it has to be."""
+        return inputs.Wanted(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
+
 
 def find(name: str) -> Entry:
     """Look a network up, which may be a stranger's wish: no file is opened. Raises UsageError that lists the names."""
@@ -58,7 +63,23 @@ def find(name: str) -> Entry:
     if own.where(name) is not None:
         raise UsageError(f"{name[:64]!r} is a file that was not given here: cloud_api.py --network FILE.py serves it")
     known = ", ".join(_ENTRIES)
+    ending = name[name.rfind(".") :].lower() if "." in name else ""
+    if ending in _FILES:
+        raise UsageError(f"{name[:64]!r} {_FILES[ending]}: give your own FILE.py (docs/networks.md), or one of {known}")
     raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
+
+
+_WEIGHTS = "holds weights, not a network: --weights FILE reads them, and -t names the network that they belong to"
+_PROGRAM = "is a compiled program, and those are not read"
+_FILES = {
+    **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
+    ".pt": f"is not read by -t. Where it {_WEIGHTS}",
+    **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
+    ".onnx": "is ONNX, which is not supported yet",
+    **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a network of TensorFlow, which is not read"),
+    **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is of another program"),
+}
+"""What people give in place of a network, by its ending. The name may be a stranger's: nothing is opened."""
 
 
 def given(name: str) -> Entry:

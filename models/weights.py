@@ -17,16 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from models import checkpoints
 from models.fingerprint import Fingerprint, held_by, of_held, of_state
 from models.registry import Entry
-from utils.errors import MismatchError, UsageError
-from utils.files import require_file
-from utils.units import printable
+from utils.errors import UsageError
 
 DEFAULT = "default"
 IMAGENET = "imagenet"
@@ -40,7 +37,8 @@ class Loaded:
     """The network itself, as its own code built it: what every answer is compared with."""
     digest: str
     origin: str
-    """`file NAME`, `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of one's own `as built`."""
+    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
+    one's own `as built`."""
     trained: bool
     code: str = ""
     """Of a network of one's own, the digest of its file, which is part of `digest`."""
@@ -71,9 +69,9 @@ def _default(entry: Entry) -> Loaded:
 
 def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
     model = seeded(entry) if entry.built is None else entry.build()
-    state = _read(path)
-    _fill(model, state, path, entry.name)
-    return _finish(model, entry, origin, trained=True, given=state)
+    filled = checkpoints.fill(model, path, entry.name)
+    origin = f"{origin} ({filled.told})" if filled.told else origin
+    return _finish(model, entry, origin, trained=True, given=filled.names)
 
 
 def digest(model: nn.Module) -> str:
@@ -107,79 +105,6 @@ def _imagenet(entry: Entry) -> Loaded:
 
 _SOURCES: dict[str, Callable[[Entry], Loaded]] = {DEFAULT: _default, IMAGENET: _imagenet}
 """Where parameters come from, by name; any other name is a file's."""
-
-
-# --- from a file
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    require_file(path)
-    reader = _READERS.get(path.suffix)
-    if reader is None:
-        raise UsageError(f"{path}: weights are read from .safetensors, .pt or .pth files")
-    try:
-        return reader(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"cannot read the weights {path}: {error}") from None
-    except UsageError:
-        raise
-    except Exception as error:  # noqa: BLE001  torch.load has no error type of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} is not a file of plain weights: {reason}") from None
-
-
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
-
-
-_READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
-    ".safetensors": load_file,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-}
-
-
-def _state_dict(state: Any, path: Path) -> dict[str, torch.Tensor]:
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(_is_dense(value) for value in state.values()):
-        raise UsageError(f"{path} does not hold a state_dict (names and dense tensors)")
-    return {str(name): tensor for name, tensor in state.items()}
-
-
-def _is_dense(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not (value.is_quantized or value.is_nested)
-    )
-
-
-def _fill(model: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
-    """Load a file, in which buffers may be that torch itself does not save."""
-    wanted = model.state_dict()
-    if odd := [key for key, value in wanted.items() if not isinstance(value, torch.Tensor)]:
-        raise UsageError(f"{name} keeps numbers that are no tensors ({odd[0][:60]}): build() has to set them, no file")
-    unsaved = {key: buffer for key, buffer in model.named_buffers() if key not in wanted}
-    state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
-    wanted |= {key: unsaved[key] for key in unsaved.keys() & state.keys()}
-    for key in sorted(wanted.keys() | state.keys()):
-        if key not in state:
-            _refuse(path, name, f"it has no {key}")
-        if key not in wanted:
-            _refuse(path, name, f"the network has no {printable(key, 100)}")
-        if wanted[key].shape != state[key].shape:
-            there, here = tuple(state[key].shape), tuple(wanted[key].shape)
-            _refuse(path, name, f"{key} is {there} there and {here} in the network")
-    with torch.no_grad():
-        for key in unsaved.keys() & state.keys():
-            unsaved[key].copy_(state[key])
-    model.load_state_dict({key: value for key, value in state.items() if key not in unsaved})
-
-
-def _refuse(path: Path, name: str, reason: str) -> None:
-    raise MismatchError(f"{path} does not hold the weights of {name}: {reason}")
 
 
 # --- from a seed

@@ -8,7 +8,8 @@ The published data sets of Tjyy-1223/Neurosurgeon (`conv_lat.csv` and its like) 
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from predictor.features import Context, Described
 from utils.errors import UsageError
 from utils.files import replaced
 from utils.sheets import read_workbook
+from utils.tables import Lines, Table, csv_lines, read_text, table_of
 
 MAX_ROWS = 400_000
-MAX_CELL = 4_000
+MAX_FILE_BYTES = 256 << 20
 NOT_ROWS = ("kinds", "about")  # sheets of our own workbooks
 TYPICAL = 0.25  # the quantile that stands for a layer: other work on the machine only ever adds time
 
@@ -117,10 +119,10 @@ def read(path: Path) -> Dataset:
     for name, lines in tables.items():
         if name in NOT_ROWS:
             continue
-        parse = _format_of(name, lines, path)
-        for number, cells in enumerate(lines[1:], start=2):
-            where = f"{path} {name}, line {number}"
-            row, machine = parse(dict(zip(lines[0], cells, strict=False)), where)
+        table = table_of(f"{path} {name}", lines, _known(name))
+        parse = _format_of(name, table, path)
+        for number, cells in table.rows:
+            row, machine = parse(cells, f"{path} {name}, line {number}")
             rows.setdefault(row.layer.spec.kind, []).append(row)
             machines.add(machine)
     if not rows:
@@ -131,45 +133,38 @@ def read(path: Path) -> Dataset:
     return Dataset({kind: tuple(rows[kind]) for kind in sorted(rows)}, machines.pop(), str(path))
 
 
-def _read_folder(folder: Path) -> dict[str, list[list[str]]]:
-    tables: dict[str, list[list[str]]] = {}
+def _read_folder(folder: Path) -> dict[str, Lines]:
+    tables: dict[str, Lines] = {}
     left = MAX_ROWS
     for path in sorted(folder.glob("*.csv")):
         if path.name == WHOLE:
             continue
-        tables[path.stem] = read_csv(path, left)
+        tables[path.stem] = read_csv(path, left, _known(path.stem))
         left -= len(tables[path.stem])
     if not tables:
         raise UsageError(f"there is no .csv file in {folder}")
     return tables
 
 
-def read_csv(path: Path, limit: int) -> list[list[str]]:
-    """The lines of a CSV file. Raises UsageError for one that is not text or has more than `limit` lines."""
-    lines: list[list[str]] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line in csv.reader(file):
-                if any(len(cell) > MAX_CELL for cell in line):
-                    raise UsageError(f"{path}, line {len(lines) + 1}: a cell is longer than {MAX_CELL} characters")
-                if line:
-                    lines.append(line)
-                if len(lines) > limit:
-                    raise UsageError(f"{path}: more than {MAX_ROWS} rows are not read")
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a CSV file ({error})") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+def read_csv(path: Path, limit: int, known: Collection[str]) -> Lines:
+    """The lines of a CSV file with such columns. Raises UsageError for one that is none or too long."""
+    lines = csv_lines(path, read_text(path, MAX_FILE_BYTES), known, limit)
     if len(lines) < 2:
         raise UsageError(f"{path} is empty: a line of names and lines of values are needed")
     return lines
 
 
+def _known(name: str) -> set[str]:
+    """Columns that a table of this name may have: our own, and those of the published format."""
+    published = _PUBLISHED.get(name.removesuffix("_lat"))
+    return {*COLUMNS, *(published.columns if published is not None else ()), "latency"}
+
+
 _Parse = Callable[[Cells, str], tuple[Row, Machine | None]]
 
 
-def _format_of(name: str, lines: Sequence[Sequence[str]], path: Path) -> _Parse:
-    head = set(lines[0])
+def _format_of(name: str, table: Table, path: Path) -> _Parse:
+    head = set(table.columns)
     published = _PUBLISHED.get(name.removesuffix("_lat"))
     wanted: set[str] = set(COLUMNS)
     parse: _Parse = _parse_own
@@ -190,13 +185,13 @@ def _parse_own(cells: Cells, where: str) -> tuple[Row, Machine]:
             return tuple(_whole(part, name, where) for part in text.split("x"))
         return _whole(text, name, where)
 
-    raw = tuple(_positive(part, "raw_s", where) for part in cells["raw_s"].split(";"))
+    raw = tuple(_positive(part, "raw_s", where) for part in cells.get("raw_s", "").split(";"))
     spec = LayerSpec(**{name: value(name) for name in _SPEC})
     context = Context(**{name: value(name) for name in _CONTEXT})
     machine = Machine(**{name: value(name) for name in _MACHINE})
     if spec.kind not in KINDS:
         raise UsageError(f"{where}: there is no kind {spec.kind[:40]!r}")
-    return Row(Described(_checked(spec, where), context), cells["network"], raw), machine
+    return Row(Described(_checked(spec, where), context), cells.get("network", ""), raw), machine
 
 
 def _checked(spec: LayerSpec, where: str) -> LayerSpec:
@@ -223,7 +218,8 @@ def _number(text: str, name: str, where: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise UsageError(f"{where}: {name} is {text[:40]!r}, a number is needed") from None
+        cure = ", with a point in it" if re.fullmatch(r"\s*-?[0-9]+,[0-9]+\s*", text) else ""
+        raise UsageError(f"{where}: {name} is {text[:40]!r}, a number is needed{cure}") from None
     if not math.isfinite(number):
         raise UsageError(f"{where}: {name} is {text[:40]!r}, a finite number is needed")
     return number
@@ -352,11 +348,11 @@ def read_whole(folder: Path) -> tuple[Whole, ...]:
     path = folder / WHOLE
     if not path.is_file():
         return ()
-    head, *lines = read_csv(path, MAX_ROWS)
+    (_, head), *lines = read_csv(path, MAX_ROWS, ("network", "pass_s", "rested_s", "alone"))
     if head != ["network", "pass_s", "rested_s", "alone"]:
         raise UsageError(f"{path} has other columns than network, pass_s, rested_s, alone")
     rows = []
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines:
         where = f"{path}, line {number}"
         if len(line) != len(head):
             raise UsageError(f"{where}: {len(head)} values are needed")

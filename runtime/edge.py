@@ -335,7 +335,7 @@ def ran_by(parts: Iterable[Part]) -> str:
 def read_input(config: EdgeConfig, entry: Entry) -> Input:
     """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
-        return inputs.from_array(config.array, entry.input_shape)
+        return inputs.from_array(config.array, entry.wanted)
     given = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
     for kind, what in given.items():
         if what is not None:

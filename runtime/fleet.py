@@ -122,7 +122,7 @@ def read_input(entry: Entry, source: str) -> Input:
         if source.startswith(TEXT):
             return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
         if kind == inputs.TENSOR:
-            return inputs.from_array(path, entry.input_shape)
+            return inputs.from_array(path, entry.wanted)
         return inputs.read(entry.name, entry.takes, kind, path, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None

@@ -1,7 +1,5 @@
 """Inference tasks: drawn at random, or read from a file; and when they arrive. Files are read, nothing is run."""
 
-import csv
-import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -10,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UsageError
-from utils.files import require_file
+from utils.sheets import read_workbook
+from utils.tables import HEAD_LINES, Lines, Table, csv_lines, read_text, table_of
 
 COLUMNS = ("model", "input", "priority", "deadline_ms")
 MAX_FILE_BYTES, MAX_TASKS = 64 << 20, 1_000_000
@@ -73,22 +72,12 @@ def arriving(tasks: Sequence[Task], rate_per_s: float, seed: int) -> list[Task]:
 
 
 def read_file(path: Path) -> tuple[list[Task], list[Problem]]:
-    """Tasks of a .csv with a head line, or a .jsonl, one object for each line. What is wrong is told by line.
+    """Tasks of a table (.csv, .tsv, .xlsx or .xls) with named columns, or a .jsonl, one object for each line.
 
-    Raises UsageError where nothing in it can be read.
+    What is wrong is told by line; blank lines are skipped. Raises UsageError where nothing in it can be read.
     """
-    require_file(path)
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text in UTF-8") from None
-    rows = _json_rows(text) if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(path, text)
     tasks, problems = [], []
-    for line, row in rows:
+    for line, row in _READERS.get(path.suffix.lower(), _csv_rows)(path):
         try:
             tasks.append(_task(line, row))
         except ValueError as error:
@@ -100,20 +89,43 @@ def read_file(path: Path) -> tuple[list[Task], list[Problem]]:
     return tasks, problems
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text), restkey="", strict=False)
-    try:
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        if names and "model" not in names:
-            raise UsageError(f"{path}: the first line has to name the columns: {', '.join(COLUMNS)}")
-        reader.fieldnames = names
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: {error}") from None
+_Rows = Sequence[tuple[int, Any]]
 
 
-def _json_rows(text: str) -> list[tuple[int, Any]]:
+def _csv_rows(path: Path) -> _Rows:
+    lines = csv_lines(path, read_text(path, MAX_FILE_BYTES), COLUMNS, MAX_TASKS + HEAD_LINES)
+    return _table(str(path), lines).rows if lines else ()
+
+
+def _workbook_rows(path: Path) -> _Rows:
+    sheets = read_workbook(path, MAX_TASKS + HEAD_LINES)
+    named = [name for name, lines in sheets.items() if _has_columns(lines)] or list(sheets)[:1]
+    if len(named) > 1:
+        raise UsageError(f"{path} holds tasks in two sheets, {named[0]!r} and {named[1]!r}: leave one of them")
+    return _table(f"{path}, sheet {named[0]!r}", sheets[named[0]]).rows if named else ()
+
+
+def _table(where: str, lines: Lines) -> Table:
+    table = table_of(where, lines, COLUMNS, needed="model")
+    if "model" not in table.columns:
+        raise UsageError(f"{where}: a line above the tasks has to name the columns: {', '.join(COLUMNS)}")
+    return table
+
+
+def _has_columns(lines: Lines) -> bool:
+    return any(cell.strip().lower() == "model" for _, cells in lines[:HEAD_LINES] for cell in cells)
+
+
+def _json_rows(path: Path) -> _Rows:
+    text = read_text(path, MAX_FILE_BYTES)
     return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+_READERS: dict[str, Callable[[Path], _Rows]] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _json_rows),
+    **dict.fromkeys((".xlsx", ".xls"), _workbook_rows),
+}
+"""By the ending of the name; a table in text is told by none."""
 
 
 def _task(line: int, row: Any) -> Task:

@@ -1,6 +1,7 @@
 """Recordings and sentences as inputs: what they become, and what is told of those that do not serve."""
 
 import os
+import struct
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tasks_edge_api
 from models import audio, inputs, registry, text
@@ -19,6 +22,8 @@ from runtime.fleet import inputs_for
 from runtime.fleet import read_input as read_task
 from tests.conftest import CallEdge, CloudProcess, at, call
 from utils.errors import UsageError
+
+Samples = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def tone(seconds: float, rate: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -89,18 +94,127 @@ def test_silence_serves(tmp_path: Path) -> None:
     assert np.isfinite(audio.features(audio.read_wav(path))).all()
 
 
+def head(
+    *, kind: int = 1, bits: int = 16, channels: int = 1, rate: int = 16_000, size: int = 0, is_extensible: bool = False
+) -> bytes:
+    """The head of a .wav file, up to the first sample; `size` is what it promises of them."""
+    width = -(-bits // 8)
+    fields = struct.pack("<HHIIHH", kind, channels, rate, rate * width * channels, width * channels, bits)
+    if is_extensible:
+        fields = struct.pack("<H", 0xFFFE) + fields[2:] + struct.pack("<HHIH", 22, bits, 0, kind) + GUID
+    form = b"fmt " + struct.pack("<I", len(fields)) + fields
+    return b"RIFF" + struct.pack("<I", size) + b"WAVE" + form + b"data" + struct.pack("<I", size)
+
+
+GUID = bytes.fromhex("000000001000800000aa00389b71")
+
+
+def written(samples: Samples, kind: int, bits: int) -> bytes:
+    """Samples from -1 to 1 as a file has them."""
+    if kind == 3:
+        return samples.astype(f"<f{bits // 8}").tobytes()
+    if bits == 8:
+        return np.round(samples * 127 + 128).astype(np.uint8).tobytes()
+    whole = np.round(samples * (2.0 ** (bits - 1) - 1)).astype("<i4")
+    return whole.view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    form=st.sampled_from([(1, 8), (1, 16), (1, 24), (1, 32), (3, 32), (3, 64)]),
+    channels=st.sampled_from([1, 2]),
+    is_extensible=st.booleans(),
+    size=st.sampled_from(["true", "zero", "ones", "less", "more", "int max"]),
+    whole=st.sampled_from([0, 1, 36, 0xFFFFFFFF]),
+    before=st.lists(st.sampled_from([b"LIST", b"JUNK", b"bext", b"fact", b"PAD "]), max_size=3),
+    odd=st.integers(0, 9),
+    is_padded=st.booleans(),
+    behind=st.sampled_from([b"", b"LIST\x04\x00\x00\x00INFO", b"\x00"]),
+)
+def test_whatever_the_head_says_the_sound_in_the_file_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    form: tuple[int, int],
+    channels: int,
+    is_extensible: bool,
+    size: str,
+    whole: int,
+    before: list[bytes],
+    odd: int,
+    is_padded: bool,
+    behind: bytes,
+) -> None:
+    sound = tone(0.5, 16_000)
+    data = written(np.repeat(sound[:, None], channels, 1), *form)
+    promised = {"true": len(data), "zero": 0, "ones": 0xFFFFFFFF, "less": 100, "more": 2 * len(data)}
+    start = bytearray(head(kind=form[0], bits=form[1], channels=channels, is_extensible=is_extensible))
+    start[4:8] = struct.pack("<I", whole)
+    start[-4:] = struct.pack("<I", promised.get(size, 0x7FFFFFFF))
+    for name in before:
+        padding = b"\x00" if is_padded and odd % 2 else b""
+        start[12:12] = name + struct.pack("<I", odd) + bytes(odd) + padding
+    path = tmp_path_factory.getbasetemp() / "drawn.wav"
+    path.write_bytes(bytes(start) + data + (behind if size == "true" else b""))
+    found = audio.read_wav(path)
+    assert found.whole_s == pytest.approx(0.5)
+    np.testing.assert_allclose(found.samples, sound, atol=0.01)
+    assert found.note == ("cut off, its head promises 1 s" if size == "more" else "")
+
+
+def test_a_recording_that_breaks_off_is_read_and_that_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 1.5)
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 8000 + 1])  # in the middle of a sample
+    found = inputs.from_audio(path, registry.find("kaldi").preprocess)
+    assert "cut off, its head promises 1.5 s" in found.source
+    assert len(found.rows) == 48
+
+
+def test_the_other_byte_order_and_a_container_that_is_wider_than_its_samples(tmp_path: Path) -> None:
+    sound = tone(0.5, 16_000)
+    fields = struct.pack(">HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+    data = np.round(sound * 32767).astype(">i2").tobytes()
+    whole = b"RIFX\0\0\0\0WAVEfmt " + struct.pack(">I", 16) + fields + b"data" + struct.pack(">I", len(data)) + data
+    (tmp_path / "x.wav").write_bytes(whole)
+    np.testing.assert_allclose(audio.read_wav(tmp_path / "x.wav").samples, sound, atol=1e-3)
+    start = bytearray(head(bits=24))
+    start[32:34] = struct.pack("<H", 4)  # bytes of a frame
+    data = (np.round(sound * (2.0**23 - 1)).astype("<i4") * 256).tobytes()
+    (tmp_path / "y.wav").write_bytes(bytes(start) + data)
+    np.testing.assert_allclose(audio.read_wav(tmp_path / "y.wav").samples, sound, atol=1e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"RIFF\0\0\0\0WAVE", head()[:-8], head()]))
+def test_any_bytes_are_a_recording_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, rest: bytes, start: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.wav"
+    path.write_bytes(start + rest)
+    with pytest.raises(UsageError) as caught:  # 200 bytes are too short in any form
+        audio.read_wav(path)
+    assert "\n" not in str(caught.value)
+
+
 def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
     """Files that do not serve, and what is told of each."""
     whole = write(folder / "whole.wav").read_bytes()
-    made = {"empty": (b"", "empty or cut off"), "text": (b"no sound at all", "RIFF"), "cut": (whole[:5000], "cut off")}
+    made = {
+        "empty": (b"", "empty or cut off"),
+        "text": (b"no sound at all", "RIFF"),
+        "cut": (whole[:40], "cut off, there are no samples"),
+        "mp3": (b"ID3\x04" + bytes(20), "an MP3 recording: convert it"),
+        "flac": (b"fLaC" + bytes(20), "a FLAC recording: convert it"),
+        "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        "mulaw": (head(kind=7, bits=8) + bytes(9000), "mu-law, not plain: ffmpeg"),
+        "adpcm": (head(kind=0x11, bits=4) + bytes(9000), "IMA ADPCM, not plain: ffmpeg"),
+        "nan": (head(kind=3, bits=32) + np.full(9000, np.nan, "<f4").tobytes(), "no numbers"),
+        "no samples": (head(size=0), "lasts 0 s"),
+    }
     for name, (data, _) in made.items():
         (folder / f"{name}.wav").write_bytes(data)
     os.mkfifo(folder / "pipe.wav")
     return {name: (folder / f"{name}.wav", told) for name, (_, told) in made.items()} | {
         "none": (folder / "none.wav", "no file"),
         "pipe": (folder / "pipe.wav", "not a file"),
-        "24 bits": (write(folder / "w24.wav", width=3), "24 bits"),
-        "8 bits": (write(folder / "w8.wav", width=1), "8 bits"),
         "six channels": (write(folder / "c6.wav", channels=6), "6 channels"),
         "0 s": (write(folder / "zero.wav", 0.0), "lasts 0 s"),
         "10 ms": (write(folder / "short.wav", 0.01), "lasts 0.01 s"),
@@ -220,11 +334,11 @@ def test_a_sentence_and_a_recording_travel_and_every_row_is_answered(
 def test_scripts_say_what_is_wrong_in_one_line(
     cache: Path, edge: CallEdge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = write(tmp_path / "w24.wav", width=3)
+    bad = write(tmp_path / "c6.wav", channels=6)
     done = edge("-t", "kaldi", "--audio", str(bad), "--json")
     assert done.code == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "24 bits" in done.document["error"]["message"]
+    assert "6 channels" in done.document["error"]["message"]
     tasks = tmp_path / "tasks.csv"
     tasks.write_text("model,input\nsenna_pos,models/zoo/face.jpg\n")
     done = call(tasks_edge_api.main, ["-p", "1", "--cache-dir", str(cache), "--tasks-file", str(tasks)], capsys)

@@ -228,6 +228,27 @@ def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
         registry.find(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet.onnx", r"'resnet\.onnx' is ONNX, which is not supported yet.*FILE\.py"),
+        ("RESNET.ONNX", "is ONNX"),
+        ("a/b.pt2", r"compiled program.*FILE\.py"),
+        ("b.ts", "compiled program"),
+        ("b.pth", "holds weights, not a network: --weights FILE"),
+        ("b.pt", "--weights FILE"),
+        ("b.safetensors", "--weights FILE"),
+        ("b.h5", "TensorFlow"),
+    ],
+)
+def test_a_file_that_is_no_network_is_named_for_what_it_is(name: str, told: str) -> None:
+    for find in (registry.find, registry.given):
+        with pytest.raises(UsageError, match=told) as caught:
+            find(name)
+        assert "alex_net" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 def test_names_are_what_they_say() -> None:
     assert registry.find("mobilenet").name == "mobile_net"
     assert registry.find("vgg_net").parameter_bytes == 4 * 138_365_992  # VGG16-BN, the published one
@@ -305,7 +326,7 @@ def bad_weights(folder: Path) -> dict[str, tuple[Path, type[Exception]]]:
     add("long-header.safetensors", (1 << 60).to_bytes(8, "little") + good[8:])
     add("truncated.safetensors", good[: len(good) // 2])
     add("truncated.pt", (folder / "good.pt").read_bytes()[:1000])
-    add("weights.bin", good)
+    add("weights.h5", good)
     torch.save(LeNet(), folder / "module.pt")
     files["module.pt"] = (folder / "module.pt", UsageError)
     torch.save({"w": torch.eye(2).to_sparse()}, folder / "sparse.pt")
@@ -377,7 +398,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
     entry = registry.find("le_net")
     for read in (
         lambda: inputs.from_image(pipe, entry.preprocess),
-        lambda: inputs.from_array(pipe, entry.input_shape),
+        lambda: inputs.from_array(pipe, entry.wanted),
         lambda: weights.load(entry, str(pipe)),
     ):
         with pytest.raises(UsageError, match="is not a file"):
@@ -406,36 +427,3 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (12_000, 12_000)).save(path)
     with pytest.raises(UsageError, match=r"pixels|bomb"):
         inputs.from_image(path, registry.find("alex_net").preprocess)
-
-
-def test_arrays_are_read_with_and_without_the_batch_axis(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    for shape in ((1, 28, 28), (1, 1, 28, 28)):
-        np.save(path, np.ones(shape))
-        assert inputs.from_array(path, (1, 28, 28)).tensor.dtype == torch.float32
-
-
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    for array, reason in (
-        (np.ones((28, 28)), "does not fit"),
-        (np.ones((30, 280, 280)), "larger"),
-        (np.full((1, 28, 28), np.nan), "NaN"),
-        (np.full((1, 28, 28), "a"), "numbers"),
-        (np.array([{}], dtype=object), "cannot read"),
-    ):
-        np.save(path, array)
-        with pytest.raises(UsageError, match=reason):
-            inputs.from_array(path, (1, 28, 28))
-    for content in (
-        b"",
-        b"\x93NUMPY",
-        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (1, 99999999999)}",
-        b"text",
-        b"PK\x03\x04aaaa",
-    ):
-        path.write_bytes(content)
-        with pytest.raises(UsageError, match="cannot read"):
-            inputs.from_array(path, (1, 28, 28))
-    with pytest.raises(UsageError, match="no file"):
-        inputs.from_array(tmp_path / "none.npy", (1, 28, 28))

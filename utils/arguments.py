@@ -12,7 +12,7 @@ from typing import TypeVar
 from utils import addresses
 from utils.addresses import MAX_PORT
 from utils.errors import UsageError
-from utils.units import parse_duration, parse_link, parse_size
+from utils.units import parse_duration, parse_link, parse_size, parse_wait
 
 MIN_PAYLOAD = 64 << 10
 MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
@@ -164,8 +164,8 @@ def arrivals(text: str) -> float:
 
 
 def wait(text: str) -> float:
-    """An argument such as 2ms, or 0ms, in seconds."""
-    return checked(parse_duration)(text)
+    """An argument such as 2ms, or 0, in seconds; a number without a unit is refused."""
+    return checked(parse_wait)(text)
 
 
 def size(text: str) -> int:

@@ -14,7 +14,7 @@ MODELS = (
     "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
 )
 EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-WEIGHTS = "default (trained where the project has them, else seeded), imagenet, or a .safetensors or .pt file"
+WEIGHTS = "default (trained where there are such, else seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 
 
 def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens: bool) -> None:
@@ -142,7 +142,7 @@ def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
         "--emulate-link",
         type=arguments.link,
         metavar="UP[,RTT[,DOWN]]",
-        help="put a slow link in between, such as 5mbit,20ms",
+        help="put a slow link in between, such as 5mbit,20ms (units: docs/units.md)",
     )
     group.add_argument(
         "--emulate-cpu", type=arguments.share, metavar="SHARE", help="slow the edge down to this much of a core"

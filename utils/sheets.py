@@ -1,4 +1,4 @@
-"""Reading workbooks that somebody else wrote, within limits: sheets as lists of lines of text."""
+"""Reading workbooks that somebody else wrote, within limits: sheets as lines of text with their numbers."""
 
 import zipfile
 from collections.abc import Iterable
@@ -7,10 +7,11 @@ from typing import Any
 
 from utils.errors import UsageError
 from utils.files import require_file
+from utils.tables import Lines
 
 MAX_BYTES, MAX_UNPACKED_BYTES = 64 << 20, 512 << 20
 MAX_COLUMNS = 200
-Sheets = dict[str, list[list[str]]]
+Sheets = dict[str, Lines]
 
 
 def read_workbook(path: Path, max_rows: int) -> Sheets:
@@ -22,10 +23,11 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
     if path.stat().st_size > MAX_BYTES:
         raise UsageError(f"{path}: workbooks over {MAX_BYTES >> 20} MiB are not read")
     readers = {".xlsx": _read_xlsx, ".xls": _read_xls}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise UsageError(f"{path}: a folder of .csv files, an .xlsx or an .xls is needed")
     try:
-        sheets = readers[path.suffix](path, max_rows)
+        sheets = readers[suffix](path, max_rows)
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001  damaged workbooks make both libraries raise a dozen kinds
@@ -64,12 +66,12 @@ def _read_xls(path: Path, max_rows: int) -> Sheets:
         }
 
 
-def _lines(path: Path, rows: Iterable[Iterable[Any]], max_rows: int) -> list[list[str]]:
-    lines: list[list[str]] = []
-    for row in rows:
-        cells = ["" if cell is None else str(cell) for cell in row]
+def _lines(path: Path, rows: Iterable[Iterable[Any]], max_rows: int) -> Lines:
+    lines: Lines = []
+    for number, row in enumerate(rows, start=1):
+        cells = ["" if cell is None else str(cell).strip() for cell in row]
         if any(cells):
-            lines.append(cells)
+            lines.append((number, cells))
         if len(lines) > max_rows:
             raise UsageError(f"{path}: more than {max_rows} rows are not read")
     return lines

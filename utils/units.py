@@ -1,7 +1,7 @@
 """The one place where units are read and printed.
 
 Inside the program time is seconds, size is bytes and rate is bytes per second; names carry the unit. Rates use the
-decimal prefixes of `tc` and of network vendors: 1 mbit = 10^6 bits per second.
+decimal prefixes of network vendors: 1 mbit = 10^6 bits per second. What users may write: docs/units.md.
 """
 
 import math
@@ -9,51 +9,86 @@ import re
 
 from utils.errors import UsageError
 
-_RATE_BYTES_PER_S = {
-    "bit": 1 / 8,
-    "kbit": 1e3 / 8,
-    "mbit": 1e6 / 8,
-    "gbit": 1e9 / 8,
-    "b/s": 1.0,
-    "kb/s": 1e3,
-    "mb/s": 1e6,
-    "gb/s": 1e9,
-}
-_DURATION_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_RATE_UNIT = re.compile(r"(?P<prefix>(?:[kmg]i?)?)(?P<what>bits?|b)(?P<per>/s|ps)?", re.IGNORECASE)
+_DURATION_S = {"us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _SIZE_BYTES = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]*)\s*")
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/\u00b5\u03bc]*)\s*")
 
 
-def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+def _split(text: str) -> tuple[str, str]:
+    """Number and unit; two empty texts where it is neither."""
     match = _NUMBER_AND_UNIT.fullmatch(text)
-    if match is None or match[2].lower() not in units:
-        raise UsageError(f"{text!r} is not a {what}: give a number and a unit ({', '.join(units)}), e.g. {example}")
-    value = float(match[1]) * units[match[2].lower()]
+    return ("", "") if match is None else (match[1], match[2])
+
+
+def _value(text: str, number: str, unit: float, what: str) -> float:
+    value = float(number) * unit
     if not math.isfinite(value):
         raise UsageError(f"{text!r} is too large for a {what}")
     return value
 
 
-def parse_rate(text: str) -> float:
-    """Read `5mbit`, `800kbit` or `2MB/s` as bytes per second. Zero is refused: nothing would ever arrive.
+def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+    number, unit = _split(text)
+    if unit.lower() not in units or not number:
+        known = ", ".join(name for name in units if name.isascii())
+        raise UsageError(f"{text!r} is not a {what}: give a number and a unit ({known}), e.g. {example}")
+    return _value(text, number, units[unit.lower()], what)
 
-    As all that read here, it raises UsageError for a text that is no such thing.
+
+def parse_rate(text: str) -> float:
+    """Read `5mbit`, `5Mb/s`, `5Mbps` (bits) or `2MB/s`, `2MiB/s` (bytes) as bytes per second; see docs/units.md.
+
+    `bit` says it in any spelling. An abbreviation says it by its b, of bits, or B, of bytes, and only where it is
+    written as usual: `5mb/s`, `5MBPS`, `5M` and `5mb` leave it open, and are refused. So is zero: nothing would ever
+    arrive. As all that read here, it raises UsageError for a text that is no such thing.
     """
-    rate = _parse(text, _RATE_BYTES_PER_S, "rate", "5mbit")
+    number, unit = _split(text)
+    bytes_per_s = _rate_unit(unit)
+    if not number or bytes_per_s is None:
+        count = number or "5"
+        raise UsageError(
+            f"{text!r} is not a rate: write {count}mbit (or Mbit/s, Mb/s, Mbps) for bits a second, "
+            f"{count}MB/s (or MiB/s) for bytes"
+        )
+    rate = _value(text, number, bytes_per_s, "rate")
     if rate <= 0:
         raise UsageError(f"{text!r}: a link needs a rate above zero")
     return rate
 
 
+def _rate_unit(unit: str) -> float | None:
+    """Bytes per second of a unit; None where it is none, or does not say whether bits or bytes are meant."""
+    match = _RATE_UNIT.fullmatch(unit)
+    if match is None:
+        return None
+    prefix, what, per = match["prefix"], match["what"], match["per"]
+    scale = _PREFIXES[prefix.lower()]
+    if what.lower().startswith("bit"):
+        return scale / 8
+    is_usual = per in ("/s", "ps") and prefix[:1] not in ("m", "g") and prefix[1:] in ("", "i")
+    return (scale / 8 if what == "b" else float(scale)) if is_usual else None
+
+
 def parse_duration(text: str) -> float:
-    """Read `20ms`, `1.5s` or `2min` as seconds; a bare number is seconds."""
-    if re.fullmatch(r"\s*[0-9.]+\s*", text):
-        text = f"{text.strip()}s"
-    return _parse(text, _DURATION_S, "duration", "20ms")
+    """Read `20ms`, `1.5s` or `2min` as seconds; a bare number is seconds, as for a timeout."""
+    number, unit = _split(text)
+    return _parse(f"{number}s" if number and not unit else text, _DURATION_S, "duration", "20ms")
+
+
+def parse_wait(text: str) -> float:
+    """Read a round trip or another short wait as seconds. Only 0 may be without a unit: 20 may be meant as 20 ms."""
+    number, unit = _split(text)
+    if number and not unit and float(number) != 0:
+        raise UsageError(f"{text!r} is a time without a unit: write {number}ms or {number}s")
+    return parse_duration(text)
 
 
 def parse_size(text: str) -> int:
-    """Read `64MiB` or `2GB` as bytes."""
+    """Read `64MiB` or `2GB` as bytes. `64Mb` would be bits, and is refused."""
+    if re.search(r"[KMG]i?b\s*$", text):
+        raise UsageError(f"{text!r} is not a size: a small b is bits, and sizes are bytes: 64MiB or 64MB, say")
     return int(_parse(text, _SIZE_BYTES, "size", "64MiB"))
 
 
@@ -64,7 +99,7 @@ def parse_link(text: str) -> tuple[float, float, float]:
     if len(parts) > 3:
         raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
     up = parse_rate(parts[0])
-    rtt_s = parse_duration(parts[1]) if len(parts) > 1 else 0.0
+    rtt_s = parse_wait(parts[1]) if len(parts) > 1 else 0.0
     return up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s
 
 

@@ -1,0 +1,77 @@
+"""Arrays in .npy files: the head is looked at before the body is read, and no Python object is ever made."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import UsageError
+from utils.files import require_file
+from utils.sniffing import what_is
+
+MAGIC = b"\x93NUMPY"
+_HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_SAVE = "save numbers: numpy.save(FILE.npy, numpy.asarray(x, dtype='float32'))"
+
+
+def read(path: Path, most_floats: int, most_whole_bytes: int) -> NDArray[Any]:
+    """An array of at most so many floats, or so many bytes of integers.
+
+    Raises UsageError where the file is missing, no .npy file, cut off, or holds anything else.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            shape, dtype = _head(path, file)
+            _check(path, shape, dtype, most_floats, most_whole_bytes)
+            file.seek(0)
+            found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return found
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot read the array {path}: {error.strerror or error}") from None
+    except Exception:  # noqa: BLE001  a damaged head or body raises a dozen kinds
+        raise UsageError(f"cannot read the array {path}: the file is damaged or cut off") from None
+
+
+def _head(path: Path, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    start = file.read(len(MAGIC))
+    if start != MAGIC:
+        raise UsageError(f"cannot read the array {path}: it is {_other(path)}, not a .npy array: {_SAVE}")
+    file.seek(0)
+    read_head = _HEADS.get(np.lib.format.read_magic(file))
+    if read_head is None:
+        raise UsageError(f"cannot read the array {path}: it is of a version of .npy that only names fields: {_SAVE}")
+    shape, _, dtype = read_head(file)
+    return tuple(shape), dtype
+
+
+def _other(path: Path) -> str:
+    """What a file is that is no .npy."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty"
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "a pickled Python object, which is never loaded since that would run code"
+    known = what_is(path)
+    if known is not None:
+        return known.name
+    is_text = not set(start) & {*range(9), 11, *range(14, 27), *range(28, 32)}
+    return "text" if is_text else "something else"
+
+
+def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], most_floats: int, most_whole_bytes: int) -> None:
+    if dtype.hasobject:
+        raise UsageError(
+            f"cannot read the array {path}: it holds Python objects, which are never loaded since that would run code: "
+            f"{_SAVE}"
+        )
+    if dtype.kind not in "fiu" or dtype.names is not None or dtype.subdtype is not None:
+        raise UsageError(f"{path}: an array of numbers is needed, and this holds {dtype}: {_SAVE}")
+    most = most_floats * dtype.itemsize if dtype.kind == "f" else most_whole_bytes
+    if math.prod(shape) * dtype.itemsize > most:
+        raise UsageError(f"{path}: shape {shape} is larger than any array that serves here")

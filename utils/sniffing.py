@@ -1,0 +1,141 @@
+"""What a file is, told from its first bytes whatever its name says: so that a refusal can name it, and the cure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kind of file that nothing here reads, or that was given in the wrong place."""
+
+    name: str
+    """With its article: `an HTML page`."""
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.cure}"
+
+
+_PNG = "convert it, for instance with: magick FILE FILE.png"
+_WAV = "convert it, for instance with: ffmpeg -i FILE FILE.wav"
+LFS = Known("a git-lfs pointer, not the file itself", "fetch the file with: git lfs pull")
+HTML = Known("an HTML page, not the file itself", "the download went wrong: fetch it again from where it really lies")
+_BRANDS = {
+    b"heic": "a HEIC picture",
+    b"heix": "a HEIC picture",
+    b"hevc": "a HEIC picture",
+    b"msf1": "a HEIC picture",
+    b"avif": "an AVIF picture",
+    b"avis": "an AVIF picture",
+    b"M4A ": "an M4A recording",
+}
+_STARTS: tuple[tuple[bytes, Known], ...] = (
+    (b"version https://git-lfs", LFS),
+    (b"\x93NUMPY", Known("a .npy array", "give it with --input FILE.npy")),
+    (b"%!PS", Known("an EPS or PostScript drawing, which would have to be run as a program", _PNG)),
+    (b"\xc5\xd0\xd3\xc6", Known("an EPS drawing, which would have to be run as a program", _PNG)),
+    (b"%PDF", Known("a PDF document", "save the page as a picture, for instance with: pdftoppm -png FILE page")),
+    (b"\x00\x00\x00\x0cjP  ", Known("a JPEG 2000 picture", _PNG)),
+    (b"\xff\x4f\xff\x51", Known("a JPEG 2000 picture", _PNG)),
+    (b"\xff\x0a", Known("a JPEG XL picture", _PNG)),
+    (b"\x00\x00\x00\x0cJXL ", Known("a JPEG XL picture", _PNG)),
+    (b"8BPS", Known("a Photoshop file", _PNG)),
+    (b"\x00\x00\x01\x00", Known("a Windows icon", _PNG)),
+    (b"SIMPLE  =", Known("a FITS file", "save its array with numpy.save, and give that with --input FILE.npy")),
+    (b"\xff\xd8\xff", Known("a JPEG picture", "give it with --image FILE")),
+    (b"\x89PNG\r\n\x1a\n", Known("a PNG picture", "give it with --image FILE")),
+    (b"GIF8", Known("a GIF picture", "give it with --image FILE")),
+    (
+        b"\x89HDF\r\n",
+        Known("an HDF5 file, as Keras writes", "PyTorch's torch.save(model.state_dict(), FILE.pt) is read"),
+    ),
+    (b"GGUF", Known("a GGUF file of llama.cpp", "take the .safetensors that it was made from")),
+    (b"fLaC", Known("a FLAC recording", _WAV)),
+    (b"OggS", Known("an Ogg recording", _WAV)),
+    (b"ID3\x02", Known("an MP3 recording", _WAV)),
+    (b"ID3\x03", Known("an MP3 recording", _WAV)),
+    (b"ID3\x04", Known("an MP3 recording", _WAV)),
+    (b"\xff\xfb", Known("an MP3 recording", _WAV)),
+    (b"\xff\xf3", Known("an MP3 recording", _WAV)),
+    (b".snd", Known("an AU recording", _WAV)),
+    (b"caff", Known("a CAF recording", _WAV)),
+    (b"#!AMR", Known("an AMR recording", _WAV)),
+    (b"\x1a\x45\xdf\xa3", Known("a Matroska or WebM file", _WAV)),
+    (b"\xd0\xcf\x11\xe0", Known("an old Excel workbook, or another office file", "give its name the ending .xls")),
+    (b"\x1f\x8b", Known("a gzip archive", "unpack it first: gunzip FILE")),
+    (b"7z\xbc\xaf", Known("a 7z archive", "unpack it first")),
+    (b"Rar!", Known("a RAR archive", "unpack it first")),
+    (b"BZh", Known("a bzip2 archive", "unpack it first: bunzip2 FILE")),
+    (b"\xfd7zXZ", Known("an xz archive", "unpack it first: unxz FILE")),
+    (b"SQLite format 3", Known("an SQLite data base", "export the table as .csv")),
+)
+
+
+def what_is(path: Path) -> Known | None:
+    """Look at the beginning of a file; None where it says nothing. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return next((known for start, known in _STARTS if head.startswith(start)), None) or _by_content(path, head)
+
+
+def _by_content(path: Path, head: bytes) -> Known | None:
+    if head[4:8] == b"ftyp":
+        marks = (head[8:12], *(head[start : start + 4] for start in range(16, 32, 4)))  # its own, and what else it is
+        brand = next((_BRANDS[mark] for mark in marks if mark in _BRANDS), "a film or recording of MPEG-4")
+        return Known(brand, _WAV if "recording" in brand else _PNG)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return Known("an AIFF recording", _WAV)
+    if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE", b"AVI "):
+        return _RIFF[head[8:12]]
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<") and b"<html" in text):
+        return HTML
+    if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text):
+        return Known("an SVG drawing", "save it as a picture, for instance with: rsvg-convert FILE -o FILE.png")
+    return _zip(path) if head[:4] == b"PK\x03\x04" else None
+
+
+_RIFF = {
+    b"WEBP": Known("a WebP picture", "give it with --image FILE"),
+    b"WAVE": Known("a WAV recording", "give it with --audio FILE.wav"),
+    b"AVI ": Known("an AVI film", _WAV),
+}
+
+
+_MEMBERS: tuple[tuple[Callable[[str], bool], Known], ...] = (
+    (lambda name: name == "xl/workbook.xml", Known("an Excel workbook", "give its name the ending .xlsx")),
+    (lambda name: name == "word/document.xml", Known("a Word document", "save what is in it as .csv")),
+    (lambda name: name == "content.xml", Known("an OpenDocument file", "save it as .xlsx or .csv")),
+    (lambda name: name == "index.xml", Known("a Numbers file", "export it as .xlsx or .csv")),
+    (
+        lambda name: name.endswith("/constants.pkl"),
+        Known("a TorchScript program", "save its weights: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"),
+    ),
+    (
+        lambda name: "serialized_exported_program" in name or name.endswith("models/model.json"),
+        Known("a program of torch.export", "save its weights: torch.save(program.state_dict, 'weights.pt')"),
+    ),
+    (
+        lambda name: name.endswith("data.pkl"),
+        Known("a file of torch.save", "give weights with --weights FILE; an array is saved with numpy.save"),
+    ),
+    (
+        lambda name: name.endswith(".npy"),
+        Known("an .npz archive of arrays", "save the one that is meant: numpy.save(FILE.npy, numpy.load(FILE)[NAME])"),
+    ),
+)
+
+
+def _zip(path: Path) -> Known | None:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return None
+    found = (known for fits, known in _MEMBERS for name in names if fits(name))
+    return next(found, Known("a zip archive", "unpack it first"))
