@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
 """The edge: run one network together with a cloud, cut where the total time is least, and show the answer."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
     what.add_argument("--audio", type=Path, metavar="FILE.wav", help="a recording, for kaldi: 16-bit PCM")
-    what.add_argument("--text", metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk")
+    what.add_argument(
+        "--text", type=arguments.sentence, metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk"
+    )
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
     what.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
@@ -176,7 +186,7 @@ def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     from runtime import report
 
     if as_json:
-        print(json.dumps(report.to_json(outcome)))
+        cli.say(json.dumps(report.to_json(outcome)))
     else:
         cli.show(lambda console: report.show(outcome, console))
 

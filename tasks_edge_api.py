@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
 """The edge for many tasks: a queue of inferences of mixed networks, each cut for the link of its moment, pipelined."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,9 +183,9 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
     for text in report.problem_lines(outcome):
         cli.complain(f"tasks_edge_api.py: refused: {text}")
     if options.json:
-        print(json.dumps(report.to_json(outcome)))
+        cli.say(json.dumps(report.to_json(outcome)))
     else:
-        print()
+        cli.say("")
         cli.show(lambda console: console.print(report.summary_table(outcome)))
     if failed is not None:
         if not options.json:

@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
-    print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
+    cli.say(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:
         cli.complain(f"lab: failed: {failure}")
     if failures:

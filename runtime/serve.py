@@ -104,7 +104,7 @@ def serve(options: argparse.Namespace) -> int:
     cloud.check_weights()
     host, port = cloud.server.open()
     cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {_host_port(host, port)}")
+    cli.announce(f"listening on {_host_port(host, port)}")
     cloud.server.serve()
     cloud.close()
     return 0

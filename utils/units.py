@@ -99,6 +99,12 @@ def printable(text: str, length: int) -> str:
     return text if text.isprintable() and text.isascii() else ascii(text)
 
 
+def readable(text: str, length: int) -> str:
+    """The user's own text for a terminal, in any script: one line, no control characters, not longer than `length`."""
+    text = text if len(text) <= length else f"{text[: length - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _three_digits(value: float) -> str:
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
