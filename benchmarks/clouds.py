@@ -68,6 +68,7 @@ def running_cloud(
     """Start a cloud on a free port, and check at the end that nothing but a signal had ended it."""
     command = [sys.executable, script, "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *arguments]
     stderr = subprocess.PIPE if "--metrics-port" in arguments else None
+    command += ["--quiet"] if stderr is not None else []  # nobody reads on there
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | environment
     )

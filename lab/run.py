@@ -336,7 +336,7 @@ class Cloud:
         self.stop()
         where = self.where
         command = [
-            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--until-stdin-closes"),
+            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--quiet", "--until-stdin-closes"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
             *self.flags,
         ]

@@ -169,7 +169,7 @@ def own_cloud_flags(
         return None
     if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
         raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
-    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level, "--quiet"]
     if weights != "default":
         flags += ["--weights", weights]
     if options.token_file:

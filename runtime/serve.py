@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -97,8 +98,11 @@ def serve(options: argparse.Namespace) -> int:
     check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
     metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
 
+    from runtime import visits
     from runtime.cloud import Cloud  # and with it torch: what is refused is refused before
 
+    if not options.quiet:
+        visits.show(logging.getLogger().level)
     cloud = Cloud(config, metrics)
     sys.setswitchinterval(SWITCH_S)
     cloud.check_weights()
