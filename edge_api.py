@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before what takes longer: also with python -I, and
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,12 +152,13 @@ def check(options: argparse.Namespace) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Do it and print it; 1 where --verify finds a difference."""
-    from runtime.single import run
     from utils.progress import on_terminal
 
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
+        from runtime.single import run
+
         outcome = run(build_config(options), progress)
     print_outcome(outcome, as_json=options.json)
     return 0 if outcome.verified is None or outcome.verified.matches else 1
@@ -164,11 +166,13 @@ def infer(options: argparse.Namespace) -> int:
 
 def infer_points(options: argparse.Namespace) -> int:
     """Cut after cut, each printed as soon as it is measured; 1 where --verify finds a difference."""
-    from runtime import points, report
     from utils.progress import on_terminal
 
     is_listening, are_right = options.points == "-", True
-    with on_terminal() as progress, points.session(build_config(options), progress) as session:
+    with on_terminal() as progress, ExitStack() as stack:
+        from runtime import points, report
+
+        session = stack.enter_context(points.session(build_config(options), progress))
         if not is_listening:
             points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
         elif options.json:

@@ -147,15 +147,14 @@ def check_names(excel: Path | None, plot: Path | None) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Do it, write it, print it."""
-    from runtime.many import Run, run
     from utils.progress import on_terminal
 
-    config, call = build_config(options), Run()
-    with (
-        cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"),
-        on_terminal() as progress,
-    ):
-        outcome = run(config, progress, teller(options, progress), call)
+    with on_terminal() as progress:
+        from runtime.many import Run, run
+
+        config, call = build_config(options), Run()
+        with cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
+            outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
 
 
@@ -166,7 +165,7 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "R
     def told(call: "Run", record: "Record") -> None:
         progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
-            cli.say(line(record))
+            cli.say(line(record, cli.columns()))
 
     return told
 

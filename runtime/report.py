@@ -117,7 +117,8 @@ def show(outcome: Outcome, console: Console) -> None:
     """Print the report."""
     console.print(_headline(outcome), highlight=False)
     if outcome.link is not None:
-        console.print(candidates_table(outcome.graph, outcome.plan.decision, outcome.link.up_bytes_per_s))
+        rate = outcome.link.up_bytes_per_s
+        console.print(candidates_table(outcome.graph, outcome.plan.decision, rate, console.width))
         console.print(legend(), highlight=False)
     console.print(_stages(outcome))
     console.print(_fallbacks(outcome.runs), highlight=False, end="")

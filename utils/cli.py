@@ -18,6 +18,7 @@ from utils import config, settings, start
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from utils.output import OutputError, one_line, only_answers, print_error
 from utils.output import announce as announce  # also for the scripts
+from utils.output import columns as columns
 from utils.output import complain as complain
 from utils.output import say as say
 from utils.output import show as show

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STDOUT, STDERR = 1, 2
 LONGEST_WORD, LONGEST_LINE = 200, 1000
+COLUMNS, LEAST_COLUMNS = 120, 60
 
 
 class OutputError(Exception):
@@ -30,6 +31,8 @@ class _Answers:
 
     def __init__(self) -> None:
         self.kept: TextIO | None = None
+        self.above: Callable[[str], None] | None = None
+        """Prints on the terminal that a bar stands on, without breaking that."""
 
     @property
     def stream(self) -> TextIO | None:
@@ -82,17 +85,39 @@ def _kept_apart(stack: contextlib.ExitStack) -> TextIO:
     return kept
 
 
+@contextlib.contextmanager
+def above(tell: Callable[[str], None]) -> Iterator[None]:
+    """While a bar stands on the terminal, answers that go to a terminal are printed with `tell`, above it."""
+    before, _answers.above = _answers.above, tell
+    try:
+        yield
+    finally:
+        _answers.above = before
+
+
 def say(line: str) -> None:
     """One answer to stdout, at once. Raises OutputError."""
     stream = _answers.stream
     if stream is None:
         raise OutputError("it is closed")
+    if _answers.above is not None and stream.isatty():
+        _answers.above(line)
+        return
     try:
         print(line, file=stream, flush=True)
     except (OSError, ValueError) as error:
         _drop(stream)
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(reason, has_gone=getattr(error, "errno", None) == errno.EPIPE) from None
+
+
+def columns() -> int:
+    """The width of the terminal that answers are shown on; enough for all of a line where it is none."""
+    stream = _answers.stream
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if stream is not None and stream.isatty():
+            return max(LEAST_COLUMNS, os.get_terminal_size(stream.fileno()).columns)
+    return COLUMNS
 
 
 def announce(line: str) -> None:
@@ -138,7 +163,7 @@ def _cut(text: str, length: int) -> str:
     return text if left_out <= 0 else f"{text[:half]}[... {left_out} characters ...]{text[-half:]}"
 
 
-def show(draw: Callable[["Console"], None], width: int = 120) -> None:
+def show(draw: Callable[["Console"], None], width: int = COLUMNS) -> None:
     """Print tables to stdout; where that is no terminal, wide enough for them. Raises OutputError."""
     from rich.console import Console
 
