@@ -14,6 +14,7 @@ from models.text import WORDS, Task, width_of
 from models.vision import torchvision
 from models.zoo import cifar, deep_face, kaldi, mnist, senna
 from models.zoo.le_net import LeNet
+from utils.config import nearest
 from utils.errors import UsageError
 
 TORCHVISION = "torchvision:"
@@ -56,7 +57,16 @@ def find(name: str) -> Entry:
     if own.where(name) is not None:
         raise UsageError(f"{name[:64]!r} is a file that was not given here: cloud_api.py --network FILE.py serves it")
     known = ", ".join(_ENTRIES)
-    raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
+    choices = f"choose {known}, or torchvision:NAME such as torchvision:resnet18"
+    raise UsageError(f"unknown network {name[:64]!r}: {choices}{_meant(name[:64])}")
+
+
+def _meant(name: str) -> str:
+    """`; did you mean X?` where a name looks like one of ours, or like one of torchvision's without its prefix."""
+    theirs = torchvision_names()
+    if name in theirs:
+        return f"; did you mean {TORCHVISION}{name}?"
+    return nearest(name, _ENTRIES) or nearest(name, [TORCHVISION + short for short in theirs])
 
 
 def given(name: str) -> Entry:
