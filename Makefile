@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
 .DEFAULT_GOAL := help
 
 # Modules that only decide, from what they are given: `make coverage` wants every branch of them.
@@ -19,41 +20,44 @@ PURE := partition/*.py models/graph.py models/graph_json.py models/marks.py mode
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-$(READY): requirements.txt requirements-dev.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) utils/install.py .venv requirements.txt
+	@touch $@
+
+$(DEV): $(READY) requirements-dev.txt
+	@$(PYTHON) utils/install.py .venv requirements-dev.txt
 	@touch $@
 
 run: $(READY) ## AlexNet on a photograph, split between an emulated slow device and a cloud on this machine
 	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
 
-test: $(READY) ## the tests, two at a time
+test: $(DEV) ## the tests, two at a time
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
 
-slow: $(READY) ## the long tests too, and ten times the random examples; half an hour
+slow: $(DEV) ## the long tests too, and ten times the random examples; half an hour
 	THOROUGH=1 $(BIN)/python -m pytest -q -m ""
 
-coverage: $(READY) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
+coverage: $(DEV) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest -q -n 2 --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --fail-under=85
 	$(BIN)/python -m coverage report --include="$$(echo $(PURE) | tr ' ' ',')" --fail-under=100
 
-fuzz: $(READY) ## look for bytes that break the wire or a live cloud; about half an hour
+fuzz: $(DEV) ## look for bytes that break the wire or a live cloud; about half an hour
 	for target in prefix header messages payload session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
 
-check: $(READY) ## style and types
+check: $(DEV) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-format: $(READY) ## put the code in the house style
+format: $(DEV) ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/results
+bench: $(DEV) ## all measurements; about two hours, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.decision

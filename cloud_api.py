@@ -1,7 +1,15 @@
 #!/usr/bin/env python3
 """The cloud: keeps networks ready and runs for each edge the layers that it asks for."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 from collections.abc import Sequence
 
 from runtime import serve

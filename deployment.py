@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
 """Deployment: measure this device, fit predictors of what layers cost on it, say how good they are, and plan."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -237,10 +245,10 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
     found = calibration.calibrate(options.type, options.weights, *where, progress)
     path = calibration.keep(options.cache_dir or default_folder(), found)
     if options.json:
-        print(json.dumps(calibration.to_json(found)))
+        cli.say(json.dumps(calibration.to_json(found)))
         return 0
     cli.show(lambda console: console.print(calibration.to_table(found)))
-    print(f"saved  {path}")
+    cli.say(f"saved  {path}")
     return 0
 
 
@@ -336,7 +344,7 @@ def show_network(measured: "MeasuredNetwork", *, as_json: bool) -> None:
     from runtime import measure
 
     if as_json:
-        print(json.dumps(measure.to_json(measured)))
+        cli.say(json.dumps(measure.to_json(measured)))
     else:
         cli.show(lambda console: console.print(measure.to_table(measured)))
 
@@ -347,11 +355,11 @@ def show_survey(found: "Survey", *, as_json: bool) -> None:
 
     document = survey.to_json(found)
     if as_json:
-        print(json.dumps(document))
+        cli.say(json.dumps(document))
         return
-    print(f"{sum(document['kinds'].values())} layers of {document['networks']} networks in {found.folder}")
-    print(f"on {found.machine}, {document['spent_s']:.0f} s spent")
-    print(", ".join(f"{kind} {rows}" for kind, rows in document["kinds"].items()))
+    cli.say(f"{sum(document['kinds'].values())} layers of {document['networks']} networks in {found.folder}")
+    cli.say(f"on {found.machine}, {document['spent_s']:.0f} s spent")
+    cli.say(", ".join(f"{kind} {rows}" for kind, rows in document["kinds"].items()))
 
 
 def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str]) -> None:
@@ -359,14 +367,14 @@ def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str])
     from runtime import evaluation
 
     if as_json:
-        print(json.dumps(evaluation.to_json(found)))
+        cli.say(json.dumps(evaluation.to_json(found)))
         return
     cli.show(lambda console: console.print(evaluation.kinds_table(found), "", evaluation.forms_table(found)))
     if found.networks:
         cli.show(lambda console: console.print(evaluation.networks_table(found)))
     else:
-        print(f"\nnetworks: {found.why_no_networks}")
-    print("\n".join([*evaluation.gap_lines(found), *lines]))
+        cli.say(f"\nnetworks: {found.why_no_networks}")
+    cli.say("\n".join([*evaluation.gap_lines(found), *lines]))
 
 
 def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> None:
@@ -374,11 +382,11 @@ def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> Non
     from runtime import plan_report
 
     if as_json:
-        print(json.dumps(plan_report.to_json(planned)))
+        cli.say(json.dumps(plan_report.to_json(planned)))
         return
     cli.show(lambda console: plan_report.show(planned, console))
     if lines:
-        print("\n".join(["", *lines]))
+        cli.say("\n".join(["", *lines]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,19 @@
 #!/usr/bin/env python3
 """The edge: run one network together with a cloud, cut where the total time is least, and show the answer."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 import argparse
 import json
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what is computed")
     what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
     what.add_argument("--audio", type=Path, metavar="FILE.wav", help="a recording, for kaldi: 16-bit PCM")
-    what.add_argument("--text", metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk")
+    what.add_argument(
+        "--text", type=arguments.sentence, metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk"
+    )
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
     what.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("where it is cut")
@@ -137,12 +148,13 @@ def check(options: argparse.Namespace) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Do it and print it; 1 where --verify finds a difference."""
-    from runtime.single import run
     from utils.progress import on_terminal
 
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
+        from runtime.single import run
+
         outcome = run(build_config(options), progress)
     print_outcome(outcome, as_json=options.json)
     return 0 if outcome.verified is None or outcome.verified.matches else 1
@@ -150,11 +162,13 @@ def infer(options: argparse.Namespace) -> int:
 
 def infer_points(options: argparse.Namespace) -> int:
     """Cut after cut, each printed as soon as it is measured; 1 where --verify finds a difference."""
-    from runtime import points, report
     from utils.progress import on_terminal
 
     is_listening, are_right = options.points == "-", True
-    with on_terminal() as progress, points.session(build_config(options), progress) as session:
+    with on_terminal() as progress, ExitStack() as stack:
+        from runtime import points, report
+
+        session = stack.enter_context(points.session(build_config(options), progress))
         if not is_listening:
             points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
         elif options.json:
@@ -172,7 +186,7 @@ def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     from runtime import report
 
     if as_json:
-        print(json.dumps(report.to_json(outcome)))
+        cli.say(json.dumps(report.to_json(outcome)))
     else:
         cli.show(lambda console: report.show(outcome, console))
 

@@ -1,7 +1,15 @@
 #!/usr/bin/env python3
 """The cloud for many tasks: as cloud_api.py, and requests that go together are computed together."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 from collections.abc import Sequence
 
 from runtime import serve

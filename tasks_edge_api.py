@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
 """The edge for many tasks: a queue of inferences of mixed networks, each cut for the link of its moment, pipelined."""
 
+import os
+import sys
+
+if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from utils import start
+
+    start.begin()
+
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,15 +153,14 @@ def check_names(excel: Path | None, plot: Path | None) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Do it, write it, print it."""
-    from runtime.many import Run, run
     from utils.progress import on_terminal
 
-    config, call = build_config(options), Run()
-    with (
-        cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"),
-        on_terminal() as progress,
-    ):
-        outcome = run(config, progress, teller(options, progress), call)
+    with on_terminal() as progress:
+        from runtime.many import Run, run
+
+        config, call = build_config(options), Run()
+        with cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
+            outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
 
 
@@ -164,7 +171,7 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "R
     def told(call: "Run", record: "Record") -> None:
         progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
-            cli.say(line(record))
+            cli.say(line(record, cli.columns()))
 
     return told
 
@@ -181,9 +188,9 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
     for text in report.problem_lines(outcome):
         cli.complain(f"tasks_edge_api.py: refused: {text}")
     if options.json:
-        print(json.dumps(report.to_json(outcome)))
+        cli.say(json.dumps(report.to_json(outcome)))
     else:
-        print()
+        cli.say("")
         cli.show(lambda console: console.print(report.summary_table(outcome)))
     if failed is not None:
         if not options.json:

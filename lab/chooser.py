@@ -199,7 +199,7 @@ def main(options: argparse.Namespace) -> int:
         for choice in found
     ]
     if options.json:
-        print(json.dumps({"model": graph.name, "baselines": rows}))
+        cli.say(json.dumps({"model": graph.name, "baselines": rows}))
         return 0
     for choice, row in zip(found, rows, strict=True):
         expected = "" if choice.expected_s is None else f", expects {format_seconds(choice.expected_s)}"

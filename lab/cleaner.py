@@ -43,7 +43,7 @@ def serve() -> None:
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
             answer = str(error)
         try:
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(answer), flush=True)  # noqa: T201  a program of its own
         except OSError:
             break  # nobody listens any more
     for kind in LEFT_ORDER:

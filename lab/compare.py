@@ -27,5 +27,5 @@ def main(options: argparse.Namespace) -> int:
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
     cli.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
     same = sum(is_same for _, _, is_same in found.values())
-    print(f"{same} of {len(found)} cells agree: the same best point, or totals within 10 %")
+    cli.say(f"{same} of {len(found)} cells agree: the same best point, or totals within 10 %")
     return 0 if same >= ENOUGH * len(found) else 1

@@ -15,6 +15,7 @@ from lab import cgroup, hosts
 from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
 from lab.token_bucket import tbf
+from utils import cli
 from utils.cpu_limit import cpu_limit
 
 ENOUGH_BYTES = 1 << 30
@@ -51,14 +52,14 @@ def main(options: argparse.Namespace) -> int:
     modes = [name for name in ("hosts", "emulated") if _works(name, found)]
     if options.json:
         document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in found]}
-        print(json.dumps(document | {"removed": removed}))
+        cli.say(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
-            print(f"removed {name}")
+            cli.say(f"removed {name}")
         for finding in found:
             advice = f"  -> {finding.to_do}" if finding.to_do else ""
-            print(f"{finding.state:<8} {finding.name:<20} {finding.found}{advice}")
-        print(f"modes that work here: {', '.join(modes) or 'none'}")
+            cli.say(f"{finding.state:<8} {finding.name:<20} {finding.found}{advice}")
+        cli.say(f"modes that work here: {', '.join(modes) or 'none'}")
     return 0 if "emulated" in modes else 1
 
 
@@ -183,8 +184,8 @@ def _torch(_: argparse.Namespace) -> Finding:
         from models import vision
 
         has_operators = not vision.is_patched() and hasattr(torch.ops.torchvision, "nms")
-    except (ImportError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:100]
+    except Exception as error:  # noqa: BLE001  what a broken library raises when it is imported may be anything
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         return Finding("torch", MISSING, text, "pip install -r requirements.txt: the two have to match", "both")
     build = "CUDA" if torch.version.cuda else "CPU"
     both = f"{torch.__version__} ({build}), torchvision {version_of('torchvision')}"

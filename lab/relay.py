@@ -340,9 +340,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         relay = Relay((options.to[0], int(options.to[1])), shape, port=options.port)
     except (AppError, ValueError) as error:
-        print(f"relay: {error}", file=sys.stderr)
+        print(f"relay: {error}", file=sys.stderr)  # noqa: T201
         return getattr(error, "exit_code", 2)
-    print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)
+    print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)  # noqa: T201  a program of its own
     with contextlib.suppress(KeyboardInterrupt):
         relay.serve()
     return 0

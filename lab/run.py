@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
-    print(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
+    cli.say(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
     for failure in failures:
         cli.complain(f"lab: failed: {failure}")
     if failures:
@@ -336,7 +336,7 @@ class Cloud:
         self.stop()
         where = self.where
         command = [
-            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--until-stdin-closes"),
+            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--quiet", "--until-stdin-closes"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
             *("--models", "all"),
             *self.flags,

@@ -54,7 +54,7 @@ class Filled:
 
 
 def fill(model: nn.Module, path: Path, name: str) -> Filled:
-    """Load the weights of a file into a network, called `name` in messages; buffers may be there that torch does not save.
+    """Load the weights of a file into a network, called `name` in messages, unsaved buffers too.
 
     Raises UsageError for a file that cannot be read, and MismatchError for one that belongs to another network.
     """

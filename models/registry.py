@@ -14,6 +14,7 @@ from models.text import WORDS, Task, width_of
 from models.vision import torchvision
 from models.zoo import cifar, deep_face, kaldi, mnist, senna
 from models.zoo.le_net import LeNet
+from utils.config import nearest
 from utils.errors import UsageError
 
 TORCHVISION = "torchvision:"
@@ -66,7 +67,16 @@ def find(name: str) -> Entry:
     ending = name[name.rfind(".") :].lower() if "." in name else ""
     if ending in _FILES:
         raise UsageError(f"{name[:64]!r} {_FILES[ending]}: give your own FILE.py (docs/networks.md), or one of {known}")
-    raise UsageError(f"unknown network {name[:64]!r}: choose {known}, or torchvision:NAME such as torchvision:resnet18")
+    choices = f"choose {known}, or torchvision:NAME such as torchvision:resnet18"
+    raise UsageError(f"unknown network {name[:64]!r}: {choices}{_meant(name[:64])}")
+
+
+def _meant(name: str) -> str:
+    """`; did you mean X?` where a name looks like one of ours, or like one of torchvision's without its prefix."""
+    theirs = torchvision_names()
+    if name in theirs:
+        return f"; did you mean {TORCHVISION}{name}?"
+    return nearest(name, _ENTRIES) or nearest(name, [TORCHVISION + short for short in theirs])
 
 
 _WEIGHTS = "holds weights, not a network: --weights FILE reads them, and -t names the network that they belong to"

@@ -10,52 +10,79 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from models import own
 from net.codec import OPTIONAL
 from net.connection import CONNECT_S, connect
-from utils.errors import AppError, UsageError
+from utils.errors import AppError, ConnectError, MismatchError, UsageError
 from utils.inference_utils import available_cores
+from utils.output import complain
 from utils.settings import without_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 300.0
 STOP_S = 5.0
 LISTENING = "listening on "
+MOST_KEPT = 200
+"""Lines of a child that starts."""
+AS_MODULE = (
+    "import runpy, sys; root, name = sys.argv[1:3]; sys.path = [root, *filter(None, sys.path)]; sys.argv[1:3] = []; "
+    "runpy.run_module(name, run_name='__main__', alter_sys=True)"
+)
+"""What `python -m` does, but from another folder than that of the module, and where Python leaves folders out."""
 
 
 class Child:
-    """A program that says `listening on HOST:PORT` in its first line, and stops when its standard input closes."""
+    """A program of ours that says `listening on HOST:PORT` on its stdout, and stops when its standard input closes.
+
+    It runs in the folder where we run, and what it says on stderr is told on ours: once it listens, or, where it does
+    not come to that, in the error that tells of it.
+    """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._name = arguments[0] if arguments[0] != "-m" else arguments[1]
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
+            command_of(arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            errors="backslashreplace",
             env=without_settings(os.environ),  # what is set for this program is not set for that one
             start_new_session=True,  # Ctrl-C in a terminal reaches only us; the child ends in good order after us
         )
+        self._words = _Words(self._process.stderr, self._name)
 
     def address(self) -> tuple[str, int]:
-        """Wait until it listens. Raises AppError where it ends or says nothing."""
+        """Wait until it listens. Raises AppError, with what it says itself, where it ends or says nothing."""
         assert self._process.stdout is not None  # asked for above
         timer = threading.Timer(START_S, self._process.kill)  # ends the wait for a line that never comes
         timer.start()
         try:
-            line = self._process.stdout.readline().strip()
+            line = next((line for line in self._process.stdout if line.startswith(LISTENING)), None)
         finally:
             timer.cancel()
-        if not line.startswith(LISTENING):
-            raise AppError(f"{self._name} did not start; its own message is above")
-        host, _, port = line.removeprefix(LISTENING).rpartition(":")
+        if line is None:
+            raise self._failure()
+        self._words.let_through()
+        host, _, port = line.strip().removeprefix(LISTENING).rpartition(":")
         return host.strip("[]"), int(port)
+
+    def _failure(self) -> AppError:
+        """Why it did not start, in its own words, with what its exit code means."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        code = self._process.poll()
+        how = "it said nothing" if code is None else f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        reason = self._words.last() or how
+        kind = {kind.exit_code: kind for kind in (UsageError, ConnectError, MismatchError)}.get(code or 0, AppError)
+        return kind(f"{self._name} did not start: {reason}")
 
     @property
     def pid(self) -> int:
@@ -64,11 +91,71 @@ class Child:
 
     def stop(self) -> None:
         """Close its standard input and wait; kill it if it does not go."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.communicate(timeout=STOP_S)
-        if self._process.poll() is None:
+        assert self._process.stdin is not None  # asked for above
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        self._words.end()
+        assert self._process.stdout is not None  # asked for above
+        self._process.stdout.close()
+
+
+class _Words:
+    """What a child says on its stderr: kept while it starts, then told on ours as it comes, above a bar if there is
+    one."""
+
+    def __init__(self, stream: IO[str] | None, name: str) -> None:
+        assert stream is not None  # asked for
+        self._stream, self._name, self._lock = stream, name, threading.Lock()
+        self._kept: deque[str] | None = deque(maxlen=MOST_KEPT)
+        self._thread = threading.Thread(target=self._read, name=f"stderr of {name}", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError), self._stream as lines:
+            for line in lines:
+                with self._lock:
+                    if self._kept is not None:
+                        self._kept.append(line.rstrip())
+                        continue
+                complain(line.rstrip())
+
+    def let_through(self) -> None:
+        """Tell what was kept, and from now on all."""
+        with self._lock:
+            kept, self._kept = self._kept or (), None
+            for line in kept:
+                complain(line)
+
+    def last(self) -> str:
+        """Its last line, once it has ended, without its name; what came before is told."""
+        self._thread.join(STOP_S)
+        with self._lock:
+            lines = [line for line in self._kept or () if line.strip()]
+            self._kept = None
+        for line in lines[:-1]:
+            complain(line)
+        return lines[-1].removeprefix(f"{self._name}: ") if lines else ""
+
+    def end(self) -> None:
+        """It has ended: what it has said is told."""
+        self.let_through()
+        self._thread.join(STOP_S)
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """The command line of a script of ours, or with `-m` a module of ours, from any folder, and isolated where this
+    process is."""
+    python = [sys.executable, "-I"] if sys.flags.isolated else [sys.executable]
+    if arguments[0] == "-m":
+        return [*python, "-c", AS_MODULE, str(ROOT), *arguments[1:]]
+    if arguments[0].startswith("-"):
+        return [*python, *arguments]
+    return [*python, str(ROOT / arguments[0]), *arguments[1:]]
 
 
 def own_cloud_flags(
@@ -82,7 +169,7 @@ def own_cloud_flags(
         return None
     if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
         raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
-    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level]
+    flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level, "--quiet"]
     if weights != "default":
         flags += ["--weights", weights]
     if options.token_file:

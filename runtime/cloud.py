@@ -24,6 +24,7 @@ from runtime.load import LoadMeter
 from runtime.requests import check_layers, check_tensors
 from runtime.served import LOAD_S, Networks, Served
 from runtime.session import RequestError, Session
+from runtime.visits import Visits
 from runtime.worker import BusyError, Job, Worker
 from utils.deadline import Deadline
 from utils.errors import AppError, DeadlineError, ProtocolError, UsageError
@@ -51,6 +52,7 @@ class Arrival:
     received_s: float
     timed_bytes: int
     timed_s: float
+    peer: str = ""
 
 
 class TokenError(AppError):
@@ -68,13 +70,14 @@ class UnknownModelError(AppError):
 class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
-    def __init__(self, config: CloudConfig, metrics: Metrics | None = None) -> None:
+    def __init__(self, config: CloudConfig, metrics: Metrics | None = None, visits: Visits | None = None) -> None:
         vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.given(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.given(name).name for name in config.models)
         named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
         config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
         self._config = config
+        self._visits = visits or Visits()
         self._device = find_device(config.device)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
@@ -125,6 +128,7 @@ class Cloud:
         finally:
             self._worker.drop(peer)
             session.close()
+            self._visits.left(peer.name)
         peer.connection.end(END_S)
 
     def _serve(self, session: Session, frame: Frame) -> None:
@@ -166,7 +170,7 @@ class Cloud:
             load=self._meter.load,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
-        log.info("> %s gets %s", peer.name, served.hello.model)
+        self._visits.greeted(peer.name, served.hello.model)
         return hello
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
@@ -207,7 +211,14 @@ class Cloud:
             return
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
         arrival = Arrival(
-            request.id, served.hello.model, at, decode_s, frame.received_s, frame.timed_bytes, frame.timed_s
+            request.id,
+            served.hello.model,
+            at,
+            decode_s,
+            frame.received_s,
+            frame.timed_bytes,
+            frame.timed_s,
+            session.peer.name,
         )
         self._metrics.received(arrival.model, bytes_by_codec(frame.header))
         held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
@@ -224,6 +235,7 @@ class Cloud:
         self._worker.submit(job)
 
     def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
+        self._visits.answered(arrival.peer, arrival.model)
         whole_s = time.perf_counter() - arrival.at + arrival.received_s
         self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
 

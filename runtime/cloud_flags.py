@@ -37,6 +37,9 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     parser.add_argument(
         "--allow-jpeg", action="store_true", help="take pictures as JPEG too (--codec jpeg): libjpeg reads what comes"
     )
+    parser.add_argument(
+        "--quiet", action="store_true", help="no line on stderr for who comes, what was served, which network is loaded"
+    )
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     add_door_flags(parser)
     add_time_flags(parser)

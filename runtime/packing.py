@@ -32,6 +32,7 @@ from predictor.profile import Progress
 from runtime import calibration
 from runtime.calibration import Calibration
 from runtime.executor import Executor, Network
+from utils.config import nearest
 from utils.errors import MismatchError, UsageError
 from utils.files import write_atomically
 
@@ -48,7 +49,8 @@ AUTO = "auto"
 def check_codec(name: str) -> None:
     """Raises UsageError for what `--codec` does not take."""
     if name not in (AUTO, *CODECS):
-        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+        near = nearest(name[:40], (AUTO, *CODECS))
+        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}{near}")
 
 
 def check_taken(name: str, known: Collection[str]) -> None:

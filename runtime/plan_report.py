@@ -62,7 +62,7 @@ def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
 def show(planned: Planned, console: Console) -> None:
     """Print the plan."""
     console.print(_headline(planned), highlight=False)
-    console.print(candidates_table(planned.graph, planned.decision))
+    console.print(candidates_table(planned.graph, planned.decision, width=console.width))
     console.print(legend(), highlight=False)
     if planned.map is not None:
         console.print(_map_table(planned), highlight=False)

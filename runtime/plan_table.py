@@ -12,12 +12,14 @@ from partition.cost import Part, Prediction
 from partition.decide import Decision
 from partition.objectives import OBJECTIVES
 from partition.packing import RAW
-from utils.units import format_bytes, format_seconds, printable
+from utils.units import format_bytes, format_seconds, middle_cut, printable
 
 BAR = 32
 SHOWN = 30
 BEST_SHOWN = 12
-NAME = 60
+NAME, LEAST_NAME = 60, 8
+BESIDE_NAME = 36
+"""Columns of the table beside the names and the bars."""
 STAGES = (
     *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
     ("cloud_s", "blue", "▓"),
@@ -25,8 +27,13 @@ STAGES = (
 """As in every JSON document: unpacking is in the cloud's seconds, and all of them are the total."""
 
 
-def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> Table:
-    """Every point, or of many the best ones, and what was decided."""
+def candidates_table(
+    graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None, width: int = 200
+) -> Table:
+    """Every point, or of many the best ones, and what was decided; where `width` columns are not enough for names and
+    bars, both get shorter."""
+    bar = min(BAR, max(width - BESIDE_NAME - 2 * LEAST_NAME, 8))
+    most = max(LEAST_NAME, min(NAME, width - BESIDE_NAME - bar))
     chosen = decision.point(graph)
     shown = _shown(decision.candidates, chosen)
     table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(shown)), title_justify="left")
@@ -37,18 +44,21 @@ def candidates_table(graph: LayerGraph, decision: Decision, up_bytes_per_s: floa
         boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
         if up_bytes_per_s is not None:
             boundary_bytes = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
-        _add(table, ("→", "-", short_name(graph, decision)), boundary_bytes or 0, decision.predicted, longest)
+        names = ("→", "-", middle_cut(short_name(graph, decision), most))
+        _add(table, names, boundary_bytes or 0, decision.predicted, longest, bar)
     for candidate in shown:
         number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
-        names = ("→" if number == chosen else "", str(number), printable(layer, NAME))
-        _add(table, names, candidate.boundary_bytes, candidate.predicted, longest)
+        names = ("→" if number == chosen else "", str(number), middle_cut(printable(layer, NAME), most))
+        _add(table, names, candidate.boundary_bytes, candidate.predicted, longest, bar)
     return table
 
 
-def _add(table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: Prediction, longest: float) -> None:
+def _add(
+    table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: Prediction, longest: float, bar: int
+) -> None:
     style = "bold" if names[0] else ""
     size = format_bytes(boundary_bytes) if boundary_bytes else "-"
-    table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest), style=style)
+    table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest, bar), style=style)
 
 
 def _shown(candidates: Sequence[Candidate], chosen: int | None) -> list[Candidate]:
@@ -64,10 +74,10 @@ def _title(count: int, shown: int) -> str:
     return "" if shown == count else f"\nthe ends and the best of {count} points (--json has them all)"
 
 
-def _bar(predicted: Prediction, longest: float) -> Text:
+def _bar(predicted: Prediction, longest: float, most: int) -> Text:
     bar, seconds = Text(), predicted.to_json()
     for name, color, block in STAGES:
-        bar.append(block * (round(BAR * seconds[name] / longest) if longest else 0), style=color)
+        bar.append(block * (round(most * seconds[name] / longest) if longest else 0), style=color)
     return bar
 
 

@@ -23,7 +23,7 @@ from runtime.plan_table import (
     part_line,
     why_line,
 )
-from utils.units import format_rate, format_seconds, printable
+from utils.units import format_rate, format_seconds, printable, readable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
 FALLBACKS_SHOWN, ROWS_SHOWN = 5, 28
@@ -120,7 +120,8 @@ def show(outcome: Outcome, console: Console) -> None:
     """Print the report."""
     console.print(_headline(outcome), highlight=False)
     if outcome.link is not None:
-        console.print(candidates_table(outcome.graph, outcome.plan.decision, outcome.link.up_bytes_per_s))
+        rate = outcome.link.up_bytes_per_s
+        console.print(candidates_table(outcome.graph, outcome.plan.decision, rate, console.width))
         console.print(legend(), highlight=False)
     console.print(_stages(outcome))
     console.print(_fallbacks(outcome.runs), highlight=False, end="")
@@ -216,11 +217,11 @@ def _comparison(outcome: Outcome) -> Table:
 
 
 def _answer(outcome: Outcome) -> Group:
-    of_row = f" for the first row, {printable(outcome.rows[0][0], 40)}" if outcome.rows else ""
+    of_row = f" for the first row, {readable(outcome.rows[0][0], 40)}" if outcome.rows else ""
     lines = ["", f"answer{of_row}"]
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
     if outcome.rows:
-        rows = [f"{printable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
+        rows = [f"{readable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
         left = len(outcome.rows) - len(rows)
         more = f" and {left} more (--json tells all)" if left else ""
         lines.append(f"  best of each row: {', '.join(rows)}{more}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
     from net.metrics import Metrics
+    from runtime.cloud import Cloud
     from runtime.cloud_config import CloudConfig
 
 SWITCH_S = 0.0005
@@ -99,19 +101,31 @@ def serve(options: argparse.Namespace) -> int:
     check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
     metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
 
-    from runtime.cloud import Cloud  # and with it torch: what is refused is refused before
-
-    cloud = Cloud(config, metrics)
-    sys.setswitchinterval(SWITCH_S)
-    cloud.check_weights()
-    host, port = cloud.server.open()
-    cli.on_stop_signals(cloud.server.stop)
-    cli.say(f"listening on {addresses.show(host, port)}")
+    cloud, host, port = opened(config, metrics, is_quiet=options.quiet)
+    cli.announce(f"listening on {addresses.show(host, port)}")
     for more in cloud.server.addresses[1:]:
         cli.say(f"and on {addresses.show(*more)}")
     cloud.server.serve()
     cloud.close()
     return 0
+
+
+def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) -> tuple["Cloud", str, int]:
+    """A cloud that listens, and where; on a terminal a bar shows how far that is. Raises AppError."""
+    from utils.progress import on_terminal
+
+    with on_terminal():
+        from runtime import visits
+        from runtime.cloud import Cloud  # and with it torch: what is refused is refused before
+
+        if not is_quiet:
+            visits.show(logging.getLogger().level)
+        cloud = Cloud(config, metrics)
+        sys.setswitchinterval(SWITCH_S)
+        cloud.check_weights()
+        host, port = cloud.server.open()
+        cli.on_stop_signals(cloud.server.stop)
+        return cloud, host, port
 
 
 def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,9 +16,12 @@ from runtime.many import Run, TasksOutcome
 from runtime.pipeline import Record, stage_sums
 from utils.files import write_atomically, writing
 from utils.progress import DETAIL
-from utils.units import format_bytes, format_rate, format_seconds, printable
+from utils.units import format_bytes, format_rate, format_seconds, middle_cut, printable
 
 T = TypeVar("T")
+LONGEST_NAME, LEAST_NAME = 24, 8
+REST = 53
+"""Columns of a task's line behind the name of its network."""
 COLUMNS = (
     *("id", "model", "input", "priority", "deadline_s", "point", "codec", "objective", "completed_by", "arrival_s"),
     *("started_s", "head_done_s", "sent_s", "done_s", "edge_s", "encode_s", "link_s", "queue_s", "cloud_s", "total_s"),
@@ -135,17 +139,18 @@ def to_json(outcome: TasksOutcome) -> dict[str, Any]:
     }
 
 
-def line(record: Record) -> str:
-    """One task for people, as it ends."""
+def line(record: Record, columns: int = 120) -> str:
+    """One task for people, as it ends; in so many columns, of which a long name of a network gets what is left."""
     task = record.task
+    when = f"{record.done_s:7.2f} s {task.id:>4} "
     if not record.completed_by or record.choice is None:
-        return f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} failed: {printable(record.error, 200)}"
+        error = f"{task.model} failed: {printable(record.error, 200)}"
+        return fill(when + error, columns - 1, subsequent_indent=" " * len(when), break_on_hyphens=False)
     sent = f"{format_bytes(record.payload_bytes)} {record.codec}" if record.payload_bytes else "-"
-    late = "  late" if record.is_late else ""
-    return (
-        f"{record.done_s:8.2f} s  {task.id:>5}  {task.model:<24} point {record.choice.point:<4} {sent:<22} "
-        f"{format_seconds(record.total_s):>8}  {record.completed_by}{late}"
-    )
+    late = " late" if record.is_late else ""
+    rest = f" point {record.choice.point:<3} {sent:<20} {format_seconds(record.total_s):>7} {record.completed_by}{late}"
+    room = max(LEAST_NAME, min(LONGEST_NAME, columns - 1 - len(when) - REST))
+    return f"{when}{middle_cut(task.model, room):<{room}}{rest}"
 
 
 def progress_line(call: Run, record: Record) -> str:

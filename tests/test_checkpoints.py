@@ -34,7 +34,7 @@ def state_of(seed: int, make: Callable[[], nn.Module] = little) -> State:
 def filled(path: Path, make: Callable[[], nn.Module] = little) -> tuple[State, str]:
     """The weights that a network has afterwards, and what was told."""
     model = make()
-    told = checkpoints.fill(model, path, "little")
+    told = checkpoints.fill(model, path, "little").told
     return dict(model.state_dict()), told
 
 

@@ -13,7 +13,7 @@ import deployment
 import edge_api
 import tasks_edge_api
 from runtime.cloud_flags import build_parser as cloud_parser
-from tests.conftest import ROOT
+from tests.conftest import LONG_S, ROOT
 from tests.manifests import (
     DEPLOY,
     EXAMPLE,
@@ -198,7 +198,7 @@ def tool(name: str, *arguments: str | Path) -> None:
     found = shutil.which(name, path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
     if found is None:
         pytest.skip(f"{name} is not installed: pip install -r deploy/requirements-lint.txt")
-    done = subprocess.run([found, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([found, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -12,7 +12,7 @@ from net.messages import Error, Probe, Probed, from_header
 from net.penalties import Policy
 from net.server import STAY_S, Peer, Server
 from runtime.executor import Network
-from tests.conftest import running_cloud, until
+from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import assert_serves, greet, hello_of, raw_socket
 from utils.deadline import Deadline
 from utils.errors import AppError, PeerClosedError
@@ -48,7 +48,7 @@ def serving(policy: Policy | None = None) -> Iterator[Server]:
 def come(server: Server, source: str = "127.0.0.1") -> socket.socket:
     """A connection that says nothing, and is let in."""
     port = server.addresses[0][1]
-    return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=LONG_S, source_address=(source, 0))
 
 
 def probe(sock: socket.socket) -> str:

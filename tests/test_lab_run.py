@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from lab.cleaner import cleaner
 from lab.grid import groups
 from lab.programs import program
 from lab.records import ENVIRONMENT, RECORDS, SPEC, read
-from tests.conftest import LONG_S, ROOT, call, run_script
+from tests.conftest import LONG_S, ROOT, call, run_script, until
 from utils.errors import AppError
 
 LEAST = ("--model", "le_net", "--cpu", "0.5", "--link", "50mbit,4ms", "--points", "0,12", "--repeat", "2")
@@ -37,19 +36,14 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     mode: str = request.param
     folder, mark = tmp_path_factory.mktemp(mode) / "out", f"test-{os.getpid()}-{mode}"
     run = start(folder, mode, mark, SMALL)
-    until = time.monotonic() + 120
-    while not lines(folder) and run.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)  # in the middle of a cell, with everything running
+    until(lambda: lines(folder) or run.poll() is not None)  # in the middle of a cell, with everything running
     assert len(processes(mark)) >= 4, "the lab, its cleaner, a cloud and an edge"
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    until = time.monotonic() + LONG_S
-    while left_of(run.pid, mark) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left_of(run.pid, mark) == []
+    until(lambda: not left_of(run.pid, mark))
     assert half_lines(folder) == 0
     before = lines(folder)
-    again = run_script("-m", "lab", "run", "--resume", str(folder), timeout_s=170)
+    again = run_script("-m", "lab", "run", "--resume", str(folder), timeout_s=2 * LONG_S)
     assert again.code == 0, again.stderr
     assert "best point" in again.stdout
     assert lines(folder) > before
@@ -88,9 +82,7 @@ def test_it_is_not_measured_twice_and_another_device_is_refused(measured: Path) 
 def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
     folder, mark = tmp_path / "out", f"test-{os.getpid()}-term"
     run = start(folder, "emulated", mark)
-    until = time.monotonic() + 60
-    while len(processes(mark)) < 3 and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: len(processes(mark)) >= 3)
     run.send_signal(signal.SIGTERM)
     run.communicate(timeout=2 * LONG_S)
     assert run.returncode == 130

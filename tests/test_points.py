@@ -12,7 +12,7 @@ import pytest
 
 from runtime.executor import Network
 from runtime.points import parse
-from tests.conftest import ROOT, THREADS, CallEdge, CloudProcess, Finished, at
+from tests.conftest import LONG_S, ROOT, THREADS, CallEdge, CloudProcess, Finished, at
 from utils.errors import UsageError
 
 LINK = ("--emulate-link", "50mbit,4ms")
@@ -48,7 +48,7 @@ def test_lists_come_from_standard_input_too_and_heads_by_their_layers(cloud: Clo
     lines = "2-3\n\nhead=features.0+features.1:raw\n"
     got = subprocess.run(
         [*command, "--threads", THREADS, "--points", "-", "--json", "--codec", "raw"],
-        cwd=ROOT, input=lines, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, input=lines, capture_output=True, text=True, timeout=LONG_S,
     )  # fmt: skip
     assert got.returncode == 0, got.stderr
     ready, second, third, head = documents(got.stdout)

@@ -20,7 +20,7 @@ from net.penalties import Policy
 from net.server import LINES_A_SECOND, Peer, RefusalLog, Server
 from runtime.cloud_flags import build_parser
 from runtime.executor import Network
-from tests.conftest import running_cloud, until
+from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import greet, hello_of
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, PeerClosedError
@@ -69,7 +69,7 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def say(port: int, data: bytes) -> Error:
     """Send something and read the refusal."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as raw:
         raw.sendall(data)
         return from_header(Error, Connection(raw).receive(soon()).header)
 
@@ -110,7 +110,7 @@ def test_a_flood_of_who_is_turned_away_holds_nobody_up_and_takes_no_threads(skip
             say(port, bytes(40))
         before = threading.active_count()
         for _ in range(200):
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+            with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as raw:
                 assert b"PENALTY" in raw.recv(4096)
             assert threading.active_count() <= before
         skip(601)

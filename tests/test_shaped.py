@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.hosts import Hosts, missing, shaped_hosts
-from tests.conftest import ROOT, THREADS
+from tests.conftest import LONG_S, ROOT, THREADS
 from utils.errors import AppError
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -40,11 +40,11 @@ def test_rate_and_answer_over_a_link_that_tc_shapes(hosts: Hosts, cache: Path) -
         ask = [*hosts.on_edge, *common, "-i", hosts.cloud_address, "-p", port, "-t", "mobile_net", "--point", "0"]
         ask[ask.index("{}")] = "edge_api.py"
         run = subprocess.run(
-            [*ask, "--codec", "raw", "--verify", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=300
+            [*ask, "--codec", "raw", "--verify", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=LONG_S
         )
     finally:
         cloud.terminate()
-        cloud.communicate(timeout=40)
+        cloud.communicate(timeout=LONG_S)
     assert run.returncode == 0, run.stderr
     got = json.loads(run.stdout)
     assert got["verify"]["matches"]

@@ -19,7 +19,7 @@ from net.server import Server
 from net.tls import PlainPeerError, TlsError, client_tls, server_context
 from tests import certificates
 from tests.certificates import Identity
-from tests.conftest import until
+from tests.conftest import LONG_S, until
 from tests.test_connection import ARRAY
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, DeadlineError, PeerClosedError, ProtocolError, UsageError
@@ -310,7 +310,7 @@ def test_whoever_says_nothing_in_the_handshake_keeps_nobody_waiting(own: Identit
 def test_whoever_says_nothing_in_the_handshake_is_sent_away(own: Identity) -> None:
     with (
         listening(serve_one(own, hello_s=0.3)) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=60) as silent,
+        socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as silent,
     ):
         while silent.recv(4096):
             pass

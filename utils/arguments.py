@@ -126,6 +126,15 @@ def share(text: str) -> float:
     return value
 
 
+def sentence(text: str) -> str:
+    """An argument that is a text for a network: what is no UTF-8 is not guessed at."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not text in UTF-8") from None
+    return text
+
+
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     """Make an argument type of a function that raises UsageError."""
 

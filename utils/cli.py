@@ -3,28 +3,41 @@
 import argparse
 import contextlib
 import io
-import json
 import logging
 import os
 import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
-from utils import settings
+from utils import config, settings, start
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from utils.output import OutputError, one_line, only_answers, print_error
+from utils.output import announce as announce  # also for the scripts
+from utils.output import columns as columns
+from utils.output import complain as complain
+from utils.output import say as say
+from utils.output import show as show
 
 VERSION = "0.1.0"
 STDIN = 0
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
+"""What a word may begin with that is meant to be a flag: also those that a document makes of two dashes."""
 IMPORTING = "<frozen importlib"
 """How the files begin that Python gives for the frames of an import."""
-AGAIN_S = 0.02
+OURS = frozenset(
+    ("__main__", "benchmarks", "lab", "models", "net", "partition", "predictor", "runtime", "tests", "utils")
+) | frozenset(config.PROGRAMS)
+INSTALL = (
+    "make .venv/.ready installs what the project needs, and .venv/bin/python runs it; "
+    "python -m lab doctor looks at the installation"
+)
+
+log = logging.getLogger(__name__)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -61,7 +74,28 @@ class Parser(argparse.ArgumentParser):
             chosen._as_json = self._as_json
         if not {"-h", "--help", "--version"} & set(given):
             self._take_settings(chosen, given)
+            self._check_flags(chosen, given)
         return super().parse_args(given, namespace)
+
+    def _check_flags(self, chosen: argparse.ArgumentParser, given: Sequence[str]) -> None:
+        """End with a line where a flag looks like another. argparse would first miss what is required, and it takes
+        -timeout for -t with a value."""
+        known = {**self._option_string_actions, **chosen._option_string_actions}
+        for word in given:
+            flag = word.partition("=")[0]
+            is_close = word[:1] in DASHES and f"--{flag.lstrip(DASHES)}" in known
+            if flag == "--":
+                return
+            if flag not in known and (is_close or flag.startswith("--")):
+                chosen.error(f"unrecognized arguments: {word}{_meant(word, known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does, and where it looks like one of the choices it is named."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = config.nearest(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
     def _take_settings(self, chosen: argparse.ArgumentParser, given: Sequence[str]) -> None:
         """Those of the flags that are called with; a wrong one ends the program as a wrong flag does."""
@@ -74,45 +108,40 @@ class Parser(argparse.ArgumentParser):
         for line in warnings:
             complain(f"{chosen.prog}: {line}")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version, also where nobody takes them."""
+        try:
+            if message and file is sys.stdout:
+                say(message.rstrip("\n"))
+                return
+        except OutputError as error:
+            if not error.has_gone:
+                complain(f"{self.prog}: {error}")
+                sys.exit(AppError.exit_code)
+            return
+        super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         """One line, and with --json a document."""
+        message = one_line(message)
         complain(f"{self.prog}: {message} (--help lists the flags)")
         if self._as_json:
             print_error(UsageError.code, message)
         sys.exit(UsageError.exit_code)
 
 
-def complain(line: str) -> None:
-    """One line to stderr, if there is one that takes it."""
-    if sys.stderr is not None:
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except OSError:
-            _drop(sys.stderr)
-
-
-def say(line: str) -> None:
-    """One line to stdout, at once."""
-    print(line, flush=True)
-
-
-def print_error(code: str, message: str) -> None:
-    """The document of a call with --json that failed."""
-    try:
-        print(json.dumps({"error": {"code": code, "message": message}}), flush=True)
-    except OSError:
-        _drop(sys.stdout)
-
-
-def _drop(stream: TextIO) -> None:
-    """Nobody takes what we write: what is still in the buffer goes nowhere, or Python would end with code 120."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _meant(word: str, flags: Iterable[str]) -> str:
+    """`; did you mean --X?` for a word that looks like one of the flags: -X and a dash of a document count too."""
+    long = {flag[2:]: flag for flag in flags if flag.startswith("--")}
+    name = word.lstrip(DASHES).partition("=")[0]
+    return config.nearest(name, long).replace("mean ", "mean --") if word[:1] in DASHES else ""
 
 
 def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
     """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code, which it returns.
 
-    What is neither an AppError nor about the output is a bug, and keeps its traceback.
+    What is printed meanwhile by anything but `say` and `show` goes to stderr. What is neither an AppError nor the
+    system's doing is a bug, and keeps its traceback.
     """
     as_json = getattr(options, "json", False)
     logging.basicConfig(
@@ -121,45 +150,80 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an odd file name must not cost the answer
+    with only_answers(), _interrupts():
+        return _guarded(prog, main, as_json=as_json)
+
+
+def _guarded(prog: str, main: Callable[[], int], *, as_json: bool) -> int:
+    """The exit code of `main`, or of what it raises."""
     try:
-        with _interrupts_between_imports():
-            code = main()
-        sys.stdout.flush()
+        return main()
     except AppError as error:
-        complain(f"{prog}: {error}")
-        if as_json:
-            print_error(error.code, str(error))
-        return error.exit_code
+        return _failed(prog, error.exit_code, error.code, str(error), as_json=as_json)
     except KeyboardInterrupt:
         if as_json:
             print_error("INTERRUPTED", "interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        _drop(sys.stdout)
-        return EXIT_OK
-    except OSError as error:  # what files and sockets raise is an AppError by now: this is the output
-        complain(f"{prog}: cannot write the output: {error.strerror or error}")
-        _drop(sys.stdout)
+    except OutputError as error:
+        if error.has_gone:  # as with `| head`
+            return EXIT_OK
+        complain(f"{prog}: {error}")
         return AppError.exit_code
-    return code
+    except Exception as error:
+        reason = explained(error)
+        if reason is None:
+            raise
+        log.debug("what the system raised", exc_info=True)
+        return _failed(prog, AppError.exit_code, AppError.code, reason, as_json=as_json)
+
+
+def _failed(prog: str, exit_code: int, code: str, text: str, *, as_json: bool) -> int:
+    """Say why in one line, and with --json in a document; returns the exit code."""
+    text = one_line(text)
+    complain(f"{prog}: {text}")
+    if as_json:
+        print_error(code, text)
+    return exit_code
+
+
+def explained(error: Exception) -> str | None:
+    """What the system or an installation is to blame for, in a line: the thing, and what to do. None for a bug."""
+    broken = _not_imported(error)
+    if broken is not None:
+        text = (str(error).strip().splitlines() or [""])[0]
+        return f"cannot import {broken} ({type(error).__name__}: {text}): {INSTALL}"
+    if isinstance(error, MemoryError):
+        return "this machine has not enough free memory for it: end other programs, or take a smaller network"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return reason if error.filename is None else f"{os.fsdecode(str(error.filename))}: {reason}"
+    return None
+
+
+def _not_imported(error: Exception) -> str | None:
+    """The library that could not be imported, where that is what happened; none of ours."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if frame.f_code.co_name == "<module>" and name not in OURS:
+            return name
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    return missing if missing and missing not in OURS else None
 
 
 @contextlib.contextmanager
-def _interrupts_between_imports() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, but in the middle of an import only once that is over: the C++ of torch would
-    abort the process there, and numpy take it for a missing file of its own."""
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, but in the middle of an import it ends the process at once: what is raised there
+    makes the C++ of torch abort, numpy takes it for a missing file of its own, and the end of all of them is far."""
+    before = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored in the background
+    if not is_main or before not in (signal.default_int_handler, start.leave):  # ignored in the background
         yield
         return
 
     def handle(_number: int, frame: FrameType | None) -> None:
         while frame is not None:
             if frame.f_code.co_filename.startswith(IMPORTING):
-                again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
-                again.daemon = True
-                again.start()
-                return
+                start.leave()
             frame = frame.f_back
         raise KeyboardInterrupt
 
@@ -168,7 +232,7 @@ def _interrupts_between_imports() -> Iterator[None]:
         yield
     finally:
         if signal.getsignal(signal.SIGINT) is handle:  # else a server has its own by now
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before)
 
 
 def on_stop_signals(stop: Callable[[], None]) -> None:
@@ -219,9 +283,13 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
     """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
     found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
+    if sys.stdin is None:
+        raise UsageError("standard input is closed: nothing can be read from it")
+    lines = sys.stdin
+
     def read() -> None:
         with contextlib.suppress(OSError, ValueError):
-            for line in sys.stdin:
+            for line in lines:
                 found.put(line)
         found.put(None)
 
@@ -235,15 +303,3 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def show(draw: Callable[["Console"], None], width: int = 120) -> None:
-    """Print tables to stdout; where that is no terminal, wide enough for them."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = width
-    with console.capture() as captured:
-        draw(console)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -1,29 +1,164 @@
-"""Progress on stderr: a bar with the time left where that is a terminal, nothing where it is not."""
+"""Progress on stderr: a bar with what is done and the time left where that is a terminal, nothing where it is not.
+
+What has no share of its own, such as a wait for a cloud, is shown by how long it took the last time.
+"""
 
 import contextlib
+import json
+import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from utils import output
+from utils.files import write_atomically
 
 Show = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done, 0 to 1; 0 where that is not known."""
 DETAIL = "  |  "
 """What follows it in the text may change without starting the bar anew."""
+LOADING = "loading torch and the other libraries"
+MODULES = 2200
+"""About as many are imported with torch: what is there of them is the share of a start that is done."""
+EVERY_S = 0.2
+FILE = "steps.json"
+MOST_STEPS, MOST_BYTES = 64, 64 << 10
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left, or how long it has been going on where nobody can tell."""
+
+    def render(self, task: Task) -> Text:
+        gone_s = task.elapsed or 0.0
+        if task.total is not None and task.completed > 0:
+            return Text(f"{_clock(gone_s * (task.total - task.completed) / task.completed)} left", style="cyan")
+        return Text(f"{_clock(gone_s)} so far", style="cyan")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+class Steps:
+    """How long each step took the last time, kept in a file; what cannot be read or written there is not missed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._known = path, self._read(path)
+        self._changed: dict[str, float] = {}
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, float]:
+        try:
+            with path.open("rb") as file:
+                found = json.loads(file.read(MOST_BYTES))
+            return {str(name): float(seconds) for name, seconds in found.items() if 0 < float(seconds) < 1e5}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def share(self, step: str, seconds: float) -> float:
+        """How much of a step is done after so long; 0 where that is not known, and never all of it."""
+        usual_s = self._known.get(step)
+        return 0.0 if usual_s is None else min(seconds / usual_s, 0.99)
+
+    def took(self, step: str, seconds: float) -> None:
+        """Remember it."""
+        self._changed[step] = round(seconds, 3)
+
+    def keep(self) -> None:
+        """Write them down for the next call."""
+        kept = dict(list((self._known | self._changed).items())[-MOST_STEPS:])
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(kept))
+
+
+class _Bar:
+    """The one line of a call. A thread moves it where what is done says nothing of itself, and only then."""
+
+    def __init__(self, progress: Progress, steps: Steps) -> None:
+        self._progress, self._steps = progress, steps
+        self._task = progress.add_task(LOADING, total=None)  # what a call begins with: its own imports
+        self._step, self._began, self._is_told = LOADING, time.monotonic(), False
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._move, name="progress", daemon=True)
+        self._thread.start()
+
+    def show(self, what: str, done: float) -> None:
+        """Another share of a step, or another step."""
+        with self._lock:
+            step = what.partition(DETAIL)[0]
+            if _kind(step) != _kind(self._step):
+                self._end_step()
+                self._step, self._began, self._is_told = step, time.monotonic(), False
+                self._progress.reset(self._task, description=what, total=1.0)
+            self._is_told |= done > 0
+            share = done or self._steps.share(_kind(step), time.monotonic() - self._began)
+            self._update(what, share)
+
+    def _update(self, what: str, share: float) -> None:
+        # without a share it pulses
+        self._progress.update(self._task, description=what, completed=share, total=1.0 if share else None)
+
+    def _move(self) -> None:
+        while not self._over.wait(EVERY_S):
+            with self._lock:
+                if self._is_told:
+                    continue
+                share = self._steps.share(_kind(self._step), time.monotonic() - self._began)
+                if self._step == LOADING:
+                    share = max(share, min(len(sys.modules) / MODULES, 0.99))
+                if share:
+                    self._update(self._progress.tasks[0].description, share)
+
+    def _end_step(self) -> None:
+        if not self._is_told:
+            self._steps.took(_kind(self._step), time.monotonic() - self._began)
+
+    def close(self) -> None:
+        """It is over."""
+        self._over.set()
+        self._thread.join()
+        self._end_step()
+        self._steps.keep()
+
+
+def _kind(step: str) -> str:
+    """A step without its numbers, such as those of tasks that are done."""
+    return "".join(letter for letter in step if not letter.isdigit())
 
 
 @contextlib.contextmanager
-def on_terminal() -> Iterator[Show]:
-    """Gives a function that takes what is being done and the share of it that is done, 0 to 1."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
+def on_terminal(console: Console | None = None, folder: Path | None = None) -> Iterator[Show]:
+    """Gives a function that takes what is being done and the share of it that is done, 0 to 1. The bar stands on
+    `console`, else on stderr; how long steps take is kept in `folder`, else where times are kept."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _what, _done: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), _TimeLeft())
+    with Progress(*columns, console=console, transient=True) as progress, output.above(partial(_above, console)):
+        bar = _Bar(progress, Steps((folder or _folder()) / FILE))
+        try:
+            yield bar.show
+        finally:
+            bar.close()
 
-        def show(what: str, done: float) -> None:
-            before, now = bar.tasks[0].description, what
-            if before.partition(DETAIL)[0] != now.partition(DETAIL)[0]:
-                bar.reset(task, description=what, total=1.0)
-            bar.update(task, description=what, completed=done, total=1.0 if done else None)  # without a share it pulses
 
-        yield show
+def _above(console: Console, text: str) -> None:
+    """Print lines above the bar."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _folder() -> Path:
+    """Where times are kept too (predictor.store), which is not imported: nothing slow may come before a bar."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
+    except RuntimeError:  # a user without a home: nothing is kept
+        return Path(os.devnull)

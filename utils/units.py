@@ -134,6 +134,20 @@ def printable(text: str, length: int) -> str:
     return text if text.isprintable() and text.isascii() else ascii(text)
 
 
+def readable(text: str, length: int) -> str:
+    """The user's own text for a terminal, in any script: one line, no control characters, not longer than `length`."""
+    text = text if len(text) <= length else f"{text[: length - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def middle_cut(text: str, length: int) -> str:
+    """A text of at most this many characters, of which a longer one has lost some in its middle."""
+    if len(text) <= length:
+        return text
+    after = (length - 1) // 2
+    return f"{text[: length - 1 - after]}…{text[len(text) - after :]}"
+
+
 def _three_digits(value: float) -> str:
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
