@@ -8,7 +8,7 @@ READY := .venv/.ready
 PURE := partition/*.py models/graph.py models/graph_json.py models/text.py \
 	$(addprefix net/,frames.py plain_pickle.py tensors.py messages.py refusals.py penalties.py pacing.py) \
 	$(addprefix net/,codec.py forms.py affine.py pixels.py jpeg.py) \
-	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py train.py) \
+	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py quality.py train.py) \
 	$(addprefix runtime/,fallback.py batching.py planner.py requests.py plan_table.py) \
 	$(addprefix utils/,units.py arguments.py cpu_limit.py) \
 	$(addprefix lab/,grid.py regret.py choices.py rules.py contenders.py baselines.py link_shape.py token_bucket.py) \
