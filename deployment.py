@@ -263,7 +263,7 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     pictures = evaluation.draw(found[0], folder)
     lines = [
         f"plots  {len(pictures)} pictures in {folder}",
-        *(line for each in surveyed for line in missing_lines(each)),
+        *missing_lines(surveyed),
     ]
     show_evaluations(found, installed, as_json=options.json, lines=lines)
     return 0 if all(installed) else 1
@@ -406,27 +406,29 @@ def show_surveys(found: "Sequence[Survey]", *, as_json: bool) -> None:
     """What was measured, to stdout."""
     from runtime import survey
 
-    documents = [survey.to_json(each) for each in found]
     if as_json:
+        documents = [survey.to_json(each, survey.budget_s(found)) for each in found]
         print(json.dumps(documents[0] | {"also": documents[1:]}))
         return
-    for each, document in zip(found, documents, strict=True):
-        print(f"{sum(each.kinds.values())} layers of {document['networks']} networks in {each.folder}")
-        print(f"on {each.machine}, {document['spent_s']:.0f} s spent")
+    for each in found:
+        print(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
+        print(f"on {each.machine}, {each.collected.spent_s:.0f} s spent")
         print(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
-        print("\n".join(missing_lines(each, len(found))), end="\n" * bool(each.missing))
+    for line in missing_lines(found):
+        print(line)
 
 
-def missing_lines(found: "Survey", shares: int = 1) -> list[str]:
-    """Kinds that no regression can be fitted for yet, and the budget of all surveys of a call that would do."""
-    if found.enough_s is None:
-        return []
-    kinds = ", ".join(f"{kind} {rows}" for kind, rows in found.missing.items())
-    budget = f"{found.enough_s * shares:.0f}s"
-    return [
-        f"too few rows for {found.machine.threads} {'thread' if found.machine.threads == 1 else 'threads'} to predict: "
-        f"{kinds}; networks with such layers are measured instead. --budget {budget} would do"
-    ]
+def missing_lines(found: "Sequence[Survey]") -> list[str]:
+    """Kinds that no regression can be fitted for yet, and the budget that would do."""
+    from runtime.survey import budget_s
+
+    lines = []
+    for each in found:
+        if each.missing:
+            kinds = ", ".join(f"{kind} {rows}" for kind, rows in each.missing.items())
+            lines.append(f"too few rows to predict on {each.threads}: {kinds}; networks with such layers are measured")
+    budget = budget_s(found)
+    return lines if budget is None else [*lines, f"the budget is spent: --budget {budget:.0f}s would do"]
 
 
 def show_evaluations(

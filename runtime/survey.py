@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,19 @@ class Survey:
 
     @property
     def enough_s(self) -> float | None:
-        """The budget in seconds that would do; None where no kind is missing."""
+        """The seconds of measuring that would do; None where no kind is missing."""
         return enough_s(self.kinds, DRAWN, FEWEST_ROWS, self.collected.spent_s)
+
+    @property
+    def threads(self) -> str:
+        """How many, for people."""
+        return f"{self.machine.threads} thread{'' if self.machine.threads == 1 else 's'}"
+
+
+def budget_s(found: Sequence[Survey]) -> float | None:
+    """The --budget in seconds, which all of these share evenly, that would do; None where no kind is missing."""
+    needed = [each.enough_s for each in found if each.enough_s is not None]
+    return max(needed) * len(found) if needed else None
 
 
 def is_beside(role: str, threads: int) -> bool:
@@ -184,8 +196,8 @@ def write_excel(found: Dataset, path: Path) -> None:
         write_workbook(path, sheets, notes)
 
 
-def to_json(found: Survey) -> dict[str, Any]:
-    """The document of `deployment.py profile --role ROLE --json`."""
+def to_json(found: Survey, budget: float | None) -> dict[str, Any]:
+    """The document of `deployment.py profile --role ROLE --json`; `budget` is the one that would do for all."""
     return {
         "measured_on": asdict(found.machine),
         "folder": str(found.folder),
@@ -193,5 +205,5 @@ def to_json(found: Survey) -> dict[str, Any]:
         "spent_s": found.collected.spent_s,
         "kinds": found.kinds,
         "missing": found.missing,
-        "enough_s": found.enough_s,
+        "enough_s": budget,
     }
