@@ -9,10 +9,10 @@ DEV := .venv/.ready-dev
 PURE := partition/*.py models/graph.py models/graph_json.py models/marks.py models/text.py \
 	$(addprefix net/,frames.py plain_pickle.py tensors.py messages.py refusals.py penalties.py pacing.py) \
 	$(addprefix net/,codec.py forms.py affine.py pixels.py jpeg.py) \
-	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py train.py) \
+	$(addprefix predictor/,design.py draft.py blocks.py quota.py profile.py layer_table.py features.py forms.py quality.py train.py) \
 	$(addprefix runtime/,budget.py fallback.py batching.py planner.py requests.py plan_table.py) \
 	$(addprefix utils/,units.py addresses.py arguments.py cpu_limit.py) \
-	$(addprefix lab/,grid.py choices.py rules.py contenders.py baselines.py link_shape.py token_bucket.py) \
+	$(addprefix lab/,grid.py regret.py choices.py rules.py contenders.py baselines.py link_shape.py token_bucket.py) \
 	$(addprefix lab/report/,document.py rows.py grid.py tables.py accuracy.py compare.py why.py charts.py svg.py markdown.py build.py)
 
 .PHONY: help run test slow coverage fuzz check format bench clean

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runtime.whatif import Planned
     from utils.progress import Show
 
-BUDGET = "90s"
+BUDGET = "100s"
 ROLES = ("edge", "cloud")
 DATASET = "a folder of .csv, an .xlsx or an .xls (default: what profile measured for the role)"
 
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _common(parser)
     _survey_flags(parser)
+    _force_flag(parser)
     parser.set_defaults(work=everything, is_fresh=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     what = "Time single layers over many shapes, for predictors; or, with -t, every layer of one network in place."
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _common(fit_flags)
     _dataset_flags(fit_flags)
     fit_flags.add_argument("--predictors", type=Path, metavar="FILE", help="where to (default: where edge_api looks)")
+    _force_flag(fit_flags)
     fit_flags.set_defaults(work=fit)
     what = "How far predictions are off: for layers of networks set aside, and for real networks, measured here."
     evaluate_flags = commands.add_parser("evaluate", help="say how good predictors are", description=what)
@@ -76,7 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate_flags = commands.add_parser("calibrate", help="try lossy codecs on pictures", description=what)
     _calibrate_flags(calibrate_flags)
     calibrate_flags.set_defaults(work=calibrate)
-    what = "Say where a network would be cut, for any link and load. Nothing is run, measured or connected to."
+    what = (
+        "Say where a network would be cut, for any link and load, from what was measured before. Nothing is connected "
+        "to; how the network's tensors pack is tried once where an edge never did."
+    )
     plan_flags = commands.add_parser("plan", help="say where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
@@ -111,7 +116,13 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--emulate-cpu", type=arguments.share, default=1.0, metavar="SHARE", help="of the edge's times"
     )
-    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
+    network.add_argument(
+        "--codec",
+        default="auto",
+        metavar="NAME",
+        help="how tensors are packed, as on the edge: raw, a codec, or auto, the best lossless one (default)",
+    )
+    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles and packed sizes")
     link = parser.add_argument_group("the link and the cloud")
     rate = arguments.checked(parse_rate)
     link.add_argument(
@@ -148,9 +159,17 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _survey_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--budget", type=arguments.duration, default=BUDGET, metavar="TIME", help="for measuring layers"
+        "--budget",
+        type=arguments.duration,
+        default=BUDGET,
+        metavar="TIME",
+        help="for measuring layers, of all calls together (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the rows (default: predictor/dataset/ROLE)")
+
+
+def _force_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="install predictors that are not fit for use as well")
 
 
 def _dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -170,8 +189,8 @@ def profile(options: argparse.Namespace, progress: "Show") -> int:
         from predictor import dataset
         from runtime.survey import write_excel
 
-        write_excel(dataset.read(found.folder), options.excel)
-    show_survey(found, as_json=options.json)
+        write_excel(dataset.read(found[0].folder), options.excel)
+    show_surveys(found, as_json=options.json)
     return 0
 
 
@@ -188,32 +207,53 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     return 0
 
 
-def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: bool) -> "Survey":
-    """Fill the data set of this machine."""
-    from runtime.survey import DATASETS, SurveyConfig, survey
+def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: bool) -> "tuple[Survey, ...]":
+    """Fill the data sets of this machine, one for each number of threads; they share the budget."""
+    from runtime.survey import SurveyConfig, folder_of, survey, thread_counts
 
-    folder = options.output or DATASETS / options.role
-    return survey(
-        SurveyConfig(options.role, options.device, options.threads, options.budget, folder, is_fresh), progress
-    )
+    counts = thread_counts(options.role, options.device, options.threads)
+    found = []
+    for threads in counts:
+        folder = options.output or folder_of(options.role, threads)
+        if options.output is not None and threads != counts[0]:
+            folder = folder.with_name(f"{folder.name}-{threads}t")
+        budget_s = options.budget / len(counts)
+        config = SurveyConfig(options.role, options.device, threads, budget_s, folder, is_fresh)
+        found.append(survey(config, progress))
+    return tuple(found)
 
 
 def fit(options: argparse.Namespace, progress: "Show") -> int:
-    """Fit and save."""
+    """Fit and install what is fit for use; 1 where something is not."""
     from runtime import evaluation
 
-    found = evaluation.fit(dataset_of(options), progress)
-    path = options.predictors or predictors_of(options)
-    evaluation.keep(found, path)
-    show_evaluation(found, as_json=options.json, lines=[f"saved  {path}, fitted in {found.fit_s:.1f} s"])
-    return 0
+    found = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
+    installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
+    show_evaluations(found, installed, as_json=options.json)
+    return 0 if all(installed) else 1
+
+
+def install(found: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
+    """Save predictors where they are of use, or are wanted all the same; None where an older file stays as it was."""
+    from runtime import evaluation
+
+    why = found.fitness.why_not
+    if not why or is_forced:
+        evaluation.keep(found, path)
+        return path
+    stays = f"{path} stays as it was" if path.is_file() else "nothing is installed"
+    cli.complain(
+        f"deployment.py: predictors for {found.dataset.machine} are not fit for use: {why}; {stays}. "
+        "Measure again while little else runs (deployment.py profile --fresh), or install them with --force"
+    )
+    return None
 
 
 def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
     from runtime import evaluation
 
-    found = evaluation.fit(dataset_of(options), progress)
+    found = evaluation.fit(datasets_of(options)[0], progress)
     found = with_networks(found, options, options.networks, progress)
     pictures = [] if options.plots is None else evaluation.draw(found, options.plots)
     lines = [f"plots  {len(pictures)} pictures in {options.plots}"] if pictures else []
@@ -226,14 +266,17 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     from runtime import evaluation
 
     surveyed = measure_layers(options, progress, is_fresh=False)
-    found = evaluation.fit(surveyed.folder, progress)
-    path = predictors_of(options)
-    evaluation.keep(found, path)
-    found = with_networks(found, options, ("some",), progress)
-    pictures = evaluation.draw(found, path.parent / f"{options.role}-plots")
-    lines = [f"saved  {path}", f"plots  {len(pictures)} pictures in {pictures[0].parent}"]
-    show_evaluation(found, as_json=options.json, lines=lines)
-    return 0
+    found = [evaluation.fit(each.folder, progress) for each in surveyed]
+    installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
+    found[0] = with_networks(found[0], options, ("some",), progress)
+    folder = predictors_of(options).parent / f"{options.role}-plots"
+    pictures = evaluation.draw(found[0], folder)
+    lines = [
+        f"plots  {len(pictures)} pictures in {folder}",
+        *missing_lines(surveyed),
+    ]
+    show_evaluations(found, installed, as_json=options.json, lines=lines)
+    return 0 if all(installed) else 1
 
 
 def calibrate(options: argparse.Namespace, progress: "Show") -> int:
@@ -274,10 +317,11 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         goal=goal_of(options),
         power=options.power,
         radio=options.radio,
+        codec=options.codec,
     )
-    planned = make_plan(config)
+    planned = make_plan(config, progress)
     if options.export is not None:
-        export(planned.problem, options.export)
+        export(planned, options.export)
     pictures = draw_plan(planned, options.map, options.plots, progress)
     show_plan(planned, as_json=options.json, lines=[f"drawn  {path}" for path in pictures])
     return 0
@@ -297,15 +341,34 @@ def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, pr
     return drawn
 
 
-def dataset_of(options: argparse.Namespace) -> Path:
-    """The data set that was named, or the role's own. Raises UsageError where there is none."""
-    from runtime.survey import DATASETS
+def datasets_of(options: argparse.Namespace) -> list[Path]:
+    """The data set that was named, or the role's own, one for each number of threads. Raises UsageError for none."""
+    from runtime.survey import folder_of, thread_counts
     from utils.errors import UsageError
 
-    path: Path = options.dataset or DATASETS / options.role
-    if not path.exists():
-        raise UsageError(f"there is no data set {path}: deployment.py profile --role {options.role} makes one")
-    return path
+    if options.dataset is not None:
+        paths = [options.dataset]
+    else:
+        counts = thread_counts(options.role, options.device, options.threads)
+        paths = [folder_of(options.role, threads) for threads in counts]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise UsageError(f"there is no data set {paths[0]}: deployment.py profile --role {options.role} makes one")
+    return found
+
+
+def path_of(options: argparse.Namespace, found: "Evaluation") -> Path:
+    """Where predictors go: to the file that was named or is usual, or beside it where they are of fewer threads."""
+    from runtime.survey import is_beside
+    from runtime.times import for_threads
+
+    given = getattr(options, "predictors", None)
+    path: Path = given or predictors_of(options)
+    machine = found.dataset.machine
+    is_named = getattr(options, "dataset", None) is not None
+    if is_named or machine is None or not is_beside(options.role, machine.threads):
+        return path
+    return given if given is not None and options.threads is not None else for_threads(path, machine.threads)
 
 
 def predictors_of(options: argparse.Namespace) -> Path:
@@ -349,17 +412,50 @@ def show_network(measured: "MeasuredNetwork", *, as_json: bool) -> None:
         cli.show(lambda console: console.print(measure.to_table(measured)))
 
 
-def show_survey(found: "Survey", *, as_json: bool) -> None:
+def show_surveys(found: "Sequence[Survey]", *, as_json: bool) -> None:
     """What was measured, to stdout."""
     from runtime import survey
 
-    document = survey.to_json(found)
     if as_json:
-        cli.say(json.dumps(document))
+        documents = [survey.to_json(each, survey.budget_s(found)) for each in found]
+        cli.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
-    cli.say(f"{sum(document['kinds'].values())} layers of {document['networks']} networks in {found.folder}")
-    cli.say(f"on {found.machine}, {document['spent_s']:.0f} s spent")
-    cli.say(", ".join(f"{kind} {rows}" for kind, rows in document["kinds"].items()))
+    for each in found:
+        cli.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
+        cli.say(f"on {each.machine}, {each.collected.spent_s:.0f} s spent")
+        cli.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
+    for line in missing_lines(found):
+        cli.say(line)
+
+
+def missing_lines(found: "Sequence[Survey]") -> list[str]:
+    """Kinds that no regression can be fitted for yet, and the budget that would do."""
+    from runtime.survey import budget_s
+
+    lines = []
+    for each in found:
+        if each.missing:
+            kinds = ", ".join(f"{kind} {rows}" for kind, rows in each.missing.items())
+            lines.append(f"too few rows to predict on {each.threads}: {kinds}; networks with such layers are measured")
+    budget = budget_s(found)
+    return lines if budget is None else [*lines, f"the budget is spent: --budget {budget:.0f}s would do"]
+
+
+def show_evaluations(
+    found: "Sequence[Evaluation]", installed: Sequence[Path | None], *, as_json: bool, lines: Sequence[str] = ()
+) -> None:
+    """All that were fitted, with where they are installed."""
+    from runtime import evaluation
+
+    paths = [None if path is None else str(path) for path in installed]
+    if as_json:
+        documents = [evaluation.to_json(each) | {"installed": path} for each, path in zip(found, paths, strict=True)]
+        cli.say(json.dumps(documents[0] | {"also": documents[1:]}))
+        return
+    for number, (each, path) in enumerate(zip(found, paths, strict=True)):
+        saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved  {path}, fitted in {each.fit_s:.1f} s"
+        is_last = number == len(found) - 1
+        show_evaluation(each, as_json=False, lines=[saved, *(lines if is_last else ("",))])
 
 
 def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str]) -> None:
@@ -374,7 +470,7 @@ def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str])
         cli.show(lambda console: console.print(evaluation.networks_table(found)))
     else:
         cli.say(f"\nnetworks: {found.why_no_networks}")
-    cli.say("\n".join([*evaluation.gap_lines(found), *lines]))
+    cli.say("\n".join([*evaluation.gap_lines(found), *evaluation.fitness_lines(found), *lines]))
 
 
 def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ from predictor import latency
 from predictor.store import default_folder
 from runtime.executor import CpuShare, TorchExecutor, prepare
 from runtime.power import PowerChoice
-from runtime.times import layers_of, predictors_path
+from runtime.times import for_threads, layers_of, predictors_path
 from utils.inference_utils import find_device, set_threads
 from utils.units import format_seconds
 
@@ -154,7 +154,9 @@ def times_of(name: str, folder: Path) -> Known:
 def predict_side(executor: TorchExecutor, role: str) -> Seconds:
     """What the predictors of this machine say, without anything that they have learnt since."""
     set_threads(THREADS[role])
-    predictors = latency.load(predictors_path(default_folder(), role), executor.machine)
+    usual = predictors_path(default_folder(), role)
+    own = for_threads(usual, executor.machine.threads)
+    predictors = latency.load(own if own.is_file() else usual, executor.machine)
     predicted = predictors.network(layers_of(executor))
     return Seconds(predicted.seconds, predicted.start_s)
 

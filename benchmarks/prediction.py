@@ -23,7 +23,7 @@ from predictor.store import default_folder
 from predictor.train import KindFit, fit_all
 from runtime.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
 from runtime.executor import TorchExecutor, prepare
-from runtime.survey import DATASETS
+from runtime.survey import one_thread_survey
 from runtime.times import layers_of
 from utils.inference_utils import find_device
 
@@ -88,7 +88,7 @@ def predict_s(evaluation: Evaluation) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/prediction*.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dataset", type=Path, default=DATASETS / "edge")
+    parser.add_argument("--dataset", type=Path, default=one_thread_survey())
     parser.add_argument("--published", type=Path, help="a folder of the published data set")
     options = parser.parse_args(argv)
     if options.published is not None:

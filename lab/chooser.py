@@ -133,9 +133,9 @@ def _file(path: Path | None) -> Kept | None:
 @cache
 def _chooser(cache_dir: Path) -> Chooser:
     """One for all cells of a lab: networks are built, and regressions fitted, once."""
-    from runtime.survey import DATASETS
+    from runtime.survey import DATASETS, one_thread_survey
 
-    return Chooser(Sources(cache_dir, DATASETS / "edge", DATASETS / "cloud"))
+    return Chooser(Sources(cache_dir, one_thread_survey(), DATASETS / "cloud"))
 
 
 def chosen(name: str, model: str, up_bytes_per_s: float, cache_dir: Path, cpu: float | None, load: float = 1.0) -> str:
@@ -160,7 +160,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", type=arguments.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES)
     )
-    parser.add_argument("--edge-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/edge)")
+    parser.add_argument(
+        "--edge-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/edge-1t, else edge)"
+    )
     parser.add_argument(
         "--cloud-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/cloud, else edge)"
     )
@@ -174,11 +176,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Choose and print."""
-    from runtime.survey import DATASETS
+    from runtime.survey import DATASETS, one_thread_survey
 
     sources = Sources(
         cache_dir=options.cache_dir or store.default_folder(),
-        edge_survey=options.edge_survey or DATASETS / "edge",
+        edge_survey=options.edge_survey or one_thread_survey(),
         cloud_survey=options.cloud_survey or DATASETS / "cloud",
         edge_times=options.edge_times,
         cloud_times=options.cloud_times,

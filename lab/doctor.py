@@ -63,6 +63,18 @@ def main(options: argparse.Namespace) -> int:
     return 0 if "emulated" in modes else 1
 
 
+def warnings(mode: str, out: Path) -> tuple[Finding, ...]:
+    """What makes numbers that are measured now in a mode worse than they could be."""
+    options = argparse.Namespace(out=out)
+    found = [check(options) for check in (*OF_NUMBERS, *((_netem,) if mode == "hosts" else ()))]
+    return tuple(each for each in found if each.state == WARNING)
+
+
+def warning_line(found: Finding) -> str:
+    """One of them, as a line."""
+    return f"{found.name}: {found.found}" + (f" -> {found.to_do}" if found.to_do else "")
+
+
 def _works(mode: str, found: list[Finding]) -> bool:
     return not any(each.state == MISSING and each.needed_for in ("both", mode) for each in found)
 
@@ -220,6 +232,10 @@ def _left(_: argparse.Namespace) -> Finding:
     return Finding("leftovers", WARNING, names, "python -m lab doctor --clean", "both")
 
 
+OF_NUMBERS: tuple[Callable[[argparse.Namespace], Finding], ...] = (
+    *(_own_limit, _cores, _busy, _clock, _congestion, _disk, _left),
+)
+"""Those that say how good numbers can be in either mode."""
 CHECKS: tuple[Callable[[argparse.Namespace], Finding], ...] = (
     *(_root, _tools, _namespaces, _netem, _quota),
     *(_own_limit, _cores, _busy, _clock, _threads, _torch, _congestion, _disk, _left),

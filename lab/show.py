@@ -1,11 +1,12 @@
 """What `lab run` and `lab compare` print."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING
 
 from lab.grid import UNSTABLE, Best, Place, groups, summary
 from lab.records import Cell, Record
+from lab.regret import Summary
 from utils.units import format_seconds
 
 if TYPE_CHECKING:
@@ -33,20 +34,32 @@ def table(found: Sequence[Best]) -> "Table":
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False)
-    for name in ("cell", "best point", "layer", "total", "auto", "total of auto", "regret", ""):
-        made.add_column(name, justify="left" if name in ("cell", "layer", "") else "right")
+    for name in ("cell", "best point", "layer", "total", "auto", "total of auto", "regret", "noise", "", " "):
+        made.add_column(name, justify="left" if name.strip() in ("cell", "layer", "") else "right")
     for best in found:
         auto = ("several" if best.auto_point is None else str(best.auto_point)) if best.auto_s is not None else "-"
         auto_s = "-" if best.auto_s is None else format_seconds(best.auto_s)
-        regret = "-" if best.regret is None else f"{best.regret:+.1%}"
+        judged = best.regret
+        regret = (
+            ("-", "-", "") if judged is None else (f"{judged.share:.1%}", f"{judged.noise:.1%}", judged.verdict.value)
+        )
         shaky = UNSTABLE if best.is_unstable else ""
         point = (str(best.point), best.layer, format_seconds(best.total_s))
-        made.add_row(cell_text(best.cell), *point, auto, auto_s, regret, shaky)
-    regrets = [best.regret for best in found if best.regret is not None]
-    if regrets:
-        made.caption = f"mean regret of the automatic choice {fmean(regrets):+.1%}, largest {max(regrets):+.1%}"
-        made.caption_justify = "left"
+        made.add_row(cell_text(best.cell), *point, auto, auto_s, *regret, shaky)
+    made.caption = _regret_line(Summary.of([best.regret for best in found if best.regret is not None]))
+    made.caption_justify = "left"
     return made
+
+
+def _regret_line(found: Summary | None) -> str | None:
+    """The regret of all cells; every number in it is of the table."""
+    if found is None:
+        return None
+    return (
+        f"automatic choice against the best point: better in {found.better} of {found.cells} cells, equal within the "
+        f"noise in {found.equal}, worse in {found.worse}; mean regret {found.mean:.1%}, largest {found.worst:.1%} "
+        f"(noise there {found.worst_noise:.1%})"
+    )
 
 
 def who_table(records: Sequence[Record]) -> "Table":

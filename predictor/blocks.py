@@ -252,3 +252,5 @@ BLOCKS_WITH = {
     "lrn": ("lrn",),
 }
 """For each kind the blocks and families of random networks that hold it."""
+DRAWN = frozenset({*BLOCKS_WITH, "activation", "batchnorm"})
+"""Kinds that random networks have: the last two are nearly everywhere."""

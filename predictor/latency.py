@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
@@ -22,11 +22,14 @@ from models.specs import UnknownLayerError
 from predictor.dataset import Machine, Whole
 from predictor.features import FEATURE_HASH, Described, table
 from predictor.forms import FORMS, LEAST_S, Fitted, Seconds
+from predictor.quality import MOST_KIND
 from predictor.train import KindFit, Spread, whole_factor
 from utils.errors import AppError, MismatchError, UsageError
 from utils.files import replaced, require_file
 
 SCHEMA = 1
+SMALL = 0.1
+"""Share of a network's time below which it does not matter how well a kind is predicted."""
 MAX_FILE_BYTES, MAX_UNPACKED_BYTES = 256 << 20, 1 << 30
 TRUSTED = ["sklearn.tree._tree.Tree", "sklearn._loss.link.IdentityLink", "sklearn._loss.link.Interval"]
 TRUSTED += ["sklearn._loss.loss.HalfSquaredError", "sklearn._loss._loss.CyHalfSquaredError"]
@@ -85,6 +88,27 @@ class Predictors:
     """A bound that 9 of 10 errors of whole networks stay below."""
     alone: Mapping[str, float]
     """By kind: seconds of a layer run by itself again and again over seconds in its network."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """By kind: a factor that 9 of 10 errors of its layers in a network stay below, held out by network."""
+
+    def weak(self, layers: Sequence[Described]) -> dict[str, float]:
+        """Kinds of a network that are predicted worse than `MOST_KIND` and that may matter there, with their factors.
+
+        Those that take less than a tenth of the time even if they take as long as they may do not matter. Raises
+        UnknownLayerError for a kind never fitted.
+        """
+        seconds, _ = self.layers(layers)
+        sums: dict[str, float] = {}
+        for layer, took in zip(layers, seconds.tolist(), strict=True):
+            sums[layer.spec.kind] = sums.get(layer.spec.kind, 0.0) + took
+        whole = sum(sums.values())
+        factors = {kind: self.errors.get(kind, self.whole_factor) for kind in sums}
+        longest = {kind: took * factors[kind] for kind, took in sums.items()}
+        return {
+            kind: factor
+            for kind, factor in factors.items()
+            if not factor <= MOST_KIND and longest[kind] > SMALL * (whole - sums[kind] + longest[kind])
+        }
 
     def layers(self, layers: Sequence[Described]) -> tuple[Seconds, Seconds]:
         """Seconds of layers back to back, and the factor of each, both of shape (layers,).
@@ -135,6 +159,7 @@ def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[W
         start=Start.fit(wholes),
         whole_factor=whole_factor(fits),
         alone={kind: median(ratios) for kind, ratios in sorted(alone.items())},
+        errors={found.kind: found.factor for found in fits},
     )
 
 
@@ -158,6 +183,7 @@ def save(predictors: Predictors, path: Path) -> None:
         "start": asdict(predictors.start),
         "whole_factor": predictors.whole_factor,
         "alone": dict(predictors.alone),
+        "errors": dict(predictors.errors),
     }
     packed = skops.io.dumps(document, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,4 +252,5 @@ def _predictors(document: dict[str, Any]) -> Predictors:
         start=Start(**document["start"]),
         whole_factor=float(document["whole_factor"]),
         alone=document["alone"],
+        errors={kind: float(factor) for kind, factor in document.get("errors", {}).items()},  # older files have none
     )

@@ -6,7 +6,6 @@ everything.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 from predictor.dataset import Dataset, Row
 from predictor.features import Table, table
 from predictor.forms import FORMS, Fitted, Seconds, fit
+from predictor.quality import FEWEST_ROWS, LEVEL, Fitness, factor_of
 from utils.errors import UsageError
 
 TEST_SHARE = 5  # one in five
 FOLDS = 3
-FEWEST_ROWS = 12
 FEWEST_FITTED = FEWEST_ROWS // FOLDS  # or boosting has none to look at: where nearly all rows are of one network
 CLOSE = (0.05, 0.10, 0.20)
-LEVEL = 0.9  # of the intervals
 BINS = 4
 
 Progress = Callable[[float], None]
@@ -77,6 +75,11 @@ class KindFit:
     """Of the test, for a picture."""
     sums: dict[str, tuple[float, float]]
     """By network: predicted and measured seconds of its layers of this kind, in the cross-validation."""
+
+    @property
+    def factor(self) -> float:
+        """A factor of at least 1 that 9 of 10 networks' errors stay below, for their layers of this kind together."""
+        return factor_of(self.sums.values())
 
 
 def fit_all(
@@ -136,9 +139,14 @@ def _sums(networks: Sequence[str], predicted: Seconds, measured: Seconds) -> dic
 def whole_factor(fits: Sequence[KindFit]) -> float:
     """A factor of at least 1 that 9 of 10 whole networks' errors stay below: errors of single layers cancel in part."""
     names = set().union(*(found.sums for found in fits))
-    pairs = [[sum(found.sums.get(name, (0.0, 0.0))[side] for found in fits) for side in (0, 1)] for name in names]
-    off = [math.exp(abs(math.log(guess / truth))) for guess, truth in pairs]
-    return float(np.quantile(off, LEVEL))
+    sums = [[found.sums.get(name, (0.0, 0.0)) for found in fits] for name in names]
+    pairs = [(sum(guess for guess, _ in found), sum(truth for _, truth in found)) for found in sums]
+    return factor_of(pairs)
+
+
+def fitness(fits: Sequence[KindFit]) -> Fitness:
+    """Of everything that was fitted."""
+    return Fitness(len(set().union(*(found.sums for found in fits))), whole_factor(fits))
 
 
 def _mean_factor(predicted: Seconds, measured: Seconds) -> float:

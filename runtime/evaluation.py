@@ -16,7 +16,8 @@ from predictor.dataset import Dataset, Machine
 from predictor.forms import FORMS
 from predictor.latency import Predictors, combine
 from predictor.profile import Profile
-from predictor.train import KindFit, fit_all
+from predictor.quality import MOST_KIND, MOST_WHOLE, Fitness, p90
+from predictor.train import KindFit, fit_all, fitness
 from runtime.executor import make_executor, prepare
 from runtime.survey import this_machine
 from runtime.times import layers_of
@@ -76,6 +77,11 @@ class Evaluation:
     networks: tuple[NetworkResult, ...]
     fit_s: float
     why_no_networks: str
+
+    @property
+    def fitness(self) -> Fitness:
+        """Whether the predictors are fit for use."""
+        return fitness(self.fits)
 
     @property
     def parts_within_10(self) -> float:
@@ -168,7 +174,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "fit_s": evaluation.fit_s,
         "kinds": {
             found.kind: asdict(found.score)
-            | {"chosen": found.chosen, "all_rows": len(evaluation.dataset.rows[found.kind])}
+            | {"chosen": found.chosen, "p90_factor": found.factor, "all_rows": len(evaluation.dataset.rows[found.kind])}
             | {"candidates": {form: asdict(score) for form, score in found.candidates.items()}}
             for found in evaluation.fits
         },
@@ -185,6 +191,13 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             for network in evaluation.networks
         },
         "parts_within_10": evaluation.parts_within_10,
+        "fitness": {
+            "is_fit": not evaluation.fitness.why_not,
+            "why_not": evaluation.fitness.why_not,
+            "p90_factor": evaluation.fitness.factor,
+            "most": MOST_WHOLE,
+            "networks": evaluation.fitness.networks,
+        },
         "gap": {"start": asdict(evaluation.predictors.start), "alone_over_in_place": dict(evaluation.predictors.alone)},
     }
 
@@ -195,14 +208,14 @@ def kinds_table(evaluation: Evaluation) -> Table:
     title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of networks set aside"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("kind")
-    for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE"):
+    for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE", "P90"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen", no_wrap=True)
     for found in evaluation.fits:
         score = found.score
         cells = [str(len(evaluation.dataset.rows[found.kind])), str(score.rows)]
         cells += [f"{share:.0%}" for share in (score.within_5, score.within_10, score.within_20, score.mape)]
-        table.add_row(found.kind, *cells, found.chosen)
+        table.add_row(found.kind, *cells, p90(found.factor), found.chosen)
     return table
 
 
@@ -232,6 +245,18 @@ def networks_table(evaluation: Evaluation) -> Table:
         times = (format_seconds(whole.predicted_s), format_seconds(whole.measured_s), f"{whole.error:+.1%}")
         table.add_row(short(network.name), *times, parts, seen)
     return table
+
+
+def fitness_lines(evaluation: Evaluation) -> list[str]:
+    """How good it is for networks that were never measured, and which kinds are too bad to be predicted."""
+    found = evaluation.fitness
+    lines = [
+        f"whole  P90 error {p90(found.factor)} for networks that were held out (at most {p90(MOST_WHOLE)} is of use)"
+    ]
+    weak = [fitted.kind for fitted in evaluation.fits if not fitted.factor <= MOST_KIND]
+    if weak:
+        lines.append(f"weak   {', '.join(weak)}: P90 above {p90(MOST_KIND)}; networks where they matter are measured")
+    return lines
 
 
 def gap_lines(evaluation: Evaluation) -> list[str]:

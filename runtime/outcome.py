@@ -65,6 +65,8 @@ class Sources:
     edge_factor: float
     """9 of 10 errors are below this factor; 1 where they were measured."""
     cloud: str | None
+    edge_why: str = ""
+    """Which predictors the edge's are from, or why there were none that could be used; "" where it was not asked."""
 
 
 @dataclass(frozen=True)

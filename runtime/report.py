@@ -148,7 +148,7 @@ def _headline(outcome: Outcome) -> Group:
     if decision.keeps_up is False:
         lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
     times = outcome.times
-    within = f" (9 of 10 within ±{times.edge_factor - 1:.0%})" if times.edge == "predicted" else ""
+    within = f" ({times.edge_why})" if times.edge_why else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
     lines.append(f"times  {times.edge} here{within}{there}")
     used = outcome.energy

@@ -517,7 +517,7 @@ def _outcome(
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
-        times=Sources(times.source, times.factor, None if edge.ready is None else edge.ready.times),
+        times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.found.why),
         corrections=corrections,
         energy=used,
         compared=compared,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 
 from models.specs import KINDS
 from predictor import dataset
+from predictor.blocks import DRAWN
 from predictor.collect import Collected, Collector
 from predictor.dataset import COLUMNS, Dataset, Machine, to_cells
+from predictor.quality import FEWEST_ROWS, enough_s
 from runtime.executor import DEFAULT_BACKEND
 from utils.errors import UsageError
 from utils.files import write_atomically, writing
-from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, wall_clock
+from utils.inference_utils import device_name, find_device, keep_freed_memory, set_threads, usual_threads, wall_clock
 from utils.progress import Show
 
 ABOUT = "about.json"
@@ -42,6 +45,59 @@ class Survey:
     machine: Machine
     folder: Path
     collected: Collected
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Rows of each kind."""
+        return {kind: len(rows) for kind, rows in sorted(self.collected.rows.items())}
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Kinds that have too few rows to fit anything, with their rows."""
+        kinds = self.kinds
+        return {kind: kinds.get(kind, 0) for kind in sorted(DRAWN) if kinds.get(kind, 0) < FEWEST_ROWS}
+
+    @property
+    def enough_s(self) -> float | None:
+        """The seconds of measuring that would do; None where no kind is missing."""
+        return enough_s(self.kinds, DRAWN, FEWEST_ROWS, self.collected.spent_s)
+
+    @property
+    def threads(self) -> str:
+        """How many, for people."""
+        return f"{self.machine.threads} thread{'' if self.machine.threads == 1 else 's'}"
+
+
+def budget_s(found: Sequence[Survey]) -> float | None:
+    """The --budget in seconds, which all of these share evenly, that would do; None where no kind is missing."""
+    needed = [each.enough_s for each in found if each.enough_s is not None]
+    return max(needed) * len(found) if needed else None
+
+
+def is_beside(role: str, threads: int) -> bool:
+    """Whether rows and predictors are kept beside the role's usual ones: those of one thread of a larger edge."""
+    return role == "edge" and threads == 1 and usual_threads() > 1
+
+
+def folder_of(role: str, threads: int) -> Path:
+    """Where the rows of a role are."""
+    return DATASETS / (f"{role}-{threads}t" if is_beside(role, threads) else role)
+
+
+def one_thread_survey() -> Path:
+    """The rows of an edge of one thread, as the lab's is; the usual ones where there are no others."""
+    one = folder_of("edge", 1)
+    return one if one.exists() else DATASETS / "edge"
+
+
+def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...]:
+    """For how many threads times are needed: what was asked for, else all of this machine, and for an edge one as well.
+
+    An emulated edge, one under a small quota and the lab's run one thread. The first number is what is usual here.
+    """
+    whole = threads or usual_threads()
+    is_cpu = find_device(device).type == "cpu"
+    return (whole, 1) if role == "edge" and threads is None and is_cpu and whole > 1 else (whole,)
 
 
 def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
@@ -140,12 +196,14 @@ def write_excel(found: Dataset, path: Path) -> None:
         write_workbook(path, sheets, notes)
 
 
-def to_json(found: Survey) -> dict[str, Any]:
-    """The document of `deployment.py profile --role ROLE --json`."""
+def to_json(found: Survey, budget: float | None) -> dict[str, Any]:
+    """The document of `deployment.py profile --role ROLE --json`; `budget` is the one that would do for all."""
     return {
         "measured_on": asdict(found.machine),
         "folder": str(found.folder),
         "networks": found.collected.networks,
         "spent_s": found.collected.spent_s,
-        "kinds": {kind: len(rows) for kind, rows in sorted(found.collected.rows.items())},
+        "kinds": found.kinds,
+        "missing": found.missing,
+        "enough_s": budget,
     }

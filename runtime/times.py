@@ -2,13 +2,14 @@
 
 measured    the network is measured here, once, and the times kept
 predicted   nothing of it is run; needs predictors that were fitted on this machine
-auto        measured times that are kept, else predictors of this machine, else the network is measured
+auto        measured times that are kept, else predictors of this machine, else the network is measured; it is measured
+            too where a kind of layer that matters in it is predicted badly (predictor.quality.MOST_KIND)
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from models.trace import Traced
 from predictor import correct
 from predictor.features import Described, in_context
 from predictor.profile import Progress
+from predictor.quality import MOST_KIND, p90
 from runtime.executor import Executor
 from utils.errors import MismatchError, UsageError
 
@@ -55,46 +57,71 @@ class Times:
         Raises UsageError and MismatchError where they must be predicted and cannot be.
         """
         found = _POLICIES[self.policy](self, executor, tails)
-        return found or Found(measured(executor, self.cache_dir, progress, tails=tails))
+        if isinstance(found, Found):
+            return found
+        return Found(measured(executor, self.cache_dir, progress, tails=tails), why=found)
 
-    def _never_predict(self, executor: Executor, tails: bool) -> "Found | None":
+    def _never_predict(self, executor: Executor, tails: bool) -> "Found | str":
         """The network is to be measured."""
-        return None
+        return ""
 
-    def _must_predict(self, executor: Executor, tails: bool) -> "Found | None":
-        return self._predicted(executor)
+    def _must_predict(self, executor: Executor, tails: bool) -> "Found | str":
+        found = self._predicted(executor)
+        if found.weak:
+            log.warning("%s; --times auto would measure the network", told_of(found.weak))
+        return found
 
-    def _may_predict(self, executor: Executor, tails: bool) -> "Found | None":
-        """Where nothing was measured yet, and there are predictors that serve."""
-        is_kept = executor.kept_profile(self.cache_dir, tails=tails) is not None
-        if is_kept or not self.predictors.is_file():
-            return None
+    def _may_predict(self, executor: Executor, tails: bool) -> "Found | str":
+        """Where nothing was measured yet, and there are predictors that serve; else why not."""
+        if executor.kept_profile(self.cache_dir, tails=tails) is not None:
+            return ""
+        path, threads = self._path(executor), executor.machine.threads
+        if not path.is_file():
+            return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
         try:
-            return self._predicted(executor)
+            found = self._predicted(executor)
         except (UsageError, MismatchError) as error:
             log.warning("%s: the network is measured instead", error)
-            return None
+            return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
+        if found.weak:
+            log.warning("%s: the network is measured instead", told_of(found.weak))
+            return told_of(found.weak)
+        return found
+
+    def _path(self, executor: Executor) -> Path:
+        """The predictors of this number of threads, if there are any, else those of all."""
+        own = for_threads(self.predictors, executor.machine.threads)
+        return own if own.is_file() else self.predictors
 
     def _predicted(self, executor: Executor) -> "Found":
-        if not self.predictors.is_file():
+        path = self._path(executor)
+        if not path.is_file():
             raise UsageError(
-                f"there are no predictors at {self.predictors}: run deployment.py profile and deployment.py fit, "
+                f"there are no predictors at {path}: run deployment.py profile and deployment.py fit, "
                 "or give --times measured"
             )
         from predictor import latency  # and with it scikit-learn, which takes a second
 
-        predictors = latency.load(self.predictors, executor.machine)
-        digest = hashlib.sha256(self.predictors.read_bytes()).hexdigest()[:16]
-        teacher = Teacher(predictors, layers_of(executor), self.cache_dir / "corrections" / f"{digest}.json", executor)
-        return Found(teacher.times(), teacher)
+        predictors, layers = latency.load(path, executor.machine), layers_of(executor)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        teacher = Teacher(predictors, layers, self.cache_dir / "corrections" / f"{digest}.json", executor)
+        weak = predictors.weak(layers)
+        why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
+        return Found(teacher.times(), teacher, why, weak)
 
 
-_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | None"]] = {
+_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | str"]] = {
     "measured": Times._never_predict,
     "predicted": Times._must_predict,
     "auto": Times._may_predict,
 }
-"""By their names in --times: what is predicted, or None where the network is to be measured."""
+"""By their names in --times: what is predicted, or why the network is to be measured."""
+
+
+def told_of(weak: Mapping[str, float]) -> str:
+    """Kinds that are predicted badly."""
+    kinds = ", ".join(f"{kind} {p90(factor)}" for kind, factor in sorted(weak.items()))
+    return f"the P90 error of predictions is above {p90(MOST_KIND)} for {kinds}"
 
 
 def measured(
@@ -145,6 +172,10 @@ class Found:
 
     times: LayerTimes
     teacher: Teacher | None = None
+    why: str = ""
+    """Which predictors these are from, or why none were used; "" where nothing is to be told."""
+    weak: Mapping[str, float] = field(default_factory=dict)
+    """Kinds of layers that are predicted worse than they should be, with the factor of each."""
 
     @property
     def current(self) -> LayerTimes:
@@ -171,3 +202,8 @@ def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
 def predictors_path(cache_dir: Path, role: str) -> Path:
     """Where the predictors of an edge or a cloud are kept unless told otherwise."""
     return cache_dir / "predictors" / f"{role}.skops"
+
+
+def for_threads(path: Path, threads: int) -> Path:
+    """Beside a file of predictors the one for so many threads: `edge-1t.skops` beside `edge.skops`."""
+    return path.with_name(f"{path.stem}-{threads}t{path.suffix}")

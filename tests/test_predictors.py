@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.specs import UnknownLayerError
 from predictor import correct, latency
@@ -16,7 +18,8 @@ from predictor.dataset import Dataset, Machine, Row, Whole
 from predictor.features import Described, table
 from predictor.forms import FORMS, fit
 from predictor.latency import Predictors, Start, combine
-from predictor.train import Score, fit_all, fit_kind
+from predictor.quality import MOST_KIND, Fitness, enough_s
+from predictor.train import Score, fit_all, fit_kind, fitness
 from tests.test_dataset import HERE, rows
 from utils.errors import AppError, MismatchError, UsageError
 
@@ -105,6 +108,60 @@ def test_nine_of_ten_errors_are_below_the_factor(predictors: Predictors) -> None
     measured = np.array([row.seconds for row in unseen])
     off = np.maximum(seconds / measured, measured / seconds)
     assert np.mean(off <= factors) > 0.75
+
+
+def test_a_kind_that_is_predicted_badly_is_weak_where_it_matters(
+    predictors: Predictors, layers: list[Described]
+) -> None:
+    assert set(predictors.errors) == {"conv", "dw_conv"}
+    assert all(1 <= factor < MOST_KIND for factor in predictors.errors.values())
+    least = min(layers, key=lambda layer: layer.spec.macs)
+    small = [replace(least, spec=replace(least.spec, kind="dw_conv"))]
+    assert predictors.weak([*layers, *small]) == {}
+    bad = replace(predictors, errors={"conv": 1.2, "dw_conv": 1.9})
+    assert bad.weak(small) == {"dw_conv": 1.9}
+    assert bad.weak([*layers, *small]) == {}, "one layer of fifty"
+    worse = replace(predictors, errors={"conv": 1.2, "dw_conv": 1e6})
+    assert worse.weak([*layers, *small]) == {"dw_conv": 1e6}, "it may take as long as all others"
+    older = replace(predictors, errors={}, whole_factor=1.6)
+    assert older.weak(layers) == {"conv": 1.6}, "files of before say only how far off whole networks are"
+    assert replace(older, errors={"conv": float("nan")}).weak(layers).keys() <= {"conv"}
+
+
+@pytest.mark.parametrize(
+    ("networks", "factor", "why"),
+    [(4, 1.1, "only 4 networks"), (5, 2.0, ""), (50, 2.01, "101 %"), (50, 55.59, "5459 %"), (50, float("nan"), "nan")],
+)
+def test_what_is_fit_for_use_is_a_stated_bound(networks: int, factor: float, why: str) -> None:
+    found = Fitness(networks, factor).why_not
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+def test_the_fitness_is_that_of_whole_networks_that_were_held_out() -> None:
+    lawful = [fit_kind("conv", rows(120))]
+    assert fitness(lawful).why_not == ""
+    assert fitness(lawful).networks < 24, "those of the test are not among them"
+    assert fitness(lawful).factor == pytest.approx(lawful[0].factor)
+    chance = np.random.default_rng(3)
+    wild = [replace(row, raw_s=(float(chance.lognormal(-8, 3)),)) for row in rows(120)]
+    assert "P90 error" in fitness([fit_kind("conv", wild, ("trees",))]).why_not
+
+
+@given(
+    rows=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 40)),
+    spent_s=st.floats(0.5, 500),
+    wanted=st.sets(st.sampled_from("abcd"), min_size=1),
+)
+def test_the_budget_that_would_do_is_more_than_was_spent(
+    rows: dict[str, int], spent_s: float, wanted: set[str]
+) -> None:
+    found = enough_s(rows, wanted, 12, spent_s)
+    least = min(rows.get(kind, 0) for kind in wanted)
+    assert (found is None) == (least >= 12)
+    if found is not None:
+        assert found > spent_s
+        assert max(1, least) * found / spent_s >= 12, "as they came so far there are enough by then"
 
 
 def test_starts_are_fitted_robustly() -> None:

@@ -8,18 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import deployment
 import edge_api
-from models.specs import KINDS
-from predictor import dataset
+from models.specs import KINDS, LayerSpec
+from predictor import dataset, latency
 from predictor.forms import FORMS
+from predictor.quality import MOST_KIND, MOST_WHOLE
 from predictor.train import fit_kind
+from runtime import survey
+from runtime.times import for_threads
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.test_dataset import PUBLISHED
 
@@ -30,14 +35,14 @@ ENOUGH = 12  # rows, for a regression
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers measured on this machine, as many as it takes."""
+    """Layers measured on this machine, as many as it takes, on one thread: two wait for each other beside others."""
     found = tmp_path_factory.mktemp("survey") / "edge"
     budget_s = 0.0
 
     def is_enough() -> bool:
         nonlocal budget_s
         budget_s += 3.0
-        arguments = ["profile", "--threads", THREADS, "--budget", f"{budget_s}s", "--output", str(found)]
+        arguments = ["profile", "--threads", "1", "--budget", f"{budget_s}s", "--output", str(found)]
         assert deployment.main(arguments) == 0
         rows = dataset.read(found).rows
         return set(rows) >= USUAL and all(len(rows[kind]) >= ENOUGH for kind in OF_LE_NET)
@@ -46,11 +51,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def made_up(folder: Path, to: Path, seconds: Callable[[LayerSpec, int], float]) -> Path:
+    """The same layers with other times: what this machine measures in a test, under whatever load, is chance."""
+    found = dataset.read(folder)
+    assert found.machine is not None
+    rows = {
+        kind: [replace(row, raw_s=(seconds(row.layer.spec, n),) * 3) for n, row in enumerate(kept)]
+        for kind, kept in found.rows.items()
+    }
+    dataset.write(to, rows, replace(found.machine, threads=int(THREADS)))
+    return to
+
+
+def lawful_s(spec: LayerSpec, _number: int) -> float:
+    """A time that a regression can find out."""
+    return 1e-5 + 1e-10 * (spec.macs + spec.in_bytes + spec.out_bytes + spec.weight_bytes)
+
+
 @pytest.fixture(scope="module")
 def fitted(folder: Path) -> Path:
-    """A cache folder with predictors for both roles."""
-    cache = folder.parent / "cache"
-    assert deployment.main(["fit", "--role", "edge", "--dataset", str(folder), "--cache-dir", str(cache)]) == 0
+    """A cache folder with predictors for both roles, fit for use."""
+    cache, rows = folder.parent / "cache", made_up(folder, folder.parent / "lawful", lawful_s)
+    assert deployment.main(["fit", "--role", "edge", "--dataset", str(rows), "--cache-dir", str(cache)]) == 0
     shutil.copy(cache / "predictors" / "edge.skops", cache / "predictors" / "cloud.skops")
     return cache
 
@@ -67,7 +89,7 @@ def test_rows_say_what_was_measured_and_where(folder: Path) -> None:
     found = dataset.read(folder)
     assert set(found.rows) <= set(KINDS)
     assert found.machine is not None
-    assert found.machine.threads == int(THREADS)
+    assert found.machine.threads == 1
     assert all(row.seconds > 0 and len(row.raw_s) >= 3 for rows in found.rows.values() for row in rows)
     wholes = dataset.read_whole(folder)
     assert wholes
@@ -120,7 +142,7 @@ def test_rows_of_another_machine_are_not_mixed_in(
     other.mkdir()
     for path in folder.iterdir():
         (other / path.name).write_text(path.read_text().replace(",cpu ", ",cpu Other "))
-    flags = ["profile", "--threads", THREADS, "--budget", "60s", "--output", str(other)]
+    flags = ["profile", "--threads", "1", "--budget", "60s", "--output", str(other)]
     assert deployment.main(flags) == 2
     assert "holds times of another machine" in capsys.readouterr().err
     (other / "about.json").write_text("{")
@@ -146,6 +168,76 @@ def test_evaluate_tells_how_good_every_kind_is(
     assert all(share > 0 for share in document["gap"]["alone_over_in_place"].values())
     picture = (tmp_path / "plots" / "conv.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
+
+
+def test_predictors_that_are_not_fit_for_use_are_not_installed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where other programs ran while it was measured: then the older ones stay."""
+    chance = np.random.default_rng(1)
+    rows = made_up(folder, tmp_path / "rows", lambda _spec, _number: float(chance.lognormal(-8, 3)))
+    for path in rows.iterdir():
+        if path.stem not in ("conv", "linear"):
+            path.unlink()  # two kinds say as much, and are fitted sooner
+    installed = tmp_path / "predictors" / "edge.skops"
+    installed.parent.mkdir()
+    installed.write_bytes(b"older")
+    flags = ["fit", "--dataset", str(rows), "--cache-dir", str(tmp_path), "--json"]
+    capsys.readouterr()
+    assert deployment.main(flags) == 1
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["installed"], document["fitness"]["is_fit"]) == (None, False)
+    assert document["fitness"]["p90_factor"] > document["fitness"]["most"] == MOST_WHOLE
+    assert document["fitness"]["why_not"] in shown.err
+    assert f"{installed} stays as it was" in shown.err
+    assert "deployment.py profile --fresh" in shown.err
+    assert installed.read_bytes() == b"older"
+    assert deployment.main([*flags[:-1], "--force"]) == 0
+    shown = capsys.readouterr()
+    assert f"saved  {installed}" in shown.out
+    assert "weak   conv" in shown.out
+    assert latency.load(installed).errors["conv"] > MOST_KIND
+
+
+def test_a_survey_that_lacks_kinds_names_the_budget_that_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["profile", "--threads", THREADS, "--budget", "0.5s", "--output", str(tmp_path / "d")]
+    document = run(capsys, *flags)
+    assert document["missing"]
+    assert all(rows < ENOUGH for rows in document["missing"].values())
+    assert document["enough_s"] > document["spent_s"]
+    assert deployment.main(flags) == 0
+    few, budget = capsys.readouterr().out.splitlines()[-2:]
+    assert few.startswith(f"too few rows to predict on {THREADS} threads: ")
+    assert budget == f"the budget is spent: --budget {document['enough_s']:.0f}s would do"
+
+
+def test_an_edge_is_measured_for_all_threads_and_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulated edge, one under a small quota and the lab's run one thread."""
+    monkeypatch.setattr("utils.inference_utils._AT_START", 2)
+    capsys.readouterr()
+    try:
+        assert deployment.main(["profile", "--budget", "1s", "--output", str(tmp_path / "d"), "--json"]) == 0
+    finally:
+        torch.set_num_threads(int(THREADS))
+    document = json.loads(capsys.readouterr().out)
+    both = [document, *document["also"]]
+    assert [each["measured_on"]["threads"] for each in both] == [2, 1]
+    assert [Path(each["folder"]).name for each in both] == ["d", "d-1t"]
+    assert all(each["networks"] for each in both)
+    assert survey.folder_of("edge", 2) == survey.DATASETS / "edge"
+    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge-1t"
+    assert survey.folder_of("cloud", 1) == survey.DATASETS / "cloud"
+    monkeypatch.setattr("utils.inference_utils._AT_START", 1)
+    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge"
+    assert survey.thread_counts("edge", "cpu", None) == (1,)
+    cloud = ["profile", "--role", "cloud", "--budget", "0.1s", "--output", str(tmp_path / "c"), "--json"]
+    assert deployment.main(cloud) == 0
+    assert json.loads(capsys.readouterr().out)["also"] == []
 
 
 def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,9 +313,56 @@ def test_auto_takes_what_there_is(fitted: Path, cloud: CloudProcess, edge_in: Ca
     for path in (fitted / "profiles").glob("le_net*"):
         path.unlink()
     assert source() == "predicted"
+    shown = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "12")
+    assert "times  predicted here (predictors of cpu " in shown.stdout
     flags = ["--cache-dir", str(fitted), "--threads", THREADS]
     assert deployment.main(["profile", "-t", "le_net", *flags]) == 0
     assert source() == "measured"
+
+
+def test_auto_measures_where_a_kind_is_predicted_badly(
+    fitted: Path,
+    tmp_path: Path,
+    cloud: CloudProcess,
+    edge_in: Callable[..., Finished],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = latency.load(fitted / "predictors" / "edge.skops")
+    path = tmp_path / "predictors" / "edge.skops"
+    latency.save(replace(good, errors={**good.errors, "conv": 5.0}), path)
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "12", "--json")
+    times = edge_in(tmp_path, *flags).document["times"]
+    told = "the P90 error of predictions is above 50 % for conv 400 %"
+    assert (times["edge"], times["edge_why"]) == ("measured", told)
+    assert f"{told}: the network is measured instead" in caplog.text
+    caplog.clear()
+    times = edge_in(tmp_path, *flags, "--times", "predicted").document["times"]
+    assert times["edge"] == "predicted"
+    assert f"{told}; --times auto would measure" in caplog.text
+
+
+def test_the_predictors_of_as_many_threads_are_taken(
+    fitted: Path, tmp_path: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]
+) -> None:
+    """Those of one thread lie beside those of all; where there are none for an emulated edge that is said."""
+    good = latency.load(fitted / "predictors" / "edge.skops")
+    assert good.machine is not None
+    path = tmp_path / "predictors" / "edge.skops"
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "12", "--emulate-cpu", "0.5", "--json")
+    try:
+        times = edge_in(tmp_path / "none", *flags).document["times"]
+        assert (times["edge"], times["edge_why"]) == ("measured", "no predictors for 1 thread")
+        latency.save(good, path)
+        times = edge_in(tmp_path, *flags, "--times", "auto").document["times"]
+        assert (times["edge"], times["edge_why"]) == ("measured", "no predictors for this machine with 1 thread")
+        for kept in (tmp_path / "profiles").iterdir():
+            kept.unlink()
+        latency.save(replace(good, machine=replace(good.machine, threads=1)), for_threads(path, 1))
+        times = edge_in(tmp_path, *flags).document["times"]
+        assert times["edge"] == "predicted"
+        assert ", 1 threads" in times["edge_why"]
+    finally:
+        torch.set_num_threads(int(THREADS))
 
 
 def test_a_cloud_may_predict_too(fitted: Path, edge_in: Callable[..., Finished]) -> None:

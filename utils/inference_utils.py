@@ -151,6 +151,15 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+_AT_START = torch.get_num_threads()
+
+
+def usual_threads() -> int:
+    """What `set_threads(None)` gives in a program of this machine that sets nothing."""
+    limit = cpu_limit()
+    return _AT_START if limit is None else min(_AT_START, max(1, int(limit.cores)))
+
+
 def available_cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

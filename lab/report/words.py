@@ -3,7 +3,7 @@
 import string
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,13 @@ class Words:
         if row.point == 0:
             return self("where_cloud")
         return self("where_after", cut=self.cut(row), layer=row.layer)
+
+    def doctor(self, found: Mapping[str, str]) -> str:
+        """What `lab doctor` warned of."""
+        key = f"doctor_{found['name'].lower().replace(' ', '_')}"
+        if key in self._texts:
+            return self(key, found=found["found"])
+        return " -> ".join(filter(None, (f"{found['name']}: {found['found']}", found["to_do"])))
 
     def objective(self, name: str) -> str:
         """What is least."""
