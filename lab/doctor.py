@@ -14,6 +14,7 @@ from typing import Any
 from lab import cgroup, hosts
 from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
+from lab.texts import now, padded, say
 from lab.token_bucket import tbf
 from utils.cpu_limit import cpu_limit
 
@@ -54,12 +55,19 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
-            print(f"removed {name}")
+            print(say("removed", name=name))
         for finding in found:
-            advice = f"  -> {finding.to_do}" if finding.to_do else ""
-            print(f"{finding.state:<8} {finding.name:<20} {finding.found}{advice}")
-        print(f"modes that work here: {', '.join(modes) or 'none'}")
+            print(line_of(finding))
+        print(say("modes", names=", ".join(modes) or say("no_modes")))
     return 0 if "emulated" in modes else 1
+
+
+def line_of(finding: Finding) -> str:
+    """For people, in the language that was chosen."""
+    retold = now().retold
+    advice = f"  -> {retold(finding.to_do)}" if finding.to_do else ""
+    state, name = say(f"state_{finding.state}"), retold(finding.name)
+    return f"{padded(state, 8)} {padded(name, 20)} {retold(finding.found)}{advice}"
 
 
 def _works(mode: str, found: list[Finding]) -> bool:

@@ -455,7 +455,7 @@ def test_end_to_end_errors_are_counted_however_short() -> None:
 
 def test_every_text_is_used() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py"))
-    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis)_")
+    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis|mode|host|version|by|flag)_")
     keys = tomllib.loads((Path(report.__file__).parent / "en.toml").read_text(encoding="utf-8"))
     assert [key for key in keys if not re.search(f"[\"']{key}[\"']", sources) and not built.match(key)] == []
 
@@ -523,7 +523,7 @@ def test_the_workbook_has_numbers_and_every_value_of_every_record(tmp_path: Path
     folder = write(tmp_path / "lab", RECORDED)
     assert run(folder) == 0
     book = openpyxl.load_workbook(folder / "report.xlsx")
-    assert book.sheetnames == ["table", "summary", "raw", "about"]
+    assert book.sheetnames == ["table", "summary", "charts", "best", "predicted", "raw", "about"]
     head, *rows = book["raw"].iter_rows(values_only=True)
     lines = (folder / RECORDS).read_text().splitlines()
     assert len(rows) == len(lines)
@@ -534,7 +534,7 @@ def test_the_workbook_has_numbers_and_every_value_of_every_record(tmp_path: Path
             expected = pytest.approx(told, rel=1e-12) if isinstance(told, float) else told
             assert shown[name] == (expected if told != "" else None), name
     table = list(book["table"].iter_rows(values_only=True))
-    total = table[0].index(W("total"))
+    total = table[0].index(f"{W('total')} (ms)")
     assert table[1][total] == pytest.approx(median(r.total_s for r in RECORDED[:3]) * 1e3, abs=1e-4)
     assert any(row[0] == W("best_title") for row in book["summary"].iter_rows(values_only=True))
 
