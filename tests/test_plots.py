@@ -1,5 +1,6 @@
 """The waterfall of many tasks: every stage is seen, and each row says where its task was cut."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
@@ -22,7 +23,7 @@ def test_no_stage_is_too_short_to_be_seen_and_none_hides_another(bars: list[Bar]
         assert now.length_s >= LEAST_S
         assert now.begin_s >= was.begin_s
         assert now.begin_s + now.length_s >= was.begin_s + was.length_s - 1e-9
-    for before, after in zip(drawn, drawn[1:], strict=False):
+    for before, after in pairwise(drawn):
         assert after.begin_s - before.begin_s >= LEAST_S * (1 - 1e-9)
 
 
