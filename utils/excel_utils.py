@@ -186,3 +186,5 @@ def _show_axes(chart: BarChart | ScatterChart, x: str, y: str) -> None:
     """With their names and numbers: without a word on it spreadsheets hide both."""
     for axis, name in ((chart.x_axis, x), (chart.y_axis, y)):
         axis.title, axis.delete = name, False
+    y_axis = chart.y_axis
+    y_axis.number_format, y_axis.numFmt.sourceLinked = "General", False

@@ -17,8 +17,8 @@ def best_times(grids: Sequence[Grid], w: Words) -> Table:
         for result in grid.results:
             where = (text(grid.model), text(w.cpu(result.cell.cpu)), text(w.link(result.cell)), *goal)
             rows.append((*where, *_times(result, w)))
-    keys = ("model", "cpu", "link", *(["objective"] if has_goals else []), "best_cut", "best_total", "auto")
-    keys += ("auto_total", "edge_ms", "cloud_ms")
+    keys = ("model", "cpu", "link", *(["objective"] if has_goals else []), "best_cut", "best_ms", "auto")
+    keys += ("auto_ms", "edge_ms", "cloud_ms")
     return Table("best", w("best_times"), w.head(*keys), tuple(rows), keys=keys)
 
 

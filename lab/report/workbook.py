@@ -97,7 +97,7 @@ def _best(table: Table, w: dict[str, str]) -> Plot:
         title=w["best_times"],
         axes=(w["cell_name"], w["axis_total"]),
         names=(0, table.column("best_cut") - 1),
-        values=tuple(table.column(key) for key in ("best_total", "auto_total", "edge_ms", "cloud_ms")),
+        values=tuple(table.column(key) for key in ("best_ms", "auto_ms", "edge_ms", "cloud_ms")),
         rows=(0, len(table.rows)),
         columns=2,
     )
