@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lab import texts
-from utils import cli
+from utils import cli, completion
 
 COMMANDS = {
     "run": "lab.run",
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     texts.choose(texts.wanted(arguments, os.environ))
+    if completion.VARIABLE in os.environ and completion.answer_commands(arguments, COMMANDS):
+        return 0
     if arguments[:1] == [texts.FLAG]:  # it may stand before the command, too
         arguments = [*arguments[2:3], *arguments[:2], *arguments[3:]]
     elif arguments[:1] and arguments[0].startswith(f"{texts.FLAG}="):

@@ -7,6 +7,7 @@ from pathlib import Path
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.chart import BarChart, Reference, ScatterChart, Series
+from openpyxl.chart.shapes import GraphicalProperties
 from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
@@ -21,6 +22,7 @@ BARS, STACKED, DOTS = "bars", "stacked", "dots"
 CHART_COLUMNS, CHART_ROWS = 9, 17
 """Of the sheet, under one chart of the usual size."""
 CHART_CM = (15.0, 8.0)
+DOT_COLOUR = "2F7FC1"
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ def _dots(of: Worksheet, plot: Plot, first: int, last: int) -> ScatterChart:
             series.graphicalProperties.line.width = 9525
         else:
             series.marker.symbol, series.marker.size = "circle", 5
+            series.marker.graphicalProperties = GraphicalProperties(solidFill=DOT_COLOUR)
+            series.marker.graphicalProperties.line.solidFill = DOT_COLOUR
             series.graphicalProperties.line.noFill = True
         chart.series.append(series)
     for axis in (chart.x_axis, chart.y_axis):
@@ -186,5 +190,5 @@ def _show_axes(chart: BarChart | ScatterChart, x: str, y: str) -> None:
     """With their names and numbers: without a word on it spreadsheets hide both."""
     for axis, name in ((chart.x_axis, x), (chart.y_axis, y)):
         axis.title, axis.delete = name, False
-    y_axis = chart.y_axis
-    y_axis.number_format, y_axis.numFmt.sourceLinked = "General", False
+    for axis in (chart.y_axis, chart.x_axis)[: 2 if isinstance(chart, ScatterChart) else 1]:
+        axis.number_format, axis.numFmt.sourceLinked = "General", False
