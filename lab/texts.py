@@ -163,7 +163,12 @@ class ChineseHelp(argparse.HelpFormatter):
         return "\n".join(indent + line for line in wrapped(" ".join(text.split()), width - len(indent)))
 
     def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None) -> str:
-        return super()._format_usage(usage, actions, groups, "用法：" if prefix is None else prefix)
+        mark = "用法：" if prefix is None else prefix
+        self._width -= width(mark) - len(mark)
+        try:
+            return super()._format_usage(usage, actions, groups, mark)
+        finally:
+            self._width += width(mark) - len(mark)
 
 
 def translate(parser: argparse.ArgumentParser, command: str, texts: Texts) -> None:
