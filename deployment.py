@@ -68,7 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate_flags = commands.add_parser("calibrate", help="try lossy codecs on pictures", description=what)
     _calibrate_flags(calibrate_flags)
     calibrate_flags.set_defaults(work=calibrate)
-    what = "Say where a network would be cut, for any link and load. Nothing is run, measured or connected to."
+    what = (
+        "Say where a network would be cut, for any link and load, from what was measured before. Nothing is connected "
+        "to; how the network's tensors pack is tried once where an edge never did."
+    )
     plan_flags = commands.add_parser("plan", help="say where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
@@ -103,7 +106,13 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--emulate-cpu", type=arguments.share, default=1.0, metavar="SHARE", help="of the edge's times"
     )
-    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
+    network.add_argument(
+        "--codec",
+        default="auto",
+        metavar="NAME",
+        help="how tensors are packed, as on the edge: raw, a codec, or auto, the best lossless one (default)",
+    )
+    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles and packed sizes")
     link = parser.add_argument_group("the link and the cloud")
     rate = arguments.checked(parse_rate)
     link.add_argument("--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit")
@@ -264,10 +273,11 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         goal=goal_of(options),
         power=options.power,
         radio=options.radio,
+        codec=options.codec,
     )
-    planned = make_plan(config)
+    planned = make_plan(config, progress)
     if options.export is not None:
-        export(planned.problem, options.export)
+        export(planned, options.export)
     pictures = draw_plan(planned, options.map, options.plots, progress)
     show_plan(planned, as_json=options.json, lines=[f"drawn  {path}" for path in pictures])
     return 0

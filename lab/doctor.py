@@ -70,6 +70,20 @@ def line_of(finding: Finding) -> str:
     return f"{padded(state, 8)} {padded(name, 20)} {retold(finding.found)}{advice}"
 
 
+def warnings(mode: str, out: Path) -> tuple[Finding, ...]:
+    """What makes numbers that are measured now in a mode worse than they could be."""
+    options = argparse.Namespace(out=out)
+    found = [check(options) for check in (*OF_NUMBERS, *((_netem,) if mode == "hosts" else ()))]
+    return tuple(each for each in found if each.state == WARNING)
+
+
+def warning_line(found: Finding) -> str:
+    """One of them, as a line, in the language that was chosen."""
+    retold = now().retold
+    advice = say("advice", text=retold(found.to_do)) if found.to_do else ""
+    return say("warning", name=retold(found.name), found=retold(found.found), advice=advice)
+
+
 def _works(mode: str, found: list[Finding]) -> bool:
     return not any(each.state == MISSING and each.needed_for in ("both", mode) for each in found)
 
@@ -227,6 +241,10 @@ def _left(_: argparse.Namespace) -> Finding:
     return Finding("leftovers", WARNING, names, "python -m lab doctor --clean", "both")
 
 
+OF_NUMBERS: tuple[Callable[[argparse.Namespace], Finding], ...] = (
+    *(_own_limit, _cores, _busy, _clock, _congestion, _disk, _left),
+)
+"""Those that say how good numbers can be in either mode."""
 CHECKS: tuple[Callable[[argparse.Namespace], Finding], ...] = (
     *(_root, _tools, _namespaces, _netem, _quota),
     *(_own_limit, _cores, _busy, _clock, _threads, _torch, _congestion, _disk, _left),

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,10 @@ PACKAGES = ("torch", "torchvision", "numpy")
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
-def environment(mode: str, why: str, cpu_period_s: float | None, cloud_threads: int) -> Environment:
-    """Of this machine, now."""
+def environment(
+    mode: str, why: str, cpu_period_s: float | None, cloud_threads: int, warnings: Sequence[Mapping[str, str]] = ()
+) -> Environment:
+    """Of this machine, now; `warnings` are those of `lab doctor`."""
     import torch
 
     from utils.inference_utils import device_name
@@ -31,7 +34,8 @@ def environment(mode: str, why: str, cpu_period_s: float | None, cloud_threads: 
     versions = {"python": platform.python_version(), "project": VERSION}
     versions |= {name: found for name in PACKAGES if (found := version_of(name)) is not None}
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return Environment(mode, why, host, versions, 1, congestion_control(), started, cpu_period_s)
+    cc = congestion_control()
+    return Environment(mode, why, host, versions, 1, cc, started, cpu_period_s, tuple(warnings))
 
 
 def version_of(package: str) -> str | None:

@@ -9,6 +9,7 @@ from statistics import median
 from lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
 from lab.field import LinkWanted
 from lab.records import Cell, Record
+from lab.regret import Regret, Run, regret
 from lab.spec import Spec
 
 SPREAD = 0.15
@@ -141,22 +142,17 @@ class Best:
     total_s: float
     auto_point: int | None
     auto_s: float | None
-    chosen_s: float | None
-    """Of what the edge chose, of `auto-raw` where that is there: as it was measured among the points where it was, else
-    its own measurement."""
+    """Of the edge's own choice as it was measured; of `auto-raw` where only that was run."""
+    judged: Regret | None
+    """That choice against the best point."""
     is_unstable: bool
     tried: int
     """How many fixed points were measured, or cannot be the best."""
 
     @property
-    def regret(self) -> float | None:
-        """By which share the edge's own choice takes longer than the best that was tried, itself included: 0 or more.
-
-        None where too few fixed points were measured to call one of them the best.
-        """
-        if self.chosen_s is None or self.tried < LEAST_POINTS:
-            return None
-        return max(0.0, self.chosen_s / self.total_s - 1)
+    def regret(self) -> Regret | None:
+        """Of the edge's own choice (lab.regret); None where too few points were measured to call one the best."""
+        return None if self.tried < LEAST_POINTS else self.judged
 
 
 def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[Best]:
@@ -172,23 +168,27 @@ def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[B
 
 
 def _best(kept: Sequence[list[Record]], is_exhaustive: bool) -> Best | None:
-    totals = [(median(record.total_s for record in group), group) for group in kept]
+    right = [group for group in kept if not any(record.matches is False for record in group)]
+    totals = [(median(record.total_s for record in group), group) for group in right]
     points = [pair for pair in totals if pair[1][0].who == POINT]
     if not points:
         return None
     total_s, group = min(points, key=lambda pair: pair[0])
-    chosen = {other[0].who: (s, other[0]) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
+    chosen = {other[0].who: (s, other) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
     first = group[0]
     tried = int(first.plan.get("points", len(points))) if is_exhaustive else len(points)
     is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
     if not chosen:
         return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, tried)
     auto_s, auto = chosen.get(AUTO) or chosen[AUTO_RAW]
-    chosen_s, choice = chosen.get(AUTO_RAW, (auto_s, auto))
-    same = [s for s, other in points if (other[0].point, other[0].codec) == (choice.point, choice.codec)]
-    if same and choice.point is not None:
-        chosen_s = same[0]
-    return Best(first.cell, first.point, first.layer, total_s, auto.point, auto_s, chosen_s, is_unstable, tried)
+    judged = regret(_run(auto), [_run(other) for _, other in points], [_run(other) for _, other in totals])
+    return Best(first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, judged, is_unstable, tried)
+
+
+def _run(group: Sequence[Record]) -> Run:
+    """The repeats of one cut for lab.regret."""
+    first = group[0]
+    return Run.of((first.point, "" if first.ran_here else first.codec), [record.total_s for record in group])
 
 
 def agreement(

@@ -22,6 +22,8 @@ EDGE = "edge"
 """`completed_by` of an inference that needed no cloud."""
 SPEC, ENVIRONMENT, RECORDS, LOGS = "spec.toml", "environment.json", "records.jsonl", "logs"
 MAX_LINE = 16 << 20
+NOT_COMPARED = ("why_mode", "started", "schema", "warnings")
+"""Fields of an environment that may differ between measurements in one table."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,14 @@ class Environment:
     started: str
     cpu_period_s: float | None = None
     """Of the quota, in hosts mode."""
+    warnings: tuple[Mapping[str, str], ...] = ()
+    """What `lab doctor` warned of while it was measured: name, found, to_do."""
     schema: int = field(default=SCHEMA)
 
     @property
     def comparable(self) -> dict[str, Any]:
         """What must be the same for two measurements to stand in one table."""
-        return {name: value for name, value in asdict(self).items() if name not in ("why_mode", "started", "schema")}
+        return {name: value for name, value in asdict(self).items() if name not in NOT_COMPARED}
 
     @property
     def key(self) -> str:
@@ -165,7 +169,7 @@ class Environment:
 
     def to_json(self) -> dict[str, Any]:
         """environment.json."""
-        return {**asdict(self), "key": self.key}
+        return {**asdict(self), "warnings": [dict(each) for each in self.warnings], "key": self.key}
 
     @classmethod
     def from_json(cls, document: Any) -> "Environment":
@@ -173,9 +177,15 @@ class Environment:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"it is no environment of schema {SCHEMA}")
         try:
-            return cls(**{each.name: document[each.name] for each in fields(cls)})
+            known = {each.name: document[each.name] for each in fields(cls) if each.name != "warnings"}
+            return cls(**known, warnings=_warnings(document.get("warnings", ())))
         except (KeyError, TypeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from None
+
+
+def _warnings(found: Any) -> tuple[Mapping[str, str], ...]:
+    """Those of a document; older ones have none."""
+    return tuple({name: str(each[name]) for name in ("name", "found", "to_do")} for each in found)
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -247,12 +257,17 @@ def write_environment(folder: Path, environment: Environment) -> None:
     """
     path = folder / ENVIRONMENT
     if path.exists():
-        different = read_environment(folder).differences(environment)
+        before = read_environment(folder)
+        different = before.differences(environment)
         if different:
             raise MismatchError(
                 f"{folder} holds measurements of another environment ({'; '.join(different)}): give another --out"
             )
-        return
+        known = {each["name"] for each in before.warnings}
+        fresh = tuple(each for each in environment.warnings if each["name"] not in known)
+        if not fresh:
+            return
+        environment = replace(before, warnings=(*before.warnings, *fresh))
     write_atomically(path, json.dumps(environment.to_json(), indent=1) + "\n")
 
 

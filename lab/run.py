@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab import cell as measuring
+from lab import doctor
 from lab import spec as specs
 from lab.choices import CLOUD_FLAGS, CONTENDERS
 from lab.cleaner import Cleaner, cleaner
@@ -97,8 +98,11 @@ def main(options: argparse.Namespace) -> int:
     mode, why = choose(spec.mode, MODES)
     cli.complain(say("mode", name=mode.name, why=now().retold(why)))
     make_folder(folder, spec)
+    warned = doctor.warnings(mode.name, folder)
+    for each in warned:
+        cli.complain(say("lab_warning", line=doctor.warning_line(each)))
     with stopping_in_order(), on_terminal() as progress:
-        failures = Run(spec, folder, mode, why, progress).everything()
+        failures = Run(spec, folder, mode, why, progress, warned).everything()
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
@@ -156,6 +160,8 @@ class Run:
     mode: Mode
     why: str
     progress: Show
+    warned: Sequence[doctor.Finding] = ()
+    """What makes the numbers worse than they could be."""
     _done: dict[Key, list[Record]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     """Points of each network, once it is known."""
@@ -172,7 +178,8 @@ class Run:
             held = stack.enter_context(cleaner())
             where = stack.enter_context(self.mode.open(held))
             threads = self.spec.cloud_threads or len(cores().cloud) or os.cpu_count() or 1
-            found = environment(self.mode.name, self.why, where.cpu_period_s, threads)
+            warned = [{"name": each.name, "found": each.found, "to_do": each.to_do} for each in self.warned]
+            found = environment(self.mode.name, self.why, where.cpu_period_s, threads, warned)
             write_environment(self.folder, found)
             writer = stack.enter_context(open_records(self.folder))
             self._done = groups(read(self.folder)[1])

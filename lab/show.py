@@ -1,11 +1,12 @@
 """What `lab run` and `lab compare` print."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING
 
 from lab.grid import UNSTABLE, Best, Place, groups, summary
 from lab.records import Cell, Record
+from lab.regret import Summary
 from lab.texts import say
 from utils.units import format_seconds
 
@@ -35,20 +36,32 @@ def table(found: Sequence[Best]) -> "Table":
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False)
-    for name in ("cell", "best_point", "layer", "total", "auto", "total_of_auto", "regret", ""):
-        made.add_column(say(name) if name else "", justify="left" if name in ("cell", "layer", "") else "right")
+    for name in ("cell", "best_point", "layer", "total", "auto", "total_of_auto", "regret", "noise", "", " "):
+        left = name.strip() in ("cell", "layer", "")
+        made.add_column(say(name) if name.strip() else name, justify="left" if left else "right")
     for best in found:
         auto = (say("several") if best.auto_point is None else str(best.auto_point)) if best.auto_s is not None else "-"
         auto_s = "-" if best.auto_s is None else format_seconds(best.auto_s)
-        regret = "-" if best.regret is None else f"{best.regret:+.1%}"
+        judged = best.regret
+        regret = (
+            ("-", "-", "")
+            if judged is None
+            else (f"{judged.share:.1%}", f"{judged.noise:.1%}", say(f"verdict_{judged.verdict}"))
+        )
         shaky = say("unstable") if best.is_unstable else ""
         point = (str(best.point), best.layer, format_seconds(best.total_s))
-        made.add_row(cell_text(best.cell), *point, auto, auto_s, regret, shaky)
-    regrets = [best.regret for best in found if best.regret is not None]
-    if regrets:
-        made.caption = say("regrets", mean=f"{fmean(regrets):+.1%}", most=f"{max(regrets):+.1%}")
-        made.caption_justify = "left"
+        made.add_row(cell_text(best.cell), *point, auto, auto_s, *regret, shaky)
+    made.caption = _regret_line(Summary.of([best.regret for best in found if best.regret is not None]))
+    made.caption_justify = "left"
     return made
+
+
+def _regret_line(found: Summary | None) -> str | None:
+    """The regret of all cells; every number in it is of the table."""
+    if found is None:
+        return None
+    shown = {name: f"{getattr(found, name):.1%}" for name in ("mean", "worst", "worst_noise")}
+    return say("regrets", better=found.better, of=found.cells, equal=found.equal, bad=found.worse, **shown)
 
 
 def who_table(records: Sequence[Record]) -> "Table":

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from models.graph import LayerGraph
 from partition import chain
-from partition.cost import LATENCY, Link, Prediction, Problem, StageWeights, parts_of, predict
+from partition.cost import LATENCY, Link, Packed, Prediction, Problem, StageWeights, parts_of, predict
 from partition.envelope import Line, envelope
 from partition.mincut import CutSolver
+from partition.packing import RAW, Allowed
 
 SLOWEST, FASTEST = 125.0, 12.5e9  # bytes per second: 1 kbit to 100 gbit
 WeightsAt = Callable[[Link], StageWeights]
@@ -38,6 +39,29 @@ class Region:
     head: frozenset[int]
     line: Line
     """Its value over 1 / upload rate."""
+    codec: str = RAW
+    """How what crosses is packed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A cut, and how each tensor that crosses it travels; nothing where the problem says that itself."""
+
+    head: frozenset[int]
+    ways: tuple[tuple[int, Packed], ...] = ()
+
+    def of(self, problem: Problem) -> Problem:
+        """The problem with these ways."""
+        if not self.ways:
+            return problem
+        packed = [Packed(RAW, layer.out_bytes) for layer in problem.graph.layers]
+        for layer, way in self.ways:
+            packed[layer] = way
+        return replace(problem, packed=packed)
+
+    @property
+    def codec(self) -> str:
+        return ",".join(dict.fromkeys(way.codec for _, way in self.ways)) or RAW
 
 
 @dataclass(frozen=True)
@@ -55,29 +79,37 @@ class DecisionMap:
         link_at: Callable[[float], Link] | None = None,
         weights_at: WeightsAt = lambda _: LATENCY,
         between: tuple[float, float] = (SLOWEST, FASTEST),
+        allowed: Allowed | None = None,
     ) -> "DecisionMap":
         """Search all upload rates between two, in bytes per second.
 
         `link_at` is the link of a rate; its download has to be fixed or in proportion. `weights_at` must weigh every
         stage but the upload and the download the same whatever the link: 1 for latency, watts of a radio that are
-        linear in the rate for energy. Raises ValueError as `best_cut` does.
+        linear in the rate for energy. With `allowed` each rate has its own best lossless codecs, and a region ends
+        where they change too. Raises ValueError as `best_cut` does.
         """
         graph, at = problem.graph, link_at or follow(problem.link)
         solver = None if graph.is_chain else CutSolver(graph)
 
-        def lowest(x: float) -> frozenset[int]:
+        def lowest(x: float) -> _Cut:
             link = at(1 / x)
-            return best_cut(replace(problem, link=link), weights_at(link), solver)
+            there, weights = replace(problem, link=link), weights_at(link)
+            if allowed is None:
+                return _Cut(best_cut(there, weights, solver))
+            exact = allowed.exact(there, weights)
+            head = best_cut(exact, weights, solver)
+            return _Cut(head, tuple((n, exact.packed[n]) for n in graph.boundary(head)) if exact.packed else ())
 
-        def line_of(head: frozenset[int]) -> Line:
-            xs = 1 / between[1], 1 / between[0]
-            values = [weights_at(at(1 / x)).value(_predicted(problem, head, at(1 / x))) for x in xs]
+        def line_of(cut: _Cut) -> Line:
+            xs, sent = (1 / between[1], 1 / between[0]), cut.of(problem)
+            values = [weights_at(at(1 / x)).value(_predicted(sent, cut.head, at(1 / x))) for x in xs]
             slope = (values[1] - values[0]) / (xs[1] - xs[0])
             return Line(values[0] - slope * xs[0], slope)
 
         pieces = envelope(lowest, line_of, 1 / between[1], 1 / between[0])
         ends = [*(1 / piece.begin for piece in pieces[1:]), between[0]]
-        regions = [Region(end, piece.item, piece.line) for piece, end in zip(pieces, ends, strict=True)][::-1]
+        found = zip(pieces, ends, strict=True)
+        regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in found][::-1]
         return cls(graph, tuple(regions), tuple(region.from_bytes_per_s for region in regions))
 
     def lookup(self, up_bytes_per_s: float) -> frozenset[int]:

@@ -17,10 +17,12 @@ are right.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+CLOCK = "work, "
 STEPS = 32  # places in the period where work may begin
 OVERDRAFTS_S = (-0.0004, 0.0002, 0.0006, 0.001)
 """Below zero is a debt. These fit work of 0.5 to 75 ms under quotas of 1 to 30 ms, Linux 6.18, 250 ticks a second."""
@@ -32,6 +34,21 @@ class Quota:
 
     share: float
     period_s: float
+
+    @property
+    def clock(self) -> str:
+        """What profiles call times of work under it. Bursts with pauses between them find cold caches, so work under
+        one quota is not work under another."""
+        return f"{CLOCK}{self.share:.3g} of {self.period_s * 1e3:g} ms"
+
+    @classmethod
+    def of_clock(cls, name: str) -> "Quota | None":
+        """The quota of a profile's clock; None where it had none."""
+        found = re.fullmatch(rf"{CLOCK}([0-9.e+-]+) of ([0-9.e+-]+) ms", name)
+        try:
+            return None if found is None else cls(float(found[1]), float(found[2]) / 1e3)
+        except ValueError:
+            return None
 
     def elapsed_s(self, work_s: float) -> float:
         """Mean seconds that `work_s` seconds of work of one thread take after a rest."""

@@ -206,9 +206,8 @@ class TorchExecutor:
 
     @property
     def _clock_name(self) -> str:
-        """Bursts with pauses between them find cold caches, so work under one quota is not work under another."""
         if self._quota is not None:
-            return f"work, {self._quota.share:.3g} of {self._quota.period_s * 1e3:g} ms"
+            return self._quota.clock
         return "wall" if self._share is None else "work"
 
     def look_for_limit(self) -> None:

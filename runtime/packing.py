@@ -4,13 +4,10 @@ Sizes differ from input to input, so they are what one input gave; seconds are a
 tensor is too short to be timed. Unpacking is the cloud's, and reckoned at this device's rate, which overstates it.
 """
 
-import hashlib
-import json
 import logging
-import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,23 +22,19 @@ from models.trace import Traced
 from net import codec
 from net.codec import CODECS, OPTIONAL, Encoded
 from net.tensors import RAW, Array
-from partition.cost import Packed
 from partition.packing import Allowed
 from predictor.profile import Progress
 from runtime import calibration
 from runtime.calibration import Calibration
 from runtime.executor import Executor, Network
+from runtime.packing_store import AUTO as AUTO
+from runtime.packing_store import Packing as Packing
+from runtime.packing_store import lossless, path_of, read, write
 from utils.errors import MismatchError, UsageError
-from utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-MAX_FILE_BYTES = 16 << 20
 TIMED_BYTES = 1 << 14  # smaller tensors say nothing about the rate of a codec
-LOSSLESS = ("zstd",)
-OF_INPUT = ("pixels", "pixels+zstd")
-AUTO = "auto"
 
 
 def check_codec(name: str) -> None:
@@ -59,34 +52,6 @@ def check_taken(name: str, known: Collection[str]) -> None:
 def is_lossless(codecs: Iterable[str]) -> bool:
     """Whether every bit comes back."""
     return all(CODECS[name].is_lossless for name in codecs)
-
-
-Sizes = Mapping[tuple[int, str], int]
-"""Bytes of a layer's output, by layer and codec; what a codec does not take is missing."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Sizes, and for each codec the seconds of packing and unpacking a byte of the tensor as it is."""
-
-    sizes: Sizes
-    rates: Mapping[str, tuple[float, float]]
-
-    def joined(self, other: "Packing") -> "Packing":
-        """Both; where they differ, the other one."""
-        return Packing({**self.sizes, **other.sizes}, {**self.rates, **other.rates})
-
-    def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
-        """How the output of a layer may travel, from a device of which only a share is there."""
-        whole = graph.layers[layer].out_bytes
-        found = []
-        for name in codecs:
-            if name == RAW:
-                found.append(Packed(RAW, whole))
-            elif (layer, name) in self.sizes:
-                encode_s, decode_s = (rate * whole for rate in self.rates.get(name, (0.0, 0.0)))
-                found.append(Packed(name, self.sizes[layer, name], encode_s / share, decode_s))
-        return found
 
 
 @dataclass(frozen=True)
@@ -108,9 +73,7 @@ class Wanted:
 
     def lossless(self, layer: int) -> tuple[str, ...]:
         """Codecs that may be used for the output of a layer whatever else crosses."""
-        if self.codec != AUTO:
-            return self._known((self.codec,))
-        return self._known((RAW, *LOSSLESS, *OF_INPUT) if layer == INPUT else (RAW, *LOSSLESS))
+        return self._known(lossless(self.codec, layer))
 
     def lossy(self, graph: LayerGraph, layer: int) -> tuple[str, ...]:
         """Those that may be used where nothing else crosses."""
@@ -167,11 +130,15 @@ def packing_of(
     arrays = [np.asarray(network.example.tensor)] if inputs is None else inputs
     of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
     inner = {(n, name) for n, name in needed if n != INPUT}
-    path = _path_of(folder, network)
-    packing, tried = _kept(path)
+    path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
+    kept = read(path)
+    packing, tried = kept.packing, kept.tried
     if not inner <= tried:
         packing = packing.joined(measure(network.traced, network.example.tensor, inner, progress))
-        _keep(path, packing, tried | inner)
+        tried |= inner
+    now = kept.with_input(of_input, {(n, name) for n, name in needed if n == INPUT})
+    if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
+        write(path, replace(now, packing=packing, tried=tried))
     return of_input.joined(packing)
 
 
@@ -251,38 +218,6 @@ class _Watch(fx.Interpreter):
                 self.tries.measure(number, name, array)
             self._progress(number / len(self._numbers))
         return value
-
-
-def _path_of(folder: Path, network: Network) -> Path:
-    graph = network.traced.graph
-    text = f"{graph.digest} {network.loaded.digest} {SCHEMA}"
-    return folder / "packing" / f"{graph.name.replace(':', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-
-
-def _kept(path: Path) -> tuple[Packing, set[tuple[int, str]]]:
-    """What was measured before, and what was tried then; nothing where there is no such file, or a damaged one."""
-    nothing: tuple[Packing, set[tuple[int, str]]] = (Packing({}, {}), set())
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return nothing
-        document = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {(int(number), str(name)): int(size) for number, name, size in document["sizes"]}
-        rates = {str(name): (float(e), float(d)) for name, (e, d) in document["rates"].items()}
-        tried = {(int(number), str(name)) for number, name in document["tried"]}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return nothing  # it is measured again
-    numbers = [*sizes.values(), *(rate for pair in rates.values() for rate in pair)]
-    return (Packing(sizes, rates), tried) if all(0 <= number < math.inf for number in numbers) else nothing
-
-
-def _keep(path: Path, packing: Packing, tried: set[tuple[int, str]]) -> None:
-    sizes = [[number, name, size] for (number, name), size in packing.sizes.items()]
-    document = {"sizes": sizes, "rates": packing.rates, "tried": sorted(tried)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(document))
-    except OSError as error:
-        log.warning("cannot save %s (%s): it will be measured again next time", path, error.strerror)
 
 
 def pack(

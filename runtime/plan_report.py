@@ -10,16 +10,18 @@ from rich.text import Text
 
 from models.graph import LayerGraph
 from partition.decision_map import Region
+from partition.packing import RAW
 from partition.pareto import Tradeoff
+from predictor.profile import ProfileKey
 from runtime.plan_table import candidate_json, candidates_table, cut_line, legend, part_json, part_line, why_line
-from runtime.whatif import Planned
+from runtime.whatif import Planned, Source
 from utils.units import format_bytes, format_rate, format_seconds
 
 
 def to_json(planned: Planned) -> dict[str, Any]:
     """The document of `deployment.py plan --json`."""
     graph, decision, link = planned.graph, planned.decision, planned.problem.link
-    boundary = decision.boundary(graph)
+    boundary, source = decision.boundary(graph), planned.source
     document: dict[str, Any] = {
         "model": graph.name,
         "objective": decision.objective,
@@ -28,6 +30,11 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "head": _ids(graph, decision.head),
         "boundary": _ids(graph, boundary),
         "boundary_bytes": graph.bytes_of(boundary),
+        "packed_bytes": sum(planned.problem.crossing((layer,)).bytes for layer in boundary),
+        "codec": decision.codec,
+        "packing": planned.counted.packing,
+        "packing_source": planned.counted.source,
+        "times": None if source is None or source.edge is None else _times(source),
         "segments": [part_json(graph, part) for part in decision.parts],
         "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
         "energy_j": planned.energy_j,
@@ -46,6 +53,13 @@ def to_json(planned: Planned) -> dict[str, Any]:
     return document
 
 
+def _times(source: Source) -> dict[str, Any]:
+    """Which profiles a plan is from."""
+    sides = {"edge": source.edge, "cloud": source.cloud}
+    keys = {side: kept.profile.key for side, kept in sides.items() if kept is not None}
+    return {side: {"device": key.device, "threads": key.threads, "clock": key.clock} for side, key in keys.items()}
+
+
 def _ids(graph: LayerGraph, numbers: Iterable[int]) -> list[str]:
     return [graph.layers[number].id for number in sorted(numbers)]
 
@@ -56,18 +70,52 @@ def _tradeoff(graph: LayerGraph, found: Tradeoff) -> dict[str, Any]:
 
 def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
     boundary = _ids(graph, graph.boundary(region.head))
-    return {"from_bytes_per_s": region.from_bytes_per_s, "boundary": boundary, "head_layers": len(region.head)}
+    where = {"from_bytes_per_s": region.from_bytes_per_s, "boundary": boundary, "head_layers": len(region.head)}
+    return where | {"codec": region.codec}
 
 
 def show(planned: Planned, console: Console) -> None:
     """Print the plan."""
     console.print(_headline(planned), highlight=False)
-    console.print(candidates_table(planned.graph, planned.decision))
+    console.print(candidates_table(planned.graph, planned.decision, _rate(planned)), highlight=False)
     console.print(legend(), highlight=False)
     if planned.map is not None:
         console.print(_map_table(planned), highlight=False)
     if planned.config.goal.objective in ("energy", "weighted"):
         console.print(_front_table(planned), highlight=False)
+
+
+def _rate(planned: Planned) -> float | None:
+    """Of the upload, where what crosses is packed: bytes are then told from the seconds that they take."""
+    return None if planned.counted.allowed is None else planned.problem.link.up_bytes_per_s
+
+
+_PACKING = {
+    "measured": "packed as was measured on the edge, {source}",
+    "given": "packed as {source} says",
+    "raw": "counted as they are: {source}",
+}
+
+
+def _bytes_line(planned: Planned) -> str:
+    counted = planned.counted
+    return f"bytes  {_PACKING[counted.packing].format(source=counted.source or 'nothing says how they pack')}"
+
+
+def _times_lines(planned: Planned) -> list[str]:
+    """Whose times these are, and a warning where an emulated edge would not have them."""
+    source = planned.source
+    if source is None or source.edge is None or source.cloud is None:
+        return []
+    edge, cloud = source.edge.profile.key, source.cloud.profile.key
+    lines = [f"times  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
+    if planned.config.cpu_share < 1 and edge.threads > 1:
+        lines.append("       an emulated edge runs 1 thread: deployment.py profile --threads 1 measures that")
+    return lines
+
+
+def _threads(key: ProfileKey) -> str:
+    return f"{key.threads} thread{'' if key.threads == 1 else 's'} of {key.device} ({key.clock})"
 
 
 def _headline(planned: Planned) -> Group:
@@ -77,7 +125,9 @@ def _headline(planned: Planned) -> Group:
     lines = [
         f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} points",
         f"link   up {up}, down {down}, round trip {rtt}; load of the cloud {planned.problem.cloud.load:g}",
-        f"cut    {cut_line(graph, decision)}",
+        *_times_lines(planned),
+        _bytes_line(planned),
+        f"cut    {cut_line(graph, decision, _rate(planned))}",
         *(f"       {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
         f"why    {why_line(decision)}, found in {found_s}",
         f"time   {format_seconds(predicted.total_s)}; longest stage {format_seconds(predicted.longest_s)}",
@@ -106,7 +156,9 @@ def _map_table(planned: Planned) -> Table:
             format_rate(region.from_bytes_per_s) if number else "0",
             format_bytes(graph.bytes_of(boundary)) if boundary else "-",
             str(len(region.head) - 1),
-            Text(names + more if boundary else "all on the edge"),
+            Text(
+                names + more + ("" if region.codec == RAW else f" [{region.codec}]") if boundary else "all on the edge"
+            ),
         )
     return table
 

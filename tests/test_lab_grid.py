@@ -143,37 +143,48 @@ def test_the_best_point_and_what_the_own_choice_takes_longer() -> None:
             assert found.layer == LAYERS[best_point(cell)][0]
             assert found.auto_point == auto
             least_s, auto_s = (stages(cell, point)["total_s"] for point in (best_point(cell), auto))
-            assert found.regret == pytest.approx(auto_s / least_s - 1)
+            assert found.regret is not None
+            assert found.regret.share == pytest.approx(auto_s / least_s - 1)
 
 
-def test_regret_is_that_of_the_cut_as_it_was_measured_among_the_points() -> None:
-    """Not of the run of its own, which has another noise; unless nobody else has its cut and codec."""
-    points = measured(CELL)
-    slow = [replace(each, measured={**each.measured, "total_s": 9.0}) for each in measured(CELL, AUTO, [1])]
+def test_regret_is_of_the_choice_as_it_was_measured_and_two_runs_of_one_cut_are_noise() -> None:
+    points, best = measured(CELL), best_point(CELL)
+    slow = [replace(each, measured={**each.measured, "total_s": 9.0}) for each in measured(CELL, AUTO, [best])]
     found = only([*points, *slow])
     assert found.auto_s == 9.0
-    assert found.chosen_s == pytest.approx(stages(CELL, 1)["total_s"])
-    packed = [replace(each, codec="zstd") for each in slow]
-    assert only([*points, *packed]).chosen_s == 9.0
+    assert found.regret is not None
+    assert found.regret.share == pytest.approx(9.0 / found.total_s - 1)
+    assert (found.regret.noise, found.regret.verdict) == (pytest.approx(found.regret.share), "equal")
     several = [replace(each, point=None) for each in slow]
-    found = only([*points, *several])
-    assert (found.auto_point, found.auto_s, found.chosen_s) == (None, 9.0, 9.0)
+    for other in ([replace(each, codec="zstd") for each in slow], several):
+        judged = only([*points, *other]).regret
+        assert judged is not None
+        assert (judged.share, judged.verdict) == (pytest.approx(9.0 / found.total_s - 1), "worse")
+    assert only([*points, *several]).auto_point is None
 
 
-def test_where_the_own_choice_may_pack_the_one_that_may_not_is_compared_with_the_points() -> None:
+def test_a_wrong_answer_is_not_the_best_point() -> None:
+    best = best_point(CELL)
+    wrong = [replace(each, matches=False) if each.point == best else each for each in measured(CELL)]
+    assert only(wrong).point != best
+
+
+def test_the_choice_that_may_not_pack_is_judged_where_only_that_was_run() -> None:
     packs = [replace(each, measured={**each.measured, "total_s": 0.01}) for each in measured(CELL, AUTO, [0], "zstd")]
     found = only([*measured(CELL), *packs, *measured(CELL, AUTO_RAW, [2])])
     assert (found.auto_point, found.auto_s) == (0, 0.01)
-    assert found.chosen_s == pytest.approx(stages(CELL, 2)["total_s"])
+    assert found.regret is not None
+    assert found.regret.verdict == "better"
     alone = only([*measured(CELL), *measured(CELL, AUTO_RAW, [2])])
     assert alone.auto_point == 2
-    assert alone.chosen_s == found.chosen_s
+    assert alone.regret is not None
+    assert alone.regret.share == pytest.approx(stages(CELL, 2)["total_s"] / alone.total_s - 1, abs=1e-9)
 
 
 def test_without_points_there_is_no_best_and_without_a_choice_no_regret() -> None:
     assert summary(measured(CELL, AUTO, [1])) == []
     found = only([*measured(CELL), *measured(CELL, "dads", [0])])
-    assert (found.point, found.auto_s, found.chosen_s, found.regret) == (best_point(CELL), None, None, None)
+    assert (found.point, found.auto_s, found.regret) == (best_point(CELL), None, None)
 
 
 def test_any_unstable_group_makes_its_cell_unstable_but_no_other() -> None:

@@ -74,6 +74,25 @@ def test_a_damaged_line_in_the_middle_is_named(folder: Path, line: str) -> None:
         records.read(folder)
 
 
+def test_warnings_of_the_machine_are_kept_once_and_make_no_other_environment(folder: Path) -> None:
+    cores, load = ({"name": name, "found": "2", "to_do": ""} for name in ("cores", "other work"))
+    for warnings in ((cores,), (cores, load), (), ({**load, "found": "9"},)):
+        records.write_environment(folder, replace(ENVIRONMENT, warnings=warnings))
+    found = records.read_environment(folder)
+    assert found.warnings == (cores, load)
+    assert found.key == ENVIRONMENT.key
+    append(folder, record())
+    assert records.read(folder)[0] == found
+
+
+@pytest.mark.parametrize("warnings", [None, 3, ["x"], [{"name": "cores"}]])
+def test_damaged_warnings_are_named(folder: Path, warnings: object) -> None:
+    document = json.loads((folder / records.ENVIRONMENT).read_text()) | {"warnings": warnings}
+    (folder / records.ENVIRONMENT).write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="is damaged"):
+        records.read_environment(folder)
+
+
 def test_another_device_is_refused_by_name(folder: Path) -> None:
     records.write_environment(folder, replace(ENVIRONMENT, why_mode="another reason", started="later"))
     with pytest.raises(MismatchError, match=r"host\.cores: 4 there, 8 here") as refused:

@@ -26,9 +26,9 @@ from lab.report.document import BAD, Document, Entry, Table, data_lines, show_jo
 from lab.report.grid import Grid, grids_of
 from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks, ticks
-from lab.report.tables import best_table, heat_tables, regret_of
+from lab.report.tables import best_table, heat_tables, regret_line, regret_of
 from lab.report.words import Words
-from tests.made_records import ENVIRONMENT, LAYERS, cell_of, grid, record, stages, write
+from tests.made_records import ENVIRONMENT, LAYERS, NOISE, cell_of, grid, record, stages, write
 from utils import cli
 from utils.units import parse_rate
 
@@ -104,14 +104,55 @@ def test_regret_is_the_time_of_the_choice_over_the_best() -> None:
     (found,) = grids(RECORDED)
     expected = {cell: stages(cell, 3)["total_s"] / stages(cell, best_point(cell))["total_s"] - 1 for cell in CELLS}
     for result in found.results:
-        assert result.regret == pytest.approx(expected[result.cell], abs=1e-9)
-        assert result.cut_regret == pytest.approx(result.regret)
-    summary = regret_of(found.results)
-    assert summary is not None
+        assert result.regret is not None
+        assert result.regret.share == pytest.approx(expected[result.cell], abs=1e-9)
+        assert result.regret.noise == pytest.approx(max(NOISE) - min(NOISE))
+    judged = regret_of(found.results)
+    assert judged is not None
+    summary = judged.summary
     assert summary.mean == pytest.approx(mean(expected.values()))
     assert summary.worst == pytest.approx(max(expected.values()))
     assert summary.found == sum(value == 0 for value in expected.values())
     assert summary.cells == len(CELLS)
+
+
+def test_every_figure_of_the_headline_is_of_its_own_table() -> None:
+    slower = [
+        replace(r, measured={**r.measured, "total_s": r.total_s * 1.5}) if r.who == "auto" else r for r in RECORDED
+    ]
+    for records in (RECORDED, slower):
+        (found,) = grids(records)
+        table, judged = best_table(found, W), regret_of(found.results)
+        assert judged is not None
+        shares = [float(entry.value or 0) for entry in column(table, "regret")]
+        noises = [float(entry.value or 0) for entry in column(table, "noise")]
+        verdicts = [entry.text for entry in column(table, "verdict")]
+        assert judged.summary.mean == pytest.approx(mean(shares), abs=1e-4)
+        assert judged.summary.worst == pytest.approx(max(shares), abs=1e-4)
+        assert judged.summary.noise == pytest.approx(median(noises), abs=1e-4)
+        assert judged.summary.equal == verdicts.count(W("verdict_equal"))
+        assert judged.summary.worse == verdicts.count(W("verdict_worse"))
+        assert [share > noise for share, noise in zip(shares, noises, strict=True)] == [v == "worse" for v in verdicts]
+        line = regret_line(judged, W)
+        assert show_percent(max(shares), sign=False) in line
+        assert f"equal within the noise in {judged.summary.equal}" in line
+
+
+def test_the_lowest_of_the_headline_is_the_lowest_of_the_table() -> None:
+    """The choice may pack, and be lower than every fixed cut: then the headline says so."""
+    fast = [replace(r, measured={**r.measured, "total_s": 0.01}) if r.who == "auto" else r for r in RECORDED]
+    (found,) = grids(fast)
+    said = why.answer(found, W)[0]
+    assert "Lower than every fixed cut is auto on cpu" in said
+    assert "10.0 ms" in said
+    assert "within the noise" not in said
+    cell = CELLS[0]
+    near = [
+        replace(r, measured={**r.measured, "total_s": r.total_s * 0.99}) if r.who == "auto" else r
+        for r in grid([cell], auto=best_point(cell))
+    ]
+    assert "which is within the noise" in why.answer(grids(near)[0], W)[0]
+    assert "Lower than" not in why.answer(grids(grid([cell], auto=best_point(cell)))[0], W)[0]
 
 
 def test_a_choice_that_beats_every_fixed_cut_has_no_regret_and_says_by_how_much() -> None:
@@ -121,10 +162,10 @@ def test_a_choice_that_beats_every_fixed_cut_has_no_regret_and_says_by_how_much(
         replace(r, codec="zstd", measured={**r.measured, "total_s": 0.01}) if r.who == "auto" else r for r in made
     ]
     (result,) = grids(packed)[0].results
-    assert result.regret == 0
-    assert result.lead is not None
-    assert result.lead < -0.5
-    assert result.cut_regret is None, "no fixed point is packed like that"
+    assert result.regret is not None
+    assert (result.regret.share, result.regret.verdict) == (0, "better")
+    assert result.regret.difference < -0.5
+    assert "less" in column(best_table(grids(packed)[0], W), "verdict")[0].text
 
 
 def test_only_the_last_attempt_counts() -> None:
@@ -348,7 +389,7 @@ def test_one_or_two_cuts_of_many_say_nothing_about_the_best(plan: dict[str, int]
         (found,) = grids([*fixed, *(record(CELLS[0], LAST, n, who="auto", plan=plan) for n in range(3))])
         assert why.answer(found, W) == [W("why_nothing")]
         assert regret_of(found.results) is None
-        for name in ("best_cut", "lead", "regret"):
+        for name in ("best_cut", "noise", "regret", "verdict"):
             (entry,) = column(best_table(found, W), name)
             assert entry.text == "–" or W("too_few", n=len(points), least=3) in entry.text
         assert all(W("not_measured") in table.rows[0][1].text for table in heat_tables(found, W))
@@ -453,9 +494,20 @@ def test_end_to_end_errors_are_counted_however_short() -> None:
     assert column(table, "count")[0].value == LAST + 2
 
 
+def test_what_the_doctor_warned_of_stands_in_the_environment() -> None:
+    warned = ({"name": "cores", "found": "2", "to_do": "x"}, {"name": "dust", "found": "much", "to_do": "wipe"})
+    environment = replace(ENVIRONMENT, warnings=warned)
+    facts = dict(build(environment, RECORDED, W).facts)
+    assert facts[W("fact_doctor")] == "cores: 2; edge and cloud disturbed each other; dust: much -> wipe"
+    assert W("fact_doctor") not in dict(document(RECORDED).facts)
+    zh = Words("zh")
+    told = dict(build(environment, RECORDED, zh).facts)[zh("fact_doctor")]
+    assert "处理器核数：2" in told
+
+
 def test_every_text_is_used() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py"))
-    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis|mode|host|version|by|flag)_")
+    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis|mode|host|version|by|flag|verdict|doctor)_")
     keys = tomllib.loads((Path(report.__file__).parent / "en.toml").read_text(encoding="utf-8"))
     assert [key for key in keys if not re.search(f"[\"']{key}[\"']", sources) and not built.match(key)] == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab_kills import half_lines, killed, left_of, processes, start
-from lab import hosts
+from lab import doctor, hosts
 from lab.__main__ import main as lab
 from lab.cleaner import cleaner
 from lab.grid import groups
@@ -53,7 +53,10 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     assert again.code == 0, again.stderr
     assert "best point" in again.stdout
     assert lines(folder) > before
-    assert read(folder)[0].mode == mode
+    environment = read(folder)[0]
+    assert environment.mode == mode
+    warned = {line.split(": ")[2] for line in again.stderr.splitlines() if line.startswith("lab: warning: ")}
+    assert warned <= {each["name"] for each in environment.warnings}, "what is warned of is written down"
     return folder
 
 
@@ -141,6 +144,17 @@ def test_hosts_without_root(tmp_path: Path) -> None:
     got = without("run", *SMALL, "--mode", "hosts", "--out", str(tmp_path / "out"))
     assert got.returncode == 2
     assert "need root" in got.stderr
+
+
+def test_what_makes_numbers_worse_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "ENOUGH_CORES", 10_000)
+    monkeypatch.setattr("os.getloadavg", lambda: (8.5, 8.5, 8.5))
+    found = {each.name: each for each in doctor.warnings("emulated", tmp_path / "not-yet")}
+    assert found.keys() >= {"cores", "other work"}
+    assert doctor.warning_line(found["other work"]) == "other work: load 8.50 -> stop other programs while you measure"
+    monkeypatch.setattr(doctor, "ENOUGH_CORES", 0)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 8.5, 8.5))
+    assert not {"cores", "other work"} & {each.name for each in doctor.warnings("emulated", tmp_path)}
 
 
 def test_the_doctor_says_what_works() -> None:

@@ -3,23 +3,26 @@
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import deployment
+import edge_api
 from models import graph_json
 from models.graph import LayerGraph
 from partition.cost import Part, Power, predict
 from predictor import store
+from predictor.quota import Quota
 from runtime import plan_report
 from runtime.executor import Network, TorchExecutor
 from runtime.whatif import PlanConfig, plan, problem_of, to_document
-from tests.conftest import ROOT
+from tests.conftest import ROOT, THREADS, CloudProcess, at, call
 from tests.test_graph import random_graph
 from tests.test_partition import random_problem
 from utils.errors import UsageError
@@ -141,18 +144,176 @@ def test_kept_profiles_are_planned_from(
     subject = network("le_net")
     TorchExecutor(subject, torch.device("cpu")).profile(tmp_path, tails=True)
     where = ("-t", "le_net", "--cache-dir", tmp_path)
-    found = document_of(capsys, *where, *LINK, "--emulate-cpu", "0.001")
+    found = document_of(capsys, *where, *LINK, "--emulate-cpu", "0.001", "--codec", "raw")
+    assert (found["packing"], found["codec"], found["packing_source"]) == ("raw", "raw", "--codec raw")
     graph = subject.traced.graph
     assert [c["layer"] for c in found["candidates"]] == [graph.layers[p.layer].id for p in graph.points]
     assert [c["boundary_bytes"] for c in found["candidates"][:-1]] == [
         graph.layers[p.layer].out_bytes for p in graph.points[:-1]
     ]
     exported = tmp_path / "le_net.json"
-    assert run(*where, *LINK, "--emulate-cpu", "0.001", "--export", exported) == 0
-    capsys.readouterr()
-    again = document_of(capsys, "--graph", exported, *LINK)
-    assert again["predicted"] == pytest.approx(found["predicted"])
-    assert again["head"] == found["head"]
+    for codec, packing in (("raw", "raw"), ("auto", "given")):
+        found = document_of(capsys, *where, *LINK, "--emulate-cpu", "0.001", "--codec", codec)
+        assert run(*where, *LINK, "--emulate-cpu", "0.001", "--codec", codec, "--export", exported) == 0
+        capsys.readouterr()
+        again = document_of(capsys, "--graph", exported, *LINK)
+        assert again["predicted"] == pytest.approx(found["predicted"])
+        assert again["head"] == found["head"]
+        assert (again["packing"], again["codec"]) == (packing, found["codec"])
+
+
+@pytest.fixture
+def _own_threads() -> Iterator[None]:
+    """An emulated edge sets one thread for this whole process."""
+    yield
+    import torch
+
+    torch.set_num_threads(int(THREADS))
+
+
+@pytest.mark.usefixtures("_own_threads")
+def test_a_plan_is_that_of_the_edge(
+    cloud: CloudProcess, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same network, times, link and codecs: the same cut and the same seconds."""
+    share = ("--emulate-cpu", "0.02")
+    where = ("-t", "le_net", "--cache-dir", str(tmp_path), *share)
+    asked = ("--bandwidth", "1mbit", "--point", "3", "--json")
+    edge = call(edge_api.main, [*at(cloud), *where, *asked], capsys)
+    assert edge.code == 0, edge.stderr
+    printed = edge.document
+    of_cloud = [path for path in store.kept(cache, "le_net") if store.read(path).profile.tails]
+    more = ("--rtt", f"{printed['link']['rtt_s'] * 1e3}ms", "--bandwidth", "1mbit", "--cloud-times", of_cloud[0])
+    found = document_of(capsys, *where, *more)
+    assert found["packing"] == "measured"
+    assert Path(found["packing_source"]).parent == tmp_path / "packing"
+    assert found["times"]["edge"]["threads"] == 1
+    for mine, theirs in zip(found["candidates"], printed["candidates"], strict=True):
+        same = ("point", "layer", "boundary_bytes", "edge_s", "encode_s", "upload_s", "download_s", "rtt_s")
+        assert {name: mine[name] for name in same} == {
+            name: pytest.approx(theirs[name]) if name.endswith("_s") else theirs[name] for name in same
+        }
+    best = min(printed["candidates"], key=lambda each: each["total_s"])
+    assert found["point"] == best["point"]
+    assert found["codec"] in ("zstd", "pixels+zstd")
+    busy_s = best["cloud_s"] + best["queue_s"]  # a cloud that is busy now has told so, and nobody told the plan
+    assert found["predicted"]["total_s"] == pytest.approx(best["total_s"], abs=busy_s)
+    raw = document_of(capsys, *where, *more, "--codec", "raw")
+    assert raw["predicted"]["total_s"] > 1.2 * found["predicted"]["total_s"], "which is what it was contradicted by"
+    assert run(*where, *more) == 0
+    shown = capsys.readouterr().out
+    assert "packed as was measured on the edge" in shown
+    assert re.search(r"3.14 kB as \d+ B of|3.14 kB as [0-9.]+ kB of", shown)
+
+
+def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
+    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    subject = network("le_net")
+    TorchExecutor(subject, torch.device("cpu")).profile(tmp_path, tails=True)
+    where = ("-t", "le_net", "--cache-dir", tmp_path, *LINK)
+    found = document_of(capsys, *where)
+    assert found["packing"] == "measured"
+    assert Path(found["packing_source"]).is_file()
+    assert found["candidates"][0]["boundary_bytes"] < 1000 < 4 * 28 * 28
+    (profile,) = store.kept(tmp_path, "le_net")
+    other = json.loads(profile.read_text())
+    other["key"]["weights"] = "sha256:others"
+    profile.write_text(json.dumps(other))
+    found = document_of(capsys, *where)
+    assert (found["packing"], found["codec"]) == ("raw", "raw")
+    assert "is of other weights" in found["packing_source"]
+    assert found["candidates"][0]["boundary_bytes"] == 4 * 28 * 28
+
+
+def test_planning_from_what_was_measured_loads_no_torch(
+    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    TorchExecutor(network("le_net"), torch.device("cpu")).profile(tmp_path, tails=True)
+    flags = ["plan", "-t", "le_net", "--cache-dir", str(tmp_path), *LINK, "--json"]
+    first = document_of(capsys, *flags[1:-1])
+    code = "import sys, deployment; c = deployment.main(sys.argv[1:]); sys.exit(c or 7 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["predicted"] == first["predicted"]
+
+
+def test_the_profiles_that_an_edge_and_a_cloud_would_have_are_taken(
+    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is newest: of an emulated edge, at full speed, under a quota, of a cloud."""
+    import torch
+
+    first = TorchExecutor(network("le_net"), torch.device("cpu")).profile(tmp_path, tails=True)
+    (path,) = store.kept(tmp_path, "le_net")
+    kept = json.loads(path.read_text())
+
+    def put(name: str, *, threads: int, clock: str, times: float) -> None:
+        key = kept["key"] | {"threads": threads, "clock": clock}
+        passes = [[s * times for s in row] for row in kept["passes"]]
+        path.with_name(f"le_net-{name}.json").write_text(json.dumps(kept | {"key": key, "passes": passes, "tails": {}}))
+
+    def edge_of(*flags: str) -> dict[str, Any]:
+        return document_of(capsys, "-t", "le_net", "--cache-dir", tmp_path, *LINK, "--codec", "raw", *flags)
+
+    put("wall", threads=2, clock="wall", times=3.0)
+    put("emulated", threads=1, clock="work", times=5.0)
+    whole_s = sum(first.seconds)
+    found = edge_of("--emulate-cpu", "0.5")
+    assert found["times"]["edge"] | {"threads": 1, "clock": "work"} == found["times"]["edge"]
+    assert found["candidates"][-1]["edge_s"] == pytest.approx(2 * 5 * whole_s, rel=1e-3)
+    assert found["candidates"][0]["cloud_s"] == pytest.approx(whole_s, rel=1e-3, abs=1e-4), "of the one with tails"
+    found = edge_of()
+    assert found["times"]["edge"]["clock"] == "wall"
+    path.unlink()
+    path.with_name("le_net-wall.json").unlink()
+    put("quota", threads=2, clock="work, 0.5 of 100 ms", times=1000.0)
+    found = edge_of()
+    assert found["times"]["edge"]["clock"] == "work, 0.5 of 100 ms"
+    assert found["candidates"][-1]["edge_s"] == pytest.approx(Quota(0.5, 0.1).elapsed_s(1000 * whole_s), rel=1e-3)
+    path.with_name("le_net-quota.json").write_text("{")
+    assert edge_of()["times"]["edge"]["clock"] == "work"
+
+
+# --- packed sizes in a file
+
+
+def test_packed_sizes_of_a_file_are_counted(
+    graph_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = [{"codec": "small", "bytes": 6250, "encode_s": 0.01, "decode_s": 0.002}, {"bytes": 62_500}]
+    path = graph_file(layers=changed(0, packed=ways))
+    found = document_of(capsys, "--graph", path, *LINK)
+    assert (found["point"], found["codec"], found["packing"]) == (0, "small", "given")
+    assert (found["boundary_bytes"], found["packed_bytes"]) == (602_112, 6250)
+    predicted = found["predicted"]
+    assert (predicted["upload_s"], predicted["encode_s"]) == (pytest.approx(0.01), pytest.approx(0.01))
+    assert document_of(capsys, "--graph", path, *LINK, "--codec", "packed")["candidates"][0]["boundary_bytes"] == 62_500
+    raw = document_of(capsys, "--graph", path, *LINK, "--codec", "raw")
+    assert (raw["packing"], raw["codec"], raw["point"]) == ("raw", "raw", 2)
+    path = graph_file(layers=changed(0, packed=ways[:1]))
+    slow = document_of(capsys, "--graph", path, *LINK, "--emulate-cpu", "0.1")
+    assert slow["candidates"][0]["encode_s"] == pytest.approx(0.1)
+    none = document_of(capsys, "--graph", graph_file(), *LINK)
+    assert (none["packing"], none["packing_source"]) == ("raw", f"{path} has no packed sizes")
+    assert run("--graph", graph_file(), *LINK, "--codec", "zstd") == 2
+    assert "no codec 'zstd' in" in capsys.readouterr().err
+
+
+def test_the_map_is_the_plan_of_every_rate(graph_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where another codec is best, though it is the same cut."""
+    small = {"codec": "small", "bytes": 6250, "encode_s": 0.5, "decode_s": 0.002}
+    path = graph_file(layers=changed(0, packed=[small, {"codec": "quick", "bytes": 62_500, "encode_s": 0.001}]))
+    regions = document_of(capsys, "--graph", path, *LINK)["map"]
+    assert {region["codec"] for region in regions} >= {"small", "quick", "raw"}
+    for rate in (2e3, 2e4, 2e5, 2e6, 2e7, 2e9):
+        found = document_of(capsys, "--graph", path, "--bandwidth", f"{8 * rate:.0f}bit", "--rtt", "20ms")
+        region = [each for each in regions if each["from_bytes_per_s"] <= rate][-1]
+        assert (region["boundary"], region["codec"]) == (found["boundary"], found["codec"]), rate
 
 
 def test_profiles_of_different_networks_are_not_mixed(
@@ -224,6 +385,14 @@ def changed(number: int, **fields: Any) -> list[dict[str, Any]]:
         ({"layers": changed(2, cloud_s=True)}, ("'pool1'", "cloud_s")),
         ({"layers": changed(2, cloud_s=10**400)}, ("'pool1'", "cloud_s")),
         ({"layers": changed(2, start_s=-1)}, ("'pool1'", "start_s")),
+        ({"layers": changed(2, packed=3)}, ("'pool1'", "packed is a list")),
+        ({"layers": changed(2, packed=[7])}, ("'pool1'", "packed is a list")),
+        ({"layers": changed(2, packed=[{"bytes": 1}] * 33)}, ("'pool1'", "packed is a list")),
+        ({"layers": changed(2, packed=[{}])}, ("'pool1'", "packed has no bytes")),
+        ({"layers": changed(2, packed=[{"bytes": 1.5}])}, ("'pool1'", "whole number")),
+        ({"layers": changed(2, packed=[{"bytes": 1, "codec": ""}])}, ("'pool1'", "codec is a name")),
+        ({"layers": changed(2, packed=[{"bytes": 1, "codec": "raw"}])}, ("'pool1'", "codec is a name")),
+        ({"layers": changed(2, packed=[{"bytes": 1, "encode_s": -1}])}, ("'pool1'", "encode_s")),
         ({"outputs": ["nope"]}, ("outputs", "no layer 'nope'")),
         ({"outputs": []}, ("outputs",)),
         ({"outputs": "fc"}, ("outputs",)),
@@ -268,6 +437,7 @@ def test_a_file_that_is_no_graph_is_one_clear_line(
         ((*LINK, "--objective", "weighted"), "--seconds-per-joule"),
         ((*LINK, "--method", "dsh"), "throughput"),
         ((*LINK, "--radio", "5g"), "no radio"),
+        ((*LINK, "--codec", "nope"), "no codec 'nope'"),
         ((*LINK, "--power", "nope"), "power profile"),
         ((*LINK, "-t", "alex_net"), "either"),
         ((*LINK, "--edge-times", "x.json"), "--graph"),

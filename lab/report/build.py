@@ -104,6 +104,7 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
         "link": w("link_hosts" if mode == "hosts" else "link_emulated"),
         "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if limited else "cpu_none"),
         "energy": w("energy_modelled", power=powers) if powers else w("energy_none"),
+        "doctor": w("list_separator").join(w.doctor(each) for each in environment.warnings),
     }
     return tuple((w(f"fact_{name}"), told) for name, told in pairs.items() if told)
 

@@ -248,8 +248,8 @@ def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
         ("found", [each.cell for each in found], how),
         ("found_energy", in_joules, w("how_modelled")),
     ):
-        if (regret := regret_of(cells)) is not None:
-            count = w("found_of", found=regret.found, of=regret.cells, near=regret.near)
+        if (judged := regret_of(cells)) is not None:
+            count = w("found_of", found=judged.summary.found, of=judged.summary.cells)
             seen = {line for cell in cells for row in cell.everything for line in row.lines}
             rows[name] = _ours(Entry(count, None, tuple(sorted(seen))), told)
     missing = _ours(text(w("not_measured"), BAD), "")

@@ -7,30 +7,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, OF_THE_OBJECTIVE, POINT
+from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
 from lab.contenders import Floor, heads_of, is_rival
 from lab.grid import LEAST_POINTS
 from lab.records import Cell
-from lab.report.rows import PARTS, Row
+from lab.regret import Regret, Run, noise_of, regret
+from lab.report.rows import PARTS, Row, Spread
 
 
-def _seconds(row: Row) -> float | None:
-    return row.total_s
+def _seconds(row: Row) -> Spread | None:
+    return row.stages["total"]
 
 
-def _energy(row: Row) -> float | None:
-    return None if row.energy_j is None else row.energy_j.median
+def _energy(row: Row) -> Spread | None:
+    return row.energy_j
 
 
-def _longest(row: Row) -> float | None:
-    return max(row.stages[name].median for name in PARTS)
+def _longest(row: Row) -> Spread | None:
+    return max((row.stages[name] for name in PARTS), key=lambda stage: stage.median)
 
 
-JUDGES: dict[str, Callable[[Row], float | None]] = {"latency": _seconds, "energy": _energy, "throughput": _longest}
+JUDGES: dict[str, Callable[[Row], Spread | None]] = {"latency": _seconds, "energy": _energy, "throughput": _longest}
 """What is least, by objective; of a row that was measured. Other objectives are judged by time."""
 
 
-def judge_of(objective: str) -> Callable[[Row], float | None]:
+def judge_of(objective: str) -> Callable[[Row], Spread | None]:
     """What the best cut of a cell has least of."""
     return JUDGES.get(objective, _seconds)
 
@@ -50,7 +51,17 @@ class CellResult:
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
+        found = self._judged(row)
+        return None if found is None else found.median
+
+    def _judged(self, row: Row | None) -> Spread | None:
         return None if row is None or not row.is_measured else judge_of(self.cell.objective)(row)
+
+    def _run(self, row: Row) -> Run | None:
+        """A row for `lab.regret`; None where it was not measured or gave a wrong answer."""
+        found = None if row.wrong else self._judged(row)
+        cut = (row.point, "" if row.ran_here else row.codec)
+        return None if found is None else Run(cut, found.median, found.low, found.high)
 
     @property
     def everything(self) -> tuple[Row, ...]:
@@ -118,37 +129,25 @@ class CellResult:
         found = (row for row in self.points if row.is_measured and row.point == 0 and row.codec == "raw")
         return next(found, self.by(ALL_CLOUD))
 
-    def same_cut(self, row: Row) -> Row | None:
-        """The fixed point that is cut and packed like another row."""
-        like = (row.point, row.codec)
-        return next((each for each in self.ranked if row.point is not None and (each.point, each.codec) == like), None)
-
     @property
-    def regret(self) -> float | None:
-        """Of the automatic choice as it was measured, against the best of the cell, itself included; never below 0.
+    def choice(self) -> Row | None:
+        """What regret is of: the automatic choice, or the one that packs nothing where only that was run."""
+        return self.auto or self.by(AUTO_RAW)
 
-        None where too few fixed points are known for a best one.
-        """
-        auto, best = self.value(self.auto), self.value(self.best)
-        if auto is None or not best or (self.auto and self.auto.wrong):
+    @cached_property
+    def regret(self) -> Regret | None:
+        """Of the automatic choice (`lab.regret`); None where too few fixed points are known for a best one."""
+        chosen = None if self.choice is None or self.best is None else self._run(self.choice)
+        if chosen is None:
             return None
-        return max(0.0, auto / best - 1)
+        fixed = (self._run(row) for row in self.ranked)
+        others = (self._run(row) for row in self.everything if row.who not in (POINT, AUTO))
+        return regret(chosen, filter(None, fixed), filter(None, others))
 
-    @property
-    def lead(self) -> float | None:
-        """How much more the automatic choice has than the best fixed point; below 0 where it is better."""
-        auto, best = self.value(self.auto), self.value(self.best)
-        return None if auto is None or not best else auto / best - 1
-
-    @property
-    def cut_regret(self) -> float | None:
-        """Of its cut alone, by the measurements of the fixed points: without the noise of a run of its own.
-
-        None where no fixed point is cut and packed like it.
-        """
-        same = self.value(self.same_cut(self.auto)) if self.auto is not None else None
-        best = self.value(self.best)
-        return None if same is None or not best else same / best - 1
+    def noise(self, *rows: Row) -> float:
+        """How far apart two measurements of one of these cuts lie, as a share (`lab.regret`)."""
+        runs = [run for row in self.everything if (run := self._run(row)) is not None]
+        return max((noise_of(run, runs) for row in rows if (run := self._run(row)) is not None), default=0.0)
 
     @property
     def is_tie(self) -> bool:

@@ -23,7 +23,7 @@ def best_times(grids: Sequence[Grid], w: Words) -> Table:
 
 
 def _times(result: CellResult, w: Words) -> list[Entry]:
-    best, auto = result.best, result.auto
+    best, auto = result.best, result.choice
     return [
         text("–") if best is None else Entry(w.cut(best), best.point, best.lines),
         _total(best),

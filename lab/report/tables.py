@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import mean
 
 from lab.choices import POINT
+from lab.regret import Regret, Summary, Verdict
 from lab.report.document import (
     BAD,
     BEST,
@@ -25,10 +25,6 @@ from lab.report.document import (
 from lab.report.grid import CellResult, Grid
 from lab.report.rows import STAGES, Row
 from lab.report.words import Words
-
-CLOSE = 0.05
-"""How near the best a choice is as good as it."""
-
 
 # --- the student's table
 
@@ -111,7 +107,7 @@ def why_missing(row: Row, w: Words) -> str:
 
 
 def best_table(grid: Grid, w: Words) -> Table:
-    """The best fixed point, the automatic choice, and its regret, for each cell."""
+    """The best fixed point, the automatic choice, and its regret beside the noise, for each cell."""
     rows: list[tuple[Entry, ...]] = []
     for cpu in grid.cpus:
         for place in grid.places:
@@ -121,14 +117,14 @@ def best_table(grid: Grid, w: Words) -> Table:
                 (*where, *(_best_cells(result, w) if result else [text(w("not_measured"), BAD), *[percent(None)] * 8]))
             )
     head = w.head("cpu", "link", "best_cut", "layer", "best_total", "runner_up", "auto", "auto_total")
-    head += w.head("lead", "regret", "cut_regret")
+    head += w.head("regret", "noise", "verdict")
     beaten = sum(len(result.beaten) for result in grid.results)
     notes = (w("best_note"), *([w("beaten_note", n=beaten)] if beaten else []))
     return Table(f"best-{grid_id(grid)}", w("best_title"), head, tuple(rows), notes)
 
 
 def _best_cells(result: CellResult, w: Words) -> list[Entry]:
-    best, auto = result.best, result.auto
+    best, auto = result.best, result.choice
     lines = best.lines if best else ()
     few = w("too_few", n=result.known, least=result.least_points)
     told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
@@ -150,10 +146,18 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
         *cells,
         text(w.packed(auto), lines=auto.lines, hint=auto.layer),
         milliseconds(auto.total_s, auto.lines),
-        percent(result.lead, both),
-        percent(result.regret, both),
-        percent(result.cut_regret, both),
+        *_regret_cells(result.regret, both, w),
     ]
+
+
+def _regret_cells(found: Regret | None, lines: tuple[int, ...], w: Words) -> list[Entry]:
+    """Regret, noise, and what comes of comparing them."""
+    if found is None:
+        return [percent(None)] * 3
+    verdict = w(f"verdict_{found.verdict}", less=show_percent(-found.difference, sign=False))
+    mark = BAD if found.verdict is Verdict.WORSE else NOTE if found.verdict is Verdict.EQUAL else BEST
+    numbers = [percent(found.share, lines), percent(found.noise, lines, NOTE, sign=False)]
+    return [*numbers, text(verdict, mark, lines=lines)]
 
 
 def _behind(result: CellResult, row: Row) -> str:
@@ -162,57 +166,32 @@ def _behind(result: CellResult, row: Row) -> str:
 
 
 @dataclass(frozen=True)
-class Regret:
+class Judged:
     """How good the automatic choice is over some cells."""
 
-    mean: float
-    worst: float
+    summary: Summary
     worst_at: CellResult
-    cut_mean: float | None
-    found: int
-    """Cells where its cut is the best fixed one, or where it is faster than all of them."""
-    near: int
-    """Cells where it is that or within 5 % of it."""
-    cells: int
 
 
-def regret_of(results: Iterable[CellResult]) -> Regret | None:
+def regret_of(results: Iterable[CellResult]) -> Judged | None:
     """None where no cell has both a best point and an automatic choice."""
-    judged = [(result.regret, result) for result in results if result.regret is not None]
-    if not judged:
+    judged = [(found, result) for result in results if (found := result.regret) is not None]
+    summary = Summary.of([found for found, _ in judged])
+    if summary is None:
         return None
-    cuts = [result.cut_regret for _, result in judged if result.cut_regret is not None]
-    worst, where = max(judged, key=lambda pair: pair[0])
-    return Regret(
-        mean=mean(value for value, _ in judged),
-        worst=worst,
-        worst_at=where,
-        cut_mean=mean(cuts) if cuts else None,
-        found=sum(_least(result) == 0 for _, result in judged),
-        near=sum(_least(result) <= CLOSE for _, result in judged),
-        cells=len(judged),
-    )
+    return Judged(summary, max(judged, key=lambda pair: pair[0].share)[1])
 
 
-def _least(result: CellResult) -> float:
-    """Regret as it was measured or of the cut alone, whichever is less."""
-    return min(value for value in (result.regret, result.cut_regret) if value is not None)
-
-
-def regret_line(found: Regret | None, w: Words) -> str:
-    """Regret as a sentence."""
+def regret_line(found: Judged | None, w: Words) -> str:
+    """Regret as sentences; every number in them is of the table of best cuts."""
     if found is None:
         return w("regret_none")
-    line = w(
-        "regret_line",
-        cells=found.cells,
-        mean=show_percent(found.mean),
-        worst=show_percent(found.worst),
-        where=w.setting(found.worst_at.cell),
-    )
-    told = w("regret_found", found=found.found, near=found.near, of=found.cells)
-    alone = "" if found.cut_mean is None else w("regret_cut", mean=show_percent(found.cut_mean))
-    return w.join(line, told, alone)
+    of, where = found.summary, w.setting(found.worst_at.cell)
+    shown = {name: show_percent(getattr(of, name), sign=False) for name in ("mean", "worst", "worst_noise", "noise")}
+    told = w("regret_found", of=of.cells, better=of.better, equal=of.equal, worse=of.worse)
+    if of.worst == 0:
+        return w.join(told, w("regret_zero", noise=shown["noise"]))
+    return w.join(told, w("regret_line", where=where, **shown))
 
 
 # --- heat maps

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lab.report.document import show_joules, show_ms, show_share
+from lab.report.document import show_joules, show_ms, show_percent, show_share
 from lab.report.grid import CellResult, Grid
 from lab.report.rows import PARTS, STAGES, Row
 from lab.report.words import Words
@@ -15,7 +15,7 @@ def answer(grid: Grid, w: Words) -> list[str]:
     if not found:
         return [w("why_nothing")]
     lowest = min(found, key=lambda pair: pair[0])[1]
-    said = [_lowest(grid, lowest, len(found), w)]
+    said = [w.join(_lowest(grid, lowest, len(found), w), _lower(grid, lowest, w))]
     if grid.objective != "energy":
         said += [w.join(_against_cloud(lowest, w), _against_edge(lowest, w)), _boundary(lowest, w)]
     said += [_moves(grid, w), _everywhere(grid, [result for _, result in found], w)]
@@ -37,6 +37,30 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
         return w.join(told, w("why_joules", value=show_joules(best.energy_j.median)))
     name, share = max(_shares(best).items(), key=lambda pair: pair[1])
     return w.join(told, w("why_dominates", part=w(f"part_{name}"), share=show_share(share)))
+
+
+def _lower(grid: Grid, lowest: CellResult, w: Words) -> str:
+    """What the table has that is lower than the lowest fixed cut, if anything: the least, and whether that is noise."""
+    least, fixed = lowest.value(lowest.best), lowest.best
+    known = [
+        (value, result, row)
+        for result in grid.results
+        for row in result.everything
+        if not row.wrong and (value := result.value(row)) is not None
+    ]
+    value, result, row = min(known, key=lambda each: each[0])
+    if least is None or fixed is None or value >= least:
+        return ""
+    is_noise = result is lowest and 1 - value / least <= result.noise(row, fixed)
+    return w(
+        "why_lower",
+        who=w.who(row.who),
+        setting=w.setting(result.cell),
+        cut=w.packed(row),
+        value=w("heat_joules", value=show_joules(value)) if grid.objective == "energy" else show_ms(value),
+        less=show_percent(1 - value / least, sign=False),
+        equal=int(is_noise),
+    )
 
 
 def _shares(row: Row) -> dict[str, float]:

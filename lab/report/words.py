@@ -1,7 +1,7 @@
 """The report's languages: every text by a key, from the file of the language."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lab.choices import POINT
@@ -90,6 +90,14 @@ class Words:
         if row.point == 0:
             return self("where_cloud")
         return self("where_after", cut=self.cut(row), layer=row.layer)
+
+    def doctor(self, found: Mapping[str, str]) -> str:
+        """What `lab doctor` warned of."""
+        key = f"doctor_{found['name'].lower().replace(' ', '_')}"
+        if key in self._texts:
+            return self(key, found=self.retold(found["found"]))
+        name, told, to_do = (self.retold(found[each]) for each in ("name", "found", "to_do"))
+        return " -> ".join(filter(None, (f"{name}{self('colon')}{told}", to_do)))
 
     def objective(self, name: str) -> str:
         """What is least."""

@@ -18,6 +18,7 @@ from models.graph import LayerGraph
 from partition import chain
 from partition.cost import Problem
 from partition.decision_map import DecisionMap
+from partition.packing import RAW
 from runtime.pictures.style import (
     BEST,
     CLOUD,
@@ -116,8 +117,8 @@ def _curves(problem: Problem, view: View, rates: Floats) -> Floats:
     """What every point costs, a row each, at every rate."""
     columns = []
     for rate in rates.tolist():
-        link = view.link_at(rate)
-        columns.append([view.scale.value(c.predicted, link) for c in chain.scan(replace(problem, link=link))])
+        there = view.at(problem, rate)
+        columns.append([view.scale.value(c.predicted, there.link) for c in chain.scan(there)])
     curves: Floats = np.maximum(np.array(columns).T, LEAST)
     return curves
 
@@ -133,7 +134,8 @@ def _draw_best(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _run_label(graph: LayerGraph, run: Run, runs: Sequence[Run]) -> str:
     begin = "" if run == runs[0] else f" from {format_rate(run.begin * PER_MBIT)}"
-    return cut_label(graph, run.region.head) + begin
+    packed = "" if run.region.codec == RAW else f" [{run.region.codec}]"
+    return cut_label(graph, run.region.head) + packed + begin
 
 
 def _rate_handles(has_others: bool, runs: Sequence[Run], told: str) -> list[Artist]:
@@ -186,7 +188,7 @@ def _rows(problem: Problem, view: View) -> list[_Row]:
     rows = []
     for low, high in pairwise(edges.tolist()):
         cloud = replace(problem.cloud, load=float(np.sqrt(low * high)))
-        found = DecisionMap.of(replace(problem, cloud=cloud), view.link_at, view.weights_at)
+        found = DecisionMap.of(replace(problem, cloud=cloud), view.link_at, view.weights_at, allowed=view.allowed)
         rows.append(_Row(low, high, tuple(view.runs(found))))
     return rows
 
@@ -199,8 +201,9 @@ def share_on_edge(graph: LayerGraph, head: frozenset[int]) -> float:
 def _borders(rows: Sequence[_Row]) -> Iterator[list[Place]]:
     """Where one cut borders on another: within a row, and between two."""
     for row in rows:
-        for run in row.runs[1:]:
-            yield [(run.begin, row.low), (run.begin, row.high)]
+        for before, run in pairwise(row.runs):
+            if before.region.head != run.region.head:  # or only its codec changes
+                yield [(run.begin, row.low), (run.begin, row.high)]
     for below, above in pairwise(rows):
         for one, other in product(below.runs, above.runs):
             begin, end = max(one.begin, other.begin), min(one.end, other.end)

@@ -1,15 +1,16 @@
 """What both panels of the map share: what is minimised, the rates that are shown, and the best cuts among them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from partition.cost import LATENCY, Link, Prediction, StageWeights
+from partition.cost import LATENCY, Link, Prediction, Problem, StageWeights
 from partition.decision_map import FASTEST, SLOWEST, DecisionMap, Region, follow, keep_download
 from partition.objectives import OBJECTIVES
+from partition.packing import Allowed
 from runtime.pictures.style import LEAST
 from runtime.power import PowerChoice
 from runtime.whatif import Planned
@@ -61,6 +62,8 @@ class View:
     low: float
     high: float
     """The rates that are shown, in bytes per second."""
+    allowed: Allowed | None = None
+    """How tensors may travel, of which each rate has its best."""
 
     @classmethod
     def of(cls, planned: Planned) -> "View":
@@ -74,7 +77,13 @@ class View:
         low = min(max(min(rates) / times, SLOWEST), own / 2)
         high = max(min(max(rates) * times, FASTEST), own * 2)
         weights_at = _weights_at(planned)
-        return cls(_scale(planned, weights_at), link_at, weights_at, found, low, high)
+        return cls(_scale(planned, weights_at), link_at, weights_at, found, low, high, planned.counted.allowed)
+
+    def at(self, problem: Problem, rate: float) -> Problem:
+        """The problem at another upload rate, packed as is best there."""
+        link = self.link_at(rate)
+        there = replace(problem, link=link)
+        return there if self.allowed is None else self.allowed.exact(there, self.weights_at(link))
 
     def runs(self, found: DecisionMap) -> list[Run]:
         """The regions of a map that are shown."""
