@@ -28,5 +28,5 @@ def main(options: argparse.Namespace) -> int:
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
     cli.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
     same = sum(is_same for _, _, is_same in found.values())
-    print(say("agreement", same=same, of=len(found)))
+    cli.say(say("agreement", same=same, of=len(found)))
     return 0 if same >= ENOUGH * len(found) else 1

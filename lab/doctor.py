@@ -16,6 +16,7 @@ from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
 from lab.texts import now, padded, say
 from lab.token_bucket import tbf
+from utils import cli
 from utils.cpu_limit import cpu_limit
 
 ENOUGH_BYTES = 1 << 30
@@ -52,13 +53,13 @@ def main(options: argparse.Namespace) -> int:
     modes = [name for name in ("hosts", "emulated") if _works(name, found)]
     if options.json:
         document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in found]}
-        print(json.dumps(document | {"removed": removed}))
+        cli.say(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
-            print(say("removed", name=name))
+            cli.say(say("removed", name=name))
         for finding in found:
-            print(line_of(finding))
-        print(say("modes", names=", ".join(modes) or say("no_modes")))
+            cli.say(line_of(finding))
+        cli.say(say("modes", names=", ".join(modes) or say("no_modes")))
     return 0 if "emulated" in modes else 1
 
 

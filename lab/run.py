@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> int:
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
-    print(say("records_at", path=folder / "records.jsonl", folder=folder))
+    cli.say(say("records_at", path=folder / "records.jsonl", folder=folder))
     for failure in failures:
         cli.complain(say("failed", failure=now().retold(failure)))
     if failures:

@@ -7,6 +7,7 @@ from pathlib import Path
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.chart import BarChart, Reference, ScatterChart, Series
+from openpyxl.chart.legend import Legend
 from openpyxl.chart.shapes import GraphicalProperties
 from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
@@ -21,7 +22,7 @@ BARS, STACKED, DOTS = "bars", "stacked", "dots"
 """Kinds of charts: bars beside each other, above each other, and dots of which the last column is a line."""
 CHART_COLUMNS, CHART_ROWS = 9, 17
 """Of the sheet, under one chart of the usual size."""
-CHART_CM = (15.0, 8.0)
+CHART_CM = (15, 8)
 DOT_COLOUR = "2F7FC1"
 
 
@@ -140,7 +141,8 @@ def _draw(page: Worksheet, plots: Sequence[Plot], book: Workbook) -> None:
 def _chart(of: Worksheet, plot: Plot) -> BarChart | ScatterChart:
     first, last = plot.rows[0] + 2, plot.rows[1] + 1
     chart = _dots(of, plot, first, last) if plot.kind == DOTS else _columns(of, plot, first, last)
-    chart.title, chart.width, chart.height = plot.title, CHART_CM[0] * plot.columns, CHART_CM[1]
+    chart.title, chart.legend = plot.title, Legend()
+    chart.width, chart.height = CHART_CM[0] * plot.columns, CHART_CM[1]
     chart.legend.position = "b"
     for number, colour in enumerate(plot.colours):
         chart.series[number].graphicalProperties.solidFill = colour

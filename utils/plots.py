@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -95,8 +95,8 @@ def waterfall(path: Path, strips: Sequence[Strip], title: str) -> None:
     )
     if any(bar.length_s < least_s for strip in strips for bar in strip.bars):
         note = f"stages shorter than {format_seconds(least_s)} are drawn as long as that"
-        place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
-        axes.annotate(note, (1, 0), (0, -24), fontsize=7, color="grey", **place)
+        style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+        axes.annotate(note, (1, 0), (0, -24), fontsize=7, color="grey", **style)
     _save(figure, path)
 
 

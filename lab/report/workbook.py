@@ -60,7 +60,8 @@ def _summary(document: Document) -> Sheet:
                 lines += [[block.title], list(heads(block))]
                 formats += [[], [], *([FORMATS.get(entry.unit, "") for entry in row] for row in block.rows)]
                 lines += [[entry.cell for entry in row] for row in block.rows]
-                lines += [*([note] for note in block.notes), []]
+                lines += [[note] for note in block.notes]
+                lines.append([])
     width = max((len(line) for line in lines), default=1)
     rows = [[*line, *[""] * (width - len(line))] for line in lines]
     head = [document.title, *[""] * (width - 1)]
