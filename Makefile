@@ -13,7 +13,7 @@ PURE := partition/*.py models/graph.py models/graph_json.py models/marks.py mode
 	$(addprefix runtime/,budget.py fallback.py batching.py planner.py requests.py plan_table.py) \
 	$(addprefix utils/,units.py addresses.py arguments.py cpu_limit.py) \
 	$(addprefix lab/,grid.py regret.py choices.py rules.py contenders.py baselines.py link_shape.py token_bucket.py) \
-	$(addprefix lab/report/,document.py rows.py grid.py tables.py accuracy.py compare.py why.py charts.py svg.py markdown.py build.py)
+	$(addprefix lab/report/,document.py rows.py grid.py tables.py series.py accuracy.py compare.py why.py charts.py svg.py markdown.py build.py)
 
 .PHONY: help run test slow coverage fuzz check format bench clean
 

@@ -13,24 +13,37 @@ import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
-from utils import cli, config
+from lab import texts
+from utils import cli, completion, config
 from utils.errors import AppError
 
 COMMANDS = {
-    "run": ("lab.run", "measure an experiment: every cell through the real programs"),
-    "report": ("lab.report", "make a report of what was measured"),
-    "compare": ("lab.compare", "two runs beside each other: the same best point, or within 10 %"),
-    "doctor": ("lab.doctor", "what this machine can do, and what to do about the rest"),
-    "baselines": ("lab.chooser", "what the published rules would choose"),
-    "link": ("lab.link", "what the estimator sees of the link to a cloud"),
+    "run": "lab.run",
+    "report": "lab.report",
+    "compare": "lab.compare",
+    "doctor": "lab.doctor",
+    "baselines": "lab.chooser",
+    "link": "lab.link",
 }
 PROG = "python -m lab"
 
 
 def usage() -> str:
     """What there is."""
-    lines = [f"  {name:<9}  {about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join([f"usage: {PROG} COMMAND ...", "", *lines, "", f"{PROG} COMMAND --help lists its flags"])
+    lines = [f"  {name:<9}  {texts.say(f'about_{name}')}" for name in COMMANDS]
+    first = f"{texts.say('usage')}{PROG} [{texts.FLAG} {'|'.join(texts.LANGUAGES)}] COMMAND ..."
+    return "\n".join([first, "", *lines, "", texts.say("more_help", prog=PROG)])
+
+
+def build_parser(name: str, module: ModuleType) -> cli.Parser:
+    """The command line of one command, its help in the language that was chosen."""
+    about = texts.say(f"about_{name}")
+    parser = cli.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
+    module.add_flags(parser)
+    told = "of help, of what is said, and of the report"
+    parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=told)
+    texts.translate(parser, name, texts.now())
+    return parser
 
 
 def _imported(where: str) -> ModuleType | None:
@@ -48,24 +61,30 @@ def _imported(where: str) -> ModuleType | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    texts.choose(texts.wanted(arguments, os.environ))
+    if completion.VARIABLE in os.environ and completion.answer_commands(arguments, COMMANDS):
+        return 0
+    if arguments[:1] == [texts.FLAG]:  # it may stand before the command, too
+        arguments = [*arguments[2:3], *arguments[:2], *arguments[3:]]
+    elif arguments[:1] and arguments[0].startswith(f"{texts.FLAG}="):
+        arguments = [*arguments[1:2], arguments[0], *arguments[2:]]
+    if not arguments or arguments[0] in ("-h", "--help", texts.FLAG) or arguments[0].startswith(f"{texts.FLAG}="):
         cli.announce(usage())
-        return 0 if arguments else 2
+        return 0 if {"-h", "--help"} & set(arguments) else 2
     name, *rest = arguments
     if name == "--version":
         cli.announce(f"{PROG} {cli.VERSION}")
         return 0
     if name not in COMMANDS:
         near = config.nearest(name, COMMANDS)
-        cli.complain(f"{PROG}: no command {name[:40]!r}: choose {', '.join(COMMANDS)}{near}")
+        told = texts.say("no_command", name=repr(name[:40]), names=", ".join(COMMANDS))
+        cli.complain(f"{PROG}: {told}{near}")
         return 2
-    where, about = COMMANDS[name]
-    module = _imported(where)
+    module = _imported(COMMANDS[name])
     if module is None:
         return AppError.exit_code
-    parser = cli.Parser(f"{PROG} {name}", about[0].upper() + about[1:] + ".")
-    module.add_flags(parser)
-    options = parser.parse_args(rest)
+    options = build_parser(name, module).parse_args(rest)
+    texts.choose(options.language)  # which a file may have said
     return cli.run(f"lab {name}", lambda: int(module.main(options)), options)
 
 

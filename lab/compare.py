@@ -6,6 +6,7 @@ from pathlib import Path
 from lab.grid import agreement, summary
 from lab.records import read
 from lab.show import agreement_table
+from lab.texts import say
 from utils import cli
 from utils.errors import UsageError
 
@@ -27,5 +28,5 @@ def main(options: argparse.Namespace) -> int:
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
     cli.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
     same = sum(is_same for _, _, is_same in found.values())
-    cli.say(f"{same} of {len(found)} cells agree: the same best point, or totals within 10 %")
+    cli.say(say("agreement", same=same, of=len(found)))
     return 0 if same >= ENOUGH * len(found) else 1

@@ -14,6 +14,7 @@ from typing import Any
 from lab import cgroup, hosts
 from lab.cleaner import MARK, leftovers, sweep
 from lab.environment import CONGESTION, congestion_control, version_of
+from lab.texts import now, padded, say
 from lab.token_bucket import tbf
 from utils import cli
 from utils.cpu_limit import cpu_limit
@@ -55,12 +56,19 @@ def main(options: argparse.Namespace) -> int:
         cli.say(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
-            cli.say(f"removed {name}")
+            cli.say(say("removed", name=name))
         for finding in found:
-            advice = f"  -> {finding.to_do}" if finding.to_do else ""
-            cli.say(f"{finding.state:<8} {finding.name:<20} {finding.found}{advice}")
-        cli.say(f"modes that work here: {', '.join(modes) or 'none'}")
+            cli.say(line_of(finding))
+        cli.say(say("modes", names=", ".join(modes) or say("no_modes")))
     return 0 if "emulated" in modes else 1
+
+
+def line_of(finding: Finding) -> str:
+    """For people, in the language that was chosen."""
+    retold = now().retold
+    advice = f"  -> {retold(finding.to_do)}" if finding.to_do else ""
+    state, name = say(f"state_{finding.state}"), retold(finding.name)
+    return f"{padded(state, 8)} {padded(name, 20)} {retold(finding.found)}{advice}"
 
 
 def warnings(mode: str, out: Path) -> tuple[Finding, ...]:
@@ -71,8 +79,10 @@ def warnings(mode: str, out: Path) -> tuple[Finding, ...]:
 
 
 def warning_line(found: Finding) -> str:
-    """One of them, as a line."""
-    return f"{found.name}: {found.found}" + (f" -> {found.to_do}" if found.to_do else "")
+    """One of them, as a line, in the language that was chosen."""
+    retold = now().retold
+    advice = say("advice", text=retold(found.to_do)) if found.to_do else ""
+    return say("warning", name=retold(found.name), found=retold(found.found), advice=advice)
 
 
 def _works(mode: str, found: list[Finding]) -> bool:

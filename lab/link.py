@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from lab.texts import now, padded, say
 from utils import addresses, arguments, cli, flags
 from utils.units import format_rate, format_seconds, printable
 
@@ -137,11 +138,10 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 NAMES: dict[str, tuple[str, Callable[[float], str]]] = {
     "up_bytes_per_s": ("upload", format_rate),
     "down_bytes_per_s": ("download", format_rate),
-    "rtt_s": ("round trip", format_seconds),
+    "rtt_s": ("round_trip", format_seconds),
 }
-
-
-BESIDE = {"up_bytes_per_s": "iperf3", "down_bytes_per_s": "iperf3", "rtt_s": "iperf3, while it sends,"}
+"""Each with the key of its word, and how it is told."""
+BESIDE = {"up_bytes_per_s": "beside_rate", "down_bytes_per_s": "beside_rate", "rtt_s": "beside_rtt"}
 
 
 def to_json(
@@ -157,13 +157,14 @@ def to_json(
 def lines_of(document: dict[str, Any]) -> list[str]:
     """The same for people."""
     other, count = document["iperf3"], len(document["probes"])
-    lines = [f"{document['address']}, {count} probes: median (least to most)"]
+    lines = [say("probes", address=document["address"], n=count)]
     for name, (word, form) in NAMES.items():
-        found = document[name]
-        beside = "" if other is None or other[name] is None else f"   {BESIDE[name]} {form(other[name])}"
-        lines.append(f"{word:11}{form(found['median'])} ({form(found['least'])} to {form(found['most'])}){beside}")
+        middle, least, most = (form(document[name][each]) for each in ("median", "least", "most"))
+        spread = say("spread", middle=middle, least=least, most=most)
+        beside = "" if other is None or other[name] is None else f"   {say(BESIDE[name], value=form(other[name]))}"
+        lines.append(f"{padded(say(word), 11)}{spread}{beside}")
     if document["iperf3_missing"]:
-        lines.append(f"iperf3     {document['iperf3_missing']}")
+        lines.append(f"iperf3     {now().retold(document['iperf3_missing'])}")
     return lines
 
 

@@ -25,6 +25,7 @@ from lab.programs import Program, ProgramError, address_of, program
 from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
 from lab.show import cell_line, cell_text, table, who_table
 from lab.spec import Spec
+from lab.texts import now, say
 from utils import arguments, cli
 from utils.errors import AppError, UsageError
 from utils.files import write_atomically
@@ -95,21 +96,21 @@ def main(options: argparse.Namespace) -> int:
     spec = spec_of(options)
     check_models(spec)
     mode, why = choose(spec.mode, MODES)
-    cli.complain(f"lab: mode {mode.name} ({why})")
+    cli.complain(say("mode", name=mode.name, why=now().retold(why)))
     make_folder(folder, spec)
     warned = doctor.warnings(mode.name, folder)
     for each in warned:
-        cli.complain(f"lab: warning: {doctor.warning_line(each)}")
+        cli.complain(say("lab_warning", line=doctor.warning_line(each)))
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress, warned).everything()
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     cli.show(lambda console: console.print(table(found) if found else who_table(records)))
-    cli.say(f"records: {folder / 'records.jsonl'}; a report: python -m lab report {folder}")
+    cli.say(say("records_at", path=folder / "records.jsonl", folder=folder))
     for failure in failures:
-        cli.complain(f"lab: failed: {failure}")
+        cli.complain(say("failed", failure=now().retold(failure)))
     if failures:
-        cli.complain("lab: the same command tries what is missing again")
+        cli.complain(say("try_again"))
     return 1 if failures else 0
 
 
@@ -205,7 +206,8 @@ class Run:
                 continue
             in_a_row = 0
             self._ended.add(place.cell.key)
-            cli.complain(f"lab: [{number}/{len(todo)}] {self._line(place, time.monotonic() - began)}{self._left()}")
+            line, left = self._line(place, time.monotonic() - began), self._left()
+            cli.complain(say("cell_done", number=number, all=len(todo), line=line, left=left))
         return failures
 
     def _is_there(self, place: Place) -> bool:
@@ -228,7 +230,7 @@ class Run:
                 yield want
 
     def _cell(self, place: Place, where: Field, held: Cleaner, cloud: "Cloud", writer: Writer, key: str) -> None:
-        self._tell(place, "starting")
+        self._tell(place, say("starting"))
         log = self.folder / LOGS / f"{place.cell.slug}.link.log"
         with (
             unanswered(),
@@ -251,8 +253,9 @@ class Run:
 
     def _tell(self, place: Place, what: str) -> None:
         done, all_of_them = self._share()
-        text = f"{place.cell.model}, cpu {place.cell.cpu or 'whole'}, {place.cell.link_name}"
-        self.progress(f"measuring{DETAIL}{text}: {what}", done / all_of_them)
+        cell = place.cell
+        text = say("where", model=cell.model, cpu=cell.cpu or say("whole"), link=cell.link_name)
+        self.progress(f"{say('measuring')}{DETAIL}{text}: {what}", done / all_of_them)
 
     def _share(self) -> tuple[int, int]:
         """How many groups are there, and how many there are to be, as far as is known."""
@@ -275,7 +278,7 @@ class Run:
         if not self._measured or done >= total - 1:
             return ""
         left_s = (time.monotonic() - self._began) / self._measured * (total - done)
-        return f"; about {left_s / 60:.0f} min left" if left_s > 90 else f"; about {left_s:.0f} s left"
+        return say("minutes_left", n=round(left_s / 60)) if left_s > 90 else say("seconds_left", n=round(left_s))
 
     def _line(self, place: Place, took_s: float) -> str:
         kept = [record for (cell, _, _), found in self._done.items() if cell == place.cell.key for record in found]

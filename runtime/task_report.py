@@ -261,15 +261,32 @@ def _cell(value: Any) -> str | int | float:
 
 def write_plot(outcome: TasksOutcome, path: Path) -> None:
     """A waterfall of the first tasks. Raises UsageError where it cannot be written."""
-    from utils.plots import Bar, waterfall
+    from utils.plots import Bar, Strip, waterfall
 
     done = sorted((record for record in outcome.records if record.completed_by), key=lambda record: record.started_s)
-    bars = [
-        (f"{record.task.id} {record.task.model}", tuple(Bar(*bar) for bar in _bars(record))) for record in done[:SHOWN]
+    strips = [
+        Strip(
+            printable(f"{record.task.id} {record.task.model}", 40),
+            tuple(Bar(*bar) for bar in _bars(record)),
+            _cut_and_time(record),
+        )
+        for record in done[:SHOWN]
     ]
-    title = f"the first {len(bars)} of {len(done)} tasks" if len(done) > len(bars) else f"{len(done)} tasks"
+    title = f"the first {len(strips)} of {len(done)} tasks" if len(done) > len(strips) else f"{len(done)} tasks"
     with writing(path):
-        waterfall(path, bars, title)
+        waterfall(path, strips, title)
+
+
+def _cut_and_time(record: Record) -> str:
+    """`point 8: 23.1 kB, 402 ms`, `all on the edge, 12 ms`: where a task was cut, what was sent, how long it took."""
+    if record.completed_by == "edge" or record.choice is None:
+        where = "all on the edge"
+    elif record.choice.point == 0:
+        where = f"all on the cloud: {format_bytes(record.payload_bytes)}"
+    else:
+        where = f"point {record.choice.point}: {format_bytes(record.payload_bytes)}"
+    again = ", finished here" if record.completed_by == "fallback" else ""
+    return f"{where}, {format_seconds(record.total_s)}{again}"
 
 
 SHOWN, SAID = 40, 3

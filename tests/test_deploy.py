@@ -226,3 +226,85 @@ def test_dockerfiles_pass_hadolint() -> None:
 
 def test_scripts_pass_shellcheck() -> None:
     tool("shellcheck", *DEPLOY.glob("*.sh"))
+
+
+# --- systemd
+
+UNITS = {"edge-cloud-cloud.service": "cloud_api.py", "edge-cloud-tasks.service": "tasks_edge_api.py"}
+HARDENING = {
+    "DynamicUser": "yes",
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateDevices": "yes",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+    "CapabilityBoundingSet": "",
+    "SystemCallFilter": "@system-service",
+    "LoadCredential": "token:/etc/edge-cloud/token",
+}
+
+
+def unit(name: str) -> list[tuple[str, str]]:
+    """Keys and values of a unit, in order; a key may be there several times."""
+    text = (DEPLOY / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and line[0] not in "#["]
+    return [(key, value) for key, _, value in (line.partition("=") for line in lines)]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_command_and_the_settings_of_a_unit_are_the_programs(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for variable in [variable for variable in os.environ if variable.startswith(settings.PREFIX)]:
+        monkeypatch.delenv(variable)
+    found = unit(name)
+    for key, value in found:
+        for word in value.split() if key == "Environment" else ():
+            variable, _, text = word.partition("=")
+            monkeypatch.setenv(variable, text)
+    command = dict(found)["ExecStart"].replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)).split()
+    script = UNITS[name]
+    assert command[:2] == ["/opt/edge-cloud-inference/.venv/bin/python", script]
+    options = SCRIPTS[script]().parse_args(command[2:])
+    assert capsys.readouterr().err == ""
+    assert options.token_file == tmp_path / "token"
+    assert str(options.cache_dir) == "/var/cache/edge-cloud"
+    assert dict(found)["CacheDirectory"] == "edge-cloud"
+    values = dict(found)
+    assert {key: values.get(key) for key in HARDENING} == HARDENING
+    assert "MemoryDenyWriteExecute" not in values, "torch writes code while it runs"
+
+
+def test_systemd_waits_for_the_drain_of_the_cloud() -> None:
+    found = unit("edge-cloud-cloud.service")
+    values = dict(found)
+    drain = next(word for key, value in found if key == "Environment" for word in value.split() if "DRAIN" in word)
+    assert parse_duration(values["TimeoutStopSec"]) >= parse_duration(drain.partition("=")[2]) + 5
+    assert (values["KillSignal"], values["Restart"], values["RestartPreventExitStatus"]) == (
+        "SIGTERM",
+        "on-failure",
+        "2",
+    )
+
+
+def test_systemd_waits_for_a_task_in_flight_and_takes_an_interrupted_run() -> None:
+    values = dict(unit("edge-cloud-tasks.service"))
+    timeout = parse_duration(str(tasks_edge_api.build_parser().get_default("timeout")))
+    assert parse_duration(values["TimeoutStopSec"]) > timeout
+    assert (values["KillSignal"], values["SuccessExitStatus"]) == ("SIGINT", "130")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    text = text.replace("/opt/edge-cloud-inference/.venv/bin/python", sys.executable)
+    text = text.replace("/opt/edge-cloud-inference", str(ROOT))
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [verify, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from lab.__main__ import COMMANDS
+from lab.__main__ import build_parser as lab_parser
 from runtime.cloud_flags import build_parser as cloud_parser
 from tests.conftest import ROOT
-from utils import cli
 
 FOLDERS = ("docs", "docs/decisions", "benchmarks/results", "deploy")
 DOCUMENTS = sorted(path for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.md"))
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OF_OTHERS = {"--build", "--build-arg", "--exit-code-from", "--for", "--from-file", "--platform", "--strict"}
-"""Of docker, kubectl and mypy."""
+OF_OTHERS |= {"--now", "--yes"}
+"""Of docker, kubectl, mypy, systemctl and apt."""
 COMMAND = re.compile(
     r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?(?: (plan|profile|fit|evaluate|calibrate))?)(?: |$)"
 )
@@ -59,10 +60,8 @@ def programs() -> dict[str, set[str]]:
     found = {key: set(cloud_parser("", "", 1)._option_string_actions) for key in ("cloud_api", "tasks_cloud_api")}
     for script in ("edge_api", "tasks_edge_api", "deployment"):
         found |= dict(below(import_module(script).build_parser(), script))
-    for command, (module, _) in COMMANDS.items():
-        parser = cli.Parser(f"lab {command}", "")
-        import_module(module).add_flags(parser)
-        found[f"lab {command}"] = set(parser._option_string_actions)
+    for command in COMMANDS:
+        found[f"lab {command}"] = set(lab_parser(command)._option_string_actions)
     for path in (ROOT / "lab/relay.py", *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests/fuzz").glob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         found[name] = {"--help", *written_flags(path)}
@@ -123,6 +122,19 @@ def test_the_readme_in_chinese_has_the_links_of_the_english_one() -> None:
     assert english[0][0].name == "README.zh-CN.md"
     assert chinese[0][0].name == "README.md"
     assert set(english[1:]) == set(chinese[1:])
+
+
+def test_the_lab_in_chinese_has_the_commands_and_the_links_of_the_english_one() -> None:
+    def commands(name: str) -> list[str]:
+        fences = re.findall(r"^```\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        return [fence.replace(" --language zh", "") for fence in fences]
+
+    english, chinese = "docs/lab.md", "docs/lab.zh-CN.md"
+    assert commands(english) == commands(chinese)
+    both = {ROOT / english, ROOT / chinese, ROOT / "docs/raspberry-pi.md"}
+    assert {link for link in links(ROOT / english) if link[0] not in both} == {
+        link for link in links(ROOT / chinese) if link[0] not in both
+    }
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:

@@ -15,10 +15,11 @@ from statistics import geometric_mean, mean, median
 
 import openpyxl
 import pytest
+from PIL import Image
 
 from lab import report
 from lab.records import RECORDS, Cell, Record
-from lab.report import html, markdown, why, workbook
+from lab.report import html, markdown, pictures, why, workbook
 from lab.report.accuracy import transfer_table
 from lab.report.build import build
 from lab.report.compare import baseline_table, compared_of, headline_table, paper_table
@@ -28,6 +29,7 @@ from lab.report.rows import number, rows_of
 from lab.report.svg import log_ticks, ticks
 from lab.report.tables import best_table, heat_tables, regret_line, regret_of
 from lab.report.words import Words
+from lab.texts import choose
 from tests.made_records import ENVIRONMENT, LAYERS, NOISE, cell_of, grid, record, stages, write
 from utils import cli
 from utils.units import parse_rate
@@ -507,7 +509,7 @@ def test_what_the_doctor_warned_of_stands_in_the_environment() -> None:
 
 def test_every_text_is_used() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.py"))
-    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis|verdict|doctor)_")
+    built = re.compile(r"(who|objective|fact|paper|part|why|heat|dots|axis|mode|host|version|by|flag|verdict|doctor)_")
     keys = tomllib.loads((Path(report.__file__).parent / "en.toml").read_text(encoding="utf-8"))
     assert [key for key in keys if not re.search(f"[\"']{key}[\"']", sources) and not built.match(key)] == []
 
@@ -575,7 +577,7 @@ def test_the_workbook_has_numbers_and_every_value_of_every_record(tmp_path: Path
     folder = write(tmp_path / "lab", RECORDED)
     assert run(folder) == 0
     book = openpyxl.load_workbook(folder / "report.xlsx")
-    assert book.sheetnames == ["table", "summary", "raw", "about"]
+    assert book.sheetnames == ["table", "summary", "charts", "best", "predicted", "raw", "about"]
     head, *rows = book["raw"].iter_rows(values_only=True)
     lines = (folder / RECORDS).read_text().splitlines()
     assert len(rows) == len(lines)
@@ -586,7 +588,7 @@ def test_the_workbook_has_numbers_and_every_value_of_every_record(tmp_path: Path
             expected = pytest.approx(told, rel=1e-12) if isinstance(told, float) else told
             assert shown[name] == (expected if told != "" else None), name
     table = list(book["table"].iter_rows(values_only=True))
-    total = table[0].index(W("total"))
+    total = table[0].index(f"{W('total')} (ms)")
     assert table[1][total] == pytest.approx(median(r.total_s for r in RECORDED[:3]) * 1e3, abs=1e-4)
     assert any(row[0] == W("best_title") for row in book["summary"].iter_rows(values_only=True))
 
@@ -689,3 +691,111 @@ def test_numbers_as_people_read_them() -> None:
     assert data_lines([9, 3, 4, 5]) == "3-5,9"
     assert [show_joules(value) for value in (20.06, 1.0, 0.02691)] == ["20.1", "1.00", "0.0269"]
     assert [show_percent(value) for value in (0.031, -0.5, 0.0001)] == ["+3.1 %", "-50.0 %", "0.0 %"]
+
+
+# --- what the workbook and the pictures draw
+
+
+def test_every_number_of_the_workbook_has_its_unit_and_is_shown_in_it(tmp_path: Path) -> None:
+    workbook.write(tmp_path / "report.xlsx", document(RECORDED))
+    book = openpyxl.load_workbook(tmp_path / "report.xlsx")
+    heads = [cell.value for cell in book["table"][1]]
+    assert {"sent (bytes)", "end-to-end (ms)", "min (ms)", "max (ms)", "local (ms)", "transfer (ms)", "cloud (ms)"} <= {
+        *heads
+    }
+    assert {cell.number_format for cell in book["table"][2][heads.index("sent (bytes)") :][:2]} == {"#,##0", "0.0"}
+    deviations = [
+        cell
+        for row in book["summary"].iter_rows()
+        for cell in row
+        if isinstance(cell.value, float) and cell.number_format == "0.0%"
+    ]
+    assert deviations, "shares are shown as percent"
+
+
+@pytest.mark.parametrize("language", report.LANGUAGES)
+def test_the_charts_of_the_workbook_are_of_the_right_rows(tmp_path: Path, language: str) -> None:
+    found = document(RECORDED, language)
+    w = Words(language)
+    workbook.write(tmp_path / "report.xlsx", found)
+    book = openpyxl.load_workbook(tmp_path / "report.xlsx")
+    keys = ("table", "summary", "charts", "best", "predicted", "raw", "about")
+    assert book.sheetnames == [w(f"sheet_{key}") for key in keys]
+    charts = vars(book[w("sheet_charts")])["_charts"]
+    cells = len({r.cell for r in RECORDED})
+    assert len(charts) == 2 + cells
+    for chart in charts:
+        assert not chart.x_axis.delete
+        assert not chart.y_axis.delete, "or a spreadsheet hides the axis"
+        assert "ms" in "".join(run.t for run in chart.y_axis.title.tx.rich.p[0].r), "a unit"
+    table = list(book[w("sheet_table")].iter_rows(values_only=True))
+    for chart in charts[2:]:
+        assert [len(referred(book, series.val.numRef.f)) for series in chart.series] == [LAST + 1] * 3
+        assert referred(book, chart.series[0].cat.numRef.f) == list(range(LAST + 1))
+        first = int(chart.series[0].val.numRef.f.rpartition("$")[2]) - LAST - 1
+        title = chart.title.tx.rich.p[0].r[0].t
+        assert all(str(word) in title for word in table[first][:3])
+
+
+def referred(book: openpyxl.Workbook, reference: str) -> list[object]:
+    """The values of `'sheet'!$A$2:$A$7`."""
+    name, _, cells = reference.rpartition("!")
+    found = book[name.strip("'")][cells.replace("$", "")]
+    return [row[0].value for row in found]
+
+
+@pytest.mark.parametrize("language", report.LANGUAGES)
+def test_every_picture_is_saved_as_png_in_either_language(
+    tmp_path: Path, language: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "lab", RECORDED)
+    choose(language)
+    try:
+        assert run(folder, "--png", str(tmp_path / "png")) == 0
+    finally:
+        choose("en")
+    told = capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "png").iterdir())
+    assert [name.partition("-")[0] for name in names] == ["cuts", "heat", "heat", "heat", "predicted.png"]
+    assert all(str(tmp_path / "png" / name) in told for name in names)
+    for name in names:
+        with Image.open(tmp_path / "png" / name) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 150
+            assert len(picture.convert("L").getcolors() or ()) > 5, "something is drawn"
+    with Image.open(tmp_path / "png" / names[0]) as picture:
+        seen = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
+    assert {tuple(bytes.fromhex(colour)) for colour in workbook.COLOURS.values()} <= seen
+    assert ("no font with Chinese letters" in told) == (language == "zh" and pictures.chinese_font() is None) or (
+        "没有中文字体" in told
+    )
+
+
+def test_names_of_anybody_are_drawn_as_they_are_and_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
+    nasty = replace(cell_of(0.5, "5mbit"), model="../$\\no{$", link_name="$x_{$")
+    paths = pictures.draw(tmp_path, document([replace(r, layer="$a^$") for r in grid([nasty])]))
+    assert paths
+    assert all(path.parent == tmp_path and path.exists() for path in paths)
+    assert pictures.draw(tmp_path / "none", document([])) == []
+
+
+def test_a_place_that_takes_no_pictures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "lab", RECORDED[:30])
+    (tmp_path / "file").write_text("")
+    assert run(folder, "--png", str(tmp_path / "file")) == 1
+    assert f"cannot write the pictures to {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_the_report_in_chinese_has_no_english_sentence() -> None:
+    """But for names: of networks, layers, programs, files, units and packages."""
+    found = document(RECORDED, "zh")
+    said = [found.title, *found.warnings, *itertools.chain.from_iterable(found.facts), *found.words.values()]
+    for section in found.sections:
+        said += [section.title, *section.paragraphs]
+        for block in section.blocks:
+            said += [block.title, *block.notes]
+            if isinstance(block, Table):
+                said += block.head
+    english = re.compile(r"\b(the|of|on|and|is|are|cloud|edge|local|cores|memory|needs|measured|cell|cut|link)\b")
+    for text in said:
+        assert not english.search(re.sub(r"`[^`]*`|[\w.-]+\.(?:jsonl|xlsx|html|md)", "", text)), text

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from openpyxl import load_workbook
-from PIL import Image
 
 import tasks_edge_api
 from benchmarks import load
@@ -198,11 +197,11 @@ def run_tasks(cache: Path, *arguments: object) -> Finished:
 def test_every_task_of_a_mix_is_answered_right_and_written_down(
     many: CloudProcess, cache: Path, tmp_path: Path
 ) -> None:
-    files = {name: tmp_path / f"tasks.{name}" for name in ("csv", "xlsx", "png")}
+    files = {name: tmp_path / f"tasks.{name}" for name in ("csv", "xlsx", "svg")}
     done = run_script(
         *("tasks_edge_api.py", "--cache-dir", str(cache), "-p", str(many.port), "-t", "le_net,mobile_net"),
         *("--tasks", "12", "--seed", "3", "--verify", "--json", "--emulate-cpu", "0.3", "--emulate-link", "50mbit,5ms"),
-        *("--csv", str(files["csv"]), "--excel", str(files["xlsx"]), "--plot", str(files["png"])),
+        *("--csv", str(files["csv"]), "--excel", str(files["xlsx"]), "--plot", str(files["svg"])),
     )
     assert done.code == 0, done.stderr
     document = done.document
@@ -219,8 +218,11 @@ def test_every_task_of_a_mix_is_answered_right_and_written_down(
         rows = list(csv.DictReader(file))
     assert {row["id"] for row in rows} == {str(n) for n in range(1, 13)}
     assert load_workbook(files["xlsx"])["tasks"].max_row == 13
-    with Image.open(files["png"]) as picture:
-        assert min(picture.size) > 200
+    drawn = files["svg"].read_text(encoding="utf-8")  # matplotlib keeps texts as comments
+    for task in document["tasks"]:
+        assert f"<!-- {task['id']} {task['model']} -->" in drawn
+        where = {"edge": "all on the edge"}.get(task["completed_by"], f"point {task['point']}: ")
+        assert f"<!-- {where if task['point'] else 'all on the cloud: '}" in drawn, task
 
 
 def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProcess, cache: Path, tmp_path: Path) -> None:

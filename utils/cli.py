@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from utils import config, settings, start
+from utils import completion, config, settings, start
 from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from utils.output import OutputError, one_line, only_answers, print_error
 from utils.output import announce as announce  # also for the scripts
@@ -68,6 +68,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse, with the environment and a configuration file; remembers whether a machine reads the answer."""
         given = list(sys.argv[1:] if args is None else args)
+        if completion.VARIABLE in os.environ:  # a shell asks what may follow
+            completion.answer(self, given)
+            sys.exit(EXIT_OK)
         chosen = settings.leaf(self, given)
         self._as_json = "--json" in given
         if isinstance(chosen, Parser):  # that of a command complains itself

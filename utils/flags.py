@@ -9,10 +9,11 @@ from utils.errors import UsageError
 
 DEFAULT_PORT = 9999
 LOCAL = "127.0.0.1"
-MODELS = (
-    "alex_net, vgg_net, mobile_net, le_net, deepface, mnist, kaldi, senna_pos, senna_ner, senna_chk, cifar_alexnet, "
-    "cifar_vgg16, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
+NETWORKS = (
+    *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
+    *("senna_chk", "cifar_alexnet", "cifar_vgg16"),
 )
+MODELS = f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
 EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
 WEIGHTS = "default (trained where there are such, else seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 

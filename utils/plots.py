@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from utils.errors import UsageError
 from utils.files import replaced
+from utils.units import format_seconds
 
 CLOSE, LOOSE = 1.1, 1.2
 
@@ -56,22 +57,61 @@ class Bar(NamedTuple):
 STAGE_COLOURS = {"edge": "tab:green", "link": "tab:orange", "cloud": "tab:blue", "fallback": "tab:red"}
 
 
-def waterfall(path: Path, tasks: Sequence[tuple[str, Sequence[Bar]]], title: str) -> None:
+class Strip(NamedTuple):
+    """A row of a waterfall: whose it is, its stages in their order, and what is told at its right end."""
+
+    name: str
+    bars: Sequence[Bar]
+    told: str = ""
+
+
+LEAST_WIDTH = 1 / 200
+"""Of the picture: a stage that is shorter is drawn as wide as this, or nobody would see it beside the long ones."""
+
+
+def waterfall(path: Path, strips: Sequence[Strip], title: str) -> None:
     """A row for each task, a bar for each stage: what overlaps ran at the same time. Raises OSError."""
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.22 * max(len(tasks), 4)), dpi=110)
-    for place, (_, bars) in enumerate(tasks):
-        for bar in bars:
+    figure, axes = plt.subplots(figsize=(10, 1.4 + 0.24 * max(len(strips), 4)), dpi=110)
+    least_s = LEAST_WIDTH * max((bar.begin_s + bar.length_s for strip in strips for bar in strip.bars), default=1.0)
+    for place, strip in enumerate(strips):
+        for bar in seen(strip.bars, least_s):
             axes.barh(place, bar.length_s, left=bar.begin_s, height=0.7, color=STAGE_COLOURS[bar.stage], lw=0)
-    axes.set_yticks(range(len(tasks)), [name for name, _ in tasks], fontsize=7)
+    axes.set_yticks(range(len(strips)), [_plain(strip.name) for strip in strips], fontsize=7)
     axes.margins(y=0.01)
+    axes.set_xlim(left=0)
     axes.invert_yaxis()
     axes.set_xlabel("seconds after the start")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, loc="left")
     axes.grid(axis="x", lw=0.4, alpha=0.5)
-    used = {bar.stage for _, bars in tasks for bar in bars}
+    axes.set_axisbelow(True)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(strips)), [_plain(strip.told) for strip in strips], fontsize=7)
+    right.tick_params(length=0)
+    used = {bar.stage for strip in strips for bar in strip.bars}
     shapes = [Patch(color=colour) for stage, colour in STAGE_COLOURS.items() if stage in used]
-    axes.legend(shapes, [stage for stage in STAGE_COLOURS if stage in used], fontsize=8, frameon=False)
+    names = [stage for stage in STAGE_COLOURS if stage in used]
+    axes.legend(
+        shapes, names, fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
+    )
+    if any(bar.length_s < least_s for strip in strips for bar in strip.bars):
+        note = f"stages shorter than {format_seconds(least_s)} are drawn as long as that"
+        style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+        axes.annotate(note, (1, 0), (0, -24), fontsize=7, color="grey", **style)
     _save(figure, path)
+
+
+def seen(bars: Sequence[Bar], least_s: float) -> list[Bar]:
+    """The same in their order, none shorter than can be seen, none hidden by the one after it."""
+    drawn: list[Bar] = []
+    for bar in bars:
+        begin_s = max(bar.begin_s, drawn[-1].begin_s + least_s) if drawn else bar.begin_s
+        drawn.append(Bar(bar.stage, begin_s, max(bar.length_s - (begin_s - bar.begin_s), least_s)))
+    return drawn
+
+
+def _plain(text: str) -> str:
+    """A name that anybody may have given: matplotlib would take two dollars for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -5,23 +5,29 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.texts import DEFAULT, LANGUAGES, now
+from lab.texts import say as told
 from utils.cli import say
 from utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab.records import Cell
+    from lab.report.document import Document
+
+__all__ = ["LANGUAGES"]
 
 FORMS = ("html", "xlsx", "md")
-LANGUAGES = ("en", "zh")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `lab run --out` was given")
-    parser.add_argument("--language", choices=LANGUAGES, default="en", help="of the whole report")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the report is written (default: the same folder)"
     )
+    parser.add_argument("--png", type=Path, metavar="DIR", help="write its pictures as PNG files there, too")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -35,7 +41,8 @@ def main(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise UsageError(f"there is no folder {options.folder}")
     environment, records = read(options.folder)
-    document = build(environment, records, Words(options.language), expected_cells(options.folder / SPEC))
+    words, expected = Words(now().language), expected_cells(options.folder / SPEC)
+    document = build(environment, records, words, expected)
     target: Path = options.out or options.folder
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -49,8 +56,25 @@ def main(options: argparse.Namespace) -> int:
     said = (section.paragraphs for section in document.sections if section.id.startswith("grid-"))
     for paragraph in dict.fromkeys(chain.from_iterable(said)):  # networks without fixed cuts all say the same
         say(paragraph)
-    say(f"written: {', '.join(str(target / f'report.{form}') for form in FORMS)}")
+    files = [target / f"report.{form}" for form in FORMS]
+    if options.png is not None:
+        files += draw(options.png, document, lambda: build(environment, records, Words(DEFAULT), expected))
+    say(told("written", paths=", ".join(map(str, files))))
     return 0 if records else 1
+
+
+def draw(folder: Path, document: "Document", in_english: "Callable[[], Document]") -> list[Path]:
+    """The pictures as files; returns their names. Raises AppError where they cannot be written."""
+    from lab.report import pictures
+
+    if document.language != DEFAULT and pictures.chinese_font() is None:
+        say(f"! {told('no_letters')}")
+        document = in_english()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return pictures.draw(folder, document)
+    except OSError as error:
+        raise AppError(f"cannot write the pictures to {folder}: {error.strerror or error}") from None
 
 
 def expected_cells(path: Path) -> "tuple[Cell, ...]":

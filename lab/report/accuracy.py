@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from lab.choices import AUTO, POINT
-from lab.report.document import BAD, NOTE, Entry, Table, milliseconds, percent, show_percent, text
+from lab.report.document import BAD, NOTE, Entry, Table, milliseconds, percent, show_percent, size, text
 from lab.report.rows import STAGES, Row
 from lab.report.words import Words
-from utils.units import format_bytes, parse_link
+from utils.units import parse_link
 
 LARGE_BYTES, CLOSE = 100_000, 0.05
 """The bar of the transfer check: how close to bytes over rate, from this size on."""
@@ -77,7 +77,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
                 text(w.cpu(row.cell.cpu)),
                 text(w.link(row.cell)),
                 text(w.cut_of(row)),
-                Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
+                size(row.payload_bytes, row.lines),
                 milliseconds(took_s, row.lines),
                 milliseconds(ideal_s, row.lines),
                 percent(plain[-1], row.lines, BAD if abs(plain[-1]) > CLOSE else ""),

@@ -26,6 +26,7 @@ from lab.report.document import (
 )
 from lab.report.grid import CellResult, Grid, grids_of
 from lab.report.rows import Numbered, Row, number, rows_of
+from lab.report.series import best_times, predicted_times
 from lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
 from lab.report.why import answer
 from lab.report.words import Words
@@ -33,6 +34,12 @@ from utils.units import parse_rate
 
 MOST_NAMED, MOST_IN_TITLE = 6, 3
 FLAT_FIRST = ("line", "cell.model", "cell.cpu", "cell.link", "who", "point", "layer", "codec", "repeat")
+OF_FORMS = (
+    *("contents", "page_foot", "see_html", "raw_title", "raw_note", "raw_units", "lines", "sheet_table", "cell_name"),
+    *("sheet_summary", "sheet_charts", "sheet_best", "sheet_predicted", "sheet_raw", "sheet_about", "best_times"),
+    *("axis_cut", "axis_total", "axis_measured", "axis_predicted", "scatter_title", "bars_title", "comma", "colon"),
+)
+"""Texts that HTML, workbook, Markdown and PNG need themselves."""
 RAW_TIMES = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
 
 
@@ -60,8 +67,9 @@ def build(environment: Environment, records: Sequence[Record], w: Words, expecte
         table=table,
         raw=flat(numbered),
         raw_table=raw_table(numbered, w),
-        words={key: w(key) for key in ("contents", "page_foot", "see_html", "raw_title", "raw_note", "lines")}
-        | {"raw_open": w("raw_open", n=len(records))},
+        best=best_times(grids, w),
+        predicted=predicted_times(predicted_rows(rows), w),
+        words={key: w(key) for key in OF_FORMS} | {"raw_open": w("raw_open", n=len(records))},
     )
 
 
@@ -86,9 +94,9 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
     threads = w("threads", n=environment.threads, cc=environment.congestion_control)
     pairs = {
         "networks": ", ".join(dict.fromkeys(row.cell.model for row in rows)),
-        "mode": f"{mode} ({environment.why_mode})",
-        "device": f"{_listed(environment.host)}; {threads}",
-        "versions": _listed(environment.versions),
+        "mode": w("mode_told", mode=w.named("mode", mode) or mode, why=w.retold(environment.why_mode)),
+        "device": w("list_separator").join((_listed("host", environment.host, w), threads)),
+        "versions": _listed("version", environment.versions, w),
         "when": w("when_line", first=_minute(times[0]), last=_minute(times[-1])) if times else environment.started,
         "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),
         "times": w("times_measured"),
@@ -101,8 +109,10 @@ def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[
     return tuple((w(f"fact_{name}"), told) for name, told in pairs.items() if told)
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+def _listed(kind: str, values: Mapping[str, Any], w: Words) -> str:
+    """What a machine is or has; what there is no word for by its name."""
+    told = (w.named(kind, name, n=value) or f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    return w("comma").join(told)
 
 
 def _minute(at: str) -> str:
@@ -176,7 +186,7 @@ def _named(holes: Iterable[Hole], w: Words) -> str:
     for cell, cuts in found.items():
         numbers = show_lines(cut for cut in cuts if isinstance(cut, int))
         words = [cut for cut in cuts if isinstance(cut, str)]
-        named.append(w("cuts_of", cell=cell, cuts=", ".join(filter(None, (numbers, *words)))))
+        named.append(w("cuts_of", cell=cell, cuts=w("comma").join(filter(None, (numbers, *words)))))
     shown = w("list_separator").join(named[:MOST_NAMED])
     return shown if len(named) <= MOST_NAMED else w("and_more", shown=shown, n=len(named) - MOST_NAMED)
 
@@ -237,14 +247,15 @@ def raw_table(records: Sequence[Numbered], w: Words) -> Table:
 
 def _raw_row(each: Numbered, w: Words) -> tuple[Entry, ...]:
     record, line = each.record, (each.line,)
+    flags = (*record.flags, *(("wrong",) if record.matches is False else ()))
     said = (record.at, record.cell.model, w.cpu(record.cell.cpu), w.link(record.cell), w.who(record.who))
     return (
         Entry(str(each.line), each.line, line, is_number=True),
         *(text(word) for word in (*said, w.point(record.point), record.codec)),
         *(Entry(str(value), value, is_number=True) for value in (record.attempt, record.repeat)),
         *(milliseconds(record.measured.get(name), line) for name in RAW_TIMES),
-        text(record.completed_by),
-        text(", ".join((*record.flags, *(("wrong",) if record.matches is False else ()))), NOTE),
+        text(w.named("by", record.completed_by) or record.completed_by),
+        text(w("comma").join(w.named("flag", flag) or flag for flag in flags), NOTE),
     )
 
 

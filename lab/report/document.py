@@ -3,9 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+from utils.units import format_bytes
 
 BEST, BAD, NOTE = "best", "bad", "note"
 """Marks: what is best; what is missing or wrong; what is less important."""
+MS, JOULES, TIMES, SHARE, BYTES = "ms", "J", "×", "%", "bytes"
+"""Units; a share is 0.031 in a workbook, and shown as 3.1 %."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Entry:
     is_number: bool = False
     is_link: bool = False
     """Whether it leads to the first of its records."""
+    unit: str = ""
+    """Of the number that a workbook gets."""
 
     @property
     def cell(self) -> float | str:
@@ -43,6 +50,16 @@ class Table:
     is_heat_map: bool = False
     firsts: frozenset[int] = frozenset()
     """Rows that a group begins with."""
+    keys: tuple[str, ...] = ()
+    """What the columns are, in no language, where somebody looks for one."""
+
+    def column(self, key: str) -> int:
+        """Where it is."""
+        return self.keys.index(key)
+
+    def groups(self) -> list[tuple[int, int]]:
+        """The rows of each group: the first one, and the one after the last."""
+        return list(pairwise([*sorted(self.firsts), len(self.rows)]))
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,10 @@ class Document:
     raw: Raw
     raw_table: Table
     """The records once more, few columns, for the HTML file's links."""
+    best: Table
+    """Times of the best cut, of the automatic choice and of both ends, a row for each cell."""
+    predicted: Table
+    """Every end-to-end time that was measured, and what had been predicted."""
     words: dict[str, str] = field(default_factory=dict)
     """The few words that the forms themselves need."""
 
@@ -111,14 +132,15 @@ def milliseconds(seconds: float | None, lines: Iterable[int] = (), mark: str = "
     """Seconds, shown and given as milliseconds."""
     if seconds is None:
         return Entry("–", "", mark=mark or NOTE, is_number=True)
-    return Entry(f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4), tuple(lines), mark, hint=hint, is_number=True)
+    shown, value = f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4)
+    return Entry(shown, value, tuple(lines), mark, hint=hint, is_number=True, unit=MS)
 
 
 def joules(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:
     """Joules, three digits."""
     if value is None:
         return Entry("–", "", mark=NOTE, is_number=True)
-    return Entry(show_joules(value), round(value, 6), tuple(lines), mark, is_number=True)
+    return Entry(show_joules(value), round(value, 6), tuple(lines), mark, is_number=True, unit=JOULES)
 
 
 def times(
@@ -127,14 +149,19 @@ def times(
     """A ratio, such as `1.38 ×`, and what is to be said of it."""
     if value is None:
         return Entry("–", "", mark=mark or NOTE, is_number=True)
-    return Entry(f"{value:.2f} ×{after}", round(value, 4), tuple(lines), mark, share, is_number=True)
+    return Entry(f"{value:.2f} ×{after}", round(value, 4), tuple(lines), mark, share, is_number=True, unit=TIMES)
+
+
+def size(count: int, lines: Iterable[int] = ()) -> Entry:
+    """Bytes."""
+    return Entry(format_bytes(count), count, tuple(lines), is_number=True, unit=BYTES)
 
 
 def percent(value: float | None, lines: Iterable[int] = (), mark: str = "", sign: bool = True) -> Entry:
     """A share, such as `+3.1 %`; a workbook gets 0.031."""
     if value is None:
         return Entry("–", "", mark=NOTE, is_number=True)
-    return Entry(show_percent(value, sign), round(value, 5), tuple(lines), mark, is_number=True)
+    return Entry(show_percent(value, sign), round(value, 5), tuple(lines), mark, is_number=True, unit=SHARE)
 
 
 def show_percent(value: float, sign: bool = True) -> str:

@@ -18,13 +18,13 @@ from lab.report.document import (
     show_joules,
     show_ms,
     show_percent,
+    size,
     text,
     times,
 )
 from lab.report.grid import CellResult, Grid
 from lab.report.rows import STAGES, Row
 from lab.report.words import Words
-from utils.units import format_bytes
 
 # --- the student's table
 
@@ -41,10 +41,10 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
                 firsts.add(len(rows))
                 where = (text(grid.model), Entry(w.cpu(cpu), cpu), text(w.link(place)), *goal)
                 rows += [(*where, *cells) for cells in _cell_rows(grid, grid.at(cpu, place), w)]
-    head = w.head("model", "cpu", "link", *(["objective"] if has_goals else []), "cut", "mark", "layer", "sent")
-    head += w.head("total", "least", "most", "local", "transfer", "cloud", "repeats", "lines")
+    keys: tuple[str, ...] = ("model", "cpu", "link", *(["objective"] if has_goals else []), "cut", "mark", "layer")
+    keys += ("sent", "total", "least", "most", "local", "transfer", "cloud", "repeats", "lines")
     notes = (w("student_note"), w("student_marks"))
-    return Table("table", w("student_title"), head, tuple(rows), notes, firsts=frozenset(firsts))
+    return Table("table", w("student_title"), w.head(*keys), tuple(rows), notes, firsts=frozenset(firsts), keys=keys)
 
 
 def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[Entry, ...]]:
@@ -75,7 +75,7 @@ def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
         Entry(cut, number, mark=mark),
         text(star, BAD if row.wrong else mark, w("wrong_answers", n=row.wrong) if row.wrong else ""),
         text(f"{row.layer} [{row.codec}]" if row.codec != "raw" else row.layer, mark),
-        Entry(format_bytes(row.payload_bytes), row.payload_bytes, row.lines, is_number=True),
+        size(row.payload_bytes, row.lines),
         milliseconds(total.median, row.lines, mark),
         milliseconds(total.low, row.lines, NOTE),
         milliseconds(total.high, row.lines, NOTE),

@@ -1,33 +1,18 @@
 """The report's languages: every text by a key, from the file of the language."""
 
-import string
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lab.choices import POINT
 from lab.records import Cell
 from lab.report.document import show_ms
 from lab.report.grid import Place
 from lab.report.rows import Row
+from lab.texts import FORMATTER, Texts, read
 from utils.units import format_rate, parse_link
 
 HERE = Path(__file__).parent
-
-
-class _WithNumbers(string.Formatter):
-    """As `str.format`, and `{n:cell|cells}` is the first word where n is 1, else the second one."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        one, bar, more = format_spec.partition("|")
-        if not bar:
-            return str(super().format_field(value, format_spec))
-        return one if value == 1 else more
-
-
-FORMATTER = _WithNumbers()
 
 
 class Words:
@@ -36,7 +21,9 @@ class Words:
     def __init__(self, language: str, ambiguous: frozenset[str] = frozenset()) -> None:
         self.language = language
         self._ambiguous = ambiguous
-        self._texts: dict[str, str] = tomllib.loads((HERE / f"{language}.toml").read_text(encoding="utf-8"))
+        self._texts: dict[str, str] = read(HERE / f"{language}.toml")
+        self.retold = Texts(language).retold
+        """What a record says in English, in this language."""
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
@@ -108,12 +95,18 @@ class Words:
         """What `lab doctor` warned of."""
         key = f"doctor_{found['name'].lower().replace(' ', '_')}"
         if key in self._texts:
-            return self(key, found=found["found"])
-        return " -> ".join(filter(None, (f"{found['name']}: {found['found']}", found["to_do"])))
+            return self(key, found=self.retold(found["found"]))
+        name, told, to_do = (self.retold(found[each]) for each in ("name", "found", "to_do"))
+        return " -> ".join(filter(None, (f"{name}{self('colon')}{told}", to_do)))
 
     def objective(self, name: str) -> str:
         """What is least."""
         return self(f"objective_{name}") if f"objective_{name}" in self._texts else name
+
+    def named(self, kind: str, name: str, **values: object) -> str | None:
+        """The text of `kind_name`, if there is one."""
+        key = f"{kind}_{name}"
+        return self(key, **values) if key in self._texts else None
 
     def who(self, name: str) -> str:
         """A way of choosing the cut."""
