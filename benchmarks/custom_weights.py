@@ -194,6 +194,7 @@ def main() -> None:
         with running_cloud(folder / "cache", *served) as cloud:
             for each in made:
                 rows.append(_row(each, plain[each.path], cloud.port))
+            cloud.kill()  # nothing is left to be finished
     head = ["file", "captured by", "point 0", "the last point", "verify's reference", "numbers in it"]
     write_table("custom_weights", "Networks of one's own against plain torch, over a real cloud", head, rows, [])
 

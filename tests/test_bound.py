@@ -25,7 +25,8 @@ class Net(nn.Module):
         self.middle = middle
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.b(self.middle(self, x, self.a(x).relu()))
+        result: torch.Tensor = self.b(self.middle(self, x, self.a(x).relu()))
+        return result
 
 
 KEPT = {
@@ -104,14 +105,17 @@ def test_a_network_that_keeps_what_it_was_given_is_left_as_it_was() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.kept, self.all = nn.Linear(4, 4), None, []
+            self.a = nn.Linear(4, 4)
+            self.kept: int | None = None
+            self.all: list[torch.Tensor] = []
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.kept is None:
                 self.kept = x.shape[1]
             self.last = self.a(x)
             self.all.append(self.last)
-            return self.last * self.kept
+            result: torch.Tensor = self.last * self.kept
+            return result
 
     model = Keeps().eval().requires_grad_(False)
     trace(model, X, "net", is_own=True)
@@ -134,7 +138,8 @@ class Norm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.a(x).reshape(1, 6, 4)
         y.mul_(3).sub_(0.5)
-        return self.b(y)
+        result: torch.Tensor = self.b(y)
+        return result
 
 
 def test_what_a_caller_still_holds_is_not_written_into() -> None:

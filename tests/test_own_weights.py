@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.custom_weights import WAYS, Made, plain_answers, same_bits, write_ways
 from models import building, registry, weights
+from net.messages import Hello
 from net.tensors import Array
 from runtime.identity import hello_of
 from runtime.requests import check_same
@@ -145,13 +146,13 @@ def test_a_file_of_weights_fills_what_build_leaves_open_and_what_torch_does_not_
 
 
 def test_generators_are_left_as_they_were() -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    before = torch.get_rng_state(), np.random.get_state(legacy=True), random.getstate()
     with building.seeded() as is_drawn:
         assert not is_drawn()
         torch.rand(1)
         assert is_drawn()
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert repr(np.random.get_state(legacy=True)) == repr(before[1])
     assert random.getstate() == before[2]
     for draw in (random.random, np.random.rand):
         with building.seeded() as is_drawn:
@@ -181,7 +182,8 @@ BESIDE = {
 @pytest.mark.parametrize("name", BESIDE)
 def test_sides_whose_files_read_other_numbers_are_told_which(name: str, tmp_path: Path) -> None:
     text, told = BESIDE[name]
-    hellos, names = [], ()
+    hellos: list[Hello] = []
+    names: tuple[str, ...] = ()
     for folder, number in (("a", "0.25"), ("b", "0.5"), ("c", "0.25")):
         path = own(tmp_path / folder, text)
         (tmp_path / folder / "beside.txt").write_text(number)
