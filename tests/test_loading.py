@@ -187,22 +187,24 @@ def test_a_greeting_needs_no_file_and_a_payload_without_memory_is_refused(
     subject = network("le_net")
     hello, x = hello_of(subject), np.asarray(subject.example.tensor)
     request = Infer(1, [[1, len(subject.traced.graph.layers)]], LONG_S)
-    with running_cloud(cache) as cloud, closing(connect("127.0.0.1", cloud.port, 5.0)) as connection:
+    many = running_cloud(cache, "--max-payload", "512MiB")
+    with many as cloud, closing(connect("127.0.0.1", cloud.port, 5.0)) as connection:
         connection.send(hello, soon())
         connection.receive(soon()).read(Ready)
         with limited(cloud, resource.RLIMIT_NOFILE, cloud.descriptors):
             connection.send(hello, soon())
             connection.receive(soon()).read(Ready)
-        status = Path(f"/proc/{cloud.process.pid}/status").read_text()
-        used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
-        with (
-            limited(cloud, resource.RLIMIT_AS, used),
-            closing(connect("127.0.0.1", cloud.port, 5.0)) as greedy,
-        ):
+        with closing(connect("127.0.0.1", cloud.port, 5.0)) as greedy:
             greedy.send(hello, soon())
             greedy.receive(soon()).read(Ready)
-            with pytest.raises(ConnectError, match="no memory"):  # while it sends, or when it has sent
-                ask(greedy, request, np.zeros(15 << 20, np.float32))
+            greedy.limits = replace(greedy.limits, payload_bytes=1 << 30)
+            status = Path(f"/proc/{cloud.process.pid}/status").read_text()
+            used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
+            with (
+                limited(cloud, resource.RLIMIT_AS, used + (64 << 20)),
+                pytest.raises(ConnectError, match="no memory"),  # while it sends, or when it has sent
+            ):
+                ask(greedy, request, np.zeros(100 << 20, np.float32))
         ask(connection, request, x)
 
 
