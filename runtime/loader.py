@@ -100,6 +100,8 @@ class Loader:
             except TimeoutError:
                 if started["pid"]:
                     os.kill(started["pid"], signal.SIGKILL)
+                self._sock.settimeout(END_S)
+                self._receive()  # that it was ended, which nobody needs to know
                 raise NoRoomError(f"{wish.name} was not loaded within {seconds:.0f} s") from None
             finally:
                 with self._lock:
@@ -171,6 +173,8 @@ def _split_off(sock: socket.socket, work: Work) -> int:
             return
         try:
             _serve(_keep_only(sock), work)
+        except Exception:
+            log.exception("the process that loads ends")
         finally:
             os._exit(0)
 
@@ -220,14 +224,15 @@ def _wait(sock: socket.socket, pid: int, ended: int) -> bool:
     """Wait for a load to end; False where the cloud has ended before."""
     either: list[Any] = [ended, sock]
     ready = select.select(either, [], [])[0]
-    if ended not in ready:  # nothing is sent while a load runs, so the cloud is gone
+    is_gone = ended not in ready and not sock.recv(1, socket.MSG_PEEK)  # else it is the next wish
+    if is_gone:
         os.kill(pid, signal.SIGKILL)
     os.close(ended)
     _, status = os.waitpid(pid, 0)
-    if status and ended in ready:
+    if status and not is_gone:
         text = "the load was ended by the system, which happens where memory runs out"
         sock.send(json.dumps({"error": "NoRoomError", "text": text}).encode())
-    return ended in ready
+    return not is_gone
 
 
 def _work(sock: socket.socket, wish: Wish, priority: int, work: Work) -> None:

@@ -1,5 +1,6 @@
 """Loading networks: off the way of requests, refused in time, paid for by who causes it, and only what was named."""
 
+import os
 import resource
 import threading
 import time
@@ -23,13 +24,13 @@ from runtime.digests import Known, KnownDigests
 from runtime.executor import Network
 from runtime.greeting import greet_when_free
 from runtime.load import LoadMeter
-from runtime.loader import is_possible
+from runtime.loader import LOWEST, Loader, NoRoomError, Wish, is_possible
 from runtime.served import MAX_LOADING, Networks
 from runtime.session import RequestError
 from runtime.worker import BusyError, Worker
 from tests.conftest import LONG_S, CloudProcess, children_of, is_running, running_cloud, until
 from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, MismatchError
+from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="this system has no fork, or no files in memory")
 
@@ -187,22 +188,24 @@ def test_a_greeting_needs_no_file_and_a_payload_without_memory_is_refused(
     subject = network("le_net")
     hello, x = hello_of(subject), np.asarray(subject.example.tensor)
     request = Infer(1, [[1, len(subject.traced.graph.layers)]], LONG_S)
-    with running_cloud(cache) as cloud, closing(connect("127.0.0.1", cloud.port, 5.0)) as connection:
+    many = running_cloud(cache, "--max-payload", "512MiB")
+    with many as cloud, closing(connect("127.0.0.1", cloud.port, 5.0)) as connection:
         connection.send(hello, soon())
         connection.receive(soon()).read(Ready)
         with limited(cloud, resource.RLIMIT_NOFILE, cloud.descriptors):
             connection.send(hello, soon())
             connection.receive(soon()).read(Ready)
-        status = Path(f"/proc/{cloud.process.pid}/status").read_text()
-        used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
-        with (
-            limited(cloud, resource.RLIMIT_AS, used),
-            closing(connect("127.0.0.1", cloud.port, 5.0)) as greedy,
-        ):
+        with closing(connect("127.0.0.1", cloud.port, 5.0)) as greedy:
             greedy.send(hello, soon())
             greedy.receive(soon()).read(Ready)
-            with pytest.raises(ConnectError, match="no memory"):  # while it sends, or when it has sent
-                ask(greedy, request, np.zeros(15 << 20, np.float32))
+            greedy.limits = replace(greedy.limits, payload_bytes=1 << 30)
+            status = Path(f"/proc/{cloud.process.pid}/status").read_text()
+            used = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
+            with (
+                limited(cloud, resource.RLIMIT_AS, used + (64 << 20)),
+                pytest.raises(ConnectError, match="no memory"),  # while it sends, or when it has sent
+            ):
+                ask(greedy, request, np.zeros(100 << 20, np.float32))
         ask(connection, request, x)
 
 
@@ -235,3 +238,49 @@ def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str],
     finally:
         server.stop()
         thread.join()
+
+
+def test_a_load_steps_back_as_soon_as_somebody_is_served(tmp_path: Path) -> None:
+    def work(wish: Wish) -> tuple[bytes, int]:
+        until(lambda: (tmp_path / "go").exists())
+        raise UsageError(f"{wish.name} is enough")
+
+    loader = Loader(work)
+    told: list[Exception] = []
+
+    def load(*, is_behind: bool) -> None:
+        with pytest.raises(UsageError, match="this is enough") as caught:
+            loader.load(Wish("this", 1), LONG_S, is_behind=is_behind)
+        told.append(caught.value)
+
+    try:
+        for is_behind in (False, True):
+            thread = threading.Thread(target=lambda now=is_behind: load(is_behind=now))
+            thread.start()
+            until(lambda: loader._running)
+            job = loader._running
+            assert job is not None
+            assert (os.getpriority(os.PRIO_PROCESS, job) == LOWEST) is is_behind
+            loader.step_back()
+            assert os.getpriority(os.PRIO_PROCESS, job) == LOWEST
+            (tmp_path / "go").touch()
+            thread.join(LONG_S)
+            (tmp_path / "go").unlink()
+        assert len(told) == 2
+    finally:
+        loader.close()
+
+
+def test_a_load_that_takes_for_ever_is_ended_and_the_next_one_goes_on() -> None:
+    def work(wish: Wish) -> tuple[bytes, int]:
+        until(lambda: wish.name != "slow")
+        raise MemoryError
+
+    loader = Loader(work)
+    try:
+        with pytest.raises(NoRoomError, match="within"):
+            loader.load(Wish("slow", 1), 1.0, is_behind=False)
+        with pytest.raises(NoRoomError, match="memory"):
+            loader.load(Wish("quick", 1), LONG_S, is_behind=False)
+    finally:
+        loader.close()
