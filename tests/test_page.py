@@ -172,6 +172,7 @@ def test_an_answer_has_a_length_and_an_end() -> None:
     assert reply("200 OK", b"x", has_body=False).endswith(b"Connection: close\r\n\r\n")
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot limit another process")
 def test_half_open_scrapes_do_not_stop_a_cloud(cache: Path, network: Callable[[str], Network]) -> None:
     """300 of them, and a cloud that may have 256 descriptors in all: it goes on, and so do its figures."""
     subject = network("le_net")
