@@ -33,7 +33,7 @@ from runtime.children import LISTENING, ROOT
 
 TIMEOUT_S = 2.0
 LATE_S = 2.0  # beyond --timeout, without a fault and for what is not an inference: building and measuring
-SPARE = 2
+SPARE = 1
 PROBED_BYTES = 8192
 
 
