@@ -72,6 +72,7 @@ bench: $(READY) ## all measurements; about two hours, tables go to benchmarks/re
 	$(BIN)/python deployment.py fit --role cloud --threads 2
 	$(BIN)/python -m benchmarks.configurations
 	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.phases
 	$(BIN)/python -m benchmarks.hostile
 
 clean: ## remove what make made
