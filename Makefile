@@ -76,6 +76,7 @@ bench: $(DEV) ## all measurements; about two hours, tables go to benchmarks/resu
 	$(BIN)/python deployment.py fit --role cloud --threads 2
 	$(BIN)/python -m benchmarks.configurations
 	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.phases
 	$(BIN)/python -m benchmarks.hostile
 	$(BIN)/python -m benchmarks.reconnecting
 

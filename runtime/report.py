@@ -143,7 +143,7 @@ def _headline(outcome: Outcome) -> Group:
     lines.append(f"cut    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
     chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
-    given = "the cloud was lost before a decision" if plan.failure else "the point was given"
+    given = "there was no cloud to decide with" if plan.failure else "the point was given"
     lines.append(f"why    {given if decision.method == 'given' else chosen}")
     if decision.keeps_up is False:
         lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
