@@ -35,11 +35,11 @@ def usage() -> str:
     return "\n".join([first, "", *lines, "", texts.say("more_help", prog=PROG)])
 
 
-def build_parser(name: str, module: ModuleType) -> cli.Parser:
+def build_parser(name: str) -> cli.Parser:
     """The command line of one command, its help in the language that was chosen."""
     about = texts.say(f"about_{name}")
     parser = cli.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
-    module.add_flags(parser)
+    importlib.import_module(COMMANDS[name]).add_flags(parser)
     told = "of help, of what is said, and of the report"
     parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=told)
     texts.translate(parser, name, texts.now())
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = _imported(COMMANDS[name])
     if module is None:
         return AppError.exit_code
-    options = build_parser(name, module).parse_args(rest)
+    options = build_parser(name).parse_args(rest)
     texts.choose(options.language)  # which a file may have said
     return cli.run(f"lab {name}", lambda: int(module.main(options)), options)
 
