@@ -129,16 +129,14 @@ def test_random_numbers_in_forward_are_named() -> None:
 
 
 class Norm(nn.Module):
-    """Writes into what it is given: at the start, and behind a view."""
+    """Works in place behind a view."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.a(x).reshape(1, 6, 4)
-        y.mul_(3).sub_(0.5)
-        result: torch.Tensor = self.b(y)
+        result: torch.Tensor = self.b(self.a(x).reshape(1, 6, 4).mul_(3).sub_(0.5))
         return result
 
 
