@@ -4,7 +4,7 @@ To build a network, draw or read its parameters, capture its graph and measure i
 all processors. No piece of that is short enough to come between two requests, and capturing changes torch's own classes
 while it lasts. So a small process is split off when the cloud starts, before torch has threads; it forks for each
 network, and what it has loaded comes back as parameters in shared memory and a captured graph (models.parcel). A load
-begins at the usual priority where nobody is being served, and gets the lowest one as soon as somebody is.
+begins at the usual priority where nobody is being served, and gets a low one as soon as somebody is.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from utils.errors import AppError, MismatchError, UsageError
 
 log = logging.getLogger(__name__)
 
-LOWEST = 19  # of the system's priorities
+LOWEST = 10  # a tenth of a processor where somebody else wants all of it: slow, but it does come to an end
 MESSAGE_BYTES = 1 << 16
 END_S, NOTICED_S = 5.0, 0.01
 KILLED_FIRST = b"1000"  # where memory runs out
