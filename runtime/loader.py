@@ -26,7 +26,7 @@ from utils.errors import AppError, MismatchError, UsageError
 
 log = logging.getLogger(__name__)
 
-LOWEST = 10  # a tenth of a processor where somebody else wants all of it: slow, but it does come to an end
+STEPS_BACK = 10  # of niceness: a tenth of a processor is left where we want all of it, so a load comes to an end
 MESSAGE_BYTES = 1 << 16
 END_S, NOTICED_S = 5.0, 0.01
 KILLED_FIRST = b"1000"  # where memory runs out
@@ -91,7 +91,7 @@ class Loader:
             self._sock.settimeout(seconds)
             with self._lock:
                 self._is_behind = is_behind
-            self._sock.send(json.dumps([wish.name, wish.threads, LOWEST if is_behind else 0]).encode())
+            self._sock.send(json.dumps([wish.name, wish.threads, STEPS_BACK if is_behind else 0]).encode())
             started = self._receive()[0]
             with self._lock:
                 self._running = started["pid"]
@@ -152,9 +152,10 @@ def _raised(answer: dict[str, Any]) -> Exception:
 
 def _put_behind(pid: int) -> None:
     """Every thread of a process; the system keeps a priority for each."""
+    niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK)
     with contextlib.suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(task.name), LOWEST)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
 
 
 # --- the other process
