@@ -4,7 +4,7 @@ To build a network, draw or read its parameters, capture its graph and measure i
 all processors. No piece of that is short enough to come between two requests, and capturing changes torch's own classes
 while it lasts. So a small process is split off when the cloud starts, before torch has threads; it forks for each
 network, and what it has loaded comes back as parameters in shared memory and a captured graph (models.parcel). A load
-begins at the usual priority where nobody is being served, and gets the lowest one as soon as somebody is.
+begins at the usual priority where nobody is being served, and gets a low one as soon as somebody is.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from utils.errors import AppError, MismatchError, UsageError
 
 log = logging.getLogger(__name__)
 
-LOWEST = 19  # of the system's priorities
+STEPS_BACK = 10  # of niceness: a tenth of a processor is left where we want all of it, so a load comes to an end
 MESSAGE_BYTES = 1 << 16
 END_S, NOTICED_S = 5.0, 0.01
 KILLED_FIRST = b"1000"  # where memory runs out
@@ -91,7 +91,7 @@ class Loader:
             self._sock.settimeout(seconds)
             with self._lock:
                 self._is_behind = is_behind
-            self._sock.send(json.dumps([wish.name, wish.threads, LOWEST if is_behind else 0]).encode())
+            self._sock.send(json.dumps([wish.name, wish.threads, STEPS_BACK if is_behind else 0]).encode())
             started = self._receive()[0]
             with self._lock:
                 self._running = started["pid"]
@@ -152,9 +152,10 @@ def _raised(answer: dict[str, Any]) -> Exception:
 
 def _put_behind(pid: int) -> None:
     """Every thread of a process; the system keeps a priority for each."""
+    niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK)
     with contextlib.suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(task.name), LOWEST)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
 
 
 # --- the other process
