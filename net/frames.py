@@ -105,7 +105,9 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
     if magic != MAGIC:
         raise _not_ours(magic)
     if version != VERSION:
-        raise VersionError(f"protocol version {version}, this side speaks {VERSION}")
+        raise VersionError(
+            f"protocol version {version}, this side speaks {VERSION}: run the same release on both sides"
+        )
     if number not in FrameType.__members__.values():
         raise ProtocolError(f"unknown frame type {number}")
     if flags:

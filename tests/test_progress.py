@@ -13,6 +13,7 @@ from rich.console import Console
 
 from models.graph import Layer, LayerGraph
 from partition.decide import Goal, decide
+from partition.throughput import Stages
 from runtime.pipeline import Record
 from runtime.plan_table import candidates_table
 from runtime.planner import Choice
@@ -93,7 +94,8 @@ def test_without_a_place_nothing_is_kept(tmp_path: Path) -> None:
 def record(model: str, *, failed: str = "", number: int = 9999) -> Record:
     if failed:
         return Record(Task(number, model), done_s=1234.5, error=failed)
-    choice = Choice(12, 3, "shuffle+zstd", None, "makespan")  # type: ignore[arg-type]  the line has no stages
+    stages = Stages(0.1, 0.2, 0.1, 0.02)
+    choice = Choice(12, 3, "shuffle+zstd", stages, "makespan")
     about = {"payload_bytes": 1_380_000, "codec": "shuffle+zstd", "completed_by": "fallback"}
     return Record(Task(number, model, deadline_s=0.1), choice, done_s=1234.5, **about)  # type: ignore[arg-type]
 
