@@ -253,7 +253,7 @@ def _prefixes(tensors: Tensors, wanted: Tensors) -> list[str]:
     """What may stand before a network's own names; "" first."""
     anchor = next((key for key in wanted if not key.endswith(_UNUSED)), "")
     ends = [key for key in tensors if key == anchor or key.endswith(f".{anchor}")] if anchor else []
-    return sorted({"", *(key.removesuffix(anchor) for key in ends)}, key=len)
+    return sorted({"", *(key.removesuffix(anchor) for key in ends)}, key=lambda prefix: (len(prefix), prefix))
 
 
 def _fit(place: str, prefix: str, tensors: Tensors, wanted: Tensors) -> _Fit | None:

@@ -64,7 +64,8 @@ def share(model: nn.Module) -> Shared:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     is_known = type(tensor) in (torch.Tensor, nn.Parameter)
-    return is_known and tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.numel() > 0
+    is_dense = tensor.layout is torch.strided and not tensor.is_quantized
+    return is_known and is_dense and tensor.device.type == "cpu" and tensor.numel() > 0
 
 
 def _address(tensor: torch.Tensor) -> int:
@@ -139,9 +140,12 @@ def _held(root: nn.Module, node: fx.Node) -> Any:
 
 
 def unpack(packed: bytes, descriptor: int) -> tuple[Traced, Any]:
-    """What was packed, over the parameters in the file `descriptor`."""
+    """What was packed, over the parameters in the file `descriptor`. Raises CannotPackError."""
     memory = _mapped(descriptor)
-    found, more = _Unpickler(io.BytesIO(packed), memory).load()
+    try:
+        found, more = _Unpickler(io.BytesIO(packed), memory).load()
+    except Exception as error:  # as for packing: some objects only tell when they are made again
+        raise CannotPackError((str(error).splitlines() or [type(error).__name__])[0]) from error
     graph = fx.Graph()
     nodes: list[fx.Node] = []
 
@@ -186,8 +190,8 @@ class _Pickler(pickle.Pickler):
         """Tensors and operations of torch are named, all else is pickled."""
         if isinstance(found, torch._ops.OpOverload):
             return ("operation", found._schema.name, found._overloadname)
-        if type(found) not in (torch.Tensor, nn.Parameter) or found.layout is not torch.strided:
-            return None
+        if type(found) not in (torch.Tensor, nn.Parameter) or found.layout is not torch.strided or found.is_quantized:
+            return None  # torch pickles these itself
         is_parameter = isinstance(found, nn.Parameter)
         view = (found.dtype, found.storage_offset(), tuple(found.shape), found.stride())
         offset = self._shared.offsets.get(_address(found)) if found.numel() else None

@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ class Loader:
         self._sock, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = _split_off(there, work)
         there.close()
+        self._end = weakref.finalize(self, _end, self._sock, self._pid)  # also where nobody closes it
         self._lock = threading.Lock()
         self._running: int | None = None
         self._is_behind = self._is_closed = False
@@ -128,19 +130,24 @@ class Loader:
     def close(self) -> None:
         """End the process, and what it is loading."""
         self._is_closed = True
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # also where a thread waits on it
-        self._sock.close()
-        end = time.monotonic() + END_S
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() > end:
-                    os.kill(self._pid, signal.SIGKILL)
-                time.sleep(NOTICED_S)
+        self._end()
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         data, files, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, 2)
         return json.loads(data), files
+
+
+def _end(sock: socket.socket, pid: int) -> None:
+    """Close our end of the socket, at which the process ends, with what it is loading; wait for that."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # also where a thread waits on it
+    sock.close()
+    end = time.monotonic() + END_S
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(NOTICED_S)
 
 
 def _raised(answer: dict[str, Any]) -> Exception:

@@ -297,6 +297,9 @@ class Networks:
             return None
         try:
             traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
+        except parcel.CannotPackError as error:
+            log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
+            return None
         finally:
             os.close(handed.parameters)
         network = Network(Loaded(traced.module, *loaded), traced, example)

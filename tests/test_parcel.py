@@ -49,8 +49,17 @@ def there_and_back(model: nn.Module, x: torch.Tensor) -> tuple[Traced, Traced, p
     return traced, found, shared
 
 
+def quantised() -> nn.Module:
+    """Its weights are of a kind that torch alone can take apart."""
+    found: nn.Module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)))
+    return found
+
+
+KINDS = [Tied, quantised, lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.Flatten())]
+
+
 @pytest.mark.filterwarnings("ignore")  # torch.export's own
-@pytest.mark.parametrize("kind", [Tied, lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2), nn.Flatten())])
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_gives_the_same_answer_bit_for_bit(kind: Callable[[], nn.Module]) -> None:
     model = kind().eval().requires_grad_(False)
     expected = model(X.clone())

@@ -288,7 +288,7 @@ def test_held_out_digits_are_read_in_any_ink_on_any_paper_anywhere(
     drawn = [placed(every[n], paper, ink, noise, left, top) for n in held_out]
     for name in ("le_net", "mnist"):
         right = [found == classes[n] for found, n in zip(answers(network(name), drawn), held_out, strict=True)]
-        assert sum(right) / len(right) >= 0.97, name
+        assert sum(right) / len(right) >= 0.96, name
 
 
 @pytest.mark.parametrize(("name", "share"), [("le_net", 0.991), ("mnist", 0.997)])
