@@ -217,7 +217,7 @@ def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le
     shutil.rmtree(cache / "digests", ignore_errors=True)  # or it would be known that what follows is a mismatch
     with running_cloud(cache) as cloud, closing(greet(cloud, hello_of(le_net))) as edge, ExitStack() as stack:
         loaders = [stack.enter_context(raw_socket(cloud)) for _ in range(2)]
-        for sock, name in zip(loaders, ("mobile_net", "alex_net"), strict=True):
+        for sock, name in zip(loaders, ("mnist", "mobile_net"), strict=True):
             sock.sendall(encode(Hello(name, "", "", [], ""), []))
         end = time.monotonic() + 5 * LONG_S  # who is served goes first, and here somebody always is
         while len(select.select(loaders, [], [], 0)[0]) < len(loaders):
