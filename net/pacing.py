@@ -42,7 +42,7 @@ class Budget:
 
 
 BUDGETS: dict[Spending, Budget] = {
-    Spending.CONNECTION: Budget(10, BURST_S),  # hardly a thread's start: a tenth of a request
+    Spending.CONNECTION: Budget(5, 4.0),  # a thread each: a thousand at once, as a fleet may come, then 250
     Spending.HANDSHAKE: Budget(1, BURST_S),
     Spending.HELLO: Budget(1, BURST_S),
     Spending.PROBE: Budget(4, 8.0),  # the 84 transfers of net.link at once from 16 edges behind one address

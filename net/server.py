@@ -31,7 +31,7 @@ REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
 SPEAK_S = 0.5  # how long a stranger has to say something before it leaves first
 STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
-TURNED_AWAY_PER_S, TURNED_AWAY_S = 2000.0, 0.2
+TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""
 LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
