@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,8 @@ def there_and_back(model: nn.Module, x: torch.Tensor) -> tuple[Traced, Traced, p
 
 def quantised() -> nn.Module:
     """Its weights are of a kind that torch alone can take apart."""
-    found: nn.Module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)))
+    quantise: Any = torch.ao.quantization.quantize_dynamic  # torch gives it no types
+    found: nn.Module = quantise(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)))
     return found
 
 
