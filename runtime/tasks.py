@@ -74,12 +74,13 @@ def arriving(tasks: Sequence[Task], rate_per_s: float, seed: int) -> list[Task]:
 def read_file(path: Path) -> tuple[list[Task], list[Problem]]:
     """Tasks of a table (.csv, .tsv, .xlsx or .xls) with named columns, or a .jsonl, one object for each line.
 
-    What is wrong is told by line; blank lines are skipped. Raises UsageError where nothing in it can be read.
+    What is wrong is told by line; blank lines are skipped. An input is looked for where the program runs, then beside
+    the table. Raises UsageError where nothing in it can be read.
     """
     tasks, problems = [], []
     for line, row in _READERS.get(path.suffix.lower(), _csv_rows)(path):
         try:
-            tasks.append(_task(line, row))
+            tasks.append(_placed(_task(line, row), path.parent))
         except ValueError as error:
             problems.append(Problem(line, str(error)))
         if len(tasks) > MAX_TASKS:
@@ -145,6 +146,15 @@ def _task(line: int, row: Any) -> Task:
         raise ValueError(f"priority {values['priority']!r} is not a whole number up to {MAX_PRIORITY}")
     seconds = None if deadline_ms is None else deadline_ms / 1e3
     return Task(line, model.strip(), source.strip(), int(priority or 0), seconds)
+
+
+def _placed(task: Task, folder: Path) -> Task:
+    """A file that is not where the program runs may lie beside the table that names it."""
+    try:
+        is_beside = bool(task.input) and not Path(task.input).exists() and (folder / task.input).is_file()
+    except (OSError, ValueError):  # no name of a file, a sentence say
+        return task
+    return replace(task, input=str(folder / task.input)) if is_beside else task
 
 
 def _object(text: str) -> dict[str, Any]:

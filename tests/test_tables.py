@@ -191,3 +191,15 @@ def test_a_short_row_of_our_own_format_is_told(tmp_path: Path) -> None:
 
 def test_no_lines_are_an_empty_table() -> None:
     assert table_of("nothing", [], NAMES).rows == ()
+
+
+def test_an_input_may_lie_beside_the_table_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "t.csv").write_text(f"model,input\nle_net,one.png\nle_net,two.png\nsenna_pos,text:{'x' * 900}\n")
+    for path in (tmp_path / "one.png", tmp_path / "two.png", elsewhere / "two.png"):
+        path.write_bytes(b"")
+    monkeypatch.chdir(elsewhere)
+    tasks, problems = read_file(tmp_path / "t.csv")
+    assert not problems
+    assert [task.input[:80] for task in tasks] == [str(tmp_path / "one.png"), "two.png", "text:" + "x" * 75]
