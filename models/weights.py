@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from models import checkpoints
+from models import checkpoints, own
 from models.fingerprint import Fingerprint, held_by, of_held, of_state
 from models.registry import Entry
 from utils.errors import UsageError
@@ -82,15 +82,14 @@ def digest(model: nn.Module) -> str:
 def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given: Iterable[str] = ()) -> Loaded:
     """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
-    found = of_state(model) if entry.built is None else _compared(model, entry, given)
+    found = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
     return Loaded(model, found.digest, origin, trained, entry.code, found.names, found.marks)
 
 
-def _compared(model: nn.Module, entry: Entry, given: Iterable[str]) -> Fingerprint:
-    assert entry.built is not None
+def _compared(model: nn.Module, built: own.Built, code: str, given: Iterable[str]) -> Fingerprint:
     held = list(held_by(model))
-    entry.built.check(held, given)
-    return of_held(held, entry.code)
+    built.check(held, given)
+    return of_held(held, code)
 
 
 def _imagenet(entry: Entry) -> Loaded:

@@ -21,6 +21,7 @@ from net.penalties import Denial, Door, Policy, fault_of, payer_of
 from net.sources import Account, Sources
 from utils import addresses
 from utils.errors import AppError, PeerClosedError
+from utils.flood_log import FloodLog
 from utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least,
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""
-LINES_A_SECOND = 10  # of the log, about refusals; a flood's further ones are counted
 
 
 @dataclass(eq=False)
@@ -81,28 +81,6 @@ class EvictedError(AppError):
 Handler = Callable[[Peer], None]
 
 
-class RefusalLog:
-    """A line for each refusal, but not for each one of a flood."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._second, self._lines, self._left_out = float("-inf"), 0, 0
-
-    def tell(self, text: str, *values: object) -> None:
-        """Write it, or count it."""
-        with self._lock:
-            left_out, now = 0, self._clock()
-            if now - self._second >= 1.0:
-                left_out, self._left_out = self._left_out, 0
-                self._second, self._lines = now, 0
-            self._lines += 1
-            is_flood = self._lines > LINES_A_SECOND
-            self._left_out += is_flood
-        if left_out:
-            log.warning("! %d further refusals were not written", left_out)
-        log.log(logging.DEBUG if is_flood else logging.WARNING, text, *values)
-
-
 @dataclass
 class Server:
     """Listens from `open` until all is drained; `serve` blocks until `stop` is called, also by a signal handler."""
@@ -134,7 +112,7 @@ class Server:
         self._refusers = threading.Semaphore(REFUSERS)
         self._peers: dict[Peer, threading.Thread] = {}
         self._door = Door(self.policy)
-        self._refusals = RefusalLog()
+        self._refusals = FloodLog(log, logging.WARNING, "! %d further refusals were not written")
         self._sources = Sources(self.small_per_s)
         self._turned_away = Bucket(TURNED_AWAY_PER_S, TURNED_AWAY_S)
         return self.addresses[0]

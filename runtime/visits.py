@@ -6,12 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from utils.flood_log import FloodLog
 from utils.units import format_seconds, printable
 
 log = logging.getLogger(__name__)
 
-LINES_A_SECOND = 10
-"""Of a crowd, further ones are counted."""
 MOST_SHOWN = 80
 
 
@@ -22,7 +21,7 @@ class Visits:
         self._clock, self._lock = clock, threading.Lock()
         self._since: dict[str, float] = {}
         self._answers: dict[str, Counter[str]] = {}
-        self._second, self._lines, self._left_out = float("-inf"), 0, 0
+        self._log = FloodLog(log, logging.INFO, "%d further visits were not shown", clock)
 
     def greeted(self, peer: str, model: str) -> None:
         """A network was agreed on."""
@@ -31,7 +30,7 @@ class Visits:
             is_new = model not in self._answers.setdefault(peer, Counter())
             self._answers[peer].setdefault(model, 0)
         if is_new:
-            self._tell(f"+ {_shown(peer)} comes for {_shown(model)}")
+            self._log.tell("+ %s comes for %s", _shown(peer), _shown(model))
 
     def answered(self, peer: str, model: str) -> None:
         """An answer has left."""
@@ -45,20 +44,8 @@ class Visits:
             answers, since = self._answers.pop(peer, None), self._since.pop(peer, 0.0)
         if answers is not None:
             served = ", ".join(f"{count} x {_shown(model)}" for model, count in answers.items())
-            self._tell(f"- {_shown(peer)} has gone after {format_seconds(self._clock() - since)}: served {served}")
-
-    def _tell(self, line: str) -> None:
-        with self._lock:
-            left_out, now = 0, self._clock()
-            if now - self._second >= 1.0:
-                left_out, self._left_out = self._left_out, 0
-                self._second, self._lines = now, 0
-            self._lines += 1
-            is_crowd = self._lines > LINES_A_SECOND
-            self._left_out += is_crowd
-        if left_out:
-            log.info("%d further visits were not shown", left_out)
-        log.log(logging.DEBUG if is_crowd else logging.INFO, "%s", line)
+            took = format_seconds(self._clock() - since)
+            self._log.tell("- %s has gone after %s: served %s", _shown(peer), took, served)
 
 
 def _shown(text: str) -> str:

@@ -17,13 +17,14 @@ from net.connection import Connection, connect
 from net.frames import pack_prefix
 from net.messages import Error, Hello, Infer, Probe, Probed, from_header
 from net.penalties import Policy
-from net.server import LINES_A_SECOND, Peer, RefusalLog, Server
+from net.server import Peer, Server
 from runtime.cloud_flags import build_parser
 from runtime.executor import Network
 from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import greet, hello_of
 from utils.deadline import Deadline
 from utils.errors import AppError, ConnectError, PeerClosedError
+from utils.flood_log import LINES_A_SECOND, FloodLog
 
 STRICT = Policy(garbage_s=300, silence_s=500, least_s=500, most_connections=3, spares_loopback=False)
 
@@ -150,7 +151,8 @@ def test_one_source_has_no_more_connections_than_it_may() -> None:
 
 def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
-    refusals = RefusalLog(lambda: now[0])
+    told = "! %d further refusals were not written"
+    refusals = FloodLog(logging.getLogger("net.server"), logging.WARNING, told, lambda: now[0])
     with caplog.at_level(logging.WARNING, "net.server"):
         for number in range(1000):
             refusals.tell("refusal %d", number)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.visits import LINES_A_SECOND, Visits, show
+from runtime.visits import Visits, show
 from tests.conftest import LONG_S, ROOT, THREADS, run_edge
+from utils.flood_log import LINES_A_SECOND
 
 
 def test_one_line_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
