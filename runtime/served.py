@@ -292,16 +292,13 @@ class Networks:
         is_behind = time.monotonic() - self._served_at < RECENT_S
         try:
             handed = self._loader.load(Wish(entry.name, torch.get_num_threads()), LOAD_S, is_behind=is_behind)
-        except CannotLoadThereError as error:
+            try:
+                traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
+            finally:
+                os.close(handed.parameters)
+        except (CannotLoadThereError, parcel.CannotPackError) as error:
             log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
             return None
-        try:
-            traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
-        except parcel.CannotPackError as error:
-            log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
-            return None
-        finally:
-            os.close(handed.parameters)
         network = Network(Loaded(traced.module, *loaded), traced, example)
         executor = make_executor(network, self._device)
         found = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
