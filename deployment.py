@@ -5,8 +5,9 @@ import os
 import sys
 
 if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
-    from utils import start
+    if not __package__:  # as a file; with -m, python has found the package
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from edgecloud.cli import start
 
     start.begin()
 
@@ -16,16 +17,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partition.objectives import OBJECTIVES
-from utils import arguments, cli, flags
-from utils.units import parse_rate
+from edgecloud.cli import arguments, flags, script
+from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
-    from runtime.evaluation import Evaluation
-    from runtime.measure import MeasuredNetwork
-    from runtime.survey import Survey
-    from runtime.whatif import Planned
-    from utils.progress import Show
+    from edgecloud.tools.evaluation import Evaluation
+    from edgecloud.tools.measure import MeasuredNetwork
+    from edgecloud.tools.survey import Survey
+    from edgecloud.tools.whatif import Planned
+    from edgecloud.utils.progress import Show
 
 BUDGET = "100s"
 ROLES = ("edge", "cloud")
@@ -34,7 +35,7 @@ DATASET = "a folder of .csv, an .xlsx or an .xls (default: what profile measured
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = cli.Parser(
+    parser = script.Parser(
         "deployment.py",
         "Measure this device, fit predictors of what layers cost on it, and say how good they are. "
         "Without a command it does all three, in less than three minutes.",
@@ -179,15 +180,15 @@ def _dataset_flags(parser: argparse.ArgumentParser) -> None:
 def profile(options: argparse.Namespace, progress: "Show") -> int:
     """Measure one network, or layers of many shapes."""
     if options.excel is not None:
-        from utils import excel_utils
+        from edgecloud.utils import excel_utils
 
         excel_utils.check_name(options.excel)  # before minutes of measuring
     if options.type is not None:
         return profile_network(options, progress)
     found = measure_layers(options, progress, is_fresh=options.fresh)
     if options.excel is not None:
-        from predictor import dataset
-        from runtime.survey import write_excel
+        from edgecloud.predictor import dataset
+        from edgecloud.tools.survey import write_excel
 
         write_excel(dataset.read(found[0].folder), options.excel)
     show_surveys(found, as_json=options.json)
@@ -196,8 +197,8 @@ def profile(options: argparse.Namespace, progress: "Show") -> int:
 
 def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     """Measure, print, export."""
-    from predictor.store import default_folder
-    from runtime.measure import measure_network
+    from edgecloud.predictor.store import default_folder
+    from edgecloud.tools.measure import measure_network
 
     cache_dir = options.cache_dir or default_folder()
     where = (options.device, options.threads, cache_dir)
@@ -209,7 +210,7 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
 
 def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: bool) -> "tuple[Survey, ...]":
     """Fill the data sets of this machine, one for each number of threads; they share the budget."""
-    from runtime.survey import SurveyConfig, folder_of, survey, thread_counts
+    from edgecloud.tools.survey import SurveyConfig, folder_of, survey, thread_counts
 
     counts = thread_counts(options.role, options.device, options.threads)
     found = []
@@ -225,7 +226,7 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
 
 def fit(options: argparse.Namespace, progress: "Show") -> int:
     """Fit and install what is fit for use; 1 where something is not."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     found = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
     installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
@@ -235,14 +236,14 @@ def fit(options: argparse.Namespace, progress: "Show") -> int:
 
 def install(found: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
     """Save predictors where they are of use, or are wanted all the same; None where an older file stays as it was."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     why = found.fitness.why_not
     if not why or is_forced:
         evaluation.keep(found, path)
         return path
     stays = f"{path} stays as it was" if path.is_file() else "nothing is installed"
-    cli.complain(
+    script.complain(
         f"deployment.py: predictors for {found.dataset.machine} are not fit for use: {why}; {stays}. "
         "Measure again while little else runs (deployment.py profile --fresh), or install them with --force"
     )
@@ -251,7 +252,7 @@ def install(found: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
 
 def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     found = evaluation.fit(datasets_of(options)[0], progress)
     found = with_networks(found, options, options.networks, progress)
@@ -263,7 +264,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
 
 def everything(options: argparse.Namespace, progress: "Show") -> int:
     """Profile, fit, and evaluate with what serves most people."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     surveyed = measure_layers(options, progress, is_fresh=False)
     found = [evaluation.fit(each.folder, progress) for each in surveyed]
@@ -281,26 +282,26 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
 
 def calibrate(options: argparse.Namespace, progress: "Show") -> int:
     """Try, keep, show."""
-    from predictor.store import default_folder
-    from runtime import calibration
+    from edgecloud.engine import calibration
+    from edgecloud.predictor.store import default_folder
 
     where = (options.device, options.threads, options.image_dir)
     found = calibration.calibrate(options.type, options.weights, *where, progress)
     path = calibration.keep(options.cache_dir or default_folder(), found)
     if options.json:
-        cli.say(json.dumps(calibration.to_json(found)))
+        script.say(json.dumps(calibration.to_json(found)))
         return 0
-    cli.show(lambda console: console.print(calibration.to_table(found)))
-    cli.say(f"saved  {path}")
+    script.show(lambda console: console.print(calibration.to_table(found)))
+    script.say(f"saved  {path}")
     return 0
 
 
 def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
-    from partition.decide import goal_of
-    from predictor.store import default_folder
-    from runtime.whatif import PlanConfig, export
-    from runtime.whatif import plan as make_plan
+    from edgecloud.partition.decide import goal_of
+    from edgecloud.predictor.store import default_folder
+    from edgecloud.tools.whatif import PlanConfig, export
+    from edgecloud.tools.whatif import plan as make_plan
 
     config = PlanConfig(
         model=options.type,
@@ -331,7 +332,7 @@ def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, pr
     """The pictures that were asked for."""
     if map_path is None and folder is None:
         return []
-    from runtime import pictures
+    from edgecloud.tools import pictures
 
     progress("drawing", 0.0)
     drawn = [] if folder is None else pictures.draw_all(planned, folder)
@@ -343,8 +344,8 @@ def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, pr
 
 def datasets_of(options: argparse.Namespace) -> list[Path]:
     """The data set that was named, or the role's own, one for each number of threads. Raises UsageError for none."""
-    from runtime.survey import folder_of, thread_counts
-    from utils.errors import UsageError
+    from edgecloud.tools.survey import folder_of, thread_counts
+    from edgecloud.utils.errors import UsageError
 
     if options.dataset is not None:
         paths = [options.dataset]
@@ -359,8 +360,8 @@ def datasets_of(options: argparse.Namespace) -> list[Path]:
 
 def path_of(options: argparse.Namespace, found: "Evaluation") -> Path:
     """Where predictors go: to the file that was named or is usual, or beside it where they are of fewer threads."""
-    from runtime.survey import is_beside
-    from runtime.times import for_threads
+    from edgecloud.engine.times import for_threads
+    from edgecloud.tools.survey import is_beside
 
     given = getattr(options, "predictors", None)
     path: Path = given or predictors_of(options)
@@ -373,8 +374,8 @@ def path_of(options: argparse.Namespace, found: "Evaluation") -> Path:
 
 def predictors_of(options: argparse.Namespace) -> Path:
     """Where edge_api.py and cloud_api.py look for predictors."""
-    from predictor.store import default_folder
-    from runtime.times import predictors_path
+    from edgecloud.engine.times import predictors_path
+    from edgecloud.predictor.store import default_folder
 
     return predictors_path(options.cache_dir or default_folder(), options.role)
 
@@ -383,8 +384,8 @@ def with_networks(
     found: "Evaluation", options: argparse.Namespace, names: Sequence[str], progress: "Show"
 ) -> "Evaluation":
     """Real networks too; `some` and `many` are lists of ours."""
-    from predictor.store import default_folder
-    from runtime.evaluation import MANY_NETWORKS, NETWORKS, evaluate_networks
+    from edgecloud.predictor.store import default_folder
+    from edgecloud.tools.evaluation import MANY_NETWORKS, NETWORKS, evaluate_networks
 
     lists: dict[tuple[str, ...], tuple[str, ...]] = {("some",): NETWORKS, ("many",): MANY_NETWORKS, ("none",): ()}
     wanted = lists.get(tuple(names), tuple(names))
@@ -394,7 +395,7 @@ def with_networks(
 
 def export(measured: "MeasuredNetwork", csv: Path | None, excel: Path | None) -> None:
     """Write the files that were asked for."""
-    from runtime import measure
+    from edgecloud.tools import measure
 
     if csv is not None:
         measure.write_csv(measured, csv)
@@ -404,33 +405,33 @@ def export(measured: "MeasuredNetwork", csv: Path | None, excel: Path | None) ->
 
 def show_network(measured: "MeasuredNetwork", *, as_json: bool) -> None:
     """The table, to stdout."""
-    from runtime import measure
+    from edgecloud.tools import measure
 
     if as_json:
-        cli.say(json.dumps(measure.to_json(measured)))
+        script.say(json.dumps(measure.to_json(measured)))
     else:
-        cli.show(lambda console: console.print(measure.to_table(measured)))
+        script.show(lambda console: console.print(measure.to_table(measured)))
 
 
 def show_surveys(found: "Sequence[Survey]", *, as_json: bool) -> None:
     """What was measured, to stdout."""
-    from runtime import survey
+    from edgecloud.tools import survey
 
     if as_json:
         documents = [survey.to_json(each, survey.budget_s(found)) for each in found]
-        cli.say(json.dumps(documents[0] | {"also": documents[1:]}))
+        script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
     for each in found:
-        cli.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
-        cli.say(f"on {each.machine}, {each.collected.spent_s:.0f} s spent")
-        cli.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
+        script.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
+        script.say(f"on {each.machine}, {each.collected.spent_s:.0f} s spent")
+        script.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
     for line in missing_lines(found):
-        cli.say(line)
+        script.say(line)
 
 
 def missing_lines(found: "Sequence[Survey]") -> list[str]:
     """Kinds that no regression can be fitted for yet, and the budget that would do."""
-    from runtime.survey import budget_s
+    from edgecloud.tools.survey import budget_s
 
     lines = []
     for each in found:
@@ -445,12 +446,12 @@ def show_evaluations(
     found: "Sequence[Evaluation]", installed: Sequence[Path | None], *, as_json: bool, lines: Sequence[str] = ()
 ) -> None:
     """All that were fitted, with where they are installed."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     paths = [None if path is None else str(path) for path in installed]
     if as_json:
         documents = [evaluation.to_json(each) | {"installed": path} for each, path in zip(found, paths, strict=True)]
-        cli.say(json.dumps(documents[0] | {"also": documents[1:]}))
+        script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
     for number, (each, path) in enumerate(zip(found, paths, strict=True)):
         saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved  {path}, fitted in {each.fit_s:.1f} s"
@@ -460,40 +461,40 @@ def show_evaluations(
 
 def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str]) -> None:
     """Tables, to stdout."""
-    from runtime import evaluation
+    from edgecloud.tools import evaluation
 
     if as_json:
-        cli.say(json.dumps(evaluation.to_json(found)))
+        script.say(json.dumps(evaluation.to_json(found)))
         return
-    cli.show(lambda console: console.print(evaluation.kinds_table(found), "", evaluation.forms_table(found)))
+    script.show(lambda console: console.print(evaluation.kinds_table(found), "", evaluation.forms_table(found)))
     if found.networks:
-        cli.show(lambda console: console.print(evaluation.networks_table(found)))
+        script.show(lambda console: console.print(evaluation.networks_table(found)))
     else:
-        cli.say(f"\nnetworks: {found.why_no_networks}")
-    cli.say("\n".join([*evaluation.gap_lines(found), *evaluation.fitness_lines(found), *lines]))
+        script.say(f"\nnetworks: {found.why_no_networks}")
+    script.say("\n".join([*evaluation.gap_lines(found), *evaluation.fitness_lines(found), *lines]))
 
 
 def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> None:
     """The plan, to stdout."""
-    from runtime import plan_report
+    from edgecloud.cli import plan_report
 
     if as_json:
-        cli.say(json.dumps(plan_report.to_json(planned)))
+        script.say(json.dumps(plan_report.to_json(planned)))
         return
-    cli.show(lambda console: plan_report.show(planned, console))
+    script.show(lambda console: plan_report.show(planned, console))
     if lines:
-        cli.say("\n".join(["", *lines]))
+        script.say("\n".join(["", *lines]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     options = build_parser().parse_args(argv)
-    return cli.run("deployment.py", lambda: with_progress(options.work, options), options)
+    return script.run("deployment.py", lambda: with_progress(options.work, options), options)
 
 
 def with_progress(work: Callable[[argparse.Namespace, "Show"], int], options: argparse.Namespace) -> int:
     """Show on the terminal how far it is."""
-    from utils.progress import on_terminal
+    from edgecloud.utils.progress import on_terminal
 
     with on_terminal() as progress:
         return work(options, progress)

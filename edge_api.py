@@ -5,8 +5,9 @@ import os
 import sys
 
 if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
-    from utils import start
+    if not __package__:  # as a file; with -m, python has found the package
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from edgecloud.cli import start
 
     start.begin()
 
@@ -17,14 +18,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partition.objectives import OBJECTIVES
-from utils import arguments, cli, flags
-from utils.errors import UsageError
-from utils.units import parse_rate
+from edgecloud.cli import arguments, flags, script
+from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
-    from runtime.edge import EdgeConfig
-    from runtime.outcome import Outcome
+    from edgecloud.client.edge import EdgeConfig
+    from edgecloud.client.outcome import Outcome
 
 
 LISTENS_S = 600.0
@@ -33,7 +34,9 @@ LISTENS_S = 600.0
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = cli.Parser("edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer.")
+    parser = script.Parser(
+        "edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer."
+    )
     flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
     what = parser.add_argument_group("what is computed")
@@ -79,19 +82,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
-    from models import own
-    from net.security import read_token
-    from net.tls import client_tls
-    from partition.decide import goal_of
-    from predictor.store import default_folder
-    from runtime.children import own_cloud_flags
-    from runtime.edge import EdgeConfig
+    from edgecloud.client.edge import EdgeConfig
+    from edgecloud.client.subprocesses import own_cloud_flags
+    from edgecloud.models import custom_model
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import client_tls
+    from edgecloud.partition.decide import goal_of
+    from edgecloud.predictor.store import default_folder
 
     check(options)
     host, port = flags.place_of(options)
     cache_dir = options.cache_dir or default_folder()
     is_name = options.weights in ("default", "imagenet")
-    place = own.where(options.type)
+    place = custom_model.where(options.type)
     name = options.type if place is None else place.name
     weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
     return EdgeConfig(
@@ -135,7 +138,7 @@ def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if sum(getattr(options, name) is not None for name in ("image", "audio", "text", "input")) > 1:
         raise UsageError("give one of --image, --audio, --text and --input, not several")
-    from runtime.packing import check_codec
+    from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
@@ -148,12 +151,12 @@ def check(options: argparse.Namespace) -> None:
 
 def infer(options: argparse.Namespace) -> int:
     """Do it and print it; 1 where --verify finds a difference."""
-    from utils.progress import on_terminal
+    from edgecloud.utils.progress import on_terminal
 
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
-        from runtime.single import run
+        from edgecloud.client.inference import run
 
         outcome = run(build_config(options), progress)
     print_outcome(outcome, as_json=options.json)
@@ -162,39 +165,40 @@ def infer(options: argparse.Namespace) -> int:
 
 def infer_points(options: argparse.Namespace) -> int:
     """Cut after cut, each printed as soon as it is measured; 1 where --verify finds a difference."""
-    from utils.progress import on_terminal
+    from edgecloud.utils.progress import on_terminal
 
     is_listening, are_right = options.points == "-", True
     with on_terminal() as progress, ExitStack() as stack:
-        from runtime import points, report
+        from edgecloud.cli import report
+        from edgecloud.client import points
 
         session = stack.enter_context(points.session(build_config(options), progress))
         if not is_listening:
             points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
         elif options.json:
-            cli.say(json.dumps({"ready": session.graph.name, "points": len(session.graph.points)}))
-        for line in cli.lines_of_stdin(LISTENS_S) if is_listening else [options.points]:
+            script.say(json.dumps({"ready": session.graph.name, "points": len(session.graph.points)}))
+        for line in script.lines_of_stdin(LISTENS_S) if is_listening else [options.points]:
             for wanted in points.parse(line, session.graph):
                 outcome = session.measure(wanted)
                 are_right &= outcome.verified is None or outcome.verified.matches
-                cli.say(report.point_line(wanted.text, outcome, as_json=options.json))
+                script.say(report.point_line(wanted.text, outcome, as_json=options.json))
     return 0 if are_right else 1
 
 
 def print_outcome(outcome: "Outcome", *, as_json: bool) -> None:
     """The answer, to stdout."""
-    from runtime import report
+    from edgecloud.cli import report
 
     if as_json:
-        cli.say(json.dumps(report.to_json(outcome)))
+        script.say(json.dumps(report.to_json(outcome)))
     else:
-        cli.show(lambda console: report.show(outcome, console))
+        script.show(lambda console: report.show(outcome, console))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     options = build_parser().parse_args(argv)
-    return cli.run("edge_api.py", lambda: infer(options), options)
+    return script.run("edge_api.py", lambda: infer(options), options)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ import os
 import sys
 
 if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
-    from utils import start
+    if not __package__:  # as a file; with -m, python has found the package
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from edgecloud.cli import start
 
     start.begin()
 
 from collections.abc import Sequence
 
-from runtime import serve
+from edgecloud.cli import serve
 
 DESCRIPTION = "Serve the cloud's share of many tasks over TCP until SIGTERM or Ctrl-C."
 MAX_BATCH = 8

@@ -5,8 +5,9 @@ import os
 import sys
 
 if __name__ == "__main__":  # before what takes longer: also with python -I, and with Ctrl-C at any moment
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
-    from utils import start
+    if not __package__:  # as a file; with -m, python has found the package
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
+    from edgecloud.cli import start
 
     start.begin()
 
@@ -16,19 +17,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import arguments, cli, flags
-from utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
-from utils.units import parse_rate
+from edgecloud.cli import arguments, flags, script
+from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
+from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
-    from runtime.many import Run, TasksConfig, TasksOutcome
-    from runtime.pipeline import Record
-    from utils.progress import Show
+    from edgecloud.tasks.pipeline import Record
+    from edgecloud.tasks.task_runner import Run, TasksConfig, TasksOutcome
+    from edgecloud.utils.progress import Show
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = cli.Parser(
+    parser = script.Parser(
         "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
     flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
@@ -81,11 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(options: argparse.Namespace) -> "TasksConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
-    from net.security import read_token
-    from net.tls import client_tls
-    from predictor.store import default_folder
-    from runtime.children import own_cloud_flags
-    from runtime.many import TasksConfig
+    from edgecloud.client.subprocesses import own_cloud_flags
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import client_tls
+    from edgecloud.predictor.store import default_folder
+    from edgecloud.tasks.task_runner import TasksConfig
 
     check(options)
     host, port = flags.place_of(options)
@@ -133,7 +134,7 @@ def check(options: argparse.Namespace) -> None:
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume goes on with a --tasks-file")
     check_names(options.excel, options.plot)
-    from runtime.packing import check_codec
+    from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
     flags.check_emulation(options)
@@ -142,43 +143,43 @@ def check(options: argparse.Namespace) -> None:
 def check_names(excel: Path | None, plot: Path | None) -> None:
     """Refuse a name that would only fail when all tasks are done. Raises UsageError."""
     if excel is not None:
-        from utils import excel_utils
+        from edgecloud.utils import excel_utils
 
         excel_utils.check_name(excel)
     if plot is not None:
-        from utils import plots
+        from edgecloud.utils import plots
 
         plots.check_name(plot)
 
 
 def infer(options: argparse.Namespace) -> int:
     """Do it, write it, print it."""
-    from utils.progress import on_terminal
+    from edgecloud.utils.progress import on_terminal
 
     with on_terminal() as progress:
-        from runtime.many import Run, run
+        from edgecloud.tasks.task_runner import Run, run
 
         config, call = build_config(options), Run()
-        with cli.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
+        with script.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
             outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
 
 
 def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "Record"], None]:
     """What is told of every task as it ends."""
-    from runtime.task_report import line, progress_line
+    from edgecloud.cli.task_report import line, progress_line
 
     def told(call: "Run", record: "Record") -> None:
         progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
-            cli.say(line(record, cli.columns()))
+            script.say(line(record, script.columns()))
 
     return told
 
 
 def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
     """Write and print what was found; returns the exit code. Raises UsageError, last, for a file."""
-    from runtime import task_report as report
+    from edgecloud.cli import task_report as report
 
     failed: AppError | None = None
     try:
@@ -186,16 +187,16 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
     except AppError as error:  # the figures are worth more than the file
         failed = error
     for text in report.problem_lines(outcome):
-        cli.complain(f"tasks_edge_api.py: refused: {text}")
+        script.complain(f"tasks_edge_api.py: refused: {text}")
     if options.json:
-        cli.say(json.dumps(report.to_json(outcome)))
+        script.say(json.dumps(report.to_json(outcome)))
     else:
-        cli.say("")
-        cli.show(lambda console: console.print(report.summary_table(outcome)))
+        script.say("")
+        script.show(lambda console: console.print(report.summary_table(outcome)))
     if failed is not None:
         if not options.json:
             raise failed
-        cli.complain(f"tasks_edge_api.py: {failed}")  # the figures are the one document on stdout
+        script.complain(f"tasks_edge_api.py: {failed}")  # the figures are the one document on stdout
         return failed.exit_code
     if outcome.is_interrupted:
         return EXIT_INTERRUPTED
@@ -205,7 +206,7 @@ def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     options = build_parser().parse_args(argv)
-    return cli.run("tasks_edge_api.py", lambda: infer(options), options)
+    return script.run("tasks_edge_api.py", lambda: infer(options), options)
 
 
 if __name__ == "__main__":

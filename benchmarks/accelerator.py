@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.clouds import running_cloud
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from runtime.children import ROOT
-from utils.inference_utils import device_name, find_device, prepare_device
+from edgecloud.models import inputs, registry, weights
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.inference_utils import device_name, find_device, prepare_device
 
 MODELS = "le_net,alex_net,mobile_net,vgg_net,resnet18,googlenet,densenet121,deepface,kaldi,senna_pos"
 HEAD = ["network", "points", "same top-1", "largest difference", "of the largest value", "clock", "events"]

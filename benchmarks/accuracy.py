@@ -11,16 +11,16 @@ import argparse
 import sys
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.graph import INPUT, Point
-from net.codec import encode
-from net.tensors import RAW, Array
-from predictor.store import default_folder
-from runtime import calibration, packing
-from runtime.executor import TorchExecutor, prepare
-from runtime.packing import AUTO, Wanted
-from utils.inference_utils import find_device
-from utils.units import format_bytes
+from edgecloud.engine import calibration, packing
+from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.engine.packing import AUTO, Wanted
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.graph import INPUT, Point
+from edgecloud.net.codec import encode
+from edgecloud.net.tensors import RAW, Array
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.inference_utils import find_device
+from edgecloud.utils.units import format_bytes
 
 EVERY = 5  # pictures that are packed
 MODELS = ("le_net", "alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")

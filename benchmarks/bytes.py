@@ -23,22 +23,22 @@ import numpy as np
 
 from benchmarks.fingerprint import write_table
 from benchmarks.published import CLOUD_THREADS, SHARE, TIMEOUT_S, published_cloud, published_inference
-from models import registry
-from net.link import Prober
-from net.tensors import Array
-from partition import chain
-from partition.cost import Part, Problem
-from partition.decide import Decision, Goal, decide
-from predictor.store import default_folder
-from runtime import calibration
-from runtime.children import emulated_link, own_cloud
-from runtime.edge import Answered, Edge, EdgeConfig, read_input
-from runtime.packing import AUTO, Wanted, packing_of
-from runtime.single import problem_of
-from runtime.times import measured
-from utils.deadline import Deadline
-from utils.inference_utils import set_threads
-from utils.units import format_bytes, format_seconds
+from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
+from edgecloud.client.inference import problem_of
+from edgecloud.client.subprocesses import emulated_link, own_cloud
+from edgecloud.engine import calibration
+from edgecloud.engine.packing import AUTO, Wanted, packing_of
+from edgecloud.engine.times import measured
+from edgecloud.models import registry
+from edgecloud.net.link import Prober
+from edgecloud.net.tensors import Array
+from edgecloud.partition import chain
+from edgecloud.partition.cost import Part, Problem
+from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.inference_utils import set_threads
+from edgecloud.utils.units import format_bytes, format_seconds
 
 MODELS = ("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")
 LINK = "5mbit,20ms"

@@ -27,18 +27,18 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
-from models import registry
-from net.link import Prober
-from partition.decide import Decision, Goal, decide
-from predictor.store import default_folder
-from runtime.children import emulated_link, own_cloud
-from runtime.edge import Edge, EdgeConfig, read_input
-from runtime.executor import CpuShare, TorchExecutor
-from runtime.single import problem_of
-from runtime.times import Times, predictors_path
-from utils.deadline import Deadline
-from utils.inference_utils import find_device
-from utils.units import format_seconds, parse_rate
+from edgecloud.client.edge import Edge, EdgeConfig, read_input
+from edgecloud.client.inference import problem_of
+from edgecloud.client.subprocesses import emulated_link, own_cloud
+from edgecloud.engine.executor import CpuShare, TorchExecutor
+from edgecloud.engine.times import Times, predictors_path
+from edgecloud.models import registry
+from edgecloud.net.link import Prober
+from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.inference_utils import find_device
+from edgecloud.utils.units import format_seconds, parse_rate
 
 ALL_POINTS = 25
 BEST, SPREAD = 5, 10

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.children import LISTENING, ROOT
+from edgecloud.client.subprocesses import LISTENING
+from edgecloud.utils.commands import ROOT
 
 THREADS = "2"
 SCRAPE_S = 60.0

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.graph import LayerGraph
-from models.split import segment
-from net.affine import Affine
-from net.codec import CODECS, ZSTD, Codec
-from net.forms import Array, Bytes, Form, Half, Raw, Shape
-from net.pixels import Pixels
-from runtime.executor import prepare
-from utils.units import format_bytes
+from edgecloud.engine.executor import prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.split import segment
+from edgecloud.net.affine import Affine
+from edgecloud.net.codec import CODECS, ZSTD, Codec
+from edgecloud.net.encodings import Array, Bytes, Form, Half, Raw, Shape
+from edgecloud.net.pixels import Pixels
+from edgecloud.utils.units import format_bytes
 
 MODELS = ("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")
 LEAST_BYTES, MOST_BYTES = 30_000, 4_000_000

@@ -27,18 +27,18 @@ from statistics import mean, median
 
 from benchmarks.decision import short, table
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.graph import LayerGraph
-from partition.cost import CloudTimes, Link, Problem, parts_of, predict
-from partition.decide import Goal, decide
-from partition.mincut import CutSolver
-from predictor import latency
-from predictor.store import default_folder
-from runtime.executor import CpuShare, TorchExecutor, prepare
-from runtime.power import PowerChoice
-from runtime.times import for_threads, layers_of, predictors_path
-from utils.inference_utils import find_device, set_threads
-from utils.units import format_seconds
+from edgecloud.client.power import PowerChoice
+from edgecloud.engine.executor import CpuShare, TorchExecutor, prepare
+from edgecloud.engine.times import for_threads, layers_of, predictors_path
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.cost import CloudTimes, Link, Problem, parts_of, predict
+from edgecloud.partition.decide import Goal, decide
+from edgecloud.partition.mincut import CutSolver
+from edgecloud.predictor import latency
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.units import format_seconds
 
 NETWORKS = ("alex_net", "vgg_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner", "senna_chk")
 """The paper's (Table 3)."""

@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.clouds import running_cloud
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from net.tensors import Array
-from runtime.answers import whole_answer
-from runtime.edge import Edge
-from runtime.executor import make_executor, prepare
-from utils.errors import AppError
+from edgecloud.client.edge import Edge
+from edgecloud.engine.answers import whole_answer
+from edgecloud.engine.executor import make_executor, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.net.tensors import Array
+from edgecloud.utils.errors import AppError
 
 TIMEOUT_S = 120.0
 

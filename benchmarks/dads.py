@@ -17,18 +17,18 @@ import numpy as np
 
 from benchmarks.choice import RTT, TIMEOUT_S, connected_edge
 from benchmarks.fingerprint import write_table
-from net.link import Prober
-from partition.cost import Part, predict
-from partition.decide import Decision, Goal, decide
-from predictor.store import default_folder
-from runtime.children import own_cloud
-from runtime.edge import Edge
-from runtime.executor import CpuShare, TorchExecutor
-from runtime.single import problem_of
-from runtime.times import measured
-from utils.deadline import Deadline
-from utils.inference_utils import find_device
-from utils.units import format_seconds
+from edgecloud.client.edge import Edge
+from edgecloud.client.inference import problem_of
+from edgecloud.client.subprocesses import own_cloud
+from edgecloud.engine.executor import CpuShare, TorchExecutor
+from edgecloud.engine.times import measured
+from edgecloud.net.link import Prober
+from edgecloud.partition.cost import Part, predict
+from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.inference_utils import find_device
+from edgecloud.utils.units import format_seconds
 
 MODELS = ("torchvision:resnet18", "torchvision:googlenet")
 LINKS = {"CAT1": "0.13mbit", "3G": "1.1mbit", "4G": "5.85mbit", "Wi-Fi": "18.88mbit"}

@@ -30,18 +30,18 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.graph import INPUT, Layer, LayerGraph
-from models.split import segment
-from partition import bottleneck
-from partition.chain import best, scan
-from partition.cost import CloudTimes, Link, Problem
-from partition.decide import Goal, decide
-from partition.decision_map import SLOWEST, DecisionMap
-from partition.mincut import CutSolver, Terms
-from predictor.store import default_folder
-from runtime.executor import TorchExecutor, prepare
-from utils.units import format_seconds
+from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.graph import INPUT, Layer, LayerGraph
+from edgecloud.models.split import segment
+from edgecloud.partition import bottleneck
+from edgecloud.partition.chain import best, scan
+from edgecloud.partition.cost import CloudTimes, Link, Problem
+from edgecloud.partition.decide import Goal, decide
+from edgecloud.partition.decision_map import SLOWEST, DecisionMap
+from edgecloud.partition.mincut import CutSolver, Terms
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.units import format_seconds
 
 MODELS = ("le_net", "alex_net", "mobile_net", "vgg_net", "torchvision:googlenet", "torchvision:densenet121")
 GRAPHS = (
@@ -198,7 +198,7 @@ def networkx_s(problem: Problem, solver: CutSolver) -> float:
     value, _ = nx.minimum_cut(network, "edge", "cloud", flow_func=flow.boykov_kolmogorov)
     seconds = time.perf_counter() - started
     if not math.isclose(value, mine, rel_tol=SAME_VALUE):
-        raise ArithmeticError(f"{problem.graph.name}: networkx finds {value}, partition.mincut {mine}")
+        raise ArithmeticError(f"{problem.graph.name}: networkx finds {value}, edgecloud.partition.mincut {mine}")
     return seconds
 
 

@@ -11,12 +11,12 @@ from contextlib import ExitStack, closing
 import numpy as np
 
 from benchmarks.fault_sites import Clouds, Row
-from models import inputs, registry, weights
-from net.connection import Connection, connect
-from net.messages import Hello, Infer, Ready, Result, State, Status
-from runtime.executor import Network, prepare
-from utils.deadline import Deadline
-from utils.errors import AppError
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.messages import Hello, Infer, Ready, Result, State, Status
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError
 
 EDGES, EACH = 4, 8  # as many as one connection may have in hand
 AGAIN_S = 0.05

@@ -12,18 +12,19 @@ from statistics import median
 
 import numpy as np
 
-from lab.hosts import BURST, LATENCY
-from models import inputs, registry, weights
-from partition.cost import Part, parts_of
-from predictor.store import default_folder
-from runtime.answers import matches, whole_answer
-from runtime.children import LISTENING, ROOT, Child
-from runtime.edge import Answered, Edge
-from runtime.executor import TorchExecutor, prepare
-from runtime.steady import Address, SteadyEdge
-from runtime.times import measured
-from utils.errors import AppError
-from utils.inference_utils import find_device, set_threads
+from edgecloud.client.edge import Answered, Edge
+from edgecloud.client.resilient import Address, SteadyEdge
+from edgecloud.client.subprocesses import LISTENING, Child
+from edgecloud.engine.answers import matches, whole_answer
+from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.engine.times import measured
+from edgecloud.lab.hosts import BURST, LATENCY
+from edgecloud.models import inputs, registry, weights
+from edgecloud.partition.cost import Part, parts_of
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.inference_utils import find_device, set_threads
 
 RATE, POINT, THREADS = "20mbit", 3, "2"
 TIMEOUT_S, LATE_S = 2.0, 0.5
@@ -112,7 +113,7 @@ def on_loopback(*faults: str) -> Iterator[Site]:
     clouds.start()
     to = ("127.0.0.1", str(clouds.port))
     link = ("--link", f"{RATE},10ms", *faults)
-    relay = Child(["-m", "lab.relay", "--to", *to, "--until-stdin-closes", *link])
+    relay = Child(["-m", "edgecloud.lab.relay", "--to", *to, "--until-stdin-closes", *link])
     try:
         address = relay.address()
         yield Site(

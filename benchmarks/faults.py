@@ -28,17 +28,17 @@ from benchmarks.drain import drained
 from benchmarks.fault_sites import HEAD, LATE_S, POINT, RATE, TIMEOUT_S, Row, Site, Subject, on_a_cable, on_loopback
 from benchmarks.fingerprint import write_table
 from benchmarks.soak import watch
-from lab.hosts import Hosts, missing, shaped_hosts
-from partition.cost import Part
-from runtime import steady
-from runtime.children import ROOT
-from utils.errors import AppError
+from edgecloud.client import resilient
+from edgecloud.lab.hosts import Hosts, missing, shaped_hosts
+from edgecloud.partition.cost import Part
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.errors import AppError
 
 UPLOAD_S = 187e3 / (20e6 / 8)
 EVERY_S = 0.25
 FAILING_CLOUD = """
 import sys, itertools, cloud_api
-from runtime.executor import TorchExecutor
+from edgecloud.engine.executor import TorchExecutor
 run, calls = TorchExecutor.run, itertools.count(1)
 def fail(*arguments):
     number = next(calls)
@@ -259,14 +259,14 @@ def stopped(repeats: int) -> list[Row]:
 def forgotten(repeats: int) -> list[Row]:
     """B13: a connection that is idle is forgotten on its way, and what comes later is lost without a word."""
     row = Row("B13 connection forgotten while idle")
-    with on_loopback("--forget-after", f"{steady.IDLE_S:.0f}s") as site:
+    with on_loopback("--forget-after", f"{resilient.IDLE_S:.0f}s") as site:
         subject = Subject(site.address)
         plain = Row("")
         for _ in range(10):
             subject.infer(plain)
         for _ in range(repeats):
             row.faults += 1
-            time.sleep(steady.IDLE_S + 0.5)
+            time.sleep(resilient.IDLE_S + 0.5)
             subject.infer(row)
         added_s = median(a.measured.total_s for a in row.answers) - median(a.measured.total_s for a in plain.answers)
         row.note = f"{subject.steady.reconnects} new connections, {added_s * 1e3:.0f} ms more than without"

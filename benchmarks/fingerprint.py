@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.vision import torchvision
-from utils.inference_utils import available_cores, device_name
+from edgecloud.models.vision import torchvision
+from edgecloud.utils.inference_utils import available_cores, device_name
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from net import plain_pickle
-from net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
+from edgecloud.net import plain_pickle
+from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, parse_prefix
 
 CHUNK = 1 << 16
 WAIT_S = 120.0  # longest silence of either side

@@ -48,13 +48,13 @@ def figures(process: "subprocess.Popen[str]") -> Figures:
 
 def main() -> None:
     """Be that edge."""
-    from models import inputs, registry
-    from models.graph import INPUT
-    from net.tensors import RAW
-    from runtime.edge import Edge, EdgeConfig
-    from runtime.packing import pack
-    from utils.deadline import Deadline
-    from utils.errors import AppError
+    from edgecloud.client.edge import Edge, EdgeConfig
+    from edgecloud.engine.packing import pack
+    from edgecloud.models import inputs, registry
+    from edgecloud.models.graph import INPUT
+    from edgecloud.net.tensors import RAW
+    from edgecloud.utils.deadline import Deadline
+    from edgecloud.utils.errors import AppError
 
     port, model, point, seconds, deadline_s = sys.argv[1:]
     entry = registry.find(model)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks import good_edge
 from benchmarks.clouds import running_cloud
-from net.connection import connect
-from net.messages import Error, Hello, from_header
-from utils.deadline import Deadline
-from utils.errors import AppError
+from edgecloud.net.connection import connect
+from edgecloud.net.messages import Error, Hello, from_header
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError
 
 LARGE = ("vgg_net", "torchvision:densenet201", "torchvision:convnext_large")
 QUIET_S = 15.0

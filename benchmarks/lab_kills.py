@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cgroup, hosts
-from lab.cleaner import MARK, leftovers
-from lab.grid import groups, next_attempt
-from lab.records import RECORDS, read
+from edgecloud.lab import cgroup, hosts
+from edgecloud.lab.grid import groups, next_attempt
+from edgecloud.lab.reaper import MARK, leftovers
+from edgecloud.lab.records import RECORDS, read
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "LAB_KILLS"

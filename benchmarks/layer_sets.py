@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks import good_edge
 from benchmarks.clouds import CloudProcess, running_cloud
-from models import inputs, registry
-from models.graph import INPUT, LayerGraph, to_ranges
-from net.messages import Infer
-from runtime.edge import Edge, EdgeConfig
-from utils.deadline import Deadline
+from edgecloud.client.edge import Edge, EdgeConfig
+from edgecloud.models import inputs, registry
+from edgecloud.models.graph import INPUT, LayerGraph, to_ranges
+from edgecloud.net.messages import Infer
+from edgecloud.utils.deadline import Deadline
 
 GOOD, POINT = "le_net", 8
 QUIET_S, DEADLINE_S = 15.0, 3.0

@@ -21,19 +21,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.graph import to_ranges
-from net.connection import Connection, connect
-from net.frames import FrameType
-from net.messages import Error, Hello, Infer, Ready, Result, from_header
-from net.tensors import Array
-from predictor.store import default_folder
-from runtime.answers import matches
-from runtime.children import own_cloud
-from runtime.executor import Network, TorchExecutor, prepare
-from utils.deadline import Deadline
-from utils.errors import AppError
-from utils.inference_utils import find_device
+from edgecloud.client.subprocesses import own_cloud
+from edgecloud.engine.answers import matches
+from edgecloud.engine.executor import Network, TorchExecutor, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.graph import to_ranges
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
+from edgecloud.net.tensors import Array
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.inference_utils import find_device
 
 LONG_S = 60.0
 WINDOW = 4

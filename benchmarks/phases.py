@@ -28,8 +28,9 @@ from pathlib import Path
 from benchmarks.fingerprint import write_table
 from benchmarks.frame_proxy import TLS, Act, FrameProxy, Line, Place, close, garbage
 from benchmarks.tls import make_certificate
-from net.frames import FrameType
-from runtime.children import LISTENING, ROOT
+from edgecloud.client.subprocesses import LISTENING
+from edgecloud.net.frames import FrameType
+from edgecloud.utils.commands import ROOT
 
 TIMEOUT_S = 2.0
 LATE_S = 2.0  # beyond --timeout, without a fault and for what is not an inference: building and measuring

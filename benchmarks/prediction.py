@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from predictor.dataset import Dataset, read, read_whole
-from predictor.latency import combine
-from predictor.store import default_folder
-from predictor.train import KindFit, fit_all
-from runtime.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
-from runtime.executor import TorchExecutor, prepare
-from runtime.survey import one_thread_survey
-from runtime.times import layers_of
-from utils.inference_utils import find_device
+from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.engine.times import layers_of
+from edgecloud.models import inputs, registry, weights
+from edgecloud.predictor.dataset import Dataset, read, read_whole
+from edgecloud.predictor.latency import combine
+from edgecloud.predictor.store import default_folder
+from edgecloud.predictor.train import KindFit, fit_all
+from edgecloud.tools.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
+from edgecloud.tools.survey import one_thread_survey
+from edgecloud.utils.inference_utils import find_device
 
 REPEATS = 7
 

@@ -21,20 +21,21 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
-from models import inputs, registry, weights
-from models.split import split
-from models.steps import Steps
-from net.link import Prober
-from partition import chain
-from predictor.store import default_folder
-from runtime.children import ROOT, emulated_link, own_cloud
-from runtime.edge import Edge, EdgeConfig, read_input
-from runtime.executor import Network, prepare
-from runtime.single import problem_of
-from runtime.times import measured
-from utils.deadline import Deadline
-from utils.inference_utils import set_threads
-from utils.units import format_seconds
+from edgecloud.client.edge import Edge, EdgeConfig, read_input
+from edgecloud.client.inference import problem_of
+from edgecloud.client.subprocesses import emulated_link, own_cloud
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.engine.times import measured
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.split import split
+from edgecloud.models.steps import Steps
+from edgecloud.net.link import Prober
+from edgecloud.partition import chain
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.inference_utils import set_threads
+from edgecloud.utils.units import format_seconds
 
 MODELS = ("le_net", "alex_net", "mobile_net", "vgg_net")
 CLOUD_THREADS = 2

@@ -28,10 +28,10 @@ import torch
 from benchmarks.fingerprint import write_table
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import HOST, Row, Site, pin, site
-from net.connection import Connection
-from net.frames import PREFIX_BYTES, FrameType
-from net.messages import Status
-from runtime.children import ROOT
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import PREFIX_BYTES, FrameType
+from edgecloud.net.messages import Status
+from edgecloud.utils.commands import ROOT
 
 PAUSE_S = 0.02
 BAR, BAR_EDGE = 1.1, 1.5

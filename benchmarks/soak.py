@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.fingerprint import write_table
 from benchmarks.load import Subject
 from benchmarks.tasks import run
-from runtime.children import own_cloud
+from edgecloud.client.subprocesses import own_cloud
 
 EDGES = ((), ("--emulate-cpu", "0.5"), ("--emulate-cpu", "0.2", "--emulate-link", "20mbit,10ms"))
 RATES = ("4/s", "3/s", "2/s")

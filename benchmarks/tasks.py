@@ -18,7 +18,8 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.fingerprint import write_table
-from runtime.children import ROOT, Child, own_cloud
+from edgecloud.client.subprocesses import Child, own_cloud
+from edgecloud.utils.commands import ROOT
 
 ROUNDS = 3
 STEPS = ((0.0, 20.0), (20.0, 2.0), (45.0, 20.0))
@@ -41,7 +42,7 @@ def run(script: str, *arguments: object) -> dict[str, Any]:
 @contextmanager
 def relayed(to: tuple[str, int], *arguments: str) -> Iterator[tuple[str, int]]:
     """An emulated link in front of a cloud."""
-    child = Child(["-m", "lab.relay", "--to", to[0], str(to[1]), "--until-stdin-closes", *arguments])
+    child = Child(["-m", "edgecloud.lab.relay", "--to", to[0], str(to[1]), "--until-stdin-closes", *arguments])
     try:
         yield child.address()
     finally:

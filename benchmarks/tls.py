@@ -21,12 +21,13 @@ import numpy as np
 
 from benchmarks.fingerprint import write_table
 from benchmarks.wire import BOUNDARY, LARGE, LINK, send_frame, soon
-from net.connection import Connection, connect
-from net.messages import Infer, Probed
-from net.server import Peer, Server
-from net.tls import ClientTls, client_tls, server_context
-from runtime.children import ROOT, emulated_link
-from utils.units import format_bytes, format_seconds
+from edgecloud.client.subprocesses import emulated_link
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.messages import Infer, Probed
+from edgecloud.net.server import Peer, Server
+from edgecloud.net.tls import ClientTls, client_tls, server_context
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.units import format_bytes, format_seconds
 
 HOST = "127.0.0.1"
 REPEATS = {"link": 15, "loopback": 40, "connect": 40}

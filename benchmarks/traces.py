@@ -18,13 +18,14 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.fingerprint import write_table
-from lab import traces
-from lab.hosts import shaped_hosts
-from lab.made_links import FOLDER, MADE
-from lab.token_bucket import tbf
-from lab.traces import Trace
-from predictor.store import default_folder
-from runtime.children import ROOT, emulated_link, own_cloud
+from edgecloud.client.subprocesses import emulated_link, own_cloud
+from edgecloud.lab import traces
+from edgecloud.lab.hosts import shaped_hosts
+from edgecloud.lab.made_links import FOLDER, MADE
+from edgecloud.lab.token_bucket import tbf
+from edgecloud.lab.traces import Trace
+from edgecloud.predictor.store import default_folder
+from edgecloud.utils.commands import ROOT
 
 RATE, TASKS = "6/s", 6  # a second
 STEP_S, WINDOW_S, LATEST_S = 0.5, 1.0, 60.0

@@ -26,14 +26,15 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
-from lab.hosts import missing, shaped_hosts
-from net.connection import Connection, connect
-from net.frames import Limits
-from net.messages import Infer, Probed
-from runtime.children import ROOT, emulated_link
-from utils.deadline import Deadline
-from utils.errors import AppError
-from utils.units import format_bytes, format_seconds
+from edgecloud.client.subprocesses import emulated_link
+from edgecloud.lab.hosts import missing, shaped_hosts
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import Limits
+from edgecloud.net.messages import Infer, Probed
+from edgecloud.utils.commands import ROOT
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.units import format_bytes, format_seconds
 
 LARGE = (1, 64, 224, 224)  # float32: 12.8 MB
 BOUNDARY = (1, 3, 224, 224)  # float32: 602 KB

@@ -5,7 +5,7 @@ import sys
 
 if __name__ == "__main__":  # before what takes longer: also as `python -I lab`, and with Ctrl-C at any moment
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  pathlib takes its time
-    from utils import start
+    from edgecloud.cli import start
 
     start.begin()
 
@@ -13,17 +13,18 @@ import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
-from lab import texts
-from utils import cli, completion, config
-from utils.errors import AppError
+from edgecloud.cli import completion, script
+from edgecloud.lab import texts
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.suggest import nearest
 
 COMMANDS = {
-    "run": "lab.run",
-    "report": "lab.report",
-    "compare": "lab.compare",
-    "doctor": "lab.doctor",
-    "baselines": "lab.chooser",
-    "link": "lab.link",
+    "run": "edgecloud.lab.run",
+    "report": "edgecloud.lab.report",
+    "compare": "edgecloud.lab.compare",
+    "doctor": "edgecloud.lab.doctor",
+    "baselines": "edgecloud.lab.chooser",
+    "link": "edgecloud.lab.link",
 }
 PROG = "python -m lab"
 
@@ -35,10 +36,10 @@ def usage() -> str:
     return "\n".join([first, "", *lines, "", texts.say("more_help", prog=PROG)])
 
 
-def build_parser(name: str) -> cli.Parser:
+def build_parser(name: str) -> script.Parser:
     """The command line of one command, its help in the language that was chosen."""
     about = texts.say(f"about_{name}")
-    parser = cli.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
+    parser = script.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
     importlib.import_module(COMMANDS[name]).add_flags(parser)
     told = "of help, of what is said, and of the report"
     parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=told)
@@ -51,10 +52,10 @@ def _imported(where: str) -> ModuleType | None:
     try:
         return importlib.import_module(where)
     except Exception as error:
-        reason = cli.explained(error)
+        reason = script.explained(error)
         if reason is None:
             raise
-        cli.complain(f"{PROG}: {reason}")
+        script.complain(f"{PROG}: {reason}")
         return None
 
 
@@ -69,23 +70,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments[:1] and arguments[0].startswith(f"{texts.FLAG}="):
         arguments = [*arguments[1:2], arguments[0], *arguments[2:]]
     if not arguments or arguments[0] in ("-h", "--help", texts.FLAG) or arguments[0].startswith(f"{texts.FLAG}="):
-        cli.announce(usage())
+        script.announce(usage())
         return 0 if {"-h", "--help"} & set(arguments) else 2
     name, *rest = arguments
     if name == "--version":
-        cli.announce(f"{PROG} {cli.VERSION}")
+        script.announce(f"{PROG} {script.VERSION}")
         return 0
     if name not in COMMANDS:
-        near = config.nearest(name, COMMANDS)
+        near = nearest(name, COMMANDS)
         told = texts.say("no_command", name=repr(name[:40]), names=", ".join(COMMANDS))
-        cli.complain(f"{PROG}: {told}{near}")
+        script.complain(f"{PROG}: {told}{near}")
         return 2
     module = _imported(COMMANDS[name])
     if module is None:
         return AppError.exit_code
     options = build_parser(name).parse_args(rest)
     texts.choose(options.language)  # which a file may have said
-    return cli.run(f"lab {name}", lambda: int(module.main(options)), options)
+    return script.run(f"lab {name}", lambda: int(module.main(options)), options)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from lab.choices import FIXED, RAW
-from models.graph import INPUT, LayerGraph
-from partition.mincut import CutSolver, Terms
-from utils.errors import UsageError
+from edgecloud.lab.choices import FIXED, RAW
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.partition.mincut import CutSolver, Terms
+from edgecloud.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

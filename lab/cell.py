@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lab.choices import AUTO
-from lab.cleaner import Cleaner
-from lab.contenders import CROSSING
-from lab.field import Field, cores
-from lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
-from lab.programs import Program, program
-from lab.records import Record
-from lab.rules import RULES, Situation
-from lab.spec import Spec
-from utils.errors import AppError
+from edgecloud.lab.choices import AUTO
+from edgecloud.lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
+from edgecloud.lab.programs import Program, program
+from edgecloud.lab.pruning import CROSSING
+from edgecloud.lab.reaper import Cleaner
+from edgecloud.lab.records import Record
+from edgecloud.lab.rules import RULES, Situation
+from edgecloud.lab.spec import Spec
+from edgecloud.lab.testbed import Field, cores
+from edgecloud.utils.errors import AppError
 
 READY_S = 600.0  # for the edge to build its network, and the cloud to measure it
 ANSWER_S = 600.0  # for all repeats of one cut

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.cleaner import MARK, Cleaner
-from utils.errors import AppError
+from edgecloud.lab.reaper import MARK, Cleaner
+from edgecloud.utils.errors import AppError
 
 PERIOD_S = 0.005
 """Of a quota. The kernel's usual 100 ms are longer than a whole inference on a fast machine, which would then not be

@@ -3,13 +3,13 @@
 A new baseline is a row in `FIXED`; or a function in lab/baselines.py, and its name in `PUBLISHED`.
 """
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 POINT, AUTO, AUTO_RAW = "point", "auto", "auto-raw"
 OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
 """Who chooses by the objective; what all others do is the same under each, and measured once."""
 CONTENDERS = "contenders"
-"""In place of `all` points: those that can be the best (lab.contenders)."""
+"""In place of `all` points: those that can be the best (lab.pruning)."""
 RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
 ALL_EDGE, ALL_CLOUD = "all-edge", "all-cloud"
 FIXED = {

@@ -15,17 +15,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.baselines import BASELINES, Choice, Given, Sides, choose
-from predictor import store
-from predictor.store import Kept
-from utils import arguments, cli, flags
-from utils.errors import MismatchError, UsageError
-from utils.units import format_seconds, parse_rate
+from edgecloud.cli import arguments, flags, script
+from edgecloud.lab.baselines import BASELINES, Choice, Given, Sides, choose
+from edgecloud.predictor import store
+from edgecloud.predictor.store import Kept
+from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.units import format_seconds, parse_rate
 
 if TYPE_CHECKING:
-    from models.graph import LayerGraph
-    from predictor.features import Described
-    from predictor.latency import Predictors
+    from edgecloud.models.graph import LayerGraph
+    from edgecloud.predictor.features import Described
+    from edgecloud.predictor.latency import Predictors
 
 NEEDS_TIMES, NEEDS_A_SURVEY = "dads", "neurosurgeon"
 
@@ -69,9 +69,9 @@ class Chooser:
     def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
         """The layers of a network: as a graph, and as regressions see them."""
         if model not in self._layers:
-            from models import inputs, registry, weights
-            from runtime.executor import prepare
-            from runtime.times import described
+            from edgecloud.engine.executor import prepare
+            from edgecloud.engine.times import described
+            from edgecloud.models import inputs, registry, weights
 
             entry = registry.given(model)
             loaded = weights.load(entry, self.sources.weights)
@@ -105,10 +105,10 @@ class Chooser:
     def _fit(self, folder: Path) -> "Predictors":
         """Neurosurgeon's regressions of a survey: for each kind the better of its two forms."""
         if folder not in self._fits:
-            from predictor import dataset
-            from predictor.forms import AS_PUBLISHED
-            from predictor.latency import combine
-            from predictor.train import fit_all
+            from edgecloud.predictor import dataset
+            from edgecloud.predictor.latency import combine
+            from edgecloud.predictor.regressors import AS_PUBLISHED
+            from edgecloud.predictor.train import fit_all
 
             if not folder.exists():
                 raise UsageError(f"there is no survey {folder}: deployment.py profile measures one")
@@ -133,7 +133,7 @@ def _file(path: Path | None) -> Kept | None:
 @cache
 def _chooser(cache_dir: Path) -> Chooser:
     """One for all cells of a lab: networks are built, and regressions fitted, once."""
-    from runtime.survey import DATASETS, one_thread_survey
+    from edgecloud.tools.survey import DATASETS, one_thread_survey
 
     return Chooser(Sources(cache_dir, one_thread_survey(), DATASETS / "cloud"))
 
@@ -176,7 +176,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Choose and print."""
-    from runtime.survey import DATASETS, one_thread_survey
+    from edgecloud.tools.survey import DATASETS, one_thread_survey
 
     sources = Sources(
         cache_dir=options.cache_dir or store.default_folder(),
@@ -201,12 +201,12 @@ def main(options: argparse.Namespace) -> int:
         for choice in found
     ]
     if options.json:
-        cli.say(json.dumps({"model": graph.name, "baselines": rows}))
+        script.say(json.dumps({"model": graph.name, "baselines": rows}))
         return 0
     for choice, row in zip(found, rows, strict=True):
         expected = "" if choice.expected_s is None else f", expects {format_seconds(choice.expected_s)}"
         where = f"point {choice.point}" if choice.point is not None else f"{len(choice.head) - 1} layers on the edge"
-        cli.say(
+        script.say(
             f"{choice.who:15} {where}, {choice.codec}{expected}: edge_api.py -t {options.type} --points {row['points']}"
         )
     return 0

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from lab.grid import agreement, summary
-from lab.records import read
-from lab.show import agreement_table
-from lab.texts import say
-from utils import cli
-from utils.errors import UsageError
+from edgecloud.cli import script
+from edgecloud.lab.grid import agreement, summary
+from edgecloud.lab.records import read
+from edgecloud.lab.show import agreement_table
+from edgecloud.lab.texts import say
+from edgecloud.utils.errors import UsageError
 
 ENOUGH = 0.9
 
@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
     if not found:
         raise UsageError("the two have no cell with points in common")
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
-    cli.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
+    script.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
     same = sum(is_same for _, _, is_same in found.values())
-    cli.say(say("agreement", same=same, of=len(found)))
+    script.say(say("agreement", same=same, of=len(found)))
     return 0 if same >= ENOUGH * len(found) else 1

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import cgroup, hosts
-from lab.cleaner import MARK, leftovers, sweep
-from lab.environment import CONGESTION, congestion_control, version_of
-from lab.texts import now, padded, say
-from lab.token_bucket import tbf
-from utils import cli
-from utils.cpu_limit import cpu_limit
+from edgecloud.cli import script
+from edgecloud.lab import cgroup, hosts
+from edgecloud.lab.environment import CONGESTION, congestion_control, version_of
+from edgecloud.lab.reaper import MARK, leftovers, sweep
+from edgecloud.lab.texts import now, padded, say
+from edgecloud.lab.token_bucket import tbf
+from edgecloud.utils.cpu_limit import cpu_limit
 
 ENOUGH_BYTES = 1 << 30
 ENOUGH_CORES = 3
@@ -53,13 +53,13 @@ def main(options: argparse.Namespace) -> int:
     modes = [name for name in ("hosts", "emulated") if _works(name, found)]
     if options.json:
         document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in found]}
-        cli.say(json.dumps(document | {"removed": removed}))
+        script.say(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
-            cli.say(say("removed", name=name))
+            script.say(say("removed", name=name))
         for finding in found:
-            cli.say(line_of(finding))
-        cli.say(say("modes", names=", ".join(modes) or say("no_modes")))
+            script.say(line_of(finding))
+        script.say(say("modes", names=", ".join(modes) or say("no_modes")))
     return 0 if "emulated" in modes else 1
 
 
@@ -203,7 +203,7 @@ def _torch(_: argparse.Namespace) -> Finding:
     try:
         import torch
 
-        from models import vision
+        from edgecloud.models import vision
 
         has_operators = not vision.is_patched() and hasattr(torch.ops.torchvision, "nms")
     except Exception as error:  # noqa: BLE001  what a broken library raises when it is imported may be anything

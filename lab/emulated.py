@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.cleaner import Cleaner
-from lab.field import LinkWanted, cores
-from lab.programs import address_of, program
+from edgecloud.lab.programs import address_of, program
+from edgecloud.lab.reaper import Cleaner
+from edgecloud.lab.testbed import LinkWanted, cores
 
 START_S = 60.0
 
@@ -45,7 +45,17 @@ def relay(
 ) -> Iterator[tuple[str, int]]:
     """A relay of that shape in front of an address, on the loopback of the host that `prefix` leads to."""
     trace = [] if wanted.trace is None else ["--trace", str(wanted.trace.resolve())]
-    command = ["-m", "lab.relay", "--to", to[0], str(to[1]), "--link", wanted.shape, "--until-stdin-closes", *trace]
+    command = [
+        "-m",
+        "edgecloud.lab.relay",
+        "--to",
+        to[0],
+        str(to[1]),
+        "--link",
+        wanted.shape,
+        "--until-stdin-closes",
+        *trace,
+    ]
     with program(command, log, cleaner, prefix=prefix, cores=cores().cloud) as running:
         yield address_of(running, START_S)
 

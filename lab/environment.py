@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lab.records import Environment
-from utils.cli import VERSION
+from edgecloud.cli.script import VERSION
+from edgecloud.lab.records import Environment
 
 PACKAGES = ("torch", "torchvision", "numpy")
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -21,7 +21,7 @@ def environment(
     """Of this machine, now; `warnings` are those of `lab doctor`."""
     import torch
 
-    from utils.inference_utils import device_name
+    from edgecloud.utils.inference_utils import device_name
 
     host = {
         "cpu": device_name(torch.device("cpu")),

@@ -6,11 +6,11 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
-from lab.field import LinkWanted
-from lab.records import Cell, Record
-from lab.regret import Regret, Run, regret
-from lab.spec import Spec
+from edgecloud.lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.regret import Regret, Run, regret
+from edgecloud.lab.spec import Spec
+from edgecloud.lab.testbed import LinkWanted
 
 SPREAD = 0.15
 """Of the totals of one point, over their median, above which they are measured again ..."""
@@ -158,7 +158,7 @@ class Best:
 def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[Best]:
     """The best point and the edge's choice, by time, for every cell that has points: those of the first objective.
 
-    `is_exhaustive` says that points without a record cannot be the best (lab.contenders).
+    `is_exhaustive` says that points without a record cannot be the best (lab.pruning).
     """
     found = groups(records)
     cells: dict[str, list[list[Record]]] = {}

@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import cgroup, traces
-from lab.cleaner import MARK, Cleaner, sweep
-from lab.emulated import relay
-from lab.field import LinkWanted
-from lab.token_bucket import MTU, tbf
-from utils.errors import AppError
-from utils.units import parse_link
+from edgecloud.lab import cgroup, traces
+from edgecloud.lab.emulated import relay
+from edgecloud.lab.reaper import MARK, Cleaner, sweep
+from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.token_bucket import MTU, tbf
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.units import parse_link
 
 EDGE_ADDRESS, CLOUD_ADDRESS = "10.99.0.1", "10.99.0.2"
 EDGE_CABLE, CLOUD_CABLE = "ecci0", "ecci1"

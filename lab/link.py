@@ -18,12 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lab.texts import now, padded, say
-from utils import addresses, arguments, cli, flags
-from utils.units import format_rate, format_seconds, printable
+from edgecloud.cli import arguments, flags, script
+from edgecloud.lab.texts import now, padded, say
+from edgecloud.utils import addresses
+from edgecloud.utils.units import format_rate, format_seconds, printable
 
 if TYPE_CHECKING:
-    from net.link import LinkEstimate
+    from edgecloud.net.link import LinkEstimate
 
 IPERF, IPERF_PORT, IPERF_CONNECT_MS = "iperf3", 5201, 2000
 IPERF_SPARE_S = 10.0  # beyond the seconds that it sends for
@@ -47,12 +48,12 @@ class IperfError(Exception):
 
 def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     """Greet the cloud and probe the link, as often as asked. Raises AppError."""
-    from models import registry
-    from net.link import Prober
-    from net.security import read_token
-    from net.tls import client_tls
-    from runtime.edge import Edge, EdgeConfig, read_input
-    from utils.deadline import Deadline
+    from edgecloud.client.edge import Edge, EdgeConfig, read_input
+    from edgecloud.models import registry
+    from edgecloud.net.link import Prober
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import client_tls
+    from edgecloud.utils.deadline import Deadline
 
     host, port = options.address
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
@@ -201,5 +202,5 @@ def main(options: argparse.Namespace) -> int:
             why = str(error)
     document = to_json(options.address, probes, other, why)
     for line in [json.dumps(document)] if options.json else lines_of(document):
-        cli.say(line)
+        script.say(line)
     return 0

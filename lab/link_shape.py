@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from lab.traces import Trace
-from utils.errors import UsageError
-from utils.units import parse_duration, parse_rate
+from edgecloud.lab.traces import Trace
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import parse_duration, parse_rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lab.traces import write
+from edgecloud.lab.traces import write
 
 FOLDER = Path(__file__).resolve().parent / "links"
 

@@ -1,6 +1,6 @@
 """The modes of the lab by name, the better one first."""
 
-from lab import emulated, hosts
-from lab.field import Mode
+from edgecloud.lab import emulated, hosts
+from edgecloud.lab.testbed import Mode
 
 MODES = (Mode("hosts", hosts.cannot, hosts.opened), Mode("emulated", lambda: "", emulated.opened))

@@ -4,17 +4,16 @@ import contextlib
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.cleaner import Cleaner
-from utils.errors import AppError, DeadlineError
-from utils.settings import without_settings
+from edgecloud.lab.reaper import Cleaner
+from edgecloud.utils.commands import ROOT, command_of
+from edgecloud.utils.environment import without_settings
+from edgecloud.utils.errors import AppError, DeadlineError
 
-ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 5.0
 LISTENING = "listening on "
 LOG_TAIL = 4096
@@ -131,7 +130,7 @@ def program(
     threads: int = 0,
 ) -> Iterator[Program]:
     """Run a script or module of this project for as long as the context lasts; `prefix` says on which host."""
-    command = [*prefix, sys.executable, *arguments]
+    command = [*prefix, *command_of(arguments)]
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
     running = Program(command, log, cores, cleaner, threads)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.errors import AppError, MismatchError, UsageError
-from utils.files import write_atomically
+from edgecloud.utils.errors import AppError, MismatchError, UsageError
+from edgecloud.utils.files import write_atomically
 
 SCHEMA = 1
 EDGE = "edge"

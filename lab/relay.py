@@ -23,13 +23,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import traces
-from lab.link_shape import LinkShape, parse_steps
-from lab.traces import Trace
-from net.endpoints import listen
-from utils.cli import exit_at_end_of_stdin
-from utils.errors import AppError, UsageError
-from utils.units import parse_duration, parse_link, parse_size
+from edgecloud.cli.script import exit_at_end_of_stdin
+from edgecloud.lab import traces
+from edgecloud.lab.link_shape import LinkShape, parse_steps
+from edgecloud.lab.traces import Trace
+from edgecloud.net.endpoints import listen
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.units import parse_duration, parse_link, parse_size
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
 QUEUE_S = 0.05  # a link's queue, in seconds of its rate: past it the sender has to wait
@@ -301,7 +301,9 @@ def _like_a_link(sock: socket.socket) -> socket.socket:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lab.relay", description="An emulated link in front of a server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m edgecloud.lab.relay", description="An emulated link in front of a server."
+    )
     parser.add_argument("--to", nargs=2, metavar=("HOST", "PORT"), required=True, help="the server behind the link")
     parser.add_argument("--link", default="5mbit,20ms", metavar="UP[,RTT[,DOWN]]", help="default: %(default)s")
     parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="then change the rate, both ways")

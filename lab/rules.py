@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.choices import AUTO_RAW, FIXED, PUBLISHED
+from edgecloud.lab.choices import AUTO_RAW, FIXED, PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def _fixed(point: int, codec: str) -> Rule:
 
 def _published(name: str) -> Rule:
     def choose(situation: Situation) -> str:
-        from lab import chooser  # and with it the solver
+        from edgecloud.lab import chooser  # and with it the solver
 
         rate = float(situation.document["link"]["up_bytes_per_s"])
         return chooser.chosen(name, situation.model, rate, situation.cache_dir, situation.cpu)

@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import cell as measuring
-from lab import doctor
-from lab import spec as specs
-from lab.choices import CLOUD_FLAGS, CONTENDERS
-from lab.cleaner import Cleaner, cleaner
-from lab.contenders import next_contender
-from lab.environment import environment
-from lab.field import Field, Mode, choose, cores
-from lab.grid import Key, Place, Want, groups, key_of, missing, places, summary, wants
-from lab.modes import MODES
-from lab.programs import Program, ProgramError, address_of, program
-from lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
-from lab.show import cell_line, cell_text, table, who_table
-from lab.spec import Spec
-from lab.texts import now, say
-from utils import arguments, cli
-from utils.errors import AppError, UsageError
-from utils.files import write_atomically
-from utils.progress import DETAIL, Show, on_terminal
+from edgecloud.cli import arguments, script
+from edgecloud.lab import cell as measuring
+from edgecloud.lab import doctor
+from edgecloud.lab import spec as specs
+from edgecloud.lab.choices import CLOUD_FLAGS, CONTENDERS
+from edgecloud.lab.environment import environment
+from edgecloud.lab.grid import Key, Place, Want, groups, key_of, missing, places, summary, wants
+from edgecloud.lab.modes import MODES
+from edgecloud.lab.programs import Program, ProgramError, address_of, program
+from edgecloud.lab.pruning import next_contender
+from edgecloud.lab.reaper import Cleaner, cleaner
+from edgecloud.lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
+from edgecloud.lab.show import cell_line, cell_text, table, who_table
+from edgecloud.lab.spec import Spec
+from edgecloud.lab.testbed import Field, Mode, choose, cores
+from edgecloud.lab.texts import now, say
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.files import write_atomically
+from edgecloud.utils.progress import DETAIL, Show, on_terminal
 
 HELP = "measure an experiment: every cell through the real programs"
 CLOUD_START_S = 120.0
@@ -96,29 +96,29 @@ def main(options: argparse.Namespace) -> int:
     spec = spec_of(options)
     check_models(spec)
     mode, why = choose(spec.mode, MODES)
-    cli.complain(say("mode", name=mode.name, why=now().retold(why)))
+    script.complain(say("mode", name=mode.name, why=now().retold(why)))
     make_folder(folder, spec)
     warned = doctor.warnings(mode.name, folder)
     for each in warned:
-        cli.complain(say("lab_warning", line=doctor.warning_line(each)))
+        script.complain(say("lab_warning", line=doctor.warning_line(each)))
     with stopping_in_order(), on_terminal() as progress:
         failures = Run(spec, folder, mode, why, progress, warned).everything()
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
-    cli.show(lambda console: console.print(table(found) if found else who_table(records)))
-    cli.say(say("records_at", path=folder / "records.jsonl", folder=folder))
+    script.show(lambda console: console.print(table(found) if found else who_table(records)))
+    script.say(say("records_at", path=folder / "records.jsonl", folder=folder))
     for failure in failures:
-        cli.complain(say("failed", failure=now().retold(failure)))
+        script.complain(say("failed", failure=now().retold(failure)))
     if failures:
-        cli.complain(say("try_again"))
+        script.complain(say("try_again"))
     return 1 if failures else 0
 
 
 def check_models(spec: Spec) -> None:
     """Refuse networks, power profiles and codecs that there are not, before anything starts."""
-    from models import registry
-    from net.codec import CODECS
-    from runtime.power import PowerChoice
+    from edgecloud.client.power import PowerChoice
+    from edgecloud.models import registry
+    from edgecloud.net.codec import CODECS
 
     for name in spec.models:
         registry.find(name)
@@ -207,7 +207,7 @@ class Run:
             in_a_row = 0
             self._ended.add(place.cell.key)
             line, left = self._line(place, time.monotonic() - began), self._left()
-            cli.complain(say("cell_done", number=number, all=len(todo), line=line, left=left))
+            script.complain(say("cell_done", number=number, all=len(todo), line=line, left=left))
         return failures
 
     def _is_there(self, place: Place) -> bool:
@@ -320,7 +320,7 @@ def answered(append: Any) -> Any:
 
 def cloud_flags(spec: Spec) -> tuple[str, ...]:
     """What the cloud has to be told so that everything of an experiment can be measured."""
-    from runtime.children import codec_flags
+    from edgecloud.client.subprocesses import codec_flags
 
     of_baselines = [CLOUD_FLAGS[who] for who in spec.baselines if who in CLOUD_FLAGS]
     return tuple(dict.fromkeys([*codec_flags(spec.codec, spec.points), *of_baselines]))

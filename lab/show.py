@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from lab.grid import UNSTABLE, Best, Place, groups, summary
-from lab.records import Cell, Record
-from lab.regret import Summary
-from lab.texts import say
-from utils.units import format_seconds
+from edgecloud.lab.grid import UNSTABLE, Best, Place, groups, summary
+from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.regret import Summary
+from edgecloud.lab.texts import say
+from edgecloud.utils.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lab import choices, traces
-from lab.field import AUTO, LinkWanted
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.units import parse_duration, parse_link
+from edgecloud.lab import choices, traces
+from edgecloud.lab.testbed import AUTO, LinkWanted
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.units import parse_duration, parse_link
 
 NONE = "none"
 LINK_KEYS = ("name", "link", "radio")

@@ -21,9 +21,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Protocol
 
-from net.recorder import BYTES_PER_MBIT, HEADER, LEAST_MBIT, MOST_MBIT, MOST_ROWS
-from utils.errors import UsageError
-from utils.files import require_file, write_atomically
+from edgecloud.net.recorder import BYTES_PER_MBIT, HEADER, LEAST_MBIT, MOST_MBIT, MOST_ROWS
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file, write_atomically
 
 MOST_S = 1e9
 MOST_FILE_BYTES = 64 << 20

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.sniffing import what_is
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.sniffing import what_is
 
 MAGIC = b"\x93NUMPY"
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.sniffing import what_is
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.sniffing import what_is
 
 Numbers = NDArray[np.float32]
 RATE = 16_000

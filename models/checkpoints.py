@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from utils.errors import MismatchError, UsageError
-from utils.files import require_file
-from utils.sniffing import what_is
-from utils.units import printable
+from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.sniffing import what_is
+from edgecloud.utils.units import printable
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".json")
 MAX_INDEX_BYTES = 64 << 20

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from models import marks
-from utils.errors import UsageError
+from edgecloud.models import marks
+from edgecloud.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

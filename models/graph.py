@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 INPUT = 0
 

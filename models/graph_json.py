@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from models.graph import Layer, LayerGraph
-from utils.errors import UsageError
-from utils.units import printable
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import printable
 
 MAX_LAYERS = 20_000
 MAX_NAME = 200

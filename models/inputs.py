@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models import arrays, audio, pictures, text
-from utils.errors import UsageError
+from edgecloud.models import arrays, audio, pictures, text
+from edgecloud.utils.errors import UsageError
 
 Preprocess = Callable[[Any], torch.Tensor]
 """From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 tensor."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from models.graph import LayerGraph
-from models.trace import Traced
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.trace import Traced
 
 ALIGNED = 4096
 

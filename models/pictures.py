@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.sniffing import what_is
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.sniffing import what_is
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import audio, inputs, own
-from models.inputs import Preprocess, digit_tensor, rgb_tensor, speech_tensor, words_tensor
-from models.text import WORDS, Task, width_of
-from models.vision import torchvision
-from models.zoo import cifar, deep_face, kaldi, mnist, senna
-from models.zoo.le_net import LeNet
-from utils.config import nearest
-from utils.errors import UsageError
+from edgecloud.models import audio, custom_model, inputs
+from edgecloud.models.inputs import Preprocess, digit_tensor, rgb_tensor, speech_tensor, words_tensor
+from edgecloud.models.text import WORDS, Task, width_of
+from edgecloud.models.vision import torchvision
+from edgecloud.models.zoo import cifar, deep_face, kaldi, mnist, senna
+from edgecloud.models.zoo.le_net import LeNet
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.suggest import nearest
 
 TORCHVISION = "torchvision:"
 
@@ -42,7 +42,7 @@ class Entry:
     """Builds the network with torchvision's published weights, which it downloads on first use."""
     code: str = ""
     """Of a network of one's own, the digest of its file: both sides need the same one."""
-    built: own.Built | None = None
+    built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
 
     @property
@@ -61,7 +61,7 @@ def find(name: str) -> Entry:
     short = name.removeprefix(TORCHVISION)
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
-    if own.where(name) is not None:
+    if custom_model.where(name) is not None:
         raise UsageError(f"{name[:64]!r} is a file that was not given here: cloud_api.py --network FILE.py serves it")
     known = ", ".join(_ENTRIES)
     ending = name[name.rfind(".") :].lower() if "." in name else ""
@@ -98,10 +98,10 @@ def given(name: str) -> Entry:
     Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
     UsageError where the file does not make a network.
     """
-    where = own.where(name)
+    where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return find(name)
-    found = own.load(where)
+    found = custom_model.load(where)
     if where.name in _OWN and _OWN[where.name].code != found.code:
         raise UsageError(f"two files are called {where.name}: rename one of them")
     _OWN[where.name] = _own(found)
@@ -162,7 +162,7 @@ def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
     return model.eval()
 
 
-def _own(found: own.Own) -> Entry:
+def _own(found: custom_model.Own) -> Entry:
     takes_pictures = found.preprocess is not None
     return Entry(
         name=found.place.name,

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from models.graph import INPUT
-from models.trace import Traced
-from utils.errors import UsageError
+from edgecloud.models.graph import INPUT
+from edgecloud.models.trace import Traced
+from edgecloud.utils.errors import UsageError
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from models.steps import Steps
-from models.trace import Traced
+from edgecloud.models.steps import Steps
+from edgecloud.models.trace import Traced
 
 
 @dataclass(frozen=True)

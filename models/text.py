@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 Task = Literal["pos", "ner", "chk"]
 Vectors = NDArray[np.float32]

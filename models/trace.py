@@ -30,11 +30,11 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn.parameter import is_lazy
 
-from models.bound import find_bound, through
-from models.graph import Layer, LayerGraph
-from utils.dtypes import TRAVELLING
-from utils.errors import UsageError
-from utils.quiet import silent_stderr
+from edgecloud.models.bound import find_bound, through
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.utils.dtypes import TRAVELLING
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.quiet import silent_stderr
 
 
 @dataclass(frozen=True)

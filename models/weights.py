@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from models import checkpoints, own
-from models.fingerprint import Fingerprint, held_by, of_held, of_state
-from models.registry import Entry
-from utils.errors import UsageError
+from edgecloud.models import checkpoints, custom_model
+from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
+from edgecloud.models.registry import Entry
+from edgecloud.utils.errors import UsageError
 
 DEFAULT = "default"
 IMAGENET = "imagenet"
@@ -86,7 +86,7 @@ def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given
     return Loaded(model, found.digest, origin, trained, entry.code, found.names, found.marks)
 
 
-def _compared(model: nn.Module, built: own.Built, code: str, given: Iterable[str]) -> Fingerprint:
+def _compared(model: nn.Module, built: custom_model.Built, code: str, given: Iterable[str]) -> Fingerprint:
     held = list(held_by(model))
     built.check(held, given)
     return of_held(held, code)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from net.forms import PIECE, Array, Bytes, CodecError, Floats, Shape, as_float32, pieces
-from utils.errors import AppError, ProtocolError
+from edgecloud.net.encodings import PIECE, Array, Bytes, CodecError, Floats, Shape, as_float32, pieces
+from edgecloud.utils.errors import AppError, ProtocolError
 
 _PAIR = np.dtype("<f4")
 # The scale has 16 significant bits, so that whole numbers of up to 8 bits times it are exact in float32; it is a little

@@ -1,6 +1,6 @@
 """Codecs by name: what makes a tensor smaller before it travels, and back again whatever a stranger sends.
 
-A codec is a form (net.forms) and perhaps what squeezes its codes: zstd, where its name ends in `+zstd`, or JPEG for
+A codec is a form (net.encodings) and perhaps what squeezes its codes: zstd, where its name ends in `+zstd`, or JPEG for
 pixels (net.jpeg); the parameters lie in front as they are. Byte planes before zstd are left out: on real activations
 they make float32 larger and float16 2 % smaller (benchmarks/results/codecs.md).
 What a codec without a squeezer takes is known from dtype and shape alone; of a zstd frame the declared size, the window
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
-from net.affine import Affine
-from net.forms import DTYPES, Array, Bytes, CodecError, Form, Half, Raw, Shape, Squeezer
-from net.jpeg import Jpeg
-from net.pixels import Pixels
-from utils.errors import ProtocolError
+from edgecloud.net.affine import Affine
+from edgecloud.net.encodings import DTYPES, Array, Bytes, CodecError, Form, Half, Raw, Shape, Squeezer
+from edgecloud.net.jpeg import Jpeg
+from edgecloud.net.pixels import Pixels
+from edgecloud.utils.errors import ProtocolError
 
 __all__ = [
     "CODECS",

@@ -15,22 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from net import plain_pickle, tensors
-from net.endpoints import dial
-from net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
-from net.messages import Error, M, Message, from_header, to_header
-from net.refusals import refusal
-from net.tls import ClientTls, PlainPeerError, Secure, explain
-from net.transport import Plain, Transport
-from utils import addresses
-from utils.deadline import Deadline
-from utils.errors import (
-    AppError,
-    ConnectError,
-    HandshakeLostError,
-    PeerClosedError,
-    ProtocolError,
-)
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.endpoints import dial
+from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
+from edgecloud.net.messages import Error, M, Message, from_header, to_header
+from edgecloud.net.refusals import refusal
+from edgecloud.net.tls import ClientTls, PlainPeerError, Secure, explain
+from edgecloud.net.transport import Plain, Transport
+from edgecloud.utils import addresses
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, PeerClosedError, ProtocolError
 
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection

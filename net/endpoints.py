@@ -5,9 +5,9 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 
-from utils import addresses
-from utils.deadline import Deadline
-from utils.errors import ConnectError, DeadlineError
+from edgecloud.utils import addresses
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import ConnectError, DeadlineError
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from net.connection import BURST_BYTES
-from net.link import LinkEstimate
+from edgecloud.net.connection import BURST_BYTES
+from edgecloud.net.link import LinkEstimate
 
 BAND = 0.15  # of the estimate, to both sides: a sample in it confirms the estimate
 WEIGHT = 0.3  # of a sample in the band

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from utils.errors import ProtocolError
+from edgecloud.utils.errors import ProtocolError
 
 MAGIC = b"ECCI"
 VERSION = 1

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from net.forms import Bytes, CodecError, Shape
-from utils.errors import ProtocolError
+from edgecloud.net.encodings import Bytes, CodecError, Shape
+from edgecloud.utils.errors import ProtocolError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

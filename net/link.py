@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from net.connection import Connection
-from net.messages import Probe, Probed
-from utils.deadline import Deadline
-from utils.errors import ProtocolError
+from edgecloud.net.connection import Connection
+from edgecloud.net.messages import Probe, Probed
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import ProtocolError
 
 PING_BYTES = 256  # about the size of the header of a real request, so that its time is in the intercept
 PINGS = 8

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from net.frames import FrameType
-from utils.errors import AppError, ProtocolError
+from edgecloud.net.frames import FrameType
+from edgecloud.utils.errors import AppError, ProtocolError
 
 
 @dataclass(frozen=True, slots=True)

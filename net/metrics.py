@@ -1,4 +1,4 @@
-"""What a cloud counts, as hooks: who keeps the figures is somebody else's affair (runtime.prometheus), or nobody's."""
+"""What a cloud counts, as hooks: who keeps the figures is somebody else's affair (server.prometheus), or nobody's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 
-from net.frames import FrameType
+from edgecloud.net.frames import FrameType
 
 BURST_S = 2.0  # so many seconds' worth may be spent at once
 HEADER_BYTES = 4096  # of a header for which a token is paid, whatever the message

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from net.pacing import Bucket
+from edgecloud.net.pacing import Bucket
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from utils import addresses
+from edgecloud.utils import addresses
 
 IPV6_BITS = 64
 LOOPBACK = "loopback"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from net.forms import Array, Bytes, CodecError, Floats, Shape
-from utils.errors import ProtocolError
+from edgecloud.net.encodings import Array, Bytes, CodecError, Floats, Shape
+from edgecloud.utils.errors import ProtocolError
 
 NORMALISATIONS = (
     ((0.0,), (1.0,)),

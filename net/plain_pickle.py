@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from utils.errors import ProtocolError
+from edgecloud.utils.errors import ProtocolError
 
 PROTOCOL = 5
 MAX_DEPTH = 16

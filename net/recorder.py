@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """What the refusals of a cloud mean on the edge: which error they become there, and so which exit code. Pure."""
 
-from net.messages import Error
-from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
-from utils.units import printable
+from edgecloud.net.messages import Error
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
+from edgecloud.utils.units import printable
 
 _REFUSALS: dict[str, type[AppError]] = {
     "MISMATCH": MismatchError,

@@ -5,9 +5,9 @@ import os
 import socket
 from pathlib import Path
 
-from utils import addresses
-from utils.errors import UsageError
-from utils.settings import SECRET
+from edgecloud.utils import addresses
+from edgecloud.utils.environment import SECRET
+from edgecloud.utils.errors import UsageError
 
 TOKEN_BYTES = (8, 1024)
 

@@ -10,19 +10,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from net import plain_pickle
-from net.connection import ClosedAtBoundaryError, Connection
-from net.endpoints import listen, name_of
-from net.frames import Limits, pack_prefix
-from net.messages import Error, to_header
-from net.metrics import Metrics, NoMetrics
-from net.pacing import Bucket, Spending
-from net.penalties import Denial, Door, Policy, fault_of, payer_of
-from net.sources import Account, Sources
-from utils import addresses
-from utils.errors import AppError, PeerClosedError
-from utils.flood_log import FloodLog
-from utils.units import printable
+from edgecloud.net import plain_pickle
+from edgecloud.net.connection import ClosedAtBoundaryError, Connection
+from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.frames import Limits, pack_prefix
+from edgecloud.net.messages import Error, to_header
+from edgecloud.net.metrics import Metrics, NoMetrics
+from edgecloud.net.pacing import Bucket, Spending
+from edgecloud.net.penalties import Denial, Door, Policy, fault_of, payer_of
+from edgecloud.net.sources import Account, Sources
+from edgecloud.utils import addresses
+from edgecloud.utils.errors import AppError, PeerClosedError
+from edgecloud.utils.flood_log import FloodLog
+from edgecloud.utils.units import printable
 
 log = logging.getLogger(__name__)
 

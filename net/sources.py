@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from net.pacing import Purses, Spending
+from edgecloud.net.pacing import Purses, Spending
 
 REQUESTS = 64  # of one source that are not answered yet; further ones stay on the link
 HELD_BYTES = 128 << 20  # of these and their answers, if it has more than one

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from net.codec import CODECS, DTYPES, RAW, STANDARD, Array, Codec, Encoded, encode
-from net.frames import Limits, TooLargeError
-from utils.errors import ProtocolError
+from edgecloud.net.codec import CODECS, DTYPES, RAW, STANDARD, Array, Codec, Encoded, encode
+from edgecloud.net.frames import Limits, TooLargeError
+from edgecloud.utils.errors import ProtocolError
 
 __all__ = ["RAW", "Array", "Described", "Encoded", "describe", "read", "view"]
 

@@ -11,10 +11,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from net.frames import MAGIC
-from net.transport import Plain
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError, UsageError
+from edgecloud.net.frames import MAGIC
+from edgecloud.net.transport import Plain
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError, UsageError
 
 AHEAD_BYTES = 64 << 10  # encrypted at once
 INBOX_BYTES = 64 << 10

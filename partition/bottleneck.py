@@ -5,8 +5,8 @@
 DADS (Hu et al., INFOCOM 2019, sections II and III) minimises this under heavy load, for stages of different tasks
 overlap and 1 / longest tasks a second are the most that a cut sustains. The problem is NP-hard in general, so DADS
 approximates it by minimum cuts with scaled stages (DSH), here `dsh`. But networks are nearly chains, and few of their
-cuts come near the best one: `exact` walks through these (partition/walk.py). For any other graph it solves a
-mixed-integer program (partition/program.py).
+cuts come near the best one: `exact` walks through these (partition/branch_and_bound.py). For any other graph it solves
+a mixed-integer program (partition/milp.py).
 """
 
 import math
@@ -17,10 +17,10 @@ from itertools import product
 
 import numpy as np
 
-from partition.cost import Prediction, Problem, StageWeights, parts_of, predict
-from partition.mincut import NOTHING, CutSolver, Terms, Values
-from partition.program import Program
-from partition.walk import TIE, Walk
+from edgecloud.partition.branch_and_bound import TIE, Walk
+from edgecloud.partition.cost import Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.milp import Program
+from edgecloud.partition.mincut import NOTHING, CutSolver, Terms, Values
 
 # A cut is optimal if its longest stage is within this of the lower bound, relatively: the solver's own tolerances.
 PROVEN = 1e-6

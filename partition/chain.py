@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from models.graph import LayerGraph, Point
-from partition.cost import LATENCY, Prediction, Problem, StageWeights, all_on_edge, latency
+from edgecloud.models.graph import LayerGraph, Point
+from edgecloud.partition.cost import LATENCY, Prediction, Problem, StageWeights, all_on_edge, latency
 
 
 @dataclass(frozen=True, slots=True)

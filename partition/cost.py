@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import INPUT, LayerGraph
 
 Place = Literal["edge", "cloud"]
 _PACKED_SUMS = ("bytes", "encode_s", "decode_s")

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.graph import LayerGraph
-from partition import bottleneck, chain, placement
-from partition.chain import Candidate
-from partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
-from partition.decision_map import best_cut
-from partition.mincut import CutSolver
-from partition.objectives import OBJECTIVES, Search
-from partition.packing import RAW, Allowed
-from utils.errors import UsageError
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition import bottleneck, chain, placement
+from edgecloud.partition.chain import Candidate
+from edgecloud.partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
+from edgecloud.partition.decision_map import best_cut
+from edgecloud.partition.mincut import CutSolver
+from edgecloud.partition.objectives import OBJECTIVES, Search
+from edgecloud.partition.packing import RAW, Allowed
+from edgecloud.utils.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Goal:
 
 
 def goal_of(options: Any) -> Goal:
-    """The goal of a command line that has the flags of `utils.flags.add_goal_flags`."""
+    """The goal of a command line that has the flags of `cli.flags.add_goal_flags`."""
     wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
     return Goal(*wanted, options.max_cost, options.cloud_price)
 

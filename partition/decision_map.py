@@ -9,12 +9,12 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from models.graph import LayerGraph
-from partition import chain
-from partition.cost import LATENCY, Link, Packed, Prediction, Problem, StageWeights, parts_of, predict
-from partition.envelope import Line, envelope
-from partition.mincut import CutSolver
-from partition.packing import RAW, Allowed
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition import chain
+from edgecloud.partition.cost import LATENCY, Link, Packed, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.envelope import Line, envelope
+from edgecloud.partition.mincut import CutSolver
+from edgecloud.partition.packing import RAW, Allowed
 
 SLOWEST, FASTEST = 125.0, 12.5e9  # bytes per second: 1 kbit to 100 gbit
 WeightsAt = Callable[[Link], StageWeights]

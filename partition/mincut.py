@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from models.graph import INPUT, LayerGraph
-from partition.cost import LATENCY, Problem, StageWeights
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.partition.cost import LATENCY, Problem, StageWeights
 
 FINEST = 1 << 29
 NOTHING = 1e-100  # seconds or joules; less cannot be scaled

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from partition.cost import Power, StageWeights
+    from edgecloud.partition.cost import Power, StageWeights
 
 
 class Search(Enum):
@@ -40,7 +40,7 @@ class Objective:
 
 
 def _both(power: "Power", seconds_per_joule: float) -> "StageWeights":
-    from partition.cost import LATENCY
+    from edgecloud.partition.cost import LATENCY
 
     return LATENCY.plus(power.weights, seconds_per_joule)
 

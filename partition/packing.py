@@ -7,7 +7,7 @@ chosen anew for each decision, before the cut: what one tensor costs does not de
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from partition.cost import Link, Packed, Problem, StageWeights
+from edgecloud.partition.cost import Link, Packed, Problem, StageWeights
 
 RAW = "raw"
 Options = Sequence[Sequence[Packed]]

@@ -7,11 +7,11 @@ hull are the best cuts for some price of a joule in seconds, and are found by tr
 
 from dataclasses import dataclass
 
-from partition import chain
-from partition.cost import LATENCY, Power, Prediction, Problem, StageWeights, parts_of, predict
-from partition.decision_map import best_cut
-from partition.envelope import Line, envelope
-from partition.mincut import CutSolver
+from edgecloud.partition import chain
+from edgecloud.partition.cost import LATENCY, Power, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.decision_map import best_cut
+from edgecloud.partition.envelope import Line, envelope
+from edgecloud.partition.mincut import CutSolver
 
 DEAREST_S = 1e9  # seconds for a joule: as good as energy alone
 NO_WEIGHTS = StageWeights(0, 0, 0, 0, 0, 0)

@@ -3,7 +3,7 @@ may cost. Pure.
 
 A graph is contracted to the chain of its points: step i holds the layers after point i - 1 up to and including point i,
 so that a block of a residual network stays in one place. Which steps run where is then a shortest path with one
-constraint (JointDNN, Eshratifar et al., arXiv 1801.08618, section 2.3), found by partition.constrained.
+constraint (JointDNN, Eshratifar et al., arXiv 1801.08618, section 2.3), found by partition.constrained_path.
 """
 
 import math
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from models.graph import INPUT, LayerGraph
-from partition import constrained
-from partition.cost import LATENCY, Part, Place, Prediction, Problem, StageWeights, cost_of, predict
-from utils.errors import UsageError
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.partition import constrained_path
+from edgecloud.partition.cost import LATENCY, Part, Place, Prediction, Problem, StageWeights, cost_of, predict
+from edgecloud.utils.errors import UsageError
 
-_PLACES: dict[int, Place] = {constrained.EDGE: "edge", constrained.CLOUD: "cloud"}
+_PLACES: dict[int, Place] = {constrained_path.EDGE: "edge", constrained_path.CLOUD: "cloud"}
 _TINIEST = math.ulp(0.0)
 
 
@@ -66,12 +66,12 @@ def best(
     """
     _check(price_per_s, max_cost)
     terms = _terms_of(problem, weights)
-    free = _placement(problem, constrained.least(terms), price_per_s)
+    free = _placement(problem, constrained_path.least(terms), price_per_s)
     if free.cost <= max_cost:
         return free
     found = (
         _placement(problem, places, price_per_s, is_optimal)
-        for places, is_optimal in constrained.candidates(terms, *_limits(problem, price_per_s, max_cost))
+        for places, is_optimal in constrained_path.candidates(terms, *_limits(problem, price_per_s, max_cost))
     )
     return next(placement for placement in found if placement.cost <= max_cost)
 
@@ -100,7 +100,7 @@ def _placement(problem: Problem, places: Sequence[int], price_per_s: float, is_o
 # --- the formula, step by step
 
 
-def _terms_of(problem: Problem, weights: StageWeights) -> constrained.StepTerms:
+def _terms_of(problem: Problem, weights: StageWeights) -> constrained_path.StepTerms:
     """The terms of a problem. Raises ValueError where they cannot be added up or the cloud takes less than no time."""
     graph, cloud, link = problem.graph, problem.cloud, problem.link
     points, inner = [point.layer for point in graph.points[:-1]], steps(graph)
@@ -116,7 +116,7 @@ def _terms_of(problem: Problem, weights: StageWeights) -> constrained.StepTerms:
     there = [waits + up + busy * start_s for up, start_s in zip(ups, there_s, strict=True)]
     left_s = list(accumulate(reversed(cloud_s)))[::-1]
     result = weights.download * problem.result_bytes / link.down_bytes_per_s
-    terms = constrained.StepTerms(
+    terms = constrained_path.StepTerms(
         edge=[weights.edge * math.fsum(problem.edge_s[layer] for layer in step) for step in inner],
         cloud=[busy * s + down(step & answers) for s, step in zip(cloud_s, inner, strict=True)],
         cloud_s=cloud_s,
@@ -130,7 +130,7 @@ def _terms_of(problem: Problem, weights: StageWeights) -> constrained.StepTerms:
     return terms
 
 
-def _check_terms(terms: constrained.StepTerms) -> None:
+def _check_terms(terms: constrained_path.StepTerms) -> None:
     values = (*terms.edge, *terms.cloud, *terms.there, *terms.back, *terms.last)
     if not all(map(math.isfinite, values)) or not all(0 <= s < math.inf for s in (*terms.cloud_s, *terms.there_s)):
         raise ValueError("what a placement takes has to be finite, and what the cloud takes at least 0")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
-from partition.throughput import Stages
+from edgecloud.partition.throughput import Stages
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

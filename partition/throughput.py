@@ -10,7 +10,7 @@ stages, so they do not count towards the throughput.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partition.cost import Prediction
+from edgecloud.partition.cost import Prediction
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from random import Random
 
-from predictor.draft import ACTIVATIONS, MAX_ELEMENTS, Draft, channels
+from edgecloud.predictor.draft import ACTIVATIONS, MAX_ELEMENTS, Draft, channels
 
 
 def _wider(draft: Draft, low: float = 0.25, high: float = 3.0) -> int:

@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.graph import INPUT
-from models.specs import describe
-from models.split import segment
-from models.trace import Traced, trace
-from predictor.blocks import BLOCKS_WITH
-from predictor.dataset import TYPICAL, Row, Whole
-from predictor.design import draw
-from predictor.draft import Bounds, Design, Shape
-from predictor.features import in_context, table
-from predictor.forms import quick_errors
-from predictor.synthetic import Parameters, build
-from predictor.timing import with_clock
-from utils.inference_utils import Clock
+from edgecloud.models.graph import INPUT
+from edgecloud.models.specs import describe
+from edgecloud.models.split import segment
+from edgecloud.models.trace import Traced, trace
+from edgecloud.predictor.blocks import BLOCKS_WITH
+from edgecloud.predictor.dataset import TYPICAL, Row, Whole
+from edgecloud.predictor.design import draw
+from edgecloud.predictor.draft import Bounds, Design, Shape
+from edgecloud.predictor.features import in_context, table
+from edgecloud.predictor.regressors import quick_errors
+from edgecloud.predictor.synthetic import Parameters, build
+from edgecloud.predictor.timing import with_clock
+from edgecloud.utils.inference_utils import Clock
 
 MIN_PASSES, MAX_PASSES, ENOUGH_S = 3, 11, 0.05
 UNSTEADY, RETRIES = 1.1, 2

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.files import write_atomically
+from edgecloud.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from models.specs import KINDS, LayerSpec
-from predictor.features import Context, Described
-from utils.errors import UsageError
-from utils.files import replaced
-from utils.sheets import read_workbook
-from utils.tables import Lines, Table, csv_lines, read_text, table_of
+from edgecloud.models.specs import KINDS, LayerSpec
+from edgecloud.predictor.features import Context, Described
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import replaced
+from edgecloud.utils.sheets import read_workbook
+from edgecloud.utils.tables import Lines, Table, csv_lines, read_text, table_of
 
 MAX_ROWS = 400_000
 MAX_FILE_BYTES = 256 << 20

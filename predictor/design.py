@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from predictor.blocks import BLOCKS, RARE_BLOCKS
-from predictor.draft import MAX_ELEMENTS, Bounds, Design, Draft, Shape, channels
+from edgecloud.predictor.blocks import BLOCKS, RARE_BLOCKS
+from edgecloud.predictor.draft import MAX_ELEMENTS, Bounds, Design, Draft, Shape, channels
 
 SIDES = 3 * (112, 56, 28, 14, 7) + (224, 192, 160, 96, 80, 64, 48, 40, 32, 24, 20, 16, 8)
 """Sides of feature maps; halves of 224, the usual input, are the most frequent."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from utils.errors import UsageError
-from utils.files import require_file
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from models.specs import KINDS, LayerSpec
+from edgecloud.models.specs import KINDS, LayerSpec
 
 Table = NDArray[np.float64]
 VARIANTS = (

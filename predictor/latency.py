@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from models.specs import UnknownLayerError
-from predictor.dataset import Machine, Whole
-from predictor.features import FEATURE_HASH, Described, table
-from predictor.forms import FORMS, LEAST_S, Fitted, Seconds
-from predictor.quality import MOST_KIND
-from predictor.train import KindFit, Spread, whole_factor
-from utils.errors import AppError, MismatchError, UsageError
-from utils.files import replaced, require_file
+from edgecloud.models.specs import UnknownLayerError
+from edgecloud.predictor.dataset import Machine, Whole
+from edgecloud.predictor.features import FEATURE_HASH, Described, table
+from edgecloud.predictor.quality import MOST_KIND
+from edgecloud.predictor.regressors import FORMS, LEAST_S, Fitted, Seconds
+from edgecloud.predictor.train import KindFit, Spread, whole_factor
+from edgecloud.utils.errors import AppError, MismatchError, UsageError
+from edgecloud.utils.files import replaced, require_file
 
 SCHEMA = 1
 SMALL = 0.1

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
 from math import prod
 
-from models.graph import LayerGraph
-from predictor.profile import Profile
+from edgecloud.models.graph import LayerGraph
+from edgecloud.predictor.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)

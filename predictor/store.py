@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.graph import LayerGraph
-from models.graph_json import to_document
-from predictor.profile import SCHEMA, Profile, ProfileKey
-from utils.errors import UsageError
-from utils.files import require_file, write_atomically
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.graph_json import to_document
+from edgecloud.predictor.profile import SCHEMA, Profile, ProfileKey
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file, write_atomically
 
 log = logging.getLogger(__name__)
 

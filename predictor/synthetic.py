@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.zoo.local import LocallyConnected2d
-from predictor.draft import Design
+from edgecloud.models.zoo.local import LocallyConnected2d
+from edgecloud.predictor.draft import Design
 
 
 class Parameters:

@@ -20,12 +20,12 @@ from typing import TypeVar
 import torch
 from torch import fx
 
-from models.graph import LayerGraph
-from models.split import split
-from models.steps import Steps
-from models.trace import Traced
-from predictor.profile import Profile, ProfileKey, Progress
-from utils.inference_utils import Clock, waited_s
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.split import split
+from edgecloud.models.steps import Steps
+from edgecloud.models.trace import Traced
+from edgecloud.predictor.profile import Profile, ProfileKey, Progress
+from edgecloud.utils.inference_utils import Clock, waited_s
 
 R = TypeVar("R")
 WARM_UP_PASSES = 2

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.dataset import Dataset, Row
-from predictor.features import Table, table
-from predictor.forms import FORMS, Fitted, Seconds, fit
-from predictor.quality import FEWEST_ROWS, LEVEL, Fitness, factor_of
-from utils.errors import UsageError
+from edgecloud.predictor.dataset import Dataset, Row
+from edgecloud.predictor.features import Table, table
+from edgecloud.predictor.quality import FEWEST_ROWS, LEVEL, Fitness, factor_of
+from edgecloud.predictor.regressors import FORMS, Fitted, Seconds, fit
+from edgecloud.utils.errors import UsageError
 
 TEST_SHARE = 5  # one in five
 FOLDS = 3

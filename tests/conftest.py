@@ -17,12 +17,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import edge_api
 from benchmarks.clouds import THREADS as THREADS
 from benchmarks.clouds import CloudProcess as CloudProcess  # for the tests
 from benchmarks.clouds import running_cloud as running_cloud
-from models import inputs, registry, weights
-from runtime.executor import Network, prepare
+from edgecloud import edge_api
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.models import inputs, registry, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_S = 300.0

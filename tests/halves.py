@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import torch
 
-from models.split import Segment
+from edgecloud.models.split import Segment
 
 
 def run_split(head: Segment, tail: Segment, x: torch.Tensor, outputs: Collection[int]) -> tuple[torch.Tensor, ...]:

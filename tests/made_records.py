@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.records import Cell, Environment, Record, open_records, write_environment
-from utils.units import parse_link
+from edgecloud.lab.records import Cell, Environment, Record, open_records, write_environment
+from edgecloud.utils.units import parse_link
 
 ENVIRONMENT = Environment(
     mode="emulated",

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from edgecloud.utils import environment
 from tests.conftest import ROOT
-from utils import settings
 
 DEPLOY = ROOT / "deploy"
 EXAMPLE = DEPLOY / "examples" / "deploy.toml"
@@ -31,7 +31,7 @@ class Container:
         """Also those of the image."""
         dockerfile = f"Dockerfile.{self.image.rpartition('/')[2].partition(':')[0]}"
         of_image = dict(re.findall(r"(EDGE_CLOUD_\w+)=(\S+)", (DEPLOY / dockerfile).read_text()))
-        return of_image | {name: text for name, text in self.environment.items() if name.startswith(settings.PREFIX)}
+        return of_image | {name: text for name, text in self.environment.items() if name.startswith(environment.PREFIX)}
 
 
 def manifests() -> dict[str, dict[str, Any]]:

@@ -16,21 +16,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import edge_api
-from edge_api import build_parser as edge_parser
-from net.connection import connect
-from net.endpoints import dial, listen, name_of
-from net.messages import Probe, Probed
-from net.penalties import payer_of, source_of
-from net.security import check_binding
-from net.server import Peer, Server
-from runtime.cloud_flags import build_parser as cloud_parser
+from edgecloud import edge_api
+from edgecloud.cli import arguments, flags
+from edgecloud.cli.cloud_flags import build_parser as cloud_parser
+from edgecloud.edge_api import build_parser as edge_parser
+from edgecloud.net.connection import connect
+from edgecloud.net.endpoints import dial, listen, name_of
+from edgecloud.net.messages import Probe, Probed
+from edgecloud.net.penalties import payer_of, source_of
+from edgecloud.net.security import check_binding
+from edgecloud.net.server import Peer, Server
+from edgecloud.utils.addresses import Place, ip_of, is_loopback, parse, show
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import ConnectError, UsageError
 from tests import certificates
 from tests.conftest import LONG_S, ROOT, run_script
-from utils import arguments, flags
-from utils.addresses import Place, ip_of, is_loopback, parse, show
-from utils.deadline import Deadline
-from utils.errors import ConnectError, UsageError
 
 PORTS = st.integers(0, 65535)
 LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_中", min_size=1, max_size=12).filter(lambda t: t[0] != "-")
@@ -309,7 +309,7 @@ def test_an_address_of_another_machine_is_said_in_words() -> None:
 
 def test_a_relay_whose_port_is_taken_says_so_in_words() -> None:
     with closing(listen("127.0.0.1", 0, 5)[0]) as taken:
-        done = run_script("-m", "lab.relay", "--to", "127.0.0.1", "1", "-p", str(name_of(taken)[1]))
+        done = run_script("-m", "edgecloud.lab.relay", "--to", "127.0.0.1", "1", "-p", str(name_of(taken)[1]))
     assert (done.code, done.stdout) == (3, "")
     assert "the port is in use" in done.stderr
     assert "(" not in done.stderr
@@ -337,7 +337,7 @@ def test_a_cloud_and_an_edge_over_ipv6(cache: Path) -> None:
 
 BOTH = """
 import sys
-from net.endpoints import listen, name_of
+from edgecloud.net.endpoints import listen, name_of
 for _ in range(20):
     socks = listen("both.test", 0, 5)
     names = [name_of(sock) for sock in socks]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.answers import is_finite_alike, matches, max_abs_diff, told_difference
-from runtime.many import TasksOutcome
-from runtime.pipeline import Record
-from runtime.task_report import summary
-from runtime.tasks import Task
+from edgecloud.cli.task_report import summary
+from edgecloud.engine.answers import is_finite_alike, matches, max_abs_diff, told_difference
+from edgecloud.tasks.pipeline import Record
+from edgecloud.tasks.task_runner import TasksOutcome
+from edgecloud.tasks.tasks import Task
 
 NAN, INF = math.nan, math.inf
 

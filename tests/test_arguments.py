@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import arguments
+from edgecloud.cli import arguments
 
 TYPES = (
     *(arguments.number, arguments.at_least_zero, arguments.above_zero, arguments.percent, arguments.port),

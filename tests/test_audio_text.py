@@ -12,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks_edge_api
-from models import audio, inputs, registry, text
-from models.registry import Entry
-from runtime import calibration
-from runtime.answers import is_same_top, rank, rank_rows, top_of
-from runtime.edge import EdgeConfig, read_input
-from runtime.fleet import inputs_for
-from runtime.fleet import read_input as read_task
+from edgecloud import tasks_edge_api
+from edgecloud.client.edge import EdgeConfig, read_input
+from edgecloud.engine import calibration
+from edgecloud.engine.answers import is_same_top, rank, rank_rows, top_of
+from edgecloud.models import audio, inputs, registry, text
+from edgecloud.models.registry import Entry
+from edgecloud.tasks.fleet import inputs_for
+from edgecloud.tasks.fleet import read_input as read_task
+from edgecloud.utils.errors import UsageError
 from tests.conftest import CallEdge, CloudProcess, at, call
-from utils.errors import UsageError
 
 Samples = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cloud_api
-import edge_api
-import tasks_edge_api
+from edgecloud import cloud_api, edge_api, tasks_edge_api
 from tests.conftest import (
     ROOT,
     CallEdge,
@@ -143,7 +141,7 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
     fault: tuple[str, str], cloud: CloudProcess, edge: CallEdge
 ) -> None:
     relay = subprocess.Popen(
-        [sys.executable, "-m", "lab.relay", "--to", "127.0.0.1", str(cloud.port), "--link", "10mbit", *fault],
+        [sys.executable, "-m", "edgecloud.lab.relay", "--to", "127.0.0.1", str(cloud.port), "--link", "10mbit", *fault],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.batching import FairQueue
-from runtime.load import LoadMeter
-from runtime.worker import BusyError, Job, Worker
+from edgecloud.engine.batching import FairQueue
+from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.worker import BusyError, Job, Worker
+from edgecloud.utils.deadline import Deadline
 from tests.conftest import LONG_S, until
-from utils.deadline import Deadline
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def test_an_idle_worker_waits_for_more_and_a_busy_one_does_not() -> None:
 
 
 def test_waiting_for_more_costs_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.worker.SPARE_S", 10.0)  # of which a loaded machine needs less than this
+    monkeypatch.setattr("edgecloud.engine.worker.SPARE_S", 10.0)  # of which a loaded machine needs less than this
     worker = Worker(32, max_batch=8, max_wait_s=LONG_S)
     job = Job(lambda items: [None] * len(items), None, soon(10.2), edge="a", key="k")
     worker.submit(job)

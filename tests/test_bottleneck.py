@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 import scipy.optimize
 
-from models.graph import Layer, LayerGraph
-from partition import bottleneck, program
-from partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact, is_heavy
-from partition.cost import CloudTimes, Link, Prediction, Problem, parts_of, predict
-from partition.mincut import CutSolver, Terms
-from partition.walk import TIE
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition import bottleneck, milp
+from edgecloud.partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact, is_heavy
+from edgecloud.partition.branch_and_bound import TIE
+from edgecloud.partition.cost import CloudTimes, Link, Prediction, Problem, parts_of, predict
+from edgecloud.partition.mincut import CutSolver, Terms
 from tests.conftest import many
 from tests.test_graph import all_cuts, chain, random_graph
 from tests.test_partition import random_problem
@@ -251,15 +251,15 @@ def test_nearly_whole_numbers_become_a_cut() -> None:
     graph = LayerGraph(
         "v", tuple(Layer(f"l{n}", "k", reads, 1) for n, reads in enumerate([(), (0,), (1,), (0,)])), (2,)
     )
-    assert program._closed(graph, [0, 2, 3]) == {0, 3}
+    assert milp._closed(graph, [0, 2, 3]) == {0, 3}
 
 
 def test_the_solver_is_loaded_only_where_it_is_needed() -> None:
     code = """
 import sys
-from models.graph import Layer, LayerGraph
-from partition.bottleneck import exact
-from partition.cost import CloudTimes, Link, Problem
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.bottleneck import exact
+from edgecloud.partition.cost import CloudTimes, Link, Problem
 layers = tuple(Layer(str(n), "k", reads, 8) for n, reads in enumerate([(), (0,), (0,), (1, 2)]))
 graph = LayerGraph("fork", layers, (3,))
 assert exact(Problem(graph, [1] * 4, CloudTimes([1] * 4, [0] * 4), Link(1, 1, 0))).is_optimal

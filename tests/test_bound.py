@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.inputs import Input
-from models.trace import trace
-from models.weights import Loaded
-from runtime.executor import Executor, Network, make_executor
-from utils.errors import UsageError
+from edgecloud.engine.executor import Executor, Network, make_executor
+from edgecloud.models.inputs import Input
+from edgecloud.models.trace import trace
+from edgecloud.models.weights import Loaded
+from edgecloud.utils.errors import UsageError
 
 X = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0))
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-import deployment
-from models import inputs, registry
-from models.graph import INPUT
-from net import codec
-from net.pixels import Pixels
-from net.tensors import RAW
-from runtime import calibration, packing
-from runtime.calibration import Calibration, Tried
-from runtime.executor import Network
-from runtime.packing import Packing, Wanted
+from edgecloud import deployment
+from edgecloud.engine import calibration, packing
+from edgecloud.engine.calibration import Calibration, Tried
+from edgecloud.engine.executor import Network
+from edgecloud.engine.packing import Packing, Wanted
+from edgecloud.models import inputs, registry
+from edgecloud.models.graph import INPUT
+from edgecloud.net import codec
+from edgecloud.net.pixels import Pixels
+from edgecloud.net.tensors import RAW
+from edgecloud.utils.errors import ProtocolError, UsageError
 from tests.test_graph import chain as make_chain
-from utils.errors import ProtocolError, UsageError
 
 TRIED = Tried("l1", "int8", 200, 1, None, None, 0.01)
 

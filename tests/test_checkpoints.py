@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file, save_model
 from torch import nn
 
-from models import checkpoints, registry, weights
-from models.zoo.le_net import LeNet
-from utils.errors import AppError, MismatchError, UsageError
+from edgecloud.models import checkpoints, registry, weights
+from edgecloud.models.zoo.le_net import LeNet
+from edgecloud.utils.errors import AppError, MismatchError, UsageError
 
 State = dict[str, torch.Tensor]
 

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from benchmarks.hostile.attacks import encode as to_frame
-from net import codec, tensors
-from net.affine import Affine
-from net.codec import CODECS, OPTIONAL, STANDARD, CodecError, Encoded
-from net.connection import Connection
-from net.frames import Limits
-from net.messages import Infer
+from edgecloud.net import codec, tensors
+from edgecloud.net.affine import Affine
+from edgecloud.net.codec import CODECS, OPTIONAL, STANDARD, CodecError, Encoded
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import Limits
+from edgecloud.net.messages import Infer
+from edgecloud.utils.dtypes import TRAVELLING
+from edgecloud.utils.errors import ProtocolError
 from tests.conftest import many
 from tests.test_connection import soon, tcp_pair
 from tests.test_frames import SPECIFICATION
-from utils.dtypes import TRAVELLING
-from utils.errors import ProtocolError
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = Limits(more_codecs=frozenset(OPTIONAL))
@@ -384,7 +384,7 @@ def test_a_bool_that_is_neither_is_refused() -> None:
         described("raw", "bool", (2,), b"\1\2")
 
 
-@pytest.mark.parametrize("module", ["net.codec", "net.tensors"])
+@pytest.mark.parametrize("module", ["edgecloud.net.codec", "edgecloud.net.tensors"])
 def test_codecs_load_neither_torch_nor_sockets(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'socket'}} & sys.modules.keys()))"
     bare = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # which loads more

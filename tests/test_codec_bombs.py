@@ -12,19 +12,19 @@ import pytest
 import zstandard
 
 from benchmarks.hostile.bombs import BOMBS, GOOD, MB, frame, run, squeezed
-from net import codec, tensors
-from net.codec import CODECS, STANDARD
-from net.frames import Limits, TooLargeError
+from edgecloud.net import codec, tensors
+from edgecloud.net.codec import CODECS, STANDARD
+from edgecloud.net.frames import Limits, TooLargeError
+from edgecloud.utils.errors import ProtocolError
 from tests.conftest import ROOT
 from tests.test_codec import LIMITS, described, joined
-from utils.errors import ProtocolError
 
 CHILD = """
 import json, pickle, re, sys, time
 from pathlib import Path
-from net import tensors
-from net.frames import Limits
-from utils.errors import ProtocolError
+from edgecloud.net import tensors
+from edgecloud.net.frames import Limits
+from edgecloud.utils.errors import ProtocolError
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -8,18 +8,16 @@ import sys
 
 import pytest
 
-import deployment
-import edge_api
-import tasks_edge_api
-from lab import choices
-from lab.__main__ import build_parser as lab_parser
-from models import registry
-from net.codec import CODECS
-from runtime.cloud_flags import build_parser as cloud_parser
+from edgecloud import deployment, edge_api, tasks_edge_api
+from edgecloud.cli import completion
+from edgecloud.cli.cloud_flags import build_parser as cloud_parser
+from edgecloud.cli.completion import candidates
+from edgecloud.cli.flags import NETWORKS
+from edgecloud.lab import choices
+from edgecloud.lab.__main__ import build_parser as lab_parser
+from edgecloud.models import registry
+from edgecloud.net.codec import CODECS
 from tests.conftest import ROOT
-from utils import completion
-from utils.completion import candidates
-from utils.flags import NETWORKS
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-import deployment
-import edge_api
-import tasks_edge_api
-from runtime.cloud_flags import build_parser as cloud_parser
+from edgecloud import deployment, edge_api, tasks_edge_api
+from edgecloud.cli import arguments, config, script, settings
+from edgecloud.cli.cloud_flags import build_parser as cloud_parser
+from edgecloud.utils import environment
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.suggest import nearest
 from tests.conftest import run_script
-from utils import arguments, cli, config, settings
-from utils.errors import UsageError
 
 BOMB = "\n".join(f"k{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9))
 
@@ -21,7 +21,7 @@ BOMB = "\n".join(f"k{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" fo
 def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(environment.PREFIX)]:
         monkeypatch.delenv(name)
 
 
@@ -248,14 +248,14 @@ def test_every_flag_of_every_script_can_be_set(monkeypatch: pytest.MonkeyPatch) 
         flags = settings._flags(parser)
         assert "log-level" in flags
         assert len({settings.variable(key) for key in flags}) == len(flags)
-        assert settings.SECRET not in map(settings.variable, flags)
+        assert environment.SECRET not in map(settings.variable, flags)
         for action in flags.values():
             assert action.nargs in (None, 0, "+", "*"), action
             assert action.nargs != 0 or action.const is not None, action
 
 
 def test_what_a_program_starts_does_not_inherit_its_settings() -> None:
-    found = settings.without_settings({"EDGE_CLOUD_PORT": "1", "EDGE_CLOUD_TOKEN": "a good secret", "PATH": "/bin"})
+    found = environment.without_settings({"EDGE_CLOUD_PORT": "1", "EDGE_CLOUD_TOKEN": "a good secret", "PATH": "/bin"})
     assert found == {"EDGE_CLOUD_TOKEN": "a good secret", "PATH": "/bin"}
 
 
@@ -266,20 +266,23 @@ def test_sections_follow_the_names_of_programs() -> None:
 
 
 def test_a_parser_of_the_house_needs_nothing_more(tmp_path: Path) -> None:
-    parser = cli.Parser("python -m lab run", "")
+    parser = script.Parser("python -m lab run", "")
     parser.add_argument("--cpu", type=arguments.names)
     parser.add_argument("--model")
     parser.add_argument("--kinds", nargs="+", choices=("a", "b"))
     parser.add_argument("spec", nargs="?")
-    path = written(tmp_path, "[lab.run]\ncpu = [0.3, 0.5]\nmodel = ['a', 'b']\nkinds = ['a', 'b']\n[lab.report]\nx = 1")
+    path = written(
+        tmp_path,
+        "[edgecloud.lab.run]\ncpu = [0.3, 0.5]\nmodel = ['a', 'b']\nkinds = ['a', 'b']\n[edgecloud.lab.report]\nx = 1",
+    )
     found = parser.parse_args(["--config", path, "spec.toml"])
     assert found.model == "a,b", "commas are for the program to read"
     assert (found.cpu, found.kinds, found.spec) == (("0.3", "0.5"), ["a", "b"], "spec.toml")
 
 
 def test_nearest() -> None:
-    assert config.nearest("EMULATE_LINK", ["emulate-link", "port"]) == "; did you mean emulate-link?"
-    assert config.nearest("q", ["port"]) == ""
+    assert nearest("EMULATE_LINK", ["emulate-link", "port"]) == "; did you mean emulate-link?"
+    assert nearest("q", ["port"]) == ""
 
 
 def test_read_names_the_file(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.hostile.attacks import encode
-from net.connection import ClosedAtBoundaryError, Connection, connect
-from net.frames import Limits, TooLargeError, pack_prefix
-from net.messages import Error, Hello, Infer, Probe, Probed, Result
-from utils.deadline import Deadline
-from utils.errors import ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
+from edgecloud.net.connection import ClosedAtBoundaryError, Connection, connect
+from edgecloud.net.frames import Limits, TooLargeError, pack_prefix
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Result
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
 
 def soon(seconds: float = 30.0) -> Deadline:
@@ -152,7 +152,7 @@ def test_a_begun_frame_has_a_deadline_of_its_own() -> None:
 
 
 def test_dripping_below_the_minimum_rate_ends_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("net.connection.PATIENCE_S", 0.2)
+    monkeypatch.setattr("edgecloud.net.connection.PATIENCE_S", 0.2)
     with tcp_pair(min_bytes_per_s=1000) as (raw, connection):
         stop = threading.Event()
 

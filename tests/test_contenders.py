@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import spec as specs
-from lab.__main__ import main as lab
-from lab.choices import AUTO, POINT
-from lab.contenders import CROSSING, Floor, floor_of, next_contender
-from lab.grid import Key, Want, key_of, places, wants
-from lab.records import Cell, Record, read
-from lab.report.build import build
-from lab.report.grid import grids_of
-from lab.report.rows import number, rows_of
-from lab.report.words import Words
-from lab.spec import Spec
-from runtime.power import PowerChoice
+from edgecloud.client.power import PowerChoice
+from edgecloud.lab import spec as specs
+from edgecloud.lab.__main__ import main as lab
+from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.grid import Key, Want, key_of, places, wants
+from edgecloud.lab.pruning import CROSSING, Floor, floor_of, next_contender
+from edgecloud.lab.records import Cell, Record, read
+from edgecloud.lab.report.build import build
+from edgecloud.lab.report.grid import grids_of
+from edgecloud.lab.report.rows import number, rows_of
+from edgecloud.lab.report.words import Words
+from edgecloud.lab.spec import Spec
+from edgecloud.utils.errors import UsageError
 from tests.conftest import run_script
 from tests.made_records import ENVIRONMENT
-from utils.errors import UsageError
 
 RATE = 137_500.0
 SHAPE = "1.1mbit,0ms,2.0275mbit"

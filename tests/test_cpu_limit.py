@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from predictor.quota import Quota
-from utils.cpu_limit import CpuLimit, cpu_limit
+from edgecloud.predictor.quota import Quota
+from edgecloud.utils.cpu_limit import CpuLimit, cpu_limit
 
 
 def system(root: Path, membership: str, **files: str) -> Path:

@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-import deployment
-import edge_api
-from models import registry
-from models.graph import LayerGraph
-from net.link import LinkEstimate
-from partition.cost import Part
-from partition.decide import Goal, decide
-from runtime.edge import Edge
-from runtime.executor import Network, TorchExecutor
-from runtime.single import problem_of
-from runtime.times import measured
+from edgecloud import deployment, edge_api
+from edgecloud.client.edge import Edge
+from edgecloud.client.inference import problem_of
+from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.times import measured
+from edgecloud.models import registry
+from edgecloud.models.graph import LayerGraph
+from edgecloud.net.link import LinkEstimate
+from edgecloud.partition.cost import Part
+from edgecloud.partition.decide import Goal, decide
 from tests.conftest import (
     THREADS,
     CallEdge,

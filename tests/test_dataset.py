@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from openpyxl import Workbook, load_workbook
 
-from models.specs import LayerSpec
-from predictor.dataset import COLUMNS, Machine, Row, Whole, read, read_whole, to_cells, write, write_whole
-from predictor.features import Context, Described
-from runtime.survey import write_excel
-from utils.errors import UsageError
+from edgecloud.models.specs import LayerSpec
+from edgecloud.predictor.dataset import COLUMNS, Machine, Row, Whole, read, read_whole, to_cells, write, write_whole
+from edgecloud.predictor.features import Context, Described
+from edgecloud.tools.survey import write_excel
+from edgecloud.utils.errors import UsageError
 
 HERE = Machine("cpu Test 3000", 1, "2.13.0")
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "layer_latency" / "edge"
@@ -144,7 +144,7 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.ods").write_text("")
     expect("an .xlsx or an .xls is needed", tmp_path / "t.ods")
     expect("there is no file", tmp_path / "none.xlsx")
-    monkeypatch.setattr("utils.sheets.MAX_BYTES", 10)
+    monkeypatch.setattr("edgecloud.utils.sheets.MAX_BYTES", 10)
     (tmp_path / "large.xlsx").write_bytes(b"x" * 11)
     expect("are not read", tmp_path / "large.xlsx")
 
@@ -166,7 +166,7 @@ def test_a_workbook_with_tricks_is_refused(tmp_path: Path, monkeypatch: pytest.M
         read(tmp_path / "bomb.xlsx")
     with zipfile.ZipFile(tmp_path / "huge.xlsx", "w", zipfile.ZIP_DEFLATED) as huge:
         huge.writestr("xl/a", b"\0" * 2000)
-    monkeypatch.setattr("utils.sheets.MAX_UNPACKED_BYTES", 1999)
+    monkeypatch.setattr("edgecloud.utils.sheets.MAX_UNPACKED_BYTES", 1999)
     with pytest.raises(UsageError, match="unpacks to more than"):
         read(tmp_path / "huge.xlsx")
 

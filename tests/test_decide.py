@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from models.graph import Layer, LayerGraph
-from partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
-from partition.decide import Decision, Goal, Room, decide, goal_of
-from partition.objectives import OBJECTIVES, Search
+from edgecloud.cli import flags
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
+from edgecloud.partition.decide import Decision, Goal, Room, decide, goal_of
+from edgecloud.partition.objectives import OBJECTIVES, Search
+from edgecloud.utils.errors import UsageError
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem
-from utils import flags
-from utils.errors import UsageError
 
 POWER = Power(6.4, 2.7, 5.5, 1.2)
 

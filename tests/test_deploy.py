@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import deployment
-import edge_api
-import tasks_edge_api
-from runtime.cloud_flags import build_parser as cloud_parser
+from edgecloud import deployment, edge_api, tasks_edge_api
+from edgecloud.cli import config, script
+from edgecloud.cli.cloud_flags import build_parser as cloud_parser
+from edgecloud.utils import environment
+from edgecloud.utils.units import parse_duration, parse_size
 from tests.conftest import LONG_S, ROOT
 from tests.manifests import (
     DEPLOY,
@@ -27,8 +28,6 @@ from tests.manifests import (
     manifests,
     pod_of,
 )
-from utils import cli, config, settings
-from utils.units import parse_duration, parse_size
 
 SCRIPTS = {
     "cloud_api.py": lambda: cloud_parser("cloud_api.py", "", 1),
@@ -45,7 +44,7 @@ def test_every_setting_is_one_of_the_programs(
     index: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     container = all_containers()[index]
-    for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(environment.PREFIX)]:
         monkeypatch.delenv(name)
     assert set(container.environment) - set(container.settings) <= {"LINK_RATE", "LINK_DELAY"}
     for name, text in container.settings.items():
@@ -62,7 +61,7 @@ def test_every_setting_is_one_of_the_programs(
 
 
 def test_every_section_of_the_examples_is_for_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+    for name in [name for name in os.environ if name.startswith(environment.PREFIX)]:
         monkeypatch.delenv(name)
     document = config.read(EXAMPLE)
     assert set(document) == {"cloud_api", "edge_api", "tasks_edge_api", "deployment"}
@@ -110,16 +109,16 @@ def test_the_secret_is_made_by_hand_and_is_nowhere_in_the_files() -> None:
         for given in containers_of(found[kind]):
             assert {mount["name"] for mount in given.get("volumeMounts", [])} <= set(volumes)
     for container in all_containers():
-        assert settings.SECRET not in container.environment
+        assert environment.SECRET not in container.environment
 
 
 def test_versions_and_requirements_agree() -> None:
     given = {container.image for container in all_containers()}
-    assert given == {f"edge-cloud-inference/{side}:{cli.VERSION}" for side in ("cloud", "edge")}
+    assert given == {f"edge-cloud-inference/{side}:{script.VERSION}" for side in ("cloud", "edge")}
     bases = set()
     for side in ("cloud", "edge"):
         text = (DEPLOY / f"Dockerfile.{side}").read_text()
-        assert f"-t edge-cloud-inference/{side}:{cli.VERSION} ." in text
+        assert f"-t edge-cloud-inference/{side}:{script.VERSION} ." in text
         assert "-r requirements.txt" in text
         assert not re.search(r"pip install[^\n]*==", text), "versions stand in requirements.txt only"
         bases |= set(re.findall(r"^FROM (\S+)$", text, re.M))
@@ -256,7 +255,7 @@ def unit(name: str) -> list[tuple[str, str]]:
 def test_the_command_and_the_settings_of_a_unit_are_the_programs(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for variable in [variable for variable in os.environ if variable.startswith(settings.PREFIX)]:
+    for variable in [variable for variable in os.environ if variable.startswith(environment.PREFIX)]:
         monkeypatch.delenv(variable)
     found = unit(name)
     for key, value in found:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.hosts import missing
-from runtime import health
+from edgecloud.lab.hosts import missing
+from edgecloud.server import health
 from tests.conftest import LONG_S, ROOT, CloudProcess
 from tests.manifests import DEPLOY, EXAMPLE, USER, Container, from_manifest, manifests, pod_of
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from openpyxl import load_workbook
 
-import deployment
-from models.graph import Layer, LayerGraph
-from predictor.layer_table import COLUMNS, layer_table, to_csv
-from predictor.profile import Profile
+from edgecloud import deployment
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.predictor.layer_table import COLUMNS, layer_table, to_csv
+from edgecloud.predictor.profile import Profile
 from tests.test_runtime import KEY
 
 

@@ -3,9 +3,9 @@
 import math
 from random import Random
 
-from predictor.blocks import BLOCKS, RARE_BLOCKS
-from predictor.design import FEWEST_STEPS, draw
-from predictor.draft import Bounds, Design
+from edgecloud.predictor.blocks import BLOCKS, RARE_BLOCKS
+from edgecloud.predictor.design import FEWEST_STEPS, draw
+from edgecloud.predictor.draft import Bounds, Design
 
 TIGHT = Bounds(macs=10**6, weight_bytes=64 << 10, steps=12)
 USUAL = Bounds(macs=10**8, weight_bytes=8 << 20, steps=40)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.__main__ import COMMANDS
-from lab.__main__ import build_parser as lab_parser
-from runtime.cloud_flags import build_parser as cloud_parser
+from edgecloud.cli.cloud_flags import build_parser as cloud_parser
+from edgecloud.lab.__main__ import COMMANDS
+from edgecloud.lab.__main__ import build_parser as lab_parser
 from tests.conftest import ROOT
 
 FOLDERS = ("docs", "docs/decisions", "benchmarks/results", "deploy")

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import edge_api
-from models.zoo.le_net import LeNet
+from edgecloud import edge_api
+from edgecloud.models.zoo.le_net import LeNet
 from tests.conftest import (
     ROOT,
     CallEdge,

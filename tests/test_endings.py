@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.children import Child
+from edgecloud.cli import script
+from edgecloud.client.subprocesses import Child
 from tests.conftest import (
     LONG_S,
     ROOT,
@@ -23,7 +24,6 @@ from tests.conftest import (
     run_script,
     until,
 )
-from utils import cli
 
 
 def test_without_a_stderr_stdout_is_still_one_document(cache: Path) -> None:
@@ -86,7 +86,7 @@ def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: 
         "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\nfinally: print('imported')\n"
     )
     code = (
-        "import argparse, contextlib, sys, time; from utils import cli\n"
+        "import argparse, contextlib, sys, time; from edgecloud.cli import script\n"
         f"def main():\n  with {within}:\n    import slow\n    time.sleep(60)\n"
         "sys.exit(cli.run('x', main, argparse.Namespace(log_level='warning')))"
     )
@@ -97,7 +97,7 @@ def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: 
 
 def test_the_first_ctrl_c_stops_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> None:
     before, answers = signal.getsignal(signal.SIGINT), iter([True, False])
-    with cli.interrupt_stops(lambda: next(answers), "finishing"):
+    with script.interrupt_stops(lambda: next(answers), "finishing"):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def test_the_first_ctrl_c_stops_and_the_second_ends(capsys: pytest.CaptureFixtur
 
 
 def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.children.STOP_S", 0.3)
+    monkeypatch.setattr("edgecloud.client.subprocesses.STOP_S", 0.3)
     code = "import sys, time; print('listening on 127.0.0.1:1', flush=True); time.sleep(60)"
     child = Child(["-c", code])
     assert child.address() == ("127.0.0.1", 1)
@@ -116,7 +116,7 @@ def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -
 
 ENDS = """
 import argparse, sys
-from utils import cli, start
+from edgecloud.cli import script, start
 start.begin()
 sys.exit(cli.run("x.py", lambda: cli.say("the answer") or 0, argparse.Namespace(log_level="debug")))
 """

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from partition.cost import Link, Power, energy
-from predictor.energy import find_meter, load_profile, shipped_profiles
-from utils.errors import UsageError
+from edgecloud.partition.cost import Link, Power, energy
+from edgecloud.predictor.energy import find_meter, load_profile, shipped_profiles
+from edgecloud.utils.errors import UsageError
 
 
 def test_the_radios_are_the_published_ones() -> None:

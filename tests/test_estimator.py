@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from net.connection import BURST_BYTES
-from net.estimator import BAND, FLOOR_BYTES_PER_S, SURE_BYTES, Estimator, should_move
-from net.link import LinkEstimate
+from edgecloud.net.connection import BURST_BYTES
+from edgecloud.net.estimator import BAND, FLOOR_BYTES_PER_S, SURE_BYTES, Estimator, should_move
+from edgecloud.net.link import LinkEstimate
 
 FAST, SLOW = 2.5e6, 250e3  # bytes per second: 20 and 2 mbit
 NOISE = 0.1

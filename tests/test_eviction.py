@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from net.connection import Connection
-from net.messages import Error, Probe, Probed, from_header
-from net.penalties import Policy
-from net.server import STAY_S, Peer, Server
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection
+from edgecloud.net.messages import Error, Probe, Probed, from_header
+from edgecloud.net.penalties import Policy
+from edgecloud.net.server import STAY_S, Peer, Server
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, PeerClosedError
 from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import assert_serves, greet, hello_of, raw_socket
-from utils.deadline import Deadline
-from utils.errors import AppError, PeerClosedError
 
 PLACES = 4
 

@@ -17,26 +17,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lab.link_shape import LinkShape
-from lab.relay import Relay
-from models import registry
-from models.zoo.le_net import LeNet
-from net.connection import Connection
-from net.frames import FrameType, Limits
-from net.messages import Error, Infer, Ready, Result, State
-from net.server import Peer, Server
-from net.tensors import Array
-from partition.cost import parts_of
-from runtime.answers import matches, whole_answer
-from runtime.edge import Answered, Edge
-from runtime.executor import Network, TorchExecutor
-from runtime.fallback import (
-    RETRIES,
-    reserve_s,
-)
-from runtime.steady import Address, SteadyEdge
+from edgecloud.client.edge import Answered, Edge
+from edgecloud.client.fallback import RETRIES, reserve_s
+from edgecloud.client.resilient import Address, SteadyEdge
+from edgecloud.engine.answers import matches, whole_answer
+from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.lab.link_shape import LinkShape
+from edgecloud.lab.relay import Relay
+from edgecloud.models import registry
+from edgecloud.models.zoo.le_net import LeNet
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import FrameType, Limits
+from edgecloud.net.messages import Error, Infer, Ready, Result, State
+from edgecloud.net.server import Peer, Server
+from edgecloud.net.tensors import Array
+from edgecloud.partition.cost import parts_of
+from edgecloud.utils.deadline import Deadline
 from tests.conftest import LONG_S, CallEdge, CloudProcess, at, run_edge, running_cloud, until
-from utils.deadline import Deadline
 
 MBIT = 1e6 / 8
 LATE_S = 5.0  # what a loaded machine may add to anything
@@ -97,7 +94,7 @@ Make = Callable[..., Subject]
 @pytest.fixture
 def subject(network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Subject] = []
-    monkeypatch.setattr("runtime.steady.AGAIN_S", 20.0)  # a new connection is there in time on any machine
+    monkeypatch.setattr("edgecloud.client.resilient.AGAIN_S", 20.0)  # a new connection is there in time on any machine
 
     def make(
         port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001, waiting_s: float = 0.01
@@ -239,8 +236,8 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     cloud: CloudProcess, subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an address translator does it: no end, no reset, just silence."""
-    monkeypatch.setattr("runtime.steady.IDLE_S", 0.2)
-    monkeypatch.setattr("runtime.steady.IDLE_ANSWER_S", 0.25)
+    monkeypatch.setattr("edgecloud.client.resilient.IDLE_S", 0.2)
+    monkeypatch.setattr("edgecloud.client.resilient.IDLE_ANSWER_S", 0.25)
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=2.0)) as link:
         found = subject(link.address[1])
         assert found.infer().completed_by == "split"

@@ -7,10 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net.frames import VersionError
-from net.messages import Error
-from net.refusals import refusal
-from runtime.fallback import (
+from edgecloud.client.fallback import (
     LONGEST_PAUSE_S,
     REFUSALS,
     RETRIES,
@@ -28,10 +25,10 @@ from runtime.fallback import (
     reserve_s,
     retry_pause_s,
 )
-from tests.conftest import (
-    ROOT,
-)
-from utils.errors import (
+from edgecloud.net.frames import VersionError
+from edgecloud.net.messages import Error
+from edgecloud.net.refusals import refusal
+from edgecloud.utils.errors import (
     AppError,
     ConnectError,
     DeadlineError,
@@ -40,6 +37,9 @@ from utils.errors import (
     PeerClosedError,
     ProtocolError,
     UsageError,
+)
+from tests.conftest import (
+    ROOT,
 )
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from predictor.dataset import Row
-from predictor.features import FEATURES, Context, in_context, table
-from predictor.forms import AS_PUBLISHED, QUICK_ROWS, quick_errors
-from predictor.profile import Profile
-from predictor.train import TEST_SHARE, _part, fit_kind
+from edgecloud.predictor.dataset import Row
+from edgecloud.predictor.features import FEATURES, Context, in_context, table
+from edgecloud.predictor.profile import Profile
+from edgecloud.predictor.regressors import AS_PUBLISHED, QUICK_ROWS, quick_errors
+from edgecloud.predictor.train import TEST_SHARE, _part, fit_kind
 from tests.test_dataset import rows
 from tests.test_graph import random_graph
 from tests.test_runtime import KEY

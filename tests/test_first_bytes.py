@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net import plain_pickle
-from net.connection import Connection
-from net.frames import PREFIX_BYTES, FrameType, Limits, TooLargeError, pack_prefix, parse_prefix, parse_start
-from net.messages import Hello, Infer, Ready, Status, to_header
-from utils.deadline import Deadline
-from utils.errors import AppError, ProtocolError
+from edgecloud.net import plain_pickle
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, TooLargeError, pack_prefix, parse_prefix, parse_start
+from edgecloud.net.messages import Hello, Infer, Ready, Status, to_header
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ProtocolError
 
 LIMITS = Limits()
 PATIENCE_S = 20.0  # of whoever waits here: nothing in this file takes so long

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.hostile.attacks import encode
-from net import plain_pickle, tensors
-from net.frames import (
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.frames import (
     PREFIX_BYTES,
     BadMagicError,
     FrameType,
@@ -22,7 +22,7 @@ from net.frames import (
     pack_prefix,
     parse_prefix,
 )
-from net.messages import (
+from edgecloud.net.messages import (
     MAX_ERROR_TEXT,
     Error,
     Hello,
@@ -37,8 +37,8 @@ from net.messages import (
     from_header,
     to_header,
 )
+from edgecloud.utils.errors import AppError, ProtocolError
 from tests.conftest import many
-from utils.errors import AppError, ProtocolError
 
 LIMITS = Limits()
 SPECIFICATION = Path(__file__).resolve().parent.parent / "docs" / "wire.md"

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from models.graph import Layer, LayerGraph, to_ranges
-from utils.errors import UsageError
+from edgecloud.models.graph import Layer, LayerGraph, to_ranges
+from edgecloud.utils.errors import UsageError
 
 
 def chain(sizes: list[int]) -> LayerGraph:

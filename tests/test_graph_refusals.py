@@ -2,10 +2,10 @@
 
 import pytest
 
-from models import graph_json
-from models.graph import Layer, LayerGraph
-from models.graph_json import MAX_LAYERS
-from utils.errors import UsageError
+from edgecloud.models import graph_json
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.models.graph_json import MAX_LAYERS
+from edgecloud.utils.errors import UsageError
 
 
 def rows(count: int) -> list[dict[str, object]]:

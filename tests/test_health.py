@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from net.connection import Connection, connect
-from net.messages import Error, Probe, Probed, State, Status, from_header
-from runtime import health
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.messages import Error, Probe, Probed, State, Status, from_header
+from edgecloud.server import health
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import ConnectError, PeerClosedError
 from tests.conftest import LONG_S, CloudProcess, run_script, running_cloud, until
 from tests.test_hostile import greet, hello_of
-from utils.deadline import Deadline
-from utils.errors import ConnectError, PeerClosedError
 
 LOCAL = "127.0.0.1"
 

@@ -17,15 +17,15 @@ import pytest
 from safetensors.torch import save_file
 
 from benchmarks.hostile.attacks import encode, gadgets
-from models import inputs, registry, weights
-from net import plain_pickle
-from net.connection import Connection, connect
-from net.frames import FrameType, pack_prefix
-from net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from_header
-from runtime.executor import Network, prepare
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.net import plain_pickle
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import FrameType, pack_prefix
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, from_header
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 from tests.conftest import LONG_S, CloudProcess, running_cloud, until
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, PeerClosedError, ProtocolError
 
 TOKEN = "a good secret"
 

@@ -14,7 +14,7 @@ BELOW = {
     "utils": set(),
     "net": {"utils"},
     "models": {"utils"},
-    "partition": {"models.graph", "utils"},
+    "partition": {"edgecloud.models.graph", "utils"},
     "predictor": {"models", "utils"},
     "runtime": {"partition", "predictor", "net", "models", "utils"},
     "lab": {"runtime", "partition", "predictor", "net", "models", "utils"},
@@ -55,23 +55,23 @@ def test_only_one_module_imports_torchvision() -> None:
     for room in (*ROOMS, "tests"):
         for path in (ROOT / room).rglob("*.py"):
             found = {name for name in imported_by(path) if name.split(".")[0] == "torchvision"}
-            assert not found, f"{path} imports {found}; take it from models.vision"
+            assert not found, f"{path} imports {found}; take it from edgecloud.models.vision"
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        "partition.chain",
-        "partition.cost",
-        "partition.throughput",
-        "runtime.batching",
-        "runtime.fallback",
-        "runtime.tasks",
-        "net.frames",
-        "net.messages",
-        "net.penalties",
-        "net.refusals",
-        "models.graph",
+        "edgecloud.partition.chain",
+        "edgecloud.partition.cost",
+        "edgecloud.partition.throughput",
+        "edgecloud.engine.batching",
+        "edgecloud.client.fallback",
+        "edgecloud.tasks.tasks",
+        "edgecloud.net.frames",
+        "edgecloud.net.messages",
+        "edgecloud.net.penalties",
+        "edgecloud.net.refusals",
+        "edgecloud.models.graph",
     ],
 )
 def test_pure_modules_load_no_torch(module: str) -> None:
@@ -80,7 +80,15 @@ def test_pure_modules_load_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=unmeasured).returncode == 0
 
 
-@pytest.mark.parametrize("module", ["partition.decide", "partition.decision_map", "partition.pareto", "runtime.whatif"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "edgecloud.partition.decide",
+        "edgecloud.partition.decision_map",
+        "edgecloud.partition.pareto",
+        "edgecloud.tools.whatif",
+    ],
+)
 def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
     """scipy itself loads `socket`."""
     code = f"import sys, {module}; sys.exit(any(name.split('.')[0] in ('torch', 'net') for name in sys.modules))"
@@ -90,7 +98,7 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
 def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     """Which takes as long to load as torch."""
     code = (
-        "import sys, runtime.single; from models import registry\n"
+        "import sys, edgecloud.client.inference; from edgecloud.models import registry\n"
         "registry.find('le_net'); registry.find('senna_pos')\n"
         "assert 'torchvision' not in sys.modules\n"
         "registry.find('alex_net')\n"

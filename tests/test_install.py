@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecloud.utils import install
 from tests.conftest import ROOT
-from utils import install
 
 
 def test_what_is_silent_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,22 +17,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import inputs, registry
-from models.graph import INPUT
-from net import codec, tensors
-from net.codec import CODECS, STANDARD, CodecError
-from net.forms import Array
-from net.frames import Limits, TooLargeError
-from net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
-from net.messages import Infer
-from net.pixels import NORMALISATIONS
-from runtime import calibration
-from runtime.calibration import Calibration, Tried
-from runtime.children import codec_flags
-from runtime.packing import packing_of, wanted_of
+from edgecloud.client.subprocesses import codec_flags
+from edgecloud.engine import calibration
+from edgecloud.engine.calibration import Calibration, Tried
+from edgecloud.engine.packing import packing_of, wanted_of
+from edgecloud.models import inputs, registry
+from edgecloud.models.graph import INPUT
+from edgecloud.net import codec, tensors
+from edgecloud.net.codec import CODECS, STANDARD, CodecError
+from edgecloud.net.encodings import Array
+from edgecloud.net.frames import Limits, TooLargeError
+from edgecloud.net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
+from edgecloud.net.messages import Infer
+from edgecloud.net.pixels import NORMALISATIONS
+from edgecloud.utils.errors import AppError, ProtocolError
 from tests.conftest import ROOT, CloudProcess, at, many, run_edge, run_script, running_cloud
 from tests.test_hostile import greet, hello_of, soon
-from utils.errors import AppError, ProtocolError
 
 TAKING = Limits(more_codecs=frozenset({"jpeg"}))
 SIDE = 48
@@ -139,7 +139,7 @@ def test_what_is_no_picture_is_not_carried(array: Array) -> None:
 
 
 def test_pillow_is_loaded_when_it_is_needed() -> None:
-    code = "import sys, net.tensors, net.codec; sys.exit('PIL' in sys.modules)"
+    code = "import sys, edgecloud.net.tensors, edgecloud.net.codec; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -247,9 +247,9 @@ def test_a_scan_that_ends_early_and_one_of_noise_give_the_right_shape_or_are_ref
 CHILD = """
 import json, random, re, sys, warnings
 from pathlib import Path
-from net import tensors
+from edgecloud.net import tensors
 from tests.test_jpeg import GOOD, SHAPE, read
-from utils.errors import ProtocolError
+from edgecloud.utils.errors import ProtocolError
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.link_shape import LinkShape
-from lab.relay import Relay
-from net.codec import CODECS
-from net.messages import Hello, State
-from runtime import keeper as module
-from runtime.executor import Network
-from runtime.keeper import Keeper, KeeperConfig
+from edgecloud.engine.executor import Network
+from edgecloud.lab.link_shape import LinkShape
+from edgecloud.lab.relay import Relay
+from edgecloud.net.codec import CODECS
+from edgecloud.net.messages import Hello, State
+from edgecloud.tasks import connection_manager as module
+from edgecloud.tasks.connection_manager import Keeper, KeeperConfig
 from tests.conftest import CloudProcess
 from tests.test_uplink import Ear
 

@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab import chooser
-from lab.baselines import BASELINES, Choice, Given, Sides, choose
-from lab.choices import AUTO_RAW, FIXED
-from lab.chooser import Chooser, Sources
-from lab.rules import RULES, Situation
-from models.graph import LayerGraph
-from models.specs import KINDS
-from predictor import dataset
-from predictor.dataset import Dataset
-from predictor.features import Table, table
-from predictor.forms import AS_PUBLISHED, paper_variables
-from predictor.train import fit_all
-from runtime import points
+from edgecloud.cli import script
+from edgecloud.client import points
+from edgecloud.lab import chooser
+from edgecloud.lab.baselines import BASELINES, Choice, Given, Sides, choose
+from edgecloud.lab.choices import AUTO_RAW, FIXED
+from edgecloud.lab.chooser import Chooser, Sources
+from edgecloud.lab.rules import RULES, Situation
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.specs import KINDS
+from edgecloud.predictor import dataset
+from edgecloud.predictor.dataset import Dataset
+from edgecloud.predictor.features import Table, table
+from edgecloud.predictor.regressors import AS_PUBLISHED, paper_variables
+from edgecloud.predictor.train import fit_all
+from edgecloud.utils.errors import UsageError
 from tests.conftest import ROOT
 from tests.test_dataset import HERE, rows
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
-from utils import cli
-from utils.errors import UsageError
 
 MODELS = ("alex_net", "torchvision:resnet18")
 SHARE, LINK = 0.3, "20mbit,10ms"
@@ -205,7 +205,7 @@ def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache:
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = cli.Parser("lab baselines", "")
+    parser = script.Parser("lab baselines", "")
     chooser.add_flags(parser)
     flags = [
         "-t",
@@ -220,7 +220,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
 
     def called(*more: str) -> tuple[int, str, str]:
         options = parser.parse_args([*flags, *more])
-        code = cli.run("lab baselines", lambda: chooser.main(options), options)
+        code = script.run("lab baselines", lambda: chooser.main(options), options)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

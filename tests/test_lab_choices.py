@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from lab import choices
-from lab.baselines import BASELINES, Given, Sides, choose
-from lab.choices import AUTO_RAW
-from lab.chooser import Chooser, Sources
-from lab.rules import RULES, Situation
-from models.specs import KINDS
-from predictor import dataset, store
-from predictor.profile import Profile, ProfileKey
-from runtime import points, survey
-from runtime.executor import Network
+from edgecloud.client import points
+from edgecloud.engine.executor import Network
+from edgecloud.lab import choices
+from edgecloud.lab.baselines import BASELINES, Given, Sides, choose
+from edgecloud.lab.choices import AUTO_RAW
+from edgecloud.lab.chooser import Chooser, Sources
+from edgecloud.lab.rules import RULES, Situation
+from edgecloud.models.specs import KINDS
+from edgecloud.predictor import dataset, store
+from edgecloud.predictor.profile import Profile, ProfileKey
+from edgecloud.tools import survey
+from edgecloud.utils.errors import UsageError
 from tests.test_dataset import HERE, rows
-from utils.errors import UsageError
 
 SHARE = 0.5
 RATES = [1e3, 1e5, 1e7, 1e9]

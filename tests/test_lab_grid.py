@@ -7,10 +7,10 @@ from statistics import median
 
 import pytest
 
-from lab import spec
-from lab.choices import AUTO, AUTO_RAW, POINT
-from lab.contenders import heads_of
-from lab.grid import (
+from edgecloud.client import points
+from edgecloud.lab import spec
+from edgecloud.lab.choices import AUTO, AUTO_RAW, POINT
+from edgecloud.lab.grid import (
     MOST_ATTEMPTS,
     SUPERSEDED,
     UNSTABLE,
@@ -24,9 +24,9 @@ from lab.grid import (
     summary,
     wants,
 )
-from lab.records import Cell, Record
-from lab.regret import Verdict
-from runtime import points
+from edgecloud.lab.pruning import heads_of
+from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.regret import Verdict
 from tests.made_records import LAYERS, cell_of, record, stages
 from tests.test_contenders import World, experiment, run
 from tests.test_contenders import points as measured_points

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import link
-from lab.__main__ import main as lab
-from lab.link import IperfError
-from runtime.children import emulated_link
+from edgecloud.client.subprocesses import emulated_link
+from edgecloud.lab import link
+from edgecloud.lab.__main__ import main as lab
+from edgecloud.lab.link import IperfError
 from tests.conftest import CloudProcess, call, run_script
 
 

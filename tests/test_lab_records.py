@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import records
-from lab.records import RECORDS, Cell, Environment, Record
+from edgecloud.lab import records
+from edgecloud.lab.records import RECORDS, Cell, Environment, Record
+from edgecloud.utils.errors import MismatchError, UsageError
 from tests.conftest import ROOT
-from utils.errors import MismatchError, UsageError
 
 ENVIRONMENT = Environment("emulated", "it was asked for", {"cpu": "a", "cores": 4}, {"torch": "2"}, 1, "cubic", "now")
 CELL = Cell("le_net", 0.3, "5mbit,20ms", "5mbit")

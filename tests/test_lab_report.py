@@ -17,22 +17,22 @@ import openpyxl
 import pytest
 from PIL import Image
 
-from lab import report
-from lab.records import RECORDS, Cell, Record
-from lab.report import html, markdown, pictures, why, workbook
-from lab.report.accuracy import transfer_table
-from lab.report.build import build
-from lab.report.compare import baseline_table, compared_of, headline_table, paper_table
-from lab.report.document import BAD, Document, Entry, Table, data_lines, show_joules, show_lines, show_percent
-from lab.report.grid import Grid, grids_of
-from lab.report.rows import number, rows_of
-from lab.report.svg import log_ticks, ticks
-from lab.report.tables import best_table, heat_tables, regret_line, regret_of
-from lab.report.words import Words
-from lab.texts import choose
+from edgecloud.cli import script
+from edgecloud.lab import report
+from edgecloud.lab.records import RECORDS, Cell, Record
+from edgecloud.lab.report import html, markdown, pictures, why, workbook
+from edgecloud.lab.report.accuracy import transfer_table
+from edgecloud.lab.report.build import build
+from edgecloud.lab.report.compare import baseline_table, compared_of, headline_table, paper_table
+from edgecloud.lab.report.document import BAD, Document, Entry, Table, data_lines, show_joules, show_lines, show_percent
+from edgecloud.lab.report.grid import Grid, grids_of
+from edgecloud.lab.report.rows import number, rows_of
+from edgecloud.lab.report.svg import log_ticks, ticks
+from edgecloud.lab.report.tables import best_table, heat_tables, regret_line, regret_of
+from edgecloud.lab.report.words import Words
+from edgecloud.lab.texts import choose
+from edgecloud.utils.units import parse_rate
 from tests.made_records import ENVIRONMENT, LAYERS, NOISE, cell_of, grid, record, stages, write
-from utils import cli
-from utils.units import parse_rate
 
 W = Words("en")
 LAST = len(LAYERS) - 1
@@ -613,10 +613,10 @@ def test_markdown_has_the_table_of_the_student() -> None:
 
 
 def run(folder: Path, *flags: str) -> int:
-    parser = cli.Parser("lab report", "")
+    parser = script.Parser("lab report", "")
     report.add_flags(parser)
     options: argparse.Namespace = parser.parse_args([str(folder), *flags])
-    return cli.run("lab report", lambda: report.main(options), options)
+    return script.run("lab report", lambda: report.main(options), options)
 
 
 def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:

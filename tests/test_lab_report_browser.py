@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.report import LANGUAGES, html
-from lab.report.build import build
-from lab.report.words import Words
+from edgecloud.lab.report import LANGUAGES, html
+from edgecloud.lab.report.build import build
+from edgecloud.lab.report.words import Words
 from tests import made_records
 from tests.browser import Tab, find_browser, running_browser
 from tests.made_records import ENVIRONMENT, cell_of, grid

@@ -8,21 +8,21 @@ from statistics import mean
 
 import pytest
 
-from lab.records import Record
-from lab.report import why
-from lab.report.accuracy import prediction_table
-from lab.report.build import build
-from lab.report.charts import bars_chart
-from lab.report.compare import compared_of, energy_table, headline_table
-from lab.report.document import Chart, Document, Table
-from lab.report.grid import Grid, grids_of
-from lab.report.rows import number, rows_of
-from lab.report.svg import log_ticks
-from lab.report.tables import best_table
-from lab.report.words import Words
+from edgecloud.lab.records import Record
+from edgecloud.lab.report import why
+from edgecloud.lab.report.accuracy import prediction_table
+from edgecloud.lab.report.build import build
+from edgecloud.lab.report.charts import bars_chart
+from edgecloud.lab.report.compare import compared_of, energy_table, headline_table
+from edgecloud.lab.report.document import Chart, Document, Table
+from edgecloud.lab.report.grid import Grid, grids_of
+from edgecloud.lab.report.rows import number, rows_of
+from edgecloud.lab.report.svg import log_ticks
+from edgecloud.lab.report.tables import best_table
+from edgecloud.lab.report.words import Words
+from edgecloud.utils.units import parse_rate
 from tests import made_records
 from tests.made_records import ENVIRONMENT, LAYERS, cell_of, record, stages
-from utils.units import parse_rate
 
 W = Words("en")
 LAST = len(LAYERS) - 1

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab_kills import half_lines, killed, left_of, processes, start
-from lab import doctor, hosts
-from lab.__main__ import main as lab
-from lab.cleaner import cleaner
-from lab.grid import groups
-from lab.programs import program
-from lab.records import ENVIRONMENT, RECORDS, SPEC, read
+from edgecloud.lab import doctor, hosts
+from edgecloud.lab.__main__ import main as lab
+from edgecloud.lab.grid import groups
+from edgecloud.lab.programs import program
+from edgecloud.lab.reaper import cleaner
+from edgecloud.lab.records import ENVIRONMENT, RECORDS, SPEC, read
+from edgecloud.utils.errors import AppError
 from tests.conftest import LONG_S, ROOT, call, run_script, until
-from utils.errors import AppError
 
 LEAST = ("--model", "le_net", "--cpu", "0.5", "--link", "50mbit,4ms", "--points", "0,12", "--repeat", "2")
 SMALL = (*LEAST, "--baselines", "auto,all-cloud-8bit")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import spec
-from lab.field import LinkWanted
-from lab.grid import Want, flags_for, is_spread, places, wants
+from edgecloud.lab import spec
+from edgecloud.lab.grid import Want, flags_for, is_spread, places, wants
+from edgecloud.lab.testbed import LinkWanted
+from edgecloud.utils.errors import UsageError
 from tests.conftest import ROOT
-from utils.errors import UsageError
 
 LEAST = 'models = ["le_net"]\nlinks = ["5mbit"]\n'
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import doctor, hosts, texts
-from lab.__main__ import COMMANDS, build_parser, main
-from lab.show import cell_text
+from edgecloud.lab import doctor, hosts, texts
+from edgecloud.lab.__main__ import COMMANDS, build_parser, main
+from edgecloud.lab.show import cell_text
 from tests.made_records import cell_of
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

@@ -18,18 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import made_links, traces
-from lab.cleaner import cleaner
-from lab.field import LinkWanted
-from lab.hosts import HostsField, cannot, missing, shaped_hosts
-from lab.link_shape import LinkShape
-from lab.relay import Relay, main
-from lab.token_bucket import MTU, tbf
-from lab.traces import Trace
-from net.recorder import MOST_ROWS, Recorder
-from runtime.children import emulated_link
+from edgecloud.client.subprocesses import emulated_link
+from edgecloud.lab import made_links, traces
+from edgecloud.lab.hosts import HostsField, cannot, missing, shaped_hosts
+from edgecloud.lab.link_shape import LinkShape
+from edgecloud.lab.reaper import cleaner
+from edgecloud.lab.relay import Relay, main
+from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.token_bucket import MTU, tbf
+from edgecloud.lab.traces import Trace
+from edgecloud.net.recorder import MOST_ROWS, Recorder
+from edgecloud.utils.errors import AppError, UsageError
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, run_script, until
-from utils.errors import AppError, UsageError
 
 ROWS = "seconds,mbit\n0,8\n1,0\n2.5,16\n"
 

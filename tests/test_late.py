@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from benchmarks.frame_proxy import FrameProxy, Place, close
-from models import registry
-from net.frames import FrameType
-from partition.cost import Part, parts_of
-from runtime.answers import matches, whole_answer
-from runtime.edge import Answered, Edge, EdgeConfig
-from runtime.executor import Network, TorchExecutor
-from runtime.late import LateEdge
-from runtime.single import greeter_of
-from runtime.steady import Address, Lookout, Met, SteadyEdge
+from edgecloud.client.edge import Answered, Edge, EdgeConfig
+from edgecloud.client.inference import greeter_of
+from edgecloud.client.late import LateEdge
+from edgecloud.client.resilient import Address, Lookout, Met, SteadyEdge
+from edgecloud.engine.answers import matches, whole_answer
+from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.models import registry
+from edgecloud.net.frames import FrameType
+from edgecloud.partition.cost import Part, parts_of
+from edgecloud.utils.errors import ProtocolError
 from tests.conftest import LONG_S, CallEdge, CloudProcess, read_until, started_tasks, until
-from utils.errors import ProtocolError
 
 HOST = "127.0.0.1"
 
@@ -38,7 +38,7 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
     network: Callable[[str], Network], cloud: CloudProcess, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one that comes is of no use; it is looked for again after a while."""
-    monkeypatch.setattr("runtime.fallback.FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr("edgecloud.client.fallback.FIRST_PAUSE_S", 0.1)
     found = network("le_net")
     edge = Edge(registry.find("le_net"), found, TorchExecutor(found, torch.device("cpu")))
     x, expected = np.asarray(found.example.tensor), whole_answer(found.loaded.model, found.example.tensor)

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.link_shape import LinkShape
-from lab.relay import Relay
-from net.connection import Connection, Frame, connect
-from net.frames import FrameType, Limits
-from net.link import Prober, Transfer, fit
-from net.messages import Message, Probe, Probed, to_header
-from net.server import Peer, Server
-from utils.deadline import Deadline
-from utils.errors import DeadlineError, PeerClosedError, UsageError
-from utils.units import parse_link
+from edgecloud.lab.link_shape import LinkShape
+from edgecloud.lab.relay import Relay
+from edgecloud.net.connection import Connection, Frame, connect
+from edgecloud.net.frames import FrameType, Limits
+from edgecloud.net.link import Prober, Transfer, fit
+from edgecloud.net.messages import Message, Probe, Probed, to_header
+from edgecloud.net.server import Peer, Server
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import DeadlineError, PeerClosedError, UsageError
+from edgecloud.utils.units import parse_link
 
 
 def soon(seconds: float = 60.0) -> Deadline:
@@ -123,7 +123,7 @@ def test_the_probe_finds_the_rates_and_no_burst_deceives_it(
     """As behind `tc tbf`: fitting all sizes alike made 247 mbit of 8."""
     shape = replace(LinkShape(*parse_link(link)), burst_bytes=burst)
     exact = ExactLink(shape, random.Random(5))
-    monkeypatch.setattr("net.link.time", SimpleNamespace(perf_counter=lambda: exact.now_s))
+    monkeypatch.setattr("edgecloud.net.link.time", SimpleNamespace(perf_counter=lambda: exact.now_s))
     found = Prober(exact, soon()).estimate()
     assert found.up_bytes_per_s == pytest.approx(shape.up_bytes_per_s, rel=0.05)
     assert found.down_bytes_per_s == pytest.approx(shape.down_bytes_per_s, rel=0.05)

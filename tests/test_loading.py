@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from models import registry
-from net.connection import Connection, connect
-from net.messages import Error, Hello, Infer, Ready, Result, from_header
-from net.server import Peer, Server
-from net.tensors import Array
-from runtime.budget import WINDOW_S, LoadBudget
-from runtime.cloud_config import CloudConfig
-from runtime.digests import Known, KnownDigests
-from runtime.executor import Network
-from runtime.greeting import greet_when_free
-from runtime.load import LoadMeter
-from runtime.loader import STEPS_BACK, Loader, NoRoomError, Wish, is_possible
-from runtime.served import MAX_LOADING, Networks
-from runtime.session import RequestError
-from runtime.worker import BusyError, Worker
+from edgecloud.client.reconnector import greet_when_free
+from edgecloud.engine.executor import Network
+from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.worker import BusyError, Worker
+from edgecloud.models import registry
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
+from edgecloud.net.server import Peer, Server
+from edgecloud.net.tensors import Array
+from edgecloud.server.budget import WINDOW_S, LoadBudget
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.digests import Known, KnownDigests
+from edgecloud.server.loader import STEPS_BACK, Loader, NoRoomError, Wish, is_possible
+from edgecloud.server.model_cache import MAX_LOADING, Networks
+from edgecloud.server.session import RequestError
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
 from tests.conftest import LONG_S, CloudProcess, children_of, is_running, running_cloud, until
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="this system has no fork, or no files in memory")
 

@@ -9,13 +9,23 @@ from functools import partial
 import numpy as np
 import pytest
 
-from models.graph import Layer, LayerGraph
-from partition import chain
-from partition.cost import LATENCY, CloudTimes, Link, Power, Prediction, Problem, StageWeights, parts_of, predict
-from partition.decision_map import DecisionMap, follow, keep_download
-from partition.envelope import Line, envelope
-from partition.mincut import CutSolver
-from partition.pareto import front
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition import chain
+from edgecloud.partition.cost import (
+    LATENCY,
+    CloudTimes,
+    Link,
+    Power,
+    Prediction,
+    Problem,
+    StageWeights,
+    parts_of,
+    predict,
+)
+from edgecloud.partition.decision_map import DecisionMap, follow, keep_download
+from edgecloud.partition.envelope import Line, envelope
+from edgecloud.partition.mincut import CutSolver
+from edgecloud.partition.pareto import front
 from tests.conftest import many
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain

@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from models import inputs, registry, weights
-from models.split import split
-from models.trace import trace
-from models.zoo.le_net import LeNet
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.split import split
+from edgecloud.models.trace import trace
+from edgecloud.models.zoo.le_net import LeNet
+from edgecloud.utils.errors import MismatchError, UsageError
 from tests.halves import run_split
 from tests.test_graph import all_cuts
-from utils.errors import MismatchError, UsageError
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -279,8 +279,8 @@ def test_every_random_parameter_of_a_network_is_drawn_by_us() -> None:
 
 
 def test_the_shipped_le_net_reads_digits(network: Callable[[str], Network]) -> None:
-    from models.zoo.digits import digit_pictures, split_digits
-    from models.zoo.train_le_net import WEIGHTS
+    from edgecloud.models.zoo.digits import digit_pictures, split_digits
+    from edgecloud.models.zoo.train_le_net import WEIGHTS
 
     pictures, classes = digit_pictures()
     _, held_out = split_digits()

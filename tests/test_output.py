@@ -12,17 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import deployment
-import edge_api
-import tasks_edge_api
-from lab import __main__ as lab
-from runtime import cloud_flags
-from runtime.children import Child
+from edgecloud import deployment, edge_api, tasks_edge_api
+from edgecloud.cli import cloud_flags, script
+from edgecloud.client.subprocesses import Child
+from edgecloud.lab import __main__ as lab
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.output import LONGEST_LINE, one_line, only_answers
+from edgecloud.utils.units import readable
 from tests.conftest import LONG_S, ROOT, CallEdge, call, run_script
-from utils import cli
-from utils.errors import AppError, UsageError
-from utils.output import LONGEST_LINE, one_line, only_answers
-from utils.units import readable
 
 OPTIONS = argparse.Namespace(log_level="warning", json=False)
 PRINTS = """
@@ -84,15 +81,17 @@ def raises(error: Exception) -> Any:
 def test_what_the_system_refuses_is_told_as_what_it_is(
     error: Exception, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = cli.run("x.py", raises(error), OPTIONS)
+    code = script.run("x.py", raises(error), OPTIONS)
     assert code == (error.exit_code if isinstance(error, AppError) else 1)
     assert capsys.readouterr().err.startswith(told)
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="utils.cli")])
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="edgecloud.cli.script")]
+)
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
-        cli.run("x.py", raises(error), OPTIONS)
+        script.run("x.py", raises(error), OPTIONS)
 
 
 @pytest.mark.parametrize("raised", ["ImportError('libx.so: no such file')", "OSError('libcudart')", "NameError('_C')"])
@@ -131,9 +130,9 @@ def test_long_values_lose_their_middle() -> None:
 def test_only_answers_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     with only_answers():
         print("not an answer")  # noqa: T201
-        cli.say("the answer")
+        script.say("the answer")
         with only_answers():
-            cli.say("and another")
+            script.say("and another")
     print("afterwards")  # noqa: T201
     assert capsys.readouterr() == ("the answer\nand another\nafterwards\n", "not an answer\n")
 
@@ -254,7 +253,7 @@ def test_every_flag_with_a_letter_left_out_is_suggested(data: st.DataObject) -> 
     place = data.draw(st.integers(3, len(flag) - 1))
     wrong = flag[:place] + flag[place + 1 :]
     if wrong not in known:
-        assert "; did you mean --" in cli._meant(wrong, known)
+        assert "; did you mean --" in script._meant(wrong, known)
 
 
 def test_a_text_that_begins_with_a_dash_of_a_document_is_a_text(edge: CallEdge) -> None:

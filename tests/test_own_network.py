@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from models import inputs, own, registry, weights
-from net.codec import CODECS
-from net.connection import connect
-from net.messages import Hello
-from runtime.executor import prepare
-from runtime.talk import greet
+from edgecloud.client.handshake import greet
+from edgecloud.engine.executor import prepare
+from edgecloud.models import custom_model, inputs, registry, weights
+from edgecloud.net.codec import CODECS
+from edgecloud.net.connection import connect
+from edgecloud.net.messages import Hello
+from edgecloud.utils.errors import MismatchError, UsageError
 from tests.conftest import LONG_S, ROOT, CloudProcess, run_edge, run_script, running_cloud
-from utils.errors import MismatchError, UsageError
 
 FILE = """
 import torch
@@ -53,11 +53,11 @@ def write(path: Path, text: str = FILE) -> Path:
 
 
 def test_a_name_is_split_without_opening_anything() -> None:
-    assert own.where("alex_net") is None
-    assert own.where("torchvision:resnet18") is None
-    assert own.where("a/b/my_net.py") == own.Where(Path("a/b/my_net.py"), "build")
-    assert own.where("a/b/my_net.py:wider") == own.Where(Path("a/b/my_net.py"), "wider")
-    assert [own.Where(Path("/x/n.py"), f).name for f in ("build", "wider")] == ["n.py", "n.py:wider"]
+    assert custom_model.where("alex_net") is None
+    assert custom_model.where("torchvision:resnet18") is None
+    assert custom_model.where("a/b/my_net.py") == custom_model.Where(Path("a/b/my_net.py"), "build")
+    assert custom_model.where("a/b/my_net.py:wider") == custom_model.Where(Path("a/b/my_net.py"), "wider")
+    assert [custom_model.Where(Path("/x/n.py"), f).name for f in ("build", "wider")] == ["n.py", "n.py:wider"]
 
 
 def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_file_may_import_torchvision(tmp_path: Path) -> None:
     """Which is first made fit for this torch: in a process of its own, for this one has imported it."""
     code = "import torchvision\nINPUT_SHAPE = (3, 64, 64)\ndef build():\n"
     (tmp_path / "tv_net.py").write_text(f"{code}    return torchvision.models.squeezenet1_1(num_classes=10)\n")
-    look = "import sys; from models import registry; print(registry.given(sys.argv[1]).parameter_bytes)"
+    look = "import sys; from edgecloud.models import registry; print(registry.given(sys.argv[1]).parameter_bytes)"
     command = [sys.executable, "-c", look, str(tmp_path / "tv_net.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmarks.custom_weights import WAYS, Made, plain_answers, same_bits, write_ways
-from models import building, registry, weights
-from net.messages import Hello
-from net.tensors import Array
-from runtime.identity import hello_of
-from runtime.requests import check_same
+from edgecloud.engine.identity import hello_of
+from edgecloud.models import building, registry, weights
+from edgecloud.net.messages import Hello
+from edgecloud.net.tensors import Array
+from edgecloud.server.requests import check_same
+from edgecloud.utils.errors import MismatchError, UsageError
 from tests.conftest import LONG_S, running_cloud
-from utils.errors import MismatchError, UsageError
 
 HEAD = "import random, os\nimport numpy as np\nimport torch\nfrom pathlib import Path\nfrom torch import nn\n"
 HEAD += "HERE = Path(__file__).parent\nINPUT_SHAPE = (4,)\n"

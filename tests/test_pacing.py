@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.hostile.attacks import encode
-from net.messages import Infer, Result, State, Status
-from net.pacing import BURST_S, HEADER_BYTES, Bucket, price
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net.messages import Infer, Result, State, Status
+from edgecloud.net.pacing import BURST_S, HEADER_BYTES, Bucket, price
+from edgecloud.utils.deadline import Deadline
 from tests.conftest import LONG_S, CloudProcess, running_cloud
 from tests.test_hostile import assert_serves, greet, hello_of, soon
-from utils.deadline import Deadline
 
 
 def test_a_burst_is_free_and_then_tokens_come_at_the_rate() -> None:

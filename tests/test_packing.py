@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from models.graph import LayerGraph
-from partition.cost import LATENCY, Packed, Power, Prediction, Problem, StageWeights, parts_of, predict
-from partition.decide import Goal, decide
-from partition.packing import Allowed, best
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.cost import LATENCY, Packed, Power, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.decide import Goal, decide
+from edgecloud.partition.packing import Allowed, best
 from tests.test_graph import all_cuts, random_graph
 from tests.test_graph import chain as make_chain
 from tests.test_partition import random_problem

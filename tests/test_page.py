@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net import page
-from net.endpoints import listen, name_of
-from net.page import HEAD_BYTES, PLACES, Page, reply
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net import page
+from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.page import HEAD_BYTES, PLACES, Page, reply
 from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import assert_serves, greet, hello_of
 

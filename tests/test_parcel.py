@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from models import inputs, parcel, registry, weights
-from models.parcel import CannotPackError
-from models.split import segment
-from models.trace import Traced, trace
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.models import inputs, parcel, registry, weights
+from edgecloud.models.parcel import CannotPackError
+from edgecloud.models.split import segment
+from edgecloud.models.trace import Traced, trace
 
 X = torch.randn((1, 4, 6, 6), generator=torch.Generator().manual_seed(0))
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from models.graph import Layer, LayerGraph
-from partition.chain import best, scan
-from partition.cost import (
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.chain import best, scan
+from edgecloud.partition.cost import (
     CloudTimes,
     Link,
     Packed,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net.penalties import Door, Fault, Policy, fault_of, source_of
+from edgecloud.net.penalties import Door, Fault, Policy, fault_of, source_of
 
 HERE = "192.0.2.7"
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import edge_api
-import tasks_edge_api
 from benchmarks.frame_proxy import Act, FrameProxy, Line, Place, Rewrite, Said, close, dribble, garbage, silence
-from net.frames import FrameType
+from edgecloud import edge_api, tasks_edge_api
+from edgecloud.net.frames import FrameType
 from tests.conftest import THREADS, CloudProcess, Finished, call
 
 TIMEOUT_S = 2.0

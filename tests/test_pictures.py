@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from models import inputs, pictures, registry
-from models.zoo.digits import digit_pictures, split_digits
-from runtime.calibration import read_samples
-from runtime.executor import Network
-from runtime.fleet import pictures_in
+from edgecloud.engine.calibration import read_samples
+from edgecloud.engine.executor import Network
+from edgecloud.models import inputs, pictures, registry
+from edgecloud.models.zoo.digits import digit_pictures, split_digits
+from edgecloud.tasks.fleet import pictures_in
+from edgecloud.utils.errors import UsageError
 from tests.conftest import CallEdge
-from utils.errors import UsageError
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 64 64

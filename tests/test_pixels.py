@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models import inputs, registry
-from net import codec
-from net.codec import CODECS
-from net.pixels import NORMALISATIONS, Pixels
-from utils.errors import ProtocolError
+from edgecloud.models import inputs, registry
+from edgecloud.net import codec
+from edgecloud.net.codec import CODECS
+from edgecloud.net.pixels import NORMALISATIONS, Pixels
+from edgecloud.utils.errors import ProtocolError
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from models.graph import Layer, LayerGraph
-from partition import chain as points
-from partition import constrained
-from partition.cost import LATENCY, CloudTimes, Link, Part, Place, Problem, StageWeights, cost_of, predict
-from partition.placement import InfeasibleError, Placement, best, placed, steps
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition import chain as points
+from edgecloud.partition import constrained_path
+from edgecloud.partition.cost import LATENCY, CloudTimes, Link, Part, Place, Problem, StageWeights, cost_of, predict
+from edgecloud.partition.placement import InfeasibleError, Placement, best, placed, steps
+from edgecloud.utils.errors import UsageError
 from tests.conftest import many
 from tests.test_graph import chain, random_graph
 from tests.test_partition import random_problem
-from utils.errors import UsageError
 
 PLACES: tuple[Place, Place] = ("edge", "cloud")
 Tried = list[tuple[float, float, tuple[Part, ...]]]
@@ -311,7 +311,7 @@ def test_a_search_that_is_cut_short_says_so_and_keeps_to_the_cap(monkeypatch: py
     rng = random.Random(9)
     problems = [hard_problem(rng, 12) for _ in range(20)]
     exact = [best(problem, price_per_s=1, max_cost=2.5) for problem in problems]
-    monkeypatch.setattr(constrained, "_MOST_LABELS", 4)
+    monkeypatch.setattr(constrained_path, "_MOST_LABELS", 4)
     found = [best(problem, price_per_s=1, max_cost=2.5) for problem in problems]
     assert not all(one.is_optimal for one in found)
     for problem, rough, fine in zip(problems, found, exact, strict=True):
@@ -324,7 +324,7 @@ def test_a_search_that_is_cut_short_says_so_and_keeps_to_the_cap(monkeypatch: py
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_a_price_that_does_not_bound_best_finds_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the price, it bounds: another one only drops fewer labels."""
-    monkeypatch.setattr(constrained, "_MOST_SECANTS", most)
+    monkeypatch.setattr(constrained_path, "_MOST_SECANTS", most)
     rng = random.Random(11)
     for problem in (random_problem, lively_problem, tied_problem):
         for _ in range(20):

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.hostile.attacks import Gadget, gadgets
-from net import plain_pickle
-from net.plain_pickle import PlainPickleError
+from edgecloud.net import plain_pickle
+from edgecloud.net.plain_pickle import PlainPickleError
 from tests.conftest import many
 from tests.test_frames import SPECIFICATION, plain
 

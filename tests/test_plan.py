@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 
-import deployment
-import edge_api
-from models import graph_json
-from models.graph import LayerGraph
-from partition.cost import Part, Power, predict
-from predictor import store
-from predictor.quota import Quota
-from runtime import plan_report
-from runtime.executor import Network, TorchExecutor
-from runtime.whatif import PlanConfig, plan, problem_of, to_document
+from edgecloud import deployment, edge_api
+from edgecloud.cli import plan_report
+from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.models import graph_json
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.cost import Part, Power, predict
+from edgecloud.predictor import store
+from edgecloud.predictor.quota import Quota
+from edgecloud.tools.whatif import PlanConfig, plan, problem_of, to_document
+from edgecloud.utils.errors import UsageError
 from tests.conftest import ROOT, THREADS, CloudProcess, at, call
 from tests.test_graph import random_graph
 from tests.test_partition import random_problem
-from utils.errors import UsageError
 
 LINK = ("--bandwidth", "5mbit", "--rtt", "20ms")
 
@@ -128,7 +127,7 @@ def test_a_plan_reads_well(objective: str, graph_file: Callable[..., Path], caps
 def test_planning_loads_neither_torch_nor_a_socket(graph_file: Callable[..., Path]) -> None:
     code = (
         "import deployment; code = deployment.main(sys.argv[1:]); "
-        "sys.exit(code or 7 * bool({'torch', 'net.connection', 'matplotlib'} & sys.modules.keys()))"
+        "sys.exit(code or 7 * bool({'torch', 'edgecloud.net.connection', 'matplotlib'} & sys.modules.keys()))"
     )
     deny = "import socket; socket.socket.__init__ = lambda *a, **k: sys.exit(9); "
     arguments = ["plan", "--graph", str(graph_file()), *LINK, "--json"]

@@ -13,21 +13,29 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from models.graph import Layer, LayerGraph
-from partition.cost import CloudTimes, Link, Part, Power, Problem, StageWeights, parts_of, predict
-from partition.decide import Decision, Goal, decide
-from partition.decision_map import DecisionMap, follow
-from partition.pareto import front
-from runtime.pictures import PICTURES, draw_all, front_picture, graph_picture, layers_picture, map_picture, style
-from runtime.pictures.graph import LONGEST
-from runtime.pictures.layout import Layout, column_begins, depths_of, lanes_of
-from runtime.pictures.map import share_on_edge
-from runtime.pictures.view import View
-from runtime.power import PowerChoice
-from runtime.whatif import PlanConfig, Planned
+from edgecloud.client.power import PowerChoice
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.cost import CloudTimes, Link, Part, Power, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.partition.decision_map import DecisionMap, follow
+from edgecloud.partition.pareto import front
+from edgecloud.tools.pictures import (
+    PICTURES,
+    draw_all,
+    front_picture,
+    graph_picture,
+    layers_picture,
+    map_picture,
+    style,
+)
+from edgecloud.tools.pictures.graph import LONGEST
+from edgecloud.tools.pictures.layout import Layout, column_begins, depths_of, lanes_of
+from edgecloud.tools.pictures.map import share_on_edge
+from edgecloud.tools.pictures.view import View
+from edgecloud.tools.whatif import PlanConfig, Planned
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import format_rate
 from tests.test_graph import random_graph
-from utils.errors import UsageError
-from utils.units import format_rate
 
 POWER = ("jetson_tk1", "wifi")
 MBIT = 125_000.0
@@ -38,11 +46,11 @@ SMALLEST_PICTURE = 2_000  # bytes, with the few pixels of tests
 def _small_and_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pixels, and few of what is drawn many times in the same way."""
     for name, value in (("style.DPI", 50), ("map.RATES", 9), ("map.LOADS", 4)):
-        monkeypatch.setattr(f"runtime.pictures.{name}", value)
+        monkeypatch.setattr(f"edgecloud.tools.pictures.{name}", value)
 
 
 def planned_of(problem: Problem, goal: Goal | None = None, power: Power | None = None) -> Planned:
-    """What runtime.whatif makes of a problem."""
+    """What tools.whatif makes of a problem."""
     link, choice, goal = problem.link, PowerChoice.of(*POWER), goal or Goal()
     power = power or choice.at(link)
     config = PlanConfig(

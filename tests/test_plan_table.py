@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from models.graph import LayerGraph
-from partition.cost import Packed, Power, parts_of, predict
-from partition.decide import Decision, Goal, decide
-from partition.packing import Allowed
-from runtime.plan_table import (
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.cost import Packed, Power, parts_of, predict
+from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.partition.packing import Allowed
+from edgecloud.tools.plan_table import (
     BEST_SHOWN,
     SHOWN,
     STAGES,
@@ -25,10 +25,10 @@ from runtime.plan_table import (
     short_name,
     why_line,
 )
+from edgecloud.utils.units import format_bytes, format_seconds
 from tests.test_graph import chain, random_graph
 from tests.test_partition import random_problem
 from tests.test_placement import lively_problem
-from utils.units import format_bytes, format_seconds
 
 GOALS = (
     Goal(),

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from models.graph import LayerGraph
-from net.link import LinkEstimate
-from net.messages import Ready
-from partition.cost import CloudTimes, Link, Packed, Prediction, Problem, parts_of, predict
-from partition.packing import Allowed
-from partition.throughput import Stages, stages_of
-from runtime.planner import (
+from edgecloud.models.graph import LayerGraph
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import Ready
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Prediction, Problem, parts_of, predict
+from edgecloud.partition.packing import Allowed
+from edgecloud.partition.throughput import Stages, stages_of
+from edgecloud.tasks.planner import (
     CHANGED_LOAD,
     CHANGED_RATE,
     HORIZON,
@@ -25,7 +25,7 @@ from runtime.planner import (
     best_of,
     options_of,
 )
-from runtime.tasks import Task
+from edgecloud.tasks.tasks import Task
 from tests.test_graph import chain, random_graph
 
 LINK = LinkEstimate(100.0, 50.0, 0.01, "given")

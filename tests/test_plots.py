@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.plots import STAGE_COLOURS, Bar, Strip, seen, waterfall
+from edgecloud.utils.plots import STAGE_COLOURS, Bar, Strip, seen, waterfall
 
 BARS = st.lists(
     st.builds(Bar, st.sampled_from(sorted(STAGE_COLOURS)), st.floats(0, 100), st.floats(0, 10)), min_size=1, max_size=4

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from runtime.executor import Network
-from runtime.points import parse
+from edgecloud.client.points import parse
+from edgecloud.engine.executor import Network
+from edgecloud.utils.errors import UsageError
 from tests.conftest import LONG_S, ROOT, THREADS, CallEdge, CloudProcess, Finished, at
-from utils.errors import UsageError
 
 LINK = ("--emulate-link", "50mbit,4ms")
 

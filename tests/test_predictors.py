@@ -11,17 +11,17 @@ import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.specs import UnknownLayerError
-from predictor import correct, latency
-from predictor.correct import Corrections
-from predictor.dataset import Dataset, Machine, Row, Whole
-from predictor.features import Described, table
-from predictor.forms import FORMS, fit
-from predictor.latency import Predictors, Start, combine
-from predictor.quality import MOST_KIND, Fitness, enough_s
-from predictor.train import Score, fit_all, fit_kind, fitness
+from edgecloud.models.specs import UnknownLayerError
+from edgecloud.predictor import correct, latency
+from edgecloud.predictor.correct import Corrections
+from edgecloud.predictor.dataset import Dataset, Machine, Row, Whole
+from edgecloud.predictor.features import Described, table
+from edgecloud.predictor.latency import Predictors, Start, combine
+from edgecloud.predictor.quality import MOST_KIND, Fitness, enough_s
+from edgecloud.predictor.regressors import FORMS, fit
+from edgecloud.predictor.train import Score, fit_all, fit_kind, fitness
+from edgecloud.utils.errors import AppError, MismatchError, UsageError
 from tests.test_dataset import HERE, rows
-from utils.errors import AppError, MismatchError, UsageError
 
 WHOLES = [Whole(f"n{n}", s, s + 1e-3, (("conv", 1e-3, 8e-4),)) for n, s in enumerate((0.005, 0.02, 0.1))]
 

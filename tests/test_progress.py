@@ -11,20 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from models.graph import Layer, LayerGraph
-from partition.decide import Goal, decide
-from partition.throughput import Stages
-from runtime.pipeline import Record
-from runtime.plan_table import candidates_table
-from runtime.planner import Choice
-from runtime.task_report import line
-from runtime.tasks import Task
+from edgecloud.cli import script
+from edgecloud.cli.task_report import line
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.decide import Goal, decide
+from edgecloud.partition.throughput import Stages
+from edgecloud.tasks.pipeline import Record
+from edgecloud.tasks.planner import Choice
+from edgecloud.tasks.tasks import Task
+from edgecloud.tools.plan_table import candidates_table
+from edgecloud.utils import progress
+from edgecloud.utils.output import only_answers
+from edgecloud.utils.progress import DETAIL, FILE, LOADING, Steps, on_terminal
+from edgecloud.utils.units import middle_cut
 from tests.conftest import until
 from tests.test_partition import random_problem
-from utils import cli, progress
-from utils.output import only_answers
-from utils.progress import DETAIL, FILE, LOADING, Steps, on_terminal
-from utils.units import middle_cut
 
 MODELS = ("le_net", "mobile_net", "torchvision:mobilenet_v3_large", "a_very_long_name_of_a_network_of_ones_own.py")
 
@@ -66,7 +67,7 @@ def test_imports_move_the_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_answers_stand_above_the_bar_on_a_terminal_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     console = terminal()
     with only_answers(), on_terminal(console, tmp_path):
-        cli.say("to a file")
+        script.say("to a file")
     assert capsys.readouterr().out == "to a file\n"
     assert "to a file" not in text_of(console)
 

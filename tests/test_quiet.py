@@ -10,15 +10,15 @@ import pytest
 import scipy.optimize
 from rich.console import Console
 
-from partition import bottleneck
-from partition.cost import Packed, Prediction
-from partition.decide import Goal, decide
-from partition.packing import Allowed
-from runtime.plan_table import BAR, STAGES, candidates_table
+from edgecloud.partition import bottleneck
+from edgecloud.partition.cost import Packed, Prediction
+from edgecloud.partition.decide import Goal, decide
+from edgecloud.partition.packing import Allowed
+from edgecloud.tools.plan_table import BAR, STAGES, candidates_table
+from edgecloud.utils.quiet import silent_stdout
 from tests.test_bottleneck import hard_problem
 from tests.test_graph import chain
 from tests.test_partition import random_problem
-from utils.quiet import silent_stdout
 
 LIBC = ctypes.CDLL(None)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.regret import Regret, Run, Summary, Verdict, noise_of, regret
+from edgecloud.lab.regret import Regret, Run, Summary, Verdict, noise_of, regret
 
 seconds = st.floats(min_value=1e-4, max_value=100.0)
 cuts = st.tuples(st.integers(0, 4), st.sampled_from(["raw", "zstd"]))

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from lab.link_shape import LinkShape, parse_steps
-from lab.relay import Relay, main
-from utils.errors import UsageError
+from edgecloud.lab.link_shape import LinkShape, parse_steps
+from edgecloud.lab.relay import Relay, main
+from edgecloud.utils.errors import UsageError
 
 STEP_S = 1.4
 FIRST, SECOND = 1.6e6, 0.16e6  # bytes per second: 12.8 and 1.28 mbit

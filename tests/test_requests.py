@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.graph import Layer, LayerGraph
-from models.marks import CHARS, first_other, spread
-from models.marks import MOST as MOST_MARKS
-from net.frames import Limits
-from net.messages import MAX_ERROR_TEXT, Hello, Infer
-from net.tensors import describe, read
-from runtime.requests import check_layers, check_same, check_tensors
-from runtime.session import RequestError
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.models.marks import CHARS, first_other, spread
+from edgecloud.models.marks import MOST as MOST_MARKS
+from edgecloud.net.frames import Limits
+from edgecloud.net.messages import MAX_ERROR_TEXT, Hello, Infer
+from edgecloud.net.tensors import describe, read
+from edgecloud.server.requests import check_layers, check_same, check_tensors
+from edgecloud.server.session import RequestError
+from edgecloud.utils.errors import MismatchError
 from tests.test_graph import chain, random_graph
-from utils.errors import MismatchError
 
 MOST = 13
 GRAPH = chain([5, 3, 9, 14, 4, 2])

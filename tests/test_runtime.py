@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.graph import INPUT
-from predictor import store
-from predictor.profile import Profile, ProfileKey
-from runtime.executor import BACKENDS, CpuShare, Network, TorchExecutor
-from runtime.times import measured
-from runtime.worker import BusyError, Worker
+from edgecloud.engine.executor import BACKENDS, CpuShare, Network, TorchExecutor
+from edgecloud.engine.times import measured
+from edgecloud.engine.worker import BusyError, Worker
+from edgecloud.models.graph import INPUT
+from edgecloud.predictor import store
+from edgecloud.predictor.profile import Profile, ProfileKey
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import DeadlineError, UsageError
+from edgecloud.utils.files import write_atomically
+from edgecloud.utils.inference_utils import find_device, prepare_device
 from tests.conftest import LONG_S, until
 from tests.test_graph import chain
-from utils.deadline import Deadline
-from utils.errors import DeadlineError, UsageError
-from utils.files import write_atomically
-from utils.inference_utils import find_device, prepare_device
 
 CPU = torch.device("cpu")
 KEY = ProfileKey("m", "g", "w", "cpu x", 1, "torch", "wall", "2")
@@ -158,7 +158,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.files.os.fsync", full)
+    monkeypatch.setattr("edgecloud.utils.files.os.fsync", full)
     with pytest.raises(OSError, match="space"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
@@ -216,7 +216,7 @@ def test_jobs_run_one_after_the_other_and_report_their_wait() -> None:
 
 
 def test_a_wait_that_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.worker.HALF_LIFE_S", 0.05)
+    monkeypatch.setattr("edgecloud.engine.worker.HALF_LIFE_S", 0.05)
     worker = Worker(8)
     jobs = [threading.Thread(target=worker.run, args=(lambda: time.sleep(0.1), soon())) for _ in range(3)]
     for job in jobs:

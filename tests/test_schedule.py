@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.graph import Layer, LayerGraph
-from partition import chain
-from partition.cost import CloudTimes, Link, Problem
-from partition.schedule import Job, johnson, lower_bound, makespan, plan
-from partition.throughput import Stages, best, is_light, mean, stages_of
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition import chain
+from edgecloud.partition.cost import CloudTimes, Link, Problem
+from edgecloud.partition.schedule import Job, johnson, lower_bound, makespan, plan
+from edgecloud.partition.throughput import Stages, best, is_light, mean, stages_of
 from tests.conftest import many
 from tests.test_graph import random_graph
 
@@ -329,6 +329,8 @@ def test_load_is_light_while_the_longest_stage_of_the_mix_keeps_up() -> None:
 
 
 def test_a_bound_that_cannot_be_found_is_an_error_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("partition.schedule.linprog", lambda *_: SimpleNamespace(success=False, message="too hard"))
+    monkeypatch.setattr(
+        "edgecloud.partition.schedule.linprog", lambda *_: SimpleNamespace(success=False, message="too hard")
+    )
     with pytest.raises(ArithmeticError, match="too hard"):
         lower_bound([Job((Stages(1, 2, 1),))] * 4)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import registry, weights
-from net.security import is_token_right
-from utils.errors import UsageError
+from edgecloud.models import registry, weights
+from edgecloud.net.security import is_token_right
+from edgecloud.utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,18 +13,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from net.connection import Connection, connect
-from net.frames import pack_prefix
-from net.messages import Error, Hello, Infer, Probe, Probed, from_header
-from net.penalties import Policy
-from net.server import Peer, Server
-from runtime.cloud_flags import build_parser
-from runtime.executor import Network
+from edgecloud.cli.cloud_flags import build_parser
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import pack_prefix
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, from_header
+from edgecloud.net.penalties import Policy
+from edgecloud.net.server import Peer, Server
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError
+from edgecloud.utils.flood_log import LINES_A_SECOND, FloodLog
 from tests.conftest import LONG_S, running_cloud, until
 from tests.test_hostile import greet, hello_of
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, PeerClosedError
-from utils.flood_log import LINES_A_SECOND, FloodLog
 
 STRICT = Policy(garbage_s=300, silence_s=500, least_s=500, most_connections=3, spares_loopback=False)
 
@@ -60,7 +60,7 @@ def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let the server's clock jump: penalties are long here, so that no slow machine outlives one."""
     ahead = [0.0]
     clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: time.monotonic() + ahead[0]})
-    monkeypatch.setattr("net.server.time", clock)
+    monkeypatch.setattr("edgecloud.net.server.time", clock)
 
     def jump(seconds: float) -> None:
         ahead[0] += seconds
@@ -152,8 +152,8 @@ def test_one_source_has_no_more_connections_than_it_may() -> None:
 def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
     told = "! %d further refusals were not written"
-    refusals = FloodLog(logging.getLogger("net.server"), logging.WARNING, told, lambda: now[0])
-    with caplog.at_level(logging.WARNING, "net.server"):
+    refusals = FloodLog(logging.getLogger("edgecloud.net.server"), logging.WARNING, told, lambda: now[0])
+    with caplog.at_level(logging.WARNING, "edgecloud.net.server"):
         for number in range(1000):
             refusals.tell("refusal %d", number)
         assert len(caplog.records) == LINES_A_SECOND

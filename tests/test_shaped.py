@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hosts import Hosts, missing, shaped_hosts
+from edgecloud.lab.hosts import Hosts, missing, shaped_hosts
+from edgecloud.utils.errors import AppError
 from tests.conftest import LONG_S, ROOT, THREADS
-from utils.errors import AppError
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing())]
 

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from benchmarks.hostile.attacks import encode
 from benchmarks.reconnecting import Clients
-from net.connection import Connection, connect
-from net.frames import FrameType
-from net.messages import Infer, Ready, Result, State, Status
-from net.pacing import BUDGETS, Bucket, Purses, Spending, spending_of
-from net.penalties import Policy, payer_of
-from net.server import STAY_S, Server
-from net.sources import HELD_BYTES, REQUESTS, Account, Sources
-from runtime.cloud import Cloud
-from runtime.cloud_config import CloudConfig
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Infer, Ready, Result, State, Status
+from edgecloud.net.pacing import BUDGETS, Bucket, Purses, Spending, spending_of
+from edgecloud.net.penalties import Policy, payer_of
+from edgecloud.net.server import STAY_S, Server
+from edgecloud.net.sources import HELD_BYTES, REQUESTS, Account, Sources
+from edgecloud.server.cloud import Cloud
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.utils.errors import AppError
 from tests.conftest import LONG_S, until
 from tests.test_hostile import hello_of, soon
-from utils.errors import AppError
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 PER_S = 20.0

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.specs import KINDS, UnknownLayerError, describe
-from models.trace import trace
-from predictor.design import draw
-from predictor.draft import Bounds
-from predictor.features import FEATURES, in_context, linear_part, table
-from predictor.synthetic import Parameters, build
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.models.specs import KINDS, UnknownLayerError, describe
+from edgecloud.models.trace import trace
+from edgecloud.predictor.design import draw
+from edgecloud.predictor.draft import Bounds
+from edgecloud.predictor.features import FEATURES, in_context, linear_part, table
+from edgecloud.predictor.synthetic import Parameters, build
 
 
 @pytest.fixture(scope="module")

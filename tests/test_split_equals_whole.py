@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.graph import INPUT, LayerGraph
-from models.split import segment, split
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.split import segment, split
 from tests.conftest import THOROUGH, many
 from tests.halves import run_split
 

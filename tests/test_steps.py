@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from models.split import segment
-from models.steps import Steps
-from models.trace import trace
-from runtime.executor import Network, make_executor
+from edgecloud.engine.executor import Network, make_executor
+from edgecloud.models.split import segment
+from edgecloud.models.steps import Steps
+from edgecloud.models.trace import trace
 
 X = torch.randn((1, 4, 6, 6), generator=torch.Generator().manual_seed(0))
 

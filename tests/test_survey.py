@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-import deployment
-import edge_api
-from models.specs import KINDS, LayerSpec
-from predictor import dataset, latency
-from predictor.forms import FORMS
-from predictor.quality import MOST_KIND, MOST_WHOLE
-from predictor.train import fit_kind
-from runtime import survey
-from runtime.times import for_threads
+from edgecloud import deployment, edge_api
+from edgecloud.engine.times import for_threads
+from edgecloud.models.specs import KINDS, LayerSpec
+from edgecloud.predictor import dataset, latency
+from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
+from edgecloud.predictor.regressors import FORMS
+from edgecloud.predictor.train import fit_kind
+from edgecloud.tools import survey
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.test_dataset import PUBLISHED
 
@@ -127,8 +126,8 @@ def test_measuring_goes_on_where_it_stopped(folder: Path, capsys: pytest.Capture
 
 def test_an_interrupted_survey_keeps_what_it_has(tmp_path: Path) -> None:
     code = (
-        "import sys, deployment, runtime.survey;"
-        "runtime.survey.SAVE_EVERY_S = 0.1;"  # which tells us that it has begun
+        "import sys, deployment, edgecloud.tools.survey;"
+        "edgecloud.tools.survey.SAVE_EVERY_S = 0.1;"  # which tells us that it has begun
         "sys.exit(deployment.main(sys.argv[1:]))"
     )
     flags = ["profile", "--threads", THREADS, "--budget", "10min", "--output", str(tmp_path / "d")]
@@ -225,7 +224,7 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An emulated edge, one under a small quota and the lab's run one thread."""
-    monkeypatch.setattr("utils.inference_utils._AT_START", 2)
+    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 2)
     capsys.readouterr()
     try:
         assert deployment.main(["profile", "--budget", "1s", "--output", str(tmp_path / "d"), "--json"]) == 0
@@ -239,7 +238,7 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     assert survey.folder_of("edge", 2) == survey.DATASETS / "edge"
     assert survey.folder_of("edge", 1) == survey.DATASETS / "edge-1t"
     assert survey.folder_of("cloud", 1) == survey.DATASETS / "cloud"
-    monkeypatch.setattr("utils.inference_utils._AT_START", 1)
+    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 1)
     assert survey.folder_of("edge", 1) == survey.DATASETS / "edge"
     assert survey.thread_counts("edge", "cpu", None) == (1,)
     cloud = ["profile", "--role", "cloud", "--budget", "0.1s", "--output", str(tmp_path / "c"), "--json"]

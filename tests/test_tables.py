@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl import Workbook
 
-from predictor.dataset import read as read_dataset
-from runtime.tasks import Problem, Task, read_file
-from utils.errors import UsageError
-from utils.tables import table_of
+from edgecloud.predictor.dataset import read as read_dataset
+from edgecloud.tasks.tasks import Problem, Task, read_file
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.tables import table_of
 
 NAMES = ("model", "input", "priority", "deadline_ms")
 INPUTS = st.sampled_from(["", "one.png", "a b.png", "text:Ada left , London .", 'say "one".png', "数字.png"])
@@ -182,7 +182,7 @@ def test_what_is_wrong_in_a_data_set_is_told(text: str, told: str, tmp_path: Pat
 
 
 def test_a_short_row_of_our_own_format_is_told(tmp_path: Path) -> None:
-    from predictor.dataset import COLUMNS
+    from edgecloud.predictor.dataset import COLUMNS
 
     (tmp_path / "conv.csv").write_text(",".join(COLUMNS) + "\nn0,conv\n")
     with pytest.raises(UsageError, match="line 2: raw_s is ''"):

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import zstandard
 
-from net import plain_pickle, tensors
-from net.connection import Connection, SlowError
-from net.frames import FrameType, Limits, pack_prefix
-from net.messages import Probed
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.connection import Connection, SlowError
+from edgecloud.net.frames import FrameType, Limits, pack_prefix
+from edgecloud.net.messages import Probed
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import DeadlineError
 from tests.conftest import CloudProcess
 from tests.test_hostile import greet, hello_of, soon
-from utils.deadline import Deadline
-from utils.errors import DeadlineError
 
 WAIT_S = 60.0
 
@@ -44,7 +44,7 @@ def reads(reader: socket.socket, bytes_: int, every_s: float, stop: threading.Ev
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("net.connection.PATIENCE_S", 0.3)
+    monkeypatch.setattr("edgecloud.net.connection.PATIENCE_S", 0.3)
 
 
 PAYLOAD = [np.zeros(1 << 20, np.uint8)]

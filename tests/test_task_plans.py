@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from net.link import LinkEstimate
-from net.messages import Ready
-from runtime.executor import Network
-from runtime.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
-from runtime.tasks import Problem, Task, arriving, draw, read_file
-from utils.errors import UsageError
+from edgecloud.engine.executor import Network
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import Ready
+from edgecloud.tasks.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
+from edgecloud.tasks.tasks import Problem, Task, arriving, draw, read_file
+from edgecloud.utils.errors import UsageError
 
 MBIT = 1e6 / 8
 

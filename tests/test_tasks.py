@@ -15,12 +15,13 @@ import pytest
 import torch
 from openpyxl import load_workbook
 
-import tasks_edge_api
 from benchmarks import load
-from net.connection import Connection, connect
-from net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
-from runtime.answers import matches
-from runtime.executor import Network
+from edgecloud import tasks_edge_api
+from edgecloud.engine.answers import matches
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
+from edgecloud.utils.deadline import Deadline
 from tests.conftest import (
     LONG_S,
     THREADS,
@@ -33,7 +34,6 @@ from tests.conftest import (
     started_tasks,
     until,
 )
-from utils.deadline import Deadline
 
 MBIT = 1e6 / 8
 

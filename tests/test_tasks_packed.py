@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-import tasks_edge_api
-from models import inputs, registry
-from net.codec import CODECS
-from net.link import LinkEstimate
-from net.messages import Ready
-from partition.cost import CloudTimes, Link, Packed, Problem, parts_of, predict
-from partition.packing import RAW, Allowed
-from runtime.executor import Network, TorchExecutor
-from runtime.packing import Wanted, pack, packing_of
-from runtime.planner import Conditions, OpenQueue, Option, Profiled, options_of
-from runtime.tasks import Task
+from edgecloud import tasks_edge_api
+from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.packing import Wanted, pack, packing_of
+from edgecloud.models import inputs, registry
+from edgecloud.net.codec import CODECS
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import Ready
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, parts_of, predict
+from edgecloud.partition.packing import RAW, Allowed
+from edgecloud.tasks.planner import Conditions, OpenQueue, Option, Profiled, options_of
+from edgecloud.tasks.tasks import Task
 from tests.conftest import (
     LONG_S,
     ROOT,
@@ -226,9 +226,9 @@ OLDER = f"""
 import sys
 import time
 sys.path.insert(0, {str(ROOT)!r})
-import net.codec, net.tensors, runtime.served
-for place in (net.tensors, runtime.served):  # what it can unpack, and what it says
-    assert place.STANDARD is net.codec.STANDARD
+import edgecloud.net.codec, edgecloud.net.tensors, edgecloud.server.model_cache
+for place in (edgecloud.net.tensors, edgecloud.server.model_cache):  # what it can unpack, and what it says
+    assert place.STANDARD is edgecloud.net.codec.STANDARD
     place.STANDARD = ("raw",)
 import tasks_cloud_api
 sys.exit(tasks_cloud_api.main())

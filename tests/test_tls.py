@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from net.connection import ClosedAtBoundaryError, Connection, connect
-from net.frames import FrameType, pack_prefix
-from net.messages import Error, Hello, Infer, Probe, Probed, Result
-from net.security import check_binding
-from net.server import Server
-from net.tls import PlainPeerError, TlsError, client_tls, server_context
+from edgecloud.net.connection import ClosedAtBoundaryError, Connection, connect
+from edgecloud.net.frames import FrameType, pack_prefix
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Result
+from edgecloud.net.security import check_binding
+from edgecloud.net.server import Server
+from edgecloud.net.tls import PlainPeerError, TlsError, client_tls, server_context
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, PeerClosedError, ProtocolError, UsageError
 from tests import certificates
 from tests.certificates import Identity
 from tests.conftest import LONG_S, until
 from tests.test_connection import ARRAY
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, DeadlineError, PeerClosedError, ProtocolError, UsageError
 
 Handler = Callable[[Connection], None]
 
@@ -176,7 +176,7 @@ def test_a_refusal_arrives_and_the_end_is_said_as_tls_says_it(own: Identity) -> 
 
 
 def test_dripping_within_a_record_is_noticed_too(own: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("net.connection.PATIENCE_S", 0.2)
+    monkeypatch.setattr("edgecloud.net.connection.PATIENCE_S", 0.2)
     with secure_pair(own) as (cloud, edge):
         edge._transport.send([memoryview(pack_prefix(FrameType.PROBE, 2_000, 0))], 1.0)
         secure = edge._transport

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import edge_api
-import tasks_edge_api
+from edgecloud import edge_api, tasks_edge_api
 from tests import certificates
 from tests.certificates import Identity
 from tests.conftest import THREADS, CloudProcess, Finished, at, call, run_edge, run_script, running_cloud

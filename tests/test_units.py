@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import UsageError
-from utils.units import (
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import (
     format_bytes,
     format_rate,
     format_seconds,

@@ -9,16 +9,16 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from net.connection import Connection
-from net.frames import FrameType, pack_prefix
-from net.messages import Error, Hello, Infer, Ready, Result, State
-from net.plain_pickle import dumps
-from net.tensors import Array
-from runtime.executor import Network
-from runtime.uplink import Request, Uplink
+from edgecloud.client.multiplexed import Request, Uplink
+from edgecloud.engine.executor import Network
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import FrameType, pack_prefix
+from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State
+from edgecloud.net.plain_pickle import dumps
+from edgecloud.net.tensors import Array
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
 from tests.conftest import LONG_S, until
-from utils.deadline import Deadline
-from utils.errors import AppError, ConnectError, ProtocolError
 
 LAYERS = 13
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.visits import Visits, show
+from edgecloud.server.visits import Visits, show
+from edgecloud.utils.flood_log import LINES_A_SECOND
 from tests.conftest import LONG_S, ROOT, THREADS, run_edge
-from utils.flood_log import LINES_A_SECOND
 
 
 def test_one_line_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
@@ -46,7 +46,7 @@ def test_a_crowd_is_counted(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_error_level_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    logger = logging.getLogger("runtime.visits")
+    logger = logging.getLogger("edgecloud.server.visits")
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     show(logging.ERROR)
     assert logger.level == logging.NOTSET

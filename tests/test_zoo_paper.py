@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from models import registry, weights
-from models.specs import KINDS, describe
-from models.split import split
-from models.trace import trace
-from models.zoo.digits import digit_pictures, split_digits
-from models.zoo.local import LocallyConnected2d
-from predictor.design import draw
-from predictor.draft import Bounds
-from predictor.synthetic import Parameters, build
-from runtime.executor import Network
+from edgecloud.engine.executor import Network
+from edgecloud.models import registry, weights
+from edgecloud.models.specs import KINDS, describe
+from edgecloud.models.split import split
+from edgecloud.models.trace import trace
+from edgecloud.models.zoo.digits import digit_pictures, split_digits
+from edgecloud.models.zoo.local import LocallyConnected2d
+from edgecloud.predictor.design import draw
+from edgecloud.predictor.draft import Bounds
+from edgecloud.predictor.synthetic import Parameters, build
 from tests.conftest import THOROUGH
 from tests.halves import run_split
 
 NETWORKS = ("deepface", "mnist", "kaldi", "senna_pos", "senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16")
-IN_THE_ANSWER = ("Softmax", "Argmax")  # layers of the authors' definitions that we leave to runtime.answers
+IN_THE_ANSWER = ("Softmax", "Argmax")  # layers of the authors' definitions that we leave to engine.answers
 SENNA = ("Linear", "Hardtanh", "Linear")
 PAPERS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
     # layers that are counted; ours that the definition has none of; the definition

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 MAX_PORT = 65535
 FORMS = "HOST, HOST:PORT, an IPv6 address or [IPV6]:PORT"

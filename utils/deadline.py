@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from utils.errors import DeadlineError
+from edgecloud.utils.errors import DeadlineError
 
 
 @dataclass(frozen=True, slots=True)

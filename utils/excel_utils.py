@@ -13,8 +13,8 @@ from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from utils.errors import UsageError
-from utils.files import replaced
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import replaced
 
 Cell = str | int | float
 WIDTH_ROWS = 200

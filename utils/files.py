@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 
 def require_file(path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from utils.cpu_limit import cpu_limit
-from utils.errors import UsageError
+from edgecloud.utils.cpu_limit import cpu_limit
+from edgecloud.utils.errors import UsageError
 
 Clock = Callable[[], float]
 

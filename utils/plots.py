@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from utils.errors import UsageError
-from utils.files import replaced
-from utils.units import format_seconds
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import replaced
+from edgecloud.utils.units import format_seconds
 
 CLOSE, LOOSE = 1.1, 1.2
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from utils import output
-from utils.files import write_atomically
+from edgecloud.utils import output
+from edgecloud.utils.files import write_atomically
 
 Show = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done, 0 to 1; 0 where that is not known."""

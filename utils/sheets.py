@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.tables import Lines
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.tables import Lines
 
 MAX_BYTES, MAX_UNPACKED_BYTES = 64 << 20, 512 << 20
 MAX_COLUMNS = 200

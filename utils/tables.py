@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UsageError
-from utils.files import require_file
-from utils.sniffing import what_is
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+from edgecloud.utils.sniffing import what_is
 
 Lines = list[tuple[int, list[str]]]
 """Lines with something in them: the number in the file, and the cells, without spaces around them."""

@@ -7,7 +7,7 @@ decimal prefixes of network vendors: 1 mbit = 10^6 bits per second. What users m
 import math
 import re
 
-from utils.errors import UsageError
+from edgecloud.utils.errors import UsageError
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _RATE_UNIT = re.compile(r"(?P<prefix>(?:[kmg]i?)?)(?P<what>bits?|b)(?P<per>/s|ps)?", re.IGNORECASE)

@@ -13,10 +13,10 @@ from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
-from net import plain_pickle, tensors
-from net.codec import Encoded
-from net.frames import pack_prefix
-from net.messages import Message, to_header
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.codec import Encoded
+from edgecloud.net.frames import pack_prefix
+from edgecloud.net.messages import Message, to_header
 
 
 def encode(message: Message, arrays: Sequence[tensors.Array | Encoded]) -> bytes:

@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.hostile.attacks import gadgets
 from benchmarks.hostile.bombs import BOMBS
 from benchmarks.hostile.site import QUICK, UNPACED, Row, provoke, site, soon, watched
-from net import plain_pickle
-from net.frames import FrameType, pack_prefix
-from net.messages import Error, Infer, from_header
+from edgecloud.net import plain_pickle
+from edgecloud.net.frames import FrameType, pack_prefix
+from edgecloud.net.messages import Error, Infer, from_header
 
 
 def protocols(cache: Path) -> list[Row]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks.hostile.pace import good_request, timed
 from benchmarks.hostile.site import HOST, Row, Site, pin, site, soon, watched
-from net import plain_pickle
-from net.connection import connect
-from net.frames import FrameType, Limits, pack_prefix
-from net.messages import Hello, Infer, Message, Probe, Ready, Status, to_header
-from runtime.children import ROOT
+from edgecloud.net import plain_pickle
+from edgecloud.net.connection import connect
+from edgecloud.net.frames import FrameType, Limits, pack_prefix
+from edgecloud.net.messages import Hello, Infer, Message, Probe, Ready, Status, to_header
+from edgecloud.utils.commands import ROOT
 
 BLOCK = 16  # frames in one send
 KINDS: dict[str, tuple[Message, bool]] = {

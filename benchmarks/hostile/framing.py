@@ -24,11 +24,11 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from net import plain_pickle
-from net.connection import Connection
-from net.frames import FrameType, Limits, pack_prefix
-from net.messages import Probe, Probed, Ready
-from utils.errors import AppError
+from edgecloud.net import plain_pickle
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import FrameType, Limits, pack_prefix
+from edgecloud.net.messages import Probe, Probed, Ready
+from edgecloud.utils.errors import AppError
 
 CAP, SMALL_CAP = Limits().payload_bytes, 1 << 20
 RST = struct.pack("ii", 1, 0)

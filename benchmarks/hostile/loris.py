@@ -17,8 +17,8 @@ from benchmarks.hostile.site import (
     Site,
     pin,
 )
-from net.messages import Hello
-from runtime.children import ROOT
+from edgecloud.net.messages import Hello
+from edgecloud.utils.commands import ROOT
 
 LORISES, SETTLE_S = 500, 3.0
 

@@ -24,9 +24,9 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from net.connection import Connection
-from net.messages import Infer, Probe, Ready
-from utils.errors import AppError
+from edgecloud.net.connection import Connection
+from edgecloud.net.messages import Infer, Probe, Ready
+from edgecloud.utils.errors import AppError
 
 INFERENCES, PACE_S = 200, 0.02
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]

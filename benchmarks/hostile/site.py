@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clouds import CloudProcess, running_cloud
-from models import inputs, registry, weights
-from net.connection import Connection, connect
-from net.frames import FrameType
-from net.messages import Error, Hello, Infer, Ready, Result, from_header
-from runtime.executor import Network, prepare
-from utils.deadline import Deadline
-from utils.errors import AppError, PeerClosedError
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.net.connection import Connection, connect
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, PeerClosedError
 
 HOST, STRANGER = "127.0.0.1", "127.0.0.2"
 QUICK = ("--hello-timeout", "2s")

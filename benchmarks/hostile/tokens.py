@@ -22,8 +22,8 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
-from net.connection import Connection
-from net.messages import Hello
+from edgecloud.net.connection import Connection
+from edgecloud.net.messages import Hello
 
 
 def tokens(cache: Path) -> list[Row]:

@@ -5,16 +5,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.texts import DEFAULT, LANGUAGES, now
-from lab.texts import say as told
-from utils.cli import say
-from utils.errors import AppError, UsageError
+from edgecloud.cli.script import say
+from edgecloud.lab.texts import DEFAULT, LANGUAGES, now
+from edgecloud.lab.texts import say as told
+from edgecloud.utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lab.records import Cell
-    from lab.report.document import Document
+    from edgecloud.lab.records import Cell
+    from edgecloud.lab.report.document import Document
 
 __all__ = ["LANGUAGES"]
 
@@ -32,11 +32,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write report.html, report.xlsx and report.md, and print the answer; 1 where nothing was measured."""
-    from lab.records import SPEC, read
-    from lab.report import html, markdown, workbook
-    from lab.report.build import build
-    from lab.report.words import Words
-    from utils.files import write_atomically
+    from edgecloud.lab.records import SPEC, read
+    from edgecloud.lab.report import html, markdown, workbook
+    from edgecloud.lab.report.build import build
+    from edgecloud.lab.report.words import Words
+    from edgecloud.utils.files import write_atomically
 
     if not options.folder.is_dir():
         raise UsageError(f"there is no folder {options.folder}")
@@ -65,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
 
 def draw(folder: Path, document: "Document", in_english: "Callable[[], Document]") -> list[Path]:
     """The pictures as files; returns their names. Raises AppError where they cannot be written."""
-    from lab.report import pictures
+    from edgecloud.lab.report import pictures
 
     if document.language != DEFAULT and pictures.chinese_font() is None:
         say(f"! {told('no_letters')}")
@@ -79,8 +79,8 @@ def draw(folder: Path, document: "Document", in_english: "Callable[[], Document]
 
 def expected_cells(path: Path) -> "tuple[Cell, ...]":
     """All cells of a spec, so that those without any record are seen to be missing; none where it cannot be read."""
-    from lab.grid import places
-    from lab.spec import read
+    from edgecloud.lab.grid import places
+    from edgecloud.lab.spec import read
 
     if not path.exists():
         return ()

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
-from lab.choices import AUTO, POINT
-from lab.report.document import BAD, NOTE, Entry, Table, milliseconds, percent, show_percent, size, text
-from lab.report.rows import STAGES, Row
-from lab.report.words import Words
-from utils.units import parse_link
+from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.report.document import BAD, NOTE, Entry, Table, milliseconds, percent, show_percent, size, text
+from edgecloud.lab.report.rows import STAGES, Row
+from edgecloud.lab.report.words import Words
+from edgecloud.utils.units import parse_link
 
 LARGE_BYTES, CLOSE = 100_000, 0.05
 """The bar of the transfer check: how close to bytes over rate, from this size on."""

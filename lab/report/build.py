@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from lab.choices import POINT
-from lab.contenders import floor_of
-from lab.records import Cell, Environment, Record
-from lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table
-from lab.report.charts import bars_chart, scatter_chart
-from lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
-from lab.report.document import (
+from edgecloud.lab.choices import POINT
+from edgecloud.lab.pruning import floor_of
+from edgecloud.lab.records import Cell, Environment, Record
+from edgecloud.lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table
+from edgecloud.lab.report.charts import bars_chart, scatter_chart
+from edgecloud.lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
+from edgecloud.lab.report.document import (
     NOTE,
     Chart,
     Document,
@@ -24,13 +24,13 @@ from lab.report.document import (
     show_percent,
     text,
 )
-from lab.report.grid import CellResult, Grid, grids_of
-from lab.report.rows import Numbered, Row, number, rows_of
-from lab.report.series import best_times, predicted_times
-from lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
-from lab.report.why import answer
-from lab.report.words import Words
-from utils.units import parse_rate
+from edgecloud.lab.report.grid import CellResult, Grid, grids_of
+from edgecloud.lab.report.rows import Numbered, Row, number, rows_of
+from edgecloud.lab.report.series import best_times, predicted_times
+from edgecloud.lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
+from edgecloud.lab.report.why import answer
+from edgecloud.lab.report.words import Words
+from edgecloud.utils.units import parse_rate
 
 MOST_NAMED, MOST_IN_TITLE = 6, 3
 FLAT_FIRST = ("line", "cell.model", "cell.cpu", "cell.link", "who", "point", "layer", "codec", "repeat")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from html import escape
 from math import log
 
-from lab.report.document import Chart, Panel, data_lines, show_ms
-from lab.report.grid import CellResult, Grid
-from lab.report.rows import PARTS, Row
-from lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
-from lab.report.tables import grid_id
-from lab.report.words import Words
+from edgecloud.lab.report.document import Chart, Panel, data_lines, show_ms
+from edgecloud.lab.report.grid import CellResult, Grid
+from edgecloud.lab.report.rows import PARTS, Row
+from edgecloud.lab.report.svg import drawing, letters, line, log_ticks, tag, ticks
+from edgecloud.lab.report.tables import grid_id
+from edgecloud.lab.report.words import Words
 
 SAME_SCALE = 4.0
 """Cells share an axis unless the slowest bar of one is this many times that of another."""

@@ -4,12 +4,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean, mean, median
 
-from lab.choices import AUTO, POINT
-from lab.report.document import BAD, BEST, NOTE, Entry, Table, joules, milliseconds, percent, show_percent, text, times
-from lab.report.grid import CellResult, Grid
-from lab.report.rows import Row
-from lab.report.tables import grid_id, regret_of
-from lab.report.words import Words
+from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.report.document import (
+    BAD,
+    BEST,
+    NOTE,
+    Entry,
+    Table,
+    joules,
+    milliseconds,
+    percent,
+    show_percent,
+    text,
+    times,
+)
+from edgecloud.lab.report.grid import CellResult, Grid
+from edgecloud.lab.report.rows import Row
+from edgecloud.lab.report.tables import grid_id, regret_of
+from edgecloud.lab.report.words import Words
 
 TO_EXPLAIN = {"all-cloud-8bit", "all-cloud-jpeg", "neurosurgeon", "dads"}
 # Kang et al., ASPLOS 2017: abstract, and sections 6.1 and 6.2 for the last two

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from utils.units import format_bytes
+from edgecloud.utils.units import format_bytes
 
 BEST, BAD, NOTE = "best", "bad", "note"
 """Marks: what is best; what is missing or wrong; what is less important."""

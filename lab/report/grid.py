@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
-from lab.contenders import Floor, heads_of, is_rival
-from lab.grid import LEAST_POINTS
-from lab.records import Cell
-from lab.regret import Regret, Run, noise_of, regret
-from lab.report.rows import PARTS, Row, Spread
+from edgecloud.lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.grid import LEAST_POINTS
+from edgecloud.lab.pruning import Floor, heads_of, is_rival
+from edgecloud.lab.records import Cell
+from edgecloud.lab.regret import Regret, Run, noise_of, regret
+from edgecloud.lab.report.rows import PARTS, Row, Spread
 
 
 def _seconds(row: Row) -> Spread | None:

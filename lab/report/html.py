@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lab.report.document import Chart, Document, Table, data_lines
+from edgecloud.lab.report.document import Chart, Document, Table, data_lines
 
 HERE = Path(__file__).parent
 

@@ -1,6 +1,6 @@
 """A report as Markdown, for those who hand in text: everything but the pictures and the records."""
 
-from lab.report.document import Document, Section, Table
+from edgecloud.lab.report.document import Document, Section, Table
 
 
 def to_markdown(document: Document) -> str:

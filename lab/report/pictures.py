@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from lab.report.document import BEST, Document, Entry, Table
-from lab.report.svg import log_ticks
-from lab.report.workbook import COLOURS, PARTS
-from utils.files import replaced
+from edgecloud.lab.report.document import BEST, Document, Entry, Table
+from edgecloud.lab.report.svg import log_ticks
+from edgecloud.lab.report.workbook import COLOURS, PARTS
+from edgecloud.utils.files import replaced
 
 DPI, MOST_PIXELS = 130, 12_000
 FAMILIES = (

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from lab.choices import POINT
-from lab.contenders import CROSSING
-from lab.grid import FALLBACK, UNSTABLE
-from lab.records import EDGE, Cell, Record
+from edgecloud.lab.choices import POINT
+from edgecloud.lab.grid import FALLBACK, UNSTABLE
+from edgecloud.lab.pruning import CROSSING
+from edgecloud.lab.records import EDGE, Cell, Record
 
 Parts = Callable[[Mapping[str, Any]], float]
 STAGES: dict[str, Parts] = {

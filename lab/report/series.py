@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from lab.report.document import Entry, Table, milliseconds, text
-from lab.report.grid import CellResult, Grid
-from lab.report.rows import Row
-from lab.report.words import Words
+from edgecloud.lab.report.document import Entry, Table, milliseconds, text
+from edgecloud.lab.report.grid import CellResult, Grid
+from edgecloud.lab.report.rows import Row
+from edgecloud.lab.report.words import Words
 
 
 def best_times(grids: Sequence[Grid], w: Words) -> Table:

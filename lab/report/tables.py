@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lab.choices import POINT
-from lab.regret import Regret, Summary, Verdict
-from lab.report.document import (
+from edgecloud.lab.choices import POINT
+from edgecloud.lab.regret import Regret, Summary, Verdict
+from edgecloud.lab.report.document import (
     BAD,
     BEST,
     NOTE,
@@ -22,9 +22,9 @@ from lab.report.document import (
     text,
     times,
 )
-from lab.report.grid import CellResult, Grid
-from lab.report.rows import STAGES, Row
-from lab.report.words import Words
+from edgecloud.lab.report.grid import CellResult, Grid
+from edgecloud.lab.report.rows import STAGES, Row
+from edgecloud.lab.report.words import Words
 
 # --- the student's table
 

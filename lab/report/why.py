@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from lab.report.document import show_joules, show_ms, show_percent, show_share
-from lab.report.grid import CellResult, Grid
-from lab.report.rows import PARTS, STAGES, Row
-from lab.report.words import Words
-from utils.units import format_bytes
+from edgecloud.lab.report.document import show_joules, show_ms, show_percent, show_share
+from edgecloud.lab.report.grid import CellResult, Grid
+from edgecloud.lab.report.rows import PARTS, STAGES, Row
+from edgecloud.lab.report.words import Words
+from edgecloud.utils.units import format_bytes
 
 
 def answer(grid: Grid, w: Words) -> list[str]:

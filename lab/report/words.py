@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lab.choices import POINT
-from lab.records import Cell
-from lab.report.document import show_ms
-from lab.report.grid import Place
-from lab.report.rows import Row
-from lab.texts import FORMATTER, Texts, read
-from utils.units import format_rate, parse_link
+from edgecloud.lab.choices import POINT
+from edgecloud.lab.records import Cell
+from edgecloud.lab.report.document import show_ms
+from edgecloud.lab.report.grid import Place
+from edgecloud.lab.report.rows import Row
+from edgecloud.lab.texts import FORMATTER, Texts, read
+from edgecloud.utils.units import format_rate, parse_link
 
 HERE = Path(__file__).parent
 

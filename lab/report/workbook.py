@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.report.document import BYTES, JOULES, MS, SHARE, TIMES, Document, Entry, Table
-from utils.excel_utils import BARS, DOTS, STACKED, Cell, Plot, Sheet, write_workbook
+from edgecloud.lab.report.document import BYTES, JOULES, MS, SHARE, TIMES, Document, Entry, Table
+from edgecloud.utils.excel_utils import BARS, DOTS, STACKED, Cell, Plot, Sheet, write_workbook
 
 PARTS = ("local", "transfer", "cloud")
 COLOURS = {"local": "009E73", "transfer": "E69F00", "cloud": "2F7FC1"}

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.zoo.local import LocallyConnected2d
+from edgecloud.models.zoo.local import LocallyConnected2d
 
 CLASSES = 4030
 """Persons of the Social Face Classification data set."""

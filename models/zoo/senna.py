@@ -7,7 +7,7 @@ The 300 hidden units are the paper's (table 5), the numbers of tags too (table 3
 
 from torch import nn
 
-from models.text import Task, width_of
+from edgecloud.models.text import Task, width_of
 
 HIDDEN = 300
 POS_TAGS = (

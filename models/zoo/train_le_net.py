@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.inputs import digit_tensor
-from models.zoo.digits import digit_pictures, split_digits
-from models.zoo.le_net import LeNet
+from edgecloud.models.inputs import digit_tensor
+from edgecloud.models.zoo.digits import digit_pictures, split_digits
+from edgecloud.models.zoo.le_net import LeNet
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "le_net.safetensors"

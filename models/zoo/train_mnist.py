@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.zoo import train_le_net
-from models.zoo.mnist import Mnist
+from edgecloud.models.zoo import train_le_net
+from edgecloud.models.zoo.mnist import Mnist
 
 WEIGHTS = Path(__file__).parent / "mnist.safetensors"
 

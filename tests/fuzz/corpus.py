@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from net import plain_pickle, tensors
-from net.frames import FrameType, pack_prefix
-from net.messages import to_header
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.frames import FrameType, pack_prefix
+from edgecloud.net.messages import to_header
 from tests.test_frames import MESSAGES
 
 _HEADERS = [plain_pickle.dumps(to_header(message)) for message in MESSAGES]

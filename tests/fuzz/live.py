@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.hostile.attacks import encode
-from models import inputs, registry, weights
-from net.connection import Connection
-from net.frames import FrameType
-from net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
-from net.tensors import Array
-from runtime.cloud import Cloud
-from runtime.cloud_config import CloudConfig
-from runtime.executor import Network, prepare
+from edgecloud.engine.executor import Network, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.net.connection import Connection
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
+from edgecloud.net.tensors import Array
+from edgecloud.server.cloud import Cloud
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import PeerClosedError
 from tests.fuzz.targets import mutate
-from utils.deadline import Deadline
-from utils.errors import PeerClosedError
 
 SLOW_S = 120.0
 ANSWERS = frozenset(

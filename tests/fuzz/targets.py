@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from net import plain_pickle, tensors
-from net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
-from net.messages import (
+from edgecloud.net import plain_pickle, tensors
+from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
+from edgecloud.net.messages import (
     Error,
     Hello,
     Infer,
@@ -23,7 +23,7 @@ from net.messages import (
     from_header,
     to_header,
 )
-from utils.errors import ProtocolError
+from edgecloud.utils.errors import ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
 PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)

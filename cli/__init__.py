@@ -1,0 +1,1 @@
+"""The command line: flags, settings, output for people and JSON for programs."""

@@ -1,0 +1,181 @@
+"""A plan of deployment.py, as JSON for programs and as text for people. docs/planning.md has the keys, a contract."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.decision_map import Region
+from edgecloud.partition.packing import RAW
+from edgecloud.partition.pareto import Tradeoff
+from edgecloud.predictor.profile import ProfileKey
+from edgecloud.tools.plan_table import (
+    candidate_json,
+    candidates_table,
+    cut_line,
+    legend,
+    part_json,
+    part_line,
+    why_line,
+)
+from edgecloud.tools.whatif import Planned, Source
+from edgecloud.utils.units import format_bytes, format_rate, format_seconds
+
+
+def to_json(planned: Planned) -> dict[str, Any]:
+    """The document of `deployment.py plan --json`."""
+    graph, decision, link = planned.graph, planned.decision, planned.problem.link
+    boundary, source = decision.boundary(graph), planned.source
+    document: dict[str, Any] = {
+        "model": graph.name,
+        "objective": decision.objective,
+        "method": decision.method,
+        "point": decision.point(graph),
+        "head": _ids(graph, decision.head),
+        "boundary": _ids(graph, boundary),
+        "boundary_bytes": graph.bytes_of(boundary),
+        "packed_bytes": sum(planned.problem.crossing((layer,)).bytes for layer in boundary),
+        "codec": decision.codec,
+        "packing": planned.counted.packing,
+        "packing_source": planned.counted.source,
+        "times": None if source is None or source.edge is None else _times(source),
+        "segments": [part_json(graph, part) for part in decision.parts],
+        "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
+        "energy_j": planned.energy_j,
+        "cost": decision.cost,
+        "decision_s": planned.decision_s,
+        "optimal": decision.is_optimal,
+        "gap": decision.gap,
+        "link": asdict(link),
+        "load": planned.problem.cloud.load,
+        "candidates": [candidate_json(graph, candidate) for candidate in decision.candidates],
+        "front": [_tradeoff(graph, found) for found in planned.front],
+        "map": None if planned.map is None else [_region(graph, region) for region in planned.map.regions],
+    }
+    if decision.keeps_up is not None:
+        document |= {"rate_per_s": planned.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
+    return document
+
+
+def _times(source: Source) -> dict[str, Any]:
+    """Which profiles a plan is from."""
+    sides = {"edge": source.edge, "cloud": source.cloud}
+    keys = {side: kept.profile.key for side, kept in sides.items() if kept is not None}
+    return {side: {"device": key.device, "threads": key.threads, "clock": key.clock} for side, key in keys.items()}
+
+
+def _ids(graph: LayerGraph, numbers: Iterable[int]) -> list[str]:
+    return [graph.layers[number].id for number in sorted(numbers)]
+
+
+def _tradeoff(graph: LayerGraph, found: Tradeoff) -> dict[str, Any]:
+    return {"head": _ids(graph, found.head), "total_s": found.predicted.total_s, "energy_j": found.energy_j}
+
+
+def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
+    boundary = _ids(graph, graph.boundary(region.head))
+    where = {"from_bytes_per_s": region.from_bytes_per_s, "boundary": boundary, "head_layers": len(region.head)}
+    return where | {"codec": region.codec}
+
+
+def show(planned: Planned, console: Console) -> None:
+    """Print the plan."""
+    console.print(_headline(planned), highlight=False)
+    console.print(candidates_table(planned.graph, planned.decision, _rate(planned), console.width), highlight=False)
+    console.print(legend(), highlight=False)
+    if planned.map is not None:
+        console.print(_map_table(planned), highlight=False)
+    if planned.config.goal.objective in ("energy", "weighted"):
+        console.print(_front_table(planned), highlight=False)
+
+
+def _rate(planned: Planned) -> float | None:
+    """Of the upload, where what crosses is packed: bytes are then told from the seconds that they take."""
+    return None if planned.counted.allowed is None else planned.problem.link.up_bytes_per_s
+
+
+_PACKING = {
+    "measured": "packed as was measured on the edge, {source}",
+    "given": "packed as {source} says",
+    "raw": "counted as they are: {source}",
+}
+
+
+def _bytes_line(planned: Planned) -> str:
+    counted = planned.counted
+    return f"bytes  {_PACKING[counted.packing].format(source=counted.source or 'nothing says how they pack')}"
+
+
+def _times_lines(planned: Planned) -> list[str]:
+    """Whose times these are, and a warning where an emulated edge would not have them."""
+    source = planned.source
+    if source is None or source.edge is None or source.cloud is None:
+        return []
+    edge, cloud = source.edge.profile.key, source.cloud.profile.key
+    lines = [f"times  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
+    if planned.config.cpu_share < 1 and edge.threads > 1:
+        lines.append("       an emulated edge runs 1 thread: deployment.py profile --threads 1 measures that")
+    return lines
+
+
+def _threads(key: ProfileKey) -> str:
+    return f"{key.threads} thread{'' if key.threads == 1 else 's'} of {key.device} ({key.clock})"
+
+
+def _headline(planned: Planned) -> Group:
+    graph, decision, link = planned.graph, planned.decision, planned.problem.link
+    predicted, found_s = decision.predicted, format_seconds(planned.decision_s)
+    up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
+    lines = [
+        f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} points",
+        f"link   up {up}, down {down}, round trip {rtt}; load of the cloud {planned.problem.cloud.load:g}",
+        *_times_lines(planned),
+        _bytes_line(planned),
+        f"cut    {cut_line(graph, decision, _rate(planned))}",
+        *(f"       {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
+        f"why    {why_line(decision)}, found in {found_s}",
+        f"time   {format_seconds(predicted.total_s)}; longest stage {format_seconds(predicted.longest_s)}",
+        f"energy {planned.energy_j:.3g} J of the edge ({planned.config.power}, {planned.config.radio})",
+    ]
+    if planned.config.goal.price_per_s is not None:
+        lines.append(f"cost   {decision.cost:.4g} at {planned.config.goal.price_per_s:g} a second of the cloud")
+    if decision.keeps_up is not None:
+        rate, most = planned.config.goal.rate_per_s, 1 / predicted.longest_s if predicted.longest_s else float("inf")
+        told = "keeps up with" if decision.keeps_up else "is less than"
+        lines.append(f"rate   {most:.3g} a second, which {told} the {rate:g} that were asked for")
+    return Group(*(Text(line) for line in lines))
+
+
+def _map_table(planned: Planned) -> Table:
+    """Where the best cut changes."""
+    graph, found = planned.graph, planned.map
+    table = Table(box=None, pad_edge=False, title="\nbest cut by upload rate", title_justify="left")
+    for name in ("from", "crosses", "layers here", "cut after"):
+        table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
+    for number, region in enumerate(() if found is None else found.regions):
+        boundary = graph.boundary(region.head)
+        names = ", ".join(graph.layers[each].id for each in boundary[-3:])
+        more = f" and {len(boundary) - 3} more" if len(boundary) > 3 else ""
+        table.add_row(
+            format_rate(region.from_bytes_per_s) if number else "0",
+            format_bytes(graph.bytes_of(boundary)) if boundary else "-",
+            str(len(region.head) - 1),
+            Text(
+                names + more + ("" if region.codec == RAW else f" [{region.codec}]") if boundary else "all on the edge"
+            ),
+        )
+    return table
+
+
+def _front_table(planned: Planned) -> Table:
+    """What more time buys in energy."""
+    table = Table(box=None, pad_edge=False, title="\nlatency against energy", title_justify="left")
+    for name in ("total", "joules", "layers here"):
+        table.add_column(name, justify="right")
+    for found in planned.front:
+        table.add_row(format_seconds(found.predicted.total_s), f"{found.energy_j:.3g}", str(len(found.head) - 1))
+    return table

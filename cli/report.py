@@ -1,0 +1,236 @@
+"""An outcome, as JSON for programs and as text for people. The JSON keys are a contract: see README.md."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from edgecloud.client.edge import Answered, Fallback, Measured
+from edgecloud.client.outcome import Outcome, Runs
+from edgecloud.engine.answers import told_difference
+from edgecloud.tools.plan_table import (
+    STAGES,
+    candidate_json,
+    candidates_table,
+    cut_line,
+    legend,
+    part_json,
+    part_line,
+    why_line,
+)
+from edgecloud.utils.units import format_rate, format_seconds, printable, readable
+
+NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
+FALLBACKS_SHOWN, ROWS_SHOWN = 5, 28
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """The document of `edge_api.py --json`."""
+    document: dict[str, Any] = {
+        "model": outcome.graph.name,
+        "weights": outcome.weights,
+        "weights_origin": outcome.origin,
+        "input": outcome.source,
+        "link": NO_LINK if outcome.link is None else asdict(outcome.link),
+        "plan": _plan(outcome),
+        "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
+        "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
+        "result": _result(outcome),
+        "completed_by": outcome.runs.completed_by,
+        "reconnects": outcome.reconnects,
+        "times": asdict(outcome.times),
+        "corrections": outcome.corrections,
+        "energy": outcome.energy.to_json(),
+    }
+    if outcome.verified is not None:
+        difference, reason = told_difference(outcome.verified.max_abs_diff)
+        document["verify"] = {"matches": outcome.verified.matches, "max_abs_diff": difference}
+        document["verify"] |= {"max_abs_diff_reason": reason} if reason else {}
+    if outcome.compared:
+        names = ("cloud", "edge")
+        document["compare"] = {
+            name: _measured(runs.typical) | {"point": point, "completed_by": runs.completed_by}
+            for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
+        }
+    return document
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
+    found: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)}
+    if outcome.rows:
+        found["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
+    return found
+
+
+def _plan(outcome: Outcome) -> dict[str, Any]:
+    decision, graph = outcome.plan.decision, outcome.graph
+    point = decision.point(graph)
+    return {
+        "point": point,
+        "layer": None if point is None else graph.layers[graph.points[point].layer].id,
+        "head": len(decision.head) - 1,  # layers on the edge, the input not counted
+        "tail": len(graph.layers) - len(decision.head),
+        "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
+        "segments": [part_json(graph, part) for part in decision.parts],
+        "objective": decision.objective,
+        "codec": decision.codec,
+        "method": decision.method,
+        "optimal": decision.is_optimal,
+        "gap": decision.gap,
+        "cost": decision.cost,
+        "keeps_up": decision.keeps_up,
+        "decision_s": outcome.plan.decision_s,
+        "predicted": decision.predicted.to_json(),
+    }
+
+
+def _measured(run: Measured) -> dict[str, Any]:
+    return asdict(run) | {"transfer_s": run.transfer_s}
+
+
+def _answered(answer: Answered) -> dict[str, Any]:
+    fallback = None if answer.fallback is None else asdict(answer.fallback)
+    about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback}
+    return _measured(answer.measured) | about
+
+
+def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
+    """One of several cuts, in a line: its whole document with what was `asked`, or its times for people."""
+    if as_json:
+        return json.dumps({"asked": asked} | to_json(outcome))
+    graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
+    point = decision.point(graph)
+    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
+    number = "-" if point is None else str(point)
+    times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(getattr(run, name))}" for name, *_ in STAGES)
+    total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
+    by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
+    return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
+
+
+# --- for people
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the report."""
+    console.print(_headline(outcome), highlight=False)
+    if outcome.link is not None:
+        rate = outcome.link.up_bytes_per_s
+        console.print(candidates_table(outcome.graph, outcome.plan.decision, rate, console.width))
+        console.print(legend(), highlight=False)
+    console.print(_stages(outcome))
+    console.print(_fallbacks(outcome.runs), highlight=False, end="")
+    if outcome.compared:
+        console.print(_comparison(outcome))
+    console.print(_answer(outcome), highlight=False)
+
+
+def _headline(outcome: Outcome) -> Group:
+    plan, graph, link = outcome.plan, outcome.graph, outcome.link
+    lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
+    if link is not None:
+        lines.append(
+            f"link   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
+            f"round trip {format_seconds(link.rtt_s)} ({link.source})"
+        )
+        lines.append(f"cloud  {printable(outcome.cloud_device or '', 80)}")
+    decision = plan.decision
+    lines.append(f"cut    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
+    lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
+    chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
+    given = "there was no cloud to decide with" if plan.failure else "the point was given"
+    lines.append(f"why    {given if decision.method == 'given' else chosen}")
+    if decision.keeps_up is False:
+        lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
+    times = outcome.times
+    within = f" ({times.edge_why})" if times.edge_why else ""
+    there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
+    lines.append(f"times  {times.edge} here{within}{there}")
+    used = outcome.energy
+    lines.append(
+        f"energy {used.measured_stages.total_j:.3g} J modelled for a {used.profile} on {used.radio} "
+        f"({used.measured_stages.edge_j:.3g} computing, {used.measured_stages.transmit_j:.3g} sending, "
+        f"{used.measured_stages.idle_j:.3g} waiting)"
+    )
+    if used.meter is not None:
+        lines.append(f"meter  {used.meter['all_runs_j']:.3g} J measured by {used.meter['meter']} over all runs")
+    return Group(*(Text(line) for line in lines))
+
+
+def _stages(outcome: Outcome) -> Table:
+    predicted, typical = outcome.plan.decision.predicted.to_json(), outcome.runs.typical
+    repeats = outcome.runs.repeats
+    table = Table(box=None, pad_edge=False, title="\npredicted and measured", title_justify="left")
+    table.add_column("stage")
+    for name in ("predicted", "measured") + (("spread",) if len(repeats) > 1 else ()):
+        table.add_column(name, justify="right")
+    for stage in (*(name for name, *_ in STAGES), "total_s"):
+        row = [stage.removesuffix("_s")]
+        row.append(format_seconds(predicted[stage]))
+        row.append(format_seconds(getattr(typical, stage)))
+        if len(repeats) > 1:
+            row.append(_spread(getattr(run, stage) for run in repeats))
+        table.add_row(*row, style="bold" if stage == "total_s" else "")
+    return table
+
+
+def _fallbacks(runs: Runs) -> Text:
+    """When inferences were finished here, and why; nothing where none was."""
+    found = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
+    if not found:
+        return Text()
+    lines = [f"\n{len(found)} of {len(runs.answers)} inferences were finished here, not by the cloud"]
+    groups = [list(group) for _, group in groupby(found, key=lambda pair: (pair[1].reason, pair[1].after_s > 0))]
+    lines += [f"  {_fallback_line(group)}" for group in groups[:FALLBACKS_SHOWN]]
+    if len(groups) > FALLBACKS_SHOWN:
+        lines.append(f"  ... and {len(groups) - FALLBACKS_SHOWN} times more (--json tells all)")
+    return Text("\n".join([*lines, ""]))
+
+
+def _fallback_line(group: list[tuple[int, Fallback]]) -> str:
+    (first, fallback), (last, _) = group[0], group[-1]
+    which = f"{first}" if first == last else f"{first} to {last}"
+    when = f"after {format_seconds(fallback.after_s)}" if fallback.after_s > 0 else "from the start"
+    return f"{which}: {when}, {fallback.reason}"
+
+
+def _spread(values: Iterable[float]) -> str:
+    found = sorted(values)
+    return f"{format_seconds(found[0])} .. {format_seconds(found[-1])}"
+
+
+def _comparison(outcome: Outcome) -> Table:
+    total_s = outcome.runs.typical.total_s
+    table = Table(box=None, pad_edge=False, title="\nbeside both ends, measured", title_justify="left")
+    for name in ("", "total", "against this cut"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows: list[tuple[str, Runs]] = [("this cut", outcome.runs)]
+    rows += zip(("all on the cloud", "all on the edge"), outcome.compared, strict=True)
+    for name, runs in rows:
+        table.add_row(name, format_seconds(runs.typical.total_s), f"{runs.typical.total_s / total_s:.2f} x")
+    return table
+
+
+def _answer(outcome: Outcome) -> Group:
+    of_row = f" for the first row, {readable(outcome.rows[0][0], 40)}" if outcome.rows else ""
+    lines = ["", f"answer{of_row}"]
+    lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
+    if outcome.rows:
+        rows = [f"{readable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
+        left = len(outcome.rows) - len(rows)
+        more = f" and {left} more (--json tells all)" if left else ""
+        lines.append(f"  best of each row: {', '.join(rows)}{more}")
+    if not outcome.is_trained:
+        sources = "imagenet or FILE" if outcome.has_imagenet else "FILE"
+        lines.append(f"  (untrained weights: the labels mean nothing; --weights {sources} gives real ones)")
+    if outcome.verified is not None:
+        same = "equals" if outcome.verified.matches else "DIFFERS FROM"
+        difference, reason = told_difference(outcome.verified.max_abs_diff)
+        told = reason if difference is None else f"largest difference {difference:.3g}"
+        lines.append(f"verify {same} the whole network run here ({told})")
+    return Group(*(Text(line) for line in lines))

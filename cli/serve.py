@@ -1,0 +1,159 @@
+"""One call of cloud_api.py or tasks_cloud_api.py: listen, and serve until stopped."""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgecloud.cli import flags, script
+from edgecloud.cli.cloud_flags import build_parser
+from edgecloud.utils import addresses
+from edgecloud.utils.errors import AppError, UsageError
+
+if TYPE_CHECKING:
+    from edgecloud.net.metrics import Metrics
+    from edgecloud.server.cloud import Cloud
+    from edgecloud.server.cloud_config import CloudConfig
+
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
+waits that long where a connection is busy, since torch lets go of the interpreter in each."""
+
+
+def parse_weights(given: Sequence[str]) -> dict[str, str]:
+    """Read the --weights: the source of each network, and under "" that of all others. Raises UsageError."""
+    sources: dict[str, str] = {}
+    for text in given:
+        model, separator, source = text.partition("=")
+        if not separator or not re.fullmatch(r"(torchvision:)?\w*|[\w-]+\.py(:\w+)?", model):
+            model, source = "", text  # a file whose name holds a = sign
+        if not source or text.startswith("="):
+            raise UsageError(f"--weights {text!r}: give SOURCE or MODEL=SOURCE")
+        sources[model] = source
+    return sources
+
+
+def build_config(options: argparse.Namespace) -> "CloudConfig":
+    """The arguments as a frozen configuration. Raises UsageError for files and texts that do not serve."""
+    from edgecloud.net.codec import OPTIONAL
+    from edgecloud.net.frames import Limits
+    from edgecloud.net.penalties import Policy
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import server_context
+    from edgecloud.predictor.store import default_folder
+    from edgecloud.server.cloud_config import CloudConfig
+
+    host, port = flags.place_of(options)
+    taken = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    return CloudConfig(
+        host=host,
+        port=port,
+        device=options.device,
+        threads=options.threads,
+        weights=parse_weights(options.weights),
+        models=options.models,
+        networks=tuple(options.network),
+        cache_dir=options.cache_dir or default_folder(),
+        times=options.times,
+        predictors=options.predictors,
+        token=read_token(options.token_file),
+        tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
+        limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(taken)),
+        min_bytes_per_s=options.min_rate,
+        small_per_s=options.max_small_rate,
+        policy=Policy(
+            most_s=options.max_penalty,
+            most_connections=options.max_per_source,
+            spares_loopback=not options.penalise_loopback,
+        ),
+        max_connections=options.max_connections,
+        max_queue=options.max_queue,
+        max_batch=options.max_batch,
+        batch_wait_s=options.batch_wait,
+        max_network_bytes=options.max_network_bytes,
+        load_budget_s=options.load_budget,
+        hello_s=options.hello_timeout,
+        idle_s=options.idle_timeout,
+        request_s=options.timeout,
+        drain_s=options.drain_timeout,
+    )
+
+
+def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) -> None:
+    """Raises UsageError for a port that is open to everybody, unless that is wanted. Warns where only TLS guards it."""
+    from edgecloud.net.security import check_binding, is_loopback
+
+    check_binding(config.host, config.token, has_tls=config.tls is not None, insecure=insecure)
+    is_open = not (config.token or has_client_ca or insecure)
+    if config.tls is not None and is_open and not is_loopback(config.host):
+        script.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Listen, say where, and serve until stopped; returns the exit code. Raises AppError where it cannot begin."""
+    if options.tls_ca is not None or options.json:
+        raise UsageError("--tls-ca and --json go with --health")
+    if options.until_stdin_closes:
+        script.exit_at_end_of_stdin()
+    config = build_config(options)
+    check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
+    metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
+
+    cloud, host, port = opened(config, metrics, is_quiet=options.quiet)
+    script.announce(f"listening on {addresses.show(host, port)}")
+    for more in cloud.server.addresses[1:]:
+        script.say(f"and on {addresses.show(*more)}")
+    cloud.server.serve()
+    cloud.close()
+    return 0
+
+
+def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) -> tuple["Cloud", str, int]:
+    """A cloud that listens, and where; on a terminal a bar shows how far that is. Raises AppError."""
+    from edgecloud.utils.progress import on_terminal
+
+    with on_terminal():
+        from edgecloud.server import visits
+        from edgecloud.server.cloud import Cloud  # and with it torch: what is refused is refused before
+
+        if not is_quiet:
+            visits.show(logging.getLogger().level)
+        cloud = Cloud(config, metrics)
+        sys.setswitchinterval(SWITCH_S)
+        cloud.check_weights()
+        host, port = cloud.server.open()
+        script.on_stop_signals(cloud.server.stop)
+        return cloud, host, port
+
+
+def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":
+    """Keep figures and show them, where a port is given."""
+    if port is None:
+        return None
+    from edgecloud.server.prometheus import PrometheusMetrics
+
+    metrics = PrometheusMetrics()
+    script.complain(f"metrics on http://{addresses.show(host, metrics.listen(host, port))}/metrics")
+    return metrics
+
+
+def ask_health(options: argparse.Namespace) -> int:
+    """Ask a running cloud how it is, and print it."""
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import client_tls
+    from edgecloud.server import health
+
+    host, port = options.health
+    tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
+    found = health.ask(host, port, read_token(options.token_file), tls)
+    script.say(json.dumps(health.to_json(found)) if options.json else health.to_line(found))
+    return 0 if found.is_healthy else AppError.exit_code
+
+
+def main(prog: str, description: str, argv: Sequence[str] | None, max_batch: int) -> int:
+    """Parse and serve; returns the exit code."""
+    options = build_parser(prog, description, max_batch).parse_args(argv)
+    return script.run(prog, lambda: (serve if options.health is None else ask_health)(options), options)

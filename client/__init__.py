@@ -1,0 +1,1 @@
+"""The edge's side: one client for one inference and for many."""

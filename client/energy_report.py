@@ -1,0 +1,80 @@
+"""What an inference costs the edge in energy: modelled from a power profile, and measured where there is a meter."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgecloud.client.power import PowerChoice
+from edgecloud.net.link import LinkEstimate
+from edgecloud.partition.cost import Energy, Link, Power, energy
+from edgecloud.predictor.energy import find_meter
+
+
+class Metered:
+    """Joules of the whole device between now and `stop`, where it counts them."""
+
+    def __init__(self) -> None:
+        self._meter = find_meter()
+        self._before_j = 0.0 if self._meter is None else self._meter.read_j()
+        self._began = time.monotonic()
+        self.document: dict[str, Any] | None = None
+
+    def stop(self) -> None:
+        """Read the meter again."""
+        if self._meter is not None:
+            used_j, lasted_s = self._meter.used_j(self._before_j), time.monotonic() - self._began
+            self.document = {
+                "meter": self._meter.name,
+                "source": "measured",
+                "all_runs_j": used_j,
+                "all_runs_s": lasted_s,
+            }
+
+
+@dataclass(frozen=True)
+class EnergyReport:
+    """Joules of one inference: of the plan's predicted stages, of the measured stages, and the meter's."""
+
+    profile: str
+    radio: str
+    predicted: Energy
+    measured_stages: Energy
+    meter: dict[str, Any] | None
+
+    @classmethod
+    def of(
+        cls, choice: PowerChoice, link: LinkEstimate | None, predicted: "Stages", measured: "Stages", metered: Metered
+    ) -> "EnergyReport":
+        """Apply the formula to predicted and to measured stages; both are modelled, only the meter measures joules."""
+        rates = Link(1.0, 1.0, 0.0) if link is None else Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
+        power = choice.at(rates) if link is not None else Power(choice.profile.compute_w, choice.profile.idle_w, 0, 0)
+
+        def joules(stages: Stages) -> Energy:
+            return energy(stages.edge_s, stages.waiting_s, stages.sent_bytes, stages.received_bytes, rates, power)
+
+        return cls(choice.profile.name, choice.radio_name, joules(predicted), joules(measured), metered.document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `energy` of the JSON document."""
+        return {
+            "source": "modelled",
+            "profile": self.profile,
+            "radio": self.radio,
+            "predicted": _joules(self.predicted),
+            "measured_stages": _joules(self.measured_stages),
+            "meter": self.meter,
+        }
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What energy depends on: seconds of computing here, seconds of waiting for the answer, bytes each way."""
+
+    edge_s: float
+    waiting_s: float
+    sent_bytes: int
+    received_bytes: int
+
+
+def _joules(found: Energy) -> dict[str, float]:
+    return asdict(found) | {"total_j": found.total_j}

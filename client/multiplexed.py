@@ -1,0 +1,334 @@
+"""The edge's end of one connection that many requests travel over at once: one thread sends, another one receives.
+
+A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
+connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from edgecloud.client.fallback import patience_s
+from edgecloud.client.handshake import NOT_ASKED, are_outputs
+from edgecloud.client.reconnector import greet_when_free
+from edgecloud.models.graph import LayerGraph, to_ranges
+from edgecloud.net.connection import Connection, Frame
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
+from edgecloud.net.refusals import refusal
+from edgecloud.net.tensors import Array, Encoded
+from edgecloud.net.tls import ClientTls
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, PeerClosedError, ProtocolError
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+SILENT_S = 3600.0  # how long nothing may come while nothing is asked; a dead link is noticed by TCP long before
+END_S = 2.0
+TRAIN_BYTES = 8192  # a frame of a probe: what a task may have to wait for
+TRAIN_SKIPPED = 3  # frames at its start, which a token bucket lets through at once
+
+
+@dataclass(eq=False)
+class Request:
+    """A tail for the cloud. Times are moments of this host's clock, `time.perf_counter`."""
+
+    id: int
+    model: str
+    graph: LayerGraph
+    head: frozenset[int]
+    boundary: list[Array]
+    packed: Sequence[Encoded] = ()
+    """The boundary as it travels; where there is none it goes as it is."""
+    tries: int = 0
+    sent_at: float = 0.0
+    """When its first byte left."""
+    here_s: float = 0.0
+    """Predicted seconds of the tail if it has to be computed here."""
+
+    @property
+    def tail(self) -> frozenset[int]:
+        """The layers that the cloud runs."""
+        return self.graph.everything - self.head
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes that travel."""
+        return sum(one.nbytes for one in self.travelling)
+
+    @property
+    def travelling(self) -> Sequence[Array | Encoded]:
+        """What is sent: the packed boundary, or else the arrays of the boundary."""
+        return self.packed or self.boundary
+
+
+class Listener(Protocol):
+    """Is told what became of requests, in the uplink's threads."""
+
+    def departed(self, request: Request) -> None:
+        """It has begun to travel: there is room in the line."""
+
+    def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
+        """The cloud answered."""
+
+    def refused(self, request: Request, error: Error) -> None:
+        """The cloud did not carry it out."""
+
+    def lost(self, requests: Sequence[Request], error: AppError) -> None:
+        """The connection is gone, and with it these requests."""
+
+
+@dataclass
+class Train:
+    """A probe: frames back to back, and when the answer to each came."""
+
+    first: int
+    arrived: list[float] = field(default_factory=list)
+
+    def rate(self) -> tuple[int, float] | None:
+        """Bytes and seconds of the frames behind the first ones; None where too few came back."""
+        counted = self.arrived[TRAIN_SKIPPED - 1 :]
+        if len(counted) < 2:
+            return None
+        return (len(counted) - 1) * TRAIN_BYTES, counted[-1] - counted[0]
+
+
+class Uplink:
+    """A connection on which a cloud has agreed to run some networks."""
+
+    def __init__(
+        self, connection: Connection, ready: dict[str, Ready], listener: Listener, window: int, timeout_s: float
+    ) -> None:
+        self.ready = ready
+        self._state: State | None = None
+        self._has_state = threading.Event()
+        self._connection, self._listener = connection, listener
+        self._line: queue.Queue[Request | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._outstanding: dict[int, Request] = {}
+        self._window = window
+        self._timeout_s = timeout_s
+        self._sending: tuple[float, int] | None = None
+        self._sent_until: int | None = None
+        self._train: Train | None = None
+        self._ids = 0
+        self._error: AppError | None = None
+        self.last_used = time.perf_counter()
+        self.sent_bytes = 0
+        connection.allow_duplex()
+        self._threads = [
+            threading.Thread(target=self._send_all, name="uplink sends", daemon=True),
+            threading.Thread(target=self._receive_all, name="uplink receives", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        address: tuple[str, int],
+        hellos: Sequence[Hello],
+        layers: Mapping[str, int],
+        listener: Listener,
+        opened: Callable[[Connection], None],
+        *,
+        ready_s: float,
+        window: int,
+        timeout_s: float,
+        tls: ClientTls | None = None,
+        is_given_up: Callable[[], bool] = lambda: False,
+    ) -> "Uplink":
+        """Connect and agree on the networks, as `client.reconnector` says.
+
+        At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
+        """
+        connection, ready = greet_when_free(address, hellos, layers, ready_s, opened, tls, is_given_up)
+        return cls(connection, ready, listener, window, timeout_s)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be handed over."""
+        return self._error is None
+
+    @property
+    def max_payload(self) -> int:
+        """The largest boundary that may be sent."""
+        return self._connection.limits.payload_bytes
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that have not come back."""
+        return len(self._outstanding)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to travel."""
+        return self._line.qsize()
+
+    def has_room(self, waiting: int) -> bool:
+        """Whether a request could be handed over now, so that no more than `waiting` wait for the link."""
+        return self.is_alive and self.waiting < waiting and self.outstanding < self._window
+
+    def submit(self, request: Request) -> None:
+        """Hand a request over. It comes back through the listener, even where the connection is gone by now."""
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._ids += 1
+                request.tries += 1
+                request.sent_at = 0.0
+                self._outstanding[self._ids] = request
+                request.id = self._ids
+                self._line.put(request)
+        if error is not None:
+            self._listener.lost([request], error)
+
+    def sending(self) -> tuple[int, float] | None:
+        """Of the frame under way: bytes that the other side has acknowledged, and seconds since its first byte left."""
+        found, delivered = self._sending, self._connection.delivered_bytes
+        if found is None or (self._sent_until is not None and delivered >= self._sent_until):
+            return None
+        return max(0, delivered - found[1]), time.perf_counter() - found[0]
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether some request has been under way for longer than it may: what is left of its time is what all tails
+        that are out would take here, one after the other."""
+        with self._lock:
+            outstanding = list(self._outstanding.values())
+        wait_s = patience_s(self._timeout_s, sum(request.here_s for request in outstanding))
+        limit = time.perf_counter() - wait_s
+        return any(0 < request.sent_at < limit for request in outstanding)
+
+    def probe(self, frames: int, timeout_s: float) -> tuple[int, float] | None:
+        """Measure the upload with frames back to back, given up as soon as a request wants to leave.
+
+        Returns bytes and seconds between the first and the last of them, or None. Raises AppError where one cannot be
+        sent, in which case nothing else can be.
+        """
+        with self._lock:
+            self._ids += frames
+            train = self._train = Train(self._ids - frames + 1)
+        deadline = Deadline.after(timeout_s, "the probe")
+        payload = memoryview(bytes(TRAIN_BYTES))
+        sent = 0
+        while sent < frames and not self._outstanding and self.is_alive:
+            self._connection.send_bytes(Probe(train.first + sent, 0), payload, deadline)
+            sent += 1
+        end = time.monotonic() + timeout_s
+        while len(train.arrived) < sent and time.monotonic() < end and self.is_alive and not self._outstanding:
+            time.sleep(0.001)
+        self._train = None
+        self.last_used = time.perf_counter()
+        return train.rate()
+
+    def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
+        """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came.
+
+        Raises AppError where the question cannot be sent.
+        """
+        self._state = None
+        self._has_state.clear()
+        began = time.perf_counter()
+        self._connection.send(Status(), Deadline.after(timeout_s, "STATUS"))
+        self._has_state.wait(timeout_s)
+        return None if self._state is None else (self._state, time.perf_counter() - began)
+
+    def close(self, error: AppError | None = None) -> None:
+        """Hang up; requests that are still out are lost."""
+        self._lose(error or PeerClosedError("the connection was closed here"))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(END_S)
+
+    # --- threads
+
+    def _send_all(self) -> None:
+        while (request := self._line.get()) is not None:
+            if not self.is_alive:
+                continue  # it was lost with the others
+            self.last_used = request.sent_at = time.perf_counter()
+            self._sending, self._sent_until = (request.sent_at, self._connection.delivered_bytes), None
+            self._listener.departed(request)
+            message = Infer(request.id, to_ranges(request.tail), self._timeout_s, request.model)
+            try:
+                self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.travelling)
+            except AppError as error:
+                self._lose(error)
+                return
+            except Exception as error:  # or nothing would ever leave again, without a word
+                log.exception("a bug in what sends requests")
+                self._lose(AppError(f"a request could not be sent: {type(error).__name__}"))
+                return
+            self._sent_until = self._connection.sent_bytes
+            self.sent_bytes += request.payload_bytes
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                self._take(self._connection.receive(Deadline.after(SILENT_S, "the cloud was silent")))
+        except AppError as error:
+            self._lose(error)
+        except Exception as error:
+            log.exception("a bug in what takes answers")
+            self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
+
+    def _take(self, frame: Frame) -> None:
+        _TAKEN.get(frame.kind, Uplink._take_result)(self, frame)
+
+    def _take_result(self, frame: Frame) -> None:
+        result, arrays = frame.read(Result), frame.arrays()
+        request = self._back(result.id)
+        if not are_outputs(arrays, request.graph, request.tail):
+            self._listener.lost([request], ProtocolError(NOT_ASKED))
+            raise ProtocolError(NOT_ASKED)
+        self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+
+    def _take_error(self, frame: Frame) -> None:
+        error = from_header(Error, frame.header)
+        if not error.id:
+            raise refusal(error)  # it is about the connection
+        self._listener.refused(self._back(error.id), error)
+
+    def _take_state(self, frame: Frame) -> None:
+        self._state = frame.read(State)
+        self._has_state.set()
+
+    def _take_probed(self, frame: Frame) -> None:
+        train, probe_id = self._train, frame.read(Probed).id
+        if train is not None and probe_id >= train.first:
+            train.arrived.append(time.perf_counter())
+
+    def _back(self, request_id: int) -> Request:
+        with self._lock:
+            request = self._outstanding.pop(request_id, None)
+        if request is None:
+            raise ProtocolError(f"the cloud answered request {request_id}, which is not under way")
+        self.last_used = time.perf_counter()
+        return request
+
+    def _lose(self, error: AppError) -> None:
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error
+            gone, self._outstanding = list(self._outstanding.values()), {}
+        self._connection.close()
+        self._line.put(None)
+        log.info("the connection is gone: %s", printable(str(error), 300))
+        self._listener.lost(gone, error)
+
+
+_TAKEN: dict[FrameType, Callable[[Uplink, Frame], None]] = {
+    FrameType.ERROR: Uplink._take_error,
+    FrameType.STATE: Uplink._take_state,
+    FrameType.PROBED: Uplink._take_probed,
+}
+"""Every other frame has to be a RESULT."""

@@ -1,0 +1,100 @@
+"""What one call of edge_api.py found out, as plain values: the plan, what ran, how it compares."""
+
+from dataclasses import dataclass
+from statistics import median_low
+
+from edgecloud.client.edge import Answered, Measured, ran_by
+from edgecloud.client.energy_report import EnergyReport
+from edgecloud.engine.answers import Ranked
+from edgecloud.models.graph import LayerGraph
+from edgecloud.net.link import LinkEstimate
+from edgecloud.partition.cost import Part, Problem
+from edgecloud.partition.decide import Decision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs where, and how long it took to decide that."""
+
+    decision: Decision
+    decision_s: float
+    problem: Problem | None = None
+    """What it was made from; None where there is no cloud."""
+    failure: str = ""
+    """Why a cloud that was greeted has no part in it."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Repeated inferences with the same parts, the warm-up left out."""
+
+    parts: tuple[Part, ...]
+    answers: tuple[Answered, ...]
+
+    @property
+    def repeats(self) -> tuple[Measured, ...]:
+        """The times of every inference."""
+        return tuple(answer.measured for answer in self.answers)
+
+    @property
+    def completed_by(self) -> str:
+        """Who ran every layer, or `fallback` where any inference was finished here instead."""
+        found = {answer.completed_by for answer in self.answers}
+        return "fallback" if "fallback" in found else ran_by(self.parts)
+
+    @property
+    def typical(self) -> Measured:
+        """The inference with the median total."""
+        middle = median_low(run.total_s for run in self.repeats)
+        return next(run for run in self.repeats if run.total_s == middle)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The split answer beside that of the whole network, run here in one piece."""
+
+    matches: bool
+    max_abs_diff: float
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Whether the plan is made from `measured` or from `predicted` times, and how far off the edge's may be."""
+
+    edge: str
+    edge_factor: float
+    """9 of 10 errors are below this factor; 1 where they were measured."""
+    cloud: str | None
+    edge_why: str = ""
+    """Which predictors the edge's are from, or why there were none that could be used; "" where it was not asked."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that one call found out."""
+
+    graph: LayerGraph
+    weights: str
+    origin: str
+    is_trained: bool
+    has_imagenet: bool
+    """Whether there are published weights for it."""
+    source: str
+    link: LinkEstimate | None
+    cloud_device: str | None
+    plan: Plan
+    runs: Runs
+    top: tuple[Ranked, ...]
+    """Of the first row, where the answer has several."""
+    rows: tuple[tuple[str, Ranked], ...]
+    """Where the answer has several rows, the best class of each."""
+    shape: tuple[int, ...]
+    verified: Verified | None
+    times: Sources
+    corrections: dict[str, float]
+    """By kind, what predictions are multiplied by from now on; empty where nothing was predicted."""
+    energy: EnergyReport
+    compared: tuple[Runs, ...]
+    """All on the cloud, then all on the edge, where a comparison was asked for."""
+    reconnects: int = 0
+    """Connections to the cloud after the first one."""

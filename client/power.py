@@ -1,0 +1,30 @@
+"""Which watts a plan reckons with: a power profile of the device, and one of its radios."""
+
+from dataclasses import dataclass
+
+from edgecloud.partition.cost import Link, Power
+from edgecloud.predictor.energy import PowerProfile, Radio, load_profile
+
+
+@dataclass(frozen=True)
+class PowerChoice:
+    """The power profile of this device, and the radio it sends with."""
+
+    profile: PowerProfile
+    radio_name: str
+    radio: Radio
+
+    @classmethod
+    def of(cls, profile: str, radio: str) -> "PowerChoice":
+        """Raises UsageError where there is no such profile or radio."""
+        found = load_profile(profile)
+        return cls(found, radio, found.radio(radio))
+
+    def at(self, link: Link) -> Power:
+        """Watts on this link."""
+        return Power(
+            self.profile.compute_w,
+            self.profile.idle_w,
+            self.radio.transmit_w(link.up_bytes_per_s),
+            self.radio.receive_w(link.down_bytes_per_s),
+        )

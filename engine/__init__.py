@@ -1,0 +1,1 @@
+"""How the segments of a network run: executors, the compute worker, batching, and what packing costs."""

@@ -1,0 +1,244 @@
+"""What it takes to pack the tensors of one network on this device: sizes and seconds, measured on a real input.
+
+Sizes differ from input to input, so they are what one input gave; seconds are a rate for each codec, for a single small
+tensor is too short to be timed. Unpacking is the cloud's, and reckoned at this device's rate, which overstates it.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from edgecloud.engine import calibration
+from edgecloud.engine.calibration import Calibration
+from edgecloud.engine.executor import Executor, Network
+from edgecloud.engine.packing_store import AUTO as AUTO
+from edgecloud.engine.packing_store import Packing as Packing
+from edgecloud.engine.packing_store import lossless, path_of, read, write
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.inputs import PICTURE
+from edgecloud.models.split import device_of
+from edgecloud.models.trace import Traced
+from edgecloud.net import codec
+from edgecloud.net.codec import CODECS, OPTIONAL, Encoded
+from edgecloud.net.tensors import RAW, Array
+from edgecloud.partition.packing import Allowed
+from edgecloud.predictor.profile import Progress
+from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.suggest import nearest
+
+log = logging.getLogger(__name__)
+
+TIMED_BYTES = 1 << 14  # smaller tensors say nothing about the rate of a codec
+
+
+def check_codec(name: str) -> None:
+    """Raises UsageError for what `--codec` does not take."""
+    if name not in (AUTO, *CODECS):
+        near = nearest(name[:40], (AUTO, *CODECS))
+        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}{near}")
+
+
+def check_taken(name: str, known: Collection[str]) -> None:
+    """Raises MismatchError where a codec was asked for by its name that a cloud takes only if it is told to."""
+    if name in OPTIONAL and name not in known:
+        raise MismatchError(f"this cloud does not take the codec {name}: start it with {OPTIONAL[name]}")
+
+
+def is_lossless(codecs: Iterable[str]) -> bool:
+    """Whether every bit comes back."""
+    return all(CODECS[name].is_lossless for name in codecs)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which codecs a user allows: one by name, or lossless ones and what a calibration shows to be good enough."""
+
+    codec: str
+    roundings: Mapping[str, Sequence[str]]
+    """By layer, those within the budget."""
+
+    known: frozenset[str] = frozenset(CODECS)
+    """What the cloud can unpack."""
+
+    @classmethod
+    def of(cls, name: str, kept: Calibration | None, budget: float) -> "Wanted":
+        """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
+        is_lossy = name == AUTO and budget > 0
+        return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
+
+    def lossless(self, layer: int) -> tuple[str, ...]:
+        """Codecs that may be used for the output of a layer whatever else crosses."""
+        return self._known(lossless(self.codec, layer))
+
+    def lossy(self, graph: LayerGraph, layer: int) -> tuple[str, ...]:
+        """Those that may be used where nothing else crosses."""
+        roundings = self.roundings.get(graph.layers[layer].id, ())
+        return self._known(name + more for name in roundings for more in ("", "+zstd"))
+
+    def _known(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.known)
+
+    def allowed(self, graph: LayerGraph, packing: Packing, share: float) -> Allowed:
+        """The same with sizes and seconds; what a codec does not take travels raw."""
+        numbers = range(len(graph.layers))
+        lossless = [
+            packing.ways(graph, n, self.lossless(n), share) or packing.ways(graph, n, (RAW,), share) for n in numbers
+        ]
+        lossy = {n: packing.ways(graph, n, self.lossy(graph, n), share) for n in numbers}
+        return Allowed(lossless, {n: found for n, found in lossy.items() if found})
+
+
+def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> Wanted:
+    """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder.
+
+    `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
+    nothing was tried. Raises UsageError where the calibration cannot be read.
+    """
+    kept = calibration.find(folder, network) if name == AUTO and budget else None
+    if budget and name == AUTO and kept is None:
+        model = network.traced.graph.name
+        remedy = f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only pictures can be calibrated on"
+        log.warning(
+            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: %s", model, remedy
+        )
+    return Wanted.of(name, kept, budget)
+
+
+def packing_of(
+    network: Network,
+    wanted: Wanted,
+    folder: Path,
+    progress: Progress = lambda _: None,
+    inputs: Sequence[Array] | None = None,
+) -> Packing:
+    """Sizes and rates of what is wanted: kept ones, or measured now and kept.
+
+    Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
+    """
+    graph = network.traced.graph
+    needed = {
+        (n, name)
+        for n in range(len(graph.layers))
+        for name in (*wanted.lossless(n), *wanted.lossy(graph, n))
+        if name != RAW
+    }
+    arrays = [np.asarray(network.example.tensor)] if inputs is None else inputs
+    of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
+    inner = {(n, name) for n, name in needed if n != INPUT}
+    path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
+    kept = read(path)
+    packing, tried = kept.packing, kept.tried
+    if not inner <= tried:
+        packing = packing.joined(measure(network.traced, network.example.tensor, inner, progress))
+        tried |= inner
+    now = kept.with_input(of_input, {(n, name) for n, name in needed if n == INPUT})
+    if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
+        write(path, replace(now, packing=packing, tried=tried))
+    return of_input.joined(packing)
+
+
+def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
+    """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run.
+
+    A codec that one of the inputs does not take is none for inputs."""
+    tries, sizes = _Tries(), {}
+    for name in codecs:
+        found = [tries.measure(INPUT, name, array) for array in arrays]
+        taken = [size for size in found if size is not None]
+        if taken and len(taken) == len(arrays):
+            sizes[INPUT, name] = round(mean(taken))
+    return Packing(sizes, tries.packing().rates)
+
+
+def measure(
+    traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
+) -> Packing:
+    """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
+    watch = _Watch(traced, needed, progress)
+    with torch.inference_mode():
+        watch.run(x.to(device_of(traced.module)))
+    return watch.tries.packing()
+
+
+class _Tries:
+    """Tensors that were packed, and what that took."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[float, float, int]] = {}
+        self._sizes: dict[tuple[int, str], int] = {}
+
+    def measure(self, number: int, name: str, array: Array) -> int | None:
+        """Pack and unpack the output of a layer; returns its bytes, None where the codec does not take it."""
+        started = time.thread_time()
+        try:
+            packed = codec.encode(array, name)
+        except codec.CodecError:
+            return None
+        encoded = time.thread_time()
+        codec.decode(packed)
+        decoded = time.thread_time()
+        self._sizes[number, name] = packed.nbytes
+        if array.nbytes >= TIMED_BYTES or name not in self._spent:
+            before = self._spent.get(name, (0.0, 0.0, 0))
+            spent = (encoded - started, decoded - encoded, array.nbytes)
+            self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
+        return packed.nbytes
+
+    def packing(self) -> Packing:
+        """All of it, with seconds for each byte."""
+        rates = {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
+        return Packing(self._sizes, rates)
+
+
+class _Watch(fx.Interpreter):
+    """Runs a graph and packs the output of each layer before anything else can change it."""
+
+    def __init__(self, traced: Traced, needed: Iterable[tuple[int, str]], progress: Progress) -> None:
+        super().__init__(traced.module)
+        self._numbers = {group[-1]: number for number, group in enumerate(traced.nodes)}
+        self._codecs: dict[int, list[str]] = {}
+        for number, name in needed:
+            self._codecs.setdefault(number, []).append(name)
+        self._progress = progress
+        self.tries = _Tries()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value, once its size under every codec is known."""
+        value = super().run_node(n)
+        number = self._numbers.get(n)
+        if number is not None and isinstance(value, torch.Tensor):
+            array = np.asarray(value.cpu(), order="C")
+            for name in self._codecs.get(number, ()):
+                self.tries.measure(number, name, array)
+            self._progress(number / len(self._numbers))
+        return value
+
+
+def pack(
+    executor: Executor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
+) -> tuple[list[Encoded], float]:
+    """Pack tensors, one codec for each, at the speed of the device; returns also the seconds that it took.
+
+    What a codec does not take, as NaN by a lossy one, travels raw, and so does what a cloud would not know: it may be
+    another one than the codec was chosen for.
+    """
+    began, work_began = time.perf_counter(), time.thread_time()
+    packed = [_packed(array, name if name in known else RAW) for array, name in zip(tensors, codecs, strict=True)]
+    executor.slow_down(began, time.thread_time() - work_began)
+    return packed, time.perf_counter() - began
+
+
+def _packed(tensor: Array, name: str) -> Encoded:
+    array = np.asarray(tensor, order="C")
+    try:
+        return codec.encode(array, name)
+    except codec.CodecError:
+        return codec.encode(array, RAW)

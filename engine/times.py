@@ -1,0 +1,209 @@
+"""Where a network's times come from: measured on this machine, or predicted from layers measured before.
+
+measured    the network is measured here, once, and the times kept
+predicted   nothing of it is run; needs predictors that were fitted on this machine
+auto        measured times that are kept, else predictors of this machine, else the network is measured; it is measured
+            too where a kind of layer that matters in it is predicted badly (predictor.quality.MOST_KIND)
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecloud.engine.executor import Executor
+from edgecloud.models.graph import INPUT
+from edgecloud.models.specs import describe
+from edgecloud.models.trace import Traced
+from edgecloud.predictor import correct
+from edgecloud.predictor.features import Described, in_context
+from edgecloud.predictor.profile import Progress
+from edgecloud.predictor.quality import MOST_KIND, p90
+from edgecloud.utils.errors import MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from edgecloud.predictor.latency import Predictors
+
+log = logging.getLogger(__name__)
+
+KEEP_EVERY = 20
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Seconds of a network's layers on one machine, and of starting a tail after each of them."""
+
+    seconds: tuple[float, ...]
+    start_s: tuple[float, ...]
+    source: str
+    """`measured` or `predicted`."""
+    factor: float = 1.0
+    """A bound that 9 of 10 errors of predicted sums stay below; 1 for measured times."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """How one program finds times: its policy, and where predictors are."""
+
+    policy: str
+    predictors: Path
+    cache_dir: Path
+
+    def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "Found":
+        """The times of a network, and with `tails` of starting one after each layer, as the policy says.
+
+        Raises UsageError and MismatchError where they must be predicted and cannot be.
+        """
+        found = _POLICIES[self.policy](self, executor, tails)
+        if isinstance(found, Found):
+            return found
+        return Found(measured(executor, self.cache_dir, progress, tails=tails), why=found)
+
+    def _never_predict(self, executor: Executor, tails: bool) -> "Found | str":
+        """The network is to be measured."""
+        return ""
+
+    def _must_predict(self, executor: Executor, tails: bool) -> "Found | str":
+        found = self._predicted(executor)
+        if found.weak:
+            log.warning("%s; --times auto would measure the network", told_of(found.weak))
+        return found
+
+    def _may_predict(self, executor: Executor, tails: bool) -> "Found | str":
+        """Where nothing was measured yet, and there are predictors that serve; else why not."""
+        if executor.kept_profile(self.cache_dir, tails=tails) is not None:
+            return ""
+        path, threads = self._path(executor), executor.machine.threads
+        if not path.is_file():
+            return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
+        try:
+            found = self._predicted(executor)
+        except (UsageError, MismatchError) as error:
+            log.warning("%s: the network is measured instead", error)
+            return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
+        if found.weak:
+            log.warning("%s: the network is measured instead", told_of(found.weak))
+            return told_of(found.weak)
+        return found
+
+    def _path(self, executor: Executor) -> Path:
+        """The predictors of this number of threads, if there are any, else those of all."""
+        own = for_threads(self.predictors, executor.machine.threads)
+        return own if own.is_file() else self.predictors
+
+    def _predicted(self, executor: Executor) -> "Found":
+        path = self._path(executor)
+        if not path.is_file():
+            raise UsageError(
+                f"there are no predictors at {path}: run deployment.py profile and deployment.py fit, "
+                "or give --times measured"
+            )
+        from edgecloud.predictor import latency  # and with it scikit-learn, which takes a second
+
+        predictors, layers = latency.load(path, executor.machine), layers_of(executor)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        teacher = Teacher(predictors, layers, self.cache_dir / "corrections" / f"{digest}.json", executor)
+        weak = predictors.weak(layers)
+        why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
+        return Found(teacher.times(), teacher, why, weak)
+
+
+_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | str"]] = {
+    "measured": Times._never_predict,
+    "predicted": Times._must_predict,
+    "auto": Times._may_predict,
+}
+"""By their names in --times: what is predicted, or why the network is to be measured."""
+
+
+def told_of(weak: Mapping[str, float]) -> str:
+    """Kinds that are predicted badly."""
+    kinds = ", ".join(f"{kind} {p90(factor)}" for kind, factor in sorted(weak.items()))
+    return f"the P90 error of predictions is above {p90(MOST_KIND)} for {kinds}"
+
+
+def measured(
+    executor: Executor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
+) -> LayerTimes:
+    """Times that are measured, now or before."""
+    profile = executor.profile(cache_dir, progress, tails=tails)
+    return _felt(LayerTimes(profile.seconds, profile.start_s, "measured"), executor)
+
+
+class Teacher:
+    """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
+
+    def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: Executor) -> None:
+        self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
+        self.corrections = correct.load(path)
+        self._seconds = predictors.layers(layers)[0]
+        self._unkept = 0
+
+    def times(self) -> LayerTimes:
+        """Predicted with what was learnt so far."""
+        predicted = self._predictors.network(self._layers, self.corrections.factors)
+        factor = self._predictors.whole_factor
+        return _felt(LayerTimes(predicted.seconds, predicted.start_s, "predicted", factor), self._executor)
+
+    def learn(self, layers: frozenset[int], measured_s: float) -> None:
+        """Take the seconds of a stage, head or tail, that ran these layers."""
+        by_kind: dict[str, float] = {}
+        for number in sorted(layers - {INPUT}):
+            kind = self._layers[number - 1].spec.kind
+            by_kind[kind] = by_kind.get(kind, 0.0) + float(self._seconds[number - 1])
+        fixed_s = self._predictors.start.extra_s(sum(by_kind.values()))
+        self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._executor.share)
+        self._unkept += 1
+        if self._unkept >= KEEP_EVERY:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what was learnt."""
+        if self._unkept:
+            correct.save(self._path, self.corrections)
+        self._unkept = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Times, and where they were predicted who may learn from the real ones."""
+
+    times: LayerTimes
+    teacher: Teacher | None = None
+    why: str = ""
+    """Which predictors these are from, or why none were used; "" where nothing is to be told."""
+    weak: Mapping[str, float] = field(default_factory=dict)
+    """Kinds of layers that are predicted worse than they should be, with the factor of each."""
+
+    @property
+    def current(self) -> LayerTimes:
+        """The times with what was learnt since."""
+        return self.times if self.teacher is None else self.teacher.times()
+
+
+def layers_of(executor: Executor) -> tuple[Described, ...]:
+    """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
+    return described(executor.traced)
+
+
+def described(traced: Traced) -> tuple[Described, ...]:
+    """The same of a network that nothing runs yet."""
+    return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
+
+
+def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
+    """The same on a processor of which only a share is there."""
+    starts = tuple(s / executor.share for s in times.start_s)
+    return replace(times, seconds=executor.as_felt(times.seconds), start_s=starts)
+
+
+def predictors_path(cache_dir: Path, role: str) -> Path:
+    """Where the predictors of an edge or a cloud are kept unless told otherwise."""
+    return cache_dir / "predictors" / f"{role}.skops"
+
+
+def for_threads(path: Path, threads: int) -> Path:
+    """Beside a file of predictors the one for so many threads: `edge-1t.skops` beside `edge.skops`."""
+    return path.with_name(f"{path.stem}-{threads}t{path.suffix}")

@@ -1,0 +1,261 @@
+"""Networks of one's own: a Python file with one function. See docs/networks.md.
+
+Loading one runs its code, so only names from our own command line get here, never one that came over the network.
+"""
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import require_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgecloud.models.fingerprint import Held
+
+FUNCTION = "build"
+_NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Where:
+    """A file and the function in it that builds the network."""
+
+    path: Path
+    function: str
+
+    @property
+    def name(self) -> str:
+        """What both sides call the network, wherever its file lies: FILE.py, or FILE.py:FUNCTION for another one."""
+        return self.path.name if self.function == FUNCTION else f"{self.path.name}:{self.function}"
+
+    @property
+    def flag(self) -> str:
+        """The same with its whole path, for another program on this machine."""
+        return f"{self.path.resolve()}:{self.function}"
+
+
+def where(name: str) -> Where | None:
+    """Split FILE.py[:FUNCTION]; None for every other name. Opens nothing."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else Where(Path(found["file"]), found["function"] or FUNCTION)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a file's function made the first time, as digests: what it makes later has to be the same."""
+
+    path: Path
+    held: tuple["Held", ...]
+    is_drawn: bool
+    """Whether a parameter depends on the seed, and so was not learnt."""
+
+    def check(self, held: Iterable["Held"], given: Iterable[str] = ()) -> None:
+        """Raises UsageError for the first thing that a later build, but for what was `given` by a file, has not."""
+        known, given = {each.name: each for each in self.held}, set(given)
+        for each in held:
+            first = known.pop(each.name, None)
+            if each.name in given or (first is not None and first.digest == each.digest):
+                continue
+            never = first is not None and first.has_nan and not each.has_nan
+            fault = "is memory that build() never writes" if never else "is another one each time that build() runs"
+            cure = "give it a value" if never else "give it a value, or seed what it is drawn from,"
+            saved = first is not None and first.is_saved
+            raise UsageError(
+                f"{self.path}: {each.name} {fault}: {cure} in the file"
+                + (", or give its weights with --weights FILE" if saved and not given else "")
+            )
+        if missing := sorted(known.keys() - given):
+            raise UsageError(f"{self.path}: build() makes {missing[0][:60]} only at times: the network has to be one")
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a file says of its network."""
+
+    place: Where
+    build: Callable[[], "nn.Module"]
+    """The network as the file makes it from seed 0. Raises UsageError where the file's function fails."""
+    built: "Built"
+    example: "torch.Tensor"
+    """An input, shape (1, ...), float32."""
+    parameter_bytes: int
+    code: str
+    """SHA-256 of the file."""
+    labels: tuple[str, ...] = ()
+    preprocess: Callable[[Any], "torch.Tensor"] | None = None
+    """From a PIL picture to an input, where the file has such a function."""
+
+    def tensor(self, picture: Any) -> "torch.Tensor":
+        """The input that a picture makes, in the example's shape; of None, the example.
+
+        Raises UsageError where the file's function fails or makes something else.
+        """
+        if picture is None or self.preprocess is None:
+            return self.example
+        preprocess = self.preprocess
+        made = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
+        if made.shape != self.example.shape:
+            shapes = f"{tuple(made.shape)} where the example is {tuple(self.example.shape)}"
+            raise UsageError(f"{self.place.path}: preprocess(picture) returns a tensor of shape {shapes}")
+        return made
+
+
+def load(place: Where) -> Own:
+    """Run a file, build its network to see what it makes, and look at what it says.
+
+    Raises UsageError for all that is wrong in it.
+    """
+    require_file(place.path)
+    if place.path.stat().st_size > MAX_FILE_BYTES:
+        raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB: that is no network's code")
+    code = place.path.read_bytes()
+    module = _run(place)
+    function = getattr(module, place.function, None)
+    if not callable(function):
+        raise UsageError(f"{place.path} has no function {place.function}(): it has to return the network")
+    example = _example(place, module)
+    built = _first(place, function, example)
+    found = Own(
+        place=place,
+        build=partial(_again, place, function, example),
+        built=built,
+        example=example,
+        parameter_bytes=sum(each.bytes for each in built.held),
+        code="sha256:" + hashlib.sha256(code).hexdigest(),
+        labels=tuple(map(str, getattr(module, "LABELS", ()))),
+    )
+    preprocess = getattr(module, "preprocess", None)
+    return replace(found, preprocess=preprocess) if callable(preprocess) else found
+
+
+def _run(place: Where) -> ModuleType:
+    from edgecloud.models import building, vision  # and with it torch
+
+    vision.torchvision()  # a file that imports it, itself or through something else, finds it fit for this torch
+    folder = str(place.path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # what lies beside it can be imported, but never hides what is ours
+    spec = importlib.util.spec_from_file_location(f"own_{place.path.stem}", place.path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{place.path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look themselves up there
+    loader = spec.loader
+    with building.seeded():
+        _called(place, "", lambda: loader.exec_module(module))
+    return module
+
+
+def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
+    """Call what a user wrote; what it raises becomes one line."""
+    try:
+        return call()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) in (place.path, place.path.resolve())]
+        last = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        spot = f"{place.path}, line {last}" if last else str(place.path)
+        raised = f"{what} raises {type(error).__name__}" if what else type(error).__name__
+        raise UsageError(f"{spot}: {raised}: {text}") from error
+
+
+def _first(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> Built:
+    """Build a network once, keep its digests and let it go; once more from another seed if anything was drawn."""
+    from edgecloud.models import building
+    from edgecloud.models.fingerprint import held_by
+
+    with building.other_memory(is_first=True), building.seeded() as is_drawn:
+        held = tuple(_named(place, lambda: held_by(_built(place, function, example))))
+        drawn = is_drawn()
+    if drawn:
+        with building.seeded(1):
+            others = _named(place, lambda: held_by(_built(place, function, example)))
+            drawn = any(one.is_saved and one.digest != other.digest for one, other in zip(held, others, strict=False))
+    return Built(place.path, held, drawn)
+
+
+def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held"]:
+    try:
+        yield from look()
+    except UsageError as error:
+        known = str(error).startswith(str(place.path))
+        raise error if known else UsageError(f"{place.path}: {error}") from None
+
+
+def _again(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
+    from edgecloud.models import building
+
+    with building.other_memory(is_first=False), building.seeded():
+        return _built(place, function, example)
+
+
+def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
+    """Call what makes the network; lazy layers get their size from the example, as they would from any input."""
+    import torch
+    from torch import nn
+
+    from edgecloud.models import building
+
+    what = f"{place.function}()"
+    found = _called(place, what, function)
+    if not isinstance(found, nn.Module):
+        kind = type(found).__name__
+        raise UsageError(f"{place.path}: {what} has to return a torch.nn.Module, not {kind}")
+    if isinstance(found, torch.jit.ScriptModule):
+        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return what it was made from")
+    _called(place, f"eval() of what {what} returns", found.eval)
+    if building.is_unfinished(found):
+        with torch.no_grad():
+            _called(
+                place,
+                f"the network, called with its example of shape {tuple(example.shape)},",
+                lambda: found(example.clone()),
+            )
+    return found
+
+
+def _example(place: Where, module: ModuleType) -> "torch.Tensor":
+    """What `example()` returns, else noise of INPUT_SHAPE, the same on every machine."""
+    import numpy as np
+    import torch
+
+    from edgecloud.models import building
+
+    if callable(getattr(module, "example", None)):
+        with building.seeded():
+            return _input(place, "example()", module.example)
+    shape = getattr(module, "INPUT_SHAPE", None)
+    if not isinstance(shape, tuple | list) or not shape or not all(type(side) is int and side > 0 for side in shape):
+        raise UsageError(f"{place.path}: say what goes in: INPUT_SHAPE = (3, 32, 32), say, or a function example()")
+    drawn = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
+    return torch.from_numpy(drawn)
+
+
+def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
+    """Call a function that makes an input, and look at what it returns."""
+    import torch
+
+    found = _called(place, what, make)
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:1] != (1,):
+        is_tensor = isinstance(found, torch.Tensor)
+        seen = f"{found.dtype} of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+        raise UsageError(f"{place.path}: {what} has to return a float32 tensor of shape (1, ...), not {seen}")
+    if not torch.isfinite(found).all():
+        raise UsageError(f"{place.path}: {what} returns NaN or infinity")
+    return found.detach().contiguous()

@@ -1,1 +1,0 @@
-"""One inference, or many: the only room that knows both networks and sockets."""

@@ -1,0 +1,283 @@
+"""The cloud's side of the conversation with each edge."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgecloud.engine.executor import Ran
+from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.worker import BusyError, Job, Worker
+from edgecloud.models import registry, vision, weights
+from edgecloud.net.connection import ClosedAtBoundaryError, Frame
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
+from edgecloud.net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
+from edgecloud.net.pacing import Spending
+from edgecloud.net.penalties import source_of
+from edgecloud.net.security import is_token_right
+from edgecloud.net.server import Peer, Server
+from edgecloud.net.tensors import RAW
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.model_cache import LOAD_S, Networks, Served
+from edgecloud.server.requests import check_layers, check_tensors
+from edgecloud.server.session import RequestError, Session
+from edgecloud.server.visits import Visits
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.environment import SECRET
+from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError, UsageError
+from edgecloud.utils.inference_utils import device_name, find_device, set_threads
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+MAX_PROBE_REPLY = 4 << 20
+CLOSE_S, END_S = 5.0, 1.0
+NO_MEMORY_S = 1.0
+LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is kept of a request until it is answered: not its tensors."""
+
+    request_id: int
+    model: str
+    at: float
+    """When it was whole."""
+    decode_s: float
+    received_s: float
+    timed_bytes: int
+    timed_s: float
+    peer: str = ""
+
+
+class TokenError(AppError):
+    """The edge does not know the token."""
+
+    code = "TOKEN"
+
+
+class UnknownModelError(AppError):
+    """No such network here."""
+
+    code = "UNKNOWN_MODEL"
+
+
+class Cloud:
+    """Answers edges. One object serves every connection; the worker's thread does all computing."""
+
+    def __init__(self, config: CloudConfig, metrics: Metrics | None = None, visits: Visits | None = None) -> None:
+        vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
+        more = tuple(registry.given(name).name for name in config.networks)
+        models = tuple(name if name == ALL else registry.given(name).name for name in config.models)
+        named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
+        config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
+        self._config = config
+        self._visits = visits or Visits()
+        self._device = find_device(config.device)
+        self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
+        self._meter = LoadMeter()
+        self._networks = Networks(config, self._device, self._worker, self._meter)  # before torch has threads
+        set_threads(config.threads)
+        self.server = Server(
+            config.host,
+            config.port,
+            self._converse,
+            config.limits,
+            config.max_connections,
+            config.drain_s,
+            config.min_bytes_per_s,
+            config.policy,
+            metrics or NoMetrics(),
+            config.small_per_s,
+        )
+        self._metrics = self.server.metrics
+        self._metrics.watch(
+            Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
+        )
+
+    def check_weights(self) -> None:
+        """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        for name, source in self._config.weights.items():
+            if name:
+                weights.load(registry.find(name), source)
+
+    def close(self) -> None:
+        """End the worker; what it is doing has a moment to finish."""
+        self._worker.close(CLOSE_S)
+        self._networks.close()
+
+    def _converse(self, peer: Peer) -> None:
+        if self._config.tls is not None:
+            self.server.take_turn(peer, Spending.HANDSHAKE, 1)
+        hello = Deadline.after(self._config.hello_s, "no HELLO came")
+        if self._config.tls is not None:
+            peer.connection.secure(self._config.tls, hello)
+        frame = peer.connection.receive(hello, is_stranger=True)
+        session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
+        try:
+            with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
+                self._serve(session, frame)
+            session.finish()
+        except MemoryError:
+            raise BusyError("no memory for that now, try again later", NO_MEMORY_S) from None
+        finally:
+            self._worker.drop(peer)
+            session.close()
+            self._visits.left(peer.name)
+        peer.connection.end(END_S)
+
+    def _serve(self, session: Session, frame: Frame) -> None:
+        """Answer frame after frame; what is computed is answered by the session's other thread."""
+        while True:
+            session.take(frame.kind, frame.header_bytes)
+            if frame.kind is FrameType.HELLO:
+                session.agree(self._greet(session, frame))
+            else:
+                self._answer(session, frame)
+            session.end()
+            if self.server.is_stopping:
+                return
+            del frame  # and with it the payload, which would stay while nothing comes
+            idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
+            stranger = not session.agreed
+            frame = session.peer.connection.receive(idle, frame_s=self._config.request_s, is_stranger=stranger)
+
+    def _check_token(self, token: str) -> None:
+        if not is_token_right(self._config.token, token):
+            raise TokenError(f"wrong token: give both sides the same --token-file or {SECRET}")
+
+    def _greet(self, session: Session, frame: Frame) -> Hello:
+        """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
+        hello, peer = frame.read(Hello), session.peer
+        self._check_token(hello.token)
+        if self.server.is_stopping and not session.agreed:
+            raise BusyError("the cloud is stopping")
+        served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
+        times = served.found.current
+        ready = Ready(
+            seconds=list(times.seconds),
+            start_s=list(times.start_s),
+            queue_s=self._worker.queue_s,
+            device=f"{self._device} {device_name(self._device)}",
+            codecs=served.hello.codecs,
+            max_payload=self._config.limits.payload_bytes,
+            times=times.source,
+            load=self._meter.load,
+        )
+        peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
+        self._visits.greeted(peer.name, served.hello.model)
+        return hello
+
+    def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
+        """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
+        try:
+            entry = registry.find(hello.model)
+        except UsageError as error:
+            raise UnknownModelError(str(error)) from None
+        self._check_named(entry.name)
+        source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
+        return self._networks.get(entry, hello, turn, lambda: not peer.connection.peer_has_left(), source)
+
+    def _check_named(self, name: str) -> None:
+        """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
+        named = self._config.models
+        if ALL not in named and name not in named:
+            cure = f"start it with --models {name} for that, or --models {ALL}"
+            raise UnknownModelError(f"this cloud serves only {', '.join(named)}: {cure}")
+
+    def _answer(self, session: Session, frame: Frame) -> None:
+        if frame.kind not in _ANSWERS:
+            raise ProtocolError(f"{frame.kind.name} is not for a cloud")
+        _ANSWERS[frame.kind](self, session, frame)
+
+    def _infer(self, session: Session, frame: Frame) -> None:
+        request, at = frame.read(Infer), time.perf_counter()
+        deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
+        try:
+            served = self._find(session.hello(request.model), session.peer, deadline)
+            layers = check_layers(request, served.graph, self._config.limits.payload_bytes)
+            described = frame.described()
+            check_tensors(described, layers, served.graph)  # before anything is decoded
+            decode_began = time.perf_counter()
+            arrays = [one.decode() for one in described]
+            decode_s = time.perf_counter() - decode_began
+        except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
+            session.refuse(request.id, error)
+            return
+        job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
+        arrival = Arrival(
+            request.id,
+            served.hello.model,
+            at,
+            decode_s,
+            frame.received_s,
+            frame.timed_bytes,
+            frame.timed_s,
+            session.peer.name,
+        )
+        self._metrics.received(arrival.model, bytes_by_codec(frame.header))
+        held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
+        session.answer_later(
+            request.id,
+            job.future,
+            lambda ran, queue_s: self._result(arrival, ran, queue_s),
+            held_bytes,
+            lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
+        )
+        if not served.executor.has(layers):
+            session.charge(len(layers) / LAYERS_PER_TOKEN)
+        self._networks.give_way()
+        self._worker.submit(job)
+
+    def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
+        self._visits.answered(arrival.peer, arrival.model)
+        whole_s = time.perf_counter() - arrival.at + arrival.received_s
+        self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
+
+    def _result(self, arrival: Arrival, ran: Ran, queue_s: float) -> Result:
+        return Result(
+            id=arrival.request_id,
+            queue_s=queue_s,
+            cloud_s=ran.seconds,
+            load=self._meter.load,
+            received_s=arrival.received_s,
+            timed_bytes=arrival.timed_bytes,
+            timed_s=arrival.timed_s,
+            batch=ran.batch,
+            decode_s=arrival.decode_s,
+        )
+
+    def _probe(self, session: Session, frame: Frame) -> None:
+        request = frame.read(Probe)
+        if request.reply_bytes > MAX_PROBE_REPLY:
+            session.refuse(request.id, RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes"))
+            return
+        session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
+
+    def _status(self, session: Session, frame: Frame) -> None:
+        request, worker, server = frame.read(Status), self._worker, self.server
+        if not session.agreed:
+            self._check_token(request.token)
+            session.peer.is_known = True
+        session.send(
+            State(
+                load=self._meter.load,
+                queue_s=worker.queue_s,
+                waiting=worker.waiting,
+                max_queue=self._config.max_queue,
+                connections=server.count,
+                draining=server.is_stopping,
+            )
+        )
+
+
+_ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
+    FrameType.INFER: Cloud._infer,
+    FrameType.PROBE: Cloud._probe,
+    FrameType.STATUS: Cloud._status,
+}

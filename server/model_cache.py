@@ -1,0 +1,356 @@
+"""The networks that a cloud keeps ready, and how their segments are run for one edge or for several at once."""
+
+import contextlib
+import gc
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from edgecloud.engine.answers import is_close
+from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Network, Ran, make_executor, prepare
+from edgecloud.engine.identity import hello_of
+from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.times import Found, Times, predictors_path
+from edgecloud.engine.worker import BusyError, Worker
+from edgecloud.models import inputs, parcel, registry, weights
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.split import Segment
+from edgecloud.models.weights import Loaded
+from edgecloud.net.codec import STANDARD
+from edgecloud.net.messages import Hello
+from edgecloud.net.tensors import Array
+from edgecloud.server import loader
+from edgecloud.server.budget import LoadBudget
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.digests import Known, KnownDigests
+from edgecloud.server.loader import CannotLoadThereError, Loader, NoRoomError, Wish
+from edgecloud.server.requests import check_same
+from edgecloud.server.session import RequestError
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.inference_utils import keep_freed_memory
+
+log = logging.getLogger(__name__)
+
+LOAD_S = 600.0
+LOOK_S = 0.25  # how often who waits for a network looks whether its edge is still there
+RECENT_S = 60.0  # somebody who was served so lately is still being served
+MAX_LOADING = 8  # networks that are loaded or wait for it
+RETRY_S = 2.0
+NO_MEMORY = "no memory for this request now"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A network that is ready: edges may send requests for it."""
+
+    executor: Executor
+    graph: LayerGraph
+    found: Found
+    parameter_bytes: int
+    hello: Hello
+    """What an edge has to say to get this network, apart from the token."""
+    meter: LoadMeter
+    origin: str
+    """Where its parameters come from."""
+    names: tuple[str, ...] = ()
+    """Of the tensors in the digest of its weights."""
+    batched: dict[frozenset[int], bool] = field(default_factory=dict)
+    """Segments that were tried with several inputs at once, and whether each got its own answer."""
+
+    def run(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        """Run a segment for several requests, each with arrays of shape (1, ...); joined along that axis, and so at
+        once, where the network allows it."""
+        if len(requests) == 1:
+            return [self._run_one(layers, requests[0])]
+        if layers not in self.batched:
+            return self._try_batch(layers, requests)
+        return self._run_batch(layers, requests) if self.batched[layers] else self._run_each(layers, requests)
+
+    def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
+        """Where the time was predicted, the prediction learns from the real one."""
+        segment = self.executor.load(layers)
+        is_first = segment.module.runs == 0  # memory is fetched and kernels are chosen: that is no load
+        ran = self._executed(segment, arrays)
+        if self.found.teacher is not None:
+            self.found.teacher.learn(layers, ran.seconds)
+        if not is_first:
+            self.meter.saw(ran.seconds, self._idle_s(layers))
+        return ran
+
+    def _executed(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
+        """Raises BusyError where there is no memory for it."""
+        try:
+            return self.executor.run(segment, arrays)
+        except MemoryError:
+            raise BusyError(NO_MEMORY, RETRY_S) from None
+        except RuntimeError as error:  # so says torch
+            if "allocate memory" not in str(error):
+                raise
+            raise BusyError(NO_MEMORY, RETRY_S) from None
+
+    def _run_each(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        return [self._run_one(layers, arrays) for arrays in requests]
+
+    def _run_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        together = [np.concatenate(arrays) for arrays in zip(*requests, strict=True)]
+        ran = self._executed(self.executor.load(layers), together)
+        count = len(requests)
+        if layers in self.batched:  # not where it is tried for the first time
+            self.meter.saw(ran.seconds, count * self._idle_s(layers))
+        return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
+
+    def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
+        """Not every graph is written for more than one input: the first time, compare with one after the other."""
+        singles = self._run_each(layers, requests)
+        if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
+            return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
+        crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
+        fits = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
+        fits = fits and not layers & self.executor.traced.bound  # a number would be of all of them
+        if fits:
+            try:
+                batch = self._run_batch(layers, requests)
+            except Exception:  # noqa: BLE001  torch raises all kinds where a shape does not fit
+                fits = False
+            else:
+                fits = all(is_close(ran.arrays, single.arrays) for ran, single in zip(batch, singles, strict=True))
+        self.batched[layers] = fits
+        if len(self.batched) > SEGMENTS_KEPT:
+            del self.batched[next(iter(self.batched))]
+        return singles
+
+    def _idle_s(self, layers: frozenset[int]) -> float:
+        """What an idle cloud needs for a segment."""
+        times, graph = self.found.times, self.graph
+        entry = graph.points[graph.entry(range(min(layers)))].layer
+        return sum(times.seconds[number] for number in layers) + times.start_s[entry]
+
+
+@dataclass(eq=False)
+class _Loading:
+    """A network that is being loaded, or waits for its turn."""
+
+    entry: registry.Entry
+    source: str | None
+    """Who caused it; None for one whose loads are not counted."""
+    future: "Future[Served]" = field(default_factory=Future)
+    wanted: int = 0
+    """How many wait for it."""
+
+
+class Networks:
+    """The networks in memory, the least recently used ones leaving when there are too many bytes."""
+
+    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker, meter: LoadMeter) -> None:
+        self._config = config
+        self._meter = meter
+        self._device = device
+        self._worker = worker
+        folder = config.cache_dir
+        self._times = Times(config.times, config.predictors or predictors_path(folder, "cloud"), folder)
+        self._digests = KnownDigests(folder)
+        self._budget = LoadBudget(config.load_budget_s)
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Served] = OrderedDict()
+        self._loading: dict[str, _Loading] = {}
+        self._loader = Loader(self._load_there) if device.type == "cpu" and loader.is_possible() else None
+        self._served_at = float("-inf")
+
+    def close(self) -> None:
+        """End what loads."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def give_way(self) -> None:
+        """Somebody is being served: what is being loaded steps back."""
+        self._served_at = time.monotonic()
+        if self._loader is not None:
+            self._loader.step_back()
+
+    def get(
+        self, entry: registry.Entry, hello: Hello, turn: Deadline, is_wanted: Callable[[], bool], source: str | None
+    ) -> Served:
+        """Find the network that an edge means, or load and measure it, one at a time. Others are served meanwhile.
+
+        Raises MismatchError where ours is another one, before anything is loaded where that is known. DeadlineError
+        where it is not ready in time; it may be later. BusyError where too many networks wait, where `source` has
+        caused so much loading that it has to wait, or where nobody wants the network any more when its turn comes.
+        RequestError for one that is too large, or cannot be loaded.
+        """
+        found = self._find(entry.name)
+        known = found if found is not None else self._digests.find(entry, self._weights_of(entry))
+        if known is not None:
+            check_same(hello, known.hello, known.names)
+        if found is not None:
+            return found
+        with self._lock:
+            loading = self._kept.get(entry.name) or self._loading.get(entry.name) or self._begin(entry, source)
+            if isinstance(loading, Served):
+                return loading
+            loading.wanted += 1
+        try:
+            served = _wait(loading, turn, is_wanted)
+        finally:
+            with self._lock:
+                loading.wanted -= 1
+        check_same(hello, served.hello, served.names)
+        return served
+
+    def _begin(self, entry: registry.Entry, source: str | None) -> _Loading:
+        """Put a network in line. The lock is held."""
+        wait_s = self._budget.wait_s(source, time.monotonic())
+        if wait_s:
+            raise BusyError(
+                f"your address has caused {self._config.load_budget_s:.0f} s of loading (--load-budget)", wait_s
+            )
+        mine = any(other.source == source for other in self._loading.values()) and source is not None
+        if mine or len(self._loading) >= MAX_LOADING:
+            raise BusyError("another network is being loaded, try again later", RETRY_S)
+        self._check_size(entry)
+        loading = self._loading[entry.name] = _Loading(entry, source)
+        threading.Thread(target=self._load_in_turn, args=(loading,), name=f"loads {entry.name}", daemon=True).start()
+        return loading
+
+    def _load_in_turn(self, loading: _Loading) -> None:
+        """Of a thread of its own."""
+        entry = loading.entry
+        with self._turn:
+            began = time.monotonic()
+            try:
+                with self._lock:
+                    is_wanted = loading.wanted > 0
+                if not is_wanted:
+                    raise BusyError(f"whoever asked for {entry.name} has left")
+                self._make_room(entry)
+                served = self._load(entry)
+            except BaseException as error:  # noqa: BLE001  it is raised again in the threads that wait
+                with self._lock:
+                    del self._loading[entry.name]
+                    self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
+                loading.future.set_exception(_as_told(error, entry.name))
+                return
+            with self._lock:
+                self._kept[entry.name] = served
+                del self._loading[entry.name]
+                self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
+        loading.future.set_result(served)
+
+    def _find(self, name: str) -> Served | None:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def _peak_bytes(self, entry: registry.Entry) -> int:
+        """Parameters that are in memory at once while a network is loaded: what a file holds is there twice."""
+        is_drawn = self._weights_of(entry) == weights.DEFAULT and entry.shipped is None and not entry.code
+        return entry.parameter_bytes * (1 if is_drawn else 2)
+
+    def _check_size(self, entry: registry.Entry) -> None:
+        limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
+        if needed > limit:
+            text = f"{entry.name} has {entry.parameter_bytes} bytes of parameters"
+            twice = f", and takes {needed} while it is loaded" if needed > entry.parameter_bytes else ""
+            raise RequestError(f"{text}{twice}, over --max-network-bytes ({limit})")
+
+    def _make_room(self, entry: registry.Entry) -> None:
+        """Before anything is loaded, so that no more than the limit is there at any moment."""
+        limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
+        with self._lock:
+            while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
+                gone, _ = self._kept.popitem(last=False)
+                log.info("= %s leaves memory", gone)
+        gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
+
+    def _weights_of(self, entry: registry.Entry) -> str:
+        chosen = self._config.weights
+        return chosen.get(entry.name, chosen.get("", weights.DEFAULT))
+
+    def _load(self, entry: registry.Entry) -> Served:
+        log.info("= loading %s", entry.name)
+        served = self._load_behind(entry) or self._load_here(entry)
+        self._digests.keep(entry, self._weights_of(entry), Known(replace(served.hello, codecs=[]), served.names))
+        layers, times = len(served.graph.layers), served.found.times
+        about = (entry.name, layers, served.origin, sum(times.seconds), times.source)
+        log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
+        return served
+
+    def _load_behind(self, entry: registry.Entry) -> Served | None:
+        """Let the process that loads do it; None where it cannot."""
+        if self._loader is None:
+            return None
+        is_behind = time.monotonic() - self._served_at < RECENT_S
+        try:
+            handed = self._loader.load(Wish(entry.name, torch.get_num_threads()), LOAD_S, is_behind=is_behind)
+            try:
+                traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
+            finally:
+                os.close(handed.parameters)
+        except (CannotLoadThereError, parcel.CannotPackError) as error:
+            log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
+            return None
+        network = Network(Loaded(traced.module, *loaded), traced, example)
+        executor = make_executor(network, self._device)
+        found = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
+        return self._served(entry, executor, found, network)
+
+    def _load_there(self, wish: Wish) -> tuple[bytes, int]:
+        """What the other process does."""
+        keep_freed_memory()
+        torch.set_num_threads(wish.threads)
+        entry = registry.find(wish.name)
+        loaded = weights.load(entry, self._weights_of(entry))
+        shared = parcel.share(loaded.model)
+        network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
+        executor = make_executor(network, self._device, is_behind=True)
+        found = self._times.find(executor, lambda _: None, tails=True)
+        times = found.times if found.teacher is None else None  # what learns has to be in the process that serves
+        about = (loaded.digest, loaded.origin, loaded.trained, loaded.code, loaded.names, loaded.marks)
+        try:
+            return parcel.pack(network.traced, (about, network.example, times), shared), shared.descriptor
+        except parcel.CannotPackError as error:
+            raise CannotLoadThereError(str(error)) from None
+
+    def _load_here(self, entry: registry.Entry) -> Served:
+        """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
+        classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
+        loaded = weights.load(entry, self._weights_of(entry))
+        example = inputs.sample(entry.sample, entry.preprocess)
+
+        def make_ready() -> Served:
+            network = prepare(loaded, example, entry.name)
+            executor = make_executor(network, self._device)
+            return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
+
+        return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
+
+    def _served(self, entry: registry.Entry, executor: Executor, found: Found, network: Network) -> Served:
+        loaded, graph = network.loaded, network.traced.graph
+        hello = hello_of(network, codecs=[*STANDARD, *sorted(self._config.limits.more_codecs)])
+        about = (loaded.origin, loaded.names)
+        return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter, *about)
+
+
+def _wait(loading: _Loading, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:
+    while is_wanted():
+        with contextlib.suppress(TimeoutError):
+            return loading.future.result(min(LOOK_S, turn.remaining()))
+    raise BusyError(f"whoever asked for {loading.entry.name} has left")
+
+
+def _as_told(error: BaseException, name: str) -> BaseException:
+    """What an edge hears of a load that failed: the text of some errors may hold a path of this machine."""
+    if isinstance(error, UsageError | MismatchError):
+        log.warning("! %s cannot be served: %s", name, error)
+        return RequestError(f"this cloud cannot load {name}; its log says why")
+    return NoRoomError(f"no memory for {name} now") if isinstance(error, MemoryError) else error

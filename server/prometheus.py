@@ -1,0 +1,78 @@
+"""The figures of a cloud for Prometheus, in a registry of their own, over HTTP. Imported only when asked for."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.metrics import Gauges, Spent
+from edgecloud.net.page import BACKLOG, Page
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+PREFIX = "edgecloud"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class PrometheusMetrics:
+    """Keeps the figures. Labels are networks, codecs and codes that this program knows: there are only so many."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(f"{PREFIX}_{name}_seconds", text, ["model"], buckets=SECONDS, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        self._queue = seconds("queue", "How long answered requests waited in line.")
+        self._decode = seconds("decode", "How long it took to read their tensors.")
+        self._compute = seconds("compute", "How long their layers took, with the others of their batch.")
+        self._whole = seconds("request", "From the first byte of a request to when its answer had been sent.")
+        self._requests = counter("requests", "Requests that went in line.", "model")
+        self._answers = counter("answers", "Answers that left.", "model")
+        self._refusals = counter("refusals", "Connections and requests that were refused.", "code")
+        self._payload = counter("payload_bytes", "Bytes of tensors.", "direction", "codec")
+        self._connections = counter("connections", "Connections that were let in.")
+
+    def connected(self) -> None:
+        """A connection was let in."""
+        self._connections.inc()
+
+    def refused(self, code: str) -> None:
+        """A connection or a request was refused."""
+        self._refusals.labels(code).inc()
+
+    def received(self, model: str, payload: Mapping[str, int]) -> None:
+        """A request is whole and goes in line."""
+        self._requests.labels(model).inc()
+        self._count("in", payload)
+
+    def answered(self, model: str, spent: Spent, payload: Mapping[str, int]) -> None:
+        """An answer has left."""
+        self._answers.labels(model).inc()
+        self._count("out", payload)
+        self._queue.labels(model).observe(spent.queue_s)
+        self._decode.labels(model).observe(spent.decode_s)
+        self._compute.labels(model).observe(spent.compute_s)
+        self._whole.labels(model).observe(spent.whole_s)
+
+    def _count(self, direction: str, payload: Mapping[str, int]) -> None:
+        for codec, count in payload.items():
+            self._payload.labels(direction, codec).inc(count)
+
+    def watch(self, gauges: Gauges) -> None:
+        """From now on these are asked at every scrape."""
+        for name, text, read in (
+            ("open_connections", "Connections that are open.", gauges.connections),
+            ("queue_length", "Requests in line.", gauges.waiting),
+            ("load", "How much slower than when idle the cloud computed lately.", gauges.load),
+        ):
+            Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
+
+    def listen(self, host: str, port: int) -> int:
+        """Answer scrapes in a thread of its own from now on; returns the port. Raises ConnectError."""
+        listeners = listen(host, port, BACKLOG, "--metrics-port")
+        Page(listeners, lambda: generate_latest(self.registry), CONTENT_TYPE).start()
+        return name_of(listeners[0])[1]

@@ -1,0 +1,84 @@
+"""Whether what an edge asks for fits the network: checked before anything is decoded or computed."""
+
+from collections.abc import Sequence
+from itertools import pairwise, product
+
+from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.marks import first_other
+from edgecloud.net.messages import Hello, Infer
+from edgecloud.net.tensors import Described
+from edgecloud.server.session import RequestError
+from edgecloud.utils.errors import MismatchError
+
+
+def check_same(hello: Hello, mine: Hello, names: Sequence[str] = ()) -> None:
+    """Raises MismatchError where an edge has other weights or another graph; it says what differs, the cure last.
+
+    `names` are those of the tensors in our weights' digest.
+    """
+    if (hello.weights, hello.graph) == (mine.weights, mine.graph):
+        return
+    own, same_code = bool(mine.code), hello.code in (mine.code, "")
+    parts = (
+        "" if same_code else "the code differs",
+        _other_weights(hello, mine, names),
+        "" if hello.graph == mine.graph else "the graph differs",
+        _other_torch(hello.torch, mine.torch),
+    )
+    cure = _CURES[own, same_code, hello.weights != mine.weights]
+    raise MismatchError(f"{mine.model[:40]}: {'; '.join(filter(None, parts))[:MOST_DIFFERENCES]}: {cure}")
+
+
+_SAME = "give both sides the same --weights, and the same version of this program and of torchvision"
+_CURES = dict.fromkeys(product((False, True), repeat=3), _SAME) | {
+    (True, False, True): "give both sides the same file",
+    (True, True, True): "save its weights once, and give --weights FILE to both (docs/networks.md)",
+    (True, True, False): "what its file imports or reads has to be the same on both sides, and torch",
+}
+"""By whether it is a network of one's own, of the same code, and whether the weights differ."""
+
+
+MOST_DIFFERENCES = 165  # characters, so that name, differences and cure fit into an ERROR
+
+
+def _other_torch(theirs: str, ours: str) -> str:
+    return f"torch differs (cloud {ours[:16]}, edge {_shown(theirs)})" if theirs and ours and theirs != ours else ""
+
+
+def _shown(text: str) -> str:
+    """A stranger's text."""
+    return f"{text[:19]!a}"[:21]
+
+
+def _other_weights(hello: Hello, mine: Hello, names: Sequence[str]) -> str:
+    """Weights whose digests differ for the code alone are the same."""
+    first = first_other(hello.tensors, mine.tensors, names) if hello.tensors and mine.tensors else ""
+    if hello.weights == mine.weights or (not first and hello.code != mine.code):
+        return ""
+    where = f", first in {first[:60]}" if first else f" (cloud {mine.weights[:19]}, edge {_shown(hello.weights)})"
+    return f"the weights differ{where}"
+
+
+def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset[int]:
+    """The layers of a request. Raises RequestError where they are none of the graph, or their outputs are too large."""
+    bounds = [bound for pair in request.layers for bound in pair]
+    if not bounds or bounds[-1] > len(graph.layers) or any(a >= b for a, b in pairwise(bounds)):
+        raise RequestError(f"ranges of layers rise, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
+    layers = frozenset(number for start, stop in request.layers for number in range(start, stop))
+    if INPUT in layers:
+        raise RequestError("the input stays on the edge")
+    if graph.bytes_of(graph.outputs_of(layers)) > max_bytes:
+        raise RequestError(f"the outputs of these layers are more than {max_bytes} bytes (--max-payload)")
+    return layers
+
+
+def check_tensors(described: Sequence[Described], layers: frozenset[int], graph: LayerGraph) -> None:
+    """Raises RequestError where these are not the tensors that the layers read."""
+    expected = [graph.layers[number] for number in graph.inputs_of(layers)]
+    if len(described) != len(expected):
+        raise RequestError(f"these layers read {len(expected)} tensors, {len(described)} came")
+    for one, layer in zip(described, expected, strict=True):
+        if one.shape != layer.out_shape or one.dtype != layer.out_dtype:
+            raise RequestError(
+                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, {one.dtype} {one.shape} came"
+            )

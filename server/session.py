@@ -1,0 +1,241 @@
+"""The cloud's end of one conversation: what was agreed on, and answers that leave while further requests come in.
+
+The thread of the connection receives. Answers of what the worker computes leave from a second thread, which starts with
+the first of them, so that neither a slow edge nor a large answer holds the worker up.
+"""
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Any
+
+from edgecloud.engine.executor import Ran
+from edgecloud.engine.worker import BusyError
+from edgecloud.net.frames import FrameType
+from edgecloud.net.messages import Error, Hello, Message, Result
+from edgecloud.net.pacing import Bucket, Spending, price, spending_of
+from edgecloud.net.server import Peer, Server
+from edgecloud.net.tensors import Array
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 8  # requests of one connection that are not answered yet; further ones stay on the link
+HELD_BYTES = 32 << 20  # of requests and answers that one connection may have outstanding, if it has more than one
+NO_FAULT = frozenset({"BUSY", "DEADLINE"})  # refusals of requests that were right, and came in a bad moment
+MAX_NETWORKS = 64  # that one connection may name
+WRITER_END_S = 5.0
+LOG_EVERY_S = 1.0
+
+ToResult = Callable[[Ran, float], Result]
+Told = Callable[[Ran, float, int], None]
+"""Is told of an answer that has left: what was computed, its seconds in line, and the bytes of its payload."""
+
+
+class RequestError(AppError):
+    """A request that cannot be carried out; the connection goes on."""
+
+    code = "BAD_REQUEST"
+
+
+@dataclass(frozen=True, eq=False)
+class _Outstanding:
+    """A request whose answer is not sent."""
+
+    request_id: int
+    future: "Future[Any]"
+    to_result: ToResult
+    held_bytes: int
+    told: Told
+
+
+class Session:
+    """One conversation. `begin` to `end` is a frame in hand of the thread that receives."""
+
+    def __init__(self, peer: Peer, request_s: float, server: Server, small_per_s: float) -> None:
+        self.peer = peer
+        self.agreed: dict[str, Hello] = {}
+        self._latest = ""
+        self._request_s, self._server = request_s, server
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._account = peer.account
+        self._answered = self._account.changed
+        self._is_closed = False
+        self._outstanding, self._held_bytes = 0, 0
+        self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._told_at = float("-inf")
+        self._bucket = Bucket(small_per_s)  # of this connection alone, beside that of its source
+        self._owes_until = 0.0
+
+    def agree(self, hello: Hello) -> None:
+        """Keep names and digests only, or no network could ever leave memory."""
+        self.peer.is_known = self.peer.has_agreed = True
+        self.agreed.pop(hello.model, None)
+        if len(self.agreed) >= MAX_NETWORKS:
+            del self.agreed[next(iter(self.agreed))]
+        self.agreed[hello.model] = hello
+        self._latest = hello.model
+
+    def hello(self, model: str) -> Hello:
+        """What was agreed on for a network; "" is the latest. Raises RequestError."""
+        name = model or self._latest
+        if name not in self.agreed:
+            raise RequestError(f"no HELLO named {name[:64]!a}")
+        return self.agreed[name]
+
+    # --- of the thread that receives
+
+    def take(self, kind: FrameType, header_bytes: int) -> None:
+        """A frame has come: pay for it, wait where that is not possible yet, and have it in hand from then on.
+
+        Whoever has agreed has it in hand at once, so that a stop does not lose it. Raises PeerClosedError for a
+        stranger whose place was given to another.
+        """
+        if self.agreed:
+            self.begin()
+        spending = spending_of(kind)
+        tokens = price(header_bytes, is_computed=spending is Spending.COMPUTED)
+        if tokens and spending is Spending.COMPUTED:
+            self._owe(self._own(tokens))
+        self._server.take_turn(self.peer, spending, tokens, self._owes_until - time.monotonic())
+        if not self.agreed:
+            self.begin()
+
+    def begin(self) -> None:
+        """Something is in hand."""
+        with self._lock:
+            self._pending += 1
+            self.peer.is_working = True
+
+    def end(self) -> None:
+        """It is answered, or handed on."""
+        with self._lock:
+            self._pending -= 1
+            self.peer.is_working = self._pending > 0
+
+    def charge(self, tokens: float) -> None:
+        """Let what a request causes beside its computing be paid for; the wait is before the next frame."""
+        self._owe(self._own(tokens))
+        self._owe(self._server.pay(self.peer, Spending.SMALL, tokens))
+
+    def _own(self, tokens: float) -> float:
+        """Pay from what this connection has; returns the seconds until it owes nothing."""
+        with self._lock:
+            return self._bucket.pay(tokens, time.monotonic())
+
+    def _owe(self, seconds: float) -> None:
+        with self._lock:
+            self._owes_until = max(self._owes_until, time.monotonic() + seconds)
+
+    def _pay_refusal(self, code: str) -> None:
+        """At once, or leaving would be cheaper than staying; the wait is before the next frame."""
+        if code in NO_FAULT:
+            self._owe(self._own(1))
+        self._owe(self._server.pay(self.peer, Spending.COMPUTED if code in NO_FAULT else Spending.SMALL, 1))
+
+    def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
+        """Answer at once; returns the bytes of the payload. Raises what `Connection.send` does."""
+        return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
+
+    def refuse(self, request_id: int, error: AppError) -> None:
+        """Say why a request is not carried out; a flood of refusals is logged once a second."""
+        self._pay_refusal(error.code)
+        self._server.metrics.refused(error.code)
+        level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
+        self._told_at = time.monotonic() if level == logging.WARNING else self._told_at
+        log.log(level, "! %s refused, %s: %s", self.peer.name, error.code, printable(str(error), 300))
+        self.send(Error.of(error, request_id))
+
+    def answer_later(
+        self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, told: Told
+    ) -> None:
+        """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
+
+        Raises DeadlineError where the other side does not take them.
+        """
+
+        def has_room() -> bool:
+            few = self._outstanding < IN_FLIGHT and self._held_bytes + held_bytes <= HELD_BYTES
+            return (few or not self._outstanding) and self._account.has_room(held_bytes)
+
+        with self._answered:
+            if not self._answered.wait_for(has_room, self._request_s):
+                raise DeadlineError("answers are not taken")
+            self._outstanding += 1
+            self._held_bytes += held_bytes
+            self._account.take(held_bytes)
+        if self._writer is None:
+            self.peer.connection.allow_duplex()
+            self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
+            self._writer.start()
+        self.begin()
+        future.add_done_callback(
+            lambda done: self._done.put(_Outstanding(request_id, done, to_result, held_bytes, told))
+        )
+
+    def finish(self) -> None:
+        """Wait until everything is answered."""
+        with self._answered:
+            self._answered.wait_for(lambda: not self._outstanding, self._request_s)
+
+    def close(self) -> None:
+        """End the other thread, before the process may end: it may still be freeing tensors."""
+        self._done.put(None)
+        if self._writer is not None:
+            self._writer.join(WRITER_END_S)
+        with self._answered:  # nobody waits for what is left
+            self._is_closed = True
+            self._account.give_back(self._outstanding, self._held_bytes)
+
+    # --- of the thread that answers
+
+    def _write(self) -> None:
+        while (found := self._done.get()) is not None:
+            held_bytes = found.held_bytes
+            self._finish(found)
+            del found  # and with it the tensors, before there is room for others
+            with self._answered:
+                self._outstanding -= 1
+                self._held_bytes -= held_bytes
+                if not self._is_closed:
+                    self._account.give_back(1, held_bytes)
+            self.end()
+            if self._server.is_stopping and not self.peer.is_working:
+                self._hang_up(socket.SHUT_RD)
+
+    def _finish(self, found: "_Outstanding") -> None:
+        try:
+            self._send_result(found)
+        except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
+            log.info("! %s: %s", self.peer.name, printable(str(error), 300))
+            self._hang_up(socket.SHUT_RDWR)
+        except Exception:
+            log.exception("! %s: a bug", self.peer.name)
+            self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
+
+    def _send_result(self, found: "_Outstanding") -> None:
+        request_id = found.request_id
+        try:
+            ran, queue_s = found.future.result()
+        except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
+            self.refuse(request_id, error)
+        except CancelledError:  # the edge has left, or we are leaving
+            if self._server.is_stopping:
+                self.refuse(request_id, BusyError("the cloud is stopping"))
+        else:
+            found.told(ran, queue_s, self.send(found.to_result(ran, queue_s), ran.arrays))
+
+    def _hang_up(self, how: int) -> None:
+        """Wake up the thread that receives: nothing more will come that could be answered."""
+        with contextlib.suppress(OSError):
+            self.peer.connection.sock.shutdown(how)

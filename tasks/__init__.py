@@ -1,0 +1,1 @@
+"""Queues of inference tasks: drawn or read, planned, pipelined."""

@@ -1,0 +1,171 @@
+"""The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgecloud.engine.answers import whole_answer
+from edgecloud.engine.executor import CpuShare, Executor, Network, make_executor, prepare
+from edgecloud.engine.identity import hello_of
+from edgecloud.engine.packing import packing_of, wanted_of
+from edgecloud.engine.times import Found, Times
+from edgecloud.models import inputs, registry, weights
+from edgecloud.models.inputs import Input
+from edgecloud.models.registry import Entry
+from edgecloud.net.messages import Hello
+from edgecloud.net.tensors import Array
+from edgecloud.partition.packing import Allowed
+from edgecloud.predictor.profile import Progress
+from edgecloud.tasks.tasks import Problem, Task
+from edgecloud.utils.errors import AppError, UsageError
+
+TENSORS_KEPT = 256
+TEXT = "text:"
+"""What the input of a task begins with that is a sentence and no file."""
+KINDS_OF_FILES = {".npy": inputs.TENSOR, ".wav": inputs.SPEECH}
+"""By suffix; every other file is taken for a picture."""
+INPUTS_TRIED = 8  # of each network, with every codec for inputs
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network."""
+
+    entry: Entry
+    network: Network
+    executor: Executor
+    found: Found
+
+    def hello(self, token: str) -> Hello:
+        """What a cloud is asked for."""
+        return hello_of(self.network, token)
+
+
+class Fleet:
+    """Networks by their name in the registry, each built once."""
+
+    def __init__(self, device: torch.device, cpu_share: float | None, times: Times, source: str) -> None:
+        self._device, self._times, self._source = device, times, source
+        self._share = None if cpu_share is None else CpuShare(cpu_share)
+        self.members: dict[str, Member] = {}
+        self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
+
+    def add(self, entry: Entry, progress: Progress) -> None:
+        """Build a network, and measure its layers or predict them."""
+        if entry.name in self.members:
+            return
+        example = inputs.sample(entry.sample, entry.preprocess)
+        network = prepare(weights.load(entry, self._source), example, entry.name)
+        executor = make_executor(network, self._device, self._share)
+        found = self._times.find(executor, progress, tails=False)
+        self.members[entry.name] = Member(entry, network, executor, found)
+
+    def array(self, task: Task) -> Array:
+        """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
+        return np.asarray(self._input(self.members[task.model].entry, task.input).tensor)
+
+    def _input(self, entry: Entry, source: str) -> Input:
+        key = (entry.name, source)
+        if key not in self._tensors:
+            self._tensors[key] = read_input(entry, source)
+            if len(self._tensors) > TENSORS_KEPT:
+                self._tensors.popitem(last=False)
+        self._tensors.move_to_end(key)
+        return self._tensors[key]
+
+    def check(self, tasks: Sequence[Task]) -> list[Problem]:
+        """Read every input once; those that do not serve are told by task."""
+        problems: list[Problem] = []
+        wrong: dict[tuple[str, str], str] = {}
+        for task in tasks:
+            key = (task.model, task.input)
+            if key not in wrong:
+                try:
+                    self.array(task)
+                    wrong[key] = ""
+                except UsageError as error:
+                    wrong[key] = str(error)
+            if wrong[key]:
+                problems.append(Problem(task.id, wrong[key]))
+        return problems
+
+    def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs.
+
+        `budget` is the share of answers that lossy codecs may change.
+        """
+        member = self.members[model]
+        sources = dict.fromkeys(task.input for task in tasks if task.model == model)
+        arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
+        wanted = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
+        packing = packing_of(member.network, wanted, self._times.cache_dir, progress, arrays)
+        return wanted.allowed(member.network.traced.graph, packing, member.executor.share)
+
+    def whole(self, task: Task) -> list[Array]:
+        """What the whole network answers, run here in one piece."""
+        member = self.members[task.model]
+        return whole_answer(member.network.loaded.model, self._input(member.entry, task.input).tensor)
+
+
+def read_input(entry: Entry, source: str) -> Input:
+    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
+    if not source:
+        return inputs.sample(entry.sample, entry.preprocess)
+    path = Path(source)
+    kind = KINDS_OF_FILES.get(path.suffix.lower(), inputs.PICTURE)
+    try:
+        if source.startswith(TEXT):
+            return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
+        if kind == inputs.TENSOR:
+            return inputs.from_array(path, entry.wanted)
+        return inputs.read(entry.name, entry.takes, kind, path, entry.preprocess)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
+
+
+def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
+    """The tasks of networks that there are, under their names in the registry; the others are told."""
+    names: dict[str, str | UsageError] = {}
+    for model in dict.fromkeys(task.model for task in tasks):
+        try:
+            names[model] = registry.find(model).name
+        except UsageError as error:
+            names[model] = error
+    good, problems = [], []
+    for task in tasks:
+        name = names[task.model]
+        if isinstance(name, UsageError):
+            problems.append(Problem(task.id, str(name)))
+        else:
+            good.append(Task(task.id, name, task.input, task.priority, task.deadline_s, task.arrival_s))
+    return good, problems
+
+
+def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
+    """The pictures of the user for a network that takes pictures, else its samples."""
+    entry = registry.find(model)
+    if pictures and entry.takes == inputs.PICTURE:
+        return list(pictures)
+    return [str(path) for path in inputs.samples(entry.sample)] or [""]
+
+
+def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
+    """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in inputs.PICTURES)
+    good, bad = [], []
+    for path in files:
+        try:
+            inputs.from_image(path, lambda picture: torch.zeros(picture.size and 1))
+            good.append(str(path))
+        except AppError as error:
+            bad.append(str(error))
+    if not good:
+        raise UsageError(f"{folder} holds no picture" + (f": {bad[0]}" if bad else ""))
+    return good, bad

@@ -1,0 +1,311 @@
+"""Which task is next, and where it is cut: decided from what the link and the cloud are like at that moment.
+
+A closed queue is planned as a whole, cuts and order together, so that the last task ends early (partition.schedule).
+Open arrivals are cut one by one: for the least latency while the stages keep up with them, else for the shortest
+longest stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.net.estimator import should_move
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import Ready
+from edgecloud.partition import chain, schedule, throughput
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem
+from edgecloud.partition.packing import RAW, Allowed
+from edgecloud.partition.throughput import Stages
+from edgecloud.tasks.tasks import Task
+
+CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is made anew
+PLAN_EVERY_S = 0.5
+HORIZON = 200
+MOVE_MARGIN = 0.10
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a decision depends on. Without a cloud everything runs here."""
+
+    link: LinkEstimate | None = None
+    ready: Mapping[str, Ready] | None = None
+    load: float = 1.0
+    queue_s: float = 0.0
+    max_payload: int = 0
+
+    @property
+    def has_cloud(self) -> bool:
+        """Whether there is somebody to send to."""
+        return self.link is not None and self.ready is not None
+
+    def differs(self, other: "Conditions") -> bool:
+        """Whether a plan for the other would be another one, as far as that can be told without making it."""
+        if self.link is None or other.link is None or self.ready is None or other.ready is None:
+            return self.has_cloud != other.has_cloud
+        pairs = (
+            (self.link.up_bytes_per_s, other.link.up_bytes_per_s, CHANGED_RATE),
+            (self.link.down_bytes_per_s, other.link.down_bytes_per_s, CHANGED_RATE),
+            (self.load, other.load, CHANGED_LOAD),
+        )
+        return any(abs(a - b) > share * min(a, b) for a, b, share in pairs)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What is known of a network here: its graph, the seconds of its layers, and how their outputs may travel."""
+
+    graph: LayerGraph
+    seconds: Sequence[float]
+    allowed: Allowed | None = None
+    """None: as they are."""
+
+    def ways(self, layer: int, known: Collection[str]) -> Sequence[Packed]:
+        """How the output of a layer may travel to a cloud that knows some codecs."""
+        found = () if self.allowed is None else self.allowed.alone(layer, known)
+        return found or (Packed(RAW, self.graph.layers[layer].out_bytes),)
+
+
+class Option(NamedTuple):
+    """A point with its layer, a codec for what crosses there, and the stages of a task that is cut and packed so."""
+
+    point: int
+    layer: int
+    codec: str
+    stages: Stages
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point and a codec for a task, with the predicted seconds of its stages."""
+
+    point: int
+    layer: int
+    codec: str
+    stages: Stages
+    objective: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the task needs no cloud."""
+        return self.stages.link_s == self.stages.cloud_s == self.stages.delay_s == 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """A cut that was moved, in seconds after the start."""
+
+    at_s: float
+    model: str
+    before: int
+    after: int
+
+
+class Planner(Protocol):
+    """Gives out tasks in the order in which they should start."""
+
+    objective: str
+    """`makespan`: the least time for all tasks; else what each cut is chosen for, `latency` or `throughput`."""
+    moves: list[Move]
+    bound_s: float | None
+    """Of a plan for all tasks: no choice and no order could be done sooner, if the predictions are right."""
+    makespan_s: float | None
+    """The predicted seconds of that plan. Both are None where tasks are cut one by one."""
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Take note of the conditions."""
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The next task that is there, with its cut, which is then under way; None where none is.
+
+        Where nothing can be sent just now, the next one that needs no cloud goes first: the edge does not stand idle.
+        """
+
+    def next_arrival_s(self) -> float | None:
+        """Seconds after the start when another task comes; None where none will."""
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+
+
+def options_of(known: Profiled, conditions: Conditions) -> list[Option]:
+    """Every point that can be used now with every codec that may be used there.
+
+    All of them, and not only the codec of least latency: whether the edge or the link has time to spare is for the
+    plan of all tasks to say.
+    """
+    graph = known.graph
+    if conditions.link is None or conditions.ready is None:
+        last = graph.points[-1]
+        return [Option(last.number, last.layer, RAW, Stages(sum(known.seconds), 0.0, 0.0))]
+    ready, estimate = conditions.ready[graph.name], conditions.link
+    link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
+    cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
+    *cuts, alone = chain.scan(Problem(graph, known.seconds, cloud, link))
+    ways = (
+        (c.point, packed.codec, c.predicted.sent_as(packed, link))
+        for c in cuts
+        if c.boundary_bytes <= conditions.max_payload  # as it is: so the cloud counts it
+        for packed in known.ways(c.point.layer, ready.codecs)
+    )
+    every = (*ways, (alone.point, RAW, alone.predicted))
+    return [Option(point.number, point.layer, codec, throughput.stages_of(found)) for point, codec, found in every]
+
+
+def best_of(options: Sequence[Option], objective: str) -> Option:
+    """The one of least latency, or with the shortest longest stage."""
+    if objective == "latency":
+        return min(options, key=lambda option: option.stages.total_s)
+    return options[throughput.best([option.stages for option in options])]
+
+
+class ClosedQueue:
+    """All tasks are there: cuts and order for the least makespan, priorities and deadlines first.
+
+    Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
+    """
+
+    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], *, is_serial: bool = False) -> None:
+        self._is_serial = is_serial
+        self._later = deque(sorted(tasks, key=lambda task: task.urgency))
+        self._count, self._known = len(tasks), known
+        self._near: list[Task] = []
+        self._planned: deque[tuple[Task, Choice]] = deque()
+        self._conditions: Conditions | None = None
+        self._planned_at = float("-inf")
+        self.objective = "makespan"
+        self.moves: list[Move] = []
+        self.bound_s: float | None = None
+        self.makespan_s: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+        return len(self._near) + len(self._later)
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Plan again where conditions have changed, or where little of the plan is left."""
+        if self.left and self._is_due(now_s, conditions):
+            self._conditions, self._planned_at = conditions, now_s
+            self._plan(conditions)
+
+    def _is_due(self, now_s: float, conditions: Conditions) -> bool:
+        before = self._conditions
+        if before is None or before.has_cloud != conditions.has_cloud:
+            return True
+        if self._later and len(self._near) < HORIZON // 4:
+            return True
+        return conditions.differs(before) and now_s - self._planned_at >= PLAN_EVERY_S
+
+    def _plan(self, conditions: Conditions) -> None:
+        is_whole = self._count == len(self._later) <= HORIZON
+        while self._later and len(self._near) < HORIZON:
+            self._near.append(self._later.popleft())
+        options = {model: options_of(known, conditions) for model, known in self._known.items()}
+        if self._is_serial:
+            self._plan_serially(options, is_whole=is_whole)
+            return
+        stages = {model: tuple(option.stages for option in found) for model, found in options.items()}
+        jobs = [schedule.Job(stages[task.model]) for task in self._near]
+        ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
+        found = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
+        if is_whole:
+            self.bound_s, self.makespan_s = found.bound_s, found.makespan_s
+        self._planned.clear()
+        for job in found.order:
+            task = self._near[job]
+            self._planned.append((task, Choice(*options[task.model][found.chosen[job]], "makespan")))
+
+    def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
+        """One after the other: the least latency of each is the least time of all."""
+        choices = {model: Choice(*best_of(found, "latency"), "latency") for model, found in options.items()}
+        self._planned = deque((task, choices[task.model]) for task in self._near)
+        if is_whole:
+            self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._planned)
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The next task of the plan."""
+        del now_s
+        found = next(((task, choice) for task, choice in self._planned if can_send or choice.is_local), None)
+        if found is not None:
+            self._planned.remove(found)
+            self._near.remove(found[0])
+        return found
+
+    def next_arrival_s(self) -> float | None:
+        """None: they are all there."""
+        return None
+
+
+class OpenQueue:
+    """Tasks arrive over time: each is cut when it starts; the most urgent one that has arrived is next."""
+
+    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], rate_per_s: float) -> None:
+        self._coming = deque(sorted(tasks, key=lambda task: task.arrival_s))
+        self._known, self._rate_per_s = known, rate_per_s
+        models = [task.model for task in tasks]
+        self._weights = {model: models.count(model) for model in dict.fromkeys(models)}
+        self._arrived: dict[str, list[tuple[tuple[int, float], float, int, Task]]] = {
+            name: [] for name in self._weights
+        }
+        """For each network a heap, the most urgent task first."""
+        self._chosen: dict[str, Choice] = {}
+        self._conditions: Conditions | None = None
+        self._now_s = 0.0
+        self.objective = "latency"
+        self.moves: list[Move] = []
+        self.bound_s: float | None = None
+        self.makespan_s: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Tasks that were not given out."""
+        return len(self._coming) + sum(map(len, self._arrived.values()))
+
+    def refresh(self, now_s: float, conditions: Conditions) -> None:
+        """Choose a cut for each network; one in use is left only for one that is clearly better."""
+        if conditions == self._conditions:
+            return
+        self._now_s, self._conditions = now_s, conditions
+        options = {model: options_of(self._known[model], conditions) for model in self._weights}
+        fastest = [best_of(options[model], "latency").stages for model in self._weights]
+        counts = list(self._weights.values())
+        self.objective = "latency" if throughput.is_light(fastest, counts, self._rate_per_s) else "throughput"
+        for model, found in options.items():
+            self._settle(model, found)
+
+    def _settle(self, model: str, options: Sequence[Option]) -> None:
+        """The codec follows the link at once: to change it costs nothing."""
+        best, old = Choice(*best_of(options, self.objective), self.objective), self._chosen.get(model)
+        here = [option for option in options if old is not None and option.point == old.point]
+        current = best_of(here, self.objective) if here else None
+        if old is None or current is None or self._is_worth(current.stages, best):
+            if old is not None and old.point != best.point:
+                self.moves.append(Move(self._now_s, model, old.point, best.point))
+            self._chosen[model] = best
+        else:
+            self._chosen[model] = Choice(*current, self.objective)
+
+    def _is_worth(self, current: Stages, best: Choice) -> bool:
+        if best.objective == "latency":
+            return should_move(current.total_s, best.stages.total_s, MOVE_MARGIN)
+        return should_move(current.longest_s, best.stages.longest_s, MOVE_MARGIN)
+
+    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+        """The most urgent task that has arrived."""
+        while self._coming and self._coming[0].arrival_s <= now_s:
+            task = self._coming.popleft()
+            heapq.heappush(self._arrived[task.model], (task.urgency, task.arrival_s, task.id, task))
+        heaps = [heap for name, heap in self._arrived.items() if heap and (can_send or self._chosen[name].is_local)]
+        if not heaps:
+            return None
+        task = heapq.heappop(min(heaps, key=lambda heap: heap[0]))[-1]
+        return task, self._chosen[task.model]
+
+    def next_arrival_s(self) -> float | None:
+        """When the next one comes."""
+        return self._coming[0].arrival_s if self._coming else None

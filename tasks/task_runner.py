@@ -1,0 +1,409 @@
+"""One call of tasks_edge_api.py: get ready, run the tasks, check the answers. cli.task_report shows them."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecloud.client.fallback import Mode, first_wait_s, is_covered
+from edgecloud.client.reconnector import is_nobody
+from edgecloud.client.subprocesses import CloudAccess
+from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
+from edgecloud.engine.packing import check_taken
+from edgecloud.engine.times import Times, predictors_path
+from edgecloud.models import registry, weights
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.monitor import Monitor
+from edgecloud.net.recorder import Recorder
+from edgecloud.net.tensors import Array
+from edgecloud.net.tls import ClientTls
+from edgecloud.tasks.connection_manager import Keeper, KeeperConfig
+from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
+from edgecloud.tasks.pipeline import Pipeline, Record
+from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
+from edgecloud.tasks.tasks import Problem, Task, arriving, draw, read_file
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.files import write_atomically
+from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.progress import Show
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What one call of tasks_edge_api.py is to do. Rates in bytes per second, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 9999
+    device: str = "cpu"
+    threads: int | None = None
+    weights: str = weights.DEFAULT
+    models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
+    """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
+    tasks: int = 40
+    seed: int = 1
+    tasks_file: Path | None = None
+    is_resumed: bool = False
+    image_dir: Path | None = None
+    rate_per_s: float | None = None
+    """Arrivals; None: all tasks are there at the start."""
+    is_serial: bool = False
+    interval_s: float = 1.0
+    up_bytes_per_s: float | None = None
+    """Believed of both ways at the start, instead of a probe."""
+    codec: str = "auto"
+    accuracy_budget: float = 0.0
+    """As for edge_api.py."""
+    verify: bool = False
+    fallback: Mode = "on"
+    """As for edge_api.py; with `off` a task fails that the cloud does not answer."""
+    timeout_s: float = 60.0
+    ready_s: float = 300.0
+    cpu_share: float | None = None
+    link_shape: str | None = None
+    own_cloud: tuple[str, ...] | None = None
+    """Start a cloud on loopback with these arguments, and use that one."""
+    cache_dir: Path = Path()
+    times: str = "auto"
+    predictors: Path | None = None
+    token: str = ""
+    tls: ClientTls | None = None
+    record: Path | None = None
+    """Write down what the link is like: a trace for the lab."""
+
+
+@dataclass(frozen=True)
+class TasksOutcome:
+    """Everything that one call found out. Moments are seconds after the start of the run."""
+
+    problems: tuple[Problem, ...]
+    skipped: int
+    """Tasks that an earlier call had done."""
+    records: tuple[Record, ...] = ()
+    wall_s: float = 0.0
+    first_link: LinkEstimate = NO_LINK
+    history: tuple[tuple[float, float], ...] = ()
+    """The upload in bytes per second as estimated over time."""
+    moves: tuple[Move, ...] = ()
+    bound_s: float | None = None
+    """Of a closed queue: what no choice of cuts and no order could beat, by the predictions."""
+    planned_s: float | None = None
+    sent_bytes: int = 0
+    probes: int = 0
+    probe_bytes: int = 0
+    connects: int = 0
+    cloud_error: str = ""
+    """Why there was no cloud when it was looked for last, where it was missed at all."""
+    is_interrupted: bool = False
+    left: int = 0
+    objective: str = ""
+
+
+@dataclass
+class Run:
+    """A call under way, for whoever shows it."""
+
+    total: int = 0
+    done: int = 0
+    pipeline: Pipeline | None = None
+    keeper: Keeper | None = None
+    is_stopped: bool = False
+
+    def begin(self, total: int, pipeline: Pipeline, keeper: Keeper) -> None:
+        """From now on there is something to show, and to stop."""
+        self.total, self.keeper, self.pipeline = total, keeper, pipeline
+        if self.is_stopped:
+            pipeline.stop()
+
+    def stop(self) -> bool:
+        """Start nothing new. False where nothing has begun, or this was asked for before. Safe in a signal handler."""
+        is_first, self.is_stopped = not self.is_stopped, True
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return is_first
+
+
+Told = Callable[[Run, Record], None]
+
+
+def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutcome:
+    """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
+    with ExitStack() as stack:
+        recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
+        tasks, problems = gather(config)
+        journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
+        skipped = 0
+        if journal is not None:
+            left = [task for task in tasks if not journal.has(task)]
+            skipped, tasks = len(tasks) - len(left), left
+        given = (config.host, config.port)
+        cloud = CloudAccess(stack, given, config.own_cloud, "tasks_cloud_api.py", config.link_shape)
+        if tasks:
+            cloud.start()  # it loads while we do
+        fleet = make_fleet(config, tasks, progress)
+        wrong = fleet.check(tasks)
+        problems += wrong
+        refused = {problem.line for problem in wrong}
+        tasks = [task for task in tasks if task.id not in refused]
+        if not tasks and not skipped:
+            first = f": {_where(config, problems[0])}" if problems else ""
+            raise UsageError(f"no task can be run{first}")
+        if not tasks:
+            return TasksOutcome(tuple(problems), skipped)
+        progress("waiting for the cloud", 0.0)
+        address = cloud.address(is_checked=config.fallback != "always")
+        if config.rate_per_s is not None:
+            tasks = arriving(tasks, config.rate_per_s, config.seed)
+        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
+        return _run_tasks(prepared, progress, told, call)
+
+
+def _where(config: TasksConfig, problem: Problem) -> str:
+    return f"{config.tasks_file or 'task'}, line {problem.line}: {problem.text}"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The tasks that are left to do, and what they need."""
+
+    config: TasksConfig
+    tasks: Sequence[Task]
+    problems: Sequence[Problem]
+    skipped: int
+    fleet: Fleet
+    address: tuple[str, int]
+    journal: "Journal | None"
+    recorder: Recorder | None
+
+
+def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> TasksOutcome:
+    config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
+    planner = make_planner(config, prepared.tasks, fleet, progress)
+    checker = Checker(fleet) if config.verify else None
+    with ExitStack() as stack:
+        keeper = _make_keeper(prepared)
+        stack.callback(keeper.close)
+        keeper.listener = pipeline = _pipeline(config, fleet, planner, keeper)
+        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
+        progress("waiting for the cloud, then probing the link", 0.0)
+        _open(config, fleet, keeper)
+        call.begin(len(prepared.tasks), pipeline, keeper)
+        _warm_up(fleet, planner, keeper)
+        monitor = Monitor(keeper.tick, config.interval_s)
+        stack.callback(monitor.stop)
+        stack.callback(keeper.leave)  # before: a connection that is being opened would be waited for
+        if journal is not None:
+            journal.begin()
+        monitor.start()
+        pipeline.run()
+        wall_s = pipeline.now_s
+        if checker is not None:
+            checker.check(progress)
+        outcome = _outcome(prepared, planner, keeper, pipeline)
+        return replace(outcome, first_link=keeper.first_link or NO_LINK, wall_s=wall_s, is_interrupted=call.is_stopped)
+
+
+def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, keeper: Keeper) -> Pipeline:
+    has_fallback = config.fallback != "off"
+    return Pipeline(
+        fleet, planner, keeper, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
+    )
+
+
+def _open(config: TasksConfig, fleet: Fleet, keeper: Keeper) -> None:
+    """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
+    if config.fallback == "always":
+        here_s = max(sum(member.found.current.seconds) for member in fleet.members.values())
+        keeper.open_meanwhile(first_wait_s(here_s, config.timeout_s))
+        return
+    try:
+        keeper.open()
+    except AppError as error:
+        has_left = config.fallback == "on" and keeper.has_greeted and is_nobody(error)  # between two connections
+        if not has_left and not is_covered(error, config.fallback):
+            raise
+        log.warning("everything runs here, until the cloud is back: %s", printable(str(error), 200))
+    for ready in (keeper.conditions().ready or {}).values():
+        check_taken(config.codec, ready.codecs)
+
+
+def _make_keeper(prepared: _Prepared) -> Keeper:
+    config, members = prepared.config, prepared.fleet.members
+    is_waited_for = config.fallback == "off" or config.own_cloud is not None
+    settings = KeeperConfig(
+        prepared.address,
+        config.interval_s,
+        config.ready_s,
+        config.timeout_s,
+        tls=config.tls,
+        up_bytes_per_s=config.up_bytes_per_s,
+        told=None if prepared.recorder is None else prepared.recorder.note,
+        first_s=None if is_waited_for else min(config.ready_s, config.timeout_s),
+    )
+    hellos = [member.hello(config.token) for member in members.values()]
+    return Keeper(settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()})
+
+
+def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pipeline) -> TasksOutcome:
+    """What can be told once the last task has ended."""
+    return TasksOutcome(
+        problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
+        skipped=prepared.skipped,
+        records=tuple(pipeline.records),
+        history=tuple((moment - pipeline.started, rate) for moment, rate in keeper.history),
+        moves=tuple(planner.moves),
+        bound_s=planner.bound_s,
+        planned_s=planner.makespan_s,
+        sent_bytes=keeper.sent_bytes,
+        probes=keeper.probes,
+        probe_bytes=keeper.probe_bytes,
+        connects=keeper.connects,
+        cloud_error=keeper.why,
+        left=planner.left,
+        objective=planner.objective,
+    )
+
+
+def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
+    call.done += 1
+    if record.outputs:
+        record.top = top_of(record.outputs[0])
+    if journal is not None and record.completed_by:
+        journal.note(record)
+    if checker is not None:
+        checker.keep(record)
+    record.outputs = []
+    told(call, record)
+
+
+def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
+    """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
+    problems: list[Problem] = []
+    entries = [registry.given(model) for model in config.models]
+    if config.tasks_file is not None:
+        tasks, problems = read_file(config.tasks_file)
+    else:
+        pictures: list[str] = []
+        if config.image_dir is not None:
+            pictures, bad = pictures_in(config.image_dir)
+            problems += [Problem(0, text) for text in bad]
+        tasks = draw(config.tasks, config.seed, [e.name for e in entries], lambda name: inputs_for(name, pictures))
+    tasks, unknown = known_models(tasks)
+    return tasks, problems + unknown
+
+
+def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
+    """Build every network that a task needs."""
+    device = find_device(config.device)
+    set_threads(1 if config.cpu_share is not None else config.threads)
+    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    fleet = Fleet(device, config.cpu_share, times, config.weights)
+    for model in dict.fromkeys(task.model for task in tasks):
+        progress(f"loading {model}", 0.0)
+        fleet.add(registry.find(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
+    return fleet
+
+
+def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Show) -> Planner:
+    """A closed queue, or open arrivals."""
+    known = {}
+    for name, member in fleet.members.items():
+        wanted = (config.codec, config.accuracy_budget)
+        allowed = fleet.allowed(name, tasks, *wanted, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
+        known[name] = Profiled(member.network.traced.graph, member.found.current.seconds, allowed)
+    if config.rate_per_s is None:
+        return ClosedQueue(tasks, known, is_serial=config.is_serial)
+    return OpenQueue(tasks, known, config.rate_per_s)
+
+
+def _warm_up(fleet: Fleet, planner: Planner, keeper: Keeper) -> None:
+    """What torch and the solver do only the first time is not the first task's fault."""
+    planner.refresh(0.0, keeper.conditions())
+    for member in fleet.members.values():
+        graph = member.network.traced.graph
+        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.tensor.numpy()])
+
+
+class Checker:
+    """Compares every answer with the whole network's, after the run. Answers are kept until then."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._kept: list[tuple[Record, list[Array]]] = []
+
+    def keep(self, record: Record) -> None:
+        """Remember an answer."""
+        if record.completed_by:
+            self._kept.append((record, record.outputs))
+
+    def check(self, progress: Show) -> None:
+        """Run the whole network for every different input."""
+        known: dict[tuple[str, str], list[Array]] = {}
+        for done, (record, outputs) in enumerate(self._kept):
+            progress("checking against the whole networks", done / len(self._kept))
+            key = (record.task.model, record.task.input)
+            if key not in known:
+                known[key] = self._fleet.whole(record.task)
+            record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
+            record.max_abs_diff, record.difference = told_difference(max_abs_diff(outputs, known[key]))
+
+
+class Journal:
+    """Which lines of a tasks file are done, and what came of them, in a file beside it, so that --resume can go on."""
+
+    def __init__(self, tasks_file: Path, *, is_resumed: bool) -> None:
+        self.path = tasks_file.with_name(f"{tasks_file.name}.done")
+        self._is_resumed = is_resumed
+        self._done = self._read() if is_resumed else set()
+        self._is_broken = False
+
+    def _read(self) -> set[tuple[int, str, str]]:
+        found: set[tuple[int, str, str]] = set()
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {self.path}: {error}") from None
+        for line in lines:
+            try:
+                row = json.loads(line)
+                found.add((int(row["id"]), str(row["model"]), str(row["input"])))
+            except (ValueError, TypeError, KeyError):
+                continue  # the last line of a call that was killed
+        return found
+
+    def has(self, task: Task) -> bool:
+        """Whether an earlier call did this very line."""
+        return (task.id, task.model, task.input) in self._done
+
+    def begin(self) -> None:
+        """Start anew, unless an earlier call is gone on with."""
+        if not self._is_resumed:
+            self._try(lambda: write_atomically(self.path, ""))
+
+    def note(self, record: Record) -> None:
+        """It is done now."""
+        task = record.task
+        row = {"id": task.id, "model": task.model, "input": task.input, "completed_by": record.completed_by}
+        row |= {"top": record.top, "total_s": round(record.total_s, 6)}
+        self._try(lambda: self._append(f"{json.dumps(row)}\n"))
+
+    def _append(self, line: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Tasks are worth more than the journal: where it cannot be written that is said once."""
+        if self._is_broken:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._is_broken = True
+            log.warning("cannot write %s, so --resume will not know: %s", self.path, error.strerror or error)

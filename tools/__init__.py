@@ -1,0 +1,1 @@
+"""Offline tools: profiling, evaluation, planning without running, pictures."""

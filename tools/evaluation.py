@@ -1,0 +1,287 @@
+"""Fitting predictors and saying how good they are, for layers and for whole networks: deployment.py fit, evaluate."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from edgecloud.engine.executor import make_executor, prepare
+from edgecloud.engine.times import layers_of
+from edgecloud.models import inputs, registry, weights
+from edgecloud.predictor import dataset, latency
+from edgecloud.predictor.dataset import Dataset, Machine
+from edgecloud.predictor.latency import Predictors, combine
+from edgecloud.predictor.profile import Profile
+from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE, Fitness, p90
+from edgecloud.predictor.regressors import FORMS
+from edgecloud.predictor.train import KindFit, fit_all, fitness
+from edgecloud.tools.survey import this_machine
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import writing
+from edgecloud.utils.inference_utils import keep_freed_memory
+from edgecloud.utils.progress import Show
+from edgecloud.utils.units import format_seconds
+
+NETWORKS = ("alex_net", "mobile_net", "torchvision:resnet18", "torchvision:squeezenet1_1")
+MANY_NETWORKS = (
+    *("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:resnet50", "torchvision:googlenet"),
+    *("torchvision:densenet121", "torchvision:squeezenet1_1", "torchvision:shufflenet_v2_x1_0"),
+)
+CUTS = (0.25, 0.5, 0.75)  # of the time of a pass: where heads end and tails begin
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """A whole network, or its head or tail at one layer: predicted and measured seconds."""
+
+    part: str
+    after: str
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Signed, as a share of what was measured."""
+        return self.predicted_s / self.measured_s - 1
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One network that was measured after it had been predicted."""
+
+    name: str
+    parts: tuple[PartTimes, ...]
+    known: int
+    layers: int
+    """How many of its layers have a twin among the measured ones."""
+    predict_s: float
+
+    @property
+    def whole(self) -> PartTimes:
+        """All of it."""
+        return self.parts[0]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was found out."""
+
+    dataset: Dataset
+    fits: tuple[KindFit, ...]
+    predictors: Predictors
+    networks: tuple[NetworkResult, ...]
+    fit_s: float
+    why_no_networks: str
+
+    @property
+    def fitness(self) -> Fitness:
+        """Whether the predictors are fit for use."""
+        return fitness(self.fits)
+
+    @property
+    def parts_within_10(self) -> float:
+        """Share of heads, tails and whole networks that are within 10 %."""
+        parts = [part for network in self.networks for part in network.parts]
+        return sum(abs(part.error) <= 0.1 for part in parts) / len(parts) if parts else 0.0
+
+
+def fit(source: Path, progress: Show) -> Evaluation:
+    """Fit a data set. Raises UsageError for one that is missing, damaged, or too small."""
+    progress("reading the data set", 0.0)
+    found = dataset.read(source)
+    wholes = dataset.read_whole(source) if source.is_dir() else ()
+    began = time.perf_counter()
+    fits = tuple(fit_all(found, lambda done: progress("fitting", done)))
+    fit_s = time.perf_counter() - began
+    return Evaluation(found, fits, combine(fits, found.machine, wholes), (), fit_s, "none was asked for")
+
+
+def keep(evaluation: Evaluation, path: Path) -> None:
+    """Save the predictors. Raises UsageError where that fails; an old file is then as it was."""
+    if evaluation.dataset.machine is None:
+        raise UsageError(
+            f"{evaluation.dataset.source} does not say which machine its times are of, so they serve for comparing "
+            "only: deployment.py evaluate --dataset"
+        )
+    with writing(path):
+        latency.save(evaluation.predictors, path)
+
+
+def evaluate_networks(
+    evaluation: Evaluation, names: Sequence[str], device: str, threads: int | None, cache_dir: Path, progress: Show
+) -> Evaluation:
+    """Predict networks, then measure them, where the data set is of this machine."""
+    machine = evaluation.dataset.machine
+    here, found = this_machine(device, machine.threads if machine is not None and threads is None else threads)
+    if machine != here:
+        why = f"the data set is of another machine ({machine or 'unknown'})"
+        return _with_networks(evaluation, (), why)
+    keep_freed_memory()
+    known = {row.layer.spec for rows in evaluation.dataset.rows.values() for row in rows}
+    results = []
+    for number, name in enumerate(names):
+        progress(f"measuring {name}", number / len(names))
+        entry = registry.given(name)
+        network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        executor = make_executor(network, found)
+        layers = layers_of(executor)
+        began = time.perf_counter()
+        predicted = evaluation.predictors.network(layers)
+        predict_s = time.perf_counter() - began
+        profile = executor.profile(cache_dir, tails=True, is_fresh=True)
+        twins = sum(layer.spec in known for layer in layers)
+        parts = _parts([layer.id for layer in executor.traced.graph.layers], predicted, profile)
+        results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))
+    return _with_networks(evaluation, tuple(results), "")
+
+
+def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], why: str) -> Evaluation:
+    before = evaluation
+    return Evaluation(before.dataset, before.fits, before.predictors, networks, before.fit_s, why)
+
+
+def _parts(ids: Sequence[str], predicted: latency.PredictedTimes, profile: Profile) -> tuple[PartTimes, ...]:
+    """The whole, then heads, sums of layers of its passes, and tails, run by themselves, cut at shares of the time."""
+    told, seen = list(accumulate(predicted.seconds)), list(accumulate(profile.seconds))
+    parts = [PartTimes("whole", "", told[-1], seen[-1])]
+    chosen = [min(profile.tails, key=lambda la: abs(seen[la] - share * seen[-1])) for share in CUTS if profile.tails]
+    for layer in dict.fromkeys(chosen):
+        tail_s = told[-1] - told[layer] + predicted.start_s[layer]
+        parts.append(PartTimes("head", ids[layer], told[layer], seen[layer]))
+        parts.append(PartTimes("tail", ids[layer], tail_s, median(profile.tails[layer])))
+    return tuple(parts)
+
+
+# --- for people and programs
+
+
+def short(name: str) -> str:
+    """torchvision:resnet18 is resnet18."""
+    return name.removeprefix(registry.TORCHVISION)
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The document of `deployment.py evaluate --json`."""
+    machine = evaluation.dataset.machine
+    return {
+        "dataset": evaluation.dataset.source,
+        "measured_on": None if machine is None else asdict(machine),
+        "fit_s": evaluation.fit_s,
+        "kinds": {
+            found.kind: asdict(found.score)
+            | {"chosen": found.chosen, "p90_factor": found.factor, "all_rows": len(evaluation.dataset.rows[found.kind])}
+            | {"candidates": {form: asdict(score) for form, score in found.candidates.items()}}
+            for found in evaluation.fits
+        },
+        "networks": {
+            short(network.name): {
+                "predicted_s": network.whole.predicted_s,
+                "measured_s": network.whole.measured_s,
+                "error": network.whole.error,
+                "parts": [asdict(part) | {"error": part.error} for part in network.parts[1:]],
+                "known_layers": network.known,
+                "layers": network.layers,
+                "predict_s": network.predict_s,
+            }
+            for network in evaluation.networks
+        },
+        "parts_within_10": evaluation.parts_within_10,
+        "fitness": {
+            "is_fit": not evaluation.fitness.why_not,
+            "why_not": evaluation.fitness.why_not,
+            "p90_factor": evaluation.fitness.factor,
+            "most": MOST_WHOLE,
+            "networks": evaluation.fitness.networks,
+        },
+        "gap": {"start": asdict(evaluation.predictors.start), "alone_over_in_place": dict(evaluation.predictors.alone)},
+    }
+
+
+def kinds_table(evaluation: Evaluation) -> Table:
+    """How good each kind's regression is on networks that were set aside."""
+    machine = evaluation.dataset.machine
+    title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of networks set aside"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table.add_column("kind")
+    for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE", "P90"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("chosen", no_wrap=True)
+    for found in evaluation.fits:
+        score = found.score
+        cells = [str(len(evaluation.dataset.rows[found.kind])), str(score.rows)]
+        cells += [f"{share:.0%}" for share in (score.within_5, score.within_10, score.within_20, score.mape)]
+        table.add_row(found.kind, *cells, p90(found.factor), found.chosen)
+    return table
+
+
+def forms_table(evaluation: Evaluation) -> Table:
+    """Every form beside the others, by kind."""
+    title = "every form: layers within ±20 % in the cross-validation that chooses"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table.add_column("kind")
+    for form in FORMS:
+        table.add_column(form.replace("roofline_", "roof+"), justify="right", no_wrap=True)
+    for found in evaluation.fits:
+        table.add_row(found.kind, *(f"{found.candidates[form].within_20:.0%}" for form in FORMS))
+    return table
+
+
+def networks_table(evaluation: Evaluation) -> Table:
+    """Predicted beside measured."""
+    title = f"\nwhole networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    table.add_column("network")
+    for name in ("predicted", "measured", "error", "heads and tails", "seen layers"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for network in evaluation.networks:
+        parts = " ".join(f"{part.error:+.0%}" for part in network.parts[1:])
+        whole = network.whole
+        seen = f"{network.known} of {network.layers}"
+        times = (format_seconds(whole.predicted_s), format_seconds(whole.measured_s), f"{whole.error:+.1%}")
+        table.add_row(short(network.name), *times, parts, seen)
+    return table
+
+
+def fitness_lines(evaluation: Evaluation) -> list[str]:
+    """How good it is for networks that were never measured, and which kinds are too bad to be predicted."""
+    found = evaluation.fitness
+    lines = [
+        f"whole  P90 error {p90(found.factor)} for networks that were held out (at most {p90(MOST_WHOLE)} is of use)"
+    ]
+    weak = [fitted.kind for fitted in evaluation.fits if not fitted.factor <= MOST_KIND]
+    if weak:
+        lines.append(f"weak   {', '.join(weak)}: P90 above {p90(MOST_KIND)}; networks where they matter are measured")
+    return lines
+
+
+def gap_lines(evaluation: Evaluation) -> list[str]:
+    """How a sum of layers and a network differ."""
+    start, alone = evaluation.predictors.start, evaluation.predictors.alone
+    lines = [f"start  a pass after a rest takes up to {format_seconds(start.most_s)} more than its layers back to back"]
+    if alone:
+        ratios = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in alone.items())
+        lines.append(f"alone  a layer run by itself again and again, over the same in its network: {ratios}")
+    return lines
+
+
+def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """A scatter plot for each kind, predicted over measured. Raises UsageError where it cannot be written."""
+    from edgecloud.utils.plots import scatter
+
+    machine: Machine | None = evaluation.dataset.machine
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for found in evaluation.fits:
+            path = folder / f"{found.kind}.png"
+            title = f"{found.kind}: {found.score.within_20:.0%} of {found.score.rows} within ±20 %, {found.chosen}"
+            scatter(path, found.measured * 1e3, found.predicted * 1e3, title, str(machine or evaluation.dataset.source))
+            paths.append(path)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return paths

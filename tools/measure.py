@@ -1,0 +1,113 @@
+"""Timing one network on this device, without any cloud: deployment.py profile."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from edgecloud.engine.executor import make_executor, prepare
+from edgecloud.models import inputs, registry, weights
+from edgecloud.predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
+from edgecloud.predictor.profile import Profile
+from edgecloud.utils.files import write_atomically, writing
+from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.progress import Show
+from edgecloud.utils.units import format_bytes, format_seconds
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A network's layers with their times."""
+
+    model: str
+    origin: str
+    source: str
+    profile: Profile
+    rows: tuple[LayerRow, ...]
+
+
+def measure_network(
+    model: str,
+    source: str,
+    device: str,
+    threads: int | None,
+    cache_dir: Path,
+    progress: Show,
+    *,
+    is_fresh: bool,
+) -> MeasuredNetwork:
+    """Time a network's layers in place, or take the times from the cache. Raises UsageError for what is wrong."""
+    entry = registry.given(model)
+    found = find_device(device)
+    set_threads(threads)
+    progress("loading the network", 0.0)
+    network = prepare(weights.load(entry, source), inputs.sample(entry.sample, entry.preprocess), entry.name)
+    executor = make_executor(network, found)
+
+    def told(done: float) -> None:
+        progress("measuring the layers", done)
+
+    profile = executor.profile(cache_dir, told, tails=False, is_fresh=is_fresh)
+    rows = layer_table(network.traced.graph, profile)
+    return MeasuredNetwork(entry.name, network.loaded.origin, network.example.source, profile, rows)
+
+
+def notes(measured: MeasuredNetwork) -> dict[str, str]:
+    """What the times depend on."""
+    key = {name: str(value) for name, value in asdict(measured.profile.key).items()}
+    return key | {
+        "weights_origin": measured.origin,
+        "input": measured.source,
+        "passes": str(len(measured.profile.passes)),
+    }
+
+
+def to_json(measured: MeasuredNetwork) -> dict[str, Any]:
+    """The document of `deployment.py profile --json`."""
+    return {
+        "model": measured.model,
+        "measured_on": notes(measured),
+        "layers": [asdict(row) for row in measured.rows],
+        "total_s": measured.rows[-1].accumulated_s,
+        "passes": [list(row) for row in measured.profile.passes],
+    }
+
+
+def write_csv(measured: MeasuredNetwork, path: Path) -> None:
+    """The table as CSV. Raises UsageError where it cannot be written."""
+    with writing(path):
+        write_atomically(path, to_csv(measured.rows))
+
+
+def write_excel(measured: MeasuredNetwork, path: Path) -> None:
+    """The table as a workbook with a chart. Raises UsageError where it cannot be written."""
+    from edgecloud.utils.excel_utils import Sheet, check_name, write_workbook
+
+    check_name(path)
+    rows = [cells(row) for row in measured.rows]
+    sheet = Sheet(measured.model.replace(":", " "), COLUMNS, rows, ("layer", "seconds"))
+    with writing(path):
+        write_workbook(path, [sheet], notes(measured))
+
+
+def to_table(measured: MeasuredNetwork) -> Table:
+    """The table for people."""
+    key = measured.profile.key
+    title = f"{measured.model}, weights {measured.origin}, {key.device}, {key.threads} threads"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for name in ("", "layer", "kind", "time", "spread", "output", "elements", "size", "accumulated"):
+        table.add_column(name, justify="left" if name in ("layer", "kind") else "right", no_wrap=True)
+    for row in measured.rows:
+        table.add_row(
+            str(row.index),
+            row.layer,
+            row.kind,
+            format_seconds(row.seconds),
+            f"{format_seconds(row.fastest_s)} .. {format_seconds(row.slowest_s)}",
+            "x".join(map(str, row.output_shape)),
+            str(row.count),
+            format_bytes(row.out_bytes),
+            format_seconds(row.accumulated_s),
+        )
+    return table

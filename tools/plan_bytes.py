@@ -1,0 +1,139 @@
+"""Which bytes a plan counts: packed as the edge measured, as a file says, or as they are. Torch only to measure."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecloud.engine import packing_store
+from edgecloud.engine.packing_store import AUTO, Packing, lossless
+from edgecloud.models import custom_model, graph_json
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.cost import Packed
+from edgecloud.partition.packing import RAW, Allowed
+from edgecloud.predictor.profile import ProfileKey
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.progress import Show
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+FIELD = "packed"
+MAX_WAYS = 32
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How the tensors of a plan travel, and where that is from."""
+
+    packing: str = RAW
+    """`measured`, `given` or `raw`."""
+    source: str = ""
+    """The file that it is from, or why they are counted as they are."""
+    allowed: Allowed | None = None
+    """None: as they are."""
+
+
+def of_file(graph: LayerGraph, rows: Sequence[Mapping[str, Any]], name: str, codec: str, share: float) -> Counted:
+    """What a --graph file says of each layer: `packed`, a list of ways. Raises UsageError for what is wrong with it."""
+    found = [_given(row, graph_json.where_of(name, row), share) for row in rows]
+    known = {way.codec for ways in found for way in ways}
+    if codec not in {AUTO, RAW, *known}:
+        names = ", ".join(sorted({AUTO, RAW, *known}))
+        raise UsageError(f"no codec {codec[:40]!r} in {name}: choose {names}")
+    if codec == RAW:
+        return Counted(source="--codec raw")
+    if not known:
+        return Counted(source=f"{name} has no {FIELD} sizes")
+    ways = []
+    for layer, given in zip(graph.layers, found, strict=True):
+        raw = Packed(RAW, layer.out_bytes)
+        ways.append([raw, *given] if codec == AUTO else [way for way in given if way.codec == codec] or [raw])
+    return Counted("given", name, Allowed(ways, {}))
+
+
+def _given(row: Mapping[str, Any], where: str, share: float) -> list[Packed]:
+    entries = row.get(FIELD, [])
+    if not isinstance(entries, list) or len(entries) > MAX_WAYS or not all(isinstance(each, dict) for each in entries):
+        raise UsageError(
+            f'{where}: {FIELD} is a list of at most {MAX_WAYS} {{"bytes", "codec", "encode_s", "decode_s"}}'
+        )
+    return [_way(each, f"{where}: {FIELD}", share) for each in entries]
+
+
+def _way(entry: Mapping[str, Any], where: str, share: float) -> Packed:
+    size, codec = graph_json.number_of(entry, "bytes", where), entry.get("codec", "packed")
+    if size != int(size):
+        raise UsageError(f"{where}: bytes is a whole number, not {size!r}")
+    if not isinstance(codec, str) or not 0 < len(codec) <= graph_json.MAX_NAME or codec in (AUTO, RAW):
+        raise UsageError(f"{where}: codec is a name other than {AUTO} and {RAW}")
+    took = [graph_json.number_of(entry, name, where) if name in entry else 0.0 for name in ("encode_s", "decode_s")]
+    return Packed(printable(codec, graph_json.MAX_NAME), int(size), took[0] / share, took[1])
+
+
+def to_rows(allowed: Allowed) -> list[list[dict[str, Any]]]:
+    """For every layer what `of_file` reads; `raw` is not told."""
+    return [
+        [
+            {"codec": way.codec, "bytes": way.bytes, "encode_s": way.encode_s, "decode_s": way.decode_s}
+            for way in ways
+            if way.codec != RAW
+        ]
+        for ways in allowed.lossless
+    ]
+
+
+def of_edge(
+    graph: LayerGraph, model: str, key: ProfileKey, folder: Path, codec: str, share: float, progress: Show
+) -> Counted:
+    """What the edge measured of a network, by the key of its profile; where it did not, that is measured now.
+
+    Where it cannot be, tensors are counted as they are, and a warning says why. Raises UsageError for an unknown codec.
+    """
+    from edgecloud.net.codec import CODECS
+
+    if codec not in (AUTO, *CODECS):
+        raise UsageError(f"no codec {codec[:40]!r}: choose {AUTO}, {', '.join(CODECS)}")
+    if codec == RAW:
+        return Counted(source="--codec raw")
+    needed = {(n, name) for n in range(len(graph.layers)) for name in lossless(codec, n) if name != RAW}
+    path = packing_store.path_of(folder, key.model, key.graph, key.weights)
+    kept = packing_store.read(path)
+    if not kept.knows(needed):
+        try:
+            _measure(model, key, folder, codec, progress)
+        except (AppError, ImportError) as error:
+            why = printable(str(error), 200)
+            log.warning("bytes are counted as they are: what packing costs is not known here (%s)", why)
+            return Counted(source=f"what packing costs is not known here: {why}")
+        kept = packing_store.read(path)
+        if not kept.knows(needed):
+            log.warning("bytes are counted as they are: %s cannot be written", path)
+            return Counted(source=f"{path} cannot be written")
+    return Counted("measured", str(path), Allowed(_ways(graph, kept.joined, codec, share), {}))
+
+
+def _ways(graph: LayerGraph, packing: Packing, codec: str, share: float) -> list[list[Packed]]:
+    """Those of every layer; what a codec does not take travels raw."""
+    numbers = range(len(graph.layers))
+    return [
+        packing.ways(graph, n, lossless(codec, n), share) or [Packed(RAW, graph.layers[n].out_bytes)] for n in numbers
+    ]
+
+
+def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Show) -> None:
+    """Run the network once on its sample and keep what packing costs. Raises AppError, ImportError without torch."""
+    from edgecloud.engine.executor import prepare
+    from edgecloud.engine.packing import Wanted, packing_of
+    from edgecloud.models import inputs, registry, weights
+
+    progress("trying the codecs", 0.0)
+    entry = registry.given(model if custom_model.where(model) is not None else key.model)
+    loaded = weights.load(entry)
+    if loaded.digest != key.weights:
+        raise UsageError(f"the profile of {key.model} is of other weights: run edge_api.py with them first")
+    network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
+    if network.traced.graph.digest != key.graph:
+        raise UsageError(f"the profile is of another {key.model}: run deployment.py profile -t {model}")
+    packing_of(network, Wanted.of(codec, None, 0.0), folder, lambda done: progress("trying the codecs", done))

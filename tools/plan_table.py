@@ -1,0 +1,161 @@
+"""A decision beside what it was chosen from, as a table for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.chain import Candidate
+from edgecloud.partition.cost import Part, Prediction
+from edgecloud.partition.decide import Decision
+from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.partition.packing import RAW
+from edgecloud.utils.units import format_bytes, format_seconds, middle_cut, printable
+
+BAR = 32
+SHOWN = 30
+BEST_SHOWN = 12
+NAME, LEAST_NAME = 60, 8
+BESIDE_NAME = 36
+"""Columns of the table beside the names and the bars."""
+STAGES = (
+    *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
+    ("cloud_s", "blue", "▓"),
+)
+"""As in every JSON document: unpacking is in the cloud's seconds, and all of them are the total."""
+
+
+def candidates_table(
+    graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None, width: int = 200
+) -> Table:
+    """Every point, or of many the best ones, and what was decided; where `width` columns are not enough for names and
+    bars, both get shorter."""
+    bar = min(BAR, max(width - BESIDE_NAME - 2 * LEAST_NAME, 8))
+    most = max(LEAST_NAME, min(NAME, width - BESIDE_NAME - bar))
+    chosen = decision.point(graph)
+    shown = _shown(decision.candidates, chosen)
+    table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(shown)), title_justify="left")
+    for name in ("", "point", "after", "crosses", "total", "predicted"):
+        table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
+    longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
+    if chosen is None:
+        boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
+        if up_bytes_per_s is not None:
+            boundary_bytes = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
+        names = ("→", "-", middle_cut(short_name(graph, decision), most))
+        _add(table, names, boundary_bytes or 0, decision.predicted, longest, bar)
+    for candidate in shown:
+        number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
+        names = ("→" if number == chosen else "", str(number), middle_cut(printable(layer, NAME), most))
+        _add(table, names, candidate.boundary_bytes, candidate.predicted, longest, bar)
+    return table
+
+
+def _add(
+    table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: Prediction, longest: float, bar: int
+) -> None:
+    style = "bold" if names[0] else ""
+    size = format_bytes(boundary_bytes) if boundary_bytes else "-"
+    table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest, bar), style=style)
+
+
+def _shown(candidates: Sequence[Candidate], chosen: int | None) -> list[Candidate]:
+    """All candidates, or of many the ends, the chosen one and the best."""
+    if len(candidates) <= SHOWN:
+        return list(candidates)
+    best = sorted(candidates, key=lambda c: c.predicted.total_s)[:BEST_SHOWN]
+    numbers = {c.point.number for c in (candidates[0], candidates[-1], *best)} | {chosen}
+    return [c for c in candidates if c.point.number in numbers]
+
+
+def _title(count: int, shown: int) -> str:
+    return "" if shown == count else f"\nthe ends and the best of {count} points (--json has them all)"
+
+
+def _bar(predicted: Prediction, longest: float, most: int) -> Text:
+    bar, seconds = Text(), predicted.to_json()
+    for name, color, block in STAGES:
+        bar.append(block * (round(most * seconds[name] / longest) if longest else 0), style=color)
+    return bar
+
+
+def legend() -> Text:
+    """What the blocks of the bars mean."""
+    text = Text("predicted time: ")
+    for name, color, block in STAGES:
+        text.append(f"{block * 2} {name.removesuffix('_s')}  ", style=color)
+    return text
+
+
+def short_name(graph: LayerGraph, decision: Decision) -> str:
+    """Where a decision cuts, in a few words."""
+    boundary = decision.boundary(graph)
+    if not boundary:
+        return "all on the edge"
+    if not decision.is_cut:
+        return f"{len(decision.parts)} parts, there and back"
+    after = printable(graph.layers[max(boundary)].id, NAME)
+    return after if len(boundary) == 1 else f"{len(boundary)} tensors, the last {after}"
+
+
+def cut_line(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> str:
+    """Where a decision cuts, how many layers run on either side, and what crosses; packed, if the rate is told."""
+    here, there = len(decision.head) - 1, len(graph.layers) - len(decision.head)
+    boundary = decision.boundary(graph)
+    layers = f"{here} layers here, {there} on the cloud"
+    if not boundary:
+        return "everything here, nothing crosses"
+    size = format_bytes(graph.bytes_of(boundary))
+    if up_bytes_per_s is not None and decision.codec != RAW:
+        size += f" as {format_bytes(decision.predicted.upload_s * up_bytes_per_s)} of {decision.codec}"
+    if not decision.is_cut:
+        return f"{len(decision.parts)} parts: {layers}, {size} go up"
+    point = decision.point(graph)
+    if point is None:
+        return f"{len(boundary)} tensors cross, the last {_id(graph, max(boundary))}: {layers}, {size} cross"
+    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, boundary[0])}: {layers}, {size} cross"
+
+
+def part_line(graph: LayerGraph, part: Part) -> str:
+    """One part of a placement."""
+    first, last = min(part.layers), max(part.layers)
+    span = _id(graph, first) if first == last else f"{_id(graph, first)} to {_id(graph, last)}"
+    return f"{part.place:<6} {span}"
+
+
+def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
+    """The same for programs."""
+    return {"place": part.place, "layers": [graph.layers[number].id for number in sorted(part.layers)]}
+
+
+def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
+    """One point for programs: where it cuts, the bytes that cross there, and the predicted seconds of its stages."""
+    place = {"point": candidate.point.number, "layer": graph.layers[candidate.point.layer].id}
+    return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
+
+
+_OF = {
+    "chain": "{points} points",
+    "mincut": "all cuts (minimum cut)",
+    "walk": "all cuts",
+    "milp": "all cuts (integer program)",
+    "dsh": "the cuts that DADS's grid finds",
+    "placement": "placements within the limit of cost",
+    "given": "the point that was given",
+}
+"""What each method searches, for people; another one goes by its name."""
+
+
+def why_line(decision: Decision) -> str:
+    """What was minimised over what, and whether there can be anything better."""
+    least = OBJECTIVES[decision.objective].wish
+    of = _OF.get(decision.method, decision.method).format(points=len(decision.candidates))
+    if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
+        return f"{least} of {of}"
+    return f"{least} of {of}, at most {decision.gap:.1%} from the best"
+
+
+def _id(graph: LayerGraph, number: int) -> str:
+    return printable(graph.layers[number].id, NAME)

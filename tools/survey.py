@@ -1,0 +1,216 @@
+"""Measuring single layers on this machine for predictors: deployment.py profile --role."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecloud.engine.executor import DEFAULT_BACKEND
+from edgecloud.models.specs import KINDS
+from edgecloud.predictor import dataset
+from edgecloud.predictor.blocks import DRAWN
+from edgecloud.predictor.collect import Collected, Collector
+from edgecloud.predictor.dataset import COLUMNS, Dataset, Machine, to_cells
+from edgecloud.predictor.quality import FEWEST_ROWS, enough_s
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import write_atomically, writing
+from edgecloud.utils.inference_utils import (
+    device_name,
+    find_device,
+    keep_freed_memory,
+    set_threads,
+    usual_threads,
+    wall_clock,
+)
+from edgecloud.utils.progress import Show
+
+ABOUT = "about.json"
+SAVE_EVERY_S = 10.0
+DATASETS = Path(__file__).resolve().parent.parent / "predictor" / "dataset"
+
+
+@dataclass(frozen=True)
+class SurveyConfig:
+    """What is measured, for how long, and where the rows go."""
+
+    role: str
+    device: str
+    threads: int | None
+    budget_s: float
+    folder: Path
+    is_fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Where a survey stands when it ends."""
+
+    machine: Machine
+    folder: Path
+    collected: Collected
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Rows of each kind."""
+        return {kind: len(rows) for kind, rows in sorted(self.collected.rows.items())}
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Kinds that have too few rows to fit anything, with their rows."""
+        kinds = self.kinds
+        return {kind: kinds.get(kind, 0) for kind in sorted(DRAWN) if kinds.get(kind, 0) < FEWEST_ROWS}
+
+    @property
+    def enough_s(self) -> float | None:
+        """The seconds of measuring that would do; None where no kind is missing."""
+        return enough_s(self.kinds, DRAWN, FEWEST_ROWS, self.collected.spent_s)
+
+    @property
+    def threads(self) -> str:
+        """How many, for people."""
+        return f"{self.machine.threads} thread{'' if self.machine.threads == 1 else 's'}"
+
+
+def budget_s(found: Sequence[Survey]) -> float | None:
+    """The --budget in seconds, which all of these share evenly, that would do; None where no kind is missing."""
+    needed = [each.enough_s for each in found if each.enough_s is not None]
+    return max(needed) * len(found) if needed else None
+
+
+def is_beside(role: str, threads: int) -> bool:
+    """Whether rows and predictors are kept beside the role's usual ones: those of one thread of a larger edge."""
+    return role == "edge" and threads == 1 and usual_threads() > 1
+
+
+def folder_of(role: str, threads: int) -> Path:
+    """Where the rows of a role are."""
+    return DATASETS / (f"{role}-{threads}t" if is_beside(role, threads) else role)
+
+
+def one_thread_survey() -> Path:
+    """The rows of an edge of one thread, as the lab's is; the usual ones where there are no others."""
+    one = folder_of("edge", 1)
+    return one if one.exists() else DATASETS / "edge"
+
+
+def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...]:
+    """For how many threads times are needed: what was asked for, else all of this machine, and for an edge one as well.
+
+    An emulated edge, one under a small quota and the lab's run one thread. The first number is what is usual here.
+    """
+    whole = threads or usual_threads()
+    is_cpu = find_device(device).type == "cpu"
+    return (whole, 1) if role == "edge" and threads is None and is_cpu and whole > 1 else (whole,)
+
+
+def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
+    """What times measured here depend on. Raises UsageError for a device that there is not."""
+    found = find_device(device)
+    name = f"{found} {device_name(found)}"
+    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), found
+
+
+def survey(config: SurveyConfig, progress: Show) -> Survey:
+    """Measure until the budget is spent, going on where an earlier call stopped. Interrupted, it keeps what it has.
+
+    Raises UsageError where the folder holds rows of another machine, or cannot be written.
+    """
+    machine, device = this_machine(config.device, config.threads)
+    keep_freed_memory()
+    collected = Collected() if config.is_fresh else _kept(config.folder, machine)
+    if config.is_fresh:
+        _clear(config.folder)
+    saved_s = time.monotonic()
+
+    def told(now: Collected) -> None:
+        nonlocal saved_s
+        rows = sum(map(len, now.rows.values()))
+        progress(f"measuring layers, {rows} so far", min(1.0, now.spent_s / config.budget_s))
+        if time.monotonic() - saved_s > SAVE_EVERY_S:
+            _save(config.folder, now, machine)
+            saved_s = time.monotonic()
+
+    progress("measuring layers", 0.0)
+    if collected.spent_s < config.budget_s:
+        try:
+            Collector(device, wall_clock(device), seed=collected.networks).run(collected, config.budget_s, told)
+        finally:
+            _save(config.folder, collected, machine)
+    return Survey(machine, config.folder, collected)
+
+
+def _kept(folder: Path, machine: Machine) -> Collected:
+    """What an earlier call measured; nothing where there was none."""
+    if not (folder / ABOUT).is_file():
+        return Collected()
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        networks, spent_s = int(about["networks"]), float(about["spent_s"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / ABOUT} is damaged ({error}): --fresh measures everything again") from None
+    found = dataset.read(folder)
+    if found.machine != machine:
+        raise UsageError(
+            f"{folder} holds times of another machine ({found.machine}), this is {machine}: "
+            "give --fresh to replace them, or another --output"
+        )
+    rows = {kind: list(kept) for kind, kept in found.rows.items()}
+    return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s)
+
+
+def _clear(folder: Path) -> None:
+    """Forget an earlier survey; files that it did not write stay."""
+    names = {ABOUT, dataset.WHOLE, *(f"{kind}.csv" for kind in KINDS)}
+    for path in folder.glob("*"):
+        if path.name in names:
+            path.unlink()
+
+
+def _save(folder: Path, collected: Collected, machine: Machine) -> None:
+    if not collected.rows:
+        return
+    about = asdict(machine) | {"networks": collected.networks, "spent_s": round(collected.spent_s, 3)}
+    try:
+        dataset.write(folder, collected.rows, machine)
+        dataset.write_whole(folder, collected.wholes)
+        write_atomically(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def write_excel(found: Dataset, path: Path) -> None:
+    """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare.
+
+    Raises UsageError for another suffix than .xlsx, or where it cannot be written.
+    """
+    from edgecloud.utils.excel_utils import Sheet, check_name, write_workbook
+
+    check_name(path)
+    machine = found.machine or Machine("unknown", 0, "unknown", "unknown")
+    summary: list[list[str | int | float]] = [
+        [kind, len(rows), sum(row.seconds for row in rows) / len(rows), max(row.seconds for row in rows)]
+        for kind, rows in found.rows.items()
+    ]
+    sheets = [Sheet("kinds", ("kind", "rows", "mean_s", "slowest_s"), summary, ("kind", "mean_s"))]
+    for kind, rows in found.rows.items():
+        sheets.append(Sheet(kind, COLUMNS, [to_cells(row, machine) for row in rows]))
+    notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": found.source}
+    with writing(path):
+        write_workbook(path, sheets, notes)
+
+
+def to_json(found: Survey, budget: float | None) -> dict[str, Any]:
+    """The document of `deployment.py profile --role ROLE --json`; `budget` is the one that would do for all."""
+    return {
+        "measured_on": asdict(found.machine),
+        "folder": str(found.folder),
+        "networks": found.collected.networks,
+        "spent_s": found.collected.spent_s,
+        "kinds": found.kinds,
+        "missing": found.missing,
+        "enough_s": budget,
+    }

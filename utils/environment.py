@@ -1,0 +1,12 @@
+"""The environment variables of this project: one for each flag, and one for the secret."""
+
+from collections.abc import Mapping
+
+PREFIX = "EDGE_CLOUD_"
+SECRET = "EDGE_CLOUD_TOKEN"
+"""The one variable that is no flag's: a secret has no flag, or `ps` would show it."""
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a program that this one starts: our settings are not its settings, but the secret is."""
+    return {name: text for name, text in environment.items() if not name.startswith(PREFIX) or name == SECRET}
