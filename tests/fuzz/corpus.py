@@ -5,7 +5,7 @@ import numpy as np
 from edgecloud.net import plain_pickle, tensors
 from edgecloud.net.frames import FrameType, pack_prefix
 from edgecloud.net.messages import to_header
-from tests.test_frames import MESSAGES
+from tests.net.test_frames import MESSAGES
 
 _HEADERS = [plain_pickle.dumps(to_header(message)) for message in MESSAGES]
 _ARRAYS: list[list[tensors.Array]] = [

@@ -1,0 +1,73 @@
+"""Baselines by the names of a spec: each is told what the edge found out, and answers what the edge can read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgecloud.client import points
+from edgecloud.engine.executor import Network
+from edgecloud.lab import choices
+from edgecloud.lab.baselines import BASELINES, Given, Sides, choose
+from edgecloud.lab.choices import AUTO_RAW
+from edgecloud.lab.chooser import Chooser, Sources
+from edgecloud.lab.rules import RULES, Situation
+from edgecloud.models.specs import KINDS
+from edgecloud.predictor import dataset, store
+from edgecloud.predictor.profile import Profile, ProfileKey
+from edgecloud.tools import survey
+from edgecloud.utils.errors import UsageError
+from tests.predictor.test_dataset import HERE, rows
+
+SHARE = 0.5
+RATES = [1e3, 1e5, 1e7, 1e9]
+MODEL = "le_net"
+EDGE_S, CLOUD_S = 1e-3, 1e-4
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, network: Callable[[str], Network]) -> Path:
+    """A cache in which both sides have measured the network, and the survey of other layers beside it."""
+    folder, graph = tmp_path_factory.mktemp("machine"), network(MODEL).traced.graph
+    count = len(graph.layers)
+    sides: list[tuple[str, float, dict[int, tuple[float, ...]]]] = [
+        ("work", EDGE_S, {}),
+        ("wall", CLOUD_S, {1: (CLOUD_S * count,)}),
+    ]
+    for clock, seconds, tails in sides:
+        key = ProfileKey(graph.name, graph.digest, "w", "cpu", 1, "b", clock, "t")
+        store.save(folder, Profile(key, ((0.0, *[seconds] * (count - 1)),), tails), graph)
+    dataset.write(folder / "edge", {kind: rows(20, kind) for kind in KINDS}, HERE)
+    return folder
+
+
+def test_every_baseline_has_a_choice_and_the_other_way_round() -> None:
+    assert RULES.keys() - {AUTO_RAW} == BASELINES.keys()
+    assert RULES.keys() >= choices.CLOUD_FLAGS.keys()
+    choices.check((choices.AUTO, *RULES))
+    with pytest.raises(UsageError, match=r"no baseline 'me': choose auto, auto-raw, .*dads"):
+        choices.check(("dads", "me"))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
+    name: str, machine: Path, network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "DATASETS", machine)
+    graph = network(MODEL).traced.graph
+    count = len(graph.layers) - 1
+    measured = Sides([0.0, *[EDGE_S / SHARE] * count], [0.0, *[CLOUD_S] * count])
+    by_hand = Chooser(Sources(machine, machine / "edge", machine / "none"))
+    found = set()
+    for rate in RATES:
+        document = {"link": {"up_bytes_per_s": rate}}
+        text = RULES[name](Situation(MODEL, len(graph.points), document, machine, SHARE))
+        if name == "neurosurgeon":
+            (expected,) = by_hand.choose([name], MODEL, rate, SHARE)
+        else:
+            expected = choose(name, Given(graph, rate, measured))
+        assert text == expected.points_text(graph)
+        (wanted,) = points.parse(text, graph)
+        assert (wanted.point, wanted.codec) == (expected.point, expected.codec)
+        found.add(wanted.point)
+    assert (len(found) > 1) == (name in ("neurosurgeon", "dads")), "only these two look at the link"

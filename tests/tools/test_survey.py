@@ -1,0 +1,425 @@
+"""From measuring layers to deciding with predictions: deployment.py profile, fit, evaluate, and --times predicted."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgecloud import deployment, edge_api
+from edgecloud.engine.times import for_threads
+from edgecloud.models.specs import KINDS, LayerSpec
+from edgecloud.predictor import dataset, latency
+from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
+from edgecloud.predictor.regressors import FORMS
+from edgecloud.predictor.train import fit_kind
+from edgecloud.tools import survey
+from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
+from tests.predictor.test_dataset import PUBLISHED
+
+USUAL = {"conv", "dw_conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "concat", "view"}
+OF_LE_NET = {"conv", "linear", "activation", "maxpool", "avgpool", "view"}
+ENOUGH = 12  # rows, for a regression
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers measured on this machine, as many as it takes, on one thread: two wait for each other beside others."""
+    found = tmp_path_factory.mktemp("survey") / "edge"
+    budget_s = 0.0
+
+    def is_enough() -> bool:
+        nonlocal budget_s
+        budget_s += 3.0
+        arguments = ["profile", "--threads", "1", "--budget", f"{budget_s}s", "--output", str(found)]
+        assert deployment.main(arguments) == 0
+        rows = dataset.read(found).rows
+        return set(rows) >= USUAL and all(len(rows[kind]) >= ENOUGH for kind in OF_LE_NET)
+
+    until(is_enough, 5 * LONG_S)
+    return found
+
+
+def made_up(folder: Path, to: Path, seconds: Callable[[LayerSpec, int], float]) -> Path:
+    """The same layers with other times: what this machine measures in a test, under whatever load, is chance."""
+    found = dataset.read(folder)
+    assert found.machine is not None
+    rows = {
+        kind: [replace(row, raw_s=(seconds(row.layer.spec, n),) * 3) for n, row in enumerate(kept)]
+        for kind, kept in found.rows.items()
+    }
+    dataset.write(to, rows, replace(found.machine, threads=int(THREADS)))
+    return to
+
+
+def lawful_s(spec: LayerSpec, _number: int) -> float:
+    """A time that a regression can find out."""
+    return 1e-5 + 1e-10 * (spec.macs + spec.in_bytes + spec.out_bytes + spec.weight_bytes)
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path) -> Path:
+    """A cache folder with predictors for both roles.
+
+    Their errors are said to be small: of a few seconds of measuring nobody knows how large they are.
+    """
+    cache, rows = folder.parent / "cache", made_up(folder, folder.parent / "lawful", lawful_s)
+    fit = ["fit", "--role", "edge", "--dataset", str(rows), "--cache-dir", str(cache), "--force"]
+    assert deployment.main(fit) == 0
+    found = latency.load(cache / "predictors" / "edge.skops")
+    assert set(found.errors) == set(found.kinds)
+    latency.save(replace(found, errors=dict.fromkeys(found.kinds, 1.1)), cache / "predictors" / "edge.skops")
+    shutil.copy(cache / "predictors" / "edge.skops", cache / "predictors" / "cloud.skops")
+    return cache
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """deployment.py with --json."""
+    capsys.readouterr()
+    assert deployment.main([*map(str, arguments), "--json"]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_rows_say_what_was_measured_and_where(folder: Path) -> None:
+    found = dataset.read(folder)
+    assert set(found.rows) <= set(KINDS)
+    assert found.machine is not None
+    assert found.machine.threads == 1
+    assert all(row.seconds > 0 and len(row.raw_s) >= 3 for rows in found.rows.values() for row in rows)
+    wholes = dataset.read_whole(folder)
+    assert wholes
+    assert all(whole.pass_s > 0 and whole.rested_s > 0 and whole.alone for whole in wholes)
+
+
+def test_measuring_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def measure(budget: float, *more: str) -> dict[str, Any]:
+        flags = ("--threads", THREADS, "--budget", f"{budget}s", "--output", tmp_path / "d", *more)
+        return run(capsys, "profile", *flags)
+
+    first = measure(0.5)
+    rows = dataset.read(tmp_path / "d").rows
+    again = measure(0.5)
+    assert (again["kinds"], again["networks"]) == (first["kinds"], first["networks"])  # the budget is spent
+    more = measure(first["spent_s"] + 0.5)
+    assert more["networks"] > first["networks"]
+    for kind, kept in rows.items():
+        assert dataset.read(tmp_path / "d").rows[kind][: len(kept)] == kept
+    measure(0.1, "--fresh")
+    fresh = dataset.read(tmp_path / "d").rows
+    assert fresh
+    assert all(now[0] != rows[kind][0] for kind, now in fresh.items() if kind in rows)
+    excel = tmp_path / "d.xlsx"
+    measure(0.1, "--excel", str(excel))
+    assert dataset.read(excel).rows == fresh
+
+
+def test_an_interrupted_survey_keeps_what_it_has(tmp_path: Path) -> None:
+    code = (
+        "import sys, deployment, edgecloud.tools.survey;"
+        "edgecloud.tools.survey.SAVE_EVERY_S = 0.1;"  # which tells us that it has begun
+        "sys.exit(deployment.main(sys.argv[1:]))"
+    )
+    flags = ["profile", "--threads", THREADS, "--budget", "10min", "--output", str(tmp_path / "d")]
+    process = subprocess.Popen([sys.executable, "-c", code, *flags], cwd=ROOT, stderr=subprocess.PIPE)
+    until((tmp_path / "d" / "about.json").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LONG_S)
+    assert process.returncode == 130
+    assert dataset.read(tmp_path / "d").count > 0
+    assert json.loads((tmp_path / "d" / "about.json").read_text())["networks"] > 0
+    assert not [path for path in (tmp_path / "d").iterdir() if path.name.startswith(".")]
+
+
+def test_rows_of_another_machine_are_not_mixed_in(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in folder.iterdir():
+        (other / path.name).write_text(path.read_text().replace(",cpu ", ",cpu Other "))
+    flags = ["profile", "--threads", "1", "--budget", "60s", "--output", str(other)]
+    assert deployment.main(flags) == 2
+    assert "holds times of another machine" in capsys.readouterr().err
+    (other / "about.json").write_text("{")
+    assert deployment.main(flags) == 2
+    assert "--fresh measures everything again" in capsys.readouterr().err
+
+
+def test_evaluate_tells_how_good_every_kind_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ("--dataset", folder, "--cache-dir", tmp_path, "--plots", tmp_path / "plots", "--networks", "le_net")
+    document = run(capsys, "evaluate", *flags)
+    conv = document["kinds"]["conv"]
+    assert set(conv) >= {"rows", "within_5", "within_10", "within_20", "mape", "chosen"}
+    assert set(conv["candidates"]) == set(FORMS)
+    assert conv["within_5"] <= conv["within_10"] <= conv["within_20"] <= 1
+    assert conv["chosen"] in FORMS
+    network = document["networks"]["le_net"]
+    assert min(network["predicted_s"], network["measured_s"]) > 0
+    assert network["error"] == pytest.approx(network["predicted_s"] / network["measured_s"] - 1)
+    assert {part["part"] for part in network["parts"]} == {"head", "tail"}
+    assert document["gap"]["start"]["most_s"] >= 0
+    assert all(share > 0 for share in document["gap"]["alone_over_in_place"].values())
+    picture = (tmp_path / "plots" / "conv.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_predictors_that_are_not_fit_for_use_are_not_installed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where other programs ran while it was measured: then the older ones stay."""
+    chance = np.random.default_rng(1)
+    rows = made_up(folder, tmp_path / "rows", lambda _spec, _number: float(chance.lognormal(-8, 3)))
+    for path in rows.iterdir():
+        if path.stem not in ("conv", "linear"):
+            path.unlink()  # two kinds say as much, and are fitted sooner
+    installed = tmp_path / "predictors" / "edge.skops"
+    installed.parent.mkdir()
+    installed.write_bytes(b"older")
+    flags = ["fit", "--dataset", str(rows), "--cache-dir", str(tmp_path), "--json"]
+    capsys.readouterr()
+    assert deployment.main(flags) == 1
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["installed"], document["fitness"]["is_fit"]) == (None, False)
+    assert document["fitness"]["p90_factor"] > document["fitness"]["most"] == MOST_WHOLE
+    assert document["fitness"]["why_not"] in shown.err
+    assert f"{installed} stays as it was" in shown.err
+    assert "deployment.py profile --fresh" in shown.err
+    assert installed.read_bytes() == b"older"
+    assert deployment.main([*flags[:-1], "--force"]) == 0
+    shown = capsys.readouterr()
+    assert f"saved  {installed}" in shown.out
+    assert "weak   conv" in shown.out
+    assert latency.load(installed).errors["conv"] > MOST_KIND
+
+
+def test_a_survey_that_lacks_kinds_names_the_budget_that_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["profile", "--threads", THREADS, "--budget", "0.5s", "--output", str(tmp_path / "d")]
+    document = run(capsys, *flags)
+    assert document["missing"]
+    assert all(rows < ENOUGH for rows in document["missing"].values())
+    assert document["enough_s"] > document["spent_s"]
+    assert deployment.main(flags) == 0
+    few, budget = capsys.readouterr().out.splitlines()[-2:]
+    assert few.startswith(f"too few rows to predict on {THREADS} threads: ")
+    assert budget == f"the budget is spent: --budget {document['enough_s']:.0f}s would do"
+
+
+def test_an_edge_is_measured_for_all_threads_and_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulated edge, one under a small quota and the lab's run one thread."""
+    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 2)
+    capsys.readouterr()
+    try:
+        assert deployment.main(["profile", "--budget", "1s", "--output", str(tmp_path / "d"), "--json"]) == 0
+    finally:
+        torch.set_num_threads(int(THREADS))
+    document = json.loads(capsys.readouterr().out)
+    both = [document, *document["also"]]
+    assert [each["measured_on"]["threads"] for each in both] == [2, 1]
+    assert [Path(each["folder"]).name for each in both] == ["d", "d-1t"]
+    assert all(each["networks"] for each in both)
+    assert survey.folder_of("edge", 2) == survey.DATASETS / "edge"
+    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge-1t"
+    assert survey.folder_of("cloud", 1) == survey.DATASETS / "cloud"
+    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 1)
+    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge"
+    assert survey.thread_counts("edge", "cpu", None) == (1,)
+    cloud = ["profile", "--role", "cloud", "--budget", "0.1s", "--output", str(tmp_path / "c"), "--json"]
+    assert deployment.main(cloud) == 0
+    assert json.loads(capsys.readouterr().out)["also"] == []
+
+
+def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deployment.main(["evaluate", "--dataset", str(folder), "--networks", "none"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("±20 %", "roof+trees", "batchnorm", "after a rest"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_a_data_set_that_is_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deployment.main([command, "--dataset", str(tmp_path / "none")]) == 2
+    assert "deployment.py profile --role edge makes one" in capsys.readouterr().err
+    with (tmp_path / "conv.csv").open("w") as file:
+        csv.writer(file).writerows([["a", "b"], [1, 2]])
+    assert deployment.main([command, "--dataset", str(tmp_path)]) == 2
+    assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published data set is not on this machine")
+def test_the_published_data_set_can_be_compared_but_not_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    linear = dataset.read(PUBLISHED).rows["linear"]
+    found = fit_kind("linear", linear)
+    assert found.score.within_20 > 0.9
+    assert found.candidates["published"].within_20 < 0.7
+    (tmp_path / "linear_lat.csv").write_text((PUBLISHED / "linear_lat.csv").read_text())
+    assert deployment.main(["fit", "--dataset", str(tmp_path), "--cache-dir", str(tmp_path)]) == 2
+    assert "serve for comparing" in capsys.readouterr().err
+
+
+# --- deciding
+
+
+@pytest.fixture
+def edge_in(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """edge_api.py in this process, with its cache in a folder."""
+
+    def run(folder: Path, *arguments: str) -> Finished:
+        capsys.readouterr()
+        return call(edge_api.main, ["--cache-dir", str(folder), "--threads", THREADS, *arguments], capsys)
+
+    return run
+
+
+def test_an_edge_decides_from_predictions_and_learns(
+    fitted: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]
+) -> None:
+    first = edge_in(
+        fitted, "-p", str(cloud.port), "-t", "le_net", "--times", "predicted", "--repeat", "3", "--verify", "--json"
+    )
+    assert first.code == 0, first.stderr
+    document = first.document
+    assert document["times"]["edge"] == "predicted"
+    assert document["times"]["edge_factor"] > 1
+    assert document["verify"]["matches"]
+    assert document["plan"]["predicted"]["total_s"] > 0
+    assert all(0.5 <= factor <= 2 for factor in document["corrections"].values())
+    if document["plan"]["head"]:
+        assert document["corrections"]
+        (kept,) = (fitted / "corrections").iterdir()
+        assert json.loads(kept.read_text())["seen"] >= 3
+
+
+def test_auto_takes_what_there_is(fitted: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]) -> None:
+    def source() -> str:
+        edge = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "12", "--json")
+        assert edge.code == 0, edge.stderr
+        found: str = edge.document["times"]["edge"]
+        return found
+
+    for path in (fitted / "profiles").glob("le_net*"):
+        path.unlink()
+    assert source() == "predicted"
+    shown = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "12")
+    assert "times  predicted here (predictors of cpu " in shown.stdout
+    flags = ["--cache-dir", str(fitted), "--threads", THREADS]
+    assert deployment.main(["profile", "-t", "le_net", *flags]) == 0
+    assert source() == "measured"
+
+
+def test_auto_measures_where_a_kind_is_predicted_badly(
+    fitted: Path,
+    tmp_path: Path,
+    cloud: CloudProcess,
+    edge_in: Callable[..., Finished],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = latency.load(fitted / "predictors" / "edge.skops")
+    path = tmp_path / "predictors" / "edge.skops"
+    latency.save(replace(good, errors={**good.errors, "conv": 5.0}), path)
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "12", "--json")
+    times = edge_in(tmp_path, *flags).document["times"]
+    told = "the P90 error of predictions is above 50 % for conv 400 %"
+    assert (times["edge"], times["edge_why"]) == ("measured", told)
+    assert f"{told}: the network is measured instead" in caplog.text
+    caplog.clear()
+    times = edge_in(tmp_path, *flags, "--times", "predicted").document["times"]
+    assert times["edge"] == "predicted"
+    assert f"{told}; --times auto would measure" in caplog.text
+
+
+def test_the_predictors_of_as_many_threads_are_taken(
+    fitted: Path, tmp_path: Path, cloud: CloudProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of one thread lie beside those of all; where there are none for an emulated edge that is said."""
+    good = latency.load(fitted / "predictors" / "edge.skops")
+    assert good.machine is not None
+    path = tmp_path / "predictors" / "edge.skops"
+
+    def edge_of_one_thread(folder: Path) -> dict[str, Any]:
+        capsys.readouterr()
+        found = call(edge_api.main, ["--cache-dir", str(folder), *flags], capsys)
+        assert found.code == 0, found.stderr
+        times: dict[str, Any] = found.document["times"]
+        return times
+
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "12", "--emulate-cpu", "0.5", "--json")
+    try:
+        times = edge_of_one_thread(tmp_path / "none")
+        assert (times["edge"], times["edge_why"]) == ("measured", "no predictors for 1 thread")
+        latency.save(good, path)
+        times = edge_of_one_thread(tmp_path)
+        assert (times["edge"], times["edge_why"]) == ("measured", "no predictors for this machine with 1 thread")
+        for kept in (tmp_path / "profiles").iterdir():
+            kept.unlink()
+        latency.save(replace(good, machine=replace(good.machine, threads=1)), for_threads(path, 1))
+        times = edge_of_one_thread(tmp_path)
+        assert times["edge"] == "predicted"
+        assert ", 1 threads" in times["edge_why"]
+    finally:
+        torch.set_num_threads(int(THREADS))
+
+
+def test_a_cloud_may_predict_too(fitted: Path, edge_in: Callable[..., Finished]) -> None:
+    with running_cloud(fitted, "--times", "predicted") as cloud:
+        edge = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "3", "--repeat", "25", "--json")
+        assert edge.code == 0, edge.stderr
+        assert edge.document["times"]["cloud"] == "predicted"
+        assert edge.document["measured"]["cloud_s"] > 0
+    assert len(list((fitted / "corrections").iterdir())) >= 1
+
+
+def test_predictions_that_cannot_be_made(
+    fitted: Path, tmp_path: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]
+) -> None:
+    predicted = ("-p", str(cloud.port), "-t", "le_net", "--times", "predicted")
+    none = edge_in(tmp_path, *predicted, "--point", "12")
+    assert (none.code, "run deployment.py profile and deployment.py fit" in none.stderr) == (2, True)
+    predictors = str(fitted / "predictors" / "edge.skops")
+    other = edge_in(tmp_path, *predicted, "--predictors", predictors, "--threads", "1")
+    torch.set_num_threads(int(THREADS))
+    assert (other.code, "is for another machine" in other.stderr) == (4, True)
+
+
+def test_damaged_predictors_do_not_stop_auto(
+    tmp_path: Path, cloud: CloudProcess, edge_in: Callable[..., Finished], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = tmp_path / "x.skops"
+    damaged.write_bytes(os.urandom(500))
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "12", "--json")
+    found = edge_in(tmp_path, *flags, "--predictors", str(damaged))
+    assert (found.code, found.document["times"]["edge"]) == (0, "measured")
+    assert "is damaged" in caplog.text
+    assert "the network is measured instead" in caplog.text
+
+
+def test_energy_is_in_the_document(cache: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]) -> None:
+    flags = ("-p", str(cloud.port), "-t", "le_net", "--point", "3", "--radio", "4g", "--power", "jetson_tk1", "--json")
+    found = edge_in(cache, *flags).document
+    energy = found["energy"]
+    assert (energy["source"], energy["profile"], energy["radio"]) == ("modelled", "jetson_tk1", "4g")
+    joules, measured = energy["measured_stages"], found["measured"]
+    busy_s = measured["edge_s"] + measured["encode_s"]  # the codec that pays depends on the machine
+    assert joules["edge_j"] == pytest.approx(8.0 * busy_s)
+    assert joules["idle_j"] == pytest.approx(3.0 * (measured["total_s"] - busy_s))
+    assert joules["transmit_j"] > 0
+    assert joules["total_j"] == pytest.approx(sum(joules[name] for name in joules if name != "total_j"))
