@@ -2,6 +2,8 @@
 
 Every one raises argparse.ArgumentTypeError, which ends a script with one line and code 2. Times become seconds, sizes
 bytes.
+
+Pure.
 """
 
 import argparse

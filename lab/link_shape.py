@@ -1,4 +1,4 @@
-"""What a relay emulates: rates over time, a round trip, and faults."""
+"""What a relay emulates: rates over time, a round trip, and faults. Pure."""
 
 from dataclasses import dataclass
 

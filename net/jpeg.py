@@ -4,6 +4,8 @@ Before it does, the file is walked here, marker by marker: it has to be as `sque
 the tensor's shape says. One scan of all components; no progressive or arithmetic coding, no restarts, thumbnails,
 profiles or comments, nothing before and nothing behind. What is left to libjpeg are tables and one scan for a known
 number of pixels, which it decodes row by row. Pillow is loaded when it is needed.
+
+Pure.
 """
 
 import io

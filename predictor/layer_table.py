@@ -1,4 +1,4 @@
-"""A measured network as a table, one row for each layer."""
+"""A measured network as a table, one row for each layer. Pure."""
 
 import csv
 import io

@@ -1,24 +1,36 @@
-"""The arrows between the rooms, as docs/architecture.md draws them."""
+"""The arrows between the packages, as docs/architecture.md draws them."""
 
 import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("models", "net", "partition", "predictor", "runtime", "lab", "utils", "benchmarks")
+from tests.conftest import ROOT
+from tests.pure import PACKAGES as TESTED
+from tests.pure import pure_modules
+
+PACKAGES = (*TESTED, "benchmarks")
+ENGINE = {"engine", "partition", "predictor", "net", "models", "utils"}
+CLIENT = {"client", *ENGINE}
 BELOW = {
     "utils": set(),
     "net": {"utils"},
     "models": {"utils"},
-    "partition": {"edgecloud.models.graph", "utils"},
+    "partition": {"models.graph", "utils"},
     "predictor": {"models", "utils"},
-    "runtime": {"partition", "predictor", "net", "models", "utils"},
-    "lab": {"runtime", "partition", "predictor", "net", "models", "utils"},
+    "engine": ENGINE,
+    "client": CLIENT,
+    "server": {"server", *ENGINE},
+    "tasks": CLIENT,
+    "tools": CLIENT,
+    "cli": {"server", "tasks", "tools", *CLIENT},
+    "lab": {"cli", "server", "tasks", "tools", *CLIENT},
 }
+"""What each package may import from."""
 
 
 def imported_by(path: Path) -> set[str]:
@@ -32,30 +44,56 @@ def imported_by(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("room", BELOW)
-def test_imports_follow_the_arrows(room: str) -> None:
-    for path in (ROOT / room).rglob("*.py"):
+def files(*folders: str) -> Iterator[Path]:
+    """Every module of them, and the scripts."""
+    yield from ROOT.glob("*.py")
+    for folder in folders:
+        yield from (ROOT / folder).rglob("*.py")
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_follow_the_arrows(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
         for name in imported_by(path):
-            top = name.split(".")[0]
-            if top not in ROOMS or top == room:
+            first, _, rest = name.partition(".")
+            if first != "edgecloud" or rest.split(".")[0] in ("", package):
                 continue
-            allowed = any(name == below or name.startswith(below + ".") for below in BELOW[room])
+            allowed = any(rest == below or rest.startswith(below + ".") for below in BELOW[package])
             assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_every_package_has_its_arrows() -> None:
+    assert set(BELOW) == set(TESTED)
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == {*TESTED, "edgecloud", "benchmarks"}
+
+
+def test_nothing_is_imported_but_from_the_namespace() -> None:
+    """In a checkout `import net` would work as well, and make a second module of the same file."""
+    outside = {*TESTED, *(path.stem for path in ROOT.glob("*.py"))}
+    for path in files(*PACKAGES, "edgecloud", "tests"):
+        assert not {name.split(".")[0] for name in imported_by(path)} & outside, path
+
+
 def test_nobody_imports_the_scripts() -> None:
-    scripts = {path.stem for path in ROOT.glob("*.py")}
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*.py"):
-            found = {name.split(".")[0] for name in imported_by(path)}
-            assert not found & scripts, path
+    scripts = {f"edgecloud.{path.stem}" for path in ROOT.glob("*.py")}
+    for package in TESTED:
+        for path in (ROOT / package).rglob("*.py"):
+            assert not imported_by(path) & scripts, path
+
+
+IMPURE = {"torch", "torchvision", "socket", "select", "ssl", "subprocess", "threading", "time", "tempfile", "shutil"}
+"""What a pure module has no use for."""
+
+
+@pytest.mark.parametrize("path", list(pure_modules()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pure_modules_only_decide(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported_by(path)} & IMPURE
 
 
 def test_only_one_module_imports_torchvision() -> None:
-    for room in (*ROOMS, "tests"):
-        for path in (ROOT / room).rglob("*.py"):
-            found = {name for name in imported_by(path) if name.split(".")[0] == "torchvision"}
-            assert not found, f"{path} imports {found}; take it from edgecloud.models.vision"
+    for path in files(*PACKAGES, "tests"):
+        found = {name for name in imported_by(path) if name.split(".")[0] == "torchvision"}
+        assert not found, f"{path} imports {found}; take it from edgecloud.models.vision"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures."""
+"""A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures.
+
+Pure.
+"""
 
 import math
 from collections.abc import Iterable
