@@ -22,15 +22,15 @@ from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageErr
 from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
-    from edgecloud.tasks.pipeline import Record
-    from edgecloud.tasks.task_runner import Run, TasksConfig, TasksOutcome
+    from edgecloud.tasks.pipeline import TaskRecord
+    from edgecloud.tasks.task_runner import TasksConfig, TasksOutcome, TasksRun
     from edgecloud.utils.progress import Show
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = script.Parser(
-        "tasks_edge_api.py", "Run many inferences of mixed networks, heads here and tails on a cloud, pipelined."
+        "tasks_edge_api.py", "TasksRun many inferences of mixed networks, heads here and tails on a cloud, pipelined."
     )
     flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument(
@@ -157,19 +157,19 @@ def infer(options: argparse.Namespace) -> int:
     from edgecloud.utils.progress import on_terminal
 
     with on_terminal() as progress:
-        from edgecloud.tasks.task_runner import Run, run
+        from edgecloud.tasks.task_runner import TasksRun, run
 
-        config, call = build_config(options), Run()
+        config, call = build_config(options), TasksRun()
         with script.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
             outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
 
 
-def teller(options: argparse.Namespace, progress: "Show") -> Callable[["Run", "Record"], None]:
+def teller(options: argparse.Namespace, progress: "Show") -> Callable[["TasksRun", "TaskRecord"], None]:
     """What is told of every task as it ends."""
     from edgecloud.cli.task_report import line, progress_line
 
-    def told(call: "Run", record: "Record") -> None:
+    def told(call: "TasksRun", record: "TaskRecord") -> None:
         progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
             script.say(line(record, script.columns()))

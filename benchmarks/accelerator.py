@@ -90,7 +90,7 @@ def points_of(model: str, port: int, device: str, cache: Path) -> list[dict[str,
 
 def whole(model: str, device: torch.device) -> tuple[int, float, float]:
     """Of the whole network in plain torch: its class and largest value on the processor, its seconds on the device."""
-    entry = registry.given(model)
+    entry = registry.resolve_trusted(model)
     module = weights.load(entry).model
     x = inputs.sample(entry.sample, entry.preprocess).tensor
     with torch.inference_mode():

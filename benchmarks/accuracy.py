@@ -13,7 +13,7 @@ import sys
 from benchmarks.fingerprint import write_table
 from edgecloud.engine import calibration, packing
 from edgecloud.engine.executor import TorchExecutor, prepare
-from edgecloud.engine.packing import AUTO, Wanted
+from edgecloud.engine.packing import AUTO, CodecPolicy
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import INPUT, Point
 from edgecloud.net.codec import encode
@@ -30,9 +30,9 @@ def rows_of(name: str) -> list[list[str]]:
     """One network: calibrated, then packed."""
     found = calibration.calibrate(name, "default", "cpu", None, None, lambda _what, _done: None)
     calibration.keep(default_folder(), found)
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
-    graph, wanted = network.traced.graph, Wanted.of(AUTO, found, 1.0)
+    graph, wanted = network.traced.graph, CodecPolicy.of(AUTO, found, 1.0)
     packed = packing.packing_of(network, wanted, default_folder())
     pictures = calibration.read_samples(entry, None).tensors[::EVERY]
     executor = TorchExecutor(network, find_device("cpu"))

@@ -27,7 +27,7 @@ from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
 from edgecloud.client.inference import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine import calibration
-from edgecloud.engine.packing import AUTO, Wanted, packing_of
+from edgecloud.engine.packing import AUTO, CodecPolicy, packing_of
 from edgecloud.engine.times import measured
 from edgecloud.models import registry
 from edgecloud.net.link import Prober
@@ -85,7 +85,7 @@ def ways_of(edge: Edge, problem: Problem, kept: calibration.Calibration) -> list
     found = [("raw", 0.0), (AUTO, 0.0), (AUTO, BUDGET)]
     ways = []
     for codec, budget in found:
-        wanted = Wanted.of(codec, kept, budget)
+        wanted = CodecPolicy.of(codec, kept, budget)
         packing = packing_of(edge.network, wanted, default_folder())
         decision: Decision = decide(problem, Goal(), allowed=wanted.allowed(edge.graph, packing, edge.executor.share))
         point = decision.point(edge.graph)
@@ -142,7 +142,7 @@ def calibrated(name: str) -> calibration.Calibration:
 
 def rows_of(name: str, link: str) -> list[list[str]]:
     """One network."""
-    config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.find(name)
+    config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.lookup(name)
     set_threads(1)
     edge = Edge.build(config, entry, read_input(config, entry))
     kept = calibration.find(default_folder(), edge.network) or calibrated(name)

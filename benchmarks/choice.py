@@ -80,7 +80,7 @@ class Cell:
 def connected_edge(model: str, address: tuple[str, int], link: str) -> Iterator[Edge]:
     """An edge behind an emulated link."""
     with emulated_link(*address, f"{link},{RTT}") as relay:
-        config, entry = EdgeConfig(model=model, cpu_share=1.0), registry.find(model)
+        config, entry = EdgeConfig(model=model, cpu_share=1.0), registry.lookup(model)
         edge = Edge.build(config, entry, read_input(config, entry))
         edge.greet(*relay.address(), "", TIMEOUT_S)
         try:

@@ -104,7 +104,7 @@ def chosen(graph: LayerGraph) -> list[int]:
 
 def crossings(name: str) -> list[Crossing]:
     """The tensors of one network; the points take the photographs in turns."""
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     loaded = weights.load(entry)
     photos = [inputs.from_image(path, entry.preprocess, path.stem) for path in inputs.samples(entry.sample)]
     traced = prepare(loaded, photos[0], entry.name).traced

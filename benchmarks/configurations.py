@@ -134,7 +134,7 @@ class Cell:
 def times_of(name: str, folder: Path) -> Known:
     """Predict a network on both sides, then measure it, round by round."""
     print(name, file=sys.stderr, flush=True)
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
     graph, cpu = network.traced.graph, find_device("cpu")
     # With a share the edge's clock counts work only, as an emulated edge's does: what others do on a core is not in it.

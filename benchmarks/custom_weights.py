@@ -145,7 +145,7 @@ class Made:
     @classmethod
     def of(cls, path: Path) -> "Made":
         """Build it as edge_api.py does. Raises UsageError where it is refused."""
-        entry = registry.given(str(path))
+        entry = registry.resolve_trusted(str(path))
         example = inputs.sample(entry.sample, entry.preprocess)
         network = prepare(weights.load(entry), example, entry.name)
         return cls(path, Edge(entry, network, make_executor(network, torch.device("cpu"))))

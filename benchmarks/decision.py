@@ -64,7 +64,7 @@ Seconds = Mapping[str, Sequence[float]]
 
 def prepared(name: str) -> TorchExecutor:
     """A network that can be profiled."""
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
     return TorchExecutor(network, torch.device("cpu"))
 
@@ -85,7 +85,7 @@ def points_row(name: str) -> list[str]:
     network, problem = executor.traced, problem_of(executor)
     times = [timed(lambda: best(scan(problem))) for _ in range(REPEATS)]
     heads = [segment(network, network.graph.head_at(point.number)).module for point in network.graph.points]
-    x = inputs.sample(registry.find(name).sample, registry.find(name).preprocess).tensor
+    x = inputs.sample(registry.lookup(name).sample, registry.lookup(name).preprocess).tensor
     with torch.inference_mode():
         published = timed(lambda: [head(x) for head in heads])
     shown = [median(times), max(times), times[0], published]

@@ -69,7 +69,7 @@ def answered(edges: list[Connection], row: Row) -> int:
 
 def drained(repeats: int) -> list[Row]:
     """B12 with many requests in hand: how long it takes to answer them, and to leave them."""
-    entry = registry.find("alex_net")
+    entry = registry.lookup("alex_net")
     network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
     once = Row(f"B12 SIGTERM, {EDGES * EACH} requests in hand")
     twice = Row(f"B12 SIGTERM, {EDGES * EACH} requests in hand, SIGTERM again after {AGAIN_S * 1e3:.0f} ms")

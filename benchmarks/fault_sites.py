@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from edgecloud.client.edge import Answered, Edge
-from edgecloud.client.resilient import Address, SteadyEdge
+from edgecloud.client.resilient import Address, ResilientClient
 from edgecloud.client.subprocesses import LISTENING, Child
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import TorchExecutor, prepare
@@ -152,7 +152,7 @@ class Subject:
 
     def __init__(self, address: tuple[str, int], timeout_s: float = TIMEOUT_S) -> None:
         set_threads(int(THREADS))
-        entry = registry.find("alex_net")
+        entry = registry.lookup("alex_net")
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         self.edge = Edge(entry, network, TorchExecutor(network, find_device("cpu")))
         self.edge.greet(*address, "", 120.0)
@@ -163,7 +163,7 @@ class Subject:
         took = [self.edge.infer_parts(self.x, self.parts, 30.0).measured for _ in range(3)]
         self.edge.executor.run(self.edge.executor.load(self.edge.graph.everything), [self.x])
         waiting_s = median(run.total_s - run.edge_s for run in took)
-        self.steady = SteadyEdge(self.edge, Address(*address), timeout_s, edge_s, {self.parts: waiting_s}, 0.01)
+        self.steady = ResilientClient(self.edge, Address(*address), timeout_s, edge_s, {self.parts: waiting_s}, 0.01)
 
     def infer(self, row: Row, parts: tuple[Part, ...] | None = None) -> Answered | None:
         """One inference, noted in `row`."""

@@ -57,7 +57,7 @@ def main() -> None:
     from edgecloud.utils.errors import AppError
 
     port, model, point, seconds, deadline_s = sys.argv[1:]
-    entry = registry.find(model)
+    entry = registry.lookup(model)
     edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
     head = edge.graph.head_at(int(point))
     segment = edge.executor.load(head)

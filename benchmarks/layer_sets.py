@@ -41,7 +41,7 @@ def layer_sets(graph: LayerGraph) -> Iterator[frozenset[int]]:
 
 def attack(cloud: CloudProcess, model: str, count: int, seconds: float) -> tuple[int, float]:
     """Ask for so many sets, or for so long; returns how many were answered, and the seconds."""
-    entry = registry.find(model)
+    entry = registry.lookup(model)
     edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
     edge.greet("127.0.0.1", cloud.port, "", 120.0)
     assert edge.cloud is not None

@@ -56,7 +56,7 @@ class Subject:
     """A network cut at a point: what is sent, and what has to come back."""
 
     def __init__(self, model: str, point: int) -> None:
-        entry = registry.find(model)
+        entry = registry.lookup(model)
         self.network: Network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         executor = TorchExecutor(self.network, find_device("cpu"))
         graph = self.network.traced.graph

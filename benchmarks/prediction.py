@@ -34,7 +34,7 @@ def without(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """The data set without any layer that one of the networks has."""
     seen = set()
     for name in names:
-        entry = registry.find(name)
+        entry = registry.lookup(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         seen |= {layer.spec for layer in layers_of(TorchExecutor(network, find_device("cpu")))}
     kept = {kind: tuple(row for row in rows if row.layer.spec not in seen) for kind, rows in dataset.rows.items()}
@@ -73,7 +73,7 @@ def predict_s(evaluation: Evaluation) -> float:
     """The slowest network's table, median of some repeats."""
     slowest = 0.0
     for name in MANY_NETWORKS:
-        entry = registry.find(name)
+        entry = registry.lookup(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         layers = layers_of(TorchExecutor(network, find_device("cpu")))
         times = []

@@ -47,7 +47,7 @@ TIMEOUT_S = 120.0
 
 def network_of(name: str) -> Network:
     """Built as the programs build it."""
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
 
 
@@ -163,7 +163,7 @@ def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) ->
 
 def rows_of(name: str) -> list[list[str]]:
     """One network over every link; the baseline takes one client, so it is started anew for each."""
-    config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.find(name)
+    config, entry = EdgeConfig(model=name, cpu_share=SHARE), registry.lookup(name)
     edge = Edge.build(config, entry, read_input(config, entry))
     rows = []
     with own_cloud(["--threads", str(CLOUD_THREADS), "--cache-dir", str(default_folder())]) as cloud:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.table import Table
 
-from edgecloud.tasks.pipeline import Record, stage_sums
-from edgecloud.tasks.task_runner import Run, TasksOutcome
+from edgecloud.tasks.pipeline import TaskRecord, stage_sums
+from edgecloud.tasks.task_runner import TasksOutcome, TasksRun
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.progress import DETAIL
 from edgecloud.utils.units import format_bytes, format_rate, format_seconds, middle_cut, printable
@@ -35,7 +35,7 @@ def is_good(outcome: TasksOutcome) -> bool:
     return not (found["failed"] or found["wrong"] or outcome.problems)
 
 
-def row(record: Record) -> dict[str, Any]:
+def row(record: TaskRecord) -> dict[str, Any]:
     """One task."""
     task, choice = record.task, record.choice
     values: dict[str, Any] = {
@@ -64,7 +64,7 @@ def summary(outcome: TasksOutcome) -> dict[str, Any]:
     return _ends(outcome, done) | _pace(outcome, done) | _percentiles(outcome, done) | _traffic(outcome, done)
 
 
-def _ends(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
+def _ends(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any]:
     checked = [record.matches for record in done if record.matches is not None]
     differences = [record.max_abs_diff for record in done if record.max_abs_diff is not None]
     endless = next((record for record in done if record.difference), None)
@@ -82,7 +82,7 @@ def _ends(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _pace(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
+def _pace(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any]:
     """The stages overlap, so the longest of them bounds what can be done in the time: see docs/tasks.md."""
     edge_s, link_s, cloud_s = stage_sums(done)
     longest_s, wall_s = max(edge_s, link_s, cloud_s), outcome.wall_s
@@ -98,13 +98,13 @@ def _pace(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _percentiles(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, float | None]:
+def _percentiles(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, float | None]:
     """Of `latency_s` for arrivals, of `total_s` for a closed queue, where tasks wait for each other from the start."""
     times = [record.total_s if outcome.objective == "makespan" else record.latency_s for record in done]
     return {f"p{share}_s": float(np.percentile(times, share)) if times else None for share in (50, 95, 99)}
 
 
-def _traffic(outcome: TasksOutcome, done: Sequence[Record]) -> dict[str, Any]:
+def _traffic(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any]:
     points = _by_model((record.task.model, record.choice.point) for record in done if record.choice is not None)
     codecs = _by_model((record.task.model, record.codec) for record in done if record.codec)
     return {
@@ -139,7 +139,7 @@ def to_json(outcome: TasksOutcome) -> dict[str, Any]:
     }
 
 
-def line(record: Record, columns: int = 120) -> str:
+def line(record: TaskRecord, columns: int = 120) -> str:
     """One task for people, as it ends; in so many columns, of which a long name of a network gets what is left."""
     task = record.task
     when = f"{record.done_s:7.2f} s {task.id:>4} "
@@ -153,7 +153,7 @@ def line(record: Record, columns: int = 120) -> str:
     return f"{when}{middle_cut(task.model, room):<{room}}{rest}"
 
 
-def progress_line(call: Run, record: Record) -> str:
+def progress_line(call: TasksRun, record: TaskRecord) -> str:
     """How far a call is, and what its link is like, when a task has ended."""
     conditions = None if call.keeper is None else call.keeper.conditions()
     link = None if conditions is None else conditions.link
@@ -277,7 +277,7 @@ def write_plot(outcome: TasksOutcome, path: Path) -> None:
         waterfall(path, strips, title)
 
 
-def _cut_and_time(record: Record) -> str:
+def _cut_and_time(record: TaskRecord) -> str:
     """`point 8: 23.1 kB, 402 ms`, `all on the edge, 12 ms`: where a task was cut, what was sent, how long it took."""
     if record.completed_by == "edge" or record.choice is None:
         where = "all on the edge"
@@ -292,7 +292,7 @@ def _cut_and_time(record: Record) -> str:
 SHOWN, SAID = 40, 3
 
 
-def _bars(record: Record) -> list[tuple[str, float, float]]:
+def _bars(record: TaskRecord) -> list[tuple[str, float, float]]:
     """Stage, begin and length. When a task reached the cloud is known only from behind: its clock is another one."""
     found = [("edge", record.started_s, record.head_done_s - record.started_s + record.encode_s)]
     if record.completed_by in ("split", "cloud"):

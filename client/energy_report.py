@@ -43,13 +43,18 @@ class EnergyReport:
 
     @classmethod
     def of(
-        cls, choice: PowerChoice, link: LinkEstimate | None, predicted: "Stages", measured: "Stages", metered: Metered
+        cls,
+        choice: PowerChoice,
+        link: LinkEstimate | None,
+        predicted: "EnergyInputs",
+        measured: "EnergyInputs",
+        metered: Metered,
     ) -> "EnergyReport":
         """Apply the formula to predicted and to measured stages; both are modelled, only the meter measures joules."""
         rates = Link(1.0, 1.0, 0.0) if link is None else Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
         power = choice.at(rates) if link is not None else Power(choice.profile.compute_w, choice.profile.idle_w, 0, 0)
 
-        def joules(stages: Stages) -> Energy:
+        def joules(stages: EnergyInputs) -> Energy:
             return energy(stages.edge_s, stages.waiting_s, stages.sent_bytes, stages.received_bytes, rates, power)
 
         return cls(choice.profile.name, choice.radio_name, joules(predicted), joules(measured), metered.document)
@@ -67,7 +72,7 @@ class EnergyReport:
 
 
 @dataclass(frozen=True)
-class Stages:
+class EnergyInputs:
     """What energy depends on: seconds of computing here, seconds of waiting for the answer, bytes each way."""
 
     edge_s: float

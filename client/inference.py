@@ -10,14 +10,14 @@ from functools import cache
 import numpy as np
 
 from edgecloud.client.edge import Answered, Edge, EdgeConfig, Fallback, GreetedCloud, Measured, read_input, state_of
-from edgecloud.client.energy_report import EnergyReport, Metered, Stages
+from edgecloud.client.energy_report import EnergyInputs, EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.late import LateEdge
 from edgecloud.client.link_record import LinkRecord
 from edgecloud.client.outcome import Outcome, Plan, Runs, Sources, Verified
 from edgecloud.client.power import PowerChoice
 from edgecloud.client.reconnector import blaming
-from edgecloud.client.resilient import Address, Greeter, Lookout, Met, SteadyEdge
+from edgecloud.client.resilient import Address, Lookout, Met, Reconnector, ResilientClient
 from edgecloud.client.subprocesses import CloudAccess
 from edgecloud.engine.answers import (
     NETWORK_NOT_FINITE,
@@ -39,7 +39,7 @@ from edgecloud.net.messages import State
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition import chain
 from edgecloud.partition.cost import CloudTimes, Link, Part, Prediction, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, Room, decide
+from edgecloud.partition.decide import Decision, FrameLimits, decide
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
@@ -84,7 +84,7 @@ class Entered:
     record: LinkRecord
     failure: str = ""
     """Why there is no cloud, where one was wanted and the edge goes on alone."""
-    greeter: Greeter | None = None
+    greeter: Reconnector | None = None
     """Where the cloud is not waited for: who greets it."""
 
 
@@ -96,7 +96,7 @@ def enter(
     The cloud may take `ready_s` seconds, else as long as `greeting_s` says; where it is not awaited the greeting only
     begins. Raises AppError.
     """
-    entry = registry.given(config.model)
+    entry = registry.resolve_trusted(config.model)
     record = stack.enter_context(LinkRecord(config.record))
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
     example = read_input(config, entry)
@@ -134,13 +134,13 @@ def greeting_s(config: EdgeConfig) -> float:
     return config.ready_s if is_waited_for else min(config.ready_s, config.timeout_s)
 
 
-def greeter_of(edge: Edge, address: tuple[str, int], config: EdgeConfig) -> Greeter:
+def greeter_of(edge: Edge, address: tuple[str, int], config: EdgeConfig) -> Reconnector:
     """Greets the cloud and measures the link, in a thread of its own."""
 
     def survey(cloud: GreetedCloud) -> Met:
         return Met(cloud, probe(cloud, config, lambda *_: None), state_of(cloud, config.timeout_s))
 
-    return Greeter(edge, Address(*address, config.token), config.ready_s, survey)
+    return Reconnector(edge, Address(*address, config.token), config.ready_s, survey)
 
 
 def _greet(edge: Edge, address: tuple[str, int], config: EdgeConfig, ready_s: float) -> str:
@@ -299,7 +299,7 @@ def plan_of(
     elif head is not None:
         decision = _given(allowed.exact(problem, config.goal.weights(watts)), head)
     else:
-        room = Room(limits.payload_bytes, limits.tensors)
+        room = FrameLimits(limits.payload_bytes, limits.tensors)
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
     decision_s = time.perf_counter() - started
     exact = allowed.exact(problem, config.goal.weights(watts))
@@ -368,11 +368,11 @@ def _run(
 
 def _steady(
     edge: Edge, where: Address, plan: Plan, edge_s: Sequence[float], wanted: Sequence[Parts], config: EdgeConfig
-) -> SteadyEdge:
+) -> ResilientClient:
     assert plan.problem is not None  # there is a cloud
     waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in wanted}
     waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
-    return SteadyEdge(edge, where, config.timeout_s, edge_s, waiting_s, plan.problem.link.rtt_s)
+    return ResilientClient(edge, where, config.timeout_s, edge_s, waiting_s, plan.problem.link.rtt_s)
 
 
 def _run_late(prepared: Prepared, plan: Plan, lookout: Lookout, config: EdgeConfig, progress: Show) -> _Ran:
@@ -382,7 +382,7 @@ def _run_late(prepared: Prepared, plan: Plan, lookout: Lookout, config: EdgeConf
     where = Address(*prepared.address, config.token)
     made: list[tuple[Plan, LinkEstimate | None]] = [(plan, None)]
 
-    def begin(met: Met) -> tuple[Parts, SteadyEdge]:
+    def begin(met: Met) -> tuple[Parts, ResilientClient]:
         found = _planned(edge, met, prepared, config)
         if found.failure:
             raise ProtocolError(found.failure)
@@ -480,10 +480,10 @@ def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Run
     return EnergyReport.of(power, link, *stages, metered)
 
 
-def _stages(times: Prediction | Measured, sent_bytes: int, received_bytes: int, *, is_local: bool) -> Stages:
+def _stages(times: Prediction | Measured, sent_bytes: int, received_bytes: int, *, is_local: bool) -> EnergyInputs:
     """What the joules of an inference depend on; packing is computing too."""
     busy_s = times.edge_s + times.encode_s
-    return Stages(busy_s, 0.0 if is_local else times.total_s - busy_s, sent_bytes, received_bytes)
+    return EnergyInputs(busy_s, 0.0 if is_local else times.total_s - busy_s, sent_bytes, received_bytes)
 
 
 def _outcome(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from edgecloud.client.edge import Answered, Edge, Fallback, Inference
-from edgecloud.client.resilient import AWAY, Lookout, Met, SteadyEdge
+from edgecloud.client.resilient import AWAY, Lookout, Met, ResilientClient
 from edgecloud.models.graph import INPUT
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Part
@@ -21,10 +21,10 @@ class LateEdge:
     """
 
     def __init__(
-        self, edge: Edge, lookout: Lookout, begin: Callable[[Met], tuple[tuple[Part, ...], SteadyEdge]]
+        self, edge: Edge, lookout: Lookout, begin: Callable[[Met], tuple[tuple[Part, ...], ResilientClient]]
     ) -> None:
         self._edge, self._lookout, self._begin = edge, lookout, begin
-        self._begun: tuple[tuple[Part, ...], SteadyEdge] | None = None
+        self._begun: tuple[tuple[Part, ...], ResilientClient] | None = None
 
     @property
     def reconnects(self) -> int:

@@ -100,7 +100,7 @@ class Train:
         return (len(counted) - 1) * TRAIN_BYTES, counted[-1] - counted[0]
 
 
-class Uplink:
+class MultiplexedClient:
     """A connection on which a cloud has agreed to run some networks."""
 
     def __init__(
@@ -144,7 +144,7 @@ class Uplink:
         timeout_s: float,
         tls: ClientTls | None = None,
         is_given_up: Callable[[], bool] = lambda: False,
-    ) -> "Uplink":
+    ) -> "MultiplexedClient":
         """Connect and agree on the networks, as `client.reconnector` says.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
@@ -281,7 +281,7 @@ class Uplink:
             self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
 
     def _take(self, frame: Frame) -> None:
-        _TAKEN.get(frame.kind, Uplink._take_result)(self, frame)
+        _TAKEN.get(frame.kind, MultiplexedClient._take_result)(self, frame)
 
     def _take_result(self, frame: Frame) -> None:
         result, arrays = frame.read(Result), frame.arrays()
@@ -326,9 +326,9 @@ class Uplink:
         self._listener.lost(gone, error)
 
 
-_TAKEN: dict[FrameType, Callable[[Uplink, Frame], None]] = {
-    FrameType.ERROR: Uplink._take_error,
-    FrameType.STATE: Uplink._take_state,
-    FrameType.PROBED: Uplink._take_probed,
+_TAKEN: dict[FrameType, Callable[[MultiplexedClient, Frame], None]] = {
+    FrameType.ERROR: MultiplexedClient._take_error,
+    FrameType.STATE: MultiplexedClient._take_state,
+    FrameType.PROBED: MultiplexedClient._take_probed,
 }
 """Every other frame has to be a RESULT."""

@@ -41,7 +41,7 @@ HEAD = "head="
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PointRequest:
     """One cut that is to be measured."""
 
     text: str
@@ -52,7 +52,7 @@ class Wanted:
     """None: that of the call."""
 
 
-def parse(text: str, graph: LayerGraph) -> tuple[Wanted, ...]:
+def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
     """Read a list of points. Raises UsageError for what there is not."""
     found = [wanted for part in text.split(",") if part.strip() for wanted in _one(part.strip(), graph)]
     if not found:
@@ -60,7 +60,7 @@ def parse(text: str, graph: LayerGraph) -> tuple[Wanted, ...]:
     return tuple(found)
 
 
-def _one(part: str, graph: LayerGraph) -> Iterator[Wanted]:
+def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
     name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
     if part.startswith(HEAD) and codec not in (AUTO, *CODECS):
         name, codec = part, ""  # names of layers may hold colons, those of codecs do not
@@ -68,13 +68,13 @@ def _one(part: str, graph: LayerGraph) -> Iterator[Wanted]:
         raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(CODECS)}")
     ending, chosen = f":{codec}" if codec else "", codec or None
     if name == "auto":
-        yield Wanted(part, codec=chosen)
+        yield PointRequest(part, codec=chosen)
     elif name.startswith(HEAD):
-        yield Wanted(part, head=_head(name.removeprefix(HEAD), graph), codec=chosen)
+        yield PointRequest(part, head=_head(name.removeprefix(HEAD), graph), codec=chosen)
     else:
         for number in _numbers(name, graph):
             graph.head_at(number)  # raises for a point that there is not
-            yield Wanted(f"{number}{ending}", number, codec=chosen)
+            yield PointRequest(f"{number}{ending}", number, codec=chosen)
 
 
 def _numbers(text: str, graph: LayerGraph) -> range:
@@ -101,7 +101,7 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
 
 
 @dataclass
-class Session:
+class PointsSession:
     """An edge that has its network ready and its cloud greeted."""
 
     entered: Entered
@@ -118,7 +118,7 @@ class Session:
         """The network's layers."""
         return self.entered.edge.graph
 
-    def measure(self, wanted: Wanted) -> Outcome:
+    def measure(self, wanted: PointRequest) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
         config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
         edge = self.entered.edge
@@ -172,11 +172,11 @@ class Session:
 
 
 @contextmanager
-def session(config: EdgeConfig, progress: Show) -> Iterator[Session]:
+def session(config: EdgeConfig, progress: Show) -> Iterator[PointsSession]:
     """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
         entered = enter(stack, config, progress, ready_s=config.ready_s)
-        found = Session(entered, config, progress)
+        found = PointsSession(entered, config, progress)
         if entered.failure:
             found.begin_alone(entered.failure)
         yield found

@@ -77,7 +77,7 @@ Survey = Callable[[GreetedCloud], Met]
 """Finds out what a plan needs to know of a cloud. Raises AppError where the cloud is lost."""
 
 
-class Greeter:
+class Reconnector:
     """Greets a cloud in a thread of its own, and surveys it; whoever wants to know what came of it looks later."""
 
     def __init__(self, edge: Edge, address: Address, wait_s: float = GREET_S, survey: Survey = Met) -> None:
@@ -151,7 +151,7 @@ class Greeter:
 class Lookout:
     """Greets a cloud that is away again and again, a little later each time, and knows why it is away."""
 
-    def __init__(self, greeter: Greeter, why: str = "") -> None:
+    def __init__(self, greeter: Reconnector, why: str = "") -> None:
         self.greeter, self.breaker, self.why = greeter, Breaker(), why
         self._lost_at = time.monotonic()
         if why:
@@ -187,7 +187,7 @@ def rest_of(parts: Sequence[Part], number: int) -> frozenset[int]:
     return frozenset().union(*(left.layers for left in parts[number:]))
 
 
-class SteadyEdge:
+class ResilientClient:
     """Runs inferences with an edge that has greeted its cloud, each within `timeout_s` seconds if at all possible.
 
     `edge_s` are predicted seconds of every layer here; `waiting_s`, by parts, those that an inference waits for the
@@ -206,7 +206,7 @@ class SteadyEdge:
         self._edge, self._timeout_s, self._address = edge, timeout_s, address
         self._peer = None if edge.cloud is None else edge.cloud.connection.peer
         self._edge_s, self._waiting_s, self._rtt_s = edge_s, waiting_s, rtt_s
-        self._lookout, self._budget = Lookout(Greeter(edge, address)), RetryBudget()
+        self._lookout, self._budget = Lookout(Reconnector(edge, address)), RetryBudget()
         self._breaker = self._lookout.breaker
         self._told = ""
         self.reconnects = 0

@@ -103,7 +103,7 @@ def calibrate(
     progress: Show,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
-    entry = registry.given(model)
+    entry = registry.resolve_trusted(model)
     if entry.takes != inputs.PICTURE:
         raise UsageError(f"{entry.name} takes no pictures, and roundings are tried on pictures: nothing to calibrate")
     set_threads(threads)

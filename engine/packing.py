@@ -20,7 +20,7 @@ from edgecloud.engine import calibration
 from edgecloud.engine.calibration import Calibration
 from edgecloud.engine.executor import Executor, Network
 from edgecloud.engine.packing_store import AUTO as AUTO
-from edgecloud.engine.packing_store import Packing as Packing
+from edgecloud.engine.packing_store import CodecCosts as CodecCosts
 from edgecloud.engine.packing_store import lossless, path_of, read, write
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import PICTURE
@@ -58,7 +58,7 @@ def is_lossless(codecs: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CodecPolicy:
     """Which codecs a user allows: one by name, or lossless ones and what a calibration shows to be good enough."""
 
     codec: str
@@ -69,7 +69,7 @@ class Wanted:
     """What the cloud can unpack."""
 
     @classmethod
-    def of(cls, name: str, kept: Calibration | None, budget: float) -> "Wanted":
+    def of(cls, name: str, kept: Calibration | None, budget: float) -> "CodecPolicy":
         """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
         return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
@@ -86,7 +86,7 @@ class Wanted:
     def _known(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.known)
 
-    def allowed(self, graph: LayerGraph, packing: Packing, share: float) -> Allowed:
+    def allowed(self, graph: LayerGraph, packing: CodecCosts, share: float) -> Allowed:
         """The same with sizes and seconds; what a codec does not take travels raw."""
         numbers = range(len(graph.layers))
         lossless = [
@@ -96,7 +96,7 @@ class Wanted:
         return Allowed(lossless, {n: found for n, found in lossy.items() if found})
 
 
-def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> Wanted:
+def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> CodecPolicy:
     """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder.
 
     `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
@@ -109,16 +109,16 @@ def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Pa
         log.warning(
             "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: %s", model, remedy
         )
-    return Wanted.of(name, kept, budget)
+    return CodecPolicy.of(name, kept, budget)
 
 
 def packing_of(
     network: Network,
-    wanted: Wanted,
+    wanted: CodecPolicy,
     folder: Path,
     progress: Progress = lambda _: None,
     inputs: Sequence[Array] | None = None,
-) -> Packing:
+) -> CodecCosts:
     """Sizes and rates of what is wanted: kept ones, or measured now and kept.
 
     Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
@@ -145,7 +145,7 @@ def packing_of(
     return of_input.joined(packing)
 
 
-def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
+def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
     """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run.
 
     A codec that one of the inputs does not take is none for inputs."""
@@ -155,12 +155,12 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> Packing:
         taken = [size for size in found if size is not None]
         if taken and len(taken) == len(arrays):
             sizes[INPUT, name] = round(mean(taken))
-    return Packing(sizes, tries.packing().rates)
+    return CodecCosts(sizes, tries.packing().rates)
 
 
 def measure(
     traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
-) -> Packing:
+) -> CodecCosts:
     """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
     watch = _Watch(traced, needed, progress)
     with torch.inference_mode():
@@ -192,10 +192,10 @@ class _Tries:
             self._spent[name] = (before[0] + spent[0], before[1] + spent[1], before[2] + spent[2])
         return packed.nbytes
 
-    def packing(self) -> Packing:
+    def packing(self) -> CodecCosts:
         """All of it, with seconds for each byte."""
         rates = {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
-        return Packing(self._sizes, rates)
+        return CodecCosts(self._sizes, rates)
 
 
 class _Watch(fx.Interpreter):

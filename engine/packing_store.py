@@ -37,15 +37,15 @@ def lossless(codec: str, layer: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Packing:
+class CodecCosts:
     """Sizes, and for each codec the seconds of packing and unpacking a byte of the tensor as it is."""
 
     sizes: Sizes
     rates: Mapping[str, tuple[float, float]]
 
-    def joined(self, other: "Packing") -> "Packing":
+    def joined(self, other: "CodecCosts") -> "CodecCosts":
         """Both; where they differ, the other one."""
-        return Packing({**self.sizes, **other.sizes}, {**self.rates, **other.rates})
+        return CodecCosts({**self.sizes, **other.sizes}, {**self.rates, **other.rates})
 
     def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
         """How the output of a layer may travel, from a device of which only a share is there."""
@@ -60,28 +60,28 @@ class Packing:
         return found
 
 
-NOTHING = Packing({}, {})
+NOTHING = CodecCosts({}, {})
 
 
 @dataclass(frozen=True)
 class KeptPacking:
     """What was measured of a network, and what was tried: codecs that a tensor does not take have no size."""
 
-    packing: Packing = NOTHING
+    packing: CodecCosts = NOTHING
     tried: frozenset[tuple[int, str]] = frozenset()
-    of_input: Packing = field(default=NOTHING)
+    of_input: CodecCosts = field(default=NOTHING)
     """Of the input that was run last: pictures differ, so an edge measures its own anew."""
     of_input_tried: frozenset[tuple[int, str]] = frozenset()
 
     @property
-    def joined(self) -> Packing:
+    def joined(self) -> CodecCosts:
         """Of the input and of all layers, as an edge reckons with them."""
         return self.of_input.joined(self.packing)
 
-    def with_input(self, of_input: Packing, tried: Iterable[tuple[int, str]]) -> "KeptPacking":
+    def with_input(self, of_input: CodecCosts, tried: Iterable[tuple[int, str]]) -> "KeptPacking":
         """The same with what was now measured on an input; codecs that were not tried on it keep what they had."""
         now = frozenset(tried)
-        before = Packing(
+        before = CodecCosts(
             {key: size for key, size in self.of_input.sizes.items() if key not in now}, self.of_input.rates
         )
         return replace(self, of_input=before.joined(of_input), of_input_tried=self.of_input_tried | now)
@@ -110,7 +110,7 @@ def read(path: Path) -> KeptPacking:
     return KeptPacking(packing, tried, of_input, of_input_tried)
 
 
-def _packing(document: Any) -> tuple[Packing, frozenset[tuple[int, str]]]:
+def _packing(document: Any) -> tuple[CodecCosts, frozenset[tuple[int, str]]]:
     """Raises ValueError and what else reading a document of another form raises."""
     sizes = {(int(number), str(name)): int(size) for number, name, size in document["sizes"]}
     rates = {str(name): (float(e), float(d)) for name, (e, d) in document["rates"].items()}
@@ -118,7 +118,7 @@ def _packing(document: Any) -> tuple[Packing, frozenset[tuple[int, str]]]:
     numbers = [*sizes.values(), *(rate for pair in rates.values() for rate in pair)]
     if not all(0 <= number < math.inf for number in numbers):
         raise ValueError("a size or a rate is none")
-    return Packing(sizes, rates), tried
+    return CodecCosts(sizes, rates), tried
 
 
 def write(path: Path, kept: KeptPacking) -> None:
@@ -131,6 +131,6 @@ def write(path: Path, kept: KeptPacking) -> None:
         log.warning("cannot save %s (%s): it will be measured again next time", path, error.strerror)
 
 
-def _document(packing: Packing, tried: Iterable[tuple[int, str]]) -> dict[str, Any]:
+def _document(packing: CodecCosts, tried: Iterable[tuple[int, str]]) -> dict[str, Any]:
     sizes = [[number, name, size] for (number, name), size in packing.sizes.items()]
     return {"sizes": sizes, "rates": dict(packing.rates), "tried": sorted(tried)}

@@ -104,7 +104,7 @@ class Times:
 
         predictors, layers = latency.load(path, executor.machine), layers_of(executor)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        teacher = Teacher(predictors, layers, self.cache_dir / "corrections" / f"{digest}.json", executor)
+        teacher = OnlineCorrector(predictors, layers, self.cache_dir / "corrections" / f"{digest}.json", executor)
         weak = predictors.weak(layers)
         why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
         return Found(teacher.times(), teacher, why, weak)
@@ -132,7 +132,7 @@ def measured(
     return _felt(LayerTimes(profile.seconds, profile.start_s, "measured"), executor)
 
 
-class Teacher:
+class OnlineCorrector:
     """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
 
     def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: Executor) -> None:
@@ -171,7 +171,7 @@ class Found:
     """Times, and where they were predicted who may learn from the real ones."""
 
     times: LayerTimes
-    teacher: Teacher | None = None
+    teacher: OnlineCorrector | None = None
     why: str = ""
     """Which predictors these are from, or why none were used; "" where nothing is to be told."""
     weak: Mapping[str, float] = field(default_factory=dict)

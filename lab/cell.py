@@ -13,7 +13,7 @@ from edgecloud.lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
 from edgecloud.lab.programs import Program, program
 from edgecloud.lab.pruning import CROSSING
 from edgecloud.lab.reaper import Cleaner
-from edgecloud.lab.records import Record
+from edgecloud.lab.records import CellRecord
 from edgecloud.lab.rules import RULES, Situation
 from edgecloud.lab.spec import Spec
 from edgecloud.lab.testbed import Field, cores
@@ -113,8 +113,8 @@ def edge(
 
 
 def measure(
-    asked: Asked, want: Want, before: list[Record], environment: str, keep: Callable[[Record], None]
-) -> list[Record]:
+    asked: Asked, want: Want, before: list[CellRecord], environment: str, keep: Callable[[CellRecord], None]
+) -> list[CellRecord]:
     """Measure one group, again where its times are too far apart; every record is kept at once. Returns the last."""
     attempt, tries = next_attempt(before, asked.spec.repeat) or 0, 0
     while True:
@@ -137,7 +137,7 @@ def records_of(
     attempt: int,
     tries: int,
     points: int,
-) -> list[Record]:
+) -> list[CellRecord]:
     """The repeats that one document holds."""
     plan, repeats = document["plan"] | {"asked": asked, "points": points}, document["measured"]["repeats"]
     if want.who == AUTO:
@@ -147,7 +147,7 @@ def records_of(
     verify, top = document.get("verify"), document["result"]["top"]
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return [
-        Record(
+        CellRecord(
             environment=environment,
             at=now,
             cell=place.cell,

@@ -73,7 +73,7 @@ class Chooser:
             from edgecloud.engine.times import described
             from edgecloud.models import inputs, registry, weights
 
-            entry = registry.given(model)
+            entry = registry.resolve_trusted(model)
             loaded = weights.load(entry, self.sources.weights)
             network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
             self._layers[model] = network.traced.graph, described(network.traced)

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 from edgecloud.lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
-from edgecloud.lab.records import Cell, Record
-from edgecloud.lab.regret import Regret, Run, regret
+from edgecloud.lab.records import Cell, CellRecord
+from edgecloud.lab.regret import MeasuredCut, Regret, regret
 from edgecloud.lab.spec import Spec
 from edgecloud.lab.testbed import LinkWanted
 
@@ -91,9 +91,9 @@ def key_of(cell: Cell, who: str, asked: str) -> Key:
     return cell.key, who, asked if who == POINT else ""
 
 
-def groups(records: Iterable[Record]) -> dict[Key, list[Record]]:
+def groups(records: Iterable[CellRecord]) -> dict[Key, list[CellRecord]]:
     """The records of the last attempt of every group."""
-    found: dict[Key, list[Record]] = {}
+    found: dict[Key, list[CellRecord]] = {}
     for record in records:
         kept = found.setdefault(key_of(record.cell, record.who, record.asked), [])
         if kept and record.attempt > kept[0].attempt:
@@ -103,7 +103,7 @@ def groups(records: Iterable[Record]) -> dict[Key, list[Record]]:
     return found
 
 
-def next_attempt(found: Sequence[Record], repeat: int) -> int | None:
+def next_attempt(found: Sequence[CellRecord], repeat: int) -> int | None:
     """Which attempt at a group is to be made next, None where what there is will do."""
     if not found:
         return 0
@@ -111,7 +111,9 @@ def next_attempt(found: Sequence[Record], repeat: int) -> int | None:
     return None if is_done else found[0].attempt + 1
 
 
-def missing(place: Place, wanted: Iterable[Want], done: Mapping[Key, Sequence[Record]], repeat: int) -> Iterator[Want]:
+def missing(
+    place: Place, wanted: Iterable[Want], done: Mapping[Key, Sequence[CellRecord]], repeat: int
+) -> Iterator[Want]:
     """What is not there yet."""
     for want in wanted:
         if next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None:
@@ -155,19 +157,19 @@ class Best:
         return None if self.tried < LEAST_POINTS else self.judged
 
 
-def summary(records: Iterable[Record], *, is_exhaustive: bool = False) -> list[Best]:
+def summary(records: Iterable[CellRecord], *, is_exhaustive: bool = False) -> list[Best]:
     """The best point and the edge's choice, by time, for every cell that has points: those of the first objective.
 
     `is_exhaustive` says that points without a record cannot be the best (lab.pruning).
     """
     found = groups(records)
-    cells: dict[str, list[list[Record]]] = {}
+    cells: dict[str, list[list[CellRecord]]] = {}
     for (cell, _, _), kept in found.items():
         cells.setdefault(cell, []).append(kept)
     return [best for kept in cells.values() if (best := _best(kept, is_exhaustive)) is not None]
 
 
-def _best(kept: Sequence[list[Record]], is_exhaustive: bool) -> Best | None:
+def _best(kept: Sequence[list[CellRecord]], is_exhaustive: bool) -> Best | None:
     right = [group for group in kept if not any(record.matches is False for record in group)]
     totals = [(median(record.total_s for record in group), group) for group in right]
     points = [pair for pair in totals if pair[1][0].who == POINT]
@@ -185,10 +187,10 @@ def _best(kept: Sequence[list[Record]], is_exhaustive: bool) -> Best | None:
     return Best(first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, judged, is_unstable, tried)
 
 
-def _run(group: Sequence[Record]) -> Run:
+def _run(group: Sequence[CellRecord]) -> MeasuredCut:
     """The repeats of one cut for lab.regret."""
     first = group[0]
-    return Run.of((first.point, "" if first.ran_here else first.codec), [record.total_s for record in group])
+    return MeasuredCut.of((first.point, "" if first.ran_here else first.codec), [record.total_s for record in group])
 
 
 def agreement(

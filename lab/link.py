@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     host, port = options.address
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
     token = read_token(options.token_file)
-    entry = registry.given(options.type)
+    entry = registry.resolve_trusted(options.type)
     config = EdgeConfig(model=options.type, host=host, port=port, weights=options.weights, tls=tls)
     edge = Edge.build(config, entry, read_input(config, entry))
     edge.greet(host, port, token, options.ready_timeout)

@@ -18,7 +18,7 @@ from statistics import median
 
 from edgecloud.lab.choices import AUTO, POINT
 from edgecloud.lab.grid import FALLBACK, Key, Place, Want, missing
-from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.spec import OBJECTIVES, Spec
 from edgecloud.lab.token_bucket import burst_bytes
 from edgecloud.utils.errors import UsageError
@@ -76,12 +76,12 @@ def floor_of(cell: Cell, objective: str, crossing: Sequence[int]) -> Floor | Non
     return Floor(crossing, up_bytes_per_s, power.profile.compute_w, power.radio.transmit_w(up_bytes_per_s))
 
 
-def value_of(record: Record, objective: str) -> float | None:
+def value_of(record: CellRecord, objective: str) -> float | None:
     """What is least under an objective: seconds, or joules of the edge, None where none were modelled."""
     return record.total_j if objective == "energy" else record.total_s
 
 
-def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -> Want | None:
+def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[CellRecord]]) -> Want | None:
     """The first fixed point of a cell that is still to be measured; None where no other one can be the best.
 
     `done` has to hold the automatic choice, whose plan says what crosses; raises UsageError where it does not say so.
@@ -101,7 +101,7 @@ def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[Record]]) -
     return next(missing(place, wanted, done, spec.repeat), None)
 
 
-def _is_rival(record: Record, cell: Cell, codec: str) -> bool:
+def _is_rival(record: CellRecord, cell: Cell, codec: str) -> bool:
     is_own = record.who != AUTO or record.cell == cell
     return is_own and is_rival(record.who, record.point, record.asked, {codec}, ran_here=record.ran_here)
 
@@ -115,7 +115,11 @@ def is_rival(who: str, point: int | None, asked: str, codecs: Collection[str], *
 
 
 def _beaten(
-    cell: Cell, objective: str, crossing: Sequence[int], known: Sequence[list[Record]], rivals: Sequence[list[Record]]
+    cell: Cell,
+    objective: str,
+    crossing: Sequence[int],
+    known: Sequence[list[CellRecord]],
+    rivals: Sequence[list[CellRecord]],
 ) -> frozenset[int]:
     floor = floor_of(cell, objective, crossing)
     good = [group for group in known if _is_good(group)]
@@ -126,7 +130,7 @@ def _beaten(
     return floor.beaten(heads_of((r.point, float(r.measured["edge_s"])) for group in good for r in group), best)
 
 
-def _is_good(group: Sequence[Record]) -> bool:
+def _is_good(group: Sequence[CellRecord]) -> bool:
     return not any(FALLBACK in record.flags or record.matches is False for record in group)
 
 

@@ -61,7 +61,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Record:
+class CellRecord:
     """One inference of one cell. All durations in seconds, sizes in bytes."""
 
     environment: str
@@ -117,7 +117,7 @@ class Record:
         return {"schema": SCHEMA, **asdict(self), "flags": list(self.flags)}
 
     @classmethod
-    def from_json(cls, document: Any) -> "Record":
+    def from_json(cls, document: Any) -> "CellRecord":
         """A line back. Raises ValueError where it is none."""
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"it is no record of schema {SCHEMA}")
@@ -206,7 +206,7 @@ class Writer:
         except OSError as error:
             raise UsageError(f"cannot write {self._path}: {error.strerror}") from None
 
-    def append(self, record: Record) -> None:
+    def append(self, record: CellRecord) -> None:
         """Raises AppError where the disk does not take it; what could not be written whole is taken back."""
         line = json.dumps(record.to_json(), allow_nan=False).encode() + b"\n"
         size = os.fstat(self._descriptor).st_size
@@ -284,20 +284,20 @@ def read_environment(folder: Path) -> Environment:
         raise UsageError(f"{path} is damaged ({error})") from None
 
 
-def read(folder: Path) -> tuple[Environment, tuple[Record, ...]]:
+def read(folder: Path) -> tuple[Environment, tuple[CellRecord, ...]]:
     """Everything that was measured into a folder, in order; half a line at the end is passed over.
 
     Raises UsageError where the folder has no results, or a line is damaged.
     """
     environment, path = read_environment(folder), folder / RECORDS
-    records: list[Record] = []
+    records: list[CellRecord] = []
     try:
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            records.append(Record.from_json(json.loads(line)))
+            records.append(CellRecord.from_json(json.loads(line)))
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error}") from None
         if records[-1].environment != environment.key:

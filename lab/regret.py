@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredCut:
     """One cut, measured in one go: median, least and most of its repeats, in seconds or joules."""
 
     cut: tuple[int | None, str]
@@ -38,7 +38,7 @@ class Run:
     high: float
 
     @classmethod
-    def of(cls, cut: tuple[int | None, str], values: Sequence[float]) -> "Run":
+    def of(cls, cut: tuple[int | None, str], values: Sequence[float]) -> "MeasuredCut":
         """Of at least one repeat."""
         return cls(cut, median(values), min(values), max(values))
 
@@ -70,7 +70,7 @@ class Regret:
         return Verdict.BETTER if self.difference < 0 else Verdict.WORSE
 
 
-def regret(chosen: Run, fixed: Iterable[Run], others: Iterable[Run] = ()) -> Regret | None:
+def regret(chosen: MeasuredCut, fixed: Iterable[MeasuredCut], others: Iterable[MeasuredCut] = ()) -> Regret | None:
     """The regret of a choice; None where no fixed cut costs anything.
 
     `fixed` are the fixed cuts of the cell with the right answer. `others` are more runs in it, such as those of
@@ -84,7 +84,7 @@ def regret(chosen: Run, fixed: Iterable[Run], others: Iterable[Run] = ()) -> Reg
     return Regret(chosen.value / best.value - 1, max(noise_of(chosen, runs), noise_of(best, runs)))
 
 
-def noise_of(run: Run, runs: Iterable[Run]) -> float:
+def noise_of(run: MeasuredCut, runs: Iterable[MeasuredCut]) -> float:
     """How far apart the repeats of a run are, or several runs of the same cut; the larger share."""
     same = [each.value for each in runs if each.cut == run.cut and run.cut[0] is not None and each.value > 0]
     return max(run.spread, max(same) / min(same) - 1 if same else 0.0)

@@ -22,7 +22,7 @@ from edgecloud.lab.modes import MODES
 from edgecloud.lab.programs import Program, ProgramError, address_of, program
 from edgecloud.lab.pruning import next_contender
 from edgecloud.lab.reaper import Cleaner, cleaner
-from edgecloud.lab.records import LOGS, SPEC, Record, Writer, open_records, read, write_environment
+from edgecloud.lab.records import LOGS, SPEC, CellRecord, Writer, open_records, read, write_environment
 from edgecloud.lab.show import cell_line, cell_text, table, who_table
 from edgecloud.lab.spec import Spec
 from edgecloud.lab.testbed import Field, Mode, choose, cores
@@ -102,7 +102,7 @@ def main(options: argparse.Namespace) -> int:
     for each in warned:
         script.complain(say("lab_warning", line=doctor.warning_line(each)))
     with stopping_in_order(), on_terminal() as progress:
-        failures = Run(spec, folder, mode, why, progress, warned).everything()
+        failures = ExperimentRun(spec, folder, mode, why, progress, warned).everything()
     _, records = read(folder)
     found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
     script.show(lambda console: console.print(table(found) if found else who_table(records)))
@@ -121,7 +121,7 @@ def check_models(spec: Spec) -> None:
     from edgecloud.net.codec import CODECS
 
     for name in spec.models:
-        registry.find(name)
+        registry.lookup(name)
     for link in spec.links:
         PowerChoice.of(spec.power, link.radio)
     if spec.codec not in ("auto", *CODECS):
@@ -152,7 +152,7 @@ def stopping_in_order() -> Iterator[None]:
 
 
 @dataclass
-class Run:
+class ExperimentRun:
     """One run of an experiment."""
 
     spec: Spec
@@ -162,7 +162,7 @@ class Run:
     progress: Show
     warned: Sequence[doctor.Finding] = ()
     """What makes the numbers worse than they could be."""
-    _done: dict[Key, list[Record]] = field(default_factory=dict)
+    _done: dict[Key, list[CellRecord]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     """Points of each network, once it is known."""
     _began: float = field(default_factory=time.monotonic)
@@ -309,7 +309,7 @@ def unanswered() -> Iterator[None]:
 def answered(append: Any) -> Any:
     """The disk's errors end the run."""
 
-    def keep(record: Record) -> None:
+    def keep(record: CellRecord) -> None:
         try:
             append(record)
         except AppError as error:

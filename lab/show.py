@@ -5,7 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from edgecloud.lab.grid import UNSTABLE, Best, Place, groups, summary
-from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.regret import Summary
 from edgecloud.lab.texts import say
 from edgecloud.utils.units import format_seconds
@@ -21,7 +21,7 @@ def cell_text(cell: Cell) -> str:
     return say("between").join([cell.model, cpu, cell.link_name, *rest])
 
 
-def cell_line(place: Place, records: Sequence[Record], took_s: float) -> str:
+def cell_line(place: Place, records: Sequence[CellRecord], took_s: float) -> str:
     """One cell that was just measured."""
     best = next(iter(summary(records)), None)
     found = "" if best is None else say("found_best", point=best.point, total=format_seconds(best.total_s))
@@ -64,7 +64,7 @@ def _regret_line(found: Summary | None) -> str | None:
     return say("regrets", better=found.better, of=found.cells, equal=found.equal, bad=found.worse, **shown)
 
 
-def who_table(records: Sequence[Record]) -> "Table":
+def who_table(records: Sequence[CellRecord]) -> "Table":
     """Everyone's median time in every cell, for experiments without points."""
     from rich.table import Table
 

@@ -66,7 +66,7 @@ def _in_brackets(note: str) -> str:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InputSources:
     """What a network takes, for those who read an array for it."""
 
     name: str
@@ -78,7 +78,7 @@ class Wanted:
     """Whether only its user knows what its numbers mean."""
 
 
-def from_array(path: Path, wanted: Wanted) -> Input:
+def from_array(path: Path, wanted: InputSources) -> Input:
     """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 a picture where one is taken.
 
     Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
@@ -103,7 +103,7 @@ def from_array(path: Path, wanted: Wanted) -> Input:
     return Input(tensor, f"array:{path}")
 
 
-def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: Wanted) -> Input:
+def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: InputSources) -> Input:
     if wanted.takes != PICTURE:
         raise UsageError(
             f"{path}: holds whole numbers ({array.dtype}), and {wanted.name} takes floats: if these are what it should "

@@ -46,12 +46,12 @@ class Entry:
     """Of a network of one's own, what it was built as first."""
 
     @property
-    def wanted(self) -> inputs.Wanted:
+    def wanted(self) -> inputs.InputSources:
         """What an array for it has to be."""
-        return inputs.Wanted(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
+        return inputs.InputSources(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
 
 
-def find(name: str) -> Entry:
+def lookup(name: str) -> Entry:
     """Look a network up, which may be a stranger's wish: no file is opened. Raises UsageError that lists the names."""
     name = _ALIASES.get(name, name)
     if name in _OWN:
@@ -92,7 +92,7 @@ _FILES = {
 """What people give in place of a network, by its ending. The name may be a stranger's: nothing is opened."""
 
 
-def given(name: str) -> Entry:
+def resolve_trusted(name: str) -> Entry:
     """Look up a name from our own command line, which may also be FILE.py[:FUNCTION]: the code in it is run.
 
     Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
@@ -100,7 +100,7 @@ def given(name: str) -> Entry:
     """
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
-        return find(name)
+        return lookup(name)
     found = custom_model.load(where)
     if where.name in _OWN and _OWN[where.name].code != found.code:
         raise UsageError(f"two files are called {where.name}: rename one of them")

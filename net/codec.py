@@ -1,10 +1,10 @@
 """Codecs by name: what makes a tensor smaller before it travels, and back again whatever a stranger sends. Pure.
 
-A codec is a form (net.encodings) and perhaps what squeezes its codes: zstd, where its name ends in `+zstd`, or JPEG for
+A codec is a form (net.encodings) and perhaps a compressor: zstd, where its name ends in `+zstd`, or JPEG for
 pixels (net.jpeg); the parameters lie in front as they are. Byte planes before zstd are left out: on real activations
 they make float32 larger and float16 2 % smaller (benchmarks/results/codecs.md).
-What a codec without a squeezer takes is known from dtype and shape alone; of a zstd frame the declared size, the window
-and the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected
+The bytes of a codec without a compressor are known from dtype and shape alone; of a zstd frame the declared size, the
+window and the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected
 size.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import zstandard
 
 from edgecloud.net.affine import Affine
-from edgecloud.net.encodings import DTYPES, Array, Bytes, CodecError, Form, Half, Raw, Shape, Squeezer
+from edgecloud.net.encodings import DTYPES, Array, Bytes, CodecError, Compressor, Form, Half, Raw, Shape
 from edgecloud.net.jpeg import Jpeg
 from edgecloud.net.pixels import Pixels
 from edgecloud.utils.errors import ProtocolError
@@ -65,15 +65,15 @@ class Codec:
 
     name: str
     form: Form
-    squeezer: Squeezer | None = None
+    compressor: Compressor | None = None
 
     @property
     def is_lossless(self) -> bool:
         """Whether every bit comes back."""
-        return self.form.is_lossless and (self.squeezer is None or self.squeezer.is_lossless)
+        return self.form.is_lossless and (self.compressor is None or self.compressor.is_lossless)
 
     def encode(self, array: Array) -> Encoded:
-        """An array of any shape, ready to travel; without a squeezer and a lossy form its bytes may be a view of it.
+        """An array of any shape, ready to travel; without a compressor and a lossy form its bytes may be a view of it.
 
         Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only.
         """
@@ -81,14 +81,16 @@ class Codec:
         if name not in DTYPES:
             raise CodecError(f"dtype {name} does not travel")
         parameters, codes = self.form.encode(array)
-        squeezed = codes.data if self.squeezer is None else memoryview(self.squeezer.squeeze(codes, array.shape))
-        parts = (parameters.data, squeezed)
+        compressed = codes.data if self.compressor is None else memoryview(self.compressor.compress(codes, array.shape))
+        parts = (parameters.data, compressed)
         return Encoded(name, tuple(array.shape), self.name, tuple(part for part in parts if part.nbytes))
 
     def exact_bytes(self, dtype: str, shape: Shape) -> int | None:
-        """What such a tensor takes; None where that depends on its numbers, which is with a squeezer."""
+        """What such a tensor takes; None where that depends on its numbers, which is with a compressor."""
         return (
-            None if self.squeezer is not None else self.form.parameter_bytes(shape) + self.form.code_bytes(dtype, shape)
+            None
+            if self.compressor is not None
+            else self.form.parameter_bytes(shape) + self.form.code_bytes(dtype, shape)
         )
 
     def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
@@ -97,8 +99,8 @@ class Codec:
         if not self.is_lossless and dtype != "float32":
             raise ProtocolError(f"{self.name} carries float32, not {dtype}")
         parameter_bytes, code_bytes = self.form.parameter_bytes(shape), self.form.code_bytes(dtype, shape)
-        if self.squeezer is not None:
-            self.squeezer.check(buffer[parameter_bytes:], code_bytes, shape)
+        if self.compressor is not None:
+            self.compressor.check(buffer[parameter_bytes:], code_bytes, shape)
         elif buffer.nbytes != parameter_bytes + code_bytes:
             raise ProtocolError(f"a shape of {dtype} does not have the size of its buffer")
 
@@ -106,8 +108,8 @@ class Codec:
         """The tensor of a buffer that was checked: new memory, or a view of the buffer if raw. Raises ProtocolError."""
         parameter_bytes = self.form.parameter_bytes(shape)
         parameters, codes = buffer[:parameter_bytes], buffer[parameter_bytes:]
-        if self.squeezer is not None:
-            codes = self.squeezer.unfold(codes, self.form.code_bytes(dtype, shape), shape)
+        if self.compressor is not None:
+            codes = self.compressor.decompress(codes, self.form.code_bytes(dtype, shape), shape)
         return self.form.decode(parameters, codes, dtype, shape)
 
 
@@ -146,7 +148,7 @@ def _unfold(frame: memoryview, expected: int) -> memoryview:
     except zstandard.ZstdError:
         raise ProtocolError("a damaged zstd frame") from None
     if got != expected or reader.read(1):
-        raise ProtocolError(f"a zstd frame that does not unfold to the {expected} bytes that it declares")
+        raise ProtocolError(f"a zstd frame that does not decompress to the {expected} bytes that it declares")
     return content.data
 
 
@@ -156,17 +158,17 @@ class Zstd:
 
     is_lossless: bool = True
 
-    def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
+    def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The codes, one frame. A compressor is not for two threads at once, and a new one takes 10 us."""
         return zstandard.ZstdCompressor(level=LEVEL).compress(codes.data)
 
-    def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
+    def check(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> None:
         """Raises ProtocolError unless this is one whole frame that declares so many bytes."""
-        _check_frame(squeezed, expected_bytes)
+        _check_frame(compressed, expected_bytes)
 
-    def unfold(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
+    def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """In memory of just that size. Raises ProtocolError."""
-        return _unfold(squeezed, expected_bytes)
+        return _unfold(compressed, expected_bytes)
 
 
 ZSTD = Zstd()

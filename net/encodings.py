@@ -53,20 +53,20 @@ class Form(Protocol):
         """The array of `shape` again, of buffers of the right sizes. Raises ProtocolError for what nobody encodes."""
 
 
-class Squeezer(Protocol):
+class Compressor(Protocol):
     """What makes the codes smaller, to a size that depends on them."""
 
     @property
     def is_lossless(self) -> bool:
         """Whether every code comes back."""
 
-    def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
+    def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The codes of a tensor of this shape, smaller. Raises CodecError for what cannot be carried."""
 
-    def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
+    def check(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> None:
         """Raises ProtocolError unless this declares just so many bytes, for this shape; unfolds nothing."""
 
-    def unfold(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
+    def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """Just so many codes again, of what was checked. Raises ProtocolError."""
 
 

@@ -1,6 +1,6 @@
 """The 8-bit pixels of a picture as a baseline JPEG: optional, since a library for pictures reads what strangers send.
 
-Before it does, the file is walked here, marker by marker: it has to be as `squeeze` writes it, of just the size that
+Before it does, the file is walked here, marker by marker: it has to be as `compress` writes it, of just the size that
 the tensor's shape says. One scan of all components; no progressive or arithmetic coding, no restarts, thumbnails,
 profiles or comments, nothing before and nothing behind. What is left to libjpeg are tables and one scan for a known
 number of pixels, which it decodes row by row. Pillow is loaded when it is needed.
@@ -43,7 +43,7 @@ class Jpeg:
 
     is_lossless: bool = False
 
-    def squeeze(self, codes: Bytes, shape: Shape) -> bytes:
+    def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The file, of pixels of shape (1, C, H, W). Raises CodecError for other channels, or too many pixels."""
         try:
             pixels = codes.reshape(_picture(shape))
@@ -59,14 +59,14 @@ class Jpeg:
             Image.fromarray(rows).save(written, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
         return written.getvalue()
 
-    def check(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> None:
-        """Raises ProtocolError for anything but one whole JPEG of this shape, as `squeeze` writes it."""
+    def check(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> None:
+        """Raises ProtocolError for anything but one whole JPEG of this shape, as `compress` writes it."""
         channels, height, width = _picture(shape)
-        if squeezed[:2] != _START or squeezed[-2:] != _END:
+        if compressed[:2] != _START or compressed[-2:] != _END:
             raise ProtocolError("not a whole JPEG")
         position, seen = 2, set()
         while _SCAN not in seen:
-            kind, body = _segment(squeezed, position)
+            kind, body = _segment(compressed, position)
             if kind == _FRAME and kind not in seen:
                 _check_frame(body, channels, height, width)
             elif kind == _SCAN and _FRAME in seen:
@@ -75,17 +75,17 @@ class Jpeg:
                 raise ProtocolError(f"a JPEG with the marker {kind:#04x}, where baseline has none")
             seen.add(kind)
             position += 4 + len(body)
-        found = _MARKER.search(squeezed, position)
-        if found is None or found.start() != len(squeezed) - len(_END):
+        found = _MARKER.search(compressed, position)
+        if found is None or found.start() != len(compressed) - len(_END):
             raise ProtocolError("a JPEG that is cut off, or has more than one scan")
 
-    def unfold(self, squeezed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
+    def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """The pixels of a file that was checked. Raises ProtocolError where it cannot be decoded."""
         from PIL import Image
 
         channels, height, width = _picture(shape)
         try:
-            with Image.open(io.BytesIO(squeezed), formats=("JPEG",)) as picture:
+            with Image.open(io.BytesIO(compressed), formats=("JPEG",)) as picture:
                 pixels = _pixels(picture, MODES[channels], (width, height))
         except Exception:  # noqa: BLE001  Pillow raises all kinds, of a stranger's bytes
             raise ProtocolError("a damaged JPEG") from None

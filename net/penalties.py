@@ -77,7 +77,7 @@ class _Penalty:
 
 
 @dataclass
-class Door:
+class AdmissionControl:
     """Remembers sources: their penalties, and how many connections they have. Not for two threads at once."""
 
     policy: Policy = field(default_factory=Policy)

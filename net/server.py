@@ -17,7 +17,7 @@ from edgecloud.net.frames import Limits, pack_prefix
 from edgecloud.net.messages import Error, to_header
 from edgecloud.net.metrics import Metrics, NoMetrics
 from edgecloud.net.pacing import Bucket, Spending
-from edgecloud.net.penalties import Denial, Door, Policy, fault_of, payer_of
+from edgecloud.net.penalties import AdmissionControl, Denial, Policy, fault_of, payer_of
 from edgecloud.net.sources import Account, Sources
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, PeerClosedError
@@ -111,7 +111,7 @@ class Server:
         self._lock = threading.Lock()
         self._refusers = threading.Semaphore(REFUSERS)
         self._peers: dict[Peer, threading.Thread] = {}
-        self._door = Door(self.policy)
+        self._door = AdmissionControl(self.policy)
         self._refusals = FloodLog(log, logging.WARNING, "! %d further refusals were not written")
         self._sources = Sources(self.small_per_s)
         self._turned_away = Bucket(TURNED_AWAY_PER_S, TURNED_AWAY_S)

@@ -73,7 +73,7 @@ def goal_of(options: Any) -> Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FrameLimits:
     """What one frame can carry."""
 
     max_bytes: int
@@ -154,7 +154,7 @@ class _Search:
     problem: Problem
     goal: Goal
     power: Power
-    room: Room | None
+    room: FrameLimits | None
     solver: CutSolver | None
     candidates: tuple[Candidate, ...]
 
@@ -184,7 +184,7 @@ def decide(
     problem: Problem,
     goal: Goal,
     power: Power = NO_POWER,
-    room: Room | None = None,
+    room: FrameLimits | None = None,
     solver: CutSolver | None = None,
     allowed: Allowed | None = None,
 ) -> Decision:

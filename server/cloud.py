@@ -72,9 +72,9 @@ class Cloud:
 
     def __init__(self, config: CloudConfig, metrics: Metrics | None = None, visits: Visits | None = None) -> None:
         vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
-        more = tuple(registry.given(name).name for name in config.networks)
-        models = tuple(name if name == ALL else registry.given(name).name for name in config.models)
-        named = {registry.find(name).name if name else "": source for name, source in config.weights.items()}
+        more = tuple(registry.resolve_trusted(name).name for name in config.networks)
+        models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
+        named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
         config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
@@ -104,7 +104,7 @@ class Cloud:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
         for name, source in self._config.weights.items():
             if name:
-                weights.load(registry.find(name), source)
+                weights.load(registry.lookup(name), source)
 
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
@@ -176,7 +176,7 @@ class Cloud:
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
         try:
-            entry = registry.find(hello.model)
+            entry = registry.lookup(hello.model)
         except UsageError as error:
             raise UnknownModelError(str(error)) from None
         self._check_named(entry.name)

@@ -308,7 +308,7 @@ class Networks:
         """What the other process does."""
         keep_freed_memory()
         torch.set_num_threads(wish.threads)
-        entry = registry.find(wish.name)
+        entry = registry.lookup(wish.name)
         loaded = weights.load(entry, self._weights_of(entry))
         shared = parcel.share(loaded.model)
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecloud.client.fallback import Backoff
-from edgecloud.client.multiplexed import TRAIN_BYTES, TRAIN_SKIPPED, Listener, Uplink
+from edgecloud.client.multiplexed import TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
 from edgecloud.client.reconnector import blaming, greet_when_free
 from edgecloud.net.connection import BURST_BYTES, Connection
 from edgecloud.net.estimator import Estimator, Told
@@ -55,7 +55,7 @@ class KeeperConfig:
     """How long the first greeting may take in all; None: `ready_s`."""
 
 
-class Keeper:
+class ConnectionManager:
     """Keeps the connection and the estimates. Its methods may be called from several threads."""
 
     listener: Listener
@@ -66,7 +66,7 @@ class Keeper:
         self._opening: Connection | None = None
         self._is_leaving = False
         self._lock = threading.Lock()
-        self._uplink: Uplink | None = None
+        self._uplink: MultiplexedClient | None = None
         self._estimator: Estimator | None = None
         self._load, self._load_at = 1.0, time.perf_counter()
         self._queue_s, self._queue_at = 0.0, self._load_at
@@ -159,7 +159,7 @@ class Keeper:
 
     def _connect(self, ready_s: float) -> None:
         config = self._config
-        uplink = Uplink.open(
+        uplink = MultiplexedClient.open(
             config.address,
             self._hellos,
             self._layers,
@@ -179,7 +179,7 @@ class Keeper:
             self.connects += 1
 
     @property
-    def uplink(self) -> Uplink | None:
+    def uplink(self) -> MultiplexedClient | None:
         """The connection, where there is one."""
         uplink = self._uplink
         return uplink if uplink is not None and uplink.is_alive else None
@@ -249,7 +249,7 @@ class Keeper:
         except Exception:  # the next one may do better
             log.exception("a bug in the link monitor")
 
-    def _learn(self, uplink: Uplink) -> None:
+    def _learn(self, uplink: MultiplexedClient) -> None:
         sending = uplink.sending()
         if sending is not None and self._estimator is not None:
             with self._lock:
@@ -258,7 +258,7 @@ class Keeper:
             self._probe_or_hang_up(uplink)
         self._note()
 
-    def _probe_or_hang_up(self, uplink: Uplink) -> None:
+    def _probe_or_hang_up(self, uplink: MultiplexedClient) -> None:
         """A probe that could not be sent may have ended within a frame, which nothing can follow: connect anew.
 
         A request that is on its way by now may only have held the probe up, and its own sender sees what becomes of it.
@@ -270,7 +270,7 @@ class Keeper:
                 uplink.close(error)
             raise
 
-    def _probe(self, uplink: Uplink) -> None:
+    def _probe(self, uplink: MultiplexedClient) -> None:
         """A few frames back to back, and a question about the load."""
         assert self._estimator is not None  # there is a connection
         told = uplink.ask_state(PROBE_TIMEOUT_S)

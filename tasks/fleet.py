@@ -21,7 +21,7 @@ from edgecloud.net.messages import Hello
 from edgecloud.net.tensors import Array
 from edgecloud.partition.packing import Allowed
 from edgecloud.predictor.profile import Progress
-from edgecloud.tasks.tasks import Problem, Task
+from edgecloud.tasks.tasks import RejectedLine, Task
 from edgecloud.utils.errors import AppError, UsageError
 
 TENSORS_KEPT = 256
@@ -78,9 +78,9 @@ class Fleet:
         self._tensors.move_to_end(key)
         return self._tensors[key]
 
-    def check(self, tasks: Sequence[Task]) -> list[Problem]:
+    def check(self, tasks: Sequence[Task]) -> list[RejectedLine]:
         """Read every input once; those that do not serve are told by task."""
-        problems: list[Problem] = []
+        problems: list[RejectedLine] = []
         wrong: dict[tuple[str, str], str] = {}
         for task in tasks:
             key = (task.model, task.input)
@@ -91,7 +91,7 @@ class Fleet:
                 except UsageError as error:
                     wrong[key] = str(error)
             if wrong[key]:
-                problems.append(Problem(task.id, wrong[key]))
+                problems.append(RejectedLine(task.id, wrong[key]))
         return problems
 
     def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
@@ -128,19 +128,19 @@ def read_input(entry: Entry, source: str) -> Input:
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None
 
 
-def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
+def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[RejectedLine]]:
     """The tasks of networks that there are, under their names in the registry; the others are told."""
     names: dict[str, str | UsageError] = {}
     for model in dict.fromkeys(task.model for task in tasks):
         try:
-            names[model] = registry.find(model).name
+            names[model] = registry.lookup(model).name
         except UsageError as error:
             names[model] = error
     good, problems = [], []
     for task in tasks:
         name = names[task.model]
         if isinstance(name, UsageError):
-            problems.append(Problem(task.id, str(name)))
+            problems.append(RejectedLine(task.id, str(name)))
         else:
             good.append(Task(task.id, name, task.input, task.priority, task.deadline_s, task.arrival_s))
     return good, problems
@@ -148,7 +148,7 @@ def known_models(tasks: Sequence[Task]) -> tuple[list[Task], list[Problem]]:
 
 def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
     """The pictures of the user for a network that takes pictures, else its samples."""
-    entry = registry.find(model)
+    entry = registry.lookup(model)
     if pictures and entry.takes == inputs.PICTURE:
         return list(pictures)
     return [str(path) for path in inputs.samples(entry.sample)] or [""]

@@ -19,7 +19,7 @@ from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, 
 from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
-from edgecloud.tasks.connection_manager import Keeper
+from edgecloud.tasks.connection_manager import ConnectionManager
 from edgecloud.tasks.fleet import Fleet
 from edgecloud.tasks.planner import Choice, Planner
 from edgecloud.tasks.tasks import Task
@@ -31,7 +31,7 @@ NAP_S = 0.2  # longest sleep of the thread that computes, which looks after time
 
 
 @dataclass
-class Record:
+class TaskRecord:
     """What became of a task. Moments are seconds after the start."""
 
     task: Task
@@ -96,7 +96,7 @@ class Record:
 class _Flying:
     """A request under way, and the task that it belongs to."""
 
-    record: Record
+    record: TaskRecord
     request: Request
     values: dict[int, Array]
     theirs: tuple[Array, ...] = ()
@@ -110,7 +110,7 @@ class Pipeline:
         self,
         fleet: Fleet,
         planner: Planner,
-        keeper: Keeper,
+        keeper: ConnectionManager,
         *,
         is_serial: bool,
         timeout_s: float = math.inf,
@@ -128,10 +128,10 @@ class Pipeline:
         self.started = 0.0
         """The moment of time.perf_counter at which `run` began."""
         self._is_stopping = False
-        self._over: list[Record] = []
+        self._over: list[TaskRecord] = []
         """Tasks that have ended, and nobody was told yet."""
-        self.records: list[Record] = []
-        self.ended: Callable[[Record], None] = lambda _: None
+        self.records: list[TaskRecord] = []
+        self.ended: Callable[[TaskRecord], None] = lambda _: None
 
     def stop(self) -> None:
         """Start nothing new; what is in flight is finished. Safe in a signal handler."""
@@ -152,14 +152,14 @@ class Pipeline:
         """Whether another task may begin."""
         return not self._is_stopping and not (self._is_serial and self.in_flight)
 
-    def run(self) -> list[Record]:
+    def run(self) -> list[TaskRecord]:
         """Run every task; returns when the last one has ended. Raises what `ended` raises."""
         self.started = time.perf_counter()
         while (step := self._next()) is not None:
             step()
         return self.records
 
-    def _tell(self, records: Sequence[Record]) -> None:
+    def _tell(self, records: Sequence[TaskRecord]) -> None:
         for record in records:
             self.records.append(record)
             self.ended(record)
@@ -192,7 +192,7 @@ class Pipeline:
             return None
         task, choice = found
         if now_s >= task.due_s:
-            return lambda: self._fail(Record(task, started_s=now_s), "its deadline has passed")
+            return lambda: self._fail(TaskRecord(task, started_s=now_s), "its deadline has passed")
         return lambda: self._start(task, choice)
 
     def _has_room(self) -> bool:
@@ -219,7 +219,7 @@ class Pipeline:
 
     def _start(self, task: Task, choice: Choice) -> None:
         """Run the head; hand the boundary over if there is a tail."""
-        record = Record(task, choice)
+        record = TaskRecord(task, choice)
         try:
             x = self._fleet.array(task)
         except AppError as error:  # it could be read before
@@ -296,7 +296,7 @@ class Pipeline:
         else:
             record.done_s = self.now_s
 
-    def _complete(self, record: Record, by: str, outputs: list[Array]) -> None:
+    def _complete(self, record: TaskRecord, by: str, outputs: list[Array]) -> None:
         """There is an answer; one whose first output is no number is none, as for edge_api.py."""
         record.done_s = self.now_s
         if is_finite(outputs[:1]):
@@ -380,11 +380,11 @@ class Pipeline:
 
     # --- ends
 
-    def _fail(self, record: Record, error: str) -> None:
+    def _fail(self, record: TaskRecord, error: str) -> None:
         record.done_s, record.error = self.now_s, error
         self._keep(record)
 
-    def _keep(self, record: Record, request: Request | None = None) -> None:
+    def _keep(self, record: TaskRecord, request: Request | None = None) -> None:
         with self._changed:  # both at once: `run` returns when nothing is in flight any more
             self._over.append(record)
             if request is not None:
@@ -392,7 +392,7 @@ class Pipeline:
             self._changed.notify()
 
 
-def stage_sums(records: Sequence[Record]) -> tuple[float, float, float]:
+def stage_sums(records: Sequence[TaskRecord]) -> tuple[float, float, float]:
     """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once, but unpacks each."""
     return (
         sum(record.edge_s + record.encode_s for record in records),

@@ -19,11 +19,11 @@ from edgecloud.net.monitor import Monitor
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import Array
 from edgecloud.net.tls import ClientTls
-from edgecloud.tasks.connection_manager import Keeper, KeeperConfig
+from edgecloud.tasks.connection_manager import ConnectionManager, KeeperConfig
 from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
-from edgecloud.tasks.pipeline import Pipeline, Record
+from edgecloud.tasks.pipeline import Pipeline, TaskRecord
 from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
-from edgecloud.tasks.tasks import Problem, Task, arriving, draw, read_file
+from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.files import write_atomically
 from edgecloud.utils.inference_utils import find_device, set_threads
@@ -82,10 +82,10 @@ class TasksConfig:
 class TasksOutcome:
     """Everything that one call found out. Moments are seconds after the start of the run."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[RejectedLine, ...]
     skipped: int
     """Tasks that an earlier call had done."""
-    records: tuple[Record, ...] = ()
+    records: tuple[TaskRecord, ...] = ()
     wall_s: float = 0.0
     first_link: LinkEstimate = NO_LINK
     history: tuple[tuple[float, float], ...] = ()
@@ -106,16 +106,16 @@ class TasksOutcome:
 
 
 @dataclass
-class Run:
+class TasksRun:
     """A call under way, for whoever shows it."""
 
     total: int = 0
     done: int = 0
     pipeline: Pipeline | None = None
-    keeper: Keeper | None = None
+    keeper: ConnectionManager | None = None
     is_stopped: bool = False
 
-    def begin(self, total: int, pipeline: Pipeline, keeper: Keeper) -> None:
+    def begin(self, total: int, pipeline: Pipeline, keeper: ConnectionManager) -> None:
         """From now on there is something to show, and to stop."""
         self.total, self.keeper, self.pipeline = total, keeper, pipeline
         if self.is_stopped:
@@ -130,10 +130,10 @@ class Run:
         return is_first
 
 
-Told = Callable[[Run, Record], None]
+Told = Callable[[TasksRun, TaskRecord], None]
 
 
-def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutcome:
+def run(config: TasksConfig, progress: Show, told: Told, call: TasksRun) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
         recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -165,7 +165,7 @@ def run(config: TasksConfig, progress: Show, told: Told, call: Run) -> TasksOutc
         return _run_tasks(prepared, progress, told, call)
 
 
-def _where(config: TasksConfig, problem: Problem) -> str:
+def _where(config: TasksConfig, problem: RejectedLine) -> str:
     return f"{config.tasks_file or 'task'}, line {problem.line}: {problem.text}"
 
 
@@ -175,7 +175,7 @@ class _Prepared:
 
     config: TasksConfig
     tasks: Sequence[Task]
-    problems: Sequence[Problem]
+    problems: Sequence[RejectedLine]
     skipped: int
     fleet: Fleet
     address: tuple[str, int]
@@ -183,7 +183,7 @@ class _Prepared:
     recorder: Recorder | None
 
 
-def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> TasksOutcome:
+def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: TasksRun) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
     planner = make_planner(config, prepared.tasks, fleet, progress)
     checker = Checker(fleet) if config.verify else None
@@ -210,14 +210,14 @@ def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: Run) -> Ta
         return replace(outcome, first_link=keeper.first_link or NO_LINK, wall_s=wall_s, is_interrupted=call.is_stopped)
 
 
-def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, keeper: Keeper) -> Pipeline:
+def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, keeper: ConnectionManager) -> Pipeline:
     has_fallback = config.fallback != "off"
     return Pipeline(
         fleet, planner, keeper, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
     )
 
 
-def _open(config: TasksConfig, fleet: Fleet, keeper: Keeper) -> None:
+def _open(config: TasksConfig, fleet: Fleet, keeper: ConnectionManager) -> None:
     """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
     if config.fallback == "always":
         here_s = max(sum(member.found.current.seconds) for member in fleet.members.values())
@@ -234,7 +234,7 @@ def _open(config: TasksConfig, fleet: Fleet, keeper: Keeper) -> None:
         check_taken(config.codec, ready.codecs)
 
 
-def _make_keeper(prepared: _Prepared) -> Keeper:
+def _make_keeper(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
     is_waited_for = config.fallback == "off" or config.own_cloud is not None
     settings = KeeperConfig(
@@ -248,10 +248,12 @@ def _make_keeper(prepared: _Prepared) -> Keeper:
         first_s=None if is_waited_for else min(config.ready_s, config.timeout_s),
     )
     hellos = [member.hello(config.token) for member in members.values()]
-    return Keeper(settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()})
+    return ConnectionManager(
+        settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}
+    )
 
 
-def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pipeline) -> TasksOutcome:
+def _outcome(prepared: _Prepared, planner: Planner, keeper: ConnectionManager, pipeline: Pipeline) -> TasksOutcome:
     """What can be told once the last task has ended."""
     return TasksOutcome(
         problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
@@ -271,7 +273,9 @@ def _outcome(prepared: _Prepared, planner: Planner, keeper: Keeper, pipeline: Pi
     )
 
 
-def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, checker: "Checker | None") -> None:
+def _ended(
+    call: TasksRun, record: TaskRecord, journal: "Journal | None", told: Told, checker: "Checker | None"
+) -> None:
     call.done += 1
     if record.outputs:
         record.top = top_of(record.outputs[0])
@@ -283,17 +287,17 @@ def _ended(call: Run, record: Record, journal: "Journal | None", told: Told, che
     told(call, record)
 
 
-def gather(config: TasksConfig) -> tuple[list[Task], list[Problem]]:
+def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
     """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
-    problems: list[Problem] = []
-    entries = [registry.given(model) for model in config.models]
+    problems: list[RejectedLine] = []
+    entries = [registry.resolve_trusted(model) for model in config.models]
     if config.tasks_file is not None:
         tasks, problems = read_file(config.tasks_file)
     else:
         pictures: list[str] = []
         if config.image_dir is not None:
             pictures, bad = pictures_in(config.image_dir)
-            problems += [Problem(0, text) for text in bad]
+            problems += [RejectedLine(0, text) for text in bad]
         tasks = draw(config.tasks, config.seed, [e.name for e in entries], lambda name: inputs_for(name, pictures))
     tasks, unknown = known_models(tasks)
     return tasks, problems + unknown
@@ -307,7 +311,7 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fl
     fleet = Fleet(device, config.cpu_share, times, config.weights)
     for model in dict.fromkeys(task.model for task in tasks):
         progress(f"loading {model}", 0.0)
-        fleet.add(registry.find(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
+        fleet.add(registry.lookup(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
     return fleet
 
 
@@ -323,7 +327,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     return OpenQueue(tasks, known, config.rate_per_s)
 
 
-def _warm_up(fleet: Fleet, planner: Planner, keeper: Keeper) -> None:
+def _warm_up(fleet: Fleet, planner: Planner, keeper: ConnectionManager) -> None:
     """What torch and the solver do only the first time is not the first task's fault."""
     planner.refresh(0.0, keeper.conditions())
     for member in fleet.members.values():
@@ -336,9 +340,9 @@ class Checker:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._kept: list[tuple[Record, list[Array]]] = []
+        self._kept: list[tuple[TaskRecord, list[Array]]] = []
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: TaskRecord) -> None:
         """Remember an answer."""
         if record.completed_by:
             self._kept.append((record, record.outputs))
@@ -387,7 +391,7 @@ class Journal:
         if not self._is_resumed:
             self._try(lambda: write_atomically(self.path, ""))
 
-    def note(self, record: Record) -> None:
+    def note(self, record: TaskRecord) -> None:
         """It is done now."""
         task = record.task
         row = {"id": task.id, "model": task.model, "input": task.input, "completed_by": record.completed_by}

@@ -44,7 +44,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RejectedLine:
     """A line of a file that is no task."""
 
     line: int
@@ -71,7 +71,7 @@ def arriving(tasks: Sequence[Task], rate_per_s: float, seed: int) -> list[Task]:
     return found
 
 
-def read_file(path: Path) -> tuple[list[Task], list[Problem]]:
+def read_file(path: Path) -> tuple[list[Task], list[RejectedLine]]:
     """Tasks of a table (.csv, .tsv, .xlsx or .xls) with named columns, or a .jsonl, one object for each line.
 
     What is wrong is told by line; blank lines are skipped. An input is looked for where the program runs, then beside
@@ -82,7 +82,7 @@ def read_file(path: Path) -> tuple[list[Task], list[Problem]]:
         try:
             tasks.append(_placed(_task(line, row), path.parent))
         except ValueError as error:
-            problems.append(Problem(line, str(error)))
+            problems.append(RejectedLine(line, str(error)))
         if len(tasks) > MAX_TASKS:
             raise UsageError(f"{path} holds more than {MAX_TASKS} tasks")
     if not tasks and not problems:

@@ -120,7 +120,7 @@ def network() -> Callable[[str], Network]:
     kept: dict[str, Network] = {}
 
     def get(name: str) -> Network:
-        entry = registry.find(name)
+        entry = registry.lookup(name)
         if name not in kept:
             kept[name] = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         return kept[name]

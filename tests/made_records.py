@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edgecloud.lab.records import Cell, Environment, Record, open_records, write_environment
+from edgecloud.lab.records import Cell, CellRecord, Environment, open_records, write_environment
 from edgecloud.utils.units import parse_link
 
 ENVIRONMENT = Environment(
@@ -61,7 +61,7 @@ def record(
     codec: str = "raw",
     sent: int | None = None,
     **changes: object,
-) -> Record:
+) -> CellRecord:
     """One inference; `changes` are fields of the record."""
     last, predicted = len(LAYERS) - 1, stages(cell, point, sent)
     times = {name: seconds * (1 + NOISE[repeat % len(NOISE)]) for name, seconds in predicted.items()}
@@ -84,10 +84,10 @@ def record(
         "completed_by": "edge" if point == last else "cloud" if point == 0 else "split",
         "matches": True,
     }
-    return Record(**(fields | changes))  # type: ignore[arg-type]
+    return CellRecord(**(fields | changes))  # type: ignore[arg-type]
 
 
-def grid(cells: Sequence[Cell], auto: int = 3, baselines: bool = True) -> Iterator[Record]:
+def grid(cells: Sequence[Cell], auto: int = 3, baselines: bool = True) -> Iterator[CellRecord]:
     """Every point of these cells three times, what was chosen, and what others would have."""
     rivals = {"all-edge": len(LAYERS) - 1, "all-cloud": 0, "neurosurgeon": 1} if baselines else {}
     for cell in cells:
@@ -96,7 +96,7 @@ def grid(cells: Sequence[Cell], auto: int = 3, baselines: bool = True) -> Iterat
         yield from (record(cell, point, repeat, who=who) for who, point in rivals.items() for repeat in range(3))
 
 
-def write(folder: Path, records: Sequence[Record]) -> Path:
+def write(folder: Path, records: Sequence[CellRecord]) -> Path:
     """A folder as `lab run` leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_environment(folder, ENVIRONMENT)

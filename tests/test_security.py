@@ -29,10 +29,10 @@ def test_a_weights_file_that_would_run_something_is_refused_and_runs_nothing(tmp
     canary, file = tmp_path / "canary", tmp_path / "evil.pt"
     torch.save({"layer": Gadget(canary)}, file)
     with pytest.raises(UsageError):
-        weights.load(registry.find("le_net"), str(file))
+        weights.load(registry.lookup("le_net"), str(file))
     file.write_bytes(pickle.dumps(Gadget(canary)))
     with pytest.raises(UsageError):
-        weights.load(registry.find("le_net"), str(file))
+        weights.load(registry.lookup("le_net"), str(file))
     assert not canary.exists()
 
 

@@ -126,7 +126,7 @@ def evaluate_networks(
     results = []
     for number, name in enumerate(names):
         progress(f"measuring {name}", number / len(names))
-        entry = registry.given(name)
+        entry = registry.resolve_trusted(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         executor = make_executor(network, found)
         layers = layers_of(executor)

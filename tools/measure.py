@@ -38,7 +38,7 @@ def measure_network(
     is_fresh: bool,
 ) -> MeasuredNetwork:
     """Time a network's layers in place, or take the times from the cache. Raises UsageError for what is wrong."""
-    entry = registry.given(model)
+    entry = registry.resolve_trusted(model)
     found = find_device(device)
     set_threads(threads)
     progress("loading the network", 0.0)

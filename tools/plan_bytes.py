@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecloud.engine import packing_store
-from edgecloud.engine.packing_store import AUTO, Packing, lossless
+from edgecloud.engine.packing_store import AUTO, CodecCosts, lossless
 from edgecloud.models import custom_model, graph_json
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import Packed
@@ -114,7 +114,7 @@ def of_edge(
     return Counted("measured", str(path), Allowed(_ways(graph, kept.joined, codec, share), {}))
 
 
-def _ways(graph: LayerGraph, packing: Packing, codec: str, share: float) -> list[list[Packed]]:
+def _ways(graph: LayerGraph, packing: CodecCosts, codec: str, share: float) -> list[list[Packed]]:
     """Those of every layer; what a codec does not take travels raw."""
     numbers = range(len(graph.layers))
     return [
@@ -125,15 +125,15 @@ def _ways(graph: LayerGraph, packing: Packing, codec: str, share: float) -> list
 def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Show) -> None:
     """Run the network once on its sample and keep what packing costs. Raises AppError, ImportError without torch."""
     from edgecloud.engine.executor import prepare
-    from edgecloud.engine.packing import Wanted, packing_of
+    from edgecloud.engine.packing import CodecPolicy, packing_of
     from edgecloud.models import inputs, registry, weights
 
     progress("trying the codecs", 0.0)
-    entry = registry.given(model if custom_model.where(model) is not None else key.model)
+    entry = registry.resolve_trusted(model if custom_model.where(model) is not None else key.model)
     loaded = weights.load(entry)
     if loaded.digest != key.weights:
         raise UsageError(f"the profile of {key.model} is of other weights: run edge_api.py with them first")
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
     if network.traced.graph.digest != key.graph:
         raise UsageError(f"the profile is of another {key.model}: run deployment.py profile -t {model}")
-    packing_of(network, Wanted.of(codec, None, 0.0), folder, lambda done: progress("trying the codecs", done))
+    packing_of(network, CodecPolicy.of(codec, None, 0.0), folder, lambda done: progress("trying the codecs", done))

@@ -1,4 +1,4 @@
-"""zstd frames that unfold to more than they should, or say so, for tests and benchmarks of what a cloud refuses."""
+"""zstd frames that decompress to more than they should, or say so, for tests and benchmarks of what a cloud refuses."""
 
 import numpy as np
 import zstandard
@@ -13,7 +13,7 @@ def block(kind: int, size: int, content: bytes, *, is_last: bool = False) -> byt
 
 
 def run(size: int, *, is_last: bool = True) -> bytes:
-    """Blocks of four bytes that unfold to `size` zeros."""
+    """Blocks of four bytes that decompress to `size` zeros."""
     whole, rest = divmod(size, 1 << 17)
     blocks = block(RUN_BLOCK, 1 << 17, b"\0") * whole
     return blocks + block(RUN_BLOCK, rest, b"\0", is_last=is_last)

@@ -138,7 +138,7 @@ def bombs(cache: Path) -> list[Row]:
                     provoke(there, row, data, *REFUSALS, is_greeted=True)
                 largest = max(len(buffer) for _, _, buffer, _ in BOMBS) / 1e6
                 row.note = f"payloads of at most {largest:.1f} MB" + (
-                    "" if is_fit else "; honest ones unfold to 16.8 MB"
+                    "" if is_fit else "; honest ones decompress to 16.8 MB"
                 )
             rows.append(row)
     return rows

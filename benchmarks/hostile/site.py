@@ -91,7 +91,7 @@ ALL_CORES = os.sched_getaffinity(0)
 
 def build(name: str) -> Network:
     """A network as an edge has it."""
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
 
 

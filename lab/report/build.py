@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecloud.lab.choices import POINT
 from edgecloud.lab.pruning import floor_of
-from edgecloud.lab.records import Cell, Environment, Record
+from edgecloud.lab.records import Cell, CellRecord, Environment
 from edgecloud.lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table
 from edgecloud.lab.report.charts import bars_chart, scatter_chart
 from edgecloud.lab.report.compare import baseline_table, compared_of, energy_table, headline_table, paper_table
@@ -43,7 +43,7 @@ OF_FORMS = (
 RAW_TIMES = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
 
 
-def build(environment: Environment, records: Sequence[Record], w: Words, expected: Sequence[Cell] = ()) -> Document:
+def build(environment: Environment, records: Sequence[CellRecord], w: Words, expected: Sequence[Cell] = ()) -> Document:
     """The report of a folder, in one language; without records it says so. `expected` are all cells of its spec."""
     numbered = number(records)
     rows = rows_of(numbered)

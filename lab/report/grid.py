@@ -11,7 +11,7 @@ from edgecloud.lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OB
 from edgecloud.lab.grid import LEAST_POINTS
 from edgecloud.lab.pruning import Floor, heads_of, is_rival
 from edgecloud.lab.records import Cell
-from edgecloud.lab.regret import Regret, Run, noise_of, regret
+from edgecloud.lab.regret import MeasuredCut, Regret, noise_of, regret
 from edgecloud.lab.report.rows import PARTS, Row, Spread
 
 
@@ -57,11 +57,11 @@ class CellResult:
     def _judged(self, row: Row | None) -> Spread | None:
         return None if row is None or not row.is_measured else judge_of(self.cell.objective)(row)
 
-    def _run(self, row: Row) -> Run | None:
+    def _run(self, row: Row) -> MeasuredCut | None:
         """A row for `lab.regret`; None where it was not measured or gave a wrong answer."""
         found = None if row.wrong else self._judged(row)
         cut = (row.point, "" if row.ran_here else row.codec)
-        return None if found is None else Run(cut, found.median, found.low, found.high)
+        return None if found is None else MeasuredCut(cut, found.median, found.low, found.high)
 
     @property
     def everything(self) -> tuple[Row, ...]:

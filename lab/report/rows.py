@@ -12,7 +12,7 @@ from typing import Any
 from edgecloud.lab.choices import POINT
 from edgecloud.lab.grid import FALLBACK, UNSTABLE
 from edgecloud.lab.pruning import CROSSING
-from edgecloud.lab.records import EDGE, Cell, Record
+from edgecloud.lab.records import EDGE, Cell, CellRecord
 
 Parts = Callable[[Mapping[str, Any]], float]
 STAGES: dict[str, Parts] = {
@@ -30,7 +30,7 @@ class Numbered:
     """A record and its line in records.jsonl, from 1."""
 
     line: int
-    record: Record
+    record: CellRecord
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ class Row:
         return len(self.lines) if self.is_measured else 0
 
 
-def number(records: Iterable[Record]) -> tuple[Numbered, ...]:
+def number(records: Iterable[CellRecord]) -> tuple[Numbered, ...]:
     """`lab.records.read` gives every line, in order."""
     return tuple(Numbered(line, record) for line, record in enumerate(records, start=1))
 
 
-def _key(record: Record) -> tuple[Any, ...]:
+def _key(record: CellRecord) -> tuple[Any, ...]:
     if record.who != POINT:
         return record.cell, record.who
     asked = record.asked or (record.point, record.layer, record.codec)
@@ -153,7 +153,7 @@ def _row(group: Sequence[Numbered]) -> Row:
     )
 
 
-def _predicted(record: Record) -> dict[str, float]:
+def _predicted(record: CellRecord) -> dict[str, float]:
     stages = record.plan.get("predicted") or {}
     found: dict[str, float] = {}
     for name, part in STAGES.items():

@@ -60,7 +60,7 @@ def test_lists_are_completed_at_their_last_item_and_commands_have_their_own_flag
 
 def test_what_is_offered_is_what_is_taken() -> None:
     for name in NETWORKS:
-        assert registry.find(name).name == name
+        assert registry.lookup(name).name == name
     assert set(completion.VALUES["codec"]) <= {"auto", *CODECS}
     choices.check(completion.VALUES["baselines"])
 

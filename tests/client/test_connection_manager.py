@@ -11,7 +11,7 @@ from edgecloud.lab.relay import Relay
 from edgecloud.net.codec import CODECS
 from edgecloud.net.messages import Hello, State
 from edgecloud.tasks import connection_manager as module
-from edgecloud.tasks.connection_manager import Keeper, KeeperConfig
+from edgecloud.tasks.connection_manager import ConnectionManager, KeeperConfig
 from tests.client.test_multiplexed import Ear
 from tests.conftest import CloudProcess
 
@@ -29,7 +29,7 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
     serving.start()
     told: list[float] = []
     config = KeeperConfig(relay.address, interval_s=1e-6, told=lambda _, rate: told.append(rate))
-    keeper = Keeper(config, [hello], {graph.name: len(graph.layers)})
+    keeper = ConnectionManager(config, [hello], {graph.name: len(graph.layers)})
     keeper.listener = Ear()
 
     def is_connected() -> bool:

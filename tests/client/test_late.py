@@ -15,7 +15,7 @@ from benchmarks.frame_proxy import FrameProxy, Place, close
 from edgecloud.client.edge import Answered, Edge, EdgeConfig
 from edgecloud.client.inference import greeter_of
 from edgecloud.client.late import LateEdge
-from edgecloud.client.resilient import Address, Lookout, Met, SteadyEdge
+from edgecloud.client.resilient import Address, Lookout, Met, ResilientClient
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.models import registry
@@ -40,17 +40,17 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
     """The first one that comes is of no use; it is looked for again after a while."""
     monkeypatch.setattr("edgecloud.client.fallback.FIRST_PAUSE_S", 0.1)
     found = network("le_net")
-    edge = Edge(registry.find("le_net"), found, TorchExecutor(found, torch.device("cpu")))
+    edge = Edge(registry.lookup("le_net"), found, TorchExecutor(found, torch.device("cpu")))
     x, expected = np.asarray(found.example.tensor), whole_answer(found.loaded.model, found.example.tensor)
     config = EdgeConfig("le_net", port=port, fallback="always", up_bytes_per_s=1e6, timeout_s=LONG_S)
     parts = parts_of(edge.graph, edge.graph.head_at(3))
     met: list[Met] = []
 
-    def begin(each: Met) -> tuple[tuple[Part, ...], SteadyEdge]:
+    def begin(each: Met) -> tuple[tuple[Part, ...], ResilientClient]:
         met.append(each)
         if len(met) == 1:
             raise ProtocolError("it takes nothing")
-        return parts, SteadyEdge(edge, Address(HOST, port), LONG_S, [0.001] * 13, {parts: 0.01})
+        return parts, ResilientClient(edge, Address(HOST, port), LONG_S, [0.001] * 13, {parts: 0.01})
 
     late = LateEdge(edge, Lookout(greeter_of(edge, (HOST, port), config), "nobody is there"), begin)
 

@@ -9,7 +9,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from edgecloud.client.multiplexed import Request, Uplink
+from edgecloud.client.multiplexed import MultiplexedClient, Request
 from edgecloud.engine.executor import Network
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType, pack_prefix
@@ -97,9 +97,9 @@ def request_for(network: Callable[[str], Network]) -> Callable[[], Request]:
     return lambda: Request(0, "le_net", graph, frozenset({0}), [np.zeros((1, 1, 28, 28), np.float32)])
 
 
-def connected(cloud: FakeCloud, ear: Ear) -> Uplink:
+def connected(cloud: FakeCloud, ear: Ear) -> MultiplexedClient:
     hello = Hello("le_net", "w", "g", ["raw"], "")
-    return Uplink.open(
+    return MultiplexedClient.open(
         cloud.address, [hello], {"le_net": LAYERS}, ear, lambda _: None, ready_s=LONG_S, window=4, timeout_s=LONG_S
     )
 
@@ -195,7 +195,7 @@ def test_a_connection_that_is_being_opened_can_be_given_up() -> None:
 
         began = time.monotonic()
         with pytest.raises((ConnectError, ProtocolError)):
-            Uplink.open(
+            MultiplexedClient.open(
                 deaf.getsockname(),
                 [Hello("le_net", "w", "g", ["raw"], "")],
                 {"le_net": LAYERS},

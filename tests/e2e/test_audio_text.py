@@ -76,7 +76,7 @@ def test_frames_are_spliced_and_normalised() -> None:
 
 
 def test_a_short_recording_is_padded_and_a_long_one_cut_and_both_say_so(tmp_path: Path) -> None:
-    entry = registry.find("kaldi")
+    entry = registry.lookup("kaldi")
     short = inputs.from_audio(write(tmp_path / "short.wav", 0.5), entry.preprocess)
     long = inputs.from_audio(write(tmp_path / "long.wav", 3.0), entry.preprocess)
     assert (len(short.rows), len(long.rows)) == (48, 100)
@@ -163,7 +163,7 @@ def test_whatever_the_head_says_the_sound_in_the_file_is_read(
 def test_a_recording_that_breaks_off_is_read_and_that_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 1.5)
     path.write_bytes(path.read_bytes()[: 44 + 2 * 8000 + 1])  # in the middle of a sample
-    found = inputs.from_audio(path, registry.find("kaldi").preprocess)
+    found = inputs.from_audio(path, registry.lookup("kaldi").preprocess)
     assert "cut off, its head promises 1.5 s" in found.source
     assert len(found.rows) == 48
 
@@ -288,11 +288,11 @@ def test_the_wrong_kind_of_input_is_named(tmp_path: Path) -> None:
     ]
     for name, config, told in wrong:
         with pytest.raises(UsageError, match=told):
-            read_input(config, registry.find(name))
+            read_input(config, registry.lookup(name))
 
 
 def test_tasks_have_recordings_and_sentences_too(tmp_path: Path) -> None:
-    entry: Callable[[str], Entry] = registry.find
+    entry: Callable[[str], Entry] = registry.lookup
     sound = str(write(tmp_path / "a.wav"))
     assert read_task(entry("kaldi"), sound).tensor.shape == (1, 100, 440)
     assert read_task(entry("senna_ner"), "text:Ada left London .").rows == ("Ada", "left", "London", ".")

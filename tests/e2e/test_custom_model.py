@@ -61,19 +61,19 @@ def test_a_name_is_split_without_opening_anything() -> None:
 
 
 def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
-    entry = registry.given(str(write(tmp_path / "my_net.py")))
+    entry = registry.resolve_trusted(str(write(tmp_path / "my_net.py")))
     assert entry.name == "my_net.py"
-    assert registry.find("my_net.py") is entry
+    assert registry.lookup("my_net.py") is entry
     assert entry.parameter_bytes == 4 * (3 * 8 * 9 + 8 + 512 * 5 + 5)
     example = inputs.sample(entry.sample, entry.preprocess)
     assert example.tensor.shape == (1, 3, 16, 16)
-    one, two = weights.load(entry), weights.load(registry.given(str(tmp_path / "my_net.py")))
+    one, two = weights.load(entry), weights.load(registry.resolve_trusted(str(tmp_path / "my_net.py")))
     assert (one.digest, one.origin, one.trained) == (two.digest, "seed 0 (untrained)", False)
     network = prepare(one, example, entry.name)
     assert [layer.kind for layer in network.traced.graph.layers[1:]] == [
         "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear",
     ]  # fmt: skip
-    assert registry.given(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
+    assert registry.resolve_trusted(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
     with pytest.raises(UsageError, match="does not take a picture: it takes a tensor"):
         inputs.read(entry.name, entry.takes, inputs.PICTURE, Path("a.png"), entry.preprocess)
 
@@ -105,7 +105,7 @@ def example():
 def preprocess(picture):
     return torch.full((1, 1, 2, 2), float(picture.width))
 """
-    entry = registry.given(str(write(tmp_path / "trained.py", text)))
+    entry = registry.resolve_trusted(str(write(tmp_path / "trained.py", text)))
     loaded = weights.load(entry)
     kept = torch.load(tmp_path / "kept.pt")
     assert torch.equal(loaded.model[1].weight, kept["weight"])  # type: ignore[index]
@@ -121,10 +121,10 @@ def test_the_digest_is_of_the_code_too(tmp_path: Path) -> None:
     digests = set()
     for folder, text in (("a", changed), ("b", changed.replace("0.5, 0.5", "0.6, 0.6"))):
         registry._OWN.clear()
-        digests.add(weights.load(registry.given(str(write(tmp_path / folder / "net.py", text)))).digest)
+        digests.add(weights.load(registry.resolve_trusted(str(write(tmp_path / folder / "net.py", text)))).digest)
     assert len(digests) == 2
     with pytest.raises(UsageError, match=r"two files are called net.py"):
-        registry.given(str(tmp_path / "a" / "net.py"))
+        registry.resolve_trusted(str(tmp_path / "a" / "net.py"))
 
 
 BUILD = "from torch import nn\nINPUT_SHAPE = (3,)\ndef build():\n    "
@@ -149,7 +149,7 @@ WRONG = {
 def test_what_is_wrong_in_a_file_is_one_line(name: str, tmp_path: Path) -> None:
     text, told = WRONG[name]
     with pytest.raises(UsageError, match=told) as caught:
-        registry.given(str(write(tmp_path / "wrong.py", text)))
+        registry.resolve_trusted(str(write(tmp_path / "wrong.py", text)))
     assert "wrong.py" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -157,7 +157,7 @@ def test_what_is_wrong_in_a_file_is_one_line(name: str, tmp_path: Path) -> None:
 def test_a_file_that_is_missing_or_none(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none.py"), str(tmp_path)[:-1] + ".py"):
         with pytest.raises(UsageError, match="there is no file"):
-            registry.given(name)
+            registry.resolve_trusted(name)
 
 
 # --- two programs

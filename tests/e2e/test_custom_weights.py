@@ -123,7 +123,7 @@ def test_a_network_that_is_not_the_same_each_time_is_refused_by_the_name_of_what
     path = own(tmp_path, text)
     registry._OWN.clear()
     with pytest.raises(UsageError, match=f"net.py.*{told}") as caught:
-        weights.load(registry.given(str(path)))
+        weights.load(registry.resolve_trusted(str(path)))
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +133,7 @@ def test_a_file_of_weights_fills_what_build_leaves_open_and_what_torch_does_not_
         "self.w = nn.Parameter(torch.empty(4)); self.register_buffer('t', torch.rand(4), False)", "x * self.w"
     )
     registry._OWN.clear()
-    entry = registry.given(str(own(tmp_path, text)))
+    entry = registry.resolve_trusted(str(own(tmp_path, text)))
     state = {"w": torch.arange(4.0), "a.weight": torch.ones(3, 4), "a.bias": torch.ones(3), "t": torch.full((4,), 7.0)}
     torch.save(state, tmp_path / "kept.pt")
     loaded = weights.load(entry, str(tmp_path / "kept.pt"))

@@ -37,7 +37,7 @@ def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterato
 
     def build(name: str) -> Edge:
         subject = network(name)
-        edge = Edge(registry.find(name), subject, TorchExecutor(subject, torch.device("cpu")))
+        edge = Edge(registry.lookup(name), subject, TorchExecutor(subject, torch.device("cpu")))
         edge.greet("127.0.0.1", cloud.port, "", 120.0)
         made.append(edge)
         return edge

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.fallback import RETRIES, reserve_s
-from edgecloud.client.resilient import Address, SteadyEdge
+from edgecloud.client.resilient import Address, ResilientClient
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.lab.link_shape import LinkShape
@@ -60,13 +60,13 @@ class Subject:
     def __init__(
         self, network: Network, port: int, timeout_s: float, point: int, edge_s: float, waiting_s: float
     ) -> None:
-        self.edge = Edge(registry.find("le_net"), network, TorchExecutor(network, torch.device("cpu")))
+        self.edge = Edge(registry.lookup("le_net"), network, TorchExecutor(network, torch.device("cpu")))
         self.edge.greet("127.0.0.1", port, "", 60.0)
         self.parts = parts_of(self.edge.graph, self.edge.graph.head_at(point))
         self.timeout_s = timeout_s
         count = len(self.edge.graph.layers)
         place = Address("127.0.0.1", port)
-        self.steady = SteadyEdge(self.edge, place, timeout_s, [edge_s] * count, {self.parts: waiting_s})
+        self.steady = ResilientClient(self.edge, place, timeout_s, [edge_s] * count, {self.parts: waiting_s})
         self.x = np.asarray(network.example.tensor)
         self.expected = whole_answer(network.loaded.model, network.example.tensor)
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgecloud.cli.task_report import summary
 from edgecloud.engine.answers import is_finite_alike, matches, max_abs_diff, told_difference
-from edgecloud.tasks.pipeline import Record
+from edgecloud.tasks.pipeline import TaskRecord
 from edgecloud.tasks.task_runner import TasksOutcome
 from edgecloud.tasks.tasks import Task
 
@@ -48,7 +48,7 @@ def test_what_is_finite_in_one_has_to_be_in_the_other() -> None:
 
 
 def test_a_wrong_answer_without_a_number_is_told_in_the_summary() -> None:
-    good, bad = Record(Task(1, "le_net")), Record(Task(2, "le_net"))
+    good, bad = TaskRecord(Task(1, "le_net")), TaskRecord(Task(2, "le_net"))
     for record, matched in ((good, True), (bad, False)):
         record.completed_by, record.matches = "cloud", matched
     good.max_abs_diff = 0.0

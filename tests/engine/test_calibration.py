@@ -14,7 +14,7 @@ from edgecloud import deployment
 from edgecloud.engine import calibration, packing
 from edgecloud.engine.calibration import Calibration, Tried
 from edgecloud.engine.executor import Network
-from edgecloud.engine.packing import Packing, Wanted
+from edgecloud.engine.packing import CodecCosts, CodecPolicy
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT
 from edgecloud.net import codec
@@ -28,7 +28,7 @@ TRIED = Tried("l1", "int8", 200, 1, None, None, 0.01)
 
 @pytest.mark.parametrize("name", ["le_net", "alex_net", "torchvision:inception_v3", "torchvision:vit_b_16"])
 def test_the_pixels_of_a_picture_are_a_quarter_and_lose_no_bit(name: str) -> None:
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     x = np.asarray(inputs.sample(entry.sample, entry.preprocess).tensor)
     for each in ("pixels", "pixels+zstd"):
         packed = codec.encode(x, each)
@@ -98,12 +98,12 @@ def test_a_rounding_is_within_the_budget_or_is_not() -> None:
 def test_only_lossless_codecs_without_a_calibration_or_a_budget() -> None:
     found = Calibration("m", "g", "w", "s", (TRIED,))
     graph = make_chain([50, 40, 3])
-    for wanted in (Wanted.of("auto", None, 0.5), Wanted.of("auto", found, 0.0)):
+    for wanted in (CodecPolicy.of("auto", None, 0.5), CodecPolicy.of("auto", found, 0.0)):
         assert wanted.lossy(graph, 1) == ()
         assert all(codec.CODECS[name].is_lossless for layer in range(3) for name in wanted.lossless(layer))
-    assert Wanted.of("auto", found, 0.005).lossy(graph, 1) == ("int8", "int8+zstd")
-    assert Wanted.of("auto", found, 0.005).lossy(graph, 2) == ()
-    assert Wanted.of("int4", None, 0.0).lossless(1) == ("int4",)
+    assert CodecPolicy.of("auto", found, 0.005).lossy(graph, 1) == ("int8", "int8+zstd")
+    assert CodecPolicy.of("auto", found, 0.005).lossy(graph, 2) == ()
+    assert CodecPolicy.of("int4", None, 0.0).lossless(1) == ("int4",)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_budget_without_a_calibration_is_told_with_what_helps(
 
 def test_what_a_codec_does_not_take_travels_raw() -> None:
     graph = make_chain([50, 40, 3])
-    found = Packing({(1, "int8"): 10}, {"int8": (1e-3, 2e-3)})
-    allowed = Wanted.of("int8", None, 0.0).allowed(graph, found, 0.5)
+    found = CodecCosts({(1, "int8"): 10}, {"int8": (1e-3, 2e-3)})
+    allowed = CodecPolicy.of("int8", None, 0.0).allowed(graph, found, 0.5)
     assert [[each.codec for each in ways] for ways in allowed.lossless] == [[RAW], ["int8"], [RAW]]
     (way,) = allowed.lossless[1]
     assert way.bytes == 10
@@ -131,7 +131,7 @@ def test_what_a_codec_does_not_take_travels_raw() -> None:
 
 def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Network], tmp_path: Path) -> None:
     subject = network("le_net")
-    graph, wanted = subject.traced.graph, Wanted.of("auto", None, 0.0)
+    graph, wanted = subject.traced.graph, CodecPolicy.of("auto", None, 0.0)
     found = packing.packing_of(subject, wanted, tmp_path)
     raw = graph.layers[INPUT].out_bytes
     assert found.sizes[INPUT, "pixels"] == raw // 4 + 8
@@ -152,9 +152,9 @@ def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Ne
         name: before[name] for name in ("sizes", "rates", "tried")
     }
     assert [name for _, name, _ in after["input"]["sizes"]] == ["zstd"], "for those who plan: what was run last"
-    packing.packing_of(subject, Wanted.of("raw", None, 0.0), tmp_path)
+    packing.packing_of(subject, CodecPolicy.of("raw", None, 0.0), tmp_path)
     assert json.loads(path.read_text()) == after
-    packing.packing_of(subject, Wanted.of("int8", None, 0.0), tmp_path)
+    packing.packing_of(subject, CodecPolicy.of("int8", None, 0.0), tmp_path)
     assert (1, "zstd") in packing.packing_of(subject, wanted, tmp_path).sizes
 
 
@@ -178,10 +178,10 @@ def test_calibrating_on_digits_finds_what_changes(
 
 
 def test_the_published_digits_have_labels() -> None:
-    samples = calibration.read_samples(registry.find("le_net"), None)
+    samples = calibration.read_samples(registry.lookup("le_net"), None)
     assert samples.labels is not None
     assert len(samples.tensors) == len(samples.labels) == 450
-    crops = calibration.read_samples(registry.find("alex_net"), None)
+    crops = calibration.read_samples(registry.lookup("alex_net"), None)
     assert len(crops.tensors) == 100
     assert crops.labels is None
 
@@ -216,4 +216,4 @@ def test_a_folder_without_pictures_is_refused(what: str, tmp_path: Path) -> None
     if what == "no picture":
         (folder / "a.png").write_text("x")
     with pytest.raises(UsageError, match=r"picture|folder"):
-        calibration.read_samples(registry.find("le_net"), folder)
+        calibration.read_samples(registry.lookup("le_net"), folder)

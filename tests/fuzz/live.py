@@ -130,7 +130,7 @@ def live_cloud(folder: Path) -> Iterator[Live]:
     address = cloud.server.open()
     thread = threading.Thread(target=cloud.server.serve)
     thread.start()
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
     subject = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
     try:
         live = Live(address, subject)

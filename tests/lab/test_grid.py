@@ -25,7 +25,7 @@ from edgecloud.lab.grid import (
     wants,
 )
 from edgecloud.lab.pruning import heads_of
-from edgecloud.lab.records import Cell, Record
+from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.regret import Verdict
 from tests.lab.test_pruning import World, experiment, run
 from tests.lab.test_pruning import points as measured_points
@@ -45,7 +45,9 @@ def best_point(cell: Cell) -> int:
     return min(range(LAST + 1), key=lambda point: stages(cell, point)["total_s"])
 
 
-def measured(cell: Cell, who: str = POINT, points: Sequence[int] = range(LAST + 1), codec: str = "raw") -> list[Record]:
+def measured(
+    cell: Cell, who: str = POINT, points: Sequence[int] = range(LAST + 1), codec: str = "raw"
+) -> list[CellRecord]:
     """Three repeats each, asked for as the lab asks."""
     return [
         record(cell, point, n, who=who, codec=codec, plan={"asked": f"{point}:{codec}"})
@@ -54,7 +56,7 @@ def measured(cell: Cell, who: str = POINT, points: Sequence[int] = range(LAST + 
     ]
 
 
-def only(records: Sequence[Record]) -> Best:
+def only(records: Sequence[CellRecord]) -> Best:
     (found,) = summary(records)
     return found
 
@@ -124,7 +126,7 @@ def test_what_is_whole_is_not_measured_again_and_what_is_torn_or_superseded_is()
 
 
 def test_times_that_never_settle_end_after_a_few_attempts() -> None:
-    attempt, tries, found = 0, 0, list[Record]()
+    attempt, tries, found = 0, 0, list[CellRecord]()
     while (following := next_attempt(found, 3)) is not None:
         attempt, tries = following, tries + 1
         assert tries <= MOST_ATTEMPTS
@@ -228,14 +230,14 @@ def test_two_runs_agree_on_the_point_or_on_its_time() -> None:
 class Unpowered(World):
     """Nobody models its joules."""
 
-    def record(self, cell: Cell, want: Want, point: int) -> Record:
+    def record(self, cell: Cell, want: Want, point: int) -> CellRecord:
         return replace(super().record(cell, want, point), energy=None)
 
 
 class Branching(World):
     """Its edge chooses a cut that several tensors cross, after everything else."""
 
-    def record(self, cell: Cell, want: Want, point: int) -> Record:
+    def record(self, cell: Cell, want: Want, point: int) -> CellRecord:
         made = super().record(cell, want, point)
         return replace(made, point=None) if want.who == AUTO else made
 

@@ -14,7 +14,7 @@ from edgecloud.lab.__main__ import main as lab
 from edgecloud.lab.choices import AUTO, POINT
 from edgecloud.lab.grid import Key, Want, key_of, places, wants
 from edgecloud.lab.pruning import CROSSING, Floor, floor_of, next_contender
-from edgecloud.lab.records import Cell, Record, read
+from edgecloud.lab.records import Cell, CellRecord, read
 from edgecloud.lab.report.build import build
 from edgecloud.lab.report.grid import grids_of
 from edgecloud.lab.report.rows import number, rows_of
@@ -49,9 +49,9 @@ class World:
         spent = profile.compute_w * times["edge_s"] + radio.transmit_w(RATE) * times["transfer_s"]
         return spent + profile.idle_w * times["cloud_s"]
 
-    def record(self, cell: Cell, want: Want, point: int) -> Record:
+    def record(self, cell: Cell, want: Want, point: int) -> CellRecord:
         plan: dict[str, Any] = {"asked": want.asked, "points": len(self.crossing)}
-        return Record(
+        return CellRecord(
             environment=ENVIRONMENT.key,
             at="2026-11-21T13:00:00+00:00",
             cell=cell,
@@ -83,9 +83,9 @@ def experiment(*objectives: str, **more: Any) -> Spec:
     return specs.of(given | {"objectives": list(objectives), "power": "jetson_tk1", "baselines": ["auto"]} | more)
 
 
-def run(world: World, spec: Spec, choice: int) -> dict[Key, list[Record]]:
+def run(world: World, spec: Spec, choice: int) -> dict[Key, list[CellRecord]]:
     """What an experiment measures in such a world, where the edge chooses `choice`."""
-    done: dict[Key, list[Record]] = {}
+    done: dict[Key, list[CellRecord]] = {}
     for place in places(spec):
         for want in wants(spec, len(world.crossing), place.cell.objective):
             done[key_of(place.cell, want.who, want.asked)] = [world.record(place.cell, want, choice)]
@@ -96,7 +96,7 @@ def run(world: World, spec: Spec, choice: int) -> dict[Key, list[Record]]:
     return done
 
 
-def points(done: dict[Key, list[Record]]) -> list[int]:
+def points(done: dict[Key, list[CellRecord]]) -> list[int]:
     return [kept[0].point for kept in done.values() if kept[0].who == POINT and kept[0].point is not None]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecloud.lab import records
-from edgecloud.lab.records import RECORDS, Cell, Environment, Record
+from edgecloud.lab.records import RECORDS, Cell, CellRecord, Environment
 from edgecloud.utils.errors import MismatchError, UsageError
 from tests.conftest import ROOT
 
@@ -19,8 +19,8 @@ ENVIRONMENT = Environment("emulated", "it was asked for", {"cpu": "a", "cores": 
 CELL = Cell("le_net", 0.3, "5mbit,20ms", "5mbit")
 
 
-def record(total_s: float = 0.5, repeat: int = 0) -> Record:
-    return Record(
+def record(total_s: float = 0.5, repeat: int = 0) -> CellRecord:
+    return CellRecord(
         environment=ENVIRONMENT.key,
         at="2026-11-21T13:00:00+00:00",
         cell=CELL,
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def append(folder: Path, record: Record) -> None:
+def append(folder: Path, record: CellRecord) -> None:
     """One record, as a lab does that goes on with a folder."""
     with records.open_records(folder) as writer:
         writer.append(record)

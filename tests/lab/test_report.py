@@ -19,7 +19,7 @@ from PIL import Image
 
 from edgecloud.cli import script
 from edgecloud.lab import report
-from edgecloud.lab.records import RECORDS, Cell, Record
+from edgecloud.lab.records import RECORDS, Cell, CellRecord
 from edgecloud.lab.report import html, markdown, pictures, why, workbook
 from edgecloud.lab.report.accuracy import transfer_table
 from edgecloud.lab.report.build import build
@@ -42,11 +42,11 @@ NASTY = '<script>alert("x")</script>'
 FORMULA = '=HYPERLINK("http://example.org","x")'
 
 
-def grids(records: Iterable[Record], expected: Iterable[Cell] = ()) -> tuple[Grid, ...]:
+def grids(records: Iterable[CellRecord], expected: Iterable[Cell] = ()) -> tuple[Grid, ...]:
     return grids_of(rows_of(number(records)), lambda link: parse_rate(link.split(",")[0]), expected)
 
 
-def document(records: Sequence[Record], language: str = "en", expected: Sequence[Cell] = ()) -> Document:
+def document(records: Sequence[CellRecord], language: str = "en", expected: Sequence[Cell] = ()) -> Document:
     return build(ENVIRONMENT, records, Words(language), expected)
 
 

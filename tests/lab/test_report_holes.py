@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from edgecloud.lab.records import Record
+from edgecloud.lab.records import CellRecord
 from edgecloud.lab.report import why
 from edgecloud.lab.report.accuracy import prediction_table
 from edgecloud.lab.report.build import build
@@ -29,21 +29,21 @@ LAST = len(LAYERS) - 1
 CELLS = [cell_of(0.5, link) for link in ("5mbit,5ms", "20mbit,5ms")]
 
 
-def grids(records: Iterable[Record]) -> tuple[Grid, ...]:
+def grids(records: Iterable[CellRecord]) -> tuple[Grid, ...]:
     return grids_of(rows_of(number(records)), lambda link: parse_rate(link.split(",")[0]))
 
 
-def document(records: Iterable[Record]) -> Document:
+def document(records: Iterable[CellRecord]) -> Document:
     return build(ENVIRONMENT, tuple(records), W)
 
 
-def ours(records: Iterable[Record]) -> dict[str, str]:
+def ours(records: Iterable[CellRecord]) -> dict[str, str]:
     """Our own figures beside the paper's, by their names."""
     table = headline_table(compared_of(grids(records)), W, "how")
     return {row[0].text: row[2].text for row in table.rows}
 
 
-def without_joules(records: Iterable[Record]) -> list[Record]:
+def without_joules(records: Iterable[CellRecord]) -> list[CellRecord]:
     return [replace(each, energy=None) for each in records]
 
 

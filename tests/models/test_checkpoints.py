@@ -97,7 +97,7 @@ def test_le_net_with_every_wrapper_answers_as_with_plain_weights(tmp_path: Path)
     state = state_of(3, LeNet)
     torch.save(state, tmp_path / "plain.pt")
     torch.save({"state_dict": {f"model.{name}": t for name, t in state.items()}, "epoch": 3}, tmp_path / "wrapped.ckpt")
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
     plain, wrapped = (weights.load(entry, str(tmp_path / name)) for name in ("plain.pt", "wrapped.ckpt"))
     assert plain.digest == wrapped.digest
     assert plain.origin == f"file {tmp_path / 'plain.pt'}"

@@ -75,7 +75,7 @@ def test_it_gives_the_same_answer_bit_for_bit(kind: Callable[[], nn.Module]) -> 
 
 @pytest.mark.parametrize("name", ["senna_pos", "mobile_net"])
 def test_parameters_are_in_memory_once(name: str) -> None:
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     loaded, example = weights.load(entry), inputs.sample(entry.sample, entry.preprocess)
     before = weights.digest(loaded.model)
     traced, found, shared = there_and_back(loaded.model, example.tensor)

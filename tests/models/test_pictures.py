@@ -65,7 +65,7 @@ def named(folder: Path, content: bytes) -> list[Path]:
 
 
 def test_no_picture_starts_a_program_wherever_it_comes_in(ghost: Path, tmp_path: Path, edge: CallEdge) -> None:
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
     paths = named(tmp_path, EPS)
     readers: list[Callable[[Path], object]] = [
         lambda path: inputs.from_image(path, entry.preprocess),
@@ -194,7 +194,7 @@ def test_greys_of_fewer_bits_in_files_of_sixteen_are_as_bright_as_they_were(
 
 def test_what_was_scaled_stands_in_the_source(tmp_path: Path) -> None:
     Image.fromarray(np.round(shades() * 4095).astype(np.uint16)).save(tmp_path / "a.png")
-    entry = registry.find("cifar_alexnet")
+    entry = registry.lookup("cifar_alexnet")
     found = inputs.from_image(tmp_path / "a.png", entry.preprocess)
     assert found.source == f"image:{tmp_path / 'a.png'} (16-bit greys of which 12 bits are used, scaled by those)"
     Image.fromarray(np.round(shades() * 255).astype(np.uint8)).save(tmp_path / "b.png")
@@ -335,8 +335,8 @@ def test_an_empty_page_is_black() -> None:
 # --- arrays
 
 
-def wanted(name: str) -> inputs.Wanted:
-    return registry.find(name).wanted
+def wanted(name: str) -> inputs.InputSources:
+    return registry.lookup(name).wanted
 
 
 def saved(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Path:
@@ -357,7 +357,7 @@ def test_floats_are_the_tensor_with_and_without_the_batch_axis(tmp_path: Path) -
 def test_whole_numbers_of_a_picture_are_that_picture(dtype: type, layout: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3))
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
-    entry = registry.find("cifar_alexnet")
+    entry = registry.lookup("cifar_alexnet")
     array = pixels.transpose(2, 0, 1) if "CHW" in layout else pixels
     path = saved(tmp_path / "x.npy", (array[None] if "N" in layout else array).astype(dtype))
     found = inputs.from_array(path, entry.wanted)

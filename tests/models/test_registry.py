@@ -225,7 +225,7 @@ def test_alex_net_has_the_published_points(network: Callable[[str], Network]) ->
 )
 def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match="alex_net, vgg_net, mobile_net, le_net"):
-        registry.find(name)
+        registry.lookup(name)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
     ],
 )
 def test_a_file_that_is_no_network_is_named_for_what_it_is(name: str, told: str) -> None:
-    for find in (registry.find, registry.given):
+    for find in (registry.lookup, registry.resolve_trusted):
         with pytest.raises(UsageError, match=told) as caught:
             find(name)
         assert "alex_net" in str(caught.value)
@@ -250,9 +250,9 @@ def test_a_file_that_is_no_network_is_named_for_what_it_is(name: str, told: str)
 
 
 def test_names_are_what_they_say() -> None:
-    assert registry.find("mobilenet").name == "mobile_net"
-    assert registry.find("vgg_net").parameter_bytes == 4 * 138_365_992  # VGG16-BN, the published one
-    assert registry.find("le_net").parameter_bytes == 4 * sum(p.numel() for p in LeNet().parameters())
+    assert registry.lookup("mobilenet").name == "mobile_net"
+    assert registry.lookup("vgg_net").parameter_bytes == 4 * 138_365_992  # VGG16-BN, the published one
+    assert registry.lookup("le_net").parameter_bytes == 4 * sum(p.numel() for p in LeNet().parameters())
     assert len(registry.torchvision_names()) >= 80
 
 
@@ -261,7 +261,7 @@ def test_names_are_what_they_say() -> None:
 
 def test_seeded_weights_are_the_same_everywhere() -> None:
     """Pinned: another digest means that an older edge and a newer cloud would refuse each other."""
-    entry = registry.find("mobile_net")
+    entry = registry.lookup("mobile_net")
     first, again = weights.load(entry), weights.load(entry)
     assert first.digest == again.digest
     assert first.digest.startswith("sha256:44ec7060")
@@ -271,7 +271,7 @@ def test_seeded_weights_are_the_same_everywhere() -> None:
 
 def test_every_random_parameter_of_a_network_is_drawn_by_us() -> None:
     for name in ("torchvision:vit_b_16", "torchvision:googlenet", "torchvision:swin_t", "torchvision:convnext_tiny"):
-        entry = registry.find(name)
+        entry = registry.lookup(name)
         torch.manual_seed(1)
         first = weights.digest(weights.seeded(entry))
         torch.manual_seed(2)
@@ -294,7 +294,7 @@ def test_the_shipped_le_net_reads_digits(network: Callable[[str], Network]) -> N
 
 
 def test_a_model_is_always_in_eval_mode() -> None:
-    assert not any(module.training for module in weights.load(registry.find("mobile_net")).model.modules())
+    assert not any(module.training for module in weights.load(registry.lookup("mobile_net")).model.modules())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -302,7 +302,7 @@ def test_weights_come_from_a_file(suffix: str, tmp_path: Path) -> None:
     state = LeNet().state_dict()
     path = tmp_path / f"w{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    loaded = weights.load(registry.find("le_net"), str(path))
+    loaded = weights.load(registry.lookup("le_net"), str(path))
     torch.testing.assert_close(dict(loaded.model.state_dict()), dict(state))
     assert loaded.origin == f"file {path}"
 
@@ -346,7 +346,7 @@ def bad_weights(folder: Path) -> dict[str, tuple[Path, type[Exception]]]:
 def test_weights_that_are_none_name_the_file_and_run_nothing(tmp_path: Path) -> None:
     for name, (path, error) in bad_weights(tmp_path).items():
         with pytest.raises(error) as caught:
-            weights.load(registry.find("le_net"), str(path))
+            weights.load(registry.lookup("le_net"), str(path))
         message = str(caught.value)
         assert str(path) in message, name
         assert "\n" not in message, name
@@ -370,7 +370,7 @@ def test_dark_ink_on_light_paper_is_inverted() -> None:
 
 
 def test_a_picture_goes_through_the_networks_own_preprocessing(tmp_path: Path) -> None:
-    entry = registry.find("alex_net")
+    entry = registry.lookup("alex_net")
     for mode in ("RGB", "L", "RGBA", "P", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
         Image.new(mode, (300, 250)).save(path)
@@ -395,7 +395,7 @@ def test_transparent_shows_white_and_sixteen_bits_are_scaled(tmp_path: Path) -> 
 def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
     for read in (
         lambda: inputs.from_image(pipe, entry.preprocess),
         lambda: inputs.from_array(pipe, entry.wanted),
@@ -406,7 +406,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_picture_is_refused(tmp_path: Path) -> None:
-    preprocess = registry.find("alex_net").preprocess
+    preprocess = registry.lookup("alex_net").preprocess
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     contents = {
         "text.jpg": b"hello",
@@ -426,4 +426,4 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     Image.new("1", (12_000, 12_000)).save(path)
     with pytest.raises(UsageError, match=r"pixels|bomb"):
-        inputs.from_image(path, registry.find("alex_net").preprocess)
+        inputs.from_image(path, registry.lookup("alex_net").preprocess)

@@ -91,7 +91,7 @@ def test_split_equals_whole_bit_for_bit_at_points_all_along(name: str, network: 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_entry_says_the_truth(name: str, network: Callable[[str], Network]) -> None:
-    entry, subject = registry.find(name), network(name)
+    entry, subject = registry.lookup(name), network(name)
     assert entry.parameter_bytes == 4 * sum(parameter.numel() for parameter in subject.loaded.model.parameters())
     assert subject.example.tensor.shape == (1, *entry.input_shape)
     assert subject.example.tensor.dtype == torch.float32
@@ -108,13 +108,13 @@ def test_weights_are_the_same_on_every_machine() -> None:
         "mnist": "sha256:89b7eaac14c67aa6",
     }
     for name, digest in pinned.items():
-        assert weights.load(registry.find(name)).digest[:23] == digest, name
+        assert weights.load(registry.lookup(name)).digest[:23] == digest, name
 
 
 def test_mnist_reads_digits_that_it_never_saw(network: Callable[[str], Network]) -> None:
     pictures, classes = digit_pictures()
     _, held_out = split_digits()
-    entry, model = registry.find("mnist"), network("mnist").loaded.model
+    entry, model = registry.lookup("mnist"), network("mnist").loaded.model
     with torch.inference_mode():
         found = model(torch.cat([entry.preprocess(pictures[n]) for n in held_out])).argmax(1).tolist()
     right = sum(answer == classes[n] for answer, n in zip(found, held_out, strict=True))

@@ -35,7 +35,7 @@ LOSSLESS = [name for name in GENERAL if CODECS[name].is_lossless]
 LOSSY = [name for name in GENERAL if not CODECS[name].is_lossless]
 INTS = [name for name in LOSSY if name.startswith("int")]
 HALVES = ["fp16", "fp16+zstd"]
-SQUEEZED = [name for name, one in CODECS.items() if one.squeezer is not None]
+COMPRESSED = [name for name, one in CODECS.items() if one.compressor is not None]
 
 relaxed = settings(deadline=None, max_examples=many(30, 300))
 shapes = hnp.array_shapes(min_dims=0, max_dims=8, max_side=3)
@@ -213,7 +213,7 @@ def test_raw_is_not_copied() -> None:
     assert bytes(buffer[:4]) == np.float32(1).tobytes()
 
 
-@pytest.mark.parametrize("name", [name for name in GENERAL if name not in SQUEEZED])
+@pytest.mark.parametrize("name", [name for name in GENERAL if name not in COMPRESSED])
 @relaxed
 @given(shape=shapes | activations)
 def test_the_size_without_zstd_is_known_beforehand(name: str, shape: tuple[int, ...]) -> None:
@@ -222,7 +222,7 @@ def test_the_size_without_zstd_is_known_beforehand(name: str, shape: tuple[int, 
 
 
 def test_with_zstd_the_size_is_not_known_beforehand() -> None:
-    assert {codec.exact_bytes("float32", (1,), name) for name in SQUEEZED} == {None}
+    assert {codec.exact_bytes("float32", (1,), name) for name in COMPRESSED} == {None}
 
 
 def test_eighteen_codecs_are_known_by_their_names_and_one_more_where_it_is_wanted() -> None:

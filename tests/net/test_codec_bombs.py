@@ -1,4 +1,4 @@
-"""Small buffers that would unfold to large tensors: refused, in little memory and time."""
+"""Small buffers that would decompress to large tensors: refused, in little memory and time."""
 
 import contextlib
 import json
@@ -111,7 +111,7 @@ def test_a_decoder_makes_the_size_that_it_is_told_or_nothing_even_of_what_nobody
     """The check comes first; should it ever let something through, the decoder still keeps to its memory."""
     undeclared = memoryview(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(20)))
     for size in (1, 19, 21, MB):
-        with pytest.raises(ProtocolError, match="does not unfold to the"):
+        with pytest.raises(ProtocolError, match="does not decompress to the"):
             CODECS["zstd"].decode("uint8", (size,), undeclared)
     assert CODECS["zstd"].decode("uint8", (20,), undeclared).tobytes() == bytes(20)
     colours, greys = ((1, channels, 16, 24) for channels in (3, 1))

@@ -49,7 +49,7 @@ def picture_of(pixels: Array) -> Array:
 
 
 def sample(name: str) -> Array:
-    entry = registry.find(name)
+    entry = registry.lookup(name)
     return np.asarray(inputs.sample(entry.sample, entry.preprocess).tensor)
 
 
@@ -148,7 +148,7 @@ def test_pillow_is_loaded_when_it_is_needed() -> None:
 
 def test_without_being_told_to_nobody_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Jpeg, "check", None)  # it is not even looked at
-    monkeypatch.setattr(Jpeg, "unfold", None)
+    monkeypatch.setattr(Jpeg, "decompress", None)
     with pytest.raises(ProtocolError, match="unknown codec 'jpeg'"):
         read(GOOD, limits=Limits())
     assert "jpeg" not in STANDARD

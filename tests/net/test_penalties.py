@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecloud.net.penalties import Door, Fault, Policy, fault_of, source_of
+from edgecloud.net.penalties import AdmissionControl, Fault, Policy, fault_of, source_of
 
 HERE = "192.0.2.7"
 
 
 def test_one_mistake_costs_nothing_and_the_third_wrong_token_costs_a_quarter_of_a_minute() -> None:
-    door = Door()
+    door = AdmissionControl()
     for _ in range(2):
         assert door.penalise(HERE, Fault.TOKEN, 100.0) == 0
         assert door.admit(HERE, 100.0) is None
@@ -21,7 +21,7 @@ def test_one_mistake_costs_nothing_and_the_third_wrong_token_costs_a_quarter_of_
 
 
 def test_a_penalty_ends_by_itself_and_then_nothing_is_left_of_it() -> None:
-    door = Door()
+    door = AdmissionControl()
     for _ in range(3):
         door.penalise(HERE, Fault.TOKEN, 0.0)
     assert door.admit(HERE, 14.9) is not None
@@ -30,13 +30,13 @@ def test_a_penalty_ends_by_itself_and_then_nothing_is_left_of_it() -> None:
 
 
 def test_time_takes_mistakes_back() -> None:
-    door = Door()
+    door = AdmissionControl()
     for n in range(50):
         assert door.penalise(HERE, Fault.TOKEN, n * 5.0) == 0
 
 
 def test_once_it_is_turned_away_it_stays_so_until_the_end_of_the_penalty() -> None:
-    door = Door()
+    door = AdmissionControl()
     for _ in range(3):
         door.penalise(HERE, Fault.TOKEN, 0.0)
     assert door.admit(HERE, 14.0) is not None  # though that is below the least by now
@@ -44,7 +44,7 @@ def test_once_it_is_turned_away_it_stays_so_until_the_end_of_the_penalty() -> No
 
 
 def test_no_penalty_is_longer_than_ten_minutes() -> None:
-    door = Door()
+    door = AdmissionControl()
     for _ in range(10_000):
         door.penalise(HERE, Fault.SILENCE, 0.0)
     denial = door.admit(HERE, 0.0)
@@ -55,7 +55,7 @@ def test_no_penalty_is_longer_than_ten_minutes() -> None:
 
 def test_ten_thousand_guesses_take_half_a_day() -> None:
     """An honest attacker from one address, who is turned away at no cost in between."""
-    door, now, guesses = Door(), 0.0, 0
+    door, now, guesses = AdmissionControl(), 0.0, 0
     while guesses < 10_000:
         denial = door.admit(HERE, now)
         if denial is None:
@@ -68,7 +68,7 @@ def test_ten_thousand_guesses_take_half_a_day() -> None:
 
 
 def test_others_are_not_concerned() -> None:
-    door = Door()
+    door = AdmissionControl()
     for _ in range(9):
         door.penalise(HERE, Fault.TOKEN, 0.0)
     assert door.admit("192.0.2.8", 0.0) is None
@@ -87,14 +87,14 @@ def test_an_ipv6_customer_is_one_source_and_a_mapped_address_is_its_ipv4_one() -
 def test_loopback_is_spared_unless_it_is_wanted() -> None:
     for address in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
         for spares, turned_away in ((True, False), (False, True)):
-            door = Door(Policy(spares_loopback=spares, most_connections=1))
+            door = AdmissionControl(Policy(spares_loopback=spares, most_connections=1))
             for _ in range(5):
                 door.penalise(address, Fault.GARBAGE, 0.0)
             assert (door.admit(address, 1.0) is not None) == turned_away
 
 
 def test_one_source_has_so_many_connections_and_no_more() -> None:
-    door = Door(Policy(most_connections=3))
+    door = AdmissionControl(Policy(most_connections=3))
     assert [door.admit(HERE, 0.0) is None for _ in range(5)] == [True, True, True, False, False]
     denial = door.admit(HERE, 0.0)
     assert denial is not None
@@ -107,7 +107,7 @@ def test_one_source_has_so_many_connections_and_no_more() -> None:
 
 
 def test_memory_is_bounded_and_who_has_the_shortest_penalty_is_forgotten_first() -> None:
-    door = Door(Policy(most_sources=100))
+    door = AdmissionControl(Policy(most_sources=100))
     for _ in range(10):
         door.penalise(HERE, Fault.TOKEN, 0.0)
     for n in range(50_000):
@@ -118,7 +118,7 @@ def test_memory_is_bounded_and_who_has_the_shortest_penalty_is_forgotten_first()
 
 @given(st.lists(st.tuples(st.sampled_from(Fault), st.floats(0, 1e4)), max_size=60))
 def test_a_penalty_is_never_below_zero_nor_above_the_most(events: list[tuple[Fault, float]]) -> None:
-    door, now = Door(), 0.0
+    door, now = AdmissionControl(), 0.0
     for fault, pause in events:
         now += pause
         left = door.penalise(HERE, fault, now)
@@ -147,7 +147,7 @@ def test_only_some_endings_are_faults(code: str, is_known: bool, fault: Fault | 
 
 
 def test_penalties_that_are_over_make_room_first() -> None:
-    door = Door(Policy(most_sources=2))
+    door = AdmissionControl(Policy(most_sources=2))
     for source, faults in (("192.0.2.1", 1), ("192.0.2.2", 4)):
         for _ in range(faults):
             door.penalise(source, Fault.TOKEN, 0.0)
@@ -156,7 +156,7 @@ def test_penalties_that_are_over_make_room_first() -> None:
 
 
 def test_a_place_that_is_left_is_free_and_others_of_the_source_stay() -> None:
-    door = Door(Policy(most_connections=2))
+    door = AdmissionControl(Policy(most_connections=2))
     assert [door.admit(HERE, 0.0) for _ in range(2)] == [None, None]
     door.leave(HERE)
     assert door.admit(HERE, 0.0) is None

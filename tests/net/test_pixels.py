@@ -34,7 +34,7 @@ def test_an_even_colour_ramp_leaves_next_to_nothing() -> None:
 
 
 def test_a_photograph_becomes_a_sixth_of_its_floats() -> None:
-    entry = registry.find("alex_net")
+    entry = registry.lookup("alex_net")
     picture = np.asarray(inputs.sample(entry.sample, entry.preprocess).tensor)
     packed = codec.encode(picture, "pixels+zstd")
     assert picture.nbytes > 6 * packed.nbytes

@@ -9,7 +9,7 @@ import pytest
 from edgecloud.cli import flags
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, Goal, Room, decide, goal_of
+from edgecloud.partition.decide import Decision, FrameLimits, Goal, decide, goal_of
 from edgecloud.partition.objectives import OBJECTIVES, Search
 from edgecloud.utils.errors import UsageError
 from tests.models.test_graph import all_cuts, random_graph
@@ -100,16 +100,18 @@ def test_a_limit_below_zero_cannot_be_kept() -> None:
 
 
 def test_a_rate_is_kept_up_with_by_a_point_where_no_frame_carries_the_minimum_cut() -> None:
-    rng, narrow = random.Random(3), Room(40, 1)
+    rng, narrow = random.Random(3), FrameLimits(40, 1)
     for _ in range(60):
         problem = random_problem(rng, random_graph(rng, 6))
         found = decide(problem, Goal("auto", method="mincut", rate_per_s=1e9), POWER, narrow)
         assert all(narrow.fits(problem.graph, part) for part in found.parts)
 
 
-@pytest.mark.parametrize("room", [Room(19, 64), Room(1 << 20, 1)], ids=["too many bytes", "too many tensors"])
+@pytest.mark.parametrize(
+    "room", [FrameLimits(19, 64), FrameLimits(1 << 20, 1)], ids=["too many bytes", "too many tensors"]
+)
 @pytest.mark.parametrize("goal", [Goal(), Goal("throughput"), Goal("auto", rate_per_s=1e-3)], ids=str)
-def test_what_no_frame_can_carry_is_not_chosen(room: Room, goal: Goal) -> None:
+def test_what_no_frame_can_carry_is_not_chosen(room: FrameLimits, goal: Goal) -> None:
     problem = branches()
     assert len(decide(problem, goal).boundary(problem.graph)) == 2
     found = decide(problem, goal, room=room)
@@ -121,7 +123,7 @@ def test_what_no_frame_can_carry_is_not_chosen(room: Room, goal: Goal) -> None:
 def test_what_no_frame_can_carry_is_not_chosen_under_a_limit_of_cost() -> None:
     graph = make_chain([100, 100, 100, 100])
     problem = Problem(graph, [0, 9, 3, 9], CloudTimes([0, 0.1, 2, 0.1], [0] * 4), Link(1e6, 1e6, 0.0))
-    found = decide(problem, Goal(max_cost=1.0, price_per_s=1.0), room=Room(99, 64))
+    found = decide(problem, Goal(max_cost=1.0, price_per_s=1.0), room=FrameLimits(99, 64))
     assert found.parts == (Part("edge", graph.everything),)
 
 

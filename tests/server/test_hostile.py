@@ -231,7 +231,7 @@ def test_a_network_that_comes_back_with_other_weights_is_not_used(
     cache: Path, tmp_path: Path, network: Callable[[str], Network]
 ) -> None:
     path = tmp_path / "secret-place.safetensors"
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
 
     def write(seed: int) -> Network:
         save_file(weights.seeded(entry, seed).state_dict(), path)

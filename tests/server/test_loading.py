@@ -56,7 +56,7 @@ def networks(cache: Path, **settings: object) -> Iterator[Networks]:
 
 
 def get(found: Networks, hello: Hello, seconds: float = LONG_S, source: str | None = None) -> object:
-    return found.get(registry.find(hello.model), hello, soon(seconds), lambda: True, source)
+    return found.get(registry.lookup(hello.model), hello, soon(seconds), lambda: True, source)
 
 
 def test_who_cannot_wait_is_told_in_time_and_finds_it_later(cache: Path, network: Callable[[str], Network]) -> None:
@@ -87,7 +87,7 @@ def test_other_digests_are_refused_without_loading_anything(cache: Path, network
 
 
 def test_digests_are_forgotten_where_anything_has_changed_that_they_depend_on(tmp_path: Path) -> None:
-    entry, path = registry.find("le_net"), tmp_path / "weights.pt"
+    entry, path = registry.lookup("le_net"), tmp_path / "weights.pt"
     path.write_bytes(b"one")
     known = Known(Hello("le_net", "sha256:1", "sha256:2", [], ""), ("conv.weight", "conv.bias"))
     KnownDigests(tmp_path).keep(entry, str(path), known)
@@ -132,7 +132,7 @@ def test_a_source_has_one_network_in_line_and_all_together_have_a_few(tmp_path: 
 
 
 def test_a_load_that_does_not_fit_at_its_peak_is_refused(tmp_path: Path) -> None:
-    entry = registry.find("le_net")
+    entry = registry.lookup("le_net")
     limit = entry.parameter_bytes * 3 // 2
     with networks(tmp_path, max_network_bytes=limit) as found, pytest.raises(RequestError, match="while it is loaded"):
         get(found, Hello("le_net", "", "", [], ""))

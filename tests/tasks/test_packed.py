@@ -15,7 +15,7 @@ import torch
 
 from edgecloud import tasks_edge_api
 from edgecloud.engine.executor import Network, TorchExecutor
-from edgecloud.engine.packing import Wanted, pack, packing_of
+from edgecloud.engine.packing import CodecPolicy, pack, packing_of
 from edgecloud.models import inputs, registry
 from edgecloud.net.codec import CODECS
 from edgecloud.net.link import LinkEstimate
@@ -121,10 +121,10 @@ def test_pixels_are_planned_only_where_the_inputs_are_pictures(
     network: Callable[[str], Network], tmp_path: Path
 ) -> None:
     subject = network("mobile_net")
-    entry = registry.find("mobile_net")
+    entry = registry.lookup("mobile_net")
     pictures = [np.asarray(inputs.from_image(path, entry.preprocess).tensor) for path in inputs.samples(entry.sample)]
     noise = np.random.default_rng(0).standard_normal(pictures[0].shape).astype(np.float32)
-    wanted = Wanted.of("auto", None, 0.0)
+    wanted = CodecPolicy.of("auto", None, 0.0)
     sizes = [
         packing_of(subject, wanted, tmp_path, inputs=found).sizes for found in (pictures, [*pictures, noise], [noise])
     ]

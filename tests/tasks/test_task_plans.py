@@ -13,7 +13,7 @@ from edgecloud.engine.executor import Network
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
 from edgecloud.tasks.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
-from edgecloud.tasks.tasks import Problem, Task, arriving, draw, read_file
+from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import UsageError
 
 MBIT = 1e6 / 8
@@ -97,7 +97,7 @@ def test_any_bytes_are_tasks_problems_or_a_usage_error(tmp_path_factory: pytest.
         except UsageError:
             continue
         assert all(isinstance(task, Task) for task in tasks)
-        assert all(isinstance(problem, Problem) for problem in problems)
+        assert all(isinstance(problem, RejectedLine) for problem in problems)
 
 
 # --- plans

@@ -16,7 +16,7 @@ from edgecloud.cli.task_report import line
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.throughput import Stages
-from edgecloud.tasks.pipeline import Record
+from edgecloud.tasks.pipeline import TaskRecord
 from edgecloud.tasks.planner import Choice
 from edgecloud.tasks.tasks import Task
 from edgecloud.tools.plan_table import candidates_table
@@ -92,13 +92,13 @@ def test_without_a_place_nothing_is_kept(tmp_path: Path) -> None:
     assert steps.share("a", 1.0) == 0.0
 
 
-def record(model: str, *, failed: str = "", number: int = 9999) -> Record:
+def record(model: str, *, failed: str = "", number: int = 9999) -> TaskRecord:
     if failed:
-        return Record(Task(number, model), done_s=1234.5, error=failed)
+        return TaskRecord(Task(number, model), done_s=1234.5, error=failed)
     stages = Stages(0.1, 0.2, 0.1, 0.02)
     choice = Choice(12, 3, "shuffle+zstd", stages, "makespan")
     about = {"payload_bytes": 1_380_000, "codec": "shuffle+zstd", "completed_by": "fallback"}
-    return Record(Task(number, model, deadline_s=0.1), choice, done_s=1234.5, **about)  # type: ignore[arg-type]
+    return TaskRecord(Task(number, model, deadline_s=0.1), choice, done_s=1234.5, **about)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openpyxl import Workbook
 
 from edgecloud.predictor.dataset import read as read_dataset
-from edgecloud.tasks.tasks import Problem, Task, read_file
+from edgecloud.tasks.tasks import RejectedLine, Task, read_file
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.tables import table_of
 
@@ -127,7 +127,7 @@ def test_a_workbook_is_a_tasks_file(tmp_path: Path) -> None:
     path = workbook(tmp_path / "t.xlsx", about=[["who", "when"], ["me", 2026]], tasks=rows)
     tasks, problems = read_file(path)
     assert tasks == [Task(4, "le_net", "", 1, 1.5005), Task(6, "alex_net", "a.png")]
-    assert problems == [Problem(7, "priority '1.5' is not a whole number up to 1000000")]
+    assert problems == [RejectedLine(7, "priority '1.5' is not a whole number up to 1000000")]
     path.rename(tmp_path / "t.csv")
     with pytest.raises(UsageError, match=r"an Excel workbook: give its name the ending \.xlsx"):
         read_file(tmp_path / "t.csv")

@@ -44,7 +44,7 @@ from edgecloud.tools.pictures.style import (
     to_points,
     width_points,
 )
-from edgecloud.tools.pictures.view import PER_MBIT, Run, View
+from edgecloud.tools.pictures.view import PER_MBIT, LayerRun, View
 from edgecloud.tools.whatif import Planned
 from edgecloud.utils.units import format_rate
 
@@ -123,7 +123,7 @@ def _curves(problem: Problem, view: View, rates: Floats) -> Floats:
     return curves
 
 
-def _draw_best(axes: Axes, runs: Sequence[Run]) -> None:
+def _draw_best(axes: Axes, runs: Sequence[LayerRun]) -> None:
     """What the best cut costs, and where it changes."""
     for run in runs:
         inside = np.geomspace(run.begin, run.end, RATES)
@@ -132,13 +132,13 @@ def _draw_best(axes: Axes, runs: Sequence[Run]) -> None:
         axes.plot([run.begin] * 2, run.value(run.begin) * np.array([1 / 1.15, 1.15]), color="black", lw=1.2, zorder=5)
 
 
-def _run_label(graph: LayerGraph, run: Run, runs: Sequence[Run]) -> str:
+def _run_label(graph: LayerGraph, run: LayerRun, runs: Sequence[LayerRun]) -> str:
     begin = "" if run == runs[0] else f" from {format_rate(run.begin * PER_MBIT)}"
     packed = "" if run.region.codec == RAW else f" [{run.region.codec}]"
     return cut_label(graph, run.region.head) + packed + begin
 
 
-def _rate_handles(has_others: bool, runs: Sequence[Run], told: str) -> list[Artist]:
+def _rate_handles(has_others: bool, runs: Sequence[LayerRun], told: str) -> list[Artist]:
     found: list[Artist] = [Line2D([], [], color=CLOUD, label="all on the cloud")]
     found.append(Line2D([], [], color=EDGE, label="all on the edge"))
     if has_others:
@@ -158,7 +158,7 @@ class _Row(NamedTuple):
 
     low: float
     high: float
-    runs: tuple[Run, ...]
+    runs: tuple[LayerRun, ...]
 
 
 def _draw_loads(axes: Axes, planned: Planned, view: View) -> None:
@@ -225,7 +225,7 @@ def _label_areas(axes: Axes, graph: LayerGraph, rows: Sequence[_Row]) -> None:
         axes.text(*found[len(found) // 2], cut_label(graph, head), fontsize=SMALL, ha="center", va="center")
 
 
-def _decades_common(run: Run, row: _Row) -> float:
+def _decades_common(run: LayerRun, row: _Row) -> float:
     """How much of a run the same cut has in a neighbouring row."""
     same = [each for each in row.runs if each.region.head == run.region.head]
     return max((np.log10(min(run.end, e.end) / max(run.begin, e.begin)) for e in same), default=0.0)

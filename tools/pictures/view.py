@@ -28,7 +28,7 @@ class Scale:
     value: Callable[[Prediction, Link], float]
 
 
-class Run(NamedTuple):
+class LayerRun(NamedTuple):
     """Upload rates in mbit per second over which one cut is best."""
 
     begin: float
@@ -85,13 +85,13 @@ class View:
         there = replace(problem, link=link)
         return there if self.allowed is None else self.allowed.exact(there, self.weights_at(link))
 
-    def runs(self, found: DecisionMap) -> list[Run]:
+    def runs(self, found: DecisionMap) -> list[LayerRun]:
         """The regions of a map that are shown."""
         runs = []
         for region, (begin, end) in zip(found.regions, pairwise((0.0, *found.begins[1:], np.inf)), strict=True):
             begin, end = max(begin, self.low), min(end, self.high)
             if begin < end:
-                runs.append(Run(begin / PER_MBIT, end / PER_MBIT, region))
+                runs.append(LayerRun(begin / PER_MBIT, end / PER_MBIT, region))
         return runs
 
 
