@@ -4,8 +4,8 @@ A codec is a form (net.encodings) and perhaps a compressor: zstd, where its name
 pixels (net.jpeg); the parameters lie in front as they are. Byte planes before zstd are left out: on real activations
 they make float32 larger and float16 2 % smaller (benchmarks/results/codecs.md).
 The bytes of a codec without a compressor are known from dtype and shape alone; of a zstd frame the declared size, the
-window and the length of every block are checked before the decoder runs, and the decoder writes into memory of the expected
-size.
+window and the length of every block are checked before the decoder runs, and the decoder writes into memory of the
+expected size.
 """
 
 from dataclasses import dataclass
