@@ -14,6 +14,7 @@ from edgecloud.net.metrics import Gauges, Spent, bytes_by_codec
 from edgecloud.net.tensors import describe
 from edgecloud.server.prometheus import PrometheusMetrics
 from tests.conftest import ROOT, run_script, running_cloud, until
+from tests.pure import PACKAGES
 from tests.server.test_hostile import answer, greet, hello_of, raw_socket, soon
 from tests.test_imports import imported_by
 
@@ -58,7 +59,7 @@ def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[s
 
 
 def test_who_wants_no_figures_loads_nothing_for_them() -> None:
-    importers = [path.name for room in ("net", "runtime", "utils") for path in (ROOT / room).glob("*.py") if uses(path)]
+    importers = [path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py") if uses(path)]
     assert importers == ["prometheus.py"]
     code = "import sys, edgecloud.cli.serve, edgecloud.net.server; sys.exit('prometheus_client' in sys.modules)"
     assert run_script("-c", code).code == 0
