@@ -235,7 +235,8 @@ def test_planning_from_what_was_measured_loads_no_torch(
     TorchExecutor(network("le_net"), torch.device("cpu")).profile(tmp_path, tails=True)
     flags = ["plan", "-t", "le_net", "--cache-dir", str(tmp_path), *LINK, "--json"]
     first = document_of(capsys, *flags[1:-1])
-    code = "import sys, deployment; c = deployment.main(sys.argv[1:]); sys.exit(c or 7 * ('torch' in sys.modules))"
+    code = "import sys; from edgecloud import deployment; code = deployment.main(sys.argv[1:]); "
+    code += "sys.exit(code or 7 * ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["predicted"] == first["predicted"]

@@ -126,7 +126,7 @@ def test_measuring_goes_on_where_it_stopped(folder: Path, capsys: pytest.Capture
 
 def test_an_interrupted_survey_keeps_what_it_has(tmp_path: Path) -> None:
     code = (
-        "import sys, deployment, edgecloud.tools.survey;"
+        "import sys; from edgecloud import deployment; import edgecloud.tools.survey;"
         "edgecloud.tools.survey.SAVE_EVERY_S = 0.1;"  # which tells us that it has begun
         "sys.exit(deployment.main(sys.argv[1:]))"
     )
