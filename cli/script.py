@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+import edgecloud
 from edgecloud.cli import completion, settings, start
 from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from edgecloud.utils.output import OutputError, one_line, only_answers, print_error
@@ -24,7 +25,7 @@ from edgecloud.utils.output import say as say
 from edgecloud.utils.output import show as show
 from edgecloud.utils.suggest import nearest
 
-VERSION = "0.1.0"
+VERSION = edgecloud.__version__
 STDIN = 0
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
 """What a word may begin with that is meant to be a flag: also those that a document makes of two dashes."""
