@@ -38,7 +38,7 @@ class MissingLibraryError(AppError):
 
 
 def require(*libraries: str) -> None:
-    """Raise MissingLibraryError for the first of these, all of them in EXTRAS, that is not installed."""
+    """Raise MissingLibraryError for the first of these that is not installed; KeyError where no extra brings it."""
     for library in libraries:
         if find_spec(library) is None:
             raise MissingLibraryError(library)
