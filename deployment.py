@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
 from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.utils import extras
 from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 BUDGET = "100s"
 ROLES = ("edge", "cloud")
+ROWS = "for the rows (default: predictor/dataset/ROLE; where installed: dataset/ROLE in the cache folder)"
 DATASET = "a folder of .csv, an .xlsx or an .xls (default: what profile measured for the role)"
 
 
@@ -166,7 +168,12 @@ def _survey_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="for measuring layers, of all calls together (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for the rows (default: predictor/dataset/ROLE)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=ROWS,
+    )
 
 
 def _force_flag(parser: argparse.ArgumentParser) -> None:
@@ -254,6 +261,9 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
     from edgecloud.tools import evaluation
 
+    if options.plots is not None:
+        extras.require("matplotlib")
+
     found = evaluation.fit(datasets_of(options)[0], progress)
     found = with_networks(found, options, options.networks, progress)
     pictures = [] if options.plots is None else evaluation.draw(found, options.plots)
@@ -271,13 +281,20 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
     found[0] = with_networks(found[0], options, ("some",), progress)
     folder = predictors_of(options).parent / f"{options.role}-plots"
-    pictures = evaluation.draw(found[0], folder)
-    lines = [
-        f"plots  {len(pictures)} pictures in {folder}",
-        *missing_lines(surveyed),
-    ]
+    lines = [draw_if_possible(found[0], folder), *missing_lines(surveyed)]
     show_evaluations(found, installed, as_json=options.json, lines=lines)
     return 0 if all(installed) else 1
+
+
+def draw_if_possible(found: "Evaluation", folder: Path) -> str:
+    """Draw what nobody has asked for; returns what became of it."""
+    from edgecloud.tools import evaluation
+
+    try:
+        extras.require("matplotlib")
+    except extras.MissingLibraryError as error:
+        return f"plots  none are drawn: {error}"
+    return f"plots  {len(evaluation.draw(found, folder))} pictures in {folder}"
 
 
 def calibrate(options: argparse.Namespace, progress: "Show") -> int:
@@ -298,6 +315,8 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
 
 def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
+    if options.map is not None or options.plots is not None:
+        extras.require("matplotlib")
     from edgecloud.partition.decide import goal_of
     from edgecloud.predictor.store import default_folder
     from edgecloud.tools.whatif import PlanConfig, export

@@ -1,18 +1,22 @@
 """Completion in the shell: what may follow on a command line, from the parsers themselves, without loading torch.
 
     eval "$(python -m cli.completion bash)"        also zsh; for fish: python -m cli.completion fish | source
+    eval "$(_EDGE_CLOUD_COMPLETE=bash edgecloud-edge)"        the same of an installation
 
-The shell calls the program that is on its line, with the words up to the cursor and `_EDGE_CLOUD_COMPLETE` set, and the
+The shell calls the program that is on its line, with the words up to the cursor and `_EDGE_CLOUD_COMPLETE=1`, and the
 program's parser answers instead of running it: a line for each word that fits. No answer leaves it to the shell, which
-then completes names of files. docs/deploy.md has how to turn it on.
+then completes names of files. With the name of a shell in the variable the answer is what that shell has to read.
+docs/deploy.md has how to turn it on.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
 from edgecloud.cli.flags import NETWORKS
 from edgecloud.cli.settings import leaf
+from edgecloud.utils.names import COMMANDS
 
 VARIABLE = "_EDGE_CLOUD_COMPLETE"
 PROGRAMS = ("edge_api.py", "cloud_api.py", "tasks_edge_api.py", "tasks_cloud_api.py", "deployment.py")
@@ -75,15 +79,26 @@ def _beginning(prefix: str, words: Iterable[str]) -> list[str]:
 
 def answer(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Print what may follow, a line for each."""
-    sys.stdout.write("".join(f"{word}\n" for word in candidates(parser, words)))
+    if not _answer_shell():
+        sys.stdout.write("".join(f"{word}\n" for word in candidates(parser, words)))
 
 
 def answer_commands(words: Sequence[str], names: Iterable[str]) -> bool:
     """The same for the first word, where that is one of so many commands; False where it is there already."""
+    if _answer_shell():
+        return True
     if len(words) > 1:
         return False
     sys.stdout.write("".join(f"{name}\n" for name in _beginning("".join(words), names)))
     return True
+
+
+def _answer_shell() -> bool:
+    """Print what a shell has to read, where that is what is asked for."""
+    shell = os.environ.get(VARIABLE, "")
+    if shell in SHELLS:
+        sys.stdout.write(script(shell))
+    return shell in SHELLS
 
 
 # --- what the shells are told
@@ -152,7 +167,7 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 def script(shell: str) -> str:
     """What a shell has to read to complete our command lines."""
     words = {"@PROGRAMS@": " | ".join(PROGRAMS), "@VARIABLE@": VARIABLE, "@SPACED@": " ".join(PROGRAMS)}
-    words["@NAMES@"] = " ".join(PROGRAMS)
+    words["@NAMES@"] = " ".join([*PROGRAMS, *COMMANDS.values()])
     text = SHELLS[shell].lstrip()
     for mark, told in words.items():
         text = text.replace(mark, told)

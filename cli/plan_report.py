@@ -23,6 +23,7 @@ from edgecloud.tools.plan_table import (
     why_line,
 )
 from edgecloud.tools.whatif import Planned, Source
+from edgecloud.utils.names import typed
 from edgecloud.utils.units import format_bytes, format_rate, format_seconds
 
 
@@ -118,7 +119,7 @@ def _times_lines(planned: Planned) -> list[str]:
     edge, cloud = source.edge.profile.key, source.cloud.profile.key
     lines = [f"times  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
     if planned.config.cpu_share < 1 and edge.threads > 1:
-        lines.append("       an emulated edge runs 1 thread: deployment.py profile --threads 1 measures that")
+        lines.append(typed("       an emulated edge runs 1 thread: deployment.py profile --threads 1 measures that"))
     return lines
 
 

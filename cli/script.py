@@ -3,18 +3,17 @@
 import argparse
 import contextlib
 import io
-import logging
 import os
-import queue
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+import edgecloud
 from edgecloud.cli import completion, settings, start
+from edgecloud.utils import extras, names
 from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, DeadlineError, UsageError
 from edgecloud.utils.output import OutputError, one_line, only_answers, print_error
 from edgecloud.utils.output import announce as announce  # also for the scripts
@@ -24,27 +23,42 @@ from edgecloud.utils.output import say as say
 from edgecloud.utils.output import show as show
 from edgecloud.utils.suggest import nearest
 
-VERSION = "0.1.0"
+VERSION = edgecloud.__version__
 STDIN = 0
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
 """What a word may begin with that is meant to be a flag: also those that a document makes of two dashes."""
 IMPORTING = "<frozen importlib"
 """How the files begin that Python gives for the frames of an import."""
 OURS = frozenset(("__main__", "benchmarks", "edgecloud", "tests"))
-INSTALL = (
-    "make .venv/.ready installs what the project needs, and .venv/bin/python runs it; "
-    "python -m lab doctor looks at the installation"
-)
-
-log = logging.getLogger(__name__)
+DOCTOR = "python -m lab doctor looks at the installation"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something."""
+    """Shows the defaults that say something, and our programs by the names that are typed here."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(names.typed(prog), width=_terminal_width() - 2)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return names.typed(super()._expand_help(action))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return super()._fill_text(names.typed(text), width, indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         is_told = action.default in (None, False, [], ()) or "default" in (action.help or "")
         return action.help if is_told else super()._get_help_string(action)
+
+
+def _terminal_width() -> int:
+    """As argparse finds it, but by a module that loads compressors."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ is not None else 80
+    except (OSError, ValueError):  # a pipe, or a stream that is closed
+        return 80
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,6 +77,10 @@ class Parser(argparse.ArgumentParser):
             "--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="logs go to stderr"
         )
         self.add_argument("--config", metavar="FILE", help="flags in a .toml or .yaml file: docs/deploy.md")
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        """Their names begin with this one's as it is, which the sections of a configuration have too."""
+        return super().add_subparsers(**{"prog": self.prog, **kwargs})
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse, with the environment and a configuration file; remembers whether a machine reads the answer."""
@@ -146,14 +164,25 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
     system's doing is a bug, and keeps its traceback.
     """
     as_json = getattr(options, "json", False)
-    logging.basicConfig(
-        level=options.log_level.upper(), stream=sys.stderr, format=f"%(asctime)s {prog} %(levelname)s %(message)s"
-    )
+    _begin_logs(prog, options.log_level)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an odd file name must not cost the answer
     with only_answers(), _interrupts():
         return _guarded(prog, main, as_json=as_json)
+
+
+def _begin_logs(prog: str, level: str) -> None:
+    """To stderr, with our programs by the names that are typed here."""
+    import logging
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return names.typed(super().format(record))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(f"%(asctime)s {prog} %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _guarded(prog: str, main: Callable[[], int], *, as_json: bool) -> int:
@@ -175,7 +204,9 @@ def _guarded(prog: str, main: Callable[[], int], *, as_json: bool) -> int:
         reason = explained(error)
         if reason is None:
             raise
-        log.debug("what the system raised", exc_info=True)
+        import logging
+
+        logging.getLogger(__name__).debug("what the system raised", exc_info=True)
         return _failed(prog, AppError.exit_code, AppError.code, reason, as_json=as_json)
 
 
@@ -192,8 +223,10 @@ def explained(error: Exception) -> str | None:
     """What the system or an installation is to blame for, in a line: the thing, and what to do. None for a bug."""
     broken = _not_imported(error)
     if broken is not None:
+        if isinstance(error, ModuleNotFoundError) and broken in extras.EXTRAS:
+            return str(extras.MissingLibraryError(broken))
         text = (str(error).strip().splitlines() or [""])[0]
-        return f"cannot import {broken} ({type(error).__name__}: {text}): {INSTALL}"
+        return f"cannot import {broken} ({type(error).__name__}: {text}): {extras.installs(broken)}; {DOCTOR}"
     if isinstance(error, MemoryError):
         return "this machine has not enough free memory for it: end other programs, or take a smaller network"
     if isinstance(error, OSError):
@@ -204,6 +237,8 @@ def explained(error: Exception) -> str | None:
 
 def _not_imported(error: Exception) -> str | None:
     """The library that could not be imported, where that is what happened; none of ours."""
+    import traceback
+
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if frame.f_code.co_name == "<module>" and name not in OURS:
@@ -283,8 +318,9 @@ def exit_at_end_of_stdin() -> None:
 
 def lines_of_stdin(wait_s: float) -> Iterator[str]:
     """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
-    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    import queue
 
+    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     if sys.stdin is None:
         raise UsageError("standard input is closed: nothing can be read from it")
     lines = sys.stdin

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -120,6 +119,8 @@ def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) 
         from edgecloud.server.cloud import Cloud  # and with it torch: what is refused is refused before
 
         if not is_quiet:
+            import logging
+
             visits.show(logging.getLogger().level)
         cloud = Cloud(config, metrics)
         sys.setswitchinterval(SWITCH_S)

@@ -6,9 +6,8 @@ where it comes from. See docs/deploy.md.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgecloud.cli import config
 from edgecloud.utils.environment import PREFIX, SECRET
@@ -24,8 +23,7 @@ SECRET_IN_FILE = (
 _MANY = ("+", "*")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A value for a flag, and where it stands."""
 
     key: str

@@ -22,6 +22,7 @@ from edgecloud.predictor.features import Described, in_context
 from edgecloud.predictor.profile import Progress
 from edgecloud.predictor.quality import MOST_KIND, p90
 from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.extras import MissingLibraryError, require
 
 if TYPE_CHECKING:
     from edgecloud.predictor.latency import Predictors
@@ -80,7 +81,7 @@ class Times:
             return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
         try:
             found = self._predicted(executor)
-        except (UsageError, MismatchError) as error:
+        except (UsageError, MismatchError, MissingLibraryError) as error:
             log.warning("%s: the network is measured instead", error)
             return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
         if found.weak:
@@ -100,6 +101,7 @@ class Times:
                 f"there are no predictors at {path}: run deployment.py profile and deployment.py fit, "
                 "or give --times measured"
             )
+        require("sklearn", "skops")
         from edgecloud.predictor import latency  # and with it scikit-learn, which takes a second
 
         predictors, layers = latency.load(path, executor.machine), layers_of(executor)

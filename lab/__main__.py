@@ -15,6 +15,7 @@ from types import ModuleType
 
 from edgecloud.cli import completion, script
 from edgecloud.lab import texts
+from edgecloud.utils import names
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.suggest import nearest
 
@@ -32,7 +33,7 @@ PROG = "python -m lab"
 def usage() -> str:
     """What there is."""
     lines = [f"  {name:<9}  {texts.say(f'about_{name}')}" for name in COMMANDS]
-    first = f"{texts.say('usage')}{PROG} [{texts.FLAG} {'|'.join(texts.LANGUAGES)}] COMMAND ..."
+    first = f"{texts.say('usage')}{names.typed(PROG)} [{texts.FLAG} {'|'.join(texts.LANGUAGES)}] COMMAND ..."
     return "\n".join([first, "", *lines, "", texts.say("more_help", prog=PROG)])
 
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if {"-h", "--help"} & set(arguments) else 2
     name, *rest = arguments
     if name == "--version":
-        script.announce(f"{PROG} {script.VERSION}")
+        script.announce(f"{names.typed(PROG)} {script.VERSION}")
         return 0
     if name not in COMMANDS:
         near = nearest(name, COMMANDS)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return AppError.exit_code
     options = build_parser(name).parse_args(rest)
     texts.choose(options.language)  # which a file may have said
-    return script.run(f"lab {name}", lambda: int(module.main(options)), options)
+    return script.run(f"{PROG} {name}", lambda: int(module.main(options)), options)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from edgecloud.lab.baselines import BASELINES, Choice, Given, Sides, choose
 from edgecloud.predictor import store
 from edgecloud.predictor.store import Kept
 from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.names import typed
 from edgecloud.utils.units import format_seconds, parse_rate
 
 if TYPE_CHECKING:
@@ -133,9 +134,9 @@ def _file(path: Path | None) -> Kept | None:
 @cache
 def _chooser(cache_dir: Path) -> Chooser:
     """One for all cells of a lab: networks are built, and regressions fitted, once."""
-    from edgecloud.tools.survey import DATASETS, one_thread_survey
+    from edgecloud.tools.survey import datasets, one_thread_survey
 
-    return Chooser(Sources(cache_dir, one_thread_survey(), DATASETS / "cloud"))
+    return Chooser(Sources(cache_dir, one_thread_survey(), datasets() / "cloud"))
 
 
 def chosen(name: str, model: str, up_bytes_per_s: float, cache_dir: Path, cpu: float | None, load: float = 1.0) -> str:
@@ -161,10 +162,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--names", type=arguments.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES)
     )
     parser.add_argument(
-        "--edge-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/edge-1t, else edge)"
+        "--edge-survey", type=Path, metavar="DIR", help="(default: what deployment.py profile measured for an edge)"
     )
     parser.add_argument(
-        "--cloud-survey", type=Path, metavar="DIR", help="(default: predictor/dataset/cloud, else edge)"
+        "--cloud-survey", type=Path, metavar="DIR", help="(default: the same of a cloud, else of an edge)"
     )
     parser.add_argument(
         "--edge-times", type=Path, metavar="FILE", help="a kept profile (default: the newest that fits)"
@@ -176,12 +177,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Choose and print."""
-    from edgecloud.tools.survey import DATASETS, one_thread_survey
+    from edgecloud.tools.survey import datasets, one_thread_survey
 
     sources = Sources(
         cache_dir=options.cache_dir or store.default_folder(),
         edge_survey=options.edge_survey or one_thread_survey(),
-        cloud_survey=options.cloud_survey or DATASETS / "cloud",
+        cloud_survey=options.cloud_survey or datasets() / "cloud",
         edge_times=options.edge_times,
         cloud_times=options.cloud_times,
         weights=options.weights,
@@ -207,6 +208,7 @@ def main(options: argparse.Namespace) -> int:
         expected = "" if choice.expected_s is None else f", expects {format_seconds(choice.expected_s)}"
         where = f"point {choice.point}" if choice.point is not None else f"{len(choice.head) - 1} layers on the edge"
         script.say(
-            f"{choice.who:15} {where}, {choice.codec}{expected}: edge_api.py -t {options.type} --points {row['points']}"
+            f"{choice.who:15} {where}, {choice.codec}{expected}: "
+            f"{typed('edge_api.py')} -t {options.type} --points {row['points']}"
         )
     return 0

@@ -17,7 +17,9 @@ from edgecloud.lab.environment import CONGESTION, congestion_control, version_of
 from edgecloud.lab.reaper import MARK, leftovers, sweep
 from edgecloud.lab.texts import now, padded, say
 from edgecloud.lab.token_bucket import tbf
+from edgecloud.utils import extras
 from edgecloud.utils.cpu_limit import cpu_limit
+from edgecloud.utils.names import is_installed, typed
 
 ENOUGH_BYTES = 1 << 30
 ENOUGH_CORES = 3
@@ -197,9 +199,14 @@ def _threads(_: argparse.Namespace) -> Finding:
     )
 
 
+def _needed() -> str:
+    """What pip is to be told for what is missing."""
+    return extras.PROJECT if is_installed() else "-r requirements.txt"
+
+
 def _torch(_: argparse.Namespace) -> Finding:
     if version_of("torch") is None:
-        return Finding("torch", MISSING, "not installed", "pip install -r requirements.txt", "both")
+        return Finding("torch", MISSING, "not installed", f"pip install {_needed()}", "both")
     try:
         import torch
 
@@ -208,7 +215,7 @@ def _torch(_: argparse.Namespace) -> Finding:
         has_operators = not vision.is_patched() and hasattr(torch.ops.torchvision, "nms")
     except Exception as error:  # noqa: BLE001  what a broken library raises when it is imported may be anything
         text = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        return Finding("torch", MISSING, text, "pip install -r requirements.txt: the two have to match", "both")
+        return Finding("torch", MISSING, text, f"pip install {_needed()}: the two have to match", "both")
     build = "CUDA" if torch.version.cuda else "CPU"
     both = f"{torch.__version__} ({build}), torchvision {version_of('torchvision')}"
     if has_operators:
@@ -239,7 +246,7 @@ def _left(_: argparse.Namespace) -> Finding:
     if not found:
         return Finding("leftovers", OK, "none", needed_for="both")
     names = ", ".join(name for _, name in found)
-    return Finding("leftovers", WARNING, names, "python -m lab doctor --clean", "both")
+    return Finding("leftovers", WARNING, names, typed("python -m lab doctor --clean"), "both")
 
 
 OF_NUMBERS: tuple[Callable[[argparse.Namespace], Finding], ...] = (

@@ -28,6 +28,7 @@ from edgecloud.lab.spec import Spec
 from edgecloud.lab.testbed import Field, Mode, choose, cores
 from edgecloud.lab.texts import now, say
 from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.extras import require
 from edgecloud.utils.files import write_atomically
 from edgecloud.utils.progress import DETAIL, Show, on_terminal
 
@@ -120,6 +121,8 @@ def check_models(spec: Spec) -> None:
     from edgecloud.models import registry
     from edgecloud.net.codec import CODECS
 
+    if "neurosurgeon" in spec.baselines:
+        require("sklearn")
     for name in spec.models:
         registry.lookup(name)
     for link in spec.links:

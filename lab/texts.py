@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgecloud.utils.names import typed
+
 HERE = Path(__file__).parent
 LANGUAGES = ("en", "zh")
 DEFAULT = "en"
@@ -49,7 +51,7 @@ class Texts:
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
-        return FORMATTER.format(self._texts[key], **values)
+        return typed(FORMATTER.format(self._texts[key], **values))
 
     def has(self, key: str) -> bool:
         """Whether there is such a text."""

@@ -1,6 +1,5 @@
 """What goes into a network: a picture, a recording or a sentence through its own preprocessing, or a saved tensor."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,10 +176,7 @@ def read(network: str, takes: str, given: str, what: Any, preprocess: Preprocess
 
 
 def sample(name: str, preprocess: Preprocess) -> Input:
-    """The default input: it is on every machine that has the requirements installed, or is made.
-
-    Raises UsageError where what it comes with is not installed.
-    """
+    """The default input: it comes with the program, or is made."""
     if name in MADE:
         return MADE[name](preprocess)
     path = SAMPLES[name]()[0]
@@ -188,7 +184,7 @@ def sample(name: str, preprocess: Preprocess) -> Input:
 
 
 def samples(name: str) -> tuple[Path, ...]:
-    """The files of all the pictures of a sample; none where it is no picture. Raises UsageError as `sample` does."""
+    """The files of all the pictures of a sample; none where it is no picture."""
     return () if name in MADE else SAMPLES[name]()
 
 
@@ -223,21 +219,12 @@ def crops(path: Path, count: int) -> list[Image.Image]:
     return found
 
 
-def _photos() -> tuple[Path, ...]:
-    """The photographs that come with scikit-learn: a palace, a flower."""
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the sample photograph comes with scikit-learn, which is not installed: give --image FILE")
-    folder = Path(spec.submodule_search_locations[0], "datasets", "images")
-    return folder / "china.jpg", folder / "flower.jpg"
-
-
-def _shipped(name: str) -> tuple[Path, ...]:
-    return (Path(__file__).parent / "zoo" / name,)
+def _shipped(*names: str) -> tuple[Path, ...]:
+    return tuple(Path(__file__).parent / "zoo" / name for name in names)
 
 
 SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {
-    "photo": _photos,
+    "photo": partial(_shipped, "china.jpg", "flower.jpg"),  # whose they are: zoo/PICTURES.md
     "digit": partial(_shipped, "digit.png"),
     "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
 }

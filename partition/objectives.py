@@ -8,9 +8,8 @@ auto        latency while it keeps up with the rate of inferences, else throughp
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from edgecloud.partition.cost import Power, StageWeights
@@ -24,8 +23,7 @@ class Search(Enum):
     RATE = "of the sum, or where that does not keep up of the longest stage"
 
 
-@dataclass(frozen=True)
-class Objective:
+class Objective(NamedTuple):
     """One thing that can be least."""
 
     wish: str

@@ -16,6 +16,7 @@ from edgecloud.predictor.blocks import DRAWN
 from edgecloud.predictor.collect import Collected, Collector
 from edgecloud.predictor.dataset import COLUMNS, Dataset, Machine, to_cells
 from edgecloud.predictor.quality import FEWEST_ROWS, enough_s
+from edgecloud.predictor.store import default_folder
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import (
@@ -26,11 +27,11 @@ from edgecloud.utils.inference_utils import (
     usual_threads,
     wall_clock,
 )
+from edgecloud.utils.names import is_checkout
 from edgecloud.utils.progress import Show
 
 ABOUT = "about.json"
 SAVE_EVERY_S = 10.0
-DATASETS = Path(__file__).resolve().parent.parent / "predictor" / "dataset"
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,23 @@ def is_beside(role: str, threads: int) -> bool:
     return role == "edge" and threads == 1 and usual_threads() > 1
 
 
+def datasets() -> Path:
+    """Where the rows of all roles are: in a checkout predictor/dataset, installed the cache folder's dataset.
+
+    Nothing is ever written into an installation. Raises UsageError for a user who has no home.
+    """
+    return Path(dataset.__file__).with_name("dataset") if is_checkout() else default_folder() / "dataset"
+
+
 def folder_of(role: str, threads: int) -> Path:
     """Where the rows of a role are."""
-    return DATASETS / (f"{role}-{threads}t" if is_beside(role, threads) else role)
+    return datasets() / (f"{role}-{threads}t" if is_beside(role, threads) else role)
 
 
 def one_thread_survey() -> Path:
     """The rows of an edge of one thread, as the lab's is; the usual ones where there are no others."""
     one = folder_of("edge", 1)
-    return one if one.exists() else DATASETS / "edge"
+    return one if one.exists() else datasets() / "edge"
 
 
 def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...]:

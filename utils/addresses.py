@@ -6,7 +6,7 @@ everywhere, or rules for loopback and for sources could be walked around.
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgecloud.utils.errors import UsageError
 
@@ -17,8 +17,7 @@ _INTERFACE = re.compile(r"[^\s\[\]:/%\x00-\x1f\x7f]+")
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):  # a dataclass costs every --help a tenth of its time
     """A host, without brackets, and the port where one was written."""
 
     host: str

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from edgecloud.utils.names import typed
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -130,14 +132,14 @@ def complain(line: str) -> None:
     """One line to stderr, if there is one that takes it."""
     if sys.stderr is not None:
         try:
-            print(line, file=sys.stderr, flush=True)
+            print(typed(line), file=sys.stderr, flush=True)
         except OSError:
             _drop(sys.stderr)
 
 
 def print_error(code: str, message: str) -> None:
     """The document of a call with --json that failed."""
-    announce(json.dumps({"error": {"code": code, "message": message}}))
+    announce(json.dumps({"error": {"code": code, "message": typed(message)}}))
 
 
 def _drop(stream: TextIO) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from edgecloud.utils import extras
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
 from edgecloud.utils.tables import Lines
 
 MAX_BYTES, MAX_UNPACKED_BYTES = 64 << 20, 512 << 20
 MAX_COLUMNS = 200
+NEEDED = {".xlsx": ("openpyxl", "defusedxml"), ".xls": ("xlrd",)}
 Sheets = dict[str, Lines]
 
 
@@ -26,6 +28,7 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise UsageError(f"{path}: a folder of .csv files, an .xlsx or an .xls is needed")
+    extras.require(*NEEDED[suffix])
     try:
         sheets = readers[suffix](path, max_rows)
     except UsageError:
@@ -39,8 +42,8 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
 def _read_xlsx(path: Path, max_rows: int) -> Sheets:
     from openpyxl import DEFUSEDXML, load_workbook
 
-    if not DEFUSEDXML:
-        raise UsageError("reading workbooks needs the package defusedxml: pip install -r requirements.txt")
+    if not DEFUSEDXML:  # it is there, and told not to be used
+        raise UsageError("reading workbooks needs defusedxml, which is switched off here: unset OPENPYXL_DEFUSEDXML")
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{path} is not an .xlsx (an .xls must keep its name)")
     with zipfile.ZipFile(path) as archive:

@@ -9,6 +9,7 @@ from edgecloud.cli.script import say
 from edgecloud.lab.texts import DEFAULT, LANGUAGES, now
 from edgecloud.lab.texts import say as told
 from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write report.html, report.xlsx and report.md, and print the answer; 1 where nothing was measured."""
+    require("jinja2", "openpyxl", *(["matplotlib"] if options.png is not None else []))
     from edgecloud.lab.records import SPEC, read
     from edgecloud.lab.report import html, markdown, workbook
     from edgecloud.lab.report.build import build

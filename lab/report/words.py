@@ -10,6 +10,7 @@ from edgecloud.lab.report.document import show_ms
 from edgecloud.lab.report.grid import Place
 from edgecloud.lab.report.rows import Row
 from edgecloud.lab.texts import FORMATTER, Texts, read
+from edgecloud.utils.names import typed
 from edgecloud.utils.units import format_rate, parse_link
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ class Words:
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Raises KeyError for a text or a name that is not there: that is a bug."""
-        return FORMATTER.format(self._texts[key], **values)
+        return typed(FORMATTER.format(self._texts[key], **values))
 
     def naming(self, cells: Iterable[Cell]) -> "Words":
         """The same language, where links are called by their names; by their shapes too where names are not unique."""

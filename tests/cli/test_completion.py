@@ -13,10 +13,12 @@ from edgecloud.cli import completion
 from edgecloud.cli.cloud_flags import build_parser as cloud_parser
 from edgecloud.cli.completion import candidates
 from edgecloud.cli.flags import NETWORKS
+from edgecloud.lab import __main__ as lab
 from edgecloud.lab import choices
 from edgecloud.lab.__main__ import build_parser as lab_parser
 from edgecloud.models import registry
 from edgecloud.net.codec import CODECS
+from edgecloud.utils.names import COMMANDS
 from tests.conftest import ROOT
 
 
@@ -133,3 +135,16 @@ def test_the_script_of_every_shell_is_one(shell: str, capsys: pytest.CaptureFixt
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.main(["tcsh"]) == 2
     assert "bash|zsh|fish" in capsys.readouterr().err
+
+
+def test_a_program_says_what_a_shell_has_to_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For an installation, whose commands need no folder and no python."""
+    monkeypatch.setenv(completion.VARIABLE, "bash")
+    with pytest.raises(SystemExit) as end:
+        edge_api.main([])
+    assert end.value.code == 0
+    assert lab.main([]) == 0
+    assert capsys.readouterr().out == 2 * completion.script("bash")
+    assert all(command in completion.script("fish") for command in COMMANDS.values())

@@ -78,7 +78,7 @@ def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(library: str, cache: Pa
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "cli.interrupt_stops(lambda: False, '')"])
+@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "script.interrupt_stops(lambda: False, '')"])
 def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: Path) -> None:
     """No exception is raised there: a module may take it for something else, and C++ in it abort."""
     (tmp_path / "slow.py").write_text(
@@ -88,7 +88,7 @@ def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: 
     code = (
         "import argparse, contextlib, sys, time; from edgecloud.cli import script\n"
         f"def main():\n  with {within}:\n    import slow\n    time.sleep(60)\n"
-        "sys.exit(cli.run('x', main, argparse.Namespace(log_level='warning')))"
+        "sys.exit(script.run('x', main, argparse.Namespace(log_level='warning')))"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -118,7 +118,7 @@ ENDS = """
 import argparse, sys
 from edgecloud.cli import script, start
 start.begin()
-sys.exit(cli.run("x.py", lambda: cli.say("the answer") or 0, argparse.Namespace(log_level="debug")))
+sys.exit(script.run("x.py", lambda: script.say("the answer") or 0, argparse.Namespace(log_level="debug")))
 """
 
 

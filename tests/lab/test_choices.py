@@ -53,7 +53,7 @@ def test_every_baseline_has_a_choice_and_the_other_way_round() -> None:
 def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
     name: str, machine: Path, network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "DATASETS", machine)
+    monkeypatch.setattr(survey, "datasets", lambda: machine)
     graph = network(MODEL).traced.graph
     count = len(graph.layers) - 1
     measured = Sides([0.0, *[EDGE_S / SHARE] * count], [0.0, *[CLOUD_S] * count])

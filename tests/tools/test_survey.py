@@ -235,11 +235,11 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     assert [each["measured_on"]["threads"] for each in both] == [2, 1]
     assert [Path(each["folder"]).name for each in both] == ["d", "d-1t"]
     assert all(each["networks"] for each in both)
-    assert survey.folder_of("edge", 2) == survey.DATASETS / "edge"
-    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge-1t"
-    assert survey.folder_of("cloud", 1) == survey.DATASETS / "cloud"
+    assert survey.folder_of("edge", 2) == survey.datasets() / "edge"
+    assert survey.folder_of("edge", 1) == survey.datasets() / "edge-1t"
+    assert survey.folder_of("cloud", 1) == survey.datasets() / "cloud"
     monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 1)
-    assert survey.folder_of("edge", 1) == survey.DATASETS / "edge"
+    assert survey.folder_of("edge", 1) == survey.datasets() / "edge"
     assert survey.thread_counts("edge", "cpu", None) == (1,)
     cloud = ["profile", "--role", "cloud", "--budget", "0.1s", "--output", str(tmp_path / "c"), "--json"]
     assert deployment.main(cloud) == 0

@@ -1,0 +1,69 @@
+"""Libraries that only some uses need, by the extra of the package that brings them, and a line for one that is missing.
+
+    pip install 'edge-cloud-inference[plots]'
+
+An edge that only infers needs none of them. They are imported where they are used; `require` says so before work begins
+that would be lost.
+"""
+
+import re
+from importlib.util import find_spec
+
+from edgecloud.utils.errors import AppError
+from edgecloud.utils.names import is_installed
+
+PROJECT = "edge-cloud-inference"
+EXTRAS = {
+    "sklearn": "predictors",
+    "skops": "predictors",
+    "matplotlib": "plots",
+    "openpyxl": "spreadsheets",
+    "xlrd": "spreadsheets",
+    "defusedxml": "spreadsheets",
+    "prometheus_client": "metrics",
+    "jinja2": "lab",
+}
+"""By the name that is imported: the extra in pyproject.toml."""
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+"""What installs a library, where that is called otherwise."""
+IN_CHECKOUT = "make .venv/.ready installs what the project needs, and .venv/bin/python runs it"
+
+
+class MissingLibraryError(AppError):
+    """A library that an extra brings is not installed."""
+
+    def __init__(self, library: str) -> None:
+        self.library, self.extra = library, EXTRAS[library]
+        super().__init__(f"needs {package_of(library)}: {installs(library)}")
+
+
+def require(*libraries: str) -> None:
+    """Raise MissingLibraryError for the first of these that is not installed; KeyError where no extra brings it."""
+    for library in libraries:
+        if find_spec(library) is None:
+            raise MissingLibraryError(library)
+
+
+def package_of(library: str) -> str:
+    """As it is called where packages come from."""
+    return PACKAGES.get(library, library)
+
+
+def installs(library: str) -> str:
+    """What to do about one that is missing or broken: here, in a checkout or in an installation."""
+    if not is_installed():
+        return IN_CHECKOUT
+    if library in EXTRAS:
+        return f"pip install '{PROJECT}[{EXTRAS[library]}]'"
+    return f"pip install --force-reinstall '{_requirement(package_of(library))}'"
+
+
+def _requirement(package: str) -> str:
+    """With the versions that the project takes, where it names it."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        known = requires(PROJECT) or []
+    except PackageNotFoundError:  # of a wheel that was only unpacked
+        known = []
+    return next((each for each in known if re.match(rf"{re.escape(package)}(?![\w-])[^;]*$", each)), package)
