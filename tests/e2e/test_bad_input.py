@@ -51,7 +51,7 @@ def assert_refused(run: Finished, code: int, *words: str) -> None:
         (("-t", "le_net", "--image", "README.md"), 2, ("README.md", "not a picture")),
         (("-t", "le_net", "--input", "README.md"), 2, ("README.md",)),
         (("-t", "le_net", "-i", "a..b", "--point", "0"), 3, ("no cloud at",)),
-        (("-t", "le_net", "--input", "a.npy", "--image", "b.png"), 2, ("not several",)),
+        (("-t", "le_net", "--input", "a.npy", "--image", "b.png"), 2, ("--image", "cannot be combined")),
         (("-t", "le_net", "--weights", "none.safetensors"), 2, ("none.safetensors",)),
         (("-t", "alex_net", "--weights", "models/zoo/le_net.safetensors"), 4, ("alex_net", "le_net.safetensors")),
         (("-t", "le_net", "--weights", "imagenet"), 2, ("no ImageNet weights",)),

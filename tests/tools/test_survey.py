@@ -196,7 +196,7 @@ def test_predictors_that_are_not_fit_for_use_are_not_installed(
     assert (document["installed"], document["fitness"]["is_fit"]) == (None, False)
     assert document["fitness"]["p90_factor"] > document["fitness"]["most"] == MOST_WHOLE
     assert document["fitness"]["why_not"] in shown.err
-    assert f"{installed} stays as it was" in shown.err
+    assert f"{installed} is unchanged" in shown.err
     assert "deployment.py profile --fresh" in shown.err
     assert installed.read_bytes() == b"older"
     assert deployment.main([*flags[:-1], "--force"]) == 0
@@ -216,8 +216,8 @@ def test_a_survey_that_lacks_kinds_names_the_budget_that_would_do(
     assert document["enough_s"] > document["spent_s"]
     assert deployment.main(flags) == 0
     few, budget = capsys.readouterr().out.splitlines()[-2:]
-    assert few.startswith(f"too few rows to predict on {THREADS} threads: ")
-    assert budget == f"the budget is spent: --budget {document['enough_s']:.0f}s would do"
+    assert few.startswith(f"too few samples to predict with {THREADS} threads: ")
+    assert budget == f"budget used up: --budget {document['enough_s']:.0f}s would be enough"
 
 
 def test_an_edge_is_measured_for_all_threads_and_for_one(

@@ -174,7 +174,7 @@ def test_a_cloud_may_let_the_system_choose_its_port() -> None:
 def test_the_address_of_metrics_has_no_port() -> None:
     assert arguments.host("[::1]") == "::1"
     for text in ("host:1", "[::1]:1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="a flag of its own"):
+        with pytest.raises(argparse.ArgumentTypeError, match="the port has its own flag"):
             arguments.host(text)
 
 
