@@ -283,7 +283,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     found = evaluation.fit(datasets_of(options)[0], progress)
     found = with_networks(found, options, options.networks, progress)
     pictures = [] if options.plots is None else evaluation.draw(found, options.plots)
-    lines = [f"plots  {len(pictures)} plots in {options.plots}"] if pictures else []
+    lines = [f"plots: {len(pictures)} plots in {options.plots}"] if pictures else []
     show_evaluation(found, as_json=options.json, lines=lines)
     return 0
 
@@ -299,7 +299,7 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     folder = predictors_of(options).parent / f"{options.role}-plots"
     pictures = evaluation.draw(found[0], folder)
     lines = [
-        f"plots  {len(pictures)} plots in {folder}",
+        f"plots: {len(pictures)} plots in {folder}",
         *missing_lines(surveyed),
     ]
     show_evaluations(found, installed, as_json=options.json, lines=lines)
@@ -318,7 +318,7 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
         script.say(json.dumps(calibration.to_json(found)))
         return 0
     script.show(lambda console: console.print(calibration.to_table(found)))
-    script.say(f"saved  {path}")
+    script.say(f"saved: {path}")
     return 0
 
 
@@ -350,7 +350,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
     if options.export is not None:
         export(planned, options.export)
     pictures = draw_plan(planned, options.map, options.plots, progress)
-    show_plan(planned, as_json=options.json, lines=[f"drawn  {path}" for path in pictures])
+    show_plan(planned, as_json=options.json, lines=[f"drawn: {path}" for path in pictures])
     return 0
 
 
@@ -480,7 +480,7 @@ def show_evaluations(
         script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
     for number, (each, path) in enumerate(zip(found, paths, strict=True)):
-        saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved  {path}, fitted in {each.fit_s:.1f} s"
+        saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved: {path}, fitted in {each.fit_s:.1f} s"
         is_last = number == len(found) - 1
         show_evaluation(each, as_json=False, lines=[saved, *(lines if is_last else ("",))])
 

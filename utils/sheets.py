@@ -21,11 +21,11 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
     """
     require_file(path)
     if path.stat().st_size > MAX_BYTES:
-        raise UsageError(f"{path}: workbooks over {MAX_BYTES >> 20} MiB are not read")
+        raise UsageError(f"{path}: larger than the workbook limit of {MAX_BYTES >> 20} MiB")
     readers = {".xlsx": _read_xlsx, ".xls": _read_xls}
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise UsageError(f"{path}: a folder of .csv files, an .xlsx or an .xls is needed")
+        raise UsageError(f"{path}: expected a directory of .csv files, or an .xlsx or .xls file")
     try:
         sheets = readers[suffix](path, max_rows)
     except UsageError:
@@ -40,9 +40,9 @@ def _read_xlsx(path: Path, max_rows: int) -> Sheets:
     from openpyxl import DEFUSEDXML, load_workbook
 
     if not DEFUSEDXML:
-        raise UsageError("reading workbooks needs the package defusedxml: pip install -r requirements.txt")
+        raise UsageError("reading workbooks requires defusedxml: pip install -r requirements.txt")
     if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is not an .xlsx (an .xls must keep its name)")
+        raise UsageError(f"{path} is not an .xlsx file (an .xls file must keep its suffix)")
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
             raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
@@ -73,5 +73,5 @@ def _lines(path: Path, rows: Iterable[Iterable[Any]], max_rows: int) -> Lines:
         if any(cells):
             lines.append((number, cells))
         if len(lines) > max_rows:
-            raise UsageError(f"{path}: more than {max_rows} rows are not read")
+            raise UsageError(f"{path}: more than the limit of {max_rows} rows")
     return lines

@@ -156,7 +156,7 @@ def test_what_is_wrong_in_a_file_is_one_line(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_missing_or_none(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none.py"), str(tmp_path)[:-1] + ".py"):
-        with pytest.raises(UsageError, match="there is no file"):
+        with pytest.raises(UsageError, match="no file"):
             registry.resolve_trusted(name)
 
 

@@ -101,7 +101,7 @@ def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
         (("--model", "le_net", "--link", "5mbit", "--mode", "moon"), "no mode 'moon'"),
         (("--model", "le_net", "--link", "5mbit", "--codec", "zip"), "no codec 'zip'"),
         (("--model", "le_net"), "give a SPEC.toml"),
-        (("nothing.toml",), "there is no file"),
+        (("nothing.toml",), "no file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -56,7 +56,7 @@ def test_the_specs_that_are_shipped_can_be_read(name: str) -> None:
         (LEAST + 'objectives = ["throughput"]', "no objective 'throughput'"),
         (LEAST + 'baselines = ["me"]', "no baseline 'me'"),
         (LEAST + "baselines = []", "nothing is to be measured"),
-        (LEAST + 'traces = ["none.csv"]', "there is no file"),
+        (LEAST + 'traces = ["none.csv"]', "no file"),
         ("models = [", "is no TOML"),
     ],
 )

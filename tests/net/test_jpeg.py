@@ -311,7 +311,7 @@ def test_a_cloud_that_is_not_told_to_refuses(cache: Path, cloud: CloudProcess) -
     assert (
         done.stderr.strip()
         .splitlines()[-1]
-        .endswith("this cloud does not take the codec jpeg: start it with --allow-jpeg")
+        .endswith("the cloud does not accept the codec jpeg: start it with --allow-jpeg")
     )
     tasks = ("-t", "le_net", "--tasks", "2", *at(cloud), "--codec", "jpeg", "--cache-dir", str(cache))
     done = run_script("tasks_edge_api.py", *tasks, "--threads", "2")

@@ -201,7 +201,7 @@ def test_a_plan_is_that_of_the_edge(
     assert raw["predicted"]["total_s"] > 1.2 * found["predicted"]["total_s"], "which is what it was contradicted by"
     assert run(*where, *more) == 0
     shown = capsys.readouterr().out
-    assert "packed as was measured on the edge" in shown
+    assert "packed, as measured on the edge" in shown
     assert re.search(r"3.14 kB as \d+ B of|3.14 kB as [0-9.]+ kB of", shown)
 
 
@@ -223,7 +223,7 @@ def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
     profile.write_text(json.dumps(other))
     found = document_of(capsys, *where)
     assert (found["packing"], found["codec"]) == ("raw", "raw")
-    assert "is of other weights" in found["packing_source"]
+    assert "is for other weights" in found["packing_source"]
     assert found["candidates"][0]["boundary_bytes"] == 4 * 28 * 28
 
 
@@ -478,7 +478,7 @@ def test_what_is_not_there_is_one_clear_line(
 def test_a_profile_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match="no profile"):
+    with pytest.raises(UsageError, match="is not a profile"):
         store.read(path)
 
 
