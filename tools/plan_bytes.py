@@ -57,7 +57,7 @@ def _given(row: Mapping[str, Any], where: str, share: float) -> list[Packed]:
     entries = row.get(FIELD, [])
     if not isinstance(entries, list) or len(entries) > MAX_WAYS or not all(isinstance(each, dict) for each in entries):
         raise UsageError(
-            f'{where}: {FIELD} is a list of at most {MAX_WAYS} {{"bytes", "codec", "encode_s", "decode_s"}}'
+            f'{where}: {FIELD} must be a list of at most {MAX_WAYS} {{"bytes", "codec", "encode_s", "decode_s"}}'
         )
     return [_way(each, f"{where}: {FIELD}", share) for each in entries]
 
@@ -65,9 +65,9 @@ def _given(row: Mapping[str, Any], where: str, share: float) -> list[Packed]:
 def _way(entry: Mapping[str, Any], where: str, share: float) -> Packed:
     size, codec = graph_json.number_of(entry, "bytes", where), entry.get("codec", "packed")
     if size != int(size):
-        raise UsageError(f"{where}: bytes is a whole number, not {size!r}")
+        raise UsageError(f"{where}: bytes must be a whole number, not {size!r}")
     if not isinstance(codec, str) or not 0 < len(codec) <= graph_json.MAX_NAME or codec in (AUTO, RAW):
-        raise UsageError(f"{where}: codec is a name other than {AUTO} and {RAW}")
+        raise UsageError(f"{where}: codec must be a name other than {AUTO} and {RAW}")
     took = [graph_json.number_of(entry, name, where) if name in entry else 0.0 for name in ("encode_s", "decode_s")]
     return Packed(printable(codec, graph_json.MAX_NAME), int(size), took[0] / share, took[1])
 

@@ -74,7 +74,7 @@ def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
         "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear",
     ]  # fmt: skip
     assert registry.resolve_trusted(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
-    with pytest.raises(UsageError, match="does not take a picture: it takes a tensor"):
+    with pytest.raises(UsageError, match="does not take an image: it takes a tensor"):
         inputs.read(entry.name, entry.takes, inputs.PICTURE, Path("a.png"), entry.preprocess)
 
 
@@ -123,7 +123,7 @@ def test_the_digest_is_of_the_code_too(tmp_path: Path) -> None:
         registry._OWN.clear()
         digests.add(weights.load(registry.resolve_trusted(str(write(tmp_path / folder / "net.py", text)))).digest)
     assert len(digests) == 2
-    with pytest.raises(UsageError, match=r"two files are called net.py"):
+    with pytest.raises(UsageError, match=r"two files are named net.py"):
         registry.resolve_trusted(str(tmp_path / "a" / "net.py"))
 
 

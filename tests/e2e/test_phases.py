@@ -161,7 +161,7 @@ LIES = {
     "infinity": in_result(lambda header, _: (header, all_of(math.inf))),
     "another shape": in_result(lambda h, p: (h | described("float32", (1, 9), p[:36]), p[:36])),
     "another dtype": in_result(lambda h, p: (h | described("int32", (1, 10), p), p)),
-    "no tensor": in_result(lambda h, _: (h | {"tensors": [], "buffers": []}, b"")),
+    "not a tensor": in_result(lambda h, _: (h | {"tensors": [], "buffers": []}, b"")),
     "absurd seconds": in_result(lambda h, p: (h | {"queue_s": 9e8, "cloud_s": 9e8, "load": 9e8}, p)),
 }
 

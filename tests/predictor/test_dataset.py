@@ -111,7 +111,7 @@ def spoil(folder: Path, column: str, text: str, line: int = 3) -> None:
         ("raw_s", "0.1;x", "raw_s is 'x'"),
         ("raw_s", "-1", "expected a time of at least 0"),
         ("in_shape", "1x0x2x2", "a dimension is below 1"),
-        ("kind", "=cmd()", "there is no kind '=cmd()'"),
+        ("kind", "=cmd()", "unknown layer kind '=cmd()'"),
         ("device", "cpu Other", "mixes times of different devices"),
         ("variant", "x" * 5000, "a cell is longer"),
     ],
@@ -147,7 +147,7 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect("no file", tmp_path / "none.xlsx")
     monkeypatch.setattr("edgecloud.utils.sheets.MAX_BYTES", 10)
     (tmp_path / "large.xlsx").write_bytes(b"x" * 11)
-    expect("are not read", tmp_path / "large.xlsx")
+    expect("larger than the workbook limit", tmp_path / "large.xlsx")
 
 
 def test_a_workbook_with_tricks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

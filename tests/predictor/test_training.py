@@ -201,7 +201,7 @@ def test_other_machines_features_and_versions_are_refused(
     with pytest.raises(MismatchError, match="with other features"):
         latency.load(saved)
     monkeypatch.setattr(latency, "SCHEMA", 99)
-    with pytest.raises(MismatchError, match="schema 1, 99 is needed"):
+    with pytest.raises(MismatchError, match="schema 1, expected 99"):
         latency.load(saved)
     with pytest.raises(UsageError, match="no file"):
         latency.load(tmp_path / "none.skops")

@@ -221,7 +221,7 @@ def test_layers_that_take_no_time_are_marked_and_not_forgotten(tmp_path: Path) -
 def test_ids_of_layers_are_thinned_out_where_there_are_many(tmp_path: Path) -> None:
     layers_picture(chain_of([f"layer{number}" for number in range(1, 121)]), tmp_path / "layers.svg")
     told = words(tmp_path / "layers.svg")
-    assert "(one in 3 is named)" in told
+    assert "(1 in 3 labeled)" in told
     assert "layer3 " in told
     assert "layer4 " not in told
 

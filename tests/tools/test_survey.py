@@ -256,7 +256,7 @@ def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
 def test_a_data_set_that_is_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert deployment.main([command, "--dataset", str(tmp_path / "none")]) == 2
-    assert "deployment.py profile --role edge makes one" in capsys.readouterr().err
+    assert "run deployment.py profile --role edge" in capsys.readouterr().err
     with (tmp_path / "conv.csv").open("w") as file:
         csv.writer(file).writerows([["a", "b"], [1, 2]])
     assert deployment.main([command, "--dataset", str(tmp_path)]) == 2

@@ -56,7 +56,7 @@ def layers_picture(planned: Planned, path: Path) -> None:
     step = -(-size // MOST_TICKS)
     named = range(0, size, step)
     bottom.set_xticks(named, [layer_name(planned.graph, each) for each in named], rotation=90, fontsize=TINY)
-    bottom.set_xlabel("layers, in execution order" + (f" (every {step}th is named)" if step > 1 else ""))
+    bottom.set_xlabel("layers, in execution order" + (f" (1 in {step} labeled)" if step > 1 else ""))
     add_title(top, planned, "Time and output size of each layer")
     save(figure, path)
 
