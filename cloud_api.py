@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from edgecloud.cli import serve
 
-DESCRIPTION = "Serve the cloud's share of neural networks over TCP until SIGTERM or Ctrl-C."
+DESCRIPTION = "Serve the cloud side of neural networks over TCP until SIGTERM or Ctrl-C."
 MAX_BATCH = 1
 
 

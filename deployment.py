@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 
 BUDGET = "100s"
 ROLES = ("edge", "cloud")
-ROWS = "for the rows (default: predictor/dataset/ROLE; where installed: dataset/ROLE in the cache folder)"
-DATASET = "a folder of .csv, an .xlsx or an .xls (default: what profile measured for the role)"
+ROWS = (
+    "directory of the measured layers (default: predictor/dataset/ROLE; installed: dataset/ROLE in the cache directory)"
+)
+DATASET = "directory of .csv files, or an .xlsx or .xls file (default: the survey of the role)"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = script.Parser(
         "deployment.py",
-        "Measure this device, fit predictors of what layers cost on it, and say how good they are. "
+        "Measure this device, fit latency predictors for its layers, and evaluate them. "
         "Without a command it does all three, in less than three minutes.",
     )
     _common(parser)
@@ -47,25 +49,27 @@ def build_parser() -> argparse.ArgumentParser:
     _force_flag(parser)
     parser.set_defaults(work=everything, is_fresh=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    what = "Time single layers over many shapes, for predictors; or, with -t, every layer of one network in place."
-    profile_flags = commands.add_parser("profile", help="measure layers, or one network", description=what)
+    what = "Measure single layers in many shapes, to fit predictors; or, with -t, every layer of one network in place."
+    profile_flags = commands.add_parser("profile", help="measure layers or one network", description=what)
     profile_flags.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=flags.MODELS)
     profile_flags.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
-    profile_flags.add_argument("--fresh", action="store_true", help="measure again even where times are known")
+    profile_flags.add_argument("--fresh", action="store_true", help="measure again even if times are cached")
     profile_flags.add_argument("--csv", type=Path, metavar="FILE", help="with -t: write the table as CSV")
     profile_flags.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="write a workbook with a chart")
     _common(profile_flags)
     _survey_flags(profile_flags)
     profile_flags.set_defaults(work=profile)
-    what = "Fit one regression for each kind of layer, the best of several forms by cross-validation."
-    fit_flags = commands.add_parser("fit", help="fit predictors to what was measured", description=what)
+    what = "Fit one regression per layer kind; cross-validation chooses the model."
+    fit_flags = commands.add_parser("fit", help="fit predictors to measured layers", description=what)
     _common(fit_flags)
     _dataset_flags(fit_flags)
-    fit_flags.add_argument("--predictors", type=Path, metavar="FILE", help="where to (default: where edge_api looks)")
+    fit_flags.add_argument(
+        "--predictors", type=Path, metavar="FILE", help="output file (default: where edge_api.py looks for it)"
+    )
     _force_flag(fit_flags)
     fit_flags.set_defaults(work=fit)
-    what = "How far predictions are off: for layers of networks set aside, and for real networks, measured here."
-    evaluate_flags = commands.add_parser("evaluate", help="say how good predictors are", description=what)
+    what = "Report prediction errors for layers of held-out networks, and for real networks measured on this machine."
+    evaluate_flags = commands.add_parser("evaluate", help="report the accuracy of predictors", description=what)
     _common(evaluate_flags)
     _dataset_flags(evaluate_flags)
     evaluate_flags.add_argument(
@@ -73,19 +77,21 @@ def build_parser() -> argparse.ArgumentParser:
         type=arguments.names,
         default=("some",),
         metavar="A,B",
-        help="some, many, none, or names of networks",
+        help="networks to measure: some, many, none, or names",
     )
-    evaluate_flags.add_argument("--plots", type=Path, metavar="DIR", help="draw a scatter plot for each kind")
+    evaluate_flags.add_argument("--plots", type=Path, metavar="DIR", help="draw a scatter plot per layer kind")
     evaluate_flags.set_defaults(work=evaluate)
-    what = "Try how often the answer stays the same when the tensor at a cut is rounded to fewer bits."
-    calibrate_flags = commands.add_parser("calibrate", help="try lossy codecs on pictures", description=what)
+    what = "Measure how often the answer changes when the tensor at a cut is rounded to fewer bits."
+    calibrate_flags = commands.add_parser(
+        "calibrate", help="measure the accuracy of lossy codecs on images", description=what
+    )
     _calibrate_flags(calibrate_flags)
     calibrate_flags.set_defaults(work=calibrate)
     what = (
-        "Say where a network would be cut, for any link and load, from what was measured before. Nothing is connected "
-        "to; how the network's tensors pack is tried once where an edge never did."
+        "Compute the best cut of a network for any link and load from saved measurements, without connecting to a "
+        "cloud. Packed tensor sizes are measured once if no edge has measured them."
     )
-    plan_flags = commands.add_parser("plan", help="say where a network would be cut", description=what)
+    plan_flags = commands.add_parser("plan", help="compute where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
     return parser
@@ -98,7 +104,7 @@ def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
         "--image-dir",
         type=Path,
         metavar="DIR",
-        help="pictures (default: held-out digits, or crops of photographs)",
+        help="directory of images (default: held-out digits, or crops of photographs)",
     )
     flags.add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -106,56 +112,76 @@ def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    network = parser.add_argument_group("the network and its times")
+    network = parser.add_argument_group("Network and layer times")
     network.add_argument("-t", "--type", "--model", dest="type", metavar="MODEL", help=flags.MODELS)
-    network.add_argument("--graph", type=Path, metavar="FILE.json", help="your own numbers instead: docs/planning.md")
+    network.add_argument(
+        "--graph", type=Path, metavar="FILE.json", help="graph with custom layer times instead (docs/planning.md)"
+    )
     network.add_argument(
         "--edge-times",
         type=Path,
         metavar="FILE",
-        help="a kept profile of the edge (default: the newest of this machine)",
+        help="saved profile of the edge (default: the newest of this machine)",
     )
-    network.add_argument("--cloud-times", type=Path, metavar="FILE", help="the same of the cloud")
     network.add_argument(
-        "--emulate-cpu", type=arguments.share, default=1.0, metavar="SHARE", help="of the edge's times"
+        "--cloud-times",
+        type=Path,
+        metavar="FILE",
+        help="saved profile of the cloud (default: the newest of this machine)",
+    )
+    network.add_argument(
+        "--emulate-cpu",
+        type=arguments.share,
+        default=1.0,
+        metavar="SHARE",
+        help="scale the edge's times to this share of a core",
     )
     network.add_argument(
         "--codec",
         default="auto",
         metavar="NAME",
-        help="how tensors are packed, as on the edge: raw, a codec, or auto, the best lossless one (default)",
+        help="tensor encoding: raw, a codec, or auto, the best lossless one (default: auto)",
     )
-    network.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles and packed sizes")
-    link = parser.add_argument_group("the link and the cloud")
+    network.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="cache of saved profiles and packed sizes (default: the XDG cache directory)",
+    )
+    link = parser.add_argument_group("Link and cloud load")
     rate = arguments.checked(parse_rate)
     link.add_argument(
-        "--bandwidth", type=rate, required=True, metavar="RATE", help="upload, such as 5mbit (units: docs/units.md)"
+        "--bandwidth",
+        type=rate,
+        required=True,
+        metavar="RATE",
+        help="upload rate, such as 5mbit (units: docs/units.md)",
     )
-    link.add_argument("--download", type=rate, metavar="RATE", help="(default: the same as the upload)")
-    link.add_argument("--rtt", type=arguments.wait, default="0ms", metavar="TIME", help="round trip, such as 20ms")
+    link.add_argument("--download", type=rate, metavar="RATE", help="download rate (default: same as upload)")
+    link.add_argument("--rtt", type=arguments.wait, default="0ms", metavar="TIME", help="round-trip time, such as 20ms")
     link.add_argument(
-        "--load", type=arguments.above_zero, default=1.0, metavar="X", help="times slower than an idle cloud"
+        "--load",
+        type=arguments.above_zero,
+        default=1.0,
+        metavar="X",
+        help="load of the cloud: slowdown relative to an idle cloud",
     )
-    link.add_argument(
-        "--queue", type=arguments.wait, default="0ms", metavar="TIME", help="wait before the cloud begins"
-    )
-    goal = parser.add_argument_group("what is wanted")
+    link.add_argument("--queue", type=arguments.wait, default="0ms", metavar="TIME", help="queueing time on the cloud")
+    goal = parser.add_argument_group("Objective")
     flags.add_goal_flags(goal, OBJECTIVES)
     flags.add_power_flags(goal)
-    output = parser.add_argument_group("what is written")
+    output = parser.add_argument_group("Output")
     output.add_argument(
-        "--map", type=Path, metavar="FILE.png", help="draw the best cut over bandwidth and load (or .svg)"
+        "--map", type=Path, metavar="FILE.png", help="draw the best cut by bandwidth and load (.png or .svg)"
     )
     output.add_argument(
-        "--plots", type=Path, metavar="DIR", help="draw that, the layers, the graph with its cut, the front"
+        "--plots", type=Path, metavar="DIR", help="draw the map, the layers, the cut graph and the Pareto front"
     )
-    output.add_argument(
-        "--export", type=Path, metavar="FILE.json", help="write a file for --graph, to change and plan again"
-    )
+    output.add_argument("--export", type=Path, metavar="FILE.json", help="write a --graph file to edit and plan from")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--role", choices=ROLES, default="edge", help="which side this machine is")
+    parser.add_argument("--role", choices=ROLES, default="edge", help="role of this machine")
     flags.add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -166,18 +192,13 @@ def _survey_flags(parser: argparse.ArgumentParser) -> None:
         type=arguments.duration,
         default=BUDGET,
         metavar="TIME",
-        help="for measuring layers, of all calls together (default: %(default)s)",
+        help="total time for measuring layers, over all runs (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help=ROWS,
-    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help=ROWS)
 
 
 def _force_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="install predictors that are not fit for use as well")
+    parser.add_argument("--force", action="store_true", help="install predictors even if they are too inaccurate")
 
 
 def _dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -249,10 +270,10 @@ def install(found: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
     if not why or is_forced:
         evaluation.keep(found, path)
         return path
-    stays = f"{path} stays as it was" if path.is_file() else "nothing is installed"
+    stays = f"{path} is unchanged" if path.is_file() else "nothing is installed"
     script.complain(
-        f"deployment.py: predictors for {found.dataset.machine} are not fit for use: {why}; {stays}. "
-        "Measure again while little else runs (deployment.py profile --fresh), or install them with --force"
+        f"deployment.py: predictors for {found.dataset.machine} are too inaccurate: {why}; {stays}. "
+        "Measure again on an idle machine (deployment.py profile --fresh), or install them with --force"
     )
     return None
 
@@ -267,7 +288,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     found = evaluation.fit(datasets_of(options)[0], progress)
     found = with_networks(found, options, options.networks, progress)
     pictures = [] if options.plots is None else evaluation.draw(found, options.plots)
-    lines = [f"plots  {len(pictures)} pictures in {options.plots}"] if pictures else []
+    lines = [f"plots: {len(pictures)} plots in {options.plots}"] if pictures else []
     show_evaluation(found, as_json=options.json, lines=lines)
     return 0
 
@@ -293,8 +314,8 @@ def draw_if_possible(found: "Evaluation", folder: Path) -> str:
     try:
         extras.require("matplotlib")
     except extras.MissingLibraryError as error:
-        return f"plots  none are drawn: {error}"
-    return f"plots  {len(evaluation.draw(found, folder))} pictures in {folder}"
+        return f"plots: none drawn: {error}"
+    return f"plots: {len(evaluation.draw(found, folder))} plots in {folder}"
 
 
 def calibrate(options: argparse.Namespace, progress: "Show") -> int:
@@ -309,7 +330,7 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
         script.say(json.dumps(calibration.to_json(found)))
         return 0
     script.show(lambda console: console.print(calibration.to_table(found)))
-    script.say(f"saved  {path}")
+    script.say(f"saved: {path}")
     return 0
 
 
@@ -343,7 +364,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
     if options.export is not None:
         export(planned, options.export)
     pictures = draw_plan(planned, options.map, options.plots, progress)
-    show_plan(planned, as_json=options.json, lines=[f"drawn  {path}" for path in pictures])
+    show_plan(planned, as_json=options.json, lines=[f"drawn: {path}" for path in pictures])
     return 0
 
 
@@ -373,7 +394,7 @@ def datasets_of(options: argparse.Namespace) -> list[Path]:
         paths = [folder_of(options.role, threads) for threads in counts]
     found = [path for path in paths if path.exists()]
     if not found:
-        raise UsageError(f"there is no data set {paths[0]}: deployment.py profile --role {options.role} makes one")
+        raise UsageError(f"no data set {paths[0]}: run deployment.py profile --role {options.role}")
     return found
 
 
@@ -442,7 +463,7 @@ def show_surveys(found: "Sequence[Survey]", *, as_json: bool) -> None:
         return
     for each in found:
         script.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
-        script.say(f"on {each.machine}, {each.collected.spent_s:.0f} s spent")
+        script.say(f"on {each.machine}, {each.collected.spent_s:.0f} s")
         script.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
     for line in missing_lines(found):
         script.say(line)
@@ -456,9 +477,9 @@ def missing_lines(found: "Sequence[Survey]") -> list[str]:
     for each in found:
         if each.missing:
             kinds = ", ".join(f"{kind} {rows}" for kind, rows in each.missing.items())
-            lines.append(f"too few rows to predict on {each.threads}: {kinds}; networks with such layers are measured")
+            lines.append(f"too few samples to predict with {each.threads}: {kinds}; such networks are measured instead")
     budget = budget_s(found)
-    return lines if budget is None else [*lines, f"the budget is spent: --budget {budget:.0f}s would do"]
+    return lines if budget is None else [*lines, f"budget used up: --budget {budget:.0f}s would be enough"]
 
 
 def show_evaluations(
@@ -473,7 +494,7 @@ def show_evaluations(
         script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
     for number, (each, path) in enumerate(zip(found, paths, strict=True)):
-        saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved  {path}, fitted in {each.fit_s:.1f} s"
+        saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved: {path}, fitted in {each.fit_s:.1f} s"
         is_last = number == len(found) - 1
         show_evaluation(each, as_json=False, lines=[saved, *(lines if is_last else ("",))])
 

@@ -35,42 +35,48 @@ LISTENS_S = 600.0
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = script.Parser(
-        "edge_api.py", "Run one network, its head here and its tail on a cloud, and print the answer."
+        "edge_api.py", "Run one network, its head on the edge and its tail on the cloud, and print the answer."
     )
     flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
-    what = parser.add_argument_group("what is computed")
-    what.add_argument("--image", type=Path, metavar="FILE", help="a picture (default for each network: a sample)")
-    what.add_argument("--audio", type=Path, metavar="FILE.wav", help="a recording, for kaldi: 16-bit PCM")
+    what = parser.add_argument_group("Input")
+    what.add_argument("--image", type=Path, metavar="FILE", help="image file (default: a sample)")
+    what.add_argument("--audio", type=Path, metavar="FILE.wav", help="16-bit PCM recording, for kaldi")
     what.add_argument(
-        "--text", type=arguments.sentence, metavar="SENTENCE", help="a sentence, for senna_pos, senna_ner, senna_chk"
+        "--text", type=arguments.sentence, metavar="SENTENCE", help="sentence, for senna_pos, senna_ner, senna_chk"
     )
-    what.add_argument("--input", type=Path, metavar="FILE.npy", help="a tensor that is ready for the network")
+    what.add_argument("--input", type=Path, metavar="FILE.npy", help="preprocessed input tensor")
     what.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
-    where = parser.add_argument_group("where it is cut")
-    where.add_argument("--point", type=arguments.count, metavar="K", help="0: all on the cloud; the last: all here")
+    where = parser.add_argument_group("Partitioning")
+    where.add_argument(
+        "--point", type=arguments.count, metavar="K", help="cut point; 0: all on the cloud, the last: all on the edge"
+    )
     where.add_argument(
         "--points",
         metavar="LIST",
-        help="measure several cuts in one call, a line for each: all, auto, 0,8,13 or 0-22,auto, perhaps 0:pixels "
-        "with a codec; - reads lists from standard input",
+        help="measure several cuts in one call, one line each: all, auto, 0,8,13 or 0-22,auto, optionally with a codec "
+        "such as 0:pixels; - reads lists from standard input",
     )
     where.add_argument(
         "--bandwidth",
         type=arguments.checked(parse_rate),
         metavar="RATE",
-        help="take 5mbit, say, instead of probing the link (units: docs/units.md)",
+        help="upload rate, such as 5mbit, instead of probing the link (units: docs/units.md)",
     )
     flags.add_codec_flags(where)
     flags.add_times_flags(where)
-    goal = parser.add_argument_group("what is wanted")
+    goal = parser.add_argument_group("Objective")
     flags.add_goal_flags(goal, OBJECTIVES)
     flags.add_power_flags(goal)
-    runs = parser.add_argument_group("how often, and what is shown")
-    runs.add_argument("--repeat", type=arguments.positive_int, default=1, metavar="N", help="measured inferences")
-    runs.add_argument("--warm-up", type=arguments.count, default=1, metavar="N", help="inferences before, not counted")
-    runs.add_argument("--verify", action="store_true", help="compare the answer with the whole network's, run here")
-    runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all here")
+    runs = parser.add_argument_group("Execution and output")
+    runs.add_argument(
+        "--repeat", type=arguments.positive_int, default=1, metavar="N", help="number of measured inferences"
+    )
+    runs.add_argument(
+        "--warm-up", type=arguments.count, default=1, metavar="N", help="number of warm-up inferences, not measured"
+    )
+    runs.add_argument("--verify", action="store_true", help="also run the full model locally and compare the answers")
+    runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all on the edge")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
     flags.add_record_flag(runs)
     flags.add_timeout_flags(runs, "inference")
@@ -137,15 +143,15 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
 def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if sum(getattr(options, name) is not None for name in ("image", "audio", "text", "input")) > 1:
-        raise UsageError("give one of --image, --audio, --text and --input, not several")
+        raise UsageError("--image, --audio, --text and --input cannot be combined: give one")
     from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.points is not None and (options.point is not None or options.compare or options.max_cost is not None):
-        raise UsageError("--points has its own cuts: leave --point, --compare and --max-cost away")
+        raise UsageError("--points cannot be combined with --point, --compare or --max-cost")
     if options.point is not None and any(wishes):
-        raise UsageError("--point says where to cut: leave --objective, --method and --max-cost away")
+        raise UsageError("--point cannot be combined with --objective, --method or --max-cost")
     flags.check_emulation(options)
 
 

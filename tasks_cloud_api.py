@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from edgecloud.cli import serve
 
-DESCRIPTION = "Serve the cloud's share of many tasks over TCP until SIGTERM or Ctrl-C."
+DESCRIPTION = "Serve the cloud side of many tasks over TCP until SIGTERM or Ctrl-C."
 MAX_BATCH = 8
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = script.Parser(
-        "tasks_edge_api.py", "TasksRun many inferences of mixed networks, heads here and tails on a cloud, pipelined."
+        "tasks_edge_api.py", "Run many inferences of mixed networks as a pipeline between the edge and the cloud."
     )
     flags.add_place_flags(parser, flags.EDGE_HOST, listens=False)
     parser.add_argument(
@@ -39,41 +39,53 @@ def build_parser() -> argparse.ArgumentParser:
         type=arguments.names,
         metavar="A,B",
         default=("alex_net", "vgg_net", "mobile_net", "le_net"),
-        help="networks of a random mix, your own FILE.py too (default: alex_net,vgg_net,mobile_net,le_net)",
+        help="networks of the random mix, or custom models FILE.py (default: alex_net,vgg_net,mobile_net,le_net)",
     )
-    what = parser.add_argument_group("which tasks")
-    what.add_argument("--tasks", type=arguments.positive_int, default=40, metavar="N", help="length of a random mix")
-    what.add_argument("--seed", type=arguments.count, default=1, metavar="S", help="of the mix and of the arrivals")
+    what = parser.add_argument_group("Tasks")
+    what.add_argument("--tasks", type=arguments.positive_int, default=40, metavar="N", help="number of random tasks")
     what.add_argument(
-        "--tasks-file", type=Path, metavar="FILE", help=".csv, .xlsx or .jsonl with model, input, priority, deadline_ms"
+        "--seed", type=arguments.count, default=1, metavar="S", help="random seed of the tasks and arrivals"
     )
-    what.add_argument("--resume", action="store_true", help="leave out the lines that an earlier call has done")
-    what.add_argument("--image-dir", type=Path, metavar="DIR", help="pictures for a random mix (default: samples)")
     what.add_argument(
-        "--rate", type=arguments.arrivals, metavar="N/s", help="random arrivals (default: all are there at the start)"
+        "--tasks-file",
+        type=Path,
+        metavar="FILE",
+        help="task list, .csv, .xlsx or .jsonl, with model, input, priority, deadline_ms",
     )
-    what.add_argument("--weights", default="default", metavar="SOURCE", help="default or imagenet")
-    how = parser.add_argument_group("how")
-    how.add_argument("--serial", action="store_true", help="one after the other, for comparison")
+    what.add_argument(
+        "--resume", action="store_true", help="skip tasks completed by an earlier run of the same --tasks-file"
+    )
+    what.add_argument(
+        "--image-dir", type=Path, metavar="DIR", help="directory of images for random tasks (default: samples)"
+    )
+    what.add_argument(
+        "--rate",
+        type=arguments.arrivals,
+        metavar="N/s",
+        help="random arrivals at this mean rate (default: all at the start)",
+    )
+    what.add_argument("--weights", default="default", metavar="SOURCE", help="weights: default or imagenet")
+    how = parser.add_argument_group("Execution")
+    how.add_argument("--serial", action="store_true", help="run tasks one after another, for comparison")
     how.add_argument(
-        "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is looked at"
+        "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is measured"
     )
     how.add_argument(
         "--bandwidth",
         type=arguments.checked(parse_rate),
         metavar="RATE",
-        help="believe 5mbit, say, at the start (docs/units.md)",
+        help="initial upload rate, such as 5mbit (units: docs/units.md)",
     )
     flags.add_codec_flags(how)
     flags.add_times_flags(how)
     flags.add_timeout_flags(how, "task")
     flags.add_fallback_flag(how)
-    shown = parser.add_argument_group("what is shown and written")
-    shown.add_argument("--verify", action="store_true", help="compare every answer with the whole network, afterwards")
+    shown = parser.add_argument_group("Output")
+    shown.add_argument("--verify", action="store_true", help="afterwards, compare every answer with the full model")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
-    shown.add_argument("--csv", type=Path, metavar="FILE", help="a line for each task")
-    shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="the same as a workbook")
-    shown.add_argument("--plot", type=Path, metavar="FILE.png", help="a waterfall of the first tasks")
+    shown.add_argument("--csv", type=Path, metavar="FILE", help="write one line per task")
+    shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="write the same table as a workbook")
+    shown.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a waterfall chart of the first tasks")
     flags.add_record_flag(shown)
     flags.add_edge_tls_flags(parser)
     flags.add_emulation_flags(parser)
@@ -128,11 +140,11 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
 def check(options: argparse.Namespace) -> None:
     """Refuse combinations that contradict each other. Raises UsageError."""
     if options.weights not in ("default", "imagenet"):
-        raise UsageError("--weights of a mix is default or imagenet: a file fits one network only")
+        raise UsageError("--weights must be default or imagenet: a weights file fits only one network")
     if options.tasks_file is not None and options.image_dir is not None:
-        raise UsageError("give --tasks-file or --image-dir, not both")
+        raise UsageError("--tasks-file cannot be combined with --image-dir")
     if options.resume and options.tasks_file is None:
-        raise UsageError("--resume goes on with a --tasks-file")
+        raise UsageError("--resume requires --tasks-file")
     check_names(options.excel, options.plot)
     from edgecloud.engine.packing import check_codec
 
@@ -160,7 +172,7 @@ def infer(options: argparse.Namespace) -> int:
         from edgecloud.tasks.task_runner import TasksRun, run
 
         config, call = build_config(options), TasksRun()
-        with script.interrupt_stops(call.stop, "finishing what is in flight; Ctrl-C again ends at once"):
+        with script.interrupt_stops(call.stop, "finishing the tasks in flight; press Ctrl-C again to stop at once"):
             outcome = run(config, progress, teller(options, progress), call)
     return finish(outcome, options)
 

@@ -113,7 +113,7 @@ def on_loopback(*faults: str) -> Iterator[Site]:
     clouds.start()
     to = ("127.0.0.1", str(clouds.port))
     link = ("--link", f"{RATE},10ms", *faults)
-    relay = Child(["-m", "edgecloud.lab.relay", "--to", *to, "--until-stdin-closes", *link])
+    relay = Child(["-m", "edgecloud.lab.relay", "--to", *to, "--exit-on-stdin-eof", *link])
     try:
         address = relay.address()
         yield Site(

@@ -42,7 +42,7 @@ def run(script: str, *arguments: object) -> dict[str, Any]:
 @contextmanager
 def relayed(to: tuple[str, int], *arguments: str) -> Iterator[tuple[str, int]]:
     """An emulated link in front of a cloud."""
-    child = Child(["-m", "edgecloud.lab.relay", "--to", to[0], str(to[1]), "--until-stdin-closes", *arguments])
+    child = Child(["-m", "edgecloud.lab.relay", "--to", to[0], str(to[1]), "--exit-on-stdin-eof", *arguments])
     try:
         yield child.address()
     finally:

@@ -50,7 +50,7 @@ def percent(text: str) -> float:
     """An argument such as 0.5%, or 0.005, as a share from 0 to 1."""
     value = number(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0% to 100%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0% to 100%")
     return value
 
 
@@ -81,7 +81,7 @@ def place(text: str) -> str:
 def place_there(text: str) -> str:
     """The same, to connect to."""
     if checked(addresses.parse)(text).port == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: no cloud has the port 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: port 0 is only for listening")
     return text
 
 
@@ -89,7 +89,7 @@ def host(text: str) -> str:
     """An argument that is an address without a port."""
     found = checked(addresses.parse)(text)
     if found.port is not None:
-        raise argparse.ArgumentTypeError(f"{text!r}: give the address alone, its port has a flag of its own")
+        raise argparse.ArgumentTypeError(f"{text!r}: give the address without a port; the port has its own flag")
     return found.host
 
 
@@ -113,7 +113,7 @@ def names(text: str) -> tuple[str, ...]:
     """An argument such as alex_net,le_net."""
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+        raise argparse.ArgumentTypeError(f"{text!r} is an empty list")
     return found
 
 
@@ -124,7 +124,7 @@ def share(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share of a core: give a number above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of a core: use a number above 0 and at most 1")
     return value
 
 
@@ -133,7 +133,7 @@ def sentence(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!a} is not text in UTF-8") from None
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8 text") from None
     return text
 
 
@@ -153,7 +153,7 @@ def duration(text: str) -> float:
     """An argument such as 20ms or 1.5s, above zero, in seconds."""
     seconds = checked(parse_duration)(text)
     if not 0 < seconds < 1e8:
-        raise argparse.ArgumentTypeError(f"{text!r}: a time above zero is needed")
+        raise argparse.ArgumentTypeError(f"{text!r}: the duration must be above zero")
     return seconds
 
 
@@ -170,7 +170,7 @@ def arrivals(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of arrivals: give a number above zero, such as 5/s")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an arrival rate: use a number above zero, such as 5/s")
     return value
 
 
@@ -187,12 +187,12 @@ def size(text: str) -> int:
 def payload_size(text: str) -> int:
     """A size that the smallest messages and the probe of the link fit into."""
     if size(text) < MIN_PAYLOAD:
-        raise argparse.ArgumentTypeError(f"{text!r}: at least {MIN_PAYLOAD >> 10} KiB are needed")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be at least {MIN_PAYLOAD >> 10} KiB")
     return size(text)
 
 
 def header_size(text: str) -> int:
     """A size that the greetings of large networks fit into."""
     if not MIN_HEADER <= size(text) <= MAX_HEADER:
-        raise argparse.ArgumentTypeError(f"{text!r}: {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB are possible")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be from {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB")
     return size(text)

@@ -25,7 +25,7 @@ def read(path: Path) -> Table:
     text = _text(path)
     parse = {".toml": _parse_toml, ".yaml": _parse_yaml, ".yml": _parse_yaml}.get(path.suffix.lower())
     if parse is None:
-        raise UsageError(f"{path}: a configuration file ends in .toml, .yaml or .yml")
+        raise UsageError(f"{path}: a configuration file must end in .toml, .yaml or .yml")
     try:
         document = parse(text)
     except RecursionError:
@@ -34,7 +34,7 @@ def read(path: Path) -> Table:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path}: {printable(reason, LONGEST_REASON)}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: a configuration is a table of keys and values, such as 'port: 9999'")
+        raise UsageError(f"{path}: a configuration must be a table of keys and values, such as 'port: 9999'")
     return document
 
 
@@ -49,11 +49,11 @@ def _text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read the configuration {path}: {reason}") from None
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: larger than {MAX_BYTES >> 10} KiB, which no configuration is")
+        raise UsageError(f"{path}: larger than the limit of {MAX_BYTES >> 10} KiB for configurations")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: not text in UTF-8") from None
+        raise UsageError(f"{path}: not UTF-8 text") from None
 
 
 def _parse_toml(text: str) -> object:
@@ -77,16 +77,16 @@ def _parse_yaml(text: str) -> object:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise ValueError(f"line {self.line + 1}: aliases are not taken")
+                raise ValueError(f"line {self.line + 1}: aliases are not supported")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
-                    raise ValueError(f"line {key.start_mark.line + 1}: a key is one word")
+                    raise ValueError(f"line {key.start_mark.line + 1}: a key must be one word")
                 if key.value in seen:
-                    raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
+                    raise ValueError(f"line {key.start_mark.line + 1}: duplicate key {key.value!r}")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
@@ -108,16 +108,18 @@ def section(document: Table, names: tuple[str, ...], path: Path) -> Table:
         return document
     for key, value in document.items():
         if not isinstance(value, dict):
-            raise UsageError(f"{path}: {short(key)} is outside of every section: put it into one, such as [{names[0]}]")
+            raise UsageError(
+                f"{path}: {short(key)} is outside of every section: move it into one, such as [{names[0]}]"
+            )
         if key not in PROGRAMS:
-            raise UsageError(f"{path}: [{short(key)}] is no program's{nearest(key, PROGRAMS)}")
+            raise UsageError(f"{path}: unknown section [{short(key)}]{nearest(key, PROGRAMS)}")
     table = document
     for depth, name in enumerate(names):
         inner = table.get(name)
         if not isinstance(inner, dict):
             wanted = ".".join(names[: depth + 1])
             here = ", ".join(f"[{short(key)}]" for key in sections)
-            raise UsageError(f"{path}: there is no section [{wanted}] in it, only {here}")
+            raise UsageError(f"{path}: no section [{wanted}], only {here}")
         table = inner
     return table
 
@@ -136,15 +138,15 @@ def value_of(given: object) -> Value:
 
 def _scalar(given: object) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ValueError("give a text, a number, true, false, or a list of texts")
+        raise ValueError("expected a string, a number, true, false, or a list of strings")
     text = str(given)
     if not text.strip():
-        raise ValueError("the value is empty: give one, or leave the key away")
+        raise ValueError("the value is empty: set one, or remove the key")
     if not text.isprintable():
-        raise ValueError("the value has characters that cannot be printed")
+        raise ValueError("the value contains unprintable characters")
     return text
 
 
 def short(word: object) -> str:
-    """A stranger's word for a line of an error."""
+    """An untrusted word for a line of an error."""
     return printable(str(word), 60)

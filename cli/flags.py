@@ -1,6 +1,7 @@
 """The flags that several programs have, in groups: each function adds one of them to a parser."""
 
 import argparse
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,9 +15,9 @@ NETWORKS = (
     *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
     *("senna_chk", "cifar_alexnet", "cifar_vgg16"),
 )
-MODELS = f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, or your own FILE.py (docs/networks.md)"
-EDGE_HOST = "the cloud's address; without -i and -p a cloud is started on this machine for this call"
-WEIGHTS = "default (trained where there are such, else seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
+MODELS = f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, or a FILE.py (docs/networks.md)"
+EDGE_HOST = "address of the cloud (default: start a local cloud for this call)"
+WEIGHTS = "default (trained if available, otherwise seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 
 
 def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens: bool) -> None:
@@ -38,7 +39,10 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
     )
     add_device_flags(parser)
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help=f"shared secret (default: ${environment.SECRET}, else none)"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the shared secret (default: ${environment.SECRET}, otherwise none)",
     )
 
 
@@ -48,14 +52,16 @@ def place_of(options: argparse.Namespace) -> tuple[str, int]:
     if place.port is None:
         return place.host, DEFAULT_PORT if options.port is None else options.port
     if options.port not in (None, place.port):
-        raise UsageError(f"-i {options.ip} and -p {options.port} name two ports: leave one of them away")
+        raise UsageError(f"-i {options.ip} and -p {options.port} name different ports: give only one")
     return place.host, place.port
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """A certificate of one's own."""
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; goes with --tls-key")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM, without a password")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; requires --tls-key")
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="private key of the certificate, PEM, without a password"
+    )
 
 
 def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,19 +71,19 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
         "--tls-ca",
         type=Path,
         metavar="FILE",
-        help="speak TLS with a cloud whose certificate this one has signed, or is, and that bears the name of -i",
+        help="use TLS; trust the cloud's certificate if this CA signed it or it is this certificate, and it matches -i",
     )
     add_tls_flags(group)
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
-    parser.add_argument("-d", "--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
+    parser.add_argument("-d", "--device", default="cpu", help="device: cpu, cuda, cuda:1 or mps")
     parser.add_argument(
-        "--threads", type=arguments.positive_int, metavar="N", help="threads for one layer (default: all cores)"
+        "--threads", type=arguments.positive_int, metavar="N", help="threads per layer (default: all cores)"
     )
     parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="for measured times (default: the XDG cache folder)"
+        "--cache-dir", type=Path, metavar="DIR", help="cache of measured times (default: the XDG cache directory)"
     )
 
 
@@ -87,25 +93,35 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         "--times",
         choices=("auto", "measured", "predicted"),
         default="auto",
-        help="of layers: measured here once, predicted without running the network, or what there is (auto)",
+        help="source of the layer times: measured once on this machine, predicted, or whichever is available (auto)",
     )
     parser.add_argument(
-        "--predictors", type=Path, metavar="FILE", help="what deployment.py fit wrote (default: where it puts it)"
+        "--predictors",
+        type=Path,
+        metavar="FILE",
+        help="predictors written by deployment.py fit (default: its output file)",
     )
 
 
 def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """How tensors may be packed for the link."""
     parser.add_argument(
-        "--codec", default="auto", metavar="NAME", help="how tensors travel: auto, raw, zstd, int8+zstd, ..."
+        "--codec", default="auto", metavar="NAME", help="tensor encoding: auto, raw, zstd, int8+zstd, ..."
     )
     parser.add_argument(
         "--accuracy-budget",
         type=arguments.percent,
         default="0%",
         metavar="SHARE",
-        help="answers that lossy codecs may change, such as 0.5%%, where deployment.py calibrate has tried",
+        help="share of answers that lossy codecs may change, such as 0.5%%; requires deployment.py calibrate",
     )
+
+
+def add_old_name(parser: argparse.ArgumentParser | argparse._ArgumentGroup, action: argparse.Action, name: str) -> None:
+    """Keep an old name of a flag, also in files and in the environment; --help shows only the new one."""
+    old = copy.copy(action)
+    old.option_strings, old.help = [name], argparse.SUPPRESS
+    parser._add_action(old)
 
 
 def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
@@ -115,14 +131,14 @@ def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
         type=arguments.duration,
         default="60s",
         metavar="TIME",
-        help=f"longest wait for the cloud in one {unit}",
+        help=f"maximum wait for the cloud per {unit}",
     )
     parser.add_argument(
         "--ready-timeout",
         type=arguments.duration,
         default="5min",
         metavar="TIME",
-        help="for the cloud to load and measure",
+        help="maximum wait until the cloud has loaded and measured the network",
     )
 
 
@@ -132,38 +148,38 @@ def add_fallback_flag(parser: argparse._ArgumentGroup) -> None:
         "--fallback",
         choices=("on", "off", "always"),
         default="on",
-        help="finish here what the cloud does not answer in time; off: that is an error; always: also where no cloud "
-        "is there at the start, and use it once it comes",
+        help="on: finish on the edge if the cloud does not answer in time; off: fail; always: also run without a cloud "
+        "at the start, and use it once it is reachable",
     )
 
 
 def add_emulation_flags(parser: argparse.ArgumentParser) -> None:
     """A slower link and a slower edge."""
-    group = parser.add_argument_group("emulation, without root")
+    group = parser.add_argument_group("Emulation (no root required)")
     group.add_argument(
         "--emulate-link",
         type=arguments.link,
         metavar="UP[,RTT[,DOWN]]",
-        help="put a slow link in between, such as 5mbit,20ms (units: docs/units.md)",
+        help="emulate a slow link, such as 5mbit,20ms (units: docs/units.md)",
     )
     group.add_argument(
-        "--emulate-cpu", type=arguments.share, metavar="SHARE", help="slow the edge down to this much of a core"
+        "--emulate-cpu", type=arguments.share, metavar="SHARE", help="slow the edge down to this share of a core"
     )
 
 
 def add_record_flag(parser: argparse._ArgumentGroup) -> None:
     """A trace of the link."""
     parser.add_argument(
-        "--record", type=Path, metavar="FILE.csv", help="write down the upload over time, as a trace for the lab"
+        "--record", type=Path, metavar="FILE.csv", help="record the upload rate over time as a trace for the lab"
     )
 
 
 def check_emulation(options: argparse.Namespace) -> None:
     """Refuse what --emulate-cpu does not go with. Raises UsageError."""
     if options.emulate_cpu is not None and (options.threads or 1) != 1:
-        raise UsageError("--emulate-cpu emulates a share of one core: leave --threads away")
+        raise UsageError("--emulate-cpu cannot be combined with --threads: it emulates one core")
     if options.emulate_cpu is not None and options.device != "cpu":
-        raise UsageError("--emulate-cpu needs -d cpu")
+        raise UsageError("--emulate-cpu requires -d cpu")
 
 
 def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -> None:
@@ -172,37 +188,38 @@ def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -
         "--objective",
         choices=tuple(objectives),
         default="latency",
-        help="what is least: time, joules here, both weighted, the longest stage, or what --rate needs (auto)",
+        help="what to minimize: latency, edge energy, a weighted sum, the bottleneck stage, or as --rate needs (auto)",
     )
     parser.add_argument(
         "--method",
         choices=("auto", "chain", "mincut", "dsh"),
         default="auto",
-        help="search cuts of one tensor (chain) or all cuts (mincut); dsh is DADS's search for throughput",
+        help="search method: single-tensor cuts (chain), all cuts (mincut), or DADS's throughput search (dsh)",
     )
-    parser.add_argument(
-        "--rate", type=arguments.above_zero, metavar="Q", help="inferences a second that should be kept up with"
-    )
+    parser.add_argument("--rate", type=arguments.above_zero, metavar="Q", help="inferences per second to sustain")
     parser.add_argument(
         "--seconds-per-joule",
         type=arguments.at_least_zero,
         metavar="S",
-        help="with weighted: seconds that a joule is worth",
+        help="weight of energy for --objective weighted",
     )
     parser.add_argument(
         "--max-cost",
         type=arguments.number,
         metavar="C",
-        help="limit of the cloud's cost for one inference; may go back and forth",
+        help="maximum cloud cost per inference; may place several parts on the edge",
     )
     parser.add_argument(
-        "--cloud-price", type=arguments.at_least_zero, metavar="P", help="cost of one second of the cloud's work"
+        "--cloud-price", type=arguments.at_least_zero, metavar="P", help="cost of one second of cloud compute"
     )
 
 
 def add_power_flags(parser: argparse._ArgumentGroup) -> None:
     """The watts that energy is modelled with."""
     parser.add_argument(
-        "--power", default="raspberry_pi_4", metavar="PROFILE", help="raspberry_pi_4, jetson_tk1, or your own .yaml"
+        "--power",
+        default="raspberry_pi_4",
+        metavar="PROFILE",
+        help="power profile: raspberry_pi_4, jetson_tk1, or a .yaml file",
     )
-    parser.add_argument("--radio", default="wifi", help="of the power profile: 3g, 4g or wifi")
+    parser.add_argument("--radio", default="wifi", help="radio of the power profile: 3g, 4g or wifi")

@@ -100,15 +100,15 @@ def _rate(planned: Planned) -> float | None:
 
 
 _PACKING = {
-    "measured": "packed as was measured on the edge, {source}",
-    "given": "packed as {source} says",
-    "raw": "counted as they are: {source}",
+    "measured": "packed, as measured on the edge ({source})",
+    "given": "packed, as listed in {source}",
+    "raw": "unpacked: {source}",
 }
 
 
 def _bytes_line(planned: Planned) -> str:
     counted = planned.counted
-    return f"bytes  {_PACKING[counted.packing].format(source=counted.source or 'nothing says how they pack')}"
+    return f"bytes:  {_PACKING[counted.packing].format(source=counted.source or 'packed sizes unknown')}"
 
 
 def _times_lines(planned: Planned) -> list[str]:
@@ -117,9 +117,9 @@ def _times_lines(planned: Planned) -> list[str]:
     if source is None or source.edge is None or source.cloud is None:
         return []
     edge, cloud = source.edge.profile.key, source.cloud.profile.key
-    lines = [f"times  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
+    lines = [f"times:  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
     if planned.config.cpu_share < 1 and edge.threads > 1:
-        lines.append(typed("       an emulated edge runs 1 thread: deployment.py profile --threads 1 measures that"))
+        lines.append(typed("        an emulated edge runs 1 thread: use deployment.py profile --threads 1"))
     return lines
 
 
@@ -132,22 +132,22 @@ def _headline(planned: Planned) -> Group:
     predicted, found_s = decision.predicted, format_seconds(planned.decision_s)
     up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
     lines = [
-        f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} points",
-        f"link   up {up}, down {down}, round trip {rtt}; load of the cloud {planned.problem.cloud.load:g}",
+        f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} cut points",
+        f"link:   up {up}, down {down}, round trip {rtt}; cloud load {planned.problem.cloud.load:g}",
         *_times_lines(planned),
         _bytes_line(planned),
-        f"cut    {cut_line(graph, decision, _rate(planned))}",
-        *(f"       {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
-        f"why    {why_line(decision)}, found in {found_s}",
-        f"time   {format_seconds(predicted.total_s)}; longest stage {format_seconds(predicted.longest_s)}",
-        f"energy {planned.energy_j:.3g} J of the edge ({planned.config.power}, {planned.config.radio})",
+        f"cut:    {cut_line(graph, decision, _rate(planned))}",
+        *(f"        {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
+        f"reason: {why_line(decision)}, found in {found_s}",
+        f"time:   {format_seconds(predicted.total_s)}; bottleneck stage {format_seconds(predicted.longest_s)}",
+        f"energy: {planned.energy_j:.3g} J on the edge ({planned.config.power}, {planned.config.radio})",
     ]
     if planned.config.goal.price_per_s is not None:
-        lines.append(f"cost   {decision.cost:.4g} at {planned.config.goal.price_per_s:g} a second of the cloud")
+        lines.append(f"cost:   {decision.cost:.4g} at {planned.config.goal.price_per_s:g} per second of cloud compute")
     if decision.keeps_up is not None:
         rate, most = planned.config.goal.rate_per_s, 1 / predicted.longest_s if predicted.longest_s else float("inf")
-        told = "keeps up with" if decision.keeps_up else "is less than"
-        lines.append(f"rate   {most:.3g} a second, which {told} the {rate:g} that were asked for")
+        told = "sustains" if decision.keeps_up else "is below"
+        lines.append(f"rate:   {most:.3g} per second, {told} the requested {rate:g}")
     return Group(*(Text(line) for line in lines))
 
 
@@ -155,7 +155,7 @@ def _map_table(planned: Planned) -> Table:
     """Where the best cut changes."""
     graph, found = planned.graph, planned.map
     table = Table(box=None, pad_edge=False, title="\nbest cut by upload rate", title_justify="left")
-    for name in ("from", "crosses", "layers here", "cut after"):
+    for name in ("from", "transfer size", "edge layers", "cut after"):
         table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
     for number, region in enumerate(() if found is None else found.regions):
         boundary = graph.boundary(region.head)

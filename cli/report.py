@@ -135,30 +135,30 @@ def _headline(outcome: Outcome) -> Group:
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
     if link is not None:
         lines.append(
-            f"link   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
+            f"link:   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
-        lines.append(f"cloud  {printable(outcome.cloud_device or '', 80)}")
+        lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}")
     decision = plan.decision
-    lines.append(f"cut    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
-    lines += [f"       {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
+    lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
+    lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
     chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
-    given = "there was no cloud to decide with" if plan.failure else "the point was given"
-    lines.append(f"why    {given if decision.method == 'given' else chosen}")
+    given = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
+    lines.append(f"reason: {given if decision.method == 'given' else chosen}")
     if decision.keeps_up is False:
-        lines.append("rate   the longest stage is too long for --rate: ask for fewer inferences a second")
+        lines.append("rate:   the bottleneck stage is too slow for --rate: use a lower rate")
     times = outcome.times
     within = f" ({times.edge_why})" if times.edge_why else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
-    lines.append(f"times  {times.edge} here{within}{there}")
+    lines.append(f"times:  {times.edge} on the edge{within}{there}")
     used = outcome.energy
     lines.append(
-        f"energy {used.measured_stages.total_j:.3g} J modelled for a {used.profile} on {used.radio} "
-        f"({used.measured_stages.edge_j:.3g} computing, {used.measured_stages.transmit_j:.3g} sending, "
-        f"{used.measured_stages.idle_j:.3g} waiting)"
+        f"energy: {used.measured_stages.total_j:.3g} J, modeled for {used.profile} with {used.radio} "
+        f"({used.measured_stages.edge_j:.3g} compute, {used.measured_stages.transmit_j:.3g} transmission, "
+        f"{used.measured_stages.idle_j:.3g} idle)"
     )
     if used.meter is not None:
-        lines.append(f"meter  {used.meter['all_runs_j']:.3g} J measured by {used.meter['meter']} over all runs")
+        lines.append(f"meter:  {used.meter['all_runs_j']:.3g} J over all runs, measured by {used.meter['meter']}")
     return Group(*(Text(line) for line in lines))
 
 
@@ -184,11 +184,11 @@ def _fallbacks(runs: Runs) -> Text:
     found = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
     if not found:
         return Text()
-    lines = [f"\n{len(found)} of {len(runs.answers)} inferences were finished here, not by the cloud"]
+    lines = [f"\n{len(found)} of {len(runs.answers)} inferences were completed on the edge instead of the cloud"]
     groups = [list(group) for _, group in groupby(found, key=lambda pair: (pair[1].reason, pair[1].after_s > 0))]
     lines += [f"  {_fallback_line(group)}" for group in groups[:FALLBACKS_SHOWN]]
     if len(groups) > FALLBACKS_SHOWN:
-        lines.append(f"  ... and {len(groups) - FALLBACKS_SHOWN} times more (--json tells all)")
+        lines.append(f"  ... and {len(groups) - FALLBACKS_SHOWN} more (see --json)")
     return Text("\n".join([*lines, ""]))
 
 
@@ -206,10 +206,10 @@ def _spread(values: Iterable[float]) -> str:
 
 def _comparison(outcome: Outcome) -> Table:
     total_s = outcome.runs.typical.total_s
-    table = Table(box=None, pad_edge=False, title="\nbeside both ends, measured", title_justify="left")
-    for name in ("", "total", "against this cut"):
+    table = Table(box=None, pad_edge=False, title="\nmeasured baselines", title_justify="left")
+    for name in ("", "total", "relative to the chosen cut"):
         table.add_column(name, justify="left" if not name else "right")
-    rows: list[tuple[str, Runs]] = [("this cut", outcome.runs)]
+    rows: list[tuple[str, Runs]] = [("chosen cut", outcome.runs)]
     rows += zip(("all on the cloud", "all on the edge"), outcome.compared, strict=True)
     for name, runs in rows:
         table.add_row(name, format_seconds(runs.typical.total_s), f"{runs.typical.total_s / total_s:.2f} x")
@@ -223,14 +223,14 @@ def _answer(outcome: Outcome) -> Group:
     if outcome.rows:
         rows = [f"{readable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
         left = len(outcome.rows) - len(rows)
-        more = f" and {left} more (--json tells all)" if left else ""
+        more = f" and {left} more (see --json)" if left else ""
         lines.append(f"  best of each row: {', '.join(rows)}{more}")
     if not outcome.is_trained:
         sources = "imagenet or FILE" if outcome.has_imagenet else "FILE"
-        lines.append(f"  (untrained weights: the labels mean nothing; --weights {sources} gives real ones)")
+        lines.append(f"  (untrained weights: the labels are meaningless; use --weights {sources})")
     if outcome.verified is not None:
-        same = "equals" if outcome.verified.matches else "DIFFERS FROM"
+        same = "matches" if outcome.verified.matches else "DIFFERS FROM"
         difference, reason = told_difference(outcome.verified.max_abs_diff)
         told = reason if difference is None else f"largest difference {difference:.3g}"
-        lines.append(f"verify {same} the whole network run here ({told})")
+        lines.append(f"verify: {same} the full model run locally ({told})")
     return Group(*(Text(line) for line in lines))

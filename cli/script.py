@@ -30,7 +30,7 @@ DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
 IMPORTING = "<frozen importlib"
 """How the files begin that Python gives for the frames of an import."""
 OURS = frozenset(("__main__", "benchmarks", "edgecloud", "tests"))
-DOCTOR = "python -m lab doctor looks at the installation"
+DOCTOR = "`python -m lab doctor` checks the installation"
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -74,9 +74,12 @@ class Parser(argparse.ArgumentParser):
         self._as_json = False
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
         self.add_argument(
-            "--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="logs go to stderr"
+            "--log-level",
+            default="warning",
+            choices=("debug", "info", "warning", "error"),
+            help="log level; logs go to stderr",
         )
-        self.add_argument("--config", metavar="FILE", help="flags in a .toml or .yaml file: docs/deploy.md")
+        self.add_argument("--config", metavar="FILE", help="read flags from a .toml or .yaml file (docs/deploy.md)")
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         """Their names begin with this one's as it is, which the sections of a configuration have too."""
@@ -228,7 +231,7 @@ def explained(error: Exception) -> str | None:
         text = (str(error).strip().splitlines() or [""])[0]
         return f"cannot import {broken} ({type(error).__name__}: {text}): {extras.installs(broken)}; {DOCTOR}"
     if isinstance(error, MemoryError):
-        return "this machine has not enough free memory for it: end other programs, or take a smaller network"
+        return "not enough free memory: close other programs, or use a smaller network"
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return reason if error.filename is None else f"{os.fsdecode(str(error.filename))}: {reason}"
@@ -322,7 +325,7 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
 
     found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     if sys.stdin is None:
-        raise UsageError("standard input is closed: nothing can be read from it")
+        raise UsageError("standard input is closed")
     lines = sys.stdin
 
     def read() -> None:
@@ -336,7 +339,7 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
         try:
             line = found.get(timeout=wait_s)
         except queue.Empty:
-            raise DeadlineError(f"nothing came on standard input for {wait_s:g} s") from None
+            raise DeadlineError(f"no input on standard input for {wait_s:g} s") from None
         if line is None:
             return
         if line.strip():

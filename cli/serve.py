@@ -62,7 +62,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
         limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(taken)),
         min_bytes_per_s=options.min_rate,
-        small_per_s=options.max_small_rate,
+        small_per_s=options.max_control_rate,
         policy=Policy(
             most_s=options.max_penalty,
             most_connections=options.max_per_source,
@@ -88,14 +88,14 @@ def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) ->
     check_binding(config.host, config.token, has_tls=config.tls is not None, insecure=insecure)
     is_open = not (config.token or has_client_ca or insecure)
     if config.tls is not None and is_open and not is_loopback(config.host):
-        script.complain("TLS alone keeps nobody out: give a token too (--token-file), or --tls-client-ca")
+        script.complain("TLS alone does not authenticate clients: add --token-file or --tls-client-ca")
 
 
 def serve(options: argparse.Namespace) -> int:
     """Listen, say where, and serve until stopped; returns the exit code. Raises AppError where it cannot begin."""
     if options.tls_ca is not None or options.json:
-        raise UsageError("--tls-ca and --json go with --health")
-    if options.until_stdin_closes:
+        raise UsageError("--tls-ca and --json require --health")
+    if options.exit_on_stdin_eof:
         script.exit_at_end_of_stdin()
     config = build_config(options)
     check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)

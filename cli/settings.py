@@ -17,8 +17,8 @@ from edgecloud.utils.suggest import nearest
 NO_SETTING = ("help", "version", "config")
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 SECRET_IN_FILE = (
-    "a secret does not belong into a configuration, which is shown, copied and committed: put it into a file of its "
-    f"own and name that with token-file, or into ${SECRET}"
+    "secrets are not allowed in a configuration file: put the token into a separate file and set token-file to it, "
+    f"or use ${SECRET}"
 )
 _MANY = ("+", "*")
 
@@ -110,10 +110,10 @@ def _from_file(path: Path, names: tuple[str, ...], actions: Mapping[str, argpars
         if key == "token":
             raise UsageError(f"{origin}: {SECRET_IN_FILE}")
         if key not in actions:
-            raise UsageError(f"{origin}: there is no such key{nearest(str(key), actions)}")
+            raise UsageError(f"{origin}: unknown key{nearest(str(key), actions)}")
         dest = actions[key].dest
         if dest in found:
-            raise UsageError(f"{origin}: the same as {found[dest].key}, which is there too")
+            raise UsageError(f"{origin}: duplicates {found[dest].key}, which is also set")
         try:
             found[dest] = Setting(key, config.value_of(given), origin)
         except ValueError as error:
@@ -133,7 +133,7 @@ def _from_environment(
         if name in known:
             settings.append(Setting(known[name], environment[name], name))
         else:
-            warnings.append(f"{config.short(name)} is no setting of this program{nearest(name, known)}")
+            warnings.append(f"{config.short(name)} is not a setting of this program{nearest(name, known)}")
     return settings, warnings
 
 
@@ -153,15 +153,15 @@ def _value(parser: argparse.ArgumentParser, action: argparse.Action, value: conf
     if isinstance(value, bool):  # a flag such as --fallback on|off
         value = "on" if value else "off"
         if action.choices is None or value not in action.choices:
-            raise ValueError("true and false are not for this key: give its value")
+            raise ValueError("expected a value, not true or false")
     texts = value if isinstance(value, list) else [value]
     if isinstance(action, argparse._AppendAction) or action.nargs in _MANY:
         return [_checked(parser, action, text) for text in texts]
     if isinstance(value, list):
         if action.type is Path:
-            raise ValueError("a list is not for this key: give one value")
+            raise ValueError("expected one value, not a list")
         if any("," in text for text in texts):  # it would fall apart, perhaps into something that is right as well
-            raise ValueError("an item of a list has a comma: give the whole as one text, as on the command line")
+            raise ValueError("a list item contains a comma: write the whole list as one string, as on the command line")
         return _checked(parser, action, ",".join(texts))
     return _checked(parser, action, value)
 

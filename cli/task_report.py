@@ -185,24 +185,26 @@ def summary_table(outcome: TasksOutcome) -> Table:
         f"edge {format_seconds(stages['edge_s'])}, link {format_seconds(stages['link_s'])}, "
         f"cloud {format_seconds(stages['cloud_s'])}; balance {found['balance']:.2f} of 3",
     )
-    table.add_row("bound", f"{found['bound_fraction']:.0%} of what the longest stage ({longest[:-2]}) allows")
+    table.add_row(
+        "bound", f"{found['bound_fraction']:.0%} of the maximum throughput of the bottleneck stage ({longest[:-2]})"
+    )
     if found["planned_s"]:
         planned, bound = format_seconds(found["planned_s"]), format_seconds(found["bound_s"])
-        table.add_row("planned", f"{planned}; no cuts and no order could take less than {bound}")
-    of = "start to answer" if outcome.objective == "makespan" else "arrival to answer"
+        table.add_row("planned", f"{planned}; lower bound over all cuts and orders {bound}")
+    of = "from start to answer" if outcome.objective == "makespan" else "from arrival to answer"
     times = ", ".join(f"{name[:-2]} {format_seconds(found[name])}" for name in ("p50_s", "p95_s", "p99_s"))
     table.add_row("latency", f"{times} ({of})")
     table.add_row("link", _link(outcome))
     table.add_row("cuts", "; ".join(f"{model} at {_counts(cuts)}" for model, cuts in found["cuts"].items()))
     if found["codecs"]:
         codecs = "; ".join(f"{model} as {_counts(names)}" for model, names in found["codecs"].items())
-        table.add_row("packed", f"{format_bytes(found['raw_bytes'])} before; {codecs}")
+        table.add_row("packed", f"{format_bytes(found['raw_bytes'])} uncompressed; {codecs}")
     by = ", ".join(f"{count} {name}" for name, count in found["completed_by"].items())
-    table.add_row("done by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
+    table.add_row("completed by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
     for reason, count in Counter(r.error for r in outcome.records if r.completed_by == "fallback").most_common(SAID):
-        table.add_row("fallback", f"{count} finished here: {printable(reason, 200)}")
+        table.add_row("fallback", f"{count} completed on the edge: {printable(reason, 200)}")
     if outcome.cloud_error:
-        table.add_row("cloud", f"it was away: {outcome.cloud_error}")
+        table.add_row("cloud", f"unreachable: {outcome.cloud_error}")
     return table
 
 
@@ -212,8 +214,8 @@ def _counts(found: dict[str, int]) -> str:
 
 def _link(outcome: TasksOutcome) -> str:
     rates = [rate for _, rate in outcome.history] or [outcome.first_link.up_bytes_per_s]
-    moves = f", {len(outcome.moves)} cuts moved" if outcome.moves else ""
-    ends = f"{format_rate(rates[0])} at first, {format_rate(min(rates))} to {format_rate(max(rates))}"
+    moves = f", {len(outcome.moves)} cut changes" if outcome.moves else ""
+    ends = f"initially {format_rate(rates[0])}, {format_rate(min(rates))} to {format_rate(max(rates))}"
     return f"{ends}; {format_bytes(outcome.sent_bytes)} sent, {outcome.probes} probes{moves}"
 
 
@@ -285,7 +287,7 @@ def _cut_and_time(record: TaskRecord) -> str:
         where = f"all on the cloud: {format_bytes(record.payload_bytes)}"
     else:
         where = f"point {record.choice.point}: {format_bytes(record.payload_bytes)}"
-    again = ", finished here" if record.completed_by == "fallback" else ""
+    again = ", completed on the edge" if record.completed_by == "fallback" else ""
     return f"{where}, {format_seconds(record.total_s)}{again}"
 
 

@@ -176,7 +176,7 @@ def codec_flags(*named: str | None) -> tuple[str, ...]:
 @contextlib.contextmanager
 def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterator[Child]:
     """A cloud on loopback on a free port, for as long as the context lasts; it serves whatever there is."""
-    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", "--models", "all", *arguments])
+    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--exit-on-stdin-eof", "--models", "all", *arguments])
     try:
         yield child
     finally:
@@ -186,7 +186,7 @@ def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterato
 @contextlib.contextmanager
 def emulated_link(host: str, port: int, link: str, *more: str) -> Iterator[Child]:
     """A relay to `host:port` that is as slow as `link`, written UP[,RTT[,DOWN]]; `more` are flags of lab.relay."""
-    child = Child(["-m", "edgecloud.lab.relay", "--to", host, str(port), "--link", link, "--until-stdin-closes", *more])
+    child = Child(["-m", "edgecloud.lab.relay", "--to", host, str(port), "--link", link, "--exit-on-stdin-eof", *more])
     try:
         yield child
     finally:

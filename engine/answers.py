@@ -13,12 +13,11 @@ import torch
 from edgecloud.models.split import device_of
 from edgecloud.net.tensors import Array
 
-NOT_FINITE = "the cloud answered NaN or infinity where this network, run here, has none"
+NOT_FINITE = "the cloud returned NaN or infinity, but the local full model does not"
 NETWORK_NOT_FINITE = (
-    "the answer holds NaN or infinity, and so it does where all of the network runs here: "
-    "look at the weights and the input"
+    "the answer contains NaN or infinity, and so does the local full model: check the weights and the input"
 )
-NO_NUMBER = "NaN, infinity or another shape where the whole network has something else"
+NO_NUMBER = "NaN, infinity or another shape than the full model's"
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
 MAX_ROWS = 1000

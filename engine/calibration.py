@@ -105,7 +105,7 @@ def calibrate(
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.resolve_trusted(model)
     if entry.takes != inputs.PICTURE:
-        raise UsageError(f"{entry.name} takes no pictures, and roundings are tried on pictures: nothing to calibrate")
+        raise UsageError(f"{entry.name} does not take images: only image networks can be calibrated")
     set_threads(threads)
     loaded = weights.load(entry, source)
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
@@ -130,10 +130,10 @@ def read_samples(entry: Entry, folder: Path | None) -> Samples:
     if folder is None:
         return _OWN_SAMPLES.get(entry.sample, _crops)(entry)
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
+        raise UsageError(f"no directory {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
     if not paths:
-        raise UsageError(f"there are no pictures in {folder}")
+        raise UsageError(f"no images in {folder}")
     return Samples(str(folder), [np.asarray(inputs.from_image(path, entry.preprocess).tensor) for path in paths])
 
 
@@ -151,7 +151,7 @@ def _digits(entry: Entry) -> Samples:
 def _crops(entry: Entry) -> Samples:
     pictures = [crop for path in inputs.samples(entry.sample) for crop in inputs.crops(path, CROPS)]
     tensors = [np.asarray(entry.preprocess(crop)) for crop in pictures]
-    return Samples(f"{len(tensors)} crops of sample pictures", tensors)
+    return Samples(f"{len(tensors)} crops of sample images", tensors)
 
 
 _OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
@@ -163,7 +163,7 @@ def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Trie
     points = points_worth_sending(graph)
     counts = _Counts(samples.labels)
     for number, tensor in enumerate(samples.tensors):
-        progress("trying roundings", number / len(samples.tensors))
+        progress("measuring lossy codecs", number / len(samples.tensors))
         crossing, answer = _whole(executor, tensor, points)
         counts.whole(number, answer)
         for point in points:
@@ -282,20 +282,20 @@ def find(folder: Path, network: Network) -> Calibration | None:
     path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError("it is far too large")
+            raise ValueError("it is too large")
         return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot read the calibration {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        log.warning("the calibration %s is damaged (%s) and not used: run deployment.py calibrate again", path, error)
+        log.warning("the calibration %s is damaged (%s), ignored: run deployment.py calibrate again", path, error)
         return None
 
 
 def _parsed(document: Any) -> Calibration:
     if document["schema"] != SCHEMA:
-        raise ValueError("it is of another version")
+        raise ValueError("it has another version")
     tried = tuple(_parsed_row(row) for row in document["tried"])
     model, graph, weights_digest, source = (str(document[name]) for name in ("model", "graph", "weights", "source"))
     return Calibration(model, graph, weights_digest, source, tried)
@@ -304,9 +304,9 @@ def _parsed(document: Any) -> Calibration:
 def _parsed_row(row: Any) -> Tried:
     each = Tried(**row)
     if each.codec not in (*ROUNDINGS, *OF_INPUT) or not each.pictures > 0 or not 0 <= each.changed <= each.pictures:
-        raise ValueError("a row makes no sense")
+        raise ValueError("a row has invalid values")
     if not math.isfinite(each.max_error):
-        raise ValueError("an error is no number")
+        raise ValueError("an error is not a number")
     return each
 
 
@@ -314,7 +314,7 @@ def to_table(calibration: Calibration) -> Table:
     """The table for people."""
     title = f"{calibration.model} on {calibration.source}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for name in ("after", "codec", "pictures", "answers changed", "accuracy lost", "largest error"):
+    for name in ("after", "codec", "images", "answers changed", "accuracy loss", "max error"):
         table.add_column(name, justify="left" if name in ("after", "codec") else "right", no_wrap=True)
     for each in calibration.tried:
         numbers = (str(each.pictures), str(each.changed), f"{each.loss:.2%}", f"{each.max_error:.2%}")

@@ -49,7 +49,7 @@ def check_codec(name: str) -> None:
 def check_taken(name: str, known: Collection[str]) -> None:
     """Raises MismatchError where a codec was asked for by its name that a cloud takes only if it is told to."""
     if name in OPTIONAL and name not in known:
-        raise MismatchError(f"this cloud does not take the codec {name}: start it with {OPTIONAL[name]}")
+        raise MismatchError(f"the cloud does not accept the codec {name}: start it with {OPTIONAL[name]}")
 
 
 def is_lossless(codecs: Iterable[str]) -> bool:
@@ -105,10 +105,10 @@ def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Pa
     kept = calibration.find(folder, network) if name == AUTO and budget else None
     if budget and name == AUTO and kept is None:
         model = network.traced.graph.name
-        remedy = f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only pictures can be calibrated on"
-        log.warning(
-            "nothing says what lossy codecs cost %s in accuracy, so only lossless ones are used: %s", model, remedy
+        remedy = (
+            f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only image networks can be calibrated"
         )
+        log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", model, remedy)
     return CodecPolicy.of(name, kept, budget)
 
 

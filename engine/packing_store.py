@@ -117,7 +117,7 @@ def _packing(document: Any) -> tuple[CodecCosts, frozenset[tuple[int, str]]]:
     tried = frozenset((int(number), str(name)) for number, name in document["tried"])
     numbers = [*sizes.values(), *(rate for pair in rates.values() for rate in pair)]
     if not all(0 <= number < math.inf for number in numbers):
-        raise ValueError("a size or a rate is none")
+        raise ValueError("invalid size or rate")
     return CodecCosts(sizes, rates), tried
 
 

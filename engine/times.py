@@ -69,7 +69,7 @@ class Times:
     def _must_predict(self, executor: Executor, tails: bool) -> "Found | str":
         found = self._predicted(executor)
         if found.weak:
-            log.warning("%s; --times auto would measure the network", told_of(found.weak))
+            log.warning("%s; use --times auto to measure the network", told_of(found.weak))
         return found
 
     def _may_predict(self, executor: Executor, tails: bool) -> "Found | str":
@@ -82,10 +82,10 @@ class Times:
         try:
             found = self._predicted(executor)
         except (UsageError, MismatchError, MissingLibraryError) as error:
-            log.warning("%s: the network is measured instead", error)
+            log.warning("%s: measuring the network instead", error)
             return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
         if found.weak:
-            log.warning("%s: the network is measured instead", told_of(found.weak))
+            log.warning("%s: measuring the network instead", told_of(found.weak))
             return told_of(found.weak)
         return found
 
@@ -98,8 +98,7 @@ class Times:
         path = self._path(executor)
         if not path.is_file():
             raise UsageError(
-                f"there are no predictors at {path}: run deployment.py profile and deployment.py fit, "
-                "or give --times measured"
+                f"no predictors at {path}: run deployment.py profile and deployment.py fit, or use --times measured"
             )
         require("sklearn", "skops")
         from edgecloud.predictor import latency  # and with it scikit-learn, which takes a second

@@ -112,7 +112,7 @@ class Worker:
 
     def _busy(self) -> BusyError:
         retry_s = max(MIN_RETRY_S, len(self._waiting) * self._job_s / 2)
-        return BusyError(f"{self._max_queue} requests are waiting (--max-queue), try again later", retry_s)
+        return BusyError(f"{self._max_queue} requests are queued (--max-queue), try again later", retry_s)
 
     def _next(self) -> list[Job]:
         """Wait for jobs that go together; none when closed."""

@@ -42,7 +42,7 @@ def build_parser(name: str) -> script.Parser:
     about = texts.say(f"about_{name}")
     parser = script.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
     importlib.import_module(COMMANDS[name]).add_flags(parser)
-    told = "of help, of what is said, and of the report"
+    told = "language of help, messages and reports"
     parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=told)
     texts.translate(parser, name, texts.now())
     return parser

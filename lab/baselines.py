@@ -75,7 +75,7 @@ def neurosurgeon(given: Given) -> Choice:
     """Algorithm 1 for latency; of equal points the first. Raises UsageError without regressed times."""
     graph, sides = given.graph, given.regressed
     if sides is None:
-        raise UsageError("neurosurgeon needs regressions: deployment.py profile measures what they are fitted to")
+        raise UsageError("neurosurgeon requires fitted regressions: run deployment.py profile")
     mobile, cloud = list(accumulate(sides.edge_s)), list(accumulate(sides.cloud_s))
     found = []
     for point in graph.points:
@@ -90,7 +90,7 @@ def dads(given: Given) -> Choice:
     """DSL: the minimum cut of Eq. 4. Raises UsageError without measured times."""
     graph, sides = given.graph, given.measured
     if sides is None:
-        raise UsageError("dads needs the measured times of both sides: deployment.py profile -t MODEL measures them")
+        raise UsageError("dads requires measured times of both sides: run deployment.py profile -t MODEL")
     terms = Terms(
         edge=np.asarray(sides.edge_s, dtype=np.float64),
         cloud=np.asarray(sides.cloud_s, dtype=np.float64),

@@ -77,7 +77,7 @@ def read_document(line: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise AppError(f"edge_api.py printed {line[:80]!r} instead of a document")
+        raise AppError(f"edge_api.py printed {line[:80]!r} instead of JSON")
     if "error" in found:
         raise AppError(str(found["error"].get("message", "it failed")))
     return found

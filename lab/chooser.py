@@ -90,11 +90,11 @@ class Chooser:
         cloud = cloud or next((each for each in kept if each.profile.key.clock == "wall"), None)
         if edge is None or cloud is None:
             raise UsageError(
-                f"no times of {model} are kept in {sources.cache_dir}: run deployment.py profile -t {model}, or run it "
-                "with edge_api.py --times measured"
+                f"no saved times of {model} in {sources.cache_dir}: run deployment.py profile -t {model}, or "
+                "edge_api.py --times measured"
             )
         if {edge.profile.key.graph, cloud.profile.key.graph} != {graph.digest}:
-            raise MismatchError(f"a profile that was given is of another network than {model}")
+            raise MismatchError(f"a given profile is for another network than {model}")
         return Sides([seconds / (cpu_share or 1.0) for seconds in edge.profile.seconds], cloud.profile.seconds)
 
     def _regressed(self, layers: "Sequence[Described]", share: float) -> Sides:
@@ -112,7 +112,7 @@ class Chooser:
             from edgecloud.predictor.train import fit_all
 
             if not folder.exists():
-                raise UsageError(f"there is no survey {folder}: deployment.py profile measures one")
+                raise UsageError(f"no survey {folder}: run deployment.py profile")
             found = dataset.read(folder)
             self._fits[folder] = combine(fit_all(found, forms=AS_PUBLISHED), found.machine, ())
         return self._fits[folder]
@@ -153,25 +153,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab baselines`."""
     parser.add_argument("-t", "--type", metavar="MODEL", required=True, help=flags.MODELS)
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
-    parser.add_argument("--bandwidth", type=arguments.checked(parse_rate), required=True, metavar="RATE", help="upload")
-    parser.add_argument("--emulate-cpu", type=arguments.share, metavar="SHARE", help="of a core, which the edge has")
     parser.add_argument(
-        "--load", type=arguments.above_zero, default=1.0, metavar="K", help="times slower than idle: the cloud"
+        "--bandwidth", type=arguments.checked(parse_rate), required=True, metavar="RATE", help="upload rate"
+    )
+    parser.add_argument("--emulate-cpu", type=arguments.share, metavar="SHARE", help="edge CPU share of one core")
+    parser.add_argument(
+        "--load", type=arguments.above_zero, default=1.0, metavar="K", help="cloud load: slowdown relative to idle"
     )
     parser.add_argument(
         "--names", type=arguments.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES)
     )
     parser.add_argument(
-        "--edge-survey", type=Path, metavar="DIR", help="(default: what deployment.py profile measured for an edge)"
+        "--edge-survey",
+        type=Path,
+        metavar="DIR",
+        help="survey of the edge (default: what deployment.py profile measured for an edge)",
     )
     parser.add_argument(
-        "--cloud-survey", type=Path, metavar="DIR", help="(default: the same of a cloud, else of an edge)"
+        "--cloud-survey",
+        type=Path,
+        metavar="DIR",
+        help="survey of the cloud (default: that of a cloud, otherwise of an edge)",
     )
     parser.add_argument(
-        "--edge-times", type=Path, metavar="FILE", help="a kept profile (default: the newest that fits)"
+        "--edge-times", type=Path, metavar="FILE", help="saved profile of the edge (default: the newest that fits)"
     )
-    parser.add_argument("--cloud-times", type=Path, metavar="FILE", help="the same of the cloud")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="of kept profiles")
+    parser.add_argument(
+        "--cloud-times", type=Path, metavar="FILE", help="saved profile of the cloud (default: the newest that fits)"
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="cache of saved profiles (default: the XDG cache directory)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -205,7 +217,7 @@ def main(options: argparse.Namespace) -> int:
         script.say(json.dumps({"model": graph.name, "baselines": rows}))
         return 0
     for choice, row in zip(found, rows, strict=True):
-        expected = "" if choice.expected_s is None else f", expects {format_seconds(choice.expected_s)}"
+        expected = "" if choice.expected_s is None else f", expected {format_seconds(choice.expected_s)}"
         where = f"point {choice.point}" if choice.point is not None else f"{len(choice.head) - 1} layers on the edge"
         script.say(
             f"{choice.who:15} {where}, {choice.codec}{expected}: "

@@ -15,7 +15,7 @@ ENOUGH = 0.9
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `lab compare`."""
-    parser.add_argument("folders", nargs=2, type=Path, metavar="DIR", help="what lab run wrote")
+    parser.add_argument("folders", nargs=2, type=Path, metavar="DIR", help="output directory of lab run")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def main(options: argparse.Namespace) -> int:
     mine, theirs = (summary(records) for _, records in runs)
     found = agreement(mine, theirs)
     if not found:
-        raise UsageError("the two have no cell with points in common")
+        raise UsageError("the two experiments have no cell with common cut points")
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
     script.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
     same = sum(is_same for _, _, is_same in found.values())

@@ -44,8 +44,10 @@ class Finding:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `lab doctor`."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--clean", action="store_true", help="remove what crashed experiments left on this machine")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where records would go")
+    parser.add_argument("--clean", action="store_true", help="remove leftovers of crashed experiments")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="output directory to check for free space"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

@@ -53,7 +53,7 @@ def relay(
         str(to[1]),
         "--link",
         wanted.shape,
-        "--until-stdin-closes",
+        "--exit-on-stdin-eof",
         *trace,
     ]
     with program(command, log, cleaner, prefix=prefix, cores=cores().cloud) as running:

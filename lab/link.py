@@ -103,7 +103,7 @@ def _run(host: str, port: int, seconds: int, *more: str) -> bytes:
 def parse(output: bytes) -> tuple[float, float | None]:
     """Bytes per second that arrived and the mean round trip in seconds, of one `iperf3 -J`. Raises IperfError."""
     if len(output) > MOST_JSON_BYTES:
-        raise IperfError("iperf3 says far too much")
+        raise IperfError("the iperf3 output is too long")
     try:
         document = json.loads(output)
         if isinstance(document, dict) and "error" in document:
@@ -113,7 +113,7 @@ def parse(output: bytes) -> tuple[float, float | None]:
         rtt_us = end["streams"][0].get("sender", {}).get("mean_rtt")  # a receiver has none
         return rate, _number(rtt_us, 1e9) / 1e6 if rtt_us else None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise IperfError("iperf3 says something else than the measured rate, or was ended: it took too long") from None
+        raise IperfError("unexpected iperf3 output, or iperf3 timed out") from None
 
 
 def _number(value: object, most: float) -> float:
@@ -123,7 +123,7 @@ def _number(value: object, most: float) -> float:
         or not math.isfinite(value)
         or not 0 < value < most
     ):
-        raise ValueError("no number that could be")
+        raise ValueError("not a plausible number")
     return float(value)
 
 
@@ -174,20 +174,33 @@ def lines_of(document: dict[str, Any]) -> list[str]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m lab link`."""
-    parser.add_argument("address", type=arguments.address, metavar="IP:PORT", help="of a running cloud")
-    parser.add_argument("-t", "--type", metavar="MODEL", default="le_net", help="network to greet the cloud with")
+    parser.add_argument("address", type=arguments.address, metavar="IP:PORT", help="address of a running cloud")
+    parser.add_argument("-t", "--type", metavar="MODEL", default="le_net", help="network named in the handshake")
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
-    parser.add_argument("--repeat", type=arguments.positive_int, default=5, metavar="N", help="probes")
+    parser.add_argument("--repeat", type=arguments.positive_int, default=5, metavar="N", help="number of probes")
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="shared secret (default: $EDGE_CLOUD_TOKEN, else none)"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the shared secret (default: $EDGE_CLOUD_TOKEN, otherwise none)",
     )
     parser.add_argument(
-        "--iperf-port", type=arguments.port, default=IPERF_PORT, metavar="PORT", help="of iperf3 -s there"
+        "--iperf-port",
+        type=arguments.port,
+        default=IPERF_PORT,
+        metavar="PORT",
+        help="port of iperf3 -s on the cloud host",
     )
-    parser.add_argument("--iperf-for", type=arguments.positive_int, default=3, metavar="S", help="seconds each way")
-    parser.add_argument("--no-iperf", action="store_true", help="leave iperf3 out")
+    parser.add_argument(
+        "--iperf-for",
+        type=arguments.positive_int,
+        default=3,
+        metavar="S",
+        help="iperf3 duration in seconds per direction",
+    )
+    parser.add_argument("--no-iperf", action="store_true", help="do not run iperf3")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    flags.add_timeout_flags(parser.add_argument_group("waiting"), "probe")
+    flags.add_timeout_flags(parser.add_argument_group("Timeouts"), "probe")
     flags.add_edge_tls_flags(parser)
 
 

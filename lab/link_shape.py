@@ -53,9 +53,9 @@ def parse_steps(text: str) -> tuple[tuple[float, float], ...]:
     for part in text.split(","):
         time_text, colon, rate_text = part.partition(":")
         if not colon:
-            raise UsageError(f"{text!r} is no list of steps: give TIME:RATE[,...], for instance 5s:2mbit,12s:20mbit")
+            raise UsageError(f"{text!r} is not a list of steps: use TIME:RATE[,...], for example 5s:2mbit,12s:20mbit")
         step = parse_duration(time_text), parse_rate(rate_text)
         if steps and step[0] <= steps[-1][0]:
-            raise UsageError(f"{part.strip()!r}: each step has to be later than the one before")
+            raise UsageError(f"{part.strip()!r}: each step must be later than the previous one")
         steps.append(step)
     return tuple(steps)

@@ -78,7 +78,7 @@ class Program:
         try:
             found = self._lines.get(timeout=wait_s)
         except queue.Empty:
-            raise DeadlineError(f"nothing came within {wait_s:g} s; see {self._log}") from None
+            raise DeadlineError(f"no output within {wait_s:g} s; see {self._log}") from None
         if found is None:
             raise self.failure()
         return found
@@ -95,7 +95,7 @@ class Program:
         except OSError:
             text = ""
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("$ ")]
-        return lines[-1].strip() if lines else f"it ended with code {self._process.returncode}; see {self._log}"
+        return lines[-1].strip() if lines else f"exited with code {self._process.returncode}; see {self._log}"
 
     def stop(self) -> None:
         """Close its standard input and wait; kill it if it does not go."""
@@ -144,6 +144,6 @@ def address_of(running: Program, wait_s: float) -> tuple[str, int]:
     """Where a program listens that says so in its first line. Raises AppError where it does not."""
     line = running.line(wait_s).strip()
     if not line.startswith(LISTENING):
-        raise AppError(f"a program said {line[:80]!r} instead of where it listens")
+        raise AppError(f"a program printed {line[:80]!r} instead of its address")
     host, _, port = line.removeprefix(LISTENING).rpartition(":")
     return host.strip("[]"), int(port)

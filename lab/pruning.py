@@ -92,7 +92,7 @@ def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[CellRecord]
     known = [group for group in done.values() if group and group[0].cell.is_like(place.cell)]
     crossing = next((found for group in known if (found := group[0].plan.get(CROSSING))), None)
     if crossing is None:
-        raise UsageError("what is there does not say what crosses at each point: give points all, or another --out")
+        raise UsageError("records lack boundary sizes: use points all, or another --out")
     rivals = [group for group in known if _is_rival(group[0], place.cell, spec.codec)]
     beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, known, rivals) for name in spec.objectives))
     likely = next((group[0].point for group in known if group[0].who == AUTO), None)

@@ -160,7 +160,7 @@ class Cleaner:
         except OSError:
             answer = ""
         if not answer:
-            raise AppError("the process that cleans up after the lab is gone: run `python -m lab doctor --clean`")
+            raise AppError("the lab's cleanup process has died: run `python -m lab doctor --clean`")
         if problem := json.loads(answer):
             raise AppError(str(problem))
 

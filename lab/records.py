@@ -120,7 +120,7 @@ class CellRecord:
     def from_json(cls, document: Any) -> "CellRecord":
         """A line back. Raises ValueError where it is none."""
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ValueError(f"it is no record of schema {SCHEMA}")
+            raise ValueError(f"not a record of schema {SCHEMA}")
         names = {each.name for each in fields(cls)}
         try:
             known = {name: value for name, value in document.items() if name in names}
@@ -165,7 +165,7 @@ class Environment:
         """What is not the same, as lines to read: `host.kernel: 6.1 there, 6.2 here`."""
         mine, yours = _flat(self.comparable), _flat(other.comparable)
         names = sorted(mine.keys() | yours.keys())
-        return [f"{n}: {mine.get(n)} there, {yours.get(n)} here" for n in names if mine.get(n) != yours.get(n)]
+        return [f"{n}: {mine.get(n)} recorded, {yours.get(n)} now" for n in names if mine.get(n) != yours.get(n)]
 
     def to_json(self) -> dict[str, Any]:
         """environment.json."""
@@ -175,7 +175,7 @@ class Environment:
     def from_json(cls, document: Any) -> "Environment":
         """environment.json back. Raises ValueError where it is none."""
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ValueError(f"it is no environment of schema {SCHEMA}")
+            raise ValueError(f"not an environment of schema {SCHEMA}")
         try:
             known = {each.name: document[each.name] for each in fields(cls) if each.name != "warnings"}
             return cls(**known, warnings=_warnings(document.get("warnings", ())))
@@ -219,7 +219,7 @@ class Writer:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
             raise AppError(
-                f"cannot write {self._path}: {error.strerror}; all before it is kept, and the same command goes on"
+                f"cannot write {self._path}: {error.strerror}; earlier records are kept, run again to resume"
             ) from None
 
     def close(self) -> None:
@@ -261,7 +261,7 @@ def write_environment(folder: Path, environment: Environment) -> None:
         different = before.differences(environment)
         if different:
             raise MismatchError(
-                f"{folder} holds measurements of another environment ({'; '.join(different)}): give another --out"
+                f"{folder} contains measurements of another environment ({'; '.join(different)}): use another --out"
             )
         known = {each["name"] for each in before.warnings}
         fresh = tuple(each for each in environment.warnings if each["name"] not in known)
@@ -277,7 +277,7 @@ def read_environment(folder: Path) -> Environment:
     try:
         return Environment.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UsageError(f"{folder} holds no results of `lab run`: there is no {ENVIRONMENT} in it") from None
+        raise UsageError(f"{folder} contains no results of `lab run`: no {ENVIRONMENT}") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -301,5 +301,5 @@ def read(folder: Path) -> tuple[Environment, tuple[CellRecord, ...]]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error}") from None
         if records[-1].environment != environment.key:
-            raise UsageError(f"{path}, line {number}: it is of another environment than {ENVIRONMENT} says")
+            raise UsageError(f"{path}, line {number}: recorded in another environment than {ENVIRONMENT}")
     return environment, tuple(records)

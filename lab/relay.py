@@ -306,23 +306,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--to", nargs=2, metavar=("HOST", "PORT"), required=True, help="the server behind the link")
     parser.add_argument("--link", default="5mbit,20ms", metavar="UP[,RTT[,DOWN]]", help="default: %(default)s")
-    parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="then change the rate, both ways")
-    parser.add_argument("--trace", type=Path, metavar="FILE.csv", help="rates over time, both ways: docs/traces.md")
-    parser.add_argument("-p", "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 chooses one")
+    parser.add_argument("--steps", metavar="TIME:RATE[,...]", help="change the rate in both directions at these times")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE.csv", help="bandwidth trace for both directions (docs/traces.md)"
+    )
+    parser.add_argument("-p", "--port", type=int, default=0, help="port on 127.0.0.1; 0 lets the system choose")
     parser.add_argument("--cut-at", type=int, metavar="BYTE", help="reset the connection at this byte of the upload")
     parser.add_argument("--cut-down-at", type=int, metavar="BYTE", help="... of the download")
-    parser.add_argument("--forget-after", metavar="TIME", help="lose what comes after so long without any")
-    parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="fall silent at this byte of the upload")
-    parser.add_argument("--freeze-for", default="1e9s", metavar="TIME", help="... for this long; default: for ever")
-    parser.add_argument("--burst", default="0B", metavar="SIZE", help="let through at once; default: %(default)s")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input does")
+    parser.add_argument("--forget-after", metavar="TIME", help="drop data after an idle period of this length")
+    parser.add_argument("--freeze-at", type=int, metavar="BYTE", help="stop forwarding at this byte of the upload")
+    parser.add_argument("--freeze-for", default="1e9s", metavar="TIME", help="... for this long; default: forever")
+    parser.add_argument("--burst", default="0B", metavar="SIZE", help="burst size; default: %(default)s")
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="exit at end of standard input")
+    parser.add_argument("--until-stdin-closes", dest="exit_on_stdin_eof", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Relay until interrupted."""
     options = _parser().parse_args(argv)
-    if options.until_stdin_closes:
+    if options.exit_on_stdin_eof:
         exit_at_end_of_stdin()
     try:
         freeze_s = parse_duration(options.freeze_for)
@@ -355,7 +358,7 @@ def _trace(options: argparse.Namespace) -> Trace | None:
     if options.trace is None:
         return None
     if options.steps is not None:
-        raise UsageError("give --steps or --trace, not both")
+        raise UsageError("--steps cannot be combined with --trace")
     return traces.read(options.trace)
 
 

@@ -32,7 +32,7 @@ from edgecloud.utils.extras import require
 from edgecloud.utils.files import write_atomically
 from edgecloud.utils.progress import DETAIL, Show, on_terminal
 
-HELP = "measure an experiment: every cell through the real programs"
+HELP = "run an experiment: measure every cell with the real programs"
 CLOUD_START_S = 120.0
 FAILURES_IN_A_ROW = 3
 CONTEND = 4
@@ -41,25 +41,33 @@ CONTEND = 4
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those of `lab run`."""
-    parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC.toml", help="an experiment; flags stand in for it")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where records go; one that is there is gone on with")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with DIR/spec.toml in DIR")
-    parser.add_argument("--model", metavar="NAMES", help="alex_net, or several with commas")
-    parser.add_argument("--cpu", metavar="SHARES", help="0.3,0.5 of one core for the edge; none is no limit")
     parser.add_argument(
-        "--link", metavar="LINKS", help='5mbit,7mbit, or with round trips "5mbit,20ms;7mbit,20ms,30mbit"'
+        "spec",
+        nargs="?",
+        type=Path,
+        metavar="SPEC.toml",
+        help="experiment specification (instead of --model, --link, ...)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output directory; an existing directory is resumed")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the experiment in DIR")
+    parser.add_argument("--model", metavar="NAMES", help="networks, separated by commas")
+    parser.add_argument("--cpu", metavar="SHARES", help="edge CPU shares of one core, such as 0.3,0.5; none: unlimited")
+    parser.add_argument(
+        "--link",
+        metavar="LINKS",
+        help='links, such as 5mbit,7mbit, or with round-trip times "5mbit,20ms;7mbit,20ms,30mbit"',
     )
     parser.add_argument(
         "--points",
         metavar="LIST",
-        help="all, contenders (those that can be the best), or 0,8,13 or 0-22, perhaps 0:pixels with a codec",
+        help="all, contenders (those that can be optimal), 0,8,13 or 0-22, optionally with a codec (0:pixels)",
     )
-    parser.add_argument("--repeat", metavar="N", help="measured inferences of each point (3)")
-    parser.add_argument("--codec", metavar="NAME", help="of the points (raw); auto chooses its own")
-    parser.add_argument("--objective", metavar="NAMES", help="latency, energy or both")
-    parser.add_argument("--baselines", metavar="NAMES", help="auto,all-edge,all-cloud,...")
-    parser.add_argument("--trace", metavar="FILES", help="replay these rates over time instead of those of the links")
-    parser.add_argument("--mode", metavar="MODE", help="auto, hosts (root on Linux) or emulated")
+    parser.add_argument("--repeat", metavar="N", help="measured inferences per cut point (default: 3)")
+    parser.add_argument("--codec", metavar="NAME", help="codec of the cut points (default: raw); auto chooses its own")
+    parser.add_argument("--objective", metavar="NAMES", help="objectives: latency, energy or both")
+    parser.add_argument("--baselines", metavar="NAMES", help="baselines: auto,all-edge,all-cloud,...")
+    parser.add_argument("--trace", metavar="FILES", help="replay these bandwidth traces instead of the link rates")
+    parser.add_argument("--mode", metavar="MODE", help="testbed: auto, hosts (root on Linux) or emulated")
 
 
 LISTS = {"model": "models", "objective": "objectives", "baselines": "baselines", "trace": "traces", "cpu": "cpu"}
@@ -79,7 +87,7 @@ def spec_of(options: argparse.Namespace) -> Spec:
     given |= {key: value for key in ("points", "codec", "mode") if (value := getattr(options, key)) is not None}
     links = given.pop("links", None)
     if options.spec is None and ("models" not in given or links is None):
-        raise UsageError("give a SPEC.toml, or --model and --link, or --resume DIR")
+        raise UsageError("nothing to run: use SPEC.toml, --model and --link, or --resume DIR")
     base = {} if options.spec is None else {each: getattr(specs.read(options.spec), each) for each in specs.READ}
     made = {name: specs.READ[name](name, value, Path()) for name, value in given.items()}
     if links is not None:
@@ -90,10 +98,10 @@ def spec_of(options: argparse.Namespace) -> Spec:
 def main(options: argparse.Namespace) -> int:
     """Measure; 0 where everything is there at the end, 1 where some cells failed."""
     if options.resume is not None and (options.spec is not None or options.out is not None):
-        raise UsageError("--resume DIR has its own spec and folder: leave SPEC.toml and --out away")
+        raise UsageError("--resume cannot be combined with SPEC.toml or --out")
     folder = options.resume or options.out
     if folder is None:
-        raise UsageError("give --out DIR: where the records are to go")
+        raise UsageError("--out DIR is required")
     spec = spec_of(options)
     check_models(spec)
     mode, why = choose(spec.mode, MODES)
@@ -349,7 +357,7 @@ class Cloud:
         self.stop()
         where = self.where
         command = [
-            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--quiet", "--until-stdin-closes"),
+            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--quiet", "--exit-on-stdin-eof"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
             *("--models", "all"),
             *self.flags,

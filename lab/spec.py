@@ -49,35 +49,33 @@ class Spec:
         """Refuse what cannot be. Raises UsageError."""
         for name in ("models", "links", "cpu", "objectives"):
             if not getattr(self, name):
-                raise UsageError(f"{name} is empty: an experiment needs at least one")
+                raise UsageError(f"{name} is empty: give at least one")
             _no_twice(name, getattr(self, name))
         for share in self.cpu:
             if share is not None and not 0 < share <= 1:
-                raise UsageError(
-                    f"cpu {share:g} is not a share of a core: give a number above 0 and at most 1, or none"
-                )
+                raise UsageError(f"cpu {share:g} is not a share of a core: use a number above 0 and at most 1, or none")
         for link in self.links:
             parse_link(link.shape)
         if unknown := [one for one in self.objectives if one not in OBJECTIVES]:
             raise UsageError(f"no objective {unknown[0]!r}: choose {', '.join(OBJECTIVES)}")
         if not 1 <= self.repeat <= MOST_REPEATS or not 0 <= self.warm_up <= MOST_REPEATS or self.cloud_threads < 0:
-            raise UsageError("repeat has to be at least 1; warm_up and cloud_threads at least 0")
+            raise UsageError("repeat must be at least 1; warm_up and cloud_threads at least 0")
         choices.check(self.baselines)
         if not self.points and not self.baselines:
-            raise UsageError("nothing is to be measured: give points, such as all, or baselines")
+            raise UsageError("nothing to measure: set points, for example all, or baselines")
         if self.points == choices.CONTENDERS:
             self._check_contenders()
 
     def _check_contenders(self) -> None:
         """What says which points cannot be the best has to be there."""
         if choices.AUTO not in self.baselines:
-            raise UsageError("points contenders needs the baseline auto, which says what crosses at each point")
+            raise UsageError("points contenders requires the baseline auto, which records the boundary sizes")
         if self.codec not in ("raw", "auto"):
             raise UsageError(
-                f"points contenders needs the codec raw or auto: what {self.codec} sends is not known before"
+                f"points contenders requires the codec raw or auto: sizes under {self.codec} are not known in advance"
             )
         if self.traces:
-            raise UsageError("points contenders needs links that stay as they are: give points all, or no traces")
+            raise UsageError("points contenders cannot be combined with traces: use points all")
 
     def to_toml(self) -> str:
         """The text of spec.toml."""
@@ -97,7 +95,7 @@ def _no_twice(name: str, values: tuple[Any, ...]) -> None:
     seen = [value.name if isinstance(value, LinkWanted) else value for value in values]
     twice = next((value for value in seen if seen.count(value) > 1), None)
     if twice is not None:
-        raise UsageError(f"{name}: {twice} stands there twice")
+        raise UsageError(f"{name}: {twice} is listed twice")
 
 
 def read(path: Path) -> Spec:
@@ -105,12 +103,12 @@ def read(path: Path) -> Spec:
     require_file(path)
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{path} is far too large for a spec")
+            raise UsageError(f"{path} is too large for a specification")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     try:
         return of(document, path.parent)
     except UsageError as error:
@@ -132,19 +130,19 @@ def of(document: Mapping[str, Any], folder: Path = Path()) -> Spec:
 
 def _text(name: str, value: Any, _folder: Path) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name} has to be a text in quotes, not {value!r}")
+        raise UsageError(f"{name} must be a quoted string, not {value!r}")
     return value
 
 
 def _number(name: str, value: Any, _folder: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{name} has to be a whole number, not {value!r}")
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
     return value
 
 
 def _flag(name: str, value: Any, _folder: Path) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{name} has to be true or false, not {value!r}")
+        raise UsageError(f"{name} must be true or false, not {value!r}")
     return value
 
 
@@ -175,7 +173,7 @@ def share_of(value: Any) -> float | None:
             raise ValueError
         return float(value)
     except (TypeError, ValueError):
-        raise UsageError(f"cpu {value!r} is not a share of a core: give a number such as 0.3, or none") from None
+        raise UsageError(f"cpu {value!r} is not a share of a core: use a number such as 0.3, or none") from None
 
 
 def _links(name: str, value: Any, folder: Path) -> tuple[LinkWanted, ...]:
@@ -187,12 +185,12 @@ def _link(value: Any, folder: Path) -> LinkWanted:
     if isinstance(value, str):
         return link_of(value)
     if not isinstance(value, dict):
-        raise UsageError(f"links: {value!r} is no link: give 5mbit, say, in quotes")
+        raise UsageError(f"links: {value!r} is not a link: use a quoted string such as '5mbit'")
     unknown = next((key for key in value if key not in LINK_KEYS), None)
     if unknown is not None:
         raise UsageError(f"links: unknown key {unknown!r}: choose {', '.join(LINK_KEYS)}")
     if "link" not in value:
-        raise UsageError(f'links: a link has to say link = "5mbit,20ms", {value} does not')
+        raise UsageError(f'links: {value} lacks the key link, such as link = "5mbit,20ms"')
     texts = {key: _text(f"links.{key}", text, folder) for key, text in value.items()}
     made = link_of(texts["link"])
     return replace(made, name=texts.get("name", made.name), radio=texts.get("radio", made.radio))

@@ -42,13 +42,13 @@ class Trace:
     def __post_init__(self) -> None:
         times, rates = self.seconds, self.bytes_per_s
         if not times or len(times) != len(rates) or times[0] != 0:
-            raise ValueError("a trace has a rate for each of its seconds, the first of which is 0")
+            raise ValueError("a trace must have one rate per time, starting at 0")
         if any(b <= a for a, b in pairwise(times)) or not times[-1] < self.period_s:
-            raise ValueError("the seconds of a trace rise strictly, up to its period")
+            raise ValueError("the times of a trace must be strictly increasing, up to its period")
         if not all(0 <= rate < math.inf for rate in rates):
-            raise ValueError("the rates of a trace are finite and not below 0")
+            raise ValueError("the rates of a trace must be finite and at least 0")
         if not (rates[-1] if math.isinf(self.period_s) else max(rates)) > 0:
-            raise ValueError("nothing would ever arrive")
+            raise ValueError("all rates are 0")
 
     def rate_at(self, seconds: float) -> float:
         """Bytes per second at a moment; before the first one as at the first."""
@@ -124,7 +124,7 @@ def read(path: Path) -> Trace:
     require_file(path)
     try:
         if path.stat().st_size > MOST_FILE_BYTES:
-            raise UsageError(f"{path} is too large for a trace: at most {MOST_FILE_BYTES >> 20} MiB are read")
+            raise UsageError(f"{path} is too large for a trace: the limit is {MOST_FILE_BYTES >> 20} MiB")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file ({error.reason} at byte {error.start})") from None
@@ -132,25 +132,25 @@ def read(path: Path) -> Trace:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip() and line.lstrip()[0] != "#"]
     if not rows:
-        raise UsageError(f"{path} is empty: a line {HEADER!r} and lines of numbers are needed")
+        raise UsageError(f"{path} is empty: expected the header {HEADER!r} and rows of numbers")
     number, head = rows[0]
     if "".join(head.lower().split()) != HEADER:
-        raise UsageError(f"{path}, line {number}: the header is {head[:MOST_CELL]!r}, {HEADER!r} is needed")
+        raise UsageError(f"{path}, line {number}: the header is {head[:MOST_CELL]!r}, expected {HEADER!r}")
     if len(rows) - 1 > MOST_ROWS:
-        raise UsageError(f"{path}, line {rows[MOST_ROWS + 1][0]}: at most {MOST_ROWS} rows are read")
+        raise UsageError(f"{path}, line {rows[MOST_ROWS + 1][0]}: the limit is {MOST_ROWS} rows")
     return _trace(path, rows[1:])
 
 
 def _trace(path: Path, rows: Sequence[tuple[int, str]]) -> Trace:
     if not rows:
-        raise UsageError(f"{path} has no rate: below {HEADER!r} lines of numbers are needed")
+        raise UsageError(f"{path} has no rates: expected rows of numbers below {HEADER!r}")
     seconds: list[float] = []
     rates: list[float] = []
     for number, line in rows:
         where = f"{path}, line {number}"
         at, mbit = _numbers(where, line)
         if not seconds and at != 0:
-            raise UsageError(f"{where}: a trace begins at 0 seconds, not at {at:g}")
+            raise UsageError(f"{where}: a trace must start at 0 seconds, not at {at:g}")
         if seconds and not seconds[-1] < at < MOST_S:
             raise UsageError(f"{where}: {at:g} seconds do not come after {seconds[-1]:g} (and before {MOST_S:g})")
         if mbit != 0 and not LEAST_MBIT <= mbit <= MOST_MBIT:
@@ -158,7 +158,7 @@ def _trace(path: Path, rows: Sequence[tuple[int, str]]) -> Trace:
         seconds.append(at)
         rates.append(mbit * BYTES_PER_MBIT)
     if not max(rates):
-        raise UsageError(f"{path}: all rates are 0, so nothing would ever arrive")
+        raise UsageError(f"{path}: all rates are 0")
     period_s = 2 * seconds[-1] - seconds[-2] if len(seconds) > 1 else math.inf
     return Trace(tuple(seconds), tuple(rates), period_s)
 
@@ -166,7 +166,7 @@ def _trace(path: Path, rows: Sequence[tuple[int, str]]) -> Trace:
 def _numbers(where: str, line: str) -> tuple[float, float]:
     cells = line.split(",")
     if len(cells) != 2:
-        raise UsageError(f"{where}: {len(cells)} numbers, two are needed: {HEADER}")
+        raise UsageError(f"{where}: {len(cells)} numbers, expected two: {HEADER}")
     return _number(where, cells[0]), _number(where, cells[1])
 
 

@@ -34,7 +34,7 @@ def read(path: Path, most_floats: int, most_whole_bytes: int) -> NDArray[Any]:
     except OSError as error:
         raise UsageError(f"cannot read the array {path}: {error.strerror or error}") from None
     except Exception:  # noqa: BLE001  a damaged head or body raises a dozen kinds
-        raise UsageError(f"cannot read the array {path}: the file is damaged or cut off") from None
+        raise UsageError(f"cannot read the array {path}: the file is damaged or truncated") from None
 
 
 def _head(path: Path, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -44,7 +44,7 @@ def _head(path: Path, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     file.seek(0)
     read_head = _HEADS.get(np.lib.format.read_magic(file))
     if read_head is None:
-        raise UsageError(f"cannot read the array {path}: it is of a version of .npy that only names fields: {_SAVE}")
+        raise UsageError(f"cannot read the array {path}: its .npy version only stores field names: {_SAVE}")
     shape, _, dtype = read_head(file)
     return tuple(shape), dtype
 
@@ -56,7 +56,7 @@ def _other(path: Path) -> str:
     if not start:
         return "empty"
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return "a pickled Python object, which is never loaded since that would run code"
+        return "a pickled Python object, which is never loaded because that would run code"
     known = what_is(path)
     if known is not None:
         return known.name
@@ -66,12 +66,9 @@ def _other(path: Path) -> str:
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], most_floats: int, most_whole_bytes: int) -> None:
     if dtype.hasobject:
-        raise UsageError(
-            f"cannot read the array {path}: it holds Python objects, which are never loaded since that would run code: "
-            f"{_SAVE}"
-        )
+        raise UsageError(f"cannot read the array {path}: it contains Python objects, which are never loaded: {_SAVE}")
     if dtype.kind not in "fiu" or dtype.names is not None or dtype.subdtype is not None:
-        raise UsageError(f"{path}: an array of numbers is needed, and this holds {dtype}: {_SAVE}")
+        raise UsageError(f"{path}: expected an array of numbers, not {dtype}: {_SAVE}")
     most = most_floats * dtype.itemsize if dtype.kind == "f" else most_whole_bytes
     if math.prod(shape) * dtype.itemsize > most:
-        raise UsageError(f"{path}: shape {shape} is larger than any array that serves here")
+        raise UsageError(f"{path}: shape {shape} is too large")

@@ -73,11 +73,11 @@ def read_wav(path: Path) -> Waveform:
     data = data[: len(data) - len(data) % form.frame_bytes]
     samples = _resampled(form.decoded(data), form.rate)
     if len(samples) < FRAME:
-        raise UsageError(f"{path} lasts {length / form.rate:.4g} s: at least {FRAME / RATE:g} s are needed")
+        raise UsageError(f"{path} lasts {length / form.rate:.4g} s: the minimum is {FRAME / RATE:g} s")
     if not np.isfinite(samples).all():
-        raise UsageError(f"{path} holds samples that are no numbers (NaN or infinity)")
+        raise UsageError(f"{path} contains NaN or infinity")
     is_cut = length_bytes < promised < UNKNOWN
-    note = f"cut off, its head promises {promised / form.frame_bytes / form.rate:.4g} s" if is_cut else ""
+    note = f"truncated, its header declares {promised / form.frame_bytes / form.rate:.4g} s" if is_cut else ""
     return Waveform(samples[:NEEDED], length / form.rate, note)
 
 
@@ -141,19 +141,19 @@ def _sound_in(path: Path, file: BinaryIO) -> tuple[_Form, int, int, int]:
             form = _form(path, file.read(min(size, 40)), order)
         if name == b"data":
             if form is None:
-                raise UsageError(f"cannot read {path} as a .wav file: it does not say how its samples are written")
+                raise UsageError(f"cannot read {path} as a .wav file: it has no sample format")
             return form, place + 8, _length(file, place + 8, size, whole, order), size
         if not name or place >= whole:
             break
         place = _next(file, place + 8 + size, order)
-    raise UsageError(f"cannot read {path} as a .wav file: it is cut off, there are no samples in it")
+    raise UsageError(f"cannot read {path} as a .wav file: it is truncated and contains no samples")
 
 
 def _other(path: Path, head: bytes) -> str:
     if len(head) < 12:
-        return "it is empty or cut off"
+        return "it is empty or truncated"
     known = what_is(path)
-    return f"it is {known}" if known is not None else "it does not begin with RIFF and WAVE"
+    return f"it is {known}" if known is not None else "it does not start with RIFF and WAVE"
 
 
 def _chunk(head: bytes, order: str) -> tuple[bytes, int]:
@@ -190,29 +190,29 @@ def _length(file: BinaryIO, start: int, promised: int, whole: int, order: str) -
 def _form(path: Path, fields: bytes, order: str) -> _Form:
     """Of a `fmt ` chunk. Raises UsageError for what is not plain samples."""
     if len(fields) < 16:
-        raise UsageError(f"cannot read {path} as a .wav file: its `fmt ` is cut off")
+        raise UsageError(f"cannot read {path} as a .wav file: its `fmt ` chunk is truncated")
     kind, channels, rate, _, align, bits = struct.unpack(f"{order}HHIIHH", fields[:16])
     if kind == _EXTENSIBLE and len(fields) >= 26:
         kind = struct.unpack(f"{order}H", fields[24:26])[0]
     if kind not in (_PCM, _FLOAT):
         packed = _PACKED.get(kind, f"of kind {kind:#x}")
-        raise UsageError(f"cannot read {path} as a .wav file: its samples are {packed}, not plain: {_CONVERT}")
+        raise UsageError(f"cannot read {path} as a .wav file: its samples are {packed}, not PCM: {_CONVERT}")
     width = -(-bits // 8)
     if channels and align % channels == 0 and width < align // channels <= 4:
         width = align // channels  # 24 bits in 32, say, the lowest of which are empty
     if channels not in (1, 2):
-        raise UsageError(f"{path} has {channels} channels: save it as mono or stereo")
+        raise UsageError(f"{path} has {channels} channels: convert it to mono or stereo")
     if width not in ((4, 8) if kind == _FLOAT else (1, 2, 3, 4)):
         what = "floats" if kind == _FLOAT else "whole numbers"
-        raise UsageError(f"{path} has {what} of {bits} bits a sample: {_CONVERT}")
+        raise UsageError(f"{path} has {what} of {bits} bits per sample: {_CONVERT}")
     return _Form(kind == _FLOAT, channels, rate, width, order)
 
 
 def _check(path: Path, form: _Form, length: int) -> None:
     if not LEAST_RATE <= form.rate <= MOST_RATE:
-        raise UsageError(f"{path} has {form.rate} samples a second: {LEAST_RATE} to {MOST_RATE} are possible")
+        raise UsageError(f"{path} has {form.rate} samples per second: the range is {LEAST_RATE} to {MOST_RATE}")
     if length / form.rate > MAX_S:
-        raise UsageError(f"{path} lasts {length / form.rate:.0f} s: give a part of at most {MAX_S:.0f} s")
+        raise UsageError(f"{path} lasts {length / form.rate:.0f} s: the maximum is {MAX_S:.0f} s")
 
 
 def _resampled(samples: NDArray[np.float64], rate: int) -> Numbers:

@@ -60,7 +60,7 @@ def fill(model: nn.Module, path: Path, name: str) -> Filled:
     """
     state: dict[str, Any] = dict(model.state_dict())
     if odd := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
-        raise UsageError(f"{name} keeps numbers that are no tensors ({odd[0][:60]}): build() has to set them, no file")
+        raise UsageError(f"{name} has state that is not a tensor ({odd[0][:60]}): set it in build(), not in a file")
     found = _read(path)
     unsaved = _unsaved(model, state, found)
     wanted: Tensors = state | unsaved
@@ -92,7 +92,7 @@ def _read(path: Path) -> Checkpoint:
     if path.suffix.lower() not in SUFFIXES:
         known = what_is(path) or ""
         raise UsageError(
-            f"{path}: weights are read from .safetensors, .pt, .pth, .bin or .ckpt files, or the .index.json of several"
+            f"{path}: weights must be a .safetensors, .pt, .pth, .bin or .ckpt file, or an .index.json of several"
             + (f"; this is {known}" if known else "")
         )
     try:
@@ -139,37 +139,37 @@ def _why_not(path: Path, message: str) -> str:
         return f"is {known}"
     found = _GLOBAL.search(message)
     if found is None:
-        return f"is not a file of plain weights: it is damaged, cut off or of another kind. Save it again, {_SAVE}"
+        return f"is not a plain weights file: it is damaged, truncated or of another kind. Save it again, {_SAVE}"
     what = found[1]
     is_plain = what.split(".")[0] in ("numpy", "argparse", "pathlib", "collections", "builtins", "datetime")
     kind = (
-        "holds Python objects beside its weights" if is_plain else "is a whole pickled module or holds Python objects"
+        "contains Python objects besides its weights" if is_plain else "is a pickled module or contains Python objects"
     )
-    return f"{kind} ({what[:80]}), and those are never loaded, since loading runs code. Save the weights alone, {_SAVE}"
+    return f"{kind} ({what[:80]}), which is never loaded because loading runs code. Save only the weights, {_SAVE}"
 
 
 def _read_index(path: Path) -> Checkpoint:
     """Weights in several files beside an index that says which tensor lies where."""
     if path.stat().st_size > MAX_INDEX_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_INDEX_BYTES >> 20} MiB: that is no index of weights")
+        raise UsageError(f"{path} is larger than {MAX_INDEX_BYTES >> 20} MiB, the limit for a weights index")
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(shard) for shard in places.values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError(f"{path} is not an index of weights: it has no `weight_map`") from None
+        raise UsageError(f"{path} is not a weights index: it has no `weight_map`") from None
     tensors: dict[str, Any] = {}
     for shard in shards:
         if Path(shard).name != shard or shard in ("", ".", "..") or "\\" in shard:
-            raise UsageError(f"{path} names {printable(shard, 80)!r}: its files have to lie beside it")
+            raise UsageError(f"{path} names {printable(shard, 80)!r}: its files must be in the same directory")
         if not path.with_name(shard).is_file():
-            raise UsageError(f"{path} names {printable(shard, 80)}, which is not there: copy all of its files")
+            raise UsageError(f"{path} names {printable(shard, 80)}, which does not exist: copy all of its files")
         found = _read_one(path.with_name(shard)).content
         if not isinstance(found, dict):
-            raise UsageError(f"{path.with_name(shard)} holds no named tensors")
+            raise UsageError(f"{path.with_name(shard)} contains no named tensors")
         tensors |= {key: value for key, value in found.items() if places.get(key) == shard}
     missing = sorted(set(places) - set(tensors))
     if missing:
-        raise UsageError(f"{path} says that {places[missing[0]]} holds {printable(missing[0], 100)}, but it does not")
+        raise UsageError(f"{path} lists {printable(missing[0], 100)} in {places[missing[0]]}, but it is not there")
     return Checkpoint(tensors, {})
 
 
@@ -200,7 +200,7 @@ class _Fit:
         if self.is_rewrapped:
             parts.append("without `module` and `_orig_mod` in its names")
         if self.left:
-            parts.append(f"{len(self.left)} others left out, such as {printable(self.left[0], 60)}")
+            parts.append(f"{len(self.left)} others ignored, such as {printable(self.left[0], 60)}")
         return ", ".join(parts)
 
 
@@ -211,7 +211,7 @@ def _choose(found: Checkpoint, wanted: Tensors, path: Path, name: str) -> tuple[
     """
     places = dict(_places("", found.content, 0))
     if not places:
-        raise UsageError(f"{path} does not hold a state_dict (names and dense tensors)")
+        raise UsageError(f"{path} does not contain a state_dict (names and dense tensors)")
     fits = [fit for place, held in places.items() for fit in _fits(place, held, wanted, found.aliases)]
     if not fits:
         _refuse_nearest(places, wanted, path, name)
@@ -219,9 +219,9 @@ def _choose(found: Checkpoint, wanted: Tensors, path: Path, name: str) -> tuple[
     likely = [fit for fit in fits if fit.is_average == best]
     if any(not _same(fit.tensors, likely[0].tensors) for fit in likely[1:]):
         named = " and ".join(repr(f"{fit.place} {fit.prefix}".strip()) for fit in likely[:2])
-        raise UsageError(f"{path} holds weights for {name} twice, in {named}: save the one that is meant by itself")
+        raise UsageError(f"{path} contains weights for {name} twice, in {named}: save only one of them")
     others = [fit for fit in fits if fit.is_average != best]
-    return likely[0], f"not its average in {f'{others[0].place} {others[0].prefix}'.strip()!r}" if others else ""
+    return likely[0], f"not the average in {f'{others[0].place} {others[0].prefix}'.strip()!r}" if others else ""
 
 
 def _places(place: str, content: Any, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -303,10 +303,10 @@ def _check_kinds(chosen: _Fit, wanted: Tensors, path: Path, name: str) -> None:
             raise UsageError(f"{path}: {key} is not a dense tensor: save it dense, as float32")
         if _kind(tensor) != _kind(wanted[key]):
             there, here = (str(one.dtype).removeprefix("torch.") for one in (tensor, wanted[key]))
-            raise UsageError(f"{path}: {key} is {there} there and {here} in {name}: save it as {here}")
+            raise UsageError(f"{path}: {key} is {there} in the file and {here} in {name}: save it as {here}")
         twin_key, twin = seen.setdefault(_memory(wanted[key]), (key, tensor))
         if twin is not tensor and wanted[key].numel() and not torch.equal(twin, tensor):
-            raise UsageError(f"{path}: {twin_key} and {key} differ there, and are one tensor in {name}")
+            raise UsageError(f"{path}: {twin_key} and {key} differ in the file, but are one tensor in {name}")
 
 
 def _kind(tensor: torch.Tensor) -> str:
@@ -330,7 +330,7 @@ def _refuse_nearest(places: dict[str, dict[str, Any]], wanted: Tensors, path: Pa
             if len(named.keys() & wanted.keys()) > score:
                 nearest, score = named, len(named.keys() & wanted.keys())
     if any(value.layout is not torch.strided or value.is_quantized for value in nearest.values()):
-        raise UsageError(f"{path} does not hold a state_dict (names and dense tensors)")
+        raise UsageError(f"{path} does not contain a state_dict (names and dense tensors)")
     _refuse_first_difference(nearest, wanted, path, name)
 
 
@@ -338,18 +338,18 @@ def _refuse_first_difference(state: Tensors, wanted: Tensors, path: Path, name: 
     state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
     for key in sorted(wanted.keys() | state.keys()):
         if key not in state and not key.endswith(_UNUSED):
-            hint = f"; {path.name} is one of several files: give their index.json" if "-of-" in path.name else ""
+            hint = f"; {path.name} is one of several files: use their index.json" if "-of-" in path.name else ""
             _refuse(path, name, f"it has no {key}{hint}")
         if key in state and key not in wanted:
             _refuse(path, name, f"the network has no {printable(key, 100)}")
         if key in state and wanted[key].shape != state[key].shape:
             there, here = tuple(state[key].shape), tuple(wanted[key].shape)
-            _refuse(path, name, f"{key} is {there} there and {here} in the network")
-    _refuse(path, name, "its names are those of another one")
+            _refuse(path, name, f"{key} is {there} in the file and {here} in the network")
+    _refuse(path, name, "its names belong to another network")
 
 
 def _refuse(path: Path, name: str, reason: str) -> None:
-    raise MismatchError(f"{path} does not hold the weights of {name}: {reason}")
+    raise MismatchError(f"{path} does not contain the weights of {name}: {reason}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -70,15 +70,17 @@ class Built:
             if each.name in given or (first is not None and first.digest == each.digest):
                 continue
             never = first is not None and first.has_nan and not each.has_nan
-            fault = "is memory that build() never writes" if never else "is another one each time that build() runs"
-            cure = "give it a value" if never else "give it a value, or seed what it is drawn from,"
+            fault = "is never initialized by build()" if never else "changes each time build() runs"
+            cure = "set it" if never else "set it, or seed its random numbers,"
             saved = first is not None and first.is_saved
             raise UsageError(
                 f"{self.path}: {each.name} {fault}: {cure} in the file"
-                + (", or give its weights with --weights FILE" if saved and not given else "")
+                + (", or use --weights FILE" if saved and not given else "")
             )
         if missing := sorted(known.keys() - given):
-            raise UsageError(f"{self.path}: build() makes {missing[0][:60]} only at times: the network has to be one")
+            raise UsageError(
+                f"{self.path}: build() creates {missing[0][:60]} only sometimes: it must always return the same network"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class Own:
         preprocess = self.preprocess
         made = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
         if made.shape != self.example.shape:
-            shapes = f"{tuple(made.shape)} where the example is {tuple(self.example.shape)}"
-            raise UsageError(f"{self.place.path}: preprocess(picture) returns a tensor of shape {shapes}")
+            shapes = f"{tuple(made.shape)} but the example has {tuple(self.example.shape)}"
+            raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
         return made
 
 
@@ -120,12 +122,12 @@ def load(place: Where) -> Own:
     """
     require_file(place.path)
     if place.path.stat().st_size > MAX_FILE_BYTES:
-        raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB: that is no network's code")
+        raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a model file")
     code = place.path.read_bytes()
     module = _run(place)
     function = getattr(module, place.function, None)
     if not callable(function):
-        raise UsageError(f"{place.path} has no function {place.function}(): it has to return the network")
+        raise UsageError(f"{place.path} has no function {place.function}(): it must return the network")
     example = _example(place, module)
     built = _first(place, function, example)
     found = Own(
@@ -216,10 +218,10 @@ def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
     found = _called(place, what, function)
     if not isinstance(found, nn.Module):
         kind = type(found).__name__
-        raise UsageError(f"{place.path}: {what} has to return a torch.nn.Module, not {kind}")
+        raise UsageError(f"{place.path}: {what} must return a torch.nn.Module, not {kind}")
     if isinstance(found, torch.jit.ScriptModule):
-        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return what it was made from")
-    _called(place, f"eval() of what {what} returns", found.eval)
+        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return the original module")
+    _called(place, f"eval() of the result of {what}", found.eval)
     if building.is_unfinished(found):
         with torch.no_grad():
             _called(
@@ -242,7 +244,9 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
             return _input(place, "example()", module.example)
     shape = getattr(module, "INPUT_SHAPE", None)
     if not isinstance(shape, tuple | list) or not shape or not all(type(side) is int and side > 0 for side in shape):
-        raise UsageError(f"{place.path}: say what goes in: INPUT_SHAPE = (3, 32, 32), say, or a function example()")
+        raise UsageError(
+            f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
+        )
     drawn = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
     return torch.from_numpy(drawn)
 
@@ -255,7 +259,7 @@ def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
     if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:1] != (1,):
         is_tensor = isinstance(found, torch.Tensor)
         seen = f"{found.dtype} of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
-        raise UsageError(f"{place.path}: {what} has to return a float32 tensor of shape (1, ...), not {seen}")
+        raise UsageError(f"{place.path}: {what} must return a float32 tensor of shape (1, ...), not {seen}")
     if not torch.isfinite(found).all():
         raise UsageError(f"{place.path}: {what} returns NaN or infinity")
     return found.detach().contiguous()

@@ -106,7 +106,7 @@ def _held(name: str, value: Any, *, is_saved: bool) -> Held:
         _update(sha, value)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{name} holds no plain numbers that could be compared: {reason[:120]}") from None
+        raise UsageError(f"{name} cannot be compared: {reason[:120]}") from None
     has_nan = any(t.is_floating_point() and not t.is_quantized and bool(torch.isnan(t).any()) for t in tensors)
     return Held(name, sha.digest(), sum(t.numel() * t.element_size() for t in tensors), is_saved, has_nan)
 
@@ -129,9 +129,9 @@ def _update(sha: Any, value: Any) -> None:
 
 def _update_tensor(sha: Any, tensor: torch.Tensor) -> None:
     if is_lazy(tensor):
-        raise TypeError("its size is not known: call the network once in build()")
+        raise TypeError("its size is unknown: call the network once in build()")
     if tensor.is_meta:
-        raise TypeError("it is on the device meta")
+        raise TypeError("it is on the meta device")
     sha.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     if hasattr(tensor, "__tensor_flatten__"):  # made of other tensors, as quantised ones of packages are
         names, about = tensor.__tensor_flatten__()

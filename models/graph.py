@@ -56,9 +56,9 @@ class LayerGraph:
             raise ValueError(f"graph {self.name}: the first layer must be the input")
         for number, layer in enumerate(self.layers):
             if number and not layer.inputs:
-                raise ValueError(f"graph {self.name}: layer {layer.id} reads nothing, only the input may")
+                raise ValueError(f"graph {self.name}: layer {layer.id} has no inputs, only the first layer may")
             if any(not 0 <= source < number for source in layer.inputs):
-                raise ValueError(f"graph {self.name}: layer {layer.id} reads a layer that does not come before it")
+                raise ValueError(f"graph {self.name}: layer {layer.id} reads a layer that does not precede it")
         if not self.outputs or any(not 0 <= out < len(self.layers) for out in self.outputs):
             raise ValueError(f"graph {self.name}: outputs must name layers of the graph")
 
@@ -109,8 +109,8 @@ class LayerGraph:
         """The cut of a point. Raises UsageError where there is no such point."""
         if not 0 <= point < len(self.points):
             raise UsageError(
-                f"{self.name} has no point {point}: give 0 (everything on the cloud) "
-                f"to {len(self.points) - 1} (everything on the edge)"
+                f"{self.name} has no point {point}: use 0 (all on the cloud) "
+                f"to {len(self.points) - 1} (all on the edge)"
             )
         return frozenset(range(self.points[point].layer + 1))
 
@@ -118,7 +118,7 @@ class LayerGraph:
         """Return `head` as a set if it is a cut of this graph; raise ValueError if it is not."""
         cut = frozenset(head)
         if INPUT not in cut or not cut <= self.everything:
-            raise ValueError(f"{self.name}: a cut holds the input and only layers of the graph")
+            raise ValueError(f"{self.name}: a cut must contain the input and only layers of the graph")
         for number in cut:
             if any(source not in cut for source in self.layers[number].inputs):
                 raise ValueError(f"{self.name}: layer {self.layers[number].id} is on the edge, but not what it reads")

@@ -25,19 +25,19 @@ Row = Mapping[str, Any]
 def parse(document: Any, name: str) -> tuple[LayerGraph, list[Row]]:
     """A graph, with the row of the document that each of its layers comes from. Raises UsageError with `name` in it."""
     if not isinstance(document, dict) or not isinstance(document.get("layers"), list) or not document["layers"]:
-        raise UsageError(f'{name}: a graph is {{"layers": [{{"id", "inputs", "out_bytes", ...}}, ...]}}')
+        raise UsageError(f'{name}: a graph must be {{"layers": [{{"id", "inputs", "out_bytes", ...}}, ...]}}')
     if len(document["layers"]) > MAX_LAYERS:
         raise UsageError(f"{name}: a graph has at most {MAX_LAYERS} layers")
     rows = {_id(row, number, name): row for number, row in enumerate(document["layers"])}
     if len(rows) < len(document["layers"]):
         ids = [row["id"] for row in document["layers"]]
         twice = next(each for each in ids if ids.count(each) > 1)
-        raise UsageError(f"{name}: two layers have the id {twice!r}")
+        raise UsageError(f"{name}: duplicate layer id {twice!r}")
     reads = {each: _inputs(row, rows, name) for each, row in rows.items()}
     first, outputs = next(iter(rows)), _names(document.get("outputs", list(rows)[-1:]), f"{name}: outputs", rows)
     for each, inputs in reads.items():
         if bool(inputs) != (each != first):
-            told = "the input, which reads nothing" if inputs else "reads nothing, which only the first layer may"
+            told = "the input, which has no inputs" if inputs else "has no inputs, which only the first layer may"
             raise UsageError(f"{name}: layer {each!r} {'must be ' if inputs else ''}{told}")
     order = _in_order(reads, outputs, name)
     numbers = {each: number for number, each in enumerate(order)}
@@ -69,7 +69,7 @@ def number_of(row: Row, field: str, where: str) -> float:
         raise UsageError(f"{where} has no {field}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_NUMBER:
         shown = value if isinstance(value, float) and not math.isfinite(value) else printable(repr(value), 40)
-        raise UsageError(f"{where}: {field} is a number of at least 0, not {shown}")
+        raise UsageError(f"{where}: {field} must be a number of at least 0, not {shown}")
     return float(value)
 
 
@@ -93,10 +93,10 @@ def _inputs(row: Row, rows: Mapping[str, Row], name: str) -> list[str]:
 
 def _names(found: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = True) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or (is_needed and not found):
-        raise UsageError(f"{what} are a list of ids of layers")
+        raise UsageError(f"{what} must be a list of layer ids")
     for each in found:
         if each not in rows:
-            raise UsageError(f"{what}: there is no layer {printable(each, MAX_NAME)!r}")
+            raise UsageError(f"{what}: unknown layer {printable(each, MAX_NAME)!r}")
     return list(dict.fromkeys(found))
 
 
@@ -112,7 +112,7 @@ def _in_order(reads: Mapping[str, Sequence[str]], outputs: Sequence[str], name: 
         TopologicalSorter(reads).prepare()
     except CycleError as error:
         circle = " -> ".join(repr(each) for each in error.args[1][:8])
-        raise UsageError(f"{name}: layers read each other in a circle: {circle}") from None
+        raise UsageError(f"{name}: the layers form a cycle: {circle}") from None
     sorter = TopologicalSorter({each: inputs for each, inputs in reads.items() if each in needed})
     sorter.prepare()
     order: list[str] = []
@@ -127,9 +127,9 @@ def _in_order(reads: Mapping[str, Sequence[str]], outputs: Sequence[str], name: 
 def _layer(each: str, row: Row, inputs: Sequence[int], name: str) -> Layer:
     out_bytes = number_of(row, "out_bytes", where_of(name, row))
     if out_bytes != int(out_bytes):
-        raise UsageError(f"{where_of(name, row)}: out_bytes is a whole number, not {out_bytes!r}")
+        raise UsageError(f"{where_of(name, row)}: out_bytes must be a whole number, not {out_bytes!r}")
     shape = row.get("out_shape", [])
     if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-        raise UsageError(f"{where_of(name, row)}: out_shape is a list of whole numbers")
+        raise UsageError(f"{where_of(name, row)}: out_shape must be a list of whole numbers")
     kind = "input" if not inputs else str(row.get("kind", "layer"))[:MAX_NAME]
     return Layer(each, kind, tuple(inputs), int(out_bytes), tuple(shape), str(row.get("out_dtype", "float32"))[:40])

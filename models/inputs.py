@@ -1,4 +1,4 @@
-"""What goes into a network: a picture, a recording or a sentence through its own preprocessing, or a saved tensor."""
+"""What goes into a network: an image, a recording or a sentence through its own preprocessing, or a saved tensor."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Input:
 
 
 def rgb_tensor(side: int, picture: Image.Image) -> torch.Tensor:
-    """The middle square of a picture as (1, 3, side, side) float32, 0 to 1."""
+    """The middle square of an image as (1, 3, side, side) float32, 0 to 1."""
     square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square, dtype=np.float32) / 255
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
@@ -55,7 +55,7 @@ def digit_tensor(picture: Image.Image) -> torch.Tensor:
 
 
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
-    """Read a picture file. Raises UsageError as `pictures.read` does."""
+    """Read an image file. Raises UsageError as `pictures.read` does."""
     picture = pictures.read(path)
     return Input(preprocess(picture.image), (source or f"image:{path}") + _in_brackets(picture.note))
 
@@ -78,7 +78,7 @@ class InputSources:
 
 
 def from_array(path: Path, wanted: InputSources) -> Input:
-    """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 a picture where one is taken.
+    """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 an image where one is taken.
 
     Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
     takes: a network answers anything, and nothing would show that it was asked something else.
@@ -88,11 +88,11 @@ def from_array(path: Path, wanted: InputSources) -> Input:
     if array.dtype.kind in "iu":
         return _from_whole_numbers(path, array, wanted)
     if array.shape not in (wanted.shape, (1, *wanted.shape)):
-        raise UsageError(f"{path}: shape {array.shape} does not fit the network, which takes {(1, *wanted.shape)}")
+        raise UsageError(f"{path}: shape {array.shape} does not match the network's input {(1, *wanted.shape)}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
         tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *wanted.shape)
     if not torch.isfinite(tensor).all():
-        raise UsageError(f"{path}: holds NaN or infinity")
+        raise UsageError(f"{path}: contains NaN or infinity")
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
     if takes_pictures and not wanted.is_own and largest > LARGEST_PIXEL:
         raise UsageError(
@@ -125,7 +125,7 @@ def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: InputSources) -
         )
     picture = pictures.prepared(Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)))
     size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-    note = f"{array.dtype} read as a picture of {size}" + (f", {picture.note}" if picture.note else "")
+    note = f"{array.dtype} read as an image of {size}" + (f", {picture.note}" if picture.note else "")
     return Input(wanted.preprocess(picture.image), f"array:{path}" + _in_brackets(note))
 
 
@@ -157,7 +157,7 @@ class Kind:
 
 PICTURE, SPEECH, SENTENCE, TENSOR = "picture", "speech", "sentence", "tensor"
 KINDS: dict[str, Kind] = {
-    PICTURE: Kind("a picture", "--image FILE", from_image),
+    PICTURE: Kind("an image", "--image FILE", from_image),
     SPEECH: Kind("a recording", "--audio FILE.wav", from_audio),
     SENTENCE: Kind("a sentence", "--text '...'", from_text),
 }
@@ -207,7 +207,7 @@ MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence":
 
 
 def crops(path: Path, count: int) -> list[Image.Image]:
-    """Squares cut out of a picture, a third of its shorter side and more, some mirrored; the same at every call."""
+    """Squares cut out of an image, a third of its shorter side and more, some mirrored; the same at every call."""
     rng = np.random.default_rng(0)
     picture = pictures.read(path).image.convert("RGB")
     found = []

@@ -23,7 +23,9 @@ def first_other(theirs: str, ours: str, names: Sequence[str]) -> str:
     for number, (one, other) in enumerate(zip_longest(_cut(theirs), _cut(ours))):
         if one != other:
             found = names[number * run : (number + 1) * run]
-            return " .. ".join(dict.fromkeys((found[0], found[-1]))) if found else "what only the other side has"
+            return (
+                " .. ".join(dict.fromkeys((found[0], found[-1]))) if found else "tensors that only the other side has"
+            )
     return ""
 
 

@@ -58,7 +58,7 @@ def read(path: Path) -> Picture:
     except UsageError as error:
         raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise a dozen kinds on damaged files
-        raise UsageError(f"cannot read the picture {path}: {_reason(error)}") from None
+        raise UsageError(f"cannot read the image {path}: {_reason(error)}") from None
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def _no_picture(path: Path) -> str:
     known = what_is(path)
-    named = "damaged, or none of these" if known is None or "--image" in known.cure else str(known)
-    return f"{path} is not a picture of {', '.join(FORMATS)}: it is {named}"
+    named = "damaged, or another format" if known is None or "--image" in known.cure else str(known)
+    return f"{path} is not an image ({', '.join(FORMATS)}: it is {named}"
 
 
 # --- eight bits a channel
@@ -99,7 +99,7 @@ def prepared(picture: Image.Image, bits: int = 0) -> Picture:
     if picture.mode.startswith("I;16") or (picture.mode == "I" and bits == SCALED):
         return _from_sixteen(np.asarray(picture).astype(np.int64), bits)
     if picture.mode in ("I", "F"):
-        raise UsageError(f"pictures with {picture.mode!r} pixels have no agreed brightness: save it with 8 or 16 bits")
+        raise UsageError(f"images with {picture.mode!r} pixels are not supported: save it with 8 or 16 bits")
     if bits == 16:
         _check_sixteen(picture)
     return _on_paper(picture) if picture.has_transparency_data else Picture(picture)
@@ -124,14 +124,14 @@ def _from_sixteen(values: NDArray[np.int64], declared: int) -> Picture:
     if brightest == 0 or bits == 16 or declared == SCALED:
         return Picture(Image.fromarray((values >> 8).astype(np.uint8)))
     scaled = np.round(np.clip(values / ((1 << bits) - 1), 0, 1) * 255).astype(np.uint8)
-    return Picture(Image.fromarray(scaled), f"16-bit greys of which {bits} bits are used, scaled by those")
+    return Picture(Image.fromarray(scaled), f"16-bit gray with {bits} significant bits, scaled accordingly")
 
 
 def _check_sixteen(picture: Image.Image) -> None:
     """Of colours of 16 bits only the upper eight are left here; where those are nearly empty, so is the picture."""
     colours = np.asarray(picture.convert("RGB"))
     if 0 < colours.max(initial=0) < 1 << (DEPTHS[-1] - 8) or (not colours.any() and picture.width * picture.height > 1):
-        raise UsageError("its 16-bit colours use only the lower bits, so it would be nearly black: save it with 8 bits")
+        raise UsageError("its 16-bit colors use only the lower bits and would be nearly black: save it with 8 bits")
 
 
 def _on_paper(picture: Image.Image) -> Picture:
@@ -146,7 +146,7 @@ def _on_paper(picture: Image.Image) -> Picture:
         for one, paper in ((white, 255), (black, 0))
     )
     if lost_on_white and not lost_on_black:
-        return Picture(black, "what is transparent shows black: it would be lost on white")
+        return Picture(black, "transparent areas shown as black, because the image is light")
     return Picture(white)
 
 

@@ -62,11 +62,15 @@ def lookup(name: str) -> Entry:
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
     if custom_model.where(name) is not None:
-        raise UsageError(f"{name[:64]!r} is a file that was not given here: cloud_api.py --network FILE.py serves it")
+        raise UsageError(
+            f"{name[:64]!r} is a file that this cloud was not started with: use cloud_api.py --network FILE.py"
+        )
     known = ", ".join(_ENTRIES)
     ending = name[name.rfind(".") :].lower() if "." in name else ""
     if ending in _FILES:
-        raise UsageError(f"{name[:64]!r} {_FILES[ending]}: give your own FILE.py (docs/networks.md), or one of {known}")
+        raise UsageError(
+            f"{name[:64]!r} {_FILES[ending]}: use a custom model FILE.py (docs/networks.md), or one of {known}"
+        )
     choices = f"choose {known}, or torchvision:NAME such as torchvision:resnet18"
     raise UsageError(f"unknown network {name[:64]!r}: {choices}{_meant(name[:64])}")
 
@@ -79,15 +83,15 @@ def _meant(name: str) -> str:
     return nearest(name, _ENTRIES) or nearest(name, [TORCHVISION + short for short in theirs])
 
 
-_WEIGHTS = "holds weights, not a network: --weights FILE reads them, and -t names the network that they belong to"
-_PROGRAM = "is a compiled program, and those are not read"
+_WEIGHTS = "contains weights, not a network: use --weights FILE, and -t for the network"
+_PROGRAM = "is a compiled program, which is not supported"
 _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
-    ".pt": f"is not read by -t. Where it {_WEIGHTS}",
+    ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
     ".onnx": "is ONNX, which is not supported yet",
-    **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a network of TensorFlow, which is not read"),
-    **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is of another program"),
+    **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
+    **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
 }
 """What people give in place of a network, by its ending. The name may be a stranger's: nothing is opened."""
 
@@ -103,7 +107,7 @@ def resolve_trusted(name: str) -> Entry:
         return lookup(name)
     found = custom_model.load(where)
     if where.name in _OWN and _OWN[where.name].code != found.code:
-        raise UsageError(f"two files are called {where.name}: rename one of them")
+        raise UsageError(f"two files are named {where.name}: rename one of them")
     _OWN[where.name] = _own(found)
     return _OWN[where.name]
 

@@ -145,7 +145,7 @@ _FOUND_VIEW = _Found(VIEW, 0)
 def _described(call: _Call, kind: str, layer_id: str, network: str) -> _Found:
     describe_call = _DESCRIBE.get(kind.lower().strip("_"))
     if describe_call is None:
-        raise UnknownLayerError(f"{network}: no predictor knows layers of the kind {kind} ({layer_id})")
+        raise UnknownLayerError(f"{network}: no predictor for layers of kind {kind} ({layer_id})")
     return describe_call(call)
 
 

@@ -51,7 +51,7 @@ class Steps:
     def __call__(self, *tensors: torch.Tensor) -> Any:
         """Run all of it."""
         if len(tensors) != self._inputs:
-            raise TypeError(f"{self._inputs} tensors are read, {len(tensors)} are given")
+            raise TypeError(f"expected {self._inputs} tensors, got {len(tensors)}")
         self.runs += 1
         values: Values = [*tensors, *[None] * self._count]
         for step in self._steps:

@@ -45,12 +45,12 @@ _TAG_OF_ENDING = {"ing": "VBG", "ed": "VBD", "ly": "RB", "s": "NNS"}
 def words_of(sentence: str) -> tuple[str, ...]:
     """The words and marks of a sentence. Raises UsageError for none, and for more than one inference takes."""
     if len(sentence) > MAX_CHARACTERS:
-        raise UsageError(f"the text has {len(sentence)} characters: at most {MAX_CHARACTERS} are taken")
+        raise UsageError(f"the text has {len(sentence)} characters: the limit is {MAX_CHARACTERS}")
     words = tuple(re.findall(r"\w+(?:[-'’.]\w+)*|[^\w\s]", sentence))
     if not words:
-        raise UsageError("the text holds no word: give a sentence")
+        raise UsageError("the text contains no word")
     if len(words) > WORDS:
-        raise UsageError(f"the text has {len(words)} words and marks: one inference takes at most {WORDS}")
+        raise UsageError(f"the text has {len(words)} words and punctuation marks: the limit is {WORDS}")
     return words
 
 

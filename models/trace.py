@@ -88,7 +88,7 @@ def trace(
         else:
             return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
     if cases is not None and not cases.is_steady:
-        raise UsageError(f"{name} gives another answer each time: random numbers in forward(), or something it keeps")
+        raise UsageError(f"{name} gives a different answer each time: forward() uses random numbers or keeps state")
     raise UsageError(f"{name} cannot be captured as a graph of layers ({_why(reasons)})")
 
 
@@ -119,7 +119,7 @@ def _why(reasons: Mapping[str, Exception]) -> str:
     if _DEPENDS.search(told[last]):
         spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
         where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
-        return f"what it computes depends on the values of its input{where}: a graph has one way for all inputs"
+        return f"its control flow depends on the values of its input{where}, which a graph cannot express"
     if re.search("[Pp]rox|symbolically traced|torch_function", told["fx"]):
         told.pop("fx")
     return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in told.items())
@@ -243,7 +243,7 @@ def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capt
     seen = recorder.seen
     _forbid_shared_in_place(graph, seen)
     if not torch.allclose(given, example, rtol=0, atol=0, equal_nan=True):
-        raise NotCuttableError("a layer writes into the network's input")
+        raise NotCuttableError("a layer modifies the network's input")
     bound = _find_bound(graph, source, seen)
     _fold_constants(graph, seen, bound)
     _erase_unread(graph, seen)
@@ -267,14 +267,14 @@ def _find_bound(graph: fx.Graph, source: fx.Node, seen: Mapping[fx.Node, _Seen])
             raise NotCuttableError(f"{what} depends on the values of its input ({node.name}), not on its shape alone")
     for node in bound:
         if seen[node].changed:
-            raise NotCuttableError(f"{node.name} works in place, with what depends on the values of the input")
+            raise NotCuttableError(f"{node.name} works in place, on data that depends on the values of the input")
     return bound
 
 
 def _only_input(graph: fx.Graph) -> fx.Node:
     used: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
     if len(used) != 1:
-        raise NotCuttableError(f"the network reads {len(used)} inputs, one is supported")
+        raise NotCuttableError(f"the network reads {len(used)} inputs, but only one is supported")
     for node in graph.find_nodes(op="placeholder"):
         if node is not used[0]:
             graph.erase_node(node)
@@ -291,7 +291,7 @@ def _forbid_shared_in_place(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None
                 continue
             others = [u for u in maker.users if u is not node and not (u in earlier and seen[u].storages & changed)]
             if others or maker.op in ("placeholder", "get_attr"):
-                raise NotCuttableError(f"{node.name} works in place on a tensor that others read")
+                raise NotCuttableError(f"{node.name} works in place on a tensor that other layers read")
         earlier.append(node)
 
 
@@ -330,10 +330,10 @@ def _select_one_tensor(graph: fx.Graph, seen: dict[fx.Node, _Seen], bound: set[f
             continue
         selections = list(node.users)
         if any(user.target is not operator.getitem for user in selections):
-            raise NotCuttableError(f"{node.name} makes several tensors that are used as one value")
+            raise NotCuttableError(f"{node.name} produces several tensors that are used as one value")
         is_view = bool(node.all_input_nodes) and seen[node].storages <= seen[node.all_input_nodes[0]].storages
         if len(selections) > 1 and not is_view:
-            raise NotCuttableError(f"{node.name} makes several tensors at once")
+            raise NotCuttableError(f"{node.name} produces several tensors at once")
         for selection in selections[1:]:
             with graph.inserting_before(selection):
                 copy = graph.node_copy(node, lambda a: a)
@@ -346,7 +346,7 @@ def _number_layers(
 ) -> Traced:
     strange = {dtype for found in seen.values() for dtype in found.dtypes} - set(TRAVELLING)
     if strange:
-        raise NotCuttableError(f"tensors of {', '.join(sorted(strange))} do not travel")
+        raise NotCuttableError(f"tensors of {', '.join(sorted(strange))} cannot be sent")
     number_of: dict[fx.Node, int] = {source: 0}
     groups: list[tuple[fx.Node, ...]] = [(source,)]
     layers = [_layer("input", "input", (), seen[source])]
@@ -535,7 +535,7 @@ def _compare(run: Callable[[torch.Tensor], Any], x: torch.Tensor, expected: tupl
     with torch.no_grad():
         got = _as_tuple(run(x.clone()))
     if len(got) != len(expected) or not all(map(_is_close, got, expected)):
-        raise NotCuttableError("the captured graph gives another answer than the network")
+        raise NotCuttableError("the captured graph gives a different answer than the network")
 
 
 def _is_close(got: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -586,7 +586,7 @@ def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
         return (value,)
     if isinstance(value, tuple | list) and value and all(isinstance(v, torch.Tensor) for v in value):
         return tuple(value)
-    raise UsageError(f"a network must return a tensor or a tuple of tensors, this one returns {type(value).__name__}")
+    raise UsageError(f"a network must return a tensor or a tuple of tensors, not {type(value).__name__}")
 
 
 def _first_line(error: Exception) -> str:

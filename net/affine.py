@@ -73,7 +73,7 @@ class Affine:
         if self.is_packed and self.bits < 8:
             whole = _unpack4(whole) if self.bits == 4 else _unpack6(whole)
         elif self.bits < 8 and whole.max() > self._levels:
-            raise ProtocolError(f"a code of more than {self.bits} bits")
+            raise ProtocolError(f"a code has more than {self.bits} bits")
         numbers = np.empty((len(pairs), math.prod(shape) // len(pairs)), np.float32)
         _expand(whole[: numbers.size].reshape(numbers.shape), pairs[:, :1], pairs[:, 1:], numbers)
         return numbers.reshape(shape)
@@ -108,7 +108,7 @@ def _choose(numbers: Floats, levels: int) -> tuple[Floats, _Steps]:
     """The parameters (lo, scale) of every row, and the steps. Raises CodecError for NaN and infinity."""
     lo, hi = numbers.min(axis=1, keepdims=True), numbers.max(axis=1, keepdims=True)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-        raise CodecError("a lossy codec carries finite numbers")
+        raise CodecError("lossy codecs only encode finite numbers")
     ideal = ((hi.astype(np.float64) - lo) / levels).astype(np.float32)  # in float32 the difference may be infinite
     raised = ((ideal.view(np.uint32) >> _SPARE_BITS) + np.uint32(2)) << _SPARE_BITS
     scale = np.where(hi > lo, np.maximum(raised.view(np.float32), _SMALLEST_SCALE), np.float32(0))
@@ -147,7 +147,7 @@ def _check_pairs(pairs: Floats, levels: int, error: type[AppError]) -> None:
         lo, scale = pairs.astype(np.float64).T
         if (scale >= 0).all() and (lo + levels * scale <= _LARGEST).all():
             return
-    raise error("lo and scale must be finite, and so must be the numbers that they span")
+    raise error("lo, scale and the range they span must be finite")
 
 
 def _pack4(codes: Bytes) -> Bytes:

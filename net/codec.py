@@ -79,7 +79,7 @@ class Codec:
         """
         name = array.dtype.name
         if name not in DTYPES:
-            raise CodecError(f"dtype {name} does not travel")
+            raise CodecError(f"dtype {name} is not supported")
         parameters, codes = self.form.encode(array)
         compressed = codes.data if self.compressor is None else memoryview(self.compressor.compress(codes, array.shape))
         parts = (parameters.data, compressed)
@@ -97,12 +97,12 @@ class Codec:
         """Check the sizes before anything is decoded. Raises ProtocolError where the buffer is not exactly one of such
         a tensor, or unfolds to more or less."""
         if not self.is_lossless and dtype != "float32":
-            raise ProtocolError(f"{self.name} carries float32, not {dtype}")
+            raise ProtocolError(f"{self.name} encodes float32, not {dtype}")
         parameter_bytes, code_bytes = self.form.parameter_bytes(shape), self.form.code_bytes(dtype, shape)
         if self.compressor is not None:
             self.compressor.check(buffer[parameter_bytes:], code_bytes, shape)
         elif buffer.nbytes != parameter_bytes + code_bytes:
-            raise ProtocolError(f"a shape of {dtype} does not have the size of its buffer")
+            raise ProtocolError(f"the shape of {dtype} does not match its buffer size")
 
     def decode(self, dtype: str, shape: Shape, buffer: memoryview) -> Array:
         """The tensor of a buffer that was checked: new memory, or a view of the buffer if raw. Raises ProtocolError."""
@@ -124,9 +124,9 @@ def _check_frame(frame: memoryview, expected: int) -> None:
     except zstandard.ZstdError:
         raise ProtocolError("not a zstd frame") from None
     if header.content_size != expected:
-        raise ProtocolError(f"a zstd frame must declare the {expected} bytes of its tensor")
+        raise ProtocolError(f"zstd frame must declare the tensor's {expected} bytes")
     if header.window_size > MAX_WINDOW_BYTES or header.dict_id:
-        raise ProtocolError(f"a zstd frame with a dictionary or a window of more than {MAX_WINDOW_BYTES} bytes")
+        raise ProtocolError(f"zstd frame with a dictionary or a window of more than {MAX_WINDOW_BYTES} bytes")
     left, is_last = _BLOCKS + expected // _BLOCK_BYTES, 0
     while not is_last:
         block = int.from_bytes(frame[position : position + 3], "little")
@@ -134,9 +134,9 @@ def _check_frame(frame: memoryview, expected: int) -> None:
         position += 3 + (1 if block >> 1 & 3 == _RUN else block >> 3)
         left -= 1
         if position > frame.nbytes or left < 0:
-            raise ProtocolError("a zstd frame that is cut off, or in too many blocks")
+            raise ProtocolError("truncated zstd frame, or too many blocks")
     if position + 4 * header.has_checksum != frame.nbytes:
-        raise ProtocolError("a zstd frame must fill its buffer")
+        raise ProtocolError("zstd frame must fill its buffer")
 
 
 def _unfold(frame: memoryview, expected: int) -> memoryview:
@@ -146,9 +146,9 @@ def _unfold(frame: memoryview, expected: int) -> memoryview:
         reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(frame)
         got = reader.readinto(content.data)
     except zstandard.ZstdError:
-        raise ProtocolError("a damaged zstd frame") from None
+        raise ProtocolError("damaged zstd frame") from None
     if got != expected or reader.read(1):
-        raise ProtocolError(f"a zstd frame that does not decompress to the {expected} bytes that it declares")
+        raise ProtocolError(f"zstd frame does not decompress to the declared {expected} bytes")
     return content.data
 
 

@@ -56,7 +56,7 @@ class Frame:
         if self.kind is FrameType.ERROR:
             raise refusal(from_header(Error, self.header))
         if self.kind is not message.TYPE:
-            raise ProtocolError(f"{message.TYPE.name} was expected, {self.kind.name} came")
+            raise ProtocolError(f"expected {message.TYPE.name}, got {self.kind.name}")
         return from_header(message, self.header)
 
     def described(self) -> list[tensors.Described]:
@@ -142,10 +142,10 @@ class Connection:
         header = plain_pickle.dumps(to_header(message) | described)
         most = self.limits.header_of(message.TYPE)
         if len(header) > most:
-            raise ProtocolError(f"a header of {len(header)} bytes is to be sent, the limit is {most}")
+            raise ProtocolError(f"cannot send a header of {len(header)} bytes, the limit is {most}")
         payload_bytes = sum(buffer.nbytes for buffer in buffers)
         if payload_bytes > self.limits.payload_bytes:
-            raise ProtocolError(f"{payload_bytes} bytes are to be sent, the limit is {self.limits.payload_bytes}")
+            raise ProtocolError(f"cannot send {payload_bytes} bytes, the limit is {self.limits.payload_bytes}")
         prefix = pack_prefix(message.TYPE, len(header), payload_bytes)
         if not self._sending.acquire(timeout=deadline.remaining()):
             raise deadline.passed()
@@ -159,7 +159,7 @@ class Connection:
         """At once, as far as the kernel takes it; the rest in further calls."""
         parts = [part for part in parts if part.nbytes]
         if self._is_cut:
-            raise PeerClosedError("a part of a frame was sent here, and nothing can follow it")
+            raise PeerClosedError("a frame was sent only partially; the connection is unusable")
         self._is_cut = True  # until all of it is sent
         began, before = time.monotonic(), self.delivered_bytes
         while parts:
@@ -189,7 +189,7 @@ class Connection:
         if elapsed_s > PATIENCE_S and self.min_taken_per_s:
             taken = self.delivered_bytes - before
             if taken < self.min_taken_per_s * (elapsed_s - PATIENCE_S):
-                raise SlowError(f"what is sent is taken slower than {self.min_taken_per_s:.0f} bytes/s")
+                raise SlowError(f"the peer reads slower than {self.min_taken_per_s:.0f} bytes/s")
 
     def _refusal_or(self, lost: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""
@@ -217,7 +217,7 @@ class Connection:
             pass
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
-        inside = deadline if frame_s is None else Deadline.after(frame_s, "a frame did not arrive")
+        inside = deadline if frame_s is None else Deadline.after(frame_s, "no complete frame received")
         progress = _Progress(time.monotonic(), self.received_bytes)
         while True:  # whoever speaks something else need not say all of it
             prefix = parse_start(start[:got], self.limits)
@@ -232,7 +232,7 @@ class Connection:
         try:
             payload = np.empty(prefix.payload_bytes, np.uint8).data
         except MemoryError:  # within the limit of a frame, but others have theirs
-            raise NoMemoryError(f"no memory for {prefix.payload_bytes} bytes now, try again later") from None
+            raise NoMemoryError(f"not enough memory for {prefix.payload_bytes} bytes, try again later") from None
         self._receive_all(payload, inside, progress)
         now = time.monotonic()
         timed = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
@@ -355,7 +355,7 @@ def _lost(error: OSError, deadline: Deadline) -> AppError:
         return deadline.passed()
     if isinstance(error, ssl.SSLError):
         return explain(error)
-    return PeerClosedError(f"the connection broke: {error.strerror or error}")
+    return PeerClosedError(f"connection failed: {error.strerror or error}")
 
 
 def connect(
@@ -364,7 +364,9 @@ def connect(
     """Open a connection, with TLS where that is given. Raises ConnectError that says what to do, as HandshakeLostError
     where a connection was taken and came to nothing."""
     place = addresses.show(host, port)
-    deadline = Deadline.after(timeout_s, f"the cloud at {place} did not agree on TLS within {timeout_s:g} s")
+    deadline = Deadline.after(
+        timeout_s, f"the cloud at {place} did not complete the TLS handshake within {timeout_s:g} s"
+    )
     connection = Connection(dial(host, port, timeout_s), limits or Limits())
     if tls is not None:
         try:
@@ -372,7 +374,9 @@ def connect(
         except AppError as error:
             connection.close()
             is_told = isinstance(error, ConnectError)
-            raise error if is_told else HandshakeLostError(f"no TLS with the cloud at {place}: {error}") from None
+            raise (
+                error if is_told else HandshakeLostError(f"TLS handshake with the cloud at {place} failed: {error}")
+            ) from None
     return connection
 
 
@@ -385,6 +389,6 @@ def _secure(connection: Connection, tls: ClientTls, deadline: Deadline) -> None:
         error = from_header(Error, frame.header) if frame.kind is FrameType.ERROR else None
         if error is None or error.code == "BAD_MAGIC":
             raise ConnectError(
-                "the cloud does not speak TLS: start it with --tls-cert and --tls-key, or leave --tls-ca away"
+                "the cloud does not use TLS: start it with --tls-cert and --tls-key, or remove --tls-ca"
             ) from None
         raise refusal(error) from None

@@ -91,14 +91,14 @@ class Raw:
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
         """A view of the codes. Raises ProtocolError for a bool that is neither 0 nor 1."""
         if dtype == "bool" and np.frombuffer(codes, np.uint8).max() > 1:
-            raise ProtocolError("a bool is 0 or 1")
+            raise ProtocolError("a bool must be 0 or 1")
         return np.frombuffer(codes, dtype=DTYPES[dtype]).reshape(shape)
 
 
 def as_float32(array: Array) -> Floats:
     """What a lossy form starts from: the same shape, in C order. Raises CodecError for all but float32."""
     if array.dtype.name != "float32" or not array.size:
-        raise CodecError(f"a lossy codec carries float32, not {array.dtype.name} of {array.size} numbers")
+        raise CodecError(f"lossy codecs encode float32, not {array.dtype.name} of {array.size} numbers")
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
@@ -132,7 +132,7 @@ class Half:
         """No parameters, and two bytes for each number. Raises CodecError for all but finite float32 below 65520."""
         numbers = as_float32(array).reshape(-1)
         if not (numbers.min() > -_HALF_END and numbers.max() < _HALF_END):  # false for NaN
-            raise CodecError("fp16 carries finite numbers below 65520")
+            raise CodecError("fp16 only encodes finite numbers below 65520")
         halves = np.empty(numbers.size, "<u2")
         for part in pieces(numbers.size):
             bits = (numbers[part] * _SHRINK).view(np.uint32)
@@ -151,7 +151,7 @@ class Half:
         """A new float32 array of `shape`. Raises ProtocolError for NaN and infinity."""
         halves = np.frombuffer(codes, "<i2")
         if (halves & 0x7FFF).max() >= _HALF_INFINITY:
-            raise ProtocolError("fp16 carries finite numbers")
+            raise ProtocolError("fp16 only encodes finite numbers")
         numbers = np.empty(halves.size, np.float32)
         bits = numbers.view(np.int32)
         for part in pieces(halves.size):

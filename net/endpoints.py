@@ -36,9 +36,9 @@ def listen(host: str, port: int, backlog: int, flag: str = "-p") -> list[socket.
     except (OSError, OverflowError, UnicodeError) as error:
         place = addresses.show(host, port)
         words = {
-            errno.EADDRINUSE: f"the port is in use; choose another with {flag}, or let 0 choose one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-            errno.EACCES: f"ports below 1024 are not for every user; choose another with {flag}",
+            errno.EADDRINUSE: f"the port is in use; choose another with {flag}, or use 0 for a free one",
+            errno.EADDRNOTAVAIL: "no such address on this machine",
+            errno.EACCES: f"ports below 1024 require privileges; choose another with {flag}",
         }
         raise ConnectError(f"cannot listen on {place}: {_why(error, host, words)}") from None
 
@@ -121,7 +121,9 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
         raise failed
     except (OSError, OverflowError, UnicodeError, DeadlineError) as error:
         place, why = addresses.show(host, port), _why(error, host, {})
-        raise ConnectError(f"no cloud at {place} ({why}): start cloud_api.py there, or check -i and -p") from None
+        raise ConnectError(
+            f"no cloud at {place} ({why}): start cloud_api.py on that host, or check -i and -p"
+        ) from None
 
 
 def _why(error: Exception, host: str, words: Mapping[int, str]) -> str:
@@ -129,10 +131,10 @@ def _why(error: Exception, host: str, words: Mapping[int, str]) -> str:
     if isinstance(error, TimeoutError | DeadlineError):
         return "no answer"
     if isinstance(error, socket.gaierror) and "%" in host:
-        return f"there is no interface {host.partition('%')[2]!r} here"
+        return f"no interface {host.partition('%')[2]!r} on this machine"
     number = (error.errno if isinstance(error, OSError) else None) or 0
     if number in (errno.EINVAL, errno.EADDRNOTAVAIL) and addresses.is_link_local(host) and "%" not in host:
-        return f"a link-local address needs its interface, as in {host}%eth0"
+        return f"a link-local address requires its interface, for example {host}%eth0"
     if number == errno.EAFNOSUPPORT:
         return "this machine has no IPv6"
     return words.get(number) or getattr(error, "strerror", None) or str(error)

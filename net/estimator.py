@@ -60,7 +60,7 @@ class Estimator:
     def __post_init__(self) -> None:
         rates_fit = all(0 < rate < float("inf") for rate in (self.up_bytes_per_s, self.down_bytes_per_s))
         if not (rates_fit and 0 <= self.rtt_s < MOST_S):
-            raise ValueError("a link needs two rates above zero and a round trip of zero or more, all of them finite")
+            raise ValueError("both rates must be above zero and the round trip at least zero, all finite")
         self._rtt_at = self.updated_at
         if self.told is not None:
             self.told(self.updated_at, self.up_bytes_per_s)

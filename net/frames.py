@@ -105,15 +105,13 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
     if magic != MAGIC:
         raise _not_ours(magic)
     if version != VERSION:
-        raise VersionError(
-            f"protocol version {version}, this side speaks {VERSION}: run the same release on both sides"
-        )
+        raise VersionError(f"protocol version {version}, expected {VERSION}: run the same release on both sides")
     if number not in FrameType.__members__.values():
         raise ProtocolError(f"unknown frame type {number}")
     if flags:
         raise ProtocolError(f"unknown flags {flags:#06x}")
     if payload_bytes and FrameType(number) not in _WITH_PAYLOAD:
-        raise ProtocolError(f"a {FrameType(number).name} has no payload")
+        raise ProtocolError(f"a {FrameType(number).name} frame must not have a payload")
     most = limits.header_of(FrameType(number))
     if header_bytes > most:
         raise TooLargeError(f"{FrameType(number).name} header of {header_bytes} bytes, the limit is {most}")
@@ -135,5 +133,5 @@ def parse_start(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
 
 def _not_ours(first: bytes) -> BadMagicError:
     if first.startswith(_TLS_FIRST):
-        return BadMagicError("TLS came, and this cloud speaks without: --tls-cert and --tls-key give it TLS")
+        return BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
     return BadMagicError(f"not this protocol: the first bytes are {first!r}")

@@ -63,7 +63,7 @@ class Jpeg:
         """Raises ProtocolError for anything but one whole JPEG of this shape, as `compress` writes it."""
         channels, height, width = _picture(shape)
         if compressed[:2] != _START or compressed[-2:] != _END:
-            raise ProtocolError("not a whole JPEG")
+            raise ProtocolError("incomplete JPEG")
         position, seen = 2, set()
         while _SCAN not in seen:
             kind, body = _segment(compressed, position)
@@ -72,12 +72,12 @@ class Jpeg:
             elif kind == _SCAN and _FRAME in seen:
                 _check_scan(body, channels)
             elif kind not in (_TABLE, _HUFFMAN) and not (kind == _JFIF and position == 2):
-                raise ProtocolError(f"a JPEG with the marker {kind:#04x}, where baseline has none")
+                raise ProtocolError(f"JPEG marker {kind:#04x} is not allowed in baseline")
             seen.add(kind)
             position += 4 + len(body)
         found = _MARKER.search(compressed, position)
         if found is None or found.start() != len(compressed) - len(_END):
-            raise ProtocolError("a JPEG that is cut off, or has more than one scan")
+            raise ProtocolError("truncated JPEG, or more than one scan")
 
     def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """The pixels of a file that was checked. Raises ProtocolError where it cannot be decoded."""
@@ -88,23 +88,23 @@ class Jpeg:
             with Image.open(io.BytesIO(compressed), formats=("JPEG",)) as picture:
                 pixels = _pixels(picture, MODES[channels], (width, height))
         except Exception:  # noqa: BLE001  Pillow raises all kinds, of a stranger's bytes
-            raise ProtocolError("a damaged JPEG") from None
+            raise ProtocolError("damaged JPEG") from None
         return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)).reshape(-1).data
 
 
 def _pixels(picture: "Image", mode: str, size: tuple[int, int]) -> Bytes:
     """Decode; what Pillow has read of the head has to be the same as what was checked."""
     if picture.mode != mode or picture.size != size:
-        raise ValueError("another picture than was checked")
+        raise ValueError("the decoded image differs from the checked one")
     return np.asarray(picture, np.uint8)
 
 
 def _picture(shape: Shape) -> tuple[int, int, int]:
     """Channels, height and width. Raises ProtocolError where JPEG has no such picture."""
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in MODES:
-        raise ProtocolError("a JPEG is one picture of one or three channels")
+        raise ProtocolError("a JPEG must be one image of one or three channels")
     if max(shape[2:]) > MAX_SIDE or math.prod(shape[2:]) > MAX_PIXELS:
-        raise ProtocolError(f"a JPEG has sides of at most {MAX_SIDE} and {MAX_PIXELS} pixels here")
+        raise ProtocolError(f"JPEG sides are limited to {MAX_SIDE} and {MAX_PIXELS} pixels")
     return shape[1], shape[2], shape[3]
 
 
@@ -113,7 +113,7 @@ def _segment(file: memoryview, position: int) -> tuple[int, bytes]:
     head = bytes(file[position : position + 4])
     end = position + 2 + int.from_bytes(head[2:], "big")
     if len(head) < 4 or head[0] != 0xFF or not position + 4 <= end <= min(len(file), MAX_HEAD_BYTES):
-        raise ProtocolError("a JPEG whose markers are cut off, or too long")
+        raise ProtocolError("truncated or overlong JPEG markers")
     return head[1], bytes(file[position + 4 : end])
 
 
@@ -123,14 +123,14 @@ def _check_frame(body: bytes, channels: int, height: int, width: int) -> None:
     sampling = [_CHROMA_SAMPLING] if channels == 1 else [_LUMA_SAMPLING, _CHROMA_SAMPLING, _CHROMA_SAMPLING]
     parts = [bytes([number, each]) for number, each in enumerate(sampling, start=1)]
     if body[:6] != size:
-        raise ProtocolError(f"a JPEG must declare the {width} x {height} pixels of {channels} channels of its tensor")
+        raise ProtocolError(f"JPEG must declare the tensor's {width} x {height} pixels and {channels} channels")
     if [body[at : at + 2] for at in range(6, len(body), 3)] != parts or len(body) != 6 + 3 * channels:
-        raise ProtocolError(f"a JPEG must have components 1 to {channels}, and more than one as {SUBSAMPLING}")
+        raise ProtocolError(f"JPEG must have components 1 to {channels}, subsampled as {SUBSAMPLING}")
 
 
 def _check_scan(body: bytes, channels: int) -> None:
     """SOS: all components at once, from the first coefficient to the last."""
     if len(body) != 4 + 2 * channels or body[0] != channels or body[-3:] != _FIRST_TO_LAST:
-        raise ProtocolError("a JPEG must have one scan of everything")
+        raise ProtocolError("JPEG must have one full scan")
     if list(body[1:-3:2]) != list(range(1, channels + 1)):
-        raise ProtocolError("a JPEG must have one scan of all components")
+        raise ProtocolError("JPEG must have one scan with all components")

@@ -57,7 +57,7 @@ def fit(transfers: Sequence[Transfer]) -> tuple[float, float]:
     sizes = np.array([t.bytes for t in transfers], dtype=float)
     seconds = np.array([t.seconds for t in transfers])
     if len(set(sizes.tolist())) < 2 or (seconds <= 0).any():
-        raise ValueError("a rate needs transfers of two sizes, each with a time above zero")
+        raise ValueError("estimating a rate requires transfers of two sizes, each with a time above zero")
     design = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
     (rtt_s, slope), *_ = np.linalg.lstsq(design, np.ones_like(seconds), rcond=None)
     largest = int(sizes.argmax())
@@ -110,7 +110,7 @@ class Prober:
                 break
         fitted = sorted({transfer.bytes for transfer in transfers})[-FITTED:]
         if len(fitted) < 2:
-            raise ProtocolError(f"the cloud takes {limit} bytes at most: too few to measure the link with")
+            raise ProtocolError(f"the cloud accepts at most {limit} bytes: not enough to measure the link")
         return fit([transfer for transfer in transfers if transfer.bytes in fitted])
 
     def _one_way(self, size: int, *, upward: bool) -> Transfer:
@@ -124,5 +124,5 @@ class Prober:
         frame = self.connection.receive(self.deadline)
         seconds = time.perf_counter() - started
         if frame.read(Probed).id != self._count or frame.payload.nbytes != down_bytes:
-            raise ProtocolError("the cloud answered another probe than the one that was sent")
+            raise ProtocolError("the cloud answered a different probe")
         return Transfer(up_bytes + down_bytes, seconds)

@@ -166,7 +166,7 @@ def to_header(message: Message) -> dict[str, Any]:
 def from_header(kind: type[M], header: Any) -> M:
     """Read a message. Raises ProtocolError where a field is missing or not of its type."""
     if not isinstance(header, dict):
-        raise ProtocolError("a header is a dictionary")
+        raise ProtocolError("a header must be a dictionary")
     values: dict[str, Any] = {}
     for field in fields(kind):
         value = header.get(field.name, None if field.default is MISSING else field.default)

@@ -35,7 +35,7 @@ class Spending(Enum):
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one source: how many times --max-small-rate it has a second, and for how many seconds it may save them."""
+    """Of one source: how many times --max-control-rate it has a second, and for how many seconds it may save them."""
 
     times: float
     burst_s: float

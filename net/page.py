@@ -95,7 +95,7 @@ class Page:
         except BlockingIOError:
             return
         except OSError as error:
-            log.warning("a visitor of the metrics could not come: %s", error)
+            log.warning("cannot accept a metrics connection: %s", error)
             time.sleep(NO_DESCRIPTORS_S)
             return
         if len(self._visitors) >= PLACES:
@@ -139,7 +139,7 @@ class Page:
         try:
             page = self._page()
         except Exception:
-            log.exception("! the metrics: a bug")
+            log.exception("! metrics: internal error")
             return reply("500 Internal Server Error")
         return reply("200 OK", page, self._type, has_body=words[0] != "HEAD")
 

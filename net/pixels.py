@@ -49,7 +49,7 @@ class Pixels:
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """Raises CodecError for what is not exactly a normalised 8-bit picture of shape (1, C, H, W)."""
         if array.dtype.name != "float32" or not _is_picture(array.shape) or not array.size:
-            raise CodecError("pixels are those of one float32 picture")
+            raise CodecError("pixels only encodes one float32 image")
         channels = array.shape[1]
         for means, stds in NORMALISATIONS:
             if len(means) in (1, channels):
@@ -59,20 +59,20 @@ class Pixels:
                     pixels = codes.reshape(array.shape[1:])
                     shown = _differences(pixels) if self.is_foretold else pixels
                     return np.concatenate([mean, std]).astype("<f4").view(np.uint8), shown.reshape(-1)
-        raise CodecError("this is no normalised 8-bit picture")
+        raise CodecError("not a normalized 8-bit image")
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
         """A new float32 array of shape (1, C, H, W). Raises ProtocolError for another, or infinite parameters."""
         channels = _channels(shape)
         if dtype != "float32" or not _is_picture(shape):
-            raise ProtocolError("pixels are those of one float32 picture")
+            raise ProtocolError("pixels only encodes one float32 image")
         numbers = np.frombuffer(parameters, "<f4").astype(np.float32)
         if not np.isfinite(numbers).all() or not (numbers[channels:] > 0).all():
-            raise ProtocolError("the parameters of pixels are finite numbers")
+            raise ProtocolError("the parameters of pixels must be finite")
         with np.errstate(over="ignore"):
             table = _table(numbers[:channels], numbers[channels:])
         if not np.isfinite(table).all():
-            raise ProtocolError("pixels make finite numbers")
+            raise ProtocolError("decoded pixels must be finite")
         found = np.frombuffer(codes, np.uint8).reshape(shape[1:])
         pixels = _sums(found) if self.is_foretold else found
         return np.stack([row[code] for row, code in zip(table, pixels, strict=True)]).reshape(shape)

@@ -43,7 +43,7 @@ def loads(data: bytes) -> Any:
     try:
         value = _run(data)
     except (IndexError, struct.error):  # of the program, or of what it has on its stack
-        raise PlainPickleError("the pickle ends inside an instruction, or takes more than there is") from None
+        raise PlainPickleError("the pickle is truncated, or its stack is empty") from None
     _check_depth(value)
     return value
 
@@ -58,7 +58,7 @@ def _copy(value: Any, depth: int) -> Any:
     if kind is dict and all(type(key) is str for key in value):
         return {key: _copy(item, depth + 1) for key, item in value.items()}
     if kind not in (type(None), bool, int, float, str, bytes):
-        raise TypeError(f"{kind.__name__} is not plain data, or a key is not text")
+        raise TypeError(f"{kind.__name__} is not plain data, or a key is not a string")
     if kind is int and not -(1 << 63) <= value < 1 << 63:
         raise TypeError(f"an int has at most {MAX_INT_BYTES} bytes")
     return value
@@ -105,7 +105,7 @@ def _run(data: bytes) -> Any:
         else:
             position = _OTHERS[code](data, position, stack, memo)
     if position + 1 != len(data) or below or len(stack) != 1:
-        raise PlainPickleError("the pickle does not end where the header ends")
+        raise PlainPickleError("the pickle does not end at the end of the header")
     return stack[0]
 
 
@@ -114,16 +114,16 @@ def _run(data: bytes) -> Any:
 
 def _append_all(stack: list[Any], items: list[Any]) -> None:
     if type(stack[-1]) is not list:
-        raise PlainPickleError("something is appended to what is no list")
+        raise PlainPickleError("APPEND to something other than a list")
     stack[-1].extend(items)
 
 
 def _set_all(stack: list[Any], items: list[Any]) -> None:
     if type(stack[-1]) is not dict or len(items) % 2:
-        raise PlainPickleError("something is put into what is no dictionary")
+        raise PlainPickleError("SETITEM on something other than a dictionary")
     keys = items[::2]
     if not all(type(key) is str for key in keys):
-        raise PlainPickleError("a key that is not text")
+        raise PlainPickleError("a key is not a string")
     stack[-1].update(zip(keys, items[1::2], strict=True))
 
 
@@ -205,7 +205,7 @@ def _text(length: struct.Struct) -> "_Instruction":
         try:
             stack.append(data[start:end].decode("utf-8"))
         except UnicodeDecodeError:
-            raise PlainPickleError("text that is not UTF-8") from None
+            raise PlainPickleError("text is not UTF-8") from None
         return end
 
     return push
@@ -225,7 +225,7 @@ def _get(index: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
         found = memo[index.unpack_from(data, position)[0]]
         if type(found) not in (str, bytes):
-            raise PlainPickleError("only text and bytes may be used twice")
+            raise PlainPickleError("only text and bytes may be memoized")
         stack.append(found)
         return position + index.size
 

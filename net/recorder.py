@@ -34,9 +34,9 @@ class Recorder:
         try:
             self._file = path.open("x", encoding="ascii", newline="\n")
         except FileExistsError:
-            raise UsageError(f"--record {path}: there is a file already, and it is not written over") from None
+            raise UsageError(f"--record {path}: the file exists and is not overwritten") from None
         except OSError as error:
-            raise UsageError(f"--record {path}: cannot be written: {error.strerror or error}") from None
+            raise UsageError(f"--record {path}: cannot write: {error.strerror or error}") from None
 
     def note(self, at: float, up_bytes_per_s: float) -> None:
         """The upload as estimated at the moment `at`, in seconds. A second one in the same millisecond is left out.
@@ -58,13 +58,13 @@ class Recorder:
         """The session is worth more than its trace: where it cannot be written that is said once."""
         try:
             if self._rows == MOST_ROWS:
-                raise OSError(f"it has {MOST_ROWS} lines, and no more are read")
+                raise OSError(f"reached the limit of {MOST_ROWS} rows")
             self._file.write(line)
             self._file.flush()
             self._rows += 1
         except OSError as error:
             self._is_broken = True
-            log.warning("--record %s ends here: %s", self._path, error.strerror or error)
+            log.warning("--record %s stopped: %s", self._path, error.strerror or error)
 
     def close(self) -> None:
         """End the file; one in which nothing was written is taken away."""

@@ -18,16 +18,16 @@ def read_token(token_file: Path | None) -> str:
         try:
             token = token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UsageError(f"cannot read the token file {token_file}: {reason}") from None
     else:
         token = os.environ.get(SECRET, "")
         if not token:
             return ""
     if not token.isascii() or not token.isprintable():
-        raise UsageError("a token is printable ASCII text")
+        raise UsageError("the token must be printable ASCII")
     if not TOKEN_BYTES[0] <= len(token.encode()) <= TOKEN_BYTES[1]:
-        raise UsageError(f"a token has {TOKEN_BYTES[0]} to {TOKEN_BYTES[1]} bytes")
+        raise UsageError(f"the token must have {TOKEN_BYTES[0]} to {TOKEN_BYTES[1]} bytes")
     return token
 
 
@@ -48,8 +48,8 @@ def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> No
     if token or has_tls or insecure or is_loopback(host):
         return
     raise UsageError(
-        f"{host} can be reached from other machines: set a token (--token-file FILE, or {SECRET} in the "
-        "environment, the same on both sides), TLS (--tls-cert FILE --tls-key FILE), or say --insecure"
+        f"{host} is reachable from other machines: use a token (--token-file FILE, or {SECRET} in the "
+        "environment, the same on both sides), TLS (--tls-cert FILE --tls-key FILE), or use --insecure"
     )
 
 
@@ -58,5 +58,5 @@ def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise UsageError(f"there is no address {host!r} to listen on") from None
+        raise UsageError(f"cannot listen on {host!r}: no such address") from None
     return all(addresses.is_loopback(str(row[4][0])) for row in found)

@@ -62,7 +62,7 @@ class Peer:
 
     @property
     def is_evicted(self) -> bool:
-        """Whether its place was given to another."""
+        """Whether evicted to admit another connection."""
         return self.evicted.is_set()
 
     @property
@@ -112,7 +112,7 @@ class Server:
         self._refusers = threading.Semaphore(REFUSERS)
         self._peers: dict[Peer, threading.Thread] = {}
         self._door = AdmissionControl(self.policy)
-        self._refusals = FloodLog(log, logging.WARNING, "! %d further refusals were not written")
+        self._refusals = FloodLog(log, logging.WARNING, "! %d further refusals not logged")
         self._sources = Sources(self.small_per_s)
         self._turned_away = Bucket(TURNED_AWAY_PER_S, TURNED_AWAY_S)
         return self.addresses[0]
@@ -182,7 +182,7 @@ class Server:
         while not self.is_stopping and (left := end - time.monotonic()) > 0:
             if peer.evicted.wait(min(left, STOP_NOTICED_S)):
                 self.pay(peer, spending, -tokens)
-                raise PeerClosedError("its place was given to another")
+                raise PeerClosedError("evicted to admit another connection")
         peer.turn_at = 0.0
 
     def _admit(self, sock: socket.socket, address: str, name: str) -> None:
@@ -214,11 +214,11 @@ class Server:
         if not owed_s:
             return None
         self._sources.pay(payer, Spending.CONNECTION, -1)
-        return Denial("BUSY", "too many connections a second from your address (--max-small-rate)", owed_s)
+        return Denial("BUSY", "too many connections per second from your address (--max-control-rate)", owed_s)
 
     @property
     def _full(self) -> str:
-        return f"all {self.max_connections} connections are taken (--max-connections)"
+        return f"all {self.max_connections} connections are in use (--max-connections)"
 
     def _evict(self) -> bool:
         """Make room: of those who have not said HELLO, one of the source that has most of them leaves: the oldest of
@@ -297,7 +297,7 @@ class Server:
             with self._lock:
                 seconds = self._door.penalise(peer.address, fault, time.monotonic())
             if seconds:
-                self._refusals.tell("! %s is turned away for %.0f s: %s", peer.address, seconds, fault.value)
+                self._refusals.tell("! %s is blocked for %.0f s: %s", peer.address, seconds, fault.value)
         peer.connection.refuse(Error.of(error), EVICTION_S if peer.is_evicted else REFUSAL_S)
 
     def _run(self, peer: Peer) -> None:
@@ -313,12 +313,12 @@ class Server:
                 return  # it is us who closed it
             self._fail(peer, error)
         except Exception:
-            log.exception("! %s: a bug; the connection is closed, the others go on", peer.name)
+            log.exception("! %s: internal error, connection closed", peer.name)
             self.metrics.refused("INTERNAL")
             peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), REFUSAL_S)
         finally:
             self._forget(peer)
-            log.info("> %s gone", peer.name)
+            log.info("> %s disconnected", peer.name)
 
     def _drain(self) -> None:
         """Who has something in hand may finish; who comes now is still told that we are stopping."""

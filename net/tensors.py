@@ -55,11 +55,11 @@ def read(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[De
     not fit exactly, or if it were decoded more than `limits.payload_bytes` in all."""
     tensors, sizes = header.get("tensors", []), header.get("buffers", [])
     if not isinstance(tensors, list) or not isinstance(sizes, list) or len(tensors) != len(sizes):
-        raise ProtocolError("the header must list tensors and as many buffers")
+        raise ProtocolError("the header must list tensors and the same number of buffers")
     if len(tensors) > limits.tensors:
         raise TooLargeError(f"{len(tensors)} tensors, the limit is {limits.tensors}")
     if any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) != payload.nbytes:
-        raise ProtocolError("the sizes of the buffers do not add up to the payload")
+        raise ProtocolError("the buffer sizes do not add up to the payload")
     ends = list(accumulate(sizes))
     buffers = [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     rows = [_read_row(row, *place, limits) for row, place in zip(tensors, enumerate(buffers), strict=True)]
@@ -73,16 +73,16 @@ def read(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[De
 
 def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Described:
     if type(row) is not tuple or len(row) != 4:
-        raise ProtocolError("a tensor is described by dtype, shape, codec and buffer index")
+        raise ProtocolError("a tensor must have dtype, shape, codec and buffer index")
     name, shape, codec, buffer = row
     if type(name) is not str or name not in DTYPES:
         raise ProtocolError(f"unknown dtype {_short(name)}")
     if type(codec) is not str or (codec not in STANDARD and codec not in limits.more_codecs):
         raise ProtocolError(f"unknown codec {_short(codec)}")
     if type(buffer) is not int or buffer != index:
-        raise ProtocolError("every tensor has the buffer of its own place")
+        raise ProtocolError("tensor and buffer indices must match")
     if type(shape) is not tuple or any(type(size) is not int or size < 1 for size in shape):
-        raise ProtocolError("a shape is a tuple of sizes of at least 1")
+        raise ProtocolError("a shape must be a tuple of sizes of at least 1")
     if len(shape) > limits.dimensions:
         raise TooLargeError(f"{len(shape)} dimensions, the limit is {limits.dimensions}")
     return Described(name, shape, CODECS[codec], bytes_)

@@ -52,7 +52,7 @@ def client_tls(ca: Path | None, cert: Path | None, key: Path | None, host: str) 
     """What the flags of an edge mean; None without TLS. Raises UsageError for files that do not serve."""
     if ca is None:
         if cert is not None or key is not None:
-            raise UsageError("--tls-cert and --tls-key are for a connection with --tls-ca FILE")
+            raise UsageError("--tls-cert and --tls-key require --tls-ca FILE")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -66,7 +66,7 @@ def server_context(cert: Path | None, key: Path | None, client_ca: Path | None) 
     """What the flags of a cloud mean; None without TLS. Raises UsageError for files that do not serve."""
     if cert is None and key is None:
         if client_ca is not None:
-            raise UsageError("--tls-client-ca goes with --tls-cert and --tls-key")
+            raise UsageError("--tls-client-ca requires --tls-cert and --tls-key")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -95,7 +95,7 @@ def _trust(context: ssl.SSLContext, ca: Path) -> None:
 
 def _identify(context: ssl.SSLContext, cert: Path | None, key: Path | None) -> None:
     if cert is None or key is None:
-        raise UsageError("--tls-cert FILE and --tls-key FILE go together")
+        raise UsageError("--tls-cert FILE and --tls-key FILE must be used together")
     try:
         context.load_cert_chain(cert, key, password="")  # nobody is asked for one
     except OSError as error:
@@ -107,14 +107,14 @@ def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return str(error.verify_message)
     if isinstance(error, ssl.SSLError):
-        return str(error.reason or "no PEM file").lower().replace("_", " ")
+        return str(error.reason or "not a PEM file").lower().replace("_", " ")
     return error.strerror or str(error)
 
 
 _REFUSALS = {
-    "CERTIFICATE_REQUIRED": "the cloud wants a certificate: give --tls-cert FILE --tls-key FILE",
-    "ALERT": "the other side ended TLS: {reason}",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate came (--tls-client-ca)",
+    "CERTIFICATE_REQUIRED": "the cloud requires a client certificate: use --tls-cert FILE --tls-key FILE",
+    "ALERT": "the peer ended the TLS session: {reason}",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate received (--tls-client-ca)",
 }
 """By what OpenSSL's reason has in it, the first that fits; whatever else it says is no TLS of ours."""
 
@@ -123,11 +123,11 @@ def explain(error: ssl.SSLError) -> AppError:
     """What an error of TLS means to whoever reads the one line that it becomes: TlsRefusedError where one side does
     not trust the other, else TlsError."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsRefusedError(f"the other side's certificate is not trusted: {_reason(error)}")
+        return TlsRefusedError(f"the peer's certificate is not trusted: {_reason(error)}")
     for part, text in _REFUSALS.items():
         if part in (error.reason or ""):
             return TlsRefusedError(text.format(reason=_reason(error)))
-    return TlsError(f"no TLS 1.3: {_reason(error)}")
+    return TlsError(f"TLS 1.3 handshake failed: {_reason(error)}")
 
 
 class Secure:
@@ -173,13 +173,13 @@ class Secure:
         if not self.has_heard:
             first = self._raw.peek(deadline.remaining())
             if first == _PLAIN_FIRST:
-                raise PlainPeerError("this cloud speaks TLS: give --tls-ca FILE")
+                raise PlainPeerError("this cloud requires TLS: use --tls-ca FILE")
             if first and first not in _TLS_FIRST:  # OpenSSL would wait for four more bytes, as long as it takes
-                raise TlsError("no TLS: another protocol")
+                raise TlsError("not a TLS handshake")
             self.has_heard = bool(first)
         got = self._raw.receive(self._inbox, deadline.remaining())
         if not got:
-            raise PeerClosedError("the other side closed the connection inside the handshake of TLS")
+            raise PeerClosedError("the other side closed the connection during the TLS handshake")
         self._incoming.write(self._inbox[:got])
 
     # --- of the thread that sends
@@ -245,5 +245,5 @@ class Secure:
                     break
                 total += got
             if self._outgoing.pending > MOST_UNASKED:
-                raise TlsError("too many changes of keys")
+                raise TlsError("too many TLS key updates")
         return total or None

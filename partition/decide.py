@@ -43,17 +43,19 @@ class Goal:
         )
         for objective, value, flag in needs:
             if self.objective == objective and value is None:
-                raise UsageError(f"--objective {objective} needs {flag}")
+                raise UsageError(f"--objective {objective} requires {flag}")
         if self.seconds_per_joule is not None and self.objective != "weighted":
-            raise UsageError("--seconds-per-joule is for --objective weighted")
+            raise UsageError("--seconds-per-joule requires --objective weighted")
         if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
-            raise UsageError("--max-cost is for --objective latency, energy or weighted, and chooses its own method")
+            raise UsageError(
+                "--max-cost requires --objective latency, energy or weighted, and cannot be combined with --method"
+            )
         if self.max_cost is not None and self.price_per_s is None:
-            raise UsageError("--max-cost needs --cloud-price")
+            raise UsageError("--max-cost requires --cloud-price")
         if self.method == "dsh" and self.objective != "throughput":
-            raise UsageError("--method dsh is DADS's search for --objective throughput")
+            raise UsageError("--method dsh requires --objective throughput")
         if self.method == "mincut" and self.objective == "throughput":
-            raise UsageError("a minimum cut adds stages up: --objective throughput takes --method auto, chain or dsh")
+            raise UsageError("--objective throughput cannot be combined with --method mincut: use auto, chain or dsh")
 
     @property
     def price(self) -> float:

@@ -1,10 +1,10 @@
-"""What can be least, by name. Nothing of the search is imported, for the flags of the programs read the names.
+"""The objectives, by name. Nothing of the search is imported, for the flags of the programs read the names.
 
-latency     least end-to-end time (Neurosurgeon on chains, DADS's DSL on graphs)
-energy      least joules of the edge (Neurosurgeon)
-weighted    least latency + seconds for a joule * joules
-throughput  shortest longest stage (DADS's heavy mode)
-auto        latency while it keeps up with the rate of inferences, else throughput (DADS, Algorithm 3)
+latency     lowest end-to-end time (Neurosurgeon on chains, DADS's DSL on graphs)
+energy      lowest energy of the edge (Neurosurgeon)
+weighted    lowest latency + seconds per joule * joules
+throughput  minimum bottleneck stage (DADS's heavy mode)
+auto        latency while it sustains the rate of inferences, else throughput (DADS, Algorithm 3)
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class Search(Enum):
     """How the least is found (partition.decide)."""
 
     SUM = "of a weighted sum of stages"
-    STAGE = "of the longest stage"
-    RATE = "of the sum, or where that does not keep up of the longest stage"
+    STAGE = "of the bottleneck stage"
+    RATE = "of the sum, or of the bottleneck stage if the sum does not sustain the rate"
 
 
 class Objective(NamedTuple):
@@ -44,9 +44,9 @@ def _both(power: "Power", seconds_per_joule: float) -> "StageWeights":
 
 
 OBJECTIVES = {
-    "latency": Objective("least predicted total", "predicted latency"),
-    "energy": Objective("least joules here", "predicted energy of the edge", "J", weigh=lambda power, _: power.weights),
-    "weighted": Objective("least time and energy together", "predicted latency and weighted energy", weigh=_both),
-    "throughput": Objective("shortest longest stage", "longest stage", search=Search.STAGE),
-    "auto": Objective("what keeps up with the rate", "predicted latency", search=Search.RATE),
+    "latency": Objective("lowest predicted latency", "predicted latency"),
+    "energy": Objective("lowest edge energy", "predicted edge energy", "J", weigh=lambda power, _: power.weights),
+    "weighted": Objective("lowest weighted latency and energy", "predicted latency and weighted energy", weigh=_both),
+    "throughput": Objective("minimum bottleneck stage", "bottleneck stage", search=Search.STAGE),
+    "auto": Objective("lowest latency that sustains the rate,", "predicted latency", search=Search.RATE),
 }

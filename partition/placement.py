@@ -85,11 +85,11 @@ def _limits(problem: Problem, price_per_s: float, max_cost: float) -> tuple[floa
 
 def _check(price_per_s: float, max_cost: float) -> None:
     if not (price_per_s >= 0 and math.isfinite(price_per_s)):
-        raise UsageError(f"the price of a second on the cloud is a number of at least 0, not {price_per_s:g}")
+        raise UsageError(f"the cloud price must be at least 0, not {price_per_s:g}")
     if math.isnan(max_cost):
-        raise UsageError("the most that an inference may cost is a number, not nan")
+        raise UsageError("the cost limit must be a number, not nan")
     if max_cost < 0:
-        raise InfeasibleError(f"no placement costs at most {max_cost:g}: the least is 0, with everything on the edge")
+        raise InfeasibleError(f"no placement costs at most {max_cost:g}: the minimum is 0, with all layers on the edge")
 
 
 def _placement(problem: Problem, places: Sequence[int], price_per_s: float, is_optimal: bool = True) -> Placement:

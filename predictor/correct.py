@@ -49,7 +49,7 @@ def load(path: Path) -> Corrections:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA:
-            raise ValueError("of another version")
+            raise ValueError("it has another version")
         factors = {str(kind): float(factor) for kind, factor in document["factors"].items()}
         if not all(LEAST <= factor <= MOST for factor in factors.values()):
             raise ValueError("a factor is out of bounds")
@@ -57,7 +57,7 @@ def load(path: Path) -> Corrections:
     except FileNotFoundError:
         return Corrections()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        log.warning("the corrections %s are not used (%s)", path, error)
+        log.warning("ignoring the corrections %s (%s)", path, error)
         return Corrections()
 
 

@@ -126,10 +126,10 @@ def read(path: Path) -> Dataset:
             rows.setdefault(row.layer.spec.kind, []).append(row)
             machines.add(machine)
     if not rows:
-        raise UsageError(f"{path} holds no measured layers: deployment.py profile makes them")
+        raise UsageError(f"{path} contains no measured layers: run deployment.py profile")
     if len(machines) > 1:
         named = " and ".join(sorted(str(machine) for machine in machines)[:2])
-        raise UsageError(f"{path} mixes the times of two devices: {named}")
+        raise UsageError(f"{path} mixes times of different devices: {named}")
     return Dataset({kind: tuple(rows[kind]) for kind in sorted(rows)}, machines.pop(), str(path))
 
 
@@ -142,7 +142,7 @@ def _read_folder(folder: Path) -> dict[str, Lines]:
         tables[path.stem] = read_csv(path, left, _known(path.stem))
         left -= len(tables[path.stem])
     if not tables:
-        raise UsageError(f"there is no .csv file in {folder}")
+        raise UsageError(f"no .csv file in {folder}")
     return tables
 
 
@@ -150,7 +150,7 @@ def read_csv(path: Path, limit: int, known: Collection[str]) -> Lines:
     """The lines of a CSV file with such columns. Raises UsageError for one that is none or too long."""
     lines = csv_lines(path, read_text(path, MAX_FILE_BYTES), known, limit)
     if len(lines) < 2:
-        raise UsageError(f"{path} is empty: a line of names and lines of values are needed")
+        raise UsageError(f"{path} is empty: expected a header and rows of values")
     return lines
 
 
@@ -190,27 +190,27 @@ def _parse_own(cells: Cells, where: str) -> tuple[Row, Machine]:
     context = Context(**{name: value(name) for name in _CONTEXT})
     machine = Machine(**{name: value(name) for name in _MACHINE})
     if spec.kind not in KINDS:
-        raise UsageError(f"{where}: there is no kind {spec.kind[:40]!r}")
+        raise UsageError(f"{where}: unknown layer kind {spec.kind[:40]!r}")
     return Row(Described(_checked(spec, where), context), cells.get("network", ""), raw), machine
 
 
 def _checked(spec: LayerSpec, where: str) -> LayerSpec:
     if min(*spec.in_shape, *spec.out_shape, *spec.kernel, *spec.stride, spec.groups) < 1:
-        raise UsageError(f"{where}: a shape has a size below 1")
+        raise UsageError(f"{where}: a dimension is below 1")
     return spec
 
 
 def _whole(text: str, name: str, where: str) -> int:
     number = _number(text, name, where)
     if not number.is_integer() or not 0 <= number <= 1e15:
-        raise UsageError(f"{where}: {name} is {text[:40]!r}, a whole number is needed")
+        raise UsageError(f"{where}: {name} is {text[:40]!r}, expected a whole number")
     return int(number)
 
 
 def _positive(text: str, name: str, where: str) -> float:
     number = _number(text, name, where)
     if number < 0:
-        raise UsageError(f"{where}: {name} is {text[:40]!r}, a time is not negative")
+        raise UsageError(f"{where}: {name} is {text[:40]!r}, expected a time of at least 0")
     return max(number, 1e-9)
 
 
@@ -218,10 +218,10 @@ def _number(text: str, name: str, where: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        cure = ", with a point in it" if re.fullmatch(r"\s*-?[0-9]+,[0-9]+\s*", text) else ""
-        raise UsageError(f"{where}: {name} is {text[:40]!r}, a number is needed{cure}") from None
+        cure = ", with a decimal point" if re.fullmatch(r"\s*-?[0-9]+,[0-9]+\s*", text) else ""
+        raise UsageError(f"{where}: {name} is {text[:40]!r}, expected a number{cure}") from None
     if not math.isfinite(number):
-        raise UsageError(f"{where}: {name} is {text[:40]!r}, a finite number is needed")
+        raise UsageError(f"{where}: {name} is {text[:40]!r}, expected a finite number")
     return number
 
 
@@ -350,12 +350,12 @@ def read_whole(folder: Path) -> tuple[Whole, ...]:
         return ()
     (_, head), *lines = read_csv(path, MAX_ROWS, ("network", "pass_s", "rested_s", "alone"))
     if head != ["network", "pass_s", "rested_s", "alone"]:
-        raise UsageError(f"{path} has other columns than network, pass_s, rested_s, alone")
+        raise UsageError(f"{path} must have the columns network, pass_s, rested_s, alone")
     rows = []
     for number, line in lines:
         where = f"{path}, line {number}"
         if len(line) != len(head):
-            raise UsageError(f"{where}: {len(head)} values are needed")
+            raise UsageError(f"{where}: expected {len(head)} values")
         alone = tuple(_alone(part, where) for part in line[3].split(";") if part)
         rows.append(Whole(line[0], _positive(line[1], "pass_s", where), _positive(line[2], "rested_s", where), alone))
     return tuple(rows)

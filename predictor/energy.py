@@ -74,7 +74,7 @@ def load_profile(name: str) -> PowerProfile:
     if radios == "jointdnn":
         radios = _read(SHIPPED / "jointdnn.yaml")
     if not isinstance(radios, dict) or not radios:
-        raise UsageError(f"{path}: radios is a table of radios, or the word jointdnn")
+        raise UsageError(f"{path}: radios must be a table of radios, or jointdnn")
     return PowerProfile(
         name=str(document.get("name", path.stem))[:60],
         compute_w=_watts(document, "compute_w", path),
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
+            raise yaml.YAMLError("aliases are not supported")
         return super().compose_node(parent, index)
 
 
@@ -103,13 +103,15 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: a power profile is a table with compute_w and idle_w")
+        raise UsageError(f"{path}: a power profile must be a table with compute_w and idle_w")
     return document
 
 
 def _radio(values: Any, path: Path) -> Radio:
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: a radio is a table with alpha_up_mw_per_mbps, alpha_down_mw_per_mbps and beta_mw")
+        raise UsageError(
+            f"{path}: a radio must be a table with alpha_up_mw_per_mbps, alpha_down_mw_per_mbps and beta_mw"
+        )
     names = ("alpha_up_mw_per_mbps", "alpha_down_mw_per_mbps", "beta_mw")
     return Radio(*(_watts(values, name, path, MAX_W * 1e3) for name in names))
 
@@ -117,9 +119,9 @@ def _radio(values: Any, path: Path) -> Radio:
 def _watts(values: dict[str, Any], name: str, path: Path, most: float = MAX_W) -> float:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise UsageError(f"{path}: {name} is a number, 0 or above, not {str(value)[:40]!r}")
+        raise UsageError(f"{path}: {name} must be a number of at least 0, not {str(value)[:40]!r}")
     if value > most:
-        raise UsageError(f"{path}: {name} is {value:g}, more than any edge device")
+        raise UsageError(f"{path}: {name} is {value:g}, which is implausibly high")
     return float(value)
 
 

@@ -119,9 +119,7 @@ class Predictors:
         seconds, factors = np.zeros(len(layers)), np.ones(len(layers))
         for kind in dict.fromkeys(kinds.tolist()):
             if kind not in self.kinds:
-                raise UnknownLayerError(
-                    f"no predictor for {kind} layers was fitted: measure more with deployment.py profile, then fit"
-                )
+                raise UnknownLayerError(f"no predictor for {kind} layers: run deployment.py with a larger --budget")
             mine = kinds == kind
             seconds[mine] = self.kinds[kind].seconds(features[mine])
             factors[mine] = self.spreads[kind].at(seconds[mine])
@@ -200,15 +198,17 @@ def load(path: Path, machine: Machine | None = None) -> Predictors:
     require_file(path)
     document = _document(path)
     if document.get("schema") != SCHEMA:
-        raise MismatchError(f"{path} has schema {document.get('schema')!r}, {SCHEMA} is needed: run deployment.py fit")
+        raise MismatchError(f"{path} has schema {document.get('schema')!r}, expected {SCHEMA}: run deployment.py fit")
     if document.get("features") != FEATURE_HASH:
-        raise MismatchError(f"{path} was fitted on another set of features: run deployment.py fit again")
+        raise MismatchError(f"{path} was fitted with other features: run deployment.py fit again")
     try:
         found = _predictors(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}): run deployment.py fit again") from None
     if machine is not None and found.machine != machine:
-        raise MismatchError(f"{path} is for another machine ({found.machine}), this is {machine}: profile and fit here")
+        raise MismatchError(
+            f"{path} is for another machine ({found.machine}, this is {machine}): run deployment.py on this machine"
+        )
     return found
 
 
@@ -217,23 +217,23 @@ def _document(path: Path) -> dict[str, Any]:
 
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError("it is far too large")
+            raise ValueError("it is too large")
         packed = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise ValueError("it unpacks to far too much")
+                raise ValueError("its unpacked size is too large")
             if (bad := archive.testzip()) is not None:
-                raise ValueError(f"{bad} in it is damaged")
+                raise ValueError(f"{bad} is damaged")
         document = skops.io.loads(packed, trusted=TRUSTED)
         if not isinstance(document, dict):
-            raise ValueError("it holds something else")
+            raise ValueError("it is not a table")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except AppError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged archive makes zipfile, json, numpy and skops raise all kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise DamagedError(f"{path} is damaged or holds no predictors ({reason}): run deployment.py fit") from None
+        raise DamagedError(f"{path} is damaged or contains no predictors ({reason}): run deployment.py fit") from None
     return document
 
 
@@ -241,10 +241,10 @@ def _predictors(document: dict[str, Any]) -> Predictors:
     machine = document["machine"]
     kinds = {kind: Fitted(part["form"], kind, part["parts"]) for kind, part in document["kinds"].items()}
     if not kinds or any(fitted.form not in FORMS for fitted in kinds.values()):
-        raise ValueError("no such form")
+        raise ValueError("unknown regressor")
     spreads = {kind: Spread(tuple(s["edges_s"]), tuple(s["factors"])) for kind, s in document["spreads"].items()}
     if set(spreads) != set(kinds):
-        raise ValueError("a kind has no spread")
+        raise ValueError("a layer kind has no spread")
     return Predictors(
         machine=None if machine is None else Machine(**machine),
         kinds=kinds,

@@ -45,12 +45,9 @@ class Fitness:
     def why_not(self) -> str:
         """Why they are not fit for use; "" where they are."""
         if self.networks < FEWEST_NETWORKS:
-            return f"layers of only {self.networks} networks were measured, {FEWEST_NETWORKS} are needed"
+            return f"layers of only {self.networks} networks were measured, at least {FEWEST_NETWORKS} are required"
         if not self.factor <= MOST_WHOLE:
-            return (
-                f"the P90 error for whole networks that were held out is {p90(self.factor)}, "
-                f"where at most {p90(MOST_WHOLE)} is of use"
-            )
+            return f"the P90 error for held-out networks is {p90(self.factor)}, the limit is {p90(MOST_WHOLE)}"
         return ""
 
 

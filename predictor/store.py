@@ -26,7 +26,7 @@ def default_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
     except RuntimeError:
-        raise UsageError("this user has no home folder: give --cache-dir DIR") from None
+        raise UsageError("no home directory: use --cache-dir DIR") from None
 
 
 def path_of(folder: Path, key: ProfileKey) -> Path:
@@ -43,7 +43,7 @@ def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
     path = path_of(folder, key)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError("it is far too large")
+            raise ValueError("it is too large")
         document = json.loads(path.read_text(encoding="utf-8"))
         return _checked(document, key, layers)
     except FileNotFoundError:
@@ -60,16 +60,16 @@ def load(folder: Path, key: ProfileKey, layers: int) -> Profile | None:
 
 def _checked(document: Any, key: ProfileKey, layers: int) -> Profile:
     if not isinstance(document, dict) or document.get("key") != asdict(key):
-        raise ValueError("it is the profile of something else")
+        raise ValueError("it is the profile of another network")
     passes = document.get("passes")
     if not isinstance(passes, list) or not passes:
-        raise ValueError("it holds no passes")
+        raise ValueError("it contains no passes")
     for row in passes:
         if not isinstance(row, list) or len(row) != layers:
             raise ValueError(f"a pass does not have {layers} layers")
     tails = document.get("tails")
     if not isinstance(tails, dict) or not all(isinstance(row, list) and row for row in tails.values()):
-        raise ValueError("it holds no tails")
+        raise ValueError("it contains no tails")
     return Profile(key, tuple(map(_seconds, passes)), {_layer(name, layers): _seconds(tails[name]) for name in tails})
 
 
@@ -81,7 +81,7 @@ def _seconds(row: list[Any]) -> tuple[float, ...]:
 
 def _layer(name: str, layers: int) -> int:
     if not 0 < int(name) < layers:
-        raise ValueError(f"there is no layer {name}")
+        raise ValueError(f"no layer {name}")
     return int(name)
 
 
@@ -104,16 +104,16 @@ def read(path: Path) -> Kept:
     require_file(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError("it is far too large")
+            raise ValueError("it is too large")
         document = json.loads(path.read_text(encoding="utf-8"))
         key = ProfileKey(**document["key"])
         if key.schema != SCHEMA or not isinstance(document["graph"], dict):
-            raise ValueError("it is of another version")
+            raise ValueError("it has another version")
         return Kept(_checked(document, key, len(document["graph"]["layers"])), document["graph"])
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UsageError(f"{path} is no profile that deployment.py profile -t wrote ({error})") from None
+        raise UsageError(f"{path} is not a profile of deployment.py profile -t ({error})") from None
 
 
 def save(folder: Path, profile: Profile, graph: LayerGraph) -> None:

@@ -94,7 +94,9 @@ def fit_all(
         done += len(rows)
         progress(done / total)
     if not found:
-        raise UsageError(f"{dataset.source}: no kind has {FEWEST_ROWS} rows, more has to be measured first")
+        raise UsageError(
+            f"{dataset.source}: no layer kind has {FEWEST_ROWS} rows: measure more with deployment.py profile first"
+        )
     return found
 
 

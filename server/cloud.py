@@ -114,7 +114,7 @@ class Cloud:
     def _converse(self, peer: Peer) -> None:
         if self._config.tls is not None:
             self.server.take_turn(peer, Spending.HANDSHAKE, 1)
-        hello = Deadline.after(self._config.hello_s, "no HELLO came")
+        hello = Deadline.after(self._config.hello_s, "no HELLO received")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
         frame = peer.connection.receive(hello, is_stranger=True)
@@ -124,7 +124,7 @@ class Cloud:
                 self._serve(session, frame)
             session.finish()
         except MemoryError:
-            raise BusyError("no memory for that now, try again later", NO_MEMORY_S) from None
+            raise BusyError("not enough memory, try again later", NO_MEMORY_S) from None
         finally:
             self._worker.drop(peer)
             session.close()
@@ -149,7 +149,7 @@ class Cloud:
 
     def _check_token(self, token: str) -> None:
         if not is_token_right(self._config.token, token):
-            raise TokenError(f"wrong token: give both sides the same --token-file or {SECRET}")
+            raise TokenError(f"wrong token: use the same --token-file or {SECRET} on both sides")
 
     def _greet(self, session: Session, frame: Frame) -> Hello:
         """Agree on a network. A conversation keeps its name and digests only, or none could ever leave memory."""
@@ -187,17 +187,17 @@ class Cloud:
         """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
         named = self._config.models
         if ALL not in named and name not in named:
-            cure = f"start it with --models {name} for that, or --models {ALL}"
+            cure = f"start it with --models {name} or --models {ALL}"
             raise UnknownModelError(f"this cloud serves only {', '.join(named)}: {cure}")
 
     def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:
-            raise ProtocolError(f"{frame.kind.name} is not for a cloud")
+            raise ProtocolError(f"unexpected {frame.kind.name} frame")
         _ANSWERS[frame.kind](self, session, frame)
 
     def _infer(self, session: Session, frame: Frame) -> None:
         request, at = frame.read(Infer), time.perf_counter()
-        deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the request's own deadline")
+        deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the deadline of the request")
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = check_layers(request, served.graph, self._config.limits.payload_bytes)
@@ -255,7 +255,7 @@ class Cloud:
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
         if request.reply_bytes > MAX_PROBE_REPLY:
-            session.refuse(request.id, RequestError(f"a probe is answered with at most {MAX_PROBE_REPLY} bytes"))
+            session.refuse(request.id, RequestError(f"a probe reply is limited to {MAX_PROBE_REPLY} bytes"))
             return
         session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
 

@@ -53,8 +53,8 @@ def to_line(health: Health) -> str:
     if state is None:
         return f"unhealthy: {health.reason}"
     word = "healthy" if health.is_healthy else f"unhealthy: {health.reason}"
-    busy = f"load {state.load:.2f}, {state.waiting} of {state.max_queue} in line, {_others(state)} connections"
-    return f"{word}; {busy}, answered in {format_seconds(health.took_s)}"
+    busy = f"load {state.load:.2f}, {state.waiting} of {state.max_queue} queued, {_others(state)} connections"
+    return f"{word}; {busy}, response time {format_seconds(health.took_s)}"
 
 
 def to_json(health: Health) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Loader:
         except (OSError, ValueError) as error:
             if self._is_closed:
                 raise NoRoomError("the cloud is stopping") from None
-            raise CannotLoadThereError(f"the process that loads is gone: {error}") from None
+            raise CannotLoadThereError(f"the loader process has died: {error}") from None
         if "error" in answer:
             raise _raised(answer)
         with os.fdopen(files[0], "rb") as file:
@@ -182,7 +182,7 @@ def _split_off(sock: socket.socket, work: Work) -> int:
         try:
             _serve(_keep_only(sock), work)
         except Exception:
-            log.exception("the process that loads ends")
+            log.exception("the loader process is stopping")
         finally:
             os._exit(0)
 
@@ -214,7 +214,11 @@ def _serve(sock: socket.socket, work: Work) -> None:
             pid = os.fork()
         except OSError as error:
             sock.send(json.dumps({"pid": 0}).encode())
-            sock.send(json.dumps({"error": "NoRoomError", "text": f"no process for that: {error.strerror}"}).encode())
+            sock.send(
+                json.dumps(
+                    {"error": "NoRoomError", "text": f"cannot start a loader process: {error.strerror}"}
+                ).encode()
+            )
             os.close(ended)
             os.close(ends)
             continue
@@ -238,7 +242,7 @@ def _wait(sock: socket.socket, pid: int, ended: int) -> bool:
     os.close(ended)
     _, status = os.waitpid(pid, 0)
     if status and not is_gone:
-        text = "the load was ended by the system, which happens where memory runs out"
+        text = "the loader process was killed, possibly because memory ran out"
         sock.send(json.dumps({"error": "NoRoomError", "text": text}).encode())
     return not is_gone
 
@@ -255,7 +259,7 @@ def _work(sock: socket.socket, wish: Wish, priority: int, work: Work) -> None:
         with os.fdopen(os.dup(file), "wb") as into:
             into.write(packed)
     except (MemoryError, OSError) as error:
-        answer = {"error": "NoRoomError", "text": f"no memory to load {wish.name}: {error}"[:300]}
+        answer = {"error": "NoRoomError", "text": f"not enough memory to load {wish.name}: {error}"[:300]}
     except Exception as error:  # noqa: BLE001  told to the process that can log it
         answer = {"error": type(error).__name__, "text": str(error)[:2000]}
     else:

@@ -45,7 +45,7 @@ LOOK_S = 0.25  # how often who waits for a network looks whether its edge is sti
 RECENT_S = 60.0  # somebody who was served so lately is still being served
 MAX_LOADING = 8  # networks that are loaded or wait for it
 RETRY_S = 2.0
-NO_MEMORY = "no memory for this request now"
+NO_MEMORY = "not enough memory for this request"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Networks:
         wait_s = self._budget.wait_s(source, time.monotonic())
         if wait_s:
             raise BusyError(
-                f"your address has caused {self._config.load_budget_s:.0f} s of loading (--load-budget)", wait_s
+                f"your address has used its {self._config.load_budget_s:.0f} s of loading (--load-budget)", wait_s
             )
         mine = any(other.source == source for other in self._loading.values()) and source is not None
         if mine or len(self._loading) >= MAX_LOADING:
@@ -230,7 +230,7 @@ class Networks:
                 with self._lock:
                     is_wanted = loading.wanted > 0
                 if not is_wanted:
-                    raise BusyError(f"whoever asked for {entry.name} has left")
+                    raise BusyError(f"the client that requested {entry.name} has disconnected")
                 self._make_room(entry)
                 served = self._load(entry)
             except BaseException as error:  # noqa: BLE001  it is raised again in the threads that wait
@@ -260,7 +260,7 @@ class Networks:
         limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
         if needed > limit:
             text = f"{entry.name} has {entry.parameter_bytes} bytes of parameters"
-            twice = f", and takes {needed} while it is loaded" if needed > entry.parameter_bytes else ""
+            twice = f", and needs {needed} while loading" if needed > entry.parameter_bytes else ""
             raise RequestError(f"{text}{twice}, over --max-network-bytes ({limit})")
 
     def _make_room(self, entry: registry.Entry) -> None:
@@ -269,7 +269,7 @@ class Networks:
         with self._lock:
             while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
                 gone, _ = self._kept.popitem(last=False)
-                log.info("= %s leaves memory", gone)
+                log.info("= unloading %s", gone)
         gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
 
     def _weights_of(self, entry: registry.Entry) -> str:
@@ -297,7 +297,7 @@ class Networks:
             finally:
                 os.close(handed.parameters)
         except (CannotLoadThereError, parcel.CannotPackError) as error:
-            log.warning("= %s is loaded in the way of what is computed: %s", entry.name, error)
+            log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
         network = Network(Loaded(traced.module, *loaded), traced, example)
         executor = make_executor(network, self._device)
@@ -345,12 +345,12 @@ def _wait(loading: _Loading, turn: Deadline, is_wanted: Callable[[], bool]) -> S
     while is_wanted():
         with contextlib.suppress(TimeoutError):
             return loading.future.result(min(LOOK_S, turn.remaining()))
-    raise BusyError(f"whoever asked for {loading.entry.name} has left")
+    raise BusyError(f"the client that requested {loading.entry.name} has disconnected")
 
 
 def _as_told(error: BaseException, name: str) -> BaseException:
     """What an edge hears of a load that failed: the text of some errors may hold a path of this machine."""
     if isinstance(error, UsageError | MismatchError):
-        log.warning("! %s cannot be served: %s", name, error)
-        return RequestError(f"this cloud cannot load {name}; its log says why")
-    return NoRoomError(f"no memory for {name} now") if isinstance(error, MemoryError) else error
+        log.warning("! cannot serve %s: %s", name, error)
+        return RequestError(f"the cloud cannot load {name}; see its log")
+    return NoRoomError(f"not enough memory for {name}") if isinstance(error, MemoryError) else error

@@ -26,15 +26,15 @@ class PrometheusMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
 
-        self._queue = seconds("queue", "How long answered requests waited in line.")
-        self._decode = seconds("decode", "How long it took to read their tensors.")
-        self._compute = seconds("compute", "How long their layers took, with the others of their batch.")
-        self._whole = seconds("request", "From the first byte of a request to when its answer had been sent.")
-        self._requests = counter("requests", "Requests that went in line.", "model")
-        self._answers = counter("answers", "Answers that left.", "model")
-        self._refusals = counter("refusals", "Connections and requests that were refused.", "code")
-        self._payload = counter("payload_bytes", "Bytes of tensors.", "direction", "codec")
-        self._connections = counter("connections", "Connections that were let in.")
+        self._queue = seconds("queue", "Queueing time of answered requests.")
+        self._decode = seconds("decode", "Time to decode their tensors.")
+        self._compute = seconds("compute", "Compute time of their batches.")
+        self._whole = seconds("request", "Time from the first byte of a request until its answer was sent.")
+        self._requests = counter("requests", "Requests queued.", "model")
+        self._answers = counter("answers", "Answers sent.", "model")
+        self._refusals = counter("refusals", "Connections and requests refused.", "code")
+        self._payload = counter("payload_bytes", "Tensor bytes.", "direction", "codec")
+        self._connections = counter("connections", "Connections accepted.")
 
     def connected(self) -> None:
         """A connection was let in."""
@@ -65,9 +65,9 @@ class PrometheusMetrics:
     def watch(self, gauges: Gauges) -> None:
         """From now on these are asked at every scrape."""
         for name, text, read in (
-            ("open_connections", "Connections that are open.", gauges.connections),
-            ("queue_length", "Requests in line.", gauges.waiting),
-            ("load", "How much slower than when idle the cloud computed lately.", gauges.load),
+            ("open_connections", "Open connections.", gauges.connections),
+            ("queue_length", "Queued requests.", gauges.waiting),
+            ("load", "Recent slowdown of the cloud relative to idle.", gauges.load),
         ):
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 

@@ -29,11 +29,11 @@ def check_same(hello: Hello, mine: Hello, names: Sequence[str] = ()) -> None:
     raise MismatchError(f"{mine.model[:40]}: {'; '.join(filter(None, parts))[:MOST_DIFFERENCES]}: {cure}")
 
 
-_SAME = "give both sides the same --weights, and the same version of this program and of torchvision"
+_SAME = "use the same --weights and the same versions of this program and torchvision on both sides"
 _CURES = dict.fromkeys(product((False, True), repeat=3), _SAME) | {
-    (True, False, True): "give both sides the same file",
-    (True, True, True): "save its weights once, and give --weights FILE to both (docs/networks.md)",
-    (True, True, False): "what its file imports or reads has to be the same on both sides, and torch",
+    (True, False, True): "use the same file on both sides",
+    (True, True, True): "save its weights once, and use --weights FILE on both sides (docs/networks.md)",
+    (True, True, False): "everything that its file imports or reads must be the same on both sides, including torch",
 }
 """By whether it is a network of one's own, of the same code, and whether the weights differ."""
 
@@ -63,12 +63,12 @@ def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset
     """The layers of a request. Raises RequestError where they are none of the graph, or their outputs are too large."""
     bounds = [bound for pair in request.layers for bound in pair]
     if not bounds or bounds[-1] > len(graph.layers) or any(a >= b for a, b in pairwise(bounds)):
-        raise RequestError(f"ranges of layers rise, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
+        raise RequestError(f"layer ranges must be ascending, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
     layers = frozenset(number for start, stop in request.layers for number in range(start, stop))
     if INPUT in layers:
-        raise RequestError("the input stays on the edge")
+        raise RequestError("the input cannot be an output")
     if graph.bytes_of(graph.outputs_of(layers)) > max_bytes:
-        raise RequestError(f"the outputs of these layers are more than {max_bytes} bytes (--max-payload)")
+        raise RequestError(f"the outputs of these layers exceed {max_bytes} bytes (--max-payload)")
     return layers
 
 
@@ -76,9 +76,9 @@ def check_tensors(described: Sequence[Described], layers: frozenset[int], graph:
     """Raises RequestError where these are not the tensors that the layers read."""
     expected = [graph.layers[number] for number in graph.inputs_of(layers)]
     if len(described) != len(expected):
-        raise RequestError(f"these layers read {len(expected)} tensors, {len(described)} came")
+        raise RequestError(f"these layers read {len(expected)} tensors, got {len(described)}")
     for one, layer in zip(described, expected, strict=True):
         if one.shape != layer.out_shape or one.dtype != layer.out_dtype:
             raise RequestError(
-                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, {one.dtype} {one.shape} came"
+                f"layer {layer.id} makes {layer.out_dtype} {layer.out_shape}, got {one.dtype} {one.shape}"
             )

@@ -170,7 +170,7 @@ class Session:
 
         with self._answered:
             if not self._answered.wait_for(has_room, self._request_s):
-                raise DeadlineError("answers are not taken")
+                raise DeadlineError("the peer does not read its answers")
             self._outstanding += 1
             self._held_bytes += held_bytes
             self._account.take(held_bytes)
@@ -220,7 +220,7 @@ class Session:
             log.info("! %s: %s", self.peer.name, printable(str(error), 300))
             self._hang_up(socket.SHUT_RDWR)
         except Exception:
-            log.exception("! %s: a bug", self.peer.name)
+            log.exception("! %s: internal error", self.peer.name)
             self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
 
     def _send_result(self, found: "_Outstanding") -> None:

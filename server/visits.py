@@ -21,7 +21,7 @@ class Visits:
         self._clock, self._lock = clock, threading.Lock()
         self._since: dict[str, float] = {}
         self._answers: dict[str, Counter[str]] = {}
-        self._log = FloodLog(log, logging.INFO, "%d further visits were not shown", clock)
+        self._log = FloodLog(log, logging.INFO, "%d further events not shown", clock)
 
     def greeted(self, peer: str, model: str) -> None:
         """A network was agreed on."""
@@ -30,7 +30,7 @@ class Visits:
             is_new = model not in self._answers.setdefault(peer, Counter())
             self._answers[peer].setdefault(model, 0)
         if is_new:
-            self._log.tell("+ %s comes for %s", _shown(peer), _shown(model))
+            self._log.tell("+ %s connected for %s", _shown(peer), _shown(model))
 
     def answered(self, peer: str, model: str) -> None:
         """An answer has left."""
@@ -45,7 +45,7 @@ class Visits:
         if answers is not None:
             served = ", ".join(f"{count} x {_shown(model)}" for model, count in answers.items())
             took = format_seconds(self._clock() - since)
-            self._log.tell("- %s has gone after %s: served %s", _shown(peer), took, served)
+            self._log.tell("- %s disconnected after %s: served %s", _shown(peer), took, served)
 
 
 def _shown(text: str) -> str:

@@ -98,15 +98,15 @@ def fit(source: Path, progress: Show) -> Evaluation:
     began = time.perf_counter()
     fits = tuple(fit_all(found, lambda done: progress("fitting", done)))
     fit_s = time.perf_counter() - began
-    return Evaluation(found, fits, combine(fits, found.machine, wholes), (), fit_s, "none was asked for")
+    return Evaluation(found, fits, combine(fits, found.machine, wholes), (), fit_s, "none requested")
 
 
 def keep(evaluation: Evaluation, path: Path) -> None:
     """Save the predictors. Raises UsageError where that fails; an old file is then as it was."""
     if evaluation.dataset.machine is None:
         raise UsageError(
-            f"{evaluation.dataset.source} does not say which machine its times are of, so they serve for comparing "
-            "only: deployment.py evaluate --dataset"
+            f"{evaluation.dataset.source} does not name the machine of its times: it can only be evaluated, with "
+            "deployment.py evaluate --dataset"
         )
     with writing(path):
         latency.save(evaluation.predictors, path)
@@ -119,7 +119,7 @@ def evaluate_networks(
     machine = evaluation.dataset.machine
     here, found = this_machine(device, machine.threads if machine is not None and threads is None else threads)
     if machine != here:
-        why = f"the data set is of another machine ({machine or 'unknown'})"
+        why = f"the data set is from another machine ({machine or 'unknown'})"
         return _with_networks(evaluation, (), why)
     keep_freed_memory()
     known = {row.layer.spec for rows in evaluation.dataset.rows.values() for row in rows}
@@ -205,7 +205,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 def kinds_table(evaluation: Evaluation) -> Table:
     """How good each kind's regression is on networks that were set aside."""
     machine = evaluation.dataset.machine
-    title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of networks set aside"
+    title = f"{evaluation.dataset.source}, {machine or 'machine unknown'}; layers of held-out networks"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("kind")
     for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE", "P90"):
@@ -221,7 +221,7 @@ def kinds_table(evaluation: Evaluation) -> Table:
 
 def forms_table(evaluation: Evaluation) -> Table:
     """Every form beside the others, by kind."""
-    title = "every form: layers within ±20 % in the cross-validation that chooses"
+    title = "all regressors: layers within ±20 % in cross-validation"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("kind")
     for form in FORMS:
@@ -233,10 +233,10 @@ def forms_table(evaluation: Evaluation) -> Table:
 
 def networks_table(evaluation: Evaluation) -> Table:
     """Predicted beside measured."""
-    title = f"\nwhole networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
+    title = f"\nfull networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("network")
-    for name in ("predicted", "measured", "error", "heads and tails", "seen layers"):
+    for name in ("predicted", "measured", "error", "heads and tails", "known layers"):
         table.add_column(name, justify="right", no_wrap=True)
     for network in evaluation.networks:
         parts = " ".join(f"{part.error:+.0%}" for part in network.parts[1:])
@@ -250,22 +250,22 @@ def networks_table(evaluation: Evaluation) -> Table:
 def fitness_lines(evaluation: Evaluation) -> list[str]:
     """How good it is for networks that were never measured, and which kinds are too bad to be predicted."""
     found = evaluation.fitness
-    lines = [
-        f"whole  P90 error {p90(found.factor)} for networks that were held out (at most {p90(MOST_WHOLE)} is of use)"
-    ]
+    lines = [f"whole: P90 error {p90(found.factor)} for held-out networks (limit {p90(MOST_WHOLE)})"]
     weak = [fitted.kind for fitted in evaluation.fits if not fitted.factor <= MOST_KIND]
     if weak:
-        lines.append(f"weak   {', '.join(weak)}: P90 above {p90(MOST_KIND)}; networks where they matter are measured")
+        lines.append(
+            f"weak:  {', '.join(weak)}: P90 error above {p90(MOST_KIND)}; networks dominated by them are measured"
+        )
     return lines
 
 
 def gap_lines(evaluation: Evaluation) -> list[str]:
     """How a sum of layers and a network differ."""
     start, alone = evaluation.predictors.start, evaluation.predictors.alone
-    lines = [f"start  a pass after a rest takes up to {format_seconds(start.most_s)} more than its layers back to back"]
+    lines = [f"start: a pass after an idle period takes up to {format_seconds(start.most_s)} longer"]
     if alone:
         ratios = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in alone.items())
-        lines.append(f"alone  a layer run by itself again and again, over the same in its network: {ratios}")
+        lines.append(f"alone: time of a layer run repeatedly by itself, relative to the layer in its network: {ratios}")
     return lines
 
 

@@ -57,7 +57,7 @@ def _given(row: Mapping[str, Any], where: str, share: float) -> list[Packed]:
     entries = row.get(FIELD, [])
     if not isinstance(entries, list) or len(entries) > MAX_WAYS or not all(isinstance(each, dict) for each in entries):
         raise UsageError(
-            f'{where}: {FIELD} is a list of at most {MAX_WAYS} {{"bytes", "codec", "encode_s", "decode_s"}}'
+            f'{where}: {FIELD} must be a list of at most {MAX_WAYS} {{"bytes", "codec", "encode_s", "decode_s"}}'
         )
     return [_way(each, f"{where}: {FIELD}", share) for each in entries]
 
@@ -65,9 +65,9 @@ def _given(row: Mapping[str, Any], where: str, share: float) -> list[Packed]:
 def _way(entry: Mapping[str, Any], where: str, share: float) -> Packed:
     size, codec = graph_json.number_of(entry, "bytes", where), entry.get("codec", "packed")
     if size != int(size):
-        raise UsageError(f"{where}: bytes is a whole number, not {size!r}")
+        raise UsageError(f"{where}: bytes must be a whole number, not {size!r}")
     if not isinstance(codec, str) or not 0 < len(codec) <= graph_json.MAX_NAME or codec in (AUTO, RAW):
-        raise UsageError(f"{where}: codec is a name other than {AUTO} and {RAW}")
+        raise UsageError(f"{where}: codec must be a name other than {AUTO} and {RAW}")
     took = [graph_json.number_of(entry, name, where) if name in entry else 0.0 for name in ("encode_s", "decode_s")]
     return Packed(printable(codec, graph_json.MAX_NAME), int(size), took[0] / share, took[1])
 
@@ -105,12 +105,12 @@ def of_edge(
             _measure(model, key, folder, codec, progress)
         except (AppError, ImportError) as error:
             why = printable(str(error), 200)
-            log.warning("bytes are counted as they are: what packing costs is not known here (%s)", why)
-            return Counted(source=f"what packing costs is not known here: {why}")
+            log.warning("using unpacked sizes: packing costs are unknown (%s)", why)
+            return Counted(source=f"packing costs are unknown: {why}")
         kept = packing_store.read(path)
         if not kept.knows(needed):
-            log.warning("bytes are counted as they are: %s cannot be written", path)
-            return Counted(source=f"{path} cannot be written")
+            log.warning("using unpacked sizes: cannot write %s", path)
+            return Counted(source=f"cannot write {path}")
     return Counted("measured", str(path), Allowed(_ways(graph, kept.joined, codec, share), {}))
 
 
@@ -128,12 +128,12 @@ def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Sh
     from edgecloud.engine.packing import CodecPolicy, packing_of
     from edgecloud.models import inputs, registry, weights
 
-    progress("trying the codecs", 0.0)
+    progress("measuring the codecs", 0.0)
     entry = registry.resolve_trusted(model if custom_model.where(model) is not None else key.model)
     loaded = weights.load(entry)
     if loaded.digest != key.weights:
-        raise UsageError(f"the profile of {key.model} is of other weights: run edge_api.py with them first")
+        raise UsageError(f"the profile of {key.model} is for other weights: run edge_api.py with these weights first")
     network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
     if network.traced.graph.digest != key.graph:
-        raise UsageError(f"the profile is of another {key.model}: run deployment.py profile -t {model}")
-    packing_of(network, CodecPolicy.of(codec, None, 0.0), folder, lambda done: progress("trying the codecs", done))
+        raise UsageError(f"the profile is for another {key.model}: run deployment.py profile -t {model}")
+    packing_of(network, CodecPolicy.of(codec, None, 0.0), folder, lambda done: progress("measuring the codecs", done))

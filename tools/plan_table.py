@@ -18,7 +18,7 @@ BAR = 32
 SHOWN = 30
 BEST_SHOWN = 12
 NAME, LEAST_NAME = 60, 8
-BESIDE_NAME = 36
+BESIDE_NAME = 42
 """Columns of the table beside the names and the bars."""
 STAGES = (
     *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
@@ -37,8 +37,8 @@ def candidates_table(
     chosen = decision.point(graph)
     shown = _shown(decision.candidates, chosen)
     table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(shown)), title_justify="left")
-    for name in ("", "point", "after", "crosses", "total", "predicted"):
-        table.add_column(name, justify="right" if name in ("point", "crosses", "total") else "left", no_wrap=True)
+    for name in ("", "point", "after", "transfer size", "total", "predicted"):
+        table.add_column(name, justify="right" if name in ("point", "transfer size", "total") else "left", no_wrap=True)
     longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
     if chosen is None:
         boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
@@ -71,7 +71,7 @@ def _shown(candidates: Sequence[Candidate], chosen: int | None) -> list[Candidat
 
 
 def _title(count: int, shown: int) -> str:
-    return "" if shown == count else f"\nthe ends and the best of {count} points (--json has them all)"
+    return "" if shown == count else f"\nboth ends and the best of {count} points (all: --json)"
 
 
 def _bar(predicted: Prediction, longest: float, most: int) -> Text:
@@ -95,27 +95,27 @@ def short_name(graph: LayerGraph, decision: Decision) -> str:
     if not boundary:
         return "all on the edge"
     if not decision.is_cut:
-        return f"{len(decision.parts)} parts, there and back"
+        return f"{len(decision.parts)} alternating parts"
     after = printable(graph.layers[max(boundary)].id, NAME)
     return after if len(boundary) == 1 else f"{len(boundary)} tensors, the last {after}"
 
 
 def cut_line(graph: LayerGraph, decision: Decision, up_bytes_per_s: float | None = None) -> str:
-    """Where a decision cuts, how many layers run on either side, and what crosses; packed, if the rate is told."""
+    """Where a decision cuts, how many layers run on either side, and what is sent; packed, if the rate is given."""
     here, there = len(decision.head) - 1, len(graph.layers) - len(decision.head)
     boundary = decision.boundary(graph)
-    layers = f"{here} layers here, {there} on the cloud"
+    layers = f"{here} layers on the edge, {there} on the cloud"
     if not boundary:
-        return "everything here, nothing crosses"
-    size = format_bytes(graph.bytes_of(boundary))
+        return "all layers on the edge, nothing is sent"
+    size = f"{format_bytes(graph.bytes_of(boundary))} sent"
     if up_bytes_per_s is not None and decision.codec != RAW:
         size += f" as {format_bytes(decision.predicted.upload_s * up_bytes_per_s)} of {decision.codec}"
     if not decision.is_cut:
-        return f"{len(decision.parts)} parts: {layers}, {size} go up"
+        return f"{len(decision.parts)} parts: {layers}, {size}"
     point = decision.point(graph)
     if point is None:
-        return f"{len(boundary)} tensors cross, the last {_id(graph, max(boundary))}: {layers}, {size} cross"
-    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, boundary[0])}: {layers}, {size} cross"
+        return f"{len(boundary)} tensors, the last {_id(graph, max(boundary))}: {layers}, {size}"
+    return f"point {point} of {len(graph.points) - 1}, after {_id(graph, boundary[0])}: {layers}, {size}"
 
 
 def part_line(graph: LayerGraph, part: Part) -> str:
@@ -137,13 +137,13 @@ def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
 
 
 _OF = {
-    "chain": "{points} points",
+    "chain": "{points} cut points",
     "mincut": "all cuts (minimum cut)",
     "walk": "all cuts",
     "milp": "all cuts (integer program)",
-    "dsh": "the cuts that DADS's grid finds",
-    "placement": "placements within the limit of cost",
-    "given": "the point that was given",
+    "dsh": "the cuts of DADS's grid search",
+    "placement": "all placements within the cost limit",
+    "given": "the given point",
 }
 """What each method searches, for people; another one goes by its name."""
 
@@ -154,7 +154,7 @@ def why_line(decision: Decision) -> str:
     of = _OF.get(decision.method, decision.method).format(points=len(decision.candidates))
     if decision.is_optimal or decision.method in ("chain", "dsh", "given", "placement"):
         return f"{least} of {of}"
-    return f"{least} of {of}, at most {decision.gap:.1%} from the best"
+    return f"{least} of {of}, at most {decision.gap:.1%} above the optimum"
 
 
 def _id(graph: LayerGraph, number: int) -> str:

@@ -160,12 +160,12 @@ def _kept(folder: Path, machine: Machine) -> Collected:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         networks, spent_s = int(about["networks"]), float(about["spent_s"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / ABOUT} is damaged ({error}): --fresh measures everything again") from None
+        raise UsageError(f"{folder / ABOUT} is damaged ({error}): use --fresh to measure everything again") from None
     found = dataset.read(folder)
     if found.machine != machine:
         raise UsageError(
-            f"{folder} holds times of another machine ({found.machine}), this is {machine}: "
-            "give --fresh to replace them, or another --output"
+            f"{folder} contains times of another machine ({found.machine}, this is {machine}): "
+            "use --fresh to replace them, or another --output"
         )
     rows = {kind: list(kept) for kind, kept in found.rows.items()}
     return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s)

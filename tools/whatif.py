@@ -144,10 +144,12 @@ def _map(problem: Problem, config: PlanConfig, choice: PowerChoice, allowed: All
 def source_of(config: PlanConfig) -> Source:
     """The document of the graph with its times, and where it is from. Raises UsageError."""
     if (config.model is None) == (config.graph_file is None):
-        raise UsageError("plan needs either -t MODEL or --graph FILE")
+        raise UsageError("plan requires either -t MODEL or --graph FILE")
     if config.graph_file is not None:
         if config.edge_times or config.cloud_times:
-            raise UsageError("--edge-times and --cloud-times are for -t: a --graph file holds its own times")
+            raise UsageError(
+                "--graph cannot be combined with --edge-times or --cloud-times: the file contains its own times"
+            )
         return Source(_read_json(config.graph_file), str(config.graph_file))
     place = custom_model.where(str(config.model))
     model = str(config.model) if place is None else place.name
@@ -165,8 +167,8 @@ def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Pro
     readable = [kept for found in paths if (kept := _readable(found)) is not None]
     if not readable:
         raise UsageError(
-            f"no times of {model} are kept in {config.cache_dir}: run deployment.py profile -t {model} first, "
-            "or give --edge-times and --cloud-times"
+            f"no saved times of {model} in {config.cache_dir}: run deployment.py profile -t {model} first, "
+            "or use --edge-times and --cloud-times"
         )
     return min(readable, key=lambda kept: rank(kept.profile))
 
@@ -175,7 +177,7 @@ def _readable(path: Path) -> Kept | None:
     try:
         return store.read(path)
     except UsageError as error:
-        log.warning("%s: it is not planned from", error)
+        log.warning("%s: ignored", error)
         return None
 
 
@@ -198,7 +200,7 @@ def _joined(edge: Kept, cloud: Kept) -> dict[str, Any]:
     """One document with the times of both sides. Raises UsageError where they are of different networks."""
     if edge.profile.key.graph != cloud.profile.key.graph:
         raise UsageError(
-            f"the profiles are of different networks, {edge.profile.key.model} and {cloud.profile.key.model}"
+            f"the profiles belong to different networks, {edge.profile.key.model} and {cloud.profile.key.model}"
         )
     times = zip(edge.profile.seconds, cloud.profile.seconds, cloud.profile.start_s, strict=True)
     rows = [
@@ -212,7 +214,7 @@ def _read_json(path: Path) -> Any:
     require_file(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is too large for a graph: at most {MAX_FILE_BYTES >> 20} MiB are read")
+            raise UsageError(f"{path} is too large for a graph: the limit is {MAX_FILE_BYTES >> 20} MiB")
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON ({str(error)[:100]})") from None

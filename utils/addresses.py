@@ -56,7 +56,7 @@ def _ipv6(host: str, text: str) -> str:
 
 def _port(number: str, text: str) -> int:
     if not (number.isascii() and number.isdecimal()) or len(number) > len(str(MAX_PORT)) or int(number) > MAX_PORT:
-        raise UsageError(f"{text!r}: {number!r} is not a port, a whole number from 0 to {MAX_PORT}")
+        raise UsageError(f"{text!r}: {number!r} is not a port from 0 to {MAX_PORT}")
     return int(number)
 
 

@@ -27,4 +27,4 @@ class Deadline:
 
     def passed(self) -> DeadlineError:
         """The error that says so."""
-        return DeadlineError(f"out of time: {self.what}")
+        return DeadlineError(f"timed out: {self.what}")

@@ -62,7 +62,7 @@ class Sheet:
 def check_name(path: Path) -> None:
     """Raises UsageError for a name that a spreadsheet would not open."""
     if path.suffix.lower() != ".xlsx":
-        raise UsageError(f"{path}: a workbook's name ends in .xlsx")
+        raise UsageError(f"{path}: the suffix must be .xlsx")
 
 
 def write_workbook(path: Path, sheets: Sequence[Sheet], notes: dict[str, str], about: str = "about") -> None:

@@ -12,7 +12,7 @@ from edgecloud.utils.errors import UsageError
 def require_file(path: Path) -> None:
     """Raise UsageError unless there is a regular file: a pipe or a device could be read for ever."""
     if not path.exists():
-        raise UsageError(f"there is no file {path}")
+        raise UsageError(f"no file {path}")
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
 

@@ -36,14 +36,14 @@ def _use_full_float32() -> None:
 
 def _check_cuda(device: torch.device) -> None:
     if not torch.cuda.is_available():
-        raise UsageError("this machine or this torch has no CUDA device: use -d cpu, or install a CUDA build of torch")
+        raise UsageError("no CUDA device available: use -d cpu, or install a CUDA build of torch")
     if (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"there is no {device}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise UsageError(f"no device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
 
 
 def _check_mps(device: torch.device) -> None:
     if not torch.backends.mps.is_available():
-        raise UsageError("this machine has no MPS device: use -d cpu")
+        raise UsageError("no MPS device available: use -d cpu")
 
 
 def _processor_name(device: torch.device) -> str:
@@ -93,9 +93,9 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device {name!r}: give cpu, cuda, cuda:1 or mps") from None
+        raise UsageError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or mps") from None
     if device.type not in _KINDS:
-        raise UsageError(f"device {name!r} is not supported: give cpu, cuda or mps")
+        raise UsageError(f"device {name!r} is not supported: use cpu, cuda or mps")
     _KINDS[device.type].check(device)
     return device
 

@@ -25,7 +25,7 @@ def check_name(path: Path) -> None:
     """Raises UsageError for a suffix that is no format of pictures that can be written everywhere."""
     needs_tex = {"pgf"}
     if path.suffix.lower().removeprefix(".") not in set(Figure().canvas.get_supported_filetypes()) - needs_tex:
-        raise UsageError(f"{path}: a picture's name ends in .png, .svg or .pdf")
+        raise UsageError(f"{path}: the suffix must be .png, .svg or .pdf")
 
 
 def scatter(
@@ -47,7 +47,7 @@ def scatter(
 
 
 class Bar(NamedTuple):
-    """A stage of a task, in seconds after the start."""
+    """A stage of a task, in seconds since the start."""
 
     stage: str
     begin_s: float
@@ -80,7 +80,7 @@ def waterfall(path: Path, strips: Sequence[Strip], title: str) -> None:
     axes.margins(y=0.01)
     axes.set_xlim(left=0)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds after the start")
+    axes.set_xlabel("seconds since the start")
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(axis="x", lw=0.4, alpha=0.5)
     axes.set_axisbelow(True)
@@ -94,7 +94,7 @@ def waterfall(path: Path, strips: Sequence[Strip], title: str) -> None:
         shapes, names, fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
     )
     if any(bar.length_s < least_s for strip in strips for bar in strip.bars):
-        note = f"stages shorter than {format_seconds(least_s)} are drawn as long as that"
+        note = f"stages shorter than {format_seconds(least_s)} are drawn with that length"
         style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
         axes.annotate(note, (1, 0), (0, -24), fontsize=7, color="grey", **style)
     _save(figure, path)

@@ -23,11 +23,11 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
     """
     require_file(path)
     if path.stat().st_size > MAX_BYTES:
-        raise UsageError(f"{path}: workbooks over {MAX_BYTES >> 20} MiB are not read")
+        raise UsageError(f"{path}: larger than the workbook limit of {MAX_BYTES >> 20} MiB")
     readers = {".xlsx": _read_xlsx, ".xls": _read_xls}
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise UsageError(f"{path}: a folder of .csv files, an .xlsx or an .xls is needed")
+        raise UsageError(f"{path}: expected a directory of .csv files, or an .xlsx or .xls file")
     extras.require(*NEEDED[suffix])
     try:
         sheets = readers[suffix](path, max_rows)
@@ -42,10 +42,10 @@ def read_workbook(path: Path, max_rows: int) -> Sheets:
 def _read_xlsx(path: Path, max_rows: int) -> Sheets:
     from openpyxl import DEFUSEDXML, load_workbook
 
-    if not DEFUSEDXML:  # it is there, and told not to be used
-        raise UsageError("reading workbooks needs defusedxml, which is switched off here: unset OPENPYXL_DEFUSEDXML")
+    if not DEFUSEDXML:  # it is installed, and disabled
+        raise UsageError("reading workbooks requires defusedxml, which is disabled: unset OPENPYXL_DEFUSEDXML")
     if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is not an .xlsx (an .xls must keep its name)")
+        raise UsageError(f"{path} is not an .xlsx file (an .xls file must keep its suffix)")
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
             raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
@@ -76,5 +76,5 @@ def _lines(path: Path, rows: Iterable[Iterable[Any]], max_rows: int) -> Lines:
         if any(cells):
             lines.append((number, cells))
         if len(lines) > max_rows:
-            raise UsageError(f"{path}: more than {max_rows} rows are not read")
+            raise UsageError(f"{path}: more than the limit of {max_rows} rows")
     return lines

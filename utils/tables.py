@@ -58,7 +58,7 @@ def read_text(path: Path, max_bytes: int) -> str:
             continue
         if not _CONTROL.search(text):
             return text
-    raise UsageError(f"{path} is not text in UTF-8, UTF-16 or GB18030 (GBK): save it as UTF-8")
+    raise UsageError(f"{path} is not UTF-8, UTF-16 or GB18030 (GBK) text: save it as UTF-8")
 
 
 def _encodings(data: bytes) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _parsed(path: Path, text: str, separator: str, limit: int, skipped: int = 0)
                 raise UsageError(f"{path}, line {reader.line_num}: a cell is longer than {MAX_CELL} characters")
             count += 1
             if count > limit:
-                raise UsageError(f"{path}: more than {limit} rows are not read")
+                raise UsageError(f"{path}: more than the limit of {limit} rows")
             yield reader.line_num, [cell.strip() for cell in line]
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: {error}") from None
@@ -134,10 +134,10 @@ def table_of(where: str, lines: Lines, known: Collection[str], needed: str | Non
     named = [name for name in columns if name]
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"{where} has two columns called {twice[:40]!r}: rename one of them")
+        raise UsageError(f"{where} has duplicate columns {twice[:40]!r}: rename one of them")
     wrong = next((name for name in columns if _unit_of(name, proper)), None)
     if wrong is not None:
-        raise UsageError(f"{where}: the column {wrong[:40]!r} has another unit than {_unit_of(wrong, proper)}")
+        raise UsageError(f"{where}: the column {wrong[:40]!r} must have the unit {_unit_of(wrong, proper)}")
     rows = []
     for number, cells in lines[place + 1 :]:
         padded = [*columns, *[""] * (len(cells) - len(columns))]

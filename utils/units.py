@@ -33,7 +33,7 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
     number, unit = _split(text)
     if unit.lower() not in units or not number:
         known = ", ".join(name for name in units if name.isascii())
-        raise UsageError(f"{text!r} is not a {what}: give a number and a unit ({known}), e.g. {example}")
+        raise UsageError(f"{text!r} is not a {what}: use a number and a unit ({known}), e.g. {example}")
     return _value(text, number, units[unit.lower()], what)
 
 
@@ -49,12 +49,12 @@ def parse_rate(text: str) -> float:
     if not number or bytes_per_s is None:
         count = number or "5"
         raise UsageError(
-            f"{text!r} is not a rate: write {count}mbit (or Mbit/s, Mb/s, Mbps) for bits a second, "
+            f"{text!r} is not a rate: use {count}mbit (or Mbit/s, Mb/s, Mbps) for bits per second, "
             f"{count}MB/s (or MiB/s) for bytes"
         )
     rate = _value(text, number, bytes_per_s, "rate")
     if rate <= 0:
-        raise UsageError(f"{text!r}: a link needs a rate above zero")
+        raise UsageError(f"{text!r}: the rate must be above zero")
     return rate
 
 
@@ -81,14 +81,14 @@ def parse_wait(text: str) -> float:
     """Read a round trip or another short wait as seconds. Only 0 may be without a unit: 20 may be meant as 20 ms."""
     number, unit = _split(text)
     if number and not unit and float(number) != 0:
-        raise UsageError(f"{text!r} is a time without a unit: write {number}ms or {number}s")
+        raise UsageError(f"{text!r} is a time without a unit: use {number}ms or {number}s")
     return parse_duration(text)
 
 
 def parse_size(text: str) -> int:
     """Read `64MiB` or `2GB` as bytes. `64Mb` would be bits, and is refused."""
     if re.search(r"[KMG]i?b\s*$", text):
-        raise UsageError(f"{text!r} is not a size: a small b is bits, and sizes are bytes: 64MiB or 64MB, say")
+        raise UsageError(f"{text!r} is not a size: b means bits, and sizes are in bytes: use for example 64MiB or 64MB")
     return int(_parse(text, _SIZE_BYTES, "size", "64MiB"))
 
 
@@ -97,7 +97,7 @@ def parse_link(text: str) -> tuple[float, float, float]:
     of round trip."""
     parts = text.split(",")
     if len(parts) > 3:
-        raise UsageError(f"{text!r} is not a link: give UP[,RTT[,DOWN]], for instance 5mbit,20ms or 5mbit,20ms,20mbit")
+        raise UsageError(f"{text!r} is not a link: use UP[,RTT[,DOWN]], for example 5mbit,20ms or 5mbit,20ms,20mbit")
     up = parse_rate(parts[0])
     rtt_s = parse_wait(parts[1]) if len(parts) > 1 else 0.0
     return up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s

@@ -24,7 +24,7 @@ from edgecloud.utils.errors import AppError, PeerClosedError
 
 HOST, STRANGER = "127.0.0.1", "127.0.0.2"
 QUICK = ("--hello-timeout", "2s")
-UNPACED = ("--max-small-rate", "100000")  # for thousands of attempts, each with a connection and a HELLO of its own
+UNPACED = ("--max-control-rate", "100000")  # for thousands of attempts, each with a connection and a HELLO of its own
 NO_SERVICE_S = 60.0
 STEADY_S = 0.2
 TOKEN = "a good secret, 24 bytes!"

@@ -24,11 +24,9 @@ FORMS = ("html", "xlsx", "md")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what `lab run --out` was given")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the report is written (default: the same folder)"
-    )
-    parser.add_argument("--png", type=Path, metavar="DIR", help="write its pictures as PNG files there, too")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="output directory of `lab run`")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output directory of the report (default: the same)")
+    parser.add_argument("--png", type=Path, metavar="DIR", help="also write the figures as PNG files to this directory")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -41,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
     from edgecloud.utils.files import write_atomically
 
     if not options.folder.is_dir():
-        raise UsageError(f"there is no folder {options.folder}")
+        raise UsageError(f"no directory {options.folder}")
     environment, records = read(options.folder)
     words, expected = Words(now().language), expected_cells(options.folder / SPEC)
     document = build(environment, records, words, expected)
@@ -76,7 +74,7 @@ def draw(folder: Path, document: "Document", in_english: "Callable[[], Document]
         folder.mkdir(parents=True, exist_ok=True)
         return pictures.draw(folder, document)
     except OSError as error:
-        raise AppError(f"cannot write the pictures to {folder}: {error.strerror or error}") from None
+        raise AppError(f"cannot write the figures to {folder}: {error.strerror or error}") from None
 
 
 def expected_cells(path: Path) -> "tuple[Cell, ...]":

@@ -202,7 +202,7 @@ def test_every_environment_of_python_will_do(tmp_path: Path) -> None:
 def test_what_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     run = call(edge_api.main, ["-t", "senna_pos", "--text", "\udcff"], capsys)
     assert run.code == 2
-    assert "is not text in UTF-8" in run.stderr
+    assert "is not UTF-8 text" in run.stderr
 
 
 def test_help_that_nobody_takes_is_no_traceback() -> None:

@@ -97,4 +97,4 @@ def test_tasks_begin_without_a_cloud_and_are_shared_once_it_comes(cloud: CloudPr
             out, err = process.communicate(timeout=2 * LONG_S)
     assert process.returncode == 130, err
     assert re.search(r"^tasks +\d+ done, 0 failed, 0 wrong", out, re.MULTILINE), out
-    assert re.search(r"^cloud +it was away: no cloud at", out, re.MULTILINE), out
+    assert re.search(r"^cloud +unreachable: no cloud at", out, re.MULTILINE), out

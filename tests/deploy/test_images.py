@@ -152,7 +152,7 @@ def test_the_edge_of_the_manifest_runs_with_that_cloud(
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "verify equals the whole network" in done.stdout
+    assert "verify: matches the full model" in done.stdout
     assert set(image.rglob("*")) == before, "the root of the container may be read-only"
 
 

@@ -157,14 +157,14 @@ def test_whatever_the_head_says_the_sound_in_the_file_is_read(
     found = audio.read_wav(path)
     assert found.whole_s == pytest.approx(0.5)
     np.testing.assert_allclose(found.samples, sound, atol=0.01)
-    assert found.note == ("cut off, its head promises 1 s" if size == "more" else "")
+    assert found.note == ("truncated, its header declares 1 s" if size == "more" else "")
 
 
 def test_a_recording_that_breaks_off_is_read_and_that_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 1.5)
     path.write_bytes(path.read_bytes()[: 44 + 2 * 8000 + 1])  # in the middle of a sample
     found = inputs.from_audio(path, registry.lookup("kaldi").preprocess)
-    assert "cut off, its head promises 1.5 s" in found.source
+    assert "truncated, its header declares 1.5 s" in found.source
     assert len(found.rows) == 48
 
 
@@ -198,15 +198,15 @@ def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
     """Files that do not serve, and what is told of each."""
     whole = write(folder / "whole.wav").read_bytes()
     made = {
-        "empty": (b"", "empty or cut off"),
+        "empty": (b"", "empty or truncated"),
         "text": (b"no sound at all", "RIFF"),
-        "cut": (whole[:40], "cut off, there are no samples"),
+        "cut": (whole[:40], "truncated and contains no samples"),
         "mp3": (b"ID3\x04" + bytes(20), "an MP3 recording: convert it"),
         "flac": (b"fLaC" + bytes(20), "a FLAC recording: convert it"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        "mulaw": (head(kind=7, bits=8) + bytes(9000), "mu-law, not plain: ffmpeg"),
-        "adpcm": (head(kind=0x11, bits=4) + bytes(9000), "IMA ADPCM, not plain: ffmpeg"),
-        "nan": (head(kind=3, bits=32) + np.full(9000, np.nan, "<f4").tobytes(), "no numbers"),
+        "mulaw": (head(kind=7, bits=8) + bytes(9000), "mu-law, not PCM: ffmpeg"),
+        "adpcm": (head(kind=0x11, bits=4) + bytes(9000), "IMA ADPCM, not PCM: ffmpeg"),
+        "nan": (head(kind=3, bits=32) + np.full(9000, np.nan, "<f4").tobytes(), "contains NaN or infinity"),
         "no samples": (head(size=0), "lasts 0 s"),
     }
     for name, (data, _) in made.items():
@@ -282,8 +282,8 @@ def test_sentences_that_do_not_serve(sentence: str, told: str) -> None:
 def test_the_wrong_kind_of_input_is_named(tmp_path: Path) -> None:
     sound, picture = write(tmp_path / "a.wav"), Path("models/zoo/face.jpg")
     wrong: list[tuple[str, EdgeConfig, str]] = [
-        ("kaldi", EdgeConfig("", image=picture), "kaldi does not take a picture: it takes a recording"),
-        ("alex_net", EdgeConfig("", text="hello"), "alex_net does not take a sentence: it takes a picture"),
+        ("kaldi", EdgeConfig("", image=picture), "kaldi does not take an image: it takes a recording"),
+        ("alex_net", EdgeConfig("", text="hello"), "alex_net does not take a sentence: it takes an image"),
         ("senna_pos", EdgeConfig("", audio=sound), "senna_pos does not take a recording: it takes a sentence"),
     ]
     for name, config, told in wrong:
@@ -343,7 +343,7 @@ def test_scripts_say_what_is_wrong_in_one_line(
     tasks.write_text("model,input\nsenna_pos,models/zoo/face.jpg\n")
     done = call(tasks_edge_api.main, ["-p", "1", "--cache-dir", str(cache), "--tasks-file", str(tasks)], capsys)
     assert done.code == 2
-    assert "senna_pos does not take a picture" in done.stderr
+    assert "senna_pos does not take an image" in done.stderr
 
 
 def test_several_rows_are_compared_one_by_one() -> None:

@@ -74,7 +74,7 @@ def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
         "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear",
     ]  # fmt: skip
     assert registry.resolve_trusted(f"{tmp_path}/my_net.py:wider").name == "my_net.py:wider"
-    with pytest.raises(UsageError, match="does not take a picture: it takes a tensor"):
+    with pytest.raises(UsageError, match="does not take an image: it takes a tensor"):
         inputs.read(entry.name, entry.takes, inputs.PICTURE, Path("a.png"), entry.preprocess)
 
 
@@ -123,7 +123,7 @@ def test_the_digest_is_of_the_code_too(tmp_path: Path) -> None:
         registry._OWN.clear()
         digests.add(weights.load(registry.resolve_trusted(str(write(tmp_path / folder / "net.py", text)))).digest)
     assert len(digests) == 2
-    with pytest.raises(UsageError, match=r"two files are called net.py"):
+    with pytest.raises(UsageError, match=r"two files are named net.py"):
         registry.resolve_trusted(str(tmp_path / "a" / "net.py"))
 
 
@@ -156,7 +156,7 @@ def test_what_is_wrong_in_a_file_is_one_line(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_missing_or_none(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none.py"), str(tmp_path)[:-1] + ".py"):
-        with pytest.raises(UsageError, match="there is no file"):
+        with pytest.raises(UsageError, match="no file"):
             registry.resolve_trusted(name)
 
 

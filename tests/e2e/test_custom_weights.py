@@ -92,23 +92,32 @@ def module(init: str, forward: str = "self.a(x)") -> str:
 
 
 REFUSED = {
-    "never written": (module("self.w = nn.Parameter(torch.empty(3, 3))"), "w is memory that build\\(\\) never writes"),
-    "large": (module("self.w = nn.Parameter(torch.Tensor(3, 300_000))"), "w is memory that build"),
-    "in part": (module("self.w = nn.Parameter(torch.empty(9).half()); self.w.data[:8] = 1"), "w is memory that build"),
-    "whole numbers": (module("self.register_buffer('i', torch.empty(9, dtype=torch.long), False)"), "i is another one"),
-    "numpy": (module("self.w = nn.Parameter(torch.from_numpy(np.empty(9000, 'f')))"), "w is another one each time"),
+    "never written": (module("self.w = nn.Parameter(torch.empty(3, 3))"), "w is never initialized by build\\(\\)"),
+    "large": (module("self.w = nn.Parameter(torch.Tensor(3, 300_000))"), "w is never initialized by build"),
+    "in part": (
+        module("self.w = nn.Parameter(torch.empty(9).half()); self.w.data[:8] = 1"),
+        "w is never initialized by build",
+    ),
+    "whole numbers": (
+        module("self.register_buffer('i', torch.empty(9, dtype=torch.long), False)"),
+        "i changes each time",
+    ),
+    "numpy": (module("self.w = nn.Parameter(torch.from_numpy(np.empty(9000, 'f')))"), "w changes each time"),
     "unseeded": (
         module("self.a.bias.data = torch.from_numpy(np.random.default_rng().random(3).astype('f'))"),
         "a.bias",
     ),
-    "the system's": (module("self.a.bias.data[0] = int.from_bytes(os.urandom(3), 'big')"), "a.bias is another one"),
-    "unsaved": (module("self.t = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)"), "t is another one"),
-    "at times": (module("if not hasattr(nn, 'once'): nn.once = self.z = torch.ones(2)"), "z only at times"),
+    "the system's": (module("self.a.bias.data[0] = int.from_bytes(os.urandom(3), 'big')"), "a.bias changes each time"),
+    "unsaved": (
+        module("self.t = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.uint8)"),
+        "t changes each time",
+    ),
+    "at times": (module("if not hasattr(nn, 'once'): nn.once = self.z = torch.ones(2)"), "z only sometimes"),
     "scripted": ("build = lambda: torch.jit.script(nn.Linear(4, 3))\n", "returns TorchScript, which cannot be cut"),
-    "meta": ("build = lambda: nn.Linear(4, 3, device='meta')\n", "bias holds no plain numbers .* meta"),
+    "meta": ("build = lambda: nn.Linear(4, 3, device='meta')\n", "bias cannot be compared: .* meta"),
     "exported": (
         "build = lambda: torch.export.export(nn.Linear(4, 3), (torch.zeros(1, 4),)).module()\n",
-        "eval\\(\\) of what build\\(\\) returns raises",
+        "eval\\(\\) of the result of build\\(\\) returns raises",
     ),
     "lazy": ("build = lambda: nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))\n", r"its example of shape \(1, 4\)"),
 }
@@ -194,7 +203,7 @@ def test_sides_whose_files_read_other_numbers_are_told_which(name: str, tmp_path
     check_same(hellos[0], hellos[2], names)
     with pytest.raises(MismatchError, match=told):
         check_same(hellos[0], hellos[1], names)
-    with pytest.raises(MismatchError, match="the code differs: give both sides the same file"):
+    with pytest.raises(MismatchError, match="the code differs: use the same file on both sides"):
         check_same(replace(hellos[0], code="sha256:0", weights="sha256:1"), hellos[2], names)
 
 
@@ -207,7 +216,7 @@ def test_a_quantised_network_runs_and_takes_no_file(tmp_path: Path) -> None:
     each = Made.of(own(tmp_path, text))
     assert same_bits(each.at(each.last), each.whole())
     torch.save({}, tmp_path / "none.pt")
-    with pytest.raises(UsageError, match=r"net\.py keeps numbers that are no tensors"):
+    with pytest.raises(UsageError, match=r"net\.py has state that is not a tensor"):
         weights.load(each.edge.entry, str(tmp_path / "none.pt"))
 
 

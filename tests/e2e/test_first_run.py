@@ -98,7 +98,7 @@ def test_without_an_address_a_cloud_is_started_and_stopped(cache: Path) -> None:
     assert run.document["verify"]["matches"]
     assert 1 / 3 < run.document["link"]["up_bytes_per_s"] / 2.5e6 < 3  # the loopback without it is far above that
     assert run.document["measured"]["transfer_s"] > 0.010
-    own = [pid for pid in processes_with("until-stdin-closes") if pid in processes_with(cache)]
+    own = [pid for pid in processes_with("exit-on-stdin-eof") if pid in processes_with(cache)]
     assert not own
 
 
@@ -112,13 +112,13 @@ def test_the_text_shows_cut_reasons_stages_and_answer(
     for words in (
         "round trip",
         "point",
-        "crosses",
+        "transfer size",
         "predicted",
         "measured",
         "all on the cloud",
         "all on the edge",
         "answer",
-        "equals the whole network",
+        "matches the full model run locally",
     ):
         assert words in run.stdout, words
     assert "classifier" in run.stdout
@@ -127,9 +127,9 @@ def test_the_text_shows_cut_reasons_stages_and_answer(
 
 def test_an_untrained_network_says_so(cloud: CloudProcess, edge: CallEdge) -> None:
     run = edge(*at(cloud), "-t", "mobilenet", "--point", "73")
-    assert "untrained weights: the labels mean nothing; --weights imagenet or FILE" in run.stdout
+    assert "untrained weights: the labels are meaningless; use --weights imagenet or FILE" in run.stdout
     run = edge(*at(cloud), "-t", "senna_chk", "--point", "1")
-    assert "untrained weights: the labels mean nothing; --weights FILE" in run.stdout  # nobody publishes any
+    assert "untrained weights: the labels are meaningless; use --weights FILE" in run.stdout  # nobody publishes any
 
 
 @pytest.mark.parametrize("bandwidth", ["5mbit", "1gbit"])

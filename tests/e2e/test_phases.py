@@ -161,7 +161,7 @@ LIES = {
     "infinity": in_result(lambda header, _: (header, all_of(math.inf))),
     "another shape": in_result(lambda h, p: (h | described("float32", (1, 9), p[:36]), p[:36])),
     "another dtype": in_result(lambda h, p: (h | described("int32", (1, 10), p), p)),
-    "no tensor": in_result(lambda h, _: (h | {"tensors": [], "buffers": []}, b"")),
+    "not a tensor": in_result(lambda h, _: (h | {"tensors": [], "buffers": []}, b"")),
     "absurd seconds": in_result(lambda h, p: (h | {"queue_s": 9e8, "cloud_s": 9e8, "load": 9e8}, p)),
 }
 
@@ -171,7 +171,7 @@ LIES = {
 def test_a_cloud_that_lies_changes_no_answer(program: str, lie: str, subject: Subject) -> None:
     found = subject.answered(program, subject.link(rewrite=LIES[lie]), timeout_s=30.0)
     if lie in ("NaN", "infinity"):
-        assert "the cloud answered NaN or infinity" in told(program, found)
+        assert "the cloud returned NaN or infinity" in told(program, found)
     if lie.startswith("max_payload"):
         by = found["summary"]["completed_by"] if program == "tasks" else {found["completed_by"]: 6}
         assert by in ({"edge": 6}, {"fallback": 6})
@@ -184,7 +184,7 @@ def test_nan_of_the_cloud_is_an_error_without_a_fallback(program: str, subject: 
     done = subject.call(program, subject.link(rewrite=LIES["NaN"]).port, "--fallback", "off", timeout_s=30.0)
     assert done.code == 1
     text = done.stderr + done.stdout
-    assert "the cloud answered NaN or infinity where this network, run here, has none" in text
+    assert "the cloud returned NaN or infinity, but the local full model does not" in text
 
 
 NAN_NETWORK = """
@@ -210,7 +210,7 @@ def test_nan_of_the_network_is_the_fault_of_its_weights(
     for main, more in ((edge_api.main, ["--json"]), (tasks_edge_api.main, ["--tasks", "1", "--json"])):
         done = call(lambda words, main=main: main(words), [*common, *more], capsys)  # type: ignore[misc]
         assert done.code == 1
-        assert "all of the network runs here: look at the weights and the input" in done.stderr + done.stdout
+        assert "so does the local full model: check the weights and the input" in done.stderr + done.stdout
 
 
 # --- refusals at the first greeting

@@ -92,4 +92,4 @@ def test_that_is_said_in_one_line_before_anything_runs(ask: Ask) -> None:
 def test_points_go_with_no_other_wish_for_a_cut(edge: CallEdge) -> None:
     got = edge("-t", "le_net", "--points", "all", "--point", "3")
     assert got.code == 2
-    assert "--points has its own cuts" in got.stderr
+    assert "--points cannot be combined with --point" in got.stderr

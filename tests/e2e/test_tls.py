@@ -58,7 +58,7 @@ def test_tasks_run_over_tls_and_every_answer_is_right(
 def test_an_edge_without_tls_gets_one_line_and_code_3(run_tasks: Ask, tls_cloud: CloudProcess) -> None:
     done = run_tasks(tls_cloud)
     assert done.code == 3
-    assert done.document["error"]["message"].endswith("this cloud speaks TLS: give --tls-ca FILE")
+    assert done.document["error"]["message"].endswith("this cloud requires TLS: use --tls-ca FILE")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -67,7 +67,7 @@ def test_an_edge_with_tls_on_a_plain_cloud_gets_one_line_and_code_3(
 ) -> None:
     done = run_tasks(cloud, "--tls-ca", str(own.cert))
     assert done.code == 3
-    assert done.document["error"]["message"].startswith("the cloud does not speak TLS: start it with --tls-cert")
+    assert done.document["error"]["message"].startswith("the cloud does not use TLS: start it with --tls-cert")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -75,7 +75,7 @@ def test_a_cloud_for_other_machines_wants_a_token_or_tls(own: Identity) -> None:
     refused = run_script("cloud_api.py", "-i", "0.0.0.0", "-p", "0")
     assert (refused.code, "--token-file" in refused.stderr) == (2, True)
     refused = run_script("cloud_api.py", "-p", "0", "--tls-cert", str(own.cert))
-    assert (refused.code, "go together" in refused.stderr) == (2, True)
+    assert (refused.code, "must be used together" in refused.stderr) == (2, True)
 
 
 def test_health_needs_the_token_and_speaks_tls(
@@ -109,4 +109,4 @@ def test_one_network_runs_over_tls_and_an_emulated_link_and_falls_back_on_nothin
     assert done.code == 0, done.stderr
     assert done.document["completed_by"] == "cloud"
     refused = call(edge_api.main, ["--cache-dir", str(cache), "--threads", THREADS, "-i", "127.0.0.1", *flags], capsys)
-    assert (refused.code, "give --tls-ca FILE" in refused.stderr) == (3, True)
+    assert (refused.code, "use --tls-ca FILE" in refused.stderr) == (3, True)

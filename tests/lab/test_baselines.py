@@ -229,7 +229,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(out)["baselines"][0]["points"] == "0:raw"
     for names, words in (
         ("dads", "deployment.py profile -t"),
-        ("neurosurgeon", "there is no survey"),
+        ("neurosurgeon", "no survey"),
         ("x", "choose all-"),
     ):
         code, _, err = called("--names", names)

@@ -201,7 +201,7 @@ def test_records_that_do_not_say_what_crosses_are_refused() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"baselines": ["all-edge"]}, "needs the baseline auto"),
+        ({"baselines": ["all-edge"]}, "requires the baseline auto"),
         ({"codec": "int8+zstd"}, "the codec raw or auto"),
     ],
 )

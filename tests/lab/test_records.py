@@ -95,7 +95,7 @@ def test_damaged_warnings_are_named(folder: Path, warnings: object) -> None:
 
 def test_another_device_is_refused_by_name(folder: Path) -> None:
     records.write_environment(folder, replace(ENVIRONMENT, why_mode="another reason", started="later"))
-    with pytest.raises(MismatchError, match=r"host\.cores: 4 there, 8 here") as refused:
+    with pytest.raises(MismatchError, match=r"host\.cores: 4 recorded, 8 now") as refused:
         records.write_environment(folder, replace(ENVIRONMENT, host={"cpu": "a", "cores": 8}))
     assert refused.value.exit_code == 4
 

@@ -633,9 +633,9 @@ def test_what_is_no_result_of_the_lab_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path / "nowhere") == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "no directory" in capsys.readouterr().err
     assert run(tmp_path) == 2
-    assert "holds no results of `lab run`" in capsys.readouterr().err
+    assert "contains no results of `lab run`" in capsys.readouterr().err
     folder = write(tmp_path / "lab", RECORDED[:2])
     with (folder / RECORDS).open("a") as file:
         file.write('{"schema": 99}\n')
@@ -783,7 +783,7 @@ def test_a_place_that_takes_no_pictures_is_named(tmp_path: Path, capsys: pytest.
     folder = write(tmp_path / "lab", RECORDED[:30])
     (tmp_path / "file").write_text("")
     assert run(folder, "--png", str(tmp_path / "file")) == 1
-    assert f"cannot write the pictures to {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"cannot write the figures to {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_the_report_in_chinese_has_no_english_sentence() -> None:

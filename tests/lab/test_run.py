@@ -79,7 +79,7 @@ def test_it_is_not_measured_twice_and_another_device_is_refused(measured: Path) 
     other = run_script("-m", "lab", "run", "--resume", str(measured))
     path.write_text(was)
     assert other.code == 4
-    assert "threads: 2 there, 1 here" in other.stderr
+    assert "threads: 2 recorded, 1 now" in other.stderr
 
 
 def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_interrupted_it_ends_in_order(tmp_path: Path) -> None:
         (("--model", "le_net", "--link", "5mbit", "--cpu", "0"), "cpu 0 is not a share"),
         (("--model", "le_net", "--link", "5mbit", "--mode", "moon"), "no mode 'moon'"),
         (("--model", "le_net", "--link", "5mbit", "--codec", "zip"), "no codec 'zip'"),
-        (("--model", "le_net"), "give a SPEC.toml"),
-        (("nothing.toml",), "there is no file"),
+        (("--model", "le_net"), "use SPEC.toml"),
+        (("nothing.toml",), "no file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -124,7 +124,7 @@ def test_a_network_that_keeps_what_it_was_given_is_left_as_it_was() -> None:
 
 
 def test_random_numbers_in_forward_are_named() -> None:
-    with pytest.raises(UsageError, match="net gives another answer each time: random numbers"):
+    with pytest.raises(UsageError, match=r"net gives a different answer each time: forward\(\) uses random numbers"):
         executor(lambda _, x, y: y + torch.randn_like(x))
 
 

@@ -109,14 +109,14 @@ def test_what_is_beside_the_networks_own_is_left_out_and_told(tmp_path: Path) ->
     torch.save({**state, "n_averaged": torch.tensor(5)}, tmp_path / "swa.pt")
     found, told = filled(tmp_path / "swa.pt")
     torch.testing.assert_close(found, state_of(1))
-    assert "1 others left out, such as n_averaged" in told
+    assert "1 others ignored, such as n_averaged" in told
 
 
 def test_of_a_network_and_its_average_the_network_is_taken_and_that_is_told(tmp_path: Path) -> None:
     torch.save({"ema": state_of(1), "model": state_of(2), "epoch": 1}, tmp_path / "both.pt")
     found, told = filled(tmp_path / "both.pt")
     torch.testing.assert_close(found, state_of(2))
-    assert told == "taken from 'model'; not its average in 'ema'"
+    assert told == "taken from 'model'; not the average in 'ema'"
 
 
 def test_two_networks_in_one_file_are_not_guessed_between(tmp_path: Path) -> None:
@@ -177,14 +177,14 @@ def test_weights_in_several_files_are_read_by_their_index(suffix: str, tmp_path:
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
     torch.testing.assert_close(filled(index)[0], state)
     first = next(iter(shards))
-    with pytest.raises(MismatchError, match=r"one of several files: give their index\.json"):
+    with pytest.raises(MismatchError, match=r"one of several files: use their index\.json"):
         filled(tmp_path / first)
     for wrong, told in (
-        ({"weight_map": {**places, "0.bias": "../outside.pt"}}, "have to lie beside it"),
-        ({"weight_map": {**places, "0.bias": "absent.pt"}}, "is not there: copy all"),
-        ({"weight_map": {**places, "more": first}}, "holds more, but it does not"),
-        ({"weight_map": []}, "no index of weights|not an index"),
-        ([], "not an index of weights"),
+        ({"weight_map": {**places, "0.bias": "../outside.pt"}}, "must be in the same directory"),
+        ({"weight_map": {**places, "0.bias": "absent.pt"}}, "does not exist: copy all"),
+        ({"weight_map": {**places, "more": first}}, "more in"),
+        ({"weight_map": []}, "the limit for a weights index|is not a weights index"),
+        ([], "is not a weights index"),
     ):
         index.write_text(json.dumps(wrong))
         with pytest.raises(UsageError, match=told):
@@ -210,7 +210,7 @@ def test_other_widths_of_floats_are_read(dtype: torch.dtype, tmp_path: Path) -> 
 def test_integer_and_complex_weights_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
     torch.save({**state_of(1), "0.weight": state_of(1)["0.weight"].to(dtype)}, tmp_path / "w.pt")
     kind = str(dtype).removeprefix("torch.")
-    with pytest.raises(UsageError, match=rf"0\.weight is {kind} there and float32 in little: save it as float32"):
+    with pytest.raises(UsageError, match=rf"0\.weight is {kind} in the file and float32 in little: save it as float32"):
         filled(tmp_path / "w.pt")
 
 
@@ -252,7 +252,7 @@ def unfit(folder: Path) -> dict[str, str]:
         "hostile.pt": r"posix\.system.*never loaded",
         "hostile.ckpt": r"posix\.system.*never loaded",
         "script.pt": "a TorchScript program",
-        "cut.pt": "damaged, cut off",
+        "cut.pt": "damaged, truncated",
         "lfs.safetensors": "git-lfs pointer.*git lfs pull",
         "lfs.pt": "git-lfs pointer.*git lfs pull",
         "html.pt": "an HTML page.*download",
@@ -261,7 +261,7 @@ def unfit(folder: Path) -> dict[str, str]:
         "llama.bin": "GGUF",
         "packed.pt": "gzip",
         "empty.ckpt": "is empty",
-        "noise.pt": "not a file of plain weights",
+        "noise.pt": "not a plain weights file",
         "net.onnx": r"\.safetensors, \.pt",
     }
 

@@ -90,7 +90,7 @@ def test_a_point_out_of_range_names_the_range(point: int) -> None:
 def test_graphs_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="input"):
         LayerGraph("g", (), ())
-    with pytest.raises(ValueError, match="come before"):
+    with pytest.raises(ValueError, match="does not precede"):
         LayerGraph("g", (Layer("i", "input", (), 1), Layer("a", "k", (1,), 1)), (1,))
     with pytest.raises(ValueError, match="outputs"):
         LayerGraph("g", (Layer("i", "input", (), 1),), (4,))

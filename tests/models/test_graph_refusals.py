@@ -14,7 +14,7 @@ def rows(count: int) -> list[dict[str, object]]:
 
 
 def test_a_layer_that_reads_nothing_is_no_layer() -> None:
-    with pytest.raises(ValueError, match="layer b reads nothing, only the input may"):
+    with pytest.raises(ValueError, match="layer b has no inputs, only the first layer may"):
         LayerGraph("g", (Layer("a", "input", (), 1), Layer("b", "k", (), 1)), (1,))
 
 
@@ -26,5 +26,5 @@ def test_a_graph_has_so_many_layers_and_no_more() -> None:
 def test_a_shape_is_a_list_of_whole_numbers() -> None:
     document = rows(3)
     document[1]["out_shape"] = [1, "x"]
-    with pytest.raises(UsageError, match="out_shape is a list of whole numbers"):
+    with pytest.raises(UsageError, match="out_shape must be a list of whole numbers"):
         graph_json.parse({"layers": document}, "g")

@@ -86,21 +86,21 @@ def test_no_picture_starts_a_program_wherever_it_comes_in(ghost: Path, tmp_path:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC picture: convert it"),
-        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1avif", "an AVIF picture: convert it"),
-        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", "an AVIF picture: convert it"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC image: convert it"),
+        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1avif", "an AVIF image: convert it"),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1", "an AVIF image: convert it"),
         (b"\xc5\xd0\xd3\xc6" + bytes(28), "an EPS drawing"),
         (b"%PDF-1.7\n", "a PDF document: save the page"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         (b"<svg/>", "an SVG drawing"),
         (b"8BPS\x00\x01", "a Photoshop file"),
-        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL image"),
         (b"<!DOCTYPE html><p>404", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "a WAV recording: give it with --audio"),
         (b"\x93NUMPY\x01\x00", "array: give it with --input"),
-        (b"hello", "damaged, or none of these"),
-        (b"", "damaged, or none of these"),
+        (b"hello", "damaged, or another format"),
+        (b"", "damaged, or another format"),
     ],
 )
 def test_what_is_no_picture_is_named_with_the_cure(content: bytes, told: str, tmp_path: Path) -> None:
@@ -189,14 +189,14 @@ def test_greys_of_fewer_bits_in_files_of_sixteen_are_as_bright_as_they_were(
         expected = np.round(shades() * 255 * 255 / 256)
     np.testing.assert_allclose(np.asarray(picture.image, dtype=float), expected, atol=1)
     is_scaled = bits < 16 and suffix != ".pgm"  # a .pgm says how bright its brightest is
-    assert picture.note == (f"16-bit greys of which {bits} bits are used, scaled by those" if is_scaled else "")
+    assert picture.note == (f"16-bit gray with {bits} significant bits, scaled accordingly" if is_scaled else "")
 
 
 def test_what_was_scaled_stands_in_the_source(tmp_path: Path) -> None:
     Image.fromarray(np.round(shades() * 4095).astype(np.uint16)).save(tmp_path / "a.png")
     entry = registry.lookup("cifar_alexnet")
     found = inputs.from_image(tmp_path / "a.png", entry.preprocess)
-    assert found.source == f"image:{tmp_path / 'a.png'} (16-bit greys of which 12 bits are used, scaled by those)"
+    assert found.source == f"image:{tmp_path / 'a.png'} (16-bit gray with 12 significant bits, scaled accordingly)"
     Image.fromarray(np.round(shades() * 255).astype(np.uint8)).save(tmp_path / "b.png")
     torch.testing.assert_close(
         found.tensor, inputs.from_image(tmp_path / "b.png", entry.preprocess).tensor, atol=1 / 255, rtol=0
@@ -230,7 +230,7 @@ def transparent(colour: tuple[int, int, int]) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "colour", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
+    "16-bit color", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
 )
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_drawn_on_nothing_is_seen(colour: tuple[int, int, int], mode: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_what_is_drawn_on_nothing_is_seen(colour: tuple[int, int, int], mode: st
 
 def test_on_black_is_told(tmp_path: Path) -> None:
     transparent((255, 255, 255)).save(tmp_path / "a.png")
-    assert "shows black" in inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).source
+    assert "transparent areas shown as black" in inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).source
     transparent((0, 0, 0)).save(tmp_path / "a.png")
     assert inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).source == f"image:{tmp_path / 'a.png'}"
 
@@ -362,7 +362,7 @@ def test_whole_numbers_of_a_picture_are_that_picture(dtype: type, layout: str, t
     path = saved(tmp_path / "x.npy", (array[None] if "N" in layout else array).astype(dtype))
     found = inputs.from_array(path, entry.wanted)
     torch.testing.assert_close(found.tensor, inputs.from_image(tmp_path / "a.png", entry.preprocess).tensor)
-    assert found.source == f"array:{path} ({np.dtype(dtype)} read as a picture of 80x60)"
+    assert found.source == f"array:{path} ({np.dtype(dtype)} read as an image of 80x60)"
 
 
 def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path:
 @pytest.mark.parametrize(
     ("array", "told", "name"),
     [
-        (np.ones((28, 28)), "does not fit", "le_net"),
+        (np.ones((28, 28)), "does not match", "le_net"),
         (np.ones((30, 280, 280)), "larger", "le_net"),
         (np.full((1, 28, 28), np.nan), "NaN", "le_net"),
         (np.full((1, 28, 28), 200.0), "up to 200, and le_net takes pixels from 0 to 1", "le_net"),
@@ -389,7 +389,7 @@ def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path:
         (np.full((1, 28, 28), "a"), "this holds <U1", "le_net"),
         (np.full((1, 28, 28), 1j), "this holds complex128", "le_net"),
         (np.full((1, 28, 28), True), "this holds bool", "le_net"),
-        (np.zeros((1, 28), dtype=[("a", "f4")]), "array of numbers is needed", "le_net"),
+        (np.zeros((1, 28), dtype=[("a", "f4")]), "expected an array of numbers", "le_net"),
         (np.array([{}], dtype=object), r"holds Python objects.*never loaded.*numpy\.save", "le_net"),
     ],
 )
@@ -414,12 +414,12 @@ def npz() -> bytes:
         (b"", "it is empty"),
         (b"1 2 3", "it is text"),
         ("温度,1\n".encode(), "it is text"),
-        (b"\x93NUMPY", "damaged or cut off"),
-        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (1, 99999999999)}", "damaged or cut off"),
+        (b"\x93NUMPY", "damaged or truncated"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (1, 99999999999)}", "damaged or truncated"),
         (b"\x80\x04\x95\x10", "pickled Python object"),
         (npz(), r"\.npz archive"),
         (b"PK\x03\x04aaaa", "it is"),
-        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
         (b"<html>", "an HTML page"),
         (bytes(range(40)), "something else"),
     ],
@@ -435,7 +435,7 @@ def test_what_is_no_array_is_named(content: bytes, told: str, tmp_path: Path) ->
 def test_a_body_that_is_cut_off_is_told_and_a_missing_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.npy", np.ones((1, 28, 28)))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UsageError, match="damaged or cut off"):
+    with pytest.raises(UsageError, match="damaged or truncated"):
         inputs.from_array(path, wanted("le_net"))
     with pytest.raises(UsageError, match="no file"):
         inputs.from_array(tmp_path / "none.npy", wanted("le_net"))

@@ -235,7 +235,7 @@ def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
         ("RESNET.ONNX", "is ONNX"),
         ("a/b.pt2", r"compiled program.*FILE\.py"),
         ("b.ts", "compiled program"),
-        ("b.pth", "holds weights, not a network: --weights FILE"),
+        ("b.pth", "contains weights, not a network: use --weights FILE"),
         ("b.pt", "--weights FILE"),
         ("b.safetensors", "--weights FILE"),
         ("b.h5", "TensorFlow"),
@@ -388,7 +388,7 @@ def test_transparent_shows_white_and_sixteen_bits_are_scaled(tmp_path: Path) -> 
     torch.testing.assert_close(one, two)
     assert one.max() == 1
     Image.new("F", (28, 28)).save(tmp_path / "float.tiff")
-    with pytest.raises(UsageError, match="brightness"):
+    with pytest.raises(UsageError, match="not supported: save it with 8 or 16 bits"):
         inputs.from_image(tmp_path / "float.tiff", inputs.digit_tensor)
 
 

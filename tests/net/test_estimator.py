@@ -54,7 +54,7 @@ NAN, INF = math.nan, math.inf
 
 @pytest.mark.parametrize("bad", [(0, 1, 0), (1, -1, 0), (NAN, 1, 0), (1, INF, 0), (1, 1, -1), (1, 1, NAN)])
 def test_a_link_that_is_none_is_refused(bad: tuple[float, float, float]) -> None:
-    with pytest.raises(ValueError, match="two rates above zero"):
+    with pytest.raises(ValueError, match="both rates must be above zero"):
         Estimator(*bad, "given", 0.0)
 
 

@@ -94,7 +94,7 @@ def test_an_oversized_length_is_refused_and_names_the_limit(header: int, payload
 
 @pytest.mark.parametrize("kind", [FrameType.HELLO, FrameType.READY, FrameType.ERROR])
 def test_a_message_without_tensors_has_no_payload(kind: FrameType) -> None:
-    with pytest.raises(ProtocolError, match="no payload"):
+    with pytest.raises(ProtocolError, match="must not have a payload"):
         parse_prefix(pack_prefix(kind, 0, 1), LIMITS)
 
 

@@ -36,7 +36,7 @@ def soon(seconds: float = 60.0) -> Deadline:
 def answer_probes(peer: Peer, hello_s: float = 60.0) -> None:
     """A whole conversation."""
     while True:
-        frame = peer.connection.receive(Deadline.after(hello_s, "no HELLO came"))
+        frame = peer.connection.receive(Deadline.after(hello_s, "no HELLO received"))
         peer.connection.send(Probed(frame.read(Probe).id), soon())
         peer.is_known = True
 
@@ -151,7 +151,7 @@ def test_one_source_has_no_more_connections_than_it_may() -> None:
 
 def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
-    told = "! %d further refusals were not written"
+    told = "! %d further refusals not logged"
     refusals = FloodLog(logging.getLogger("edgecloud.net.server"), logging.WARNING, told, lambda: now[0])
     with caplog.at_level(logging.WARNING, "edgecloud.net.server"):
         for number in range(1000):
@@ -160,7 +160,7 @@ def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptur
         now[0] += 1.0
         refusals.tell("refusal %d", 1000)
     assert [record.getMessage() for record in caplog.records[-2:]] == [
-        f"! {1000 - LINES_A_SECOND} further refusals were not written",
+        f"! {1000 - LINES_A_SECOND} further refusals not logged",
         "refusal 1000",
     ]
 
@@ -195,7 +195,7 @@ LIMITS = {
     "--timeout": "120s",
     "--drain-timeout": "30s",
     "--min-rate": "1kB",
-    "--max-small-rate": 50,
+    "--max-control-rate": 50,
     "--load-budget": "10min",
 }
 

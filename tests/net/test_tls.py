@@ -138,7 +138,7 @@ def test_what_is_under_way_is_not_told_as_delivered(own: Identity) -> None:
         with pytest.raises(DeadlineError):
             edge.send(Probe(1, 0), soon(0.3), [np.zeros(32 << 20, np.uint8)])
         assert 0 < edge.delivered_bytes <= edge.sent_bytes < 32 << 20
-        with pytest.raises(PeerClosedError, match="nothing can follow"):
+        with pytest.raises(PeerClosedError, match="was sent only partially"):
             edge.send(Probe(2, 0), soon())
         assert not cloud.peer_has_left()
 
@@ -210,7 +210,7 @@ def serve_one(own: Identity, client_ca: Path | None = None, hello_s: float = 60.
     assert context is not None
 
     def handle(connection: Connection) -> None:
-        connection.secure(context, Deadline.after(hello_s, "no HELLO came"))
+        connection.secure(context, Deadline.after(hello_s, "no HELLO received"))
         connection.send(Probed(connection.receive(soon()).read(Probe).id), soon())
 
     return handle
@@ -250,7 +250,7 @@ def test_where_client_certificates_are_wanted_only_the_right_one_is_let_in(own: 
         assert ask(port, own.cert, edge) == 5
         with pytest.raises(ConnectError, match="--tls-cert FILE --tls-key FILE"):
             ask(port, own.cert)
-        with pytest.raises(ConnectError, match="ended TLS"):
+        with pytest.raises(ConnectError, match="ended the TLS session"):
             ask(port, own.cert, own)
 
 
@@ -267,13 +267,13 @@ def test_each_side_says_in_one_line_that_the_other_speaks_without_tls(own: Ident
     with listening(handle) as port:
         plain = connect("127.0.0.1", port, 60.0)
         plain.send(Probe(1, 0), soon())
-        with pytest.raises(ConnectError, match="this cloud speaks TLS: give --tls-ca FILE"):
+        with pytest.raises(ConnectError, match="this cloud requires TLS: use --tls-ca FILE"):
             plain.receive(soon()).read(Probed)
         plain.close()
     assert isinstance(seen[0], PlainPeerError)
     with (
         listening(hear_one) as port,
-        pytest.raises(ConnectError, match="the cloud does not speak TLS"),
+        pytest.raises(ConnectError, match="the cloud does not use TLS"),
     ):
         ask(port, own.cert)
 

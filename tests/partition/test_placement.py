@@ -283,7 +283,7 @@ def test_a_cap_below_nothing_is_infeasible_and_says_what_the_least_is(cap: float
         (math.nan, 1, "price .*not nan"),
         (math.inf, 1, "price .*not inf"),
         (-1, 1, "price .*not -1"),
-        (1, math.nan, "may cost is a number, not nan"),
+        (1, math.nan, "the cost limit must be a number, not nan"),
     ],
 )
 def test_prices_and_caps_that_are_none_are_refused(price: float, cap: float, message: str) -> None:

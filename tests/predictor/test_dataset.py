@@ -104,15 +104,15 @@ def spoil(folder: Path, column: str, text: str, line: int = 3) -> None:
 @pytest.mark.parametrize(
     ("column", "text", "words"),
     [
-        ("macs", "many", "line 4: macs is 'many', a number is needed"),
-        ("macs", "1.5", "a whole number is needed"),
-        ("macs", "nan", "a finite number is needed"),
-        ("macs", "1e300", "a whole number is needed"),
+        ("macs", "many", "line 4: macs is 'many', expected a number"),
+        ("macs", "1.5", "expected a whole number"),
+        ("macs", "nan", "expected a finite number"),
+        ("macs", "1e300", "expected a whole number"),
         ("raw_s", "0.1;x", "raw_s is 'x'"),
-        ("raw_s", "-1", "a time is not negative"),
-        ("in_shape", "1x0x2x2", "a shape has a size below 1"),
-        ("kind", "=cmd()", "there is no kind '=cmd()'"),
-        ("device", "cpu Other", "mixes the times of two devices"),
+        ("raw_s", "-1", "expected a time of at least 0"),
+        ("in_shape", "1x0x2x2", "a dimension is below 1"),
+        ("kind", "=cmd()", "unknown layer kind '=cmd()'"),
+        ("device", "cpu Other", "mixes times of different devices"),
         ("variant", "x" * 5000, "a cell is longer"),
     ],
 )
@@ -136,18 +136,18 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "conv.csv").write_text("network,kind\nn0,conv\n")
     expect("the column 'backend' is missing")
     (tmp_path / "conv.csv").write_bytes(b"\xff\xfe\0" * 50)
-    expect("is not text in UTF-8|is empty|is missing")
+    expect("is not UTF-8|is empty|is missing")
     (tmp_path / "conv.csv").write_text("a\n" * (1 << 20))  # a million rows
     expect("more than 400000 rows")
     (tmp_path / "conv_lat.csv").write_text("HW,kernel,stride,Cin,FLOPs,latency\n1,1,1,1,1,1\n")
     (tmp_path / "conv.csv").unlink()
     expect("the column 'Cout' is missing")
     (tmp_path / "t.ods").write_text("")
-    expect("an .xlsx or an .xls is needed", tmp_path / "t.ods")
-    expect("there is no file", tmp_path / "none.xlsx")
+    expect("or an .xlsx or .xls file", tmp_path / "t.ods")
+    expect("no file", tmp_path / "none.xlsx")
     monkeypatch.setattr("edgecloud.utils.sheets.MAX_BYTES", 10)
     (tmp_path / "large.xlsx").write_bytes(b"x" * 11)
-    expect("are not read", tmp_path / "large.xlsx")
+    expect("larger than the workbook limit", tmp_path / "large.xlsx")
 
 
 def test_a_workbook_with_tricks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_workbook_with_tricks_is_refused(tmp_path: Path, monkeypatch: pytest.M
             if entry.endswith("sheet1.xml"):
                 data = (bomb + "]><worksheet><sheetData>&i;</sheetData></worksheet>").encode()
             bad.writestr(entry, data)
-    with pytest.raises(UsageError, match=r"cannot read .*bomb\.xlsx|holds no measured"):
+    with pytest.raises(UsageError, match=r"cannot read .*bomb\.xlsx|contains no measured"):
         read(tmp_path / "bomb.xlsx")
     with zipfile.ZipFile(tmp_path / "huge.xlsx", "w", zipfile.ZIP_DEFLATED) as huge:
         huge.writestr("xl/a", b"\0" * 2000)

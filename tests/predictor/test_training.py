@@ -198,12 +198,12 @@ def test_other_machines_features_and_versions_are_refused(
     with pytest.raises(MismatchError, match="another machine"):
         latency.load(saved, Machine(HERE.device, 4, HERE.torch))
     monkeypatch.setattr(latency, "FEATURE_HASH", "sha256:other")
-    with pytest.raises(MismatchError, match="another set of features"):
+    with pytest.raises(MismatchError, match="with other features"):
         latency.load(saved)
     monkeypatch.setattr(latency, "SCHEMA", 99)
-    with pytest.raises(MismatchError, match="schema 1, 99 is needed"):
+    with pytest.raises(MismatchError, match="schema 1, expected 99"):
         latency.load(saved)
-    with pytest.raises(UsageError, match="there is no file"):
+    with pytest.raises(UsageError, match="no file"):
         latency.load(tmp_path / "none.skops")
 
 
@@ -212,7 +212,7 @@ def test_a_truncated_file_is_an_error_at_any_length(saved: Path, tmp_path: Path)
     cut = tmp_path / "cut.skops"
     for length in np.linspace(0, len(whole) - 1, 100).astype(int):
         cut.write_bytes(whole[:length])
-        with pytest.raises(UsageError, match="is damaged or holds no predictors"):
+        with pytest.raises(UsageError, match="is damaged or contains no predictors"):
             latency.load(cut)
     middle = len(whole) // 2
     cut.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
@@ -238,7 +238,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with zipfile.ZipFile(tmp_path / "huge.skops", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("schema.json", b" " * 2000)
     monkeypatch.setattr(latency, "MAX_UNPACKED_BYTES", 1999)
-    with pytest.raises(UsageError, match="unpacks to far too much"):
+    with pytest.raises(UsageError, match="its unpacked size is too large"):
         latency.load(tmp_path / "huge.skops")
     assert not (tmp_path / "canary").exists()
 

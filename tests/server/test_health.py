@@ -70,7 +70,7 @@ def test_a_full_cloud_says_that_it_is_busy(cache: Path, subject: Network) -> Non
     with running_cloud(cache, "--max-connections", "1") as cloud, closing(greet(cloud, hello_of(subject))):
         done = run_script("cloud_api.py", "--health", f"{LOCAL}:{cloud.port}")
     assert (done.code, done.stdout) == (3, "")
-    assert "the cloud is busy (BUSY): all 1 connections are taken" in done.stderr
+    assert "the cloud is busy (BUSY): all 1 connections are in use" in done.stderr
 
 
 def test_nobody_there_is_code_3(cloud: CloudProcess) -> None:

@@ -40,7 +40,7 @@ def test_what_is_computed_costs_nothing_unless_its_header_is_long() -> None:
 @pytest.fixture(scope="module")
 def slow(cache: Path) -> Iterator[CloudProcess]:
     """One small request a second, and two at once."""
-    with running_cloud(cache, "--max-small-rate", "1") as process:
+    with running_cloud(cache, "--max-control-rate", "1") as process:
         yield process
 
 
@@ -73,7 +73,7 @@ def test_requests_that_are_computed_are_not_paid_for(slow: CloudProcess, network
 
 
 def test_who_waits_for_tokens_does_not_hold_up_a_stop(cache: Path, network: Callable[[str], Network]) -> None:
-    with running_cloud(cache, "--max-small-rate", "1", "--max-queue", "4", "--drain-timeout", "300s") as cloud:
+    with running_cloud(cache, "--max-control-rate", "1", "--max-queue", "4", "--drain-timeout", "300s") as cloud:
         edge = greet(cloud, hello_of(network("le_net")))
         edge.sock.sendall(encode(Infer(1, [[1, 99]], 9.0), []) * 60)
         edge.receive(soon())

@@ -35,9 +35,9 @@ def test_ranges_are_taken_where_they_rise_within_the_network_and_what_they_make_
         listed = [number for start, stop in ranges for number in range(start, stop)]
         is_rising = all(a < b for a, b in itertools.pairwise(itertools.chain.from_iterable(ranges)))
         if not ranges or not is_rising or listed[-1] >= SIZE:
-            words = "ranges of layers rise"
+            words = "layer ranges must be ascending"
         elif listed[0] == 0:
-            words = "the input stays"
+            words = "the input cannot be an output"
         elif GRAPH.bytes_of(GRAPH.outputs_of(listed)) > MOST:
             words = "--max-payload"
         else:
@@ -103,11 +103,15 @@ DIFFERENT = {
         {"weights": OTHER, "tensors": "X", "torch": "2.1"},
         r"first in a\.bias; torch differs \(cloud 2\.13\.0, ",
     ),
-    "more": (MINE, {"weights": OTHER, "tensors": MINE.tensors + "dddddd"}, "first in what only the other side has"),
+    "more": (
+        MINE,
+        {"weights": OTHER, "tensors": MINE.tensors + "dddddd"},
+        "first in tensors that only the other side has",
+    ),
     "code": (
         OWN,
         {"weights": OTHER, "code": OTHER},
-        r"^net\.py: the code differs: give both sides the same file$",
+        r"^net\.py: the code differs: use the same file on both sides$",
     ),
     "drawn": (
         OWN,

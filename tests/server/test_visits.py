@@ -25,9 +25,9 @@ def test_one_line_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
     now_s += 2.5
     visits.left("a:1")
     assert caplog.messages == [
-        "+ a:1 comes for le_net",
-        "+ a:1 comes for 'evil\\x1b[31m\\n'",
-        "- a:1 has gone after 2.5 s: served 1 x le_net, 0 x 'evil\\x1b[31m\\n'",
+        "+ a:1 connected for le_net",
+        "+ a:1 connected for 'evil\\x1b[31m\\n'",
+        "- a:1 disconnected after 2.5 s: served 1 x le_net, 0 x 'evil\\x1b[31m\\n'",
     ]
     assert not visits._answers
     assert not visits._since
@@ -42,7 +42,7 @@ def test_a_crowd_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     now_s += 1.5
     visits.left("a:0")
     assert len(caplog.messages) == LINES_A_SECOND + 2
-    assert caplog.messages[-2] == f"{2 * LINES_A_SECOND} further visits were not shown"
+    assert caplog.messages[-2] == f"{2 * LINES_A_SECOND} further events not shown"
 
 
 def test_an_error_level_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,4 +63,4 @@ def test_a_cloud_shows_who_comes_unless_it_is_quiet(flags: tuple[str, ...], cach
         process.terminate()
         out, err = process.communicate(timeout=LONG_S)
     assert (done.code, done.stderr, out) == (0, "", "")
-    assert ("comes for le_net" in err, "served 2 x le_net" in err) == ((False, False) if flags else (True, True))
+    assert ("connected for le_net" in err, "served 2 x le_net" in err) == ((False, False) if flags else (True, True))

@@ -201,7 +201,7 @@ def test_a_plan_is_that_of_the_edge(
     assert raw["predicted"]["total_s"] > 1.2 * found["predicted"]["total_s"], "which is what it was contradicted by"
     assert run(*where, *more) == 0
     shown = capsys.readouterr().out
-    assert "packed as was measured on the edge" in shown
+    assert "packed, as measured on the edge" in shown
     assert re.search(r"3.14 kB as \d+ B of|3.14 kB as [0-9.]+ kB of", shown)
 
 
@@ -223,7 +223,7 @@ def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
     profile.write_text(json.dumps(other))
     found = document_of(capsys, *where)
     assert (found["packing"], found["codec"]) == ("raw", "raw")
-    assert "is of other weights" in found["packing_source"]
+    assert "is for other weights" in found["packing_source"]
     assert found["candidates"][0]["boundary_bytes"] == 4 * 28 * 28
 
 
@@ -366,11 +366,11 @@ def changed(number: int, **fields: Any) -> list[dict[str, Any]]:
         ({"layers": "x"}, ("layers",)),
         ({"layers": [1]}, ("layer number 0 has no id",)),
         ({"layers": changed(1, id="")}, ("layer number 1",)),
-        ({"layers": changed(2, id="conv1")}, ("two layers", "'conv1'")),
+        ({"layers": changed(2, id="conv1")}, ("duplicate layer id", "'conv1'")),
         ({"layers": changed(2, inputs=["nope"])}, ("'pool1'", "no layer 'nope'")),
-        ({"layers": changed(2, inputs="conv1")}, ("'pool1'", "list of ids")),
+        ({"layers": changed(2, inputs="conv1")}, ("'pool1'", "must be a list of layer ids")),
         ({"layers": changed(2, inputs=None)}, ("'pool1'", "no inputs")),
-        ({"layers": changed(2, inputs=[])}, ("'pool1'", "reads nothing")),
+        ({"layers": changed(2, inputs=[])}, ("'pool1'", "has no inputs")),
         ({"layers": changed(0, inputs=["fc"])}, ("'input'", "must be the input")),
         ({"layers": changed(1, inputs=["conv2"])}, ("circle", "conv1")),
         ({"layers": changed(1, inputs=["conv1"])}, ("circle", "conv1")),
@@ -385,13 +385,13 @@ def changed(number: int, **fields: Any) -> list[dict[str, Any]]:
         ({"layers": changed(2, cloud_s=True)}, ("'pool1'", "cloud_s")),
         ({"layers": changed(2, cloud_s=10**400)}, ("'pool1'", "cloud_s")),
         ({"layers": changed(2, start_s=-1)}, ("'pool1'", "start_s")),
-        ({"layers": changed(2, packed=3)}, ("'pool1'", "packed is a list")),
-        ({"layers": changed(2, packed=[7])}, ("'pool1'", "packed is a list")),
-        ({"layers": changed(2, packed=[{"bytes": 1}] * 33)}, ("'pool1'", "packed is a list")),
+        ({"layers": changed(2, packed=3)}, ("'pool1'", "packed must be a list")),
+        ({"layers": changed(2, packed=[7])}, ("'pool1'", "packed must be a list")),
+        ({"layers": changed(2, packed=[{"bytes": 1}] * 33)}, ("'pool1'", "packed must be a list")),
         ({"layers": changed(2, packed=[{}])}, ("'pool1'", "packed has no bytes")),
         ({"layers": changed(2, packed=[{"bytes": 1.5}])}, ("'pool1'", "whole number")),
-        ({"layers": changed(2, packed=[{"bytes": 1, "codec": ""}])}, ("'pool1'", "codec is a name")),
-        ({"layers": changed(2, packed=[{"bytes": 1, "codec": "raw"}])}, ("'pool1'", "codec is a name")),
+        ({"layers": changed(2, packed=[{"bytes": 1, "codec": ""}])}, ("'pool1'", "codec must be a name")),
+        ({"layers": changed(2, packed=[{"bytes": 1, "codec": "raw"}])}, ("'pool1'", "codec must be a name")),
         ({"layers": changed(2, packed=[{"bytes": 1, "encode_s": -1}])}, ("'pool1'", "encode_s")),
         ({"outputs": ["nope"]}, ("outputs", "no layer 'nope'")),
         ({"outputs": []}, ("outputs",)),
@@ -479,7 +479,7 @@ def test_what_is_not_there_is_one_clear_line(
 def test_a_profile_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match="no profile"):
+    with pytest.raises(UsageError, match="is not a profile"):
         store.read(path)
 
 

@@ -60,20 +60,20 @@ def test_the_words_of_a_decision_are_about_it(goal: Goal, make: type) -> None:
         assert found.objective in ("latency", "energy", "weighted", "throughput")
         assert ("at most" in why_line(found)) == (not found.is_optimal and found.method in ("mincut", "walk", "milp"))
         line, crossing = cut_line(graph, found), found.boundary(graph)
-        seen["crosses" if crossing else "nothing crosses"] += 1
+        seen["crosses" if crossing else "nothing is sent"] += 1
         if not crossing:
-            assert line == "everything here, nothing crosses"
+            assert line == "all layers on the edge, nothing is sent"
             assert short_name(graph, found) == "all on the edge"
             continue
-        sides = re.search(r"(\d+) layers here, (\d+) on the cloud", line)
+        sides = re.search(r"(\d+) layers on the edge, (\d+) on the cloud", line)
         assert sides is not None
         assert [int(side) for side in sides.groups()] == [len(found.head) - 1, len(graph.layers) - len(found.head)]
         assert format_bytes(graph.bytes_of(crossing)) in line
         if not found.is_cut:
             assert line.startswith(f"{len(found.parts)} parts: ")
-            assert short_name(graph, found) == f"{len(found.parts)} parts, there and back"
+            assert short_name(graph, found) == f"{len(found.parts)} alternating parts"
         elif found.point(graph) is None:
-            assert line.startswith(f"{len(crossing)} tensors cross, the last l{max(crossing)}: ")
+            assert line.startswith(f"{len(crossing)} tensors, the last l{max(crossing)}: ")
             assert short_name(graph, found) == f"{len(crossing)} tensors, the last l{max(crossing)}"
         else:
             assert line.startswith(f"point {found.point(graph)} of {len(graph.points) - 1}, after l{crossing[0]}: ")
@@ -84,9 +84,9 @@ def test_the_words_of_a_decision_are_about_it(goal: Goal, make: type) -> None:
 def test_a_search_that_was_cut_short_says_how_far_it_may_be_from_the_best() -> None:
     found = decide(random_problem(random.Random(5), chain([3, 2, 1])), Goal())
     short = replace(found, objective="throughput", method="walk", is_optimal=False, gap=0.0312)
-    assert why_line(short) == "shortest longest stage of all cuts, at most 3.1% from the best"
-    assert why_line(replace(short, is_optimal=True)) == "shortest longest stage of all cuts"
-    assert why_line(replace(short, method="dsh")) == "shortest longest stage of the cuts that DADS's grid finds"
+    assert why_line(short) == "minimum bottleneck stage of all cuts, at most 3.1% above the optimum"
+    assert why_line(replace(short, is_optimal=True)) == "minimum bottleneck stage of all cuts"
+    assert why_line(replace(short, method="dsh")) == "minimum bottleneck stage of the cuts of DADS's grid search"
 
 
 def test_the_table_marks_one_row_and_shows_the_ends_the_best_and_the_chosen_of_many() -> None:
@@ -98,7 +98,7 @@ def test_the_table_marks_one_row_and_shows_the_ends_the_best_and_the_chosen_of_m
         rows = [line for line in lines if re.search(r"\bl\d+\b", line)]
         numbers = [int(re.split(r"\s+", line.replace("→", " ").strip())[0]) for line in rows]
         assert [number for number, line in zip(numbers, rows, strict=True) if "→" in line] == [found.point(graph)]
-        assert (lines[0] == f"the ends and the best of {count} points (--json has them all)") == (count > SHOWN)
+        assert (lines[0] == f"both ends and the best of {count} points (all: --json)") == (count > SHOWN)
         best = sorted(found.candidates, key=lambda c: c.predicted.total_s)[:BEST_SHOWN]
         chosen = found.point(graph)
         assert chosen is not None

@@ -150,10 +150,10 @@ def test_rows_of_another_machine_are_not_mixed_in(
         (other / path.name).write_text(path.read_text().replace(",cpu ", ",cpu Other "))
     flags = ["profile", "--threads", "1", "--budget", "60s", "--output", str(other)]
     assert deployment.main(flags) == 2
-    assert "holds times of another machine" in capsys.readouterr().err
+    assert "contains times of another machine" in capsys.readouterr().err
     (other / "about.json").write_text("{")
     assert deployment.main(flags) == 2
-    assert "--fresh measures everything again" in capsys.readouterr().err
+    assert "use --fresh to measure everything again" in capsys.readouterr().err
 
 
 def test_evaluate_tells_how_good_every_kind_is(
@@ -196,13 +196,13 @@ def test_predictors_that_are_not_fit_for_use_are_not_installed(
     assert (document["installed"], document["fitness"]["is_fit"]) == (None, False)
     assert document["fitness"]["p90_factor"] > document["fitness"]["most"] == MOST_WHOLE
     assert document["fitness"]["why_not"] in shown.err
-    assert f"{installed} stays as it was" in shown.err
+    assert f"{installed} is unchanged" in shown.err
     assert "deployment.py profile --fresh" in shown.err
     assert installed.read_bytes() == b"older"
     assert deployment.main([*flags[:-1], "--force"]) == 0
     shown = capsys.readouterr()
-    assert f"saved  {installed}" in shown.out
-    assert "weak   conv" in shown.out
+    assert f"saved: {installed}" in shown.out
+    assert "weak:  conv" in shown.out
     assert latency.load(installed).errors["conv"] > MOST_KIND
 
 
@@ -216,8 +216,8 @@ def test_a_survey_that_lacks_kinds_names_the_budget_that_would_do(
     assert document["enough_s"] > document["spent_s"]
     assert deployment.main(flags) == 0
     few, budget = capsys.readouterr().out.splitlines()[-2:]
-    assert few.startswith(f"too few rows to predict on {THREADS} threads: ")
-    assert budget == f"the budget is spent: --budget {document['enough_s']:.0f}s would do"
+    assert few.startswith(f"too few samples to predict with {THREADS} threads: ")
+    assert budget == f"budget used up: --budget {document['enough_s']:.0f}s would be enough"
 
 
 def test_an_edge_is_measured_for_all_threads_and_for_one(
@@ -249,14 +249,14 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
 def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert deployment.main(["evaluate", "--dataset", str(folder), "--networks", "none"]) == 0
     shown = capsys.readouterr().out
-    for words in ("±20 %", "roof+trees", "batchnorm", "after a rest"):
+    for words in ("±20 %", "roof+trees", "batchnorm", "after an idle period"):
         assert words in shown
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
 def test_a_data_set_that_is_none(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert deployment.main([command, "--dataset", str(tmp_path / "none")]) == 2
-    assert "deployment.py profile --role edge makes one" in capsys.readouterr().err
+    assert "run deployment.py profile --role edge" in capsys.readouterr().err
     with (tmp_path / "conv.csv").open("w") as file:
         csv.writer(file).writerows([["a", "b"], [1, 2]])
     assert deployment.main([command, "--dataset", str(tmp_path)]) == 2
@@ -273,7 +273,7 @@ def test_the_published_data_set_can_be_compared_but_not_used(
     assert found.candidates["published"].within_20 < 0.7
     (tmp_path / "linear_lat.csv").write_text((PUBLISHED / "linear_lat.csv").read_text())
     assert deployment.main(["fit", "--dataset", str(tmp_path), "--cache-dir", str(tmp_path)]) == 2
-    assert "serve for comparing" in capsys.readouterr().err
+    assert "does not name the machine" in capsys.readouterr().err
 
 
 # --- deciding
@@ -320,7 +320,7 @@ def test_auto_takes_what_there_is(fitted: Path, cloud: CloudProcess, edge_in: Ca
         path.unlink()
     assert source() == "predicted"
     shown = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "12")
-    assert "times  predicted here (predictors of cpu " in shown.stdout
+    assert "times:  predicted on the edge (predictors of cpu " in shown.stdout
     flags = ["--cache-dir", str(fitted), "--threads", THREADS]
     assert deployment.main(["profile", "-t", "le_net", *flags]) == 0
     assert source() == "measured"
@@ -340,11 +340,11 @@ def test_auto_measures_where_a_kind_is_predicted_badly(
     times = edge_in(tmp_path, *flags).document["times"]
     told = "the P90 error of predictions is above 50 % for conv 400 %"
     assert (times["edge"], times["edge_why"]) == ("measured", told)
-    assert f"{told}: the network is measured instead" in caplog.text
+    assert f"{told}: measuring the network instead" in caplog.text
     caplog.clear()
     times = edge_in(tmp_path, *flags, "--times", "predicted").document["times"]
     assert times["edge"] == "predicted"
-    assert f"{told}; --times auto would measure" in caplog.text
+    assert f"{told}; use --times auto to measure" in caplog.text
 
 
 def test_the_predictors_of_as_many_threads_are_taken(
@@ -409,7 +409,7 @@ def test_damaged_predictors_do_not_stop_auto(
     found = edge_in(tmp_path, *flags, "--predictors", str(damaged))
     assert (found.code, found.document["times"]["edge"]) == (0, "measured")
     assert "is damaged" in caplog.text
-    assert "the network is measured instead" in caplog.text
+    assert "measuring the network instead" in caplog.text
 
 
 def test_energy_is_in_the_document(cache: Path, cloud: CloudProcess, edge_in: Callable[..., Finished]) -> None:

@@ -174,7 +174,7 @@ def test_a_cloud_may_let_the_system_choose_its_port() -> None:
 def test_the_address_of_metrics_has_no_port() -> None:
     assert arguments.host("[::1]") == "::1"
     for text in ("host:1", "[::1]:1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="a flag of its own"):
+        with pytest.raises(argparse.ArgumentTypeError, match="the port has its own flag"):
             arguments.host(text)
 
 
@@ -280,7 +280,7 @@ def test_an_address_without_its_interface_says_what_is_missing() -> None:
     for attempt in (lambda: listen("fe80::1234", 0, 5), lambda: dial("fe80::1234", 9, 5.0)):
         with pytest.raises(ConnectError, match=r"needs its interface, as in fe80::1234%eth0"):
             attempt()
-    with pytest.raises(ConnectError, match="there is no interface 'nope' here"):
+    with pytest.raises(ConnectError, match="no interface 'nope' on this machine"):
         dial("fe80::1%nope", 9, 5.0)
 
 
@@ -298,12 +298,12 @@ def test_a_port_in_use_is_said_in_words(host: str) -> None:
         port = name_of(taken)[1]
         with pytest.raises(ConnectError) as found:
             listen(host, port, 5, "--some-port")
-    expected = "the port is in use; choose another with --some-port, or let 0 choose one"
+    expected = "the port is in use; choose another with --some-port, or use 0 for a free one"
     assert str(found.value) == f"cannot listen on {show(host, port)}: {expected}"
 
 
 def test_an_address_of_another_machine_is_said_in_words() -> None:
-    with pytest.raises(ConnectError, match=r"cannot listen on 192\.0\.2\.1:0: this machine has no such address"):
+    with pytest.raises(ConnectError, match=r"cannot listen on 192\.0\.2\.1:0: no such address on this machine"):
         listen("192.0.2.1", 0, 5)
 
 
@@ -318,7 +318,7 @@ def test_a_relay_whose_port_is_taken_says_so_in_words() -> None:
 @ipv6
 def test_a_cloud_and_an_edge_over_ipv6(cache: Path) -> None:
     """Its first line is read by whoever started it; the edge takes it as it stands."""
-    command = [sys.executable, "cloud_api.py", "-i", "[::1]:0", "--cache-dir", str(cache), "--until-stdin-closes"]
+    command = [sys.executable, "cloud_api.py", "-i", "[::1]:0", "--cache-dir", str(cache), "--exit-on-stdin-eof"]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

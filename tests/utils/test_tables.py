@@ -94,12 +94,12 @@ def test_what_is_blank_is_skipped_and_what_is_wrong_told_by_its_line(
     [
         ("t.csv", b"model,input,model\nle_net,,mnist\n", "two columns called 'model'"),
         ("t.csv", b"Model,input,model \nle_net,,mnist\n", "two columns called 'model'"),
-        ("t.csv", b"PK\x03\x04", "not text in UTF-8"),
-        ("t.csv", b"\xff\xfe\x00", "not text in UTF-8"),
-        ("t.csv", b"model,input\nle_net,\xff\xff.png\n", "not text in UTF-8"),
+        ("t.csv", b"PK\x03\x04", "is not UTF-8"),
+        ("t.csv", b"\xff\xfe\x00", "is not UTF-8"),
+        ("t.csv", b"model,input\nle_net,\xff\xff.png\n", "is not UTF-8"),
         ("t.csv", b"<html>", "an HTML page"),
         ("t.csv", b"network,input\nle_net,\n", "has to name the columns: model, input"),
-        ("t.jsonl", b"\xff\xfe\x00", "not text in UTF-8"),
+        ("t.jsonl", b"\xff\xfe\x00", "is not UTF-8"),
         ("t.xlsx", b"model,input\n", "is not an .xlsx"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_workbook_is_a_tasks_file(tmp_path: Path) -> None:
     assert tasks == [Task(4, "le_net", "", 1, 1.5005), Task(6, "alex_net", "a.png")]
     assert problems == [RejectedLine(7, "priority '1.5' is not a whole number up to 1000000")]
     path.rename(tmp_path / "t.csv")
-    with pytest.raises(UsageError, match=r"an Excel workbook: give its name the ending \.xlsx"):
+    with pytest.raises(UsageError, match=r"an Excel workbook: rename it to end in \.xlsx"):
         read_file(tmp_path / "t.csv")
 
 
@@ -169,9 +169,12 @@ def test_a_title_above_the_columns_of_a_workbook_is_skipped(tmp_path: Path) -> N
     ("text", "told"),
     [
         ("in_features,out_features,latency,latency\n64,10,1,2\n", "two columns called 'latency'"),
-        ("in_features,out_features,latency (s)\n64,10,1\n", "'latency \\(s\\)' has another unit than ms"),
-        ("in_features;out_features;latency\n64;10;0,25\n", "latency is '0,25', a number is needed, with a point in it"),
-        ("in_features,out_features,latency\n64,10\n", "line 2: latency is '', a number is needed"),
+        ("in_features,out_features,latency (s)\n64,10,1\n", "'latency \\(s\\)' must have the unit ms"),
+        (
+            "in_features;out_features;latency\n64;10;0,25\n",
+            "latency is '0,25', expected a number, with a decimal point",
+        ),
+        ("in_features,out_features,latency\n64,10\n", "line 2: latency is '', expected a number"),
         ("in_features,latency\n64,10\n", "the column 'out_features' is missing"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_rate_without_a_unit_or_above_nothing_is_refused(text: str) -> None:
     ["5M", "5m", "5 m", "5mb", "5MB", "5Mb", "5mb/s", "5mbps", "5MBPS", "5MB/S", "5gb/s", "5K", "5MiB", "5b", "5"],
 )
 def test_what_does_not_say_bits_or_bytes_is_refused_with_both_cures(text: str) -> None:
-    with pytest.raises(UsageError, match=r"write 5mbit .* for bits a second, 5MB/s .* for bytes") as caught:
+    with pytest.raises(UsageError, match=r"write 5mbit .* for bits per second, 5MB/s .* for bytes") as caught:
         parse_rate(text)
     assert repr(text) in str(caught.value)
 
@@ -88,7 +88,7 @@ def test_a_drawn_rate_is_bits_by_its_bit_or_b_and_bytes_by_its_capital_only(
     scale = (1024 if binary else 1000) ** {"": 0, "k": 1, "m": 2, "g": 3}[prefix.lower()]
     text = f"{number}{space}{prefix}{binary}{what}{per}"
     if what in ("b", "B") and (not per or prefix in ("m", "g")):
-        with pytest.raises(UsageError, match="for bits a second"):
+        with pytest.raises(UsageError, match="for bits per second"):
             parse_rate(text)
     else:
         assert parse_rate(text) == pytest.approx(number * scale / (1 if what == "B" else 8))
@@ -126,7 +126,7 @@ def test_a_time_of_no_known_unit_is_refused_with_the_known_ones(text: str) -> No
 def test_a_round_trip_or_wait_without_a_unit_is_refused_with_both_cures(text: str) -> None:
     number = text.strip()
     for read in (parse_wait, lambda text: parse_link(f"5mbit,{text}"), lambda text: parse_link(f"5mbit,{text},9mbit")):
-        with pytest.raises(UsageError, match=rf"without a unit: write {number}ms or {number}s"):
+        with pytest.raises(UsageError, match=rf"without a unit: use {number}ms or {number}s"):
             read(text)
     assert (parse_wait("0"), parse_wait("0ms"), parse_wait("20ms")) == (0, 0, 0.02)
 

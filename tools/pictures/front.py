@@ -31,9 +31,9 @@ from edgecloud.tools.pictures.style import (
 from edgecloud.tools.whatif import Planned
 
 HANDLES = (
-    Line2D([], [], color=BEST, lw=3, label="least energy in that time"),
+    Line2D([], [], color=BEST, lw=3, label="lowest energy for the latency"),
     Line2D([], [], color="black", marker="o", ms=5, lw=0, label="cuts on the front"),
-    Line2D([], [], color=GREY, marker="o", ms=3.5, lw=0, label="other cuts of one tensor"),
+    Line2D([], [], color=GREY, marker="o", ms=3.5, lw=0, label="other single-tensor cuts"),
     Line2D([], [], label="this plan", **STAR),
 )
 
@@ -45,9 +45,9 @@ def front_picture(planned: Planned, path: Path) -> None:
     axes = figure.add_axes((0.09, 0.11, 0.7, 0.66))
     lines = _draw(axes, planned)
     watts = ", ".join(shown(each) for each in (planned.config.power, planned.config.radio) if each)
-    add_title(axes, planned, "Latency against energy: the cuts that no other beats in both", lines)
+    add_title(axes, planned, "Latency and energy: the Pareto-optimal cuts", lines)
     if watts:
-        axes.text(1.02, 0.02, f"watts of the edge:\n{watts}", transform=axes.transAxes, fontsize=SMALL, color=DARK)
+        axes.text(1.02, 0.02, f"edge power:\n{watts}", transform=axes.transAxes, fontsize=SMALL, color=DARK)
     save(figure, path)
 
 
@@ -71,7 +71,7 @@ def _draw(axes: Axes, planned: Planned) -> int:
 
     (left, low), (right, high) = _around(scaled(seen))
     axes.set(xlim=(left, right), ylim=(low, high))
-    axes.set(xlabel=f"predicted latency, {time_unit}", ylabel=f"predicted energy of the edge, {energy_unit}")
+    axes.set(xlabel=f"predicted latency, {time_unit}", ylabel=f"predicted edge energy, {energy_unit}")
     axes.ticklabel_format(useOffset=False)
     axes.grid(lw=0.4, alpha=0.5)
     line = scaled(best)
@@ -106,9 +106,9 @@ def _labels(planned: Planned) -> dict[int, str]:
     last = len(front) - 1
     names = [cut_label(graph, found.head) for found in front]
     if not last:
-        names[0] = f"fastest and thriftiest: {names[0]}"
+        names[0] = f"fastest and lowest energy: {names[0]}"
     else:
-        names[0], names[-1] = f"fastest: {names[0]}", f"thriftiest: {names[-1]}"
+        names[0], names[-1] = f"fastest: {names[0]}", f"lowest energy: {names[-1]}"
     wanted = {*range(0, last, 1 + len(front) // MOST_FLAGS), last}
     own = next((n for n, each in enumerate(front) if decision.is_cut and each.head == decision.head), None)
     if own is None:

@@ -46,7 +46,7 @@ def graph_picture(planned: Planned, path: Path) -> None:
     axes.axis("off")
     drawing.draw(axes)
     wraps = ", column by column" if drawing.layout.columns > 1 else ""
-    add_title(axes, planned, f"What runs where: the graph, read from top to bottom{wraps}", 1)
+    add_title(axes, planned, f"Placement of the layers, from top to bottom{wraps}", 1)
     save(figure, path)
 
 
@@ -117,13 +117,13 @@ class _Drawing:
     def _draw_legend(self, axes: Axes, *, has_faint: bool) -> None:
         predicted, edge = self._planned.decision.predicted, len(self._head) - 1
         cloud = len(self._graph.layers) - 1 - edge
-        crossing = crossing_label(self._graph, self._crossing) if self._crossing else "nothing crosses the link"
+        crossing = crossing_label(self._graph, self._crossing) if self._crossing else "nothing is sent"
         handles: list[Artist] = [
             Patch(color=EDGE, label=f"edge: {edge} layers, {format_seconds(predicted.edge_s)}"),
             Patch(color=LINK, label=crossing),
             Patch(color=CLOUD, label=f"cloud: {cloud} layers, {format_seconds(predicted.cloud_s)}"),
         ]
         if has_faint:
-            handles.append(Line2D([], [], color=GREY, lw=0.6, label="faint: read in another column"))
+            handles.append(Line2D([], [], color=GREY, lw=0.6, label="faint: connects to another column"))
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, 0.0), "ncols": len(handles)}
         axes.legend(handles=handles, fontsize=SMALL, frameon=False, **place)

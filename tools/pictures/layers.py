@@ -1,4 +1,4 @@
-"""What each layer costs, and what would cross after it."""
+"""Time and output size of each layer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,8 +56,8 @@ def layers_picture(planned: Planned, path: Path) -> None:
     step = -(-size // MOST_TICKS)
     named = range(0, size, step)
     bottom.set_xticks(named, [layer_name(planned.graph, each) for each in named], rotation=90, fontsize=TINY)
-    bottom.set_xlabel("layers, in the order of the program" + (f" (one in {step} is named)" if step > 1 else ""))
-    add_title(top, planned, "What each layer costs, and what would cross after it")
+    bottom.set_xlabel("layers, in execution order" + (f" (1 in {step} labeled)" if step > 1 else ""))
+    add_title(top, planned, "Time and output size of each layer")
     save(figure, path)
 
 
@@ -73,16 +73,16 @@ def _draw_seconds(axes: Axes, planned: Planned) -> None:
         _bars(axes, places, np.maximum(edge_s, cloud_s), 1.0, np.where(is_slower, EDGE, CLOUD).tolist())
         _bars(axes, places, np.minimum(edge_s, cloud_s), 1.0, np.where(is_slower, CLOUD, EDGE).tolist())
     _log_height(axes, np.concatenate([edge_s, cloud_s]), format_seconds)
-    axes.set_ylabel("time of the layer")
+    axes.set_ylabel("layer time")
     handles: list[Artist] = [
         Patch(color=EDGE, label="on the edge"),
         Patch(color=CLOUD, label=_cloud_name(planned)),
     ]
     if planned.decision.head != planned.graph.everything:
-        handles.append(Patch(color=CLOUD, alpha=SHADE, label="layers left to the cloud"))
-        handles.append(Line2D([], [], color=LINK, lw=1.4, ls="--", label="the cut"))
+        handles.append(Patch(color=CLOUD, alpha=SHADE, label="layers on the cloud"))
+        handles.append(Line2D([], [], color=LINK, lw=1.4, ls="--", label="cut"))
     if _mark_zeros(axes, places - shift, edge_s, EDGE) | _mark_zeros(axes, places + shift, cloud_s, CLOUD):
-        handles.append(Line2D([], [], color=GREY, label="takes no time", **ZERO))
+        handles.append(Line2D([], [], color=GREY, label="zero time", **ZERO))
     legend_right(axes, handles)
 
 
@@ -99,11 +99,11 @@ def _draw_bytes(axes: Axes, planned: Planned) -> None:
     _bars(axes, places, sizes, 0.84 if len(places) <= MOST_NAMED else 1.0, colours)
     _log_height(axes, sizes, format_bytes)
     axes.set_ylabel("output tensor")
-    handles: list[Artist] = [Patch(color=PALE_LINK, label="bytes of the output")]
+    handles: list[Artist] = [Patch(color=PALE_LINK, label="output size")]
     if crossing:
         handles.append(Patch(color=LINK, label=crossing_label(graph, crossing)))
     if _mark_zeros(axes, places, sizes, LINK):
-        handles.append(Line2D([], [], color=GREY, label="no bytes", **ZERO))
+        handles.append(Line2D([], [], color=GREY, label="zero bytes", **ZERO))
     legend_right(axes, handles)
 
 

@@ -66,14 +66,14 @@ def map_picture(planned: Planned, path: Path) -> None:
         top = figure.add_axes((0.09, 0.5, 0.66, 0.36))
         _draw_loads(figure.add_axes((0.09, 0.08, 0.66, 0.3)), planned, view)
     lines = _draw_rates(top, planned, view)
-    add_title(top, planned, f"{view.scale.name.capitalize()} over the upload rate", lines)
+    add_title(top, planned, f"{view.scale.name.capitalize()} by upload rate", lines)
     save(figure, path)
 
 
 def _why_no_map(planned: Planned) -> str:
     if planned.decision.is_of_stage:
-        return "There is no map of best cuts: the longest stage is no sum of stages, so each rate needs a search."
-    return "There is no map of best cuts: with a limit of cost, each rate needs a search of its own."
+        return "No map of best cuts: the bottleneck stage is not a sum of stages, so each rate needs its own search."
+    return "No map of best cuts: with a cost limit, each rate needs its own search."
 
 
 def _set_axes(axes: Axes, view: View, bottom: float, top: float, show: Callable[[float], str]) -> None:
@@ -142,11 +142,11 @@ def _rate_handles(has_others: bool, runs: Sequence[LayerRun], told: str) -> list
     found: list[Artist] = [Line2D([], [], color=CLOUD, label="all on the cloud")]
     found.append(Line2D([], [], color=EDGE, label="all on the edge"))
     if has_others:
-        found.append(Line2D([], [], color=GREY, lw=0.8, label="cuts between, of one tensor"))
+        found.append(Line2D([], [], color=GREY, lw=0.8, label="other single-tensor cuts"))
     if runs:
-        found.append(Line2D([], [], color=BEST, lw=5, label="the best cut"))
+        found.append(Line2D([], [], color=BEST, lw=5, label="best cut"))
     if len(runs) > 1:
-        found.append(Line2D([], [], color="black", marker="|", lw=0, markersize=8, label="the best cut changes"))
+        found.append(Line2D([], [], color="black", marker="|", lw=0, markersize=8, label="best cut changes"))
     return [*found, Line2D([], [], label=told, **STAR)]
 
 
@@ -173,8 +173,8 @@ def _draw_loads(axes: Axes, planned: Planned, view: View) -> None:
     axes.add_collection(image)
     axes.add_collection(LineCollection(list(_borders(rows)), colors="black", lw=0.9, capstyle="projecting"))
     _set_axes(axes, view, rows[0].low, rows[-1].high, "{:g}".format)
-    axes.set_ylabel("load of the cloud\n(times slower than idle)")
-    axes.set_title("The best cut, and the share of layers that it keeps on the edge", fontsize=10, loc="left")
+    axes.set_ylabel("cloud load\n(slowdown)")
+    axes.set_title("Best cut, and its share of layers on the edge", fontsize=10, loc="left")
     axes.plot([problem.link.up_bytes_per_s / PER_MBIT], [own], clip_on=False, **STAR)
     _label_areas(axes, planned.graph, rows)
     axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0.0, 0.02, 1.0)), label="share of layers on the edge")

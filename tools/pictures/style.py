@@ -50,8 +50,8 @@ def paler(colour: str, share: float) -> str:
 def check_format(path: Path) -> None:
     """Before anything is drawn: a wrong name is not worth seconds. Raises UsageError."""
     if path.suffix.lower() not in FORMATS:
-        found = f"not {path.suffix}" if path.suffix else "and this has no suffix"
-        raise UsageError(f"cannot draw {path}: a picture is {' or '.join(FORMATS)}, {found}")
+        found = f"not {path.suffix}" if path.suffix else "and this file has none"
+        raise UsageError(f"cannot draw {path}: the suffix must be {' or '.join(FORMATS)}, {found}")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -77,7 +77,7 @@ def add_title(axes: Axes, planned: Planned, what: str, lines: int = 0) -> None:
     link, cloud, name = planned.problem.link, planned.problem.cloud, shown(planned.graph.name, 60)
     up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
     where = f"{up} up, {down} down, {rtt} round trip"
-    busy = f", cloud {cloud.load:g} times slower than idle" if cloud.load != 1 else ""
+    busy = f", cloud load {cloud.load:g}" if cloud.load != 1 else ""
     told = f"{name}  |  {where}{busy}  |  {_goal(planned)}: {decision_label(planned)}"
     style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     above = LINE * lines
@@ -88,12 +88,12 @@ def add_title(axes: Axes, planned: Planned, what: str, lines: int = 0) -> None:
 def _goal(planned: Planned) -> str:
     goal = planned.config.goal
     wishes = {
-        "latency": "least latency",
-        "energy": "least energy",
-        "weighted": f"least latency + {goal.seconds_per_joule or 0:g} s per joule",
-        "throughput": "most inferences a second",
+        "latency": "lowest latency",
+        "energy": "lowest energy",
+        "weighted": f"lowest latency + {goal.seconds_per_joule or 0:g} s per joule",
+        "throughput": "highest throughput",
     }
-    limit = "" if goal.max_cost is None else f" at a cost of at most {goal.max_cost:g}"
+    limit = "" if goal.max_cost is None else f" at cost of at most {goal.max_cost:g}"
     return wishes.get(planned.decision.objective, planned.decision.objective) + limit
 
 
@@ -123,7 +123,7 @@ def cut_label(graph: LayerGraph, head: frozenset[int]) -> str:
 def decision_label(planned: Planned) -> str:
     """The same of a plan, which may go back and forth."""
     decision = planned.decision
-    return cut_label(planned.graph, decision.head) if decision.is_cut else f"{len(decision.parts)} parts in turn"
+    return cut_label(planned.graph, decision.head) if decision.is_cut else f"{len(decision.parts)} alternating parts"
 
 
 def crossing_of(planned: Planned) -> frozenset[int]:
@@ -136,7 +136,7 @@ def crossing_of(planned: Planned) -> frozenset[int]:
 def crossing_label(graph: LayerGraph, crossing: frozenset[int]) -> str:
     """How many tensors that are, and their bytes."""
     size = format_bytes(graph.bytes_of(crossing))
-    return f"crosses the link: {size}" if len(crossing) == 1 else f"{len(crossing)} tensors cross: {size}"
+    return f"transfer: {size}" if len(crossing) == 1 else f"{len(crossing)} tensors sent: {size}"
 
 
 @cache
