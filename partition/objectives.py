@@ -52,3 +52,5 @@ OBJECTIVES = {
     "throughput": Objective("shortest longest stage", "longest stage", search=Search.STAGE),
     "auto": Objective("what keeps up with the rate", "predicted latency", search=Search.RATE),
 }
+METHODS = ("auto", "chain", "mincut", "dsh")
+"""How the least is searched for; partition.decide says what each does."""
