@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 BUDGET = "100s"
 ROLES = ("edge", "cloud")
-ROWS = (
-    "directory of the measured layers (default: predictor/dataset/ROLE; installed: dataset/ROLE in the cache directory)"
-)
+ROWS = "directory of the measured layers (default: predictor/dataset/ROLE, or in the cache directory if installed)"
 DATASET = "directory of .csv files, or an .xlsx or .xls file (default: the survey of the role)"
 
 
@@ -225,12 +223,23 @@ def profile(options: argparse.Namespace, progress: "Show") -> int:
 
 def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     """Measure, print, export."""
-    from edgecloud.predictor.store import default_folder
-    from edgecloud.tools.measure import measure_network
+    import edgecloud as ec
+    from edgecloud.tools.measure import described
+    from edgecloud.utils.inference_utils import find_device
 
-    cache_dir = options.cache_dir or default_folder()
-    where = (options.device, options.threads, cache_dir)
-    measured = measure_network(options.type, options.weights, *where, progress, is_fresh=options.fresh)
+    find_device(options.device)  # before what takes longer
+    progress("loading the network", 0.0)
+    net = ec.load(options.type, weights=options.weights)
+    found = ec.profile(
+        net,
+        options.device,
+        options.threads,
+        tails=False,
+        is_fresh=options.fresh,
+        cache_dir=options.cache_dir,
+        progress=lambda done: progress("measuring the layers", done),
+    )
+    measured = described(net.made, found)
     export(measured, options.csv, options.excel)
     show_network(measured, as_json=options.json)
     return 0
@@ -338,7 +347,6 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
     if options.map is not None or options.plots is not None:
         extras.require("matplotlib")
-    from edgecloud.partition.decide import goal_of
     from edgecloud.predictor.store import default_folder
     from edgecloud.tools.whatif import PlanConfig, export
     from edgecloud.tools.whatif import plan as make_plan
@@ -355,7 +363,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         edge_times=options.edge_times,
         cloud_times=options.cloud_times,
         cpu_share=options.emulate_cpu,
-        goal=goal_of(options),
+        goal=flags.goal_of(options),
         power=options.power,
         radio=options.radio,
         codec=options.codec,

@@ -93,7 +93,6 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
     from edgecloud.models import custom_model
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import client_tls
-    from edgecloud.partition.decide import goal_of
     from edgecloud.predictor.store import default_folder
 
     check(options)
@@ -115,7 +114,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         text=options.text,
         array=options.input,
         point=options.point,
-        goal=goal_of(options),
+        goal=flags.goal_of(options),
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         up_bytes_per_s=options.bandwidth,

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from edgecloud.server.cloud import Cloud
     from edgecloud.server.cloud_config import CloudConfig
 
-SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
-waits that long where a connection is busy, since torch lets go of the interpreter in each."""
-
 
 def parse_weights(given: Sequence[str]) -> dict[str, str]:
     """Read the --weights: the source of each network, and under "" that of all others. Raises UsageError."""
@@ -116,7 +112,7 @@ def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) 
 
     with on_terminal():
         from edgecloud.server import visits
-        from edgecloud.server.cloud import Cloud  # and with it torch: what is refused is refused before
+        from edgecloud.server.cloud import SWITCH_S, Cloud  # and with it torch: what is refused is refused before
 
         if not is_quiet:
             import logging

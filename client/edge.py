@@ -161,9 +161,15 @@ class Edge:
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
         """Load the network. Raises UsageError and MismatchError for a device or weights that do not serve."""
+        find_device(config.device)
+        set_threads(1 if config.cpu_share is not None else config.threads)
+        return cls.around(config, entry, prepare(weights.load(entry, config.weights), example, entry.name))
+
+    @classmethod
+    def around(cls, config: EdgeConfig, entry: Entry, network: Network) -> "Edge":
+        """The same with a network that is loaded. Raises UsageError for a device that does not serve."""
         device = find_device(config.device)
         set_threads(1 if config.cpu_share is not None else config.threads)
-        network = prepare(weights.load(entry, config.weights), example, entry.name)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
         executor = make_executor(network, device, share)
         executor.look_for_limit()

@@ -117,6 +117,7 @@ _POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | str"]] = {
     "auto": Times._may_predict,
 }
 """By their names in --times: what is predicted, or why the network is to be measured."""
+POLICIES = tuple(_POLICIES)
 
 
 def told_of(weak: Mapping[str, float]) -> str:

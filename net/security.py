@@ -24,6 +24,11 @@ def read_token(token_file: Path | None) -> str:
         token = os.environ.get(SECRET, "")
         if not token:
             return ""
+    return check_token(token)
+
+
+def check_token(token: str) -> str:
+    """A shared secret, as it was given. Raises UsageError for one that is too short, too long, or no plain text."""
     if not token.isascii() or not token.isprintable():
         raise UsageError("the token must be printable ASCII")
     if not TOKEN_BYTES[0] <= len(token.encode()) <= TOKEN_BYTES[1]:

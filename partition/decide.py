@@ -11,7 +11,6 @@ With a limit on what the cloud may cost, placements may go back and forth betwee
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import bottleneck, chain, placement
@@ -19,14 +18,43 @@ from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.mincut import CutSolver
-from edgecloud.partition.objectives import OBJECTIVES, Search
+from edgecloud.partition.objectives import METHODS, OBJECTIVES, Search
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import printable
+
+
+class GoalError(UsageError):
+    """Wishes that contradict each other; in the text the fields of a `Goal` have braces around them."""
+
+    def __init__(self, text: str, names: Mapping[str, str] | None = None) -> None:
+        """`names` are what whoever asks calls the fields; else they have their own names."""
+        self.text = text
+        super().__init__(text.format_map({each: each for each in Goal.__slots__} | dict(names or {})))
+
+    def worded(self, names: Mapping[str, str]) -> "GoalError":
+        """The same for somebody who has other names for the fields."""
+        return GoalError(self.text, names)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is wanted. Raises UsageError for wishes that contradict each other."""
+    """What is wanted of a plan. Immutable.
+
+    `objective` is what is to be least: `latency` (seconds), `energy` (joules of the edge), `weighted` (seconds, and
+    `seconds_per_joule` for each joule), `throughput` (the longest stage), or `auto`: latency while that sustains
+    `rate_per_s` inferences a second, else throughput. `method` is the search: `auto`, `chain`, `mincut` or `dsh`. With
+    `max_cost` an inference costs at most that, at `price_per_s` for a second of the cloud's work.
+
+    Raises UsageError for wishes that contradict each other.
+
+    >>> import edgecloud as ec
+    >>> ec.Goal("weighted", seconds_per_joule=0.5).objective
+    'weighted'
+    >>> ec.Goal("weighted")
+    Traceback (most recent call last):
+    edgecloud.partition.decide.GoalError: objective weighted needs seconds_per_joule
+    """
 
     objective: str = "latency"
     method: str = "auto"
@@ -37,25 +65,26 @@ class Goal:
     """Of the cloud's work."""
 
     def __post_init__(self) -> None:
+        _check_names(self.objective, self.method)
         needs = (
-            ("weighted", self.seconds_per_joule, "--seconds-per-joule"),
-            ("auto", self.rate_per_s, "--rate"),
+            ("weighted", self.seconds_per_joule, "{seconds_per_joule}"),
+            ("auto", self.rate_per_s, "{rate_per_s}"),
         )
-        for objective, value, flag in needs:
+        for objective, value, field_name in needs:
             if self.objective == objective and value is None:
-                raise UsageError(f"--objective {objective} requires {flag}")
+                raise GoalError(f"{{objective}} {objective} requires {field_name}")
         if self.seconds_per_joule is not None and self.objective != "weighted":
-            raise UsageError("--seconds-per-joule requires --objective weighted")
+            raise GoalError("{seconds_per_joule} requires {objective} weighted")
         if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
-            raise UsageError(
-                "--max-cost requires --objective latency, energy or weighted, and cannot be combined with --method"
+            raise GoalError(
+                "{max_cost} requires {objective} latency, energy or weighted, and cannot be combined with {method}"
             )
         if self.max_cost is not None and self.price_per_s is None:
-            raise UsageError("--max-cost requires --cloud-price")
+            raise GoalError("{max_cost} requires {price_per_s}")
         if self.method == "dsh" and self.objective != "throughput":
-            raise UsageError("--method dsh requires --objective throughput")
+            raise GoalError("{method} dsh requires {objective} throughput")
         if self.method == "mincut" and self.objective == "throughput":
-            raise UsageError("--objective throughput cannot be combined with --method mincut: use auto, chain or dsh")
+            raise GoalError("{objective} throughput cannot be combined with {method} mincut: use auto, chain or dsh")
 
     @property
     def price(self) -> float:
@@ -68,10 +97,11 @@ class Goal:
         return LATENCY if weigh is None else weigh(power, self.seconds_per_joule or 0.0)
 
 
-def goal_of(options: Any) -> Goal:
-    """The goal of a command line that has the flags of `cli.flags.add_goal_flags`."""
-    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
-    return Goal(*wanted, options.max_cost, options.cloud_price)
+def _check_names(objective: str, method: str) -> None:
+    for name, given, known in (("objective", objective, OBJECTIVES), ("method", method, METHODS)):
+        if given not in known:
+            shown = repr(printable(str(given), 40)).replace("{", "{{").replace("}", "}}")
+            raise GoalError(f"no {{{name}}} {shown}: choose {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,3 +50,5 @@ OBJECTIVES = {
     "throughput": Objective("minimum bottleneck stage", "bottleneck stage", search=Search.STAGE),
     "auto": Objective("lowest latency that sustains the rate,", "predicted latency", search=Search.RATE),
 }
+METHODS = ("auto", "chain", "mincut", "dsh")
+"""How the least is searched for; partition.decide says what each does."""

@@ -31,7 +31,18 @@ class ProfileKey:
 
 @dataclass(frozen=True)
 class Profile:
-    """Raw seconds: of every layer, the input first, in every pass, and of whole tails by the last layer before them."""
+    """What was measured of one network on one device: seconds of its layers, the input first.
+
+    `seconds` are the medians, `passes` every pass as it was measured, `start_s` what starting a tail after each layer
+    takes beyond its layers. `key` says what all of that depends on: model, device, threads, back-end, digests.
+
+    >>> import edgecloud as ec
+    >>> net = ec.load("le_net")
+    >>> measured = ec.profile(net)
+    >>> slow = [10 * seconds for seconds in measured.seconds]
+    >>> ec.plan(net, slow, measured, ec.Link("1gbit")).network
+    'le_net'
+    """
 
     key: ProfileKey
     passes: tuple[tuple[float, ...], ...]

@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecloud.engine.executor import Ran
+from edgecloud.engine.executor import Network, Ran
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision, weights
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
+waits that long where a connection is busy, since torch lets go of the interpreter in each."""
 CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
@@ -70,19 +73,31 @@ class UnknownModelError(AppError):
 class Cloud:
     """Answers edges. One object serves every connection; the worker's thread does all computing."""
 
-    def __init__(self, config: CloudConfig, metrics: Metrics | None = None, visits: Visits | None = None) -> None:
-        vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
+    def __init__(
+        self,
+        config: CloudConfig,
+        metrics: Metrics | None = None,
+        visits: Visits | None = None,
+        held: Sequence[tuple[registry.Entry, Network]] = (),
+    ) -> None:
+        """With `held`, networks that are loaded already, it serves those alone."""
+        if not held:
+            vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
-        config = replace(config, weights=named, models=(*(models or registry.NAMES), *more))
+        self._held = {entry.name: entry for entry, _ in held}
+        config = replace(config, weights=named, models=(*(models or self._held or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
         self._device = find_device(config.device)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        self._networks = Networks(config, self._device, self._worker, self._meter)  # before torch has threads
-        set_threads(config.threads)
+        has_loader = not held
+        self._networks = Networks(config, self._device, self._worker, self._meter, has_loader=has_loader)
+        set_threads(config.threads)  # from here on torch has some, and no process is split off any more
+        for entry, network in held:
+            self._networks.hold(entry, network)
         self.server = Server(
             config.host,
             config.port,
@@ -175,20 +190,26 @@ class Cloud:
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
-        try:
-            entry = registry.lookup(hello.model)
-        except UsageError as error:
-            raise UnknownModelError(str(error)) from None
-        self._check_named(entry.name)
+        entry = self._named(hello.model)
         source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
         return self._networks.get(entry, hello, turn, lambda: not peer.connection.peer_has_left(), source)
 
-    def _check_named(self, name: str) -> None:
-        """Raises UnknownModelError for a network that whoever runs this cloud has not named."""
-        named = self._config.models
-        if ALL not in named and name not in named:
-            cure = f"start it with --models {name} or --models {ALL}"
-            raise UnknownModelError(f"this cloud serves only {', '.join(named)}: {cure}")
+    def _named(self, name: str) -> registry.Entry:
+        """Raises UnknownModelError for a network that does not exist, or that the operator has not named."""
+        served = self._config.models
+        if name in self._held:
+            return self._held[name]
+        if self._held:
+            only = f"this cloud serves only {', '.join(served)}"
+            raise UnknownModelError(f"{only}: add that network to ec.Cloud(networks=[...])")
+        try:
+            entry = registry.lookup(name)
+        except UsageError as error:
+            raise UnknownModelError(str(error)) from None
+        if ALL not in served and entry.name not in served:
+            cure = f"start it with --models {entry.name} or --models {ALL}"
+            raise UnknownModelError(f"this cloud serves only {', '.join(served)}: {cure}")
+        return entry
 
     def _answer(self, session: Session, frame: Frame) -> None:
         if frame.kind not in _ANSWERS:

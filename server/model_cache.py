@@ -150,7 +150,16 @@ class _Loading:
 class Networks:
     """The networks in memory, the least recently used ones leaving when there are too many bytes."""
 
-    def __init__(self, config: CloudConfig, device: torch.device, worker: Worker, meter: LoadMeter) -> None:
+    def __init__(
+        self,
+        config: CloudConfig,
+        device: torch.device,
+        worker: Worker,
+        meter: LoadMeter,
+        *,
+        has_loader: bool = True,
+    ) -> None:
+        """With a loader a process is split off now, before torch has threads, and loads whatever is asked for."""
         self._config = config
         self._meter = meter
         self._device = device
@@ -163,13 +172,21 @@ class Networks:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
-        self._loader = Loader(self._load_there) if device.type == "cpu" and loader.is_possible() else None
+        has_loader = has_loader and device.type == "cpu" and loader.is_possible()
+        self._loader = Loader(self._load_there) if has_loader else None
         self._served_at = float("-inf")
 
     def close(self) -> None:
         """End what loads."""
         if self._loader is not None:
             self._loader.close()
+
+    def hold(self, entry: registry.Entry, network: Network) -> None:
+        """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
+        executor = make_executor(network, self._device)
+        found = self._times.find(executor, lambda _: None, tails=True)
+        with self._lock:
+            self._kept[entry.name] = self._served(entry, executor, found, network)
 
     def give_way(self) -> None:
         """Somebody is being served: what is being loaded steps back."""

@@ -27,18 +27,19 @@ BELOW = {
     "server": {"server", *ENGINE},
     "tasks": CLIENT,
     "tools": CLIENT,
-    "cli": {"server", "tasks", "tools", *CLIENT},
+    "library": {"server", "tools", *CLIENT},
+    "cli": {"library", "server", "tasks", "tools", *CLIENT},
     "lab": {"cli", "server", "tasks", "tools", *CLIENT},
 }
 """What each package may import from."""
 
 
 def imported_by(path: Path) -> set[str]:
-    """Dotted names that a file imports anywhere in it."""
+    """Dotted names that a file imports anywhere in it; `import edgecloud as ec` takes names of the library."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names |= {"edgecloud.library" if alias.asname == "ec" else alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names

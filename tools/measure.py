@@ -6,13 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import make_executor, prepare
-from edgecloud.models import inputs, registry, weights
+from edgecloud.engine.executor import Network, make_executor
 from edgecloud.predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
-from edgecloud.predictor.profile import Profile
+from edgecloud.predictor.profile import Profile, Progress
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import find_device, set_threads
-from edgecloud.utils.progress import Show
 from edgecloud.utils.units import format_bytes, format_seconds
 
 
@@ -27,30 +25,28 @@ class MeasuredNetwork:
     rows: tuple[LayerRow, ...]
 
 
-def measure_network(
-    model: str,
-    source: str,
+def described(network: Network, profile: Profile) -> MeasuredNetwork:
+    """A network with its layers beside the times that were measured of them."""
+    graph = network.traced.graph
+    return MeasuredNetwork(
+        graph.name, network.loaded.origin, network.example.source, profile, layer_table(graph, profile)
+    )
+
+
+def measured(
+    network: Network,
     device: str,
     threads: int | None,
     cache_dir: Path,
-    progress: Show,
+    progress: Progress = lambda _: None,
     *,
+    tails: bool,
     is_fresh: bool,
-) -> MeasuredNetwork:
-    """Time a network's layers in place, or take the times from the cache. Raises UsageError for what is wrong."""
-    entry = registry.resolve_trusted(model)
+) -> Profile:
+    """Time the layers of a network that is loaded, or take the times from the cache. Raises UsageError."""
     found = find_device(device)
     set_threads(threads)
-    progress("loading the network", 0.0)
-    network = prepare(weights.load(entry, source), inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = make_executor(network, found)
-
-    def told(done: float) -> None:
-        progress("measuring the layers", done)
-
-    profile = executor.profile(cache_dir, told, tails=False, is_fresh=is_fresh)
-    rows = layer_table(network.traced.graph, profile)
-    return MeasuredNetwork(entry.name, network.loaded.origin, network.example.source, profile, rows)
+    return make_executor(network, found).profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 
 def notes(measured: MeasuredNetwork) -> dict[str, str]:

@@ -100,18 +100,33 @@ class Planned:
 
 def plan(config: PlanConfig, progress: Show = lambda _text, _done: None) -> Planned:
     """Read the times, decide, and find where the decision changes. Raises UsageError for what is wrong."""
+    found = decided(source_of(config), config, progress)
     choice = PowerChoice.of(config.power, config.radio)
-    source = source_of(config)
+    changes = _map(found.problem, config, choice, found.counted.allowed)
+    return replace(found, map=changes, front=front(found.problem, found.power))
+
+
+def decided(
+    source: Source,
+    config: PlanConfig,
+    progress: Show = lambda _text, _done: None,
+    counted: Counted | None = None,
+) -> Planned:
+    """The decision alone, from a document with its times; `counted` says how what crosses travels, if that is known.
+
+    Raises UsageError for what is wrong.
+    """
+    choice = PowerChoice.of(config.power, config.radio)
     problem = problem_of(source.document, source.name, config, source.edge)
-    counted = _counted(problem.graph, source, config, progress)
+    if counted is None:
+        counted = _counted(problem.graph, source, config, progress)
     power = choice.at(problem.link)
     started = time.perf_counter()
     decision = decide(problem, config.goal, power, allowed=counted.allowed)
     decision_s = time.perf_counter() - started
-    found = _map(problem, config, choice, counted.allowed)
     if counted.allowed is not None:
         problem = counted.allowed.exact(problem, config.goal.weights(power))
-    return Planned(config, problem, decision, decision_s, power, found, front(problem, power), counted, source)
+    return Planned(config, problem, decision, decision_s, power, None, (), counted, source)
 
 
 def _counted(graph: LayerGraph, source: Source, config: PlanConfig, progress: Show) -> Counted:
@@ -150,7 +165,7 @@ def source_of(config: PlanConfig) -> Source:
             raise UsageError(
                 "--graph cannot be combined with --edge-times or --cloud-times: the file contains its own times"
             )
-        return Source(_read_json(config.graph_file), str(config.graph_file))
+        return Source(read_json(config.graph_file), str(config.graph_file))
     place = custom_model.where(str(config.model))
     model = str(config.model) if place is None else place.name
     edge = _kept(config.edge_times, config, model, _of_an_emulated_edge if config.cpu_share < 1 else _of_an_edge)
@@ -210,7 +225,8 @@ def _joined(edge: Kept, cloud: Kept) -> dict[str, Any]:
     return edge.graph | {"layers": rows}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """A file of a graph, as it is written. Raises UsageError where it is none."""
     require_file(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

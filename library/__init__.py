@@ -1,0 +1,1 @@
+"""What `import edgecloud` gives: the public names are defined here, and each uses what the packages below do."""

@@ -1,0 +1,150 @@
+"""A cloud in this process: `Cloud`. It is the cloud of cloud_api.py, with networks that are loaded already."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edgecloud.library.network import Loadable, all_loaded
+from edgecloud.library.settings import cache_of, path_of, token_of
+from edgecloud.net.codec import OPTIONAL
+from edgecloud.net.frames import Limits
+from edgecloud.net.security import check_binding
+from edgecloud.net.tls import server_context
+from edgecloud.server import cloud as server
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.utils import addresses
+
+DRAIN_S = 5.0
+"""How long requests in hand may take when it is closed."""
+
+
+class Cloud:
+    """A cloud that listens, and serves networks to edges from threads of this process until it is closed.
+
+    `networks` are what `load` takes: names, files, `(module, example_input)`, or networks that are loaded; only these
+    are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
+    `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
+    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`
+    and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
+
+    It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.
+
+    It shares the interpreter, the processor and torch's threads with whatever else runs in this process. So what an
+    `Edge` in the same process measures is not what two machines would take; `edgecloud-cloud` is a process of its own.
+
+    Raises UsageError for settings that do not serve and what `load` raises, and ConnectError where it cannot listen.
+
+    >>> import edgecloud as ec, torch
+    >>> module = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+    >>> with ec.Cloud(networks=["le_net", (module, torch.zeros(1, 8))]) as cloud:
+    ...     print(cloud.address.split(":")[0], cloud.networks)
+    127.0.0.1 ('le_net', 'module:Sequential')
+    """
+
+    def __init__(
+        self,
+        *,
+        networks: Sequence[Loadable],
+        port: int = 0,
+        host: str = CloudConfig.host,
+        token: str | None = None,
+        device: str = CloudConfig.device,
+        threads: int | None = None,
+        max_batch: int = CloudConfig.max_batch,
+        max_connections: int = CloudConfig.max_connections,
+        allow_jpeg: bool = False,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        tls_client_ca: str | Path | None = None,
+        insecure: bool = False,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        secret = token_of(token)
+        tls = server_context(*map(path_of, (tls_cert, tls_key, tls_client_ca)))
+        check_binding(host, secret, has_tls=tls is not None, insecure=insecure)
+        loaded = all_loaded(networks)
+        config = CloudConfig(
+            host=host,
+            port=port,
+            device=device,
+            threads=threads,
+            cache_dir=cache_of(cache_dir),
+            token=secret,
+            tls=tls,
+            limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),
+            max_batch=max_batch,
+            max_connections=max_connections,
+            drain_s=DRAIN_S,
+        )
+        held = [(net.entry, net.made_for(device)) for net in loaded]
+        self._cloud = server.Cloud(config, held=held)
+        self.networks = tuple(net.name for net in loaded)
+        """The names of what it serves."""
+        try:
+            self._place = self._cloud.server.open()
+        except BaseException:
+            self._cloud.close()
+            raise
+        self._closing = threading.Lock()
+        self._is_closed = False
+        _Switching.begin()
+        self._thread = threading.Thread(target=self._cloud.server.serve, name="ec.Cloud", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, as `Edge` takes it."""
+        return addresses.show(*self._place)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is closed, by another thread; for at most `timeout` seconds. Returns whether it is."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Finish the requests in hand, for at most 5 seconds, and stop. A second time does nothing."""
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._cloud.server.stop()
+            self._thread.join()
+            self._cloud.close()
+            _Switching.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Cloud {self.address} {', '.join(self.networks)}{' closed' if self._is_closed else ''}>"
+
+
+class _Switching:
+    """Threads change places more often while any cloud of this process serves, and as before once none does."""
+
+    _lock = threading.Lock()
+    _clouds = 0
+    _before_s = 0.0
+
+    @classmethod
+    def begin(cls) -> None:
+        with cls._lock:
+            if not cls._clouds:
+                cls._before_s = sys.getswitchinterval()
+                sys.setswitchinterval(min(cls._before_s, server.SWITCH_S))
+            cls._clouds += 1
+
+    @classmethod
+    def end(cls) -> None:
+        with cls._lock:
+            cls._clouds -= 1
+            if not cls._clouds:
+                sys.setswitchinterval(cls._before_s)

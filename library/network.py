@@ -1,0 +1,220 @@
+"""Networks as the library hands them about: `load`, and the `Network` that it returns."""
+
+import copy
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+from edgecloud.engine import answers, executor
+from edgecloud.library.tensors import Array, Arrays, Tensors, as_given, as_input
+from edgecloud.models import building, inputs, registry, weights
+from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.models.weights import DEFAULT
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.inference_utils import find_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgecloud.tools.plan_bytes import Counted
+    from edgecloud.tools.whatif import PlanConfig
+
+Loadable: TypeAlias = "str | Path | tuple[nn.Module, Any] | Network"
+"""A name, a file, a module with an example of its input, or a network that is loaded."""
+
+_LATER = {
+    ".onnx": "ONNX files are not read yet: give (module, example_input), or FILE.py (docs/networks.md)",
+    ".bundle": "bundles are not read yet: give a name, FILE.py or (module, example_input)",
+}
+_CAPTURING = threading.Lock()
+"""To capture a graph changes torch's own classes while it lasts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network that is ready to be cut: made by `load`, used by `Edge`, `Cloud`, `profile` and `plan`.
+
+    Call it to run the whole network here, in one piece: what every answer of an `Edge` is to equal. Any number of
+    threads may use one, and several edges and clouds may share it: nothing of it changes.
+
+    >>> import edgecloud as ec
+    >>> net = ec.load("le_net")
+    >>> net.name, net.input_shape, len(net.layers)
+    ('le_net', (1, 1, 28, 28), 12)
+    >>> [output.shape for output in net(net.sample)]
+    [(1, 10)]
+    """
+
+    _entry: registry.Entry = field(repr=False)
+    _made: executor.Network = field(repr=False)
+    name: str
+    """What both sides call it."""
+    is_module: bool = False
+    """Whether it was given as (module, example_input)."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an input, (1, ...); its numbers are float32."""
+        return (1, *self._entry.input_shape)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in program order, without the input: `id`, `kind`, `out_shape`, `out_bytes` of each."""
+        return self.graph.layers[1:]
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The layers, the input first, and how they are joined."""
+        return self._made.traced.graph
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the classes of the answer are called; empty where nobody knows."""
+        return self._entry.labels
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its weights were learnt; False for those that are drawn from a seed."""
+        return self._made.loaded.trained
+
+    @property
+    def sample(self) -> Array:
+        """An input to try it with, shape `input_shape`: a new array each time."""
+        return self._made.example.tensor.numpy().copy()
+
+    @property
+    def made(self) -> executor.Network:
+        """What the packages below take: the module, its graph, and an input."""
+        return self._made
+
+    def made_for(self, device: str) -> executor.Network:
+        """The network for an executor on a device. Not on the processor it is a copy, since it is moved there."""
+        if find_device(device).type == "cpu":
+            return self._made
+        loaded = replace(self._made.loaded, model=copy.deepcopy(self._made.loaded.model))
+        with _CAPTURING:
+            return executor.prepare(loaded, self._made.example, self.name)
+
+    def counted(self, config: "PlanConfig") -> "Counted":
+        """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
+        from edgecloud.engine.packing import CodecPolicy, check_codec, packing_of
+        from edgecloud.tools.plan_bytes import Counted
+
+        check_codec(config.codec)
+        policy = CodecPolicy.of(config.codec, None, 0.0)
+        costs = packing_of(self._made, policy, config.cache_dir)
+        return Counted("measured", "", policy.allowed(self.graph, costs, config.cpu_share))
+
+    @property
+    def entry(self) -> registry.Entry:
+        """How it is built and fed."""
+        return self._entry
+
+    def read(self, what: str | Path) -> Array:
+        """A picture, a .wav or a .npy file, or for networks that take one a sentence, as an input of `input_shape`.
+
+        It goes through the network's own preprocessing. Raises UsageError for a file that does not serve.
+        """
+        entry, path = self._entry, Path(what)
+        if entry.takes == inputs.SENTENCE and path.suffix != ".npy":
+            found = inputs.from_text(str(what), entry.preprocess)
+        elif path.suffix == ".npy":
+            found = inputs.from_array(path, entry.wanted)
+        else:
+            kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
+            found = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
+        return found.tensor.numpy()
+
+    @overload
+    def __call__(self, x: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
+    @overload
+    def __call__(self, x: Array) -> tuple[Array, ...]: ...
+    def __call__(self, x: Any) -> Tensors:
+        """The whole network's answer to `x`, shape `input_shape`: one array (or tensor, as `x` is) for each output.
+
+        Raises UsageError for an input of another shape or dtype, or with NaN or infinity.
+        """
+        array = as_input(x, self.input_shape, self.name)
+        import torch
+
+        with torch.inference_mode():
+            found: Arrays = answers.whole_answer(self._made.loaded.model, torch.from_numpy(array))
+        return as_given(found, x)
+
+
+def load(
+    what: "Loadable | nn.Module",
+    example: Any = None,
+    *,
+    weights: str | Path = DEFAULT,
+    name: str | None = None,
+) -> Network:
+    """Load a network and find its layers.
+
+    `what` is a name of the registry (`alex_net`, `mobile_net`, `le_net`, ..., `torchvision:resnet18`), a FILE.py with
+    one function (docs/networks.md), or a torch module of your own with an example of its input: `(module, x)`, or the
+    two as arguments. The module is copied, so yours is left as it is; it is run in eval mode on one float32 tensor
+    whose shape is that of `x`, (1, ...). `name` is what both sides call such a network; else its class is.
+
+    `weights` are `default` (trained where there are such, else drawn from a seed, the same on every machine),
+    `imagenet`, or a file of weights for a network of the registry or a FILE.py.
+
+    Raises UsageError for a name or a file that there is not, for a network that cannot be captured as a graph of
+    layers, and for settings that do not go together; MismatchError for weights of another network.
+
+    >>> import edgecloud as ec, torch
+    >>> net = ec.load((torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), torch.zeros(1, 8)), name="tiny")
+    >>> [layer.kind for layer in net.layers]
+    ['Linear', 'ReLU']
+    """
+    if isinstance(what, Network):
+        return what
+    if example is not None:
+        return _of_module((what, example), str(weights), name)
+    if isinstance(what, tuple):
+        return _of_module(what, str(weights), name)
+    if name is not None:
+        raise UsageError("a name is given to (module, example_input) only: others have one")
+    if isinstance(what, str | Path):
+        return _named(str(what), str(weights))
+    kind = type(what).__name__
+    raise UsageError(f"a network is a name, FILE.py or (module, example_input), not {kind}")
+
+
+def _named(what: str, source: str) -> Network:
+    ending = Path(what).suffix.lower()
+    if ending in _LATER:
+        raise UsageError(f"{what}: {_LATER[ending]}")
+    with _CAPTURING, building.seeded():  # what is drawn meanwhile is not the caller's
+        entry = registry.resolve_trusted(what)
+        loaded = weights.load(entry, source)
+        example = inputs.sample(entry.sample, entry.preprocess)
+        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name)
+
+
+def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
+    from edgecloud.models import given_module
+
+    if len(what) != 2:
+        raise UsageError(f"a network of your own is (module, example_input): two things, not {len(what)}")
+    if source != DEFAULT:
+        raise UsageError("the module holds its weights: load them into it, and leave `weights` out")
+    with _CAPTURING, building.seeded():
+        entry, loaded = given_module.read(what[0], what[1], name)
+        example = inputs.sample(entry.sample, entry.preprocess)
+        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name, is_module=True)
+
+
+def all_loaded(networks: Sequence[Loadable]) -> list[Network]:
+    """Each of them loaded, once. Raises what `load` raises, and UsageError for two of one name."""
+    if isinstance(networks, str | Path | Network) or not networks:
+        raise UsageError("networks is a list of networks, with at least one in it")
+    found = [load(each) for each in networks]
+    names = [each.name for each in found]
+    for one in names:
+        if names.count(one) > 1:
+            raise UsageError(f"two networks are called {one}: give ec.load(...) another name")
+    return found

@@ -1,0 +1,91 @@
+"""A network that the caller has built: a torch module and an example of its input. The caller's own stays as it is."""
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecloud.models import building, inputs
+from edgecloud.models.fingerprint import held_by, of_held
+from edgecloud.models.registry import Entry
+from edgecloud.models.weights import Loaded
+from edgecloud.utils.errors import UsageError
+
+PREFIX = "module:"
+"""Of the names of such networks: no cloud of a program knows one."""
+CODE = "a module"
+"""In place of the digest of a file. Both sides name it, so that they hold the same kind of network."""
+ORIGIN = "as given"
+
+
+def is_given(name: str) -> bool:
+    """Whether a network of this name was given as a module."""
+    return name.startswith(PREFIX)
+
+
+def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
+    """A copy of a module in eval mode, and how it is fed. `example` is an input, float32 of shape (1, ...).
+
+    Raises UsageError for what is no module, cannot be copied, or takes something else.
+    """
+    called = _name(module, name)
+    x = _example(example, called)
+    model = _copied(module, called)
+    if building.is_unfinished(model):
+        with torch.no_grad():
+            model(x.clone())
+    model.requires_grad_(False)
+    held = list(held_by(model))
+    found = of_held(held, CODE)
+    entry = Entry(
+        name=called,
+        build=lambda: _copied(module, called),
+        input_shape=tuple(x.shape[1:]),
+        preprocess=lambda _: x,
+        labels=(),
+        parameter_bytes=sum(each.bytes for each in held),
+        sample="example",
+        takes=inputs.TENSOR,
+        code=CODE,
+    )
+    return entry, Loaded(model, found.digest, ORIGIN, trained=True, code=CODE, names=found.names, marks=found.marks)
+
+
+def _name(module: Any, name: str | None) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError("TorchScript cannot be cut: give the module that it was made from")
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"a network is a torch.nn.Module, not {type(module).__name__}")
+    called = type(module).__name__ if name is None else name
+    if not re.fullmatch(r"[\w.-]{1,100}", called, re.ASCII):
+        raise UsageError(f"{called[:100]!r} is no name for a network: letters, digits, _ . and - are")
+    return PREFIX + called
+
+
+def _example(example: Any, name: str) -> torch.Tensor:
+    if isinstance(example, tuple | list):
+        if len(example) != 1:
+            raise UsageError(f"{name}: a network takes one tensor, {len(example)} example inputs were given")
+        example = example[0]
+    if isinstance(example, np.ndarray):
+        example = torch.from_numpy(np.ascontiguousarray(example))
+    if not isinstance(example, torch.Tensor):
+        raise UsageError(f"{name}: an example input is a tensor or an array, not {type(example).__name__}")
+    if example.dtype != torch.float32 or example.shape[:1] != (1,):
+        shape = tuple(example.shape)
+        raise UsageError(f"{name}: an example input is float32 of shape (1, ...), not {example.dtype} of shape {shape}")
+    if not torch.isfinite(example).all():
+        raise UsageError(f"{name}: the example input holds NaN or infinity")
+    return example.detach().cpu().clone().contiguous()
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    """On the CPU, in eval mode. What the caller does with its own later does not reach it."""
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except Exception as error:  # whatever the module's own code raises
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise UsageError(f"{name} cannot be copied (copy.deepcopy: {type(error).__name__}: {reason})") from error
