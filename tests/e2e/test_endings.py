@@ -78,7 +78,7 @@ def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(library: str, cache: Pa
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "cli.interrupt_stops(lambda: False, '')"])
+@pytest.mark.parametrize("within", ["contextlib.nullcontext()", "script.interrupt_stops(lambda: False, '')"])
 def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: Path) -> None:
     """No exception is raised there: a module may take it for something else, and C++ in it abort."""
     (tmp_path / "slow.py").write_text(
@@ -88,7 +88,7 @@ def test_ctrl_c_while_something_is_imported_ends_at_once(within: str, tmp_path: 
     code = (
         "import argparse, contextlib, sys, time; from edgecloud.cli import script\n"
         f"def main():\n  with {within}:\n    import slow\n    time.sleep(60)\n"
-        "sys.exit(cli.run('x', main, argparse.Namespace(log_level='warning')))"
+        "sys.exit(script.run('x', main, argparse.Namespace(log_level='warning')))"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -118,8 +118,35 @@ ENDS = """
 import argparse, sys
 from edgecloud.cli import script, start
 start.begin()
-sys.exit(cli.run("x.py", lambda: cli.say("the answer") or 0, argparse.Namespace(log_level="debug")))
+start.end(script.run("x.py", lambda: script.say("the answer") or 0, argparse.Namespace(log_level="debug")))
 """
+
+
+WORKS = """
+import atexit, ctypes, sys, threading
+from edgecloud.cli import start
+
+start.begin()
+main = threading.main_thread()
+threading.Thread(target=lambda: (main.join(), sys.stdout.write("thread "))).start()
+atexit.register(sys.stdout.write, "atexit ")
+ctypes.CDLL(None).printf(b"C ")
+sys.stdout.write("first ")
+class Module:
+    def __del__(self):
+        sys.stdout.write("dismantled ")
+left = Module()
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("start.end(0)", 0), ("start.end(5)", 5), ("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_what_belongs_to_an_end_happens_and_no_more(end: str, code: int) -> None:
+    run = run_script("-c", f"{WORKS}\n{end}")
+    is_ours = end.startswith("start.")
+    assert run.code == code
+    words = {"first", "thread", "atexit", "C"} | (set() if is_ours else {"dismantled"})
+    assert sorted(run.stdout.split()) == sorted(words)
+    assert ("Traceback" in run.stderr) == (end == "1 / 0")
 
 
 @pytest.mark.parametrize(
