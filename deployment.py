@@ -549,4 +549,4 @@ def with_progress(work: Callable[[argparse.Namespace, "Show"], int], options: ar
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start.end(main())

@@ -1,41 +1,42 @@
 """The commands of an installation, `edgecloud-edge` and its like: each prepares the process, then runs a script."""
 
+from typing import NoReturn
+
 from edgecloud.cli import start
 
 
-def edge() -> int:
+def edge() -> NoReturn:
     """edgecloud-edge."""
-    return _run("edge_api")
+    _run("edge_api")
 
 
-def cloud() -> int:
+def cloud() -> NoReturn:
     """edgecloud-cloud."""
-    return _run("cloud_api")
+    _run("cloud_api")
 
 
-def tasks_edge() -> int:
+def tasks_edge() -> NoReturn:
     """edgecloud-tasks-edge."""
-    return _run("tasks_edge_api")
+    _run("tasks_edge_api")
 
 
-def tasks_cloud() -> int:
+def tasks_cloud() -> NoReturn:
     """edgecloud-tasks-cloud."""
-    return _run("tasks_cloud_api")
+    _run("tasks_cloud_api")
 
 
-def deployment() -> int:
+def deployment() -> NoReturn:
     """edgecloud-deployment."""
-    return _run("deployment")
+    _run("deployment")
 
 
-def lab() -> int:
+def lab() -> NoReturn:
     """edgecloud-lab."""
-    return _run("lab.__main__")
+    _run("lab.__main__")
 
 
-def _run(name: str) -> int:
+def _run(name: str) -> NoReturn:
     start.begin()  # before what takes longer is imported
     from importlib import import_module
 
-    code: int = import_module(f"edgecloud.{name}").main()
-    return code
+    start.end(import_module(f"edgecloud.{name}").main())

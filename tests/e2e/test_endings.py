@@ -118,8 +118,35 @@ ENDS = """
 import argparse, sys
 from edgecloud.cli import script, start
 start.begin()
-sys.exit(script.run("x.py", lambda: script.say("the answer") or 0, argparse.Namespace(log_level="debug")))
+start.end(script.run("x.py", lambda: script.say("the answer") or 0, argparse.Namespace(log_level="debug")))
 """
+
+
+WORKS = """
+import atexit, ctypes, sys, threading
+from edgecloud.cli import start
+
+start.begin()
+main = threading.main_thread()
+threading.Thread(target=lambda: (main.join(), sys.stdout.write("thread "))).start()
+atexit.register(sys.stdout.write, "atexit ")
+ctypes.CDLL(None).printf(b"C ")
+sys.stdout.write("first ")
+class Module:
+    def __del__(self):
+        sys.stdout.write("dismantled ")
+left = Module()
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("start.end(0)", 0), ("start.end(5)", 5), ("sys.exit(3)", 3), ("1 / 0", 1)])
+def test_what_belongs_to_an_end_happens_and_no_more(end: str, code: int) -> None:
+    run = run_script("-c", f"{WORKS}\n{end}")
+    is_ours = end.startswith("start.")
+    assert run.code == code
+    words = {"first", "thread", "atexit", "C"} | (set() if is_ours else {"dismantled"})
+    assert sorted(run.stdout.split()) == sorted(words)
+    assert ("Traceback" in run.stderr) == (end == "1 / 0")
 
 
 @pytest.mark.parametrize(
