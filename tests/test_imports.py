@@ -137,9 +137,9 @@ def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     """Which takes as long to load as torch."""
     code = (
         "import sys, edgecloud.client.inference; from edgecloud.models import registry\n"
-        "registry.find('le_net'); registry.find('senna_pos')\n"
+        "registry.lookup('le_net'); registry.lookup('senna_pos')\n"
         "assert 'torchvision' not in sys.modules\n"
-        "registry.find('alex_net')\n"
+        "registry.lookup('alex_net')\n"
         "assert 'torchvision' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
