@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgecloud.lab.reaper import Cleaner
-from edgecloud.utils.commands import ROOT, command_of
+from edgecloud.utils.commands import command_of
 from edgecloud.utils.environment import without_settings
 from edgecloud.utils.errors import AppError, DeadlineError
 
@@ -32,7 +32,6 @@ class Program:
             with log.open("ab") as file:
                 self._process = subprocess.Popen(
                     command,
-                    cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,

@@ -29,6 +29,7 @@ from edgecloud.lab.link_shape import LinkShape, parse_steps
 from edgecloud.lab.traces import Trace
 from edgecloud.net.endpoints import listen
 from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.resources import or_shipped
 from edgecloud.utils.units import parse_duration, parse_link, parse_size
 
 CHUNK = 4096  # bytes that travel together: what the clock counts in
@@ -359,7 +360,7 @@ def _trace(options: argparse.Namespace) -> Trace | None:
         return None
     if options.steps is not None:
         raise UsageError("--steps cannot be combined with --trace")
-    return traces.read(options.trace)
+    return traces.read(or_shipped(options.trace))
 
 
 if __name__ == "__main__":

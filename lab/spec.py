@@ -11,6 +11,7 @@ from edgecloud.lab import choices, traces
 from edgecloud.lab.testbed import AUTO, LinkWanted
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
+from edgecloud.utils.resources import or_shipped
 from edgecloud.utils.units import parse_duration, parse_link
 
 NONE = "none"
@@ -100,6 +101,7 @@ def _no_twice(name: str, values: tuple[Any, ...]) -> None:
 
 def read(path: Path) -> Spec:
     """Read a spec. Raises UsageError, in one line, for whatever is wrong with it."""
+    path = or_shipped(path)
     require_file(path)
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -219,7 +221,7 @@ def _is_duration(text: str) -> bool:
 
 
 def _traces(name: str, value: Any, folder: Path) -> tuple[str, ...]:
-    found = tuple(str((folder / text).resolve()) for text in _texts(name, value, folder))
+    found = tuple(str(or_shipped(folder / text, text).resolve()) for text in _texts(name, value, folder))
     for path in found:
         traces.read(Path(path))
     return found

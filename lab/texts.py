@@ -17,7 +17,7 @@ from typing import Any
 
 from edgecloud.utils.names import typed
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent  # by importlib.resources every --help would take a tenth longer
 LANGUAGES = ("en", "zh")
 DEFAULT = "en"
 FLAG, VARIABLE = "--language", "EDGE_CLOUD_LANGUAGE"

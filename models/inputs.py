@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from edgecloud.models import arrays, audio, pictures, text
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.resources import shipped
 
 Preprocess = Callable[[Any], torch.Tensor]
 """From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 tensor."""
@@ -220,7 +221,7 @@ def crops(path: Path, count: int) -> list[Image.Image]:
 
 
 def _shipped(*names: str) -> tuple[Path, ...]:
-    return tuple(Path(__file__).parent / "zoo" / name for name in names)
+    return tuple(shipped("models.zoo", name) for name in names)
 
 
 SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {

@@ -24,6 +24,7 @@ from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
 from edgecloud.models.registry import Entry
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.resources import shipped
 
 DEFAULT = "default"
 IMAGENET = "imagenet"
@@ -60,7 +61,7 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
 
 def _default(entry: Entry) -> Loaded:
     if entry.shipped is not None:
-        return _from_file(entry, Path(__file__).parent / "zoo" / entry.shipped, "shipped")
+        return _from_file(entry, shipped("models.zoo", entry.shipped), "shipped")
     if entry.built is None:
         return _finish(seeded(entry), entry, "seed 0 (untrained)", trained=False)
     drawn = entry.built.is_drawn

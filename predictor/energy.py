@@ -16,10 +16,11 @@ import yaml
 
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
+from edgecloud.utils.resources import shipped
 
 log = logging.getLogger(__name__)
 
-SHIPPED = Path(__file__).parent / "power"
+SHIPPED = shipped("predictor", "power")
 MAX_FILE_BYTES = 64 << 10
 MAX_W = 10_000.0
 DEFAULT_PROFILE, DEFAULT_RADIO = "raspberry_pi_4", "wifi"

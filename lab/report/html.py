@@ -2,22 +2,20 @@
 
 from collections.abc import Iterable
 from itertools import groupby
-from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edgecloud.lab.report.document import Chart, Document, Table, data_lines
-
-HERE = Path(__file__).parent
+from edgecloud.utils.resources import shipped
 
 
 def to_html(document: Document) -> str:
     """The file's text. Everything but the drawings and the style is escaped by the template."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(shipped("lab.report")), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"data_lines": data_lines, "runs": _runs}
-    style = (HERE / "page.css").read_text(encoding="utf-8")
+    style = shipped("lab.report", "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(document=document, style=style)
 
 

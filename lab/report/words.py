@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from edgecloud.lab.choices import POINT
 from edgecloud.lab.records import Cell
@@ -11,9 +10,8 @@ from edgecloud.lab.report.grid import Place
 from edgecloud.lab.report.rows import Row
 from edgecloud.lab.texts import FORMATTER, Texts, read
 from edgecloud.utils.names import typed
+from edgecloud.utils.resources import shipped
 from edgecloud.utils.units import format_rate, parse_link
-
-HERE = Path(__file__).parent
 
 
 class Words:
@@ -22,7 +20,7 @@ class Words:
     def __init__(self, language: str, ambiguous: frozenset[str] = frozenset()) -> None:
         self.language = language
         self._ambiguous = ambiguous
-        self._texts: dict[str, str] = read(HERE / f"{language}.toml")
+        self._texts: dict[str, str] = read(shipped("lab.report", f"{language}.toml"))
         self.retold = Texts(language).retold
         """What a record says in English, in this language."""
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -46,6 +47,18 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
         assert f"edgecloud/{needed}" in held
     for needed in ("lab/report/page.html.j2", "lab/report/page.css", "lab/links/train.csv", "lab/zh.toml"):
         assert f"edgecloud/{needed}" in held
+
+
+def test_a_wheel_can_be_built_from_the_source_distribution(wheel: Path, tmp_path: Path) -> None:
+    builders = pytest.importorskip("hatchling.builders.sdist", reason="hatchling is not installed: make test does")
+    [packed] = builders.SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [unpacked] = tmp_path.glob("*/")
+    again = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(unpacked)).build(directory=str(tmp_path))
+    held = [set(zipfile.ZipFile(path).namelist()) for path in (wheel, *again)]
+    assert held[0] == held[1]
+    assert (unpacked / "tests" / "conftest.py").is_file()
 
 
 def test_the_wheel_says_its_version_its_commands_and_its_extras(wheel: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edgecloud.models import inputs
 from edgecloud.utils import extras, names
-from tests.conftest import THREADS, run_script
+from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, at, run_script
 
 CALLS = """
 import contextlib, importlib, io, json, sys
@@ -26,29 +27,26 @@ print(json.dumps(found))
 """
 
 
-def called(*calls: tuple[str, list[str]]) -> list[tuple[int, str]]:
-    """Exit codes of programs that cannot import what the extras bring, with all that they say to stderr."""
-    done = run_script("-c", CALLS, json.dumps([list(extras.EXTRAS), calls]))
-    assert done.code == 0, done.stderr
-    return [(code, told) for code, told in json.loads(done.stdout.splitlines()[-1])]
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the calls need to come so far."""
+    """What the calls need to come so far, and predictors that would be read."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "tasks.xlsx").write_bytes(b"PK\x03\x04")
     (folder / "tasks.xls").write_bytes(b"\xd0\xcf\x11\xe0")
     layer = {"id": "a", "inputs": [0], "bytes": 10, "edge_s": 0.1, "cloud_s": 0.01}
     (folder / "graph.json").write_text(json.dumps({"name": "x", "layers": [layer]}))
     (folder / "records").mkdir()
+    (folder / "fitted" / "predictors").mkdir(parents=True)
+    (folder / "fitted" / "predictors" / "edge.skops").write_bytes(b"x")
     return folder
 
 
-def test_each_use_of_a_missing_library_names_it_in_one_line(files: Path) -> None:
-    cache = ["--cache-dir", str(files)]
+def uses(files: Path) -> list[tuple[str, str, list[str]]]:
+    """A library, and a call that cannot do without it."""
+    cache = ["--cache-dir", str(files / "cache")]
     plan = ["plan", "--bandwidth", "5mbit", "--graph", str(files / "graph.json")]
-    uses: list[tuple[str, str, list[str]]] = [
+    baselines = ["--link", "5mbit", "--baselines", "neurosurgeon", "--out", str(files / "grid")]
+    return [
         ("matplotlib", "deployment", [*plan, "--plots", str(files)]),
         ("matplotlib", "deployment", [*plan, "--map", str(files / "x.png")]),
         ("matplotlib", "tasks_edge_api", ["--plot", str(files / "x.png")]),
@@ -61,43 +59,59 @@ def test_each_use_of_a_missing_library_names_it_in_one_line(files: Path) -> None
         ("sklearn", "deployment", ["fit", *cache]),
         ("sklearn", "deployment", ["profile", "--budget", "1s", *cache]),
         ("sklearn", "deployment", ["calibrate", "-t", "le_net", *cache]),
-        ("sklearn", "lab.__main__", ["run", "--model", "le_net", "--link", "5mbit", "--baselines", "neurosurgeon",
-                                     "--out", str(files / "grid")]),
-    ]  # fmt: skip
-    found = called(*((program, arguments) for _, program, arguments in uses))
-    for (library, program, arguments), (code, told) in zip(uses, found, strict=True):
-        assert code == 1, (arguments, told)
-        line = f": needs {extras.package_of(library)}: {extras.IN_CHECKOUT}\n"
-        assert told.endswith(line), (program, arguments, told)
+        ("sklearn", "edge_api", ["-t", "le_net", "--times", "predicted", "--cache-dir", str(files / "fitted")]),
+        ("sklearn", "lab.__main__", ["run", "--model", "le_net", *baselines]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(files: Path, cloud: CloudProcess) -> dict[str, tuple[int, str]]:
+    """By their calls: exit codes of programs that cannot import what the extras bring, and what they say to stderr.
+
+    All in one process: torch is loaded once.
+    """
+    edge = ["-t", "le_net", "--verify", "--threads", THREADS, *at(cloud)]
+    calls: dict[str, tuple[str, list[str]]] = {
+        str(number): (program, arguments) for number, (_, program, arguments) in enumerate(uses(files))
+    }
+    calls["edge"] = "edge_api", [*edge, "--point", "3", "--cache-dir", str(files / "cache")]
+    calls["tasks"] = "tasks_edge_api", [*edge, "--tasks", "2", "--cache-dir", str(files / "cache")]
+    calls["auto"] = "edge_api", [*edge, "--cache-dir", str(files / "fitted")]
+    done = run_script("-c", CALLS, json.dumps([list(extras.EXTRAS), list(calls.values())]), timeout_s=LONG_S)
+    assert done.code == 0, done.stderr
+    return dict(zip(calls, map(tuple, json.loads(done.stdout.splitlines()[-1])), strict=True))
+
+
+def test_each_use_of_a_missing_library_names_it_in_one_line(found: dict[str, tuple[int, str]], files: Path) -> None:
+    for number, (library, program, arguments) in enumerate(uses(files)):
+        code, told = found[str(number)]
+        assert code == 1, (program, arguments, told)
+        assert told.endswith(f": needs {extras.package_of(library)}: {extras.IN_CHECKOUT}\n"), (
+            program,
+            arguments,
+            told,
+        )
         assert told.count("\n") == 1, told
     assert not (files / "grid").exists(), "it was said before anything was made"
 
 
-def test_an_edge_needs_no_library_of_an_extra(tmp_path: Path) -> None:
-    """Also the photograph that is the default input of most networks comes with the program."""
-    flags = ["--cache-dir", str(tmp_path), "--threads", THREADS, "--verify"]
-    [(code, told), (of_tasks, told_of_tasks)] = called(
-        ("edge_api", ["-t", "mobile_net", "--point", "3", *flags]),
-        ("tasks_edge_api", ["-t", "le_net", "--tasks", "3", *flags]),
-    )
-    assert (code, told) == (0, "")
-    assert of_tasks == 0, told_of_tasks
+@pytest.mark.parametrize("program", ["edge", "tasks"])
+def test_an_edge_needs_no_library_of_an_extra(program: str, found: dict[str, tuple[int, str]]) -> None:
+    assert found[program] == (0, "")
 
 
-def test_predictors_that_cannot_be_read_here_are_no_reason_to_fail(tmp_path: Path) -> None:
-    """`--times auto` measures, and says why; `--times predicted` has no other way."""
-    for name in ("edge", f"edge-{THREADS}t"):
-        (tmp_path / "predictors").mkdir(exist_ok=True)
-        (tmp_path / "predictors" / f"{name}.skops").write_bytes(b"x")
-    flags = ["--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net", "--bandwidth", "5mbit"]
-    [(code, told), (predicted, told_of_it)] = called(
-        ("edge_api", flags), ("edge_api", [*flags, "--times", "predicted"])
-    )
+def test_predictors_that_cannot_be_read_here_are_no_reason_to_fail(found: dict[str, tuple[int, str]]) -> None:
+    """`--times auto` measures, and says why."""
+    code, told = found["auto"]
     assert code == 0, told
     assert "needs scikit-learn: " in told
     assert "the network is measured instead" in told
-    assert predicted == 1
-    assert "needs scikit-learn: " in told_of_it
+
+
+def test_the_photograph_that_most_networks_take_comes_with_the_program() -> None:
+    for path in inputs.samples("photo"):
+        assert path.parent == ROOT / "models" / "zoo"
+        assert f"| {path.name} |" in (ROOT / "models" / "zoo" / "PICTURES.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("library", extras.EXTRAS)
