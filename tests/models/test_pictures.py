@@ -230,7 +230,7 @@ def transparent(colour: tuple[int, int, int]) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "16-bit color", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
+    "colour", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
 )
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_drawn_on_nothing_is_seen(colour: tuple[int, int, int], mode: str, tmp_path: Path) -> None:
