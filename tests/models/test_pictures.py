@@ -215,7 +215,7 @@ def colours_of_sixteen(bits: int) -> bytes:
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_colours_of_sixteen_bits_that_would_be_black_are_refused(bits: int, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(colours_of_sixteen(bits))
-    with pytest.raises(UsageError, match=r"a\.png: its 16-bit colours use only the lower bits"):
+    with pytest.raises(UsageError, match=r"a\.png: its 16-bit colors use only the lower bits"):
         pictures.read(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(colours_of_sixteen(16))
     ramp = np.asarray(pictures.read(tmp_path / "b.png").image.convert("L"), dtype=float)
