@@ -390,7 +390,7 @@ def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path:
         (np.full((1, 28, 28), 1j), "this holds complex128", "le_net"),
         (np.full((1, 28, 28), True), "this holds bool", "le_net"),
         (np.zeros((1, 28), dtype=[("a", "f4")]), "expected an array of numbers", "le_net"),
-        (np.array([{}], dtype=object), r"holds Python objects.*never loaded.*numpy\.save", "le_net"),
+        (np.array([{}], dtype=object), r"contains Python objects.*never loaded.*numpy\.save", "le_net"),
     ],
 )
 def test_arrays_that_cannot_be_meant_are_refused(
