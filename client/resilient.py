@@ -97,7 +97,7 @@ class Reconnector:
     def start(self) -> None:
         """Begin."""
         self._found, self.has_greeted = None, False
-        self._thread = threading.Thread(target=self._greet, name="greets again", daemon=True)
+        self._thread = threading.Thread(target=self._greet, name="reconnects", daemon=True)
         self._thread.start()
 
     def _greet(self) -> None:

@@ -99,7 +99,7 @@ class ConnectionManager:
 
     def open_meanwhile(self, wait_s: float) -> None:
         """The same in a thread of its own, which is waited for so long; `tick` goes on trying where it fails."""
-        self._opener = threading.Thread(target=self._try_to_open, name="greets", daemon=True)
+        self._opener = threading.Thread(target=self._try_to_open, name="connects", daemon=True)
         self._opener.start()
         self._opener.join(wait_s)
 
