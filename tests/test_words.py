@@ -45,7 +45,6 @@ PHRASES = (
     r"published (?:way|style)\b",
     r"\bthe house\b|\brooms\b",
     r"who may come|what is wanted|what is shown|where it is cut",
-    r"may come\b",
     r"whoever\b",
     r"max-small-rate|until-stdin-closes",
     r"no (?:cloud|one|body) was greeted|\bgreet(?:s|ed|ing)?\b",
