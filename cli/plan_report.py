@@ -175,7 +175,7 @@ def _map_table(planned: Planned) -> Table:
 def _front_table(planned: Planned) -> Table:
     """What more time buys in energy."""
     table = Table(box=None, pad_edge=False, title="\nlatency against energy", title_justify="left")
-    for name in ("total", "joules", "layers here"):
+    for name in ("total", "joules", "edge layers"):
         table.add_column(name, justify="right")
     for found in planned.front:
         table.add_row(format_seconds(found.predicted.total_s), f"{found.energy_j:.3g}", str(len(found.head) - 1))

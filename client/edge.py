@@ -136,7 +136,7 @@ class GreetedCloud:
 
 def state_of(cloud: GreetedCloud, timeout_s: float) -> State:
     """How busy a cloud says it is. Raises AppError where it is lost."""
-    deadline = Deadline.after(timeout_s, f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
+    deadline = Deadline.after(timeout_s, f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)")
     cloud.connection.send(Status(), deadline)
     return cloud.connection.receive(deadline).read(State)
 
@@ -244,14 +244,14 @@ class Edge:
 
     def _greeted(self) -> GreetedCloud:
         if self.cloud is None:
-            raise ValueError("no cloud was greeted")
+            raise ValueError("no cloud connected")
         return self.cloud
 
     def ask(self, tail: frozenset[int], boundary: Sequence[Encoded], deadline: Deadline) -> tuple[Result, list[Array]]:
         """Let the cloud run layers on the tensors that they read; returns the arrays of their outputs, in order.
 
         Raises AppError, as RefusedError for a refusal and as ProtocolError for an answer of other shapes; ValueError
-        where no cloud was greeted.
+        where no cloud connected.
         """
         cloud = self._greeted()
         cloud.next_id += 1

@@ -13,7 +13,7 @@ from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ProtocolError
 
-NOT_ASKED = "the cloud answered something that was not asked"
+NOT_ASKED = "unexpected answer from the cloud"
 
 
 class RefusedError(AppError):
@@ -52,7 +52,7 @@ def greet(
             connection.send(hello, deadline)
             ready[hello.model] = found = connection.receive(deadline).read(Ready)
             if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
-                raise ProtocolError(f"the cloud's times are not those of {hello.model}")
+                raise ProtocolError(f"the cloud's times do not match {hello.model}")
     except AppError:
         connection.close()
         raise

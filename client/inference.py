@@ -159,13 +159,13 @@ def _hinted(error: AppError, edge: Edge) -> AppError:
     if not isinstance(error, ConnectError):
         return error
     last = len(edge.graph.points) - 1
-    return ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} here and needs no cloud")
+    return ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} on the edge without a cloud")
 
 
 def _gone_on(error: AppError) -> str:
     """Say that the edge goes on alone; returns why."""
     why = printable(str(error), 200)
-    log.warning("everything runs here: %s", why)
+    log.warning("running everything on the edge: %s", why)
     return why
 
 
@@ -221,7 +221,7 @@ def _plan(
         met = None if why else _met(entered, sum(edge_s), config, progress)
         if met is not None:
             return met.link, _planned(edge, met, prepared, config), None
-        why = why or "it has not answered yet"
+        why = why or "no answer yet"
     except AppError as error:
         if not is_covered(error, config.fallback):
             raise
@@ -236,7 +236,7 @@ def _met(entered: Entered, here_s: float, config: EdgeConfig, progress: Show) ->
     edge, greeter = entered.edge, entered.greeter
     if greeter is None:
         assert edge.cloud is not None  # it was greeted, or there would be a failure
-        until = Deadline.after(config.timeout_s, "the probe of the link (--timeout)")
+        until = Deadline.after(config.timeout_s, "link probe (--timeout)")
         link = probe(edge.cloud, config, progress)
         return Met(edge.cloud, link, edge.status(until.remaining()))
     greeter.wait(first_wait_s(here_s, config.timeout_s))
@@ -275,7 +275,7 @@ def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig)
 def probe(cloud: GreetedCloud, config: EdgeConfig, progress: Show) -> LinkEstimate:
     """Measure the link, or only its round trip where the rate is given. Raises AppError where the cloud is lost."""
     progress("probing the link", 0.0)
-    prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "the probe of the link (--timeout)"))
+    prober = Prober(cloud.connection, Deadline.after(config.timeout_s, "link probe (--timeout)"))
     return prober.estimate(config.up_bytes_per_s)
 
 
@@ -320,10 +320,10 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
     """What a decision is made from: the times of both sides, the link, and how busy the cloud is.
 
-    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud was greeted.
+    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud connected.
     """
     if edge.cloud is None:
-        raise ValueError("no cloud was greeted")
+        raise ValueError("no cloud connected")
     ready = edge.cloud.ready
     cloud = CloudTimes(ready.seconds, ready.start_s, state.load, state.queue_s)
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
@@ -409,7 +409,7 @@ def check_sizes(edge: Edge, parts: Parts) -> None:
     for part in (part for part in parts if part.place == "cloud"):
         boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
         if boundary_bytes > limit:
-            raise ProtocolError(f"{boundary_bytes} bytes are to be sent, the limit is {limit}")
+            raise ProtocolError(f"cannot send {boundary_bytes} bytes, the limit is {limit}")
 
 
 def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
@@ -423,7 +423,7 @@ def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     except ProtocolError as error:
         if config.fallback == "off":
             raise
-        log.warning("nothing is compared: %s", error)
+        log.warning("skipping the comparison: %s", error)
         return ()
     return both
 

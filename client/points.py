@@ -56,7 +56,7 @@ def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
     """Read a list of points. Raises UsageError for what there is not."""
     found = [wanted for part in text.split(",") if part.strip() for wanted in _one(part.strip(), graph)]
     if not found:
-        raise UsageError(f"{text!r} names no point: give all, auto, 0,8,13 or 0-22")
+        raise UsageError(f"{text!r} contains no point: use all, auto, 0,8,13 or 0-22")
     return tuple(found)
 
 
@@ -82,7 +82,7 @@ def _numbers(text: str, graph: LayerGraph) -> range:
         return range(len(graph.points))
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise UsageError(f"{text[:40]!r} is no point: give all, auto, a number such as 8, or a range such as 0-22")
+        raise UsageError(f"{text[:40]!r} is not a point: use all, auto, a number such as 8, or a range such as 0-22")
     graph.head_at(int(last or first))
     return range(int(first), int(last or first) + 1)
 
@@ -163,7 +163,7 @@ class PointsSession:
         """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""
         why = printable(str(error), 200)
         if why != self._why:
-            log.warning("everything runs here: %s", why)
+            log.warning("running everything on the edge: %s", why)
         self._why = why
         if not self._breaker.is_open:
             self.entered.edge.close()

@@ -43,8 +43,8 @@ GREET_S = 30.0  # ... and for one that none waits for: the cloud may have to loa
 IDLE_S = 10.0  # after so long a connection may have been forgotten by something on its way: ask before sending
 IDLE_ANSWER_S = 0.25
 END_S = 0.5
-AWAY = "the cloud is away: "
-NEAR = "the deadline is too near to ask the cloud"
+AWAY = "cloud unreachable: "
+NEAR = "not enough time left to ask the cloud"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Reconnector:
     def start(self) -> None:
         """Begin."""
         self._found, self.has_greeted = None, False
-        self._thread = threading.Thread(target=self._greet, name="greets again", daemon=True)
+        self._thread = threading.Thread(target=self._greet, name="reconnects", daemon=True)
         self._thread.start()
 
     def _greet(self) -> None:
@@ -106,8 +106,8 @@ class Reconnector:
         except AppError as error:
             self._found = error
         except Exception as error:  # nobody would hear of it
-            log.exception("a bug in what greets the cloud again")
-            self._found = AppError(f"it could not be greeted: {type(error).__name__}")
+            log.exception("internal error while reconnecting")
+            self._found = AppError(f"handshake failed: {type(error).__name__}")
 
     def _meet(self) -> Met:
         place = self._address
@@ -171,7 +171,7 @@ class Lookout:
         found = self.greeter.take()
         if isinstance(found, Met):
             self.breaker.greeted()
-            log.warning("the cloud is back after %s", format_seconds(time.monotonic() - self._lost_at))
+            log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - self._lost_at))
             return found
         if found is not None:
             self.breaker.failed(time.monotonic())
@@ -259,7 +259,7 @@ class ResilientClient:
         """Leave a cloud alone that answers so; the answer is there by now."""
         self._edge.close()
         self._give_up([NOT_FINITE])
-        log.warning("finished here: %s", NOT_FINITE)
+        log.warning("completed on the edge: %s", NOT_FINITE)
         return inference.answered("fallback", Fallback(NOT_FINITE, inference.elapsed_s))
 
     # --- the cloud is away
@@ -281,7 +281,7 @@ class ResilientClient:
         late_s = time.monotonic() - at
         late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""
         level = logging.WARNING if reason != self._told else logging.INFO  # the same again need not be said again
-        log.log(level, "finished here after %s%s: %s", format_seconds(fallback.after_s), late, reason)
+        log.log(level, "completed on the edge after %s%s: %s", format_seconds(fallback.after_s), late, reason)
         self._told = reason
         return inference.answered("fallback", fallback)
 
@@ -306,7 +306,7 @@ class ResilientClient:
                 left_s = at - time.monotonic()
                 if pause_s is None or not fits(left_s, here_s, pause_s + reconnect_s + there_s):
                     return self._give_up(failures)
-                log.info("asking again in %s: %s", format_seconds(pause_s), failures[-1])
+                log.info("retrying in %s: %s", format_seconds(pause_s), failures[-1])
                 time.sleep(pause_s)
             else:
                 return None
@@ -319,7 +319,7 @@ class ResilientClient:
             try:
                 self._edge.status(min(IDLE_ANSWER_S + slack_s, deadline.remaining()))
             except AppError as error:
-                log.info("the connection was idle, and is no more: %s", error)
+                log.info("the idle connection was lost: %s", error)
                 self._edge.close()
         if self._edge.cloud is None:
             host, port = self._peer or (self._address.host, self._address.port)

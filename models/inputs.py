@@ -97,7 +97,7 @@ def from_array(path: Path, wanted: InputSources) -> Input:
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
     if takes_pictures and not wanted.is_own and largest > LARGEST_PIXEL:
         raise UsageError(
-            f"{path}: holds numbers up to {largest:.4g}, and {wanted.name} takes pixels from 0 to 1, normalised: "
+            f"{path}: holds numbers up to {largest:.4g}, and {wanted.name} takes normalized pixels from 0 to 1: "
             "divide them by 255, or save them as uint8, which is read as --image is"
         )
     return Input(tensor, f"array:{path}")

@@ -99,7 +99,7 @@ class ConnectionManager:
 
     def open_meanwhile(self, wait_s: float) -> None:
         """The same in a thread of its own, which is waited for so long; `tick` goes on trying where it fails."""
-        self._opener = threading.Thread(target=self._try_to_open, name="greets", daemon=True)
+        self._opener = threading.Thread(target=self._try_to_open, name="connects", daemon=True)
         self._opener.start()
         self._opener.join(wait_s)
 
@@ -107,9 +107,9 @@ class ConnectionManager:
         try:
             self._open(self._config.ready_s)
         except AppError as error:
-            log.warning("everything runs here: %s", printable(str(error), 200))
+            log.warning("running everything on the edge: %s", printable(str(error), 200))
         except Exception:  # nobody would hear of it
-            log.exception("a bug in what greets the cloud")
+            log.exception("internal error while connecting")
 
     def _open(self, ready_s: float) -> LinkEstimate:
         """Raises AppError; the next try is a little later each time, until a request was answered."""
@@ -140,7 +140,7 @@ class ConnectionManager:
         )
         self.has_greeted = True
         try:
-            prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
+            prober = Prober(connection, Deadline.after(self._config.timeout_s, "link probe (--timeout)"))
             return prober.estimate(self._config.up_bytes_per_s)
         finally:
             connection.close()
@@ -227,7 +227,7 @@ class ConnectionManager:
         """Give up on a cloud that has not answered in time."""
         uplink = self.uplink
         if uplink is not None and uplink.is_overdue:
-            uplink.close(DeadlineError(f"no answer in time for {self._config.timeout_s:g} s (--timeout)"))
+            uplink.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
 
     def blame(self, error: AppError) -> None:
         """Hang up on a cloud whose answers are of no use, and leave it alone for a while."""
@@ -247,7 +247,7 @@ class ConnectionManager:
         except AppError as error:
             log.info("the link monitor: %s", error)
         except Exception:  # the next one may do better
-            log.exception("a bug in the link monitor")
+            log.exception("internal error in the link monitor")
 
     def _learn(self, uplink: MultiplexedClient) -> None:
         sending = uplink.sending()
@@ -275,7 +275,7 @@ class ConnectionManager:
         assert self._estimator is not None  # there is a connection
         told = uplink.ask_state(PROBE_TIMEOUT_S)
         if told is None:
-            uplink.close(DeadlineError(f"the cloud says nothing for {PROBE_TIMEOUT_S:g} s"))
+            uplink.close(DeadlineError(f"no answer from the cloud for {PROBE_TIMEOUT_S:g} s"))
             return
         frames = int(PROBE_S * self._estimator.up_bytes_per_s / TRAIN_BYTES) + TRAIN_SKIPPED
         rate = uplink.probe(max(LEAST_FRAMES, min(MOST_FRAMES, frames)), PROBE_TIMEOUT_S)

@@ -247,7 +247,7 @@ class Pipeline:
     def _submit(self, flying: _Flying) -> None:
         request, uplink = flying.request, self._keeper.uplink
         if uplink is None:
-            self.lost([request], AppError("there is no cloud"))
+            self.lost([request], AppError("no cloud available"))
             return
         self._pack(flying, uplink.ready[request.model].codecs)
         uplink.submit(request)

@@ -154,7 +154,7 @@ def run(config: TasksConfig, progress: Show, told: Told, call: TasksRun) -> Task
         tasks = [task for task in tasks if task.id not in refused]
         if not tasks and not skipped:
             first = f": {_where(config, problems[0])}" if problems else ""
-            raise UsageError(f"no task can be run{first}")
+            raise UsageError(f"no runnable task{first}")
         if not tasks:
             return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
@@ -229,7 +229,7 @@ def _open(config: TasksConfig, fleet: Fleet, keeper: ConnectionManager) -> None:
         has_left = config.fallback == "on" and keeper.has_greeted and is_nobody(error)  # between two connections
         if not has_left and not is_covered(error, config.fallback):
             raise
-        log.warning("everything runs here, until the cloud is back: %s", printable(str(error), 200))
+        log.warning("running everything on the edge until the cloud is reachable: %s", printable(str(error), 200))
     for ready in (keeper.conditions().ready or {}).values():
         check_taken(config.codec, ready.codecs)
 
@@ -351,7 +351,7 @@ class Checker:
         """Run the whole network for every different input."""
         known: dict[tuple[str, str], list[Array]] = {}
         for done, (record, outputs) in enumerate(self._kept):
-            progress("checking against the whole networks", done / len(self._kept))
+            progress("checking against the full models", done / len(self._kept))
             key = (record.task.model, record.task.input)
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
@@ -410,4 +410,4 @@ class Journal:
             write()
         except OSError as error:
             self._is_broken = True
-            log.warning("cannot write %s, so --resume will not know: %s", self.path, error.strerror or error)
+            log.warning("cannot write %s, so --resume will repeat these tasks: %s", self.path, error.strerror or error)

@@ -63,7 +63,7 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
         first = infer()
         assert (first.completed_by, first.requests) == ("fallback", 0)
         assert first.fallback is not None
-        assert first.fallback.reason == "the cloud is away: nobody is there"
+        assert first.fallback.reason == "cloud unreachable: nobody is there"
         with closing(FrameProxy((HOST, cloud.port), [], port=port)):
             until(lambda: infer().completed_by == "split")
         assert len(met) == 2

@@ -226,7 +226,7 @@ def test_the_wait_ends_so_early_that_the_rest_still_fits(cloud: CloudProcess, su
         answered = tight.infer()
         assert answered.requests == 0
         assert answered.fallback is not None
-        assert "too near" in answered.fallback.reason
+        assert "not enough time left" in answered.fallback.reason
         assert tight.edge.cloud is not None  # which has done nothing wrong
         hopeless = subject(cloud.port, edge_s=TIMEOUT_S)
         assert hopeless.infer().completed_by == "split"
@@ -408,17 +408,17 @@ def test_the_text_and_one_line_in_the_log_say_why(cloud: CloudProcess, cache: Pa
         more = ("--timeout", "2s", "--repeat", "4", "--warm-up", "0")
         run = run_edge(cache, "-p", str(link.address[1]), *flags, *more)
     assert run.code == 0, run.stderr
-    assert "4 of 4 inferences were finished here" in run.stdout
+    assert "4 of 4 inferences were completed on the edge" in run.stdout
     assert re.search(r"1: after [12]\.?\d* s", run.stdout), run.stdout
-    assert "2 to 4: from the start, the cloud is away" in run.stdout
+    assert "2 to 4: from the start, cloud unreachable" in run.stdout
     assert len(run.stderr.splitlines()) == 1
-    assert "finished here after " in run.stderr
+    assert "completed on the edge after " in run.stderr
 
 
 def test_a_cloud_that_was_never_there_is_an_error_with_a_hint(edge: CallEdge) -> None:
     run = edge("-p", "1", "-t", "le_net")
     assert run.code == 3
-    assert "--point 12 runs all of le_net here and needs no cloud" in run.stderr
+    assert "--point 12 runs all of le_net on the edge without a cloud" in run.stderr
 
 
 def test_a_cloud_without_a_fault_is_no_fallback(cloud: CloudProcess, edge: CallEdge) -> None:

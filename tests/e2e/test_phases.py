@@ -262,7 +262,7 @@ def test_without_a_cloud_there_is_an_answer_where_that_is_wanted(program: str, h
     assert subject.call(program, 1, "-i", host).code == 3
     done = subject.call(program, 1, "-i", host, "--fallback", "always")
     assert done.code == 0, done.stderr
-    assert f"no cloud at {host}:1" in told(program, done.document) or "not answered yet" in told(program, done.document)
+    assert f"no cloud at {host}:1" in told(program, done.document) or "no answer yet" in told(program, done.document)
 
 
 def test_an_emulated_link_in_front_of_nobody_answers_too(subject: Subject) -> None:

@@ -70,7 +70,7 @@ def test_people_get_a_line_for_each(ask: Ask) -> None:
         ("0-13", "has no point 13"),
         ("5-2", "'5-2' is no point"),
         ("first", "'first' is no point"),
-        (",", "names no point"),
+        (",", "contains no point"),
         ("0:zip", "no codec 'zip'"),
         ("head=features.9", "has no layer 'features.9'"),
         ("head=features.3", "not what it reads"),

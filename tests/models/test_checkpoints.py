@@ -248,7 +248,7 @@ def unfit(folder: Path) -> dict[str, str]:
     for name, content in made.items():
         (folder / name).write_bytes(content)
     return {
-        "module.pt": r"whole pickled module.*torch\.save\(model\.state_dict\(\)",
+        "module.pt": r"is a pickled module.*torch\.save\(model\.state_dict\(\)",
         "hostile.pt": r"posix\.system.*never loaded",
         "hostile.ckpt": r"posix\.system.*never loaded",
         "script.pt": "a TorchScript program",

@@ -215,7 +215,7 @@ def colours_of_sixteen(bits: int) -> bytes:
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_colours_of_sixteen_bits_that_would_be_black_are_refused(bits: int, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(colours_of_sixteen(bits))
-    with pytest.raises(UsageError, match=r"a\.png: its 16-bit colours use only the lower bits"):
+    with pytest.raises(UsageError, match=r"a\.png: its 16-bit colors use only the lower bits"):
         pictures.read(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(colours_of_sixteen(16))
     ramp = np.asarray(pictures.read(tmp_path / "b.png").image.convert("L"), dtype=float)
@@ -230,7 +230,7 @@ def transparent(colour: tuple[int, int, int]) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "16-bit color", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
+    "colour", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (250, 250, 240), (255, 255, 0), (200, 0, 0)]
 )
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_drawn_on_nothing_is_seen(colour: tuple[int, int, int], mode: str, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path:
         (np.full((1, 28, 28), 1j), "this holds complex128", "le_net"),
         (np.full((1, 28, 28), True), "this holds bool", "le_net"),
         (np.zeros((1, 28), dtype=[("a", "f4")]), "expected an array of numbers", "le_net"),
-        (np.array([{}], dtype=object), r"holds Python objects.*never loaded.*numpy\.save", "le_net"),
+        (np.array([{}], dtype=object), r"contains Python objects.*never loaded.*numpy\.save", "le_net"),
     ],
 )
 def test_arrays_that_cannot_be_meant_are_refused(

@@ -251,9 +251,9 @@ def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProces
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--tasks-file", "{empty}"), "holds no tasks"),
+        (("--tasks-file", "{empty}"), "contains no tasks"),
         (("--tasks-file", "{missing}"), "no file"),
-        (("--image-dir", "{folder}"), "holds no picture"),
+        (("--image-dir", "{folder}"), "contains no image"),
         (("--resume",), "--resume requires --tasks-file"),
         (("--excel", "tasks.csv"), "the suffix must be .xlsx"),
         (("--plot", "tasks.txt"), "the suffix must be .png"),

@@ -92,8 +92,8 @@ def test_what_is_blank_is_skipped_and_what_is_wrong_told_by_its_line(
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("t.csv", b"model,input,model\nle_net,,mnist\n", "two columns called 'model'"),
-        ("t.csv", b"Model,input,model \nle_net,,mnist\n", "two columns called 'model'"),
+        ("t.csv", b"model,input,model\nle_net,,mnist\n", "duplicate columns 'model'"),
+        ("t.csv", b"Model,input,model \nle_net,,mnist\n", "duplicate columns 'model'"),
         ("t.csv", b"PK\x03\x04", "is not UTF-8"),
         ("t.csv", b"\xff\xfe\x00", "is not UTF-8"),
         ("t.csv", b"model,input\nle_net,\xff\xff.png\n", "is not UTF-8"),
@@ -168,7 +168,7 @@ def test_a_title_above_the_columns_of_a_workbook_is_skipped(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("in_features,out_features,latency,latency\n64,10,1,2\n", "two columns called 'latency'"),
+        ("in_features,out_features,latency,latency\n64,10,1,2\n", "duplicate columns 'latency'"),
         ("in_features,out_features,latency (s)\n64,10,1\n", "'latency \\(s\\)' must have the unit ms"),
         (
             "in_features;out_features;latency\n64;10;0,25\n",

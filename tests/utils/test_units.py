@@ -68,7 +68,7 @@ def test_a_rate_without_a_unit_or_above_nothing_is_refused(text: str) -> None:
     ["5M", "5m", "5 m", "5mb", "5MB", "5Mb", "5mb/s", "5mbps", "5MBPS", "5MB/S", "5gb/s", "5K", "5MiB", "5b", "5"],
 )
 def test_what_does_not_say_bits_or_bytes_is_refused_with_both_cures(text: str) -> None:
-    with pytest.raises(UsageError, match=r"write 5mbit .* for bits per second, 5MB/s .* for bytes") as caught:
+    with pytest.raises(UsageError, match=r"use 5mbit .* for bits per second, 5MB/s .* for bytes") as caught:
         parse_rate(text)
     assert repr(text) in str(caught.value)
 
