@@ -4,14 +4,18 @@ PyPI's torchvision for x86-64 Linux is a CUDA build. Beside a CPU torch its impo
 nothing guards. The models and the preprocessing need neither, so on exactly that error the two schemas are declared
 and the import is repeated. Beside a matching torch nothing happens here.
 
-It takes as long to import as torch itself, most of it for a compiler that nothing here uses: only who needs one of its
-networks waits for that.
+Of torch's compiler it takes one function, for which all of that would be imported: 2.2 s, 70 MB and a thousand modules,
+several times what torchvision itself takes. The function is put off until somebody calls it, and then is torch's own.
 """
 
+import contextlib
 import importlib
 import logging
+import sys
 import threading
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,11 +24,47 @@ log = logging.getLogger(__name__)
 _declared: list[torch.library.Library] = []  # a schema lives as long as its Library object
 _lock = threading.Lock()  # a schema can be declared once
 
+COMPILER = "torch._dynamo.utils"
+
 
 def torchvision() -> ModuleType:
     """The library, imported by the first call."""
-    with _lock:
+    with _lock, _compiler_put_off():
         return _load()
+
+
+class _PutOff(ModuleType):
+    """Stands where torch's compiler will; whoever asks it for anything else gets the compiler now."""
+
+    @staticmethod
+    def is_compile_supported(device_type: Any) -> Any:
+        return _compiler().is_compile_supported(device_type)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by the import itself
+            raise AttributeError(name)
+        return getattr(_compiler(), name)
+
+
+def _compiler() -> Any:
+    if isinstance(sys.modules.get(COMPILER), _PutOff):
+        del sys.modules[COMPILER]
+    return importlib.import_module(COMPILER)
+
+
+@contextlib.contextmanager
+def _compiler_put_off() -> Iterator[None]:
+    """While torchvision is imported for the first time. Nothing of torch is changed, and nothing of this stays in
+    `sys.modules`."""
+    if {"torchvision", COMPILER} & sys.modules.keys():
+        yield
+        return
+    stand_in = sys.modules[COMPILER] = _PutOff(COMPILER)
+    try:
+        yield
+    finally:
+        if sys.modules.get(COMPILER) is stand_in:
+            del sys.modules[COMPILER]
 
 
 def _load() -> ModuleType:

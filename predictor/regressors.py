@@ -23,7 +23,7 @@ from sklearn.linear_model import LinearRegression
 from edgecloud.predictor.features import FEATURES, Table, linear_part
 
 Seconds = NDArray[np.float64]
-LEAST_S = 1e-7
+LEAST_S, MOST_S = 1e-7, 3600.0
 QUICK_ROWS = 60
 MEDIAN_ROWS = 3  # in a leaf, for a median that one outlier cannot move
 
@@ -37,8 +37,8 @@ class Fitted:
     parts: dict[str, Any]
 
     def seconds(self, features: Table) -> Seconds:
-        """Predicted seconds of each row of `features.table`, shape (layers,), none below LEAST_S."""
-        return np.maximum(FORMS[self.form].predict(self.kind, self.parts, features), LEAST_S)
+        """Predicted seconds of each row of `features.table`, shape (layers,), none below LEAST_S or above MOST_S."""
+        return np.clip(FORMS[self.form].predict(self.kind, self.parts, features), LEAST_S, MOST_S)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,9 @@ def _fit_logarithmic(kind: str, features: Table, seconds: Seconds) -> dict[str, 
 
 
 def _predict_logarithmic(kind: str, parts: dict[str, Any], features: Table) -> Seconds:
-    found: Seconds = np.exp(parts["model"].predict(np.log2(1.0 + paper_variables(kind, features))))
+    """Far from a handful of rows a straight line leads anywhere: what is beyond MOST_S is not even a number."""
+    logarithms = parts["model"].predict(np.log2(1.0 + paper_variables(kind, features)))
+    found: Seconds = np.exp(np.minimum(logarithms, np.log(MOST_S)))
     return found
 
 

@@ -136,12 +136,29 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
 
 
 def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
-    """Which takes as long to load as torch."""
+    """And who does wait, does not for torch's compiler, of which torchvision takes a function."""
     code = (
         "import sys, edgecloud.client.inference; from edgecloud.models import registry\n"
         "registry.lookup('le_net'); registry.lookup('senna_pos')\n"
         "assert 'torchvision' not in sys.modules\n"
         "registry.lookup('alex_net')\n"
-        "assert 'torchvision' in sys.modules"
+        "assert 'torchvision' in sys.modules\n"
+        "assert not [name for name in sys.modules if name.startswith('torch._dynamo')]\n"
+        "taken = sys.modules['torchvision.ops.roi_align'].is_compile_supported\n"
+        "given = [taken(kind) for kind in ('cpu', 'cuda', 'mps')]\n"
+        "import torch._dynamo.utils as compiler\n"
+        "assert compiler.__file__ and sys.modules['torch._dynamo.utils'] is compiler\n"
+        "assert given == [compiler.is_compile_supported(kind) for kind in ('cpu', 'cuda', 'mps')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_whoever_needs_the_compiler_while_torchvision_is_imported_gets_all_of_it() -> None:
+    code = (
+        "import sys, torch; from edgecloud.models import vision\n"
+        "with vision._compiler_put_off():\n"
+        "    import torch._dynamo\n"
+        "    assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"
+        "assert sys.modules['torch._dynamo.utils'].__file__"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

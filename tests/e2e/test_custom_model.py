@@ -82,7 +82,7 @@ def test_a_file_may_import_torchvision(tmp_path: Path) -> None:
     """Which is first made fit for this torch: in a process of its own, for this one has imported it."""
     code = "import torchvision\nINPUT_SHAPE = (3, 64, 64)\ndef build():\n"
     (tmp_path / "tv_net.py").write_text(f"{code}    return torchvision.models.squeezenet1_1(num_classes=10)\n")
-    look = "import sys; from edgecloud.models import registry; print(registry.given(sys.argv[1]).parameter_bytes)"
+    look = "import sys; from edgecloud.models.registry import *; print(resolve_trusted(sys.argv[1]).parameter_bytes)"
     command = [sys.executable, "-c", look, str(tmp_path / "tv_net.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 0, done.stderr

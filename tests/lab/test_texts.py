@@ -147,12 +147,14 @@ def test_what_nobody_says_stays_as_it_is_or_is_never_lost(text: str) -> None:
     assert text.strip() == "" or "{" not in words.retold(f"load {text}").replace(text, "")
 
 
-@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize(("root", "path"), [(True, None), (False, None), (False, "/nowhere")])
 def test_doctor_speaks_chinese_and_its_json_stays_english(
-    root: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: bool, path: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not root:  # as most students are
         monkeypatch.setattr("os.geteuid", lambda: 1000)
+    if path is not None:  # and has no tools of root's
+        monkeypatch.setenv("PATH", path)
     assert main(["doctor", "--language", "zh"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(doctor.CHECKS) + 1

@@ -18,7 +18,7 @@ from edgecloud.predictor.dataset import Dataset, Machine, Row, Whole
 from edgecloud.predictor.features import Described, table
 from edgecloud.predictor.latency import Predictors, Start, combine
 from edgecloud.predictor.quality import MOST_KIND, Fitness, enough_s
-from edgecloud.predictor.regressors import FORMS, fit
+from edgecloud.predictor.regressors import FORMS, LEAST_S, MOST_S, fit
 from edgecloud.predictor.train import Score, fit_all, fit_kind, fitness
 from edgecloud.utils.errors import AppError, MismatchError, UsageError
 from tests.predictor.test_dataset import HERE, rows
@@ -51,6 +51,14 @@ def test_no_network_is_on_both_sides() -> None:
     chance = np.random.default_rng(0).lognormal(size=80)
     copies = [Row(row.layer, f"n{n}", (float(s),)) for n, (row, s) in enumerate(zip(rows(80), chance, strict=True))] * 3
     assert fit_kind("conv", copies).score.within_20 < 0.4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_handful_of_rows_leads_to_no_time_beyond_all_measure(form: str, layers: list[Described]) -> None:
+    """On a machine so slow that a few rows are all that it has, of which noise made one 10 million times as slow."""
+    known = table(layers[:3])
+    seconds = fit(form, "conv", known, np.array([1e-6, 10.0, 1e-6])).seconds(table(layers))
+    assert ((seconds >= LEAST_S) & (seconds <= MOST_S)).all()
 
 
 def test_a_kind_that_hardly_more_than_one_network_has_is_fitted() -> None:

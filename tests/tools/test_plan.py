@@ -194,7 +194,7 @@ def test_a_plan_is_that_of_the_edge(
         }
     best = min(printed["candidates"], key=lambda each: each["total_s"])
     assert found["point"] == best["point"]
-    assert found["codec"] in ("zstd", "pixels+zstd")
+    assert found["codec"] in ("zstd", "pixels", "pixels+zstd")  # whichever this machine packs fast enough for
     busy_s = best["cloud_s"] + best["queue_s"]  # a cloud that is busy now has told so, and nobody told the plan
     assert found["predicted"]["total_s"] == pytest.approx(best["total_s"], abs=busy_s)
     raw = document_of(capsys, *where, *more, "--codec", "raw")

@@ -381,7 +381,8 @@ def test_the_predictors_of_as_many_threads_are_taken(
 
 def test_a_cloud_may_predict_too(fitted: Path, edge_in: Callable[..., Finished]) -> None:
     with running_cloud(fitted, "--times", "predicted") as cloud:
-        edge = edge_in(fitted, "-p", str(cloud.port), "-t", "le_net", "--point", "3", "--repeat", "25", "--json")
+        flags = ("-t", "le_net", "--point", "3", "--repeat", "25", "--json", "--timeout", f"{LONG_S}s")
+        edge = edge_in(fitted, "-p", str(cloud.port), *flags)
         assert edge.code == 0, edge.stderr
         assert edge.document["times"]["cloud"] == "predicted"
         assert edge.document["measured"]["cloud_s"] > 0

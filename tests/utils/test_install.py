@@ -1,5 +1,6 @@
 """What make does before anything is there: packages are installed, and something is told all the while."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ def test_what_is_silent_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_pip_refuses_ends_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')  # a link would be that of no environment
+    python.chmod(0o755)
     assert install.main([str(tmp_path), str(tmp_path / "none.txt")]) != 0
     assert "none.txt" in capsys.readouterr().out
 
