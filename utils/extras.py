@@ -7,7 +7,6 @@ that would be lost.
 """
 
 import re
-from importlib.util import find_spec
 
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.names import is_installed
@@ -39,6 +38,8 @@ class MissingLibraryError(AppError):
 
 def require(*libraries: str) -> None:
     """Raise MissingLibraryError for the first of these that is not installed; KeyError where no extra brings it."""
+    from importlib.util import find_spec
+
     for library in libraries:
         if find_spec(library) is None:
             raise MissingLibraryError(library)

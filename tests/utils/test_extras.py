@@ -11,12 +11,13 @@ from edgecloud.utils import extras, names
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, at, run_script
 
 CALLS = """
-import contextlib, importlib, io, json, sys
+import contextlib, importlib, io, json, logging, sys
 blocked, calls = json.loads(sys.argv[1])
 sys.modules.update(dict.fromkeys(blocked))
 found = []
 for name, arguments in calls:
     told = io.StringIO()
+    logging.root.handlers.clear()  # that of the call before
     with contextlib.redirect_stderr(told):
         try:
             code = importlib.import_module(f"edgecloud.{name}").main(arguments)
