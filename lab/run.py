@@ -126,7 +126,7 @@ def check_models(spec: Spec) -> None:
     from edgecloud.net.codec import CODECS
 
     if "neurosurgeon" in spec.baselines:
-        require("sklearn")
+        require("sklearn", extra="lab")
     for name in spec.models:
         registry.lookup(name)
     for link in spec.links:

@@ -123,6 +123,8 @@ def test_an_installation_is_told_the_extra(library: str, monkeypatch: pytest.Mon
         extras.require("json", library)
     package, extra = extras.package_of(library), extras.EXTRAS[library]
     assert str(found.value) == f"needs {package}: pip install 'edge-cloud-inference[{extra}]'"
+    with pytest.raises(extras.MissingLibraryError, match=r"\[lab\]'$"):
+        extras.require(library, extra="lab")
     assert (found.value.library, found.value.extra, found.value.exit_code) == (library, extra, 1)
 
 
