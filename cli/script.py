@@ -25,6 +25,7 @@ from edgecloud.utils.suggest import nearest
 
 VERSION = edgecloud.__version__
 STDIN = 0
+USUAL_WIDTH = 80
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
 """What a word may begin with that is meant to be a flag: also those that a document makes of two dashes."""
 IMPORTING = "<frozen importlib"
@@ -56,9 +57,9 @@ def _terminal_width() -> int:
     if given.isdecimal() and int(given):
         return int(given)
     try:
-        return os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ is not None else 80
+        return (sys.__stdout__ is not None and os.get_terminal_size(sys.__stdout__.fileno()).columns) or USUAL_WIDTH
     except (OSError, ValueError):  # a pipe, or a stream that is closed
-        return 80
+        return USUAL_WIDTH
 
 
 class Parser(argparse.ArgumentParser):

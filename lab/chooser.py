@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
-from edgecloud.lab.baselines import BASELINES, Choice, Given, Sides, choose
+from edgecloud.lab.choices import FIXED, PUBLISHED
 from edgecloud.predictor import store
 from edgecloud.predictor.store import Kept
 from edgecloud.utils.errors import MismatchError, UsageError
@@ -24,6 +24,7 @@ from edgecloud.utils.names import typed
 from edgecloud.utils.units import format_seconds, parse_rate
 
 if TYPE_CHECKING:
+    from edgecloud.lab.baselines import Choice, Sides
     from edgecloud.models.graph import LayerGraph
     from edgecloud.predictor.features import Described
     from edgecloud.predictor.latency import Predictors
@@ -55,11 +56,13 @@ class Chooser:
 
     def choose(
         self, names: Sequence[str], model: str, up_bytes_per_s: float, cpu_share: float | None = None, load: float = 1.0
-    ) -> list[Choice]:
+    ) -> "list[Choice]":
         """One choice for each name. `cpu_share` is the share of a core that the edge has; None is all of it.
 
         Raises UsageError for a name that there is not, or where times or a survey are missing.
         """
+        from edgecloud.lab.baselines import Given, choose  # and with it numpy and a solver
+
         graph, described = self.network(model)
         share = cpu_share or 1.0
         measured = self._measured(model, graph, cpu_share) if NEEDS_TIMES in names else None
@@ -80,7 +83,9 @@ class Chooser:
             self._layers[model] = network.traced.graph, described(network.traced)
         return self._layers[model]
 
-    def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> Sides:
+    def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> "Sides":
+        from edgecloud.lab.baselines import Sides
+
         sources = self.sources
         clock = "wall" if cpu_share is None else "work"  # what an edge with a share of a core measures by
         kept = [each for each in _kept(sources.cache_dir, graph.name) if each.profile.key.graph == graph.digest]
@@ -97,7 +102,9 @@ class Chooser:
             raise MismatchError(f"a given profile is for another network than {model}")
         return Sides([seconds / (cpu_share or 1.0) for seconds in edge.profile.seconds], cloud.profile.seconds)
 
-    def _regressed(self, layers: "Sequence[Described]", share: float) -> Sides:
+    def _regressed(self, layers: "Sequence[Described]", share: float) -> "Sides":
+        from edgecloud.lab.baselines import Sides
+
         sources = self.sources
         other = sources.cloud_survey if sources.cloud_survey.exists() else sources.edge_survey
         edge_s, cloud_s = (self._fit(folder).layers(layers)[0].tolist() for folder in (sources.edge_survey, other))
@@ -160,9 +167,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load", type=arguments.above_zero, default=1.0, metavar="K", help="cloud load: slowdown relative to idle"
     )
-    parser.add_argument(
-        "--names", type=arguments.names, default=tuple(BASELINES), metavar="A,B", help=", ".join(BASELINES)
-    )
+    names = (*FIXED, *PUBLISHED)
+    parser.add_argument("--names", type=arguments.names, default=names, metavar="A,B", help=", ".join(names))
     parser.add_argument(
         "--edge-survey",
         type=Path,

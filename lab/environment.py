@@ -5,7 +5,6 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgecloud.cli.script import VERSION
@@ -40,6 +39,8 @@ def environment(
 
 def version_of(package: str) -> str | None:
     """Of an installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecloud.cli import arguments, script
 from edgecloud.lab import cell as measuring
@@ -30,7 +30,9 @@ from edgecloud.lab.texts import now, say
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.extras import require
 from edgecloud.utils.files import write_atomically
-from edgecloud.utils.progress import DETAIL, Show, on_terminal
+
+if TYPE_CHECKING:
+    from edgecloud.utils.progress import Show
 
 HELP = "run an experiment: measure every cell with the real programs"
 CLOUD_START_S = 120.0
@@ -110,6 +112,8 @@ def main(options: argparse.Namespace) -> int:
     warned = doctor.warnings(mode.name, folder)
     for each in warned:
         script.complain(say("lab_warning", line=doctor.warning_line(each)))
+    from edgecloud.utils.progress import on_terminal
+
     with stopping_in_order(), on_terminal() as progress:
         failures = ExperimentRun(spec, folder, mode, why, progress, warned).everything()
     _, records = read(folder)
@@ -130,7 +134,7 @@ def check_models(spec: Spec) -> None:
     from edgecloud.net.codec import CODECS
 
     if "neurosurgeon" in spec.baselines:
-        require("sklearn")
+        require("sklearn", extra="lab")
     for name in spec.models:
         registry.lookup(name)
     for link in spec.links:
@@ -170,7 +174,7 @@ class ExperimentRun:
     folder: Path
     mode: Mode
     why: str
-    progress: Show
+    progress: "Show"
     warned: Sequence[doctor.Finding] = ()
     """What makes the numbers worse than they could be."""
     _done: dict[Key, list[CellRecord]] = field(default_factory=dict)
@@ -266,6 +270,8 @@ class ExperimentRun:
         done, all_of_them = self._share()
         cell = place.cell
         text = say("where", model=cell.model, cpu=cell.cpu or say("whole"), link=cell.link_name)
+        from edgecloud.utils.progress import DETAIL
+
         self.progress(f"{say('measuring')}{DETAIL}{text}: {what}", done / all_of_them)
 
     def _share(self) -> tuple[int, int]:

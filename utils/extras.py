@@ -7,7 +7,6 @@ that would be lost.
 """
 
 import re
-from importlib.util import find_spec
 
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.names import is_installed
@@ -32,16 +31,21 @@ IN_CHECKOUT = "make .venv/.ready installs what the project needs, and .venv/bin/
 class MissingLibraryError(AppError):
     """A library that an extra brings is not installed."""
 
-    def __init__(self, library: str) -> None:
-        self.library, self.extra = library, EXTRAS[library]
-        super().__init__(f"needs {package_of(library)}: {installs(library)}")
+    def __init__(self, library: str, extra: str = "") -> None:
+        self.library, self.extra = library, extra or EXTRAS[library]
+        super().__init__(f"needs {package_of(library)}: {installs(library, self.extra)}")
 
 
-def require(*libraries: str) -> None:
-    """Raise MissingLibraryError for the first of these that is not installed; KeyError where no extra brings it."""
+def require(*libraries: str, extra: str = "") -> None:
+    """Raise MissingLibraryError for the first of these that is not installed; `extra` is one that brings them all.
+
+    KeyError where no extra is given, and none of ours brings it.
+    """
+    from importlib.util import find_spec
+
     for library in libraries:
         if find_spec(library) is None:
-            raise MissingLibraryError(library)
+            raise MissingLibraryError(library, extra)
 
 
 def package_of(library: str) -> str:
@@ -49,12 +53,12 @@ def package_of(library: str) -> str:
     return PACKAGES.get(library, library)
 
 
-def installs(library: str) -> str:
+def installs(library: str, extra: str = "") -> str:
     """What to do about one that is missing or broken: here, in a checkout or in an installation."""
     if not is_installed():
         return IN_CHECKOUT
-    if library in EXTRAS:
-        return f"pip install '{PROJECT}[{EXTRAS[library]}]'"
+    if extra := extra or EXTRAS.get(library, ""):
+        return f"pip install '{PROJECT}[{extra}]'"
     return f"pip install --force-reinstall '{_requirement(package_of(library))}'"
 
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "python -m lab": "edgecloud-lab",
 }
 """By what the same is in a checkout."""
-_NAMED = re.compile(rf"(?<![\w./\\-])(?:{'|'.join(map(re.escape, COMMANDS))})(?![\w-]|[.:]\w)")
+_NAMED = rf"(?<![\w./\\-])(?:{'|'.join(map(re.escape, COMMANDS))})(?![\w-]|[.:]\w)"
 """No path that ends so, and no `deployment.py:build`, which is a function in a file of the user's."""
 
 
@@ -36,7 +36,7 @@ def typed(text: str) -> str:
     """A text with the names of our programs as they are typed here. What the user has written himself stays."""
     if not is_installed():
         return text
-    return _NAMED.sub(lambda found: found[0] if _is_given(found[0]) else COMMANDS[found[0]], text)
+    return re.sub(_NAMED, lambda found: found[0] if _is_given(found[0]) else COMMANDS[found[0]], text)
 
 
 def _is_given(name: str) -> bool:

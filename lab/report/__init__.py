@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write report.html, report.xlsx and report.md, and print the answer; 1 where nothing was measured."""
-    require("jinja2", "openpyxl", *(["matplotlib"] if options.png is not None else []))
+    require("jinja2", "openpyxl", *(["matplotlib"] if options.png is not None else []), extra="lab")
     from edgecloud.lab.records import SPEC, read
     from edgecloud.lab.report import html, markdown, workbook
     from edgecloud.lab.report.build import build

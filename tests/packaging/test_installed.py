@@ -5,17 +5,20 @@ The wheel is built, and installed by pip into a virtual environment of its own, 
 
 import json
 import os
+import re
 import shutil
+import signal
 import site
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgecloud import __version__
 from edgecloud.utils import names
-from tests.conftest import LONG_S, ROOT, Finished
+from tests.conftest import LONG_S, ROOT, Finished, until
 
 HOSTILE = ("models/__init__.py", "net/__init__.py", "utils.py", "cli.py", "lab/__init__.py", "edgecloud/__init__.py")
 COMMANDS = tuple(names.COMMANDS.values())
@@ -49,12 +52,16 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(where: Path, *command: object, **environment: str) -> Finished:
-    """In that folder, with nothing of this process's own Python settings."""
+def settings(where: Path) -> dict[str, str]:
+    """An environment without this process's own settings of Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE_"))}
-    settings = kept | {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(where / "cache")} | environment
-    words = list(map(str, command))
-    return Finished(subprocess.run(words, cwd=where, env=settings, capture_output=True, text=True, timeout=LONG_S))
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(where / "cache")}
+
+
+def run(where: Path, *command: object, **environment: str) -> Finished:
+    """In that folder."""
+    words, env = list(map(str, command)), settings(where) | environment
+    return Finished(subprocess.run(words, cwd=where, env=env, capture_output=True, text=True, timeout=LONG_S))
 
 
 def package(installed: Path) -> Path:
@@ -128,6 +135,18 @@ def test_nobody_who_listens_is_no_traceback(installed: Path, hostile: Path) -> N
         assert (done.code, done.stderr) == (code, told)
 
 
+@pytest.mark.parametrize("library", ["_json", "numpy"])
+def test_ctrl_c_at_the_start_ends_with_130(library: str, installed: Path, hostile: Path) -> None:
+    command = [installed / "edgecloud-edge", "-t", "le_net", "--point", "12", "--repeat", "1000000"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(list(map(str, command)), cwd=hostile, env=settings(hostile), **pipes) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        until(lambda: process.poll() is not None or {library, "numpy"} & set(re.split(r"[/.\s-]", maps.read_text())))
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=LONG_S)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
 def test_bash_completes_the_commands(installed: Path, hostile: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
@@ -143,10 +162,8 @@ def test_bash_completes_the_commands(installed: Path, hostile: Path) -> None:
 
 
 def test_a_library_that_is_broken_is_named_with_what_mends_it(installed: Path, hostile: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['-t', 'le_net']"
-    done = run(
-        hostile, installed / "python", "-I", "-c", f"{code}; from edgecloud.cli.commands import edge; sys.exit(edge())"
-    )
+    code = "import sys; sys.modules['torch'] = None; from edgecloud.cli.commands import edge; sys.exit(edge())"
+    done = run(hostile, installed / "python", "-I", "-c", code, "-t", "le_net")
     assert done.code == 1
     assert done.stderr.startswith("edgecloud-edge: cannot import torch (ModuleNotFoundError: ")
     assert "pip install --force-reinstall 'torch<" in done.stderr

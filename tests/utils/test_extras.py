@@ -11,12 +11,13 @@ from edgecloud.utils import extras, names
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, at, run_script
 
 CALLS = """
-import contextlib, importlib, io, json, sys
+import contextlib, importlib, io, json, logging, sys
 blocked, calls = json.loads(sys.argv[1])
 sys.modules.update(dict.fromkeys(blocked))
 found = []
 for name, arguments in calls:
     told = io.StringIO()
+    logging.root.handlers.clear()  # that of the call before
     with contextlib.redirect_stderr(told):
         try:
             code = importlib.import_module(f"edgecloud.{name}").main(arguments)
@@ -122,6 +123,8 @@ def test_an_installation_is_told_the_extra(library: str, monkeypatch: pytest.Mon
         extras.require("json", library)
     package, extra = extras.package_of(library), extras.EXTRAS[library]
     assert str(found.value) == f"needs {package}: pip install 'edge-cloud-inference[{extra}]'"
+    with pytest.raises(extras.MissingLibraryError, match=r"\[lab\]'$"):
+        extras.require(library, extra="lab")
     assert (found.value.library, found.value.extra, found.value.exit_code) == (library, extra, 1)
 
 
