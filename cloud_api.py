@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The cloud: keeps networks ready and runs for each edge the layers that it asks for."""
+"""The cloud: keeps networks ready and runs the requested layers for each edge."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Deployment: measure this device, fit predictors of what layers cost on it, say how good they are, and plan."""
+"""Deployment: measure this device, fit and evaluate predictors of layer times, and plan."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The edge: run one network together with a cloud, cut where the total time is least, and show the answer."""
+"""The edge: run one network together with a cloud, cut where the total time is lowest, and print the answer."""
 
 import os
 import sys

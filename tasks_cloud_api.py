@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The cloud for many tasks: as cloud_api.py, and requests that go together are computed together."""
+"""The cloud for many tasks: like cloud_api.py, with batches of compatible requests."""
 
 import os
 import sys

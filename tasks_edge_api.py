@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The edge for many tasks: a queue of inferences of mixed networks, each cut for the link of its moment, pipelined."""
+"""The edge for many tasks: a queue of mixed networks, each cut for the current link, pipelined."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The types of the scripts' arguments: each turns the text of a flag into its value, or says what is wrong with it.
+"""Argument types: each converts the text of a flag into its value, or raises an error.
 
 Every one raises argparse.ArgumentTypeError, which ends a script with one line and code 2. Times become seconds, sizes
 bytes.

@@ -1,4 +1,4 @@
-"""The flags of cloud_api.py and tasks_cloud_api.py: they differ in what they batch."""
+"""The flags of cloud_api.py and tasks_cloud_api.py, which differ only in batching."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Completion in the shell: what may follow on a command line, from the parsers themselves, without loading torch.
+"""Shell completion from the parsers themselves, without loading torch.
 
     eval "$(python -m cli.completion bash)"        also zsh; for fish: python -m cli.completion fish | source
     eval "$(_EDGE_CLOUD_COMPLETE=bash edgecloud-edge)"        the same of an installation

@@ -1,4 +1,4 @@
-"""A configuration file: TOML or YAML, keys spelled as the long flags are, one section for each program.
+"""Configuration files: TOML or YAML, keys named like the long flags, one section per program.
 
 What the values mean is the flags' business (cli/settings.py). Here a file becomes tables of texts, or one clear line.
 """

@@ -1,4 +1,4 @@
-"""The flags that several programs have, in groups: each function adds one of them to a parser."""
+"""Flags shared by several programs: each function adds a group of them to a parser."""
 
 import argparse
 import copy

@@ -1,4 +1,4 @@
-"""A plan of deployment.py, as JSON for programs and as text for people. docs/planning.md has the keys, a contract."""
+"""A plan of deployment.py, as JSON and as text. docs/planning.md has the keys, a contract."""
 
 from collections.abc import Iterable
 from dataclasses import asdict

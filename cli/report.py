@@ -1,4 +1,4 @@
-"""An outcome, as JSON for programs and as text for people. The JSON keys are a contract: see README.md."""
+"""The outcome of edge_api.py, as JSON and as text. The JSON keys are a contract: see docs/json.md."""
 
 import json
 from collections.abc import Iterable

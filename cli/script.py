@@ -1,4 +1,4 @@
-"""What every script shares when it runs: its parser, logs to stderr, answers to stdout, signals, and exit codes."""
+"""What all scripts share: the parser, logs to stderr, answers to stdout, signals, and exit codes."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""What flags get from elsewhere than the command line: the environment, then a configuration file, then their defaults.
+"""Values of flags from the environment and from a configuration file, before their defaults.
 
 Every value goes through the type and the choices of its flag, as its text on the command line would; an error says
 where it comes from. See docs/deploy.md.

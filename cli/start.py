@@ -1,4 +1,4 @@
-"""The first thing that a script does, before its imports take their time: what has to be right from the beginning.
+"""Process setup that has to happen before a script's slow imports.
 
 Imports nothing that is slow.
 """

@@ -1,4 +1,4 @@
-"""What many tasks came to, as JSON, tables and a workbook. The JSON keys are a contract: see docs/tasks.md."""
+"""The outcome of many tasks, as JSON, tables and a workbook. The JSON keys are a contract: see docs/tasks.md."""
 
 import csv
 import io

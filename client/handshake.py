@@ -1,4 +1,4 @@
-"""What every edge says to a cloud before it asks anything, and checks of what it hears."""
+"""The handshake of every edge with a cloud, and checks of the answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

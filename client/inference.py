@@ -1,4 +1,4 @@
-"""One call of edge_api.py: get ready, decide, measure, check. Returns plain values; cli.report shows them."""
+"""One call of edge_api.py: prepare, decide, measure, verify. Returns plain values; cli.report shows them."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What edge_api.py saw of its link, as a trace: the probe, and what every transfer made of its estimate."""
+"""Records the link of edge_api.py as a trace: the probe, and the estimate after every transfer."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The edge's end of one connection that many requests travel over at once: one thread sends, another one receives.
+"""One connection for many concurrent requests: one thread sends, another one receives.
 
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
 connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.

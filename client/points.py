@@ -1,4 +1,4 @@
-"""Several cuts of one network in one call: edge_api.py --points. Loaded, greeted and measured once, then cut after cut.
+"""Several cuts of one network in one call (edge_api.py --points): prepared once, measured one by one.
 
 points   all | auto | K | K-L | head=LAYER+LAYER..., each perhaps with :CODEC, several with commas between them
 auto     the edge's own choice, with the link probed anew just before

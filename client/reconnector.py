@@ -1,4 +1,4 @@
-"""Greeting a cloud that may be busy: it is asked again when it says, as long as there is time."""
+"""The handshake with a cloud that may be busy: retried when the cloud says, as long as there is time."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

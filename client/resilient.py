@@ -1,4 +1,4 @@
-"""An edge that answers whatever becomes of its cloud: what the cloud does not do is done here.
+"""An edge that always answers: if the cloud fails, the edge completes the inference.
 
 `client.fallback` has the rules, this module the connection. One thread computes and asks; while the cloud is away
 another one greets it again, because a cloud that has just started may need many seconds for that, and no inference

@@ -1,1 +1,1 @@
-"""How the segments of a network run: executors, the compute worker, batching, and what packing costs."""
+"""Running the segments of a network: executors, the compute worker, batching, and codec costs."""

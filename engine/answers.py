@@ -1,4 +1,4 @@
-"""Whether an answer is that of the whole network, what the whole network answers, and the classes that it names.
+"""Comparison of an answer with that of the full model, and the classes that it names.
 
 An answer is the arrays of a network's outputs. One of shape (1, rows, classes) has several rows, any other is one row.
 """

@@ -1,4 +1,4 @@
-"""Who is next on the cloud: one line for each edge, taken in turns, and requests that can be computed together.
+"""Fair scheduling on the cloud: one queue per edge, served in turns, with batches of compatible requests.
 
 Pure: no thread, no clock. `engine.worker` holds the lock.
 """

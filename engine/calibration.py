@@ -1,4 +1,4 @@
-"""How often the answer stays the same when the tensor at a cut is rounded: deployment.py calibrate.
+"""Accuracy of lossy codecs at each cut: deployment.py calibrate.
 
 The tensor after each point that could be worth sending is packed and unpacked, and the rest of the network runs on what
 comes out. A lossy codec is used only where that was tried on pictures, and only if few enough answers changed.

@@ -1,4 +1,4 @@
-"""How a segment runs: load it, run arrays through it, and say how long that took.
+"""Executors: load a segment, run arrays through it, and time it.
 
 Torch is the first back-end; another one is a class with the methods of `Executor` and a row in `BACKENDS`. A back-end's
 name is part of the key of every profile, since it changes every time.

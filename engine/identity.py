@@ -1,4 +1,4 @@
-"""What a side says of its network in HELLO, so that the other one can tell whether it is the same."""
+"""The identity of a network in HELLO, so that both sides can compare it."""
 
 import hashlib
 from collections.abc import Sequence

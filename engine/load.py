@@ -1,4 +1,4 @@
-"""How much slower a cloud computes than when idle: what it did lately beside what its profile says."""
+"""The load of a cloud: its recent slowdown relative to its profile."""
 
 import threading
 import time

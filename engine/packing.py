@@ -1,4 +1,4 @@
-"""What it takes to pack the tensors of one network on this device: sizes and seconds, measured on a real input.
+"""Codec costs of one network on this device: sizes and seconds, measured on a real input.
 
 Sizes differ from input to input, so they are what one input gave; seconds are a rate for each codec, for a single small
 tensor is too short to be timed. Unpacking is the cloud's, and reckoned at this device's rate, which overstates it.

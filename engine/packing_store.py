@@ -1,4 +1,4 @@
-"""What packing costs, by network: sizes and rates that were measured once and are kept on disk. No torch.
+"""Codec costs on disk, by network. No torch.
 
 `engine.packing` measures and writes them; `deployment.py plan` reads them, so that it plans with what the edge knows.
 """

@@ -1,4 +1,4 @@
-"""Where a network's times come from: measured on this machine, or predicted from layers measured before.
+"""The source of a network's layer times: measured on this machine, or predicted.
 
 measured    the network is measured here, once, and the times kept
 predicted   nothing of it is run; needs predictors that were fitted on this machine

@@ -1,4 +1,4 @@
-"""One thread that computes, fed by a bounded queue: requests wait in line instead of slowing each other down."""
+"""The compute thread and its bounded queue: requests are queued instead of slowing each other down."""
 
 import threading
 import time

@@ -1,1 +1,1 @@
-"""Experiments: devices, links and cuts through the real programs, on links that are shaped; and reports of them."""
+"""Experiments: devices, shaped links and cuts with the real programs, and reports of them."""

@@ -1,4 +1,4 @@
-"""What others would run where: their published rules, written from the papers, on the same numbers that ours has.
+"""Published partitioning methods, implemented from the papers, on this project's numbers.
 
 all-edge, all-cloud, all-cloud-8bit, all-cloud-jpeg    one place for everything; the cloud gets float32, or the
                 picture's 8-bit pixels, as they are or as a JPEG

@@ -1,4 +1,4 @@
-"""Measuring one cell: the real edge, asked for one cut after the other, and what it answers made into records."""
+"""Measures one cell: runs the real edge cut by cut and converts its output into records."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A control group with a quota of processor time, in version 1 or 2 of Linux's control groups. Needs root."""
+"""A control group with a CPU quota, in version 1 or 2 of Linux's control groups. Needs root."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Who chooses a cut in the lab, by the names that stand in its records; lab.rules has how they choose. Pure.
+"""Names of the ways to choose a cut, as in the records; lab.rules implements them. Pure.
 
 A new baseline is a row in `FIXED`; or a function in lab/baselines.py, and its name in `PUBLISHED`.
 """

@@ -1,4 +1,4 @@
-"""What the baselines would choose, from what is on this machine: `python -m lab baselines`.
+"""The choices of the baselines from data on this machine: `python -m lab baselines`.
 
     python -m lab baselines -t alex_net --bandwidth 5mbit --emulate-cpu 0.3
 

@@ -1,4 +1,4 @@
-"""python -m lab compare DIR DIR: whether two runs of the same cells, such as both modes, come to the same."""
+"""python -m lab compare DIR DIR: whether two runs of the same cells, such as both modes, agree."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python -m lab doctor: what this machine can do for experiments, and what to do about the rest."""
+"""python -m lab doctor: checks this machine for experiments, and how to fix what is missing."""
 
 import argparse
 import json

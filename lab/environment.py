@@ -1,4 +1,4 @@
-"""What a machine is, for the numbers that are measured on it."""
+"""The description of a machine that is stored with its measurements."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Which measurements an experiment needs, which of them are there, and what they say. Pure."""
+"""The measurements that an experiment needs, those that exist, and their results. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Two hosts on one Linux machine: network namespaces joined by a cable that `tc tbf` shapes. Needs root."""
+"""Two hosts on one Linux machine: network namespaces joined by a veth pair shaped by `tc tbf`. Needs root."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the edge's own probe sees of the link to a running cloud, beside iperf3 where there is one.
+"""The edge's probe of the link to a running cloud, next to iperf3 if available.
 
     python -m lab link 192.168.1.20:9999 --token-file token.txt
 

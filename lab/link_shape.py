@@ -1,4 +1,4 @@
-"""What a relay emulates: rates over time, a round trip, and faults. Pure."""
+"""The shape of an emulated link: rates over time, a round trip, and faults. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Makes the three traces in lab/links. They are made up, not measured: each resembles one kind of link, no place.
+"""Generates the three traces in lab/links. They are synthetic: each resembles one kind of link.
 
     python -m lab.made_links [FOLDER]
 

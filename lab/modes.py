@@ -1,4 +1,4 @@
-"""The modes of the lab by name, the better one first."""
+"""The modes of the lab by name, the preferred one first."""
 
 from edgecloud.lab import emulated, hosts
 from edgecloud.lab.testbed import Mode

@@ -1,4 +1,4 @@
-"""The real programs of one cell, started by the lab: what they print comes line by line, logs go to a file."""
+"""The real programs of one cell: their output line by line, their logs in files."""
 
 import contextlib
 import os

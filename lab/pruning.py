@@ -1,4 +1,4 @@
-"""Which fixed points can still be the best of a cell: those that a lower bound does not rule out.
+"""Fixed points that can still be optimal in a cell: those that a lower bound does not exclude.
 
 Pure, but for `floor_of`, which reads a power profile.
 

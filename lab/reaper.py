@@ -1,4 +1,4 @@
-"""A small process that outlives the lab, whatever ends it, and takes back what the lab made.
+"""A small process that outlives the lab and cleans up after it.
 
 Namespaces, control groups and the programs on them are made by the cleaner, or told to it. It reads orders from its
 standard input, one JSON line each, and answers each with one; when its input ends, because the lab is done, crashed or

@@ -1,4 +1,4 @@
-"""What the lab keeps: one JSON line for each measurement, and the environment that all of them share.
+"""The lab's records: one JSON line per measurement, and the environment that all of them share.
 
 Lines are only ever appended, each one flushed and synced before the next measurement. A crash can leave half a line at
 the end; `open_records` cuts it off, and `read` passes over it.

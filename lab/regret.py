@@ -1,4 +1,4 @@
-"""Regret: what the automatic choice costs more than the best of its cell, and how much of that is noise. Pure.
+"""Regret: the extra cost of the automatic choice over the best of its cell, and its noise. Pure.
 
     regret = max(0, chosen / best - 1)
 

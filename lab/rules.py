@@ -1,4 +1,4 @@
-"""How the baselines of the lab choose in a cell. Light: what a rule needs is imported when it is asked. Pure.
+"""How the baselines choose in a cell. Light: a rule imports what it needs on use. Pure.
 
 Each is told what the edge found out in the same cell, and answers what `edge_api.py --points` takes: a point with a
 codec such as `22:raw`, or for a cut of several tensors `head=LAYER+LAYER:raw` with all layers of the edge.

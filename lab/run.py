@@ -1,4 +1,4 @@
-"""python -m lab run: every cell of an experiment through the real programs, each measurement kept as it is made."""
+"""python -m lab run: every cell of an experiment with the real programs, each measurement saved at once."""
 
 import argparse
 import os

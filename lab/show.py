@@ -1,4 +1,4 @@
-"""What `lab run` and `lab compare` print."""
+"""Output of `lab run` and `lab compare`."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median

@@ -1,4 +1,4 @@
-"""What an experiment consists of: read from a TOML file or from flags, checked, and written down as understood."""
+"""The specification of an experiment: read from a TOML file or from flags, checked, and written back."""
 
 import json
 import tomllib

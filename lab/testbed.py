@@ -1,4 +1,4 @@
-"""Where experiments take place: two ways to have an edge, a cloud and a slow link on one machine, behind one interface.
+"""Testbeds: two ways to run an edge, a cloud and a slow link on one machine, behind one interface.
 
 hosts      two network namespaces, a cable shaped by tc, and a control group's quota of processor time; root on Linux
 emulated   a relay and --emulate-cpu; any system

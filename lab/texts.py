@@ -1,4 +1,4 @@
-"""What the commands of the lab say, in more than one language: every text by a key, from the file of the language.
+"""Translations of the lab's commands: every text by a key, from the file of the language.
 
 en.toml and zh.toml beside this module have the same keys. Templates come from these files only, values fill them in;
 the report has files of its own, lab/report/*.toml. What is written down or is JSON stays English: `retold` says such a

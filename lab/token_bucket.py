@@ -1,4 +1,4 @@
-"""How a cable is shaped: the token bucket of `tc tbf`, for links that stay as they are and for those that change. Pure.
+"""The token bucket of `tc tbf`, for constant and for changing links. Pure.
 
 burst   what gets through at once when the link was idle, and after each change, which fills the bucket. A transfer is
         shorter by it, so it is small: a packet, since the kernel drops what is larger, and 0.6 ms of the rate, since

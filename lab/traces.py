@@ -1,4 +1,4 @@
-"""Links that change: a rate for every moment, read from a CSV file, and played by the relay or by `tc`.
+"""Traces: a rate for every moment, read from a CSV file, and replayed by the relay or by `tc`.
 
     # anything
     seconds,mbit

@@ -1,1 +1,1 @@
-"""What is run: networks, their graphs, their weights and their inputs."""
+"""Networks, their graphs, their weights and their inputs."""

@@ -1,4 +1,4 @@
-"""Arrays in .npy files: the head is looked at before the body is read, and no Python object is ever made."""
+"""Arrays in .npy files: the header is checked before the body is read, and no Python object is created."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a .wav file to what an acoustic network reads: log-mel energies of short frames, each with its neighbours.
+"""Converts .wav files to log-mel energies of short frames with their neighbors.
 
 The steps are those of Kaldi's `compute-fbank-feats`, `apply-cmvn` and `splice-feats`: frames of 25 ms every 10 ms,
 without their mean, pre-emphasised, windowed; 40 triangles on the mel scale from 20 Hz to 8 kHz; the logarithm; mean and

@@ -1,4 +1,4 @@
-"""What a network makes of the values of its input that cannot cross a cut: numbers, and tensors of no fixed shape.
+"""Values computed from the input that cannot cross a cut: numbers, and tensors of no fixed shape.
 
 A number that depends on shapes alone is a constant, since the shape of the input is fixed. One that depends on values
 (`(x > 50).sum().item()`) is another one for every input, and so is the size of `x[x > 0]`. Neither may become a

@@ -1,4 +1,4 @@
-"""Running what a user wrote to build a network, so that it comes out the same wherever and however often it is run.
+"""Runs a user's build() reproducibly.
 
 Nothing of it is changed or intercepted: the generators of torch, numpy and random are seeded before it and put back
 after it, and that is all. Memory that it takes and never writes would come out differently each time, or all zeros by

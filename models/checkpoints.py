@@ -1,4 +1,4 @@
-"""Reading files of weights: whatever wraps a network's tensors is taken off, and said; nothing in a file is ever run.
+"""Reads weights files: wrappers are removed and reported; nothing in a file is executed.
 
 A file is told by what is in it, not by its name: safetensors, torch.save with only plain data in it, or the index.json
 of tensors that lie in several files. Training frameworks put a network's tensors under a key (`state_dict`, `model`,

@@ -1,4 +1,4 @@
-"""Networks of one's own: a Python file with one function. See docs/networks.md.
+"""Custom models: a Python file with one function. See docs/networks.md.
 
 Loading one runs its code, so only names from our own command line get here, never one that came over the network.
 """

@@ -1,4 +1,4 @@
-"""What tells the numbers of one network from those of another: a digest of all of them, and the first that differ."""
+"""Digests of a network's numbers, and the first that differ."""
 
 import hashlib
 from collections.abc import Iterable, Iterator

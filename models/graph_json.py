@@ -1,4 +1,4 @@
-"""Graphs as JSON documents: read with care, since people write them by hand, and written for kept profiles. Pure.
+"""Graphs as JSON documents: checked when read, written for saved profiles. Pure.
 
     {"layers": [{"id", "inputs": [ids], "out_bytes", ...}, ...], "outputs": [ids]}
 

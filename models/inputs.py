@@ -1,4 +1,4 @@
-"""What goes into a network: an image, a recording or a sentence through its own preprocessing, or a saved tensor."""
+"""Inputs of a network: an image, a recording or a sentence with its preprocessing, or a saved tensor."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Handing a captured network from one process of ours to another: its parameters once, in memory that both see.
+"""Passes a captured network to another process, with its parameters once, in shared memory.
 
 The process that loads a network puts the parameters into an anonymous file (`share`), captures the graph over them,
 and sends what `pack` makes, with the file. The other one maps the file, so nothing is copied. What is packed is a

@@ -1,4 +1,4 @@
-"""Pictures: the one place where a picture's file is opened. It is decoded as data, and no program is started for it.
+"""Images: the only place where an image file is opened. It is decoded as data, without starting a program.
 
 Pillow hands an EPS to Ghostscript, a program, whatever its file is called. So only plain decoders are asked.
 """

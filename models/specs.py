@@ -1,4 +1,4 @@
-"""What a layer computes, in the numbers that its time depends on: work, bytes, and shape.
+"""The features of a layer that determine its time: work, bytes, and shape.
 
 A layer's `kind` in the graph is torch's name for it. Here it gets the name that predictors are kept under: `conv` for
 what torch calls Conv2d or conv2d. To teach the program another layer, add a row to `_DESCRIBE`.

@@ -1,4 +1,4 @@
-"""Running the nodes of a graph one after the other, without generating code for them.
+"""Runs the nodes of a graph one by one, without generating code for them.
 
 torch.fx writes Python source for every graph that is to run, compiles it, and keeps the source for ever. A cloud runs
 whatever layers its edges ask for, so there are as many graphs as edges think of: here a graph becomes a list of calls,

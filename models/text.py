@@ -1,4 +1,4 @@
-"""From a sentence to the windows of word vectors that SENNA's networks read. Pure.
+"""Converts a sentence to the word-vector windows of SENNA's networks. Pure.
 
 **The vectors are not SENNA's trained ones.** They are drawn from a seed that the word itself gives (SHA-256, then
 numpy's PCG64, whose stream is specified), so that every word has one, the same on every machine, and no table has to

@@ -1,4 +1,4 @@
-"""torchvision for everyone here, also where its compiled operators cannot load (a CUDA wheel beside a CPU torch).
+"""Imports torchvision even if its compiled operators cannot load (a CUDA wheel with a CPU torch).
 
 PyPI's torchvision for x86-64 Linux is a CUDA build. Beside a CPU torch its import fails on two registrations that
 nothing guards. The models and the preprocessing need neither, so on exactly that error the two schemas are declared

@@ -1,1 +1,1 @@
-"""How tensors travel: frames, messages, connections, and what the link is like."""
+"""The network: frames, messages, connections, codecs, and the link estimate."""

@@ -1,4 +1,4 @@
-"""Whole numbers of 8, 6 or 4 bits instead of float32: the form of the codecs int8, int6 and int4. Pure.
+"""Affine quantization to 8, 6 or 4 bits: the codecs int8, int6 and int4. Pure.
 
 Each is a whole number of steps from the smallest to the largest, as in Choi and Bajic, "Deep feature compression for
 collaborative object detection" (arXiv 1802.03931); but zero stays exactly zero wherever the range holds it, because

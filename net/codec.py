@@ -1,4 +1,4 @@
-"""Codecs by name: what makes a tensor smaller before it travels, and back again whatever a stranger sends. Pure.
+"""Codecs by name: encode tensors, and decode untrusted input safely. Pure.
 
 A codec is a form (net.encodings) and perhaps a compressor: zstd, where its name ends in `+zstd`, or JPEG for
 pixels (net.jpeg); the parameters lie in front as they are. Byte planes before zstd are left out: on real activations

@@ -1,4 +1,4 @@
-"""One TCP connection that carries frames: whole frames or an error, never a part, never a wait without an end."""
+"""One TCP connection that carries frames: whole frames or an error, with a deadline on every wait."""
 
 import contextlib
 import fcntl

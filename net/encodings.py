@@ -1,4 +1,4 @@
-"""What the numbers of a tensor become before they travel: themselves, half precision, or a few bits each. Pure.
+"""Encodings of a tensor's numbers: unchanged, half precision, or a few bits each. Pure.
 
 A form makes parameters and codes, both bytes, of an array, and an array of them again. numpy only. The few bits are in
 net.affine. All work on pieces that stay in the cache, and in place: fresh memory costs more than the arithmetic.

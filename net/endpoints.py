@@ -1,4 +1,4 @@
-"""Sockets by address: to listen on every address that a host has, and to reach one of them in time."""
+"""Sockets by address: listen on all addresses of a host, or connect to one of them in time."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""The running estimate of a link while tasks travel: quick down, slow up, with hysteresis.
+"""The running estimate of a link: quick to fall, slow to rise, with hysteresis.
 
 A probe holds tasks up, so between probes the tasks themselves are the samples. They are rough: a task that met a stall
 looks like a slow link, and one that came out of a buffer like a fast one. The two errors do not cost the same. Who

@@ -1,4 +1,4 @@
-"""Frames: the unit that travels. Pure, no socket; docs/wire.md is the specification.
+"""Frames. Pure, no socket; docs/wire.md is the specification.
 
 magic(4) version(1) type(1) flags(2) header_len(u32) payload_len(u64)   all big-endian
 header    a pickle of plain data, see net.plain_pickle

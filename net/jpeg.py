@@ -1,4 +1,4 @@
-"""The 8-bit pixels of a picture as a baseline JPEG: optional, since a library for pictures reads what strangers send.
+"""The 8-bit pixels of an image as a baseline JPEG: optional, because a library decodes untrusted input.
 
 Before it does, the file is walked here, marker by marker: it has to be as `compress` writes it, of just the size that
 the tensor's shape says. One scan of all components; no progressive or arithmetic coding, no restarts, thumbnails,

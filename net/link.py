@@ -1,4 +1,4 @@
-"""What the link is like: upload and download rate, and round-trip time.
+"""The link: upload and download rate, and round-trip time.
 
 A transfer of n bytes takes rtt + n / rate, so one transfer cannot tell the two apart: bytes / elapsed is wrong by a
 factor of up to 60 for small ones. Several sizes are sent, and the line through them gives both.

@@ -1,4 +1,4 @@
-"""What the two sides say to each other: one frozen dataclass for each frame type, checked field by field.
+"""Messages: one frozen dataclass for each frame type, checked field by field.
 
 Pure, no socket. Fields that a header has and the dataclass has not are ignored, so that a later version can add some.
 Fields with a default need not be sent, and are not where they have it.

@@ -1,4 +1,4 @@
-"""What a cloud counts, as hooks: who keeps the figures is somebody else's affair (server.prometheus), or nobody's."""
+"""Metrics hooks of a cloud; server.prometheus implements them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

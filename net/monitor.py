@@ -1,4 +1,4 @@
-"""A job that runs every so often in the background, with APScheduler: how an edge keeps its link estimate current."""
+"""A periodic background job, with APScheduler, that keeps the link estimate current."""
 
 import logging
 from collections.abc import Callable

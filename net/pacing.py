@@ -1,4 +1,4 @@
-"""How much a source may ask for of what costs no computing: buckets of tokens. Pure: it is told the moment.
+"""Rate limits of a source: token buckets. Pure: the caller passes the time.
 
 What is answered at once (STATUS, PROBE, HELLO, a refusal) holds the interpreter, which everybody needs; what is
 computed waits in line, where turns are fair. So the first kind is paid for, and who has no tokens left waits before the

@@ -1,4 +1,4 @@
-"""One page over HTTP, for who watches a cloud: a budget of its own, so that no crowd there takes what edges need.
+"""The metrics page over HTTP, with its own limits, so that its clients take no resources from edges.
 
 One thread serves all visitors, in turns, and never waits for one of them. A visitor has a few seconds to ask and to
 take the answer; where all places are taken, the one that has been there longest without asking makes room.

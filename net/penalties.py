@@ -1,4 +1,4 @@
-"""Whom a cloud lets in: failures of a source add up to a time in which it is turned away, as OpenSSH does it.
+"""Admission control: failures of a source add up to a time in which it is blocked, as in OpenSSH.
 
 Pure, no clock and no socket: every method is told the moment. A source is an IPv4 address or an IPv6 /64, which one
 customer has. Each failure adds seconds to the moment until which the source is penalised. Below `least_s` from now

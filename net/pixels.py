@@ -1,4 +1,4 @@
-"""Pictures that were normalised for a network, as the 8-bit pixels that they are made of: a quarter, and no bit lost.
+"""Normalized images as their 8-bit pixels: a quarter of the size, without loss.
 
 What normalises is `(pixel / 255 - mean) / std` for each channel, in float32. The receiver does it again, so the
 preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode strangers'

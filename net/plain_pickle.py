@@ -1,4 +1,4 @@
-"""Pickles that can carry nothing but data. Pure.
+"""Pickles that contain only data. Pure.
 
 A pickle is a program for a small stack machine; a hostile one imports and calls what it likes. Here is a machine that
 knows only the instructions that build None, bool, int, float, str, bytes, list, tuple and dict, so there is nothing to

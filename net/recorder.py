@@ -1,4 +1,4 @@
-"""Writing down what an edge sees of its link while it runs, as a trace that the lab can play again.
+"""Records the link while an edge runs, as a trace for the lab.
 
 The file is a CSV with the columns of HEADER: seconds since the first estimate, strictly rising from 0, and the
 estimated upload in mbit, 0 while there is no connection. Each line is written when it is known, so that a program that

@@ -1,4 +1,4 @@
-"""What the refusals of a cloud mean on the edge: which error they become there, and so which exit code. Pure."""
+"""Refusals of a cloud as errors of the edge, and so as exit codes. Pure."""
 
 from edgecloud.net.messages import Error
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError

@@ -1,4 +1,4 @@
-"""Who may talk to this cloud."""
+"""Tokens, and the rule for non-loopback addresses."""
 
 import hmac
 import os

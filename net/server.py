@@ -1,4 +1,4 @@
-"""A TCP server: one thread for each connection, limits on their number, and an end that waits for work in hand."""
+"""A TCP server: one thread per connection, connection limits, and draining."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What all connections of one source have together: its tokens, and what it has outstanding. For any thread."""
+"""State shared by all connections of one source: its tokens, and its outstanding requests. Thread-safe."""
 
 import threading
 import time

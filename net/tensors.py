@@ -1,4 +1,4 @@
-"""Tensors on the wire: plain descriptions in the header, bytes in the payload. Knows numpy, not torch. Pure.
+"""Tensors on the wire: descriptions in the header, bytes in the payload. Uses numpy, not torch. Pure.
 
 A tensor travels as `(dtype, shape, codec, buffer index)`, dtype and shape those of the original; the header's list of
 buffer sizes says where in the payload each buffer lies. Everything is checked against the limits, and the sizes against

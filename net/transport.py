@@ -1,4 +1,4 @@
-"""What carries the bytes of a connection: a TCP socket, or TLS over one (net.tls)."""
+"""The transport of a connection: a TCP socket, or TLS over one (net.tls)."""
 
 import socket
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The cut of any graph with the shortest longest stage: what counts when tasks come faster than they are done. Pure.
+"""The cut with the minimum bottleneck stage of any graph, for tasks that arrive faster than they finish. Pure.
 
     longest(cut) = max(edge seconds of the head, boundary bytes / upload, load * (cloud seconds of the tail + start))
 

@@ -1,4 +1,4 @@
-"""A walk over every cut whose longest stage may be the shortest: a network that is nearly a chain has few. Pure."""
+"""Branch and bound over the cuts that may have the minimum bottleneck stage. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Choosing a point: every cut that one tensor crosses is predicted, and the least total wins.
+"""Choosing a point: every single-tensor cut is predicted, and the lowest total wins.
 
 The scan adds one layer at a time, so it costs one evaluation of the formula for each point and no forward pass.
 """

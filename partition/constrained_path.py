@@ -1,5 +1,4 @@
-"""The ways through the steps of a network, each step on the edge or on the cloud, of which the best one may be paid
-for no more than a limit. Pure: knows seconds and what they count, no network.
+"""Constrained shortest path: the best side for each step of a network under a cost limit. Pure: seconds, no network.
 
 Least value under a limit on the seconds that are paid for is a shortest path with one constraint in a graph of (step,
 place), as JointDNN states it (Eshratifar et al., arXiv 1801.08618, section 2.3). That is NP-complete, for a knapsack

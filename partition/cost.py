@@ -1,4 +1,4 @@
-"""The one cost formula. Every search calls it, and the measured times are compared with it.
+"""The cost formula. Every search uses it, and measured times are compared with it.
 
     latency = edge seconds of the head + encode + rtt + boundary bytes / upload
               + queue wait + decode + load * cloud seconds of the tail + result bytes / download

@@ -1,4 +1,4 @@
-"""From what is wanted to what runs where: chooses the search, and says which it was and whether it is exact.
+"""From an objective to a placement: selects the search, and reports its name and whether it is exact.
 
 objective   partition.objectives has them
 method      chain       cuts of one tensor, all tried

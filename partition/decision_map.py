@@ -1,4 +1,4 @@
-"""All bandwidths at which the best cut changes, found once, so that a running edge decides by looking it up.
+"""All bandwidths at which the best cut changes, computed once, so that a running edge only looks it up.
 
 With everything else fixed, what a cut costs is a straight line in one over the upload rate, and the best cuts are the
 lower envelope of these lines. For a chain the lowest line anywhere is found by trying every point, for a graph by a

@@ -1,4 +1,4 @@
-"""The lower envelope of lines, found by asking for the least one at a few places (Eisner and Severance, 1976).
+"""The lower envelope of lines, from evaluations at a few places (Eisner and Severance, 1976).
 
 What a cut costs is a line in one over the bandwidth, or in the weight of energy against latency. Nobody can list the
 lines of all cuts of a graph; but a search finds the lowest one anywhere, and where two neighbours of the envelope

@@ -1,4 +1,4 @@
-"""The cut with the shortest longest stage of any graph, as a mixed-integer program. Pure.
+"""The cut with the minimum bottleneck stage of any graph, as a mixed-integer program. Pure.
 
     minimise T   subject to   every stage <= T
     x[v] in {0, 1}            1 where layer v runs on the edge; 1 for the input

@@ -1,4 +1,4 @@
-"""How each tensor travels: the codec that is best for a link, of those that are allowed.
+"""The codec of each tensor: the best allowed one for a link.
 
 A tensor is packed on the edge, sent, and unpacked on the cloud; which codec takes least depends on the link, so it is
 chosen anew for each decision, before the cut: what one tensor costs does not depend on which others cross.

@@ -1,4 +1,4 @@
-"""Latency against energy: every cut that may be wanted by somebody, and what it asks and gives.
+"""The Pareto front of latency and energy.
 
 A cut belongs to the front where no other is at least as good in both and better in one. Those on the front's convex
 hull are the best cuts for some price of a joule in seconds, and are found by trying all prices that matter

@@ -1,5 +1,4 @@
-"""The best placement that may go back and forth between edge and cloud, where there is a limit on what the cloud's work
-may cost. Pure.
+"""The best placement of alternating parts on edge and cloud under a limit on the cloud cost. Pure.
 
 A graph is contracted to the chain of its points: step i holds the layers after point i - 1 up to and including point i,
 so that a block of a residual network stays in one place. Which steps run where is then a shortest path with one

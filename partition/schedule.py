@@ -1,4 +1,4 @@
-"""Cuts and order for tasks that are all there at the start, so that the last one ends early. Pure.
+"""Cuts and order for a closed queue of tasks, so that the last one ends early. Pure.
 
 A task passes EDGE (its head), LINK (its boundary) and CLOUD (its tail), each of which serves one task at a time, and
 all three in the same order of tasks: a permutation flow shop with three machines. Every task has options, the points

@@ -1,4 +1,4 @@
-"""Cuts for a stream of tasks: what counts is the longest stage, for the stages of different tasks overlap. Pure.
+"""Cuts for a stream of tasks: the bottleneck stage counts, because stages of different tasks overlap. Pure.
 
     throughput = 1 / max(edge seconds of the head + packing, packed bytes / upload, unpacking + load * cloud seconds)
 

@@ -1,1 +1,1 @@
-"""How long a layer takes on this device."""
+"""Layer times on this device: measuring and predicting."""

@@ -1,4 +1,4 @@
-"""The building blocks of random networks: those of real families, with sizes of their own. Pure: no torch.
+"""Building blocks of random networks, from real families. Pure: no torch.
 
 A block appends its operations to a draft, behind a picture of shape (1, C, H, W), and returns True; where it does not
 fit it returns False, having done nothing. To have another kind of layer measured, add a block to BLOCKS, or, where few

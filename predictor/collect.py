@@ -1,4 +1,4 @@
-"""Measuring layers over the designed space: random networks, one after the other, until the budget is spent.
+"""Measures layers of random networks until the budget is used up.
 
 The measuring adapts: after each round a quick model is tried on networks that it has not seen. Blocks that hold the
 kinds it gets wrong are drawn more often, and some networks start where a badly predicted layer stood (nn-Meter, Zhang

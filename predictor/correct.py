@@ -1,4 +1,4 @@
-"""Learning from real inferences: a factor for each kind of layer that what was predicted is multiplied by.
+"""Corrections from real inferences: a factor per layer kind for the predictions.
 
 What is measured is a whole stage, many layers of several kinds. The step is that of normalised least mean squares
 (Widrow and Hoff, 1960): every kind moves in proportion to its share of the stage, so that the next prediction of the

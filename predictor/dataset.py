@@ -1,4 +1,4 @@
-"""Measured layers as rows, and the files that hold them: a folder of CSV, one for each kind, or a workbook.
+"""Measured layers as rows, in a directory of CSV files, one per kind, or in a workbook.
 
 A row keeps every raw time. It also says where it was measured, so that nothing mixes the times of two devices, and
 which network it was part of, so that no layer is tested with what a neighbour of it taught.

@@ -1,4 +1,4 @@
-"""Which layers to measure: random small networks whose blocks are those of real families, with shapes of their own.
+"""Which layers to measure: small random networks with blocks of real families.
 
 A layer is measured inside a network, since there it costs what it costs: its input has just been made, its weights
 were pushed out of the cache by those of the others, its output lands in memory that was just let go. The blocks are

@@ -1,4 +1,4 @@
-"""A random network in the making: operations one after the other, within what the network may cost. Pure: no torch."""
+"""A random network in the making, within a cost limit. Pure: no torch."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a device draws while it computes, sends, and waits: profiles in YAML, and a meter where the machine has one.
+"""Power of a device for compute, transmission and idle: profiles in YAML, and energy meters.
 
 The formula that turns them into joules is in `partition.cost`. A profile's numbers are a model; a meter's are measured;
 whoever shows one says which.

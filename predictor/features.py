@@ -1,4 +1,4 @@
-"""What a predictor sees of a layer: one table of numbers, the same for training and for prediction. Pure.
+"""Features of a layer: one table of numbers, the same for training and for prediction. Pure.
 
 A layer alone and a layer in its network cost different times: what ran before it decides what is left in the caches,
 for its data as for its code. So the table has columns for the layer, for the one that ran before it, and for the

@@ -1,4 +1,4 @@
-"""Fitted predictors: what every layer of a network takes on this machine, without ever running it.
+"""Fitted predictors: layer times of a network without running it.
 
 The sum of layers is not the whole: a pass after a rest takes longer at its start, since the processor has gone to
 sleep and its caches to others. `Start` is what that adds, fitted on networks that were run both ways. The other half

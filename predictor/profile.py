@@ -1,4 +1,4 @@
-"""What was measured of one network on one device, in place: every pass, layer by layer, and some whole tails. Pure.
+"""Measured times of one network on one device: every pass, layer by layer, and some tails. Pure.
 
 How it is measured, and why so, stands in predictor.timing.
 """

@@ -1,4 +1,4 @@
-"""How good predictors have to be to be of use, and how errors are told. Pure.
+"""Accuracy limits of predictors, and the format of errors. Pure.
 
 Every error here is of networks that a regression had not seen: whole networks are held out at a time.
 """

@@ -1,4 +1,4 @@
-"""What work takes under a quota of processor time. Pure.
+"""Elapsed time of work under a CPU quota. Pure.
 
 A group that may have `quota = share * period` seconds of each period runs at full speed until they are used up, then
 stands still until the next period. Work of w seconds that begins after a rest, anywhere in a period with t seconds of

@@ -1,4 +1,4 @@
-"""The forms a regression can have. All are fitted on one table of features and give seconds, never below zero. Pure.
+"""Regressors. All are fitted on one table of features and return seconds, never below zero. Pure.
 
 linear, logarithmic   the paper's two forms on the paper's variables (Kang et al., ASPLOS 2017, section 5.1): least
                       squares on seconds, and on their logarithm

@@ -1,4 +1,4 @@
-"""Measured profiles on disk, one file for each key. What cannot be trusted is set aside and measured again."""
+"""Measured profiles on disk, one file per key. Damaged ones are set aside and measured again."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Building a designed network in torch."""
+"""Builds a designed network in torch."""
 
 import operator
 from collections.abc import Callable

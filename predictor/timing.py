@@ -1,4 +1,4 @@
-"""Measuring the layers of one network on this device, in place.
+"""Times the layers of one network on this device, in the network.
 
 A layer alone costs something else than a layer inside its network: caches are cold or warm, memory is fresh or
 reused. So the clock is read between the layers of whole forward passes on a real input, in the same steps

@@ -1,4 +1,4 @@
-"""Fitting one regression for each kind of layer, and saying how good each form is on layers it has not seen. Pure.
+"""Fits one regression per layer kind, and reports the accuracy on unseen layers. Pure.
 
 A fifth of the networks is set aside for the test. Among the others the forms are compared by cross-validation, whole
 networks at a time; the best one is fitted to all of them and tried on the test. What is kept is then fitted to

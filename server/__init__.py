@@ -1,1 +1,1 @@
-"""The cloud's side: sessions, admission, networks that are kept ready, health, metrics."""
+"""The cloud: sessions, admission, cached networks, health, metrics."""

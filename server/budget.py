@@ -1,4 +1,4 @@
-"""How much loading one source may cause: seconds that come back over time. Pure: it is told the moment."""
+"""The load budget of a source: seconds that are restored over time. Pure: the caller passes the time."""
 
 from dataclasses import dataclass, field
 

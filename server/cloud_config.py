@@ -1,4 +1,4 @@
-"""How a cloud is run: what the flags of cloud_api.py become."""
+"""The configuration of a cloud, from the flags of cloud_api.py."""
 
 import ssl
 from dataclasses import dataclass, field

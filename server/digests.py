@@ -1,4 +1,4 @@
-"""What a cloud remembers of networks that it has loaded before: the digests that an edge has to name.
+"""Digests of networks that were loaded before, to refuse mismatches without loading.
 
 An edge with other weights, or another version of a network, is so refused before anything is loaded. What is kept is
 good for as long as nothing changes that the digests depend on: all of that is in the key.

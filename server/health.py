@@ -1,4 +1,4 @@
-"""Is a cloud well? One short conversation, for the probes of Docker, Kubernetes and people; without torch."""
+"""The health check: one short conversation, for Docker, Kubernetes and people; without torch."""
 
 import time
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Loading networks in a process of its own, which the system puts behind everything that answers edges.
+"""Loads networks in a separate process with a lower priority than inference.
 
 To build a network, draw or read its parameters, capture its graph and measure its layers takes seconds to minutes and
 all processors. No piece of that is short enough to come between two requests, and capturing changes torch's own classes

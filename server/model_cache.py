@@ -1,4 +1,4 @@
-"""The networks that a cloud keeps ready, and how their segments are run for one edge or for several at once."""
+"""The loaded networks of a cloud, and running their segments for one edge or for several at once."""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""The figures of a cloud for Prometheus, in a registry of their own, over HTTP. Imported only when asked for."""
+"""Prometheus metrics of a cloud, over HTTP. Imported only on demand."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Whether what an edge asks for fits the network: checked before anything is decoded or computed. Pure."""
+"""Validation of requests against the network, before anything is decoded or computed. Pure."""
 
 from collections.abc import Sequence
 from itertools import pairwise, product

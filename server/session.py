@@ -1,4 +1,4 @@
-"""The cloud's end of one conversation: what was agreed on, and answers that leave while further requests come in.
+"""The cloud's end of one conversation: the agreed networks, and answers sent while requests arrive.
 
 The thread of the connection receives. Answers of what the worker computes leave from a second thread, which starts with
 the first of them, so that neither a slow edge nor a large answer holds the worker up.

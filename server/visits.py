@@ -1,4 +1,4 @@
-"""What the terminal of a cloud shows: who comes for which network, and what each was served when it leaves."""
+"""Terminal output of a cloud: edges that connect, and what each was served."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""The cloud as an edge sees it that keeps going: its connection, its load, and what the link is like by now.
+"""The connection to the cloud: reconnecting, the cloud's load, and the current link.
 
 `tick` runs every interval (net.monitor). It learns from the frame under way, probes where the link was idle, hangs up
 on a cloud that has gone silent, and connects again, a little later after every failure.

@@ -1,4 +1,4 @@
-"""The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
+"""The networks of an edge with many tasks: prepared, with their times and the inputs of the tasks."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

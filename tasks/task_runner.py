@@ -1,4 +1,4 @@
-"""One call of tasks_edge_api.py: get ready, run the tasks, check the answers. cli.task_report shows them."""
+"""One call of tasks_edge_api.py: prepare, run the tasks, verify. cli.task_report shows the outcome."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Inference tasks: drawn at random, or read from a file; and when they arrive. Files are read, nothing is run."""
+"""Inference tasks: random or read from a file, with arrival times. Files are data."""
 
 import json
 import random

@@ -63,7 +63,7 @@ ALLOWED = {
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md")),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "deploy").glob("*.md"),
     ]
 )

@@ -1,1 +1,1 @@
-"""Offline tools: profiling, evaluation, planning without running, pictures."""
+"""Offline tools: profiling, evaluation, planning without running, plots."""

@@ -1,4 +1,4 @@
-"""Fitting predictors and saying how good they are, for layers and for whole networks: deployment.py fit, evaluate."""
+"""Fits and evaluates predictors, for layers and for full networks: deployment.py fit, evaluate."""
 
 import time
 from collections.abc import Sequence

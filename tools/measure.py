@@ -1,4 +1,4 @@
-"""Timing one network on this device, without any cloud: deployment.py profile."""
+"""Times one network on this device, without a cloud: deployment.py profile."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

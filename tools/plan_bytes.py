@@ -1,4 +1,4 @@
-"""Which bytes a plan counts: packed as the edge measured, as a file says, or as they are. Torch only to measure."""
+"""The transfer sizes of a plan: as measured by the edge, from a file, or unpacked. Torch only to measure."""
 
 import logging
 from collections.abc import Mapping, Sequence

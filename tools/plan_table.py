@@ -1,4 +1,4 @@
-"""A decision beside what it was chosen from, as a table for people. Pure."""
+"""A decision next to its alternatives, as a table. Pure."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Measuring single layers on this machine for predictors: deployment.py profile --role."""
+"""Measures single layers on this machine for predictors: deployment.py profile --role."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Planning without running anything: `deployment.py plan`. No socket, and no torch unless packing was never measured.
+"""Planning without running: `deployment.py plan`. No socket, and no torch unless codecs were never measured.
 
 The times come from kept profiles of a network, or from a file that anybody can write (docs/planning.md).
 """

@@ -1,1 +1,1 @@
-"""Small and shared: errors, units, timing, the command line."""
+"""Small shared helpers: errors, units, timing, output."""

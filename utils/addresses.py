@@ -1,4 +1,4 @@
-"""Addresses as people write them: HOST, HOST:PORT, an IPv6 one bare or in brackets, with its interface or without.
+"""Addresses: HOST, HOST:PORT, IPv6 with or without brackets, with or without an interface.
 
 Pure: nothing is looked up. An IPv4 address that is written as an IPv6 one (::ffff:192.0.2.7) is that IPv4 address
 everywhere, or rules for loopback and for sources could be walked around.

@@ -1,4 +1,4 @@
-"""Command lines that start programs of this project as processes of their own."""
+"""Command lines that start programs of this project as subprocesses."""
 
 import sys
 from collections.abc import Sequence

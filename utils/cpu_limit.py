@@ -1,4 +1,4 @@
-"""How much processor time the system lets this process have: the quota of its control group, in version 1 or 2.
+"""The CPU limit of this process: the quota of its control group, in version 1 or 2.
 
 This is what a CPU limit of Docker (`--cpus 0.5`) or Kubernetes is. A group gets `quota` of processor time in each
 `period`, 100 ms where nobody says otherwise; when that is used up, it stands still until the next period begins.

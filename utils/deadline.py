@@ -1,4 +1,4 @@
-"""One budget of time for several steps."""
+"""One time budget for several steps."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The environment variables of this project: one for each flag, and one for the secret."""
+"""Environment variables of this project: one per flag, and one for the secret."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Every error that a user can meet, each with the exit code that scripts rely on.
+"""All errors shown to users, each with its exit code.
 
 An `EdgeCloudError` is one clear line that names the thing and what to do about it. Anything else that escapes is a bug
 and keeps its traceback.

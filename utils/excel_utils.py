@@ -1,4 +1,4 @@
-"""Workbooks: tables, and charts of their columns, for people who look at numbers in a spreadsheet."""
+"""Writes workbooks: tables, and charts of their columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

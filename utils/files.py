@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, whole."""
+"""Atomic file writes."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""A log that a flood cannot fill: so many lines a second are written, further ones counted and told."""
+"""A rate-limited log: further lines are counted."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Timing: the clocks that work is measured with, and what a device is called in every record of a time."""
+"""Timing: clocks, and the device names in records."""
 
 import contextlib
 import ctypes

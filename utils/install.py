@@ -1,4 +1,4 @@
-"""Make a folder of Python packages, with pip, and show that it goes on: in a log as well as on a terminal.
+"""Installs Python packages into a directory with pip, and shows progress, also in logs.
 
 Runs before anything is installed, so it needs Python alone: `python3 utils/install.py .venv requirements.txt`.
 """

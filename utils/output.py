@@ -1,5 +1,4 @@
-"""What a script prints: answers to stdout and nothing else there, all that is told beside them to stderr, in one line
-each."""
+"""Output of a script: only answers to stdout, everything else to stderr, one line each."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Pictures of numbers."""
+"""Plots."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with what is done and the time left where that is a terminal, nothing where it is not.
+"""Progress on stderr: a bar with the time left on a terminal, otherwise nothing.
 
 What has no share of its own, such as a wait for a cloud, is shown by how long it took the last time.
 """

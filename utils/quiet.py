@@ -1,4 +1,4 @@
-"""Libraries that print where programs or people expect something else."""
+"""Silences libraries that print."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Reading workbooks that somebody else wrote, within limits: sheets as lines of text with their numbers."""
+"""Reads untrusted workbooks within limits, as lines of text with their numbers."""
 
 import zipfile
 from collections.abc import Iterable

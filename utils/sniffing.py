@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes whatever its name says: so that a refusal can name it, and the cure."""
+"""Detects the format of a file from its first bytes, so that a refusal can name it and the fix."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Tables that people and their spreadsheets write: which bytes are text, what separates cells, where the columns are
-named."""
+"""Tables from spreadsheets: detects the encoding, the separator and the header."""
 
 import csv
 import io

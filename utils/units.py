@@ -1,4 +1,4 @@
-"""The one place where units are read and printed. Pure.
+"""Parsing and formatting of units. Pure.
 
 Inside the program time is seconds, size is bytes and rate is bytes per second; names carry the unit. Rates use the
 decimal prefixes of network vendors: 1 mbit = 10^6 bits per second. What users may write: docs/units.md.

@@ -1,4 +1,4 @@
-"""`python -m lab report DIR`: what was measured into a folder, as one HTML file, a workbook and Markdown."""
+"""`python -m lab report DIR`: the measurements as one HTML file, a workbook and Markdown."""
 
 import argparse
 from itertools import chain

@@ -1,4 +1,4 @@
-"""How far off: predictions beside what was measured, and transfers beside bytes over rate. Pure."""
+"""Accuracy: predictions against measurements, and transfers against bytes over rate. Pure."""
 
 from collections.abc import Iterable, Sequence
 from statistics import mean, median

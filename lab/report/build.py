@@ -1,4 +1,4 @@
-"""From records to the whole report, before it is a file. Pure."""
+"""Builds the whole report from records, before it is written. Pure."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The report's pictures: stacked bars for each cell, and predicted over measured. Pure: rows in, SVG as text out."""
+"""Charts: stacked bars for each cell, and predicted over measured. Pure: rows in, SVG as text out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Who wins: baselines against the automatic choice, joules, and the paper's comparison of networks. Pure."""
+"""Baselines against the automatic choice, energy, and the paper's comparison of networks. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

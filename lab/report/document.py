@@ -1,4 +1,4 @@
-"""A report before it is HTML, a workbook or Markdown: text, tables whose entries know their records, and pictures.
+"""A report before it is HTML, a workbook or Markdown: text, tables with links to records, and figures.
 
 Pure.
 """

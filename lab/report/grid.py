@@ -1,4 +1,4 @@
-"""Rows put beside each other: what was found in each cell, and cells in grids of devices and links. Pure.
+"""Results of each cell, and cells in grids of devices and links. Pure.
 
 A row with another answer than the whole network's keeps its times, but is never the best.
 """

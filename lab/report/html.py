@@ -1,4 +1,4 @@
-"""A report as one HTML file: it works offline, and its own policy forbids it to load anything."""
+"""A report as one self-contained HTML file, whose policy forbids loading anything."""
 
 from collections.abc import Iterable
 from itertools import groupby

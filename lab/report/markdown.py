@@ -1,4 +1,4 @@
-"""A report as Markdown, for those who hand in text: everything but the pictures and the records. Pure."""
+"""A report as Markdown: everything except the figures and the records. Pure."""
 
 from edgecloud.lab.report.document import Document, Section, Table
 

@@ -1,4 +1,4 @@
-"""The report's pictures as PNG files, for slides and for what is handed in; drawn of the same numbers as its charts."""
+"""The report's figures as PNG files, from the same numbers as its charts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Measurements put in order: a row for each cut, or way of choosing, of each cell. Pure.
+"""Aggregated measurements: a row for each cut, or way of choosing, of each cell. Pure.
 
 Medians and spreads are over the repeats of the last attempt. What the edge had to finish without the cloud is counted,
 and is in no median.

@@ -1,4 +1,4 @@
-"""Small pieces of SVG as text. Colours are classes, so that the page can be dark. Pure."""
+"""SVG helpers. Colors are classes, for the dark mode of the page. Pure."""
 
 import math
 from html import escape

@@ -1,4 +1,4 @@
-"""The tables of cuts: the student's, with every one of them, the best ones, and heat maps. Pure."""
+"""Tables of cuts: the student's with all of them, the best ones, and heat maps. Pure."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

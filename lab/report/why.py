@@ -1,4 +1,4 @@
-"""Where it is lowest, and why: sentences from the numbers of one grid. Pure."""
+"""Where the time is lowest, and why: sentences from the numbers of one grid. Pure."""
 
 from collections.abc import Callable, Sequence
 

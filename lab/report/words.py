@@ -1,4 +1,4 @@
-"""The report's languages: every text by a key, from the file of the language."""
+"""Translations of the report: every text by a key, from the file of the language."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

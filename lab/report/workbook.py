@@ -1,4 +1,4 @@
-"""A report as a workbook: the table, a summary, charts, what they are drawn of, and all records."""
+"""A report as a workbook: the table, a summary, charts with their data, and all records."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""AlexNet and VGG16 for 32x32 pictures, as wyc941012/Edge-Intelligence's cost-capped system cuts them.
+"""AlexNet and VGG16 for 32x32 images, as in wyc941012/Edge-Intelligence's cost-capped system.
 
 That system counts 13 and 34 layers and runs them without activations; here they have the ReLUs of the papers that they
 are named after (Krizhevsky et al., NIPS 2012; Simonyan and Zisserman, ICLR 2015).

@@ -1,4 +1,4 @@
-"""Locally connected layers: convolutions that share no weights, one filter bank for each place of the output.
+"""Locally connected layers: convolutions with separate weights for each position of the output.
 
 Taigman et al., DeepFace, CVPR 2014, section 3.2; Caffe's LOCAL layer.
 """

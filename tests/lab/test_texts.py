@@ -106,7 +106,7 @@ def test_the_language_may_stand_before_the_command_or_in_the_environment(
     assert "检查本机" in capsys.readouterr().out
     monkeypatch.delenv(texts.VARIABLE)
     assert main([]) == 2
-    assert "what this machine can do" in capsys.readouterr().out
+    assert "check this machine for experiments" in capsys.readouterr().out
 
 
 def test_another_language_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

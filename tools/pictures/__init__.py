@@ -1,4 +1,4 @@
-"""Four pictures of a plan: where the best cut changes, what each layer costs, the cut graph, latency against energy.
+"""Four plots of a plan: the decision map, layer times and sizes, the cut graph, latency and energy.
 
 Everything that is drawn is predicted; nothing runs. Each picture is a PNG or an SVG, by the name of its file.
 """

@@ -1,4 +1,4 @@
-"""The graph of layers, coloured by where each one runs, and what crosses the link."""
+"""Plot of the graph of layers, colored by side, with the boundary tensors."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where everything in the picture of a graph goes: rows by depth, a lane for each branch, columns side by side."""
+"""Layout of a graph plot: rows by depth, a lane for each branch, columns side by side."""
 
 from bisect import bisect_right
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What cuts cost over the upload rate, and the best cut over that rate and the cloud's load."""
+"""Plot of the cost of cuts over the upload rate, and of the best cut over rate and cloud load."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What all pictures of a plan share: colours, files, titles, names of cuts, labels and axes."""
+"""What all plots of a plan share: colors, files, titles, names of cuts, labels and axes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache

@@ -1,4 +1,4 @@
-"""What both panels of the map share: what is minimised, the rates that are shown, and the best cuts among them."""
+"""What both panels of the map share: the objective, the rates, and the best cuts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
