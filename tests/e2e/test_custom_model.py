@@ -19,7 +19,7 @@ from edgecloud.net.codec import CODECS
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import Hello
 from edgecloud.utils.errors import MismatchError, UsageError
-from tests.conftest import LONG_S, ROOT, THREADS, CallEdge, CloudProcess, call, run_edge, run_script, running_cloud
+from tests.conftest import LONG_S, ROOT, CallEdge, CloudProcess, call, run_edge, run_script, running_cloud
 
 FILE = """
 import torch
@@ -222,7 +222,6 @@ def test_it_is_profiled_and_planned(
     path = write(tmp_path / "my_net.py")
     where = ("-t", str(path), "--cache-dir", str(cache), "--json")
     done = call(deployment.main, ["profile", *where, "--threads", "1"], capsys)
-    torch.set_num_threads(int(THREADS))
     assert done.code == 0, done.stderr
     assert len(done.document["layers"]) == 6
     shutil.move(path, tmp_path / "gone")  # a plan needs the kept times alone

@@ -32,7 +32,7 @@ from edgecloud.net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
 from edgecloud.net.messages import Infer
 from edgecloud.net.pixels import NORMALISATIONS
 from edgecloud.utils.errors import AppError, ProtocolError
-from tests.conftest import ROOT, CallEdge, CloudProcess, at, call, many, run_script, running_cloud
+from tests.conftest import ROOT, CallEdge, CloudProcess, at, call, many, running_cloud
 from tests.server.test_hostile import greet, hello_of, soon
 
 TAKING = Limits(more_codecs=frozenset({"jpeg"}))
@@ -346,10 +346,10 @@ def test_a_stranger_who_sends_it_all_the_same_is_told_an_unknown_codec(
         assert connection.receive(soon()).arrays()[0].shape == (1, 10)
 
 
-def test_many_tasks_go_as_jpeg(cache: Path) -> None:
+def test_many_tasks_go_as_jpeg(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a cloud of its own, which is told by itself."""
     tasks = ("-t", "le_net", "--tasks", "4", "--codec", "jpeg", "--cache-dir", str(cache), "--json", "--verify")
-    done = run_script("tasks_edge_api.py", *tasks, "--emulate-cpu", "0.02")
+    done = call(tasks_edge_api.main, [*tasks, "--emulate-cpu", "0.02"], capsys)
     assert done.code == 0, done.stderr
     assert set(done.document["summary"]["codecs"]["le_net"]) <= {"jpeg", "raw"}
 
