@@ -207,6 +207,8 @@ def call(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.
         code = main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
+    finally:
+        torch.set_num_threads(int(THREADS))  # a script sets them for its whole process
     return Finished(subprocess.CompletedProcess(arguments, code, *capsys.readouterr()))
 
 

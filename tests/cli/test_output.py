@@ -19,7 +19,7 @@ from edgecloud.lab import __main__ as lab
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.output import LONGEST_LINE, one_line, only_answers
 from edgecloud.utils.units import readable
-from tests.conftest import LONG_S, ROOT, CallEdge, call, run_script
+from tests.conftest import LONG_S, ROOT, CallEdge, CloudProcess, at, call, run_script
 
 OPTIONS = argparse.Namespace(log_level="warning", json=False)
 PRINTS = """
@@ -256,5 +256,5 @@ def test_every_flag_with_a_letter_left_out_is_suggested(data: st.DataObject) -> 
         assert "; did you mean --" in script._meant(wrong, known)
 
 
-def test_a_text_that_begins_with_a_dash_of_a_document_is_a_text(edge: CallEdge) -> None:
-    assert edge("-t", "senna_pos", "--text", "\u2013 no flag", "--point", "1").code == 0
+def test_a_text_that_begins_with_a_dash_of_a_document_is_a_text(cloud: CloudProcess, edge: CallEdge) -> None:
+    assert edge(*at(cloud), "-t", "senna_pos", "--text", "\u2013 no flag", "--point", "1").code == 0

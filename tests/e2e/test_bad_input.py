@@ -158,19 +158,30 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert_refused(run, 5, "--timeout")
 
 
+WIDE = """
+from torch import nn
+INPUT_SHAPE = (3, 96, 96)
+def build():
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 23 * 23, 10))
+"""
+"""A network whose input takes 111 kB, and everything else less than 17."""
+
+
 def test_a_cloud_with_a_smaller_limit_still_serves(
-    cache: Path, edge: CallEdge, capsys: pytest.CaptureFixture[str]
+    cache: Path, edge: CallEdge, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with running_cloud(cache, "--max-payload", "100kB") as small:
-        run = edge(*at(small), "-t", "mobile_net", "--codec", "raw", "--json", "--verify")
+    wide = tmp_path / "wide.py"
+    wide.write_text(WIDE)
+    with running_cloud(cache, "--max-payload", "100kB", "--network", str(wide)) as small:
+        run = edge(*at(small), "-t", str(wide), "--codec", "raw", "--json", "--verify")
         assert run.code == 0, run.stderr
         assert run.document["measured"]["payload_bytes"] <= 100_000
-        all_there = ("-t", "mobile_net", "--point", "0")
+        all_there = ("-t", str(wide), "--point", "0")
         assert_refused(edge(*at(small), *all_there, "--fallback", "off"), 1, "the limit is 100000")
         run = edge(*at(small), *all_there, "--json", "--verify")
         assert (run.code, run.document["completed_by"], run.document["verify"]["matches"]) == (0, "fallback", True)
         assert "the limit is 100000" in run.document["measured"]["repeats"][0]["fallback"]["reason"]
-        flags = ["--cache-dir", str(cache), *at(small), "-t", "mobile_net", "--tasks", "2", "--verify", "--json"]
+        flags = ["--cache-dir", str(cache), *at(small), "-t", str(wide), "--tasks", "2", "--verify", "--json"]
         tasks = call(tasks_edge_api.main, flags, capsys)
         assert (tasks.code, tasks.document["summary"]["wrong"]) == (0, 0)
         assert tasks.document["summary"]["connects"] == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edgecloud import deployment
 from edgecloud.client.handshake import greet
 from edgecloud.engine.executor import prepare
 from edgecloud.models import custom_model, inputs, registry, weights
@@ -18,7 +19,7 @@ from edgecloud.net.codec import CODECS
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import Hello
 from edgecloud.utils.errors import MismatchError, UsageError
-from tests.conftest import LONG_S, ROOT, CloudProcess, run_edge, run_script, running_cloud
+from tests.conftest import LONG_S, ROOT, CallEdge, CloudProcess, call, run_edge, run_script, running_cloud
 
 FILE = """
 import torch
@@ -180,9 +181,9 @@ def test_it_runs_split_between_two_programs(serving: CloudProcess, cache: Path, 
     assert (found["completed_by"], found["model"]) == ("split", "my_net.py")
 
 
-def test_another_file_of_that_name_is_refused(serving: CloudProcess, cache: Path, tmp_path: Path) -> None:
+def test_another_file_of_that_name_is_refused(serving: CloudProcess, edge: CallEdge, tmp_path: Path) -> None:
     path = write(tmp_path / "my_net.py", FILE.replace("MaxPool2d(2)", "AvgPool2d(2)"))
-    done = run_edge(cache, "-p", str(serving.port), "-t", str(path), "--point", "3")
+    done = edge("-p", str(serving.port), "-t", str(path), "--point", "3")
     assert done.code == 4
     assert "my_net.py: the code differs" in done.stderr
     assert "same file" in done.stderr
@@ -215,12 +216,15 @@ def test_it_is_a_task_among_others_with_a_cloud_of_its_own(cache: Path, tmp_path
     assert [task["matches"] for task in done.document["tasks"]] == [True] * 4
 
 
-def test_it_is_profiled_and_planned(cache: Path, tmp_path: Path) -> None:
+def test_it_is_profiled_and_planned(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "my_net.py")
     where = ("-t", str(path), "--cache-dir", str(cache), "--json")
-    done = run_script("deployment.py", "profile", *where, "--threads", "1")
+    done = call(deployment.main, ["profile", *where, "--threads", "1"], capsys)
     assert done.code == 0, done.stderr
     assert len(done.document["layers"]) == 6
     shutil.move(path, tmp_path / "gone")  # a plan needs the kept times alone
-    done = run_script("deployment.py", "plan", *where, "--bandwidth", "5mbit")
+    monkeypatch.setattr(registry, "_OWN", {})
+    done = call(deployment.main, ["plan", *where, "--bandwidth", "5mbit"], capsys)
     assert done.code == 0, done.stderr

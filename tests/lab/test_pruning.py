@@ -21,7 +21,7 @@ from edgecloud.lab.report.rows import number, rows_of
 from edgecloud.lab.report.words import Words
 from edgecloud.lab.spec import Spec
 from edgecloud.utils.errors import UsageError
-from tests.conftest import run_script
+from tests.conftest import call
 from tests.made_records import ENVIRONMENT
 
 RATE = 137_500.0
@@ -210,12 +210,11 @@ def test_contenders_that_cannot_be_known_are_refused(more: dict[str, Any], messa
         experiment("latency", **more)
 
 
-def test_contenders_of_a_real_network(tmp_path: Path) -> None:
+def test_contenders_of_a_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Over 100 kbit the feature maps of MNIST's network take longer than the whole of it does on the edge."""
     command = ("--model", "mnist", "--cpu", "0.5", "--link", "100kbit,2ms", "--points", "contenders", "--codec", "auto")
-    done = run_script(
-        "-m", "lab", "run", *command, "--repeat", "1", "--mode", "emulated", "--out", str(tmp_path / "out")
-    )
+    where = ("--mode", "emulated", "--out", str(tmp_path / "out"))
+    done = call(lab, ["run", *command, "--repeat", "1", *where], capsys)
     assert done.code == 0, done.stderr
     _, records = read(tmp_path / "out")
     measured = {record.point for record in records if record.who == POINT}

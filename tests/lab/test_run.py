@@ -17,7 +17,7 @@ from edgecloud.lab.programs import program
 from edgecloud.lab.reaper import cleaner
 from edgecloud.lab.records import ENVIRONMENT, RECORDS, SPEC, read
 from edgecloud.utils.errors import AppError
-from tests.conftest import LONG_S, ROOT, call, run_script, until
+from tests.conftest import LONG_S, call, run_script, until
 
 LEAST = ("--model", "le_net", "--cpu", "0.5", "--link", "50mbit,4ms", "--points", "0,12", "--repeat", "2")
 SMALL = (*LEAST, "--baselines", "auto,all-cloud-8bit")
@@ -69,14 +69,16 @@ def test_the_edge_knew_its_share(measured: Path) -> None:
     assert sorted(profile["key"]["clock"] for profile in profiles) == ["wall", clock]  # the cloud's, and the edge's
 
 
-def test_it_is_not_measured_twice_and_another_device_is_refused(measured: Path) -> None:
+def test_it_is_not_measured_twice_and_another_device_is_refused(
+    measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, records = read(measured)
-    assert run_script("-m", "lab", "run", "--resume", str(measured)).code == 0
+    assert call(lab, ["run", "--resume", str(measured)], capsys).code == 0
     assert read(measured)[1] == records
     path = measured / ENVIRONMENT
     was = path.read_text()
     path.write_text(was.replace('"threads": 1', '"threads": 2'))
-    other = run_script("-m", "lab", "run", "--resume", str(measured))
+    other = call(lab, ["run", "--resume", str(measured)], capsys)
     path.write_text(was)
     assert other.code == 4
     assert "threads: 2 recorded, 1 now" in other.stderr
@@ -115,26 +117,19 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not folder.exists()
 
 
-def without(*arguments: str, path: str | None = None, user: int | None = None) -> "subprocess.CompletedProcess[str]":
-    """The lab with another PATH, or as another user."""
-    environment = os.environ if path is None else os.environ | {"PATH": path}
-    return subprocess.run(
-        [sys.executable, "-m", "lab", *arguments], cwd=ROOT, env=environment, user=user, capture_output=True, text=True
-    )
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-def test_hosts_without_tc(tmp_path: Path) -> None:
-    got = without("run", *SMALL, "--mode", "hosts", "--out", str(tmp_path / "out"), path="/nowhere")
-    assert got.returncode == 2
+def test_hosts_without_tc(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    got = call(lab, ["run", *SMALL, "--mode", "hosts", "--out", str(tmp_path / "out")], capsys)
+    assert got.code == 2
     assert "iproute2" in got.stderr
     assert len(got.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs to be no root")
-def test_hosts_without_root(tmp_path: Path) -> None:
-    got = without("run", *SMALL, "--mode", "hosts", "--out", str(tmp_path / "out"))
-    assert got.returncode == 2
+def test_hosts_without_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    got = call(lab, ["run", *SMALL, "--mode", "hosts", "--out", str(tmp_path / "out")], capsys)
+    assert got.code == 2
     assert "need root" in got.stderr
 
 
@@ -149,8 +144,8 @@ def test_what_makes_numbers_worse_is_warned_of(monkeypatch: pytest.MonkeyPatch, 
     assert not {"cores", "other work"} & {each.name for each in doctor.warnings("emulated", tmp_path)}
 
 
-def test_the_doctor_says_what_works() -> None:
-    got = run_script("-m", "lab", "doctor", "--json")
+def test_the_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    got = call(lab, ["doctor", "--json"], capsys)
     assert got.code == 0, got.stderr
     document = got.document
     assert "emulated" in document["modes"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecloud import tasks_edge_api
 from edgecloud.client.subprocesses import codec_flags
 from edgecloud.engine import calibration
 from edgecloud.engine.calibration import Calibration, Tried
@@ -31,7 +32,7 @@ from edgecloud.net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
 from edgecloud.net.messages import Infer
 from edgecloud.net.pixels import NORMALISATIONS
 from edgecloud.utils.errors import AppError, ProtocolError
-from tests.conftest import ROOT, CloudProcess, at, many, run_edge, run_script, running_cloud
+from tests.conftest import ROOT, CallEdge, CloudProcess, at, call, many, running_cloud
 from tests.server.test_hostile import greet, hello_of, soon
 
 TAKING = Limits(more_codecs=frozenset({"jpeg"}))
@@ -295,9 +296,9 @@ def taking(cache: Path) -> Iterator[CloudProcess]:
 
 
 @pytest.mark.parametrize("name", ["le_net", "alex_net"])
-def test_a_cloud_that_is_told_to_answers(name: str, cache: Path, taking: CloudProcess) -> None:
+def test_a_cloud_that_is_told_to_answers(name: str, edge: CallEdge, taking: CloudProcess) -> None:
     arguments = ("-t", name, *at(taking), "--point", "0", "--repeat", "1", "--warm-up", "0", "--verify", "--json")
-    done = run_edge(cache, *arguments, "--codec", "jpeg")
+    done = edge(*arguments, "--codec", "jpeg")
     assert done.code == 0, done.stderr
     found = done.document
     assert found["plan"]["codec"] == "jpeg"
@@ -305,8 +306,10 @@ def test_a_cloud_that_is_told_to_answers(name: str, cache: Path, taking: CloudPr
     assert found["measured"]["repeats"][0]["payload_bytes"] == codec.encode(sample(name), "jpeg").nbytes
 
 
-def test_a_cloud_that_is_not_told_to_refuses(cache: Path, cloud: CloudProcess) -> None:
-    done = run_edge(cache, "-t", "le_net", *at(cloud), "--point", "0", "--codec", "jpeg")
+def test_a_cloud_that_is_not_told_to_refuses(
+    cache: Path, edge: CallEdge, cloud: CloudProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = edge("-t", "le_net", *at(cloud), "--point", "0", "--codec", "jpeg")
     assert done.code == 4
     assert (
         done.stderr.strip()
@@ -314,7 +317,7 @@ def test_a_cloud_that_is_not_told_to_refuses(cache: Path, cloud: CloudProcess) -
         .endswith("the cloud does not accept the codec jpeg: start it with --allow-jpeg")
     )
     tasks = ("-t", "le_net", "--tasks", "2", *at(cloud), "--codec", "jpeg", "--cache-dir", str(cache))
-    done = run_script("tasks_edge_api.py", *tasks, "--threads", "2")
+    done = call(tasks_edge_api.main, [*tasks, "--threads", "2"], capsys)
     assert done.code == 4
     assert "start it with --allow-jpeg" in done.stderr
 
@@ -343,10 +346,10 @@ def test_a_stranger_who_sends_it_all_the_same_is_told_an_unknown_codec(
         assert connection.receive(soon()).arrays()[0].shape == (1, 10)
 
 
-def test_many_tasks_go_as_jpeg(cache: Path) -> None:
+def test_many_tasks_go_as_jpeg(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a cloud of its own, which is told by itself."""
     tasks = ("-t", "le_net", "--tasks", "4", "--codec", "jpeg", "--cache-dir", str(cache), "--json", "--verify")
-    done = run_script("tasks_edge_api.py", *tasks, "--emulate-cpu", "0.02")
+    done = call(tasks_edge_api.main, [*tasks, "--emulate-cpu", "0.02"], capsys)
     assert done.code == 0, done.stderr
     assert set(done.document["summary"]["codecs"]["le_net"]) <= {"jpeg", "raw"}
 

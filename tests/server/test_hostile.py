@@ -217,7 +217,7 @@ def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le
     shutil.rmtree(cache / "digests", ignore_errors=True)  # or it would be known that what follows is a mismatch
     with running_cloud(cache) as cloud, closing(greet(cloud, hello_of(le_net))) as edge, ExitStack() as stack:
         loaders = [stack.enter_context(raw_socket(cloud)) for _ in range(2)]
-        for sock, name in zip(loaders, ("mnist", "mobile_net"), strict=True):
+        for sock, name in zip(loaders, ("mnist", "senna_pos"), strict=True):
             sock.sendall(encode(Hello(name, "", "", [], ""), []))
         end = time.monotonic() + 5 * LONG_S  # who is served goes first, and here somebody always is
         while len(select.select(loaders, [], [], 0)[0]) < len(loaders):
@@ -238,10 +238,10 @@ def test_a_network_that_comes_back_with_other_weights_is_not_used(
         return prepare(weights.load(entry, str(path)), inputs.sample(entry.sample, entry.preprocess), entry.name)
 
     def evict(cloud: CloudProcess) -> None:
-        greet(cloud, hello_of(network("mobile_net"))).close()
+        greet(cloud, hello_of(network("cifar_alexnet"))).close()
 
     first = write(1)
-    limits = ("--weights", f"le_net={path}", "--max-network-bytes", "14100kB")  # room for one of the two
+    limits = ("--weights", f"le_net={path}", "--max-network-bytes", "3100kB")  # room for one of the two
     with running_cloud(cache, *limits) as cloud, closing(greet(cloud, hello_of(first))) as edge:
         write(2)
         evict(cloud)
@@ -335,8 +335,8 @@ def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net
 
 def test_one_connection_may_change_its_network(cloud: CloudProcess, network: Callable[[str], Network]) -> None:
     connection = greet(cloud, hello_of(network("le_net")))
-    connection.send(hello_of(network("mobile_net")), soon(60))
-    assert len(connection.receive(soon(60)).read(Ready).seconds) == len(network("mobile_net").traced.graph.layers)
+    connection.send(hello_of(network("mnist")), soon(60))
+    assert len(connection.receive(soon(60)).read(Ready).seconds) == len(network("mnist").traced.graph.layers)
     connection.close()
 
 

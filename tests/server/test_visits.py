@@ -9,7 +9,7 @@ import pytest
 
 from edgecloud.server.visits import Visits, show
 from edgecloud.utils.flood_log import LINES_A_SECOND
-from tests.conftest import LONG_S, ROOT, THREADS, run_edge
+from tests.conftest import LONG_S, ROOT, THREADS, CallEdge
 
 
 def test_one_line_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,13 +53,13 @@ def test_an_error_level_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--quiet",)])
-def test_a_cloud_shows_who_comes_unless_it_is_quiet(flags: tuple[str, ...], cache: Path) -> None:
+def test_a_cloud_shows_who_comes_unless_it_is_quiet(flags: tuple[str, ...], cache: Path, edge: CallEdge) -> None:
     command = [sys.executable, "cloud_api.py", "-p", "0", "--threads", THREADS, "--cache-dir", str(cache), *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("listening on "), "it is the first line"
-        done = run_edge(cache, "-p", line.strip().rpartition(":")[2], "-t", "le_net", "--point", "3")
+        done = edge("-p", line.strip().rpartition(":")[2], "-t", "le_net", "--point", "3")
         process.terminate()
         out, err = process.communicate(timeout=LONG_S)
     assert (done.code, done.stderr, out) == (0, "", "")
