@@ -166,7 +166,7 @@ def test_a_library_that_is_broken_is_named_with_what_mends_it(installed: Path, h
     assert done.code == 1
     assert done.stderr.startswith("edgecloud-edge: cannot import torch (ModuleNotFoundError: ")
     assert "pip install --force-reinstall 'torch<" in done.stderr
-    assert done.stderr.endswith("; edgecloud-lab doctor looks at the installation\n")
+    assert "edgecloud-lab doctor" in done.stderr.partition("pip install")[2]
 
 
 @pytest.mark.slow
