@@ -24,6 +24,7 @@ from edgecloud.lab.hosts import missing
 from edgecloud.server import health
 from tests.conftest import LONG_S, ROOT, CloudProcess
 from tests.manifests import DEPLOY, EXAMPLE, USER, Container, from_manifest, manifests, pod_of
+from tests.pure import PACKAGES
 
 TOKEN = "a good secret"
 TOOLS = str(Path(sys.executable).parent)
@@ -64,6 +65,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_hold_the_programs_and_nothing_private(image: Path) -> None:
     held = {path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file()}
     assert {"cloud_api.py", "requirements.txt", "deploy/shape-link.sh", "models/zoo/__init__.py"} <= held
+    assert {f"{package}/__init__.py" for package in (*PACKAGES, "edgecloud")} <= held
     private = ("tests/", "docs/", ".", "deploy/examples", "predictor/dataset/")
     assert not [name for name in held if name.startswith(private)]
     rules = ["*", "!deploy/*.sh", "!*.py"]

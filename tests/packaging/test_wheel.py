@@ -92,6 +92,8 @@ def test_all_packages_and_scripts_are_mapped() -> None:
     assert set(built["only-include"]) == {"edgecloud", *PACKAGES}
     assert built["sources"] == {name: f"edgecloud/{name}" for name in PACKAGES}
     assert built["force-include"] == {name: f"edgecloud/{name}" for name in SCRIPTS}
+    source: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
+    assert {"edgecloud", *PACKAGES, *SCRIPTS} <= set(source)
 
 
 def wanted() -> dict[str, str]:
