@@ -383,7 +383,7 @@ def test_whole_numbers_of_the_networks_own_shape_are_a_picture_as_well(tmp_path:
         (np.full((3, 224, 224), -120, np.float32), "up to 120", "alex_net"),
         (np.full((1, 28, 28), 300), "0 to 255 are", "le_net"),
         (np.full((1, 28, 28), -1, np.int8), "from -1 to -1 are no pixels", "le_net"),
-        (np.full((5, 28, 28), 3), "are no picture", "le_net"),
+        (np.full((5, 28, 28), 3), "are not an image", "le_net"),
         (np.full((100, 440), 3), r"whole numbers \(int64\), and kaldi takes floats", "kaldi"),
         (np.full((28, 300), 3, np.uint8), "senna_pos takes floats", "senna_pos"),
         (np.full((1, 28, 28), "a"), "this holds <U1", "le_net"),
