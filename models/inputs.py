@@ -116,7 +116,7 @@ def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: InputSources) -
         pixels = pixels[:, :, 0]
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not pixels.size:
         raise UsageError(
-            f"{path}: whole numbers of shape {array.shape} are no picture: (H, W), (H, W, 3) or (3, H, W) is, and a "
+            f"{path}: whole numbers of shape {array.shape} are not an image: (H, W), (H, W, 3) or (3, H, W) is, and a "
             f"tensor is floats of shape {(1, *wanted.shape)}"
         )
     if pixels.min() < 0 or pixels.max() > 255:

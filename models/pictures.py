@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def _no_picture(path: Path) -> str:
     known = what_is(path)
     named = "damaged, or another format" if known is None or "--image" in known.cure else str(known)
-    return f"{path} is not an image ({', '.join(FORMATS)}: it is {named}"
+    return f"{path} is not an image ({', '.join(FORMATS)}): it is {named}"
 
 
 # --- eight bits a channel

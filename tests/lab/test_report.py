@@ -500,7 +500,7 @@ def test_what_the_doctor_warned_of_stands_in_the_environment() -> None:
     warned = ({"name": "cores", "found": "2", "to_do": "x"}, {"name": "dust", "found": "much", "to_do": "wipe"})
     environment = replace(ENVIRONMENT, warnings=warned)
     facts = dict(build(environment, RECORDED, W).facts)
-    assert facts[W("fact_doctor")] == "cores: 2; edge and cloud disturbed each other; dust: much -> wipe"
+    assert facts[W("fact_doctor")] == "cores: 2; edge and cloud interfere with each other; dust: much -> wipe"
     assert W("fact_doctor") not in dict(document(RECORDED).facts)
     zh = Words("zh")
     told = dict(build(environment, RECORDED, zh).facts)[zh("fact_doctor")]
@@ -648,8 +648,8 @@ def test_what_is_no_result_of_the_lab_is_refused_in_one_line(
 
 def test_a_folder_without_records_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(write(tmp_path / "lab", [])) == 1
-    assert "no records in this folder yet" in capsys.readouterr().out
-    assert "no records in this folder yet" in (tmp_path / "lab" / "report.html").read_text()
+    assert "This directory has no records yet" in capsys.readouterr().out
+    assert "This directory has no records yet" in (tmp_path / "lab" / "report.html").read_text()
 
 
 def test_a_place_that_takes_no_files_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -663,7 +663,7 @@ def test_a_damaged_spec_is_told_and_the_report_made(tmp_path: Path, capsys: pyte
     folder = write(tmp_path / "lab", RECORDED)
     (folder / "spec.toml").write_text("models = ")
     assert run(folder) == 0
-    assert "spec.toml is no TOML" in capsys.readouterr().out
+    assert "spec.toml is not TOML" in capsys.readouterr().out
 
 
 # --- small things

@@ -52,7 +52,7 @@ def test_the_specs_that_are_shipped_can_be_read(name: str) -> None:
         (LEAST + "cpu = [1.5]", "cpu 1.5 is not a share"),
         (LEAST + 'cpu = ["half"]', "cpu 'half' is not a share"),
         (LEAST + "repeat = 0", "repeat must be at least 1"),
-        (LEAST + "repeat = 2.5", "repeat has to be a whole number"),
+        (LEAST + "repeat = 2.5", "repeat must be a whole number"),
         (LEAST + 'objectives = ["throughput"]', "no objective 'throughput'"),
         (LEAST + 'baselines = ["me"]', "no baseline 'me'"),
         (LEAST + "baselines = []", "nothing to measure"),
