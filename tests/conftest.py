@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# A thread of torch's that waits for the others sleeps meanwhile, and leaves the core to the many programs of the tests:
+# where it spins instead, a layer of `le_net` takes 20 ms on a busy machine. Read once, while torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -46,10 +50,6 @@ settings.load_profile("tests")
 # Tests are about the arguments that they give, not about who runs them.
 for name in ("EDGE_CLOUD_TOKEN", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
     os.environ.pop(name, None)
-
-# A thread of torch's that waits for the others sleeps meanwhile, and leaves the core to the many programs of the tests:
-# where it spins instead, a layer of `le_net` takes 20 ms on a busy machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Where the tests run in the background of a script, SIGINT is ignored, and every program that they start inherits that:
 # an interrupt from the keyboard could not be tested.

@@ -17,6 +17,7 @@ from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.engine.times import measured
 from edgecloud.models import registry
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.zoo.digits import digit_pictures, split_digits
 from edgecloud.net.link import LinkEstimate
 from edgecloud.partition.cost import Part
 from edgecloud.partition.decide import Goal, decide
@@ -26,6 +27,7 @@ from tests.conftest import (
     CloudProcess,
     at,
     call,
+    many,
 )
 from tests.models.test_split_equals_whole import random_cut, whole
 
@@ -149,7 +151,12 @@ def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
     without = call(edge_api.main, slow, capsys)
     assert without.document["plan"]["codec"] in ("raw", "zstd")
     assert "deployment.py calibrate -t le_net" in caplog.text
-    assert deployment.main(["calibrate", "-t", "le_net", "--cache-dir", str(tmp_path), "--threads", THREADS]) == 0
+    (digits, _), (_, held_out) = digit_pictures(), split_digits()
+    (tmp_path / "digits").mkdir()
+    for number in held_out[: many(40, 450)]:
+        digits[number].save(tmp_path / "digits" / f"{number}.png")
+    pictures = ["--image-dir", str(tmp_path / "digits"), "--cache-dir", str(tmp_path), "--threads", THREADS]
+    assert deployment.main(["calibrate", "-t", "le_net", *pictures]) == 0
     capsys.readouterr()
     found = call(edge_api.main, slow, capsys).document
     assert found["plan"]["codec"].startswith("int")
