@@ -155,7 +155,7 @@ def line(record: TaskRecord, columns: int = 120) -> str:
 
 def progress_line(call: TasksRun, record: TaskRecord) -> str:
     """How far a call is, and what its link is like, when a task has ended."""
-    conditions = None if call.keeper is None else call.keeper.conditions()
+    conditions = None if call.cloud is None else call.cloud.conditions()
     link = None if conditions is None else conditions.link
     now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
     at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"

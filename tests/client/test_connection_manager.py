@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
+from edgecloud.client import connection_manager as module
+from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.engine.executor import Network
 from edgecloud.lab.link_shape import LinkShape
 from edgecloud.lab.relay import Relay
 from edgecloud.net.codec import CODECS
 from edgecloud.net.messages import Hello, State
-from edgecloud.tasks import connection_manager as module
-from edgecloud.tasks.connection_manager import ConnectionManager, KeeperConfig
 from tests.client.test_multiplexed import Ear
 from tests.conftest import CloudProcess
 
@@ -28,35 +28,35 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
     serving = threading.Thread(target=relay.serve)
     serving.start()
     told: list[float] = []
-    config = KeeperConfig(relay.address, interval_s=1e-6, told=lambda _, rate: told.append(rate))
-    keeper = ConnectionManager(config, [hello], {graph.name: len(graph.layers)})
-    keeper.listener = Ear()
+    config = ConnectionConfig(relay.address, interval_s=1e-6, on_sample=lambda _, rate: told.append(rate))
+    manager = ConnectionManager(config, [hello], {graph.name: len(graph.layers)})
+    manager.listener = Ear()
 
     def is_connected() -> bool:
-        return keeper.uplink is not None
+        return manager.client is not None
 
     try:
-        keeper.open()
-        uplink = keeper.uplink
-        assert uplink is not None
-        ask = uplink.ask_state
+        manager.open()
+        client = manager.client
+        assert client is not None
+        ask = client.ask_state
 
         def ask_and_freeze(timeout_s: float) -> tuple[State, float] | None:
             state = ask(timeout_s)
             relay.freeze(60)
             return state
 
-        monkeypatch.setattr(uplink, "ask_state", ask_and_freeze)
-        keeper.tick()
+        monkeypatch.setattr(client, "ask_state", ask_and_freeze)
+        manager.tick()
         assert not is_connected()
         relay.freeze(0)
-        keeper.tick()
+        manager.tick()
         assert is_connected()
-        assert keeper.connects == 2
+        assert manager.connects == 2
         assert told.count(0.0) == 1
         assert told[0] > 0
         assert told[-1] > 0
     finally:
-        keeper.close()
+        manager.close()
         relay.stop()
         serving.join()

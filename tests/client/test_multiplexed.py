@@ -94,7 +94,7 @@ class FakeCloud:
 def request_for(network: Callable[[str], Network]) -> Callable[[], Request]:
     graph = network("le_net").traced.graph
     assert len(graph.layers) == LAYERS
-    return lambda: Request(0, "le_net", graph, frozenset({0}), [np.zeros((1, 1, 28, 28), np.float32)])
+    return lambda: Request(0, "le_net", graph, graph.everything - {0}, [np.zeros((1, 1, 28, 28), np.float32)])
 
 
 def connected(cloud: FakeCloud, ear: Ear) -> MultiplexedClient:
@@ -136,12 +136,12 @@ def an_error_of_the_connection(connection: Connection, _number: int) -> None:
 
 def test_an_answer_comes_back_and_the_cloud_tells_its_load(request_for: Callable[[], Request]) -> None:
     ear = Ear()
-    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, ear)) as uplink:
+    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, ear)) as client:
         request = request_for()
-        uplink.submit(request)
+        client.submit(request)
         assert ear.heard.wait(LONG_S)
         assert (ear.answers, ear.losses, ear.left) == ([request], [], 1)
-        told = uplink.ask_state(LONG_S)
+        told = client.ask_state(LONG_S)
         assert told is not None
         assert told[0].load == 2.0
         assert 0 < told[1] < LONG_S
@@ -152,11 +152,11 @@ def test_a_refusal_comes_back_with_its_reason(request_for: Callable[[], Request]
         connection.send(Error("BUSY", "later", number, 0.25), soon())
 
     ear = Ear()
-    with closing(FakeCloud(busy)) as cloud, closing(connected(cloud, ear)) as uplink:
-        uplink.submit(request_for())
+    with closing(FakeCloud(busy)) as cloud, closing(connected(cloud, ear)) as client:
+        client.submit(request_for())
         assert ear.heard.wait(LONG_S)
         assert [(error.code, error.retry_after_s) for error in ear.refusals] == [("BUSY", 0.25)]
-        assert uplink.is_alive
+        assert client.is_alive
 
 
 @pytest.mark.parametrize(
@@ -164,15 +164,15 @@ def test_a_refusal_comes_back_with_its_reason(request_for: Callable[[], Request]
 )
 def test_whatever_goes_wrong_every_request_comes_back_once(script: Script, request_for: Callable[[], Request]) -> None:
     ear = Ear()
-    with closing(FakeCloud(script)) as cloud, closing(connected(cloud, ear)) as uplink:
+    with closing(FakeCloud(script)) as cloud, closing(connected(cloud, ear)) as client:
         requests = [request_for() for _ in range(3)]
         for request in requests:
-            uplink.submit(request)
+            client.submit(request)
         until(lambda: len(ear.answers) + len(ear.losses) >= len(requests))
-        assert not uplink.is_alive
+        assert not client.is_alive
         assert {id(request) for request in ear.answers + ear.losses} == {id(request) for request in requests}
         late = request_for()
-        uplink.submit(late)
+        client.submit(late)
         assert ear.losses[-1] is late
         assert len(ear.answers) + len(ear.losses) == 4
 
@@ -211,4 +211,4 @@ def test_a_connection_that_is_being_opened_can_be_given_up() -> None:
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     yield
-    until(lambda: not any(thread.name.startswith("uplink") for thread in threading.enumerate()))
+    until(lambda: not any(thread.name.startswith("requests ") for thread in threading.enumerate()))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgecloud.client.conditions import CHANGED_LOAD, CHANGED_RATE, Conditions
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
@@ -14,11 +15,8 @@ from edgecloud.partition.cost import CloudTimes, Link, Packed, Prediction, Probl
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.throughput import Stages, stages_of
 from edgecloud.tasks.planner import (
-    CHANGED_LOAD,
-    CHANGED_RATE,
     HORIZON,
     ClosedQueue,
-    Conditions,
     OpenQueue,
     Option,
     Profiled,
