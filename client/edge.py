@@ -20,7 +20,7 @@ from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.net.tls import ClientTls
-from edgecloud.partition.cost import Part, parts_of
+from edgecloud.partition.cost import Link, Part, parts_of
 from edgecloud.partition.decide import Goal
 from edgecloud.predictor import energy
 from edgecloud.utils.deadline import Deadline
@@ -45,6 +45,8 @@ class EdgeConfig:
     goal: Goal = field(default_factory=Goal)
     up_bytes_per_s: float | None = None
     """Believed of both ways, instead of a probe; None: the link is probed."""
+    link: Link | None = None
+    """Believed altogether, its round trip too."""
     repeat: int = 1
     warm_up: int = 1
     verify: bool = False

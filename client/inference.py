@@ -122,6 +122,7 @@ def connection_of(config: EdgeConfig, address: tuple[str, int], recorder: Record
         timeout_s=config.timeout_s,
         tls=config.tls,
         up_bytes_per_s=config.up_bytes_per_s,
+        link=config.link,
         on_sample=None if recorder is None else recorder.note,
     )
 
