@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -196,14 +197,16 @@ class Edge:
     def __call__(self, x: Any) -> Answer:
         """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
         array = self._input(x)
-        with wording(is_module=self.net.is_module):
+        with wording(is_module=self.net.is_module), self._open():
             return self._answer(self._client.infer(array), x)
 
     def submit(self, x: Any) -> "Future[Answer]":
         """Begin to answer one input. At most `window` are under way; more wait. What is in `x` is not to be changed
         until then. Raises UsageError for an input that does not fit; the future raises what `edge(x)` would.
         """
-        inner = self._client.submit(self._input(x))
+        array = self._input(x)
+        with self._open():
+            inner = self._client.submit(array)
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
@@ -253,9 +256,19 @@ class Edge:
     def __repr__(self) -> str:
         return f"<Edge {self.net.name}, {self.plan}{', closed' if self._ended else ''}>"
 
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raises UsageError once it is closed, also where another thread does that now."""
+        try:
+            if self._ended is None:
+                yield
+                return
+        except (ValueError, RuntimeError):  # so say a client and its threads that have ended
+            if self._ended is None:
+                raise
+        raise UsageError("this edge is closed")
+
     def _input(self, x: Any) -> Any:
-        if self._ended is not None:
-            raise UsageError("this edge is closed")
         return as_input(x, self.net.input_shape, self.net.name)
 
     def _answer(self, answered: Answered, x: Any) -> Answer:

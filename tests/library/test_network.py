@@ -105,6 +105,14 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
     path.write_text("from torch import nn\nINPUT_SHAPE = (8,)\ndef build():\n    return nn.Linear(8, 2)\n")
     net = ec.load(path)
     assert (net.name, net.input_shape, net.is_module) == ("mine.py", (1, 8), False)
+    path.write_text(path.read_text().replace("(8, 2)", "(8, 3)"))  # and edited, as in a notebook
+    assert ec.load(path).layers[-1].out_shape == (1, 3)
+    assert net.layers[-1].out_shape == (1, 2)
+    other = tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    other.write_text(path.read_text().replace("(8, 3)", "(8, 4)"))
+    with pytest.raises(ec.UsageError, match=r"two files are called mine\.py"):
+        ec.load(other)
 
 
 class Counts(nn.Module):
