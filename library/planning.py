@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.library.settings import cache_of
+from edgecloud.library.wording import wording
 from edgecloud.models import graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition import cost
@@ -264,24 +265,25 @@ def plan(
         raise UsageError("plan needs a link: ec.Link('5mbit', rtt='20ms'), say")
     if not 0 < load < float("inf"):
         raise UsageError(f"load is how many times slower the cloud is than when idle, above 0, not {load!r}")
-    config = PlanConfig(
-        model=None,
-        graph_file=None,
-        cache_dir=cache_of(cache_dir),
-        up_bytes_per_s=link.up_bytes_per_s,
-        down_bytes_per_s=link.down_bytes_per_s,
-        rtt_s=link.rtt_s,
-        load=load,
-        queue_s=_seconds(queue),
-        goal=goal_of(goal),
-        power=power,
-        radio=radio,
-        codec=codec,
-    )
-    source, counted = _source(net, edge_times, cloud_times, config)
-    found = whatif.decided(source, config, counted=counted)
-    sent = found.problem.crossing(found.decision.boundary(found.graph)).bytes
-    return Plan.of(found.graph, found.decision, sent, found.energy_j)
+    with wording():
+        config = PlanConfig(
+            model=None,
+            graph_file=None,
+            cache_dir=cache_of(cache_dir),
+            up_bytes_per_s=link.up_bytes_per_s,
+            down_bytes_per_s=link.down_bytes_per_s,
+            rtt_s=link.rtt_s,
+            load=load,
+            queue_s=_seconds(queue),
+            goal=goal_of(goal),
+            power=power,
+            radio=radio,
+            codec=codec,
+        )
+        source, counted = _source(net, edge_times, cloud_times, config)
+        found = whatif.decided(source, config, counted=counted)
+        sent = found.problem.crossing(found.decision.boundary(found.graph)).bytes
+        return Plan.of(found.graph, found.decision, sent, found.energy_j)
 
 
 # --- what it is planned from

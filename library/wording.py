@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgecloud.client.handshake import RefusedError
-from edgecloud.net.refusals import refusal
-from edgecloud.utils.errors import EdgeCloudError, MismatchError
+from edgecloud.utils.errors import EdgeCloudError
 
 KEYWORDS = {
     "--timeout": "timeout",
@@ -22,6 +20,8 @@ KEYWORDS = {
     "--weights": "weights",
     "--record": "record",
     "--times": "times",
+    "--edge-times": "edge_times",
+    "--cloud-times": "cloud_times",
     "--power": "power",
     "--radio": "radio",
     "--tls-ca": "tls_ca",
@@ -41,6 +41,7 @@ _PHRASES = (
     (re.compile(r"--insecure"), "insecure=True"),
     (re.compile(r"--(tls)-(\w+) FILE"), r"\1_\2=FILE"),
 )
+UNKNOWN = "UNKNOWN_MODEL"
 NEEDS_A_FILE = (
     "; a module is known to this program only: serve it with ec.Cloud(networks=[(module, example)]), or put it into "
     "FILE.py for ec.load and for cloud_api.py --network FILE.py on the other machine"
@@ -56,15 +57,13 @@ def words(text: str) -> str:
 
 def worded(error: EdgeCloudError, *, is_module: bool = False) -> EdgeCloudError:
     """The same error for a caller; `is_module` says that the network is known to this program only."""
+    from edgecloud.client.handshake import RefusedError
+    from edgecloud.net.refusals import refusal
+
     told = refusal(error.error) if isinstance(error, RefusedError) else error
-    is_unknown = is_module and told.refusal == "UNKNOWN_MODEL"
     text = words(str(error)) if not told.refusal else str(error)  # a cloud speaks of its own flags
-    if is_unknown:
-        found: EdgeCloudError = MismatchError(text + NEEDS_A_FILE)
-    else:
-        found = type(told)(text)
-    found.refusal, found.retry_after_s = told.refusal, told.retry_after_s
-    return found
+    told.args = (text + NEEDS_A_FILE if is_module and told.refusal == UNKNOWN else text,)
+    return told
 
 
 @contextmanager
@@ -73,4 +72,7 @@ def wording(*, is_module: bool = False) -> Iterator[None]:
     try:
         yield
     except EdgeCloudError as error:
-        raise worded(error, is_module=is_module) from error
+        found = worded(error, is_module=is_module)
+        if found is error:
+            raise
+        raise found from error

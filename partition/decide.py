@@ -53,7 +53,7 @@ class Goal:
     'weighted'
     >>> ec.Goal("weighted")
     Traceback (most recent call last):
-    edgecloud.partition.decide.GoalError: objective weighted needs seconds_per_joule
+    edgecloud.partition.decide.GoalError: objective weighted ... seconds_per_joule
     """
 
     objective: str = "latency"

@@ -255,12 +255,12 @@ EDGE: Any = ec.Edge  # also for what its type forbids
         (lambda net: EDGE(net, CLOUD, fallback="maybe"), "fallback is one of on, off, always"),
         (lambda net: EDGE(net, CLOUD, times="now"), "times is one of"),
         (lambda net: EDGE(net, CLOUD, timeout=0), "more than 0 seconds"),
-        (lambda net: EDGE(net, CLOUD, timeout="soon"), "not a duration"),
+        (lambda net: EDGE(net, CLOUD, timeout="soon"), "a duration"),
         (lambda net: EDGE(net, CLOUD, window=0), "window"),
         (lambda net: EDGE(net, CLOUD, device="tpu"), "unknown device 'tpu'"),
         (lambda net: EDGE(net, CLOUD, emulate_cpu=2.0), "a share of one core"),
         (lambda net: EDGE(net, CLOUD, emulate_cpu=0.5, threads=2), "a share of one core"),
-        (lambda net: EDGE(net, CLOUD, emulate_link="fast"), "not a rate"),
+        (lambda net: EDGE(net, CLOUD, emulate_link="fast"), "a rate"),
         (lambda net: EDGE(net, None, emulate_link="5mbit"), "without one there is none"),
         (lambda net: EDGE(net, CLOUD, token="short"), "8 to 1024 bytes"),
         (lambda net: EDGE(net, CLOUD, power="sun"), "sun"),
@@ -268,7 +268,7 @@ EDGE: Any = ec.Edge  # also for what its type forbids
         (lambda _: ec.Cloud(networks=[]), "at least one"),
         (lambda _: ec.Cloud(networks="le_net"), "networks is a list"),
         (lambda net: ec.Cloud(networks=[net, "le_net"]), "two networks are called le_net"),
-        (lambda net: ec.Cloud(networks=[net], host="0.0.0.0"), "set a token"),
+        (lambda net: ec.Cloud(networks=[net], host="0.0.0.0"), "a token (token=..."),
         (lambda net: ec.Cloud(networks=[net], tls_cert="a.pem"), "tls_cert"),
         (lambda net: ec.Cloud(networks=[net], device="tpu"), "unknown device 'tpu'"),
     ],
@@ -281,7 +281,7 @@ def test_settings_that_do_not_serve_are_told_by_their_names(le_net: ec.Network, 
 
 
 def test_nobody_at_an_address_is_an_error_of_its_kind(le_net: ec.Network) -> None:
-    with pytest.raises(ec.ConnectError, match=r"check the address; cloud=None runs all of le_net here") as raised:
+    with pytest.raises(ec.ConnectError, match=r"check the address; cloud=None runs all of le_net") as raised:
         ec.Edge(le_net, CLOUD)
     assert raised.value.exit_code == 3
 
