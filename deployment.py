@@ -298,7 +298,7 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
 
 def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
-    from edgecloud.partition.decide import goal_of
+    from edgecloud.cli.goals import goal_of
     from edgecloud.predictor.store import default_folder
     from edgecloud.tools.whatif import PlanConfig, export
     from edgecloud.tools.whatif import plan as make_plan

@@ -82,12 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
+    from edgecloud.cli.goals import goal_of
     from edgecloud.client.edge import EdgeConfig
     from edgecloud.client.subprocesses import own_cloud_flags
     from edgecloud.models import custom_model
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import client_tls
-    from edgecloud.partition.decide import goal_of
     from edgecloud.predictor.store import default_folder
 
     check(options)

@@ -11,12 +11,12 @@ With a limit on what the cloud may cost, placements may go back and forth betwee
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import Enum
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import bottleneck, chain, placement
 from edgecloud.partition.chain import Candidate
-from edgecloud.partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
+from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import OBJECTIVES, Search
@@ -24,9 +24,29 @@ from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.utils.errors import UsageError
 
 
+class Clash(Enum):
+    """What may be wrong with a goal, in words of the fields of Goal; `cli.goals` has those of the flags."""
+
+    WEIGHTED_ALONE = "objective 'weighted' needs seconds_per_joule"
+    AUTO_ALONE = "objective 'auto' needs rate_per_s"
+    JOULES_UNWANTED = "seconds_per_joule is for objective 'weighted'"
+    COST_WITH_OTHERS = "max_cost is for objective 'latency', 'energy' or 'weighted', and chooses its own method"
+    COST_WITHOUT_PRICE = "max_cost needs price_per_s"
+    DSH_UNWANTED = "method 'dsh' is DADS's search for objective 'throughput'"
+    MINCUT_UNWANTED = "a minimum cut adds stages up: objective 'throughput' takes method 'auto', 'chain' or 'dsh'"
+
+
+class GoalError(UsageError):
+    """Wishes that contradict each other. `clash` says which ones, `goal` what was wished."""
+
+    def __init__(self, clash: Clash, goal: "Goal") -> None:
+        super().__init__(clash.value)
+        self.clash, self.goal = clash, goal
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is wanted. Raises UsageError for wishes that contradict each other."""
+    """What is wanted. Raises GoalError for wishes that contradict each other."""
 
     objective: str = "latency"
     method: str = "auto"
@@ -37,23 +57,19 @@ class Goal:
     """Of the cloud's work."""
 
     def __post_init__(self) -> None:
-        needs = (
-            ("weighted", self.seconds_per_joule, "--seconds-per-joule"),
-            ("auto", self.rate_per_s, "--rate"),
-        )
-        for objective, value, flag in needs:
-            if self.objective == objective and value is None:
-                raise UsageError(f"--objective {objective} needs {flag}")
-        if self.seconds_per_joule is not None and self.objective != "weighted":
-            raise UsageError("--seconds-per-joule is for --objective weighted")
-        if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
-            raise UsageError("--max-cost is for --objective latency, energy or weighted, and chooses its own method")
-        if self.max_cost is not None and self.price_per_s is None:
-            raise UsageError("--max-cost needs --cloud-price")
-        if self.method == "dsh" and self.objective != "throughput":
-            raise UsageError("--method dsh is DADS's search for --objective throughput")
-        if self.method == "mincut" and self.objective == "throughput":
-            raise UsageError("a minimum cut adds stages up: --objective throughput takes --method auto, chain or dsh")
+        is_costly, is_stage = self.max_cost is not None, self.objective in ("throughput", "auto")
+        clashes = {
+            Clash.WEIGHTED_ALONE: self.objective == "weighted" and self.seconds_per_joule is None,
+            Clash.AUTO_ALONE: self.objective == "auto" and self.rate_per_s is None,
+            Clash.JOULES_UNWANTED: self.seconds_per_joule is not None and self.objective != "weighted",
+            Clash.COST_WITH_OTHERS: is_costly and (is_stage or self.method != "auto"),
+            Clash.COST_WITHOUT_PRICE: is_costly and self.price_per_s is None,
+            Clash.DSH_UNWANTED: self.method == "dsh" and self.objective != "throughput",
+            Clash.MINCUT_UNWANTED: self.method == "mincut" and self.objective == "throughput",
+        }
+        for clash, is_there in clashes.items():
+            if is_there:
+                raise GoalError(clash, self)
 
     @property
     def price(self) -> float:
@@ -64,12 +80,6 @@ class Goal:
         """What a second of each stage counts, where stages are added up: 1, or watts, or seconds for the joules too."""
         weigh = OBJECTIVES[self.objective].weigh
         return LATENCY if weigh is None else weigh(power, self.seconds_per_joule or 0.0)
-
-
-def goal_of(options: Any) -> Goal:
-    """The goal of a command line that has the flags of `cli.flags.add_goal_flags`."""
-    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
-    return Goal(*wanted, options.max_cost, options.cloud_price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class Decision:
     objective: str
     method: str
     parts: tuple[Part, ...]
-    predicted: Prediction
+    predicted: StageTimes
     candidates: tuple[Candidate, ...]
     """All points, to compare with."""
     cost: float = 0.0
