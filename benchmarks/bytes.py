@@ -60,8 +60,7 @@ class Way:
 
     def run(self, edge: Edge, x: Array) -> Array:
         """One inference; returns its answer."""
-        edge.codecs = self.codecs
-        self.answers.append(edge.infer_parts(x, self.parts, TIMEOUT_S))
+        self.answers.append(edge.infer_parts(x, self.parts, TIMEOUT_S, self.codecs))
         return self.answers[-1].outputs[0]
 
     def over_floor(self, problem: Problem) -> float:
@@ -73,7 +72,7 @@ class Way:
             if not took.payload_bytes:
                 return took.edge_s
             bytes_s = took.payload_bytes / link.up_bytes_per_s + took.received_bytes / link.down_bytes_per_s
-            return took.edge_s + took.encode_s + bytes_s + link.rtt_s + took.queue_s + took.cloud_s
+            return took.edge_s + took.encode_s + bytes_s + link.rtt_s + took.queue_s + took.tail_s
 
         return median(answer.measured.total_s / floor_s(answer) for answer in self.answers)
 

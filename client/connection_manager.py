@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecloud.client.conditions import Conditions
+from edgecloud.client.config import ClientConfig
 from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import RefusedError, blaming, handshake
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
@@ -24,6 +25,7 @@ from edgecloud.net.estimator import Estimator, OnSample
 from edgecloud.net.frames import Limits
 from edgecloud.net.link import LinkEstimate, Prober
 from edgecloud.net.messages import Hello, Ready, Result, State
+from edgecloud.net.recorder import Recorder
 from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import Link
 from edgecloud.utils.deadline import Deadline
@@ -69,6 +71,23 @@ class ConnectionConfig:
     """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
     first_s: float | None = None
     """How long the first greeting may take in all; None: `ready_s`."""
+
+
+def connection_of(
+    config: ClientConfig, address: tuple[str, int], recorder: Recorder | None = None, interval_s: float | None = None
+) -> ConnectionConfig:
+    """How the connection to the cloud at an address is kept, as an edge is told; what is seen of the link is noted."""
+    return ConnectionConfig(
+        address,
+        interval_s,
+        config.ready_s,
+        config.timeout_s,
+        tls=config.tls,
+        up_bytes_per_s=config.up_bytes_per_s,
+        link=config.link,
+        on_sample=None if recorder is None else recorder.note,
+        first_s=config.first_s,
+    )
 
 
 class Reconnector:

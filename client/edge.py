@@ -3,11 +3,12 @@
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from edgecloud.client.config import ClientConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
-from edgecloud.client.fallback import Mode
 from edgecloud.client.multiplexed import MultiplexedClient, Request
 from edgecloud.engine.executor import CpuShare, Executor, Network, make_executor, prepare
 from edgecloud.engine.identity import hello_of
@@ -20,7 +21,7 @@ from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.net.tls import ClientTls
-from edgecloud.partition.cost import Link, Part, parts_of
+from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
 from edgecloud.partition.decide import Goal
 from edgecloud.predictor import energy
 from edgecloud.utils.deadline import Deadline
@@ -28,78 +29,22 @@ from edgecloud.utils.inference_utils import find_device, set_threads
 
 
 @dataclass(frozen=True)
-class EdgeConfig:
-    """What one call of edge_api.py is to do. Rates in bytes per second, times in seconds."""
+class EdgeConfig(ClientConfig):
+    """What one call of edge_api.py is to do."""
 
     model: str
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
-    weights: str = weights.DEFAULT
     image: Path | None = None
     audio: Path | None = None
     text: str | None = None
     array: Path | None = None
     point: int | None = None
     goal: Goal = field(default_factory=Goal)
-    up_bytes_per_s: float | None = None
-    """Believed of both ways, instead of a probe; None: the link is probed."""
-    link: Link | None = None
-    """Believed altogether, its round trip too."""
     repeat: int = 1
     warm_up: int = 1
     verify: bool = False
     compare: bool = False
-    codec: str = "auto"
-    """A codec by name, or auto: the best lossless one, and lossy ones within the budget."""
-    accuracy_budget: float = 0.0
-    """Share of answers that lossy codecs may change, as calibrated."""
-    fallback: Mode = "on"
-    """Finish inferences here that the cloud does not answer; `always`: also where no cloud has come yet."""
-    timeout_s: float = 60.0
-    ready_s: float = 300.0
-    cpu_share: float | None = None
-    link_shape: str | None = None
-    """The emulated link, written UP[,RTT[,DOWN]]."""
-    own_cloud: tuple[str, ...] | None = None
-    """Start a cloud on loopback with these arguments, and use that one."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    """None: where deployment.py fit puts those of an edge."""
     power: str = energy.DEFAULT_PROFILE
     radio: str = energy.DEFAULT_RADIO
-    token: str = ""
-    tls: ClientTls | None = None
-    record: Path | None = None
-    """Write down what the link is like: a trace for the lab."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One inference, in seconds of the edge's clock; `queue_s` and `cloud_s` are durations that the cloud reports.
-
-    Unpacking is in `cloud_s`. `payload_bytes` went up, and were `raw_bytes` before they were packed.
-    """
-
-    edge_s: float
-    encode_s: float
-    queue_s: float
-    cloud_s: float
-    total_s: float
-    payload_bytes: int = 0
-    raw_bytes: int = 0
-    received_bytes: int = 0
-
-    def plus(self, other: "Measured") -> "Measured":
-        """Both, one after the other."""
-        return Measured(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    @property
-    def transfer_s(self) -> float:
-        """The seconds that are left: the link both ways, and the network stacks."""
-        return self.total_s - self.edge_s - self.encode_s - self.queue_s - self.cloud_s
 
 
 @dataclass(frozen=True)
@@ -115,12 +60,16 @@ class Answered:
     """The tensors of the network's outputs, with the times of the inference."""
 
     outputs: tuple[Array, ...]
-    measured: Measured
+    measured: StageTimes
     completed_by: str
     """`edge` or `cloud` where one of them ran every layer, `split`, or `fallback`: finished here instead."""
     fallback: Fallback | None = None
     requests: int = 0
     """What was asked of the cloud, retries included."""
+
+
+AS_THEY_ARE: Mapping[int, str] = MappingProxyType({})
+"""Codecs: nothing is packed."""
 
 
 @dataclass
@@ -134,8 +83,6 @@ class Edge:
     """Keeps the connection to a cloud, where one is wanted."""
     tls: ClientTls | None = None
     """Whom it trusts to be its cloud; None is without TLS."""
-    codecs: Mapping[int, str] = field(default_factory=dict)
-    """How the output of each layer is packed when it goes up; what is not named travels as it is."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held by whoever computes: inferences that are under way at once take turns."""
 
@@ -195,15 +142,17 @@ class Edge:
         """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
 
-    def infer_parts(self, x: Array, parts: Sequence[Part], timeout_s: float) -> Answered:
+    def infer_parts(
+        self, x: Array, parts: Sequence[Part], timeout_s: float, codecs: Mapping[int, str] = AS_THEY_ARE
+    ) -> Answered:
         """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
-        `x` is the input, shape (1, ...). Raises DeadlineError after `timeout_s` seconds and AppError where the cloud
-        refuses or is lost.
+        `x` is the input, shape (1, ...); `codecs` say how the output of each layer is packed. Raises DeadlineError
+        after `timeout_s` seconds and AppError where the cloud refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
         self.load(parts)
-        inference = Inference(self, {INPUT: x})
+        inference = Inference(self, {INPUT: x}, codecs)
         for part in parts:
             if part.place == "edge":
                 inference.run_here(part.layers)
@@ -247,7 +196,9 @@ class Inference:
 
     edge: Edge
     values: dict[int, Array]
-    measured: Measured = Measured(0.0, 0.0, 0.0, 0.0, 0.0)
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """How the output of each layer is packed when it goes up; what is not named travels as it is."""
+    measured: StageTimes = NO_TIMES
     started: float = field(default_factory=time.perf_counter)
     requests: int = 0
 
@@ -263,7 +214,7 @@ class Inference:
             segment = executor.load(layers)
             ran = executor.run(segment, [self.values[number] for number in segment.inputs])
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
-        self.measured = self.measured.plus(Measured(ran.seconds, 0.0, 0.0, 0.0, 0.0))
+        self.measured = self.measured.plus(StageTimes(ran.seconds))
 
     def run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:
         """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""
@@ -272,7 +223,7 @@ class Inference:
             boundary, encode_s = pack(
                 self.edge.executor,
                 [self.values[number] for number in crossing],
-                [self.edge.codecs.get(number, RAW) for number in crossing],
+                [self.codecs.get(number, RAW) for number in crossing],
                 client.ready[self.edge.graph.name].codecs,
             )
         self.requests += 1
@@ -281,12 +232,12 @@ class Inference:
         waited_s = time.perf_counter() - asked_at
         self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
         queue_s = min(result.queue_s, waited_s)  # no cloud can have taken longer than it was waited for
-        took = Measured(
-            edge_s=0.0,
+        decode_s = min(result.decode_s, waited_s - queue_s)
+        took = StageTimes(
             encode_s=encode_s,
             queue_s=queue_s,
-            cloud_s=min(result.cloud_s + result.decode_s, waited_s - queue_s),
-            total_s=0.0,
+            decode_s=decode_s,
+            cloud_s=min(result.cloud_s, waited_s - queue_s - decode_s),
             payload_bytes=sum(one.nbytes for one in boundary),
             raw_bytes=sum(self.values[number].nbytes for number in crossing),
             received_bytes=sum(array.nbytes for array in arrays),
@@ -296,7 +247,7 @@ class Inference:
     def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
         """The answer, once every layer has run."""
         outputs = tuple(self.values[number] for number in self.edge.graph.outputs)
-        measured = replace(self.measured, total_s=self.elapsed_s)
+        measured = self.measured.lasting(self.elapsed_s)
         return Answered(outputs, measured, completed_by, fallback, self.requests)
 
 

@@ -43,7 +43,8 @@ class EdgeClient:
             recorder = None if config.record is None else self._stack.enter_context(Recorder(config.record))
             place = (config.host, config.port)
             cloud = CloudAccess(self._stack, place, config.own_cloud, "cloud_api.py", config.link_shape)
-            cloud.start()
+            if config.point is None:
+                cloud.start()  # it loads while we do
             self._stack.callback(self._edge.close)
             is_awaited = config.fallback != "always"
             entered = reach(self._edge, cloud, config, progress, recorder, is_awaited=is_awaited)

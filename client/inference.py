@@ -8,9 +8,9 @@ from functools import cache
 
 import numpy as np
 
-from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
-from edgecloud.client.edge import Answered, Edge, EdgeConfig, Measured, read_input
-from edgecloud.client.energy_report import EnergyInputs, EnergyReport, Metered
+from edgecloud.client.connection_manager import ConnectionManager, connection_of
+from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
+from edgecloud.client.energy_report import EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import blaming
 from edgecloud.client.outcome import Outcome, Plan, Runs, Sources, Verified
@@ -36,7 +36,7 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import RAW, Array
-from edgecloud.partition.cost import Prediction, parts_of
+from edgecloud.partition.cost import parts_of
 from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
 from edgecloud.utils.progress import Show
 
@@ -68,8 +68,8 @@ def enter(
 ) -> Entered:
     """Build the network and greet the cloud where one is needed; `stack` ends both.
 
-    The cloud may take `ready_s` seconds, else as long as `greeting_s` says; where it is not awaited the greeting only
-    begins. Raises AppError.
+    The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
+    the greeting only begins. Raises AppError.
     """
     entry = registry.resolve_trusted(config.model)
     recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -111,27 +111,7 @@ def reach(
     if not is_awaited:
         manager.open_in_background()
         return Entered(edge, is_awaited=False)
-    return Entered(edge, _connect(edge, manager, config, ready_s or greeting_s(config)))
-
-
-def connection_of(config: EdgeConfig, address: tuple[str, int], recorder: Recorder | None = None) -> ConnectionConfig:
-    """How the connection to a cloud is kept for one inference after the other."""
-    return ConnectionConfig(
-        address,
-        ready_s=config.ready_s,
-        timeout_s=config.timeout_s,
-        tls=config.tls,
-        up_bytes_per_s=config.up_bytes_per_s,
-        link=config.link,
-        on_sample=None if recorder is None else recorder.note,
-    )
-
-
-def greeting_s(config: EdgeConfig) -> float:
-    """How long the first greeting may take: with a fallback no inference waits longer than `timeout_s` for a cloud, or
-    only for one of our own, which was started for it."""
-    is_waited_for = config.fallback == "off" or config.own_cloud is not None
-    return config.ready_s if is_waited_for else min(config.ready_s, config.timeout_s)
+    return Entered(edge, _connect(edge, manager, config, ready_s or config.first_s))
 
 
 def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s: float) -> str:
@@ -280,20 +260,8 @@ def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
 
 
 def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
-    predicted, typical = plan.decision.predicted, runs.typical
     is_local = all(part.place == "edge" for part in runs.parts)
-    sent = planned = (typical.payload_bytes, typical.received_bytes)
-    if link is not None:
-        up, down = predicted.upload_s * link.up_bytes_per_s, predicted.download_s * link.down_bytes_per_s
-        planned = (round(up), round(down))
-    stages = (_stages(predicted, *planned, is_local=is_local), _stages(typical, *sent, is_local=is_local))
-    return EnergyReport.of(power, link, *stages, metered)
-
-
-def _stages(times: Prediction | Measured, sent_bytes: int, received_bytes: int, *, is_local: bool) -> EnergyInputs:
-    """What the joules of an inference depend on; packing is computing too."""
-    busy_s = times.edge_s + times.encode_s
-    return EnergyInputs(busy_s, 0.0 if is_local else times.total_s - busy_s, sent_bytes, received_bytes)
+    return EnergyReport.of(power, link, plan.decision.predicted, runs.typical, metered, is_local=is_local)
 
 
 def _outcome(
@@ -326,7 +294,7 @@ def _outcome(
         top=rank(answer, edge.entry.labels),
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
-        verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
+        verified=verify_against_whole(edge, plan, (runs, *compared), prepared.whole()) if verify else None,
         times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.found.why),
         corrections=corrections,
         energy=used,
@@ -341,16 +309,16 @@ def _not_finite(answered: Answered, whole: Array) -> AppError:
     return AppError(NETWORK_NOT_FINITE)
 
 
-def verify_against_whole(edge: Edge, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
+def verify_against_whole(edge: Edge, plan: Plan, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
     """Compare every answer with what the whole network gives, run in one piece: the top-1 if packing is lossy."""
     answers = [answer.outputs for found in runs for answer in found.answers]
     return Verified(
-        all(_same(edge, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),
+        all(_same(edge, plan, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),
         max(max_abs_diff(outputs, expected) for outputs in answers),
     )
 
 
-def _same(edge: Edge, parts: Parts) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
+def _same(edge: Edge, plan: Plan, parts: Parts) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
     """How answers are compared with the whole network's: by their top-1 only where something was rounded on its way."""
     crossing = {n for part in parts if part.place == "cloud" for n in edge.graph.inputs_of(part.layers)}
-    return matches if is_lossless(edge.codecs.get(number, RAW) for number in crossing) else is_same_top
+    return matches if is_lossless(plan.codecs.get(number, RAW) for number in crossing) else is_same_top

@@ -86,8 +86,8 @@ def plan_of(
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
     decision_s = time.perf_counter() - started
     exact = allowed.exact(problem, config.goal.weights(watts))
-    edge.codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
-    return Plan(decision, decision_s, exact)
+    codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
+    return Plan(decision, decision_s, exact, codecs=codecs)
 
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:

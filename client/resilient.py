@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecloud.client.connection_manager import AWAY, ConnectionManager
-from edgecloud.client.edge import Answered, Edge, Fallback, Inference, ran_by
+from edgecloud.client.edge import AS_THEY_ARE, Answered, Edge, Fallback, Inference, ran_by
 from edgecloud.client.fallback import fits, is_worth_asking, patience_s
 from edgecloud.engine.answers import NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.models.graph import INPUT
@@ -43,7 +43,8 @@ class ResilientClient:
     """Runs inferences with an edge that has a cloud, each within `timeout_s` seconds if at all possible.
 
     `edge_s` are predicted seconds of every layer here; `waiting_s`, by parts, those that an inference waits for the
-    cloud, all of its requests together. Several threads may call it; they take turns in computing.
+    cloud, all of its requests together; `codecs` say how the output of each layer is packed. Several threads may call
+    it; they take turns in computing.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class ResilientClient:
         timeout_s: float,
         edge_s: Sequence[float],
         waiting_s: Mapping[tuple[Part, ...], float],
+        codecs: Mapping[int, str] = AS_THEY_ARE,
     ) -> None:
-        self._edge, self._cloud, self._timeout_s = edge, cloud, timeout_s
+        self._edge, self._cloud, self._timeout_s, self._codecs = edge, cloud, timeout_s, codecs
         self._edge_s, self._waiting_s = edge_s, waiting_s
         self._told = ""
 
@@ -64,7 +66,7 @@ class ResilientClient:
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._cloud.look()
         self._edge.load(parts)
-        inference = Inference(self._edge, {INPUT: x})
+        inference = Inference(self._edge, {INPUT: x}, self._codecs)
         if self._cloud.is_left_alone:
             return all_here(inference, self._cloud.why)
         at = time.monotonic() + self._timeout_s

@@ -60,7 +60,7 @@ class Runner:
             return self._late.infer(x, parts)
         if self._resilient is not None:
             return self._resilient.infer(x, parts)
-        answered = self._prepared.edge.infer_parts(x, parts, self._config.timeout_s)
+        answered = self._prepared.edge.infer_parts(x, parts, self._config.timeout_s, self.plan.codecs)
         if not self.plan.failure:
             return answered
         return replace(answered, completed_by="fallback", fallback=Fallback(self.plan.failure, 0.0))
@@ -86,4 +86,5 @@ class Runner:
         waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
         waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
         edge_s = self._prepared.found.times.seconds
-        return ResilientClient(self._prepared.edge, cloud, self._config.timeout_s, edge_s, waiting_s)
+        timeout_s = self._config.timeout_s
+        return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

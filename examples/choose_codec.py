@@ -15,7 +15,7 @@ with ec.Cloud(networks=[net]) as cloud:
     for codec in ("raw", "zstd", "fp16+zstd", "int8+zstd", "int4+zstd"):
         with ec.Edge(net, cloud=cloud.address, point=POINT, codec=codec) as edge:
             answers = list(edge.map(digits))
-        sent = np.mean([answer.times.sent_bytes for answer in answers])
+        sent = np.mean([answer.times.payload_bytes for answer in answers])
         error = max(abs(a.outputs[0] - e).max() for a, e in zip(answers, expected, strict=True))
         same = sum(a.outputs[0].argmax() == e.argmax() for a, e in zip(answers, expected, strict=True))
         print(f"{codec:>10}  {sent:6.0f} bytes  largest difference {error:.1e}  {same} of {len(digits)} classes kept")

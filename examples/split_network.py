@@ -16,7 +16,7 @@ with (
 
 print(f"predicted  {answer.plan.predicted}")
 print(f"measured   {answer.times}")
-print(f"completed by {answer.completed_by}, {answer.times.sent_bytes / 1e3:.1f} kB sent")
+print(f"completed by {answer.completed_by}, {answer.times.payload_bytes / 1e3:.1f} kB sent")
 
 whole = net(net.sample)
 print(f"largest difference to the whole network: {abs(answer.outputs[0] - whole[0]).max():.1e}")

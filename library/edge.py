@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.edge import Answered, EdgeConfig, Measured
+from edgecloud.client.edge import Answered, EdgeConfig
 from edgecloud.client.edge_client import WINDOW, EdgeClient
 from edgecloud.client.fallback import Mode
 from edgecloud.client.power import PowerChoice
@@ -41,7 +41,7 @@ class Answer:
     >>> net = ec.load("le_net")
     >>> with ec.Edge(net, cloud=None) as edge:
     ...     answer = edge(net.sample)
-    >>> answer.outputs[0].shape, answer.completed_by, answer.times.sent_bytes, answer.fallback
+    >>> answer.outputs[0].shape, answer.completed_by, answer.times.payload_bytes, answer.fallback
     ((1, 10), 'edge', 0, '')
     """
 
@@ -179,9 +179,7 @@ class Edge:
             return self._ended[0]
         found, kept = self._client.plan, self._planned
         if kept is None or kept[0] is not found:
-            boundary = found.decision.boundary(self.net.graph)
-            sent = 0 if found.problem is None else found.problem.crossing(boundary).bytes
-            kept = self._planned = (found, Plan.of(self.net.graph, found.decision, sent, failure=words(found.failure)))
+            kept = self._planned = (found, Plan.of(self.net.graph, found.decision, failure=words(found.failure)))
         return kept[1]
 
     @property
@@ -274,7 +272,7 @@ class Edge:
     def _answer(self, answered: Answered, x: Any) -> Answer:
         why = "" if answered.fallback is None else words(answered.fallback.reason)
         outputs = as_given(answered.outputs, x)
-        return Answer(outputs, _times(answered.measured), self.plan, answered.completed_by, why)
+        return Answer(outputs, answered.measured, self.plan, answered.completed_by, why)
 
 
 def _place(cloud: str | None) -> addresses.Place:
@@ -321,15 +319,3 @@ def _shape(link: str | None, cloud: str | None) -> str | None:
     if cloud is None:
         raise UsageError("emulate_link is a link to a cloud, and without one there is none")
     return link
-
-
-def _times(measured: Measured) -> StageTimes:
-    return StageTimes(
-        edge_s=measured.edge_s,
-        encode_s=measured.encode_s,
-        transfer_s=measured.transfer_s,
-        queue_s=measured.queue_s,
-        cloud_s=measured.cloud_s,
-        sent_bytes=measured.payload_bytes,
-        received_bytes=measured.received_bytes,
-    )

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, 
 from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
+from edgecloud.partition.cost import NO_TIMES, StageTimes
 from edgecloud.tasks.fleet import Fleet
 from edgecloud.tasks.planner import Choice, Planner
 from edgecloud.tasks.tasks import Task
@@ -43,19 +44,9 @@ class TaskRecord:
     sent_s: float = 0.0
     """The first byte of the boundary left."""
     done_s: float = 0.0
-    edge_s: float = 0.0
-    encode_s: float = 0.0
-    link_s: float = 0.0
-    """From the first byte of the request to its last, as the cloud saw it."""
-    queue_s: float = 0.0
-    cloud_s: float = 0.0
-    """Unpacking is in it ..."""
-    decode_s: float = 0.0
-    """... and took this long."""
+    times: StageTimes = NO_TIMES
+    """Its stages, where `upload_s` is from the first byte of the request to its last, as the cloud saw it."""
     batch: int = 0
-    payload_bytes: int = 0
-    """What was sent, and what it was before it was packed."""
-    raw_bytes: int = 0
     codec: str = ""
     """Of what was sent; empty: nothing was."""
     tries: int = 0
@@ -232,7 +223,7 @@ class Pipeline:
         segment = member.executor.load(head)
         record.started_s = self.now_s
         ran = member.executor.run(segment, [x])
-        record.head_done_s, record.edge_s = self.now_s, ran.seconds
+        record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
             self._complete(record, "edge", [values[number] for number in graph.outputs])
@@ -267,8 +258,8 @@ class Pipeline:
             return
         executor = self._fleet.members[request.model].executor
         request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), known)
-        record.encode_s += encode_s
-        record.payload_bytes, record.raw_bytes = request.payload_bytes, sum(one.nbytes for one in request.boundary)
+        sizes = {"payload_bytes": request.payload_bytes, "raw_bytes": sum(one.nbytes for one in request.boundary)}
+        record.times = replace(record.times, encode_s=record.times.encode_s + encode_s, **sizes)
         record.codec = ",".join(dict.fromkeys(one.codec for one in request.packed))
 
     def _finish_here(self, flying: _Flying) -> None:
@@ -277,7 +268,7 @@ class Pipeline:
         executor = self._fleet.members[request.model].executor
         segment = executor.load(request.tail)
         ran = executor.run(segment, request.boundary)
-        record.edge_s += ran.seconds
+        record.times = record.times.plus(StageTimes(ran.seconds))
         values = flying.values | dict(zip(segment.outputs, ran.arrays, strict=True))
         outputs = [values[number] for number in request.graph.outputs]
         if not flying.theirs:
@@ -321,8 +312,14 @@ class Pipeline:
         with self._changed:
             flying = self._flying[request]
         record = flying.record
-        record.queue_s, record.link_s = result.queue_s, result.received_s
-        record.cloud_s, record.decode_s = result.cloud_s + result.decode_s, result.decode_s
+        record.times = replace(
+            record.times,
+            upload_s=result.received_s,
+            queue_s=result.queue_s,
+            decode_s=result.decode_s,
+            cloud_s=result.cloud_s,
+            received_bytes=sum(array.nbytes for array in arrays),
+        )
         self._note_try(flying)
         record.batch = result.batch
         values = flying.values | dict(zip(request.graph.outputs_of(request.tail), arrays, strict=True))
@@ -412,7 +409,7 @@ def ran_by(request: Request) -> str:
 def stage_sums(records: Sequence[TaskRecord]) -> tuple[float, float, float]:
     """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once, but unpacks each."""
     return (
-        sum(record.edge_s + record.encode_s for record in records),
-        sum(record.link_s for record in records),
-        sum(record.decode_s + (record.cloud_s - record.decode_s) / max(1, record.batch) for record in records),
+        sum(record.times.edge_s + record.times.encode_s for record in records),
+        sum(record.times.upload_s for record in records),
+        sum(record.times.decode_s + record.times.cloud_s / max(1, record.batch) for record in records),
     )

@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
-from edgecloud.client.fallback import Mode, first_wait_s, is_covered
+from edgecloud.client.config import ClientConfig
+from edgecloud.client.connection_manager import ConnectionManager, connection_of
+from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import is_nobody
 from edgecloud.client.subprocesses import CloudAccess
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
 from edgecloud.engine.times import Times, predictors_path
-from edgecloud.models import registry, weights
+from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.monitor import Monitor
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import Array
-from edgecloud.net.tls import ClientTls
 from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
 from edgecloud.tasks.pipeline import Pipeline, TaskRecord
 from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
@@ -36,14 +36,9 @@ NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
 
 
 @dataclass(frozen=True)
-class TasksConfig:
-    """What one call of tasks_edge_api.py is to do. Rates in bytes per second, times in seconds."""
+class TasksConfig(ClientConfig):
+    """What one call of tasks_edge_api.py is to do; with `fallback` off a task fails that the cloud does not answer."""
 
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
-    weights: str = weights.DEFAULT
     models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
     """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
     tasks: int = 40
@@ -55,27 +50,8 @@ class TasksConfig:
     """Arrivals; None: all tasks are there at the start."""
     is_serial: bool = False
     interval_s: float = 1.0
-    up_bytes_per_s: float | None = None
-    """Believed of both ways at the start, instead of a probe."""
-    codec: str = "auto"
-    accuracy_budget: float = 0.0
-    """As for edge_api.py."""
+    """How often the link is looked at."""
     verify: bool = False
-    fallback: Mode = "on"
-    """As for edge_api.py; with `off` a task fails that the cloud does not answer."""
-    timeout_s: float = 60.0
-    ready_s: float = 300.0
-    cpu_share: float | None = None
-    link_shape: str | None = None
-    own_cloud: tuple[str, ...] | None = None
-    """Start a cloud on loopback with these arguments, and use that one."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    token: str = ""
-    tls: ClientTls | None = None
-    record: Path | None = None
-    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -237,17 +213,7 @@ def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
 
 def _manager_of(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
-    is_waited_for = config.fallback == "off" or config.own_cloud is not None
-    settings = ConnectionConfig(
-        prepared.address,
-        config.interval_s,
-        config.ready_s,
-        config.timeout_s,
-        tls=config.tls,
-        up_bytes_per_s=config.up_bytes_per_s,
-        on_sample=None if prepared.recorder is None else prepared.recorder.note,
-        first_s=None if is_waited_for else min(config.ready_s, config.timeout_s),
-    )
+    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
     hellos = [member.hello(config.token) for member in members.values()]
     return ConnectionManager(
         settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}

@@ -1,19 +1,26 @@
-"""What keeps the connection of many tasks: a link that falls silent in the middle of a probe."""
+"""What keeps the connection: a link that falls silent in the middle of a probe, a cloud that only refuses."""
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from edgecloud.client import connection_manager as module
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
+from edgecloud.client.fallback import REFUSALS
+from edgecloud.client.handshake import RefusedError
+from edgecloud.client.multiplexed import Request
 from edgecloud.engine.executor import Network
+from edgecloud.engine.identity import hello_of
 from edgecloud.lab.link_shape import LinkShape
 from edgecloud.lab.relay import Relay
 from edgecloud.net.codec import CODECS
-from edgecloud.net.messages import Hello, State
+from edgecloud.net.messages import Error, Hello, State
+from edgecloud.utils.deadline import Deadline
 from tests.client.test_multiplexed import Ear
-from tests.conftest import CloudProcess
+from tests.conftest import LONG_S, CloudProcess, until
+from tests.e2e.test_fallback import FakeCloud
 
 
 def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
@@ -60,3 +67,42 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
         manager.close()
         relay.stop()
         serving.join()
+
+
+def test_a_cloud_that_only_refuses_is_left_alone_and_connected_to_later(network: Callable[[str], Network]) -> None:
+    """Whoever asks, one inference or many tasks: the budget and the breaker are those of the connection."""
+    found = network("le_net")
+    graph = found.traced.graph
+    with closing(
+        FakeCloud(found, lambda number: Error("BUSY", "full", 1, 0.25) if number <= REFUSALS else None)
+    ) as cloud:
+        manager = ConnectionManager(
+            ConnectionConfig(("127.0.0.1", cloud.port)), [hello_of(found)], {graph.name: len(graph.layers)}
+        )
+        with closing(manager):
+            manager.connect()
+
+            def ask() -> None:
+                deadline = Deadline.after(LONG_S, "the test")
+                request = Request(0, graph.name, graph, graph.everything - {0}, [found.example.tensor.numpy()])
+                manager.ready_client(deadline).ask(request, deadline)
+
+            pauses: list[float | None] = []
+            for number in range(REFUSALS):
+                with pytest.raises(RefusedError) as caught:
+                    ask()
+                pauses.append(manager.on_failure(caught.value, 1))
+                manager.give_up(f"refused {number + 1} times")
+            assert pauses == [0.25] * (REFUSALS - 1) + [None]
+            assert (manager.is_left_alone, manager.client, manager.is_connected) == (True, None, False)
+            assert manager.why == f"refused {REFUSALS} times"
+            assert cloud.greeted == 1
+
+            def is_back() -> bool:
+                manager.look()
+                return manager.client is not None
+
+            until(is_back)
+            ask()
+            manager.on_success()
+            assert (cloud.greeted, manager.reconnects, manager.is_left_alone) == (2, 1, False)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from benchmarks.frame_proxy import FrameProxy, Place, close
+from edgecloud.client.connection_manager import connection_of
 from edgecloud.client.edge import Answered, Edge, EdgeConfig
-from edgecloud.client.inference import connection_of
 from edgecloud.client.late import LateEdge
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.engine.answers import matches, whole_answer

@@ -9,6 +9,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import MultiplexedClient, Request
 from edgecloud.engine.executor import Network
 from edgecloud.net.connection import Connection
@@ -17,7 +18,7 @@ from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State
 from edgecloud.net.plain_pickle import dumps
 from edgecloud.net.tensors import Array
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, ProtocolError
 from tests.conftest import LONG_S, until
 
 LAYERS = 13
@@ -175,6 +176,51 @@ def test_whatever_goes_wrong_every_request_comes_back_once(script: Script, reque
         client.submit(late)
         assert ear.losses[-1] is late
         assert len(ear.answers) + len(ear.losses) == 4
+
+
+def test_who_asks_alone_sends_and_receives_without_threads(request_for: Callable[[], Request]) -> None:
+    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, Ear())) as client:
+        for _ in range(3):
+            result, arrays = client.ask(request_for(), soon())
+            assert (result.cloud_s, arrays[0].shape) == (0.0, (1, 10))
+        told = client.ask_state(LONG_S)
+        assert told is not None
+        assert told[0].load == 2.0
+        assert not any(thread.name.startswith("requests ") for thread in threading.enumerate())
+
+
+def busy_first(connection: Connection, number: int) -> None:
+    if number > 1:
+        right(connection, number)
+    else:
+        connection.send(Error("BUSY", "later", number, 0.25), soon())
+
+
+def deaf(_connection: Connection, _number: int) -> None:
+    """Says nothing."""
+
+
+@pytest.mark.parametrize("has_threads", [False, True])
+def test_asking_ends_in_an_answer_a_refusal_or_the_deadline(
+    has_threads: bool, request_for: Callable[[], Request]
+) -> None:
+    ear = Ear()
+    with closing(FakeCloud(busy_first)) as cloud, closing(connected(cloud, ear)) as client:
+        if has_threads:
+            client.start()
+        with pytest.raises(RefusedError) as caught:
+            client.ask(request_for(), soon())
+        assert (caught.value.error.code, caught.value.retry_after_s) == ("BUSY", 0.25)
+        assert client.ask(request_for(), soon())[0].id == 2  # on the same connection
+    with closing(FakeCloud(deaf)) as cloud, closing(connected(cloud, ear)) as client:
+        if has_threads:
+            client.start()
+        with pytest.raises(DeadlineError, match="the test"):
+            client.ask(request_for(), soon(0.2))
+        assert not client.is_alive  # what is still on its way would be taken for another answer
+        with pytest.raises(DeadlineError):
+            client.ask(request_for(), soon())
+    assert (ear.answers, ear.refusals, ear.losses) == ([], [], [])  # whoever asks is told
 
 
 def test_times_of_another_network_are_refused() -> None:

@@ -63,7 +63,7 @@ def test_every_answer_is_that_of_the_whole_network(served: ec.Cloud, le_net: ec.
     assert answer.completed_by == {0: "cloud", 12: "edge"}.get(point, "split")
     assert answer.fallback == ""
     assert (answer.plan.point, edge.plan.point) == (point, point)
-    assert (answer.times.sent_bytes > 0) == (point < 12)
+    assert (answer.times.payload_bytes > 0) == (point < 12)
     assert answer.times.total_s > 0
 
 
@@ -170,7 +170,7 @@ def test_without_a_cloud_everything_runs_here(le_net: ec.Network) -> None:
         answer = edge(le_net.sample)
         assert edge.link is None
     assert np.array_equal(answer.outputs[0], le_net(le_net.sample)[0])
-    assert (answer.completed_by, answer.plan.cloud, answer.times.sent_bytes) == ("edge", (), 0)
+    assert (answer.completed_by, answer.plan.cloud, answer.times.payload_bytes) == ("edge", (), 0)
 
 
 def test_a_link_that_is_given_is_believed(served: ec.Cloud, le_net: ec.Network) -> None:
@@ -232,7 +232,7 @@ def test_codecs_are_the_callers_choice(served: ec.Cloud, le_net: ec.Network) -> 
         with ec.Edge(le_net, served.address, point=3, codec=codec) as edge:
             answer = edge(le_net.sample)
         assert set(answer.plan.codecs.values()) == {codec}
-        sent[codec] = answer.times.sent_bytes
+        sent[codec] = answer.times.payload_bytes
     assert sent["int8+zstd"] < sent["raw"] / 2
 
 

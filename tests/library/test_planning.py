@@ -105,7 +105,7 @@ def test_a_plan_says_what_runs_where() -> None:
     assert plan.codecs == {"pool1": "raw"}
     stages = plan.predicted
     assert stages.total_s == pytest.approx(0.12 + 46_656 / 625e3 + 0.02 + 4_000 / 625e3 + 0.02)
-    assert (stages.sent_bytes, stages.received_bytes) == (46_656, 4_000)
+    assert (stages.payload_bytes, stages.received_bytes) == (46_656, 4_000)
     assert len(plan.alternatives) == 4
     assert min(each.total_s for each in plan.alternatives) == pytest.approx(stages.total_s)
     with pytest.raises(AttributeError):
@@ -167,7 +167,7 @@ def test_a_network_is_planned_from_its_profile(tmp_path: Path, capsys: pytest.Ca
     assert plan.predicted.edge_s == pytest.approx(sum(measured.seconds))
     near = ec.plan(net, [1000 * each for each in measured.seconds], measured, ec.Link("5mbit"), cache_dir=tmp_path)
     assert near.point == 0
-    assert near.predicted.sent_bytes < 4 * 28 * 28  # packed, as an edge would
+    assert near.predicted.payload_bytes < 4 * 28 * 28  # packed, as an edge would
     shown = call(
         deployment.main, ["profile", "-t", "le_net", "--threads", "1", "--cache-dir", str(tmp_path), "--json"], capsys
     )
