@@ -1,1 +1,1 @@
-"""The edge's side: one client for one inference and for many."""
+"""The edge: one client for one inference and for many."""

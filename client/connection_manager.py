@@ -47,7 +47,7 @@ LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
 LEAST_S = 0.1  # for the second greeting, where the first one took all the time
 END_S = 0.5
-AWAY = "the cloud is away: "
+AWAY = "cloud unreachable: "
 NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
 
 
@@ -274,7 +274,7 @@ class ConnectionManager:
         """Ask the cloud how busy it is. Raises AppError where it is lost."""
         told = self._needed().ask_state(timeout_s)
         if told is None:
-            raise DeadlineError(f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)")
+            raise DeadlineError(f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)")
         self._note_state(told[0])
         return told[0]
 
@@ -312,12 +312,12 @@ class ConnectionManager:
         except AppError as error:
             self.error = error
             if is_first:
-                log.warning("everything runs here: %s", self.why)
+                log.warning("running everything on the edge: %s", self.why)
             else:
                 log.info("%s%s", AWAY, self.why)
         except Exception as error:  # nobody would hear of it
-            log.exception("a bug in what connects again")
-            self.error = AppError(f"it could not be greeted: {type(error).__name__}")
+            log.exception("internal error while reconnecting")
+            self.error = AppError(f"handshake failed: {type(error).__name__}")
             self._failed(self.error)
 
     def _connected(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
@@ -369,7 +369,7 @@ class ConnectionManager:
         given = self._config.link
         if given is not None:
             return LinkEstimate(given.up_bytes_per_s, given.down_bytes_per_s, given.rtt_s, "given")
-        prober = Prober(connection, Deadline.after(self._config.timeout_s, "the probe of the link (--timeout)"))
+        prober = Prober(connection, Deadline.after(self._config.timeout_s, "link probe (--timeout)"))
         return prober.estimate(self._config.up_bytes_per_s)
 
     def _estimate_from(self, link: LinkEstimate) -> None:
@@ -398,7 +398,7 @@ class ConnectionManager:
             self._is_gap = False
             self._config.on_sample(now, self._estimator.up_bytes_per_s)
         if lost_at is not None:
-            log.warning("the cloud is back after %s", format_seconds(time.monotonic() - lost_at))
+            log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - lost_at))
         self._leave_behind(old)
 
     def _leave_behind(self, old: MultiplexedClient | None) -> None:
@@ -422,9 +422,9 @@ class ConnectionManager:
             if client is not None and time.perf_counter() - client.last_used > IDLE_S:
                 try:
                     if client.ask_state(min(IDLE_ANSWER_S + slack_s, deadline.remaining())) is None:
-                        raise DeadlineError("it says nothing")
+                        raise DeadlineError("no answer")
                 except AppError as error:
-                    log.info("the connection was idle, and is no more: %s", error)
+                    log.info("the idle connection was lost: %s", error)
                     client.close()
                     client = None
             return client or self._replaced(deadline, slack_s)
@@ -529,7 +529,7 @@ class ConnectionManager:
         """Give up on a cloud that has not answered in time."""
         client = self._alive
         if client is not None and client.is_overdue:
-            client.close(DeadlineError(f"no answer in time for {self._config.timeout_s:g} s (--timeout)"))
+            client.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
 
     # --- how busy the cloud is, and what the link is like
 
@@ -564,7 +564,7 @@ class ConnectionManager:
         except AppError as error:
             log.info("the link monitor: %s", error)
         except Exception:  # the next one may do better
-            log.exception("a bug in the link monitor")
+            log.exception("internal error in the link monitor")
 
     def _learn(self, client: MultiplexedClient) -> None:
         assert self._config.interval_s is not None  # or nothing ticks
@@ -593,7 +593,7 @@ class ConnectionManager:
         assert self._estimator is not None  # there is a connection
         told = client.ask_state(PROBE_TIMEOUT_S)
         if told is None:
-            client.close(DeadlineError(f"the cloud says nothing for {PROBE_TIMEOUT_S:g} s"))
+            client.close(DeadlineError(f"no answer from the cloud for {PROBE_TIMEOUT_S:g} s"))
             return
         frames = int(PROBE_S * self._estimator.up_bytes_per_s / TRAIN_BYTES) + TRAIN_SKIPPED
         rate = client.probe(max(LEAST_FRAMES, min(MOST_FRAMES, frames)), PROBE_TIMEOUT_S)

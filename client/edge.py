@@ -1,4 +1,4 @@
-"""The edge's side: decide where to cut, run the head, send the boundary, and take the answer."""
+"""The edge: decide where to cut, run the head, send the boundary, and receive the answer."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What an inference costs the edge in energy: modelled from a power profile, and measured where there is a meter."""
+"""The energy of an inference: modeled from a power profile, and measured if the machine has a meter."""
 
 import time
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""When to wait for a cloud, when to ask it again, and when to leave it alone. Pure: moments come from the caller.
+"""Rules for waiting, retries and the circuit breaker. Pure: moments come from the caller.
 
 The rule of one inference. The edge holds what crosses the cut, so it can compute the rest itself, in a predicted
 `here_s`. Of the `left_s` until the deadline so much is kept back for that (`reserve_s`), and the cloud is waited for

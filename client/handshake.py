@@ -15,7 +15,7 @@ from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
 
-NOT_ASKED = "the cloud answered something that was not asked"
+NOT_ASKED = "unexpected answer from the cloud"
 BUSY = "BUSY"
 READY_FLAG = "--ready-timeout"
 NAP_S = 0.1  # how soon it is noticed that nobody waits any more
@@ -98,7 +98,7 @@ def _once(
             connection.send(hello, deadline)
             ready[hello.model] = found = connection.receive(deadline).read(Ready)
             if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
-                raise ProtocolError(f"the cloud's times are not those of {hello.model}")
+                raise ProtocolError(f"the cloud's times do not match {hello.model}")
     except AppError:
         connection.close()
         raise

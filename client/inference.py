@@ -1,4 +1,4 @@
-"""One call of edge_api.py: get ready, decide, measure, check. Returns plain values; cli.report shows them."""
+"""One call of edge_api.py: prepare, decide, measure, verify. Returns plain values; cli.report shows them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -130,7 +130,7 @@ def _hinted(error: AppError, edge: Edge) -> AppError:
     if not isinstance(error, ConnectError):
         return error
     last = len(edge.graph.points) - 1
-    return ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} here and needs no cloud")
+    return ConnectError(f"{error}; --point {last} runs all of {edge.graph.name} on the edge without a cloud")
 
 
 def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
@@ -186,7 +186,7 @@ def first_plan(
         met = None if why else _met(edge.cloud, entered, sum(edge_s), config, progress)
         if met is not None:
             return met[0], planned(edge, *met, prepared, config), False
-        why = why or "it has not answered yet"
+        why = why or "no answer yet"
     except AppError as error:
         if not is_covered(error, config.fallback):
             raise
@@ -226,7 +226,7 @@ def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     except ProtocolError as error:
         if config.fallback == "off":
             raise
-        log.warning("nothing is compared: %s", error)
+        log.warning("skipping the comparison: %s", error)
         return ()
     return both
 

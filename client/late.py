@@ -1,4 +1,4 @@
-"""An edge whose cloud was not there when it was needed: it answers alone, and shares the work once the cloud comes."""
+"""An edge whose cloud is unreachable at first: it answers alone, and uses the cloud once it is reachable."""
 
 import logging
 from collections.abc import Callable

@@ -343,7 +343,7 @@ class MultiplexedClient:
         with self._lock:
             self._ids += frames
             train = self._train = Train(self._ids - frames + 1)
-        deadline = Deadline.after(timeout_s, "the probe")
+        deadline = Deadline.after(timeout_s, "probe")
         payload = memoryview(bytes(TRAIN_BYTES))
         sent = 0
         while sent < frames and not self._outstanding and self.is_alive:
@@ -365,7 +365,7 @@ class MultiplexedClient:
         self._state = None
         self._has_state.clear()
         began = time.perf_counter()
-        late = f"the cloud did not say how busy it is within {timeout_s:g} s (--timeout)"
+        late = f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)"
         deadline = Deadline.after(timeout_s, late)
         with self._alone() as is_alone:
             if is_alone:
@@ -387,7 +387,7 @@ class MultiplexedClient:
 
     def close(self, error: AppError | None = None) -> None:
         """Hang up; requests that are still out are lost."""
-        self._lose(error or PeerClosedError("the connection was closed here"))
+        self._lose(error or PeerClosedError("the connection was closed locally"))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(END_S)
@@ -404,8 +404,8 @@ class MultiplexedClient:
                 self._lose(error)
                 return
             except Exception as error:  # or nothing would ever leave again, without a word
-                log.exception("a bug in what sends requests")
-                self._lose(AppError(f"a request could not be sent: {type(error).__name__}"))
+                log.exception("internal error in the sender")
+                self._lose(AppError(f"cannot send a request: {type(error).__name__}"))
                 return
 
     def _send(self, request: Request, deadline: Deadline) -> None:
@@ -420,12 +420,12 @@ class MultiplexedClient:
     def _receive_all(self) -> None:
         try:
             while True:
-                self._take(self.connection.receive(Deadline.after(SILENT_S, "the cloud was silent")))
+                self._take(self.connection.receive(Deadline.after(SILENT_S, "no answer from the cloud")))
         except AppError as error:
             self._lose(error)
         except Exception as error:
-            log.exception("a bug in what takes answers")
-            self._lose(AppError(f"the answer could not be taken: {type(error).__name__}"))
+            log.exception("internal error in the receiver")
+            self._lose(AppError(f"cannot process the answer: {type(error).__name__}"))
 
     def _take(self, frame: Frame) -> None:
         _TAKEN.get(frame.kind, MultiplexedClient._take_result)(self, frame)
@@ -458,7 +458,7 @@ class MultiplexedClient:
         with self._lock:
             request = self._outstanding.pop(request_id, None)
         if request is None:
-            raise ProtocolError(f"the cloud answered request {request_id}, which is not under way")
+            raise ProtocolError(f"the cloud answered request {request_id}, which is not pending")
         self.last_used = time.perf_counter()
         return request
 
@@ -470,7 +470,7 @@ class MultiplexedClient:
             gone, self._outstanding = list(self._outstanding.values()), {}
         self.connection.close()
         self._line.put(None)
-        log.info("the connection is gone: %s", printable(str(error), 300))
+        log.info("connection lost: %s", printable(str(error), 300))
         for request in gone:
             if request.listener is not None:
                 request.listener.lost([request], error)

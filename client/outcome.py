@@ -1,4 +1,4 @@
-"""What one call of edge_api.py found out, as plain values: the plan, what ran, how it compares."""
+"""The outcome of one call of edge_api.py as plain values: the plan, the runs, the comparison."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

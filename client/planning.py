@@ -40,7 +40,7 @@ class Prepared:
 def gone_on(error: AppError) -> str:
     """Say that the edge goes on alone; returns why."""
     why = printable(str(error), 200)
-    log.warning("everything runs here: %s", why)
+    log.warning("running everything on the edge: %s", why)
     return why
 
 
@@ -126,4 +126,4 @@ def check_sizes(edge: Edge, parts: Parts) -> None:
     for part in (part for part in parts if part.place == "cloud"):
         boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
         if boundary_bytes > limit:
-            raise ProtocolError(f"{boundary_bytes} bytes are to be sent, the limit is {limit}")
+            raise ProtocolError(f"cannot send {boundary_bytes} bytes, the limit is {limit}")

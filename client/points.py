@@ -1,4 +1,4 @@
-"""Several cuts of one network in one call: edge_api.py --points. Loaded, greeted and measured once, then cut after cut.
+"""Several cuts of one network in one call (edge_api.py --points): prepared once, measured one by one.
 
 points   all | auto | K | K-L | head=LAYER+LAYER..., each perhaps with :CODEC, several with commas between them
 auto     the edge's own choice, with the link probed anew just before
@@ -44,7 +44,7 @@ def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
     """Read a list of points. Raises UsageError for what there is not."""
     found = [wanted for part in text.split(",") if part.strip() for wanted in _one(part.strip(), graph)]
     if not found:
-        raise UsageError(f"{text!r} names no point: give all, auto, 0,8,13 or 0-22")
+        raise UsageError(f"{text!r} contains no point: use all, auto, 0,8,13 or 0-22")
     return tuple(found)
 
 
@@ -70,7 +70,7 @@ def _numbers(text: str, graph: LayerGraph) -> range:
         return range(len(graph.points))
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise UsageError(f"{text[:40]!r} is no point: give all, auto, a number such as 8, or a range such as 0-22")
+        raise UsageError(f"{text[:40]!r} is not a point: use all, auto, a number such as 8, or a range such as 0-22")
     graph.head_at(int(last or first))
     return range(int(first), int(last or first) + 1)
 
@@ -149,7 +149,7 @@ class PointsSession:
         """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""
         why = printable(str(error), 200)
         if why != self._why:
-            log.warning("everything runs here: %s", why)
+            log.warning("running everything on the edge: %s", why)
         self._why = why
         manager = self.entered.edge.cloud
         if manager is not None and not manager.is_left_alone:

@@ -1,4 +1,4 @@
-"""Which watts a plan reckons with: a power profile of the device, and one of its radios."""
+"""The power profile and radio of a plan."""
 
 from dataclasses import dataclass
 

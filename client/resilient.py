@@ -23,7 +23,7 @@ from edgecloud.utils.units import format_seconds, printable
 
 log = logging.getLogger(__name__)
 
-NEAR = "the deadline is too near to ask the cloud"
+NEAR = "not enough time left to ask the cloud"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ResilientClient:
     def _blamed(self, inference: Inference) -> Answered:
         """Leave a cloud alone that answers so; the answer is there by now."""
         self._cloud.blame(ProtocolError(NOT_FINITE))
-        log.warning("finished here: %s", NOT_FINITE)
+        log.warning("completed on the edge: %s", NOT_FINITE)
         return inference.answered("fallback", Fallback(NOT_FINITE, inference.elapsed_s))
 
     # --- asking
@@ -112,7 +112,7 @@ class ResilientClient:
         late_s = time.monotonic() - at
         late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""
         level = logging.WARNING if reason != self._told else logging.INFO  # the same again need not be said again
-        log.log(level, "finished here after %s%s: %s", format_seconds(fallback.after_s), late, reason)
+        log.log(level, "completed on the edge after %s%s: %s", format_seconds(fallback.after_s), late, reason)
         self._told = reason
         return inference.answered("fallback", fallback)
 
@@ -135,7 +135,7 @@ class ResilientClient:
                     why = "; then ".join(dict.fromkeys(failures))
                     self._cloud.give_up(why)
                     return why
-                log.info("asking again in %s: %s", format_seconds(pause_s), failures[-1])
+                log.info("retrying in %s: %s", format_seconds(pause_s), failures[-1])
                 time.sleep(pause_s)
             else:
                 return None

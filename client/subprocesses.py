@@ -73,7 +73,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S)
         code = self._process.poll()
-        how = "it said nothing" if code is None else f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        how = "no output" if code is None else f"ended by signal {-code}" if code < 0 else f"exit code {code}"
         reason = self._words.last() or how
         kind = {kind.exit_code: kind for kind in (UsageError, ConnectError, MismatchError)}.get(code or 0, AppError)
         return kind(f"{self._name} did not start: {reason}")
@@ -151,7 +151,7 @@ def own_cloud_flags(
     if options.ip is not None or options.port is not None:
         return None
     if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
-        raise UsageError("TLS is for a cloud elsewhere: give its address with -i and -p")
+        raise UsageError("TLS requires a remote cloud: use -i and -p")
     flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level, "--quiet"]
     if weights != "default":
         flags += ["--weights", weights]
@@ -176,7 +176,7 @@ def codec_flags(*named: str | None) -> tuple[str, ...]:
 @contextlib.contextmanager
 def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterator[Child]:
     """A cloud on loopback on a free port, for as long as the context lasts; it serves whatever there is."""
-    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--until-stdin-closes", "--models", "all", *arguments])
+    child = Child([script, "-i", "127.0.0.1", "-p", "0", "--exit-on-stdin-eof", "--models", "all", *arguments])
     try:
         yield child
     finally:
@@ -186,7 +186,7 @@ def own_cloud(arguments: Sequence[str], script: str = "cloud_api.py") -> Iterato
 @contextlib.contextmanager
 def emulated_link(host: str, port: int, link: str, *more: str) -> Iterator[Child]:
     """A relay to `host:port` that is as slow as `link`, written UP[,RTT[,DOWN]]; `more` are flags of lab.relay."""
-    child = Child(["-m", "edgecloud.lab.relay", "--to", host, str(port), "--link", link, "--until-stdin-closes", *more])
+    child = Child(["-m", "edgecloud.lab.relay", "--to", host, str(port), "--link", link, "--exit-on-stdin-eof", *more])
     try:
         yield child
     finally:

@@ -280,7 +280,7 @@ def _place(cloud: str | None) -> addresses.Place:
     if cloud is None:
         return addresses.Place("127.0.0.1")
     if not isinstance(cloud, str):
-        raise UsageError(f"cloud is 'HOST:PORT', or None to run everything here, not {type(cloud).__name__}")
+        raise UsageError(f"cloud must be 'HOST:PORT', or None to run everything on the edge, not {type(cloud).__name__}")
     place = addresses.parse(cloud)
     if not place.port:
         raise UsageError(f"{cloud!r} names no port: give HOST:PORT")
@@ -290,7 +290,7 @@ def _place(cloud: str | None) -> addresses.Place:
 def _all_here(points: Sequence[object], point: int | None) -> int:
     last = len(points) - 1
     if point not in (None, last):
-        raise UsageError(f"point {point} needs a cloud: without one everything runs here, which is point {last}")
+        raise UsageError(f"point {point} requires a cloud: without one everything runs on the edge, which is point {last}")
     return last
 
 

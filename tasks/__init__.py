@@ -1,1 +1,1 @@
-"""Queues of inference tasks: drawn or read, planned, pipelined."""
+"""Queues of inference tasks: generated or read, planned, pipelined."""

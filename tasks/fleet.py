@@ -1,4 +1,4 @@
-"""The networks of one edge that does many tasks: ready to be cut, with their times, and the inputs of the tasks."""
+"""The networks of an edge with many tasks: prepared, with their times and the inputs of the tasks."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -157,7 +157,7 @@ def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
 def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
     """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a directory")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in inputs.PICTURES)
     good, bad = [], []
     for path in files:
@@ -167,5 +167,5 @@ def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
         except AppError as error:
             bad.append(str(error))
     if not good:
-        raise UsageError(f"{folder} holds no picture" + (f": {bad[0]}" if bad else ""))
+        raise UsageError(f"{folder} contains no image" + (f": {bad[0]}" if bad else ""))
     return good, bad

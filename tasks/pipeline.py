@@ -1,4 +1,4 @@
-"""Many tasks on one edge: the head of one runs while the boundary of another travels and a third is on the cloud.
+"""The pipeline: the head of one task runs while another is sent and a third is on the cloud.
 
 One thread computes (whoever calls `run`), the connection has one that sends and one that receives, and every line
 between them is bounded. A task whose request is refused or lost is finished here, from the boundary that is still held.
@@ -241,7 +241,7 @@ class Pipeline:
     def _submit(self, flying: _Flying) -> None:
         request, client = flying.request, self._cloud.client
         if client is None:
-            self._end_all([request], AppError("there is no cloud"))
+            self._end_all([request], AppError("no cloud available"))
             return
         self._pack(flying, client.ready[request.model].codecs)
         client.submit(request)

@@ -1,4 +1,4 @@
-"""Which task is next, and where it is cut: decided from what the link and the cloud are like at that moment. Pure.
+"""The next task and its cut, from the current link and cloud load. Pure.
 
 A closed queue is planned as a whole, cuts and order together, so that the last task ends early (partition.schedule).
 Open arrivals are cut one by one: for the least latency while the stages keep up with them, else for the shortest

@@ -1,4 +1,4 @@
-"""One call of tasks_edge_api.py: get ready, run the tasks, check the answers. cli.task_report shows them."""
+"""One call of tasks_edge_api.py: prepare, run the tasks, verify. cli.task_report shows the outcome."""
 
 import json
 import logging
@@ -131,7 +131,7 @@ def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun
         tasks = [task for task in tasks if task.id not in refused]
         if not tasks and not skipped:
             first = f": {_where(config, problems[0])}" if problems else ""
-            raise UsageError(f"no task can be run{first}")
+            raise UsageError(f"no runnable task{first}")
         if not tasks:
             return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
@@ -206,7 +206,7 @@ def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
         has_left = config.fallback == "on" and cloud.has_greeted and is_nobody(error)  # between two connections
         if not has_left and not is_covered(error, config.fallback):
             raise
-        log.warning("everything runs here, until the cloud is back: %s", printable(str(error), 200))
+        log.warning("running everything on the edge until the cloud is reachable: %s", printable(str(error), 200))
     for ready in (cloud.conditions().ready or {}).values():
         check_taken(config.codec, ready.codecs)
 
@@ -318,7 +318,7 @@ class Checker:
         """Run the whole network for every different input."""
         known: dict[tuple[str, str], list[Array]] = {}
         for done, (record, outputs) in enumerate(self._kept):
-            progress("checking against the whole networks", done / len(self._kept))
+            progress("checking against the full models", done / len(self._kept))
             key = (record.task.model, record.task.input)
             if key not in known:
                 known[key] = self._fleet.whole(record.task)
@@ -377,4 +377,4 @@ class Journal:
             write()
         except OSError as error:
             self._is_broken = True
-            log.warning("cannot write %s, so --resume will not know: %s", self.path, error.strerror or error)
+            log.warning("cannot write %s, so --resume will repeat these tasks: %s", self.path, error.strerror or error)

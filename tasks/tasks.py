@@ -1,4 +1,4 @@
-"""Inference tasks: drawn at random, or read from a file; and when they arrive. Files are read, nothing is run."""
+"""Inference tasks: random or read from a file, with arrival times. Files are data."""
 
 import json
 import random
@@ -84,9 +84,9 @@ def read_file(path: Path) -> tuple[list[Task], list[RejectedLine]]:
         except ValueError as error:
             problems.append(RejectedLine(line, str(error)))
         if len(tasks) > MAX_TASKS:
-            raise UsageError(f"{path} holds more than {MAX_TASKS} tasks")
+            raise UsageError(f"{path} contains more than {MAX_TASKS} tasks")
     if not tasks and not problems:
-        raise UsageError(f"{path} holds no tasks: give a line for each, with {', '.join(COLUMNS)}")
+        raise UsageError(f"{path} contains no tasks: expected one line per task, with {', '.join(COLUMNS)}")
     return tasks, problems
 
 
@@ -102,14 +102,14 @@ def _workbook_rows(path: Path) -> _Rows:
     sheets = read_workbook(path, MAX_TASKS + HEAD_LINES)
     named = [name for name, lines in sheets.items() if _has_columns(lines)] or list(sheets)[:1]
     if len(named) > 1:
-        raise UsageError(f"{path} holds tasks in two sheets, {named[0]!r} and {named[1]!r}: leave one of them")
+        raise UsageError(f"{path} contains tasks in two sheets, {named[0]!r} and {named[1]!r}: remove one of them")
     return _table(f"{path}, sheet {named[0]!r}", sheets[named[0]]).rows if named else ()
 
 
 def _table(where: str, lines: Lines) -> Table:
     table = table_of(where, lines, COLUMNS, needed="model")
     if "model" not in table.columns:
-        raise UsageError(f"{where}: a line above the tasks has to name the columns: {', '.join(COLUMNS)}")
+        raise UsageError(f"{where}: expected a header with the columns {', '.join(COLUMNS)}")
     return table
 
 
@@ -135,11 +135,11 @@ def _task(line: int, row: Any) -> Task:
         row = _object(row)
     unknown = [str(name) for name in row if name not in COLUMNS]
     if unknown:
-        raise ValueError(f"no column {unknown[0]!r}: there are {', '.join(COLUMNS)}")
+        raise ValueError(f"no column {unknown[0]!r}: choose {', '.join(COLUMNS)}")
     values = {name: "" if row.get(name) is None else row[name] for name in COLUMNS}
     model, source = values["model"], values["input"]
     if not isinstance(model, str) or not model.strip() or not isinstance(source, str):
-        raise ValueError("model has to be the name of a network, and input of a file")
+        raise ValueError("model must be the name of a network, and input a file name")
     deadline_ms = _number(values["deadline_ms"], "deadline_ms")
     priority = _number(values["priority"], "priority")
     if priority is not None and (priority % 1 or abs(priority) > MAX_PRIORITY):

@@ -67,7 +67,7 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
         first = infer()
         assert (first.completed_by, first.requests) == ("fallback", 0)
         assert first.fallback is not None
-        assert first.fallback.reason == "the cloud is away: nobody is there"
+        assert first.fallback.reason == "cloud unreachable: nobody is there"
         with closing(FrameProxy((HOST, cloud.port), [], port=port)):
             until(lambda: infer().completed_by == "split")
         assert len(met) == 2
@@ -99,4 +99,4 @@ def test_tasks_begin_without_a_cloud_and_are_shared_once_it_comes(cloud: CloudPr
             out, err = process.communicate(timeout=2 * LONG_S)
     assert process.returncode == 130, err
     assert re.search(r"^tasks +\d+ done, 0 failed, 0 wrong", out, re.MULTILINE), out
-    assert re.search(r"^cloud +it was away: no cloud at", out, re.MULTILINE), out
+    assert re.search(r"^cloud +unreachable: no cloud at", out, re.MULTILINE), out

@@ -79,7 +79,11 @@ def test_a_wrong_line_of_json(line: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"", "holds no tasks"), (b"\xff\xfe\x00", "not text in UTF-8"), (b"a,b\n1,2\n", "has to name the columns")],
+    [
+        (b"", "contains no tasks"),
+        (b"\xff\xfe\x00", "is not UTF-8"),
+        (b"a,b\n1,2\n", "expected a header with the columns"),
+    ],
 )
 def test_a_file_without_tasks(data: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.csv"

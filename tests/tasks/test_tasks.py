@@ -251,16 +251,16 @@ def test_a_file_with_mistakes_runs_the_rest_and_can_be_resumed(many: CloudProces
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--tasks-file", "{empty}"), "holds no tasks"),
+        (("--tasks-file", "{empty}"), "contains no tasks"),
         (("--tasks-file", "{missing}"), "no file"),
-        (("--image-dir", "{folder}"), "holds no picture"),
-        (("--resume",), "goes on with a --tasks-file"),
-        (("--excel", "tasks.csv"), "ends in .xlsx"),
-        (("--plot", "tasks.txt"), "ends in .png"),
-        (("--plot", "tasks.pgf"), "ends in .png"),
-        (("--rate", "0/s"), "is not a rate of arrivals"),
+        (("--image-dir", "{folder}"), "contains no image"),
+        (("--resume",), "--resume requires --tasks-file"),
+        (("--excel", "tasks.csv"), "the suffix must be .xlsx"),
+        (("--plot", "tasks.txt"), "the suffix must be .png"),
+        (("--plot", "tasks.pgf"), "the suffix must be .png"),
+        (("--rate", "0/s"), "is not an arrival rate"),
         (("-t", "nonsense"), "unknown network"),
-        (("--emulate-cpu", "0.5", "--threads", "2"), "leave --threads away"),
+        (("--emulate-cpu", "0.5", "--threads", "2"), "--emulate-cpu cannot be combined with --threads"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(
