@@ -347,6 +347,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
     """Decide, show, draw."""
     if options.map is not None or options.plots is not None:
         extras.require("matplotlib")
+    from edgecloud.cli.goals import goal_of
     from edgecloud.predictor.store import default_folder
     from edgecloud.tools.whatif import PlanConfig, export
     from edgecloud.tools.whatif import plan as make_plan
@@ -363,7 +364,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         edge_times=options.edge_times,
         cloud_times=options.cloud_times,
         cpu_share=options.emulate_cpu,
-        goal=flags.goal_of(options),
+        goal=goal_of(options),
         power=options.power,
         radio=options.radio,
         codec=options.codec,

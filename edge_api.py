@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
+    from edgecloud.cli.goals import goal_of
     from edgecloud.client.edge import EdgeConfig
     from edgecloud.client.subprocesses import own_cloud_flags
     from edgecloud.models import custom_model
@@ -114,7 +115,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         text=options.text,
         array=options.input,
         point=options.point,
-        goal=flags.goal_of(options),
+        goal=goal_of(options),
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         up_bytes_per_s=options.bandwidth,

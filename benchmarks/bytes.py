@@ -24,19 +24,17 @@ import numpy as np
 from benchmarks.fingerprint import write_table
 from benchmarks.published import CLOUD_THREADS, SHARE, TIMEOUT_S, published_cloud, published_inference
 from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
-from edgecloud.client.inference import problem_of
+from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine import calibration
 from edgecloud.engine.packing import AUTO, CodecPolicy, packing_of
 from edgecloud.engine.times import measured
 from edgecloud.models import registry
-from edgecloud.net.link import Prober
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
 from edgecloud.partition.cost import Part, Problem
 from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.predictor.store import default_folder
-from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import set_threads
 from edgecloud.utils.units import format_bytes, format_seconds
 
@@ -62,8 +60,7 @@ class Way:
 
     def run(self, edge: Edge, x: Array) -> Array:
         """One inference; returns its answer."""
-        edge.codecs = self.codecs
-        self.answers.append(edge.infer_parts(x, self.parts, TIMEOUT_S))
+        self.answers.append(edge.infer_parts(x, self.parts, TIMEOUT_S, self.codecs))
         return self.answers[-1].outputs[0]
 
     def over_floor(self, problem: Problem) -> float:
@@ -75,7 +72,7 @@ class Way:
             if not took.payload_bytes:
                 return took.edge_s
             bytes_s = took.payload_bytes / link.up_bytes_per_s + took.received_bytes / link.down_bytes_per_s
-            return took.edge_s + took.encode_s + bytes_s + link.rtt_s + took.queue_s + took.cloud_s
+            return took.edge_s + took.encode_s + bytes_s + link.rtt_s + took.queue_s + took.tail_s
 
         return median(answer.measured.total_s / floor_s(answer) for answer in self.answers)
 
@@ -102,12 +99,12 @@ def row_of(
     with ExitStack() as stack:
         relay = stack.enter_context(emulated_link(*ours, link))
         other = stack.enter_context(emulated_link("127.0.0.1", published_port, link))
-        edge.greet(*relay.address(), "", TIMEOUT_S)
+        edge.connect(*relay.address(), "", TIMEOUT_S)
         stack.callback(edge.close)
         sock = stack.enter_context(socket.create_connection(other.address(), timeout=TIMEOUT_S))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert edge.cloud is not None
-        estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
+        estimate = edge.cloud.measure()
         edge_s = measured(edge.executor, default_folder()).seconds
         problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))
         best = chain.best(chain.scan(problem)).point.number

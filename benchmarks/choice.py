@@ -28,15 +28,13 @@ import numpy as np
 
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from edgecloud.client.edge import Edge, EdgeConfig, read_input
-from edgecloud.client.inference import problem_of
+from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine.executor import CpuShare, TorchExecutor
 from edgecloud.engine.times import Times, predictors_path
 from edgecloud.models import registry
-from edgecloud.net.link import Prober
 from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.predictor.store import default_folder
-from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import find_device
 from edgecloud.utils.units import format_seconds, parse_rate
 
@@ -82,7 +80,7 @@ def connected_edge(model: str, address: tuple[str, int], link: str) -> Iterator[
     with emulated_link(*address, f"{link},{RTT}") as relay:
         config, entry = EdgeConfig(model=model, cpu_share=1.0), registry.lookup(model)
         edge = Edge.build(config, entry, read_input(config, entry))
-        edge.greet(*relay.address(), "", TIMEOUT_S)
+        edge.connect(*relay.address(), "", TIMEOUT_S)
         try:
             yield edge
         finally:
@@ -108,7 +106,7 @@ def measure_cell(edge: Edge, cpu: float, link: str, times: str) -> Cell:
     """Decide, then measure."""
     assert edge.cloud is not None
     edge.executor = TorchExecutor(edge.network, find_device("cpu"), CpuShare(cpu))
-    estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
+    estimate = edge.cloud.measure()
     folder = default_folder()
     edge_s = Times(times, predictors_path(folder, "edge"), folder).find(edge.executor, print, tails=False).times.seconds
     problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))

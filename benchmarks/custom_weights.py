@@ -201,7 +201,7 @@ def main() -> None:
 
 def _row(made: Made, expected: list[Array], port: int) -> list[str]:
     edge = made.edge
-    edge.greet("127.0.0.1", port, "", TIMEOUT_S)
+    edge.connect("127.0.0.1", port, "", TIMEOUT_S)
     found = (made.at(0), made.at(made.last), made.whole())
     edge.close()
     verdicts = ["same bits" if same_bits(answer, expected) else "DIFFER" for answer in found]

@@ -18,15 +18,13 @@ import numpy as np
 from benchmarks.choice import RTT, TIMEOUT_S, connected_edge
 from benchmarks.fingerprint import write_table
 from edgecloud.client.edge import Edge
-from edgecloud.client.inference import problem_of
+from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import own_cloud
 from edgecloud.engine.executor import CpuShare, TorchExecutor
 from edgecloud.engine.times import measured
-from edgecloud.net.link import Prober
 from edgecloud.partition.cost import Part, predict
 from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.predictor.store import default_folder
-from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import find_device
 from edgecloud.utils.units import format_seconds
 
@@ -65,7 +63,7 @@ def cloud_only(edge: Edge) -> tuple[Part, ...]:
 def row_of(edge: Edge, link: str, repeats: int) -> list[str]:
     """One link: decide twice, run all four."""
     assert edge.cloud is not None
-    estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
+    estimate = edge.cloud.measure()
     edge_s = measured(edge.executor, default_folder()).seconds
     problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))
     point, cut = (decide(problem, Goal(method=method)) for method in ("chain", "mincut"))

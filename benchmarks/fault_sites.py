@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from edgecloud.client.edge import Answered, Edge
-from edgecloud.client.resilient import Address, ResilientClient
+from edgecloud.client.resilient import ResilientClient
 from edgecloud.client.subprocesses import LISTENING, Child
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import TorchExecutor, prepare
@@ -155,7 +155,7 @@ class Subject:
         entry = registry.lookup("alex_net")
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
         self.edge = Edge(entry, network, TorchExecutor(network, find_device("cpu")))
-        self.edge.greet(*address, "", 120.0)
+        self.edge.connect(*address, "", 120.0)
         self.parts = parts_of(self.edge.graph, self.edge.graph.head_at(POINT))
         self.x = np.asarray(network.example.tensor)
         self.expected = whole_answer(network.loaded.model, network.example.tensor)
@@ -163,7 +163,10 @@ class Subject:
         took = [self.edge.infer_parts(self.x, self.parts, 30.0).measured for _ in range(3)]
         self.edge.executor.run(self.edge.executor.load(self.edge.graph.everything), [self.x])
         waiting_s = median(run.total_s - run.edge_s for run in took)
-        self.steady = ResilientClient(self.edge, Address(*address), timeout_s, edge_s, {self.parts: waiting_s}, 0.01)
+        assert self.edge.cloud is not None
+        self.cloud = self.edge.cloud
+        self.cloud.measure()
+        self.steady = ResilientClient(self.edge, self.cloud, timeout_s, edge_s, {self.parts: waiting_s})
 
     def infer(self, row: Row, parts: tuple[Part, ...] | None = None) -> Answered | None:
         """One inference, noted in `row`."""
@@ -189,5 +192,4 @@ class Subject:
 
     def close(self) -> None:
         """Hang up."""
-        self.steady.close()
         self.edge.close()

@@ -28,7 +28,7 @@ from benchmarks.drain import drained
 from benchmarks.fault_sites import HEAD, LATE_S, POINT, RATE, TIMEOUT_S, Row, Site, Subject, on_a_cable, on_loopback
 from benchmarks.fingerprint import write_table
 from benchmarks.soak import watch
-from edgecloud.client import resilient
+from edgecloud.client.connection_manager import IDLE_S
 from edgecloud.lab.hosts import Hosts, missing, shaped_hosts
 from edgecloud.partition.cost import Part
 from edgecloud.utils.commands import ROOT
@@ -88,7 +88,7 @@ class Moment:
 
 def _kill_once(site: Site, subject: Subject, row: Row, moment: Moment) -> None:
     row.faults += 1
-    cloud = subject.edge.cloud
+    cloud = subject.cloud.client
     assert cloud is not None
     until = cloud.connection.received_bytes + moment.received
     at: list[float] = []
@@ -259,17 +259,17 @@ def stopped(repeats: int) -> list[Row]:
 def forgotten(repeats: int) -> list[Row]:
     """B13: a connection that is idle is forgotten on its way, and what comes later is lost without a word."""
     row = Row("B13 connection forgotten while idle")
-    with on_loopback("--forget-after", f"{resilient.IDLE_S:.0f}s") as site:
+    with on_loopback("--forget-after", f"{IDLE_S:.0f}s") as site:
         subject = Subject(site.address)
         plain = Row("")
         for _ in range(10):
             subject.infer(plain)
         for _ in range(repeats):
             row.faults += 1
-            time.sleep(resilient.IDLE_S + 0.5)
+            time.sleep(IDLE_S + 0.5)
             subject.infer(row)
         added_s = median(a.measured.total_s for a in row.answers) - median(a.measured.total_s for a in plain.answers)
-        row.note = f"{subject.steady.reconnects} new connections, {added_s * 1e3:.0f} ms more than without"
+        row.note = f"{subject.cloud.reconnects} new connections, {added_s * 1e3:.0f} ms more than without"
         subject.close()
     return [row]
 

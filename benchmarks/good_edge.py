@@ -66,7 +66,7 @@ def main() -> None:
     crossing = [made[number] for number in edge.graph.boundary(head)]
     boundary, _ = pack(edge.executor, crossing, [RAW] * len(crossing), (RAW,))
     tail = edge.graph.everything - head - {INPUT}
-    edge.greet("127.0.0.1", int(port), "", 120.0)
+    edge.connect("127.0.0.1", int(port), "", 120.0)
     for _ in range(20):
         edge.ask(tail, boundary, Deadline.after(30.0, "warming up"))
     print("ready", flush=True)
@@ -77,7 +77,7 @@ def main() -> None:
             edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the good edge"))
         except AppError:
             late += 1
-            edge.greet("127.0.0.1", int(port), "", 30.0)
+            edge.connect("127.0.0.1", int(port), "", 30.0)
         took.append(time.perf_counter() - began)
         time.sleep(PAUSE_S)
     print(json.dumps({"seconds": took, "late": late}))

@@ -43,9 +43,10 @@ def attack(cloud: CloudProcess, model: str, count: int, seconds: float) -> tuple
     """Ask for so many sets, or for so long; returns how many were answered, and the seconds."""
     entry = registry.lookup(model)
     edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
-    edge.greet("127.0.0.1", cloud.port, "", 120.0)
+    edge.connect("127.0.0.1", cloud.port, "", 120.0)
     assert edge.cloud is not None
-    connection, graph = edge.cloud.connection, edge.graph
+    assert edge.cloud.client is not None
+    connection, graph = edge.cloud.client.connection, edge.graph
     began = time.monotonic()
     sent = answered = 0
     for layers in itertools.islice(layer_sets(graph), count):

@@ -22,18 +22,16 @@ import torch
 
 from benchmarks.fingerprint import write_table
 from edgecloud.client.edge import Edge, EdgeConfig, read_input
-from edgecloud.client.inference import problem_of
+from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine.executor import Network, prepare
 from edgecloud.engine.times import measured
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.split import split
 from edgecloud.models.steps import Steps
-from edgecloud.net.link import Prober
 from edgecloud.partition import chain
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.commands import ROOT
-from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import set_threads
 from edgecloud.utils.units import format_seconds
 
@@ -135,12 +133,12 @@ def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) ->
     with ExitStack() as stack:
         relay = stack.enter_context(emulated_link(*ours, link))
         other = stack.enter_context(emulated_link("127.0.0.1", published_port, link))
-        edge.greet(*relay.address(), "", TIMEOUT_S)
+        edge.connect(*relay.address(), "", TIMEOUT_S)
         stack.callback(edge.close)
         sock = stack.enter_context(socket.create_connection(other.address(), timeout=TIMEOUT_S))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert edge.cloud is not None
-        estimate = Prober(edge.cloud.connection, Deadline.after(TIMEOUT_S, "probe")).estimate()
+        estimate = edge.cloud.measure()
         edge_s = measured(edge.executor, default_folder()).seconds
         problem = problem_of(edge, edge_s, estimate, edge.status(TIMEOUT_S))
         point = chain.best(chain.scan(problem)).point.number

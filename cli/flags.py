@@ -4,15 +4,11 @@ import argparse
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments
 from edgecloud.partition.objectives import METHODS
 from edgecloud.utils import addresses, environment
 from edgecloud.utils.errors import UsageError
-
-if TYPE_CHECKING:
-    from edgecloud.partition.decide import Goal
 
 DEFAULT_PORT = 9999
 LOCAL = "127.0.0.1"
@@ -217,28 +213,6 @@ def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -
     parser.add_argument(
         "--cloud-price", type=arguments.at_least_zero, metavar="P", help="cost of one second of cloud compute"
     )
-
-
-GOAL_FLAGS = {
-    "objective": "--objective",
-    "method": "--method",
-    "seconds_per_joule": "--seconds-per-joule",
-    "rate_per_s": "--rate",
-    "max_cost": "--max-cost",
-    "price_per_s": "--cloud-price",
-}
-"""By the fields of a goal."""
-
-
-def goal_of(options: argparse.Namespace) -> "Goal":
-    """The goal of a command line that has the flags of `add_goal_flags`. Raises UsageError that names flags."""
-    from edgecloud.partition.decide import Goal, GoalError
-
-    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
-    try:
-        return Goal(*wanted, options.max_cost, options.cloud_price)
-    except GoalError as error:
-        raise error.worded(GOAL_FLAGS) from None
 
 
 def add_power_flags(parser: argparse._ArgumentGroup) -> None:

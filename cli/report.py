@@ -10,9 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from edgecloud.client.edge import Answered, Fallback, Measured
+from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.outcome import Outcome, Runs
 from edgecloud.engine.answers import told_difference
+from edgecloud.partition.cost import StageTimes
 from edgecloud.tools.plan_table import (
     STAGES,
     candidate_json,
@@ -89,8 +90,14 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _measured(run: Measured) -> dict[str, Any]:
-    return asdict(run) | {"transfer_s": run.transfer_s}
+MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s")
+SIZES = ("payload_bytes", "raw_bytes", "received_bytes")
+
+
+def _measured(run: StageTimes) -> dict[str, Any]:
+    """What is measured of the link is one number: its parts are only predicted."""
+    times = run.to_json()
+    return {name: times[name] for name in MEASURED} | {name: getattr(run, name) for name in SIZES}
 
 
 def _answered(answer: Answered) -> dict[str, Any]:
@@ -107,7 +114,8 @@ def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
     point = decision.point(graph)
     place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
     number = "-" if point is None else str(point)
-    times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(getattr(run, name))}" for name, *_ in STAGES)
+    stages = run.to_json()
+    times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(stages[name])}" for name, *_ in STAGES)
     total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
     by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
     return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
@@ -163,8 +171,8 @@ def _headline(outcome: Outcome) -> Group:
 
 
 def _stages(outcome: Outcome) -> Table:
-    predicted, typical = outcome.plan.decision.predicted.to_json(), outcome.runs.typical
-    repeats = outcome.runs.repeats
+    predicted, typical = outcome.plan.decision.predicted.to_json(), outcome.runs.typical.to_json()
+    repeats = [run.to_json() for run in outcome.runs.repeats]
     table = Table(box=None, pad_edge=False, title="\npredicted and measured", title_justify="left")
     table.add_column("stage")
     for name in ("predicted", "measured") + (("spread",) if len(repeats) > 1 else ()):
@@ -172,9 +180,9 @@ def _stages(outcome: Outcome) -> Table:
     for stage in (*(name for name, *_ in STAGES), "total_s"):
         row = [stage.removesuffix("_s")]
         row.append(format_seconds(predicted[stage]))
-        row.append(format_seconds(getattr(typical, stage)))
+        row.append(format_seconds(typical[stage]))
         if len(repeats) > 1:
-            row.append(_spread(getattr(run, stage) for run in repeats))
+            row.append(_spread(run[stage] for run in repeats))
         table.add_row(*row, style="bold" if stage == "total_s" else "")
     return table
 

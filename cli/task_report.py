@@ -37,7 +37,7 @@ def is_good(outcome: TasksOutcome) -> bool:
 
 def row(record: TaskRecord) -> dict[str, Any]:
     """One task."""
-    task, choice = record.task, record.choice
+    task, choice, times = record.task, record.choice, record.times
     values: dict[str, Any] = {
         "id": task.id,
         "model": task.model,
@@ -49,6 +49,13 @@ def row(record: TaskRecord) -> dict[str, Any]:
         "objective": None if choice is None else choice.objective,
         "completed_by": record.completed_by or None,
         "arrival_s": task.arrival_s,
+        "edge_s": times.edge_s,
+        "encode_s": times.encode_s,
+        "link_s": times.upload_s,
+        "queue_s": times.queue_s,
+        "cloud_s": times.tail_s,
+        "payload_bytes": times.payload_bytes,
+        "raw_bytes": times.raw_bytes,
         "late": record.is_late,
         "error": record.error or None,
     }
@@ -109,7 +116,7 @@ def _traffic(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any
     codecs = _by_model((record.task.model, record.codec) for record in done if record.codec)
     return {
         "bytes_sent": outcome.sent_bytes,
-        "raw_bytes": sum(record.raw_bytes for record in done),
+        "raw_bytes": sum(record.times.raw_bytes for record in done),
         "cuts": {model: {str(point): found[point] for point in sorted(found)} for model, found in points.items()},
         "codecs": {model: dict(found) for model, found in codecs.items()},
         "completed_by": dict(Counter(record.completed_by for record in done)),
@@ -146,7 +153,7 @@ def line(record: TaskRecord, columns: int = 120) -> str:
     if not record.completed_by or record.choice is None:
         error = f"{task.model} failed: {printable(record.error, 200)}"
         return fill(when + error, columns - 1, subsequent_indent=" " * len(when), break_on_hyphens=False)
-    sent = f"{format_bytes(record.payload_bytes)} {record.codec}" if record.payload_bytes else "-"
+    sent = f"{format_bytes(record.times.payload_bytes)} {record.codec}" if record.times.payload_bytes else "-"
     late = " late" if record.is_late else ""
     rest = f" point {record.choice.point:<3} {sent:<20} {format_seconds(record.total_s):>7} {record.completed_by}{late}"
     room = max(LEAST_NAME, min(LONGEST_NAME, columns - 1 - len(when) - REST))
@@ -155,7 +162,7 @@ def line(record: TaskRecord, columns: int = 120) -> str:
 
 def progress_line(call: TasksRun, record: TaskRecord) -> str:
     """How far a call is, and what its link is like, when a task has ended."""
-    conditions = None if call.keeper is None else call.keeper.conditions()
+    conditions = None if call.cloud is None else call.cloud.conditions()
     link = None if conditions is None else conditions.link
     now = "no cloud" if link is None else format_rate(link.up_bytes_per_s)
     at = "" if record.choice is None else f", {record.task.model} at point {record.choice.point}"
@@ -284,9 +291,9 @@ def _cut_and_time(record: TaskRecord) -> str:
     if record.completed_by == "edge" or record.choice is None:
         where = "all on the edge"
     elif record.choice.point == 0:
-        where = f"all on the cloud: {format_bytes(record.payload_bytes)}"
+        where = f"all on the cloud: {format_bytes(record.times.payload_bytes)}"
     else:
-        where = f"point {record.choice.point}: {format_bytes(record.payload_bytes)}"
+        where = f"point {record.choice.point}: {format_bytes(record.times.payload_bytes)}"
     again = ", completed on the edge" if record.completed_by == "fallback" else ""
     return f"{where}, {format_seconds(record.total_s)}{again}"
 
@@ -296,13 +303,15 @@ SHOWN, SAID = 40, 3
 
 def _bars(record: TaskRecord) -> list[tuple[str, float, float]]:
     """Stage, begin and length. When a task reached the cloud is known only from behind: its clock is another one."""
-    found = [("edge", record.started_s, record.head_done_s - record.started_s + record.encode_s)]
+    times = record.times
+    found = [("edge", record.started_s, record.head_done_s - record.started_s + times.encode_s)]
     if record.completed_by in ("split", "cloud"):
-        cloud_at = record.done_s - record.cloud_s
-        arrived_at = cloud_at - record.queue_s
-        found.append(("link", max(record.head_done_s + record.encode_s, arrived_at - record.link_s), record.link_s))
-        found.append(("cloud", cloud_at, record.cloud_s))
+        cloud_at = record.done_s - times.tail_s
+        arrived_at = cloud_at - times.queue_s
+        link_at = max(record.head_done_s + times.encode_s, arrived_at - times.upload_s)
+        found.append(("link", link_at, times.upload_s))
+        found.append(("cloud", cloud_at, times.tail_s))
     elif record.completed_by == "fallback":
-        rest_s = record.edge_s - (record.head_done_s - record.started_s)
+        rest_s = times.edge_s - (record.head_done_s - record.started_s)
         found.append(("fallback", record.done_s - rest_s, rest_s))
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgecloud.client.power import PowerChoice
 from edgecloud.net.link import LinkEstimate
-from edgecloud.partition.cost import Energy, Link, Power, energy
+from edgecloud.partition.cost import Energy, Link, Power, StageTimes, energy_of
 from edgecloud.predictor.energy import find_meter
 
 
@@ -46,18 +46,20 @@ class EnergyReport:
         cls,
         choice: PowerChoice,
         link: LinkEstimate | None,
-        predicted: "EnergyInputs",
-        measured: "EnergyInputs",
+        predicted: StageTimes,
+        measured: StageTimes,
         metered: Metered,
+        *,
+        is_local: bool,
     ) -> "EnergyReport":
-        """Apply the formula to predicted and to measured stages; both are modelled, only the meter measures joules."""
+        """Apply the formula to predicted and to measured stages; both are modelled, only the meter measures joules.
+
+        `is_local`: all of it ran here.
+        """
         rates = Link(1.0, 1.0, 0.0) if link is None else Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
         power = choice.at(rates) if link is not None else Power(choice.profile.compute_w, choice.profile.idle_w, 0, 0)
-
-        def joules(stages: EnergyInputs) -> Energy:
-            return energy(stages.edge_s, stages.waiting_s, stages.sent_bytes, stages.received_bytes, rates, power)
-
-        return cls(choice.profile.name, choice.radio_name, joules(predicted), joules(measured), metered.document)
+        planned, ran = (energy_of(times, rates, power, is_local=is_local) for times in (predicted, measured))
+        return cls(choice.profile.name, choice.radio_name, planned, ran, metered.document)
 
     def to_json(self) -> dict[str, Any]:
         """The `energy` of the JSON document."""
@@ -69,16 +71,6 @@ class EnergyReport:
             "measured_stages": _joules(self.measured_stages),
             "meter": self.meter,
         }
-
-
-@dataclass(frozen=True)
-class EnergyInputs:
-    """What energy depends on: seconds of computing here, seconds of waiting for the answer, bytes each way."""
-
-    edge_s: float
-    waiting_s: float
-    sent_bytes: int
-    received_bytes: int
 
 
 def _joules(found: Energy) -> dict[str, float]:

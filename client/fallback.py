@@ -140,8 +140,8 @@ class RetryBudget:
 class Breaker:
     """Whether the cloud is asked: closed, it is; open, it is not; half-open, the next inference is a trial.
 
-        closed --failed, or refused 5 times in a row--> open --greeted again--> half-open --succeeded--> closed
-                                                          ^---------------- failed, refused ----'
+        closed --failed, lost, or refused 5 times in a row--> open --greeted again--> half-open --succeeded--> closed
+                                                                ^----------- failed, lost, refused ----'
 
     Pauses begin anew only with an answer: a cloud that greets well and fails at every request is left alone longer and
     longer too. Moments are seconds of any clock that does not go back.
@@ -173,6 +173,14 @@ class Breaker:
         """The cloud, or the way to it, is gone, or could not be greeted again."""
         self.state, self._refusals = "open", 0
         self._probe_at = now + self._backoff.next_s()
+
+    def lost(self, now: float) -> None:
+        """The connection broke while nobody waited for an answer. Where the last request was answered it is replaced at
+        once, else after a pause."""
+        if self.state != "closed":
+            self.failed(now)
+        else:
+            self.state, self._refusals, self._probe_at = "open", 0, now
 
     def may_probe(self, now: float) -> bool:
         """Whether it is time to try to greet the cloud again."""

@@ -1,8 +1,10 @@
-"""The handshake of every edge with a cloud, and checks of the answers."""
+"""The one place where an edge connects to a cloud and says hello, and checks of what it hears."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from edgecloud.client.fallback import busy_pause_s
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Error, Hello, Ready
@@ -11,9 +13,15 @@ from edgecloud.net.tensors import Array
 from edgecloud.net.tls import ClientTls
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ProtocolError
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
 
 NOT_ASKED = "unexpected answer from the cloud"
+BUSY = "BUSY"
+READY_FLAG = "--ready-timeout"
+NAP_S = 0.1  # how soon it is noticed that nobody waits any more
+
+OnConnection = Callable[[Connection], None]
+"""Is given a connection as soon as there is one, so that another thread can close it."""
 
 
 class RefusedError(AppError):
@@ -27,27 +35,65 @@ class RefusedError(AppError):
         self.refusal, self.retry_after_s = meaning.refusal, meaning.retry_after_s
 
 
-def greet(
+def is_nobody(error: AppError) -> bool:
+    """Whether nothing took the connection."""
+    is_told = bool(error.refusal) or isinstance(error, HandshakeLostError)
+    return isinstance(error, ConnectError) and not is_told
+
+
+def blaming(error: AppError, flag: str) -> AppError:
+    """The same error, naming the flag by which that time was really limited where a cloud was not ready in time."""
+    return DeadlineError(str(error).replace(READY_FLAG, flag)) if isinstance(error, DeadlineError) else error
+
+
+def handshake(
     address: tuple[str, int],
     hellos: Sequence[Hello],
     layers: Mapping[str, int],
     ready_s: float,
-    opened: Callable[[Connection], None] = lambda _: None,
+    on_connection: OnConnection = lambda _: None,
     tls: ClientTls | None = None,
+    is_given_up: Callable[[], bool] = lambda: False,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
-    `layers` are the numbers of layers of each; `opened` is given the connection, for another thread to close it.
-    With `tls` the cloud has to prove who it is.
-    Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with, and ProtocolError where
-    it answers something else.
+    `layers` are the numbers of layers of each; with `tls` the cloud has to prove who it is. A cloud that says BUSY,
+    since it loads the network or too many others are there, is asked again on a new connection when it said, within
+    `ready_s` seconds in all, unless that `is_given_up`.
+    Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with (the last BUSY where
+    there is no time for another try), and ProtocolError where it answers something else.
     """
+    end = time.monotonic() + ready_s
+    left_s = ready_s
+    busy: AppError | None = None
+    while True:
+        try:
+            return _once(address, hellos, layers, left_s, on_connection, tls)
+        except AppError as error:
+            if busy is not None and (is_nobody(error) or isinstance(error, DeadlineError)):  # it was there
+                raise busy from None
+            busy, again_at = error, time.monotonic() + busy_pause_s(error.retry_after_s)
+            if error.refusal != BUSY or again_at >= end or is_given_up():
+                raise
+        while (pause_s := again_at - time.monotonic()) > 0 and not is_given_up():
+            time.sleep(min(pause_s, NAP_S))
+        left_s = max(end - time.monotonic(), NAP_S)
+
+
+def _once(
+    address: tuple[str, int],
+    hellos: Sequence[Hello],
+    layers: Mapping[str, int],
+    ready_s: float,
+    on_connection: OnConnection,
+    tls: ClientTls | None,
+) -> tuple[Connection, dict[str, Ready]]:
     connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
-    late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s (--ready-timeout)"
+    late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s ({READY_FLAG})"
     deadline = Deadline.after(ready_s, late)
     ready = {}
     try:
-        opened(connection)
+        on_connection(connection)
         for hello in hellos:
             connection.send(hello, deadline)
             ready[hello.model] = found = connection.receive(deadline).read(Ready)

@@ -1,22 +1,25 @@
-"""One connection for many concurrent requests: one thread sends, another one receives.
+"""The edge's end of one connection, over which one request travels, or many at once.
 
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
 connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.
+
+Many are handed over with `submit`: one thread sends, another one receives. `ask` waits for the answer to one. As long
+as nobody else uses the connection it needs no threads: whoever asks sends, and receives what comes (a window of one).
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from edgecloud.client.fallback import patience_s
-from edgecloud.client.handshake import NOT_ASKED, are_outputs
-from edgecloud.client.reconnector import greet_when_free
+from edgecloud.client.handshake import NOT_ASKED, OnConnection, RefusedError, are_outputs, handshake
 from edgecloud.models.graph import LayerGraph, to_ranges
 from edgecloud.net.connection import Connection, Frame
 from edgecloud.net.frames import FrameType
@@ -43,7 +46,8 @@ class Request:
     id: int
     model: str
     graph: LayerGraph
-    head: frozenset[int]
+    tail: frozenset[int]
+    """The layers that the cloud runs."""
     boundary: list[Array]
     packed: Sequence[Encoded] = ()
     """The boundary as it travels; where there is none it goes as it is."""
@@ -52,11 +56,10 @@ class Request:
     """When its first byte left."""
     here_s: float = 0.0
     """Predicted seconds of the tail if it has to be computed here."""
-
-    @property
-    def tail(self) -> frozenset[int]:
-        """The layers that the cloud runs."""
-        return self.graph.everything - self.head
+    timeout_s: float | None = None
+    """How long its answer is waited for; None: as long as the connection allows."""
+    listener: "Listener | None" = None
+    """Who is told what becomes of it; None: the listener of the connection."""
 
     @property
     def payload_bytes(self) -> int:
@@ -70,7 +73,7 @@ class Request:
 
 
 class Listener(Protocol):
-    """Is told what became of requests, in the uplink's threads."""
+    """Is told what became of requests, in the thread that received it."""
 
     def departed(self, request: Request) -> None:
         """It has begun to travel: there is room in the line."""
@@ -83,6 +86,64 @@ class Listener(Protocol):
 
     def lost(self, requests: Sequence[Request], error: AppError) -> None:
         """The connection is gone, and with it these requests."""
+
+
+class Reply:
+    """What became of one request, for the thread that waits for it."""
+
+    def __init__(self) -> None:
+        self._answer: tuple[Result, list[Array]] | None = None
+        self._error: AppError | None = None
+        self._done = threading.Event()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has come back."""
+        return self._done.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it comes back within so long."""
+        return self._done.wait(seconds)
+
+    def departed(self, request: Request) -> None:
+        """Nothing waits for that."""
+
+    def answered(self, request: Request, result: Result, arrays: list[Array]) -> None:
+        """The cloud answered."""
+        del request
+        self._answer = (result, arrays)
+        self._done.set()
+
+    def refused(self, request: Request, error: Error) -> None:
+        """The cloud did not carry it out."""
+        del request
+        self._error = RefusedError(error)
+        self._done.set()
+
+    def lost(self, requests: Sequence[Request], error: AppError) -> None:
+        """The connection is gone."""
+        del requests
+        self._error = error
+        self._done.set()
+
+    def taken(self) -> tuple[Result, list[Array]]:
+        """The answer. Raises AppError, as RefusedError where the cloud refused."""
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None  # it is there
+        return self._answer
+
+
+class _Silent:
+    """Listens where every request is asked by somebody who waits for it."""
+
+    def departed(self, request: Request) -> None: ...
+    def answered(self, request: Request, result: Result, arrays: list[Array]) -> None: ...
+    def refused(self, request: Request, error: Error) -> None: ...
+    def lost(self, requests: Sequence[Request], error: AppError) -> None: ...
+
+
+SILENT: Listener = _Silent()
 
 
 @dataclass
@@ -109,7 +170,7 @@ class MultiplexedClient:
         self.ready = ready
         self._state: State | None = None
         self._has_state = threading.Event()
-        self._connection, self._listener = connection, listener
+        self.connection, self._listener = connection, listener
         self._line: queue.Queue[Request | None] = queue.Queue()
         self._lock = threading.Lock()
         self._outstanding: dict[int, Request] = {}
@@ -122,13 +183,35 @@ class MultiplexedClient:
         self._error: AppError | None = None
         self.last_used = time.perf_counter()
         self.sent_bytes = 0
-        connection.allow_duplex()
-        self._threads = [
-            threading.Thread(target=self._send_all, name="uplink sends", daemon=True),
-            threading.Thread(target=self._receive_all, name="uplink receives", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._turn = threading.Lock()
+        """Who holds it may send and receive, as long as there are no threads for that."""
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the threads that send and receive, once nobody does without. Raises AppError where that cannot be."""
+        with self._turn:
+            if self._threads or not self.is_alive:
+                return
+            self.connection.allow_duplex()
+            self._threads = [
+                threading.Thread(target=self._send_all, name="requests leave", daemon=True),
+                threading.Thread(target=self._receive_all, name="requests come back", daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Whether this thread may send and receive by itself: there are no threads for it, and nobody else does."""
+        has_turn = not self._threads and self._turn.acquire(blocking=False)
+        try:
+            if has_turn and self._threads:
+                self._turn.release()
+                has_turn = False
+            yield has_turn
+        finally:
+            if has_turn:
+                self._turn.release()
 
     @classmethod
     def open(
@@ -137,7 +220,7 @@ class MultiplexedClient:
         hellos: Sequence[Hello],
         layers: Mapping[str, int],
         listener: Listener,
-        opened: Callable[[Connection], None],
+        on_connection: OnConnection,
         *,
         ready_s: float,
         window: int,
@@ -145,11 +228,11 @@ class MultiplexedClient:
         tls: ClientTls | None = None,
         is_given_up: Callable[[], bool] = lambda: False,
     ) -> "MultiplexedClient":
-        """Connect and agree on the networks, as `client.reconnector` says.
+        """Connect and agree on the networks.
 
-        At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `greet` does.
+        At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `handshake` does.
         """
-        connection, ready = greet_when_free(address, hellos, layers, ready_s, opened, tls, is_given_up)
+        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property
@@ -160,7 +243,7 @@ class MultiplexedClient:
     @property
     def max_payload(self) -> int:
         """The largest boundary that may be sent."""
-        return self._connection.limits.payload_bytes
+        return self.connection.limits.payload_bytes
 
     @property
     def outstanding(self) -> int:
@@ -178,21 +261,64 @@ class MultiplexedClient:
 
     def submit(self, request: Request) -> None:
         """Hand a request over. It comes back through the listener, even where the connection is gone by now."""
+        try:
+            self.start()
+        except AppError as error:
+            self._lose(error)
+        gone = self._register(request, is_queued=True)
+        if gone is not None:
+            self._listener_of(request).lost([request], gone)
+
+    def _register(self, request: Request, *, is_queued: bool) -> AppError | None:
+        """From now on the request is under way; returns why it is not, where the connection is gone."""
         with self._lock:
-            error = self._error
-            if error is None:
+            if self._error is None:
                 self._ids += 1
                 request.tries += 1
                 request.sent_at = 0.0
                 self._outstanding[self._ids] = request
                 request.id = self._ids
-                self._line.put(request)
-        if error is not None:
-            self._listener.lost([request], error)
+                if is_queued:
+                    self._line.put(request)
+            return self._error
+
+    def _listener_of(self, request: Request) -> Listener:
+        return request.listener or self._listener
+
+    def ask(self, request: Request, deadline: Deadline) -> tuple[Result, list[Array]]:
+        """Hand a request over and wait for its answer: the result and the arrays of its outputs.
+
+        Raises AppError: RefusedError where the cloud refuses, which leaves the connection as it was; after every other
+        one the connection is gone, since what is still on its way would be taken for the next answer.
+        """
+        request.listener = reply = Reply()
+        request.timeout_s = deadline.remaining()
+        with self._alone() as is_alone:
+            if is_alone:
+                self._ask_alone(request, reply, deadline)
+        if not is_alone:
+            self.submit(request)
+            if not reply.wait(deadline.at - time.monotonic()):
+                self._lose(deadline.passed())
+        return reply.taken()
+
+    def _ask_alone(self, request: Request, reply: Reply, deadline: Deadline) -> None:
+        gone = self._register(request, is_queued=False)
+        if gone is not None:
+            raise gone
+        try:
+            self._send(request, deadline)
+            while not reply.is_there:
+                self._take(self.connection.receive(deadline))
+        except AppError as error:
+            self._lose(error)
+        except BaseException:  # an interrupt leaves half a frame
+            self._lose(PeerClosedError("it was interrupted here"))
+            raise
 
     def sending(self) -> tuple[int, float] | None:
         """Of the frame under way: bytes that the other side has acknowledged, and seconds since its first byte left."""
-        found, delivered = self._sending, self._connection.delivered_bytes
+        found, delivered = self._sending, self.connection.delivered_bytes
         if found is None or (self._sent_until is not None and delivered >= self._sent_until):
             return None
         return max(0, delivered - found[1]), time.perf_counter() - found[0]
@@ -213,6 +339,7 @@ class MultiplexedClient:
         Returns bytes and seconds between the first and the last of them, or None. Raises AppError where one cannot be
         sent, in which case nothing else can be.
         """
+        self.start()
         with self._lock:
             self._ids += frames
             train = self._train = Train(self._ids - frames + 1)
@@ -220,7 +347,7 @@ class MultiplexedClient:
         payload = memoryview(bytes(TRAIN_BYTES))
         sent = 0
         while sent < frames and not self._outstanding and self.is_alive:
-            self._connection.send_bytes(Probe(train.first + sent, 0), payload, deadline)
+            self.connection.send_bytes(Probe(train.first + sent, 0), payload, deadline)
             sent += 1
         end = time.monotonic() + timeout_s
         while len(train.arrived) < sent and time.monotonic() < end and self.is_alive and not self._outstanding:
@@ -232,14 +359,31 @@ class MultiplexedClient:
     def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
         """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came.
 
-        Raises AppError where the question cannot be sent.
+        Raises AppError where the question cannot be sent; without threads also where no answer comes, and then the
+        connection is gone.
         """
         self._state = None
         self._has_state.clear()
         began = time.perf_counter()
-        self._connection.send(Status(), Deadline.after(timeout_s, "STATUS"))
-        self._has_state.wait(timeout_s)
+        late = f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)"
+        deadline = Deadline.after(timeout_s, late)
+        with self._alone() as is_alone:
+            if is_alone:
+                self._ask_state_alone(deadline)
+        if not is_alone:
+            self.connection.send(Status(), deadline)
+            self._has_state.wait(timeout_s)
         return None if self._state is None else (self._state, time.perf_counter() - began)
+
+    def _ask_state_alone(self, deadline: Deadline) -> None:
+        try:
+            self.connection.send(Status(), deadline)
+            while not self._has_state.is_set():
+                self._take(self.connection.receive(deadline))
+        except AppError as error:
+            self._lose(error)
+            raise
+        self.last_used = time.perf_counter()
 
     def close(self, error: AppError | None = None) -> None:
         """Hang up; requests that are still out are lost."""
@@ -254,12 +398,8 @@ class MultiplexedClient:
         while (request := self._line.get()) is not None:
             if not self.is_alive:
                 continue  # it was lost with the others
-            self.last_used = request.sent_at = time.perf_counter()
-            self._sending, self._sent_until = (request.sent_at, self._connection.delivered_bytes), None
-            self._listener.departed(request)
-            message = Infer(request.id, to_ranges(request.tail), self._timeout_s, request.model)
             try:
-                self._connection.send(message, Deadline.after(SILENT_S, "a request"), request.travelling)
+                self._send(request, Deadline.after(SILENT_S, "a request"))
             except AppError as error:
                 self._lose(error)
                 return
@@ -267,13 +407,20 @@ class MultiplexedClient:
                 log.exception("internal error in the sender")
                 self._lose(AppError(f"cannot send a request: {type(error).__name__}"))
                 return
-            self._sent_until = self._connection.sent_bytes
-            self.sent_bytes += request.payload_bytes
+
+    def _send(self, request: Request, deadline: Deadline) -> None:
+        self.last_used = request.sent_at = time.perf_counter()
+        self._sending, self._sent_until = (request.sent_at, self.connection.delivered_bytes), None
+        self._listener_of(request).departed(request)
+        timeout_s = self._timeout_s if request.timeout_s is None else request.timeout_s
+        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model)
+        self.sent_bytes += self.connection.send(message, deadline, request.travelling)
+        self._sent_until = self.connection.sent_bytes
 
     def _receive_all(self) -> None:
         try:
             while True:
-                self._take(self._connection.receive(Deadline.after(SILENT_S, "no answer from the cloud")))
+                self._take(self.connection.receive(Deadline.after(SILENT_S, "no answer from the cloud")))
         except AppError as error:
             self._lose(error)
         except Exception as error:
@@ -287,15 +434,16 @@ class MultiplexedClient:
         result, arrays = frame.read(Result), frame.arrays()
         request = self._back(result.id)
         if not are_outputs(arrays, request.graph, request.tail):
-            self._listener.lost([request], ProtocolError(NOT_ASKED))
+            self._listener_of(request).lost([request], ProtocolError(NOT_ASKED))
             raise ProtocolError(NOT_ASKED)
-        self._listener.answered(request, result, [np.asarray(array) for array in arrays])
+        self._listener_of(request).answered(request, result, [np.asarray(array) for array in arrays])
 
     def _take_error(self, frame: Frame) -> None:
         error = from_header(Error, frame.header)
         if not error.id:
             raise refusal(error)  # it is about the connection
-        self._listener.refused(self._back(error.id), error)
+        request = self._back(error.id)
+        self._listener_of(request).refused(request, error)
 
     def _take_state(self, frame: Frame) -> None:
         self._state = frame.read(State)
@@ -320,10 +468,13 @@ class MultiplexedClient:
                 return
             self._error = error
             gone, self._outstanding = list(self._outstanding.values()), {}
-        self._connection.close()
+        self.connection.close()
         self._line.put(None)
         log.info("connection lost: %s", printable(str(error), 300))
-        self._listener.lost(gone, error)
+        for request in gone:
+            if request.listener is not None:
+                request.listener.lost([request], error)
+        self._listener.lost([request for request in gone if request.listener is None], error)
 
 
 _TAKEN: dict[FrameType, Callable[[MultiplexedClient, Frame], None]] = {

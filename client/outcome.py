@@ -1,14 +1,15 @@
 """The outcome of one call of edge_api.py as plain values: the plan, the runs, the comparison."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import median_low
 
-from edgecloud.client.edge import Answered, Measured, ran_by
+from edgecloud.client.edge import Answered, ran_by
 from edgecloud.client.energy_report import EnergyReport
 from edgecloud.engine.answers import Ranked
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
-from edgecloud.partition.cost import Part, Problem
+from edgecloud.partition.cost import Part, Problem, StageTimes
 from edgecloud.partition.decide import Decision
 
 
@@ -22,6 +23,9 @@ class Plan:
     """What it was made from; None where there is no cloud."""
     failure: str = ""
     """Why a cloud that was greeted has no part in it."""
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """How the output of each layer is packed when it goes up, and the input where all of it is to run on the cloud.
+    What is not named travels as it is."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Runs:
     answers: tuple[Answered, ...]
 
     @property
-    def repeats(self) -> tuple[Measured, ...]:
+    def repeats(self) -> tuple[StageTimes, ...]:
         """The times of every inference."""
         return tuple(answer.measured for answer in self.answers)
 
@@ -43,7 +47,7 @@ class Runs:
         return "fallback" if "fallback" in found else ran_by(self.parts)
 
     @property
-    def typical(self) -> Measured:
+    def typical(self) -> StageTimes:
         """The inference with the median total."""
         middle = median_low(run.total_s for run in self.repeats)
         return next(run for run in self.repeats if run.total_s == middle)

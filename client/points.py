@@ -6,26 +6,14 @@ head     the layers here by their names, for a cut that several tensors cross
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from edgecloud.client.edge import EdgeConfig
-from edgecloud.client.fallback import Breaker
-from edgecloud.client.inference import (
-    Entered,
-    Prepared,
-    alone,
-    carry_out,
-    enter,
-    fitting,
-    plan_of,
-    prepared_with,
-    probe,
-    problem_of,
-)
+from edgecloud.client.inference import Entered, carry_out, enter, prepared_with
 from edgecloud.client.outcome import Outcome
+from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem_of
 from edgecloud.engine.packing import AUTO
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.net.codec import CODECS
@@ -108,10 +96,8 @@ class PointsSession:
     config: EdgeConfig
     progress: Show
     _prepared: Prepared | None = None
-    _link: LinkEstimate | None = field(default=None, init=False)
-    _breaker: Breaker = field(default_factory=Breaker, init=False)
-    """Whether a cloud that was lost is left alone."""
-    _why: str = field(default="", init=False)
+    _why: str = ""
+    """Why the cloud had no part in the last point, where it was lost."""
 
     @property
     def graph(self) -> LayerGraph:
@@ -136,28 +122,28 @@ class PointsSession:
         else:
             plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, wanted.head)
             plan = fitting(edge, plan, edge_s, config)
-        return carry_out(self._prepared, None if plan.failure else self._link, plan, config, self.progress)
+        measured = None if plan.failure or edge.cloud is None else edge.cloud.link
+        return carry_out(self._prepared, measured, plan, config, self.progress)
 
     def begin_alone(self, why: str) -> None:
         """The cloud was not there at the first greeting."""
         self._why = why
-        self._breaker.failed(time.monotonic())
+        if self.entered.edge.cloud is not None:
+            self.entered.edge.cloud.give_up(why)
 
     def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:
         """See to it that there is a cloud whose link is measured, and ask how busy it is. Raises AppError."""
-        edge, address = self.entered.edge, self.entered.address
-        if edge.cloud is None:
-            if address is None or (self._breaker.is_open and not self._breaker.may_probe(time.monotonic())):
-                raise AppError(self._why or self.entered.failure)
-            edge.greet(*address, config.token, config.ready_s)
-            self._breaker.greeted()
-        assert edge.cloud is not None  # it was just greeted
-        if self._link is None or is_anew:
-            self._link = probe(edge.cloud, config, self.progress)
-            self.entered.record.probed(self._link)
-        state = edge.status(config.timeout_s)
-        self._breaker.succeeded()
-        return self._link, state
+        manager = self.entered.edge.cloud
+        if manager is None:
+            raise AppError(self._why or self.entered.failure)
+        manager.connect_if_due(config.ready_s)
+        if manager.link is None or is_anew:
+            self.progress("probing the link", 0.0)
+            manager.measure()
+        state = manager.ask_state(config.timeout_s)
+        manager.on_success()
+        assert manager.link is not None  # it was measured
+        return manager.link, state
 
     def _lost(self, error: AppError) -> None:
         """This point is for the edge alone, and the next ones, until it is time to look for the cloud again."""
@@ -165,15 +151,15 @@ class PointsSession:
         if why != self._why:
             log.warning("running everything on the edge: %s", why)
         self._why = why
-        if not self._breaker.is_open:
-            self.entered.edge.close()
-        if not self._breaker.is_open or self._breaker.may_probe(time.monotonic()):
-            self._breaker.failed(time.monotonic())
+        manager = self.entered.edge.cloud
+        if manager is not None and not manager.is_left_alone:
+            manager.hang_up(error)
+            manager.give_up(why)
 
 
 @contextmanager
 def session(config: EdgeConfig, progress: Show) -> Iterator[PointsSession]:
-    """Build the network and greet the cloud. Raises AppError for everything that can go wrong outside."""
+    """Build the network and connect to the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
         entered = enter(stack, config, progress, ready_s=config.ready_s)
         found = PointsSession(entered, config, progress)

@@ -2,7 +2,9 @@
 
 >>> import edgecloud as ec
 >>> net = ec.load("le_net")
->>> net(net.sample)[0].argmax()
+>>> with ec.Cloud(networks=[net]) as cloud, ec.Edge(net, cloud=cloud.address) as edge:
+...     answer = edge(net.sample)
+>>> answer.outputs[0].argmax()
 np.int64(2)
 
 Names are loaded when they are first used: to import this takes no torch and no numpy. docs/library.md shows all of it.
@@ -13,6 +15,7 @@ import os.path
 TYPE_CHECKING = False  # `typing` takes its time
 if TYPE_CHECKING:
     from edgecloud.library.cloud import Cloud
+    from edgecloud.library.edge import Answer, Edge
     from edgecloud.library.network import Network, load
     from edgecloud.library.planning import Goal, Link, Plan, StageTimes, plan
     from edgecloud.library.profiling import Profile, profile
@@ -34,9 +37,11 @@ if not os.path.isfile(os.path.join(_HERE, "edge_api.py")):  # noqa: PTH113, PTH1
     __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
 
 __all__ = [
+    "Answer",
     "Cloud",
     "ConnectError",
     "DeadlineError",
+    "Edge",
     "EdgeCloudError",
     "Goal",
     "Link",
@@ -54,6 +59,7 @@ __all__ = [
 
 _HOMES = {
     "library.cloud": ("Cloud",),
+    "library.edge": ("Answer", "Edge"),
     "library.network": ("Network", "load"),
     "library.planning": ("Goal", "Link", "Plan", "StageTimes", "plan"),
     "library.profiling": ("Profile", "profile"),

@@ -48,12 +48,11 @@ class IperfError(Exception):
 
 def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     """Greet the cloud and probe the link, as often as asked. Raises AppError."""
+    from edgecloud.client.connection_manager import ConnectionConfig
     from edgecloud.client.edge import Edge, EdgeConfig, read_input
     from edgecloud.models import registry
-    from edgecloud.net.link import Prober
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import client_tls
-    from edgecloud.utils.deadline import Deadline
 
     host, port = options.address
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
@@ -61,14 +60,11 @@ def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     entry = registry.resolve_trusted(options.type)
     config = EdgeConfig(model=options.type, host=host, port=port, weights=options.weights, tls=tls)
     edge = Edge.build(config, entry, read_input(config, entry))
-    edge.greet(host, port, token, options.ready_timeout)
-    assert edge.cloud is not None  # or it would have raised
+    settings = ConnectionConfig((host, port), ready_s=options.ready_timeout, timeout_s=options.timeout, tls=tls)
     try:
-        probes = []
-        for _ in range(options.repeat):
-            late = Deadline.after(options.timeout, f"the probe took longer than {options.timeout:g} s (--timeout)")
-            probes.append(Prober(edge.cloud.connection, late).estimate())
-        return probes
+        manager = edge.use(settings, token)
+        manager.connect()
+        return [manager.measure() for _ in range(options.repeat)]
     finally:
         edge.close()
 

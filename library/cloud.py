@@ -9,6 +9,7 @@ from typing import Self
 
 from edgecloud.library.network import Loadable, all_loaded
 from edgecloud.library.settings import cache_of, path_of, token_of
+from edgecloud.library.wording import wording
 from edgecloud.net.codec import OPTIONAL
 from edgecloud.net.frames import Limits
 from edgecloud.net.security import check_binding
@@ -62,32 +63,33 @@ class Cloud:
         insecure: bool = False,
         cache_dir: str | Path | None = None,
     ) -> None:
-        secret = token_of(token)
-        tls = server_context(*map(path_of, (tls_cert, tls_key, tls_client_ca)))
-        check_binding(host, secret, has_tls=tls is not None, insecure=insecure)
-        loaded = all_loaded(networks)
-        config = CloudConfig(
-            host=host,
-            port=port,
-            device=device,
-            threads=threads,
-            cache_dir=cache_of(cache_dir),
-            token=secret,
-            tls=tls,
-            limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),
-            max_batch=max_batch,
-            max_connections=max_connections,
-            drain_s=DRAIN_S,
-        )
-        held = [(net.entry, net.made_for(device)) for net in loaded]
-        self._cloud = server.Cloud(config, held=held)
-        self.networks = tuple(net.name for net in loaded)
-        """The names of what it serves."""
-        try:
-            self._place = self._cloud.server.open()
-        except BaseException:
-            self._cloud.close()
-            raise
+        with wording():
+            secret = token_of(token)
+            tls = server_context(*map(path_of, (tls_cert, tls_key, tls_client_ca)))
+            check_binding(host, secret, has_tls=tls is not None, insecure=insecure)
+            loaded = all_loaded(networks)
+            config = CloudConfig(
+                host=host,
+                port=port,
+                device=device,
+                threads=threads,
+                cache_dir=cache_of(cache_dir),
+                token=secret,
+                tls=tls,
+                limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),
+                max_batch=max_batch,
+                max_connections=max_connections,
+                drain_s=DRAIN_S,
+            )
+            held = [(net.entry, net.made_for(device)) for net in loaded]
+            self._cloud = server.Cloud(config, held=held)
+            self.networks = tuple(net.name for net in loaded)
+            """The names of what it serves."""
+            try:
+                self._place = self._cloud.server.open()
+            except BaseException:
+                self._cloud.close()
+                raise
         self._closing = threading.Lock()
         self._is_closed = False
         _Switching.begin()

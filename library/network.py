@@ -155,12 +155,16 @@ def load(
     """Load a network and find its layers.
 
     `what` is a name of the registry (`alex_net`, `mobile_net`, `le_net`, ..., `torchvision:resnet18`), a FILE.py with
-    one function (docs/networks.md), or a torch module of your own with an example of its input: `(module, x)`, or the
-    two as arguments. The module is copied, so yours is left as it is; it is run in eval mode on one float32 tensor
-    whose shape is that of `x`, (1, ...). `name` is what both sides call such a network; else its class is.
+    one function (docs/networks.md), which is run, or a torch module of your own with an example of its input:
+    `(module, x)`, or the two as arguments. The module is copied, so yours is left as it is; it is run in eval mode on
+    one float32 tensor whose shape is that of `x`, (1, ...). `name` is what both sides call such a network; else its
+    class is.
 
     `weights` are `default` (trained where there are such, else drawn from a seed, the same on every machine),
     `imagenet`, or a file of weights for a network of the registry or a FILE.py.
+
+    Loads wait for each other. While one lasts no other thread should run torch modules: torch changes its classes to
+    follow what a network does.
 
     Raises UsageError for a name or a file that there is not, for a network that cannot be captured as a graph of
     layers, and for settings that do not go together; MismatchError for weights of another network.

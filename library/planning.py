@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.library.settings import cache_of
+from edgecloud.library.wording import wording
 from edgecloud.models import graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition import cost
-from edgecloud.partition.cost import Prediction
+from edgecloud.partition.cost import StageTimes as StageTimes
 from edgecloud.partition.decide import Decision
 from edgecloud.partition.decide import Goal as Goal
 from edgecloud.partition.objectives import OBJECTIVES
@@ -97,41 +98,6 @@ def goal_of(objective: str | Goal) -> Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Seconds of every stage of one inference, predicted or measured; the stages add up to `total_s`.
-
-    edge       computing on the edge
-    encode     packing what crosses, on the edge
-    transfer   the link both ways, the round trip in it
-    queue      waiting for the cloud's processor
-    cloud      unpacking and computing on the cloud
-
-    `sent_bytes` go up and `received_bytes` come back.
-
-    >>> import edgecloud as ec
-    >>> ec.StageTimes(edge_s=0.25, transfer_s=0.5, cloud_s=0.25).total_s
-    1.0
-    """
-
-    edge_s: float = 0.0
-    encode_s: float = 0.0
-    transfer_s: float = 0.0
-    queue_s: float = 0.0
-    cloud_s: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-
-    @property
-    def total_s(self) -> float:
-        """Seconds from the input to the answer."""
-        return self.edge_s + self.encode_s + self.transfer_s + self.queue_s + self.cloud_s
-
-    def __str__(self) -> str:
-        names = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s")
-        return ", ".join(f"{name[:-2]} {format_seconds(getattr(self, name))}" for name in names)
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What runs where, how it travels, and what that is predicted to take. Immutable.
 
@@ -174,13 +140,11 @@ class Plan:
         cls,
         graph: LayerGraph,
         decision: Decision,
-        sent_bytes: int,
         energy_j: float | None = None,
         failure: str = "",
     ) -> Self:
-        """From a decision for a graph, in which so many bytes go up."""
+        """From a decision for a graph."""
         boundary, head = decision.boundary(graph), decision.head
-        result = 0 if all(part.place == "edge" for part in decision.parts) else graph.result_bytes
         return cls(
             network=graph.name,
             objective=decision.objective,
@@ -190,8 +154,8 @@ class Plan:
             cloud=_ids(graph, graph.everything - head - {INPUT}),
             boundary=_ids(graph, boundary),
             codecs={graph.layers[layer].id: decision.codecs.get(layer, "raw") for layer in boundary},
-            predicted=stages_of(decision.predicted, sent_bytes, result),
-            alternatives=tuple(stages_of(each.predicted, each.boundary_bytes) for each in decision.candidates),
+            predicted=decision.predicted,
+            alternatives=tuple(each.predicted for each in decision.candidates),
             is_optimal=decision.is_optimal,
             failure=failure,
             energy_j=energy_j,
@@ -203,21 +167,8 @@ class Plan:
         layers = (
             f"{len(self.edge)} layer{'' if len(self.edge) == 1 else 's'} on the edge, {len(self.cloud)} on the cloud"
         )
-        sent = f", {format_bytes(self.predicted.sent_bytes)} sent" if self.cloud else ""
+        sent = f", {format_bytes(self.predicted.payload_bytes)} sent" if self.cloud else ""
         return f"{cut}: {layers}{sent}, {format_seconds(self.predicted.total_s)} predicted ({self.objective})"
-
-
-def stages_of(predicted: Prediction, sent_bytes: int, received_bytes: int = 0) -> StageTimes:
-    """A prediction as the stages that people see: unpacking is the cloud's."""
-    return StageTimes(
-        predicted.edge_s,
-        predicted.encode_s,
-        predicted.transfer_s,
-        predicted.queue_s,
-        predicted.decode_s + predicted.cloud_s,
-        sent_bytes,
-        received_bytes,
-    )
 
 
 def _ids(graph: LayerGraph, numbers: Sequence[int] | frozenset[int]) -> tuple[str, ...]:
@@ -264,24 +215,24 @@ def plan(
         raise UsageError("plan needs a link: ec.Link('5mbit', rtt='20ms'), say")
     if not 0 < load < float("inf"):
         raise UsageError(f"load is how many times slower the cloud is than when idle, above 0, not {load!r}")
-    config = PlanConfig(
-        model=None,
-        graph_file=None,
-        cache_dir=cache_of(cache_dir),
-        up_bytes_per_s=link.up_bytes_per_s,
-        down_bytes_per_s=link.down_bytes_per_s,
-        rtt_s=link.rtt_s,
-        load=load,
-        queue_s=_seconds(queue),
-        goal=goal_of(goal),
-        power=power,
-        radio=radio,
-        codec=codec,
-    )
-    source, counted = _source(net, edge_times, cloud_times, config)
-    found = whatif.decided(source, config, counted=counted)
-    sent = found.problem.crossing(found.decision.boundary(found.graph)).bytes
-    return Plan.of(found.graph, found.decision, sent, found.energy_j)
+    with wording():
+        config = PlanConfig(
+            model=None,
+            graph_file=None,
+            cache_dir=cache_of(cache_dir),
+            up_bytes_per_s=link.up_bytes_per_s,
+            down_bytes_per_s=link.down_bytes_per_s,
+            rtt_s=link.rtt_s,
+            load=load,
+            queue_s=_seconds(queue),
+            goal=goal_of(goal),
+            power=power,
+            radio=radio,
+            codec=codec,
+        )
+        source, counted = _source(net, edge_times, cloud_times, config)
+        found = whatif.decided(source, config, counted=counted)
+        return Plan.of(found.graph, found.decision, found.energy_j)
 
 
 # --- what it is planned from

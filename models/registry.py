@@ -106,7 +106,9 @@ def resolve_trusted(name: str) -> Entry:
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
     found = custom_model.load(where)
-    if where.name in _OWN and _OWN[where.name].code != found.code:
+    known = _OWN.get(where.name)
+    is_another = known is not None and known.built is not None and known.built.path.resolve() != where.path.resolve()
+    if known is not None and known.code != found.code and is_another:  # one that was edited since is read again
         raise UsageError(f"two files are named {where.name}: rename one of them")
     _OWN[where.name] = _own(found)
     return _OWN[where.name]

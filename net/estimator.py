@@ -31,8 +31,8 @@ MOST_BYTES = 1 << 62  # past these a sample is a mistake, or a lie of the other 
 MOST_S = 1e9
 
 
-Told = Callable[[float, float], None]
-"""Is told the upload in bytes per second at a moment: `told(at, up_bytes_per_s)`."""
+OnSample = Callable[[float, float], None]
+"""Is told the upload in bytes per second at a moment: `on_sample(at, up_bytes_per_s)`."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Estimator:
     rtt_s: float
     source: str
     updated_at: float
-    told: Told | None = field(default=None, repr=False)
+    on_sample: OnSample | None = field(default=None, repr=False)
     """Is told the first estimate, and that after each sample that counted."""
     _up_waiting: float | None = field(default=None, init=False, repr=False)
     """The last sample, if it was above the band: the next one has to agree."""
@@ -62,13 +62,13 @@ class Estimator:
         if not (rates_fit and 0 <= self.rtt_s < MOST_S):
             raise ValueError("both rates must be above zero and the round trip at least zero, all finite")
         self._rtt_at = self.updated_at
-        if self.told is not None:
-            self.told(self.updated_at, self.up_bytes_per_s)
+        if self.on_sample is not None:
+            self.on_sample(self.updated_at, self.up_bytes_per_s)
 
     @classmethod
-    def of(cls, link: LinkEstimate, at: float, told: Told | None = None) -> Self:
+    def of(cls, link: LinkEstimate, at: float, on_sample: OnSample | None = None) -> Self:
         """Start from a probe that was made, or a link that was given, at `at` seconds."""
-        return cls(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s, link.source, at, told)
+        return cls(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s, link.source, at, on_sample)
 
     def estimate(self) -> LinkEstimate:
         """What the link is like now."""
@@ -115,8 +115,8 @@ class Estimator:
     def _count(self, at: float) -> None:
         self.source = "traffic"
         self.updated_at = max(at, self.updated_at)  # threads may come out of order
-        if self.told is not None:
-            self.told(self.updated_at, self.up_bytes_per_s)
+        if self.on_sample is not None:
+            self.on_sample(self.updated_at, self.up_bytes_per_s)
 
 
 def should_move(current_total_s: float, best_total_s: float, margin: float = 0.10) -> bool:

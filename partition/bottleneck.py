@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 
 from edgecloud.partition.branch_and_bound import TIE, Walk
-from edgecloud.partition.cost import Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.cost import Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.milp import Program
 from edgecloud.partition.mincut import NOTHING, CutSolver, Terms, Values
 
@@ -44,7 +44,7 @@ class Bottleneck:
     """A cut chosen for its longest stage."""
 
     head: frozenset[int]
-    predicted: Prediction
+    predicted: StageTimes
     is_optimal: bool
     """Whether no cut has a longest stage that is shorter by more than a millionth."""
     gap: float
@@ -52,7 +52,7 @@ class Bottleneck:
     method: str
 
 
-def is_heavy(predicted: Prediction, rate_per_s: float) -> bool:
+def is_heavy(predicted: StageTimes, rate_per_s: float) -> bool:
     """Whether `rate_per_s` tasks a second are more than a cut sustains: its longest stage >= 1 / rate.
 
     DADS, Algorithm 3: take the cut of least latency unless it is heavy, else the one with the shortest longest stage.
@@ -100,7 +100,7 @@ def _proven(cut: "_Cut", method: str) -> Bottleneck:
 @dataclass(frozen=True, slots=True)
 class _Cut:
     head: frozenset[int]
-    predicted: Prediction
+    predicted: StageTimes
 
 
 def _cut(problem: Problem, head: frozenset[int]) -> _Cut:
@@ -156,7 +156,7 @@ def _min_cuts(solver: CutSolver, problem: Problem) -> Iterator[frozenset[int]]:
         factors /= factors.max()
 
 
-def _stages(predicted: Prediction) -> Values:
+def _stages(predicted: StageTimes) -> Values:
     return np.array([predicted.edge_s, predicted.upload_s, predicted.cloud_s])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from edgecloud.models.graph import LayerGraph, Point
-from edgecloud.partition.cost import LATENCY, Prediction, Problem, StageWeights, all_on_edge, latency
+from edgecloud.partition.cost import LATENCY, Problem, StageTimes, StageWeights, all_on_edge, latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Candidate:
 
     point: Point
     boundary_bytes: int
-    predicted: Prediction
+    predicted: StageTimes
 
 
 def scan(problem: Problem) -> tuple[Candidate, ...]:

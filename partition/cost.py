@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.utils.units import format_seconds
 
 Place = Literal["edge", "cloud"]
 _PACKED_SUMS = ("bytes", "encode_s", "decode_s")
@@ -97,26 +98,62 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Predicted seconds of every stage of one inference."""
+class StageTimes:
+    """Seconds of every stage of one inference, and bytes that travel in it, as predicted or as measured.
 
-    edge_s: float
+    They add up to `total_s`: `edge_s` (computing on the edge), `encode_s` (packing what crosses), `transfer_s` (the
+    link both ways, the round trip in it), `queue_s` (waiting for the cloud's processor), `decode_s` (unpacking there)
+    and `cloud_s` (computing there). `payload_bytes` go up, and were `raw_bytes` before they were packed;
+    `received_bytes` come back.
+
+    What was measured knows only the link as a whole: it is in `link_s`, and `upload_s`, `rtt_s` and `download_s` are 0
+    (of a task `upload_s` is what the cloud saw). What was predicted has 0 in `link_s`.
+
+    >>> import edgecloud as ec
+    >>> times = ec.StageTimes(edge_s=0.25, upload_s=0.375, rtt_s=0.125, cloud_s=0.25)
+    >>> times.transfer_s, times.total_s
+    (0.5, 1.0)
+    """
+
+    edge_s: float = 0.0
     upload_s: float = 0.0
     rtt_s: float = 0.0
     queue_s: float = 0.0
     cloud_s: float = 0.0
+    """Computing only: unpacking is in `decode_s`."""
     download_s: float = 0.0
     encode_s: float = 0.0
     decode_s: float = 0.0
+    link_s: float = 0.0
+    """What is left of a measured total: the link both ways, and the network stacks."""
+    raw_bytes: int = 0
+    """Bytes of the boundary before it was packed ..."""
+    payload_bytes: int = 0
+    """... and as it is sent."""
+    received_bytes: int = 0
+    """Bytes of the answers."""
+
+    def plus(self, other: "StageTimes") -> "StageTimes":
+        """Both, one after the other."""
+        return StageTimes(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def lasting(self, total_s: float) -> "StageTimes":
+        """The same where all of it took so long: what no stage accounts for is the link's."""
+        return replace(self, link_s=self.link_s + total_s - self.total_s)
 
     @property
     def transfer_s(self) -> float:
         """Seconds of the link: both ways and the round trip."""
-        return self.rtt_s + self.upload_s + self.download_s
+        return self.rtt_s + self.upload_s + self.download_s + self.link_s
+
+    @property
+    def tail_s(self) -> float:
+        """Seconds of the cloud: unpacking and computing."""
+        return self.decode_s + self.cloud_s
 
     @property
     def total_s(self) -> float:
-        """Predicted end-to-end latency in seconds."""
+        """End-to-end latency in seconds."""
         return self.edge_s + self.encode_s + self.transfer_s + self.queue_s + self.decode_s + self.cloud_s
 
     @property
@@ -133,10 +170,18 @@ class Prediction:
         """
         return max(self.edge_s + self.encode_s, self.upload_s, self.decode_s + self.cloud_s)
 
-    def sent_as(self, packed: Packed, link: Link) -> "Prediction":
+    def sent_as(self, packed: Packed, link: Link) -> "StageTimes":
         """The same with what goes up packed another way."""
         upload_s = packed.bytes / link.up_bytes_per_s
-        return replace(self, upload_s=upload_s, encode_s=packed.encode_s, decode_s=packed.decode_s)
+        times = (self.edge_s, upload_s, self.rtt_s, self.queue_s, self.cloud_s, self.download_s)
+        sizes = (self.raw_bytes, packed.bytes, self.received_bytes)
+        return StageTimes(*times, packed.encode_s, packed.decode_s, self.link_s, *sizes)
+
+    def __str__(self) -> str:
+        names = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "tail_s")
+        called = (name.removesuffix("_s").replace("tail", "cloud") for name in names)
+        seconds = (format_seconds(getattr(self, name)) for name in names)
+        return ", ".join(f"{name} {shown}" for name, shown in zip(called, seconds, strict=True))
 
     def to_json(self) -> dict[str, float]:
         """The stages by their names in every JSON document, where unpacking is a part of the cloud's seconds."""
@@ -154,6 +199,9 @@ class Prediction:
         return {name: getattr(self, name) for name in names} | {"cloud_s": self.decode_s + self.cloud_s}
 
 
+NO_TIMES = StageTimes()
+
+
 def latency(
     edge_s: float,
     crossing: Packed,
@@ -162,25 +210,30 @@ def latency(
     link: Link,
     load: float = 1.0,
     queue_s: float = 0.0,
-) -> Prediction:
-    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud."""
+    raw_bytes: int = 0,
+) -> StageTimes:
+    """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud.
+
+    `raw_bytes` has what crosses before it is packed; 0: it is not packed.
+    """
     upload_s, download_s = crossing.bytes / link.up_bytes_per_s, result_bytes / link.down_bytes_per_s
     stages = (edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)
-    return Prediction(*stages, crossing.encode_s, crossing.decode_s)
+    sizes = (raw_bytes or crossing.bytes, crossing.bytes, result_bytes)
+    return StageTimes(*stages, crossing.encode_s, crossing.decode_s, 0.0, *sizes)
 
 
-def all_on_edge(edge_s: float) -> Prediction:
+def all_on_edge(edge_s: float) -> StageTimes:
     """The same for the cut without a tail, which pays no link and needs no cloud."""
-    return Prediction(edge_s)
+    return StageTimes(edge_s)
 
 
-def predict(problem: Problem, parts: Iterable[Part]) -> Prediction:
+def predict(problem: Problem, parts: Iterable[Part]) -> StageTimes:
     """Predict the stages of an inference whose parts run one after the other, each on the edge or on the cloud.
 
     A part on the cloud is one request: it uploads what it reads, waits, and sends back what it makes; the last one
     sends the result. Raises ValueError for parts that are not all layers, each once, in an order that can run.
     """
-    graph, cloud, total = problem.graph, problem.cloud, Prediction(0.0)
+    graph, cloud, total = problem.graph, problem.cloud, StageTimes()
     for done, part in _in_turn(graph, parts):
         if part.place == "edge":
             found = all_on_edge(sum(problem.edge_s[layer] for layer in part.layers))
@@ -188,8 +241,9 @@ def predict(problem: Problem, parts: Iterable[Part]) -> Prediction:
             is_last = done | part.layers == graph.everything
             made = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
             sent, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
-            found = latency(0.0, sent, idle_s, made, problem.link, cloud.load, cloud.queue_s)
-        total = _joined(total, found)
+            raw = problem.graph.bytes_of(graph.inputs_of(part.layers))
+            found = latency(0.0, sent, idle_s, made, problem.link, cloud.load, cloud.queue_s, raw)
+        total = total.plus(found)
     return total
 
 
@@ -204,10 +258,6 @@ def _in_turn(graph: LayerGraph, parts: Iterable[Part]) -> Iterator[tuple[frozens
         done |= part.layers
     if done != graph.everything:
         raise ValueError(f"{graph.name}: some layers are in no part")
-
-
-def _joined(one: Prediction, other: Prediction) -> Prediction:
-    return Prediction(*(getattr(one, name) + getattr(other, name) for name in Prediction.__slots__))
 
 
 def _idle_cloud_s(problem: Problem, done: frozenset[int], layers: frozenset[int]) -> float:
@@ -253,7 +303,7 @@ class StageWeights:
         """These, and `factor` times the others."""
         return StageWeights(*(getattr(self, name) + factor * getattr(other, name) for name in self.__slots__))
 
-    def value(self, predicted: Prediction) -> float:
+    def value(self, predicted: StageTimes) -> float:
         """The weighted sum of the stages of an inference, seconds or joules by its weights: the smaller the better."""
         return (
             self.edge * (predicted.edge_s + predicted.encode_s)
@@ -302,6 +352,13 @@ class Energy:
     def total_j(self) -> float:
         """Joules of the whole inference."""
         return self.edge_j + self.transmit_j + self.receive_j + self.idle_j
+
+
+def energy_of(times: StageTimes, link: Link, power: Power, *, is_local: bool) -> Energy:
+    """Joules of an inference with these stages; packing is computing too. `is_local`: all of it runs on the edge."""
+    edge_s = times.edge_s + times.encode_s
+    waiting_s = 0.0 if is_local else times.total_s - edge_s
+    return energy(edge_s, waiting_s, times.payload_bytes, times.received_bytes, link, power)
 
 
 def energy(edge_s: float, waiting_s: float, sent_bytes: int, received_bytes: int, link: Link, power: Power) -> Energy:

@@ -11,11 +11,12 @@ With a limit on what the cloud may cost, placements may go back and forth betwee
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import bottleneck, chain, placement
 from edgecloud.partition.chain import Candidate
-from edgecloud.partition.cost import LATENCY, Part, Power, Prediction, Problem, StageWeights, cost_of, parts_of, predict
+from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import METHODS, OBJECTIVES, Search
@@ -24,17 +25,24 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import printable
 
 
+class Clash(Enum):
+    """Contradictions in a goal, in words of the fields of Goal; `cli.goals` has those of the flags."""
+
+    WEIGHTED_ALONE = "objective 'weighted' requires seconds_per_joule"
+    AUTO_ALONE = "objective 'auto' requires rate_per_s"
+    JOULES_UNWANTED = "seconds_per_joule requires objective 'weighted'"
+    COST_WITH_OTHERS = "max_cost requires objective 'latency', 'energy' or 'weighted', and method 'auto'"
+    COST_WITHOUT_PRICE = "max_cost requires price_per_s"
+    DSH_UNWANTED = "method 'dsh' requires objective 'throughput'"
+    MINCUT_UNWANTED = "objective 'throughput' cannot be combined with method 'mincut': use 'auto', 'chain' or 'dsh'"
+
+
 class GoalError(UsageError):
-    """Wishes that contradict each other; in the text the fields of a `Goal` have braces around them."""
+    """Wishes that contradict each other. `clash` says which ones, `goal` what was wished."""
 
-    def __init__(self, text: str, names: Mapping[str, str] | None = None) -> None:
-        """`names` are what whoever asks calls the fields; else they have their own names."""
-        self.text = text
-        super().__init__(text.format_map({each: each for each in Goal.__slots__} | dict(names or {})))
-
-    def worded(self, names: Mapping[str, str]) -> "GoalError":
-        """The same for somebody who has other names for the fields."""
-        return GoalError(self.text, names)
+    def __init__(self, clash: Clash, goal: "Goal") -> None:
+        super().__init__(clash.value)
+        self.clash, self.goal = clash, goal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Goal:
     'weighted'
     >>> ec.Goal("weighted")
     Traceback (most recent call last):
-    edgecloud.partition.decide.GoalError: objective weighted needs seconds_per_joule
+    edgecloud.partition.decide.GoalError: objective 'weighted' ... seconds_per_joule
     """
 
     objective: str = "latency"
@@ -65,26 +73,22 @@ class Goal:
     """Of the cloud's work."""
 
     def __post_init__(self) -> None:
-        _check_names(self.objective, self.method)
-        needs = (
-            ("weighted", self.seconds_per_joule, "{seconds_per_joule}"),
-            ("auto", self.rate_per_s, "{rate_per_s}"),
-        )
-        for objective, value, field_name in needs:
-            if self.objective == objective and value is None:
-                raise GoalError(f"{{objective}} {objective} requires {field_name}")
-        if self.seconds_per_joule is not None and self.objective != "weighted":
-            raise GoalError("{seconds_per_joule} requires {objective} weighted")
-        if self.max_cost is not None and (self.objective in ("throughput", "auto") or self.method != "auto"):
-            raise GoalError(
-                "{max_cost} requires {objective} latency, energy or weighted, and cannot be combined with {method}"
-            )
-        if self.max_cost is not None and self.price_per_s is None:
-            raise GoalError("{max_cost} requires {price_per_s}")
-        if self.method == "dsh" and self.objective != "throughput":
-            raise GoalError("{method} dsh requires {objective} throughput")
-        if self.method == "mincut" and self.objective == "throughput":
-            raise GoalError("{objective} throughput cannot be combined with {method} mincut: use auto, chain or dsh")
+        for name, given, known in (("objective", self.objective, OBJECTIVES), ("method", self.method, METHODS)):
+            if given not in known:
+                raise UsageError(f"no {name} {printable(str(given), 40)!r}: choose {', '.join(known)}")
+        is_costly, is_stage = self.max_cost is not None, self.objective in ("throughput", "auto")
+        clashes = {
+            Clash.WEIGHTED_ALONE: self.objective == "weighted" and self.seconds_per_joule is None,
+            Clash.AUTO_ALONE: self.objective == "auto" and self.rate_per_s is None,
+            Clash.JOULES_UNWANTED: self.seconds_per_joule is not None and self.objective != "weighted",
+            Clash.COST_WITH_OTHERS: is_costly and (is_stage or self.method != "auto"),
+            Clash.COST_WITHOUT_PRICE: is_costly and self.price_per_s is None,
+            Clash.DSH_UNWANTED: self.method == "dsh" and self.objective != "throughput",
+            Clash.MINCUT_UNWANTED: self.method == "mincut" and self.objective == "throughput",
+        }
+        for clash, is_there in clashes.items():
+            if is_there:
+                raise GoalError(clash, self)
 
     @property
     def price(self) -> float:
@@ -95,13 +99,6 @@ class Goal:
         """What a second of each stage counts, where stages are added up: 1, or watts, or seconds for the joules too."""
         weigh = OBJECTIVES[self.objective].weigh
         return LATENCY if weigh is None else weigh(power, self.seconds_per_joule or 0.0)
-
-
-def _check_names(objective: str, method: str) -> None:
-    for name, given, known in (("objective", objective, OBJECTIVES), ("method", method, METHODS)):
-        if given not in known:
-            shown = repr(printable(str(given), 40)).replace("{", "{{").replace("}", "}}")
-            raise GoalError(f"no {{{name}}} {shown}: choose {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ class Decision:
     objective: str
     method: str
     parts: tuple[Part, ...]
-    predicted: Prediction
+    predicted: StageTimes
     candidates: tuple[Candidate, ...]
     """All points, to compare with."""
     cost: float = 0.0

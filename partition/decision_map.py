@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import chain
-from edgecloud.partition.cost import LATENCY, Link, Packed, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.cost import LATENCY, Link, Packed, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.envelope import Line, envelope
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.packing import RAW, Allowed
@@ -127,5 +127,5 @@ def best_cut(problem: Problem, weights: StageWeights, solver: CutSolver | None) 
     return problem.graph.head_at(chain.best(chain.scan(problem), weights).point.number)
 
 
-def _predicted(problem: Problem, head: frozenset[int], link: Link) -> Prediction:
+def _predicted(problem: Problem, head: frozenset[int], link: Link) -> StageTimes:
     return predict(replace(problem, link=link), parts_of(problem.graph, head))

@@ -8,7 +8,7 @@ hull are the best cuts for some price of a joule in seconds, and are found by tr
 from dataclasses import dataclass
 
 from edgecloud.partition import chain
-from edgecloud.partition.cost import LATENCY, Power, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.cost import LATENCY, Power, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.envelope import Line, envelope
 from edgecloud.partition.mincut import CutSolver
@@ -22,7 +22,7 @@ class Tradeoff:
     """A cut with its predicted stages and the edge's joules."""
 
     head: frozenset[int]
-    predicted: Prediction
+    predicted: StageTimes
     energy_j: float
 
 

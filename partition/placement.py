@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition import constrained_path
-from edgecloud.partition.cost import LATENCY, Part, Place, Prediction, Problem, StageWeights, cost_of, predict
+from edgecloud.partition.cost import LATENCY, Part, Place, Problem, StageTimes, StageWeights, cost_of, predict
 from edgecloud.utils.errors import UsageError
 
 _PLACES: dict[int, Place] = {constrained_path.EDGE: "edge", constrained_path.CLOUD: "cloud"}
@@ -20,7 +20,11 @@ _TINIEST = math.ulp(0.0)
 
 
 class InfeasibleError(UsageError):
-    """No placement costs as little as was asked for."""
+    """No placement costs as little as was asked for: `max_cost`."""
+
+    def __init__(self, max_cost: float) -> None:
+        super().__init__(f"no placement costs at most {max_cost:g}: the minimum is 0, with all layers on the edge")
+        self.max_cost = max_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Placement:
     """Where to run what, one part after the other, with the predicted seconds and what the cloud's work costs."""
 
     parts: tuple[Part, ...]
-    predicted: Prediction
+    predicted: StageTimes
     cost: float
     is_optimal: bool = True
     """False where the search was cut short: a better placement may exist."""
@@ -88,7 +92,7 @@ def _check(price_per_s: float, max_cost: float) -> None:
     if math.isnan(max_cost):
         raise UsageError("the cost limit must be a number, not nan")
     if max_cost < 0:
-        raise InfeasibleError(f"no placement costs at most {max_cost:g}: the minimum is 0, with all layers on the edge")
+        raise InfeasibleError(max_cost)
 
 
 def _placement(problem: Problem, places: Sequence[int], price_per_s: float, is_optimal: bool = True) -> Placement:

@@ -10,7 +10,7 @@ stages, so they do not count towards the throughput.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgecloud.partition.cost import Prediction
+from edgecloud.partition.cost import StageTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Stages:
         return self.edge_s + self.link_s + self.cloud_s + self.delay_s
 
 
-def stages_of(predicted: Prediction) -> Stages:
+def stages_of(predicted: StageTimes) -> Stages:
     """The stages of one cut, as a stream of tasks sees them: packing is the edge's work, and unpacking the cloud's."""
     delay_s = predicted.rtt_s + predicted.download_s + predicted.queue_s
     edge_s, cloud_s = predicted.edge_s + predicted.encode_s, predicted.decode_s + predicted.cloud_s

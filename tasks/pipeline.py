@@ -1,7 +1,7 @@
 """The pipeline: the head of one task runs while another is sent and a third is on the cloud.
 
-One thread computes (whoever calls `run`), the uplink has one that sends and one that receives, and every line between
-them is bounded. A task whose request is refused or lost is finished here, from the boundary that is still held.
+One thread computes (whoever calls `run`), the connection has one that sends and one that receives, and every line
+between them is bounded. A task whose request is refused or lost is finished here, from the boundary that is still held.
 """
 
 import heapq
@@ -9,17 +9,19 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgecloud.client.fallback import RETRIES, busy_pause_s, reserve_s
+from edgecloud.client.connection_manager import ConnectionManager
+from edgecloud.client.fallback import RETRIES, reserve_s
+from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
 from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
-from edgecloud.tasks.connection_manager import ConnectionManager
+from edgecloud.partition.cost import NO_TIMES, StageTimes
 from edgecloud.tasks.fleet import Fleet
 from edgecloud.tasks.planner import Choice, Planner
 from edgecloud.tasks.tasks import Task
@@ -42,19 +44,9 @@ class TaskRecord:
     sent_s: float = 0.0
     """The first byte of the boundary left."""
     done_s: float = 0.0
-    edge_s: float = 0.0
-    encode_s: float = 0.0
-    link_s: float = 0.0
-    """From the first byte of the request to its last, as the cloud saw it."""
-    queue_s: float = 0.0
-    cloud_s: float = 0.0
-    """Unpacking is in it ..."""
-    decode_s: float = 0.0
-    """... and took this long."""
+    times: StageTimes = NO_TIMES
+    """Its stages, where `upload_s` is from the first byte of the request to its last, as the cloud saw it."""
     batch: int = 0
-    payload_bytes: int = 0
-    """What was sent, and what it was before it was packed."""
-    raw_bytes: int = 0
     codec: str = ""
     """Of what was sent; empty: nothing was."""
     tries: int = 0
@@ -110,13 +102,13 @@ class Pipeline:
         self,
         fleet: Fleet,
         planner: Planner,
-        keeper: ConnectionManager,
+        cloud: ConnectionManager,
         *,
         is_serial: bool,
         timeout_s: float = math.inf,
         has_fallback: bool = True,
     ) -> None:
-        self._fleet, self._planner, self._keeper = fleet, planner, keeper
+        self._fleet, self._planner, self._cloud = fleet, planner, cloud
         self._is_serial, self._timeout_s, self._has_fallback = is_serial, timeout_s, has_fallback
         self._changed = threading.Condition()
         self._flying: dict[Request, _Flying] = {}
@@ -168,8 +160,8 @@ class Pipeline:
 
     def _next(self) -> Callable[[], None] | None:
         while True:
-            self._keeper.hang_up_if_overdue()
-            self._planner.refresh(self.now_s, self._keeper.conditions())  # it may take long: not with the lock held
+            self._cloud.hang_up_if_overdue()
+            self._planner.refresh(self.now_s, self._cloud.conditions())  # it may take long: not with the lock held
             with self._changed:
                 if self._over:
                     over, self._over = self._over, []
@@ -197,8 +189,8 @@ class Pipeline:
 
     def _has_room(self) -> bool:
         """Whether a boundary would find a place in the line for the link; without a cloud the next plan is all here."""
-        uplink = self._keeper.uplink
-        return uplink is None or uplink.has_room(WAITING)
+        client = self._cloud.client
+        return client is None or client.has_room(WAITING)
 
     def _ask_again(self) -> None:
         while self._again and self._again[0][0] <= time.perf_counter():
@@ -231,7 +223,7 @@ class Pipeline:
         segment = member.executor.load(head)
         record.started_s = self.now_s
         ran = member.executor.run(segment, [x])
-        record.head_done_s, record.edge_s = self.now_s, ran.seconds
+        record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
             self._complete(record, "edge", [values[number] for number in graph.outputs])
@@ -239,18 +231,20 @@ class Pipeline:
             return
         boundary = [np.asarray(values[number], order="C") for number in graph.boundary(head)]
         here_s = sum(member.found.current.seconds[number] for number in graph.everything - head)
-        flying = _Flying(record, Request(0, task.model, graph, head, boundary, here_s=here_s), values)
+        flying = _Flying(
+            record, Request(0, task.model, graph, graph.everything - head, boundary, here_s=here_s), values
+        )
         with self._changed:
             self._flying[flying.request] = flying
         self._submit(flying)
 
     def _submit(self, flying: _Flying) -> None:
-        request, uplink = flying.request, self._keeper.uplink
-        if uplink is None:
-            self.lost([request], AppError("no cloud available"))
+        request, client = flying.request, self._cloud.client
+        if client is None:
+            self._end_all([request], AppError("no cloud available"))
             return
-        self._pack(flying, uplink.ready[request.model].codecs)
-        uplink.submit(request)
+        self._pack(flying, client.ready[request.model].codecs)
+        client.submit(request)
 
     def _pack(self, flying: _Flying, known: Sequence[str]) -> None:
         """Pack the boundary, unless it is packed for this cloud already.
@@ -264,8 +258,8 @@ class Pipeline:
             return
         executor = self._fleet.members[request.model].executor
         request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), known)
-        record.encode_s += encode_s
-        record.payload_bytes, record.raw_bytes = request.payload_bytes, sum(one.nbytes for one in request.boundary)
+        sizes = {"payload_bytes": request.payload_bytes, "raw_bytes": sum(one.nbytes for one in request.boundary)}
+        record.times = replace(record.times, encode_s=record.times.encode_s + encode_s, **sizes)
         record.codec = ",".join(dict.fromkeys(one.codec for one in request.packed))
 
     def _finish_here(self, flying: _Flying) -> None:
@@ -274,7 +268,7 @@ class Pipeline:
         executor = self._fleet.members[request.model].executor
         segment = executor.load(request.tail)
         ran = executor.run(segment, request.boundary)
-        record.edge_s += ran.seconds
+        record.times = record.times.plus(StageTimes(ran.seconds))
         values = flying.values | dict(zip(segment.outputs, ran.arrays, strict=True))
         outputs = [values[number] for number in request.graph.outputs]
         if not flying.theirs:
@@ -288,9 +282,9 @@ class Pipeline:
         request, record = flying.request, flying.record
         if is_finite_alike(flying.theirs, ours):
             record.error = ""
-            self._complete(record, "cloud" if len(request.head) == 1 else "split", ours)
+            self._complete(record, ran_by(request), ours)
             return
-        self._keeper.blame(ProtocolError(NOT_FINITE))
+        self._cloud.blame(ProtocolError(NOT_FINITE))
         if self._has_fallback:
             self._complete(record, "fallback", ours)
         else:
@@ -304,7 +298,7 @@ class Pipeline:
         else:
             record.error = NETWORK_NOT_FINITE
 
-    # --- what became of requests; the uplink's threads
+    # --- what became of requests; the connection's threads
 
     def departed(self, request: Request) -> None:
         """There is room in the line for the link."""
@@ -318,8 +312,14 @@ class Pipeline:
         with self._changed:
             flying = self._flying[request]
         record = flying.record
-        record.queue_s, record.link_s = result.queue_s, result.received_s
-        record.cloud_s, record.decode_s = result.cloud_s + result.decode_s, result.decode_s
+        record.times = replace(
+            record.times,
+            upload_s=result.received_s,
+            queue_s=result.queue_s,
+            decode_s=result.decode_s,
+            cloud_s=result.cloud_s,
+            received_bytes=sum(array.nbytes for array in arrays),
+        )
         self._note_try(flying)
         record.batch = result.batch
         values = flying.values | dict(zip(request.graph.outputs_of(request.tail), arrays, strict=True))
@@ -327,8 +327,9 @@ class Pipeline:
         if not is_finite(outputs):
             self._doubt(flying, outputs)
             return
-        self._keeper.saw(result)
-        record.completed_by = "cloud" if len(request.head) == 1 else "split"
+        self._cloud.on_result(result)
+        self._cloud.on_success()
+        record.completed_by = ran_by(request)
         record.done_s, record.outputs = now_s, outputs
         self._keep(record, request)
 
@@ -355,21 +356,29 @@ class Pipeline:
 
     def refused(self, request: Request, error: Error) -> None:
         """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""
+        refusal = RefusedError(error)
+        pause_s = self._cloud.on_failure(refusal, request.tries)
         with self._changed:
             flying = self._flying.pop(request)
             self._note_try(flying)
-            moment = time.perf_counter() + busy_pause_s(error.retry_after_s)
+            moment = time.perf_counter() + (pause_s or 0.0)
             left_s = flying.record.head_done_s + self._timeout_s - (moment - self.started)
-            if error.code == "BUSY" and request.tries <= RETRIES and left_s > reserve_s(request.here_s):
+            if pause_s is not None and left_s > reserve_s(request.here_s):
                 self._retries += 1
                 heapq.heappush(self._again, (moment, self._retries, flying))
             else:
                 flying.record.error = f"the cloud refused: {printable(error.text, 200)}"
                 self._end_here(flying)
             self._changed.notify()
+        self._cloud.give_up(printable(str(refusal), 200))  # where it has refused too often
 
     def lost(self, requests: Sequence[Request], error: AppError) -> None:
         """The connection is gone: finish them here."""
+        if requests:
+            self._cloud.on_failure(error, RETRIES + 1)  # none of them is repeated: the edge has the time for them
+        self._end_all(requests, error)
+
+    def _end_all(self, requests: Sequence[Request], error: AppError) -> None:
         with self._changed:
             for request in requests:
                 flying = self._flying.pop(request)
@@ -392,10 +401,15 @@ class Pipeline:
             self._changed.notify()
 
 
+def ran_by(request: Request) -> str:
+    """`cloud` where it ran every layer, else `split`."""
+    return "cloud" if len(request.tail) == len(request.graph.layers) - 1 else "split"
+
+
 def stage_sums(records: Sequence[TaskRecord]) -> tuple[float, float, float]:
     """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once, but unpacks each."""
     return (
-        sum(record.edge_s + record.encode_s for record in records),
-        sum(record.link_s for record in records),
-        sum(record.decode_s + (record.cloud_s - record.decode_s) / max(1, record.batch) for record in records),
+        sum(record.times.edge_s + record.times.encode_s for record in records),
+        sum(record.times.upload_s for record in records),
+        sum(record.times.decode_s + record.times.cloud_s / max(1, record.batch) for record in records),
     )

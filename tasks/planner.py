@@ -11,47 +11,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from edgecloud.client.conditions import Conditions
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.estimator import should_move
-from edgecloud.net.link import LinkEstimate
-from edgecloud.net.messages import Ready
 from edgecloud.partition import chain, schedule, throughput
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.tasks import Task
 
-CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is made anew
 PLAN_EVERY_S = 0.5
 HORIZON = 200
 MOVE_MARGIN = 0.10
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a decision depends on. Without a cloud everything runs here."""
-
-    link: LinkEstimate | None = None
-    ready: Mapping[str, Ready] | None = None
-    load: float = 1.0
-    queue_s: float = 0.0
-    max_payload: int = 0
-
-    @property
-    def has_cloud(self) -> bool:
-        """Whether there is somebody to send to."""
-        return self.link is not None and self.ready is not None
-
-    def differs(self, other: "Conditions") -> bool:
-        """Whether a plan for the other would be another one, as far as that can be told without making it."""
-        if self.link is None or other.link is None or self.ready is None or other.ready is None:
-            return self.has_cloud != other.has_cloud
-        pairs = (
-            (self.link.up_bytes_per_s, other.link.up_bytes_per_s, CHANGED_RATE),
-            (self.link.down_bytes_per_s, other.link.down_bytes_per_s, CHANGED_RATE),
-            (self.load, other.load, CHANGED_LOAD),
-        )
-        return any(abs(a - b) > share * min(a, b) for a, b, share in pairs)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecloud.client.fallback import Mode, first_wait_s, is_covered
-from edgecloud.client.reconnector import is_nobody
+from edgecloud.client.config import ClientConfig
+from edgecloud.client.connection_manager import ConnectionManager, connection_of
+from edgecloud.client.fallback import first_wait_s, is_covered
+from edgecloud.client.handshake import is_nobody
 from edgecloud.client.subprocesses import CloudAccess
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
 from edgecloud.engine.times import Times, predictors_path
-from edgecloud.models import registry, weights
+from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.monitor import Monitor
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import Array
-from edgecloud.net.tls import ClientTls
-from edgecloud.tasks.connection_manager import ConnectionManager, KeeperConfig
 from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
 from edgecloud.tasks.pipeline import Pipeline, TaskRecord
 from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
@@ -36,14 +36,9 @@ NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
 
 
 @dataclass(frozen=True)
-class TasksConfig:
-    """What one call of tasks_edge_api.py is to do. Rates in bytes per second, times in seconds."""
+class TasksConfig(ClientConfig):
+    """What one call of tasks_edge_api.py is to do; with `fallback` off a task fails that the cloud does not answer."""
 
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
-    weights: str = weights.DEFAULT
     models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
     """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
     tasks: int = 40
@@ -55,27 +50,8 @@ class TasksConfig:
     """Arrivals; None: all tasks are there at the start."""
     is_serial: bool = False
     interval_s: float = 1.0
-    up_bytes_per_s: float | None = None
-    """Believed of both ways at the start, instead of a probe."""
-    codec: str = "auto"
-    accuracy_budget: float = 0.0
-    """As for edge_api.py."""
+    """How often the link is looked at."""
     verify: bool = False
-    fallback: Mode = "on"
-    """As for edge_api.py; with `off` a task fails that the cloud does not answer."""
-    timeout_s: float = 60.0
-    ready_s: float = 300.0
-    cpu_share: float | None = None
-    link_shape: str | None = None
-    own_cloud: tuple[str, ...] | None = None
-    """Start a cloud on loopback with these arguments, and use that one."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    token: str = ""
-    tls: ClientTls | None = None
-    record: Path | None = None
-    """Write down what the link is like: a trace for the lab."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +88,12 @@ class TasksRun:
     total: int = 0
     done: int = 0
     pipeline: Pipeline | None = None
-    keeper: ConnectionManager | None = None
+    cloud: ConnectionManager | None = None
     is_stopped: bool = False
 
-    def begin(self, total: int, pipeline: Pipeline, keeper: ConnectionManager) -> None:
+    def begin(self, total: int, pipeline: Pipeline, cloud: ConnectionManager) -> None:
         """From now on there is something to show, and to stop."""
-        self.total, self.keeper, self.pipeline = total, keeper, pipeline
+        self.total, self.cloud, self.pipeline = total, cloud, pipeline
         if self.is_stopped:
             pipeline.stop()
 
@@ -130,10 +106,11 @@ class TasksRun:
         return is_first
 
 
-Told = Callable[[TasksRun, TaskRecord], None]
+OnRecord = Callable[[TasksRun, TaskRecord], None]
+"""Is given every task that has ended."""
 
 
-def run(config: TasksConfig, progress: Show, told: Told, call: TasksRun) -> TasksOutcome:
+def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
         recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -162,7 +139,7 @@ def run(config: TasksConfig, progress: Show, told: Told, call: TasksRun) -> Task
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
         prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
-        return _run_tasks(prepared, progress, told, call)
+        return _run_tasks(prepared, progress, on_record, call)
 
 
 def _where(config: TasksConfig, problem: RejectedLine) -> str:
@@ -183,22 +160,22 @@ class _Prepared:
     recorder: Recorder | None
 
 
-def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: TasksRun) -> TasksOutcome:
+def _run_tasks(prepared: _Prepared, progress: Show, on_record: OnRecord, call: TasksRun) -> TasksOutcome:
     config, fleet, journal = prepared.config, prepared.fleet, prepared.journal
     planner = make_planner(config, prepared.tasks, fleet, progress)
     checker = Checker(fleet) if config.verify else None
     with ExitStack() as stack:
-        keeper = _make_keeper(prepared)
-        stack.callback(keeper.close)
-        keeper.listener = pipeline = _pipeline(config, fleet, planner, keeper)
-        pipeline.ended = lambda record: _ended(call, record, journal, told, checker)
+        cloud = _manager_of(prepared)
+        stack.callback(cloud.close)
+        cloud.listener = pipeline = _pipeline(config, fleet, planner, cloud)
+        pipeline.ended = lambda record: _ended(call, record, journal, on_record, checker)
         progress("waiting for the cloud, then probing the link", 0.0)
-        _open(config, fleet, keeper)
-        call.begin(len(prepared.tasks), pipeline, keeper)
-        _warm_up(fleet, planner, keeper)
-        monitor = Monitor(keeper.tick, config.interval_s)
+        _open(config, fleet, cloud)
+        call.begin(len(prepared.tasks), pipeline, cloud)
+        _warm_up(fleet, planner, cloud)
+        monitor = Monitor(cloud.tick, config.interval_s)
         stack.callback(monitor.stop)
-        stack.callback(keeper.leave)  # before: a connection that is being opened would be waited for
+        stack.callback(cloud.leave)  # before: a connection that is being opened would be waited for
         if journal is not None:
             journal.begin()
         monitor.start()
@@ -206,75 +183,65 @@ def _run_tasks(prepared: _Prepared, progress: Show, told: Told, call: TasksRun) 
         wall_s = pipeline.now_s
         if checker is not None:
             checker.check(progress)
-        outcome = _outcome(prepared, planner, keeper, pipeline)
-        return replace(outcome, first_link=keeper.first_link or NO_LINK, wall_s=wall_s, is_interrupted=call.is_stopped)
+        outcome = _outcome(prepared, planner, cloud, pipeline)
+        return replace(outcome, first_link=cloud.first_link or NO_LINK, wall_s=wall_s, is_interrupted=call.is_stopped)
 
 
-def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, keeper: ConnectionManager) -> Pipeline:
+def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> Pipeline:
     has_fallback = config.fallback != "off"
     return Pipeline(
-        fleet, planner, keeper, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
+        fleet, planner, cloud, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
     )
 
 
-def _open(config: TasksConfig, fleet: Fleet, keeper: ConnectionManager) -> None:
+def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
     """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
     if config.fallback == "always":
         here_s = max(sum(member.found.current.seconds) for member in fleet.members.values())
-        keeper.open_meanwhile(first_wait_s(here_s, config.timeout_s))
+        cloud.open_in_background(first_wait_s(here_s, config.timeout_s))
         return
     try:
-        keeper.open()
+        cloud.open()
     except AppError as error:
-        has_left = config.fallback == "on" and keeper.has_greeted and is_nobody(error)  # between two connections
+        has_left = config.fallback == "on" and cloud.has_greeted and is_nobody(error)  # between two connections
         if not has_left and not is_covered(error, config.fallback):
             raise
         log.warning("running everything on the edge until the cloud is reachable: %s", printable(str(error), 200))
-    for ready in (keeper.conditions().ready or {}).values():
+    for ready in (cloud.conditions().ready or {}).values():
         check_taken(config.codec, ready.codecs)
 
 
-def _make_keeper(prepared: _Prepared) -> ConnectionManager:
+def _manager_of(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
-    is_waited_for = config.fallback == "off" or config.own_cloud is not None
-    settings = KeeperConfig(
-        prepared.address,
-        config.interval_s,
-        config.ready_s,
-        config.timeout_s,
-        tls=config.tls,
-        up_bytes_per_s=config.up_bytes_per_s,
-        told=None if prepared.recorder is None else prepared.recorder.note,
-        first_s=None if is_waited_for else min(config.ready_s, config.timeout_s),
-    )
+    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
     hellos = [member.hello(config.token) for member in members.values()]
     return ConnectionManager(
         settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}
     )
 
 
-def _outcome(prepared: _Prepared, planner: Planner, keeper: ConnectionManager, pipeline: Pipeline) -> TasksOutcome:
+def _outcome(prepared: _Prepared, planner: Planner, cloud: ConnectionManager, pipeline: Pipeline) -> TasksOutcome:
     """What can be told once the last task has ended."""
     return TasksOutcome(
         problems=tuple(sorted(prepared.problems, key=lambda problem: problem.line)),
         skipped=prepared.skipped,
         records=tuple(pipeline.records),
-        history=tuple((moment - pipeline.started, rate) for moment, rate in keeper.history),
+        history=tuple((moment - pipeline.started, rate) for moment, rate in cloud.history),
         moves=tuple(planner.moves),
         bound_s=planner.bound_s,
         planned_s=planner.makespan_s,
-        sent_bytes=keeper.sent_bytes,
-        probes=keeper.probes,
-        probe_bytes=keeper.probe_bytes,
-        connects=keeper.connects,
-        cloud_error=keeper.why,
+        sent_bytes=cloud.sent_bytes,
+        probes=cloud.probes,
+        probe_bytes=cloud.probe_bytes,
+        connects=cloud.connects,
+        cloud_error=cloud.why,
         left=planner.left,
         objective=planner.objective,
     )
 
 
 def _ended(
-    call: TasksRun, record: TaskRecord, journal: "Journal | None", told: Told, checker: "Checker | None"
+    call: TasksRun, record: TaskRecord, journal: "Journal | None", on_record: OnRecord, checker: "Checker | None"
 ) -> None:
     call.done += 1
     if record.outputs:
@@ -284,7 +251,7 @@ def _ended(
     if checker is not None:
         checker.keep(record)
     record.outputs = []
-    told(call, record)
+    on_record(call, record)
 
 
 def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
@@ -327,9 +294,9 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     return OpenQueue(tasks, known, config.rate_per_s)
 
 
-def _warm_up(fleet: Fleet, planner: Planner, keeper: ConnectionManager) -> None:
+def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     """What torch and the solver do only the first time is not the first task's fault."""
-    planner.refresh(0.0, keeper.conditions())
+    planner.refresh(0.0, cloud.conditions())
     for member in fleet.members.values():
         graph = member.network.traced.graph
         member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.tensor.numpy()])

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.chain import Candidate
-from edgecloud.partition.cost import Part, Prediction
+from edgecloud.partition.cost import Part, StageTimes
 from edgecloud.partition.decide import Decision
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.partition.packing import RAW
@@ -54,7 +54,7 @@ def candidates_table(
 
 
 def _add(
-    table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: Prediction, longest: float, bar: int
+    table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: StageTimes, longest: float, bar: int
 ) -> None:
     style = "bold" if names[0] else ""
     size = format_bytes(boundary_bytes) if boundary_bytes else "-"
@@ -74,7 +74,7 @@ def _title(count: int, shown: int) -> str:
     return "" if shown == count else f"\nboth ends and the best of {count} points (all: --json)"
 
 
-def _bar(predicted: Prediction, longest: float, most: int) -> Text:
+def _bar(predicted: StageTimes, longest: float, most: int) -> Text:
     bar, seconds = Text(), predicted.to_json()
     for name, color, block in STAGES:
         bar.append(block * (round(most * seconds[name] / longest) if longest else 0), style=color)

@@ -211,3 +211,14 @@ def test_nothing_that_waits_or_measures_looks_at_the_wall_clock() -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
                 assert name not in ("time.time", "datetime.now", "datetime.utcnow", "time.time_ns"), path
+
+
+def test_a_connection_that_breaks_is_replaced_at_once_where_the_last_request_was_answered() -> None:
+    breaker = Breaker(Backoff(uniform=steady_jitter))
+    breaker.succeeded()
+    breaker.lost(10.0)
+    assert is_open(breaker)
+    assert breaker.may_probe(10.0)
+    breaker.greeted()
+    breaker.lost(11.0)  # it greets well, and breaks before it has answered anything
+    assert (breaker.may_probe(11.9), breaker.may_probe(12.0)) == (False, True)

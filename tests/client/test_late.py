@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from benchmarks.frame_proxy import FrameProxy, Place, close
+from edgecloud.client.connection_manager import connection_of
 from edgecloud.client.edge import Answered, Edge, EdgeConfig
-from edgecloud.client.inference import greeter_of
 from edgecloud.client.late import LateEdge
-from edgecloud.client.resilient import Address, Lookout, Met, ResilientClient
+from edgecloud.client.resilient import ResilientClient
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.models import registry
 from edgecloud.net.frames import FrameType
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import State
 from edgecloud.partition.cost import Part, parts_of
 from edgecloud.utils.errors import ProtocolError
 from tests.conftest import LONG_S, CallEdge, CloudProcess, read_until, started_tasks, until
@@ -44,15 +46,17 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
     x, expected = np.asarray(found.example.tensor), whole_answer(found.loaded.model, found.example.tensor)
     config = EdgeConfig("le_net", port=port, fallback="always", up_bytes_per_s=1e6, timeout_s=LONG_S)
     parts = parts_of(edge.graph, edge.graph.head_at(3))
-    met: list[Met] = []
+    met: list[tuple[LinkEstimate, State]] = []
+    manager = edge.use(connection_of(config, (HOST, port)))
+    manager.give_up("nobody is there")
 
-    def begin(each: Met) -> tuple[tuple[Part, ...], ResilientClient]:
-        met.append(each)
+    def begin() -> tuple[tuple[Part, ...], ResilientClient]:
+        met.append(manager.link_and_state)
         if len(met) == 1:
             raise ProtocolError("it takes nothing")
-        return parts, ResilientClient(edge, Address(HOST, port), LONG_S, [0.001] * 13, {parts: 0.01})
+        return parts, ResilientClient(edge, manager, LONG_S, [0.001] * 13, {parts: 0.01})
 
-    late = LateEdge(edge, Lookout(greeter_of(edge, (HOST, port), config), "nobody is there"), begin)
+    late = LateEdge(edge, manager, begin)
 
     def infer() -> Answered:
         answered = late.infer(x, parts)
@@ -67,10 +71,8 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
         with closing(FrameProxy((HOST, cloud.port), [], port=port)):
             until(lambda: infer().completed_by == "split")
         assert len(met) == 2
-        assert met[1].link is not None
-        assert met[1].state is not None
+        assert all(value is not None for value in met[1])
     finally:
-        late.close()
         edge.close()
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import MultiplexedClient, Request
 from edgecloud.engine.executor import Network
 from edgecloud.net.connection import Connection
@@ -17,7 +18,7 @@ from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State
 from edgecloud.net.plain_pickle import dumps
 from edgecloud.net.tensors import Array
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
+from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, ProtocolError
 from tests.conftest import LONG_S, until
 
 LAYERS = 13
@@ -94,7 +95,7 @@ class FakeCloud:
 def request_for(network: Callable[[str], Network]) -> Callable[[], Request]:
     graph = network("le_net").traced.graph
     assert len(graph.layers) == LAYERS
-    return lambda: Request(0, "le_net", graph, frozenset({0}), [np.zeros((1, 1, 28, 28), np.float32)])
+    return lambda: Request(0, "le_net", graph, graph.everything - {0}, [np.zeros((1, 1, 28, 28), np.float32)])
 
 
 def connected(cloud: FakeCloud, ear: Ear) -> MultiplexedClient:
@@ -136,12 +137,12 @@ def an_error_of_the_connection(connection: Connection, _number: int) -> None:
 
 def test_an_answer_comes_back_and_the_cloud_tells_its_load(request_for: Callable[[], Request]) -> None:
     ear = Ear()
-    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, ear)) as uplink:
+    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, ear)) as client:
         request = request_for()
-        uplink.submit(request)
+        client.submit(request)
         assert ear.heard.wait(LONG_S)
         assert (ear.answers, ear.losses, ear.left) == ([request], [], 1)
-        told = uplink.ask_state(LONG_S)
+        told = client.ask_state(LONG_S)
         assert told is not None
         assert told[0].load == 2.0
         assert 0 < told[1] < LONG_S
@@ -152,11 +153,11 @@ def test_a_refusal_comes_back_with_its_reason(request_for: Callable[[], Request]
         connection.send(Error("BUSY", "later", number, 0.25), soon())
 
     ear = Ear()
-    with closing(FakeCloud(busy)) as cloud, closing(connected(cloud, ear)) as uplink:
-        uplink.submit(request_for())
+    with closing(FakeCloud(busy)) as cloud, closing(connected(cloud, ear)) as client:
+        client.submit(request_for())
         assert ear.heard.wait(LONG_S)
         assert [(error.code, error.retry_after_s) for error in ear.refusals] == [("BUSY", 0.25)]
-        assert uplink.is_alive
+        assert client.is_alive
 
 
 @pytest.mark.parametrize(
@@ -164,17 +165,62 @@ def test_a_refusal_comes_back_with_its_reason(request_for: Callable[[], Request]
 )
 def test_whatever_goes_wrong_every_request_comes_back_once(script: Script, request_for: Callable[[], Request]) -> None:
     ear = Ear()
-    with closing(FakeCloud(script)) as cloud, closing(connected(cloud, ear)) as uplink:
+    with closing(FakeCloud(script)) as cloud, closing(connected(cloud, ear)) as client:
         requests = [request_for() for _ in range(3)]
         for request in requests:
-            uplink.submit(request)
+            client.submit(request)
         until(lambda: len(ear.answers) + len(ear.losses) >= len(requests))
-        assert not uplink.is_alive
+        assert not client.is_alive
         assert {id(request) for request in ear.answers + ear.losses} == {id(request) for request in requests}
         late = request_for()
-        uplink.submit(late)
+        client.submit(late)
         assert ear.losses[-1] is late
         assert len(ear.answers) + len(ear.losses) == 4
+
+
+def test_who_asks_alone_sends_and_receives_without_threads(request_for: Callable[[], Request]) -> None:
+    with closing(FakeCloud(right)) as cloud, closing(connected(cloud, Ear())) as client:
+        for _ in range(3):
+            result, arrays = client.ask(request_for(), soon())
+            assert (result.cloud_s, arrays[0].shape) == (0.0, (1, 10))
+        told = client.ask_state(LONG_S)
+        assert told is not None
+        assert told[0].load == 2.0
+        assert not any(thread.name.startswith("requests ") for thread in threading.enumerate())
+
+
+def busy_first(connection: Connection, number: int) -> None:
+    if number > 1:
+        right(connection, number)
+    else:
+        connection.send(Error("BUSY", "later", number, 0.25), soon())
+
+
+def deaf(_connection: Connection, _number: int) -> None:
+    """Says nothing."""
+
+
+@pytest.mark.parametrize("has_threads", [False, True])
+def test_asking_ends_in_an_answer_a_refusal_or_the_deadline(
+    has_threads: bool, request_for: Callable[[], Request]
+) -> None:
+    ear = Ear()
+    with closing(FakeCloud(busy_first)) as cloud, closing(connected(cloud, ear)) as client:
+        if has_threads:
+            client.start()
+        with pytest.raises(RefusedError) as caught:
+            client.ask(request_for(), soon())
+        assert (caught.value.error.code, caught.value.retry_after_s) == ("BUSY", 0.25)
+        assert client.ask(request_for(), soon())[0].id == 2  # on the same connection
+    with closing(FakeCloud(deaf)) as cloud, closing(connected(cloud, ear)) as client:
+        if has_threads:
+            client.start()
+        with pytest.raises(DeadlineError, match="the test"):
+            client.ask(request_for(), soon(0.2))
+        assert not client.is_alive  # what is still on its way would be taken for another answer
+        with pytest.raises(DeadlineError):
+            client.ask(request_for(), soon())
+    assert (ear.answers, ear.refusals, ear.losses) == ([], [], [])  # whoever asks is told
 
 
 def test_times_of_another_network_are_refused() -> None:
@@ -211,4 +257,4 @@ def test_a_connection_that_is_being_opened_can_be_given_up() -> None:
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     yield
-    until(lambda: not any(thread.name.startswith("uplink") for thread in threading.enumerate()))
+    until(lambda: not any(thread.name.startswith("requests ") for thread in threading.enumerate()))

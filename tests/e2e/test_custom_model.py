@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from edgecloud import deployment
-from edgecloud.client.handshake import greet
+from edgecloud.client.handshake import handshake
 from edgecloud.engine.executor import prepare
 from edgecloud.models import custom_model, inputs, registry, weights
 from edgecloud.net.codec import CODECS
@@ -199,7 +199,7 @@ def test_a_stranger_cannot_make_a_cloud_load_code(serving: CloudProcess, tmp_pat
     path = write(tmp_path / "evil.py", f"open({str(ran)!r}, 'w').close()\n" + FILE)
     for name in (str(path), f"{path}:wider", "evil.py", "my_net.py:wider", "../my_net.py", f"{path}:build"):
         with pytest.raises(MismatchError, match="UNKNOWN_MODEL"):
-            greet(("127.0.0.1", serving.port), [hello_of(name)], {name: 5}, 20)
+            handshake(("127.0.0.1", serving.port), [hello_of(name)], {name: 5}, 20)
     assert not ran.exists()
     with socket.create_connection(("127.0.0.1", serving.port)):
         pass  # it is still there

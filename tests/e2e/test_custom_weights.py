@@ -61,7 +61,7 @@ def test_a_cloud_in_another_process_has_the_same_numbers(
     names = ("numpy", "buffer", "in_place")
     with running_cloud(cache, *(flag for name in names for flag in ("--network", str(made[name].path)))) as cloud:
         for name in names:
-            made[name].edge.greet("127.0.0.1", cloud.port, "", LONG_S)
+            made[name].edge.connect("127.0.0.1", cloud.port, "", LONG_S)
             try:
                 for _ in range(2):
                     assert same_bits(made[name].at(0), plain[name])

@@ -12,7 +12,7 @@ import torch
 
 from edgecloud import deployment, edge_api
 from edgecloud.client.edge import Edge
-from edgecloud.client.inference import problem_of
+from edgecloud.client.planning import problem_of
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.engine.times import measured
 from edgecloud.models import registry
@@ -40,7 +40,7 @@ def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterato
     def build(name: str) -> Edge:
         subject = network(name)
         edge = Edge(registry.lookup(name), subject, TorchExecutor(subject, torch.device("cpu")))
-        edge.greet("127.0.0.1", cloud.port, "", 120.0)
+        edge.connect("127.0.0.1", cloud.port, "", 120.0)
         made.append(edge)
         return edge
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.fallback import RETRIES, reserve_s
-from edgecloud.client.resilient import Address, ResilientClient
+from edgecloud.client.resilient import ResilientClient
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.lab.link_shape import LinkShape
@@ -61,12 +61,13 @@ class Subject:
         self, network: Network, port: int, timeout_s: float, point: int, edge_s: float, waiting_s: float
     ) -> None:
         self.edge = Edge(registry.lookup("le_net"), network, TorchExecutor(network, torch.device("cpu")))
-        self.edge.greet("127.0.0.1", port, "", 60.0)
+        self.edge.connect("127.0.0.1", port, "", 60.0)
+        assert self.edge.cloud is not None
+        self.cloud = self.edge.cloud
         self.parts = parts_of(self.edge.graph, self.edge.graph.head_at(point))
         self.timeout_s = timeout_s
         count = len(self.edge.graph.layers)
-        place = Address("127.0.0.1", port)
-        self.steady = ResilientClient(self.edge, place, timeout_s, [edge_s] * count, {self.parts: waiting_s})
+        self.steady = ResilientClient(self.edge, self.cloud, timeout_s, [edge_s] * count, {self.parts: waiting_s})
         self.x = np.asarray(network.example.tensor)
         self.expected = whole_answer(network.loaded.model, network.example.tensor)
 
@@ -94,7 +95,9 @@ Make = Callable[..., Subject]
 @pytest.fixture
 def subject(network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Subject] = []
-    monkeypatch.setattr("edgecloud.client.resilient.AGAIN_S", 20.0)  # a new connection is there in time on any machine
+    monkeypatch.setattr(
+        "edgecloud.client.connection_manager.AGAIN_S", 20.0
+    )  # a new connection is there in time on any machine
 
     def make(
         port: int, timeout_s: float = TIMEOUT_S, point: int = 3, edge_s: float = 0.001, waiting_s: float = 0.01
@@ -104,7 +107,6 @@ def subject(network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch) 
 
     yield make
     for each in made:
-        each.steady.close()
         each.edge.close()
 
 
@@ -124,7 +126,7 @@ def test_a_killed_cloud_costs_no_answer_and_is_used_again_when_it_is_back(cache:
             assert found.infer().requests == 0  # it is away: nothing is tried
         with running_cloud(cache, "-p", str(cloud.port)) as cloud:
             found.until_split(LONG_S)
-            assert found.steady.reconnects == 1
+            assert found.cloud.reconnects == 1
             os.kill(cloud.process.pid, signal.SIGSTOP)  # what is sent now is taken, and not answered
             timer = threading.Timer(1.8, cloud.kill)
             timer.start()
@@ -155,7 +157,7 @@ def test_a_cloud_with_other_weights_is_not_gone_back_to(cache: Path, subject: Ma
             return "weights differ" in reasons[-1]
 
         until(is_refused, 2 * LONG_S)  # it measures them first
-        assert found.steady.reconnects == 0
+        assert found.cloud.reconnects == 0
 
 
 def test_sigterm_under_load_costs_no_answer(cache: Path, subject: Make) -> None:
@@ -183,7 +185,7 @@ def test_a_link_that_is_cut_on_the_way_up(cut_at: int, cloud: CloudProcess, subj
 @pytest.mark.parametrize("further", [1, 60, 200])
 def test_a_link_that_is_cut_on_the_way_down(further: int, cloud: CloudProcess, subject: Make) -> None:
     with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT)) as link:
-        greeting = subject(link.address[1]).edge.cloud
+        greeting = subject(link.address[1]).cloud.client
         assert greeting is not None
     cut_at = greeting.connection.received_bytes + further
     with relay(cloud.port, LinkShape(5 * MBIT, 5 * MBIT, cut_down_at=cut_at)) as link:
@@ -199,7 +201,7 @@ def test_a_connection_that_breaks_once_is_repeated_and_nobody_notices(cloud: Clo
         before = [found.infer() for _ in range(6)]  # of some 4.9 kB each: the second one of every connection breaks
         assert {answered.completed_by for answered in before} == {"split"}
         assert sum(answered.requests for answered in before) > len(before)
-        assert found.steady.reconnects > 0
+        assert found.cloud.reconnects > 0
 
 
 def test_a_frozen_link_is_answered_by_the_deadline_and_left_alone(cloud: CloudProcess, subject: Make) -> None:
@@ -227,7 +229,7 @@ def test_the_wait_ends_so_early_that_the_rest_still_fits(cloud: CloudProcess, su
         assert answered.requests == 0
         assert answered.fallback is not None
         assert "not enough time left" in answered.fallback.reason
-        assert tight.edge.cloud is not None  # which has done nothing wrong
+        assert tight.cloud.is_connected  # which has done nothing wrong
         hopeless = subject(cloud.port, edge_s=TIMEOUT_S)
         assert hopeless.infer().completed_by == "split"
 
@@ -236,14 +238,14 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     cloud: CloudProcess, subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an address translator does it: no end, no reset, just silence."""
-    monkeypatch.setattr("edgecloud.client.resilient.IDLE_S", 0.2)
-    monkeypatch.setattr("edgecloud.client.resilient.IDLE_ANSWER_S", 0.25)
+    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_S", 0.2)
+    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_ANSWER_S", 0.25)
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=2.0)) as link:
         found = subject(link.address[1])
         assert found.infer().completed_by == "split"
         time.sleep(2.5)
         answered = found.infer()
-        assert (answered.completed_by, found.steady.reconnects) == ("split", 1)
+        assert (answered.completed_by, found.cloud.reconnects) == ("split", 1)
         assert answered.measured.total_s < TIMEOUT_S / 2
 
 

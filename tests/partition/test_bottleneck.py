@@ -14,7 +14,7 @@ from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition import bottleneck, milp
 from edgecloud.partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact, is_heavy
 from edgecloud.partition.branch_and_bound import TIE
-from edgecloud.partition.cost import CloudTimes, Link, Prediction, Problem, parts_of, predict
+from edgecloud.partition.cost import CloudTimes, Link, Problem, StageTimes, parts_of, predict
 from edgecloud.partition.mincut import CutSolver, Terms
 from tests.conftest import ROOT, many
 from tests.models.test_graph import all_cuts, chain, random_graph
@@ -59,7 +59,7 @@ def any_problem(rng: random.Random, most: int) -> Problem:
     return random_problem(rng, random_graph(rng, count))
 
 
-def every_prediction(problem: Problem) -> list[Prediction]:
+def every_prediction(problem: Problem) -> list[StageTimes]:
     return [predict(problem, parts_of(problem.graph, cut)) for cut in all_cuts(problem.graph)]
 
 
@@ -144,7 +144,7 @@ def test_all_on_the_edge_occupies_neither_link_nor_cloud() -> None:
     graph = chain([1000, 1000, 1000])
     found = exact(Problem(graph, [0, 1, 2], CloudTimes([0, 0, 0], [9, 9, 9]), Link(1, 1, 9)))
     assert found.head == graph.everything
-    assert found.predicted == Prediction(3)
+    assert found.predicted == StageTimes(3)
 
 
 def test_chains_need_no_solver_and_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,4 +302,4 @@ def test_dads_heuristic_tries_few_cuts_however_small_a_tensor_is(monkeypatch: py
 def test_a_load_is_heavy_once_a_task_comes_before_the_longest_stage_of_the_last_is_done(
     rate: float, heavy: bool
 ) -> None:
-    assert is_heavy(Prediction(1.0, 2.0, 9.0, 9.0, 1.5, 9.0), rate) is heavy
+    assert is_heavy(StageTimes(1.0, 2.0, 9.0, 9.0, 1.5, 9.0), rate) is heavy

@@ -2,15 +2,15 @@
 
 import argparse
 import random
-import re
 from dataclasses import replace
 
 import pytest
 
 from edgecloud.cli import flags
+from edgecloud.cli.goals import WORDS, goal_of
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Part, Power, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, FrameLimits, Goal, GoalError, decide
+from edgecloud.partition.decide import Clash, Decision, FrameLimits, Goal, GoalError, decide
 from edgecloud.partition.objectives import OBJECTIVES, Search
 from edgecloud.utils.errors import UsageError
 from tests.models.test_graph import all_cuts, random_graph
@@ -142,11 +142,20 @@ def test_what_no_frame_can_carry_is_not_chosen_under_a_limit_of_cost() -> None:
     ],
 )
 def test_wishes_that_contradict_each_other_are_refused(wishes: dict[str, object], word: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    """Here with the names of the fields; a command line says it with its flags."""
+    with pytest.raises(GoalError) as caught:
         replace(Goal(), **wishes)  # type: ignore[arg-type]
-    assert isinstance(raised.value, GoalError)
-    assert "--" not in str(raised.value)  # a caller of the library knows no flags
-    assert re.search(word, str(raised.value.worded(flags.GOAL_FLAGS)))
+    assert "--" not in str(caught.value)
+    assert word in WORDS[caught.value.clash]
+    assert [getattr(caught.value.goal, name) for name in wishes] == list(wishes.values())
+
+
+def test_a_command_line_has_words_for_all_that_may_be_wrong_with_a_goal() -> None:
+    assert set(WORDS) == set(Clash)
+    parser = argparse.ArgumentParser()
+    flags.add_goal_flags(parser.add_argument_group("goal"), OBJECTIVES)
+    with pytest.raises(UsageError, match="--objective weighted needs --seconds-per-joule"):
+        goal_of(parser.parse_args(["--objective", "weighted"]))
 
 
 def test_the_point_of_a_cut_has_its_number() -> None:
@@ -173,4 +182,4 @@ def test_a_goal_is_read_from_the_flags_of_a_command_line() -> None:
     parser = argparse.ArgumentParser()
     flags.add_goal_flags(parser.add_argument_group("goal"), OBJECTIVES)
     given = "--objective weighted --seconds-per-joule 0.5 --method mincut"
-    assert flags.goal_of(parser.parse_args(given.split())) == Goal("weighted", "mincut", 0.5)
+    assert goal_of(parser.parse_args(given.split())) == Goal("weighted", "mincut", 0.5)

@@ -16,8 +16,8 @@ from edgecloud.partition.cost import (
     CloudTimes,
     Link,
     Power,
-    Prediction,
     Problem,
+    StageTimes,
     StageWeights,
     parts_of,
     predict,
@@ -67,7 +67,7 @@ def problems(seed: int, count: int, most: int = 10) -> list[Problem]:
     return found
 
 
-def predictions(problem: Problem) -> list[Prediction]:
+def predictions(problem: Problem) -> list[StageTimes]:
     """Of every closed cut."""
     return [predict(problem, parts_of(problem.graph, cut)) for cut in all_cuts(problem.graph)]
 

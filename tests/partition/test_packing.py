@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edgecloud.models.graph import LayerGraph
-from edgecloud.partition.cost import LATENCY, Packed, Power, Prediction, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.cost import LATENCY, Packed, Power, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.packing import Allowed, best
 from tests.models.test_graph import all_cuts, random_graph
@@ -28,7 +28,7 @@ def random_ways(rng: random.Random, graph: LayerGraph, count: int) -> list[list[
     ]
 
 
-def every_way(problem: Problem, ways: list[list[Packed]]) -> list[Prediction]:
+def every_way(problem: Problem, ways: list[list[Packed]]) -> list[StageTimes]:
     """Of every cut and every codec for each tensor that crosses it."""
     found = []
     for cut in all_cuts(problem.graph):

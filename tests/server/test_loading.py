@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.client.reconnector import greet_when_free
+from edgecloud.client.handshake import handshake
 from edgecloud.engine.executor import Network
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Worker
@@ -229,12 +229,12 @@ def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str],
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
-        connection, found = greet_when_free(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
+        connection, found = handshake(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
         connection.close()
         assert isinstance(connection, Connection)
         assert found["le_net"] == ready
         with pytest.raises(AppError, match="full"):  # there is no time left when it says
-            greet_when_free(address, [hello_of(subject)], {"le_net": layers}, 1.0)
+            handshake(address, [hello_of(subject)], {"le_net": layers}, 1.0)
     finally:
         server.stop()
         thread.join()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edgecloud import tasks_edge_api
+from edgecloud.client.conditions import Conditions
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.engine.packing import CodecPolicy, pack, packing_of
 from edgecloud.models import inputs, registry
@@ -22,7 +23,7 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, parts_of, predict
 from edgecloud.partition.packing import RAW, Allowed
-from edgecloud.tasks.planner import Conditions, OpenQueue, Option, Profiled, options_of
+from edgecloud.tasks.planner import OpenQueue, Option, Profiled, options_of
 from edgecloud.tasks.tasks import Task
 from tests.conftest import (
     LONG_S,

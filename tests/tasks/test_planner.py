@@ -7,18 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from edgecloud.client.conditions import CHANGED_LOAD, CHANGED_RATE, Conditions
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
-from edgecloud.partition.cost import CloudTimes, Link, Packed, Prediction, Problem, parts_of, predict
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, StageTimes, parts_of, predict
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.throughput import Stages, stages_of
 from edgecloud.tasks.planner import (
-    CHANGED_LOAD,
-    CHANGED_RATE,
     HORIZON,
     ClosedQueue,
-    Conditions,
     OpenQueue,
     Option,
     Profiled,
@@ -80,7 +78,7 @@ def test_options_are_every_point_with_every_codec_that_both_sides_allow_by_the_f
         )
         link = Link(LINK.up_bytes_per_s, LINK.down_bytes_per_s, LINK.rtt_s)
         problem = Problem(graph, seconds, CloudTimes(ready.seconds, ready.start_s, load, 0.03), link)
-        expected: dict[tuple[int, str], Prediction] = {}
+        expected: dict[tuple[int, str], StageTimes] = {}
         for point in graph.points[:-1]:
             if graph.layers[point.layer].out_bytes > room:
                 continue

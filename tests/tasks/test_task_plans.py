@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecloud.client.conditions import Conditions
 from edgecloud.engine.executor import Network
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
-from edgecloud.tasks.planner import Choice, ClosedQueue, Conditions, OpenQueue, Profiled
+from edgecloud.tasks.planner import Choice, ClosedQueue, OpenQueue, Profiled
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import UsageError
 

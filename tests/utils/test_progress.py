@@ -14,6 +14,7 @@ from rich.console import Console
 from edgecloud.cli import script
 from edgecloud.cli.task_report import line
 from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.partition.cost import StageTimes
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.pipeline import TaskRecord
@@ -97,7 +98,8 @@ def record(model: str, *, failed: str = "", number: int = 9999) -> TaskRecord:
         return TaskRecord(Task(number, model), done_s=1234.5, error=failed)
     stages = Stages(0.1, 0.2, 0.1, 0.02)
     choice = Choice(12, 3, "shuffle+zstd", stages, "makespan")
-    about = {"payload_bytes": 1_380_000, "codec": "shuffle+zstd", "completed_by": "fallback"}
+    times = StageTimes(payload_bytes=1_380_000)
+    about = {"times": times, "codec": "shuffle+zstd", "completed_by": "fallback"}
     return TaskRecord(Task(number, model, deadline_s=0.1), choice, done_s=1234.5, **about)  # type: ignore[arg-type]
 
 

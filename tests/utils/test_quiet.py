@@ -11,7 +11,7 @@ import scipy.optimize
 from rich.console import Console
 
 from edgecloud.partition import bottleneck
-from edgecloud.partition.cost import Packed, Prediction
+from edgecloud.partition.cost import Packed, StageTimes
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.packing import Allowed
 from edgecloud.tools.plan_table import BAR, STAGES, candidates_table
@@ -56,7 +56,7 @@ def test_the_solver_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 def test_the_bars_of_a_table_are_the_whole_total() -> None:
     """Packing and the queue are in them."""
-    seconds = Prediction(0.1, 0.2, 0.05, 0.25, 0.1, 0.02, 0.2, 0.08)
+    seconds = StageTimes(0.1, 0.2, 0.05, 0.25, 0.1, 0.02, 0.2, 0.08)
     assert sum(seconds.to_json()[name] for name, _, _ in STAGES) == pytest.approx(seconds.total_s)
     problem = random_problem(random.Random(4), chain([1000, 1000, 4]))
     decision = decide(problem, Goal(), allowed=Allowed([[Packed("zstd", 10, 0.25, 0.125)]] * 3, {}))

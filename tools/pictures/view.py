@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgecloud.client.power import PowerChoice
-from edgecloud.partition.cost import LATENCY, Link, Prediction, Problem, StageWeights
+from edgecloud.partition.cost import LATENCY, Link, Problem, StageTimes, StageWeights
 from edgecloud.partition.decision_map import FASTEST, SLOWEST, DecisionMap, Region, follow, keep_download
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.partition.packing import Allowed
@@ -25,7 +25,7 @@ class Scale:
 
     name: str
     show: Callable[[float], str]
-    value: Callable[[Prediction, Link], float]
+    value: Callable[[StageTimes, Link], float]
 
 
 class LayerRun(NamedTuple):
@@ -113,7 +113,7 @@ _UNITS: dict[str, Callable[[float], str]] = {"s": format_seconds, "J": _joules}
 def _scale(planned: Planned, weights_at: Callable[[Link], StageWeights]) -> Scale:
     objective = OBJECTIVES[planned.decision.objective]
 
-    def value(predicted: Prediction, link: Link) -> float:
+    def value(predicted: StageTimes, link: Link) -> float:
         return predicted.longest_s if planned.decision.is_of_stage else weights_at(link).value(predicted)
 
     return Scale(objective.label, _UNITS[objective.unit], value)

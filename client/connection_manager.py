@@ -1,0 +1,646 @@
+"""The connection of an edge to its cloud, for one inference and for many tasks: the only place that keeps one.
+
+It connects (client.handshake says hello), probes the link and learns from every answer what the link and the load are
+like, says when a request may be repeated (a budget of retries) and when the cloud is left alone (a breaker), and
+connects again in the background, a little later after every failure.
+
+Where `interval_s` is given `tick` runs every interval (net.monitor): it learns from the frame under way, probes where
+the link was idle, hangs up on a cloud that has gone silent, and connects again. Without, `look` begins with that
+whenever an inference needs the cloud.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgecloud.client.conditions import Conditions
+from edgecloud.client.config import ClientConfig
+from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
+from edgecloud.client.handshake import RefusedError, blaming, handshake
+from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
+from edgecloud.net.connection import BURST_BYTES, Connection
+from edgecloud.net.estimator import Estimator, OnSample
+from edgecloud.net.frames import Limits
+from edgecloud.net.link import LinkEstimate, Prober
+from edgecloud.net.messages import Hello, Ready, Result, State
+from edgecloud.net.recorder import Recorder
+from edgecloud.net.tls import ClientTls
+from edgecloud.partition.cost import Link
+from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, DeadlineError, PeerClosedError
+from edgecloud.utils.units import format_seconds, printable
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 0.1  # of a link that is idle
+LEAST_FRAMES, MOST_FRAMES = TRAIN_SKIPPED + 4, 48
+PROBE_TIMEOUT_S = 3.0
+RECONNECT_S = 30.0  # for a cloud that has known the networks before, where nobody waits for the connection ...
+AGAIN_S = 0.5  # ... and where an inference does
+ROUND_TRIPS = 4  # of the link, on top of what follows
+IDLE_S = 10.0  # after so long a connection may have been forgotten by something on its way: ask before sending
+IDLE_ANSWER_S = 0.25
+LONGEST_PAUSE_S = 30.0
+LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
+STILL_LOADED = 1.25
+LEAST_S = 0.1  # for the second greeting, where the first one took all the time
+END_S = 0.5
+AWAY = "cloud unreachable: "
+NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
+
+
+@dataclass(frozen=True)
+class ConnectionConfig:
+    """Where the cloud is, and how long things may take."""
+
+    address: tuple[str, int]
+    interval_s: float | None = None
+    """How often `tick` is called; None: never."""
+    ready_s: float = 300.0
+    timeout_s: float = 60.0
+    window: int = 6
+    """Requests under way at once."""
+    tls: ClientTls | None = None
+    up_bytes_per_s: float | None = None
+    """Believed of both ways, whenever the link would be measured."""
+    link: Link | None = None
+    """Believed altogether: nothing is measured, not even the round trip."""
+    on_sample: OnSample | None = None
+    """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
+    first_s: float | None = None
+    """How long the first greeting may take in all; None: `ready_s`."""
+
+
+def connection_of(
+    config: ClientConfig, address: tuple[str, int], recorder: Recorder | None = None, interval_s: float | None = None
+) -> ConnectionConfig:
+    """How the connection to the cloud at an address is kept, as an edge is told; what is seen of the link is noted."""
+    return ConnectionConfig(
+        address,
+        interval_s,
+        config.ready_s,
+        config.timeout_s,
+        tls=config.tls,
+        up_bytes_per_s=config.up_bytes_per_s,
+        link=config.link,
+        on_sample=None if recorder is None else recorder.note,
+        first_s=config.first_s,
+    )
+
+
+class Reconnector:
+    """Opens a connection in a thread of its own; whoever wants to know what came of it looks later."""
+
+    def __init__(self, open_connection: Callable[[], None]) -> None:
+        self._open = open_connection
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at it."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._open, name="reconnects", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for its end, so long at most; None: as long as it takes."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+
+class ConnectionManager:
+    """Keeps the connection and the estimates. Its methods may be called from several threads."""
+
+    listener: Listener = SILENT
+    """Is told what becomes of requests that are not asked; to be set before the connection is opened."""
+
+    def __init__(self, config: ConnectionConfig, hellos: Sequence[Hello], layers: Mapping[str, int]) -> None:
+        self._config, self._hellos, self._layers = config, hellos, layers
+        self._opening: Connection | None = None
+        self._peer: tuple[str, int] | None = None
+        self._is_leaving = False
+        self._lock = threading.Lock()
+        """Held for moments only, and never while anything else of this project is called."""
+        self._replacing = threading.Lock()
+        """Held by whoever replaces a connection that an inference needs."""
+        self._client: MultiplexedClient | None = None
+        self._estimator: Estimator | None = None
+        self._load, self._load_at = 1.0, time.perf_counter()
+        self._queue_s, self._queue_at = 0.0, self._load_at
+        self._forget_s = LOAD_FORGET_S
+        self._breaker, self._budget = Breaker(Backoff(longest_s=LONGEST_PAUSE_S)), RetryBudget()
+        self._reconnector = Reconnector(self._open_for_later)
+        self._lost_at: float | None = None
+        self._is_surveying = False
+        """Whether a plan is made from what the link is measured to be."""
+        self._is_gap = False
+        """Whether the last sample said that the connection is lost."""
+        self._sent_bytes = 0
+        self.history: list[tuple[float, float]] = []
+        """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
+        self.probes, self.probe_bytes = 0, 0
+        self.connects = 0
+        self.link: LinkEstimate | None = None
+        """As it was measured last ..."""
+        self.first_link: LinkEstimate | None = None
+        """... and first."""
+        self.ready: Mapping[str, Ready] = {}
+        """What the cloud said last of every network; it stays where the connection does not."""
+        self.state: State | None = None
+        """How busy the cloud said that it is when it was asked last."""
+        self.has_greeted = False
+        """Whether a cloud has ever been there."""
+        self.why = ""
+        """Why there was no cloud when it was looked for last ..."""
+        self.error: AppError | None = None
+        """... as the error in which the last try in the background ended."""
+
+    # --- what there is
+
+    @property
+    def _alive(self) -> MultiplexedClient | None:
+        """The connection, also to a cloud that is left alone."""
+        client = self._client
+        return client if client is not None and client.is_alive else None
+
+    @property
+    def client(self) -> MultiplexedClient | None:
+        """The connection, where there is one and the cloud is not left alone."""
+        return None if self._breaker.is_open else self._alive
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether everything runs here for a while."""
+        return self._breaker.is_open
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._alive is not None
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of all boundaries that have left."""
+        client = self._client
+        return self._sent_bytes + (0 if client is None else client.sent_bytes)
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first one."""
+        return max(0, self.connects - 1)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the frames that the cloud takes; the usual ones where it is away."""
+        client = self._alive
+        return Limits() if client is None else client.connection.limits
+
+    @property
+    def link_and_state(self) -> tuple[LinkEstimate, State]:
+        """As they were measured last. Raises PeerClosedError where they never were."""
+        if self.link is None or self.state is None:
+            raise PeerClosedError(self.why or "the link was not measured")
+        return self.link, self.state
+
+    def conditions(self) -> Conditions:
+        """What a decision should take into account now."""
+        client = self.client
+        with self._lock:
+            if client is None or self._estimator is None:
+                return Conditions()
+            load, queue_s = self._remembered(time.perf_counter())
+            return Conditions(self._estimator.estimate(), client.ready, load, queue_s, client.max_payload)
+
+    # --- connecting
+
+    def open(self) -> None:
+        """Connect and measure the link. Raises AppError."""
+        config = self._config
+        if config.first_s is None or config.first_s >= config.ready_s:
+            self._open(config.ready_s)
+            return
+        try:
+            self._open(config.first_s)
+        except AppError as error:
+            told = blaming(error, "--timeout")
+            self.why = printable(str(told), 200)
+            raise told from None
+
+    def open_in_background(self, wait_s: float = 0.0) -> None:
+        """The same in a thread of its own, which is waited for so long; where it fails it is tried again later."""
+        self._reconnector.start()
+        self.wait(wait_s)
+
+    def wait(self, seconds: float) -> None:
+        """Give what is done in the background a moment to end."""
+        self._reconnector.wait(seconds)
+
+    def connect(self, ready_s: float | None = None) -> MultiplexedClient:
+        """Connect and agree on the networks, within `ready_s` seconds; the link is not measured. Raises AppError."""
+        client = self._connected(self._config.address, self._config.ready_s if ready_s is None else ready_s)
+        self._use(client)
+        return client
+
+    def connect_if_due(self, ready_s: float) -> None:
+        """The same where there is no connection, unless the cloud is left alone for a while yet. Raises AppError."""
+        if self.client is not None:
+            return
+        if self._reconnector.is_busy:
+            self.wait(ready_s)
+            if self.is_connected:
+                return
+        if self._breaker.is_open and not self._breaker.may_probe(time.monotonic()):
+            raise AppError(self.why)
+        self._drop()
+        try:
+            self.connect(ready_s)
+        except AppError as error:
+            self._failed(error)
+            raise
+
+    def measure(self) -> LinkEstimate:
+        """Measure the link over the connection that there is. Raises AppError."""
+        self._is_surveying = True
+        link = self._measured(self._needed().connection)
+        self._estimate_from(link)
+        return link
+
+    def ask_state(self, timeout_s: float) -> State:
+        """Ask the cloud how busy it is. Raises AppError where it is lost."""
+        told = self._needed().ask_state(timeout_s)
+        if told is None:
+            raise DeadlineError(f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)")
+        self._note_state(told[0])
+        return told[0]
+
+    def _needed(self) -> MultiplexedClient:
+        client = self._alive
+        if client is None:
+            raise PeerClosedError(self.why or "there is no connection to a cloud")
+        return client
+
+    def _open(self, ready_s: float) -> None:
+        """Connect and measure. Raises AppError; the next try is a little later each time, until a request was answered.
+
+        With a monitor the link is measured first, over a connection of its own on which one network is named, as the
+        protocol wants: the other one belongs to the threads that send and receive.
+        """
+        end = time.monotonic() + ready_s
+        try:
+            if self._config.interval_s is not None:
+                self._estimate_from(self._measured_apart(ready_s))  # it may be another link by now
+                client = self._connected(self._config.address, max(end - time.monotonic(), LEAST_S))
+            else:
+                client = self._connected(self._config.address, ready_s)
+                self._survey(client)
+        except AppError as error:
+            self._failed(error)
+            raise
+        self._use(client)
+
+    def _open_for_later(self) -> None:
+        """What the Reconnector does."""
+        ready_s = self._config.ready_s if not self.connects else min(RECONNECT_S, self._config.ready_s)
+        is_first, self.error = not self.why and not self.connects, None
+        try:
+            self._open(ready_s)
+        except AppError as error:
+            self.error = error
+            if is_first:
+                log.warning("running everything on the edge: %s", self.why)
+            else:
+                log.info("%s%s", AWAY, self.why)
+        except Exception as error:  # nobody would hear of it
+            log.exception("internal error while reconnecting")
+            self.error = AppError(f"handshake failed: {type(error).__name__}")
+            self._failed(self.error)
+
+    def _connected(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
+        config = self._config
+        client = MultiplexedClient.open(
+            address,
+            self._hellos,
+            self._layers,
+            self.listener,
+            self._on_connection,
+            ready_s=ready_s,
+            window=config.window,
+            timeout_s=config.timeout_s,
+            tls=config.tls,
+            is_given_up=lambda: self._is_leaving,
+        )
+        self.has_greeted = True
+        if config.interval_s is not None:
+            client.start()
+        return client
+
+    def _measured_apart(self, ready_s: float) -> LinkEstimate:
+        hello, config = self._hellos[0], self._config
+        connection, _ = handshake(
+            config.address, [hello], self._layers, ready_s, self._on_connection, config.tls, lambda: self._is_leaving
+        )
+        self.has_greeted = True
+        try:
+            return self._measured(connection)
+        finally:
+            connection.close()
+
+    def _survey(self, client: MultiplexedClient) -> None:
+        """Measure the link over a connection that nobody uses yet, and ask how busy the cloud is, for a first plan."""
+        if self.connects and (not self._is_surveying or (self.link is not None and self.state is not None)):
+            return
+        try:
+            if self.link is None:
+                self._estimate_from(self._measured(client.connection))
+            told = client.ask_state(self._config.timeout_s)
+        except BaseException:
+            client.close()
+            raise
+        assert told is not None  # it raises instead
+        self._note_state(told[0])
+
+    def _measured(self, connection: Connection) -> LinkEstimate:
+        """The one place that probes a link over a connection on which nothing else is under way."""
+        given = self._config.link
+        if given is not None:
+            return LinkEstimate(given.up_bytes_per_s, given.down_bytes_per_s, given.rtt_s, "given")
+        prober = Prober(connection, Deadline.after(self._config.timeout_s, "link probe (--timeout)"))
+        return prober.estimate(self._config.up_bytes_per_s)
+
+    def _estimate_from(self, link: LinkEstimate) -> None:
+        with self._lock:
+            if self._estimator is None or link is not self.link:
+                self._estimator = Estimator.of(link, time.perf_counter(), self._config.on_sample)
+                self._is_gap = False
+            self.link, self.first_link = link, self.first_link or link
+        self._note_rate()
+
+    def _use(self, client: MultiplexedClient) -> None:
+        """From now on requests go over this connection."""
+        now = time.perf_counter()
+        with self._lock:
+            old, self._client, self._opening = self._client, client, None
+            self._peer = client.connection.peer or self._peer
+            self.ready = client.ready
+            self._load = max(ready.load for ready in client.ready.values())
+            self._queue_s = max(ready.queue_s for ready in client.ready.values())
+            self._load_at = self._queue_at = now
+            self.connects += 1
+            lost_at, self._lost_at = self._lost_at, None
+            if self._breaker.is_open:
+                self._breaker.greeted()
+        if self._is_gap and self._estimator is not None and self._config.on_sample is not None:
+            self._is_gap = False
+            self._config.on_sample(now, self._estimator.up_bytes_per_s)
+        if lost_at is not None:
+            log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - lost_at))
+        self._leave_behind(old)
+
+    def _leave_behind(self, old: MultiplexedClient | None) -> None:
+        if old is not None:
+            self._sent_bytes += old.sent_bytes
+            old.close()
+
+    def _on_connection(self, connection: Connection) -> None:
+        """Remember what is being opened, so that `leave` can end it."""
+        self._opening = connection
+        if self._is_leaving:
+            connection.close()
+
+    # --- what becomes of requests
+
+    def ready_client(self, deadline: Deadline) -> MultiplexedClient:
+        """A connection for an inference: one that was idle for long is asked first whether it still is one, and where
+        there is none a new one is made. Raises AppError."""
+        with self._replacing:
+            client, slack_s = self._alive, ROUND_TRIPS * self._rtt_s
+            if client is not None and time.perf_counter() - client.last_used > IDLE_S:
+                try:
+                    if client.ask_state(min(IDLE_ANSWER_S + slack_s, deadline.remaining())) is None:
+                        raise DeadlineError("no answer")
+                except AppError as error:
+                    log.info("the idle connection was lost: %s", error)
+                    client.close()
+                    client = None
+            return client or self._replaced(deadline, slack_s)
+
+    def _replaced(self, deadline: Deadline, slack_s: float) -> MultiplexedClient:
+        self._drop()
+        wait_s = min(AGAIN_S + slack_s, deadline.remaining())
+        try:
+            client = self._connected(self._peer or self._config.address, wait_s)
+        except DeadlineError:  # its text speaks of the first greeting
+            raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
+        self._use(client)
+        return client
+
+    @property
+    def _rtt_s(self) -> float:
+        return 0.0 if self._estimator is None else self._estimator.rtt_s
+
+    @property
+    def reconnect_s(self) -> float:
+        """What a request takes longer now because the connection would have to be made first."""
+        return 0.0 if self.is_connected else ROUND_TRIPS * self._rtt_s
+
+    def on_result(self, result: Result) -> None:
+        """Learn from an answer what the link and the cloud are like."""
+        now = time.perf_counter()
+        with self._lock:
+            self._on_load(result.load, now)
+            self._queue_s, self._queue_at = result.queue_s, now
+            if self._estimator is not None:
+                self._estimator.sample_up(result.timed_bytes, result.timed_s, now, BURST_BYTES)
+        self._note_rate()
+
+    def on_success(self) -> None:
+        """An inference that the cloud took part in has an answer."""
+        with self._lock:
+            self._breaker.succeeded()
+            self._budget.succeeded()
+
+    def on_failure(self, error: AppError, tries: int) -> float | None:
+        """Take note that a request was refused or lost at its so many-th try.
+
+        Returns in how many seconds it may be repeated, or None where that is of no use: the one rule of retries.
+        """
+        refusal = error.error if isinstance(error, RefusedError) and error.error.id else None
+        with self._lock:
+            self._budget.failed()
+            if refusal is not None:
+                self._breaker.refused(time.monotonic())
+            if tries > RETRIES or not self._budget.allows or self._breaker.is_open:
+                return None
+        if refusal is not None:
+            return busy_pause_s(refusal.retry_after_s) if refusal.code == "BUSY" else None
+        return retry_pause_s(tries) if isinstance(error, PeerClosedError) else None
+
+    def give_up(self, why: str) -> None:
+        """An inference has given the cloud up: one that is gone, or that only refuses, is left alone for a while."""
+        with self._lock:
+            if self._alive is None and not self._breaker.is_open:
+                self._breaker.failed(time.monotonic())
+            is_open = self._breaker.is_open
+            if is_open:
+                self.why, self._lost_at = why, time.monotonic()
+        if is_open:
+            self._drop()
+
+    def blame(self, error: AppError) -> None:
+        """Hang up on a cloud whose answers are of no use, and leave it alone for a while."""
+        self.hang_up(error)
+        self.give_up(printable(str(error), 200))
+
+    def hang_up(self, error: AppError) -> None:
+        """End the connection that there is; requests that are out are lost with this error."""
+        client = self._alive
+        if client is not None:
+            client.close(error)
+
+    def look(self) -> None:
+        """Begin to greet a cloud that is left alone, where it is time for that."""
+        if self._breaker.may_probe(time.monotonic()) and not self._reconnector.is_busy and not self._is_leaving:
+            self._reconnector.start()
+
+    def _failed(self, error: AppError) -> None:
+        """The cloud could not be greeted."""
+        self.why = printable(str(error), 200)
+        with self._lock:
+            self._breaker.failed(time.monotonic())
+
+    def _drop(self) -> None:
+        """Forget a connection that is gone, or to a cloud that is left alone; requests under way may still end."""
+        with self._lock:
+            gone = self._client
+            if gone is None or (gone.is_alive and (gone.outstanding or not self._breaker.is_open)):
+                return
+            self._client = None
+        self._leave_behind(gone)
+        if self._config.on_sample is not None:
+            self._is_gap = True
+            self._config.on_sample(time.perf_counter(), 0.0)
+
+    def hang_up_if_overdue(self) -> None:
+        """Give up on a cloud that has not answered in time."""
+        client = self._alive
+        if client is not None and client.is_overdue:
+            client.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
+
+    # --- how busy the cloud is, and what the link is like
+
+    def _remembered(self, now: float) -> tuple[float, float]:
+        """The cloud's load and queue, the less of it the longer ago that was told."""
+        loaded, queued = (0.5 ** ((now - at) / self._forget_s) for at in (self._load_at, self._queue_at))
+        return round(1.0 + (self._load - 1.0) * loaded, 2), round(self._queue_s * queued, 3)
+
+    def _on_load(self, load: float, now: float) -> None:
+        """A load that was forgotten too early is remembered for twice as long: each look at it costs a slow task."""
+        if load > STILL_LOADED * self._remembered(now)[0]:
+            self._forget_s = min(2 * self._forget_s, LONGEST_FORGET_S)
+        elif load < STILL_LOADED:
+            self._forget_s = LOAD_FORGET_S
+        self._load, self._load_at = load, now
+
+    def _note_state(self, state: State) -> None:
+        now = time.perf_counter()
+        with self._lock:
+            self.state = state
+            self._queue_s, self._queue_at = state.queue_s, now
+            self._load, self._load_at = state.load, now
+
+    def tick(self) -> None:
+        """Every interval."""
+        try:
+            client = self.client
+            if client is None:
+                self._reconnect()
+            else:
+                self._learn(client)
+        except AppError as error:
+            log.info("the link monitor: %s", error)
+        except Exception:  # the next one may do better
+            log.exception("internal error in the link monitor")
+
+    def _learn(self, client: MultiplexedClient) -> None:
+        assert self._config.interval_s is not None  # or nothing ticks
+        sending = client.sending()
+        if sending is not None and self._estimator is not None:
+            with self._lock:
+                self._estimator.partial_up(*sending, time.perf_counter())
+        elif not client.outstanding and time.perf_counter() - client.last_used >= self._config.interval_s / 2:
+            self._probe_or_hang_up(client)
+        self._note_rate()
+
+    def _probe_or_hang_up(self, client: MultiplexedClient) -> None:
+        """A probe that could not be sent may have ended within a frame, which nothing can follow: connect anew.
+
+        A request that is on its way by now may only have held the probe up, and its own sender sees what becomes of it.
+        """
+        try:
+            self._probe(client)
+        except AppError as error:
+            if not client.outstanding:
+                client.close(error)
+            raise
+
+    def _probe(self, client: MultiplexedClient) -> None:
+        """A few frames back to back, and a question about the load."""
+        assert self._estimator is not None  # there is a connection
+        told = client.ask_state(PROBE_TIMEOUT_S)
+        if told is None:
+            client.close(DeadlineError(f"no answer from the cloud for {PROBE_TIMEOUT_S:g} s"))
+            return
+        frames = int(PROBE_S * self._estimator.up_bytes_per_s / TRAIN_BYTES) + TRAIN_SKIPPED
+        rate = client.probe(max(LEAST_FRAMES, min(MOST_FRAMES, frames)), PROBE_TIMEOUT_S)
+        now = time.perf_counter()
+        with self._lock:
+            self.probes += 1
+            self.probe_bytes += 0 if rate is None else rate[0] + TRAIN_SKIPPED * TRAIN_BYTES
+            state, rtt_s = told
+            self._queue_s, self._queue_at = state.queue_s, now
+            if state.load > self._remembered(now)[0]:  # others load it; what it has forgotten we need not forget
+                self._on_load(state.load, now)
+            self._estimator.sample_rtt(rtt_s, now)
+            if rate is not None:
+                self._estimator.sample_up(*rate, now, TRAIN_SKIPPED * TRAIN_BYTES)
+
+    def _note_rate(self) -> None:
+        if self._estimator is None:
+            return
+        now, rate = time.perf_counter(), self._estimator.up_bytes_per_s
+        before = self.history[-1] if self.history else (float("-inf"), 0.0)
+        if abs(rate - before[1]) > NOTED * before[1] or now - before[0] > NOTED_S:
+            self.history.append((now, rate))
+
+    def _reconnect(self) -> None:
+        """For the monitor: connect again where it is time for that."""
+        if self._is_leaving or self._reconnector.is_busy:
+            return
+        with self._lock:
+            if self._client is not None and not self._breaker.is_open:
+                self._breaker.lost(time.monotonic())
+        self._drop()
+        if self._client is None and self._breaker.may_probe(time.monotonic()):
+            self._reconnector.start()
+            self._reconnector.wait()
+
+    # --- leaving
+
+    def leave(self) -> None:
+        """Connect no more, and do not wait for a connection that is being opened."""
+        self._is_leaving = True
+        if self._opening is not None:
+            self._opening.close()
+
+    def close(self) -> None:
+        """Hang up, and connect no more."""
+        self.leave()
+        self.wait(END_S)
+        client = self._client
+        if client is not None:
+            client.close()

@@ -1,0 +1,129 @@
+"""What one network is to do with its cloud: the plan, made from times, link and load. Nothing is run for it."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edgecloud.client.edge import Edge, EdgeConfig
+from edgecloud.client.outcome import Plan
+from edgecloud.client.power import PowerChoice
+from edgecloud.engine.packing import check_taken, packing_of, wanted_of
+from edgecloud.engine.times import Found
+from edgecloud.models.graph import INPUT
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.messages import State
+from edgecloud.net.tensors import Array
+from edgecloud.partition import chain
+from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
+from edgecloud.partition.decide import Decision, FrameLimits, decide
+from edgecloud.partition.packing import Allowed
+from edgecloud.utils.errors import AppError, ProtocolError
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every inference of one call starts from: the network, the cloud that was greeted, and the layers' times."""
+
+    edge: Edge
+    power: PowerChoice
+    found: Found
+    whole: Callable[[], list[Array]]
+    """What the whole network answers, run here in one piece, once."""
+
+
+def gone_on(error: AppError) -> str:
+    """Say that the edge goes on alone; returns why."""
+    why = printable(str(error), 200)
+    log.warning("running everything on the edge: %s", why)
+    return why
+
+
+def planned(edge: Edge, link: LinkEstimate, state: State, prepared: Prepared, config: EdgeConfig) -> Plan:
+    """What to do with a cloud that is there."""
+    problem = problem_of(edge, prepared.found.times.seconds, link, state)
+    plan = plan_of(edge, problem, config, prepared.power)
+    return fitting(edge, plan, prepared.found.times.seconds, config)
+
+
+def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig) -> Plan:
+    """The plan, or all here where this cloud never takes what it sends. Raises ProtocolError without a fallback."""
+    try:
+        check_sizes(edge, plan.decision.parts)
+    except ProtocolError as error:
+        if config.fallback == "off":
+            raise
+        return replace(alone(edge, edge_s), failure=gone_on(error))
+    return plan
+
+
+def alone(edge: Edge, edge_s: Sequence[float]) -> Plan:
+    """Without a cloud there is nothing to choose."""
+    alone = chain.all_edge(edge.graph, edge_s)
+    parts = parts_of(edge.graph, edge.graph.everything)
+    return Plan(Decision("latency", "given", parts, alone.predicted, (alone,), is_optimal=False), 0.0)
+
+
+def plan_of(
+    edge: Edge, problem: Problem, config: EdgeConfig, power: PowerChoice, head: frozenset[int] | None = None
+) -> Plan:
+    """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
+    assert edge.cloud is not None  # or there would be no problem
+    allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    started = time.perf_counter()
+    if config.point is not None:
+        packed = allowed.with_lossy(problem, config.goal.weights(watts))
+        decision = _given(packed, edge.graph.head_at(config.point))
+    elif head is not None:
+        decision = _given(allowed.exact(problem, config.goal.weights(watts)), head)
+    else:
+        room = FrameLimits(limits.payload_bytes, limits.tensors)
+        decision = decide(problem, config.goal, watts, room, allowed=allowed)
+    decision_s = time.perf_counter() - started
+    exact = allowed.exact(problem, config.goal.weights(watts))
+    codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
+    return Plan(decision, decision_s, exact, codecs=codecs)
+
+
+def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
+    """How tensors may travel; measured on this input where that is not known yet."""
+    wanted = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
+    if edge.ready is not None:
+        check_taken(config.codec, edge.ready.codecs)
+        wanted = replace(wanted, known=frozenset(edge.ready.codecs))
+    packing = packing_of(edge.network, wanted, config.cache_dir)
+    return wanted.allowed(edge.graph, packing, edge.executor.share)
+
+
+def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
+    """What a decision is made from: the times of both sides, the link, and how busy the cloud is.
+
+    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud was connected.
+    """
+    ready = edge.ready
+    if ready is None:
+        raise ValueError("no cloud was connected")
+    cloud = CloudTimes(ready.seconds, ready.start_s, state.load, state.queue_s)
+    return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
+
+
+def _given(problem: Problem, head: frozenset[int]) -> Decision:
+    """The cut that the user wants."""
+    parts, candidates = parts_of(problem.graph, head), chain.scan(problem)
+    return Decision("latency", "given", parts, predict(problem, parts), candidates, is_optimal=False).packed_as(problem)
+
+
+def check_sizes(edge: Edge, parts: Parts) -> None:
+    """Refuse what the cloud would never take. Raises ProtocolError."""
+    if edge.cloud is None:
+        return
+    limit = edge.cloud.limits.payload_bytes
+    for part in (part for part in parts if part.place == "cloud"):
+        boundary_bytes = edge.graph.bytes_of(edge.graph.inputs_of(part.layers))
+        if boundary_bytes > limit:
+            raise ProtocolError(f"cannot send {boundary_bytes} bytes, the limit is {limit}")

@@ -1,0 +1,90 @@
+"""Carrying out a plan, inference after inference, with the cloud that there is, or with one that comes later."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgecloud.client.connection_manager import ConnectionManager
+from edgecloud.client.edge import Answered, EdgeConfig, Fallback
+from edgecloud.client.late import LateEdge
+from edgecloud.client.outcome import Plan
+from edgecloud.client.planning import Parts, Prepared, planned
+from edgecloud.client.resilient import ResilientClient
+from edgecloud.net.link import LinkEstimate
+from edgecloud.net.tensors import Array
+from edgecloud.partition.cost import predict
+from edgecloud.utils.errors import ProtocolError
+
+
+class Runner:
+    """Runs the network as planned. Several threads may call `infer`; they take turns in computing.
+
+    `wanted` are further ways in which it may be asked to run the network. Where `is_late` the cloud was not there when
+    the plan was made: it is looked for, and once it comes there is another plan.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        plan: Plan,
+        link: LinkEstimate | None,
+        config: EdgeConfig,
+        wanted: Sequence[Parts] = (),
+        *,
+        is_late: bool = False,
+    ) -> None:
+        self.plan, self.link = plan, link
+        """What is carried out now, and what the link was like when it was planned."""
+        self._prepared, self._config, self._late = prepared, config, None
+        self._cloud, self._resilient = prepared.edge.cloud, None
+        self._reconnects_before = 0
+        if self._cloud is not None and is_late:
+            self._late = LateEdge(prepared.edge, self._cloud, self._begin)
+        elif self._cloud is not None and config.fallback != "off" and plan.problem is not None:
+            self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *wanted))
+        self._count_from_now()
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the one that it began with."""
+        if self._cloud is None or self.plan.problem is None or self._config.fallback == "off":
+            return 0
+        return self._cloud.reconnects - self._reconnects_before
+
+    def infer(self, x: Array, parts: Parts | None = None) -> Answered:
+        """Run the network on `x`, shape (1, ...), as planned or in one of the ways that were wanted.
+
+        Raises AppError for what a cloud or a link can do, where there is no fallback.
+        """
+        parts = parts or self.plan.decision.parts
+        if self._late is not None:
+            return self._late.infer(x, parts)
+        if self._resilient is not None:
+            return self._resilient.infer(x, parts)
+        answered = self._prepared.edge.infer_parts(x, parts, self._config.timeout_s, self.plan.codecs)
+        if not self.plan.failure:
+            return answered
+        return replace(answered, completed_by="fallback", fallback=Fallback(self.plan.failure, 0.0))
+
+    def _begin(self) -> tuple[Parts, ResilientClient]:
+        """A plan for the cloud that has come. Raises AppError where that is of no use."""
+        assert self._cloud is not None  # it has come
+        link, state = self._cloud.link_and_state
+        plan = planned(self._prepared.edge, link, state, self._prepared, self._config)
+        if plan.failure:
+            raise ProtocolError(plan.failure)
+        parts = plan.decision.parts
+        resilient = self._resilient_of(self._cloud, plan, [parts])
+        self.plan, self.link = plan, link
+        self._count_from_now()
+        return parts, resilient
+
+    def _count_from_now(self) -> None:
+        self._reconnects_before = 0 if self._cloud is None else self._cloud.reconnects
+
+    def _resilient_of(self, cloud: ConnectionManager, plan: Plan, ways: Sequence[Parts]) -> ResilientClient:
+        assert plan.problem is not None  # there is a cloud
+        waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
+        waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
+        edge_s = self._prepared.found.times.seconds
+        timeout_s = self._config.timeout_s
+        return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

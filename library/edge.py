@@ -1,0 +1,321 @@
+"""An edge in this process: `Edge`, and the `Answer` that it gives. The client is that of edge_api.py."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, get_args
+
+from edgecloud.client import edge as client
+from edgecloud.client.edge import Answered, EdgeConfig
+from edgecloud.client.edge_client import WINDOW, EdgeClient
+from edgecloud.client.fallback import Mode
+from edgecloud.client.power import PowerChoice
+from edgecloud.engine.packing import check_codec
+from edgecloud.engine.times import POLICIES
+from edgecloud.library.network import Loadable, load
+from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s, goal_of
+from edgecloud.library.settings import cache_of, path_of, token_of
+from edgecloud.library.tensors import Tensors, as_given, as_input
+from edgecloud.library.wording import worded, wording, words
+from edgecloud.net.tls import client_tls
+from edgecloud.utils import addresses
+from edgecloud.utils.errors import EdgeCloudError, UsageError
+from edgecloud.utils.units import parse_link
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one inference gave.
+
+    `outputs` has one entry for each output of the network: numpy arrays, or torch tensors where the input was one, of
+    the shapes that the whole network gives. `times` are measured seconds of every stage. `plan` is what was to run
+    where. `completed_by` says who did: `edge`, `cloud`, `split`, or `fallback` where the edge finished what the cloud
+    did not answer; `fallback` then says why.
+
+    >>> import edgecloud as ec
+    >>> net = ec.load("le_net")
+    >>> with ec.Edge(net, cloud=None) as edge:
+    ...     answer = edge(net.sample)
+    >>> answer.outputs[0].shape, answer.completed_by, answer.times.payload_bytes, answer.fallback
+    ((1, 10), 'edge', 0, '')
+    """
+
+    outputs: Tensors
+    times: StageTimes
+    plan: Plan
+    completed_by: str
+    fallback: str = ""
+
+
+class Edge:
+    """A network on this device, and a cloud that runs the rest of it: split where that takes least.
+
+    `net` is what `load` takes. `cloud` is `"HOST:PORT"`, or None to run everything here. The edge connects, measures
+    its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans for
+    `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on the
+    cloud.
+
+    `edge(x)` answers one input, `submit(x)` returns a future, `map(xs)` answers many, up to `window` of them under way
+    at once, so that the edge computes while the link and the cloud are busy. An input is a numpy array or a torch
+    tensor, float32 of `net.input_shape`; the first axis may be left out.
+
+    Whatever the cloud does, an answer comes: what it does not answer within `timeout` (seconds, or a text such as
+    `"2s"`) is finished here, and the answer says so. With `fallback="off"` that is an error; with `"always"` the edge
+    also begins without a cloud, and uses it once it is there. `ready_timeout` is for the cloud to load the network.
+
+    `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
+    `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
+    `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
+    PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `emulate_cpu`
+    emulates a device that has this share of one core, `emulate_link` a link written UP[,RTT[,DOWN]], such as
+    `"5mbit,20ms"` (docs/emulation.md). `record` writes a trace of the link to a new file. `power` and
+    `radio` are what energy is modelled with.
+
+    It is connected once it is made. Use it in a `with` statement, or call `close`. All methods may be called from any
+    thread; layers are computed by one at a time.
+
+    Raises UsageError for settings and inputs that do not serve; ConnectError, MismatchError and DeadlineError where the
+    cloud cannot be used from the start; after that, with `fallback="off"`, what the cloud failed with.
+
+    >>> import edgecloud as ec
+    >>> net = ec.load("le_net")
+    >>> with ec.Cloud(networks=[net]) as cloud, ec.Edge(net, cloud=cloud.address) as edge:
+    ...     one, future = edge(net.sample), edge.submit(net.sample)
+    ...     shapes = [answer.outputs[0].shape for answer in edge.map([net.sample] * 3)]
+    >>> one.outputs[0].argmax() == future.result().outputs[0].argmax() == net(net.sample)[0].argmax()
+    np.True_
+    >>> shapes
+    [(1, 10), (1, 10), (1, 10)]
+    """
+
+    def __init__(
+        self,
+        net: Loadable,
+        cloud: str | None,
+        *,
+        token: str | None = None,
+        link: Link | None = None,
+        objective: str | Goal = "latency",
+        point: int | None = None,
+        codec: str = EdgeConfig.codec,
+        accuracy_budget: float = EdgeConfig.accuracy_budget,
+        fallback: Mode = EdgeConfig.fallback,
+        timeout: str | float = EdgeConfig.timeout_s,
+        ready_timeout: str | float = EdgeConfig.ready_s,
+        window: int = WINDOW,
+        device: str = EdgeConfig.device,
+        threads: int | None = None,
+        emulate_cpu: float | None = None,
+        emulate_link: str | None = None,
+        times: str = EdgeConfig.times,
+        power: str = EdgeConfig.power,
+        radio: str = EdgeConfig.radio,
+        record: str | Path | None = None,
+        tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.net = load(net)
+        """The network."""
+        place = _place(cloud)
+        if cloud is None:
+            point = _all_here(self.net.graph.points, point)
+        goal = goal_of(objective)
+        _check_choices(fallback=fallback, times=times, window=window)
+        _check_emulation(emulate_cpu, threads, device)
+        if point is not None and goal != Goal():
+            raise UsageError("point says where to cut, and objective what to search for: give one of them")
+        if link is not None and not isinstance(link, Link):
+            raise UsageError(f"link is an ec.Link('5mbit', rtt='20ms'), say, not {type(link).__name__}")
+        with wording(is_module=self.net.is_module):
+            check_codec(codec)
+            PowerChoice.of(power, radio)
+            config = EdgeConfig(
+                model=self.net.name,
+                host=place.host,
+                port=place.port or 0,
+                device=device,
+                threads=threads,
+                point=point,
+                goal=goal,
+                link=None if link is None else link.plain,
+                codec=codec,
+                accuracy_budget=accuracy_budget,
+                fallback=fallback,
+                timeout_s=duration_s(timeout),
+                ready_s=duration_s(ready_timeout),
+                cpu_share=emulate_cpu,
+                link_shape=_shape(emulate_link, cloud),
+                cache_dir=cache_of(cache_dir),
+                times=times,
+                power=power,
+                radio=radio,
+                token=token_of(token),
+                tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
+                record=path_of(record),
+            )
+            edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
+            self._window = window
+            self._client = EdgeClient(edge, config, window=window)
+            try:
+                self._client.open()
+            except BaseException:
+                self._client.close()
+                raise
+        self._planned: tuple[Any, Plan] | None = None
+        self._ended: tuple[Plan, Link | None] | None = None
+        self._closing = threading.Lock()
+
+    @property
+    def plan(self) -> Plan:
+        """What runs where, as it is planned now, or was when it was closed."""
+        if self._ended is not None:
+            return self._ended[0]
+        found, kept = self._client.plan, self._planned
+        if kept is None or kept[0] is not found:
+            kept = self._planned = (found, Plan.of(self.net.graph, found.decision, failure=words(found.failure)))
+        return kept[1]
+
+    @property
+    def link(self) -> Link | None:
+        """What the link is like, as it was given or measured; None where there is no cloud."""
+        if self._ended is not None:
+            return self._ended[1]
+        found = self._client.link
+        if found is None:
+            return None
+        return Link(found.up_bytes_per_s, rtt=found.rtt_s, down=found.down_bytes_per_s)
+
+    def __call__(self, x: Any) -> Answer:
+        """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
+        array = self._input(x)
+        with wording(is_module=self.net.is_module), self._open():
+            return self._answer(self._client.infer(array), x)
+
+    def submit(self, x: Any) -> "Future[Answer]":
+        """Begin to answer one input. At most `window` are under way; more wait. What is in `x` is not to be changed
+        until then. Raises UsageError for an input that does not fit; the future raises what `edge(x)` would.
+        """
+        array = self._input(x)
+        with self._open():
+            inner = self._client.submit(array)
+        outer: Future[Answer] = Future()
+        outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
+
+        def told(answered: "Future[Answered]") -> None:
+            if answered.cancelled():
+                outer.cancel()
+            if not outer.set_running_or_notify_cancel():
+                return
+            error = answered.exception()
+            if error is not None:
+                outer.set_exception(worded(error) if isinstance(error, EdgeCloudError) else error)
+            else:
+                outer.set_result(self._answer(answered.result(), x))
+
+        inner.add_done_callback(told)
+        return outer
+
+    def map(self, xs: Iterable[Any]) -> Iterator[Answer]:
+        """Answer many inputs, pipelined; the answers come in the order of `xs`, which is read as it is needed."""
+        pending: deque[Future[Answer]] = deque()
+        try:
+            for x in xs:
+                pending.append(self.submit(x))
+                if len(pending) > self._window:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """Hang up: what is under way is finished first, what waits is cancelled. A second time does nothing."""
+        with self._closing:
+            if self._ended is None:
+                self._ended = (self.plan, self.link)
+                self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Edge {self.net.name}, {self.plan}{', closed' if self._ended else ''}>"
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raises UsageError once it is closed, also where another thread does that now."""
+        try:
+            if self._ended is None:
+                yield
+                return
+        except (ValueError, RuntimeError):  # so say a client and its threads that have ended
+            if self._ended is None:
+                raise
+        raise UsageError("this edge is closed")
+
+    def _input(self, x: Any) -> Any:
+        return as_input(x, self.net.input_shape, self.net.name)
+
+    def _answer(self, answered: Answered, x: Any) -> Answer:
+        why = "" if answered.fallback is None else words(answered.fallback.reason)
+        outputs = as_given(answered.outputs, x)
+        return Answer(outputs, answered.measured, self.plan, answered.completed_by, why)
+
+
+def _place(cloud: str | None) -> addresses.Place:
+    """Host and port. Raises UsageError where one is missing."""
+    if cloud is None:
+        return addresses.Place("127.0.0.1")
+    if not isinstance(cloud, str):
+        raise UsageError(f"cloud must be 'HOST:PORT', or None to use the edge only, not {type(cloud).__name__}")
+    place = addresses.parse(cloud)
+    if not place.port:
+        raise UsageError(f"{cloud!r} names no port: give HOST:PORT")
+    return place
+
+
+def _all_here(points: Sequence[object], point: int | None) -> int:
+    last = len(points) - 1
+    if point not in (None, last):
+        raise UsageError(f"point {point} requires a cloud: without one only point {last} is possible, all on the edge")
+    return last
+
+
+def _check_choices(*, fallback: str, times: str, window: int) -> None:
+    for name, given, known in (("fallback", fallback, get_args(Mode)), ("times", times, POLICIES)):
+        if given not in known:
+            raise UsageError(f"{name} is one of {', '.join(known)}, not {given!r}")
+    if not isinstance(window, int) or window < 1:
+        raise UsageError(f"window is how many inferences are under way at once, at least 1, not {window!r}")
+
+
+def _check_emulation(share: float | None, threads: int | None, device: str) -> None:
+    if share is None:
+        return
+    if not 0 < share <= 1:
+        raise UsageError(f"emulate_cpu is a share of one core, above 0 and at most 1, not {share!r}")
+    if (threads or 1) != 1 or device != "cpu":
+        raise UsageError("emulate_cpu emulates a share of one core: it needs device='cpu', and threads cannot be more")
+
+
+def _shape(link: str | None, cloud: str | None) -> str | None:
+    """Raises UsageError for an emulated link that is none, or that leads nowhere."""
+    if link is None:
+        return None
+    parse_link(link)
+    if cloud is None:
+        raise UsageError("emulate_link is a link to a cloud, and without one there is none")
+    return link
