@@ -6,13 +6,15 @@ from edgecloud.partition.decide import Clash, Goal, GoalError
 from edgecloud.utils.errors import UsageError
 
 WORDS: dict[Clash, str] = {
-    Clash.WEIGHTED_ALONE: "--objective weighted needs --seconds-per-joule",
-    Clash.AUTO_ALONE: "--objective auto needs --rate",
-    Clash.JOULES_UNWANTED: "--seconds-per-joule is for --objective weighted",
-    Clash.COST_WITH_OTHERS: "--max-cost is for --objective latency, energy or weighted, and chooses its own method",
-    Clash.COST_WITHOUT_PRICE: "--max-cost needs --cloud-price",
-    Clash.DSH_UNWANTED: "--method dsh is DADS's search for --objective throughput",
-    Clash.MINCUT_UNWANTED: ("a minimum cut adds stages up: --objective throughput takes --method auto, chain or dsh"),
+    Clash.WEIGHTED_ALONE: "--objective weighted requires --seconds-per-joule",
+    Clash.AUTO_ALONE: "--objective auto requires --rate",
+    Clash.JOULES_UNWANTED: "--seconds-per-joule requires --objective weighted",
+    Clash.COST_WITH_OTHERS: (
+        "--max-cost requires --objective latency, energy or weighted, and cannot be combined with --method"
+    ),
+    Clash.COST_WITHOUT_PRICE: "--max-cost requires --cloud-price",
+    Clash.DSH_UNWANTED: "--method dsh requires --objective throughput",
+    Clash.MINCUT_UNWANTED: ("--objective throughput cannot be combined with --method mincut: use auto, chain or dsh"),
 }
 
 

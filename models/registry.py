@@ -105,7 +105,7 @@ def resolve_trusted(name: str) -> Entry:
     known = _OWN.get(where.name)
     is_another = known is not None and known.built is not None and known.built.path.resolve() != where.path.resolve()
     if known is not None and known.code != found.code and is_another:  # one that was edited since is read again
-        raise UsageError(f"two files are called {where.name}: rename one of them")
+        raise UsageError(f"two files are named {where.name}: rename one of them")
     _OWN[where.name] = _own(found)
     return _OWN[where.name]
 

@@ -28,13 +28,15 @@ from edgecloud.utils.units import printable
 class Clash(Enum):
     """What may be wrong with a goal, in words of the fields of Goal; `cli.goals` has those of the flags."""
 
-    WEIGHTED_ALONE = "objective 'weighted' needs seconds_per_joule"
-    AUTO_ALONE = "objective 'auto' needs rate_per_s"
-    JOULES_UNWANTED = "seconds_per_joule is for objective 'weighted'"
-    COST_WITH_OTHERS = "max_cost is for objective 'latency', 'energy' or 'weighted', and chooses its own method"
-    COST_WITHOUT_PRICE = "max_cost needs price_per_s"
-    DSH_UNWANTED = "method 'dsh' is DADS's search for objective 'throughput'"
-    MINCUT_UNWANTED = "a minimum cut adds stages up: objective 'throughput' takes method 'auto', 'chain' or 'dsh'"
+    WEIGHTED_ALONE = "objective 'weighted' requires seconds_per_joule"
+    AUTO_ALONE = "objective 'auto' requires rate_per_s"
+    JOULES_UNWANTED = "seconds_per_joule requires objective 'weighted'"
+    COST_WITH_OTHERS = (
+        "max_cost requires objective 'latency', 'energy' or 'weighted', and cannot be combined with method"
+    )
+    COST_WITHOUT_PRICE = "max_cost requires price_per_s"
+    DSH_UNWANTED = "method 'dsh' requires objective 'throughput'"
+    MINCUT_UNWANTED = "objective 'throughput' cannot be combined with method 'mincut': use 'auto', 'chain' or 'dsh'"
 
 
 class GoalError(UsageError):

@@ -123,7 +123,7 @@ def test_the_digest_is_of_the_code_too(tmp_path: Path) -> None:
         registry._OWN.clear()
         digests.add(weights.load(registry.resolve_trusted(str(write(tmp_path / folder / "net.py", text)))).digest)
     assert len(digests) == 2
-    with pytest.raises(UsageError, match=r"two files are called net.py"):
+    with pytest.raises(UsageError, match=r"two files are named net.py"):
         registry.resolve_trusted(str(tmp_path / "a" / "net.py"))
 
 

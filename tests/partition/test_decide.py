@@ -154,7 +154,7 @@ def test_a_command_line_has_words_for_all_that_may_be_wrong_with_a_goal() -> Non
     assert set(WORDS) == set(Clash)
     parser = argparse.ArgumentParser()
     flags.add_goal_flags(parser.add_argument_group("goal"), OBJECTIVES)
-    with pytest.raises(UsageError, match="--objective weighted needs --seconds-per-joule"):
+    with pytest.raises(UsageError, match="--objective weighted requires --seconds-per-joule"):
         goal_of(parser.parse_args(["--objective", "weighted"]))
 
 
