@@ -111,7 +111,7 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
     other = tmp_path / "other" / "mine.py"
     other.parent.mkdir()
     other.write_text(path.read_text().replace("(8, 3)", "(8, 4)"))
-    with pytest.raises(ec.UsageError, match=r"two files are called mine\.py"):
+    with pytest.raises(ec.UsageError, match=r"two files are named mine\.py"):
         ec.load(other)
 
 
