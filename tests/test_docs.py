@@ -59,7 +59,7 @@ def programs() -> dict[str, set[str]]:
     """The flags of every program: `edge_api`, `deployment plan`, `lab run`, `benchmarks.load`."""
     found = {key: set(cloud_parser("", "", 1)._option_string_actions) for key in ("cloud_api", "tasks_cloud_api")}
     for script in ("edge_api", "tasks_edge_api", "deployment"):
-        found |= dict(below(import_module(script).build_parser(), script))
+        found |= dict(below(import_module(f"edgecloud.{script}").build_parser(), script))
     for command in COMMANDS:
         found[f"lab {command}"] = set(lab_parser(command)._option_string_actions)
     for path in (ROOT / "lab/relay.py", *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests/fuzz").glob("*.py")):
