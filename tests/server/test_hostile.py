@@ -30,7 +30,7 @@ from tests.conftest import LONG_S, CloudProcess, running_cloud, until
 TOKEN = "a good secret"
 
 
-def soon(seconds: float = 60.0) -> Deadline:
+def soon(seconds: float = LONG_S) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
@@ -41,8 +41,8 @@ def hello_of(network: Network, token: str = "") -> Hello:
 def greet(cloud: CloudProcess, hello: Hello) -> Connection:
     connection = connect("127.0.0.1", cloud.port, 5.0)
     try:
-        connection.send(hello, soon(60))
-        connection.receive(soon(60)).read(Ready)
+        connection.send(hello, soon())
+        connection.receive(soon()).read(Ready)
     except AppError:
         connection.close()
         raise
@@ -57,7 +57,7 @@ def answer(sock: socket.socket) -> str:
     """The code of the refusal, or "" where the cloud just closed."""
     connection = Connection(sock)
     try:
-        return from_header(Error, connection.receive(soon(60)).header).code
+        return from_header(Error, connection.receive(soon()).header).code
     except PeerClosedError:
         return ""
 
@@ -335,8 +335,8 @@ def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net
 
 def test_one_connection_may_change_its_network(cloud: CloudProcess, network: Callable[[str], Network]) -> None:
     connection = greet(cloud, hello_of(network("le_net")))
-    connection.send(hello_of(network("mnist")), soon(60))
-    assert len(connection.receive(soon(60)).read(Ready).seconds) == len(network("mnist").traced.graph.layers)
+    connection.send(hello_of(network("mnist")), soon())
+    assert len(connection.receive(soon()).read(Ready).seconds) == len(network("mnist").traced.graph.layers)
     connection.close()
 
 

@@ -57,7 +57,7 @@ def greet(port: int, *networks: Network) -> Connection:
     for network in networks:
         graph = network.traced.graph
         connection.send(Hello(graph.name, network.loaded.digest, graph.digest, ["raw"], ""), soon())
-        connection.receive(soon(60)).read(Ready)
+        connection.receive(soon(LONG_S)).read(Ready)
     return connection
 
 
