@@ -135,11 +135,11 @@ def test_a_repeated_flag_replaces_the_list_of_the_file(tmp_path: Path, monkeypat
         ("token = 'hunter2hunter2'", "token: secrets are not allowed in a configuration file"),
         ("port = 70000", "port: '70000' is not a whole number from 1 to 65535"),
         ("port = [1, 2]", "port: '1,2' is not a whole number"),
-        ("port = true", "port: true and false are not for this key"),
-        ("image = ['a', 'b']", "image: a list is not for this key"),
-        ("emulate-link = ['5mbit,20ms', '7mbit']", "emulate-link: an item of a list has a comma"),
+        ("port = true", "port: expected a value, not true or false"),
+        ("image = ['a', 'b']", "image: expected one value, not a list"),
+        ("emulate-link = ['5mbit,20ms', '7mbit']", "emulate-link: a list item contains a comma"),
         ("ip = ''", "ip: the value is empty"),
-        ("ip = 2026-11-21", "ip: give a text, a number, true, false"),
+        ("ip = 2026-11-21", "ip: expected a string, a number, true, false"),
         ("verify = 'perhaps'", "verify: 'perhaps' is neither true nor false"),
         ("objective = 'speed'", "objective: invalid choice: 'speed'"),
         ("rate = nan", "rate: 'nan' is not a number"),
@@ -150,7 +150,7 @@ def test_a_repeated_flag_replaces_the_list_of_the_file(tmp_path: Path, monkeypat
         ("[edge_api.plan]\nport = 1", "plan: unknown key"),
         ("port = ", "Invalid value"),
         (b"\x00\xff\xfe\x81", "not UTF-8 text"),
-        ("# " + "x" * config.MAX_BYTES, "larger than 64 KiB"),
+        ("# " + "x" * config.MAX_BYTES, "larger than the limit of 64 KiB"),
         ("a = " + "[" * 60_000, "nested too deeply"),
         ("port = 0x" + "f" * 60_000, "Exceeds the limit"),
         ("ip = '\\u001b[2J'".replace("'", '"'), "contains unprintable characters"),
@@ -180,7 +180,7 @@ def test_bad_toml_is_one_line_that_names_the_place(
         ("port: 1\n---\nport: 2", "expected a single document"),
         ("port:", "port: the value is empty"),
         ("port: {a: 1}", "unknown section [port]"),
-        ("ip: !!binary aGFsbG8=", "ip: give a text"),
+        ("ip: !!binary aGFsbG8=", "ip: expected a string"),
         ("a: " + "[" * 60_000, "nested too deeply"),
     ],
 )
@@ -221,7 +221,7 @@ def test_variables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert "EDGE_CLOUD_EMULTE_LINK is not a setting of this program; did you mean EDGE_CLOUD_EMULATE_LINK?" in told[0]
-    assert "EDGE_CLOUD_SERVICE_HOST is no setting" in told[1]
+    assert "EDGE_CLOUD_SERVICE_HOST is not a setting" in told[1]
     monkeypatch.setenv("EDGE_CLOUD_PORT", "tcp://10.0.0.1:9999")  # what Kubernetes sets for a Service "edge-cloud"
     assert "EDGE_CLOUD_PORT: 'tcp://10.0.0.1:9999' is not a whole number" in refused(capsys)
 

@@ -219,7 +219,7 @@ def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
         "0 s": (write(folder / "zero.wav", 0.0), "lasts 0 s"),
         "10 ms": (write(folder / "short.wav", 0.01), "lasts 0.01 s"),
         "700 s": (write(folder / "long.wav", 700, 4_000), "lasts 700 s"),
-        "rate": (write(folder / "rate.wav", 1.0, 100), "100 samples a second"),
+        "rate": (write(folder / "rate.wav", 1.0, 100), "100 samples per second"),
     }
 
 
@@ -304,7 +304,7 @@ def test_tasks_have_recordings_and_sentences_too(tmp_path: Path) -> None:
 
 
 def test_what_takes_no_pictures_is_not_calibrated() -> None:
-    with pytest.raises(UsageError, match="kaldi takes no pictures"):
+    with pytest.raises(UsageError, match="kaldi does not take images"):
         calibration.calibrate("kaldi", "default", "cpu", 1, None, lambda *_: None)
 
 

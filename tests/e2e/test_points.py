@@ -68,8 +68,8 @@ def test_people_get_a_line_for_each(ask: Ask) -> None:
     [
         ("13", "has no point 13"),
         ("0-13", "has no point 13"),
-        ("5-2", "'5-2' is no point"),
-        ("first", "'first' is no point"),
+        ("5-2", "'5-2' is not a point"),
+        ("first", "'first' is not a point"),
         (",", "contains no point"),
         ("0:zip", "no codec 'zip'"),
         ("head=features.9", "has no layer 'features.9'"),

@@ -148,7 +148,7 @@ def test_tied_tensors_are_read_from_wherever_they_are(tmp_path: Path) -> None:
         torch.testing.assert_close(found["wte.weight"], model.wte.weight.detach())
         torch.testing.assert_close(found["head.weight"], model.wte.weight.detach())
     torch.save({"wte.weight": torch.zeros(5, 4), "head.weight": torch.ones(5, 4)}, tmp_path / "differ.pt")
-    with pytest.raises(UsageError, match=r"wte\.weight and head\.weight differ there, and are one tensor"):
+    with pytest.raises(UsageError, match=r"wte\.weight and head\.weight differ in the file, but are one tensor"):
         filled(tmp_path / "differ.pt", Tied)
 
 

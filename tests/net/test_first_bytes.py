@@ -134,5 +134,5 @@ def test_more_tensors_have_longer_headers_and_a_lower_limit_is_kept() -> None:
 
 
 def test_a_header_over_its_limit_is_not_sent_either() -> None:
-    with a_pair() as (_, connection), pytest.raises(ProtocolError, match="is to be sent, the limit is 2048"):
+    with a_pair() as (_, connection), pytest.raises(ProtocolError, match="bytes, the limit is 2048"):
         connection.send(Status("x" * 3000), Deadline.after(PATIENCE_S, "the test"))

@@ -273,7 +273,7 @@ def problem_of_one() -> Problem:
 
 @pytest.mark.parametrize("cap", [-0.25, -math.inf, -5e-324])
 def test_a_cap_below_nothing_is_infeasible_and_says_what_the_least_is(cap: float) -> None:
-    with pytest.raises(InfeasibleError, match=f"^no placement costs at most {cap:g}: the least is 0[^\n]*$"):
+    with pytest.raises(InfeasibleError, match=f"^no placement costs at most {cap:g}: the minimum is 0[^\n]*$"):
         best(problem_of_one(), price_per_s=1, max_cost=cap)
 
 

@@ -138,7 +138,7 @@ def test_wrong_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "conv.csv").write_bytes(b"\xff\xfe\0" * 50)
     expect("is not UTF-8|is empty|is missing")
     (tmp_path / "conv.csv").write_text("a\n" * (1 << 20))  # a million rows
-    expect("more than 400000 rows")
+    expect("more than the limit of 400000 rows")
     (tmp_path / "conv_lat.csv").write_text("HW,kernel,stride,Cin,FLOPs,latency\n1,1,1,1,1,1\n")
     (tmp_path / "conv.csv").unlink()
     expect("the column 'Cout' is missing")

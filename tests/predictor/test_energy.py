@@ -54,12 +54,12 @@ def test_ones_own_profile(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("compute_w: fast\nidle_w: 1", "compute_w is a number"),
+        ("compute_w: fast\nidle_w: 1", "compute_w must be a number"),
         ("compute_w: 1", "idle_w must be a number of at least 0, not 'None'"),
         ("compute_w: -1\nidle_w: 1", "must be a number of at least 0"),
-        ("compute_w: .nan\nidle_w: 1", "compute_w is a number"),
+        ("compute_w: .nan\nidle_w: 1", "compute_w must be a number"),
         ("compute_w: 1.0e+9\nidle_w: 1", "which is implausibly high"),
-        ("compute_w: true\nidle_w: 1", "compute_w is a number"),
+        ("compute_w: true\nidle_w: 1", "compute_w must be a number"),
         ("- 1", "a power profile must be a table"),
         ("a: [", "is not YAML"),
         ("a: &x [1]\nb: *x", "aliases are not supported"),

@@ -116,9 +116,13 @@ DIFFERENT = {
     "drawn": (
         OWN,
         {"weights": OTHER, "tensors": "X"},
-        r"first in a\.bias: save its weights once, and give --weights FILE to",
+        r"first in a\.bias: save its weights once, and use --weights FILE on",
     ),
-    "baked": (OWN, {"graph": OTHER}, r"^net\.py: the graph differs: what its file imports or reads has to be the same"),
+    "baked": (
+        OWN,
+        {"graph": OTHER},
+        r"^net\.py: the graph differs: everything that its file imports or reads must be the same",
+    ),
 }
 """By name: ours, what another side says instead, and the refusal."""
 

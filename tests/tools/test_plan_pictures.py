@@ -349,7 +349,7 @@ def test_a_placement_that_goes_back_and_forth_under_a_limit_of_cost(tmp_path: Pa
     for draw, path in ((map_picture, tmp_path / "map.svg"), (graph_picture, tmp_path / "graph.svg")):
         draw(placed(limited, parts), path)
         assert "4 alternating parts" in words(path)
-    assert "3 tensors cross" in words(tmp_path / "graph.svg"), "two go up, one comes back"
+    assert "3 tensors sent" in words(tmp_path / "graph.svg"), "two go up, one comes back"
     assert "with a cost limit" in words(tmp_path / "map.svg")
 
 

@@ -137,7 +137,7 @@ def test_address_and_port_are_said_together_or_apart(parser: Callable[[], argpar
         ("-i", "fe80::1%eth0"): ("fe80::1%eth0", 9999),
     }.items():
         assert flags.place_of(options_of(parser, *words)) == place
-    with pytest.raises(UsageError, match=r"-i \[::1\]:80 and -p 81 name two ports"):
+    with pytest.raises(UsageError, match=r"-i \[::1\]:80 and -p 81 name different ports"):
         flags.place_of(options_of(parser, "-i", "[::1]:80", "-p", "81"))
 
 
@@ -278,7 +278,7 @@ def test_an_address_with_its_interface_serves_on_both_sides() -> None:
 @ipv6
 def test_an_address_without_its_interface_says_what_is_missing() -> None:
     for attempt in (lambda: listen("fe80::1234", 0, 5), lambda: dial("fe80::1234", 9, 5.0)):
-        with pytest.raises(ConnectError, match=r"needs its interface, as in fe80::1234%eth0"):
+        with pytest.raises(ConnectError, match=r"requires its interface, for example fe80::1234%eth0"):
             attempt()
     with pytest.raises(ConnectError, match="no interface 'nope' on this machine"):
         dial("fe80::1%nope", 9, 5.0)

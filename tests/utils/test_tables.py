@@ -98,7 +98,7 @@ def test_what_is_blank_is_skipped_and_what_is_wrong_told_by_its_line(
         ("t.csv", b"\xff\xfe\x00", "is not UTF-8"),
         ("t.csv", b"model,input\nle_net,\xff\xff.png\n", "is not UTF-8"),
         ("t.csv", b"<html>", "an HTML page"),
-        ("t.csv", b"network,input\nle_net,\n", "has to name the columns: model, input"),
+        ("t.csv", b"network,input\nle_net,\n", "expected a header with the columns model, input"),
         ("t.jsonl", b"\xff\xfe\x00", "is not UTF-8"),
         ("t.xlsx", b"model,input\n", "is not an .xlsx"),
     ],
@@ -137,7 +137,7 @@ def test_a_workbook_with_two_sheets_of_tasks_or_none_is_refused(tmp_path: Path) 
     rows: list[list[object]] = [["model"], ["le_net"]]
     with pytest.raises(UsageError, match="two sheets, 'a' and 'b'"):
         read_file(workbook(tmp_path / "two.xlsx", a=rows, b=rows))
-    with pytest.raises(UsageError, match="sheet 'a': a line above the tasks has to name the columns"):
+    with pytest.raises(UsageError, match="sheet 'a': expected a header with the columns"):
         read_file(workbook(tmp_path / "none.xlsx", a=[["network"], ["le_net"]]))
 
 

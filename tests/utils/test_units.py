@@ -118,7 +118,7 @@ def test_durations_are_read_as_seconds(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["5m", "5 h", "20msec", "", "ms", "1,5s"])
 def test_a_time_of_no_known_unit_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(UsageError, match=r"give a number and a unit \(us, ms, s, min\)"):
+    with pytest.raises(UsageError, match=r"use a number and a unit \(us, ms, s, min\)"):
         parse_duration(text)
 
 
