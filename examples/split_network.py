@@ -9,7 +9,7 @@ print(f"{net.name}: {len(net.layers)} layers, input {net.input_shape}")
 # 245 kB, as if it were something else than a picture, and a cut inside of the network sends less.
 with (
     ec.Cloud(networks=[net]) as cloud,
-    ec.Edge(net, cloud=cloud.address, codec="zstd", emulate_cpu=0.08, emulate_link="2mbit,20ms") as edge,
+    ec.Edge(net, cloud=cloud.address, codec="zstd", emulate_cpu=0.05, emulate_link="2mbit,20ms") as edge,
 ):
     print(f"plan       {edge.plan}")
     answer = edge(net.sample)
