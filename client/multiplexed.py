@@ -11,8 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -94,16 +93,19 @@ class Reply:
     def __init__(self) -> None:
         self._answer: tuple[Result, list[Array]] | None = None
         self._error: AppError | None = None
-        self._done = threading.Event()
-
-    @property
-    def is_there(self) -> bool:
+        self.is_there = False
         """Whether it has come back."""
-        return self._done.is_set()
+        self._done: threading.Event | None = None
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it comes back within so long."""
-        return self._done.wait(seconds)
+    def expect(self) -> threading.Event:
+        """From now on another thread brings it: what is set then. To be called before the request is handed over."""
+        self._done = threading.Event()
+        return self._done
+
+    def _come_back(self) -> None:
+        self.is_there = True
+        if self._done is not None:
+            self._done.set()
 
     def departed(self, request: Request) -> None:
         """Nothing waits for that."""
@@ -112,19 +114,19 @@ class Reply:
         """The cloud answered."""
         del request
         self._answer = (result, arrays)
-        self._done.set()
+        self._come_back()
 
     def refused(self, request: Request, error: Error) -> None:
         """The cloud did not carry it out."""
         del request
         self._error = RefusedError(error)
-        self._done.set()
+        self._come_back()
 
     def lost(self, requests: Sequence[Request], error: AppError) -> None:
         """The connection is gone."""
         del requests
         self._error = error
-        self._done.set()
+        self._come_back()
 
     def taken(self) -> tuple[Result, list[Array]]:
         """The answer. Raises AppError, as RefusedError where the cloud refused."""
@@ -200,18 +202,14 @@ class MultiplexedClient:
             for thread in self._threads:
                 thread.start()
 
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether this thread may send and receive by itself: there are no threads for it, and nobody else does."""
-        has_turn = not self._threads and self._turn.acquire(blocking=False)
-        try:
-            if has_turn and self._threads:
-                self._turn.release()
-                has_turn = False
-            yield has_turn
-        finally:
-            if has_turn:
-                self._turn.release()
+    def _is_alone(self) -> bool:
+        """Whether this thread may send and receive by itself: there are no threads for it, and nobody else does. It
+        then has `_turn`, and releases it."""
+        if self._threads or not self._turn.acquire(blocking=False):
+            return False
+        if self._threads:  # just started
+            self._turn.release()
+        return not self._threads
 
     @classmethod
     def open(
@@ -293,12 +291,15 @@ class MultiplexedClient:
         """
         request.listener = reply = Reply()
         request.timeout_s = deadline.remaining()
-        with self._alone() as is_alone:
-            if is_alone:
+        if self._is_alone():
+            try:
                 self._ask_alone(request, reply, deadline)
-        if not is_alone:
+            finally:
+                self._turn.release()
+        else:
+            done = reply.expect()
             self.submit(request)
-            if not reply.wait(deadline.at - time.monotonic()):
+            if not done.wait(deadline.at - time.monotonic()):
                 self._lose(deadline.passed())
         return reply.taken()
 
@@ -367,10 +368,12 @@ class MultiplexedClient:
         began = time.perf_counter()
         late = f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)"
         deadline = Deadline.after(timeout_s, late)
-        with self._alone() as is_alone:
-            if is_alone:
+        if self._is_alone():
+            try:
                 self._ask_state_alone(deadline)
-        if not is_alone:
+            finally:
+                self._turn.release()
+        else:
             self.connection.send(Status(), deadline)
             self._has_state.wait(timeout_s)
         return None if self._state is None else (self._state, time.perf_counter() - began)
@@ -410,7 +413,8 @@ class MultiplexedClient:
 
     def _send(self, request: Request, deadline: Deadline) -> None:
         self.last_used = request.sent_at = time.perf_counter()
-        self._sending, self._sent_until = (request.sent_at, self.connection.delivered_bytes), None
+        if self._threads:  # or nobody looks at it meanwhile
+            self._sending, self._sent_until = (request.sent_at, self.connection.delivered_bytes), None
         self._listener_of(request).departed(request)
         timeout_s = self._timeout_s if request.timeout_s is None else request.timeout_s
         message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model)

@@ -18,7 +18,7 @@ others make it wait, load and queue, is not billed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from edgecloud.models.graph import INPUT, LayerGraph
@@ -135,11 +135,24 @@ class StageTimes:
 
     def plus(self, other: "StageTimes") -> "StageTimes":
         """Both, one after the other."""
-        return StageTimes(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        return StageTimes(
+            self.edge_s + other.edge_s,
+            self.upload_s + other.upload_s,
+            self.rtt_s + other.rtt_s,
+            self.queue_s + other.queue_s,
+            self.cloud_s + other.cloud_s,
+            self.download_s + other.download_s,
+            self.encode_s + other.encode_s,
+            self.decode_s + other.decode_s,
+            self.link_s + other.link_s,
+            self.raw_bytes + other.raw_bytes,
+            self.payload_bytes + other.payload_bytes,
+            self.received_bytes + other.received_bytes,
+        )
 
     def lasting(self, total_s: float) -> "StageTimes":
         """The same where all of it took so long: what no stage accounts for is the link's."""
-        return replace(self, link_s=self.link_s + total_s - self.total_s)
+        return self.plus(StageTimes(link_s=total_s - self.total_s))
 
     @property
     def transfer_s(self) -> float:
