@@ -202,7 +202,7 @@ def test_a_plan_is_that_of_the_edge(
     assert run(*where, *more) == 0
     shown = capsys.readouterr().out
     assert "packed, as measured on the edge" in shown
-    assert re.search(r"3.14 kB as \d+ B of|3.14 kB as [0-9.]+ kB of", shown)
+    assert re.search(r"3.14 kB sent as \d+ B of|3.14 kB sent as [0-9.]+ kB of", shown)
 
 
 def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
