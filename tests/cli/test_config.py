@@ -275,7 +275,7 @@ def test_a_parser_of_the_house_needs_nothing_more(tmp_path: Path) -> None:
     parser.add_argument("spec", nargs="?")
     path = written(
         tmp_path,
-        "[edgecloud.lab.run]\ncpu = [0.3, 0.5]\nmodel = ['a', 'b']\nkinds = ['a', 'b']\n[edgecloud.lab.report]\nx = 1",
+        "[lab.run]\ncpu = [0.3, 0.5]\nmodel = ['a', 'b']\nkinds = ['a', 'b']\n[lab.report]\nx = 1",
     )
     found = parser.parse_args(["--config", path, "spec.toml"])
     assert found.model == "a,b", "commas are for the program to read"
