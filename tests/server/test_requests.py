@@ -70,7 +70,7 @@ def test_tensors_are_those_that_the_layers_read_in_order_and_no_others() -> None
             with pytest.raises(RequestError, match=f"^layer {name} makes "):
                 check([*arrays[:wrong], other, *arrays[wrong + 1 :]])
         for count in (arrays[1:], [*arrays, arrays[0]]):
-            with pytest.raises(RequestError, match=f"read {len(arrays)} tensors, {len(count)} came"):
+            with pytest.raises(RequestError, match=f"read {len(arrays)} tensors, got {len(count)}"):
                 check(count)
 
 
@@ -87,7 +87,7 @@ MINE = Hello("le_net", "sha256:w", "sha256:g", ["raw"], "", "2.13.0", "", "aaaaa
 OWN = replace(MINE, model="net.py", code="sha256:f11e")
 OTHER = "sha256:\n\x1b"
 DIFFERENT = {
-    "graph": (MINE, {"graph": OTHER}, r"^le_net: the graph differs: give .*--weights"),
+    "graph": (MINE, {"graph": OTHER}, r"^le_net: the graph differs: use .*--weights"),
     "old peer": (
         MINE,
         {"weights": OTHER, "torch": "", "tensors": ""},
@@ -96,7 +96,7 @@ DIFFERENT = {
     "tensor": (
         MINE,
         {"weights": OTHER, "tensors": "aaaaaaXbbbbbXccccc"},
-        r"the weights differ, first in a\.weight: give",
+        r"the weights differ, first in a\.weight: use",
     ),
     "torch": (
         MINE,
@@ -144,7 +144,7 @@ def test_another_network_of_the_same_name_is_a_mismatch_that_says_what_differs(n
 def test_a_refusal_fits_whatever_differs_and_however_long_the_names_are() -> None:
     mine = replace(OWN, model="m" * 200 + ".py", torch="2" * 90, code="sha256:" + "c" * 64)
     theirs = replace(mine, weights="w" * 500, graph="\x00" * 500, torch="\x00" * 500, code="\x00" * 500, tensors="x")
-    with pytest.raises(MismatchError, match=r"the same file$") as caught:
+    with pytest.raises(MismatchError, match=r"the same file on both sides$") as caught:
         check_same(theirs, mine, ["n" * 400, *TENSORS])
     assert len(str(caught.value)) <= MAX_ERROR_TEXT
 

@@ -120,7 +120,7 @@ def test_a_rate_says_whether_it_is_kept_up_with(
 def test_a_plan_reads_well(objective: str, graph_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--graph", graph_file(), *LINK, "--objective", objective) == 0
     text = capsys.readouterr().out
-    for word in ("graph, 4 layers", "link ", "cut ", "why ", "predicted time"):
+    for word in ("graph, 4 layers", "link: ", "cut: ", "reason: ", "predicted time"):
         assert word in text
 
 
@@ -202,7 +202,7 @@ def test_a_plan_is_that_of_the_edge(
     assert run(*where, *more) == 0
     shown = capsys.readouterr().out
     assert "packed, as measured on the edge" in shown
-    assert re.search(r"3.14 kB as \d+ B of|3.14 kB as [0-9.]+ kB of", shown)
+    assert re.search(r"3.14 kB sent as \d+ B of|3.14 kB sent as [0-9.]+ kB of", shown)
 
 
 def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
@@ -372,8 +372,8 @@ def changed(number: int, **fields: Any) -> list[dict[str, Any]]:
         ({"layers": changed(2, inputs=None)}, ("'pool1'", "no inputs")),
         ({"layers": changed(2, inputs=[])}, ("'pool1'", "has no inputs")),
         ({"layers": changed(0, inputs=["fc"])}, ("'input'", "must be the input")),
-        ({"layers": changed(1, inputs=["conv2"])}, ("circle", "conv1")),
-        ({"layers": changed(1, inputs=["conv1"])}, ("circle", "conv1")),
+        ({"layers": changed(1, inputs=["conv2"])}, ("the layers form a cycle", "conv1")),
+        ({"layers": changed(1, inputs=["conv1"])}, ("the layers form a cycle", "conv1")),
         ({"layers": changed(2, out_bytes=None)}, ("'pool1'", "no out_bytes")),
         ({"layers": changed(2, out_bytes=1.5)}, ("'pool1'", "whole number")),
         ({"layers": changed(2, out_bytes=-1)}, ("'pool1'", "out_bytes", "at least 0")),
