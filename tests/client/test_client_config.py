@@ -35,7 +35,7 @@ def test_the_same_flags_make_the_same_configuration(tmp_path: Path) -> None:
     one, many = (shared(config) for config in configs(*FLAGS, "--cache-dir", str(tmp_path)))
     assert one == many
     left = {name for name, value in shared(ClientConfig()).items() if one[name] == value}
-    assert left == {"cpu_share", "predictors", "token", "tls", "own_cloud", "record"}
+    assert left == {"link", "cpu_share", "predictors", "token", "tls", "own_cloud", "record"}
 
 
 @pytest.mark.parametrize(

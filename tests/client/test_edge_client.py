@@ -99,7 +99,7 @@ def test_a_connection_that_breaks_under_many_costs_no_answer(
 
 def test_without_a_cloud_it_raises_or_answers_alone(edge: Edge, config: EdgeConfig) -> None:
     client = EdgeClient(edge, replace(config, port=1))
-    with pytest.raises(ConnectError, match="--point 12 runs all of le_net here"):
+    with pytest.raises(ConnectError, match="--point 12 runs all of le_net on the edge without a cloud"):
         client.open()
     with pytest.raises(ValueError, match="not open"):
         client.infer(inputs_of(edge)[0])
