@@ -226,7 +226,7 @@ def test_asking_ends_in_an_answer_a_refusal_or_the_deadline(
 def test_times_of_another_network_are_refused() -> None:
     with (
         closing(FakeCloud(right, layers=LAYERS - 1)) as cloud,
-        pytest.raises(ProtocolError, match="not those of le_net"),
+        pytest.raises(ProtocolError, match="do not match le_net"),
     ):
         connected(cloud, Ear())
 

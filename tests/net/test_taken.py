@@ -51,7 +51,7 @@ PAYLOAD = [np.zeros(1 << 20, np.uint8)]
 
 
 def test_who_takes_nothing_is_let_go_long_before_the_deadline() -> None:
-    with sender(1000.0) as (connection, _), pytest.raises(SlowError, match="taken slower than 1000 bytes/s") as caught:
+    with sender(1000.0) as (connection, _), pytest.raises(SlowError, match="reads slower than 1000 bytes/s") as caught:
         connection.send(Probed(1), Deadline.after(WAIT_S, "the test"), PAYLOAD)
     assert caught.value.code == "DEADLINE"
 
