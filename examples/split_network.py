@@ -8,7 +8,7 @@ print(f"{net.name}: {len(net.layers)} layers, input {net.input_shape}")
 # A photograph would travel best as its pixels, and then all of it runs on the cloud. With codec="raw" tensors travel as
 # they are, the input too, as if it were no picture: then a cut inside of the network sends less.
 with (
-    ec.Cloud(networks=[net]) as cloud,
+    ec.Cloud(networks=[net], threads=1) as cloud,
     ec.Edge(net, cloud=cloud.address, codec="raw", emulate_cpu=0.03, emulate_link="3mbit,20ms") as edge,
 ):
     print(f"plan       {edge.plan}")
