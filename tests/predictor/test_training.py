@@ -88,7 +88,7 @@ def test_scores_count_what_is_close() -> None:
 
 
 def test_too_few_rows_are_an_error() -> None:
-    with pytest.raises(UsageError, match="no kind has 12 rows"):
+    with pytest.raises(UsageError, match="no layer kind has 12 rows"):
         fit_all(Dataset({"conv": rows(5)}, HERE, "made up"))
 
 
