@@ -57,6 +57,7 @@ class Child:
         """Wait until it listens. Raises AppError, with what it says itself, where it ends or says nothing."""
         assert self._process.stdout is not None  # asked for above
         timer = threading.Timer(START_S, self._process.kill)  # ends the wait for a line that never comes
+        timer.daemon = True  # Ctrl-C may come before it can be cancelled
         timer.start()
         try:
             line = next((line for line in self._process.stdout if line.startswith(LISTENING)), None)

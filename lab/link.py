@@ -87,6 +87,7 @@ def _run(host: str, port: int, seconds: int, *more: str) -> bytes:
     command += ["--connect-timeout", str(IPERF_CONNECT_MS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         timer = threading.Timer(seconds + IPERF_SPARE_S, process.kill)
+        timer.daemon = True  # Ctrl-C may come before it can be cancelled
         timer.start()
         try:
             assert process.stdout is not None  # asked for above
