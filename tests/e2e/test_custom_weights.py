@@ -117,7 +117,7 @@ REFUSED = {
     "meta": ("build = lambda: nn.Linear(4, 3, device='meta')\n", "bias cannot be compared: .* meta"),
     "exported": (
         "build = lambda: torch.export.export(nn.Linear(4, 3), (torch.zeros(1, 4),)).module()\n",
-        "eval\\(\\) of the result of build\\(\\) returns raises",
+        "eval\\(\\) of the result of build\\(\\) raises",
     ),
     "lazy": ("build = lambda: nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))\n", r"its example of shape \(1, 4\)"),
 }
@@ -180,10 +180,10 @@ BESIDE = {
         module(f"self.t = torch.full((4,), float({READ}))", "self.a(x + self.t)"),
         "first in t; the graph differs: ",
     ),
-    "number": (module(f"self.t = float({READ})", "self.a(x * self.t)"), "the graph differs: what its file imports or"),
+    "number": (module(f"self.t = float({READ})", "self.a(x * self.t)"), "the graph differs: everything that its file imports or"),
     "setting": (
         module(f"self.r = nn.LeakyReLU(float({READ}))", "self.r(self.a(x))"),
-        "the graph differs: what its file",
+        "the graph differs: everything that its file",
     ),
 }
 

@@ -310,7 +310,7 @@ def test_a_request_whose_deadline_has_passed_is_told_so(cloud: CloudProcess, le_
 def test_a_huge_answer_to_a_probe_is_refused(cloud: CloudProcess, le_net: Network) -> None:
     connection = greet(cloud, hello_of(le_net))
     connection.send(Probe(1, 1 << 40), soon())
-    with pytest.raises(AppError, match="at most"):
+    with pytest.raises(AppError, match="is limited to"):
         connection.receive(soon()).read(Probed)
     connection.close()
 
