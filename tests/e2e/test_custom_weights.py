@@ -180,7 +180,10 @@ BESIDE = {
         module(f"self.t = torch.full((4,), float({READ}))", "self.a(x + self.t)"),
         "first in t; the graph differs: ",
     ),
-    "number": (module(f"self.t = float({READ})", "self.a(x * self.t)"), "the graph differs: everything that its file imports or"),
+    "number": (
+        module(f"self.t = float({READ})", "self.a(x * self.t)"),
+        "the graph differs: everything that its file imports or",
+    ),
     "setting": (
         module(f"self.r = nn.LeakyReLU(float({READ}))", "self.r(self.a(x))"),
         "the graph differs: everything that its file",
