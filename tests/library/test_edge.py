@@ -245,8 +245,8 @@ EDGE: Any = ec.Edge  # also for what its type forbids
     [
         (lambda net: EDGE(net, "127.0.0.1"), "names no port"),
         (lambda net: EDGE(net, "a b:1"), "'a b:1'"),
-        (lambda net: EDGE(net, 9999), "cloud is 'HOST:PORT', or None"),
-        (lambda net: EDGE(net, None, point=3), "point 3 needs a cloud"),
+        (lambda net: EDGE(net, 9999), "cloud must be 'HOST:PORT', or None"),
+        (lambda net: EDGE(net, None, point=3), "point 3 requires a cloud"),
         (lambda net: EDGE(net, CLOUD, point=13), "no point 13"),
         (lambda net: EDGE(net, CLOUD, point=1, objective="energy"), "give one of them"),
         (lambda net: EDGE(net, CLOUD, objective="speed"), "no objective 'speed'"),
