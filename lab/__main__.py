@@ -42,8 +42,8 @@ def build_parser(name: str) -> script.Parser:
     about = texts.say(f"about_{name}")
     parser = script.Parser(f"{PROG} {name}", f"{about[0].upper()}{about[1:]}{texts.say('full_stop')}")
     importlib.import_module(COMMANDS[name]).add_flags(parser)
-    told = "language of help, messages and reports"
-    parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=told)
+    help_text = "language of help, messages and reports"
+    parser.add_argument(texts.FLAG, choices=texts.LANGUAGES, default=texts.DEFAULT, help=help_text)
     texts.translate(parser, name, texts.now())
     return parser
 
@@ -63,7 +63,7 @@ def _imported(where: str) -> ModuleType | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    texts.choose(texts.wanted(arguments, os.environ))
+    texts.choose(texts.requested_language(arguments, os.environ))
     if completion.VARIABLE in os.environ and completion.answer_commands(arguments, COMMANDS):
         return 0
     if arguments[:1] == [texts.FLAG]:  # it may stand before the command, too
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         near = nearest(name, COMMANDS)
-        told = texts.say("no_command", name=repr(name[:40]), names=", ".join(COMMANDS))
-        script.complain(f"{PROG}: {told}{near}")
+        message = texts.say("no_command", name=repr(name[:40]), names=", ".join(COMMANDS))
+        script.complain(f"{PROG}: {message}{near}")
         return 2
     module = _imported(COMMANDS[name])
     if module is None:

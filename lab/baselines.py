@@ -77,13 +77,13 @@ def neurosurgeon(given: Given) -> Choice:
     if sides is None:
         raise UsageError("neurosurgeon requires fitted regressions: run deployment.py profile")
     mobile, cloud = list(accumulate(sides.edge_s)), list(accumulate(sides.cloud_s))
-    found = []
+    totals_s = []
     for point in graph.points:
         is_last = point is graph.points[-1]
         upload_s = 0.0 if is_last else graph.layers[point.layer].out_bytes / given.up_bytes_per_s
-        found.append(mobile[point.layer] + given.load * (cloud[-1] - cloud[point.layer]) + upload_s)
-    best = min(range(len(found)), key=found.__getitem__)
-    return Choice("neurosurgeon", graph.head_at(best), best, RAW, found[best])
+        totals_s.append(mobile[point.layer] + given.load * (cloud[-1] - cloud[point.layer]) + upload_s)
+    best = min(range(len(totals_s)), key=totals_s.__getitem__)
+    return Choice("neurosurgeon", graph.head_at(best), best, RAW, totals_s[best])
 
 
 def dads(given: Given) -> Choice:
@@ -103,8 +103,8 @@ def dads(given: Given) -> Choice:
 
 def point_of(graph: LayerGraph, head: frozenset[int]) -> int | None:
     """The number of a cut, if it is a point."""
-    found = next((point.number for point in graph.points if point.layer == max(head)), None)
-    return found if found is not None and graph.head_at(found) == head else None
+    number = next((point.number for point in graph.points if point.layer == max(head)), None)
+    return number if number is not None and graph.head_at(number) == head else None
 
 
 def _at(who: str, point: int, codec: str) -> Baseline:

@@ -12,11 +12,11 @@ from edgecloud.lab.choices import AUTO
 from edgecloud.lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
 from edgecloud.lab.programs import Program, program
 from edgecloud.lab.pruning import CROSSING
-from edgecloud.lab.reaper import Cleaner
+from edgecloud.lab.reaper import Reaper
 from edgecloud.lab.records import CellRecord
 from edgecloud.lab.rules import RULES, Situation
 from edgecloud.lab.spec import Spec
-from edgecloud.lab.testbed import Field, cores
+from edgecloud.lab.testbed import Testbed, cores
 from edgecloud.utils.errors import AppError
 
 READY_S = 600.0  # for the edge to build its network, and the cloud to measure it
@@ -39,24 +39,24 @@ class NoChoice(AppError):
 
 
 @dataclass
-class Asked:
+class CellEdge:
     """A running edge of one cell."""
 
     place: Place
     points: int
     spec: Spec
     cache_dir: Path
-    running: Program
+    program: Program
     _auto: dict[str, Any] | None = field(default=None, init=False)
 
     def document(self, want: Want) -> tuple[str, dict[str, Any]]:
         """Have something measured; returns what was asked, and what the edge printed."""
-        asked = want.asked or self._chosen(want.who)
-        self.running.say(asked)
-        found = read_document(self.running.line(ANSWER_S))
+        text = want.asked or self._chosen(want.who)
+        self.program.say(text)
+        document = read_document(self.program.line(ANSWER_S))
         if want.who == AUTO:
-            self._auto = found
-        return asked, found
+            self._auto = document
+        return text, document
 
     def _chosen(self, who: str) -> str:
         """The choice of a baseline, which may look at what the edge found out."""
@@ -73,20 +73,20 @@ class Asked:
 def read_document(line: str) -> dict[str, Any]:
     """One line of the edge. Raises AppError where it is an error, or nothing that can be read."""
     try:
-        found = json.loads(line)
+        document = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        document = None
+    if not isinstance(document, dict):
         raise AppError(f"edge_api.py printed {line[:80]!r} instead of JSON")
-    if "error" in found:
-        raise AppError(str(found["error"].get("message", "it failed")))
-    return found
+    if "error" in document:
+        raise AppError(str(document["error"].get("message", "it failed")))
+    return document
 
 
 @contextmanager
 def edge(
-    place: Place, spec: Spec, where: Field, address: tuple[str, int], folder: Path, cleaner: Cleaner
-) -> Iterator[Asked]:
+    place: Place, spec: Spec, testbed: Testbed, address: tuple[str, int], folder: Path, reaper: Reaper
+) -> Iterator[CellEdge]:
     """Start the edge of a cell, wait until its network is built, and give it its share of a core."""
     cell, cache_dir = place.cell, folder / "cache"
     command = [
@@ -102,28 +102,28 @@ def edge(
             cell.objective,
         ),
         *("--power", cell.power, "--radio", cell.radio, "--cache-dir", str(cache_dir), "--times", "measured"),
-        *where.edge_arguments(cell.cpu),
+        *testbed.edge_arguments(cell.cpu),
         *(["--verify"] if spec.verify else []),
     ]
     log = folder / "logs" / f"{cell.slug}.edge.log"
-    with program(command, log, cleaner, prefix=where.on_edge, cores=cores().edge, threads=1) as running:
-        ready = read_document(running.line(READY_S))
-        where.limit(running.pid, cell.cpu)
-        yield Asked(place, int(ready["points"]), spec, cache_dir, running)
+    with program(command, log, reaper, prefix=testbed.on_edge, cores=cores().edge, threads=1) as edge_program:
+        ready = read_document(edge_program.line(READY_S))
+        testbed.limit(edge_program.pid, cell.cpu)
+        yield CellEdge(place, int(ready["points"]), spec, cache_dir, edge_program)
 
 
 def measure(
-    asked: Asked, want: Want, before: list[CellRecord], environment: str, keep: Callable[[CellRecord], None]
+    cell_edge: CellEdge, want: Want, before: list[CellRecord], environment: str, keep: Callable[[CellRecord], None]
 ) -> list[CellRecord]:
     """Measure one group, again where its times are too far apart; every record is kept at once. Returns the last."""
-    attempt, tries = next_attempt(before, asked.spec.repeat) or 0, 0
+    attempt, tries = next_attempt(before, cell_edge.spec.repeat) or 0, 0
     while True:
-        text, document = asked.document(want)
+        text, document = cell_edge.document(want)
         tries += 1
-        records = records_of(document, asked.place, want, text, environment, attempt, tries, asked.points)
+        records = records_of(document, cell_edge.place, want, text, environment, attempt, tries, cell_edge.points)
         for record in records:
             keep(record)
-        if next_attempt(records, asked.spec.repeat) is None:
+        if next_attempt(records, cell_edge.spec.repeat) is None:
             return records
         attempt += 1
 
@@ -132,14 +132,14 @@ def records_of(
     document: dict[str, Any],
     place: Place,
     want: Want,
-    asked: str,
+    text: str,
     environment: str,
     attempt: int,
     tries: int,
     points: int,
 ) -> list[CellRecord]:
     """The repeats that one document holds."""
-    plan, repeats = document["plan"] | {"asked": asked, "points": points}, document["measured"]["repeats"]
+    plan, repeats = document["plan"] | {"asked": text, "points": points}, document["measured"]["repeats"]
     if want.who == AUTO:
         plan |= {CROSSING: crossing(document, points)}
     is_fallback = any(run["completed_by"] == FALLBACK for run in repeats)
@@ -172,5 +172,5 @@ def records_of(
 
 def crossing(document: dict[str, Any], points: int) -> list[int]:
     """Bytes that the edge would send at each point, as it would pack them."""
-    found = {each["point"]: int(each["boundary_bytes"]) for each in document["candidates"]}
-    return [found.get(point, 0) for point in range(points)]
+    sizes = {each["point"]: int(each["boundary_bytes"]) for each in document["candidates"]}
+    return [sizes.get(point, 0) for point in range(points)]

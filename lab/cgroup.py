@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecloud.lab.reaper import MARK, Cleaner
+from edgecloud.lab.reaper import MARK, Reaper
 from edgecloud.utils.errors import AppError
 
 PERIOD_S = 0.005
@@ -47,15 +47,15 @@ def _read(path: Path) -> str:
 
 
 class Group:
-    """One group, made and removed by a cleaner."""
+    """One group, made and removed by a reaper."""
 
-    def __init__(self, controller: Controller, cleaner: Cleaner, name: str = "edge") -> None:
+    def __init__(self, controller: Controller, reaper: Reaper, name: str = "edge") -> None:
         """Make it. Raises AppError where the system does not let us."""
-        self._controller, self._cleaner = controller, cleaner
+        self._controller, self._reaper = controller, reaper
         self._path = controller.top / f"{MARK}{os.getpid()}-{name}"
         if controller.version == 2 and "cpu" not in _read(controller.top / "cgroup.subtree_control").split():
-            cleaner.order(write=[str(controller.top / "cgroup.subtree_control"), "+cpu"])
-        cleaner.order(undo=("cgroup", str(self._path)), mkdir=str(self._path))
+            reaper.order(write=[str(controller.top / "cgroup.subtree_control"), "+cpu"])
+        reaper.order(undo=("cgroup", str(self._path)), mkdir=str(self._path))
         self._write(*WEIGHT[controller.version])
 
     def limit(self, share: float | None) -> None:
@@ -75,7 +75,7 @@ class Group:
 
     def _write(self, name: str, text: str) -> None:
         try:
-            self._cleaner.order(write=[str(self._path / name), text])
+            self._reaper.order(write=[str(self._path / name), text])
         except AppError as error:
             raise AppError(f"cannot set {name} of the control group to {text}: {error}") from None
 

@@ -63,10 +63,10 @@ class Chooser:
         """
         from edgecloud.lab.baselines import Given, choose  # and with it numpy and a solver
 
-        graph, described = self.network(model)
+        graph, layers = self.network(model)
         share = cpu_share or 1.0
         measured = self._measured(model, graph, cpu_share) if NEEDS_TIMES in names else None
-        regressed = self._regressed(described, share) if NEEDS_A_SURVEY in names else None
+        regressed = self._regressed(layers, share) if NEEDS_A_SURVEY in names else None
         given = Given(graph, up_bytes_per_s, measured, regressed, load)
         return [choose(name, given) for name in names]
 
@@ -88,11 +88,11 @@ class Chooser:
 
         sources = self.sources
         clock = "wall" if cpu_share is None else "work"  # what an edge with a share of a core measures by
-        kept = [each for each in _kept(sources.cache_dir, graph.name) if each.profile.key.graph == graph.digest]
-        edge = _file(sources.edge_times) or next((each for each in kept if each.profile.key.clock == clock), None)
-        edge = edge or next(iter(kept), None)
-        cloud = _file(sources.cloud_times) or next((each for each in kept if each.profile.tails), None)
-        cloud = cloud or next((each for each in kept if each.profile.key.clock == "wall"), None)
+        profiles = [each for each in _readable(sources.cache_dir, graph.name) if each.profile.key.graph == graph.digest]
+        edge = _file(sources.edge_times) or next((each for each in profiles if each.profile.key.clock == clock), None)
+        edge = edge or next(iter(profiles), None)
+        cloud = _file(sources.cloud_times) or next((each for each in profiles if each.profile.tails), None)
+        cloud = cloud or next((each for each in profiles if each.profile.key.clock == "wall"), None)
         if edge is None or cloud is None:
             raise UsageError(
                 f"no saved times of {model} in {sources.cache_dir}: run deployment.py profile -t {model}, or "
@@ -120,18 +120,18 @@ class Chooser:
 
             if not folder.exists():
                 raise UsageError(f"no survey {folder}: run deployment.py profile")
-            found = dataset.read(folder)
-            self._fits[folder] = combine(fit_all(found, forms=AS_PUBLISHED), found.machine, ())
+            survey = dataset.read(folder)
+            self._fits[folder] = combine(fit_all(survey, forms=AS_PUBLISHED), survey.machine, ())
         return self._fits[folder]
 
 
-def _kept(cache_dir: Path, model: str) -> list[Kept]:
+def _readable(cache_dir: Path, model: str) -> list[Kept]:
     """Profiles that can be read, the newest first; older versions of the program leave some that cannot."""
-    found = []
+    profiles = []
     for path in store.kept(cache_dir, model):
         with contextlib.suppress(UsageError):
-            found.append(store.read(path))
-    return found
+            profiles.append(store.read(path))
+    return profiles
 
 
 def _file(path: Path | None) -> Kept | None:
@@ -206,7 +206,7 @@ def main(options: argparse.Namespace) -> int:
         weights=options.weights,
     )
     chooser = Chooser(sources)
-    found = chooser.choose(options.names, options.type, options.bandwidth, options.emulate_cpu, options.load)
+    choices = chooser.choose(options.names, options.type, options.bandwidth, options.emulate_cpu, options.load)
     graph, _ = chooser.network(options.type)
     rows = [
         {
@@ -217,12 +217,12 @@ def main(options: argparse.Namespace) -> int:
             "expected_s": choice.expected_s,
             "points": choice.points_text(graph),
         }
-        for choice in found
+        for choice in choices
     ]
     if options.json:
         script.say(json.dumps({"model": graph.name, "baselines": rows}))
         return 0
-    for choice, row in zip(found, rows, strict=True):
+    for choice, row in zip(choices, rows, strict=True):
         expected = "" if choice.expected_s is None else f", expected {format_seconds(choice.expected_s)}"
         where = f"point {choice.point}" if choice.point is not None else f"{len(choice.head) - 1} layers on the edge"
         script.say(

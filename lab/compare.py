@@ -22,11 +22,11 @@ def main(options: argparse.Namespace) -> int:
     """0 where 9 of 10 cells agree, else 1."""
     runs = [read(folder) for folder in options.folders]
     mine, theirs = (summary(records) for _, records in runs)
-    found = agreement(mine, theirs)
-    if not found:
+    cells = agreement(mine, theirs)
+    if not cells:
         raise UsageError("the two experiments have no cell with common cut points")
     names = tuple(f"{folder.name} ({run[0].mode})" for folder, run in zip(options.folders, runs, strict=True))
-    script.show(lambda console: console.print(agreement_table(found, (names[0], names[1]))))
-    same = sum(is_same for _, _, is_same in found.values())
-    script.say(say("agreement", same=same, of=len(found)))
-    return 0 if same >= ENOUGH * len(found) else 1
+    script.show(lambda console: console.print(agreement_table(cells, (names[0], names[1]))))
+    same = sum(is_same for _, _, is_same in cells.values())
+    script.say(say("agreement", same=same, of=len(cells)))
+    return 0 if same >= ENOUGH * len(cells) else 1

@@ -53,15 +53,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """0 where at least the emulated mode works."""
     removed = sweep(_groups()) if options.clean else []
-    found = [check(options) for check in CHECKS]
-    modes = [name for name in ("hosts", "emulated") if _works(name, found)]
+    findings = [check(options) for check in CHECKS]
+    modes = [name for name in ("hosts", "emulated") if _works(name, findings)]
     if options.json:
-        document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in found]}
+        document: dict[str, Any] = {"modes": modes, "checks": [asdict(finding) for finding in findings]}
         script.say(json.dumps(document | {"removed": removed}))
     else:
         for name in removed:
             script.say(say("removed", name=name))
-        for finding in found:
+        for finding in findings:
             script.say(line_of(finding))
         script.say(say("modes", names=", ".join(modes) or say("no_modes")))
     return 0 if "emulated" in modes else 1
@@ -69,28 +69,28 @@ def main(options: argparse.Namespace) -> int:
 
 def line_of(finding: Finding) -> str:
     """For people, in the language that was chosen."""
-    retold = now().retold
-    advice = f"  -> {retold(finding.to_do)}" if finding.to_do else ""
-    state, name = say(f"state_{finding.state}"), retold(finding.name)
-    return f"{padded(state, 8)} {padded(name, 20)} {retold(finding.found)}{advice}"
+    translated = now().translated
+    advice = f"  -> {translated(finding.to_do)}" if finding.to_do else ""
+    state, name = say(f"state_{finding.state}"), translated(finding.name)
+    return f"{padded(state, 8)} {padded(name, 20)} {translated(finding.found)}{advice}"
 
 
 def warnings(mode: str, out: Path) -> tuple[Finding, ...]:
     """What makes numbers that are measured now in a mode worse than they could be."""
     options = argparse.Namespace(out=out)
-    found = [check(options) for check in (*OF_NUMBERS, *((_netem,) if mode == "hosts" else ()))]
-    return tuple(each for each in found if each.state == WARNING)
+    findings = [check(options) for check in (*OF_NUMBERS, *((_netem,) if mode == "hosts" else ()))]
+    return tuple(each for each in findings if each.state == WARNING)
 
 
-def warning_line(found: Finding) -> str:
+def warning_line(finding: Finding) -> str:
     """One of them, as a line, in the language that was chosen."""
-    retold = now().retold
-    advice = say("advice", text=retold(found.to_do)) if found.to_do else ""
-    return say("warning", name=retold(found.name), found=retold(found.found), advice=advice)
+    translated = now().translated
+    advice = say("advice", text=translated(finding.to_do)) if finding.to_do else ""
+    return say("warning", name=translated(finding.name), found=translated(finding.found), advice=advice)
 
 
-def _works(mode: str, found: list[Finding]) -> bool:
-    return not any(each.state == MISSING and each.needed_for in ("both", mode) for each in found)
+def _works(mode: str, findings: list[Finding]) -> bool:
+    return not any(each.state == MISSING and each.needed_for in ("both", mode) for each in findings)
 
 
 def _groups() -> tuple[Path, ...]:
@@ -147,9 +147,9 @@ def _qdisc(name: str) -> bool:
 
 
 def _quota(_: argparse.Namespace) -> Finding:
-    found = cgroup.find()
-    if found is not None:
-        return Finding("cgroup CPU quota", OK, f"version {found.version} at {found.top}")
+    group = cgroup.find()
+    if group is not None:
+        return Finding("cgroup CPU quota", OK, f"version {group.version} at {group.top}")
     return Finding("cgroup CPU quota", MISSING, "none that can be written", "root, and in a container --privileged")
 
 
@@ -187,15 +187,15 @@ def _clock(_: argparse.Namespace) -> Finding:
 
 
 def _tick(clock: Callable[[], float]) -> float:
-    began = clock()
-    while (now := clock()) == began:
+    start = clock()
+    while (now := clock()) == start:
         pass
-    return now - began
+    return now - start
 
 
 def _threads(_: argparse.Namespace) -> Finding:
-    given = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
-    text = ", ".join(f"{name}={value}" for name, value in given.items()) or "not limited by the environment"
+    settings = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
+    text = ", ".join(f"{name}={value}" for name, value in settings.items()) or "not limited by the environment"
     return Finding(
         "threads", OK, f"{text}; the lab's edge has one, its cloud one for each of its cores", needed_for="both"
     )
@@ -226,10 +226,10 @@ def _torch(_: argparse.Namespace) -> Finding:
 
 
 def _congestion(_: argparse.Namespace) -> Finding:
-    found = congestion_control()
+    algorithm = congestion_control()
     if not CONGESTION.exists():
         return Finding("congestion control", WARNING, "unknown on this system", needed_for="both")
-    return Finding("congestion control", OK, found, needed_for="both")
+    return Finding("congestion control", OK, algorithm, needed_for="both")
 
 
 def _disk(options: argparse.Namespace) -> Finding:
@@ -244,10 +244,10 @@ def _disk(options: argparse.Namespace) -> Finding:
 
 
 def _left(_: argparse.Namespace) -> Finding:
-    found = leftovers(_groups())
-    if not found:
+    orphans = leftovers(_groups())
+    if not orphans:
         return Finding("leftovers", OK, "none", needed_for="both")
-    names = ", ".join(name for _, name in found)
+    names = ", ".join(name for _, name in orphans)
     return Finding("leftovers", WARNING, names, typed("python -m lab doctor --clean"), "both")
 
 

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgecloud.lab.programs import address_of, program
-from edgecloud.lab.reaper import Cleaner
-from edgecloud.lab.testbed import LinkWanted, cores
+from edgecloud.lab.reaper import Reaper
+from edgecloud.lab.testbed import LinkSpec, cores
 
 START_S = 60.0
 
 
-class EmulatedField:
+class EmulatedTestbed:
     """Everything on loopback."""
 
     on_edge: tuple[str, ...] = ()
@@ -19,13 +19,13 @@ class EmulatedField:
     cloud_host = "127.0.0.1"
     cpu_period_s: float | None = None
 
-    def __init__(self, cleaner: Cleaner) -> None:
-        self._cleaner = cleaner
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
 
     @contextmanager
-    def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
+    def link(self, link: LinkSpec, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
         """A relay."""
-        with relay(wanted, cloud, log, self._cleaner) as address:
+        with relay(link, cloud, log, self._reaper) as address:
             yield address
 
     def edge_arguments(self, cpu: float | None) -> list[str]:
@@ -41,10 +41,10 @@ class EmulatedField:
 
 @contextmanager
 def relay(
-    wanted: LinkWanted, to: tuple[str, int], log: Path, cleaner: Cleaner, prefix: Sequence[str] = ()
+    link: LinkSpec, to: tuple[str, int], log: Path, reaper: Reaper, prefix: Sequence[str] = ()
 ) -> Iterator[tuple[str, int]]:
     """A relay of that shape in front of an address, on the loopback of the host that `prefix` leads to."""
-    trace = [] if wanted.trace is None else ["--trace", str(wanted.trace.resolve())]
+    trace = [] if link.trace is None else ["--trace", str(link.trace.resolve())]
     command = [
         "-m",
         "edgecloud.lab.relay",
@@ -52,15 +52,15 @@ def relay(
         to[0],
         str(to[1]),
         "--link",
-        wanted.shape,
+        link.shape,
         "--exit-on-stdin-eof",
         *trace,
     ]
-    with program(command, log, cleaner, prefix=prefix, cores=cores().cloud) as running:
-        yield address_of(running, START_S)
+    with program(command, log, reaper, prefix=prefix, cores=cores().cloud) as process:
+        yield address_of(process, START_S)
 
 
 @contextmanager
-def opened(cleaner: Cleaner) -> Iterator[EmulatedField]:
+def opened(reaper: Reaper) -> Iterator[EmulatedTestbed]:
     """Nothing has to be made."""
-    yield EmulatedField(cleaner)
+    yield EmulatedTestbed(reaper)

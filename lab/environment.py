@@ -31,7 +31,7 @@ def environment(
         "cloud_threads": cloud_threads,
     }
     versions = {"python": platform.python_version(), "project": VERSION}
-    versions |= {name: found for name in PACKAGES if (found := version_of(name)) is not None}
+    versions |= {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     started = datetime.now(UTC).isoformat(timespec="seconds")
     cc = congestion_control()
     return Environment(mode, why, host, versions, 1, cc, started, cpu_period_s, tuple(warnings))

@@ -10,7 +10,7 @@ from edgecloud.lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, 
 from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.regret import MeasuredCut, Regret, regret
 from edgecloud.lab.spec import Spec
-from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.testbed import LinkSpec
 
 SPREAD = 0.15
 """Of the totals of one point, over their median, above which they are measured again ..."""
@@ -29,7 +29,7 @@ class Place:
     """A cell with the link that it is measured on."""
 
     cell: Cell
-    link: LinkWanted
+    link: LinkSpec
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Want:
 
 def places(spec: Spec) -> list[Place]:
     """All cells of an experiment, in the order in which they are measured."""
-    found = []
+    all_places = []
     rates: list[Path | None] = [Path(name) for name in spec.traces]
     for model, share, link, trace, objective in product(
         spec.models, spec.cpu, spec.links, rates or [None], spec.objectives
     ):
         name = None if trace is None else trace.stem
         cell = Cell(model, share, link.shape, link.name, name, objective, link.radio, spec.power)
-        found.append(Place(cell, LinkWanted(link.name, link.shape, link.radio, trace)))
-    return found
+        all_places.append(Place(cell, LinkSpec(link.name, link.shape, link.radio, trace)))
+    return all_places
 
 
 def wants(spec: Spec, points: int, objective: str) -> list[Want]:
@@ -61,13 +61,13 @@ def wants(spec: Spec, points: int, objective: str) -> list[Want]:
     not among them: which they are is only known once these are measured.
     """
     names = [name for name in spec.baselines if name != AUTO]
-    given = "" if spec.points == CONTENDERS else spec.points
-    asked = [part.strip() for part in given.split(",") if part.strip()]
-    is_auto = AUTO in spec.baselines or AUTO in asked
-    listed = [number for part in asked if part != AUTO for number in _written_out(part, points, spec.codec)]
-    found = [Want(AUTO, AUTO)] if is_auto else []
-    found += [*(Want(name, "") for name in names), *(Want(POINT, text) for text in dict.fromkeys(listed))]
-    return [want for want in found if want.who in OF_THE_OBJECTIVE or objective == spec.objectives[0]]
+    points_text = "" if spec.points == CONTENDERS else spec.points
+    parts = [part.strip() for part in points_text.split(",") if part.strip()]
+    is_auto = AUTO in spec.baselines or AUTO in parts
+    point_texts = [number for part in parts if part != AUTO for number in _written_out(part, points, spec.codec)]
+    measurements = [Want(AUTO, AUTO)] if is_auto else []
+    measurements += [*(Want(name, "") for name in names), *(Want(POINT, text) for text in dict.fromkeys(point_texts))]
+    return [want for want in measurements if want.who in OF_THE_OBJECTIVE or objective == spec.objectives[0]]
 
 
 def _written_out(part: str, points: int, codec: str) -> Iterator[str]:
@@ -93,29 +93,29 @@ def key_of(cell: Cell, who: str, asked: str) -> Key:
 
 def groups(records: Iterable[CellRecord]) -> dict[Key, list[CellRecord]]:
     """The records of the last attempt of every group."""
-    found: dict[Key, list[CellRecord]] = {}
+    by_key: dict[Key, list[CellRecord]] = {}
     for record in records:
-        kept = found.setdefault(key_of(record.cell, record.who, record.asked), [])
-        if kept and record.attempt > kept[0].attempt:
-            kept.clear()
-        if not kept or record.attempt == kept[0].attempt:
-            kept.append(record)
-    return found
+        group = by_key.setdefault(key_of(record.cell, record.who, record.asked), [])
+        if group and record.attempt > group[0].attempt:
+            group.clear()
+        if not group or record.attempt == group[0].attempt:
+            group.append(record)
+    return by_key
 
 
-def next_attempt(found: Sequence[CellRecord], repeat: int) -> int | None:
+def next_attempt(group: Sequence[CellRecord], repeat: int) -> int | None:
     """Which attempt at a group is to be made next, None where what there is will do."""
-    if not found:
+    if not group:
         return 0
-    is_done = len(found) >= repeat and SUPERSEDED not in found[0].flags
-    return None if is_done else found[0].attempt + 1
+    is_done = len(group) >= repeat and SUPERSEDED not in group[0].flags
+    return None if is_done else group[0].attempt + 1
 
 
 def missing(
-    place: Place, wanted: Iterable[Want], done: Mapping[Key, Sequence[CellRecord]], repeat: int
+    place: Place, candidates: Iterable[Want], done: Mapping[Key, Sequence[CellRecord]], repeat: int
 ) -> Iterator[Want]:
     """What is not there yet."""
-    for want in wanted:
+    for want in candidates:
         if next_attempt(done.get(key_of(place.cell, want.who, want.asked), []), repeat) is not None:
             yield want
 
@@ -128,10 +128,10 @@ def is_spread(totals_s: Sequence[float]) -> bool:
 
 def flags_for(totals_s: Sequence[float], tries: int, *, is_fallback: bool) -> tuple[str, ...]:
     """Those of an attempt; `tries` is how many were made in this run, this one included."""
-    found = (FALLBACK,) if is_fallback else ()
+    flags = (FALLBACK,) if is_fallback else ()
     if not is_spread(totals_s):
-        return found
-    return (*found, SUPERSEDED if tries < MOST_ATTEMPTS else UNSTABLE)
+        return flags
+    return (*flags, SUPERSEDED if tries < MOST_ATTEMPTS else UNSTABLE)
 
 
 @dataclass(frozen=True)
@@ -162,29 +162,29 @@ def summary(records: Iterable[CellRecord], *, is_exhaustive: bool = False) -> li
 
     `is_exhaustive` says that points without a record cannot be the best (lab.pruning).
     """
-    found = groups(records)
+    by_key = groups(records)
     cells: dict[str, list[list[CellRecord]]] = {}
-    for (cell, _, _), kept in found.items():
-        cells.setdefault(cell, []).append(kept)
-    return [best for kept in cells.values() if (best := _best(kept, is_exhaustive)) is not None]
+    for (cell, _, _), group in by_key.items():
+        cells.setdefault(cell, []).append(group)
+    return [best for group in cells.values() if (best := _best(group, is_exhaustive)) is not None]
 
 
-def _best(kept: Sequence[list[CellRecord]], is_exhaustive: bool) -> Best | None:
-    right = [group for group in kept if not any(record.matches is False for record in group)]
+def _best(cell_groups: Sequence[list[CellRecord]], is_exhaustive: bool) -> Best | None:
+    right = [group for group in cell_groups if not any(record.matches is False for record in group)]
     totals = [(median(record.total_s for record in group), group) for group in right]
     points = [pair for pair in totals if pair[1][0].who == POINT]
     if not points:
         return None
     total_s, group = min(points, key=lambda pair: pair[0])
-    chosen = {other[0].who: (s, other) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
+    autos = {other[0].who: (s, other) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
     first = group[0]
     tried = int(first.plan.get("points", len(points))) if is_exhaustive else len(points)
-    is_unstable = any(UNSTABLE in record.flags for group in kept for record in group)
-    if not chosen:
+    is_unstable = any(UNSTABLE in record.flags for group in cell_groups for record in group)
+    if not autos:
         return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, tried)
-    auto_s, auto = chosen.get(AUTO) or chosen[AUTO_RAW]
-    judged = regret(_run(auto), [_run(other) for _, other in points], [_run(other) for _, other in totals])
-    return Best(first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, judged, is_unstable, tried)
+    auto_s, auto = autos.get(AUTO) or autos[AUTO_RAW]
+    own_regret = regret(_run(auto), [_run(other) for _, other in points], [_run(other) for _, other in totals])
+    return Best(first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, own_regret, is_unstable, tried)
 
 
 def _run(group: Sequence[CellRecord]) -> MeasuredCut:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edgecloud.lab import cgroup, traces
 from edgecloud.lab.emulated import relay
-from edgecloud.lab.reaper import MARK, Cleaner, sweep
-from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.reaper import MARK, Reaper, sweep
+from edgecloud.lab.testbed import LinkSpec
 from edgecloud.lab.token_bucket import MTU, tbf
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.units import parse_link
@@ -76,58 +76,58 @@ NAMESPACES = Path("/run/netns")
 NO_RATE = "100gbit"
 
 
-class HostsField:
+class HostsTestbed:
     """Two namespaces with a cable between them, and a control group for the edge."""
 
-    def __init__(self, cleaner: Cleaner) -> None:
+    def __init__(self, reaper: Reaper) -> None:
         controller = cgroup.find()
         assert controller is not None  # or `cannot` had said so
         mark = f"{MARK}{os.getpid()}"
-        self._edge, self._cloud, self._cleaner = f"{mark}-edge", f"{mark}-cloud", cleaner
+        self._edge, self._cloud, self._reaper = f"{mark}-edge", f"{mark}-cloud", reaper
         # not `ip netns exec`, which hides /sys/fs/cgroup: the edge could not read its quota
         self.on_edge: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._edge}", "--")
         self.on_cloud: tuple[str, ...] = ("nsenter", f"--net={NAMESPACES / self._cloud}", "--")
         self.cloud_host = CLOUD_ADDRESS
         self.cpu_period_s: float | None = cgroup.PERIOD_S
         for name in (self._edge, self._cloud):
-            cleaner.order(undo=("netns", name), run=["ip", "netns", "add", name])
-            cleaner.order(run=["ip", "-n", name, "link", "set", "lo", "up"])
+            reaper.order(undo=("netns", name), run=["ip", "netns", "add", name])
+            reaper.order(run=["ip", "-n", name, "link", "set", "lo", "up"])
         for line in _cable(self._edge, self._cloud):
-            cleaner.order(run=line.split())
+            reaper.order(run=line.split())
         for name, cable in ((self._edge, EDGE_CABLE), (self._cloud, CLOUD_CABLE)):
-            cleaner.order(run=["ip", "-n", name, "link", "set", cable, "mtu", str(MTU)])
-        self._group, self._other = (cgroup.Group(controller, cleaner, side) for side in ("edge", "cloud"))
-        self.has_netem = _has_netem(cleaner, self._cloud)
+            reaper.order(run=["ip", "-n", name, "link", "set", cable, "mtu", str(MTU)])
+        self._group, self._other = (cgroup.Group(controller, reaper, side) for side in ("edge", "cloud"))
+        self.has_netem = _has_netem(reaper, self._cloud)
 
     @contextmanager
-    def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
+    def link(self, link: LinkSpec, cloud: tuple[str, int], log: Path) -> Iterator[tuple[str, int]]:
         """Shape both ends, the upload at the edge's and the download at the cloud's.
 
         Half of the round trip is added at each end by netem; a kernel without it has a relay on the edge's side add
         all of it, in front of the shaped cable.
         """
-        up, down, rtt_s = parse_link(wanted.shape)
+        up, down, rtt_s = parse_link(link.shape)
         with ExitStack() as stack:
-            if wanted.trace is None:
+            if link.trace is None:
                 delay_s = rtt_s / 2 if self.has_netem else 0.0
                 self._shape(self._edge, EDGE_CABLE, tbf(up), delay_s)
                 self._shape(self._cloud, CLOUD_CABLE, tbf(down), delay_s)
             else:
-                stack.enter_context(self._replayed(traces.read(wanted.trace)))
-            if not rtt_s or (self.has_netem and wanted.trace is None):
+                stack.enter_context(self._replayed(traces.read(link.trace)))
+            if not rtt_s or (self.has_netem and link.trace is None):
                 yield cloud
                 return
-            wait = replace(wanted, shape=f"{NO_RATE},{rtt_s:.9f}s", trace=None)
-            yield stack.enter_context(relay(wait, cloud, log, self._cleaner, self.on_edge))
+            delay_link = replace(link, shape=f"{NO_RATE},{rtt_s:.9f}s", trace=None)
+            yield stack.enter_context(relay(delay_link, cloud, log, self._reaper, self.on_edge))
 
     def _shape(self, host: str, cable: str, bucket: Sequence[str], delay_s: float, verb: str = "replace") -> None:
         tc = ["tc", "-n", host, "qdisc", verb, "dev", cable]
         if not delay_s:
-            self._cleaner.order(run=[*tc, "root", *bucket])
+            self._reaper.order(run=[*tc, "root", *bucket])
             return
         wait = ["netem", "delay", f"{delay_s * 1e6:.0f}us", "limit", "10000"]
-        self._cleaner.order(run=[*tc, "root", "handle", "1:", *wait])
-        self._cleaner.order(run=[*tc, "parent", "1:1", "handle", "2:", *bucket])
+        self._reaper.order(run=[*tc, "root", "handle", "1:", *wait])
+        self._reaper.order(run=[*tc, "parent", "1:1", "handle", "2:", *bucket])
 
     @contextmanager
     def _replayed(self, trace: traces.Trace) -> Iterator[None]:
@@ -163,7 +163,7 @@ class HostsField:
 
 
 def cannot() -> str:
-    """Why this machine cannot have a `HostsField`, with what to do about it, or ""."""
+    """Why this machine cannot have a `HostsTestbed`, with what to do about it, or ""."""
     if problem := missing():
         return f"{problem}: {'use sudo, or --mode emulated' if 'root' in problem else 'apt install iproute2'}"
     if shutil.which("nsenter") is None:
@@ -171,23 +171,23 @@ def cannot() -> str:
     if cgroup.find() is None:
         return "no control group of processor time can be made here: --mode emulated needs none"
     probe = f"{MARK}{os.getpid()}-probe"
-    made = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
+    process = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
     subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
-    return f"no network namespace can be made: {made.stderr.strip()}" if made.returncode else ""
+    return f"no network namespace can be made: {process.stderr.strip()}" if process.returncode else ""
 
 
-def _has_netem(cleaner: Cleaner, host: str) -> bool:
+def _has_netem(reaper: Reaper, host: str) -> bool:
     """Whether the kernel has it: try it."""
     try:
-        cleaner.order(run=["tc", "-n", host, "qdisc", "add", "dev", CLOUD_CABLE, "root", "netem", "delay", "1ms"])
+        reaper.order(run=["tc", "-n", host, "qdisc", "add", "dev", CLOUD_CABLE, "root", "netem", "delay", "1ms"])
     except AppError:
         return False
     return True
 
 
 @contextmanager
-def opened(cleaner: Cleaner) -> Iterator[HostsField]:
-    """The hosts; the cleaner removes them."""
-    found = cgroup.find()
-    sweep(() if found is None else (found.top,))
-    yield HostsField(cleaner)
+def opened(reaper: Reaper) -> Iterator[HostsTestbed]:
+    """The hosts; the reaper removes them."""
+    group = cgroup.find()
+    sweep(() if group is None else (group.top,))
+    yield HostsTestbed(reaper)

@@ -146,10 +146,10 @@ def to_json(
     address: tuple[str, int], probes: "Sequence[LinkEstimate]", other: Iperf | None, why: str
 ) -> dict[str, Any]:
     """The document of --json."""
-    found = {name: summary([getattr(probe, name) for probe in probes]) for name in NAMES}
+    summaries = {name: summary([getattr(probe, name) for probe in probes]) for name in NAMES}
     each = [{name: getattr(probe, name) for name in NAMES} for probe in probes]
-    told = None if other is None else asdict(other)
-    return {"address": addresses.show(*address), **found, "probes": each, "iperf3": told, "iperf3_missing": why}
+    iperf3 = None if other is None else asdict(other)
+    return {"address": addresses.show(*address), **summaries, "probes": each, "iperf3": iperf3, "iperf3_missing": why}
 
 
 def lines_of(document: dict[str, Any]) -> list[str]:
@@ -162,7 +162,7 @@ def lines_of(document: dict[str, Any]) -> list[str]:
         beside = "" if other is None or other[name] is None else f"   {say(BESIDE[name], value=form(other[name]))}"
         lines.append(f"{padded(say(word), 11)}{spread}{beside}")
     if document["iperf3_missing"]:
-        lines.append(f"iperf3     {now().retold(document['iperf3_missing'])}")
+        lines.append(f"iperf3     {now().translated(document['iperf3_missing'])}")
     return lines
 
 

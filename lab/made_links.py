@@ -19,11 +19,11 @@ FOLDER = Path(__file__).resolve().parent / "links"
 
 def drift(draw: random.Random, steps: int, spread: float, memory: float) -> list[float]:
     """Factors around 1: `spread` is the standard deviation of their logarithm, `memory` how much of it a step keeps."""
-    value, found = 0.0, []
+    value, factors = 0.0, []
     for _ in range(steps):
         value = memory * value + math.sqrt(1 - memory**2) * spread * draw.gauss(0.0, 1.0)
-        found.append(math.exp(value))
-    return found
+        factors.append(math.exp(value))
+    return factors
 
 
 def walk_4g(draw: random.Random) -> tuple[list[float], list[float]]:

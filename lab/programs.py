@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgecloud.lab.reaper import Cleaner
+from edgecloud.lab.reaper import Reaper
 from edgecloud.utils.commands import command_of
 from edgecloud.utils.environment import without_settings
 from edgecloud.utils.errors import AppError, DeadlineError
@@ -23,9 +23,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 class Program:
     """A running program that ends when its standard input does."""
 
-    def __init__(
-        self, command: Sequence[str], log: Path, cores: frozenset[int], cleaner: Cleaner, threads: int
-    ) -> None:
+    def __init__(self, command: Sequence[str], log: Path, cores: frozenset[int], reaper: Reaper, threads: int) -> None:
         self._log = log
         few = ONE_THREAD if threads == 1 else {}
         try:
@@ -44,7 +42,7 @@ class Program:
         if cores and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):  # it has ended already, which its first line will tell
                 os.sched_setaffinity(self._process.pid, cores)
-        self._cleaner, self._noted = cleaner, cleaner.note_process(self._process.pid)
+        self._reaper, self._entry = reaper, reaper.note_process(self._process.pid)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="reads a program", daemon=True).start()
 
@@ -75,12 +73,12 @@ class Program:
     def line(self, wait_s: float) -> str:
         """Its next line. Raises ProgramError where it ends instead, DeadlineError where nothing comes in time."""
         try:
-            found = self._lines.get(timeout=wait_s)
+            line = self._lines.get(timeout=wait_s)
         except queue.Empty:
             raise DeadlineError(f"no output within {wait_s:g} s; see {self._log}") from None
-        if found is None:
+        if line is None:
             raise self.failure()
-        return found
+        return line
 
     def failure(self) -> "ProgramError":
         """Why it ended, in its own words."""
@@ -106,8 +104,8 @@ class Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        with contextlib.suppress(AppError):  # the cleaner is gone, as after a crash
-            self._cleaner.order(forget=self._noted)
+        with contextlib.suppress(AppError):  # the reaper is gone, as after a crash
+            self._reaper.order(forget=self._entry)
 
 
 class ProgramError(AppError):
@@ -122,7 +120,7 @@ class ProgramError(AppError):
 def program(
     arguments: Sequence[str],
     log: Path,
-    cleaner: Cleaner,
+    reaper: Reaper,
     *,
     prefix: Sequence[str] = (),
     cores: frozenset[int] = frozenset(),
@@ -132,16 +130,16 @@ def program(
     command = [*prefix, *command_of(arguments)]
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
-    running = Program(command, log, cores, cleaner, threads)
+    process = Program(command, log, cores, reaper, threads)
     try:
-        yield running
+        yield process
     finally:
-        running.stop()
+        process.stop()
 
 
-def address_of(running: Program, wait_s: float) -> tuple[str, int]:
+def address_of(process: Program, wait_s: float) -> tuple[str, int]:
     """Where a program listens that says so in its first line. Raises AppError where it does not."""
-    line = running.line(wait_s).strip()
+    line = process.line(wait_s).strip()
     if not line.startswith(LISTENING):
         raise AppError(f"a program printed {line[:80]!r} instead of its address")
     host, _, port = line.removeprefix(LISTENING).rpartition(":")

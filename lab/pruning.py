@@ -43,18 +43,19 @@ class Floor:
 
     def at(self, point: int, head_s: float) -> float:
         """At a point whose head takes no less than `head_s` seconds."""
-        held = max(0, self.crossing[point] - burst_bytes(self.up_bytes_per_s))  # the rest leaves an idle link at once
-        return self.compute_w * head_s + self.transmit_w * held / self.up_bytes_per_s
+        # the rest leaves an idle link at once
+        queued_bytes = max(0, self.crossing[point] - burst_bytes(self.up_bytes_per_s))
+        return self.compute_w * head_s + self.transmit_w * queued_bytes / self.up_bytes_per_s
 
     def beaten(self, heads_s: Mapping[int, float], best: float) -> frozenset[int]:
         """Points that cost more than `best` in any case; `heads_s` are measured seconds of the edge, by point."""
-        found, head_s = set(), 0.0
+        points, head_s = set(), 0.0
         for point in range(len(self.crossing)):
             if point in heads_s:  # no head takes longer than a later one: one that met a busy moment rules out nothing
                 head_s = max(head_s, min(seconds for later, seconds in heads_s.items() if later >= point))
             if SURE * self.at(point, head_s) > best:
-                found.add(point)
-        return frozenset(found)
+                points.add(point)
+        return frozenset(points)
 
 
 def floor_of(cell: Cell, objective: str, crossing: Sequence[int]) -> Floor | None:
@@ -89,16 +90,16 @@ def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[CellRecord]
     """
     if place.cell.objective != spec.objectives[0]:
         return None  # the same inferences are measured in the cell of that one
-    known = [group for group in done.values() if group and group[0].cell.is_like(place.cell)]
-    crossing = next((found for group in known if (found := group[0].plan.get(CROSSING))), None)
+    groups = [group for group in done.values() if group and group[0].cell.is_like(place.cell)]
+    crossing = next((sizes for group in groups if (sizes := group[0].plan.get(CROSSING))), None)
     if crossing is None:
         raise UsageError("records lack boundary sizes: use points all, or another --out")
-    rivals = [group for group in known if _is_rival(group[0], place.cell, spec.codec)]
-    beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, known, rivals) for name in spec.objectives))
-    likely = next((group[0].point for group in known if group[0].who == AUTO), None)
+    rivals = [group for group in groups if _is_rival(group[0], place.cell, spec.codec)]
+    beaten = frozenset.intersection(*(_beaten(place.cell, name, crossing, groups, rivals) for name in spec.objectives))
+    likely = next((group[0].point for group in groups if group[0].who == AUTO), None)
     order = sorted(range(len(crossing)), key=lambda point: point != likely)  # a good one first: it rules others out
-    wanted = (Want(POINT, f"{point}:{spec.codec}") for point in order if point not in beaten)
-    return next(missing(place, wanted, done, spec.repeat), None)
+    candidates = (Want(POINT, f"{point}:{spec.codec}") for point in order if point not in beaten)
+    return next(missing(place, candidates, done, spec.repeat), None)
 
 
 def _is_rival(record: CellRecord, cell: Cell, codec: str) -> bool:
@@ -118,13 +119,13 @@ def _beaten(
     cell: Cell,
     objective: str,
     crossing: Sequence[int],
-    known: Sequence[list[CellRecord]],
+    groups: Sequence[list[CellRecord]],
     rivals: Sequence[list[CellRecord]],
 ) -> frozenset[int]:
     floor = floor_of(cell, objective, crossing)
-    good = [group for group in known if _is_good(group)]
+    good = [group for group in groups if _is_good(group)]
     values = [[v for r in group if (v := value_of(r, objective)) is not None] for group in rivals if _is_good(group)]
-    best = min((median(found) for found in values if found), default=None)
+    best = min((median(numbers) for numbers in values if numbers), default=None)
     if floor is None or best is None:
         return frozenset()
     return floor.beaten(heads_of((r.point, float(r.measured["edge_s"])) for group in good for r in group), best)
@@ -134,10 +135,10 @@ def _is_good(group: Sequence[CellRecord]) -> bool:
     return not any(FALLBACK in record.flags or record.matches is False for record in group)
 
 
-def heads_of(seen: Iterable[tuple[int | None, float]]) -> dict[int, float]:
+def heads_of(samples: Iterable[tuple[int | None, float]]) -> dict[int, float]:
     """The least seconds that the edge was seen to need at each point."""
     heads: dict[int, float] = {}
-    for point, edge_s in seen:
+    for point, edge_s in samples:
         if point is not None:
             heads[point] = min(edge_s, heads.get(point, edge_s))
     return heads

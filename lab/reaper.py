@@ -1,6 +1,6 @@
 """A small process that outlives the lab and cleans up after it.
 
-Namespaces, control groups and the programs on them are made by the cleaner, or told to it. It reads orders from its
+Namespaces, control groups and the programs on them are made by the reaper, or told to it. It reads orders from its
 standard input, one JSON line each, and answers each with one; when its input ends, because the lab is done, crashed or
 was killed, it ends the programs, removes the groups and the namespaces, and ends itself. Since it makes them itself,
 one after the other, there is no moment in which something is made that nobody would remove.
@@ -37,10 +37,10 @@ def serve() -> None:
     """Serve orders until standard input ends, then take everything back."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its work only begins when the lab has gone
-    made: list[tuple[str, str]] = []
+    resources: list[tuple[str, str]] = []
     for line in sys.stdin:
         try:
-            answer = _obey(json.loads(line), made)
+            answer = _obey(json.loads(line), resources)
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
             answer = str(error)
         try:
@@ -48,23 +48,23 @@ def serve() -> None:
         except OSError:
             break  # nobody listens any more
     for kind in LEFT_ORDER:
-        for what, name in reversed(made):
+        for what, name in reversed(resources):
             if what == kind:
                 UNDO[kind](name)
 
 
-def _obey(order: Any, made: list[tuple[str, str]]) -> str:
+def _obey(order: Any, resources: list[tuple[str, str]]) -> str:
     """Do one thing; returns what went wrong, or "". What has to be taken back is noted first."""
     if "undo" in order:
-        made.append((str(order["undo"][0]), str(order["undo"][1])))
+        resources.append((str(order["undo"][0]), str(order["undo"][1])))
     if "forget" in order:
-        made.remove((str(order["forget"][0]), str(order["forget"][1])))
+        resources.remove((str(order["forget"][0]), str(order["forget"][1])))
     if "run" in order:
-        done = subprocess.run(
+        process = subprocess.run(
             order["run"], check=False, capture_output=True, text=True, timeout=ORDER_S, stdin=subprocess.DEVNULL
         )
-        if done.returncode:
-            return f"{' '.join(order['run'])}: {done.stderr.strip() or done.returncode}"
+        if process.returncode:
+            return f"{' '.join(order['run'])}: {process.stderr.strip() or process.returncode}"
     if "mkdir" in order:
         Path(order["mkdir"]).mkdir()
     if "write" in order:
@@ -100,8 +100,8 @@ def remove_group(path: str) -> None:
 
 def remove_namespace(name: str) -> None:
     """Kill what is left in a network namespace, and remove it; its end of a cable goes with it."""
-    found = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
-    for pid in found.stdout.split():
+    listing = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
+    for pid in listing.stdout.split():
         end_process(pid)
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
@@ -140,7 +140,7 @@ def started_at(pid: int) -> str:
 # --- in the lab
 
 
-class Cleaner:
+class Reaper:
     """The lab's end of it."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -172,7 +172,7 @@ class Cleaner:
 
 
 @contextmanager
-def cleaner() -> Iterator[Cleaner]:
+def open_reaper() -> Iterator[Reaper]:
     """Start one; at the end everything that it made is taken back before this returns."""
     process = subprocess.Popen(
         command_of(["-m", "edgecloud.lab.reaper"]),
@@ -182,7 +182,7 @@ def cleaner() -> Iterator[Cleaner]:
         start_new_session=True,  # Ctrl-C in a terminal does not reach it
     )
     try:
-        yield Cleaner(process)
+        yield Reaper(process)
     finally:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             process.communicate(timeout=STOP_S)
@@ -202,19 +202,19 @@ def owner_of(name: str) -> int | None:
 
 def leftovers(groups: tuple[Path, ...]) -> list[tuple[str, str]]:
     """Namespaces and control groups whose owner is gone; `groups` is where groups are made."""
-    found = [("cgroup", path) for top in groups for path in map(str, top.glob(f"{MARK}*"))]
+    entries = [("cgroup", path) for top in groups for path in map(str, top.glob(f"{MARK}*"))]
     if sys.platform == "linux":
-        found += [("netns", path.name) for path in Path("/run/netns").glob(f"{MARK}*")]
-    owners = [(owner_of(Path(name).name), kind, name) for kind, name in found]
+        entries += [("netns", path.name) for path in Path("/run/netns").glob(f"{MARK}*")]
+    owners = [(owner_of(Path(name).name), kind, name) for kind, name in entries]
     return [(kind, name) for pid, kind, name in owners if pid is not None and not is_alive(pid)]
 
 
 def sweep(groups: tuple[Path, ...]) -> list[str]:
     """Remove them; returns their names."""
-    found = sorted(leftovers(groups), key=lambda pair: LEFT_ORDER.index(pair[0]))
-    for kind, name in found:
+    orphans = sorted(leftovers(groups), key=lambda pair: LEFT_ORDER.index(pair[0]))
+    for kind, name in orphans:
         UNDO[kind](name)
-    return [name for _, name in found]
+    return [name for _, name in orphans]
 
 
 if __name__ == "__main__":

@@ -123,9 +123,9 @@ class CellRecord:
             raise ValueError(f"not a record of schema {SCHEMA}")
         names = {each.name for each in fields(cls)}
         try:
-            known = {name: value for name, value in document.items() if name in names}
-            cell = Cell(**{each.name: known["cell"][each.name] for each in fields(Cell)})
-            record = cls(**(known | {"cell": cell, "flags": tuple(known.get("flags", ()))}))
+            values = {name: value for name, value in document.items() if name in names}
+            cell = Cell(**{each.name: values["cell"][each.name] for each in fields(Cell)})
+            record = cls(**(values | {"cell": cell, "flags": tuple(values.get("flags", ()))}))
             if not math.isfinite(record.total_s):
                 raise ValueError("a time is not finite")
         except (KeyError, TypeError) as error:
@@ -177,22 +177,22 @@ class Environment:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"not an environment of schema {SCHEMA}")
         try:
-            known = {each.name: document[each.name] for each in fields(cls) if each.name != "warnings"}
-            return cls(**known, warnings=_warnings(document.get("warnings", ())))
+            values = {each.name: document[each.name] for each in fields(cls) if each.name != "warnings"}
+            return cls(**values, warnings=_warnings(document.get("warnings", ())))
         except (KeyError, TypeError) as error:
             raise ValueError(f"a field is missing or wrong: {error}") from None
 
 
-def _warnings(found: Any) -> tuple[Mapping[str, str], ...]:
+def _warnings(entries: Any) -> tuple[Mapping[str, str], ...]:
     """Those of a document; older ones have none."""
-    return tuple({name: str(each[name]) for name in ("name", "found", "to_do")} for each in found)
+    return tuple({name: str(each[name]) for name in ("name", "found", "to_do")} for each in entries)
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in document.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return values
 
 
 class Writer:
@@ -263,8 +263,8 @@ def write_environment(folder: Path, environment: Environment) -> None:
             raise MismatchError(
                 f"{folder} contains measurements of another environment ({'; '.join(different)}): use another --out"
             )
-        known = {each["name"] for each in before.warnings}
-        fresh = tuple(each for each in environment.warnings if each["name"] not in known)
+        names = {each["name"] for each in before.warnings}
+        fresh = tuple(each for each in environment.warnings if each["name"] not in names)
         if not fresh:
             return
         environment = replace(before, warnings=(*before.warnings, *fresh))

@@ -106,23 +106,23 @@ class Summary:
     worse: int
 
     @classmethod
-    def of(cls, found: Sequence[Regret]) -> "Summary | None":
+    def of(cls, regrets: Sequence[Regret]) -> "Summary | None":
         """None where there is nothing to sum up."""
-        if not found:
+        if not regrets:
             return None
-        worst, verdicts = max(found, key=lambda each: each.share), [each.verdict for each in found]
+        worst, verdicts = max(regrets, key=lambda each: each.share), [each.verdict for each in regrets]
         return cls(
-            cells=len(found),
-            mean=sum(each.share for each in found) / len(found),
+            cells=len(regrets),
+            mean=sum(each.share for each in regrets) / len(regrets),
             worst=worst.share,
             worst_noise=worst.noise,
-            noise=median(each.noise for each in found),
+            noise=median(each.noise for each in regrets),
             better=verdicts.count(Verdict.BETTER),
             equal=verdicts.count(Verdict.EQUAL),
             worse=verdicts.count(Verdict.WORSE),
         )
 
     @property
-    def found(self) -> int:
+    def not_worse(self) -> int:
         """Cells where the choice is as good as the best fixed cut, within the noise, or better."""
         return self.better + self.equal

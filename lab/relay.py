@@ -55,7 +55,7 @@ class _Pipe:
     """When the link has sent all that it holds, in seconds of the relay."""
     bytes_per_s: float = 0.0
     """Of its last bytes."""
-    held: int = 0
+    in_flight_bytes: int = 0
     """Bytes on the link."""
     ready: bytearray = field(default_factory=bytearray)
     """Bytes that have arrived and that the sink has not taken."""
@@ -67,7 +67,7 @@ class _Pipe:
     @property
     def has_room(self) -> bool:
         room = max(MIN_QUEUE, int(self.bytes_per_s * (QUEUE_S + self.delay_s)))
-        return self.held + len(self.ready) < room
+        return self.in_flight_bytes + len(self.ready) < room
 
 
 class Relay:
@@ -186,7 +186,7 @@ class Relay:
             return
         pipe.passed += len(data)
         self._enter(pipe, len(data), now - self._started_at)
-        pipe.held += len(data)
+        pipe.in_flight_bytes += len(data)
         leaves_at = self._started_at + pipe.free_s
         self._at(max(now, leaves_at) + pipe.delay_s, lambda: self._arrive(pipe, data))
         if not data or not pipe.has_room:
@@ -217,7 +217,7 @@ class Relay:
     def _arrive(self, pipe: _Pipe, data: bytes) -> None:
         if pipe.source not in self._pipes:
             return
-        pipe.held -= len(data)
+        pipe.in_flight_bytes -= len(data)
         pipe.ready += data
         pipe.is_ended = not data
         try:
@@ -241,12 +241,12 @@ class Relay:
             self._watch(pipe.source, reading=True)
 
     def _watch(self, sock: socket.socket, *, reading: bool | None = None, writing: bool | None = None) -> None:
-        registered = self._selector.get_map().get(sock)
-        before = registered.events if registered else 0
+        registration = self._selector.get_map().get(sock)
+        before = registration.events if registration else 0
         after = before
-        for wanted, bit in ((reading, selectors.EVENT_READ), (writing, selectors.EVENT_WRITE)):
-            if wanted is not None:
-                after = after | bit if wanted else after & ~bit
+        for is_on, bit in ((reading, selectors.EVENT_READ), (writing, selectors.EVENT_WRITE)):
+            if is_on is not None:
+                after = after | bit if is_on else after & ~bit
         if after == before:
             return
         if not after:

@@ -21,11 +21,11 @@ from edgecloud.lab.grid import Key, Place, Want, groups, key_of, missing, places
 from edgecloud.lab.modes import MODES
 from edgecloud.lab.programs import Program, ProgramError, address_of, program
 from edgecloud.lab.pruning import next_contender
-from edgecloud.lab.reaper import Cleaner, cleaner
+from edgecloud.lab.reaper import Reaper, open_reaper
 from edgecloud.lab.records import LOGS, SPEC, CellRecord, Writer, open_records, read, write_environment
 from edgecloud.lab.show import cell_line, cell_text, table, who_table
 from edgecloud.lab.spec import Spec
-from edgecloud.lab.testbed import Field, Mode, choose, cores
+from edgecloud.lab.testbed import Mode, Testbed, choose, cores
 from edgecloud.lab.texts import now, say
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.extras import require
@@ -79,22 +79,22 @@ def spec_of(options: argparse.Namespace) -> Spec:
     """The experiment that is asked for. Raises UsageError."""
     if options.resume is not None:
         return specs.read(options.resume / SPEC)
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         key: list(arguments.names(text)) for name, key in LISTS.items() if (text := getattr(options, name)) is not None
     }
     if options.link is not None:
-        given["links"] = options.link.split(";") if ";" in options.link else [options.link]
+        settings["links"] = options.link.split(";") if ";" in options.link else [options.link]
     if options.repeat is not None:
-        given["repeat"] = int(options.repeat) if options.repeat.isdecimal() else options.repeat
-    given |= {key: value for key in ("points", "codec", "mode") if (value := getattr(options, key)) is not None}
-    links = given.pop("links", None)
-    if options.spec is None and ("models" not in given or links is None):
+        settings["repeat"] = int(options.repeat) if options.repeat.isdecimal() else options.repeat
+    settings |= {key: value for key in ("points", "codec", "mode") if (value := getattr(options, key)) is not None}
+    links = settings.pop("links", None)
+    if options.spec is None and ("models" not in settings or links is None):
         raise UsageError("nothing to run: use SPEC.toml, --model and --link, or --resume DIR")
     base = {} if options.spec is None else {each: getattr(specs.read(options.spec), each) for each in specs.READ}
-    made = {name: specs.READ[name](name, value, Path()) for name, value in given.items()}
+    values = {name: specs.READ[name](name, value, Path()) for name, value in settings.items()}
     if links is not None:
-        made["links"] = tuple(link for text in links for link in specs.links_of(text))
-    return Spec(**(base | made))
+        values["links"] = tuple(link for text in links for link in specs.links_of(text))
+    return Spec(**(base | values))
 
 
 def main(options: argparse.Namespace) -> int:
@@ -107,21 +107,21 @@ def main(options: argparse.Namespace) -> int:
     spec = spec_of(options)
     check_models(spec)
     mode, why = choose(spec.mode, MODES)
-    script.complain(say("mode", name=mode.name, why=now().retold(why)))
+    script.complain(say("mode", name=mode.name, why=now().translated(why)))
     make_folder(folder, spec)
-    warned = doctor.warnings(mode.name, folder)
-    for each in warned:
+    findings = doctor.warnings(mode.name, folder)
+    for each in findings:
         script.complain(say("lab_warning", line=doctor.warning_line(each)))
     from edgecloud.utils.progress import on_terminal
 
     with stopping_in_order(), on_terminal() as progress:
-        failures = ExperimentRun(spec, folder, mode, why, progress, warned).everything()
+        failures = ExperimentRun(spec, folder, mode, why, progress, findings).everything()
     _, records = read(folder)
-    found = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
-    script.show(lambda console: console.print(table(found) if found else who_table(records)))
+    bests = summary(records, is_exhaustive=spec.points == CONTENDERS and not failures)
+    script.show(lambda console: console.print(table(bests) if bests else who_table(records)))
     script.say(say("records_at", path=folder / "records.jsonl", folder=folder))
     for failure in failures:
-        script.complain(say("failed", failure=now().retold(failure)))
+        script.complain(say("failed", failure=now().translated(failure)))
     if failures:
         script.complain(say("try_again"))
     return 1 if failures else 0
@@ -175,12 +175,12 @@ class ExperimentRun:
     mode: Mode
     why: str
     progress: "Show"
-    warned: Sequence[doctor.Finding] = ()
+    warnings: Sequence[doctor.Finding] = ()
     """What makes the numbers worse than they could be."""
     _done: dict[Key, list[CellRecord]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     """Points of each network, once it is known."""
-    _began: float = field(default_factory=time.monotonic)
+    _start_s: float = field(default_factory=time.monotonic)
     _ended: set[str] = field(default_factory=set)
     """Keys of cells of which nothing is missing."""
     _measured: int = 0
@@ -190,28 +190,28 @@ class ExperimentRun:
     def everything(self) -> list[str]:
         """Measure what is missing; returns what failed."""
         with ExitStack() as stack:
-            held = stack.enter_context(cleaner())
-            where = stack.enter_context(self.mode.open(held))
+            reaper = stack.enter_context(open_reaper())
+            testbed = stack.enter_context(self.mode.open(reaper))
             threads = self.spec.cloud_threads or len(cores().cloud) or os.cpu_count() or 1
-            warned = [{"name": each.name, "found": each.found, "to_do": each.to_do} for each in self.warned]
-            found = environment(self.mode.name, self.why, where.cpu_period_s, threads, warned)
-            write_environment(self.folder, found)
+            warnings = [{"name": each.name, "found": each.found, "to_do": each.to_do} for each in self.warnings]
+            env = environment(self.mode.name, self.why, testbed.cpu_period_s, threads, warnings)
+            write_environment(self.folder, env)
             writer = stack.enter_context(open_records(self.folder))
             self._done = groups(read(self.folder)[1])
-            cloud = Cloud(where, held, self.folder, threads, cloud_flags(self.spec))
+            cloud = Cloud(testbed, reaper, self.folder, threads, cloud_flags(self.spec))
             stack.callback(cloud.stop)
-            return self._cells(where, held, cloud, writer, found.key)
+            return self._cells(testbed, reaper, cloud, writer, env.key)
 
-    def _cells(self, where: Field, held: Cleaner, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
+    def _cells(self, testbed: Testbed, reaper: Reaper, cloud: "Cloud", writer: Writer, key: str) -> list[str]:
         failures, in_a_row = self._failures, 0
         todo = places(self.spec)
         for number, place in enumerate(todo, start=1):
             if self._is_there(place):
                 self._ended.add(place.cell.key)
                 continue
-            began = time.monotonic()
+            start_s = time.monotonic()
             try:
-                self._cell(place, where, held, cloud, writer, key)
+                self._cell(place, testbed, reaper, cloud, writer, key)
             except (ProgramError, Unanswered) as error:
                 failures.append(f"{cell_text(place.cell)}: {error}")
                 in_a_row += 1
@@ -221,16 +221,16 @@ class ExperimentRun:
                 continue
             in_a_row = 0
             self._ended.add(place.cell.key)
-            line, left = self._line(place, time.monotonic() - began), self._left()
+            line, left = self._line(place, time.monotonic() - start_s), self._left()
             script.complain(say("cell_done", number=number, all=len(todo), line=line, left=left))
         return failures
 
     def _is_there(self, place: Place) -> bool:
         """Whether nothing of a cell is missing; only known once the network's points are."""
-        found = next((kept for (cell, _, _), kept in self._done.items() if cell == place.cell.key and kept), None)
-        if found is None:
+        group = next((group for (cell, _, _), group in self._done.items() if cell == place.cell.key and group), None)
+        if group is None:
             return False
-        points = self._counts.get(place.cell.model) or int(found[0].plan.get("points", 0))
+        points = self._counts.get(place.cell.model) or int(group[0].plan.get("points", 0))
         if not points:
             return False
         self._counts[place.cell.model] = points
@@ -238,27 +238,27 @@ class ExperimentRun:
 
     def _missing(self, place: Place) -> Iterator[Want]:
         """What is still to be measured in a cell: asked anew after each measurement, which may rule others out."""
-        wanted = wants(self.spec, self._counts[place.cell.model], place.cell.objective)
-        yield from missing(place, wanted, self._done, self.spec.repeat)
+        candidates = wants(self.spec, self._counts[place.cell.model], place.cell.objective)
+        yield from missing(place, candidates, self._done, self.spec.repeat)
         if self.spec.points == CONTENDERS:
             while (want := next_contender(place, self.spec, self._done)) is not None:
                 yield want
 
-    def _cell(self, place: Place, where: Field, held: Cleaner, cloud: "Cloud", writer: Writer, key: str) -> None:
+    def _cell(self, place: Place, testbed: Testbed, reaper: Reaper, cloud: "Cloud", writer: Writer, key: str) -> None:
         self._tell(place, say("starting"))
         log = self.folder / LOGS / f"{place.cell.slug}.link.log"
         with (
             unanswered(),
-            where.link(place.link, cloud.address(), log) as address,
-            measuring.edge(place, self.spec, where, address, self.folder, held) as asked,
+            testbed.link(place.link, cloud.address(), log) as address,
+            measuring.edge(place, self.spec, testbed, address, self.folder, reaper) as cell_edge,
         ):
-            self._counts[place.cell.model] = asked.points
+            self._counts[place.cell.model] = cell_edge.points
             for want in self._missing(place):
                 self._tell(place, want.asked or want.who)
-                mine = key_of(place.cell, want.who, want.asked)
+                group_key = key_of(place.cell, want.who, want.asked)
                 keep = answered(writer.append)
                 try:
-                    self._done[mine] = measuring.measure(asked, want, self._done.get(mine, []), key, keep)
+                    self._done[group_key] = measuring.measure(cell_edge, want, self._done.get(group_key, []), key, keep)
                 except measuring.NoChoice as error:
                     self._failures.append(f"{cell_text(place.cell)}: {error}")
                     continue
@@ -294,12 +294,12 @@ class ExperimentRun:
         done, total = self._share()
         if not self._measured or done >= total - 1:
             return ""
-        left_s = (time.monotonic() - self._began) / self._measured * (total - done)
+        left_s = (time.monotonic() - self._start_s) / self._measured * (total - done)
         return say("minutes_left", n=round(left_s / 60)) if left_s > 90 else say("seconds_left", n=round(left_s))
 
     def _line(self, place: Place, took_s: float) -> str:
-        kept = [record for (cell, _, _), found in self._done.items() if cell == place.cell.key for record in found]
-        return cell_line(place, kept, took_s)
+        records = [record for (cell, _, _), group in self._done.items() if cell == place.cell.key for record in group]
+        return cell_line(place, records, took_s)
 
 
 class Unanswered(AppError):
@@ -347,35 +347,35 @@ def cloud_flags(spec: Spec) -> tuple[str, ...]:
 class Cloud:
     """The cloud of a run: started when it is needed, again where it has ended."""
 
-    where: Field
-    held: Cleaner
+    testbed: Testbed
+    reaper: Reaper
     folder: Path
     threads: int
     flags: tuple[str, ...]
     _stack: ExitStack = field(default_factory=ExitStack)
-    _running: Program | None = None
+    _program: Program | None = None
     _address: tuple[str, int] = ("", 0)
 
     def address(self) -> tuple[str, int]:
         """Where it listens. Raises AppError where it does not start."""
-        if self._running is not None and self._running.is_running:
+        if self._program is not None and self._program.is_running:
             return self._address
         self.stop()
-        where = self.where
+        testbed = self.testbed
         command = [
-            *("cloud_api.py", "-i", where.cloud_host, "-p", "0", "--insecure", "--quiet", "--exit-on-stdin-eof"),
+            *("cloud_api.py", "-i", testbed.cloud_host, "-p", "0", "--insecure", "--quiet", "--exit-on-stdin-eof"),
             *("--threads", str(self.threads), "--cache-dir", str(self.folder / "cache"), "--times", "measured"),
             *("--models", "all"),
             *self.flags,
         ]
         log = self.folder / LOGS / "cloud.log"
-        made = program(command, log, self.held, prefix=where.on_cloud, cores=cores().cloud, threads=self.threads)
-        self._running = self._stack.enter_context(made)
-        where.prefer(self._running.pid)
-        self._address = address_of(self._running, CLOUD_START_S)
+        context = program(command, log, self.reaper, prefix=testbed.on_cloud, cores=cores().cloud, threads=self.threads)
+        self._program = self._stack.enter_context(context)
+        testbed.prefer(self._program.pid)
+        self._address = address_of(self._program, CLOUD_START_S)
         return self._address
 
     def stop(self) -> None:
         """End it."""
-        self._running = None
+        self._program = None
         self._stack.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecloud.lab import choices, traces
-from edgecloud.lab.testbed import AUTO, LinkWanted
+from edgecloud.lab.testbed import AUTO, LinkSpec
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
 from edgecloud.utils.resources import or_shipped
@@ -26,7 +26,7 @@ class Spec:
     """An experiment. Every combination of models, cpu, links, traces and objectives is a cell."""
 
     models: tuple[str, ...]
-    links: tuple[LinkWanted, ...]
+    links: tuple[LinkSpec, ...]
     cpu: tuple[float | None, ...] = (None,)
     """Shares of one core; None is no limit."""
     points: str = ""
@@ -83,8 +83,8 @@ class Spec:
         lines = []
         for name, value in asdict(self).items():
             if name == "links":
-                given = [{"name": one["name"], "link": one["shape"], "radio": one["radio"]} for one in value]
-                tables = [", ".join(f"{k} = {json.dumps(v)}" for k, v in link.items()) for link in given]
+                links = [{"name": one["name"], "link": one["shape"], "radio": one["radio"]} for one in value]
+                tables = [", ".join(f"{k} = {json.dumps(v)}" for k, v in link.items()) for link in links]
                 lines.append("links = [\n" + "".join(f"    {{ {table} }},\n" for table in tables) + "]")
             else:
                 value = [NONE if each is None else each for each in value] if name == "cpu" else value
@@ -93,8 +93,8 @@ class Spec:
 
 
 def _no_twice(name: str, values: tuple[Any, ...]) -> None:
-    seen = [value.name if isinstance(value, LinkWanted) else value for value in values]
-    twice = next((value for value in seen if seen.count(value) > 1), None)
+    names = [value.name if isinstance(value, LinkSpec) else value for value in values]
+    twice = next((value for value in names if names.count(value) > 1), None)
     if twice is not None:
         raise UsageError(f"{name}: {twice} is listed twice")
 
@@ -119,10 +119,10 @@ def read(path: Path) -> Spec:
 
 def of(document: Mapping[str, Any], folder: Path = Path()) -> Spec:
     """A spec from the values of a TOML document; traces are looked for in `folder`."""
-    known = {each.name for each in fields(Spec)}
-    unknown = next((name for name in document if name not in known), None)
+    keys = {each.name for each in fields(Spec)}
+    unknown = next((name for name in document if name not in keys), None)
     if unknown is not None:
-        raise UsageError(f"unknown key {unknown!r}: choose {', '.join(sorted(known))}")
+        raise UsageError(f"unknown key {unknown!r}: choose {', '.join(sorted(keys))}")
     missing = next((name for name in ("models", "links") if name not in document), None)
     if missing is not None:
         raise UsageError(f"{missing} is missing")
@@ -178,11 +178,11 @@ def share_of(value: Any) -> float | None:
         raise UsageError(f"cpu {value!r} is not a share of a core: use a number such as 0.3, or none") from None
 
 
-def _links(name: str, value: Any, folder: Path) -> tuple[LinkWanted, ...]:
+def _links(name: str, value: Any, folder: Path) -> tuple[LinkSpec, ...]:
     return tuple(_link(each, folder) for each in _list(value))
 
 
-def _link(value: Any, folder: Path) -> LinkWanted:
+def _link(value: Any, folder: Path) -> LinkSpec:
     """`"5mbit,20ms"`, or `{ name = "LTE", link = "5.85mbit,0ms,13.76mbit", radio = "4g" }`."""
     if isinstance(value, str):
         return link_of(value)
@@ -194,17 +194,17 @@ def _link(value: Any, folder: Path) -> LinkWanted:
     if "link" not in value:
         raise UsageError(f'links: {value} lacks the key link, such as link = "5mbit,20ms"')
     texts = {key: _text(f"links.{key}", text, folder) for key, text in value.items()}
-    made = link_of(texts["link"])
-    return replace(made, name=texts.get("name", made.name), radio=texts.get("radio", made.radio))
+    link = link_of(texts["link"])
+    return replace(link, name=texts.get("name", link.name), radio=texts.get("radio", link.radio))
 
 
-def link_of(text: str) -> LinkWanted:
+def link_of(text: str) -> LinkSpec:
     """A link from its shape alone."""
     parse_link(text)
-    return LinkWanted(text.strip(), text.strip())
+    return LinkSpec(text.strip(), text.strip())
 
 
-def links_of(text: str) -> tuple[LinkWanted, ...]:
+def links_of(text: str) -> tuple[LinkSpec, ...]:
     """Those of a flag: `5mbit,7mbit,10mbit`, or `5mbit,20ms;7mbit,20ms,30mbit` where they have round trips."""
     parts = text.split(";")
     if len(parts) == 1 and not any(_is_duration(part) for part in text.split(",")):
@@ -221,10 +221,10 @@ def _is_duration(text: str) -> bool:
 
 
 def _traces(name: str, value: Any, folder: Path) -> tuple[str, ...]:
-    found = tuple(str(or_shipped(folder / text, text).resolve()) for text in _texts(name, value, folder))
-    for path in found:
+    paths = tuple(str(or_shipped(folder / text, text).resolve()) for text in _texts(name, value, folder))
+    for path in paths:
         traces.read(Path(path))
-    return found
+    return paths
 
 
 READ = {

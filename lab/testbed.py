@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgecloud.lab.reaper import Cleaner
+from edgecloud.lab.reaper import Reaper
 from edgecloud.utils.errors import UsageError
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class LinkWanted:
+class LinkSpec:
     """A link as a spec gives it."""
 
     name: str
@@ -49,7 +49,7 @@ def cores() -> Cores:
     return Cores.of(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
 
 
-class Field(Protocol):
+class Testbed(Protocol):
     """One place for experiments, ready for use."""
 
     on_edge: tuple[str, ...]
@@ -60,7 +60,7 @@ class Field(Protocol):
     """Where the cloud is to listen."""
     cpu_period_s: float | None
 
-    def link(self, wanted: LinkWanted, cloud: tuple[str, int], log: Path) -> AbstractContextManager[tuple[str, int]]:
+    def link(self, link: LinkSpec, cloud: tuple[str, int], log: Path) -> AbstractContextManager[tuple[str, int]]:
         """Shape the link for as long as the context lasts; gives the address that the edge connects to."""
 
     def edge_arguments(self, cpu: float | None) -> list[str]:
@@ -80,21 +80,21 @@ class Mode:
     name: str
     missing: Callable[[], str]
     """Why this machine cannot do it, with what to do about that; "" where it can."""
-    open: Callable[[Cleaner], AbstractContextManager[Field]]
+    open: Callable[[Reaper], AbstractContextManager[Testbed]]
 
 
-def choose(wanted: str, modes: Sequence[Mode]) -> tuple[Mode, str]:
+def choose(mode_name: str, modes: Sequence[Mode]) -> tuple[Mode, str]:
     """The mode that is wanted, or of those that are possible the first, and why.
 
     Raises UsageError where the machine cannot do what is wanted.
     """
-    named = next((mode for mode in modes if mode.name == wanted), None)
-    if named is not None:
-        if problem := named.missing():
-            raise UsageError(f"--mode {wanted}: {problem}")
-        return named, "it was asked for"
-    if wanted != AUTO:
-        raise UsageError(f"no mode {wanted[:40]!r}: choose {', '.join((AUTO, *(mode.name for mode in modes)))}")
+    named_mode = next((mode for mode in modes if mode.name == mode_name), None)
+    if named_mode is not None:
+        if problem := named_mode.missing():
+            raise UsageError(f"--mode {mode_name}: {problem}")
+        return named_mode, "it was asked for"
+    if mode_name != AUTO:
+        raise UsageError(f"no mode {mode_name[:40]!r}: choose {', '.join((AUTO, *(mode.name for mode in modes)))}")
     reasons: list[str] = []
     for mode in modes:
         problem = mode.missing()

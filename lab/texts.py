@@ -1,8 +1,8 @@
 """Translations of the lab's commands: every text by a key, from the file of the language.
 
 en.toml and zh.toml beside this module have the same keys. Templates come from these files only, values fill them in;
-the report has files of its own, lab/report/*.toml. What is written down or is JSON stays English: `retold` says such a
-sentence in another language.
+the report has files of its own, lab/report/*.toml. What is written down or is JSON stays English: `translated` says
+such a sentence in another language.
 """
 
 import argparse
@@ -57,30 +57,30 @@ class Texts:
         """Whether there is such a text."""
         return isinstance(self._texts.get(key), str)
 
-    def retold(self, english: str) -> str:
+    def translated(self, english: str) -> str:
         """A sentence of en.toml's [said] in this language, its values too; one that is not there stays as it is."""
         if self.language == DEFAULT:
             return english
         for key, pattern in _patterns():
-            found = pattern.fullmatch(english)
-            if found is not None:
-                values = {name: self.retold(value) for name, value in found.groupdict().items()}
+            match = pattern.fullmatch(english)
+            if match is not None:
+                values = {name: self.translated(value) for name, value in match.groupdict().items()}
                 return FORMATTER.format(self._texts["said"][key], **values)
         parts = english.split("; ")
-        return "；".join(self.retold(part) for part in parts) if len(parts) > 1 else english
+        return "；".join(self.translated(part) for part in parts) if len(parts) > 1 else english
 
     def help_of(self, command: str, option: str) -> str | None:
         """What a flag does, by its `dest`; None where there is only the English of the parser itself."""
         helps: Mapping[str, Any] = self._texts.get("help", {})
-        found = helps.get(command, {}).get(option, helps.get(option))
-        return found if isinstance(found, str) else None
+        help_text = helps.get(command, {}).get(option, helps.get(option))
+        return help_text if isinstance(help_text, str) else None
 
 
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     """The English sentences, those first that have most letters of their own."""
-    said: dict[str, str] = read(HERE / f"{DEFAULT}.toml")["said"]
-    return sorted(((key, _pattern(text)) for key, text in said.items()), key=lambda each: -_fixed(said[each[0]]))
+    english: dict[str, str] = read(HERE / f"{DEFAULT}.toml")["said"]
+    return sorted(((key, _pattern(text)) for key, text in english.items()), key=lambda each: -_fixed(english[each[0]]))
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -113,14 +113,14 @@ def say(key: str, /, **values: object) -> str:
     return _now[0](key, **values)
 
 
-def wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+def requested_language(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     """The language that a command line or the environment asks for, as far as one can see before the flags are known:
     their help is in it already. Another one than there is is left to the parser to refuse."""
-    found = environment.get(VARIABLE, "")
+    language = environment.get(VARIABLE, "")
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word == FLAG or word.startswith(f"{FLAG}="):
-            found = following if word == FLAG else word.partition("=")[2]
-    return found if found in LANGUAGES else DEFAULT
+            language = following if word == FLAG else word.partition("=")[2]
+    return language if language in LANGUAGES else DEFAULT
 
 
 # --- help
@@ -153,10 +153,10 @@ class ChineseHelp(argparse.HelpFormatter):
     """Help with Chinese words around the flags."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.help
-        if told is None or "%(default)" in told or "默认" in told or action.default in (None, False, [], ()):
-            return told
-        return told if action.default is argparse.SUPPRESS else f"{told}（默认 %(default)s）"
+        text = action.help
+        if text is None or "%(default)" in text or "默认" in text or action.default in (None, False, [], ()):
+            return text
+        return text if action.default is argparse.SUPPRESS else f"{text}（默认 %(default)s）"
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)
@@ -187,5 +187,5 @@ def translate(parser: argparse.ArgumentParser, command: str, texts: Texts) -> No
 
 
 def sentences() -> Iterator[str]:
-    """The English sentences that can be retold, for tests."""
+    """The English sentences that can be translated, for tests."""
     yield from read(HERE / f"{DEFAULT}.toml")["said"].values()

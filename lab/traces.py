@@ -59,27 +59,27 @@ class Trace:
 
         Bytes that are on the link when its rate changes leave at the new one; in an outage nothing leaves.
         """
-        wanted = self._capacity(start_s) + size
+        target = self._capacity(start_s) + size
         turns = 0.0
         if math.isfinite(self.period_s):
             # of a target that is just the end of a turn the bytes have left in that turn
-            turns = max(0.0, math.ceil(wanted / self._turn_bytes) - 1)
-            wanted = min(wanted - turns * self._turn_bytes, self._turn_bytes)  # rounding
-        step = max(0, bisect_left(self._passed, wanted) - 1)
+            turns = max(0.0, math.ceil(target / self._turn_bytes) - 1)
+            target = min(target - turns * self._turn_bytes, self._turn_bytes)  # rounding
+        step = max(0, bisect_left(self._passed, target) - 1)
         while self.bytes_per_s[step] == 0:  # only where nothing is wanted
             step += 1
-        inside_s = self.seconds[step] + (wanted - self._passed[step]) / self.bytes_per_s[step]
+        inside_s = self.seconds[step] + (target - self._passed[step]) / self.bytes_per_s[step]
         whole_s = turns * self.period_s if turns else 0.0
         return max(start_s, whole_s + inside_s)
 
     def next_change(self, seconds: float) -> float:
         """The first moment after this one at which another line of the trace holds; infinite where there is none."""
         turns, inside_s = self._turns(seconds)
-        found, step = seconds, self._step(inside_s)
-        while found <= seconds:  # more than once where the moment is one of a change, and rounded
+        moment, step = seconds, self._step(inside_s)
+        while moment <= seconds:  # more than once where the moment is one of a change, and rounded
             step += 1
-            found = self._begins(turns, step)
-        return found
+            moment = self._begins(turns, step)
+        return moment
 
     def _begins(self, turns: float, step: int) -> float:
         more, place = divmod(step, len(self.seconds))
@@ -207,15 +207,15 @@ def replay(
     Moments are counted from the start, so that slow changes do not add up; of several that have passed meanwhile the
     latest counts. What `change` raises ends it.
     """
-    began = clock()
+    start_s = clock()
     due_s, rate = 0.0, -1.0
     while True:
-        now_s = max(clock() - began, due_s) + JUST_S
+        now_s = max(clock() - start_s, due_s) + JUST_S
         latest = trace.rate_at(now_s)
         if latest != rate:
             change(latest)
             rate = latest
         due_s = trace.next_change(now_s)
-        left_s = due_s - (clock() - began)
+        left_s = due_s - (clock() - start_s)
         if stop.wait(None if math.isinf(left_s) else max(0.0, min(left_s, threading.TIMEOUT_MAX))):
             return

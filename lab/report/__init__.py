@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.cli.script import say
 from edgecloud.lab.texts import DEFAULT, LANGUAGES, now
-from edgecloud.lab.texts import say as told
+from edgecloud.lab.texts import say as message
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.extras import require
 
@@ -53,13 +53,13 @@ def main(options: argparse.Namespace) -> int:
         raise AppError(f"cannot write the report to {target}: {error.strerror or error}") from None
     for warning in document.warnings:
         say(f"! {warning}")
-    said = (section.paragraphs for section in document.sections if section.id.startswith("grid-"))
-    for paragraph in dict.fromkeys(chain.from_iterable(said)):  # networks without fixed cuts all say the same
+    paragraphs = (section.paragraphs for section in document.sections if section.id.startswith("grid-"))
+    for paragraph in dict.fromkeys(chain.from_iterable(paragraphs)):  # networks without fixed cuts all say the same
         say(paragraph)
     files = [target / f"report.{form}" for form in FORMS]
     if options.png is not None:
         files += draw(options.png, document, lambda: build(environment, records, Words(DEFAULT), expected))
-    say(told("written", paths=", ".join(map(str, files))))
+    say(message("written", paths=", ".join(map(str, files))))
     return 0 if records else 1
 
 
@@ -68,7 +68,7 @@ def draw(folder: Path, document: "Document", in_english: "Callable[[], Document]
     from edgecloud.lab.report import pictures
 
     if document.language != DEFAULT and pictures.chinese_font() is None:
-        say(f"! {told('no_letters')}")
+        say(f"! {message('no_letters')}")
         document = in_english()
     try:
         folder.mkdir(parents=True, exist_ok=True)

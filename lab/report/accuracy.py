@@ -26,7 +26,7 @@ def predicted_rows(rows: Iterable[Row]) -> list[Row]:
 
 def prediction_table(rows: Sequence[Row], w: Words) -> Table:
     """How far predictions are off, for the total and for each stage."""
-    found: list[tuple[Entry, ...]] = []
+    table_rows: list[tuple[Entry, ...]] = []
     for name in STAGES:
         errors = [(row.predicted[name] / row.stages[name].median - 1, row) for row in rows if _is_long(row, name)]
         if not errors:
@@ -34,7 +34,7 @@ def prediction_table(rows: Sequence[Row], w: Words) -> Table:
         sizes = [abs(error) for error, _ in errors]
         worst, at = max(errors, key=lambda pair: abs(pair[0]))
         lines = tuple(line for _, row in errors for line in row.lines)
-        found.append(
+        table_rows.append(
             (
                 text(w(name)),
                 Entry(str(len(errors)), len(errors), lines, is_number=True),
@@ -46,7 +46,7 @@ def prediction_table(rows: Sequence[Row], w: Words) -> Table:
             )
         )
     head = w.head("stage", "count", "median_error", "mean_error", "within_10", "within_20", "worst", "where")
-    return Table("predicted", w("predicted_table"), head, tuple(found), (w("predicted_note"),))
+    return Table("predicted", w("predicted_table"), head, tuple(table_rows), (w("predicted_note"),))
 
 
 def _is_long(row: Row, name: str) -> bool:
@@ -59,7 +59,7 @@ def _is_long(row: Row, name: str) -> bool:
 
 def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
     """Measured transfer beside bytes over the link's rate for large payloads, and the figures as a sentence."""
-    found: list[tuple[Entry, ...]] = []
+    table_rows: list[tuple[Entry, ...]] = []
     plain: list[float] = []
     full: list[float] = []
     for row in rows:
@@ -71,7 +71,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
         took_s = row.stages["transfer"].median
         plain.append(took_s / ideal_s - 1)
         full.append(took_s / full_s - 1)
-        found.append(
+        table_rows.append(
             (
                 text(row.cell.model),
                 text(w.cpu(row.cell.cpu)),
@@ -86,7 +86,7 @@ def transfer_table(rows: Iterable[Row], w: Words) -> tuple[Table, str]:
             )
         )
     head = w.head("model", "cpu", "link", "cut", "sent", "transfer", "ideal", "deviation", "ideal_full", "deviation")
-    table = Table("transfer", w("transfer_title"), head, tuple(found), (w("transfer_note"),))
+    table = Table("transfer", w("transfer_title"), head, tuple(table_rows), (w("transfer_note"),))
     if not plain:
         return table, w("transfer_none")
     return table, w.join(

@@ -86,33 +86,33 @@ def title(models: Sequence[str], w: Words) -> str:
 def facts(environment: Environment, records: Sequence[Numbered], rows: Sequence[Row], w: Words) -> tuple[Any, ...]:
     """What was run, where, and what is measured, modelled or emulated, as pairs of texts."""
     cells, mode = {row.cell for row in rows}, environment.mode
-    ordered = [row.cell for row in rows if w.link(row.cell) != row.cell.link]
+    named_cells = [row.cell for row in rows if w.link(row.cell) != row.cell.link]
     times = sorted(each.record.at for each in records)
     used = {line for row in rows if row.is_measured for line in row.lines}
     powers = ", ".join(sorted({row.cell.power for row in rows if row.energy_j is not None}))
-    limited = any(cell.cpu is not None for cell in cells)
+    has_limits = any(cell.cpu is not None for cell in cells)
     threads = w("threads", n=environment.threads, cc=environment.congestion_control)
     pairs = {
         "networks": ", ".join(dict.fromkeys(row.cell.model for row in rows)),
-        "mode": w("mode_told", mode=w.named("mode", mode) or mode, why=w.retold(environment.why_mode)),
+        "mode": w("mode_told", mode=w.named("mode", mode) or mode, why=w.translated(environment.why_mode)),
         "device": w("list_separator").join((_listed("host", environment.host, w), threads)),
         "versions": _listed("version", environment.versions, w),
         "when": w("when_line", first=_minute(times[0]), last=_minute(times[-1])) if times else environment.started,
         "count": w("count_line", records=len(records), cells=len(cells), used=len(used)),
         "times": w("times_measured"),
-        "links": w("list_separator").join(dict.fromkeys(w.link_shape(c) for c in ordered)),
+        "links": w("list_separator").join(dict.fromkeys(w.link_shape(c) for c in named_cells)),
         "link": w("link_hosts" if mode == "hosts" else "link_emulated"),
-        "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if limited else "cpu_none"),
+        "cpu": w(("cpu_hosts" if mode == "hosts" else "cpu_emulated") if has_limits else "cpu_none"),
         "energy": w("energy_modelled", power=powers) if powers else w("energy_none"),
         "doctor": w("list_separator").join(w.doctor(each) for each in environment.warnings),
     }
-    return tuple((w(f"fact_{name}"), told) for name, told in pairs.items() if told)
+    return tuple((w(f"fact_{name}"), value) for name, value in pairs.items() if value)
 
 
 def _listed(kind: str, values: Mapping[str, Any], w: Words) -> str:
     """What a machine is or has; what there is no word for by its name."""
-    told = (w.named(kind, name, n=value) or f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-    return w("comma").join(told)
+    texts = (w.named(kind, name, n=value) or f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    return w("comma").join(texts)
 
 
 def _minute(at: str) -> str:
@@ -124,21 +124,21 @@ def warnings(rows: Sequence[Row], grids: Sequence[Grid], w: Words) -> tuple[str,
     """What a reader has to know before believing a table."""
     if not rows:
         return (w("warn_none"),)
-    told: list[str] = []
+    messages: list[str] = []
     unstable = [row for row in rows if row.is_unstable]
     if unstable:
-        told.append(
+        messages.append(
             w("warn_unstable", n=len(unstable), of=len(rows), which=_named((_whose(row, w) for row in unstable), w))
         )
     missing = list(holes(rows, grids, w))
     if missing:
-        told.append(w("warn_missing", which=_named(missing, w)))
+        messages.append(w("warn_missing", which=_named(missing, w)))
     fallbacks, wrong = sum(row.fallbacks for row in rows), [row for row in rows if row.wrong]
     if fallbacks:
-        told.append(w("warn_fallbacks", n=fallbacks))
+        messages.append(w("warn_fallbacks", n=fallbacks))
     if wrong:
-        told.append(w("warn_wrong", n=len(wrong), which=_named((_whose(row, w) for row in wrong), w)))
-    return tuple(told)
+        messages.append(w("warn_wrong", n=len(wrong), which=_named((_whose(row, w) for row in wrong), w)))
+    return tuple(messages)
 
 
 Hole = tuple[str, int | str]
@@ -161,9 +161,9 @@ def holes(rows: Iterable[Row], grids: Iterable[Grid], w: Words) -> Iterable[Hole
 def _cuts_missing(grid: Grid, result: CellResult | None, w: Words) -> Iterable[int | str]:
     if result is None:
         return [w("everything")]
-    known = {_key(row) for row in result.points}
-    wanted = {_key(row): row.point for each in grid.results for row in each.points}
-    missing = (point for key, point in wanted.items() if key not in known and point not in result.beaten)
+    keys = {_key(row) for row in result.points}
+    points = {_key(row): row.point for each in grid.results for row in each.points}
+    missing = (point for key, point in points.items() if key not in keys and point not in result.beaten)
     return [w.point(None) if point is None else point for point in missing]
 
 
@@ -179,16 +179,16 @@ def _whose(row: Row, w: Words) -> Hole:
 
 def _named(holes: Iterable[Hole], w: Words) -> str:
     """Cells with their cuts, the first few: `alex_net, cpu 0.3 on 5mbit: 2–22`."""
-    found: dict[str, list[int | str]] = {}
+    cuts_by_cell: dict[str, list[int | str]] = {}
     for cell, cut in holes:
-        found.setdefault(cell, []).append(cut)
-    named = []
-    for cell, cuts in found.items():
+        cuts_by_cell.setdefault(cell, []).append(cut)
+    phrases = []
+    for cell, cuts in cuts_by_cell.items():
         numbers = show_lines(cut for cut in cuts if isinstance(cut, int))
         words = [cut for cut in cuts if isinstance(cut, str)]
-        named.append(w("cuts_of", cell=cell, cuts=w("comma").join(filter(None, (numbers, *words)))))
-    shown = w("list_separator").join(named[:MOST_NAMED])
-    return shown if len(named) <= MOST_NAMED else w("and_more", shown=shown, n=len(named) - MOST_NAMED)
+        phrases.append(w("cuts_of", cell=cell, cuts=w("comma").join(filter(None, (numbers, *words)))))
+    listing = w("list_separator").join(phrases[:MOST_NAMED])
+    return listing if len(phrases) <= MOST_NAMED else w("and_more", shown=listing, n=len(phrases) - MOST_NAMED)
 
 
 # --- sections
@@ -206,33 +206,34 @@ def grid_section(grid: Grid, w: Words) -> Section:
     if any(row.who == POINT for result in grid.results for row in result.rows):
         blocks.append(bars_chart(grid, w))  # or they are another objective's, and drawn there
     blocks += [table for table in (baseline_table(grid, w), energy_table(grid, w)) if table is not None]
-    said = (*answer(grid, w), regret_line(regret_of(grid.results), w))
-    return Section(f"grid-{grid_id(grid)}", f"{w('why_title')} {goal}", said, tuple(blocks))
+    paragraphs = (*answer(grid, w), regret_line(regret_of(grid.results), w))
+    return Section(f"grid-{grid_id(grid)}", f"{w('why_title')} {goal}", paragraphs, tuple(blocks))
 
 
 def paper_section(grids: Sequence[Grid], environment: Environment, w: Words) -> Section:
     """All networks beside each other, and beside the paper."""
-    found = compared_of(grids)
+    comparisons = compared_of(grids)
     how = w("how_hosts" if environment.mode == "hosts" else "how_emulated")
-    blocks = (headline_table(found, w, how), paper_table(found, w))
+    blocks = (headline_table(comparisons, w, how), paper_table(comparisons, w))
     return Section("networks", w("paper_section"), (w("paper_source"),), blocks)
 
 
 def predicted_section(rows: Sequence[Row], w: Words) -> Section:
     """Predicted against measured."""
-    found = predicted_rows(rows)
-    if not found:
+    usable = predicted_rows(rows)
+    if not usable:
         return Section("predictions", w("predicted_title"), (w("predicted_none"),))
-    errors = [abs(row.predicted["total"] / row.total_s - 1) for row in found]
+    errors = [abs(row.predicted["total"] / row.total_s - 1) for row in usable]
     within = sum(error <= WITHIN[0] for error in errors)
-    said = w("predicted_line", within=within, of=len(errors), mean=show_percent(mean(errors), sign=False))
-    return Section("predictions", w("predicted_title"), (said,), (scatter_chart(found, w), prediction_table(found, w)))
+    sentence = w("predicted_line", within=within, of=len(errors), mean=show_percent(mean(errors), sign=False))
+    blocks = (scatter_chart(usable, w), prediction_table(usable, w))
+    return Section("predictions", w("predicted_title"), (sentence,), blocks)
 
 
 def transfer_section(rows: Sequence[Row], w: Words) -> Section:
     """Transfers against bytes over rate."""
-    table, said = transfer_table(rows, w)
-    return Section("transfers", w("transfer_section"), (said,), (table,) if table.rows else ())
+    table, sentence = transfer_table(rows, w)
+    return Section("transfers", w("transfer_section"), (sentence,), (table,) if table.rows else ())
 
 
 # --- the records themselves
@@ -248,10 +249,10 @@ def raw_table(records: Sequence[Numbered], w: Words) -> Table:
 def _raw_row(each: Numbered, w: Words) -> tuple[Entry, ...]:
     record, line = each.record, (each.line,)
     flags = (*record.flags, *(("wrong",) if record.matches is False else ()))
-    said = (record.at, record.cell.model, w.cpu(record.cell.cpu), w.link(record.cell), w.who(record.who))
+    labels = (record.at, record.cell.model, w.cpu(record.cell.cpu), w.link(record.cell), w.who(record.who))
     return (
         Entry(str(each.line), each.line, line, is_number=True),
-        *(text(word) for word in (*said, w.point(record.point), record.codec)),
+        *(text(word) for word in (*labels, w.point(record.point), record.codec)),
         *(Entry(str(value), value, is_number=True) for value in (record.attempt, record.repeat)),
         *(milliseconds(record.measured.get(name), line) for name in RAW_TIMES),
         text(w.named("by", record.completed_by) or record.completed_by),
@@ -261,21 +262,21 @@ def _raw_row(each: Numbered, w: Words) -> tuple[Entry, ...]:
 
 def flat(records: Sequence[Numbered]) -> Raw:
     """Every value of every record, by dotted names; lists as JSON."""
-    found = [{"line": each.line} | _flat(each.record.to_json()) for each in records]
-    names = dict.fromkeys(FLAT_FIRST if found else ())
-    for each in found:
+    documents = [{"line": each.line} | _flat(each.record.to_json()) for each in records]
+    names = dict.fromkeys(FLAT_FIRST if documents else ())
+    for each in documents:
         names |= dict.fromkeys(each)
-    return Raw(tuple(names), tuple(tuple(each.get(name, "") for name in names) for each in found))
+    return Raw(tuple(names), tuple(tuple(each.get(name, "") for name in names) for each in documents))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            values |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = _scalar(value)
-    return found
+            values[f"{prefix}{name}"] = _scalar(value)
+    return values
 
 
 def _scalar(value: Any) -> float | str:

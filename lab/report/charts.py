@@ -83,7 +83,7 @@ def _bars(grid: Grid, result: CellResult, high_s: float, title: str, w: Words) -
     rows = {(row.point, row.layer, row.codec): row for row in result.points}
     points, best = grid.points, result.best
     starred = None if best is None else points.index((best.point, best.layer, best.codec))
-    width, shown = FRAME.inner / len(points), _labelled(len(points), starred)
+    width, label_numbers = FRAME.inner / len(points), _labelled(len(points), starred)
 
     def y_of(seconds: float) -> float:
         return FRAME.base - (FRAME.base - FRAME.top) * seconds / top_s
@@ -97,15 +97,15 @@ def _bars(grid: Grid, result: CellResult, high_s: float, title: str, w: Words) -
             _bar(row, (x, width), y_of, w) if row is not None and is_there else _gap(x + width / 2, key[0], w)
         )
         kind = "tick strong" if number == starred else "tick"
-        if number in shown:
+        if number in label_numbers:
             pieces.append(_under(w.point(key[0]), x + width / 2, 12, kind))
         if result.auto is not None and key[0] is not None and result.auto.point == key[0]:
             pieces.append(_under("▲", x + width / 2, 23, "auto"))
     if best is not None and starred is not None:
         star_y = y_of(sum(best.stages[name].median for name in PARTS)) - 4
         pieces.append(_under("★", FRAME.left + width * (starred + 0.5), star_y - FRAME.base, "star"))
-        told = f"★ {w.cut(best)}: {show_ms(best.total_s)}"
-        pieces.append(letters(told, FRAME.width - FRAME.right, FRAME.top - 10, class_="star", text_anchor="end"))
+        label = f"★ {w.cut(best)}: {show_ms(best.total_s)}"
+        pieces.append(letters(label, FRAME.width - FRAME.right, FRAME.top - 10, class_="star", text_anchor="end"))
     pieces.append(line(FRAME.left, FRAME.base, FRAME.width - FRAME.right, FRAME.base, "axis"))
     pieces.append(letters(w("axis_cut"), FRAME.left + FRAME.inner / 2, FRAME.height - 5, class_="axis-name"))
     return drawing(FRAME.width, FRAME.height, w("bars_alt", title=title), "".join(pieces))
@@ -132,8 +132,8 @@ def _grid_line(mark: float, y: float) -> str:
 def _bar(row: Row, span: tuple[float, float], y_of: Callable[[float], float], w: Words) -> str:
     (x, width), reached = span, 0.0
     parts = [f"{w(name)} {show_ms(row.stages[name].median)}" for name in PARTS]
-    told = f"{w('cut')} {w.cut(row)} {row.layer}: {show_ms(row.total_s)} ({', '.join(parts)})"
-    pieces = [tag("title", escape(told))]
+    title = f"{w('cut')} {w.cut(row)} {row.layer}: {show_ms(row.total_s)} ({', '.join(parts)})"
+    pieces = [tag("title", escape(title))]
     for name in PARTS:
         begin, reached = reached, reached + row.stages[name].median
         height = y_of(begin) - y_of(reached)
@@ -146,8 +146,8 @@ def _bar(row: Row, span: tuple[float, float], y_of: Callable[[float], float], w:
 
 
 def _gap(x: float, point: int | None, w: Words) -> str:
-    told = f"{w('cut')} {w.point(point)}: {w('not_measured')}"
-    return tag("g", tag("title", escape(told)) + _under("×", x, -4, "missing"))
+    title = f"{w('cut')} {w.point(point)}: {w('not_measured')}"
+    return tag("g", tag("title", escape(title)) + _under("×", x, -4, "missing"))
 
 
 # --- predicted over measured
@@ -188,14 +188,14 @@ def _scatter_axes(low: float, high: float, w: Words) -> str:
         pieces.append(line(*_xy(first, first * factor, low, high), *_xy(last, last * factor, low, high), kind))
     middle = (SQUARE.top + SQUARE.base) / 2
     pieces.append(letters(w("axis_measured"), SQUARE.left + SQUARE.inner / 2, SQUARE.height - 8, class_="axis-name"))
-    turned = f"rotate(-90 14 {middle:g})"
-    pieces.append(letters(w("axis_predicted"), 14, middle, class_="axis-name", transform=turned))
+    rotation = f"rotate(-90 14 {middle:g})"
+    pieces.append(letters(w("axis_predicted"), 14, middle, class_="axis-name", transform=rotation))
     return "".join(pieces)
 
 
 def _dot(row: Row, low: float, high: float, w: Words) -> str:
     x, y = _xy(row.total_s * 1e3, row.predicted["total"] * 1e3, low, high)
-    told = w(
+    title = w(
         "dot",
         cell=w.cell(row.cell),
         cut=w.cut(row),
@@ -203,4 +203,4 @@ def _dot(row: Row, low: float, high: float, w: Words) -> str:
         predicted=show_ms(row.predicted["total"]),
     )
     kind, lines = f"dot dot-{row.who}", data_lines(row.lines)
-    return tag("circle", tag("title", escape(told)), cx=x, cy=y, r=4.0, class_=kind, data_records=lines)
+    return tag("circle", tag("title", escape(title)), cx=x, cy=y, r=4.0, class_=kind, data_records=lines)

@@ -90,10 +90,10 @@ def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry,
             lines = (*row.lines, *(auto.lines if auto else ()))
             mark = f" {w('wrong_mark')}" if row.wrong else ""
             entries.append(times(ratio, lines, BEST if winner == name else BAD if mark else "", after=mark))
-    told = w.who(winner) if winner else w("not_measured")
+    label = w.who(winner) if winner else w("not_measured")
     if winner != AUTO and _is_autos(result, result.by(winner)):
-        told = w("same_cut", who=told)
-    return (*entries, text(told, BEST if winner == AUTO else ""))
+        label = w("same_cut", who=label)
+    return (*entries, text(label, BEST if winner == AUTO else ""))
 
 
 def _is_autos(result: CellResult, row: Row | None) -> bool:
@@ -114,8 +114,8 @@ def _ratio(result: CellResult, row: Row | None) -> float | None:
 
 def _winner(result: CellResult, names: Iterable[str]) -> str:
     rows = [(who, row) for who in (AUTO, *names) if (row := result.by(who)) is not None and not row.wrong]
-    judged = [(value, who) for who, row in rows if (value := result.value(row)) is not None]
-    return min(judged, key=lambda pair: pair[0])[1] if judged else ""
+    values = [(value, who) for who, row in rows if (value := result.value(row)) is not None]
+    return min(values, key=lambda pair: pair[0])[1] if values else ""
 
 
 # --- energy
@@ -125,11 +125,11 @@ def energy_table(grid: Grid, w: Words) -> Table | None:
     """Modelled joules of the edge: the cut with the least, both ends, and the fastest cut. None without joules."""
     rows: list[tuple[Entry, ...]] = []
     for result in grid.results:
-        known = [row for row in result.points if row.is_measured and row.energy_j is not None]
-        if not known:
+        measured_rows = [row for row in result.points if row.is_measured and row.energy_j is not None]
+        if not measured_rows:
             continue
-        least = min(known, key=_joules)
-        fastest = min(known, key=lambda row: row.total_s)
+        least = min(measured_rows, key=_joules)
+        fastest = min(measured_rows, key=lambda row: row.total_s)
         rows.append(
             (
                 text(w.cpu(result.cell.cpu)),
@@ -192,20 +192,20 @@ def compared_of(grids: Sequence[Grid]) -> list[Compared]:
     for grid in grids:
         for (cpu, place), result in grid.cells.items():
             groups.setdefault((grid.model, grid.power, cpu, place), []).append(result)
-    found = []
+    comparisons = []
     for results in groups.values():
         by = {result.cell.objective: result for result in results}
         base = by.get("latency", results[0])
         by_energy = by.get("energy")
-        found.append(Compared(base, base.auto, by_energy.auto if by_energy else base.auto, by_energy))
-    return sorted(found, key=lambda each: each.cell.cell.model)
+        comparisons.append(Compared(base, base.auto, by_energy.auto if by_energy else base.auto, by_energy))
+    return sorted(comparisons, key=lambda each: each.cell.cell.model)
 
 
-def paper_table(found: Sequence[Compared], w: Words) -> Table:
+def paper_table(comparisons: Sequence[Compared], w: Words) -> Table:
     """Time and energy of all on the edge, all on the cloud, and the chosen cut; speedup and saving."""
     rows: list[tuple[Entry, ...]] = []
     firsts: set[int] = set()
-    for each in found:
+    for each in comparisons:
         cell, edge, cloud = each.cell.cell, each.cell.all_edge, each.cell.all_cloud
         if not rows or rows[-1][0].text != cell.model:
             firsts.add(len(rows))
@@ -236,10 +236,10 @@ def _chosen(row: Row | None, w: Words) -> Entry:
     return text("–", NOTE) if row is None else text(w.packed(row), lines=row.lines, hint=row.layer)
 
 
-def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
+def headline_table(comparisons: Sequence[Compared], w: Words, how: str) -> Table:
     """The paper's own figures beside these; `how` says what the times are."""
-    speedups = [(value, each) for each in found if (value := each.speedup) is not None]
-    savings = [(value, each) for each in found if (value := each.saving) is not None]
+    speedups = [(value, each) for each in comparisons if (value := each.speedup) is not None]
+    savings = [(value, each) for each in comparisons if (value := each.saving) is not None]
     rows: dict[str, tuple[Entry, ...]] = {}
     if speedups:
         average, (most, at) = mean(value for value, _ in speedups), max(speedups, key=lambda pair: pair[0])
@@ -253,37 +253,37 @@ def headline_table(found: Sequence[Compared], w: Words, how: str) -> Table:
         lines, modelled = _lines(each for _, each in savings), w("how_modelled")
         rows["mean_saving"] = _ours(Entry(show_percent(average, sign=False), average, lines), modelled)
         rows["most_saving"] = _ours(Entry(show_percent(most, sign=False), most, _lines([at])), _at(at, w, modelled))
-    if (gain := cloud_gain(found)) is not None:
-        rows["throughput"] = _ours(Entry(f"{gain:.2f} ×", gain, _lines(found)), w("how_throughput"))
-    in_joules = [each.by_energy for each in found if each.by_energy is not None]
-    for name, cells, told in (
-        ("found", [each.cell for each in found], how),
+    if (gain := cloud_gain(comparisons)) is not None:
+        rows["throughput"] = _ours(Entry(f"{gain:.2f} ×", gain, _lines(comparisons)), w("how_throughput"))
+    in_joules = [each.by_energy for each in comparisons if each.by_energy is not None]
+    for name, cells, basis in (
+        ("found", [each.cell for each in comparisons], how),
         ("found_energy", in_joules, w("how_modelled")),
     ):
-        if (judged := regret_of(cells)) is not None:
-            count = w("found_of", found=judged.summary.found, of=judged.summary.cells)
-            seen = {line for cell in cells for row in cell.everything for line in row.lines}
-            rows[name] = _ours(Entry(count, None, tuple(sorted(seen))), told)
+        if (regrets := regret_of(cells)) is not None:
+            count = w("found_of", found=regrets.summary.not_worse, of=regrets.summary.cells)
+            line_numbers = {line for cell in cells for row in cell.everything for line in row.lines}
+            rows[name] = _ours(Entry(count, None, tuple(sorted(line_numbers))), basis)
     missing = _ours(text(w("not_measured"), BAD), "")
-    shown = tuple((text(w(f"paper_{key}")), text(paper), *rows.get(key, missing)) for key, paper in PAPER.items())
-    return Table("headline", w("headline_title"), w.head("figure", "in_paper", "here", "how"), shown)
+    table_rows = tuple((text(w(f"paper_{key}")), text(paper), *rows.get(key, missing)) for key, paper in PAPER.items())
+    return Table("headline", w("headline_title"), w.head("figure", "in_paper", "here", "how"), table_rows)
 
 
 def _ours(here: Entry, how: str) -> tuple[Entry, ...]:
     return (replace(here, is_number=True), text(how, NOTE))
 
 
-def _lines(found: Iterable[Compared]) -> tuple[int, ...]:
+def _lines(comparisons: Iterable[Compared]) -> tuple[int, ...]:
     """Of all records that a comparison of these rests on."""
-    rows = (row for each in found for row in (each.cell.all_cloud, each.chosen, each.frugal) if row is not None)
+    rows = (row for each in comparisons for row in (each.cell.all_cloud, each.chosen, each.frugal) if row is not None)
     return tuple(sorted({line for row in rows for line in row.lines}))
 
 
-def cloud_gain(found: Iterable[Compared]) -> float | None:
+def cloud_gain(comparisons: Iterable[Compared]) -> float | None:
     """Cloud seconds of one inference of everything, all on the cloud, over those of the chosen cuts."""
     pairs = [
         (each.cell.all_cloud.stages["cloud"].median, each.chosen.stages["cloud"].median)
-        for each in found
+        for each in comparisons
         if each.cell.all_cloud is not None and each.chosen is not None
     ]
     chosen_s = sum(chosen for _, chosen in pairs)

@@ -135,8 +135,8 @@ def milliseconds(seconds: float | None, lines: Iterable[int] = (), mark: str = "
     """Seconds, shown and given as milliseconds."""
     if seconds is None:
         return Entry("–", "", mark=mark or NOTE, is_number=True)
-    shown, value = f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4)
-    return Entry(shown, value, tuple(lines), mark, hint=hint, is_number=True, unit=MS)
+    label, value = f"{_plain(seconds * 1e3)}", round(seconds * 1e3, 4)
+    return Entry(label, value, tuple(lines), mark, hint=hint, is_number=True, unit=MS)
 
 
 def joules(value: float | None, lines: Iterable[int] = (), mark: str = "") -> Entry:

@@ -51,17 +51,17 @@ class CellResult:
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
-        found = self._judged(row)
-        return None if found is None else found.median
+        spread = self._judged(row)
+        return None if spread is None else spread.median
 
     def _judged(self, row: Row | None) -> Spread | None:
         return None if row is None or not row.is_measured else judge_of(self.cell.objective)(row)
 
     def _run(self, row: Row) -> MeasuredCut | None:
         """A row for `lab.regret`; None where it was not measured or gave a wrong answer."""
-        found = None if row.wrong else self._judged(row)
+        spread = None if row.wrong else self._judged(row)
         cut = (row.point, "" if row.ran_here else row.codec)
-        return None if found is None else MeasuredCut(cut, found.median, found.low, found.high)
+        return None if spread is None else MeasuredCut(cut, spread.median, spread.low, spread.high)
 
     @property
     def everything(self) -> tuple[Row, ...]:
@@ -76,8 +76,8 @@ class CellResult:
     @cached_property
     def ranked(self) -> tuple[Row, ...]:
         """The fixed points that were measured and gave the right answer, the best one first."""
-        judged = [(value, row) for row in self.points if (value := self.value(row)) is not None and not row.wrong]
-        return tuple(row for _, row in sorted(judged, key=lambda pair: pair[0]))
+        pairs = [(value, row) for row in self.points if (value := self.value(row)) is not None and not row.wrong]
+        return tuple(row for _, row in sorted(pairs, key=lambda pair: pair[0]))
 
     @cached_property
     def beaten(self) -> frozenset[int]:
@@ -120,14 +120,14 @@ class CellResult:
     @property
     def all_edge(self) -> Row | None:
         """Everything on the edge: the point, or else the baseline of that name."""
-        found = (row for row in self.points if row.is_measured and row.ran_here)
-        return next(found, self.by(ALL_EDGE))
+        rows = (row for row in self.points if row.is_measured and row.ran_here)
+        return next(rows, self.by(ALL_EDGE))
 
     @property
     def all_cloud(self) -> Row | None:
         """Everything on the cloud, sent as it is."""
-        found = (row for row in self.points if row.is_measured and row.point == 0 and row.codec == "raw")
-        return next(found, self.by(ALL_CLOUD))
+        rows = (row for row in self.points if row.is_measured and row.point == 0 and row.codec == "raw")
+        return next(rows, self.by(ALL_CLOUD))
 
     @property
     def choice(self) -> Row | None:
@@ -196,13 +196,13 @@ class Grid:
     @property
     def results(self) -> tuple[CellResult, ...]:
         """The cells in the order of rows and columns."""
-        return tuple(found for cpu in self.cpus for place in self.places if (found := self.at(cpu, place)))
+        return tuple(result for cpu in self.cpus for place in self.places if (result := self.at(cpu, place)))
 
     @property
     def points(self) -> tuple[tuple[int | None, str, str], ...]:
         """Point, layer and codec of every fixed point that any of its cells has, in order."""
-        found = {(row.point, row.layer, row.codec) for result in self.results for row in result.points}
-        return tuple(sorted(found, key=lambda each: (-1 if each[0] is None else each[0], *each[1:])))
+        points = {(row.point, row.layer, row.codec) for result in self.results for row in result.points}
+        return tuple(sorted(points, key=lambda each: (-1 if each[0] is None else each[0], *each[1:])))
 
 
 def place_of(cell: Cell, rate: Callable[[str], float]) -> Place:
@@ -223,25 +223,25 @@ def grids_of(
     point counts as beaten.
     """
     rows = tuple(rows)
-    gathered: dict[tuple[str, str, str], dict[tuple[float | None, Place], list[Row]]] = {}
+    by_key: dict[tuple[str, str, str], dict[tuple[float | None, Place], list[Row]]] = {}
     fixed: dict[Cell, list[Row]] = {}
     for row in rows:
         cell = row.cell
-        grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
+        grid = by_key.setdefault((cell.model, cell.objective, cell.power), {})
         grid.setdefault((cell.cpu, place_of(cell, rate)), []).append(row)
         if row.who not in OF_THE_OBJECTIVE:
             fixed.setdefault(replace(cell, objective=""), []).append(row)
     for cell in expected:
-        grid = gathered.setdefault((cell.model, cell.objective, cell.power), {})
+        grid = by_key.setdefault((cell.model, cell.objective, cell.power), {})
         grid.setdefault((cell.cpu, place_of(cell, rate)), [])
     grids = (
         Grid(
             *key,
             cpus=tuple(sorted({cpu for cpu, _ in cells}, key=lambda cpu: float("inf") if cpu is None else cpu)),
             places=tuple(sorted({place for _, place in cells})),
-            cells={where: _result(found, fixed, floor_of) for where, found in cells.items() if found},
+            cells={where: _result(cell_rows, fixed, floor_of) for where, cell_rows in cells.items() if cell_rows},
         )
-        for key, cells in gathered.items()
+        for key, cells in by_key.items()
     )
     return tuple(_demanding(grid) for grid in grids)
 

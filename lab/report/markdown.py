@@ -7,7 +7,7 @@ def to_markdown(document: Document) -> str:
     """The file's text."""
     lines = [f"# {_plain(document.title)}", ""]
     lines += [f"> **!** {_plain(warning)}\n" for warning in document.warnings]
-    lines += [f"- {_plain(name)}: {_plain(told)}" for name, told in document.facts]
+    lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in document.facts]
     for section in document.sections:
         lines += _section(section)
     lines += ["", _plain(document.words["see_html"]), ""]

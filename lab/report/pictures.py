@@ -51,14 +51,14 @@ class Panel:
 @cache
 def chinese_font() -> str | None:
     """A font with Chinese letters that is installed here."""
-    known = {each.name for each in font_manager.fontManager.ttflist}
-    return next((name for name in FAMILIES if name in known), None)
+    fonts = {each.name for each in font_manager.fontManager.ttflist}
+    return next((name for name in FAMILIES if name in fonts), None)
 
 
 def draw(folder: Path, document: Document) -> list[Path]:
     """Write them; returns their names. Raises OSError."""
     fonts = [font for font in (chinese_font() if document.language == "zh" else None, "DejaVu Sans") if font]
-    found = []
+    paths = []
     with rc_context({"font.family": fonts, "axes.unicode_minus": False, "font.size": 9}):
         for name, figure in _figures(document):
             path = folder / f"{name}.png"
@@ -66,15 +66,15 @@ def draw(folder: Path, document: Document) -> list[Path]:
             dpi = min(DPI, MOST_PIXELS / max(figure.get_size_inches()))
             with replaced(path) as temporary:
                 figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12)
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def _figures(document: Document) -> Iterator[tuple[str, Figure]]:
     panels = list(_panels(document.table))
     for number, group in enumerate(dict.fromkeys(panel.group for panel in panels), start=1):
-        mine = [panel for panel in panels if panel.group == group]
-        yield f"cuts-{number}-{_plain(group[0])}", _cuts(mine, document)
+        group_panels = [panel for panel in panels if panel.group == group]
+        yield f"cuts-{number}-{_plain(group[0])}", _cuts(group_panels, document)
     maps = [block for section in document.sections for block in section.blocks if isinstance(block, Table)]
     for table in maps:
         if table.is_heat_map and table.rows:
@@ -148,8 +148,8 @@ def _bars(axes: Axes, panel: Panel, document: Document) -> None:
     cut = table.column("cut")
     for place, row in enumerate(panel.rows):
         if row[cut].mark == BEST:
-            told = f"★ {row[table.column('total')].text} ms"
-            axes.annotate(told, (place, base[place]), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+            label = f"★ {row[table.column('total')].text} ms"
+            axes.annotate(label, (place, base[place]), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     every = max(1, len(panel.rows) // 12)
     axes.set_xticks(list(places)[::every], [row[cut].text for row in panel.rows][::every], fontsize=7)
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -110,8 +110,8 @@ def number(records: Iterable[CellRecord]) -> tuple[Numbered, ...]:
 def _key(record: CellRecord) -> tuple[Any, ...]:
     if record.who != POINT:
         return record.cell, record.who
-    asked = record.asked or (record.point, record.layer, record.codec)
-    return record.cell, record.who, asked  # how it was packed may differ from attempt to attempt
+    cut = record.asked or (record.point, record.layer, record.codec)
+    return record.cell, record.who, cut  # how it was packed may differ from attempt to attempt
 
 
 def rows_of(records: Iterable[Numbered]) -> tuple[Row, ...]:
@@ -124,10 +124,10 @@ def rows_of(records: Iterable[Numbered]) -> tuple[Row, ...]:
 
 def _row(group: Sequence[Numbered]) -> Row:
     attempt = max(each.record.attempt for each in group)
-    kept = [each for each in group if each.record.attempt == attempt]
-    fallbacks = [each for each in kept if each.record.completed_by == FALLBACK]
-    good = [each for each in kept if each not in fallbacks]
-    last, measured = (good or kept)[-1].record, [each.record.measured for each in good]
+    latest = [each for each in group if each.record.attempt == attempt]
+    fallbacks = [each for each in latest if each.record.completed_by == FALLBACK]
+    good = [each for each in latest if each not in fallbacks]
+    last, measured = (good or latest)[-1].record, [each.record.measured for each in good]
     joules = [j for each in good if (j := each.record.total_j) is not None]
     return Row(
         cell=last.cell,
@@ -137,7 +137,7 @@ def _row(group: Sequence[Numbered]) -> Row:
         codec=last.codec,
         asked=last.asked,
         points=last.plan.get("points"),
-        lines=tuple(each.line for each in good or kept),
+        lines=tuple(each.line for each in good or latest),
         stages={name: Spread.of([part(times) for times in measured]) for name, part in STAGES.items() if measured},
         predicted=_predicted(last),
         payload_bytes=int(last.measured.get("payload_bytes", 0)),
@@ -149,16 +149,16 @@ def _row(group: Sequence[Numbered]) -> Row:
         edge_s=min((float(times["edge_s"]) for times in measured), default=None),
         crossing=tuple(last.plan.get(CROSSING, ())),
         wrong=sum(each.record.matches is False for each in good),
-        is_unstable=any(UNSTABLE in each.record.flags for each in kept),
+        is_unstable=any(UNSTABLE in each.record.flags for each in latest),
     )
 
 
 def _predicted(record: CellRecord) -> dict[str, float]:
     stages = record.plan.get("predicted") or {}
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, part in STAGES.items():
         try:
-            found[name] = float(part(stages))
+            values[name] = float(part(stages))
         except (KeyError, TypeError):
             continue
-    return found
+    return values

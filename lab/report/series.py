@@ -38,7 +38,7 @@ def _total(row: Row | None) -> Entry:
 
 def predicted_times(rows: Sequence[Row], w: Words) -> Table:
     """What had been predicted beside what was measured, for the rows of `predicted_rows`."""
-    found = [
+    table_rows = [
         (
             text(row.cell.model),
             text(w.cpu(row.cell.cpu)),
@@ -50,4 +50,4 @@ def predicted_times(rows: Sequence[Row], w: Words) -> Table:
         for row in sorted(rows, key=lambda row: row.total_s)
     ]
     keys = ("model", "cpu", "link", "cut", "measured", "predicted")
-    return Table("predicted-times", w("scatter_title"), w.head(*keys), tuple(found), keys=keys)
+    return Table("predicted-times", w("scatter_title"), w.head(*keys), tuple(table_rows), keys=keys)

@@ -6,8 +6,8 @@ from html import escape
 
 def tag(name: str, content: str = "", /, **attributes: str | float) -> str:
     """An element around content that is markup already; `data_records` is data-records, and `class_` is class."""
-    shown = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
-    return f"<{name}{shown}>{content}</{name}>" if content else f"<{name}{shown}/>"
+    pairs = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
+    return f"<{name}{pairs}>{content}</{name}>" if content else f"<{name}{pairs}/>"
 
 
 def _value(value: str | float) -> str:
@@ -43,7 +43,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers between two numbers above zero: powers of ten, or finer ones until there are three."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), [1 + number / 4 for number in range(36)]):
-        found = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(found) >= 3:
+        marks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(marks) >= 3:
             break
-    return found
+    return marks

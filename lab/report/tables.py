@@ -50,16 +50,16 @@ def student_table(grids: Sequence[Grid], w: Words) -> Table:
 def _cell_rows(grid: Grid, result: CellResult | None, w: Words) -> list[tuple[Entry, ...]]:
     if result is None:
         return [_missing(text(""), "", w("no_record"), w)]
-    found: list[tuple[Entry, ...]] = []
+    table_rows: list[tuple[Entry, ...]] = []
     has_own = any(row.who == POINT for row in result.rows)  # or they stand in another objective's grid
     for point, layer, codec in grid.points if has_own else ():
         row = next((r for r in result.points if (r.point, r.layer, r.codec) == (point, layer, codec)), None)
         cut = w.point(point)
-        found.append(
+        table_rows.append(
             _measured(row, result, w) if row is not None else _missing(Entry(cut, point), layer, w("no_record"), w)
         )
-    found += [_measured(row, result, w) for row in result.rows if row.who != POINT]
-    return found
+    table_rows += [_measured(row, result, w) for row in result.rows if row.who != POINT]
+    return table_rows
 
 
 def _measured(row: Row, result: CellResult, w: Words) -> tuple[Entry, ...]:
@@ -93,9 +93,9 @@ def _range(row: Row, name: str) -> str:
 def _missing(cut: Entry, layer: str, why: str, w: Words, lines: Iterable[int] = ()) -> tuple[Entry, ...]:
     lines = tuple(lines)
     nothing = Entry("–", "", mark=NOTE, is_number=True)
-    told = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why, is_number=True)
+    entry = Entry(w("not_measured"), w("not_measured_why", why=why), lines, BAD, hint=why, is_number=True)
     end = (*[nothing] * 5, Entry("0", 0, lines, NOTE, is_number=True), records_entry(lines))
-    return (cut, text(""), text(layer), nothing, told, *end)
+    return (cut, text(""), text(layer), nothing, entry, *end)
 
 
 def why_missing(row: Row, w: Words) -> str:
@@ -127,17 +127,17 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
     best, auto = result.best, result.choice
     lines = best.lines if best else ()
     few = w("too_few", n=result.known, least=result.least_points)
-    told = w("not_measured_why", why=few) if result.ranked else w("not_measured")
-    cells = [text(told, BAD), *[text("–", NOTE)] * 3]
+    note = w("not_measured_why", why=few) if result.ranked else w("not_measured")
+    cells = [text(note, BAD), *[text("–", NOTE)] * 3]
     if best is not None:
         runner = result.runner_up
-        told = "–" if runner is None else w("runner", cut=w.cut(runner), percent=_behind(result, runner))
+        note = "–" if runner is None else w("runner", cut=w.cut(runner), percent=_behind(result, runner))
         tie = f" {w('tie')}" if result.is_tie else ""
         cells = [
             text(f"{w.cut(best)} ★", BEST, lines=lines),
             text(best.layer, lines=lines),
             milliseconds(best.total_s, lines, BEST),
-            text(told + tie, NOTE, lines=runner.lines if runner else ()),
+            text(note + tie, NOTE, lines=runner.lines if runner else ()),
         ]
     if auto is None:
         return [*cells, text(w("not_measured"), BAD), *[percent(None)] * 4]
@@ -150,13 +150,13 @@ def _best_cells(result: CellResult, w: Words) -> list[Entry]:
     ]
 
 
-def _regret_cells(found: Regret | None, lines: tuple[int, ...], w: Words) -> list[Entry]:
+def _regret_cells(regret: Regret | None, lines: tuple[int, ...], w: Words) -> list[Entry]:
     """Regret, noise, and what comes of comparing them."""
-    if found is None:
+    if regret is None:
         return [percent(None)] * 3
-    verdict = w(f"verdict_{found.verdict}", less=show_percent(-found.difference, sign=False))
-    mark = BAD if found.verdict is Verdict.WORSE else NOTE if found.verdict is Verdict.EQUAL else BEST
-    numbers = [percent(found.share, lines), percent(found.noise, lines, NOTE, sign=False)]
+    verdict = w(f"verdict_{regret.verdict}", less=show_percent(-regret.difference, sign=False))
+    mark = BAD if regret.verdict is Verdict.WORSE else NOTE if regret.verdict is Verdict.EQUAL else BEST
+    numbers = [percent(regret.share, lines), percent(regret.noise, lines, NOTE, sign=False)]
     return [*numbers, text(verdict, mark, lines=lines)]
 
 
@@ -175,23 +175,23 @@ class Judged:
 
 def regret_of(results: Iterable[CellResult]) -> Judged | None:
     """None where no cell has both a best point and an automatic choice."""
-    judged = [(found, result) for result in results if (found := result.regret) is not None]
-    summary = Summary.of([found for found, _ in judged])
+    pairs = [(regret, result) for result in results if (regret := result.regret) is not None]
+    summary = Summary.of([regret for regret, _ in pairs])
     if summary is None:
         return None
-    return Judged(summary, max(judged, key=lambda pair: pair[0].share)[1])
+    return Judged(summary, max(pairs, key=lambda pair: pair[0].share)[1])
 
 
-def regret_line(found: Judged | None, w: Words) -> str:
+def regret_line(regrets: Judged | None, w: Words) -> str:
     """Regret as sentences; every number in them is of the table of best cuts."""
-    if found is None:
+    if regrets is None:
         return w("regret_none")
-    of, where = found.summary, w.setting(found.worst_at.cell)
-    shown = {name: show_percent(getattr(of, name), sign=False) for name in ("mean", "worst", "worst_noise", "noise")}
-    told = w("regret_found", of=of.cells, better=of.better, equal=of.equal, worse=of.worse)
+    of, where = regrets.summary, w.setting(regrets.worst_at.cell)
+    percents = {name: show_percent(getattr(of, name), sign=False) for name in ("mean", "worst", "worst_noise", "noise")}
+    sentence = w("regret_found", of=of.cells, better=of.better, equal=of.equal, worse=of.worse)
     if of.worst == 0:
-        return w.join(told, w("regret_zero", noise=shown["noise"]))
-    return w.join(told, w("regret_line", where=where, **shown))
+        return w.join(sentence, w("regret_zero", noise=percents["noise"]))
+    return w.join(sentence, w("regret_line", where=where, **percents))
 
 
 # --- heat maps
@@ -231,8 +231,8 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
 
 
 def _across(grid: Grid, cpu: float | None, entry: Callable[[CellResult], Entry], w: Words) -> list[Entry]:
-    found = [grid.at(cpu, place) for place in grid.places]
-    return [text(w("not_measured"), BAD) if result is None else entry(result) for result in found]
+    results = [grid.at(cpu, place) for place in grid.places]
+    return [text(w("not_measured"), BAD) if result is None else entry(result) for result in results]
 
 
 def grid_id(grid: Grid) -> str:

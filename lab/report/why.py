@@ -11,21 +11,21 @@ from edgecloud.utils.units import format_bytes
 
 def answer(grid: Grid, w: Words) -> list[str]:
     """Paragraphs. One that says so where no fixed point of the grid was measured."""
-    found = [(value, result) for result in grid.results if (value := result.value(result.best)) is not None]
-    if not found:
+    pairs = [(value, result) for result in grid.results if (value := result.value(result.best)) is not None]
+    if not pairs:
         return [w("why_nothing")]
-    lowest = min(found, key=lambda pair: pair[0])[1]
-    said = [w.join(_lowest(grid, lowest, len(found), w), _lower(grid, lowest, w))]
+    lowest = min(pairs, key=lambda pair: pair[0])[1]
+    paragraphs = [w.join(_lowest(grid, lowest, len(pairs), w), _lower(grid, lowest, w))]
     if grid.objective != "energy":
-        said += [w.join(_against_cloud(lowest, w), _against_edge(lowest, w)), _boundary(lowest, w)]
-    said += [_moves(grid, w), _everywhere(grid, [result for _, result in found], w)]
-    return [each for each in said if each]
+        paragraphs += [w.join(_against_cloud(lowest, w), _against_edge(lowest, w)), _boundary(lowest, w)]
+    paragraphs += [_moves(grid, w), _everywhere(grid, [result for _, result in pairs], w)]
+    return [each for each in paragraphs if each]
 
 
 def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
     best = result.ranked[0]
     parts = {name: show_ms(best.stages[name].median) for name in STAGES}
-    told = w(
+    sentence = w(
         "why_lowest" if cells > 1 else "why_only",
         model=grid.model,
         cells=cells,
@@ -34,21 +34,21 @@ def _lowest(grid: Grid, result: CellResult, cells: int, w: Words) -> str:
         **parts,
     )
     if grid.objective == "energy" and best.energy_j is not None:
-        return w.join(told, w("why_joules", value=show_joules(best.energy_j.median)))
+        return w.join(sentence, w("why_joules", value=show_joules(best.energy_j.median)))
     name, share = max(_shares(best).items(), key=lambda pair: pair[1])
-    return w.join(told, w("why_dominates", part=w(f"part_{name}"), share=show_share(share)))
+    return w.join(sentence, w("why_dominates", part=w(f"part_{name}"), share=show_share(share)))
 
 
 def _lower(grid: Grid, lowest: CellResult, w: Words) -> str:
     """What the table has that is lower than the lowest fixed cut, if anything: the least, and whether that is noise."""
     least, fixed = lowest.value(lowest.best), lowest.best
-    known = [
+    measurements = [
         (value, result, row)
         for result in grid.results
         for row in result.everything
         if not row.wrong and (value := result.value(row)) is not None
     ]
-    value, result, row = min(known, key=lambda each: each[0])
+    value, result, row = min(measurements, key=lambda each: each[0])
     if least is None or fixed is None or value >= least:
         return ""
     is_noise = result is lowest and 1 - value / least <= result.noise(row, fixed)
@@ -135,14 +135,14 @@ def _boundary(result: CellResult, w: Words) -> str:
     if cloud is None or not cloud.raw_bytes or len(crossing) < 3:
         return ""
     worst, largest = result.ranked[-1], max(crossing, key=lambda row: row.raw_bytes)
-    told = w("why_worst", where=w.where(worst), total=show_ms(worst.total_s), part=_dominant(worst, w))
+    worst_text = w("why_worst", where=w.where(worst), total=show_ms(worst.total_s), part=_dominant(worst, w))
     ratio, size = largest.raw_bytes / cloud.raw_bytes, format_bytes(largest.raw_bytes)
     where = w.where(largest)
     sizes = w("why_largest", where=where, size=size, ratio=f"{ratio:.2f}") if ratio > 1 else w("why_none_larger")
     if best.ran_here or best is cloud:
-        return w.join(sizes, told)
+        return w.join(sizes, worst_text)
     small = w("why_small", size=format_bytes(best.raw_bytes), share=show_share(best.raw_bytes / cloud.raw_bytes))
-    return w.join(small, sizes, told)
+    return w.join(small, sizes, worst_text)
 
 
 def _dominant(row: Row, w: Words) -> str:
@@ -155,15 +155,15 @@ def _dominant(row: Row, w: Words) -> str:
 
 def _moves(grid: Grid, w: Words) -> str:
     """Along links, for each device, and along devices, for each link."""
-    said: list[str] = []
+    sentences: list[str] = []
     rates = {place.up_bytes_per_s for place in grid.places}
     if len(rates) > 1:
         series = {w.cpu(cpu): [_best_point(grid.at(cpu, p)) for p in grid.places] for cpu in grid.cpus}
-        said.append(_movement("link", series, lambda name, points: w("why_at_cpu", cpu=name, points=points), w))
+        sentences.append(_movement("link", series, lambda name, points: w("why_at_cpu", cpu=name, points=points), w))
     if len(grid.cpus) > 1:
         along = {w.link(p): [_best_point(grid.at(cpu, p)) for cpu in grid.cpus] for p in grid.places}
-        said.append(_movement("cpu", along, lambda name, points: w("why_at_link", link=name, points=points), w))
-    return w.join(*said)
+        sentences.append(_movement("cpu", along, lambda name, points: w("why_at_link", link=name, points=points), w))
+    return w.join(*sentences)
 
 
 def _best_point(result: CellResult | None) -> int | None:
@@ -172,22 +172,22 @@ def _best_point(result: CellResult | None) -> int | None:
 
 def _movement(kind: str, series: dict[str, list[int | None]], show: Callable[[str, str], str], w: Words) -> str:
     steps = {key: " → ".join("?" if point is None else str(point) for point in at) for key, at in series.items()}
-    shown = w("list_separator").join(show(key, points) for key, points in steps.items())
+    listing = w("list_separator").join(show(key, points) for key, points in steps.items())
     ends = [_ends(points) for points in series.values()]
     earlier = sum(last < first for first, last in filter(None, ends))
     later = sum(last > first for first, last in filter(None, ends))
-    told = w(f"why_{kind}_moves", shown=shown)
+    sentence = w(f"why_{kind}_moves", shown=listing)
     expected, odd = (earlier, later) if kind == "link" else (later, earlier)
     if not expected and not odd:
-        return w.join(told, w("why_stays"))
+        return w.join(sentence, w("why_stays"))
     because = w(f"why_{kind}_expected", n=expected, of=len(series)) if expected else ""
     against = w(f"why_{kind}_odd", n=odd, of=len(series)) if odd else ""
-    return w.join(told, because, against)
+    return w.join(sentence, because, against)
 
 
 def _ends(points: Sequence[int | None]) -> tuple[int, int] | None:
-    known = [point for point in points if point is not None]
-    return (known[0], known[-1]) if len(known) > 1 else None
+    numbers = [point for point in points if point is not None]
+    return (numbers[0], numbers[-1]) if len(numbers) > 1 else None
 
 
 # --- over the whole grid
@@ -197,16 +197,16 @@ def _everywhere(grid: Grid, results: Sequence[CellResult], w: Words) -> str:
     """Shares of the stages at the best cuts, gains over both ends, and ties."""
     bests = [result.ranked[0] for result in results]
     shares = {name: sum(_shares(row)[name] for row in bests) / len(bests) for name in PARTS}
-    said = [w("why_shares", cells=len(bests), **{name: show_share(share) for name, share in shares.items()})]
+    sentences = [w("why_shares", cells=len(bests), **{name: show_share(share) for name, share in shares.items()})]
     for key, other in (("why_gain_edge", "all_edge"), ("why_gain_cloud", "all_cloud")):
         gains = [gain for r in results if (gain := r.gain_over(getattr(r, other))) is not None]
         if gains:
             low, high = f"{min(gains):.2f}", f"{max(gains):.2f}"
-            said.append(w(key, range=low if low == high else w("range", low=low, high=high)))
+            sentences.append(w(key, range=low if low == high else w("range", low=low, high=high)))
     ties = sum(result.is_tie for result in results)
     if ties:
-        said.append(w("why_ties", n=ties, of=len(results)))
+        sentences.append(w("why_ties", n=ties, of=len(results)))
     missing = len(grid.cpus) * len(grid.places) - len(results)
     if missing:
-        said.append(w("why_missing", n=missing))
-    return w.join(*said)
+        sentences.append(w("why_missing", n=missing))
+    return w.join(*sentences)

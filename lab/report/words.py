@@ -21,7 +21,7 @@ class Words:
         self.language = language
         self._ambiguous = ambiguous
         self._texts: dict[str, str] = read(shipped("lab.report", f"{language}.toml"))
-        self.retold = Texts(language).retold
+        self.translated = Texts(language).translated
         """What a record says in English, in this language."""
 
     def __call__(self, key: str, /, **values: object) -> str:
@@ -31,8 +31,8 @@ class Words:
     def naming(self, cells: Iterable[Cell]) -> "Words":
         """The same language, where links are called by their names; by their shapes too where names are not unique."""
         shapes = {(cell.link_name, cell.link) for cell in cells}
-        found = Counter(name for name, _ in shapes)
-        return Words(self.language, frozenset(name for name, shapes in found.items() if shapes > 1))
+        counts = Counter(name for name, _ in shapes)
+        return Words(self.language, frozenset(name for name, shapes in counts.items() if shapes > 1))
 
     def head(self, *keys: str) -> tuple[str, ...]:
         """The head of a table."""
@@ -49,8 +49,8 @@ class Words:
     def link(self, of: Cell | Place) -> str:
         """A link: its name, with the shape where another one has the same, and its trace."""
         name = of.link_name if isinstance(of, Cell) else of.name
-        shown = f"{name} ({of.link})" if name in self._ambiguous else name
-        return self("traced", link=shown, trace=of.trace) if of.trace else shown
+        label = f"{name} ({of.link})" if name in self._ambiguous else name
+        return self("traced", link=label, trace=of.trace) if of.trace else label
 
     def link_shape(self, cell: Cell) -> str:
         """A link's name, and what it stands for."""
@@ -90,13 +90,13 @@ class Words:
             return self("where_cloud")
         return self("where_after", cut=self.cut(row), layer=row.layer)
 
-    def doctor(self, found: Mapping[str, str]) -> str:
+    def doctor(self, warning: Mapping[str, str]) -> str:
         """What `lab doctor` warned of."""
-        key = f"doctor_{found['name'].lower().replace(' ', '_')}"
+        key = f"doctor_{warning['name'].lower().replace(' ', '_')}"
         if key in self._texts:
-            return self(key, found=self.retold(found["found"]))
-        name, told, to_do = (self.retold(found[each]) for each in ("name", "found", "to_do"))
-        return " -> ".join(filter(None, (f"{name}{self('colon')}{told}", to_do)))
+            return self(key, found=self.translated(warning["found"]))
+        name, finding, to_do = (self.translated(warning[each]) for each in ("name", "found", "to_do"))
+        return " -> ".join(filter(None, (f"{name}{self('colon')}{finding}", to_do)))
 
     def objective(self, name: str) -> str:
         """What is least."""

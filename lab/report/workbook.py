@@ -24,7 +24,7 @@ def write(path: Path, document: Document) -> None:
         *([_sheet(w["sheet_predicted"], document.predicted)] if document.predicted.rows else []),
         Sheet(w["sheet_raw"], document.raw.head, document.raw.rows),
     ]
-    notes = dict(document.facts) | {"!" * number: told for number, told in enumerate(document.warnings, start=1)}
+    notes = dict(document.facts) | {"!" * number: warning for number, warning in enumerate(document.warnings, start=1)}
     notes |= {w["sheet_raw"]: w["raw_units"]}
     write_workbook(path, sheets, {"": document.title} | notes, about=w["sheet_about"])
 
@@ -106,12 +106,12 @@ def _best(table: Table, w: dict[str, str]) -> Plot:
 
 def _cells(table: Table) -> list[tuple[int, int]]:
     """The rows of the fixed cuts of every cell that has any."""
-    cut, found = table.column("cut"), []
+    cut, ranges = table.column("cut"), []
     for begin, end in table.groups():
         fixed = [row for row in range(begin, end) if isinstance(table.rows[row][cut].value, int)]
         if fixed:
-            found.append((fixed[0], fixed[-1] + 1))
-    return found
+            ranges.append((fixed[0], fixed[-1] + 1))
+    return ranges
 
 
 def _cuts(table: Table, first: int, end: int, w: dict[str, str]) -> Plot:

@@ -32,7 +32,7 @@ def test_no_cell_beats_what_is_said_of_all(found: list[Regret]) -> None:
     assert 0 <= summary.mean <= summary.worst * (1 + 1e-9)
     assert min(each.noise for each in found) <= summary.noise <= max(each.noise for each in found)
     assert summary.better + summary.equal + summary.worse == summary.cells == len(found)
-    assert summary.found == sum(each.verdict is not Verdict.WORSE for each in found)
+    assert summary.not_worse == sum(each.verdict is not Verdict.WORSE for each in found)
 
 
 def test_repeats_and_runs_of_the_same_cut_are_the_noise() -> None:

@@ -14,7 +14,7 @@ from edgecloud.lab import doctor, hosts
 from edgecloud.lab.__main__ import main as lab
 from edgecloud.lab.grid import groups
 from edgecloud.lab.programs import program
-from edgecloud.lab.reaper import cleaner
+from edgecloud.lab.reaper import open_reaper
 from edgecloud.lab.records import ENVIRONMENT, RECORDS, SPEC, read
 from edgecloud.utils.errors import AppError
 from tests.conftest import LONG_S, call, run_script, until
@@ -37,7 +37,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder, mark = tmp_path_factory.mktemp(mode) / "out", f"test-{os.getpid()}-{mode}"
     run = start(folder, mode, mark, SMALL)
     until(lambda: lines(folder) or run.poll() is not None)  # in the middle of a cell, with everything running
-    assert len(processes(mark)) >= 4, "the lab, its cleaner, a cloud and an edge"
+    assert len(processes(mark)) >= 4, "the lab, its reaper, a cloud and an edge"
     run.send_signal(signal.SIGKILL)
     run.communicate()
     until(lambda: not left_of(run.pid, mark))
@@ -154,9 +154,9 @@ def test_the_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(check["to_do"] for check in document["checks"] if check["state"] == "missing")
 
 
-def test_a_cleaner_ends_what_it_was_told_of() -> None:
+def test_a_reaper_ends_what_it_was_told_of() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
-    with cleaner() as held:
+    with open_reaper() as held:
         held.note_process(sleeper.pid)
         with pytest.raises(AppError, match="false"):
             held.order(run=["false"])
@@ -186,5 +186,5 @@ def test_settings_of_the_lab_are_not_those_of_its_programs(tmp_path: Path, monke
     monkeypatch.setenv("EDGE_CLOUD_PORT", "9999")
     monkeypatch.setenv("EDGE_CLOUD_TOKEN", "a good secret")
     code = "import os; print(*sorted(name for name in os.environ if name.startswith('EDGE_CLOUD_')))"
-    with cleaner() as kept, program(["-c", code], tmp_path / "log", kept) as running:
+    with open_reaper() as kept, program(["-c", code], tmp_path / "log", kept) as running:
         assert running.line(LONG_S) == "EDGE_CLOUD_TOKEN\n"

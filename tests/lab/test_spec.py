@@ -7,7 +7,7 @@ import pytest
 
 from edgecloud.lab import spec
 from edgecloud.lab.grid import Want, flags_for, is_spread, places, wants
-from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.testbed import LinkSpec
 from edgecloud.utils.errors import UsageError
 from tests.conftest import ROOT
 
@@ -28,7 +28,7 @@ def test_a_spec_that_is_written_down_is_the_same_spec(tmp_path: Path) -> None:
     found = spec.read(written(tmp_path, text))
     assert found.cpu == (0.3, None)
     assert found.points == "0,8,13:pixels"
-    assert found.links[1] == LinkWanted("LTE", "5.85mbit,0ms,13.76mbit", "4g")
+    assert found.links[1] == LinkSpec("LTE", "5.85mbit,0ms,13.76mbit", "4g")
     assert spec.of(tomllib.loads(found.to_toml())) == found
 
 

@@ -127,24 +127,24 @@ def filled(template: str) -> str:
 
 def test_every_sentence_is_retold(chinese: texts.Texts) -> None:
     for sentence in texts.sentences():
-        told = chinese.retold(filled(sentence))
+        told = chinese.translated(filled(sentence))
         assert CHINESE.search(told), sentence
         assert told.count("7") >= len(blanks(sentence))
 
 
 def test_what_the_modes_say_is_retold_with_what_it_is_made_of(chinese: texts.Texts) -> None:
-    assert chinese.retold("it was asked for") == "由用户指定"
+    assert chinese.translated("it was asked for") == "由用户指定"
     why = "no hosts: network namespaces need root: use sudo, or --mode emulated"
-    assert chinese.retold(why) == "不能用 hosts：创建网络命名空间需要 root，请用 sudo，或加 --mode emulated"
-    assert texts.Texts("en").retold(why) == why
+    assert chinese.translated(why) == "不能用 hosts：创建网络命名空间需要 root，请用 sudo，或加 --mode emulated"
+    assert texts.Texts("en").translated(why) == why
 
 
 @given(st.text(max_size=80))
 def test_what_nobody_says_stays_as_it_is_or_is_never_lost(text: str) -> None:
     """A value may be anything: braces in it are no template."""
     words = texts.Texts("zh")
-    assert words.retold(f"no such sentence {{}} {text!r}").endswith(f"{text!r}") or "；" in words.retold(text)
-    assert text.strip() == "" or "{" not in words.retold(f"load {text}").replace(text, "")
+    assert words.translated(f"no such sentence {{}} {text!r}").endswith(f"{text!r}") or "；" in words.translated(text)
+    assert text.strip() == "" or "{" not in words.translated(f"load {text}").replace(text, "")
 
 
 @pytest.mark.parametrize(("root", "path"), [(True, None), (False, None), (False, "/nowhere")])
@@ -168,8 +168,8 @@ def test_doctor_speaks_chinese_and_its_json_stays_english(
 
 def test_what_hosts_cannot_is_among_the_sentences(chinese: texts.Texts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert CHINESE.search(chinese.retold(hosts.cannot()))
-    assert CHINESE.search(chinese.retold(hosts.missing()))
+    assert CHINESE.search(chinese.translated(hosts.cannot()))
+    assert CHINESE.search(chinese.translated(hosts.missing()))
 
 
 def test_cells_are_told_in_chinese(chinese: texts.Texts) -> None:

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from edgecloud.client.subprocesses import emulated_link
 from edgecloud.lab import made_links, traces
-from edgecloud.lab.hosts import HostsField, cannot, missing, shaped_hosts
+from edgecloud.lab.hosts import HostsTestbed, cannot, missing, shaped_hosts
 from edgecloud.lab.link_shape import LinkShape
-from edgecloud.lab.reaper import cleaner
+from edgecloud.lab.reaper import open_reaper
 from edgecloud.lab.relay import Relay, main
-from edgecloud.lab.testbed import LinkWanted
+from edgecloud.lab.testbed import LinkSpec
 from edgecloud.lab.token_bucket import MTU, tbf
 from edgecloud.lab.traces import Trace
 from edgecloud.net.recorder import MOST_ROWS, Recorder
@@ -264,9 +264,9 @@ def test_full_packets_get_through_a_trace_on_the_lab_s_cable(tmp_path: Path) -> 
     serve = "import socket;s=socket.create_server(('10.99.0.2',0));print(s.getsockname()[1],flush=True);"
     serve += "c=s.accept()[0];n=0\nwhile d:=c.recv(1<<20): n+=len(d)\nprint(n)"
     send = "import socket,sys;c=socket.create_connection(('10.99.0.2',int(sys.argv[1])));c.sendall(bytes(100_000))"
-    wanted = LinkWanted("walk", "1mbit", trace=written(tmp_path, "seconds,mbit\n0,5\n"))
-    with cleaner() as held:
-        field = HostsField(held)
+    wanted = LinkSpec("walk", "1mbit", trace=written(tmp_path, "seconds,mbit\n0,5\n"))
+    with open_reaper() as held:
+        field = HostsTestbed(held)
         with (
             subprocess.Popen([*field.on_cloud, sys.executable, "-c", serve], stdout=subprocess.PIPE) as there,
             field.link(wanted, (field.cloud_host, 0), tmp_path / "log"),
