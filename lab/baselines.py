@@ -35,7 +35,7 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class Given:
+class BaselineInputs:
     """What a baseline may know of a cell."""
 
     graph: LayerGraph
@@ -68,33 +68,33 @@ class Choice:
         return f"head={names}:{self.codec}"
 
 
-Baseline = Callable[[Given], Choice]
+Baseline = Callable[[BaselineInputs], Choice]
 
 
-def neurosurgeon(given: Given) -> Choice:
+def neurosurgeon(inputs: BaselineInputs) -> Choice:
     """Algorithm 1 for latency; of equal points the first. Raises UsageError without regressed times."""
-    graph, sides = given.graph, given.regressed
+    graph, sides = inputs.graph, inputs.regressed
     if sides is None:
         raise UsageError("neurosurgeon requires fitted regressions: run deployment.py profile")
     mobile, cloud = list(accumulate(sides.edge_s)), list(accumulate(sides.cloud_s))
     totals_s = []
     for point in graph.points:
         is_last = point is graph.points[-1]
-        upload_s = 0.0 if is_last else graph.layers[point.layer].out_bytes / given.up_bytes_per_s
-        totals_s.append(mobile[point.layer] + given.load * (cloud[-1] - cloud[point.layer]) + upload_s)
+        upload_s = 0.0 if is_last else graph.layers[point.layer].out_bytes / inputs.up_bytes_per_s
+        totals_s.append(mobile[point.layer] + inputs.load * (cloud[-1] - cloud[point.layer]) + upload_s)
     best = min(range(len(totals_s)), key=totals_s.__getitem__)
     return Choice("neurosurgeon", graph.head_at(best), best, RAW, totals_s[best])
 
 
-def dads(given: Given) -> Choice:
+def dads(inputs: BaselineInputs) -> Choice:
     """DSL: the minimum cut of Eq. 4. Raises UsageError without measured times."""
-    graph, sides = given.graph, given.measured
+    graph, sides = inputs.graph, inputs.measured
     if sides is None:
         raise UsageError("dads requires measured times of both sides: run deployment.py profile -t MODEL")
     terms = Terms(
         edge=np.asarray(sides.edge_s, dtype=np.float64),
         cloud=np.asarray(sides.cloud_s, dtype=np.float64),
-        tensor=np.array([layer.out_bytes for layer in graph.layers]) / given.up_bytes_per_s,
+        tensor=np.array([layer.out_bytes for layer in graph.layers]) / inputs.up_bytes_per_s,
         entry=np.zeros(max(1, len(graph.points) - 1)),  # no round trip, no way back, no start of a tail
     )
     head = CutSolver(graph).best(terms)
@@ -110,9 +110,9 @@ def point_of(graph: LayerGraph, head: frozenset[int]) -> int | None:
 def _at(who: str, point: int, codec: str) -> Baseline:
     """Always the same point; -1 is the last one."""
 
-    def choose(given: Given) -> Choice:
-        number = point % len(given.graph.points)
-        return Choice(who, given.graph.head_at(number), number, codec)
+    def choose(inputs: BaselineInputs) -> Choice:
+        number = point % len(inputs.graph.points)
+        return Choice(who, inputs.graph.head_at(number), number, codec)
 
     return choose
 
@@ -125,8 +125,8 @@ BASELINES: dict[str, Baseline] = {
 """By the name that stands in the lab's records."""
 
 
-def choose(name: str, given: Given) -> Choice:
+def choose(name: str, inputs: BaselineInputs) -> Choice:
     """What one of them would do. Raises UsageError for a name that there is not, or times that it needs."""
     if name not in BASELINES:
         raise UsageError(f"no baseline {name[:40]!r}: choose {', '.join(BASELINES)}")
-    return BASELINES[name](given)
+    return BASELINES[name](inputs)

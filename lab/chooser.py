@@ -61,14 +61,14 @@ class Chooser:
 
         Raises UsageError for a name that there is not, or where times or a survey are missing.
         """
-        from edgecloud.lab.baselines import Given, choose  # and with it numpy and a solver
+        from edgecloud.lab.baselines import BaselineInputs, choose  # and with it numpy and a solver
 
         graph, layers = self.network(model)
         share = cpu_share or 1.0
         measured = self._measured(model, graph, cpu_share) if NEEDS_TIMES in names else None
         regressed = self._regressed(layers, share) if NEEDS_A_SURVEY in names else None
-        given = Given(graph, up_bytes_per_s, measured, regressed, load)
-        return [choose(name, given) for name in names]
+        inputs = BaselineInputs(graph, up_bytes_per_s, measured, regressed, load)
+        return [choose(name, inputs) for name in names]
 
     def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
         """The layers of a network: as a graph, and as regressions see them."""

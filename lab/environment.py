@@ -32,9 +32,9 @@ def environment(
     }
     versions = {"python": platform.python_version(), "project": VERSION}
     versions |= {name: version for name in PACKAGES if (version := version_of(name)) is not None}
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    start = datetime.now(UTC).isoformat(timespec="seconds")
     cc = congestion_control()
-    return Environment(mode, why, host, versions, 1, cc, started, cpu_period_s, tuple(warnings))
+    return Environment(mode, why, host, versions, 1, cc, start, cpu_period_s, tuple(warnings))
 
 
 def version_of(package: str) -> str | None:

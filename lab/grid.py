@@ -145,16 +145,16 @@ class Best:
     auto_point: int | None
     auto_s: float | None
     """Of the edge's own choice as it was measured; of `auto-raw` where only that was run."""
-    judged: Regret | None
+    own_regret: Regret | None
     """That choice against the best point."""
     is_unstable: bool
-    tried: int
+    known_points: int
     """How many fixed points were measured, or cannot be the best."""
 
     @property
     def regret(self) -> Regret | None:
         """Of the edge's own choice (lab.regret); None where too few points were measured to call one the best."""
-        return None if self.tried < LEAST_POINTS else self.judged
+        return None if self.known_points < LEAST_POINTS else self.own_regret
 
 
 def summary(records: Iterable[CellRecord], *, is_exhaustive: bool = False) -> list[Best]:
@@ -178,13 +178,15 @@ def _best(cell_groups: Sequence[list[CellRecord]], is_exhaustive: bool) -> Best 
     total_s, group = min(points, key=lambda pair: pair[0])
     autos = {other[0].who: (s, other) for s, other in totals if other[0].who in (AUTO, AUTO_RAW)}
     first = group[0]
-    tried = int(first.plan.get("points", len(points))) if is_exhaustive else len(points)
+    known_points = int(first.plan.get("points", len(points))) if is_exhaustive else len(points)
     is_unstable = any(UNSTABLE in record.flags for group in cell_groups for record in group)
     if not autos:
-        return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, tried)
+        return Best(first.cell, first.point, first.layer, total_s, None, None, None, is_unstable, known_points)
     auto_s, auto = autos.get(AUTO) or autos[AUTO_RAW]
     own_regret = regret(_run(auto), [_run(other) for _, other in points], [_run(other) for _, other in totals])
-    return Best(first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, own_regret, is_unstable, tried)
+    return Best(
+        first.cell, first.point, first.layer, total_s, auto[0].point, auto_s, own_regret, is_unstable, known_points
+    )
 
 
 def _run(group: Sequence[CellRecord]) -> MeasuredCut:

@@ -48,9 +48,9 @@ def shaped_hosts(rate: str) -> Iterator[Hosts]:
         hosts = [f"ip netns add {name}" for name in (edge, cloud)]
         shape = f"tc -n {edge} qdisc add dev {EDGE_CABLE} root tbf rate {rate} burst {BURST} latency {LATENCY}"
         for line in (*hosts, *_cable(edge, cloud), shape):
-            done = subprocess.run(line.split(), check=False, capture_output=True, text=True)
-            if done.returncode:
-                raise AppError(f"{line}: {done.stderr.strip()}")
+            process = subprocess.run(line.split(), check=False, capture_output=True, text=True)
+            if process.returncode:
+                raise AppError(f"{line}: {process.stderr.strip()}")
         execute = ("ip", "netns", "exec")
         yield Hosts((*execute, edge), (*execute, cloud))
     finally:

@@ -74,14 +74,14 @@ def _obey(order: Any, resources: list[tuple[str, str]]) -> str:
 
 def end_process(name: str) -> None:
     """Kill a process, named NUMBER or NUMBER@START, unless another one has its number by now; wait until it is gone."""
-    number, _, started = name.partition("@")
+    number, _, start = name.partition("@")
     pid = int(number)
-    if started and started_at(pid) != started:
+    if start and started_at(pid) != start:
         return
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + GONE_S
-    while is_alive(pid) and started_at(pid) == started and time.monotonic() < until:
+    while is_alive(pid) and started_at(pid) == start and time.monotonic() < until:
         time.sleep(0.01)
 
 

@@ -37,8 +37,8 @@ def table(bests: Sequence[Best]) -> "Table":
 
     rich_table = Table(box=None, pad_edge=False)
     for name in ("cell", "best_point", "layer", "total", "auto", "total_of_auto", "regret", "noise", "", " "):
-        left = name.strip() in ("cell", "layer", "")
-        rich_table.add_column(say(name) if name.strip() else name, justify="left" if left else "right")
+        is_left = name.strip() in ("cell", "layer", "")
+        rich_table.add_column(say(name) if name.strip() else name, justify="left" if is_left else "right")
     for best in bests:
         auto = (say("several") if best.auto_point is None else str(best.auto_point)) if best.auto_s is not None else "-"
         auto_s = "-" if best.auto_s is None else format_seconds(best.auto_s)

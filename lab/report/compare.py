@@ -209,8 +209,8 @@ def paper_table(comparisons: Sequence[Compared], w: Words) -> Table:
         cell, edge, cloud = each.cell.cell, each.cell.all_edge, each.cell.all_cloud
         if not rows or rows[-1][0].text != cell.model:
             firsts.add(len(rows))
-        lines = tuple(line for row in (cloud, each.chosen) if row for line in row.lines)
-        saved = tuple(line for row in (cloud, each.frugal) if row for line in row.lines)
+        speedup_lines = tuple(line for row in (cloud, each.chosen) if row for line in row.lines)
+        saving_lines = tuple(line for row in (cloud, each.frugal) if row for line in row.lines)
         rows.append(
             (
                 text(cell.model),
@@ -219,12 +219,12 @@ def paper_table(comparisons: Sequence[Compared], w: Words) -> Table:
                 *(milliseconds(row.total_s if row else None, row.lines if row else ()) for row in (edge, cloud)),
                 _chosen(each.chosen, w),
                 milliseconds(each.chosen.total_s if each.chosen else None, each.chosen.lines if each.chosen else ()),
-                times(each.speedup, lines, BEST if (each.speedup or 0) > 1.005 else ""),
+                times(each.speedup, speedup_lines, BEST if (each.speedup or 0) > 1.005 else ""),
                 _spent(edge),
                 _spent(cloud),
                 _chosen(each.frugal, w),
                 _spent(each.frugal),
-                percent(each.saving, saved, sign=False),
+                percent(each.saving, saving_lines, sign=False),
             )
         )
     head = w.head("model", "cpu", "link", "edge_ms", "cloud_ms", "chosen", "chosen_ms", "speedup")

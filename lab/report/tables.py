@@ -206,9 +206,9 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
         if best is None:
             return text(w("not_measured"), BAD)
         value = result.value(best)
-        told = w("heat_joules", value=show_joules(value or 0)) if grid.objective == "energy" else show_ms(best.total_s)
+        cost = w("heat_joules", value=show_joules(value or 0)) if grid.objective == "energy" else show_ms(best.total_s)
         share = (best.point or 0) / last
-        return Entry(f"{w.cut(best)} · {told}", None, best.lines, share=share, hint=best.layer)
+        return Entry(f"{w.cut(best)} · {cost}", None, best.lines, share=share, hint=best.layer)
 
     def gain(result: CellResult, other: Row | None) -> Entry:
         value = result.gain_over(other)

@@ -17,7 +17,7 @@ import pytest
 from edgecloud.cli import script
 from edgecloud.client import points
 from edgecloud.lab import chooser
-from edgecloud.lab.baselines import BASELINES, Choice, Given, Sides, choose
+from edgecloud.lab.baselines import BASELINES, BaselineInputs, Choice, Sides, choose
 from edgecloud.lab.choices import AUTO_RAW, FIXED
 from edgecloud.lab.chooser import Chooser, Sources
 from edgecloud.lab.rules import RULES, Situation
@@ -40,14 +40,14 @@ SHARE, LINK = 0.3, "20mbit,10ms"
 QUICK = ("--warm-up", "0", "--verify")
 
 
-def given_of(rng: random.Random, graph: LayerGraph) -> Given:
+def inputs_of(rng: random.Random, graph: LayerGraph) -> BaselineInputs:
     """Random times, also of nothing, and a rate at which sending costs about as much as computing."""
 
     def sides() -> Sides:
         some = [[0.0, *(rng.choice([0.0, rng.random()]) for _ in graph.layers[1:])] for _ in range(2)]
         return Sides(some[0], [rng.choice([0.1, 1.0]) * seconds for seconds in some[1]])
 
-    return Given(graph, rng.choice([0.5, 5.0, 50.0, 1e9]), sides(), sides(), rng.choice([1.0, 3.0]))
+    return BaselineInputs(graph, rng.choice([0.5, 5.0, 50.0, 1e9]), sides(), sides(), rng.choice([1.0, 3.0]))
 
 
 def test_neurosurgeon_takes_the_point_that_is_least_by_algorithm_1() -> None:
@@ -58,16 +58,16 @@ def test_neurosurgeon_takes_the_point_that_is_least_by_algorithm_1() -> None:
             if number % 2
             else random_graph(rng, rng.randrange(3, 10))
         )
-        given = given_of(rng, graph)
-        assert given.regressed is not None
+        inputs = inputs_of(rng, graph)
+        assert inputs.regressed is not None
         totals = []
         for point in graph.points:
             head = graph.head_at(point.number)
-            mobile = sum(given.regressed.edge_s[layer] for layer in head)
-            cloud = sum(given.regressed.cloud_s[layer] * given.load for layer in graph.everything - head)
+            mobile = sum(inputs.regressed.edge_s[layer] for layer in head)
+            cloud = sum(inputs.regressed.cloud_s[layer] * inputs.load for layer in graph.everything - head)
             sent = sum(graph.layers[layer].out_bytes for layer in graph.boundary(head))
-            totals.append(mobile + cloud + sent / given.up_bytes_per_s)
-        found = choose("neurosurgeon", given)
+            totals.append(mobile + cloud + sent / inputs.up_bytes_per_s)
+        found = choose("neurosurgeon", inputs)
         assert found.expected_s == pytest.approx(min(totals))
         assert found.point is not None
         assert totals[found.point] == pytest.approx(min(totals))
@@ -77,16 +77,16 @@ def test_dads_takes_the_cut_that_is_least_of_all_closed_cuts_by_its_own_cost() -
     """T_e + T_c + T_t of section II: no round trip, no load, no way back, every tensor once."""
     rng, several = random.Random(2), 0
     for _ in range(1500):
-        given = given_of(rng, random_graph(rng, rng.randrange(3, 10)))
-        graph, sides = given.graph, given.measured
+        inputs = inputs_of(rng, random_graph(rng, rng.randrange(3, 10)))
+        graph, sides = inputs.graph, inputs.measured
         assert sides is not None
         costs = {
             cut: sum(sides.edge_s[layer] for layer in cut)
             + sum(sides.cloud_s[layer] for layer in graph.everything - cut)
-            + sum(graph.layers[layer].out_bytes for layer in graph.boundary(cut)) / given.up_bytes_per_s
+            + sum(graph.layers[layer].out_bytes for layer in graph.boundary(cut)) / inputs.up_bytes_per_s
             for cut in all_cuts(graph)
         }
-        found = choose("dads", given)
+        found = choose("dads", inputs)
         assert costs[found.head] == pytest.approx(min(costs.values()), rel=1e-6, abs=1e-7)
         assert found.expected_s == pytest.approx(costs[found.head], abs=1e-7)
         assert (found.point is None) == (len(graph.boundary(found.head)) > 1)
@@ -99,8 +99,8 @@ def test_dads_takes_the_cut_that_is_least_of_all_closed_cuts_by_its_own_cost() -
 
 def test_the_simple_ones_are_the_ends() -> None:
     graph = make_chain([5, 4, 3, 2, 1])
-    given, last = Given(graph, 1.0), len(graph.points) - 1
-    found = {name: choose(name, given).points_text(graph) for name in BASELINES if name.startswith("all-")}
+    inputs, last = BaselineInputs(graph, 1.0), len(graph.points) - 1
+    found = {name: choose(name, inputs).points_text(graph) for name in BASELINES if name.startswith("all-")}
     packed = {"all-cloud-8bit": "0:pixels", "all-cloud-jpeg": "0:jpeg"}
     assert found == {"all-edge": f"{last}:raw", "all-cloud": "0:raw", **packed}
     seen = Situation("any", last + 1, {}, Path(), None)
@@ -114,7 +114,7 @@ def test_lab_run_knows_every_baseline() -> None:
 @pytest.mark.parametrize("name", ["neurosurgeon", "dads", "nobody"])
 def test_what_has_no_times_or_no_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        choose(name, Given(make_chain([3, 2, 1]), 1.0))
+        choose(name, BaselineInputs(make_chain([3, 2, 1]), 1.0))
 
 
 def test_regressions_are_the_papers_two_forms_and_the_better_one_for_each_kind() -> None:
@@ -147,7 +147,7 @@ def several_tensors(graph: LayerGraph) -> Choice:
     rng = np.random.default_rng(3)
     for _ in range(1000):
         times = rng.exponential(1.0, (2, len(graph.layers)))
-        found = choose("dads", Given(graph, 1e6, Sides(times[0], times[1])))
+        found = choose("dads", BaselineInputs(graph, 1e6, Sides(times[0], times[1])))
         if len(graph.boundary(found.head)) > 1:
             return found
     raise AssertionError("it never cuts through a block")

@@ -8,7 +8,7 @@ import pytest
 from edgecloud.client import points
 from edgecloud.engine.executor import Network
 from edgecloud.lab import choices
-from edgecloud.lab.baselines import BASELINES, Given, Sides, choose
+from edgecloud.lab.baselines import BASELINES, BaselineInputs, Sides, choose
 from edgecloud.lab.choices import AUTO_RAW
 from edgecloud.lab.chooser import Chooser, Sources
 from edgecloud.lab.rules import RULES, Situation
@@ -65,7 +65,7 @@ def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
         if name == "neurosurgeon":
             (expected,) = by_hand.choose([name], MODEL, rate, SHARE)
         else:
-            expected = choose(name, Given(graph, rate, measured))
+            expected = choose(name, BaselineInputs(graph, rate, measured))
         assert text == expected.points_text(graph)
         (wanted,) = points.parse(text, graph)
         assert (wanted.point, wanted.codec) == (expected.point, expected.codec)
