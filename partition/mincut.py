@@ -49,11 +49,11 @@ class Terms:
     def value(self, graph: LayerGraph, head: frozenset[int]) -> float:
         """The sum that a cut picks, in the unit of the terms."""
         tail = graph.everything - head
-        found = self.edge[sorted(head)].sum()
+        total = self.edge[sorted(head)].sum()
         if tail:
-            found += self.cloud[sorted(tail)].sum() + self.tensor[list(graph.boundary(head))].sum()
-            found += self.entry[graph.entry(head)]
-        return float(found)
+            total += self.cloud[sorted(tail)].sum() + self.tensor[list(graph.boundary(head))].sum()
+            total += self.entry[graph.entry(head)]
+        return float(total)
 
 
 class CutSolver:
@@ -103,7 +103,7 @@ class CutSolver:
         if ends[better] < NOTHING:
             return better
         head = self._cut(values * (FINEST / ends[better]))
-        return min((head, better), key=lambda found: terms.value(self._graph, found))  # rounding may have lost a hair
+        return min((head, better), key=lambda cut: terms.value(self._graph, cut))  # rounding may have lost a hair
 
     def _cut(self, values: Values) -> frozenset[int]:
         summed = np.bincount(self._slots, weights=values[self._term], minlength=len(self._columns))

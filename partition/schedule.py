@@ -159,10 +159,10 @@ def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> Schedule:
     kinds = _kinds(jobs)
     bound_s, shares = _relax(kinds)
     search = _Search(kinds, turns)
-    found = search.run([_rounded(kinds, shares), *_simple(kinds)], bound_s)
-    chosen = tuple(kind.options[row] for kind, row in zip(search.kinds, found.rows, strict=True))
-    makespan_s = makespan([jobs[number].options[chosen[number]] for number in found.order])
-    return Schedule(tuple(found.order), chosen, makespan_s, min(bound_s, makespan_s))
+    best = search.run([_rounded(kinds, shares), *_simple(kinds)], bound_s)
+    chosen = tuple(kind.options[row] for kind, row in zip(search.kinds, best.rows, strict=True))
+    makespan_s = makespan([jobs[number].options[chosen[number]] for number in best.order])
+    return Schedule(tuple(best.order), chosen, makespan_s, min(bound_s, makespan_s))
 
 
 def _kinds(jobs: Sequence[Job]) -> list[_Kind]:
@@ -176,11 +176,11 @@ def _kinds(jobs: Sequence[Job]) -> list[_Kind]:
 
 def _kind(options: Sequence[Stages], jobs: Sequence[int], longest_s: float) -> _Kind:
     seconds = np.array([(o.edge_s, o.link_s, o.cloud_s, o.delay_s) for o in options])
-    kept = np.flatnonzero(seconds.sum(axis=1) <= longest_s)
-    kept = kept[_front(seconds[kept])]
-    leaves: NDArray[np.bool_] = seconds[kept, 1:].sum(axis=1) > 0
-    numbers = kept.tolist()
-    return _Kind(tuple(jobs), tuple(numbers), seconds[kept], leaves, tuple(options[number] for number in numbers))
+    indices = np.flatnonzero(seconds.sum(axis=1) <= longest_s)
+    indices = indices[_front(seconds[indices])]
+    leaves: NDArray[np.bool_] = seconds[indices, 1:].sum(axis=1) > 0
+    numbers = indices.tolist()
+    return _Kind(tuple(jobs), tuple(numbers), seconds[indices], leaves, tuple(options[number] for number in numbers))
 
 
 def _front(seconds: Floats) -> Ints:
@@ -233,16 +233,16 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     rows, sums = _program(seconds / scale_s, owner, counts, leaves)
     objective = np.zeros(rows.shape[1])
     objective[-1] = 1.0
-    found = linprog(objective, rows, np.zeros(rows.shape[0]), sums, np.concatenate([counts, [1.0, 1.0]]))
-    if not found.success:
-        raise ArithmeticError(f"no lower bound: {found.message}")
-    prices = np.maximum(-found.ineqlin.marginals, 0.0)
+    solution = linprog(objective, rows, np.zeros(rows.shape[0]), sums, np.concatenate([counts, [1.0, 1.0]]))
+    if not solution.success:
+        raise ArithmeticError(f"no lower bound: {solution.message}")
+    prices = np.maximum(-solution.ineqlin.marginals, 0.0)
     prices /= prices[: 4 + 2 * len(kinds)].sum()  # so that T has no price of its own
     costs = (prices @ rows)[:-1]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     least = np.minimum.reduceat(costs, [*starts, len(seconds), len(seconds) + len(leaves)])
     bound_s = float(least @ np.concatenate([counts, [1.0, 1.0]])) * scale_s
-    return bound_s, np.split(np.maximum(found.x[: len(seconds)], 0.0), starts[1:])
+    return bound_s, np.split(np.maximum(solution.x[: len(seconds)], 0.0), starts[1:])
 
 
 def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tuple[csr_array, csr_array]:
