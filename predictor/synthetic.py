@@ -94,13 +94,13 @@ def _module(op: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def _call(module: nn.Module, *read: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = module(*read)
-    return made
+    output: torch.Tensor = module(*read)
+    return output
 
 
 def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = module(x, x, x, need_weights=False)[0]
-    return made
+    output: torch.Tensor = module(x, x, x, need_weights=False)[0]
+    return output
 
 
 _MODULES: dict[str, Callable[..., nn.Module]] = {
