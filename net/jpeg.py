@@ -75,8 +75,8 @@ class Jpeg:
                 raise ProtocolError(f"JPEG marker {kind:#04x} is not allowed in baseline")
             seen.add(kind)
             position += 4 + len(body)
-        found = _MARKER.search(compressed, position)
-        if found is None or found.start() != len(compressed) - len(_END):
+        match = _MARKER.search(compressed, position)
+        if match is None or match.start() != len(compressed) - len(_END):
             raise ProtocolError("truncated JPEG, or more than one scan")
 
     def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:

@@ -223,10 +223,10 @@ def _bytes(length: struct.Struct) -> "_Instruction":
 
 def _get(index: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
-        found = memo[index.unpack_from(data, position)[0]]
-        if type(found) not in (str, bytes):
+        value = memo[index.unpack_from(data, position)[0]]
+        if type(value) not in (str, bytes):
             raise PlainPickleError("only text and bytes may be memoized")
-        stack.append(found)
+        stack.append(value)
         return position + index.size
 
     return push
