@@ -50,33 +50,33 @@ class Steps:
     """How long each step took the last time, kept in a file; what cannot be read or written there is not missed."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._known = path, self._read(path)
+        self._path, self._times = path, self._read(path)
         self._changed: dict[str, float] = {}
 
     @staticmethod
     def _read(path: Path) -> dict[str, float]:
         try:
             with path.open("rb") as file:
-                found = json.loads(file.read(MOST_BYTES))
-            return {str(name): float(seconds) for name, seconds in found.items() if 0 < float(seconds) < 1e5}
+                times = json.loads(file.read(MOST_BYTES))
+            return {str(name): float(seconds) for name, seconds in times.items() if 0 < float(seconds) < 1e5}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
     def share(self, step: str, seconds: float) -> float:
         """How much of a step is done after so long; 0 where that is not known, and never all of it."""
-        usual_s = self._known.get(step)
+        usual_s = self._times.get(step)
         return 0.0 if usual_s is None else min(seconds / usual_s, 0.99)
 
-    def took(self, step: str, seconds: float) -> None:
+    def record(self, step: str, seconds: float) -> None:
         """Remember it."""
         self._changed[step] = round(seconds, 3)
 
     def keep(self) -> None:
         """Write them down for the next call."""
-        kept = dict(list((self._known | self._changed).items())[-MOST_STEPS:])
+        times = dict(list((self._times | self._changed).items())[-MOST_STEPS:])
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(kept))
+            write_atomically(self._path, json.dumps(times))
 
 
 class _Bar:
@@ -119,7 +119,7 @@ class _Bar:
 
     def _end_step(self) -> None:
         if not self._is_told:
-            self._steps.took(_kind(self._step), time.monotonic() - self._began)
+            self._steps.record(_kind(self._step), time.monotonic() - self._began)
 
     def close(self) -> None:
         """It is over."""
