@@ -87,12 +87,12 @@ class Walk:
 
     def _to_cloud(self, state: _State, layer: int) -> _State:
         head, tail, edge_s, upload_s, cloud_s = state
-        read = 0
+        sources = 0
         for number in _bits(self._followers[layer.bit_length() - 1] & ~tail):
             cloud_s += self._cloud_s[number]
-            read |= self._sources[number]
+            sources |= self._sources[number]
             tail |= 1 << number
-        for number in _bits(read & head):
+        for number in _bits(sources & head):
             if not self._readers[number] & state.tail:
                 upload_s += self._tensor_s[number]
         return _State(head, tail, edge_s, upload_s, cloud_s)

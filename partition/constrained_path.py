@@ -284,9 +284,9 @@ class _Search:
         order = may[np.lexsort((value[may], paid_s[may]))]
         order = order[_is_not_dominated(value[order], paid_s[order], self.slack_s)]
         if len(order) > _MOST_LABELS:
-            ranked = np.argsort(bound[order], kind="stable")
-            self.dropped = min(self.dropped, float(bound[order[ranked[_MOST_LABELS]]]))
-            order = order[np.sort(ranked[:_MOST_LABELS])]
+            ranking = np.argsort(bound[order], kind="stable")
+            self.dropped = min(self.dropped, float(bound[order[ranking[_MOST_LABELS]]]))
+            order = order[np.sort(ranking[:_MOST_LABELS])]
         return _Labels(value[order], paid_s[order], order.astype(np.int32))
 
     def _complete(self, point: int, place: int, labels: _Labels) -> None:

@@ -192,9 +192,9 @@ class StageTimes:
 
     def __str__(self) -> str:
         names = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "tail_s")
-        called = (name.removesuffix("_s").replace("tail", "cloud") for name in names)
+        labels = (name.removesuffix("_s").replace("tail", "cloud") for name in names)
         seconds = (format_seconds(getattr(self, name)) for name in names)
-        return ", ".join(f"{name} {shown}" for name, shown in zip(called, seconds, strict=True))
+        return ", ".join(f"{name} {text}" for name, text in zip(labels, seconds, strict=True))
 
     def to_json(self) -> dict[str, float]:
         """The stages by their names in every JSON document, where unpacking is a part of the cloud's seconds."""
@@ -253,9 +253,9 @@ def predict(problem: Problem, parts: Iterable[Part]) -> StageTimes:
         else:
             is_last = done | part.layers == graph.everything
             result_bytes = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
-            sent, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
+            crossing, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
             raw = problem.graph.bytes_of(graph.inputs_of(part.layers))
-            stages = latency(0.0, sent, idle_s, result_bytes, problem.link, cloud.load, cloud.queue_s, raw)
+            stages = latency(0.0, crossing, idle_s, result_bytes, problem.link, cloud.load, cloud.queue_s, raw)
         total = total.plus(stages)
     return total
 

@@ -260,9 +260,9 @@ def _least_sum(search: _Search) -> Decision:
 
 def _cheap_enough(search: _Search, max_cost: float) -> Decision:
     problem, goal = search.problem, search.goal
-    placed = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
-    is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
-    return search.decision("placement", placed.parts, is_optimal=is_optimal)
+    best_placement = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
+    is_optimal = best_placement.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
+    return search.decision("placement", best_placement.parts, is_optimal=is_optimal)
 
 
 def _point_of_least_sum(search: _Search) -> Decision:

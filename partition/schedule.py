@@ -307,17 +307,17 @@ class _Search:
         """The best schedule found from the rows of some starts; stops early near the bound."""
         different = [list(rows) for rows in dict.fromkeys(map(tuple, starts))]
         # The most promising first, for with many jobs there may be no work left for the others.
-        ordered = sorted(map(self._ordered, different), key=lambda state: state.makespan_s)
-        best = min(map(self._descend, ordered), key=lambda state: state.makespan_s)
+        states = sorted(map(self._ordered, different), key=lambda state: state.makespan_s)
+        best = min(map(self._descend, states), key=lambda state: state.makespan_s)
         # A seed of its own keeps the search deterministic; nothing here is a secret.
         rng, state, kicks = random.Random(0), best, 0
         while best.makespan_s > bound_s * (1 + _NEAR) and kicks < _KICKS and self._work < _WORK:
             kicks += 1
-            kicked = self._descend(self._kick(state, rng))
-            if kicked.makespan_s < best.makespan_s * (1 - _ROUNDING):
-                best, kicks = kicked, 0
-            if kicked.makespan_s <= state.makespan_s * (1 + _ROUNDING):
-                state = kicked
+            candidate = self._descend(self._kick(state, rng))
+            if candidate.makespan_s < best.makespan_s * (1 - _ROUNDING):
+                best, kicks = candidate, 0
+            if candidate.makespan_s <= state.makespan_s * (1 + _ROUNDING):
+                state = candidate
         return best
 
     def _ordered(self, rows: list[int]) -> _State:
@@ -339,9 +339,9 @@ class _Search:
             for job in self._critical(state):
                 if self._work >= _WORK:
                     break
-                moved = self._put(state.rows, [other for other in state.order if other != job], job)
-                if moved.makespan_s < state.makespan_s * (1 - _ROUNDING):
-                    state, stuck = moved, False
+                candidate = self._put(state.rows, [other for other in state.order if other != job], job)
+                if candidate.makespan_s < state.makespan_s * (1 - _ROUNDING):
+                    state, stuck = candidate, False
                     break
         return state
 
@@ -362,14 +362,14 @@ class _Search:
 
     def _kick(self, state: _State, rng: random.Random) -> _State:
         """Take out a few jobs and put them back one by one, every other time the first of them at random."""
-        taken = rng.sample(state.order, min(len(state.order), _KICKED))
-        rest = [job for job in state.order if job not in taken]
+        jobs = rng.sample(state.order, min(len(state.order), _KICKED))
+        rest = [job for job in state.order if job not in jobs]
         if rng.random() < 0.5:
-            job = taken.pop(0)
+            job = jobs.pop(0)
             place, row = rng.randint(*self._places(rest, job)), rng.randrange(len(self.kinds[job].rows))
             rest, rows = _with(rest, state.rows, job, place, row)
             state = _State(makespan(self._stages(rest, rows)), rest, rows)
-        for job in taken:
+        for job in jobs:
             state = self._put(state.rows, rest, job)
             rest = state.order
         return state
