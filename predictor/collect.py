@@ -177,7 +177,7 @@ class _Reference:
         self._conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(device).eval()
         self._x = torch.randn(1, 64, 28, 28).to(device)
         self._many = torch.randn(1 << 20).to(device)
-        self._seen = [self._time() for _ in range(10)]
+        self._times = [self._time() for _ in range(10)]
 
     def _time(self) -> float:
         with torch.inference_mode():
@@ -191,13 +191,13 @@ class _Reference:
     def macs_1e9_s(self) -> float:
         """Seconds for 10^9 multiply-adds, roughly."""
         macs = 2 * 64 * 64 * 9 * 28 * 28
-        return median(self._seen) * 1e9 / macs
+        return median(self._times) * 1e9 / macs
 
     def is_steady(self) -> bool:
         """Not slower than usual, the usual being the median of the last minute or so."""
         now = self._time()
-        usual = median(self._seen[-60:])
-        self._seen.append(now)
+        usual = median(self._times[-60:])
+        self._times.append(now)
         return now < UNSTEADY * usual
 
 

@@ -41,9 +41,9 @@ class Parameters:
         count = shape.numel()
         if self._next + count > len(self._pool):
             self._next = 0
-        taken = self._pool[self._next : self._next + count].view(shape)
+        tensor = self._pool[self._next : self._next + count].view(shape)
         self._next += count
-        return taken
+        return tensor
 
 
 def _half(x: torch.Tensor, which: int) -> torch.Tensor:
