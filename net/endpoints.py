@@ -115,10 +115,10 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
                 sock.connect(address)
             except (OSError, DeadlineError) as error:
                 sock.close()
-                failed = error
+                failure = error
                 continue
             return sock
-        raise failed
+        raise failure
     except (OSError, OverflowError, UnicodeError, DeadlineError) as error:
         place, why = addresses.show(host, port), _why(error, host, {})
         raise ConnectError(

@@ -141,12 +141,12 @@ class AdmissionControl:
 
 def source_of(address: str, *, spares_loopback: bool) -> str | None:
     """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one; None for loopback, if spared."""
-    parsed = addresses.ip_of(address)
-    if spares_loopback and parsed.is_loopback:
+    ip = addresses.ip_of(address)
+    if spares_loopback and ip.is_loopback:
         return None
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, IPV6_BITS), strict=False))
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ipaddress.ip_network((ip, IPV6_BITS), strict=False))
 
 
 def payer_of(address: str) -> str:

@@ -68,10 +68,10 @@ def _check_depth(value: Any) -> None:
     """Level by level: a value is a tree, so that each of its nodes is looked at once."""
     level: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
-        nested = [item for item in level if type(item) in _NESTED and item]
-        if not nested:
+        containers = [item for item in level if type(item) in _NESTED and item]
+        if not containers:
             return
-        level = [inner for item in nested for inner in (item.values() if type(item) is dict else item)]
+        level = [inner for item in containers for inner in (item.values() if type(item) is dict else item)]
     if any(type(item) in _NESTED and item for item in level):
         raise PlainPickleError(f"more than {MAX_DEPTH} levels")
 
