@@ -171,6 +171,6 @@ def show(draw: Callable[["Console"], None], width: int = COLUMNS) -> None:
     console = Console(file=_answers.stream or io.StringIO())
     if not console.is_terminal:
         console.width = width
-    with console.capture() as captured:
+    with console.capture() as capture:
         draw(console)
-    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    say("\n".join(line.rstrip() for line in capture.get().splitlines()))

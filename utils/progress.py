@@ -85,7 +85,7 @@ class _Bar:
     def __init__(self, progress: Progress, steps: Steps) -> None:
         self._progress, self._steps = progress, steps
         self._task = progress.add_task(LOADING, total=None)  # what a call begins with: its own imports
-        self._step, self._began, self._is_told = LOADING, time.monotonic(), False
+        self._step, self._began, self._has_share = LOADING, time.monotonic(), False
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._move, name="progress", daemon=True)
         self._thread.start()
@@ -96,9 +96,9 @@ class _Bar:
             step = what.partition(DETAIL)[0]
             if _kind(step) != _kind(self._step):
                 self._end_step()
-                self._step, self._began, self._is_told = step, time.monotonic(), False
+                self._step, self._began, self._has_share = step, time.monotonic(), False
                 self._progress.reset(self._task, description=what, total=1.0)
-            self._is_told |= done > 0
+            self._has_share |= done > 0
             share = done or self._steps.share(_kind(step), time.monotonic() - self._began)
             self._update(what, share)
 
@@ -109,7 +109,7 @@ class _Bar:
     def _move(self) -> None:
         while not self._over.wait(EVERY_S):
             with self._lock:
-                if self._is_told:
+                if self._has_share:
                     continue
                 share = self._steps.share(_kind(self._step), time.monotonic() - self._began)
                 if self._step == LOADING:
@@ -118,7 +118,7 @@ class _Bar:
                     self._update(self._progress.tasks[0].description, share)
 
     def _end_step(self) -> None:
-        if not self._is_told:
+        if not self._has_share:
             self._steps.record(_kind(self._step), time.monotonic() - self._began)
 
     def close(self) -> None:

@@ -61,9 +61,9 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def _encodings(data: bytes) -> tuple[str, ...]:
-    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    if marked is not None:
-        return (marked,)
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is not None:
+        return (encoding,)
     if b"\0" in data:  # every second byte of Latin letters in UTF-16
         is_little = data[1::2].count(0) > data[::2].count(0)
         return ("utf-16-le",) if is_little else ("utf-16-be",)
