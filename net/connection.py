@@ -129,17 +129,17 @@ class Connection:
         Raises DeadlineError; SlowError where it is taken more slowly than `min_taken_per_s`; PeerClosedError, or what
         the other side says why it has closed; ProtocolError for more than the limits, of which nothing is sent.
         """
-        described, buffers = tensors.describe(arrays) if arrays else ({}, [])
-        return self._send_frame(message, described, buffers, deadline)
+        description, buffers = tensors.describe(arrays) if arrays else ({}, [])
+        return self._send_frame(message, description, buffers, deadline)
 
     def send_bytes(self, message: Message, payload: memoryview, deadline: Deadline) -> int:
         """Send a message whose payload has no meaning, only a size; returns that, and raises what `send` does."""
         return self._send_frame(message, {}, [payload], deadline)
 
     def _send_frame(
-        self, message: Message, described: dict[str, Any], buffers: list[memoryview], deadline: Deadline
+        self, message: Message, description: dict[str, Any], buffers: list[memoryview], deadline: Deadline
     ) -> int:
-        header = plain_pickle.dumps(to_header(message) | described)
+        header = plain_pickle.dumps(to_header(message) | description)
         most = self.limits.header_of(message.TYPE)
         if len(header) > most:
             raise ProtocolError(f"cannot send a header of {len(header)} bytes, the limit is {most}")
@@ -168,8 +168,8 @@ class Connection:
                 sent = self._transport.send(parts, min(left, PATIENCE_S) if self.min_taken_per_s else left)
             except OSError as error:
                 if not self._is_only_slow(error, deadline):
-                    lost = _lost(error, deadline)
-                    raise (lost if self._plain.is_duplex else self._refusal_or(lost)) from None
+                    failure = _lost(error, deadline)
+                    raise (failure if self._plain.is_duplex else self._refusal_or(failure)) from None
                 sent = 0
             self.sent_bytes += sent
             self._check_taken(time.monotonic() - began, before)
@@ -191,9 +191,9 @@ class Connection:
             if taken < self.min_taken_per_s * (elapsed_s - PATIENCE_S):
                 raise SlowError(f"the peer reads slower than {self.min_taken_per_s:.0f} bytes/s")
 
-    def _refusal_or(self, lost: AppError) -> AppError:
+    def _refusal_or(self, failure: AppError) -> AppError:
         """Why the other side has closed while we were sending: it may have said so."""
-        if isinstance(lost, PeerClosedError):
+        if isinstance(failure, PeerClosedError):
             try:
                 frame = self.receive(Deadline.after(1.0, "a refusal"))
                 if frame.kind is FrameType.ERROR:
@@ -202,7 +202,7 @@ class Connection:
                 return error
             except AppError:
                 pass
-        return lost
+        return failure
 
     def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_stranger: bool = False) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
@@ -235,8 +235,8 @@ class Connection:
             raise NoMemoryError(f"not enough memory for {prefix.payload_bytes} bytes, try again later") from None
         self._receive_all(payload, inside, progress)
         now = time.monotonic()
-        timed = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
-        return Frame(prefix.kind, fields, payload, self.limits, prefix.header_bytes, now - progress.at, *timed)
+        burst = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
+        return Frame(prefix.kind, fields, payload, self.limits, prefix.header_bytes, now - progress.at, *burst)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
@@ -304,9 +304,9 @@ class Connection:
         if not self._is_cut:
             self._transport.farewell(deadline.remaining())
         self.sock.shutdown(socket.SHUT_WR)
-        dropped = memoryview(bytearray(DROPPED_BYTES))
+        scratch = memoryview(bytearray(DROPPED_BYTES))
         reads = 0
-        while reads < most_reads and self._plain.receive(dropped, deadline.remaining()):
+        while reads < most_reads and self._plain.receive(scratch, deadline.remaining()):
             reads += 1
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 PORT_TRIES = 16  # for one that is free on every address, where any will do
 Address = tuple[str, int] | tuple[str, int, int, int]
-Found = tuple[socket.AddressFamily, Address]
+Endpoint = tuple[socket.AddressFamily, Address]
 
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL})
 """Of one of several addresses that a name has: another one may do."""
@@ -25,12 +25,12 @@ def listen(host: str, port: int, backlog: int, flag: str = "-p") -> list[socket.
     Raises ConnectError, whose text names `flag` where another port would help. Close what is returned.
     """
     try:
-        found = _addresses_of(host, port)
+        endpoints = _addresses_of(host, port)
         for _ in range(PORT_TRIES):
             try:
-                return _listen_on_all(found, port, backlog)
+                return _listen_on_all(endpoints, port, backlog)
             except OSError as error:
-                if port or len(found) < 2 or error.errno != errno.EADDRINUSE:
+                if port or len(endpoints) < 2 or error.errno != errno.EADDRINUSE:
                     raise
         raise OSError(errno.EADDRINUSE, "")
     except (OSError, OverflowError, UnicodeError) as error:
@@ -49,40 +49,40 @@ def name_of(sock: socket.socket) -> tuple[str, int]:
     return host, int(port)
 
 
-def _addresses_of(host: str, port: int) -> list[Found]:
+def _addresses_of(host: str, port: int) -> list[Endpoint]:
     """Each once, in the order of the system; an IPv4 address that is written as IPv6 is an IPv4 one."""
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    found: dict[Found, None] = {}
+    endpoints: dict[Endpoint, None] = {}
     for family, _, _, _, address in rows:
         ip = addresses.ip_of(str(address[0]))
         if family == socket.AF_INET6 and ip.version == 4:
             family, address = socket.AF_INET, (str(ip), int(address[1]))
-        found[family, address] = None  # type: ignore[index]  # of a stream over IP there is no other address
-    return list(found)
+        endpoints[family, address] = None  # type: ignore[index]  # of a stream over IP there is no other address
+    return list(endpoints)
 
 
-def _listen_on_all(found: Sequence[Found], port: int, backlog: int) -> list[socket.socket]:
-    opened: list[socket.socket] = []
+def _listen_on_all(endpoints: Sequence[Endpoint], port: int, backlog: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, (host, _, *scope) in found:
+        for family, (host, _, *scope) in endpoints:
             try:
-                opened.append(_listen_on(family, (host, port, *scope), backlog))  # type: ignore[arg-type]
+                sockets.append(_listen_on(family, (host, port, *scope), backlog))  # type: ignore[arg-type]
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
                 missing = error
-                if len(found) > 1:
+                if len(endpoints) > 1:
                     log.warning("not on %s: %s", host, error.strerror)
                 continue
-            port = port or opened[0].getsockname()[1]
-        if missing is not None and not opened:
+            port = port or sockets[0].getsockname()[1]
+        if missing is not None and not sockets:
             raise missing
     except OSError:
-        for sock in opened:
+        for sock in sockets:
             sock.close()
         raise
-    return opened
+    return sockets
 
 
 def _listen_on(family: socket.AddressFamily, address: Address, backlog: int) -> socket.socket:
@@ -115,10 +115,10 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
                 sock.connect(address)
             except (OSError, DeadlineError) as error:
                 sock.close()
-                failed = error
+                failure = error
                 continue
             return sock
-        raise failed
+        raise failure
     except (OSError, OverflowError, UnicodeError, DeadlineError) as error:
         place, why = addresses.show(host, port), _why(error, host, {})
         raise ConnectError(

@@ -51,13 +51,13 @@ class Jpeg:
             raise CodecError(str(error)) from None
         from PIL import Image
 
-        written = io.BytesIO()
+        file = io.BytesIO()
         if len(pixels) == 1:
-            Image.fromarray(pixels[0]).save(written, "JPEG", quality=QUALITY)
+            Image.fromarray(pixels[0]).save(file, "JPEG", quality=QUALITY)
         else:
             rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-            Image.fromarray(rows).save(written, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
-        return written.getvalue()
+            Image.fromarray(rows).save(file, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
+        return file.getvalue()
 
     def check(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> None:
         """Raises ProtocolError for anything but one whole JPEG of this shape, as `compress` writes it."""
@@ -75,8 +75,8 @@ class Jpeg:
                 raise ProtocolError(f"JPEG marker {kind:#04x} is not allowed in baseline")
             seen.add(kind)
             position += 4 + len(body)
-        found = _MARKER.search(compressed, position)
-        if found is None or found.start() != len(compressed) - len(_END):
+        match = _MARKER.search(compressed, position)
+        if match is None or match.start() != len(compressed) - len(_END):
             raise ProtocolError("truncated JPEG, or more than one scan")
 
     def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:

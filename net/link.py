@@ -108,14 +108,14 @@ class Prober:
             long_ones += repeats[0].seconds - ping_s > LONG_S
             if long_ones == LONG_ONES:
                 break
-        fitted = sorted({transfer.bytes for transfer in transfers})[-FITTED:]
-        if len(fitted) < 2:
+        sizes = sorted({transfer.bytes for transfer in transfers})[-FITTED:]
+        if len(sizes) < 2:
             raise ProtocolError(f"the cloud accepts at most {limit} bytes: not enough to measure the link")
-        return fit([transfer for transfer in transfers if transfer.bytes in fitted])
+        return fit([transfer for transfer in transfers if transfer.bytes in sizes])
 
     def _one_way(self, size: int, *, upward: bool) -> Transfer:
-        timed = self._exchange(size, PING_BYTES) if upward else self._exchange(PING_BYTES, size)
-        return Transfer(size - PING_BYTES, timed.seconds)  # a ping's worth of bytes is in the intercept
+        exchange = self._exchange(size, PING_BYTES) if upward else self._exchange(PING_BYTES, size)
+        return Transfer(size - PING_BYTES, exchange.seconds)  # a ping's worth of bytes is in the intercept
 
     def _exchange(self, up_bytes: int, down_bytes: int) -> Transfer:
         self._count += 1

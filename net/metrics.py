@@ -66,7 +66,7 @@ class NoMetrics:
 
 def bytes_by_codec(header: Mapping[str, Any]) -> dict[str, int]:
     """How many bytes each codec has in the payload of a frame whose tensors were read."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for _, _, codec, buffer in header.get("tensors", []):
-        found[codec] = found.get(codec, 0) + header["buffers"][buffer]
-    return found
+        sizes[codec] = sizes.get(codec, 0) + header["buffers"][buffer]
+    return sizes

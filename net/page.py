@@ -33,7 +33,7 @@ METHODS = ("GET", "HEAD")
 class _Visitor:
     sock: socket.socket
     until: float
-    asked: bytearray = field(default_factory=bytearray)
+    request: bytearray = field(default_factory=bytearray)
     answer: memoryview | None = None
     """What is still to be sent, once it has asked."""
     is_leaving: bool = False
@@ -122,17 +122,17 @@ class Page:
 
     def _listen_to(self, visitor: _Visitor) -> None:
         got = visitor.sock.recv(READ_BYTES)
-        visitor.asked += got
+        visitor.request += got
         if not got:
             self._close(visitor)
-        elif b"\r\n\r\n" in visitor.asked or b"\n\n" in visitor.asked:
-            self._answer(visitor, self._answer_to(bytes(visitor.asked)))
-        elif len(visitor.asked) > HEAD_BYTES:
+        elif b"\r\n\r\n" in visitor.request or b"\n\n" in visitor.request:
+            self._answer(visitor, self._answer_to(bytes(visitor.request)))
+        elif len(visitor.request) > HEAD_BYTES:
             self._answer(visitor, reply("431 Request Header Fields Too Large"))
 
-    def _answer_to(self, asked: bytes) -> bytes:
-        words = asked.split(b"\n", 1)[0].decode("latin-1").split()
-        if len(asked) > HEAD_BYTES + READ_BYTES or len(words) != 3 or not words[2].startswith("HTTP/1."):
+    def _answer_to(self, request: bytes) -> bytes:
+        words = request.split(b"\n", 1)[0].decode("latin-1").split()
+        if len(request) > HEAD_BYTES + READ_BYTES or len(words) != 3 or not words[2].startswith("HTTP/1."):
             return reply("400 Bad Request")
         if words[0] not in METHODS:
             return reply("405 Method Not Allowed", more=f"Allow: {', '.join(METHODS)}\r\n")

@@ -113,26 +113,26 @@ class AdmissionControl:
         source, policy = self._source(address), self.policy
         if source is None:
             return 0.0
-        known = self._penalties.get(source)
-        if known is None or known.until <= now:
+        penalty = self._penalties.get(source)
+        if penalty is None or penalty.until <= now:
             self._make_room(now)
-            known = self._penalties[source] = _Penalty(now)
-        known.until = min(known.until + policy.seconds(fault), now + policy.most_s)
-        known.is_active = known.is_active or known.until - now >= policy.least_s
+            penalty = self._penalties[source] = _Penalty(now)
+        penalty.until = min(penalty.until + policy.seconds(fault), now + policy.most_s)
+        penalty.is_active = penalty.is_active or penalty.until - now >= policy.least_s
         return self._penalised_s(source, now)
 
     def _penalised_s(self, source: str, now: float) -> float:
-        known = self._penalties.get(source)
-        return max(0.0, known.until - now) if known is not None and known.is_active else 0.0
+        penalty = self._penalties.get(source)
+        return max(0.0, penalty.until - now) if penalty is not None and penalty.is_active else 0.0
 
     def _make_room(self, now: float) -> None:
-        known = self._penalties
-        if len(known) < self.policy.most_sources:
+        penalties = self._penalties
+        if len(penalties) < self.policy.most_sources:
             return
-        for source in [source for source, penalty in known.items() if penalty.until <= now]:
-            del known[source]
-        if len(known) >= self.policy.most_sources:
-            del known[min(known, key=lambda source: known[source].until)]
+        for source in [source for source, penalty in penalties.items() if penalty.until <= now]:
+            del penalties[source]
+        if len(penalties) >= self.policy.most_sources:
+            del penalties[min(penalties, key=lambda source: penalties[source].until)]
 
     def _source(self, address: str) -> str | None:
         """Whom an address belongs to; None for one that is spared."""
@@ -141,12 +141,12 @@ class AdmissionControl:
 
 def source_of(address: str, *, spares_loopback: bool) -> str | None:
     """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one; None for loopback, if spared."""
-    parsed = addresses.ip_of(address)
-    if spares_loopback and parsed.is_loopback:
+    ip = addresses.ip_of(address)
+    if spares_loopback and ip.is_loopback:
         return None
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, IPV6_BITS), strict=False))
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ipaddress.ip_network((ip, IPV6_BITS), strict=False))
 
 
 def payer_of(address: str) -> str:

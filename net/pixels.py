@@ -73,8 +73,8 @@ class Pixels:
             table = _table(numbers[:channels], numbers[channels:])
         if not np.isfinite(table).all():
             raise ProtocolError("decoded pixels must be finite")
-        found = np.frombuffer(codes, np.uint8).reshape(shape[1:])
-        pixels = _sums(found) if self.is_foretold else found
+        array = np.frombuffer(codes, np.uint8).reshape(shape[1:])
+        pixels = _sums(array) if self.is_foretold else array
         return np.stack([row[code] for row, code in zip(table, pixels, strict=True)]).reshape(shape)
 
 
@@ -83,23 +83,23 @@ _GREEN, _OTHERS = 1, (0, 2)
 
 def _differences(pixels: Bytes) -> Bytes:
     """What neighbours do not foretell, of shape (C, H, W). Modulo 256, so that nothing is lost."""
-    found = pixels.copy()
-    if len(found) == 3:
+    differences = pixels.copy()
+    if len(differences) == 3:
         for channel in _OTHERS:
-            found[channel] -= pixels[_GREEN]
-    found[:, :, 1:] -= found[:, :, :-1].copy()
-    found[:, 1:] -= found[:, :-1].copy()
-    return found
+            differences[channel] -= pixels[_GREEN]
+    differences[:, :, 1:] -= differences[:, :, :-1].copy()
+    differences[:, 1:] -= differences[:, :-1].copy()
+    return differences
 
 
 def _sums(differences: Bytes) -> Bytes:
     """The pixels again."""
-    found: Bytes = np.cumsum(differences, axis=1, dtype=np.uint8)
-    np.cumsum(found, axis=2, dtype=np.uint8, out=found)
-    if len(found) == 3:
+    pixels: Bytes = np.cumsum(differences, axis=1, dtype=np.uint8)
+    np.cumsum(pixels, axis=2, dtype=np.uint8, out=pixels)
+    if len(pixels) == 3:
         for channel in _OTHERS:
-            found[channel] += found[_GREEN]
-    return found
+            pixels[channel] += pixels[_GREEN]
+    return pixels
 
 
 def _is_picture(shape: Shape) -> bool:
@@ -125,5 +125,5 @@ def _codes(numbers: Floats, mean: Floats, std: Floats) -> Bytes | None:
             return None
     codes: Bytes = near.astype(np.uint8)
     table = _table(mean, std)
-    made = np.stack([row[code] for row, code in zip(table, codes, strict=True)])
-    return codes if (made.view(np.uint32) == numbers.view(np.uint32)).all() else None  # bit for bit: -0.0 is not 0.0
+    decoded = np.stack([row[code] for row, code in zip(table, codes, strict=True)])
+    return codes if (decoded.view(np.uint32) == numbers.view(np.uint32)).all() else None  # bit for bit: -0.0 is not 0.0

@@ -68,10 +68,10 @@ def _check_depth(value: Any) -> None:
     """Level by level: a value is a tree, so that each of its nodes is looked at once."""
     level: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
-        nested = [item for item in level if type(item) in _NESTED and item]
-        if not nested:
+        containers = [item for item in level if type(item) in _NESTED and item]
+        if not containers:
             return
-        level = [inner for item in nested for inner in (item.values() if type(item) is dict else item)]
+        level = [inner for item in containers for inner in (item.values() if type(item) is dict else item)]
     if any(type(item) in _NESTED and item for item in level):
         raise PlainPickleError(f"more than {MAX_DEPTH} levels")
 
@@ -223,10 +223,10 @@ def _bytes(length: struct.Struct) -> "_Instruction":
 
 def _get(index: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
-        found = memo[index.unpack_from(data, position)[0]]
-        if type(found) not in (str, bytes):
+        value = memo[index.unpack_from(data, position)[0]]
+        if type(value) not in (str, bytes):
             raise PlainPickleError("only text and bytes may be memoized")
-        stack.append(found)
+        stack.append(value)
         return position + index.size
 
     return push

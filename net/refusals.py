@@ -21,6 +21,6 @@ def refusal(error: Error) -> AppError:
     """What an ERROR of the cloud means on the edge."""
     kind = _REFUSALS.get(error.code, AppError)
     what = "is busy" if error.code == "BUSY" else "refused"
-    found = kind(f"the cloud {what} ({printable(error.code, 32)}): {printable(error.text, 300)}")
-    found.refusal, found.retry_after_s = error.code, error.retry_after_s
-    return found
+    exception = kind(f"the cloud {what} ({printable(error.code, 32)}): {printable(error.text, 300)}")
+    exception.refusal, exception.retry_after_s = error.code, error.retry_after_s
+    return exception

@@ -36,9 +36,9 @@ def check_token(token: str) -> str:
     return token
 
 
-def is_token_right(expected: str, given: str) -> bool:
+def is_token_right(expected: str, token: str) -> bool:
     """Compare in constant time; where none is expected every one is right."""
-    return not expected or hmac.compare_digest(_bytes(expected), _bytes(given))
+    return not expected or hmac.compare_digest(_bytes(expected), _bytes(token))
 
 
 def _bytes(token: str) -> bytes:
@@ -61,7 +61,7 @@ def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> No
 def is_loopback(host: str) -> bool:
     """Whether every address of a host is on this machine only. Raises UsageError for a host that does not exist."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise UsageError(f"cannot listen on {host!r}: no such address") from None
-    return all(addresses.is_loopback(str(row[4][0])) for row in found)
+    return all(addresses.is_loopback(str(row[4][0])) for row in rows)

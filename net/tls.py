@@ -142,7 +142,7 @@ class Secure:
         self._inbox = memoryview(bytearray(INBOX_BYTES))
         self._is_at_end = False
         self._sealed = memoryview(b"")  # encrypted, and not taken by the kernel
-        self._sealed_bytes, self._open_bytes, self._told_bytes = 0, 0, 0
+        self._sealed_bytes, self._open_bytes, self._reported_bytes = 0, 0, 0
         self.has_heard = False
         """Whether anything came at all."""
 
@@ -191,8 +191,8 @@ class Secure:
             self._seal(parts)
         self._sealed = self._sealed[self._raw.send([self._sealed], seconds) :]
         done = self._open_bytes * (self._sealed_bytes - len(self._sealed)) // self._sealed_bytes
-        told, self._told_bytes = self._told_bytes, done
-        return done - told
+        before, self._reported_bytes = self._reported_bytes, done
+        return done - before
 
     def _seal(self, parts: list[memoryview]) -> None:
         left = AHEAD_BYTES
@@ -203,7 +203,7 @@ class Secure:
                 while rest.nbytes:
                     rest = rest[self._tls.write(rest) :]  # one record at a time
             self._sealed = memoryview(self._outgoing.read())
-        self._sealed_bytes, self._open_bytes, self._told_bytes = len(self._sealed), AHEAD_BYTES - left, 0
+        self._sealed_bytes, self._open_bytes, self._reported_bytes = len(self._sealed), AHEAD_BYTES - left, 0
 
     def farewell(self, seconds: float) -> None:
         """Close this direction; the other one goes on."""
@@ -221,9 +221,9 @@ class Secure:
         What TLS itself would answer (to a change of keys) leaves with the next bytes that are sent: the protocol lets
         it wait until then, and so this thread never sends.
         """
-        found = self._read(into)
-        if found is not None or self._is_at_end:
-            return found or 0
+        count = self._read(into)
+        if count is not None or self._is_at_end:
+            return count or 0
         got = self._raw.receive(self._inbox, seconds)
         with self._lock:
             self._incoming.write(self._inbox[:got])

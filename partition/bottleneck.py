@@ -75,19 +75,19 @@ def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
     """
     solver = CutSolver(problem.graph)
     terms = _terms(solver, problem)
-    known = [_cut(problem, _best_prefix(problem, terms))]
+    cuts = [_cut(problem, _best_prefix(problem, terms))]
     if all(number - 1 in layer.inputs for number, layer in enumerate(problem.graph.layers) if number):
-        return _proven(known[0], WALK)  # a chain, or one with shortcuts: it has no other cuts
-    walked = Walk(problem.graph, terms, known[0].predicted.longest_s).best(STEPS)
-    if walked is not None:
-        return _proven(_least([*known, *(_cut(problem, head) for head in walked)]), WALK)
-    known += [_cut(problem, head) for head in _min_cuts(solver, problem)]
-    known, bound_s = _shorter(problem, terms, known, SHARE * time_limit_s)
-    found = _least(known)
-    gap = max(0.0, 1 - bound_s / found.predicted.longest_s) if found.predicted.longest_s > NOTHING else 0.0
+        return _proven(cuts[0], WALK)  # a chain, or one with shortcuts: it has no other cuts
+    heads = Walk(problem.graph, terms, cuts[0].predicted.longest_s).best(STEPS)
+    if heads is not None:
+        return _proven(_least([*cuts, *(_cut(problem, head) for head in heads)]), WALK)
+    cuts += [_cut(problem, head) for head in _min_cuts(solver, problem)]
+    cuts, bound_s = _shorter(problem, terms, cuts, SHARE * time_limit_s)
+    best = _least(cuts)
+    gap = max(0.0, 1 - bound_s / best.predicted.longest_s) if best.predicted.longest_s > NOTHING else 0.0
     if gap > PROVEN:
-        return Bottleneck(found.head, found.predicted, False, gap, PROGRAM)
-    return _proven(_sooner(problem, terms, known, (1 - SHARE) * time_limit_s), PROGRAM)
+        return Bottleneck(best.head, best.predicted, False, gap, PROGRAM)
+    return _proven(_sooner(problem, terms, cuts, (1 - SHARE) * time_limit_s), PROGRAM)
 
 
 def _proven(cut: "_Cut", method: str) -> Bottleneck:
@@ -163,24 +163,24 @@ def _stages(predicted: StageTimes) -> Values:
 # --- what the mixed-integer program adds
 
 
-def _shorter(problem: Problem, terms: Terms, known: list[_Cut], limit_s: float) -> tuple[list[_Cut], float]:
+def _shorter(problem: Problem, terms: Terms, cuts: list[_Cut], limit_s: float) -> tuple[list[_Cut], float]:
     """Search for a cut with a shorter longest stage: what is known then, and the lower bound of all, in seconds."""
-    best_s = min(cut.predicted.longest_s for cut in known)
+    best_s = min(cut.predicted.longest_s for cut in cuts)
     if best_s <= NOTHING:
-        return known, best_s
+        return cuts, best_s
     program = Program.of(problem.graph, terms, best_s)
     head, bound = program.solve(program.longest, limit_s)
-    return [*known, *([] if head is None else [_cut(problem, head)])], min(1.0, bound) * best_s
+    return [*cuts, *([] if head is None else [_cut(problem, head)])], min(1.0, bound) * best_s
 
 
-def _sooner(problem: Problem, terms: Terms, known: list[_Cut], limit_s: float) -> _Cut:
-    """Search for a cut of less latency among those with the shortest longest stage, which `known` holds one of."""
-    best, soonest_s = _least(known), min(cut.predicted.total_s for cut in known)
+def _sooner(problem: Problem, terms: Terms, cuts: list[_Cut], limit_s: float) -> _Cut:
+    """Search for a cut of less latency among those with the shortest longest stage, which `cuts` holds one of."""
+    best, soonest_s = _least(cuts), min(cut.predicted.total_s for cut in cuts)
     if best.predicted.total_s <= soonest_s or best.predicted.longest_s <= NOTHING:
-        return best  # `known` holds the cut of least latency of all
-    program = Program.of(problem.graph, terms, min(cut.predicted.longest_s for cut in known))
+        return best  # `cuts` holds the cut of least latency of all
+    program = Program.of(problem.graph, terms, min(cut.predicted.longest_s for cut in cuts))
     head, _ = program.solve(program.total, limit_s)
-    return best if head is None else _least([*known, _cut(problem, head)])
+    return best if head is None else _least([*cuts, _cut(problem, head)])
 
 
 # --- DADS's own heuristic
@@ -217,10 +217,10 @@ def dsh(problem: Problem) -> Bottleneck:
         steps, last_s = [step / FINER for step in steps], cut(*at).predicted.longest_s
         at = best([at, *product(finer[0], finer[1])])
         gain = 1 - cut(*at).predicted.longest_s / last_s if last_s > NOTHING else 0.0
-    found, even = cut(*at), cut(1.0, 1.0)
+    winner, even = cut(*at), cut(1.0, 1.0)
     third_s = _stages(even.predicted).sum() / 3
-    gap = 1 - third_s / found.predicted.longest_s if found.predicted.longest_s > NOTHING else 0.0
-    return Bottleneck(found.head, found.predicted, gap <= PROVEN, gap if gap > PROVEN else 0.0, DSH)
+    gap = 1 - third_s / winner.predicted.longest_s if winner.predicted.longest_s > NOTHING else 0.0
+    return Bottleneck(winner.head, winner.predicted, gap <= PROVEN, gap if gap > PROVEN else 0.0, DSH)
 
 
 def _first_axis(whole_s: float, sending_s: Values) -> list[float]:

@@ -49,7 +49,7 @@ class Walk:
 
     def best(self, steps: int) -> list[frozenset[int]] | None:
         """The best cut, if there is one that is as good as the one known; None if it takes more steps than that."""
-        found: list[tuple[float, float, int]] = []
+        cuts: list[tuple[float, float, int]] = []
         stack = [_State(1 << INPUT, 0, self._edge_s[INPUT], 0.0, 0.0)]
         while stack and steps:
             steps -= 1
@@ -61,9 +61,9 @@ class Walk:
             elif state.tail:
                 start_s = next(start_s for point, start_s in reversed(self._starts) if point & state.head)
                 sum_s = state.edge_s + state.upload_s + state.cloud_s + start_s
-                found.append((self._longest_s(state, start_s), sum_s, state.head))
-                self._best_s = min(self._best_s, found[-1][0])
-        equal = [(sum_s, head) for longest_s, sum_s, head in found if longest_s <= self._most_s]
+                cuts.append((self._longest_s(state, start_s), sum_s, state.head))
+                self._best_s = min(self._best_s, cuts[-1][0])
+        equal = [(sum_s, head) for longest_s, sum_s, head in cuts if longest_s <= self._most_s]
         return None if stack else [frozenset(_bits(head)) for _, head in sorted(equal)[:1]]
 
     @property
@@ -87,12 +87,12 @@ class Walk:
 
     def _to_cloud(self, state: _State, layer: int) -> _State:
         head, tail, edge_s, upload_s, cloud_s = state
-        read = 0
+        sources = 0
         for number in _bits(self._followers[layer.bit_length() - 1] & ~tail):
             cloud_s += self._cloud_s[number]
-            read |= self._sources[number]
+            sources |= self._sources[number]
             tail |= 1 << number
-        for number in _bits(read & head):
+        for number in _bits(sources & head):
             if not self._readers[number] & state.tail:
                 upload_s += self._tensor_s[number]
         return _State(head, tail, edge_s, upload_s, cloud_s)

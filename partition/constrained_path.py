@@ -83,9 +83,9 @@ def candidates(terms: StepTerms, low_s: float, high_s: float) -> Iterator[tuple[
     places, is_optimal, value, _ = _solved(terms, free, low_s)
     search = _Search(terms, _Bounds(terms, [0.0, price], high_s), high_s, value, high_s - low_s)
     search.run()
-    for found in search.found:
-        yield search.places(found), found.value <= search.dropped
-    yield places, is_optimal and value <= search.dropped and len(search.found) < _MOST_TRIES
+    for path in search.paths:
+        yield search.places(path), path.value <= search.dropped
+    yield places, is_optimal and value <= search.dropped and len(search.paths) < _MOST_TRIES
 
 
 # --- without a limit, from the end
@@ -107,13 +107,13 @@ class _Onward:
 
     def places(self, point: int, place: int) -> list[int]:
         """The places of the steps from a point on."""
-        found: list[int] = []
+        places: list[int] = []
         for moves in self.move[point:]:
             place = moves[place]
             if place == _LAST:
-                return found + [CLOUD] * (len(self.move) - point - len(found))
-            found.append(place)
-        return found
+                return places + [CLOUD] * (len(self.move) - point - len(places))
+            places.append(place)
+        return places
 
 
 # A way onward: value + price * seconds paid, seconds paid, value, move. The least is the best, then the cheapest.
@@ -154,8 +154,8 @@ def _solved(terms: StepTerms, free: _Onward, limit_s: float) -> tuple[list[int],
     price, places, value = _secants(terms, free, limit_s)
     search = _Search(terms, _Bounds(terms, [0.0, price], limit_s), limit_s, value)
     search.run()
-    if search.found:
-        places = search.places(search.found[-1])
+    if search.paths:
+        places = search.places(search.paths[-1])
     return places, search.best <= search.dropped, search.best, price
 
 
@@ -173,13 +173,13 @@ def _secants(terms: StepTerms, free: _Onward, limit_s: float) -> tuple[float, li
         at_par = fits[0] + price * fits[1]
         if onward.total[0][EDGE] >= at_par - _ROUNDING * abs(at_par):
             break
-        found = onward.value[0][EDGE], onward.paid_s[0][EDGE]
-        if found in (dear, fits):
+        sums = onward.value[0][EDGE], onward.paid_s[0][EDGE]
+        if sums in (dear, fits):
             break
-        if found[1] > limit_s:
-            dear = found
+        if sums[1] > limit_s:
+            dear = sums
         else:
-            fits, places = found, onward.places(0, EDGE)
+            fits, places = sums, onward.places(0, EDGE)
     return price, places, fits[0]
 
 
@@ -223,7 +223,7 @@ _START = _Labels(np.zeros(1), np.zeros(1), np.zeros(1, np.int32))
 _NONE = _Labels(np.empty(0), np.empty(0), np.empty(0, np.int32))
 
 
-class _Found(NamedTuple):
+class _Path(NamedTuple):
     """A whole way: a label, and the way onward from there."""
 
     value: float
@@ -248,7 +248,7 @@ class _Search:
     slack_s: float = 0.0
     dropped: float = math.inf
     """The least bound of a label that was dropped for want of room."""
-    found: list[_Found] = field(default_factory=list)
+    paths: list[_Path] = field(default_factory=list)
     _origins: list[tuple[Ints, Ints]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -267,14 +267,14 @@ class _Search:
         terms, k = self.terms, point - 1
         paid_s = np.concatenate([here.paid_s, away.paid_s])
         value = np.concatenate([here.value + terms.edge[k], away.value + (terms.back[k] + terms.edge[k])])
-        on_edge = self._kept(point, EDGE, value, paid_s)
+        on_edge = self._prune(point, EDGE, value, paid_s)
         if point == len(terms.edge):
             return on_edge, _NONE
         value = np.concatenate([here.value + (terms.there[k] + terms.cloud[k]), away.value + terms.cloud[k]])
         paid_s = np.concatenate([here.paid_s + (terms.there_s[k] + terms.cloud_s[k]), away.paid_s + terms.cloud_s[k]])
-        return on_edge, self._kept(point, CLOUD, value, paid_s)
+        return on_edge, self._prune(point, CLOUD, value, paid_s)
 
-    def _kept(self, point: int, place: int, value: Floats, paid_s: Floats) -> _Labels:
+    def _prune(self, point: int, place: int, value: Floats, paid_s: Floats) -> _Labels:
         """What is left of some labels, numbered by their place in the list."""
         bounds = self.bounds
         bound = (bounds.prices * paid_s + bounds.least[:, point, place, np.newaxis]).max(axis=0) + value
@@ -284,9 +284,9 @@ class _Search:
         order = may[np.lexsort((value[may], paid_s[may]))]
         order = order[_is_not_dominated(value[order], paid_s[order], self.slack_s)]
         if len(order) > _MOST_LABELS:
-            ranked = np.argsort(bound[order], kind="stable")
-            self.dropped = min(self.dropped, float(bound[order[ranked[_MOST_LABELS]]]))
-            order = order[np.sort(ranked[:_MOST_LABELS])]
+            ranking = np.argsort(bound[order], kind="stable")
+            self.dropped = min(self.dropped, float(bound[order[ranking[_MOST_LABELS]]]))
+            order = order[np.sort(ranking[:_MOST_LABELS])]
         return _Labels(value[order], paid_s[order], order.astype(np.int32))
 
     def _complete(self, point: int, place: int, labels: _Labels) -> None:
@@ -301,27 +301,27 @@ class _Search:
             better = np.flatnonzero(value[0] < self.best)
             better = better[np.argsort(value[0, better], kind="stable")[:_MOST_TRIES]]
             row = len(bounds.prices)
-            found = [_Found(float(value[0, label]), point, place, int(label), row) for label in better]
-            self.found = sorted(self.found + found)[:_MOST_TRIES]
+            paths = [_Path(float(value[0, label]), point, place, int(label), row) for label in better]
+            self.paths = sorted(self.paths + paths)[:_MOST_TRIES]
             return
         row, label = np.unravel_index(value.argmin(), value.shape)
         if value[row, label] < self.best:
             self.best = float(value[row, label])
-            self.found.append(_Found(self.best, point, place, int(label), int(row)))
+            self.paths.append(_Path(self.best, point, place, int(label), int(row)))
 
-    def places(self, found: _Found) -> list[int]:
+    def places(self, path: _Path) -> list[int]:
         """The places of all steps."""
-        place, label, places = found.place, found.label, []
-        for point in range(found.point, 0, -1):
+        place, label, places = path.place, path.label, []
+        for point in range(path.point, 0, -1):
             places.append(place)
             label, on_edge = int(self._origins[point][place][label]), len(self._origins[point - 1][EDGE])
             place, label = (EDGE, label) if label < on_edge else (CLOUD, label - on_edge)
-        return places[::-1] + self.bounds.places(found.row, found.point, found.place)
+        return places[::-1] + self.bounds.places(path.row, path.point, path.place)
 
 
 def _is_not_dominated(value: Floats, paid_s: Floats, slack_s: float) -> NDArray[np.bool_]:
     """Which labels, in order of what is paid for and then of value, no other one drops."""
     least = np.concatenate([[np.inf], np.minimum.accumulate(value)])
     cheaper = np.searchsorted(paid_s, paid_s - 2 * slack_s) if slack_s else np.arange(len(value))
-    kept: NDArray[np.bool_] = value < least[cheaper]
-    return kept
+    mask: NDArray[np.bool_] = value < least[cheaper]
+    return mask

@@ -78,9 +78,9 @@ class Problem:
         """What it takes to send the outputs of some layers up."""
         if self.packed is None:
             return Packed("raw", self.graph.bytes_of(layers))
-        found = [self.packed[layer] for layer in layers]
-        codec = ",".join(dict.fromkeys(each.codec for each in found))
-        size, encode_s, decode_s = (sum(getattr(each, name) for each in found) for name in _PACKED_SUMS)
+        packings = [self.packed[layer] for layer in layers]
+        codec = ",".join(dict.fromkeys(each.codec for each in packings))
+        size, encode_s, decode_s = (sum(getattr(each, name) for each in packings) for name in _PACKED_SUMS)
         return Packed(codec, int(size), encode_s, decode_s)
 
     @property
@@ -192,9 +192,9 @@ class StageTimes:
 
     def __str__(self) -> str:
         names = ("total_s", "edge_s", "encode_s", "transfer_s", "queue_s", "tail_s")
-        called = (name.removesuffix("_s").replace("tail", "cloud") for name in names)
+        labels = (name.removesuffix("_s").replace("tail", "cloud") for name in names)
         seconds = (format_seconds(getattr(self, name)) for name in names)
-        return ", ".join(f"{name} {shown}" for name, shown in zip(called, seconds, strict=True))
+        return ", ".join(f"{name} {text}" for name, text in zip(labels, seconds, strict=True))
 
     def to_json(self) -> dict[str, float]:
         """The stages by their names in every JSON document, where unpacking is a part of the cloud's seconds."""
@@ -249,14 +249,14 @@ def predict(problem: Problem, parts: Iterable[Part]) -> StageTimes:
     graph, cloud, total = problem.graph, problem.cloud, StageTimes()
     for done, part in _in_turn(graph, parts):
         if part.place == "edge":
-            found = all_on_edge(sum(problem.edge_s[layer] for layer in part.layers))
+            stages = all_on_edge(sum(problem.edge_s[layer] for layer in part.layers))
         else:
             is_last = done | part.layers == graph.everything
-            made = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
-            sent, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
+            result_bytes = problem.result_bytes if is_last else graph.bytes_of(graph.outputs_of(part.layers))
+            crossing, idle_s = problem.crossing(graph.inputs_of(part.layers)), _idle_cloud_s(problem, done, part.layers)
             raw = problem.graph.bytes_of(graph.inputs_of(part.layers))
-            found = latency(0.0, sent, idle_s, made, problem.link, cloud.load, cloud.queue_s, raw)
-        total = total.plus(found)
+            stages = latency(0.0, crossing, idle_s, result_bytes, problem.link, cloud.load, cloud.queue_s, raw)
+        total = total.plus(stages)
     return total
 
 

@@ -73,9 +73,9 @@ class Goal:
     """Of the cloud's work."""
 
     def __post_init__(self) -> None:
-        for name, given, known in (("objective", self.objective, OBJECTIVES), ("method", self.method, METHODS)):
-            if given not in known:
-                raise UsageError(f"no {name} {printable(str(given), 40)!r}: choose {', '.join(known)}")
+        for name, value, choices in (("objective", self.objective, OBJECTIVES), ("method", self.method, METHODS)):
+            if value not in choices:
+                raise UsageError(f"no {name} {printable(str(value), 40)!r}: choose {', '.join(choices)}")
         is_costly, is_stage = self.max_cost is not None, self.objective in ("throughput", "auto")
         clashes = {
             Clash.WEIGHTED_ALONE: self.objective == "weighted" and self.seconds_per_joule is None,
@@ -113,7 +113,9 @@ class FrameLimits:
         if part.place == "edge":
             return True
         crossing = (graph.inputs_of(part.layers), graph.outputs_of(part.layers))
-        return all(len(found) <= self.max_tensors and graph.bytes_of(found) <= self.max_bytes for found in crossing)
+        return all(
+            len(tensors) <= self.max_tensors and graph.bytes_of(tensors) <= self.max_bytes for tensors in crossing
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +167,15 @@ class Decision:
     def boundary(self, graph: LayerGraph) -> tuple[int, ...]:
         """The layers whose outputs go up."""
         cloud = [graph.inputs_of(part.layers) for part in self.parts if part.place == "cloud"]
-        return tuple(sorted({number for found in cloud for number in found}))
+        return tuple(sorted({number for layers in cloud for number in layers}))
 
     def point(self, graph: LayerGraph) -> int | None:
         """Its number, where it is a cut that one tensor crosses."""
         if not self.is_cut:
             return None
         last = max(self.head)
-        found = next((p.number for p in graph.points if p.layer == last), None)
-        return found if found is not None and graph.head_at(found) == self.head else None
+        number = next((p.number for p in graph.points if p.layer == last), None)
+        return number if number is not None and graph.head_at(number) == self.head else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,8 @@ class _Search:
         predicted, cost = predict(self.problem, parts), cost_of(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
-        asked = (self.goal.objective, method, parts)
-        return Decision(*asked, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
+        fields = (self.goal.objective, method, parts)
+        return Decision(*fields, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
 
     def cut(self, method: str, head: frozenset[int], *, is_optimal: bool, gap: float = 0.0) -> Decision:
         return self.decision(method, parts_of(self.problem.graph, head), is_optimal=is_optimal, gap=gap)
@@ -202,8 +204,12 @@ class _Search:
         graph, room = self.problem.graph, self.room
         if room is None:
             return list(self.candidates)
-        parts = [parts_of(graph, graph.head_at(found.point.number)) for found in self.candidates]
-        return [c for c, found in zip(self.candidates, parts, strict=True) if all(room.fits(graph, p) for p in found)]
+        parts = [parts_of(graph, graph.head_at(candidate.point.number)) for candidate in self.candidates]
+        return [
+            c
+            for c, cut_parts in zip(self.candidates, parts, strict=True)
+            if all(room.fits(graph, p) for p in cut_parts)
+        ]
 
 
 NO_POWER = Power(0.0, 0.0, 0.0, 0.0)
@@ -224,19 +230,19 @@ def decide(
     """
     weights = goal.weights(power)
     exact = problem if allowed is None else allowed.exact(problem, weights)
-    found = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
+    lossless_decision = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
     if allowed is None or not allowed.lossy or goal.max_cost is not None or goal.method not in ("auto", "chain"):
-        return found
+        return lossless_decision
     lossy, points = allowed.with_lossy(problem, weights), replace(goal, method="chain")
-    packed = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
-    return min((found, packed), key=lambda decision: _rank(decision, weights))
+    lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
+    return min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
 
 
 def _search(search: _Search) -> Decision:
-    found = _SEARCHES[OBJECTIVES[search.goal.objective].search](search)
-    if search.room is not None and not all(search.room.fits(search.problem.graph, part) for part in found.parts):
-        return _best_that_fits(search, found)
-    return found
+    decision = _SEARCHES[OBJECTIVES[search.goal.objective].search](search)
+    if search.room is not None and not all(search.room.fits(search.problem.graph, part) for part in decision.parts):
+        return _best_that_fits(search, decision)
+    return decision
 
 
 def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]:
@@ -254,9 +260,9 @@ def _least_sum(search: _Search) -> Decision:
 
 def _cheap_enough(search: _Search, max_cost: float) -> Decision:
     problem, goal = search.problem, search.goal
-    placed = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
-    is_optimal = placed.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
-    return search.decision("placement", placed.parts, is_optimal=is_optimal)
+    best_placement = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
+    is_optimal = best_placement.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
+    return search.decision("placement", best_placement.parts, is_optimal=is_optimal)
 
 
 def _point_of_least_sum(search: _Search) -> Decision:
@@ -290,16 +296,16 @@ def _point_of_shortest_stage(search: _Search) -> Decision:
 
 
 def _cut_by_dsh(search: _Search) -> Decision:
-    found = bottleneck.dsh(_as_sent(search.problem))
-    return search.cut(found.method, found.head, is_optimal=False)
+    cut = bottleneck.dsh(_as_sent(search.problem))
+    return search.cut(cut.method, cut.head, is_optimal=False)
 
 
 def _shortest_stage_of_any(search: _Search) -> Decision:
     if search.problem.graph.is_chain:
         return _point_of_shortest_stage(search)
-    found = bottleneck.exact(_as_sent(search.problem))
-    is_optimal = found.is_optimal and search.problem.packed is None
-    return search.cut(found.method, found.head, is_optimal=is_optimal, gap=found.gap)
+    cut = bottleneck.exact(_as_sent(search.problem))
+    is_optimal = cut.is_optimal and search.problem.packed is None
+    return search.cut(cut.method, cut.head, is_optimal=is_optimal, gap=cut.gap)
 
 
 _STAGE_METHODS: dict[str, Callable[[_Search], Decision]] = {
@@ -336,19 +342,19 @@ _SEARCHES: dict[Search, Callable[[_Search], Decision]] = {
 
 
 def _least_point(search: _Search, value: Callable[[Candidate], float]) -> Decision:
-    found = min(search.fitting(), key=lambda c: (value(c), c.predicted.total_s, c.boundary_bytes))
+    best = min(search.fitting(), key=lambda c: (value(c), c.predicted.total_s, c.boundary_bytes))
     graph = search.problem.graph
-    return search.cut("chain", graph.head_at(found.point.number), is_optimal=graph.is_chain)
+    return search.cut("chain", graph.head_at(best.point.number), is_optimal=graph.is_chain)
 
 
-def _best_that_fits(search: _Search, wanted: Decision) -> Decision:
+def _best_that_fits(search: _Search, oversized: Decision) -> Decision:
     """The best point that a frame can carry, which is not known to be the best cut that it can."""
     graph, limit = search.problem.graph, search.goal.max_cost
-    search = replace(search, goal=replace(search.goal, objective=wanted.objective, method="auto"))
+    search = replace(search, goal=replace(search.goal, objective=oversized.objective, method="auto"))
     weights = search.goal.weights(search.power)
 
-    def value(found: Decision) -> tuple[bool, bool, bool, float]:
-        return limit is not None and found.cost > limit, *_rank(found, weights)
+    def value(decision: Decision) -> tuple[bool, bool, bool, float]:
+        return limit is not None and decision.cost > limit, *_rank(decision, weights)
 
     points = [graph.head_at(candidate.point.number) for candidate in search.fitting()]
     return min((search.cut("chain", head, is_optimal=False) for head in points), key=value)

@@ -108,8 +108,8 @@ class DecisionMap:
 
         pieces = envelope(lowest, line_of, 1 / between[1], 1 / between[0])
         ends = [*(1 / piece.begin for piece in pieces[1:]), between[0]]
-        found = zip(pieces, ends, strict=True)
-        regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in found][::-1]
+        spans = zip(pieces, ends, strict=True)
+        regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in spans][::-1]
         return cls(graph, tuple(regions), tuple(region.from_bytes_per_s for region in regions))
 
     def lookup(self, up_bytes_per_s: float) -> frozenset[int]:

@@ -52,11 +52,11 @@ def envelope(lowest: Callable[[float], T], line_of: Callable[[T], Line], begin: 
             if line.at(end) < piece.line.at(end) * (1 - CLOSE):
                 pieces[-1] = Piece(piece.begin, item, line)
             continue
-        found = lowest(x)
-        between = line_of(found)
+        candidate = lowest(x)
+        between = line_of(candidate)
         searches += 1
         if between.at(x) < line.at(x) * (1 - CLOSE) and searches < MAX_SEARCHES:
-            waiting.append((found, between))
+            waiting.append((candidate, between))
         else:
             pieces.append(Piece(x, item, line))
             waiting.pop()

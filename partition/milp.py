@@ -67,11 +67,11 @@ class Program:
 
         `objective` is `longest` or `total`, shape (2 * layers + 1,).
         """
-        found = self._solved(objective, limit_s)
-        if found is None or found.status == INFEASIBLE:
-            return None, 0.0 if found is None else 1.0
-        on_edge = None if found.x is None else np.flatnonzero(found.x[: len(self.graph.layers)] > 0.5)
-        bound = found.mip_dual_bound
+        solution = self._solved(objective, limit_s)
+        if solution is None or solution.status == INFEASIBLE:
+            return None, 0.0 if solution is None else 1.0
+        on_edge = None if solution.x is None else np.flatnonzero(solution.x[: len(self.graph.layers)] > 0.5)
+        bound = solution.mip_dual_bound
         head = None if on_edge is None else _closed(self.graph, on_edge.tolist())
         return head, 0.0 if bound is None or not bound > 0 else bound / UNITS
 
@@ -92,9 +92,9 @@ class Program:
         for presolve in (True, False):
             options = {"time_limit": limit_s, "mip_rel_gap": 0.0, "presolve": presolve}
             with suppress(ValueError), silent_stdout():
-                found = milp(objective, **problem, options=options)
-                if found.status != FAILED:
-                    return found
+                solution = milp(objective, **problem, options=options)
+                if solution.status != FAILED:
+                    return solution
         return None
 
 

@@ -49,11 +49,11 @@ class Terms:
     def value(self, graph: LayerGraph, head: frozenset[int]) -> float:
         """The sum that a cut picks, in the unit of the terms."""
         tail = graph.everything - head
-        found = self.edge[sorted(head)].sum()
+        total = self.edge[sorted(head)].sum()
         if tail:
-            found += self.cloud[sorted(tail)].sum() + self.tensor[list(graph.boundary(head))].sum()
-            found += self.entry[graph.entry(head)]
-        return float(found)
+            total += self.cloud[sorted(tail)].sum() + self.tensor[list(graph.boundary(head))].sum()
+            total += self.entry[graph.entry(head)]
+        return float(total)
 
 
 class CutSolver:
@@ -103,19 +103,19 @@ class CutSolver:
         if ends[better] < NOTHING:
             return better
         head = self._cut(values * (FINEST / ends[better]))
-        return min((head, better), key=lambda found: terms.value(self._graph, found))  # rounding may have lost a hair
+        return min((head, better), key=lambda cut: terms.value(self._graph, cut))  # rounding may have lost a hair
 
     def _cut(self, values: Values) -> frozenset[int]:
-        summed = np.bincount(self._slots, weights=values[self._term], minlength=len(self._columns))
-        capacities = np.rint(np.minimum(summed, INFINITE)).astype(np.int32)
+        sums = np.bincount(self._slots, weights=values[self._term], minlength=len(self._columns))
+        capacities = np.rint(np.minimum(sums, INFINITE)).astype(np.int32)
         shape = (self._size, self._size)
         network = csr_array((capacities, self._columns, self._rows), shape=shape)
         flow = maximum_flow(network, self._source, self._sink, method="dinic").flow
         left = capacities > flow.data  # arcs that could carry more
         rows = np.concatenate([[0], np.cumsum(np.bincount(self._owner[left], minlength=self._size))]).astype(np.int32)
         residual = csr_array((np.ones(rows[-1], np.int32), self._columns[left], rows), shape=shape)
-        reached = breadth_first_order(residual, self._source, return_predecessors=False)
-        return frozenset(reached[reached < len(self._graph.layers)].tolist())
+        vertices = breadth_first_order(residual, self._source, return_predecessors=False)
+        return frozenset(vertices[vertices < len(self._graph.layers)].tolist())
 
 
 def _arcs(graph: LayerGraph) -> NDArray[np.int64]:

@@ -22,9 +22,9 @@ class Allowed:
     lossy: Mapping[int, Sequence[Packed]]
     """By layer, and only where its output crosses alone: it was checked there how often the answer stays the same."""
 
-    def alone(self, layer: int, known: Collection[str]) -> Sequence[Packed]:
+    def alone(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
         """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none."""
-        return [packed for packed in (*self.lossless[layer], *self.lossy.get(layer, ())) if packed.codec in known]
+        return [packed for packed in (*self.lossless[layer], *self.lossy.get(layer, ())) if packed.codec in codecs]
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""
@@ -32,11 +32,11 @@ class Allowed:
 
     def with_lossy(self, problem: Problem, weights: StageWeights) -> Problem:
         """The same with the lossy ones too; only points may be chosen from it."""
-        every = [[*found, *self.lossy.get(layer, ())] for layer, found in enumerate(self.lossless)]
+        every = [[*ways, *self.lossy.get(layer, ())] for layer, ways in enumerate(self.lossless)]
         return replace(problem, packed=best(every, problem.link, weights))
 
 
 def best(options: Options, link: Link, weights: StageWeights) -> tuple[Packed, ...]:
     """For every tensor the way that adds least to the weighted sum; of equal ones the first."""
     rate = link.up_bytes_per_s
-    return tuple(min(found, key=lambda packed: weights.crossing(packed, rate)) for found in options)
+    return tuple(min(ways, key=lambda packed: weights.crossing(packed, rate)) for ways in options)

@@ -45,16 +45,16 @@ def front(problem: Problem, power: Power) -> tuple[Tradeoff, ...]:
     heads = {piece.item for piece in envelope(lowest, line_of, 0.0, DEAREST_S)}
     heads |= {graph.head_at(candidate.point.number) for candidate in chain.scan(problem)}
     heads.add(best_cut(problem, NO_WEIGHTS.plus(joules, 1.0), solver))
-    found = []
+    tradeoffs = []
     for head in heads:
         predicted = predict(problem, parts_of(graph, head))
-        found.append(Tradeoff(head, predicted, joules.value(predicted)))
-    return _not_beaten(found)
+        tradeoffs.append(Tradeoff(head, predicted, joules.value(predicted)))
+    return _not_beaten(tradeoffs)
 
 
-def _not_beaten(found: list[Tradeoff]) -> tuple[Tradeoff, ...]:
-    kept: list[Tradeoff] = []
-    for each in sorted(found, key=lambda t: (t.predicted.total_s, t.energy_j, len(t.head))):
-        if not kept or each.energy_j < kept[-1].energy_j:
-            kept.append(each)
-    return tuple(kept)
+def _not_beaten(tradeoffs: list[Tradeoff]) -> tuple[Tradeoff, ...]:
+    survivors: list[Tradeoff] = []
+    for each in sorted(tradeoffs, key=lambda t: (t.predicted.total_s, t.energy_j, len(t.head))):
+        if not survivors or each.energy_j < survivors[-1].energy_j:
+            survivors.append(each)
+    return tuple(survivors)

@@ -49,12 +49,12 @@ def placed(graph: LayerGraph, places: Iterable[Place]) -> tuple[Part, ...]:
 
     Raises ValueError unless there is one place for each step.
     """
-    found: list[tuple[Place, set[int]]] = [("edge", {INPUT})]
+    groups: list[tuple[Place, set[int]]] = [("edge", {INPUT})]
     for place, step in zip(places, steps(graph), strict=True):
-        if place != found[-1][0]:
-            found.append((place, set()))
-        found[-1][1].update(step)
-    return tuple(Part(place, frozenset(layers)) for place, layers in found)
+        if place != groups[-1][0]:
+            groups.append((place, set()))
+        groups[-1][1].update(step)
+    return tuple(Part(place, frozenset(layers)) for place, layers in groups)
 
 
 def best(
@@ -72,11 +72,11 @@ def best(
     free = _placement(problem, constrained_path.least(terms), price_per_s)
     if free.cost <= max_cost:
         return free
-    found = (
+    placements = (
         _placement(problem, places, price_per_s, is_optimal)
         for places, is_optimal in constrained_path.candidates(terms, *_limits(problem, price_per_s, max_cost))
     )
-    return next(placement for placement in found if placement.cost <= max_cost)
+    return next(placement for placement in placements if placement.cost <= max_cost)
 
 
 def _limits(problem: Problem, price_per_s: float, max_cost: float) -> tuple[float, float]:

@@ -159,10 +159,10 @@ def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> Schedule:
     kinds = _kinds(jobs)
     bound_s, shares = _relax(kinds)
     search = _Search(kinds, turns)
-    found = search.run([_rounded(kinds, shares), *_simple(kinds)], bound_s)
-    chosen = tuple(kind.options[row] for kind, row in zip(search.kinds, found.rows, strict=True))
-    makespan_s = makespan([jobs[number].options[chosen[number]] for number in found.order])
-    return Schedule(tuple(found.order), chosen, makespan_s, min(bound_s, makespan_s))
+    best = search.run([_rounded(kinds, shares), *_simple(kinds)], bound_s)
+    chosen = tuple(kind.options[row] for kind, row in zip(search.kinds, best.rows, strict=True))
+    makespan_s = makespan([jobs[number].options[chosen[number]] for number in best.order])
+    return Schedule(tuple(best.order), chosen, makespan_s, min(bound_s, makespan_s))
 
 
 def _kinds(jobs: Sequence[Job]) -> list[_Kind]:
@@ -176,11 +176,11 @@ def _kinds(jobs: Sequence[Job]) -> list[_Kind]:
 
 def _kind(options: Sequence[Stages], jobs: Sequence[int], longest_s: float) -> _Kind:
     seconds = np.array([(o.edge_s, o.link_s, o.cloud_s, o.delay_s) for o in options])
-    kept = np.flatnonzero(seconds.sum(axis=1) <= longest_s)
-    kept = kept[_front(seconds[kept])]
-    leaves: NDArray[np.bool_] = seconds[kept, 1:].sum(axis=1) > 0
-    numbers = kept.tolist()
-    return _Kind(tuple(jobs), tuple(numbers), seconds[kept], leaves, tuple(options[number] for number in numbers))
+    indices = np.flatnonzero(seconds.sum(axis=1) <= longest_s)
+    indices = indices[_front(seconds[indices])]
+    leaves: NDArray[np.bool_] = seconds[indices, 1:].sum(axis=1) > 0
+    numbers = indices.tolist()
+    return _Kind(tuple(jobs), tuple(numbers), seconds[indices], leaves, tuple(options[number] for number in numbers))
 
 
 def _front(seconds: Floats) -> Ints:
@@ -233,16 +233,16 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     rows, sums = _program(seconds / scale_s, owner, counts, leaves)
     objective = np.zeros(rows.shape[1])
     objective[-1] = 1.0
-    found = linprog(objective, rows, np.zeros(rows.shape[0]), sums, np.concatenate([counts, [1.0, 1.0]]))
-    if not found.success:
-        raise ArithmeticError(f"no lower bound: {found.message}")
-    prices = np.maximum(-found.ineqlin.marginals, 0.0)
+    solution = linprog(objective, rows, np.zeros(rows.shape[0]), sums, np.concatenate([counts, [1.0, 1.0]]))
+    if not solution.success:
+        raise ArithmeticError(f"no lower bound: {solution.message}")
+    prices = np.maximum(-solution.ineqlin.marginals, 0.0)
     prices /= prices[: 4 + 2 * len(kinds)].sum()  # so that T has no price of its own
     costs = (prices @ rows)[:-1]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     least = np.minimum.reduceat(costs, [*starts, len(seconds), len(seconds) + len(leaves)])
     bound_s = float(least @ np.concatenate([counts, [1.0, 1.0]])) * scale_s
-    return bound_s, np.split(np.maximum(found.x[: len(seconds)], 0.0), starts[1:])
+    return bound_s, np.split(np.maximum(solution.x[: len(seconds)], 0.0), starts[1:])
 
 
 def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tuple[csr_array, csr_array]:
@@ -307,17 +307,17 @@ class _Search:
         """The best schedule found from the rows of some starts; stops early near the bound."""
         different = [list(rows) for rows in dict.fromkeys(map(tuple, starts))]
         # The most promising first, for with many jobs there may be no work left for the others.
-        ordered = sorted(map(self._ordered, different), key=lambda state: state.makespan_s)
-        best = min(map(self._descend, ordered), key=lambda state: state.makespan_s)
+        states = sorted(map(self._ordered, different), key=lambda state: state.makespan_s)
+        best = min(map(self._descend, states), key=lambda state: state.makespan_s)
         # A seed of its own keeps the search deterministic; nothing here is a secret.
         rng, state, kicks = random.Random(0), best, 0
         while best.makespan_s > bound_s * (1 + _NEAR) and kicks < _KICKS and self._work < _WORK:
             kicks += 1
-            kicked = self._descend(self._kick(state, rng))
-            if kicked.makespan_s < best.makespan_s * (1 - _ROUNDING):
-                best, kicks = kicked, 0
-            if kicked.makespan_s <= state.makespan_s * (1 + _ROUNDING):
-                state = kicked
+            candidate = self._descend(self._kick(state, rng))
+            if candidate.makespan_s < best.makespan_s * (1 - _ROUNDING):
+                best, kicks = candidate, 0
+            if candidate.makespan_s <= state.makespan_s * (1 + _ROUNDING):
+                state = candidate
         return best
 
     def _ordered(self, rows: list[int]) -> _State:
@@ -339,9 +339,9 @@ class _Search:
             for job in self._critical(state):
                 if self._work >= _WORK:
                     break
-                moved = self._put(state.rows, [other for other in state.order if other != job], job)
-                if moved.makespan_s < state.makespan_s * (1 - _ROUNDING):
-                    state, stuck = moved, False
+                candidate = self._put(state.rows, [other for other in state.order if other != job], job)
+                if candidate.makespan_s < state.makespan_s * (1 - _ROUNDING):
+                    state, stuck = candidate, False
                     break
         return state
 
@@ -362,14 +362,14 @@ class _Search:
 
     def _kick(self, state: _State, rng: random.Random) -> _State:
         """Take out a few jobs and put them back one by one, every other time the first of them at random."""
-        taken = rng.sample(state.order, min(len(state.order), _KICKED))
-        rest = [job for job in state.order if job not in taken]
+        jobs = rng.sample(state.order, min(len(state.order), _KICKED))
+        rest = [job for job in state.order if job not in jobs]
         if rng.random() < 0.5:
-            job = taken.pop(0)
+            job = jobs.pop(0)
             place, row = rng.randint(*self._places(rest, job)), rng.randrange(len(self.kinds[job].rows))
             rest, rows = _with(rest, state.rows, job, place, row)
             state = _State(makespan(self._stages(rest, rows)), rest, rows)
-        for job in taken:
+        for job in jobs:
             state = self._put(state.rows, rest, job)
             rest = state.order
         return state

@@ -15,9 +15,9 @@ from edgecloud.predictor.draft import ACTIVATIONS, MAX_ELEMENTS, Draft, channels
 def _wider(draft: Draft, low: float = 0.25, high: float = 3.0) -> int:
     """Output channels for a convolution that fit the memory and the work."""
     _, c, h, w = draft.shape
-    wanted = c * math.exp(draft.rng.uniform(math.log(low), math.log(high)))
+    target = c * math.exp(draft.rng.uniform(math.log(low), math.log(high)))
     most = min(2048, MAX_ELEMENTS // (h * w))
-    return channels(draft.rng, max(4, min(most, round(wanted * 0.9))), max(5, min(most, round(wanted * 1.1))))
+    return channels(draft.rng, max(4, min(most, round(target * 0.9))), max(5, min(most, round(target * 1.1))))
 
 
 def _affords_conv(draft: Draft, out: int, kernel: int, stride: int = 1) -> bool:

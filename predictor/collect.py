@@ -86,8 +86,8 @@ class Collector:
         self._rate = 1e9 / max(1e-6, self._reference.macs_1e9_s())
         self._focus = Focus()
 
-    def run(self, collected: Collected, budget_s: float, told: Callable[[Collected], None]) -> None:
-        """Measure until `collected.spent_s` reaches the budget. `told` is called after every network."""
+    def run(self, collected: Collected, budget_s: float, on_network: Callable[[Collected], None]) -> None:
+        """Measure until `collected.spent_s` reaches the budget. `on_network` is called after every network."""
         began, before = time.perf_counter(), collected.spent_s
         next_round = ROUND_S
         while collected.spent_s < budget_s:
@@ -96,7 +96,7 @@ class Collector:
             if collected.spent_s > next_round:
                 self._focus = look_closer(collected, self._rng)
                 next_round = collected.spent_s + ROUND_S
-            told(collected)
+            on_network(collected)
 
     def _one(self, collected: Collected) -> None:
         design = self._draw(has_rare=collected.networks % RARE_EVERY == RARE_EVERY - 1)
@@ -159,12 +159,12 @@ class Collector:
     def _alone(self, traced: Traced, x: torch.Tensor, number: int) -> tuple[str, float]:
         """One layer, run again and again on the same input, as layers are usually measured."""
         reads = traced.graph.layers[number].inputs
-        given = [x if read == INPUT else torch.randn(traced.graph.layers[read].out_shape).to(x) for read in reads]
+        inputs = [x if read == INPUT else torch.randn(traced.graph.layers[read].out_shape).to(x) for read in reads]
         part = segment(traced, frozenset({number})).module
         times = []
         for _ in range(1 + ALONE_RUNS):
             began = self._clock()
-            part(*given)
+            part(*inputs)
             times.append(self._clock() - began)
         return describe(traced)[number - 1].kind, float(np.quantile(times[1:], TYPICAL))
 
@@ -177,7 +177,7 @@ class _Reference:
         self._conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(device).eval()
         self._x = torch.randn(1, 64, 28, 28).to(device)
         self._many = torch.randn(1 << 20).to(device)
-        self._seen = [self._time() for _ in range(10)]
+        self._times = [self._time() for _ in range(10)]
 
     def _time(self) -> float:
         with torch.inference_mode():
@@ -191,13 +191,13 @@ class _Reference:
     def macs_1e9_s(self) -> float:
         """Seconds for 10^9 multiply-adds, roughly."""
         macs = 2 * 64 * 64 * 9 * 28 * 28
-        return median(self._seen) * 1e9 / macs
+        return median(self._times) * 1e9 / macs
 
     def is_steady(self) -> bool:
         """Not slower than usual, the usual being the median of the last minute or so."""
         now = self._time()
-        usual = median(self._seen[-60:])
-        self._seen.append(now)
+        usual = median(self._times[-60:])
+        self._times.append(now)
         return now < UNSTEADY * usual
 
 

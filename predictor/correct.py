@@ -38,9 +38,9 @@ class Corrections:
         if power <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
             return self
         step = DAMPING * (measured_s - fixed_s - sum(now.values())) / power
-        moved = {kind: self.factors.get(kind, 1.0) + step * seconds for kind, seconds in uncorrected.items()}
+        factors = {kind: self.factors.get(kind, 1.0) + step * seconds for kind, seconds in uncorrected.items()}
         return Corrections(
-            {**self.factors, **{kind: min(MOST, max(LEAST, factor)) for kind, factor in moved.items()}}, self.seen + 1
+            {**self.factors, **{kind: min(MOST, max(LEAST, factor)) for kind, factor in factors.items()}}, self.seen + 1
         )
 
 

@@ -95,11 +95,11 @@ def to_cells(row: Row, machine: Machine) -> list[str | int | float]:
 def write(folder: Path, rows: Mapping[str, Sequence[Row]], machine: Machine) -> None:
     """One CSV for each kind, each written under a temporary name and renamed. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, found in rows.items():
+    for kind, kind_rows in rows.items():
         with replaced(folder / f"{kind}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows(to_cells(row, machine) for row in found)
+            writer.writerows(to_cells(row, machine) for row in kind_rows)
 
 
 # --- reading
@@ -119,7 +119,7 @@ def read(path: Path) -> Dataset:
     for name, lines in tables.items():
         if name in NOT_ROWS:
             continue
-        table = table_of(f"{path} {name}", lines, _known(name))
+        table = table_of(f"{path} {name}", lines, _columns_of(name))
         parse = _format_of(name, table, path)
         for number, cells in table.rows:
             row, machine = parse(cells, f"{path} {name}, line {number}")
@@ -139,22 +139,22 @@ def _read_folder(folder: Path) -> dict[str, Lines]:
     for path in sorted(folder.glob("*.csv")):
         if path.name == WHOLE:
             continue
-        tables[path.stem] = read_csv(path, left, _known(path.stem))
+        tables[path.stem] = read_csv(path, left, _columns_of(path.stem))
         left -= len(tables[path.stem])
     if not tables:
         raise UsageError(f"no .csv file in {folder}")
     return tables
 
 
-def read_csv(path: Path, limit: int, known: Collection[str]) -> Lines:
+def read_csv(path: Path, limit: int, columns: Collection[str]) -> Lines:
     """The lines of a CSV file with such columns. Raises UsageError for one that is none or too long."""
-    lines = csv_lines(path, read_text(path, MAX_FILE_BYTES), known, limit)
+    lines = csv_lines(path, read_text(path, MAX_FILE_BYTES), columns, limit)
     if len(lines) < 2:
         raise UsageError(f"{path} is empty: expected a header and rows of values")
     return lines
 
 
-def _known(name: str) -> set[str]:
+def _columns_of(name: str) -> set[str]:
     """Columns that a table of this name may have: our own, and those of the published format."""
     published = _PUBLISHED.get(name.removesuffix("_lat"))
     return {*COLUMNS, *(published.columns if published is not None else ()), "latency"}
@@ -166,12 +166,12 @@ _Parse = Callable[[Cells, str], tuple[Row, Machine | None]]
 def _format_of(name: str, table: Table, path: Path) -> _Parse:
     head = set(table.columns)
     published = _PUBLISHED.get(name.removesuffix("_lat"))
-    wanted: set[str] = set(COLUMNS)
+    required: set[str] = set(COLUMNS)
     parse: _Parse = _parse_own
     if published is not None and "latency" in head and "raw_s" not in head:
-        wanted = {*published.columns, "latency"}
+        required = {*published.columns, "latency"}
         parse = published.parse
-    if missing := sorted(wanted - head):
+    if missing := sorted(required - head):
         raise UsageError(f"{path} {name}: the column {missing[0]!r} is missing")
     return parse
 
@@ -253,9 +253,26 @@ def _picture(channels: int, side: int) -> tuple[int, ...]:
 
 
 def _spec(
-    kind: str, variant: str, read: tuple[int, ...], made: tuple[int, ...], macs: int, weights: int = 0, **more: Any
+    kind: str,
+    variant: str,
+    in_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    macs: int,
+    weights: int = 0,
+    **more: Any,
 ) -> LayerSpec:
-    return LayerSpec(kind, variant, read, made, 1, macs, 4 * math.prod(read), 4 * math.prod(made), 4 * weights, **more)
+    return LayerSpec(
+        kind,
+        variant,
+        in_shape,
+        out_shape,
+        1,
+        macs,
+        4 * math.prod(in_shape),
+        4 * math.prod(out_shape),
+        4 * weights,
+        **more,
+    )
 
 
 def _published_conv(n: dict[str, float], *, depthwise: bool = False) -> LayerSpec:
@@ -266,10 +283,10 @@ def _published_conv(n: dict[str, float], *, depthwise: bool = False) -> LayerSpe
     cin, kernel, stride = int(n["Cin"]), int(n["kernel"]), int(n["stride"])
     cout = int(n.get("Cout", cin))
     weights = cin * (kernel**2 + cin) if depthwise else kernel**2 * cin * cout
-    made = _picture(cout, -(-int(n["HW"]) // stride))
+    out_shape = _picture(cout, -(-int(n["HW"]) // stride))
     more: dict[str, Any] = {"kernel": (kernel, kernel), "stride": (stride, stride), "groups": cin if depthwise else 1}
     kind = "dw_conv" if depthwise else "conv"
-    return _spec(kind, "conv2d", _picture(cin, int(n["HW"])), made, round(n["FLOPs"] / 2), weights, **more)
+    return _spec(kind, "conv2d", _picture(cin, int(n["HW"])), out_shape, round(n["FLOPs"] / 2), weights, **more)
 
 
 def _published_pool(m: dict[str, float]) -> LayerSpec:
@@ -283,9 +300,9 @@ def _published_pool(m: dict[str, float]) -> LayerSpec:
 def _published_average(m: dict[str, float]) -> LayerSpec:
     n = {name: int(value) for name, value in m.items()}
     step = -(-n["HW"] // n["output"])
-    made, macs = _picture(n["Cin"], n["output"]), n["Cin"] * n["HW"] ** 2
+    out_shape, macs = _picture(n["Cin"], n["output"]), n["Cin"] * n["HW"] ** 2
     window: dict[str, Any] = {"kernel": (step, step), "stride": (step, step)}
-    return _spec("avgpool", "adaptiveavgpool2d", _picture(n["Cin"], n["HW"]), made, macs, **window)
+    return _spec("avgpool", "adaptiveavgpool2d", _picture(n["Cin"], n["HW"]), out_shape, macs, **window)
 
 
 def _published_linear(m: dict[str, float]) -> LayerSpec:

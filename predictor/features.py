@@ -68,12 +68,12 @@ def in_context(specs: Sequence[LayerSpec], inputs: Sequence[Sequence[int]]) -> t
         sum(spec.out_bytes for spec in specs),
         max(spec.out_bytes for spec in specs),
     )
-    found = []
+    layers = []
     for number, (spec, reads) in enumerate(zip(specs, inputs, strict=True)):
         reuse = moved[number] - moved[min(reads, default=number)]
         before = _before(specs[number - 1]) if number else ()
-        found.append(Described(spec, Context(*whole, reuse, *before)))
-    return tuple(found)
+        layers.append(Described(spec, Context(*whole, reuse, *before)))
+    return tuple(layers)
 
 
 def _before(spec: LayerSpec) -> tuple[str, int, int, int, int]:
@@ -118,10 +118,10 @@ def table(layers: Sequence[Described]) -> Table:
 
 def _one_hot(values: Sequence[str], names: Sequence[str]) -> Table:
     place = {name: column for column, name in enumerate(names)}
-    found = np.zeros((len(values), len(names)))
+    matrix = np.zeros((len(values), len(names)))
     rows = [row for row, value in enumerate(values) if value in place]
-    found[rows, [place[values[row]] for row in rows]] = 1.0
-    return found
+    matrix[rows, [place[values[row]] for row in rows]] = 1.0
+    return matrix
 
 
 _SPEC_NUMBERS = ("inputs", "macs", "in_bytes", "out_bytes", "weight_bytes", "groups", "is_in_place", "strided_bytes")
@@ -157,8 +157,8 @@ def _padding(raw: dict[str, Table], block: int) -> Table:
     """How much larger the work gets where channels, or groups of one channel each, are filled up to whole blocks."""
     is_depthwise = (raw["groups"] > 1) & (raw["in_group"] <= 1)
     channels = np.where(is_depthwise, raw["groups"], raw["out_group"])
-    found: Table = np.ceil(channels / block) * block / np.maximum(1.0, channels)
-    return found
+    ratio: Table = np.ceil(channels / block) * block / np.maximum(1.0, channels)
+    return ratio
 
 
 def _shape(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:

@@ -99,11 +99,11 @@ class Predictors:
         """
         seconds, _ = self.layers(layers)
         sums: dict[str, float] = {}
-        for layer, took in zip(layers, seconds.tolist(), strict=True):
-            sums[layer.spec.kind] = sums.get(layer.spec.kind, 0.0) + took
+        for layer, layer_s in zip(layers, seconds.tolist(), strict=True):
+            sums[layer.spec.kind] = sums.get(layer.spec.kind, 0.0) + layer_s
         whole = sum(sums.values())
         factors = {kind: self.errors.get(kind, self.whole_factor) for kind in sums}
-        longest = {kind: took * factors[kind] for kind, took in sums.items()}
+        longest = {kind: kind_s * factors[kind] for kind, kind_s in sums.items()}
         return {
             kind: factor
             for kind, factor in factors.items()
@@ -152,12 +152,12 @@ def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[W
             alone.setdefault(kind, []).append(alone_s / max(placed_s, LEAST_S))
     return Predictors(
         machine=machine,
-        kinds={found.kind: found.fitted for found in fits},
-        spreads={found.kind: found.spread for found in fits},
+        kinds={kind_fit.kind: kind_fit.fitted for kind_fit in fits},
+        spreads={kind_fit.kind: kind_fit.spread for kind_fit in fits},
         start=Start.fit(wholes),
         whole_factor=whole_factor(fits),
         alone={kind: median(ratios) for kind, ratios in sorted(alone.items())},
-        errors={found.kind: found.factor for found in fits},
+        errors={kind_fit.kind: kind_fit.factor for kind_fit in fits},
     )
 
 
@@ -202,14 +202,15 @@ def load(path: Path, machine: Machine | None = None) -> Predictors:
     if document.get("features") != FEATURE_HASH:
         raise MismatchError(f"{path} was fitted with other features: run deployment.py fit again")
     try:
-        found = _predictors(document)
+        predictors = _predictors(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}): run deployment.py fit again") from None
-    if machine is not None and found.machine != machine:
+    if machine is not None and predictors.machine != machine:
         raise MismatchError(
-            f"{path} is for another machine ({found.machine}, this is {machine}): run deployment.py on this machine"
+            f"{path} is for another machine ({predictors.machine}, this is {machine}): "
+            "run deployment.py on this machine"
         )
-    return found
+    return predictors
 
 
 def _document(path: Path) -> dict[str, Any]:

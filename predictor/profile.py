@@ -58,15 +58,15 @@ class Profile:
         """For every layer, seconds that a tail that begins after it takes beyond the sum of its layers, at least 0."""
         seconds = self.seconds
         extra = {layer: max(0.0, median(times) - sum(seconds[layer + 1 :])) for layer, times in self.tails.items()}
-        known = sorted(({0: 0.0, len(seconds) - 1: 0.0} | extra).items())
-        return tuple(_between(known, layer) for layer in range(len(seconds)))
+        pairs = sorted(({0: 0.0, len(seconds) - 1: 0.0} | extra).items())
+        return tuple(_between(pairs, layer) for layer in range(len(seconds)))
 
 
-def _between(known: list[tuple[int, float]], layer: int) -> float:
+def _between(pairs: list[tuple[int, float]], layer: int) -> float:
     """Linear interpolation in sorted (layer, seconds) pairs whose ends enclose `layer`."""
-    after = bisect_left(known, (layer, 0.0))
-    right, right_s = known[after]
+    after = bisect_left(pairs, (layer, 0.0))
+    right, right_s = pairs[after]
     if right == layer or after == 0:
         return right_s
-    left, left_s = known[after - 1]
+    left, left_s = pairs[after - 1]
     return left_s + (right_s - left_s) * (layer - left) / (right - left)

@@ -51,12 +51,12 @@ class Fitness:
         return ""
 
 
-def enough_s(rows: Mapping[str, int], wanted: Iterable[str], fewest: int, spent_s: float) -> float | None:
+def enough_s(rows: Mapping[str, int], kinds: Iterable[str], fewest: int, spent_s: float) -> float | None:
     """The budget in seconds after which every wanted kind should have `fewest` rows, if they come as they did so far.
 
     None where all have. Of a kind without any row the next one is taken to come at once.
     """
-    counts = [rows.get(kind, 0) for kind in wanted]
+    counts = [rows.get(kind, 0) for kind in kinds]
     if all(count >= fewest for count in counts):
         return None
     least = max(1, min(counts))

@@ -44,17 +44,17 @@ class Quota:
     @classmethod
     def of_clock(cls, name: str) -> "Quota | None":
         """The quota of a profile's clock; None where it had none."""
-        found = re.fullmatch(rf"{CLOCK}([0-9.e+-]+) of ([0-9.e+-]+) ms", name)
+        match = re.fullmatch(rf"{CLOCK}([0-9.e+-]+) of ([0-9.e+-]+) ms", name)
         try:
-            return None if found is None else cls(float(found[1]), float(found[2]) / 1e3)
+            return None if match is None else cls(float(match[1]), float(match[2]) / 1e3)
         except ValueError:
             return None
 
     def elapsed_s(self, work_s: float) -> float:
         """Mean seconds that `work_s` seconds of work of one thread take after a rest."""
         starts = [(step + 0.5) / STEPS * self.period_s for step in range(STEPS)]
-        found = [self.from_s(work_s, left_s, over_s) for left_s in starts for over_s in OVERDRAFTS_S]
-        return math.fsum(found) / len(found)
+        times_s = [self.from_s(work_s, left_s, over_s) for left_s in starts for over_s in OVERDRAFTS_S]
+        return math.fsum(times_s) / len(times_s)
 
     def from_s(self, work_s: float, left_s: float, over_s: float = 0.0) -> float:
         """The same where the period in which it begins has `left_s` left, and `over_s` can be overdrawn at the end."""

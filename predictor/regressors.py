@@ -59,22 +59,22 @@ def fit(form: str, kind: str, features: Table, seconds: Seconds) -> Fitted:
 
 def _plain(features: Table, name: str) -> Seconds:
     """A column that the table has the logarithm of."""
-    found: Seconds = np.exp2(features[:, FEATURES.index(f"log_{name}")]) - 1.0
-    return found
+    values: Seconds = np.exp2(features[:, FEATURES.index(f"log_{name}")]) - 1.0
+    return values
 
 
 def _in_maps(features: Table) -> Seconds:
     """Numbers in the input feature maps."""
-    found: Seconds = _plain(features, "in_channels") * _plain(features, "in_side") ** 2
-    return found
+    values: Seconds = _plain(features, "in_channels") * _plain(features, "in_side") ** 2
+    return values
 
 
 def _filters(features: Table) -> Seconds:
     """(filter size / stride)^2 * number of filters."""
     stride = np.maximum(1.0, features[:, FEATURES.index("stride")])
     size = features[:, FEATURES.index("kernel_height")] / stride
-    found: Seconds = size**2 * _plain(features, "out_channels")
-    return found
+    values: Seconds = size**2 * _plain(features, "out_channels")
+    return values
 
 
 Variable = Callable[[Table], Seconds]
@@ -97,8 +97,8 @@ def paper_variables(kind: str, features: Table) -> Table:
 
     Those of convolutions, pools and fully connected layers are also in Edgent's table I (arXiv 1806.07840).
     """
-    found: Table = np.column_stack([variable(features) for variable in PAPER.get(kind, _SIZE)])
-    return found
+    variables: Table = np.column_stack([variable(features) for variable in PAPER.get(kind, _SIZE)])
+    return variables
 
 
 def _fit_linear(kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def _fit_linear(kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
 
 def _predict_linear(kind: str, parts: dict[str, Any], features: Table) -> Seconds:
     """A straight line goes below zero for small layers; nothing is faster than the fastest layer that was seen."""
-    found: Seconds = parts["model"].predict(paper_variables(kind, features))
-    at_least: Seconds = np.maximum(found, parts["least_s"])
+    seconds: Seconds = parts["model"].predict(paper_variables(kind, features))
+    at_least: Seconds = np.maximum(seconds, parts["least_s"])
     return at_least
 
 
@@ -120,8 +120,8 @@ def _fit_logarithmic(kind: str, features: Table, seconds: Seconds) -> dict[str, 
 def _predict_logarithmic(kind: str, parts: dict[str, Any], features: Table) -> Seconds:
     """Far from a handful of rows a straight line leads anywhere: what is beyond MOST_S is not even a number."""
     logarithms = parts["model"].predict(np.log2(1.0 + paper_variables(kind, features)))
-    found: Seconds = np.exp(np.minimum(logarithms, np.log(MOST_S)))
-    return found
+    seconds: Seconds = np.exp(np.minimum(logarithms, np.log(MOST_S)))
+    return seconds
 
 
 # --- the published baseline
@@ -143,8 +143,8 @@ def _fit_published(_kind: str, features: Table, seconds: Seconds) -> dict[str, A
 
 def _predict_published(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
     """As published, negative times become nothing; here the least there is."""
-    found: Seconds = parts["model"].predict(_published_variables(features))
-    return found
+    seconds: Seconds = parts["model"].predict(_published_variables(features))
+    return seconds
 
 
 # --- trees
@@ -165,17 +165,17 @@ def _fit_trees(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
 
 
 def _predict_trees(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
-    found: Seconds = np.exp(_ask(parts["trees"], features))
-    return found
+    seconds: Seconds = np.exp(_ask(parts["trees"], features))
+    return seconds
 
 
 def _ask(trees: Any, features: Table) -> Seconds:
     """What an ensemble says."""
     if isinstance(trees, ExtraTreesRegressor):
-        said: Seconds = np.mean(_each(trees, features), axis=0)
-        return said
-    found: Seconds = trees.predict(features)
-    return found
+        means: Seconds = np.mean(_each(trees, features), axis=0)
+        return means
+    values: Seconds = trees.predict(features)
+    return values
 
 
 def _each(forest: ExtraTreesRegressor, features: Table) -> list[Seconds]:
@@ -197,8 +197,8 @@ def _fit_roofline(features: Table, seconds: Seconds) -> dict[str, Any]:
 
 
 def _roofline(parts: dict[str, Any], features: Table) -> Seconds:
-    found: Seconds = np.maximum((linear_part(features) / parts["scale"]) @ parts["weights"], LEAST_S)
-    return found
+    seconds: Seconds = np.maximum((linear_part(features) / parts["scale"]) @ parts["weights"], LEAST_S)
+    return seconds
 
 
 def _fit_roofline_with(ensemble: Callable[[], Any], features: Table, seconds: Seconds) -> dict[str, Any]:
@@ -208,8 +208,8 @@ def _fit_roofline_with(ensemble: Callable[[], Any], features: Table, seconds: Se
 
 
 def _predict_roofline(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
-    found: Seconds = _roofline(parts, features) * np.exp(_ask(parts["trees"], features))
-    return found
+    seconds: Seconds = _roofline(parts, features) * np.exp(_ask(parts["trees"], features))
+    return seconds
 
 
 def _fit_medians(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any]:
@@ -221,15 +221,15 @@ def _fit_medians(_kind: str, features: Table, seconds: Seconds) -> dict[str, Any
     for tree in forest.estimators_:
         leaves = tree.tree_.apply(rows)
         order = np.lexsort((left, leaves))
-        found, first, count = np.unique(leaves[order], return_index=True, return_counts=True)
+        leaf_ids, first, count = np.unique(leaves[order], return_index=True, return_counts=True)
         lower, upper = left[order[first + (count - 1) // 2]], left[order[first + count // 2]]
-        tree.tree_.value[found, 0, 0] = (lower + upper) / 2
+        tree.tree_.value[leaf_ids, 0, 0] = (lower + upper) / 2
     return parts
 
 
 def _predict_medians(_kind: str, parts: dict[str, Any], features: Table) -> Seconds:
-    found: Seconds = _roofline(parts, features) * np.exp(np.median(_each(parts["trees"], features), axis=0))
-    return found
+    seconds: Seconds = _roofline(parts, features) * np.exp(np.median(_each(parts["trees"], features), axis=0))
+    return seconds
 
 
 AS_PUBLISHED = ("linear", "logarithmic")

@@ -95,8 +95,8 @@ class Kept:
 
 def kept(folder: Path, model: str) -> list[Path]:
     """The files of all profiles of a network, the newest first."""
-    found = (folder / "profiles").glob(f"{model.replace(':', '-')}-*.json")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = (folder / "profiles").glob(f"{model.replace(':', '-')}-*.json")
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def read(path: Path) -> Kept:

@@ -41,9 +41,9 @@ class Parameters:
         count = shape.numel()
         if self._next + count > len(self._pool):
             self._next = 0
-        taken = self._pool[self._next : self._next + count].view(shape)
+        tensor = self._pool[self._next : self._next + count].view(shape)
         self._next += count
-        return taken
+        return tensor
 
 
 def _half(x: torch.Tensor, which: int) -> torch.Tensor:
@@ -94,13 +94,13 @@ def _module(op: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def _call(module: nn.Module, *read: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = module(*read)
-    return made
+    output: torch.Tensor = module(*read)
+    return output
 
 
 def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = module(x, x, x, need_weights=False)[0]
-    return made
+    output: torch.Tensor = module(x, x, x, need_weights=False)[0]
+    return output
 
 
 _MODULES: dict[str, Callable[..., nn.Module]] = {

@@ -58,8 +58,8 @@ def measure(
     with torch.inference_mode():
         passes = _measure_passes(traced, x, clock, patience, lambda done: progress(done * share))
         starts = _start_layers(traced.graph, median(map(sum, passes))) if tails else []
-        found = _measure_tails(traced, x, clock, starts, patience, lambda done: progress(share + done * share))
-    return Profile(key, passes, found)
+        tail_times = _measure_tails(traced, x, clock, starts, patience, lambda done: progress(share + done * share))
+    return Profile(key, passes, tail_times)
 
 
 class _Patience:
@@ -70,15 +70,15 @@ class _Patience:
 
     def again(self, run: Callable[[], R]) -> R:
         """The first run that hardly waited for a processor, or of some the one that waited least."""
-        found: list[tuple[float, R]] = []
+        runs: list[tuple[float, R]] = []
         while True:
             before, began = waited_s(), time.perf_counter()
-            made = run()
+            result = run()
             took_s = time.perf_counter() - began
-            found.append((waited_s() - before, made))
-            self._left_s -= took_s if len(found) > 1 else 0.0
-            if found[-1][0] <= HELD_UP * took_s or len(found) >= TRIES or self._left_s < took_s:
-                return min(found, key=lambda pair: pair[0])[1]
+            runs.append((waited_s() - before, result))
+            self._left_s -= took_s if len(runs) > 1 else 0.0
+            if runs[-1][0] <= HELD_UP * took_s or len(runs) >= TRIES or self._left_s < took_s:
+                return min(runs, key=lambda pair: pair[0])[1]
 
 
 def _measure_passes(
@@ -118,16 +118,16 @@ def with_clock(traced: Traced, clock: Clock) -> Steps:
 def _measure_tails(
     traced: Traced, x: torch.Tensor, clock: Clock, starts: list[int], patience: _Patience, progress: Progress
 ) -> dict[int, tuple[float, ...]]:
-    found: dict[int, tuple[float, ...]] = {}
+    times: dict[int, tuple[float, ...]] = {}
     for count, layer in enumerate(starts):
         head, tail = split(traced, range(layer + 1))
         boundary = dict(zip(head.outputs, head.module(x), strict=True))
         crossing = [boundary[number] for number in tail.inputs]
-        found[layer] = tuple(
+        times[layer] = tuple(
             patience.again(partial(_time_tail, tail.module, crossing, clock)) for _ in range(START_PASSES)
         )
         progress((count + 1) / len(starts))
-    return found
+    return times
 
 
 def _time_tail(module: Steps, crossing: list[torch.Tensor], clock: Clock) -> float:

@@ -54,8 +54,8 @@ class Spread:
 
     def at(self, seconds: Seconds) -> Seconds:
         """The factor for each prediction in seconds, at least 1, in the same shape."""
-        found: Seconds = np.asarray(self.factors)[np.searchsorted(self.edges_s, seconds)]
-        return found
+        factors: Seconds = np.asarray(self.factors)[np.searchsorted(self.edges_s, seconds)]
+        return factors
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ def fit_all(
     dataset: Dataset, progress: Progress = lambda _: None, forms: Sequence[str] = tuple(FORMS)
 ) -> list[KindFit]:
     """Fit every kind that has enough rows by the best of some forms. Raises UsageError where none has."""
-    found = []
+    fits = []
     total, done = dataset.count, 0
     for kind, rows in dataset.rows.items():
         if len(rows) >= FEWEST_ROWS:
-            found.append(fit_kind(kind, rows, forms))
+            fits.append(fit_kind(kind, rows, forms))
         done += len(rows)
         progress(done / total)
-    if not found:
+    if not fits:
         raise UsageError(
             f"{dataset.source}: no layer kind has {FEWEST_ROWS} rows: measure more with deployment.py profile first"
         )
-    return found
+    return fits
 
 
 def fit_kind(kind: str, rows: Sequence[Row], forms: Sequence[str] = tuple(FORMS)) -> KindFit:
@@ -131,24 +131,24 @@ def fit_kind(kind: str, rows: Sequence[Row], forms: Sequence[str] = tuple(FORMS)
 
 
 def _sums(networks: Sequence[str], predicted: Seconds, measured: Seconds) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+    sums: dict[str, tuple[float, float]] = {}
     for network, guess, truth in zip(networks, predicted, measured, strict=True):
-        before = found.get(network, (0.0, 0.0))
-        found[network] = before[0] + float(guess), before[1] + float(truth)
-    return found
+        before = sums.get(network, (0.0, 0.0))
+        sums[network] = before[0] + float(guess), before[1] + float(truth)
+    return sums
 
 
 def whole_factor(fits: Sequence[KindFit]) -> float:
     """A factor of at least 1 that 9 of 10 whole networks' errors stay below: errors of single layers cancel in part."""
-    names = set().union(*(found.sums for found in fits))
-    sums = [[found.sums.get(name, (0.0, 0.0)) for found in fits] for name in names]
-    pairs = [(sum(guess for guess, _ in found), sum(truth for _, truth in found)) for found in sums]
+    names = set().union(*(kind_fit.sums for kind_fit in fits))
+    sums = [[kind_fit.sums.get(name, (0.0, 0.0)) for kind_fit in fits] for name in names]
+    pairs = [(sum(guess for guess, _ in kind_sums), sum(truth for _, truth in kind_sums)) for kind_sums in sums]
     return factor_of(pairs)
 
 
 def fitness(fits: Sequence[KindFit]) -> Fitness:
     """Of everything that was fitted."""
-    return Fitness(len(set().union(*(found.sums for found in fits))), whole_factor(fits))
+    return Fitness(len(set().union(*(kind_fit.sums for kind_fit in fits))), whole_factor(fits))
 
 
 def _mean_factor(predicted: Seconds, measured: Seconds) -> float:

@@ -26,16 +26,16 @@ class Place(NamedTuple):  # a dataclass costs every --help a tenth of its time
 
 def parse(text: str) -> Place:
     """What a text means. Raises UsageError for what is none of the forms."""
-    given = text.strip()
-    if given.startswith("["):
-        host, bracket, rest = given[1:].partition("]")
+    address = text.strip()
+    if address.startswith("["):
+        host, bracket, rest = address[1:].partition("]")
         host, number = _ipv6(host, text), rest[1:] if rest.startswith(":") else None
         if not bracket or (rest and number is None):
             raise _wrong(text)
-    elif given.count(":") > 1:
-        host, number = _ipv6(given, text), None
+    elif address.count(":") > 1:
+        host, number = _ipv6(address, text), None
     else:
-        host, colon, rest = given.partition(":")
+        host, colon, rest = address.partition(":")
         number = rest if colon else None
         if not _NAME.fullmatch(host) or host.startswith("-") or "\uff1a" in host:  # a full-width colon
             raise _wrong(text)
@@ -46,12 +46,12 @@ def _ipv6(host: str, text: str) -> str:
     """An IPv6 address, or the IPv4 one that it stands for."""
     address, percent, interface = host.partition("%")
     try:
-        found = ipaddress.IPv6Address(address)
+        ip = ipaddress.IPv6Address(address)
     except ValueError:
         raise _wrong(text) from None
     if percent and not _INTERFACE.fullmatch(interface):
         raise _wrong(text)
-    return host if found.ipv4_mapped is None else str(found.ipv4_mapped)
+    return host if ip.ipv4_mapped is None else str(ip.ipv4_mapped)
 
 
 def _port(number: str, text: str) -> int:
@@ -71,9 +71,9 @@ def show(host: str, port: int) -> str:
 
 def ip_of(address: str) -> IpAddress:
     """An address in numbers, its interface left away. Raises ValueError for what is none."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return mapped or ip
 
 
 def is_loopback(address: str) -> bool:
@@ -84,7 +84,7 @@ def is_loopback(address: str) -> bool:
 def is_link_local(host: str) -> bool:
     """Whether a host is an IPv6 address that means nothing without an interface."""
     try:
-        found = ip_of(host)
+        ip = ip_of(host)
     except ValueError:
         return False
-    return found.version == 6 and found.is_link_local
+    return ip.version == 6 and ip.is_link_local

@@ -24,8 +24,8 @@ def cpu_limit(root: Path = Path("/")) -> CpuLimit | None:
 
     `root` is where /proc and /sys are looked for.
     """
-    found = [limit for folder in _folders(root) if (limit := _limit_of(folder)) is not None]
-    return min(found, key=lambda limit: limit.cores, default=None)
+    limits = [limit for folder in _folders(root) if (limit := _limit_of(folder)) is not None]
+    return min(limits, key=lambda limit: limit.cores, default=None)
 
 
 def _folders(root: Path) -> list[Path]:

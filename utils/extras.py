@@ -67,7 +67,7 @@ def _requirement(package: str) -> str:
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
-        known = requires(PROJECT) or []
+        requirements = requires(PROJECT) or []
     except PackageNotFoundError:  # of a wheel that was only unpacked
-        known = []
-    return next((each for each in known if re.match(rf"{re.escape(package)}(?![\w-])[^;]*$", each)), package)
+        requirements = []
+    return next((each for each in requirements if re.match(rf"{re.escape(package)}(?![\w-])[^;]*$", each)), package)

@@ -15,7 +15,7 @@ class FloodLog:
         self, log: logging.Logger, level: int, left_out: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`left_out` says in words how many were not written; it has one `%d`."""
-        self._log, self._level, self._told = log, level, left_out
+        self._log, self._level, self._summary = log, level, left_out
         self._clock, self._lock = clock, threading.Lock()
         self._second, self._lines, self._left_out = float("-inf"), 0, 0
 
@@ -30,5 +30,5 @@ class FloodLog:
             is_flood = self._lines > LINES_A_SECOND
             self._left_out += is_flood
         if left_out:
-            self._log.log(self._level, self._told, left_out)
+            self._log.log(self._level, self._summary, left_out)
         self._log.log(logging.DEBUG if is_flood else self._level, text, *values)

@@ -36,7 +36,7 @@ def typed(text: str) -> str:
     """A text with the names of our programs as they are typed here. What the user has written himself stays."""
     if not is_installed():
         return text
-    return re.sub(_NAMED, lambda found: found[0] if _is_given(found[0]) else COMMANDS[found[0]], text)
+    return re.sub(_NAMED, lambda match: match[0] if _is_given(match[0]) else COMMANDS[match[0]], text)
 
 
 def _is_given(name: str) -> bool:

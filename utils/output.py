@@ -31,13 +31,13 @@ class _Answers:
     """Where answers go: to sys.stdout, unless that is kept for them."""
 
     def __init__(self) -> None:
-        self.kept: TextIO | None = None
+        self.own_stream: TextIO | None = None
         self.above: Callable[[str], None] | None = None
         """Prints on the terminal that a bar stands on, without breaking that."""
 
     @property
     def stream(self) -> TextIO | None:
-        return sys.stdout if self.kept is None else self.kept
+        return sys.stdout if self.own_stream is None else self.own_stream
 
 
 _answers = _Answers()
@@ -48,16 +48,16 @@ def only_answers() -> Iterator[None]:
     """What anything but `say` and `show` prints meanwhile goes to stderr: a network of the user's own may print what it
     likes, and whoever reads stdout still finds an answer and nothing else."""
     before = sys.stdout
-    if before is None or _answers.kept is not None:
+    if before is None or _answers.own_stream is not None:
         yield
         return
     with contextlib.ExitStack() as stack:
-        _answers.kept = _kept_apart(stack) if _is_number(before, STDOUT) else before
+        _answers.own_stream = _kept_apart(stack) if _is_number(before, STDOUT) else before
         sys.stdout = sys.stderr
         try:
             yield
         finally:
-            _answers.kept, sys.stdout = None, before
+            _answers.own_stream, sys.stdout = None, before
 
 
 def _is_number(stream: TextIO, number: int) -> bool:
@@ -73,17 +73,17 @@ def _kept_apart(stack: contextlib.ExitStack) -> TextIO:
     that are started."""
     sys.stdout.flush()
     number = os.dup(STDOUT)
-    kept = os.fdopen(os.dup(number), "w", encoding=sys.stdout.encoding, errors="backslashreplace")
+    stream = os.fdopen(os.dup(number), "w", encoding=sys.stdout.encoding, errors="backslashreplace")
     os.dup2(STDERR, STDOUT)
 
     def back() -> None:
         os.dup2(number, STDOUT)
         os.close(number)
         with contextlib.suppress(OSError):  # `say` has told of it
-            kept.close()
+            stream.close()
 
     stack.callback(back)
-    return kept
+    return stream
 
 
 @contextlib.contextmanager
@@ -171,6 +171,6 @@ def show(draw: Callable[["Console"], None], width: int = COLUMNS) -> None:
     console = Console(file=_answers.stream or io.StringIO())
     if not console.is_terminal:
         console.width = width
-    with console.capture() as captured:
+    with console.capture() as capture:
         draw(console)
-    say("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    say("\n".join(line.rstrip() for line in capture.get().splitlines()))

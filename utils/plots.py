@@ -62,7 +62,7 @@ class Strip(NamedTuple):
 
     name: str
     bars: Sequence[Bar]
-    told: str = ""
+    note: str = ""
 
 
 LEAST_WIDTH = 1 / 200
@@ -85,7 +85,7 @@ def waterfall(path: Path, strips: Sequence[Strip], title: str) -> None:
     axes.grid(axis="x", lw=0.4, alpha=0.5)
     axes.set_axisbelow(True)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(strips)), [_plain(strip.told) for strip in strips], fontsize=7)
+    right.set_yticks(range(len(strips)), [_plain(strip.note) for strip in strips], fontsize=7)
     right.tick_params(length=0)
     used = {bar.stage for strip in strips for bar in strip.bars}
     shapes = [Patch(color=colour) for stage, colour in STAGE_COLOURS.items() if stage in used]

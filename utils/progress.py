@@ -50,33 +50,33 @@ class Steps:
     """How long each step took the last time, kept in a file; what cannot be read or written there is not missed."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._known = path, self._read(path)
+        self._path, self._times = path, self._read(path)
         self._changed: dict[str, float] = {}
 
     @staticmethod
     def _read(path: Path) -> dict[str, float]:
         try:
             with path.open("rb") as file:
-                found = json.loads(file.read(MOST_BYTES))
-            return {str(name): float(seconds) for name, seconds in found.items() if 0 < float(seconds) < 1e5}
+                times = json.loads(file.read(MOST_BYTES))
+            return {str(name): float(seconds) for name, seconds in times.items() if 0 < float(seconds) < 1e5}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
     def share(self, step: str, seconds: float) -> float:
         """How much of a step is done after so long; 0 where that is not known, and never all of it."""
-        usual_s = self._known.get(step)
+        usual_s = self._times.get(step)
         return 0.0 if usual_s is None else min(seconds / usual_s, 0.99)
 
-    def took(self, step: str, seconds: float) -> None:
+    def record(self, step: str, seconds: float) -> None:
         """Remember it."""
         self._changed[step] = round(seconds, 3)
 
     def keep(self) -> None:
         """Write them down for the next call."""
-        kept = dict(list((self._known | self._changed).items())[-MOST_STEPS:])
+        times = dict(list((self._times | self._changed).items())[-MOST_STEPS:])
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(kept))
+            write_atomically(self._path, json.dumps(times))
 
 
 class _Bar:
@@ -85,7 +85,7 @@ class _Bar:
     def __init__(self, progress: Progress, steps: Steps) -> None:
         self._progress, self._steps = progress, steps
         self._task = progress.add_task(LOADING, total=None)  # what a call begins with: its own imports
-        self._step, self._began, self._is_told = LOADING, time.monotonic(), False
+        self._step, self._began, self._has_share = LOADING, time.monotonic(), False
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._move, name="progress", daemon=True)
         self._thread.start()
@@ -96,9 +96,9 @@ class _Bar:
             step = what.partition(DETAIL)[0]
             if _kind(step) != _kind(self._step):
                 self._end_step()
-                self._step, self._began, self._is_told = step, time.monotonic(), False
+                self._step, self._began, self._has_share = step, time.monotonic(), False
                 self._progress.reset(self._task, description=what, total=1.0)
-            self._is_told |= done > 0
+            self._has_share |= done > 0
             share = done or self._steps.share(_kind(step), time.monotonic() - self._began)
             self._update(what, share)
 
@@ -109,7 +109,7 @@ class _Bar:
     def _move(self) -> None:
         while not self._over.wait(EVERY_S):
             with self._lock:
-                if self._is_told:
+                if self._has_share:
                     continue
                 share = self._steps.share(_kind(self._step), time.monotonic() - self._began)
                 if self._step == LOADING:
@@ -118,8 +118,8 @@ class _Bar:
                     self._update(self._progress.tasks[0].description, share)
 
     def _end_step(self) -> None:
-        if not self._is_told:
-            self._steps.took(_kind(self._step), time.monotonic() - self._began)
+        if not self._has_share:
+            self._steps.record(_kind(self._step), time.monotonic() - self._began)
 
     def close(self) -> None:
         """It is over."""

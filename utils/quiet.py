@@ -16,7 +16,7 @@ STDOUT = 1
 def silent_stdout() -> Iterator[None]:
     """Whatever anything in this process writes to stdout meanwhile goes nowhere: keep it short."""
     try:
-        kept = os.dup(STDOUT)
+        stdout_copy = os.dup(STDOUT)
     except OSError:  # there is none
         yield
         return
@@ -28,8 +28,8 @@ def silent_stdout() -> Iterator[None]:
         yield
     finally:
         ctypes.CDLL(None).fflush(None)  # or it would be written later
-        os.dup2(kept, STDOUT)
-        os.close(kept)
+        os.dup2(stdout_copy, STDOUT)
+        os.close(stdout_copy)
         os.close(nowhere)
 
 

@@ -15,8 +15,8 @@ def shipped(package: str, *names: str) -> Path:
 
 def or_shipped(path: Path, name: str = "") -> Path:
     """A file of the user's; where there is none, ours of that name, such as lab/specs/student.toml."""
-    wanted = Path(name or path)
-    if path.exists() or wanted.parent.as_posix() not in FOLDERS:
+    relative_path = Path(name or path)
+    if path.exists() or relative_path.parent.as_posix() not in FOLDERS:
         return path
-    found = shipped("lab", wanted.parent.name, wanted.name)
-    return found if found.is_file() else path
+    file = shipped("lab", relative_path.parent.name, relative_path.name)
+    return file if file.is_file() else path

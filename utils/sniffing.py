@@ -78,7 +78,7 @@ def what_is(path: Path) -> Known | None:
     """Look at the beginning of a file; None where it says nothing. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    return next((known for start, known in _STARTS if head.startswith(start)), None) or _by_content(path, head)
+    return next((kind for start, kind in _STARTS if head.startswith(start)), None) or _by_content(path, head)
 
 
 def _by_content(path: Path, head: bytes) -> Known | None:
@@ -137,5 +137,5 @@ def _zip(path: Path) -> Known | None:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
         return None
-    found = (known for fits, known in _MEMBERS for name in names if fits(name))
-    return next(found, Known("a zip archive", "unpack it first"))
+    kinds = (kind for fits, kind in _MEMBERS for name in names if fits(name))
+    return next(kinds, Known("a zip archive", "unpack it first"))

@@ -45,11 +45,11 @@ def read_text(path: Path, max_bytes: int) -> str:
     if path.stat().st_size > max_bytes:
         raise UsageError(f"{path} is larger than {max_bytes >> 20} MiB")
     try:
-        data, known = path.read_bytes(), what_is(path)
+        data, kind = path.read_bytes(), what_is(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    if known is not None:
-        raise UsageError(f"{path} is {known}")
+    if kind is not None:
+        raise UsageError(f"{path} is {kind}")
     for name in _encodings(data):
         try:
             text = data.decode(name)
@@ -61,43 +61,43 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def _encodings(data: bytes) -> tuple[str, ...]:
-    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    if marked is not None:
-        return (marked,)
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is not None:
+        return (encoding,)
     if b"\0" in data:  # every second byte of Latin letters in UTF-16
         is_little = data[1::2].count(0) > data[::2].count(0)
         return ("utf-16-le",) if is_little else ("utf-16-be",)
     return ("utf-8", "gb18030")
 
 
-def csv_lines(path: Path, text: str, known: Collection[str], limit: int) -> Lines:
+def csv_lines(path: Path, text: str, names: Collection[str], limit: int) -> Lines:
     """The lines of a table in a text, separated by what makes the most known names of it, or by what `sep=` says.
 
     Raises UsageError for more than `limit` lines, and for cells that are too long.
     """
-    separator, skipped = _said(text)
+    separator, skipped = _declared_separator(text)
     if separator is None:
         head = "\n".join(text.splitlines()[: 2 * HEAD_LINES])
-        plain = {_plain(name) for name in known}
+        plain = {_plain(name) for name in names}
         separator = max(_SEPARATORS, key=lambda each: _names_in(_parsed(path, head, each, limit), plain))
     return list(_parsed(path, text, separator, limit, skipped))
 
 
-def _said(text: str) -> tuple[str | None, int]:
+def _declared_separator(text: str) -> tuple[str | None, int]:
     """The separator that a first line `sep=;` names, and whether there is such a line: 1 or 0."""
     first = text[:20].splitlines()[0] if text.strip() else ""
-    said = re.fullmatch(r'"?sep=(.)"?[,;\t]*', first.lstrip("\ufeff"), re.IGNORECASE)
-    return (said[1], 1) if said is not None else (None, 0)
+    match = re.fullmatch(r'"?sep=(.)"?[,;\t]*', first.lstrip("\ufeff"), re.IGNORECASE)
+    return (match[1], 1) if match is not None else (None, 0)
 
 
-def _names_in(lines: Iterator[tuple[int, list[str]]], known: Collection[str]) -> int:
-    found = 0
+def _names_in(lines: Iterator[tuple[int, list[str]]], names: Collection[str]) -> int:
+    most = 0
     try:
         for _, cells in lines:
-            found = max(found, sum(_plain(cell) in known for cell in cells))
+            most = max(most, sum(_plain(cell) in names for cell in cells))
     except UsageError:  # a quotation that is cut off where the beginning of the file ends
         pass
-    return found
+    return most
 
 
 def _parsed(path: Path, text: str, separator: str, limit: int, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
@@ -117,16 +117,16 @@ def _parsed(path: Path, text: str, separator: str, limit: int, skipped: int = 0)
         raise UsageError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def table_of(where: str, lines: Lines, known: Collection[str], needed: str | None = None) -> Table:
+def table_of(where: str, lines: Lines, names: Collection[str], needed: str | None = None) -> Table:
     """Find the line that names the columns: the first with `needed`, else the one with the most known names.
 
     Titles and merged cells above it are left out, and so are columns without a name and a value. Names are the known
     ones however they are written: `Latency (ms)` is `latency` where that is in ms. Raises UsageError for two columns of
     one name, and for a known one in another unit.
     """
-    proper = {_plain(name): name for name in known}
+    proper = {_plain(name): name for name in names}
     heads = [[_proper(cell, proper) for cell in cells] for _, cells in lines[:HEAD_LINES]]
-    place = max(range(len(heads)), key=lambda row: _score(heads[row], known, needed), default=0)
+    place = max(range(len(heads)), key=lambda row: _score(heads[row], names, needed), default=0)
     if not heads:
         return Table((), ())
     columns = heads[place]
@@ -145,8 +145,8 @@ def table_of(where: str, lines: Lines, known: Collection[str], needed: str | Non
     return Table(tuple(named), tuple(rows))
 
 
-def _score(names: list[str], known: Collection[str], needed: str | None) -> int:
-    return int(needed in names) if needed is not None else len(set(names) & set(known))
+def _score(head: list[str], names: Collection[str], needed: str | None) -> int:
+    return int(needed in head) if needed is not None else len(set(head) & set(names))
 
 
 _BRACKETS = re.compile(r"(?P<base>.*?)\s*[(\[]\s*(?P<unit>[^()\[\]]*?)\s*[)\]]", re.DOTALL)

@@ -32,8 +32,8 @@ def _value(text: str, number: str, unit: float, what: str) -> float:
 def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
     number, unit = _split(text)
     if unit.lower() not in units or not number:
-        known = ", ".join(name for name in units if name.isascii())
-        raise UsageError(f"{text!r} is not a {what}: use a number and a unit ({known}), e.g. {example}")
+        names = ", ".join(name for name in units if name.isascii())
+        raise UsageError(f"{text!r} is not a {what}: use a number and a unit ({names}), e.g. {example}")
     return _value(text, number, units[unit.lower()], what)
 
 

@@ -88,7 +88,7 @@ def test_a_damaged_memory_of_steps_is_none(content: bytes, tmp_path_factory: pyt
 def test_without_a_place_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     steps = Steps(tmp_path / "file" / FILE)
-    steps.took("a", 1.0)
+    steps.record("a", 1.0)
     steps.keep()
     assert steps.share("a", 1.0) == 0.0
 
