@@ -108,11 +108,11 @@ class Own:
         if picture is None or self.preprocess is None:
             return self.example
         preprocess = self.preprocess
-        made = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
-        if made.shape != self.example.shape:
-            shapes = f"{tuple(made.shape)} but the example has {tuple(self.example.shape)}"
+        tensor = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
+        if tensor.shape != self.example.shape:
+            shapes = f"{tuple(tensor.shape)} but the example has {tuple(self.example.shape)}"
             raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
-        return made
+        return tensor
 
 
 def load(place: Where) -> Own:
@@ -247,8 +247,8 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
         raise UsageError(
             f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
         )
-    drawn = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
-    return torch.from_numpy(drawn)
+    noise = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
+    return torch.from_numpy(noise)
 
 
 def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":

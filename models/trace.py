@@ -96,12 +96,12 @@ def trace(
 def _left_as_it_is(model: nn.Module) -> Iterator[None]:
     """Capturing runs the network's code with stand-ins for tensors, which it may keep in its attributes."""
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    kept = [(module, dict(vars(module))) for module in modules]
-    holders = [(each, each.copy()) for _, inside in kept for each in inside.values() if type(each) in _HOLDERS]
+    snapshots = [(module, dict(vars(module))) for module in modules]
+    holders = [(each, each.copy()) for _, inside in snapshots for each in inside.values() if type(each) in _HOLDERS]
     try:
         yield
     finally:
-        for module, inside in kept:
+        for module, inside in snapshots:
             vars(module).clear()
             vars(module).update(inside)
         for holder, inside in holders:
@@ -114,15 +114,15 @@ _HOLDERS = (dict, OrderedDict, list, set)
 
 def _why(reasons: Mapping[str, Exception]) -> str:
     """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true."""
-    told = {capture: _first_line(error) for capture, error in reasons.items()}
-    last = next(reversed(told))
-    if _DEPENDS.search(told[last]):
+    first_lines = {capture: _first_line(error) for capture, error in reasons.items()}
+    last = next(reversed(first_lines))
+    if _DEPENDS.search(first_lines[last]):
         spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
         where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
         return f"its control flow depends on the values of its input{where}, which a graph cannot express"
-    if re.search("[Pp]rox|symbolically traced|torch_function", told["fx"]):
-        told.pop("fx")
-    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in told.items())
+    if re.search("[Pp]rox|symbolically traced|torch_function", first_lines["fx"]):
+        first_lines.pop("fx")
+    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items())
 
 
 _DEPENDS = re.compile("data-dependent|Dynamic control flow")
@@ -202,20 +202,20 @@ class _Recorder(fx.Interpreter):
         super().__init__(self.module, garbage_collect_values=False)
 
     def run_node(self, n: fx.Node) -> Any:
-        read = [t for source in n.all_input_nodes for t in _tensors(self.env.get(source))]
-        versions = [t._version for t in read]
+        arguments = [t for source in n.all_input_nodes for t in _tensors(self.env.get(source))]
+        versions = [t._version for t in arguments]
         value = super().run_node(n)
-        changed = frozenset(_storage(t) for t, before in zip(read, versions, strict=True) if t._version != before)
-        made = _tensors(value)
+        changed = frozenset(_storage(t) for t, before in zip(arguments, versions, strict=True) if t._version != before)
+        tensors = _tensors(value)
         self.records[n] = _Record(
-            value=None if made else value,
-            shapes=tuple(tuple(t.shape) for t in made),
-            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in made),
-            bytes=sum(t.numel() * t.element_size() for t in made),
-            storages=frozenset(map(_storage, made)),
+            value=None if tensors else value,
+            shapes=tuple(tuple(t.shape) for t in tensors),
+            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
+            bytes=sum(t.numel() * t.element_size() for t in tensors),
+            storages=frozenset(map(_storage, tensors)),
             changed=changed,
             is_tensor=isinstance(value, torch.Tensor),
-            is_contiguous=all(t.is_contiguous() for t in made),
+            is_contiguous=all(t.is_contiguous() for t in tensors),
         )
         return value
 
@@ -237,12 +237,12 @@ def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capt
     graph = module.graph
     source = _only_input(graph)
     recorder = _Recorder(module)
-    given = example.clone()
+    x = example.clone()
     with torch.no_grad():
-        recorder.run(given)
+        recorder.run(x)
     records = recorder.records
     _forbid_shared_in_place(graph, records)
-    if not torch.allclose(given, example, rtol=0, atol=0, equal_nan=True):
+    if not torch.allclose(x, example, rtol=0, atol=0, equal_nan=True):
         raise NotCuttableError("a layer modifies the network's input")
     bound = _find_bound(graph, source, records)
     _fold_constants(graph, records, bound)
@@ -272,13 +272,13 @@ def _find_bound(graph: fx.Graph, source: fx.Node, records: Mapping[fx.Node, _Rec
 
 
 def _only_input(graph: fx.Graph) -> fx.Node:
-    used: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
-    if len(used) != 1:
-        raise NotCuttableError(f"the network reads {len(used)} inputs, but only one is supported")
+    inputs: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
+    if len(inputs) != 1:
+        raise NotCuttableError(f"the network reads {len(inputs)} inputs, but only one is supported")
     for node in graph.find_nodes(op="placeholder"):
-        if node is not used[0]:
+        if node is not inputs[0]:
             graph.erase_node(node)
-    return used[0]
+    return inputs[0]
 
 
 def _forbid_shared_in_place(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
@@ -408,14 +408,14 @@ def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], record: _Record) -
     return Layer(layer_id, kind, inputs, record.bytes, record.shapes[0], record.dtypes[0])
 
 
-def _unique_id(node: fx.Node, taken: set[str]) -> str:
+def _unique_id(node: fx.Node, ids: set[str]) -> str:
     """The module's own dotted name where there is one, else fx's name; a module called again gets a number."""
     name = str(node.target) if node.op == "call_module" else node.name
     candidate, again = name, 1
-    while candidate in taken:
+    while candidate in ids:
         again += 1
         candidate = f"{name}:{again}"
-    taken.add(candidate)
+    ids.add(candidate)
     return candidate
 
 
@@ -538,18 +538,18 @@ def _check_equal(traced: Traced, cases: _Cases) -> None:
 
 def _compare(run: Callable[[torch.Tensor], Any], x: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
-        got = _as_tuple(run(x.clone()))
-    if len(got) != len(expected) or not all(map(_is_close, got, expected)):
+        answers = _as_tuple(run(x.clone()))
+    if len(answers) != len(expected) or not all(map(_is_close, answers, expected)):
         raise NotCuttableError("the captured graph gives a different answer than the network")
 
 
-def _is_close(got: torch.Tensor, expected: torch.Tensor) -> bool:
+def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     """Within rtol 1e-4 and atol 1e-5, the latter of the largest value where that is above 1."""
-    if got.shape != expected.shape or got.dtype != expected.dtype:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return False
     largest = float(expected.abs().max()) if expected.is_floating_point() and expected.numel() else 0.0
     return torch.allclose(
-        got, expected, rtol=1e-4, atol=1e-5 * max(1.0, largest if largest < 1e30 else 1.0), equal_nan=True
+        actual, expected, rtol=1e-4, atol=1e-5 * max(1.0, largest if largest < 1e30 else 1.0), equal_nan=True
     )
 
 
@@ -558,15 +558,15 @@ def _is_close(got: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _numbers(traced: Traced, model: nn.Module) -> str:
     """A digest of what every operation of the graph is given but tensors that are parameters or buffers."""
-    known = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
+    addresses = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
     sha = hashlib.sha256()
     number_of = {node: f"%{number}" for number, node in enumerate(traced.module.graph.nodes)}
     for node in traced.module.graph.nodes:
-        given = (node.args, node.kwargs)
-        sha.update(f"{node.op} {_kind(traced.module, node)} {_text(given, number_of)}\n".encode())
+        arguments = (node.args, node.kwargs)
+        sha.update(f"{node.op} {_kind(traced.module, node)} {_text(arguments, number_of)}\n".encode())
         if node.op == "get_attr":
             tensor = operator.attrgetter(str(node.target))(traced.module)
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in known:
+            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in addresses:
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif node.op == "call_module":
             sha.update(traced.module.get_submodule(str(node.target)).extra_repr().encode())
