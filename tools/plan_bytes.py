@@ -99,19 +99,19 @@ def of_edge(
         return Counted(source="--codec raw")
     needed = {(n, name) for n in range(len(graph.layers)) for name in lossless(codec, n) if name != RAW}
     path = packing_store.path_of(folder, key.model, key.graph, key.weights)
-    kept = packing_store.read(path)
-    if not kept.knows(needed):
+    cache = packing_store.read(path)
+    if not cache.knows(needed):
         try:
             _measure(model, key, folder, codec, progress)
         except (AppError, ImportError) as error:
             why = printable(str(error), 200)
             log.warning("using unpacked sizes: packing costs are unknown (%s)", why)
             return Counted(source=f"packing costs are unknown: {why}")
-        kept = packing_store.read(path)
-        if not kept.knows(needed):
+        cache = packing_store.read(path)
+        if not cache.knows(needed):
             log.warning("using unpacked sizes: cannot write %s", path)
             return Counted(source=f"cannot write {path}")
-    return Counted("measured", str(path), Allowed(_ways(graph, kept.joined, codec, share), {}))
+    return Counted("measured", str(path), Allowed(_ways(graph, cache.joined, codec, share), {}))
 
 
 def _ways(graph: LayerGraph, packing: CodecCosts, codec: str, share: float) -> list[list[Packed]]:

@@ -41,8 +41,8 @@ def lanes_of(graph: LayerGraph, depths: Sequence[int]) -> list[int]:
             lane = lanes[max(mine, key=lambda source: (depths[source], -abs(lanes[source])))]
         else:
             begin = lanes[inputs[0]] if inputs else 0
-            tried = islice(_outwards(begin), MOST_LANES)
-            lane = next((each for each in tried if free_from[each] <= depths[number]), begin)
+            nearest_lanes = islice(_outwards(begin), MOST_LANES)
+            lane = next((each for each in nearest_lanes if free_from[each] <= depths[number]), begin)
         lanes[number] = lane
         tails[lane] = number
         free_from[lane] = max(until[number], depths[number] + 1)
@@ -68,8 +68,8 @@ def column_begins(graph: LayerGraph, depths: Sequence[int], columns: int) -> lis
     begins = [0]
     for column in range(1, columns):
         ideal, around = column * rows / columns, 0.22 * rows / columns
-        tried = range(max(begins[-1] + 1, int(ideal - around)), min(rows, int(ideal + around) + 2))
-        begins.append(min(tried, key=lambda row: (crossing[row], abs(row - ideal))))
+        candidates = range(max(begins[-1] + 1, int(ideal - around)), min(rows, int(ideal + around) + 2))
+        begins.append(min(candidates, key=lambda row: (crossing[row], abs(row - ideal))))
     return begins
 
 
