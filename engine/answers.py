@@ -94,8 +94,8 @@ def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
     device = device_of(model)
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():
-        found = model(x.clone().to(device))  # which may work in place
-    return [t.cpu().numpy() for t in (found if isinstance(found, tuple | list) else (found,))]
+        output = model(x.clone().to(device))  # which may work in place
+    return [t.cpu().numpy() for t in (output if isinstance(output, tuple | list) else (output,))]
 
 
 def _rows(answer: Array) -> Array:

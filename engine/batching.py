@@ -40,35 +40,35 @@ class FairQueue(Generic[J]):
         Where the queue is full, the last of the longest line makes room for somebody whose line is shorter by two or
         more; else nobody starves and the newcomer is turned away.
         """
-        gone = None
+        evicted = None
         if self._count >= self._most:
             longest = max(self._lines.values(), key=len)
             if len(longest) < len(self._lines.get(job.edge, ())) + 2:
                 return False, None
-            gone = longest.pop()
+            evicted = longest.pop()
             self._count -= 1
         self._lines.setdefault(job.edge, deque()).append(job)
         self._count += 1
-        return True, gone
+        return True, evicted
 
     def take(self, most: int) -> list[J]:
         """The next job, with up to `most` - 1 others that can be computed with it, from all lines in turns."""
         if not self._count:
             return []
-        taken = [self._pop(next(iter(self._lines)))]
-        if taken[0].key is not None:
-            taken += self.more(taken[0].key, most - 1)
-        return taken
+        jobs = [self._pop(next(iter(self._lines)))]
+        if jobs[0].key is not None:
+            jobs += self.more(jobs[0].key, most - 1)
+        return jobs
 
     def more(self, key: Hashable, most: int) -> list[J]:
         """Up to `most` jobs with this key that stand first in their lines."""
-        taken: list[J] = []
-        while len(taken) < most:
+        jobs: list[J] = []
+        while len(jobs) < most:
             edge = next((edge for edge, line in self._lines.items() if line[0].key == key), None)
             if edge is None:
                 break
-            taken.append(self._pop(edge))
-        return taken
+            jobs.append(self._pop(edge))
+        return jobs
 
     def drop(self, edge: Hashable) -> list[J]:
         """Take everything of an edge that has left out of the queue."""

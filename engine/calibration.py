@@ -77,21 +77,21 @@ class Calibration:
 
     def within(self, budget: float) -> dict[str, list[str]]:
         """By layer the roundings that cost at most `budget` of accuracy, a share from 0 to 1."""
-        found: dict[str, list[str]] = {}
+        codecs: dict[str, list[str]] = {}
         for each in self.tried:
             if each.loss <= budget:
-                found.setdefault(each.layer, []).append(each.codec)
-        return found
+                codecs.setdefault(each.layer, []).append(each.codec)
+        return codecs
 
 
 def points_worth_sending(graph: LayerGraph) -> list[Point]:
     """Points whose tensor is smaller than those of all points before: from any other one it is better to go back."""
-    found: list[Point] = []
+    points: list[Point] = []
     for point in graph.points[:-1]:
         size = graph.layers[point.layer].out_bytes
-        if not found or size < graph.layers[found[-1].layer].out_bytes:
-            found.append(point)
-    return found
+        if not points or size < graph.layers[points[-1].layer].out_bytes:
+            points.append(point)
+    return points
 
 
 def calibrate(
@@ -173,7 +173,7 @@ def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Trie
                     continue
                 changed = _rest(executor, point, rounded)
                 error = float(np.abs(rounded - crossing[point.layer]).max() / max(1e-30, np.abs(rounded).max()))
-                counts.saw(number, point.layer, rounding, changed, error)
+                counts.add_sample(number, point.layer, rounding, changed, error)
     return counts.tried(graph, len(samples.tensors))
 
 
@@ -212,7 +212,7 @@ class _Counts:
         self._changed: dict[tuple[int, str], int] = {}
         self._wrong: dict[tuple[int, str], int] = {}
         self._errors: dict[tuple[int, str], float] = {}
-        self._seen: dict[tuple[int, str], int] = {}
+        self._pictures: dict[tuple[int, str], int] = {}
 
     def whole(self, number: int, answer: Array) -> None:
         """The whole network's answer to one picture."""
@@ -226,14 +226,14 @@ class _Counts:
                 return  # coarser ones change more
             yield rounding
 
-    def saw(self, number: int, layer: int, rounding: str, answer: Array, error: float) -> None:
+    def add_sample(self, number: int, layer: int, rounding: str, answer: Array, error: float) -> None:
         """What the rounded tensor gave."""
-        key, found = (layer, rounding), int(answer.argmax())
-        self._seen[key] = self._seen.get(key, 0) + 1
-        self._changed[key] = self._changed.get(key, 0) + (found != self._answers[number])
+        key, label = (layer, rounding), int(answer.argmax())
+        self._pictures[key] = self._pictures.get(key, 0) + 1
+        self._changed[key] = self._changed.get(key, 0) + (label != self._answers[number])
         self._errors[key] = max(self._errors.get(key, 0.0), error)
         if self._labels is not None:
-            self._wrong[key] = self._wrong.get(key, 0) + (found != self._labels[number])
+            self._wrong[key] = self._wrong.get(key, 0) + (label != self._labels[number])
 
     def tried(self, graph: LayerGraph, pictures: int) -> tuple[Tried, ...]:
         """All that was tried on every picture."""
@@ -244,14 +244,14 @@ class _Counts:
             Tried(
                 graph.layers[layer].id,
                 rounding,
-                seen,
+                count,
                 self._changed[layer, rounding],
                 None if wrong is None else self._wrong[layer, rounding],
                 wrong,
                 self._errors[layer, rounding],
             )
-            for (layer, rounding), seen in sorted(self._seen.items(), key=lambda item: item[0][0])
-            if seen == pictures
+            for (layer, rounding), count in sorted(self._pictures.items(), key=lambda item: item[0][0])
+            if count == pictures
         )
 
 

@@ -123,9 +123,9 @@ class CpuShare:
 
     def stretch(self, started: float, work_s: float) -> None:
         """Wait until `work_s` seconds of work, begun at `started`, have lasted as long as on the slower processor."""
-        left = started + work_s / self.share - time.perf_counter()
-        if left > 0:
-            time.sleep(left)
+        remaining = started + work_s / self.share - time.perf_counter()
+        if remaining > 0:
+            time.sleep(remaining)
 
 
 class TorchExecutor:
@@ -171,11 +171,11 @@ class TorchExecutor:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
         started, work_started = self._clock(), work_clock()
         with torch.inference_mode():
-            outputs = segment.module(*self._given(segment, arrays))
-            made = [np.asarray(tensor.cpu()) for tensor in outputs]
+            outputs = segment.module(*self._inputs(segment, arrays))
+            results = [np.asarray(tensor.cpu()) for tensor in outputs]
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
-        return Ran(made, self._clock() - started)
+        return Ran(results, self._clock() - started)
 
     def slow_down(self, started: float, work_s: float) -> None:
         """Let other work of this device, which began at `started`, last as long as on the emulated one."""
@@ -185,9 +185,9 @@ class TorchExecutor:
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
         with torch.inference_mode():
-            segment.module(*self._given(segment, arrays))
+            segment.module(*self._inputs(segment, arrays))
 
-    def _given(self, segment: Segment, arrays: Sequence[Array]) -> Iterator[torch.Tensor]:
+    def _inputs(self, segment: Segment, arrays: Sequence[Array]) -> Iterator[torch.Tensor]:
         """Of what the segment writes into a copy: the caller may need it again, if the cloud does not answer, say."""
         for number, array in zip(segment.inputs, arrays, strict=True):
             here = torch.from_numpy(array)
@@ -202,18 +202,18 @@ class TorchExecutor:
         `is_fresh` measures again even where the times are known.
         """
         key = self._key()
-        found = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
-        if found is None or (tails and not found.tails):
+        profile = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
+        if profile is None or (tails and not profile.tails):
             clock = self._clock if self._share is None and self._quota is None else work_clock
             x = self._network.example.tensor.to(self._device)
-            found = measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
-            store.save(folder, found, self.traced.graph)
-        return found
+            profile = measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
+            store.save(folder, profile, self.traced.graph)
+        return profile
 
     def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
         """The same if it was measured before, else None; nothing is run."""
-        found = store.load(folder, self._key(), len(self.traced.graph.layers))
-        return found if found is None or found.tails or not tails else None
+        profile = store.load(folder, self._key(), len(self.traced.graph.layers))
+        return profile if profile is None or profile.tails or not tails else None
 
     def _key(self) -> ProfileKey:
         machine = self.machine

@@ -93,7 +93,7 @@ class CodecPolicy:
             packing.ways(graph, n, self.lossless(n), share) or packing.ways(graph, n, (RAW,), share) for n in numbers
         ]
         lossy = {n: packing.ways(graph, n, self.lossy(graph, n), share) for n in numbers}
-        return Allowed(lossless, {n: found for n, found in lossy.items() if found})
+        return Allowed(lossless, {n: ways for n, ways in lossy.items() if ways})
 
 
 def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> CodecPolicy:
@@ -114,12 +114,12 @@ def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Pa
 
 def packing_of(
     network: Network,
-    wanted: CodecPolicy,
+    policy: CodecPolicy,
     folder: Path,
     progress: Progress = lambda _: None,
     inputs: Sequence[Array] | None = None,
 ) -> CodecCosts:
-    """Sizes and rates of what is wanted: kept ones, or measured now and kept.
+    """Sizes and rates of what `policy` asks for: kept ones, or measured now and kept.
 
     Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
     """
@@ -127,7 +127,7 @@ def packing_of(
     needed = {
         (n, name)
         for n in range(len(graph.layers))
-        for name in (*wanted.lossless(n), *wanted.lossy(graph, n))
+        for name in (*policy.lossless(n), *policy.lossy(graph, n))
         if name != RAW
     }
     arrays = [np.asarray(network.example.tensor)] if inputs is None else inputs
@@ -151,10 +151,10 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
     A codec that one of the inputs does not take is none for inputs."""
     tries, sizes = _Tries(), {}
     for name in codecs:
-        found = [tries.measure(INPUT, name, array) for array in arrays]
-        taken = [size for size in found if size is not None]
-        if taken and len(taken) == len(arrays):
-            sizes[INPUT, name] = round(mean(taken))
+        measurements = [tries.measure(INPUT, name, array) for array in arrays]
+        accepted = [size for size in measurements if size is not None]
+        if accepted and len(accepted) == len(arrays):
+            sizes[INPUT, name] = round(mean(accepted))
     return CodecCosts(sizes, tries.packing().rates)
 
 

@@ -50,14 +50,14 @@ class CodecCosts:
     def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
         """How the output of a layer may travel, from a device of which only a share is there."""
         whole = graph.layers[layer].out_bytes
-        found = []
+        ways = []
         for name in codecs:
             if name == RAW:
-                found.append(Packed(RAW, whole))
+                ways.append(Packed(RAW, whole))
             elif (layer, name) in self.sizes:
                 encode_s, decode_s = (rate * whole for rate in self.rates.get(name, (0.0, 0.0)))
-                found.append(Packed(name, self.sizes[layer, name], encode_s / share, decode_s))
-        return found
+                ways.append(Packed(name, self.sizes[layer, name], encode_s / share, decode_s))
+        return ways
 
 
 NOTHING = CodecCosts({}, {})

@@ -57,20 +57,20 @@ class Times:
 
         Raises UsageError and MismatchError where they must be predicted and cannot be.
         """
-        found = _POLICIES[self.policy](self, executor, tails)
-        if isinstance(found, Found):
-            return found
-        return Found(measured(executor, self.cache_dir, progress, tails=tails), why=found)
+        outcome = _POLICIES[self.policy](self, executor, tails)
+        if isinstance(outcome, Found):
+            return outcome
+        return Found(measured(executor, self.cache_dir, progress, tails=tails), why=outcome)
 
     def _never_predict(self, executor: Executor, tails: bool) -> "Found | str":
         """The network is to be measured."""
         return ""
 
     def _must_predict(self, executor: Executor, tails: bool) -> "Found | str":
-        found = self._predicted(executor)
-        if found.weak:
-            log.warning("%s; use --times auto to measure the network", told_of(found.weak))
-        return found
+        times = self._predicted(executor)
+        if times.weak:
+            log.warning("%s; use --times auto to measure the network", told_of(times.weak))
+        return times
 
     def _may_predict(self, executor: Executor, tails: bool) -> "Found | str":
         """Where nothing was measured yet, and there are predictors that serve; else why not."""
@@ -80,14 +80,14 @@ class Times:
         if not path.is_file():
             return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
         try:
-            found = self._predicted(executor)
+            times = self._predicted(executor)
         except (UsageError, MismatchError, MissingLibraryError) as error:
             log.warning("%s: measuring the network instead", error)
             return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
-        if found.weak:
-            log.warning("%s: measuring the network instead", told_of(found.weak))
-            return told_of(found.weak)
-        return found
+        if times.weak:
+            log.warning("%s: measuring the network instead", told_of(times.weak))
+            return told_of(times.weak)
+        return times
 
     def _path(self, executor: Executor) -> Path:
         """The predictors of this number of threads, if there are any, else those of all."""

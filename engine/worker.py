@@ -70,9 +70,9 @@ class Worker:
     def submit(self, job: Job) -> None:
         """Put a job in line; its future tells what came of it, BusyError included where there is no room."""
         with self._changed:
-            is_taken, gone = (False, None) if self._is_closed else self._waiting.put(job)
+            is_taken, evicted = (False, None) if self._is_closed else self._waiting.put(job)
             self._changed.notify()
-        for refused in (gone, None if is_taken else job):
+        for refused in (evicted, None if is_taken else job):
             if refused is not None and refused.future.set_running_or_notify_cancel():
                 refused.future.set_exception(self._busy())
 
@@ -129,8 +129,8 @@ class Worker:
         until = time.monotonic() + self._max_wait_s
         while len(jobs) < self._max_batch and not self._waiting and not self._is_closed:
             spare = min(job.deadline.at for job in jobs) - 2 * self._job_s - SPARE_S
-            left = min(until, spare) - time.monotonic()
-            if left <= 0 or not self._changed.wait(left):
+            remaining = min(until, spare) - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
                 return
             jobs += self._waiting.more(key, self._max_batch - len(jobs))
 

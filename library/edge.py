@@ -177,20 +177,20 @@ class Edge:
         """What runs where, as it is planned now, or was when it was closed."""
         if self._ended is not None:
             return self._ended[0]
-        found, kept = self._client.plan, self._planned
-        if kept is None or kept[0] is not found:
-            kept = self._planned = (found, Plan.of(self.net.graph, found.decision, failure=words(found.failure)))
-        return kept[1]
+        plan, cached = self._client.plan, self._planned
+        if cached is None or cached[0] is not plan:
+            cached = self._planned = (plan, Plan.of(self.net.graph, plan.decision, failure=words(plan.failure)))
+        return cached[1]
 
     @property
     def link(self) -> Link | None:
         """What the link is like, as it was given or measured; None where there is no cloud."""
         if self._ended is not None:
             return self._ended[1]
-        found = self._client.link
-        if found is None:
+        link = self._client.link
+        if link is None:
             return None
-        return Link(found.up_bytes_per_s, rtt=found.rtt_s, down=found.down_bytes_per_s)
+        return Link(link.up_bytes_per_s, rtt=link.rtt_s, down=link.down_bytes_per_s)
 
     def __call__(self, x: Any) -> Answer:
         """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
@@ -208,7 +208,7 @@ class Edge:
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
-        def told(answered: "Future[Answered]") -> None:
+        def on_answer(answered: "Future[Answered]") -> None:
             if answered.cancelled():
                 outer.cancel()
             if not outer.set_running_or_notify_cancel():
@@ -219,7 +219,7 @@ class Edge:
             else:
                 outer.set_result(self._answer(answered.result(), x))
 
-        inner.add_done_callback(told)
+        inner.add_done_callback(on_answer)
         return outer
 
     def map(self, xs: Iterable[Any]) -> Iterator[Answer]:
@@ -295,9 +295,9 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
 
 
 def _check_choices(*, fallback: str, times: str, window: int) -> None:
-    for name, given, known in (("fallback", fallback, get_args(Mode)), ("times", times, POLICIES)):
-        if given not in known:
-            raise UsageError(f"{name} is one of {', '.join(known)}, not {given!r}")
+    for name, choice, choices in (("fallback", fallback, get_args(Mode)), ("times", times, POLICIES)):
+        if choice not in choices:
+            raise UsageError(f"{name} is one of {', '.join(choices)}, not {choice!r}")
     if not isinstance(window, int) or window < 1:
         raise UsageError(f"window is how many inferences are under way at once, at least 1, not {window!r}")
 

@@ -49,7 +49,7 @@ class Network:
     """
 
     _entry: registry.Entry = field(repr=False)
-    _made: executor.Network = field(repr=False)
+    _network: executor.Network = field(repr=False)
     name: str
     """What both sides call it."""
     is_module: bool = False
@@ -68,7 +68,7 @@ class Network:
     @property
     def graph(self) -> LayerGraph:
         """The layers, the input first, and how they are joined."""
-        return self._made.traced.graph
+        return self._network.traced.graph
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -78,25 +78,25 @@ class Network:
     @property
     def is_trained(self) -> bool:
         """Whether its weights were learnt; False for those that are drawn from a seed."""
-        return self._made.loaded.trained
+        return self._network.loaded.trained
 
     @property
     def sample(self) -> Array:
         """An input to try it with, shape `input_shape`: a new array each time."""
-        return self._made.example.tensor.numpy().copy()
+        return self._network.example.tensor.numpy().copy()
 
     @property
     def made(self) -> executor.Network:
         """What the packages below take: the module, its graph, and an input."""
-        return self._made
+        return self._network
 
     def made_for(self, device: str) -> executor.Network:
         """The network for an executor on a device. Not on the processor it is a copy, since it is moved there."""
         if find_device(device).type == "cpu":
-            return self._made
-        loaded = replace(self._made.loaded, model=copy.deepcopy(self._made.loaded.model))
+            return self._network
+        loaded = replace(self._network.loaded, model=copy.deepcopy(self._network.loaded.model))
         with _CAPTURING:
-            return executor.prepare(loaded, self._made.example, self.name)
+            return executor.prepare(loaded, self._network.example, self.name)
 
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
@@ -105,7 +105,7 @@ class Network:
 
         check_codec(config.codec)
         policy = CodecPolicy.of(config.codec, None, 0.0)
-        costs = packing_of(self._made, policy, config.cache_dir)
+        costs = packing_of(self._network, policy, config.cache_dir)
         return Counted("measured", "", policy.allowed(self.graph, costs, config.cpu_share))
 
     @property
@@ -120,13 +120,13 @@ class Network:
         """
         entry, path = self._entry, Path(what)
         if entry.takes == inputs.SENTENCE and path.suffix != ".npy":
-            found = inputs.from_text(str(what), entry.preprocess)
+            sample = inputs.from_text(str(what), entry.preprocess)
         elif path.suffix == ".npy":
-            found = inputs.from_array(path, entry.wanted)
+            sample = inputs.from_array(path, entry.wanted)
         else:
             kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
-            found = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
-        return found.tensor.numpy()
+            sample = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
+        return sample.tensor.numpy()
 
     @overload
     def __call__(self, x: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
@@ -141,8 +141,8 @@ class Network:
         import torch
 
         with torch.inference_mode():
-            found: Arrays = answers.whole_answer(self._made.loaded.model, torch.from_numpy(array))
-        return as_given(found, x)
+            outputs: Arrays = answers.whole_answer(self._network.loaded.model, torch.from_numpy(array))
+        return as_given(outputs, x)
 
 
 def load(
@@ -216,9 +216,9 @@ def all_loaded(networks: Sequence[Loadable]) -> list[Network]:
     """Each of them loaded, once. Raises what `load` raises, and UsageError for two of one name."""
     if isinstance(networks, str | Path | Network) or not networks:
         raise UsageError("networks is a list of networks, with at least one in it")
-    found = [load(each) for each in networks]
-    names = [each.name for each in found]
+    loaded = [load(each) for each in networks]
+    names = [each.name for each in loaded]
     for one in names:
         if names.count(one) > 1:
             raise UsageError(f"two networks are called {one}: give ec.load(...) another name")
-    return found
+    return loaded

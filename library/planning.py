@@ -64,28 +64,28 @@ class Link(cost.Link):
         return cost.Link(self.up_bytes_per_s, self.down_bytes_per_s, self.rtt_s)
 
 
-def _rate(given: str | float) -> float:
-    if isinstance(given, str):
-        return parse_rate(given)
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < float("inf"):
-        raise UsageError(f"{given!r} is not a rate: give a text such as '5mbit', or bytes a second above 0")
-    return float(given)
+def _rate(value: str | float) -> float:
+    if isinstance(value, str):
+        return parse_rate(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UsageError(f"{value!r} is not a rate: give a text such as '5mbit', or bytes a second above 0")
+    return float(value)
 
 
-def _seconds(given: str | float) -> float:
-    if isinstance(given, str):
-        return parse_wait(given)
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < float("inf"):
-        raise UsageError(f"{given!r} is not a time: give a text such as '20ms', or seconds of at least 0")
-    return float(given)
+def _seconds(value: str | float) -> float:
+    if isinstance(value, str):
+        return parse_wait(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise UsageError(f"{value!r} is not a time: give a text such as '20ms', or seconds of at least 0")
+    return float(value)
 
 
-def duration_s(given: str | float) -> float:
+def duration_s(value: str | float) -> float:
     """A time that is waited at most: a text such as `"60s"`, or seconds above 0. Raises UsageError."""
-    found = parse_duration(given) if isinstance(given, str) else _seconds(given)
-    if not found > 0:
-        raise UsageError(f"{given!r} is not a time to wait: give more than 0 seconds")
-    return found
+    seconds = parse_duration(value) if isinstance(value, str) else _seconds(value)
+    if not seconds > 0:
+        raise UsageError(f"{value!r} is not a time to wait: give more than 0 seconds")
+    return seconds
 
 
 def goal_of(objective: str | Goal) -> Goal:
@@ -231,8 +231,8 @@ def plan(
             codec=codec,
         )
         source, counted = _source(net, edge_times, cloud_times, config)
-        found = whatif.decided(source, config, counted=counted)
-        return Plan.of(found.graph, found.decision, found.energy_j)
+        planned = whatif.decided(source, config, counted=counted)
+        return Plan.of(planned.graph, planned.decision, planned.energy_j)
 
 
 # --- what it is planned from
@@ -253,9 +253,9 @@ def _source(
         name, document, counted = net.name, graph_json.to_document(net.graph), net.counted(config)
     graph_json.parse(document, name)
     rows: list[dict[str, Any]] = [dict(row) for row in document["layers"]]
-    for side, given in (("edge", edge), ("cloud", cloud)):
-        if given is not None:
-            _fill(rows, side, given, name)
+    for side, times in (("edge", edge), ("cloud", cloud)):
+        if times is not None:
+            _fill(rows, side, times, name)
         elif not any(f"{side}_s" in row for row in rows):
             raise UsageError(f"{name} has no {side}_s: give plan the {side}_times, seconds of every layer")
     return Source(document | {"layers": rows}, name), counted
@@ -263,8 +263,8 @@ def _source(
 
 def _with_files(config: PlanConfig, name: str, edge: "Seconds | None", cloud: "Seconds | None") -> PlanConfig:
     """For a network by its name: its times are kept in files."""
-    given = [each for each in (edge, cloud) if each is not None]
-    if not all(isinstance(each, str | Path) for each in given):
+    times = [each for each in (edge, cloud) if each is not None]
+    if not all(isinstance(each, str | Path) for each in times):
         raise UsageError(f"times of {name} belong to its layers: give plan ec.load({name!r}), or files of profiles")
     files = [None if each is None else Path(str(each)) for each in (edge, cloud)]
     return replace(config, model=name, edge_times=files[0], cloud_times=files[1])
@@ -284,36 +284,36 @@ def _row(row: Any) -> Any:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in row.items()}
 
 
-def _fill(rows: list[dict[str, Any]], side: str, given: Seconds, name: str) -> None:
+def _fill(rows: list[dict[str, Any]], side: str, times: Seconds, name: str) -> None:
     """Write the times of a side into the rows. Raises UsageError where they are not one for each."""
-    if isinstance(given, str | Path):
-        given = store.read(Path(given)).profile
-    if isinstance(given, Profile):
-        quota = Quota.of_clock(given.key.clock) if side == "edge" else None
-        seconds: Sequence[float] = given.seconds if quota is None else quota.layers_s(given.seconds)
+    if isinstance(times, str | Path):
+        times = store.read(Path(times)).profile
+    if isinstance(times, Profile):
+        quota = Quota.of_clock(times.key.clock) if side == "edge" else None
+        seconds: Sequence[float] = times.seconds if quota is None else quota.layers_s(times.seconds)
         if side == "cloud":
-            _write(rows, "start_s", given.start_s, name)
-    elif isinstance(given, Mapping):
-        unknown = given.keys() - {row["id"] for row in rows}
+            _write(rows, "start_s", times.start_s, name)
+    elif isinstance(times, Mapping):
+        unknown = times.keys() - {row["id"] for row in rows}
         if unknown:
             raise UsageError(f"{side}_times: {name} has no layer {str(min(unknown, key=str))[:100]!r}")
-        missing = [row["id"] for row in rows[1:] if row["id"] not in given]
+        missing = [row["id"] for row in rows[1:] if row["id"] not in times]
         if missing:
             raise UsageError(f"{side}_times: the seconds of layer {missing[0]!r} are missing")
-        seconds = [given.get(row["id"], 0.0) for row in rows]
+        seconds = [times.get(row["id"], 0.0) for row in rows]
     else:
-        seconds = given
+        seconds = times
     _write(rows, f"{side}_s", seconds, name)
 
 
 def _write(rows: list[dict[str, Any]], field_name: str, seconds: Sequence[float], name: str) -> None:
     try:
-        found = [float(each) for each in seconds]
+        values = [float(each) for each in seconds]
     except (TypeError, ValueError):
         raise UsageError(f"{field_name} of {name}: seconds are numbers, one for each layer") from None
-    if len(found) != len(rows):
+    if len(values) != len(rows):
         raise UsageError(
-            f"{name} has {len(rows)} layers with its input, {len(found)} values of {field_name} were given"
+            f"{name} has {len(rows)} layers with its input, {len(values)} values of {field_name} were given"
         )
-    for row, each in zip(rows, found, strict=True):
+    for row, each in zip(rows, values, strict=True):
         row[field_name] = each

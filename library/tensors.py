@@ -41,8 +41,8 @@ def _numbers(x: Any, name: str) -> Array:
     if isinstance(x, np.ndarray):
         return x
     if is_tensor(x):
-        found: Array = x.detach().cpu().numpy()
-        return found
+        array: Array = x.detach().cpu().numpy()
+        return array
     raise UsageError(f"an input for {name} is a numpy array or a torch tensor, not {type(x).__name__}")
 
 

@@ -52,7 +52,7 @@ def words(text: str) -> str:
     """A message with keyword arguments where it names flags that are the same."""
     for phrase, ours in _PHRASES:
         text = phrase.sub(ours, text)
-    return _FLAG.sub(lambda found: KEYWORDS.get(found[0], found[0]), text)
+    return _FLAG.sub(lambda match: KEYWORDS.get(match[0], match[0]), text)
 
 
 def worded(error: EdgeCloudError, *, is_module: bool = False) -> EdgeCloudError:
@@ -60,10 +60,10 @@ def worded(error: EdgeCloudError, *, is_module: bool = False) -> EdgeCloudError:
     from edgecloud.client.handshake import RefusedError
     from edgecloud.net.refusals import refusal
 
-    told = refusal(error.error) if isinstance(error, RefusedError) else error
-    text = words(str(error)) if not told.refusal else str(error)  # a cloud speaks of its own flags
-    told.args = (text + NEEDS_A_FILE if is_module and told.refusal == UNKNOWN else text,)
-    return told
+    reworded = refusal(error.error) if isinstance(error, RefusedError) else error
+    text = words(str(error)) if not reworded.refusal else str(error)  # a cloud speaks of its own flags
+    reworded.args = (text + NEEDS_A_FILE if is_module and reworded.refusal == UNKNOWN else text,)
+    return reworded
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def wording(*, is_module: bool = False) -> Iterator[None]:
     try:
         yield
     except EdgeCloudError as error:
-        found = worded(error, is_module=is_module)
-        if found is error:
+        reworded = worded(error, is_module=is_module)
+        if reworded is error:
             raise
-        raise found from error
+        raise reworded from error

@@ -27,8 +27,8 @@ def read(path: Path, most_floats: int, most_whole_bytes: int) -> NDArray[Any]:
             shape, dtype = _head(path, file)
             _check(path, shape, dtype, most_floats, most_whole_bytes)
             file.seek(0)
-            found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-            return found
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
     except UsageError:
         raise
     except OSError as error:

@@ -110,8 +110,8 @@ class _Form:
             wide = np.zeros((len(raw), 4), np.uint8)
             wide[:, 4 - self.width :] = high_last
             values = wide.view("<i4").astype(np.float64) / 2**31
-        found: NDArray[np.float64] = values.reshape(-1, self.channels).mean(axis=1)
-        return found
+        mono: NDArray[np.float64] = values.reshape(-1, self.channels).mean(axis=1)
+        return mono
 
 
 _ORDERS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}
@@ -221,8 +221,8 @@ def _resampled(samples: NDArray[np.float64], rate: int) -> Numbers:
     from scipy.signal import resample_poly  # takes a moment, and most files need it not
 
     shared = math.gcd(rate, RATE)
-    found: Numbers = resample_poly(samples, RATE // shared, rate // shared).astype(np.float32)
-    return found
+    resampled: Numbers = resample_poly(samples, RATE // shared, rate // shared).astype(np.float32)
+    return resampled
 
 
 def features(sound: Waveform) -> Numbers:
@@ -230,8 +230,8 @@ def features(sound: Waveform) -> Numbers:
     bands = log_mel(sound.samples)[: sound.frames]
     bands = (bands - bands.mean(axis=0)) / np.maximum(bands.std(axis=0), 1e-3)  # a band that never changes says nothing
     spliced = np.arange(FRAMES)[:, None] + np.arange(-CONTEXT, CONTEXT + 1)
-    found: Numbers = bands[np.clip(spliced, 0, len(bands) - 1)].reshape(1, FRAMES, -1)
-    return found
+    windows: Numbers = bands[np.clip(spliced, 0, len(bands) - 1)].reshape(1, FRAMES, -1)
+    return windows
 
 
 def log_mel(samples: Numbers) -> Numbers:
@@ -241,8 +241,8 @@ def log_mel(samples: Numbers) -> Numbers:
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     shape = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / (FRAME - 1))) ** 0.85  # Kaldi's own window
     power = np.abs(np.fft.rfft((frames - 0.97 * before) * shape, FFT)) ** 2
-    found: Numbers = np.log(np.maximum(power @ _triangles().T, LEAST_ENERGY)).astype(np.float32)
-    return found
+    bands: Numbers = np.log(np.maximum(power @ _triangles().T, LEAST_ENERGY)).astype(np.float32)
+    return bands
 
 
 def _triangles() -> NDArray[np.float64]:
@@ -256,8 +256,8 @@ def _triangles() -> NDArray[np.float64]:
     places = mel(np.arange(FFT // 2 + 1) * RATE / FFT)[None]
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (places - left) / (middle - left), (right - places) / (right - middle)
-    found: NDArray[np.float64] = np.clip(np.minimum(rising, falling), 0, None)
-    return found
+    triangles: NDArray[np.float64] = np.clip(np.minimum(rising, falling), 0, None)
+    return triangles
 
 
 def synthesised() -> Waveform:

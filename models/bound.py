@@ -71,9 +71,9 @@ def find_bound(
         if _is_fixed(node, bound):
             continue
         depends.add(node)
-        found = _bound(node, bound, tensors)
-        if found is not None:
-            bound[node] = found
+        binding = _bound(node, bound, tensors)
+        if binding is not None:
+            bound[node] = binding
     return set(bound)
 
 
@@ -144,10 +144,10 @@ def _made(node: fx.Node, name: str, tensors: Mapping[fx.Node, Any]) -> _Bound | 
 
 
 def _indices(node: fx.Node, is_one: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
+    indices: list[fx.Node] = []
     index = node.args[1] if len(node.args) > 1 else None
-    map_aggregate(index, lambda one: found.append(one) if isinstance(one, fx.Node) and is_one(one) else None)
-    return found
+    map_aggregate(index, lambda one: indices.append(one) if isinstance(one, fx.Node) and is_one(one) else None)
+    return indices
 
 
 def _is_alone(node: fx.Node) -> bool:

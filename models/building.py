@@ -76,8 +76,8 @@ def other_memory(*, is_first: bool) -> Iterator[None]:
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
-    found: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
-    return found
+    mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt
 
 
 def is_unfinished(model: nn.Module) -> bool:

@@ -61,22 +61,22 @@ def fill(model: nn.Module, path: Path, name: str) -> Filled:
     state: dict[str, Any] = dict(model.state_dict())
     if odd := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise UsageError(f"{name} has state that is not a tensor ({odd[0][:60]}): set it in build(), not in a file")
-    found = _read(path)
-    unsaved = _unsaved(model, state, found)
-    wanted: Tensors = state | unsaved
-    chosen, others = _choose(found, wanted, path, name)
-    _check_kinds(chosen, wanted, path, name)
+    checkpoint = _read(path)
+    unsaved = _unsaved(model, state, checkpoint)
+    expected: Tensors = state | unsaved
+    fit, others = _choose(checkpoint, expected, path, name)
+    _check_kinds(fit, expected, path, name)
     with torch.no_grad():
-        for key in unsaved.keys() & chosen.tensors.keys():
-            unsaved[key].copy_(chosen.tensors[key])
-        saved = {key: value for key, value in chosen.tensors.items() if key not in unsaved}
+        for key in unsaved.keys() & fit.tensors.keys():
+            unsaved[key].copy_(fit.tensors[key])
+        saved = {key: value for key, value in fit.tensors.items() if key not in unsaved}
         model.load_state_dict(state | saved)
-    return Filled("; ".join(filter(None, (chosen.told(), others))), frozenset(chosen.tensors))
+    return Filled("; ".join(filter(None, (fit.told(), others))), frozenset(fit.tensors))
 
 
-def _unsaved(model: nn.Module, state: dict[str, Any], found: Checkpoint) -> Tensors:
+def _unsaved(model: nn.Module, state: dict[str, Any], checkpoint: Checkpoint) -> Tensors:
     """The buffers that are in no state_dict, and in this file all the same, behind whatever prefix."""
-    there = {key for _, held in _places("", found.content, 0) for key in held}
+    there = {key for _, entries in _places("", checkpoint.content, 0) for key in entries}
     return {
         key: buffer
         for key, buffer in model.named_buffers()
@@ -134,13 +134,13 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 def _why_not(path: Path, message: str) -> str:
     """Why a file cannot be read, in our own words: torch's own advise to run what is in it."""
-    known = what_is(path)
-    if known is not None and "torch.save" not in known.name:
-        return f"is {known}"
-    found = _GLOBAL.search(message)
-    if found is None:
+    file_type = what_is(path)
+    if file_type is not None and "torch.save" not in file_type.name:
+        return f"is {file_type}"
+    match = _GLOBAL.search(message)
+    if match is None:
         return f"is not a plain weights file: it is damaged, truncated or of another kind. Save it again, {_SAVE}"
-    what = found[1]
+    what = match[1]
     is_plain = what.split(".")[0] in ("numpy", "argparse", "pathlib", "collections", "builtins", "datetime")
     kind = (
         "contains Python objects besides its weights" if is_plain else "is a pickled module or contains Python objects"
@@ -163,10 +163,10 @@ def _read_index(path: Path) -> Checkpoint:
             raise UsageError(f"{path} names {printable(shard, 80)!r}: its files must be in the same directory")
         if not path.with_name(shard).is_file():
             raise UsageError(f"{path} names {printable(shard, 80)}, which does not exist: copy all of its files")
-        found = _read_one(path.with_name(shard)).content
-        if not isinstance(found, dict):
+        content = _read_one(path.with_name(shard)).content
+        if not isinstance(content, dict):
             raise UsageError(f"{path.with_name(shard)} contains no named tensors")
-        tensors |= {key: value for key, value in found.items() if places.get(key) == shard}
+        tensors |= {key: value for key, value in content.items() if places.get(key) == shard}
     missing = sorted(set(places) - set(tensors))
     if missing:
         raise UsageError(f"{path} lists {printable(missing[0], 100)} in {places[missing[0]]}, but it is not there")
@@ -204,17 +204,17 @@ class _Fit:
         return ", ".join(parts)
 
 
-def _choose(found: Checkpoint, wanted: Tensors, path: Path, name: str) -> tuple[_Fit, str]:
+def _choose(checkpoint: Checkpoint, expected: Tensors, path: Path, name: str) -> tuple[_Fit, str]:
     """The tensors that fit, and a word about others that would.
 
     Raises MismatchError where none do, or UsageError where two are as likely.
     """
-    places = dict(_places("", found.content, 0))
+    places = dict(_places("", checkpoint.content, 0))
     if not places:
         raise UsageError(f"{path} does not contain a state_dict (names and dense tensors)")
-    fits = [fit for place, held in places.items() for fit in _fits(place, held, wanted, found.aliases)]
+    fits = [fit for place, entries in places.items() for fit in _fits(place, entries, expected, checkpoint.aliases)]
     if not fits:
-        _refuse_nearest(places, wanted, path, name)
+        _refuse_nearest(places, expected, path, name)
     best = min(fit.is_average for fit in fits)
     likely = [fit for fit in fits if fit.is_average == best]
     if any(not _same(fit.tensors, likely[0].tensors) for fit in likely[1:]):
@@ -228,55 +228,59 @@ def _places(place: str, content: Any, depth: int) -> Iterator[tuple[str, dict[st
     """All dictionaries with tensors in them, by where they are: "", `state_dict`, `ema.model`."""
     if not isinstance(content, dict) or depth > MAX_DEPTH:
         return
-    held = {str(key): value for key, value in content.items() if not isinstance(value, dict)}
-    if any(isinstance(value, torch.Tensor) for value in held.values()):
-        yield place, held
+    entries = {str(key): value for key, value in content.items() if not isinstance(value, dict)}
+    if any(isinstance(value, torch.Tensor) for value in entries.values()):
+        yield place, entries
     for key, value in content.items():
         yield from _places(f"{place}.{key}" if place else str(key), value, depth + 1)
 
 
-def _fits(place: str, held: dict[str, Any], wanted: Tensors, aliases: Mapping[str, str]) -> Iterator[_Fit]:
-    tensors = {key: value for key, value in held.items() if isinstance(value, torch.Tensor)}
-    tensors |= {key: tensors[kept] for key, kept in aliases.items() if kept in tensors and key not in tensors}
-    fits = [_fit(place, prefix, tensors, wanted) for prefix in _prefixes(tensors, wanted)]
+def _fits(place: str, entries: dict[str, Any], expected: Tensors, aliases: Mapping[str, str]) -> Iterator[_Fit]:
+    tensors = {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
+    tensors |= {
+        key: tensors[original] for key, original in aliases.items() if original in tensors and key not in tensors
+    }
+    fits = [_fit(place, prefix, tensors, expected) for prefix in _prefixes(tensors, expected)]
     if not any(fits):
-        plain, own = _unwrapped(tensors), _unwrapped({key: key for key in wanted})
+        plain, own = _unwrapped(tensors), _unwrapped({key: key for key in expected})
         if plain is not None and own is not None:
-            fit = _fit(place, "", plain, {short: wanted[key] for short, key in own.items()})
+            fit = _fit(place, "", plain, {short: expected[key] for short, key in own.items()})
             if fit is not None:
                 renamed = {own[short]: tensor for short, tensor in fit.tensors.items()}
                 fits = [_Fit(place, "", renamed, fit.left, is_rewrapped=True)]
     yield from (fit for fit in fits if fit is not None)
 
 
-def _prefixes(tensors: Tensors, wanted: Tensors) -> list[str]:
+def _prefixes(tensors: Tensors, expected: Tensors) -> list[str]:
     """What may stand before a network's own names; "" first."""
-    anchor = next((key for key in wanted if not key.endswith(_UNUSED)), "")
+    anchor = next((key for key in expected if not key.endswith(_UNUSED)), "")
     ends = [key for key in tensors if key == anchor or key.endswith(f".{anchor}")] if anchor else []
     return sorted({"", *(key.removesuffix(anchor) for key in ends)}, key=lambda prefix: (len(prefix), prefix))
 
 
-def _fit(place: str, prefix: str, tensors: Tensors, wanted: Tensors) -> _Fit | None:
+def _fit(place: str, prefix: str, tensors: Tensors, expected: Tensors) -> _Fit | None:
     """The tensors behind a prefix where they are the network's, all of them; without one there may be no others."""
     named = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    named |= _tied(named, wanted)
-    if any(key not in named and not key.endswith(_UNUSED) for key in wanted):
+    named |= _tied(named, expected)
+    if any(key not in named and not key.endswith(_UNUSED) for key in expected):
         return None
-    if any(key in named and named[key].shape != tensor.shape for key, tensor in wanted.items()):
+    if any(key in named and named[key].shape != tensor.shape for key, tensor in expected.items()):
         return None
-    inside = tuple(key for key in named if key not in wanted and not key.lower().startswith("aux"))
+    inside = tuple(key for key in named if key not in expected and not key.lower().startswith("aux"))
     if inside:
         return None
     outside = tuple(sorted(key for key in tensors if not key.startswith(prefix)))
-    return _Fit(place, prefix, {key: named[key] for key in wanted if key in named}, outside)
+    return _Fit(place, prefix, {key: named[key] for key in expected if key in named}, outside)
 
 
-def _tied(named: Tensors, wanted: Tensors) -> Tensors:
+def _tied(named: Tensors, expected: Tensors) -> Tensors:
     """Tensors that a file holds once and the network uses under several names."""
-    by_memory = {_memory(wanted[key]): value for key, value in named.items() if key in wanted and wanted[key].numel()}
+    by_memory = {
+        _memory(expected[key]): value for key, value in named.items() if key in expected and expected[key].numel()
+    }
     return {
         key: by_memory[_memory(tensor)]
-        for key, tensor in wanted.items()
+        for key, tensor in expected.items()
         if key not in named and tensor.numel() and _memory(tensor) in by_memory
     }
 
@@ -295,17 +299,17 @@ def _same(one: Tensors, other: Tensors) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def _check_kinds(chosen: _Fit, wanted: Tensors, path: Path, name: str) -> None:
+def _check_kinds(fit: _Fit, expected: Tensors, path: Path, name: str) -> None:
     """Refuse what would have to be rounded or guessed: sparse, quantised, integer and complex weights."""
-    seen: dict[Any, tuple[str, torch.Tensor]] = {}
-    for key, tensor in chosen.tensors.items():
+    twins: dict[Any, tuple[str, torch.Tensor]] = {}
+    for key, tensor in fit.tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
             raise UsageError(f"{path}: {key} is not a dense tensor: save it dense, as float32")
-        if _kind(tensor) != _kind(wanted[key]):
-            there, here = (str(one.dtype).removeprefix("torch.") for one in (tensor, wanted[key]))
+        if _kind(tensor) != _kind(expected[key]):
+            there, here = (str(one.dtype).removeprefix("torch.") for one in (tensor, expected[key]))
             raise UsageError(f"{path}: {key} is {there} in the file and {here} in {name}: save it as {here}")
-        twin_key, twin = seen.setdefault(_memory(wanted[key]), (key, tensor))
-        if twin is not tensor and wanted[key].numel() and not torch.equal(twin, tensor):
+        twin_key, twin = twins.setdefault(_memory(expected[key]), (key, tensor))
+        if twin is not tensor and expected[key].numel() and not torch.equal(twin, tensor):
             raise UsageError(f"{path}: {twin_key} and {key} differ in the file, but are one tensor in {name}")
 
 
@@ -319,31 +323,31 @@ def _kind(tensor: torch.Tensor) -> str:
     return "bool" if dtype == torch.bool else "whole"
 
 
-def _refuse_nearest(places: dict[str, dict[str, Any]], wanted: Tensors, path: Path, name: str) -> None:
+def _refuse_nearest(places: dict[str, dict[str, Any]], expected: Tensors, path: Path, name: str) -> None:
     """Say what is wrong with the dictionary that has the most of the network's names."""
     nearest: Tensors = {}
     score = -1
-    for held in places.values():
-        tensors = {key: value for key, value in held.items() if isinstance(value, torch.Tensor)}
-        for prefix in _prefixes(tensors, wanted):
+    for entries in places.values():
+        tensors = {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
+        for prefix in _prefixes(tensors, expected):
             named = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if len(named.keys() & wanted.keys()) > score:
-                nearest, score = named, len(named.keys() & wanted.keys())
+            if len(named.keys() & expected.keys()) > score:
+                nearest, score = named, len(named.keys() & expected.keys())
     if any(value.layout is not torch.strided or value.is_quantized for value in nearest.values()):
         raise UsageError(f"{path} does not contain a state_dict (names and dense tensors)")
-    _refuse_first_difference(nearest, wanted, path, name)
+    _refuse_first_difference(nearest, expected, path, name)
 
 
-def _refuse_first_difference(state: Tensors, wanted: Tensors, path: Path, name: str) -> None:
-    state = {key: value for key, value in state.items() if key in wanted or not key.lower().startswith("aux")}
-    for key in sorted(wanted.keys() | state.keys()):
+def _refuse_first_difference(state: Tensors, expected: Tensors, path: Path, name: str) -> None:
+    state = {key: value for key, value in state.items() if key in expected or not key.lower().startswith("aux")}
+    for key in sorted(expected.keys() | state.keys()):
         if key not in state and not key.endswith(_UNUSED):
             hint = f"; {path.name} is one of several files: use their index.json" if "-of-" in path.name else ""
             _refuse(path, name, f"it has no {key}{hint}")
-        if key in state and key not in wanted:
+        if key in state and key not in expected:
             _refuse(path, name, f"the network has no {printable(key, 100)}")
-        if key in state and wanted[key].shape != state[key].shape:
-            there, here = tuple(state[key].shape), tuple(wanted[key].shape)
+        if key in state and expected[key].shape != state[key].shape:
+            there, here = tuple(state[key].shape), tuple(expected[key].shape)
             _refuse(path, name, f"{key} is {there} in the file and {here} in the network")
     _refuse(path, name, "its names belong to another network")
 

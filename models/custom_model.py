@@ -49,8 +49,8 @@ class Where:
 
 def where(name: str) -> Where | None:
     """Split FILE.py[:FUNCTION]; None for every other name. Opens nothing."""
-    found = _NAME.fullmatch(name)
-    return None if found is None else Where(Path(found["file"]), found["function"] or FUNCTION)
+    match = _NAME.fullmatch(name)
+    return None if match is None else Where(Path(match["file"]), match["function"] or FUNCTION)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Own:
         if picture is None or self.preprocess is None:
             return self.example
         preprocess = self.preprocess
-        made = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
-        if made.shape != self.example.shape:
-            shapes = f"{tuple(made.shape)} but the example has {tuple(self.example.shape)}"
+        tensor = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
+        if tensor.shape != self.example.shape:
+            shapes = f"{tuple(tensor.shape)} but the example has {tuple(self.example.shape)}"
             raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
-        return made
+        return tensor
 
 
 def load(place: Where) -> Own:
@@ -130,7 +130,7 @@ def load(place: Where) -> Own:
         raise UsageError(f"{place.path} has no function {place.function}(): it must return the network")
     example = _example(place, module)
     built = _first(place, function, example)
-    found = Own(
+    network = Own(
         place=place,
         build=partial(_again, place, function, example),
         built=built,
@@ -140,7 +140,7 @@ def load(place: Where) -> Own:
         labels=tuple(map(str, getattr(module, "LABELS", ()))),
     )
     preprocess = getattr(module, "preprocess", None)
-    return replace(found, preprocess=preprocess) if callable(preprocess) else found
+    return replace(network, preprocess=preprocess) if callable(preprocess) else network
 
 
 def _run(place: Where) -> ModuleType:
@@ -215,21 +215,21 @@ def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
     from edgecloud.models import building
 
     what = f"{place.function}()"
-    found = _called(place, what, function)
-    if not isinstance(found, nn.Module):
-        kind = type(found).__name__
+    network = _called(place, what, function)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
         raise UsageError(f"{place.path}: {what} must return a torch.nn.Module, not {kind}")
-    if isinstance(found, torch.jit.ScriptModule):
+    if isinstance(network, torch.jit.ScriptModule):
         raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return the original module")
-    _called(place, f"eval() of the result of {what}", found.eval)
-    if building.is_unfinished(found):
+    _called(place, f"eval() of the result of {what}", network.eval)
+    if building.is_unfinished(network):
         with torch.no_grad():
             _called(
                 place,
                 f"the network, called with its example of shape {tuple(example.shape)},",
-                lambda: found(example.clone()),
+                lambda: network(example.clone()),
             )
-    return found
+    return network
 
 
 def _example(place: Where, module: ModuleType) -> "torch.Tensor":
@@ -247,19 +247,19 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
         raise UsageError(
             f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
         )
-    drawn = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
-    return torch.from_numpy(drawn)
+    noise = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
+    return torch.from_numpy(noise)
 
 
 def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
     """Call a function that makes an input, and look at what it returns."""
     import torch
 
-    found = _called(place, what, make)
-    if not isinstance(found, torch.Tensor) or found.dtype != torch.float32 or found.shape[:1] != (1,):
-        is_tensor = isinstance(found, torch.Tensor)
-        seen = f"{found.dtype} of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
-        raise UsageError(f"{place.path}: {what} must return a float32 tensor of shape (1, ...), not {seen}")
-    if not torch.isfinite(found).all():
+    tensor = _called(place, what, make)
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float32 or tensor.shape[:1] != (1,):
+        is_tensor = isinstance(tensor, torch.Tensor)
+        actual = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
+        raise UsageError(f"{place.path}: {what} must return a float32 tensor of shape (1, ...), not {actual}")
+    if not torch.isfinite(tensor).all():
         raise UsageError(f"{place.path}: {what} returns NaN or infinity")
-    return found.detach().contiguous()
+    return tensor.detach().contiguous()

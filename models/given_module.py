@@ -39,7 +39,7 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
             model(x.clone())
     model.requires_grad_(False)
     held = list(held_by(model))
-    found = of_held(held, CODE)
+    fingerprint = of_held(held, CODE)
     entry = Entry(
         name=called,
         build=lambda: _copied(module, called),
@@ -51,7 +51,9 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
         takes=inputs.TENSOR,
         code=CODE,
     )
-    return entry, Loaded(model, found.digest, ORIGIN, trained=True, code=CODE, names=found.names, marks=found.marks)
+    return entry, Loaded(
+        model, fingerprint.digest, ORIGIN, trained=True, code=CODE, names=fingerprint.names, marks=fingerprint.marks
+    )
 
 
 def _name(module: Any, name: str | None) -> str:

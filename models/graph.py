@@ -69,7 +69,7 @@ class LayerGraph:
         for number, layer in enumerate(self.layers):
             for source in dict.fromkeys(layer.inputs):
                 readers[source].append(number)
-        return tuple(tuple(found) for found in readers)
+        return tuple(tuple(numbers) for numbers in readers)
 
     @cached_property
     def everything(self) -> frozenset[int]:
@@ -87,7 +87,7 @@ class LayerGraph:
 
         A cut crossed by one tensor t alone is t's layer and all that it needs, so it is a prefix of program order.
         """
-        last_reader = [max(found, default=number) for number, found in enumerate(self.readers)]
+        last_reader = [max(readers, default=number) for number, readers in enumerate(self.readers)]
         points: list[Point] = []
         still_read: set[int] = set()
         for number in range(len(self.layers)):

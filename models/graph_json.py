@@ -79,10 +79,10 @@ def where_of(name: str, row: Row) -> str:
 
 
 def _id(row: Any, number: int, name: str) -> str:
-    found = row.get("id") if isinstance(row, dict) else None
-    if not isinstance(found, str) or not 0 < len(found) <= MAX_NAME:
+    identifier = row.get("id") if isinstance(row, dict) else None
+    if not isinstance(identifier, str) or not 0 < len(identifier) <= MAX_NAME:
         raise UsageError(f"{name}: layer number {number} has no id of 1 to {MAX_NAME} characters")
-    return found
+    return identifier
 
 
 def _inputs(row: Row, rows: Mapping[str, Row], name: str) -> list[str]:
@@ -91,13 +91,13 @@ def _inputs(row: Row, rows: Mapping[str, Row], name: str) -> list[str]:
     return _names(row["inputs"], f"{where_of(name, row)}: inputs", rows, is_needed=False)
 
 
-def _names(found: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = True) -> list[str]:
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or (is_needed and not found):
+def _names(ids: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = True) -> list[str]:
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids) or (is_needed and not ids):
         raise UsageError(f"{what} must be a list of layer ids")
-    for each in found:
+    for each in ids:
         if each not in rows:
             raise UsageError(f"{what}: unknown layer {printable(each, MAX_NAME)!r}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(ids))
 
 
 def _in_order(reads: Mapping[str, Sequence[str]], outputs: Sequence[str], name: str) -> list[str]:

@@ -78,46 +78,46 @@ class InputSources:
     """Whether only its user knows what its numbers mean."""
 
 
-def from_array(path: Path, wanted: InputSources) -> Input:
+def from_array(path: Path, source: InputSources) -> Input:
     """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 an image where one is taken.
 
     Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
     takes: a network answers anything, and nothing would show that it was asked something else.
     """
-    takes_pictures = wanted.takes == PICTURE
-    array = arrays.read(path, math.prod(wanted.shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
+    takes_pictures = source.takes == PICTURE
+    array = arrays.read(path, math.prod(source.shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
     if array.dtype.kind in "iu":
-        return _from_whole_numbers(path, array, wanted)
-    if array.shape not in (wanted.shape, (1, *wanted.shape)):
-        raise UsageError(f"{path}: shape {array.shape} does not match the network's input {(1, *wanted.shape)}")
+        return _from_whole_numbers(path, array, source)
+    if array.shape not in (source.shape, (1, *source.shape)):
+        raise UsageError(f"{path}: shape {array.shape} does not match the network's input {(1, *source.shape)}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
-        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *wanted.shape)
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *source.shape)
     if not torch.isfinite(tensor).all():
         raise UsageError(f"{path}: contains NaN or infinity")
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-    if takes_pictures and not wanted.is_own and largest > LARGEST_PIXEL:
+    if takes_pictures and not source.is_own and largest > LARGEST_PIXEL:
         raise UsageError(
-            f"{path}: holds numbers up to {largest:.4g}, and {wanted.name} takes normalized pixels from 0 to 1: "
+            f"{path}: holds numbers up to {largest:.4g}, and {source.name} takes normalized pixels from 0 to 1: "
             "divide them by 255, or save them as uint8, which is read as --image is"
         )
     return Input(tensor, f"array:{path}")
 
 
-def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: InputSources) -> Input:
-    if wanted.takes != PICTURE:
+def _from_whole_numbers(path: Path, array: NDArray[Any], source: InputSources) -> Input:
+    if source.takes != PICTURE:
         raise UsageError(
-            f"{path}: holds whole numbers ({array.dtype}), and {wanted.name} takes floats: if these are what it should "
+            f"{path}: holds whole numbers ({array.dtype}), and {source.name} takes floats: if these are what it should "
             "get, save them so: numpy.save(FILE, x.astype('float32'))"
         )
     pixels = array[0] if array.ndim == 4 and len(array) == 1 else array
-    if pixels.shape == wanted.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+    if pixels.shape == source.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
         pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 and len(pixels) in (1, 3, 4) else pixels
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not pixels.size:
         raise UsageError(
             f"{path}: whole numbers of shape {array.shape} are not an image: (H, W), (H, W, 3) or (3, H, W) is, and a "
-            f"tensor is floats of shape {(1, *wanted.shape)}"
+            f"tensor is floats of shape {(1, *source.shape)}"
         )
     if pixels.min() < 0 or pixels.max() > 255:
         raise UsageError(
@@ -127,7 +127,7 @@ def _from_whole_numbers(path: Path, array: NDArray[Any], wanted: InputSources) -
     picture = pictures.prepared(Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)))
     size = f"{pixels.shape[1]}x{pixels.shape[0]}"
     note = f"{array.dtype} read as an image of {size}" + (f", {picture.note}" if picture.note else "")
-    return Input(wanted.preprocess(picture.image), f"array:{path}" + _in_brackets(note))
+    return Input(source.preprocess(picture.image), f"array:{path}" + _in_brackets(note))
 
 
 def from_audio(path: Path, preprocess: Preprocess) -> Input:
@@ -168,8 +168,8 @@ KINDS: dict[str, Kind] = {
 def read(network: str, takes: str, given: str, what: Any, preprocess: Preprocess) -> Input:
     """Read what a user gave, of the kind `given`. Raises UsageError where the network takes another kind."""
     if given != takes:
-        wanted = f"{KINDS[takes].name} ({KINDS[takes].flag}) or a tensor" if takes in KINDS else "a tensor"
-        raise UsageError(f"{network} does not take {KINDS[given].name}: it takes {wanted} (--input FILE.npy)")
+        expected = f"{KINDS[takes].name} ({KINDS[takes].flag}) or a tensor" if takes in KINDS else "a tensor"
+        raise UsageError(f"{network} does not take {KINDS[given].name}: it takes {expected} (--input FILE.npy)")
     return KINDS[given].read(what, preprocess)
 
 
@@ -211,13 +211,13 @@ def crops(path: Path, count: int) -> list[Image.Image]:
     """Squares cut out of an image, a third of its shorter side and more, some mirrored; the same at every call."""
     rng = np.random.default_rng(0)
     picture = pictures.read(path).image.convert("RGB")
-    found = []
+    images = []
     for _ in range(count):
         side = int(min(picture.size) * rng.uniform(1 / 3, 1))
         left, top = (int(rng.uniform(0, length - side)) for length in picture.size)
         crop = picture.crop((left, top, left + side, top + side))
-        found.append(ImageOps.mirror(crop) if rng.uniform() < 0.5 else crop)
-    return found
+        images.append(ImageOps.mirror(crop) if rng.uniform() < 0.5 else crop)
+    return images
 
 
 def _shipped(*names: str) -> tuple[Path, ...]:

@@ -22,9 +22,9 @@ def first_other(theirs: str, ours: str, names: Sequence[str]) -> str:
     run = _run(len(names))
     for number, (one, other) in enumerate(zip_longest(_cut(theirs), _cut(ours))):
         if one != other:
-            found = names[number * run : (number + 1) * run]
+            group = names[number * run : (number + 1) * run]
             return (
-                " .. ".join(dict.fromkeys((found[0], found[-1]))) if found else "tensors that only the other side has"
+                " .. ".join(dict.fromkeys((group[0], group[-1]))) if group else "tensors that only the other side has"
             )
     return ""
 

@@ -133,17 +133,17 @@ def pack(traced: Traced, more: Any, shared: Shared) -> bytes:
 
 
 def _held(root: nn.Module, node: fx.Node) -> Any:
-    found: Any = root
+    value: Any = root
     for name in str(node.target).split("."):
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value
 
 
 def unpack(packed: bytes, descriptor: int) -> tuple[Traced, Any]:
     """What was packed, over the parameters in the file `descriptor`. Raises CannotPackError."""
     memory = _mapped(descriptor)
     try:
-        found, more = _Unpickler(io.BytesIO(packed), memory).load()
+        network, more = _Unpickler(io.BytesIO(packed), memory).load()
     except Exception as error:  # as for packing: some objects only tell when they are made again
         raise CannotPackError((str(error).splitlines() or [type(error).__name__])[0]) from error
     graph = fx.Graph()
@@ -152,12 +152,12 @@ def unpack(packed: bytes, descriptor: int) -> tuple[Traced, Any]:
     def real(value: Any) -> Any:
         return _map(value, nodes)
 
-    for name, op, target, args, kwargs in found.nodes:
+    for name, op, target, args, kwargs in network.nodes:
         nodes.append(graph.create_node(op, target, real(args), real(kwargs), name))
-    module = _Uncompiled(found.held, graph)
+    module = _Uncompiled(network.held, graph)
     mine = list(module.graph.nodes)
-    layers = tuple(tuple(mine[number] for number in group) for group in found.layers)
-    return Traced(found.graph, module, layers, **found.more), more
+    layers = tuple(tuple(mine[number] for number in group) for group in network.layers)
+    return Traced(network.graph, module, layers, **network.more), more
 
 
 def _map(value: Any, nodes: list[fx.Node]) -> Any:
@@ -186,20 +186,20 @@ class _Pickler(pickle.Pickler):
         super().__init__(into, protocol=5)
         self._shared = shared
 
-    def persistent_id(self, found: Any) -> Any:
+    def persistent_id(self, value: Any) -> Any:
         """Tensors and operations of torch are named, all else is pickled."""
-        if isinstance(found, torch._ops.OpOverload):
-            return ("operation", found._schema.name, found._overloadname)
-        if type(found) not in (torch.Tensor, nn.Parameter) or found.layout is not torch.strided or found.is_quantized:
+        if isinstance(value, torch._ops.OpOverload):
+            return ("operation", value._schema.name, value._overloadname)
+        if type(value) not in (torch.Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
             return None  # torch pickles these itself
-        is_parameter = isinstance(found, nn.Parameter)
-        view = (found.dtype, found.storage_offset(), tuple(found.shape), found.stride())
-        offset = self._shared.offsets.get(_address(found)) if found.numel() else None
+        is_parameter = isinstance(value, nn.Parameter)
+        view = (value.dtype, value.storage_offset(), tuple(value.shape), value.stride())
+        offset = self._shared.offsets.get(_address(value)) if value.numel() else None
         if offset is not None:
-            return ("shared", is_parameter, view, offset, found.untyped_storage().nbytes())
-        whole = found.detach().contiguous()
+            return ("shared", is_parameter, view, offset, value.untyped_storage().nbytes())
+        whole = value.detach().contiguous()
         data = whole.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return ("copied", is_parameter, (found.dtype, 0, tuple(found.shape), whole.stride()), data, len(data))
+        return ("copied", is_parameter, (value.dtype, 0, tuple(value.shape), whole.stride()), data, len(data))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -207,13 +207,13 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(packed)
         self._memory = memory
 
-    def persistent_load(self, found: Any) -> Any:
+    def persistent_load(self, identifier: Any) -> Any:
         """The other way round."""
-        if found[0] == "operation":
-            _, name, overload = found
+        if identifier[0] == "operation":
+            _, name, overload = identifier
             space, _, short = name.partition("::")
             return getattr(getattr(getattr(torch.ops, space), short), overload)
-        how, is_parameter, view, where, size = found
+        how, is_parameter, view, where, size = identifier
         dtype, start, shape, stride = view
         tensor = torch.empty(0 if size else shape, dtype=dtype)
         if size and how == "shared":

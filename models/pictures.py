@@ -161,8 +161,8 @@ def digit(picture: Image.Image, side: int = 28) -> Image.Image:
     are that the networks were trained on. Without ink all is black.
     """
     ink = _ink(np.asarray(_quiet(picture.convert("L")), dtype=np.float32))
-    found = Image.fromarray(np.round(ink * 255).astype(np.uint8))
-    return _framed(found, ink).resize((side, side), Image.Resampling.BILINEAR)
+    image = Image.fromarray(np.round(ink * 255).astype(np.uint8))
+    return _framed(image, ink).resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _quiet(grey: Image.Image) -> Image.Image:
@@ -182,8 +182,8 @@ def _ink(grey: Grey) -> Grey:
         return np.zeros_like(grey)
     dark, light = (float(one[one > most / 4].sum()) for one in (darker, lighter))
     ink = darker if dark > light else lighter
-    found: Grey = (ink / ink.max()).astype(np.float32)
-    return found
+    amounts: Grey = (ink / ink.max()).astype(np.float32)
+    return amounts
 
 
 def _framed(picture: Image.Image, ink: Grey) -> Image.Image:

@@ -105,12 +105,12 @@ def resolve_trusted(name: str) -> Entry:
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
-    found = custom_model.load(where)
+    network = custom_model.load(where)
     known = _OWN.get(where.name)
     is_another = known is not None and known.built is not None and known.built.path.resolve() != where.path.resolve()
-    if known is not None and known.code != found.code and is_another:  # one that was edited since is read again
+    if known is not None and known.code != network.code and is_another:  # one that was edited since is read again
         raise UsageError(f"two files are named {where.name}: rename one of them")
-    _OWN[where.name] = _own(found)
+    _OWN[where.name] = _own(network)
     return _OWN[where.name]
 
 
@@ -168,19 +168,19 @@ def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
     return model.eval()
 
 
-def _own(found: custom_model.Own) -> Entry:
-    takes_pictures = found.preprocess is not None
+def _own(network: custom_model.Own) -> Entry:
+    takes_pictures = network.preprocess is not None
     return Entry(
-        name=found.place.name,
-        build=found.build,
-        input_shape=tuple(found.example.shape[1:]),
-        preprocess=found.tensor,
-        labels=found.labels,
-        parameter_bytes=found.parameter_bytes,
+        name=network.place.name,
+        build=network.build,
+        input_shape=tuple(network.example.shape[1:]),
+        preprocess=network.tensor,
+        labels=network.labels,
+        parameter_bytes=network.parameter_bytes,
         sample="example",
         takes=inputs.PICTURE if takes_pictures else inputs.TENSOR,
-        code=found.code,
-        built=found.built,
+        code=network.code,
+        built=network.built,
     )
 
 

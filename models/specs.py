@@ -69,20 +69,20 @@ def _describe(traced: Traced, number: int) -> LayerSpec:
         in_shape=layers[layer.inputs[0]].out_shape,
         out_shape=layer.out_shape,
     )
-    found = _FOUND_VIEW if number in traced.views else _described(call, layer.kind, layer.id, traced.graph.name)
+    work = _VIEW_WORK if number in traced.views else _described(call, layer.kind, layer.id, traced.graph.name)
     return LayerSpec(
-        kind=found.kind,
+        kind=work.kind,
         variant=layer.kind.lower().strip("_"),
         in_shape=call.in_shape,
         out_shape=layer.out_shape,
         inputs=len(layer.inputs),
-        macs=found.macs,
+        macs=work.macs,
         in_bytes=traced.graph.bytes_of(layer.inputs),
         out_bytes=layer.out_bytes,
         weight_bytes=_parameter_bytes(call),
-        kernel=found.kernel,
-        stride=found.stride,
-        groups=found.groups,
+        kernel=work.kernel,
+        stride=work.stride,
+        groups=work.groups,
         is_in_place=call.is_in_place,
         strided_bytes=traced.graph.bytes_of(n for n in layer.inputs if n in traced.strided),
     )
@@ -131,7 +131,7 @@ def _parameter_bytes(call: _Call) -> int:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Work:
     kind: str
     macs: int
     kernel: Pair = (1, 1)
@@ -139,10 +139,10 @@ class _Found:
     groups: int = 1
 
 
-_FOUND_VIEW = _Found(VIEW, 0)
+_VIEW_WORK = _Work(VIEW, 0)
 
 
-def _described(call: _Call, kind: str, layer_id: str, network: str) -> _Found:
+def _described(call: _Call, kind: str, layer_id: str, network: str) -> _Work:
     describe_call = _DESCRIBE.get(kind.lower().strip("_"))
     if describe_call is None:
         raise UnknownLayerError(f"{network}: no predictor for layers of kind {kind} ({layer_id})")
@@ -150,72 +150,72 @@ def _described(call: _Call, kind: str, layer_id: str, network: str) -> _Found:
 
 
 def _pair(value: Any) -> Pair:
-    found = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    return (int(found[0]), int(found[-1])) if found else (1, 1)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    return (int(pair[0]), int(pair[-1])) if pair else (1, 1)
 
 
-def _conv(call: _Call) -> _Found:
+def _conv(call: _Call) -> _Work:
     weight = next(p for p in call.parameters() if p.dim() == 4)
     groups = int(call.setting("groups", 6, 1))
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     macs = call.elements * int(weight.shape[1]) * math.prod(kernel)
     is_depthwise = groups > 1 and groups == call.in_shape[1]
-    return _Found("dw_conv" if is_depthwise else "conv", macs, kernel, _pair(call.setting("stride", 3, 1)), groups)
+    return _Work("dw_conv" if is_depthwise else "conv", macs, kernel, _pair(call.setting("stride", 3, 1)), groups)
 
 
-def _local(call: _Call) -> _Found:
+def _local(call: _Call) -> _Work:
     """As a convolution, but every number of the output has weights of its own."""
     kernel = _pair(call.setting("kernel_size", None, 1))
     macs = call.elements * call.in_shape[1] * math.prod(kernel)
-    return _Found("local", macs, kernel, _pair(call.setting("stride", None, 1)))
+    return _Work("local", macs, kernel, _pair(call.setting("stride", None, 1)))
 
 
-def _across_channels(call: _Call) -> _Found:
+def _across_channels(call: _Call) -> _Work:
     """Local response normalisation: a window over the channels for every number."""
-    return _Found("lrn", call.elements * int(call.setting("size", 1, 1)))
+    return _Work("lrn", call.elements * int(call.setting("size", 1, 1)))
 
 
-def _linear(call: _Call) -> _Found:
-    return _Found("linear", call.elements * call.in_shape[-1])
+def _linear(call: _Call) -> _Work:
+    return _Work("linear", call.elements * call.in_shape[-1])
 
 
-def _pool(kind: str, call: _Call) -> _Found:
+def _pool(kind: str, call: _Call) -> _Work:
     kernel = _pair(call.setting("kernel_size", 1, 1))
     stride = call.setting("stride", 2, None)
-    return _Found(kind, call.elements * math.prod(kernel), kernel, _pair(stride or kernel))
+    return _Work(kind, call.elements * math.prod(kernel), kernel, _pair(stride or kernel))
 
 
-def _adaptive_pool(kind: str, call: _Call) -> _Found:
+def _adaptive_pool(kind: str, call: _Call) -> _Work:
     height, width = (-(-i // o) for i, o in zip(call.in_shape[-2:], (*call.out_shape, 1, 1)[2:4], strict=True))
-    return _Found(kind, math.prod(call.in_shape), (height, width), (height, width))
+    return _Work(kind, math.prod(call.in_shape), (height, width), (height, width))
 
 
-def _per_element(kind: str, call: _Call) -> _Found:
-    return _Found(kind, call.elements)
+def _per_element(kind: str, call: _Call) -> _Work:
+    return _Work(kind, call.elements)
 
 
-def _attention(call: _Call) -> _Found:
+def _attention(call: _Call) -> _Work:
     """Four projections, and twice every query against every key (of its window, where there are windows)."""
     length, width = math.prod(call.in_shape[:-1]), call.in_shape[-1]
     window = call.setting("window_size", 4, None)
     keys = length if window is None else min(length, math.prod(_pair(window)))
-    return _Found("attention", 4 * length * width**2 + 2 * length * keys * width)
+    return _Work("attention", 4 * length * width**2 + 2 * length * keys * width)
 
 
-def _scaled_dot_product(call: _Call) -> _Found:
-    return _Found("attention", 2 * call.elements * call.in_shape[-2])
+def _scaled_dot_product(call: _Call) -> _Work:
+    return _Work("attention", 2 * call.elements * call.in_shape[-2])
 
 
-def _einsum(call: _Call) -> _Found:
+def _einsum(call: _Call) -> _Work:
     equation = str(call.node.args[0]).replace(" ", "")
     left, _, right = equation.partition("->")
     first = dict(zip(left.split(",")[0], call.in_shape, strict=False))
     summed = math.prod(size for letter, size in first.items() if letter not in right)
-    return _Found("matmul", call.elements * summed)
+    return _Work("matmul", call.elements * summed)
 
 
-def _matmul(call: _Call) -> _Found:
-    return _Found("matmul", call.elements * call.in_shape[-1])
+def _matmul(call: _Call) -> _Work:
+    return _Work("matmul", call.elements * call.in_shape[-1])
 
 
 _ACTIVATIONS = "relu relu6 hardtanh silu gelu tanh sigmoid hardswish hardsigmoid leaky_relu leakyrelu elu softmax"
@@ -225,7 +225,7 @@ _COPIES = (
     "dropout identity"
 )
 
-_DESCRIBE: dict[str, Callable[[_Call], _Found]] = {
+_DESCRIBE: dict[str, Callable[[_Call], _Work]] = {
     "conv2d": _conv,
     "locallyconnected2d": _local,
     "localresponsenorm": _across_channels,

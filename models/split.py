@@ -36,22 +36,22 @@ def segment(traced: Traced, layers: Collection[int]) -> Segment:
     inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
     outputs = traced.graph.outputs_of(inside)
     sources = [traced.nodes[number][-1] for number in inputs]
-    taken = dict.fromkeys(sources)
+    nodes = dict.fromkeys(sources)
     for number in sorted(inside - {0}):
         for node in traced.nodes[number]:
-            _take(node, taken)
+            _take(node, nodes)
     answer = tuple(traced.nodes[number][-1] for number in outputs)
-    steps = Steps(traced.module, sources, list(taken)[len(sources) :], answer)
+    steps = Steps(traced.module, sources, list(nodes)[len(sources) :], answer)
     overwritten = frozenset(n for n in inputs if traced.overwritten.get(n, frozenset()) & inside)
     return Segment(steps, inputs, outputs, overwritten)
 
 
-def _take(node: fx.Node, taken: dict[fx.Node, None]) -> None:
+def _take(node: fx.Node, nodes: dict[fx.Node, None]) -> None:
     """Take a node, and before it the constants that it reads: what is computed from parameters alone is no layer."""
-    if node not in taken:
+    if node not in nodes:
         for read in node.all_input_nodes:
-            _take(read, taken)
-        taken[node] = None
+            _take(read, nodes)
+        nodes[node] = None
 
 
 def split(traced: Traced, head: Collection[int]) -> tuple[Segment, Segment]:

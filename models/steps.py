@@ -68,15 +68,15 @@ class Steps:
 
 def _last_reads(nodes: Sequence[fx.Node], answer: Any) -> dict[fx.Node, list[fx.Node]]:
     """For every node those that it reads and nobody after it, and itself where nobody does."""
-    found: dict[fx.Node, list[fx.Node]] = {}
+    last_reads: dict[fx.Node, list[fx.Node]] = {}
     seen: set[fx.Node] = set()
     map_arg(answer, seen.add)
     for node in reversed(nodes):
         for read in (*node.all_input_nodes, node):
             if read not in seen:
                 seen.add(read)
-                found.setdefault(node, []).append(read)
-    return found
+                last_reads.setdefault(node, []).append(read)
+    return last_reads
 
 
 def _step(root: nn.Module, node: fx.Node, place: dict[fx.Node, int], dropped: tuple[int, ...]) -> _Step:

@@ -108,8 +108,8 @@ def _part_of_speech(word: str) -> str:
     """By rules of thumb, where SENNA asks its tagger."""
     lower = word.lower()
     endings = (tag for ending, tag in _TAG_OF_ENDING.items() if lower.endswith(ending))
-    found = _TAG_OF_WORD.get(lower) or next(endings, "NNP" if word[:1].isupper() else "NN")
-    return f"tag {found if word else 'padding'}"
+    part = _TAG_OF_WORD.get(lower) or next(endings, "NNP" if word[:1].isupper() else "NN")
+    return f"tag {part if word else 'padding'}"
 
 
 FEATURES: dict[Task, tuple[Callable[[str], str], ...]] = {

@@ -96,12 +96,12 @@ def trace(
 def _left_as_it_is(model: nn.Module) -> Iterator[None]:
     """Capturing runs the network's code with stand-ins for tensors, which it may keep in its attributes."""
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    kept = [(module, dict(vars(module))) for module in modules]
-    holders = [(each, each.copy()) for _, inside in kept for each in inside.values() if type(each) in _HOLDERS]
+    snapshots = [(module, dict(vars(module))) for module in modules]
+    holders = [(each, each.copy()) for _, inside in snapshots for each in inside.values() if type(each) in _HOLDERS]
     try:
         yield
     finally:
-        for module, inside in kept:
+        for module, inside in snapshots:
             vars(module).clear()
             vars(module).update(inside)
         for holder, inside in holders:
@@ -114,15 +114,15 @@ _HOLDERS = (dict, OrderedDict, list, set)
 
 def _why(reasons: Mapping[str, Exception]) -> str:
     """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true."""
-    told = {capture: _first_line(error) for capture, error in reasons.items()}
-    last = next(reversed(told))
-    if _DEPENDS.search(told[last]):
+    first_lines = {capture: _first_line(error) for capture, error in reasons.items()}
+    last = next(reversed(first_lines))
+    if _DEPENDS.search(first_lines[last]):
         spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
         where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
         return f"its control flow depends on the values of its input{where}, which a graph cannot express"
-    if re.search("[Pp]rox|symbolically traced|torch_function", told["fx"]):
-        told.pop("fx")
-    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in told.items())
+    if re.search("[Pp]rox|symbolically traced|torch_function", first_lines["fx"]):
+        first_lines.pop("fx")
+    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items())
 
 
 _DEPENDS = re.compile("data-dependent|Dynamic control flow")
@@ -174,7 +174,7 @@ _CAPTURES: dict[str, Callable[[nn.Module, torch.Tensor], fx.GraphModule]] = {
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Record:
     value: Any
     """The value where it holds no tensor, else None."""
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -196,34 +196,34 @@ class _Recorder(fx.Interpreter):
     """Runs the graph once; keeps every value alive so that equal storage addresses mean shared memory."""
 
     module: fx.GraphModule
-    seen: dict[fx.Node, _Seen] = field(default_factory=dict)
+    records: dict[fx.Node, _Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__(self.module, garbage_collect_values=False)
 
     def run_node(self, n: fx.Node) -> Any:
-        read = [t for source in n.all_input_nodes for t in _tensors(self.env.get(source))]
-        versions = [t._version for t in read]
+        arguments = [t for source in n.all_input_nodes for t in _tensors(self.env.get(source))]
+        versions = [t._version for t in arguments]
         value = super().run_node(n)
-        changed = frozenset(_storage(t) for t, before in zip(read, versions, strict=True) if t._version != before)
-        made = _tensors(value)
-        self.seen[n] = _Seen(
-            value=None if made else value,
-            shapes=tuple(tuple(t.shape) for t in made),
-            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in made),
-            bytes=sum(t.numel() * t.element_size() for t in made),
-            storages=frozenset(map(_storage, made)),
+        changed = frozenset(_storage(t) for t, before in zip(arguments, versions, strict=True) if t._version != before)
+        tensors = _tensors(value)
+        self.records[n] = _Record(
+            value=None if tensors else value,
+            shapes=tuple(tuple(t.shape) for t in tensors),
+            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
+            bytes=sum(t.numel() * t.element_size() for t in tensors),
+            storages=frozenset(map(_storage, tensors)),
             changed=changed,
             is_tensor=isinstance(value, torch.Tensor),
-            is_contiguous=all(t.is_contiguous() for t in made),
+            is_contiguous=all(t.is_contiguous() for t in tensors),
         )
         return value
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    map_aggregate(value, lambda v: found.append(v) if isinstance(v, torch.Tensor) else None)
-    return found
+    tensors: list[torch.Tensor] = []
+    map_aggregate(value, lambda v: tensors.append(v) if isinstance(v, torch.Tensor) else None)
+    return tensors
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -237,75 +237,75 @@ def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capt
     graph = module.graph
     source = _only_input(graph)
     recorder = _Recorder(module)
-    given = example.clone()
+    x = example.clone()
     with torch.no_grad():
-        recorder.run(given)
-    seen = recorder.seen
-    _forbid_shared_in_place(graph, seen)
-    if not torch.allclose(given, example, rtol=0, atol=0, equal_nan=True):
+        recorder.run(x)
+    records = recorder.records
+    _forbid_shared_in_place(graph, records)
+    if not torch.allclose(x, example, rtol=0, atol=0, equal_nan=True):
         raise NotCuttableError("a layer modifies the network's input")
-    bound = _find_bound(graph, source, seen)
-    _fold_constants(graph, seen, bound)
-    _erase_unread(graph, seen)
-    _select_one_tensor(graph, seen, bound)
+    bound = _find_bound(graph, source, records)
+    _fold_constants(graph, records, bound)
+    _erase_unread(graph, records)
+    _select_one_tensor(graph, records, bound)
     graph.lint()
     module.recompile()
-    return _number_layers(module, source, seen, bound & set(graph.nodes), name, capture)
+    return _number_layers(module, source, records, bound & set(graph.nodes), name, capture)
 
 
-def _find_bound(graph: fx.Graph, source: fx.Node, seen: Mapping[fx.Node, _Seen]) -> set[fx.Node]:
+def _find_bound(graph: fx.Graph, source: fx.Node, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
     """Raises NotCuttableError where the answer itself could not travel."""
     tensors = {
-        node: tuple((shape, getattr(torch, dtype)) for shape, dtype in zip(found.shapes, found.dtypes, strict=True))
-        for node, found in seen.items()
-        if found.holds_tensors
+        node: tuple((shape, getattr(torch, dtype)) for shape, dtype in zip(record.shapes, record.dtypes, strict=True))
+        for node, record in records.items()
+        if record.holds_tensors
     }
     bound = find_bound(graph, source, tensors)
     for node in graph.output_node().all_input_nodes:
         if node in bound:
-            what = "the shape of its answer" if seen[node].holds_tensors else "its answer is a number that"
+            what = "the shape of its answer" if records[node].holds_tensors else "its answer is a number that"
             raise NotCuttableError(f"{what} depends on the values of its input ({node.name}), not on its shape alone")
     for node in bound:
-        if seen[node].changed:
+        if records[node].changed:
             raise NotCuttableError(f"{node.name} works in place, on data that depends on the values of the input")
     return bound
 
 
 def _only_input(graph: fx.Graph) -> fx.Node:
-    used: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
-    if len(used) != 1:
-        raise NotCuttableError(f"the network reads {len(used)} inputs, but only one is supported")
+    inputs: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
+    if len(inputs) != 1:
+        raise NotCuttableError(f"the network reads {len(inputs)} inputs, but only one is supported")
     for node in graph.find_nodes(op="placeholder"):
-        if node is not used[0]:
+        if node is not inputs[0]:
             graph.erase_node(node)
-    return used[0]
+    return inputs[0]
 
 
-def _forbid_shared_in_place(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+def _forbid_shared_in_place(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
     """Raise where an in-place operation changes memory that anybody else reads, before or after it."""
     earlier: list[fx.Node] = []
     for node in graph.nodes:
-        changed = seen[node].changed
+        changed = records[node].changed
         for maker in earlier if changed else ():
-            if not seen[maker].storages & changed:
+            if not records[maker].storages & changed:
                 continue
-            others = [u for u in maker.users if u is not node and not (u in earlier and seen[u].storages & changed)]
+            others = [u for u in maker.users if u is not node and not (u in earlier and records[u].storages & changed)]
             if others or maker.op in ("placeholder", "get_attr"):
                 raise NotCuttableError(f"{node.name} works in place on a tensor that other layers read")
         earlier.append(node)
 
 
-def _fold_constants(graph: fx.Graph, seen: dict[fx.Node, _Seen], bound: set[fx.Node]) -> None:
+def _fold_constants(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
     """What is no tensor becomes a constant, unless it depends on the values of the input."""
     for node in list(graph.nodes):
-        if node.op in ("placeholder", "output") or seen[node].holds_tensors or node in bound:
+        if node.op in ("placeholder", "output") or records[node].holds_tensors or node in bound:
             continue
-        value = _plain(seen[node].value)
+        value = _plain(records[node].value)
         for user in list(node.users):
             user.args = _replace(user.args, node, value)
             user.kwargs = _replace(user.kwargs, node, value)
     for node in reversed(list(graph.nodes)):
-        if node.op not in ("placeholder", "output") and not seen[node].holds_tensors and not node.users:
+        if node.op not in ("placeholder", "output") and not records[node].holds_tensors and not node.users:
             graph.erase_node(node)
 
 
@@ -317,39 +317,44 @@ def _replace(arguments: Any, node: fx.Node, value: Any) -> Any:
     return map_aggregate(arguments, lambda a: value if a is node else a)
 
 
-def _erase_unread(graph: fx.Graph, seen: dict[fx.Node, _Seen]) -> None:
+def _erase_unread(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and not seen[node].changed:
+        if not node.users and node.op not in ("placeholder", "output") and not records[node].changed:
             graph.erase_node(node)
 
 
-def _select_one_tensor(graph: fx.Graph, seen: dict[fx.Node, _Seen], bound: set[fx.Node]) -> None:
+def _select_one_tensor(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
     """Give every selection from a node of several tensors a maker of its own, which costs nothing for views."""
     for node in list(graph.nodes):
-        if node.op == "output" or seen[node].is_tensor or node in bound:
+        if node.op == "output" or records[node].is_tensor or node in bound:
             continue
         selections = list(node.users)
         if any(user.target is not operator.getitem for user in selections):
             raise NotCuttableError(f"{node.name} produces several tensors that are used as one value")
-        is_view = bool(node.all_input_nodes) and seen[node].storages <= seen[node.all_input_nodes[0]].storages
+        is_view = bool(node.all_input_nodes) and records[node].storages <= records[node.all_input_nodes[0]].storages
         if len(selections) > 1 and not is_view:
             raise NotCuttableError(f"{node.name} produces several tensors at once")
         for selection in selections[1:]:
             with graph.inserting_before(selection):
                 copy = graph.node_copy(node, lambda a: a)
-            seen[copy] = seen[node]
+            records[copy] = records[node]
             selection.replace_input_with(node, copy)
 
 
 def _number_layers(
-    module: fx.GraphModule, source: fx.Node, seen: dict[fx.Node, _Seen], bound: set[fx.Node], name: str, capture: str
+    module: fx.GraphModule,
+    source: fx.Node,
+    records: dict[fx.Node, _Record],
+    bound: set[fx.Node],
+    name: str,
+    capture: str,
 ) -> Traced:
-    strange = {dtype for found in seen.values() for dtype in found.dtypes} - set(TRAVELLING)
+    strange = {dtype for record in records.values() for dtype in record.dtypes} - set(TRAVELLING)
     if strange:
         raise NotCuttableError(f"tensors of {', '.join(sorted(strange))} cannot be sent")
     number_of: dict[fx.Node, int] = {source: 0}
     groups: list[tuple[fx.Node, ...]] = [(source,)]
-    layers = [_layer("input", "input", (), seen[source])]
+    layers = [_layer("input", "input", (), records[source])]
     constants: set[fx.Node] = set()
     ids = {"input"}
     for node in module.graph.nodes:
@@ -358,59 +363,59 @@ def _number_layers(
         if all(read in constants for read in node.all_input_nodes):
             constants.add(node)
             continue
-        if not seen[node].is_tensor or node in bound:
+        if not records[node].is_tensor or node in bound:
             continue  # joins the selection that reads it, or whatever else does
         inner = tuple(through(node, bound))
         maker = node.all_input_nodes[0]
-        group = (*inner, node) if inner or seen[maker].is_tensor else (maker, node)
+        group = (*inner, node) if inner or records[maker].is_tensor else (maker, node)
         reads = [read for member in group for read in member.all_input_nodes]
         inputs = tuple(dict.fromkeys(number_of[read] for read in reads if read in number_of))
         number_of[node] = len(layers)
         groups.append(group)
         kind = _kind(module, node) + OF_VALUES if inner else _kind(module, group[0])
-        layers.append(_layer(_unique_id(node if inner else group[0], ids), kind, inputs, seen[node]))
+        layers.append(_layer(_unique_id(node if inner else group[0], ids), kind, inputs, records[node]))
     outputs = tuple(number_of[node] for node in _answers(module.graph))
-    views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, seen))
-    strided = frozenset(n for n, group in enumerate(groups) if not seen[group[-1]].is_contiguous)
+    views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, records))
+    strided = frozenset(n for n, group in enumerate(groups) if not records[group[-1]].is_contiguous)
     holding = frozenset(n for n, group in enumerate(groups) if bound.intersection(group))
     graph = LayerGraph(name, tuple(layers), outputs)
-    return Traced(graph, module, tuple(groups), capture, views, strided, _overwritten(groups, seen), holding)
+    return Traced(graph, module, tuple(groups), capture, views, strided, _overwritten(groups, records), holding)
 
 
 OF_VALUES = "_of_values"
 """Ends the kind of a layer with numbers in it that depend on the values of its input: no predictor knows those."""
 
 
-def _overwritten(groups: list[tuple[fx.Node, ...]], seen: dict[fx.Node, _Seen]) -> dict[int, frozenset[int]]:
+def _overwritten(groups: list[tuple[fx.Node, ...]], records: dict[fx.Node, _Record]) -> dict[int, frozenset[int]]:
     writers: dict[int, set[int]] = {}
     for number, group in enumerate(groups):
-        for storage in frozenset().union(*(seen[node].changed for node in group)):
+        for storage in frozenset().union(*(records[node].changed for node in group)):
             writers.setdefault(storage, set()).add(number)
-    found = {}
+    overwriters = {}
     for number, group in enumerate(groups):
-        later = {w for storage in seen[group[-1]].storages for w in writers.get(storage, ()) if w > number}
+        later = {w for storage in records[group[-1]].storages for w in writers.get(storage, ()) if w > number}
         if later:
-            found[number] = frozenset(later)
-    return found
+            overwriters[number] = frozenset(later)
+    return overwriters
 
 
-def _is_view(group: tuple[fx.Node, ...], seen: dict[fx.Node, _Seen]) -> bool:
-    read = frozenset().union(*(seen[source].storages for source in group[0].all_input_nodes))
-    return seen[group[-1]].storages <= read and not any(seen[node].changed for node in group)
+def _is_view(group: tuple[fx.Node, ...], records: dict[fx.Node, _Record]) -> bool:
+    read = frozenset().union(*(records[source].storages for source in group[0].all_input_nodes))
+    return records[group[-1]].storages <= read and not any(records[node].changed for node in group)
 
 
-def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], seen: _Seen) -> Layer:
-    return Layer(layer_id, kind, inputs, seen.bytes, seen.shapes[0], seen.dtypes[0])
+def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], record: _Record) -> Layer:
+    return Layer(layer_id, kind, inputs, record.bytes, record.shapes[0], record.dtypes[0])
 
 
-def _unique_id(node: fx.Node, taken: set[str]) -> str:
+def _unique_id(node: fx.Node, ids: set[str]) -> str:
     """The module's own dotted name where there is one, else fx's name; a module called again gets a number."""
     name = str(node.target) if node.op == "call_module" else node.name
     candidate, again = name, 1
-    while candidate in taken:
+    while candidate in ids:
         again += 1
         candidate = f"{name}:{again}"
-    taken.add(candidate)
+    ids.add(candidate)
     return candidate
 
 
@@ -424,10 +429,10 @@ def _kind(module: fx.GraphModule, node: fx.Node) -> str:
 
 def _answers(graph: fx.Graph) -> list[fx.Node]:
     (answer,) = graph.output_node().args
-    found = list(answer) if isinstance(answer, tuple | list) else [answer]
-    if not found or not all(isinstance(node, fx.Node) for node in found):
+    answers = list(answer) if isinstance(answer, tuple | list) else [answer]
+    if not answers or not all(isinstance(node, fx.Node) for node in answers):
         raise NotCuttableError("the network must return a tensor or a tuple of tensors")
-    return found  # type: ignore[return-value]  # checked above
+    return answers  # type: ignore[return-value]  # checked above
 
 
 # --- the oracle
@@ -533,18 +538,18 @@ def _check_equal(traced: Traced, cases: _Cases) -> None:
 
 def _compare(run: Callable[[torch.Tensor], Any], x: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
-        got = _as_tuple(run(x.clone()))
-    if len(got) != len(expected) or not all(map(_is_close, got, expected)):
+        answers = _as_tuple(run(x.clone()))
+    if len(answers) != len(expected) or not all(map(_is_close, answers, expected)):
         raise NotCuttableError("the captured graph gives a different answer than the network")
 
 
-def _is_close(got: torch.Tensor, expected: torch.Tensor) -> bool:
+def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     """Within rtol 1e-4 and atol 1e-5, the latter of the largest value where that is above 1."""
-    if got.shape != expected.shape or got.dtype != expected.dtype:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return False
     largest = float(expected.abs().max()) if expected.is_floating_point() and expected.numel() else 0.0
     return torch.allclose(
-        got, expected, rtol=1e-4, atol=1e-5 * max(1.0, largest if largest < 1e30 else 1.0), equal_nan=True
+        actual, expected, rtol=1e-4, atol=1e-5 * max(1.0, largest if largest < 1e30 else 1.0), equal_nan=True
     )
 
 
@@ -553,15 +558,15 @@ def _is_close(got: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _numbers(traced: Traced, model: nn.Module) -> str:
     """A digest of what every operation of the graph is given but tensors that are parameters or buffers."""
-    known = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
+    addresses = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
     sha = hashlib.sha256()
     number_of = {node: f"%{number}" for number, node in enumerate(traced.module.graph.nodes)}
     for node in traced.module.graph.nodes:
-        given = (node.args, node.kwargs)
-        sha.update(f"{node.op} {_kind(traced.module, node)} {_text(given, number_of)}\n".encode())
+        arguments = (node.args, node.kwargs)
+        sha.update(f"{node.op} {_kind(traced.module, node)} {_text(arguments, number_of)}\n".encode())
         if node.op == "get_attr":
             tensor = operator.attrgetter(str(node.target))(traced.module)
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in known:
+            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in addresses:
                 sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif node.op == "call_module":
             sha.update(traced.module.get_submodule(str(node.target)).extra_repr().encode())

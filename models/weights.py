@@ -83,8 +83,8 @@ def digest(model: nn.Module) -> str:
 def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given: Iterable[str] = ()) -> Loaded:
     """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
-    found = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
-    return Loaded(model, found.digest, origin, trained, entry.code, found.names, found.marks)
+    fingerprint = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
+    return Loaded(model, fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
 
 
 def _compared(model: nn.Module, built: custom_model.Built, code: str, given: Iterable[str]) -> Fingerprint:

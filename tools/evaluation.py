@@ -93,12 +93,12 @@ class Evaluation:
 def fit(source: Path, progress: Show) -> Evaluation:
     """Fit a data set. Raises UsageError for one that is missing, damaged, or too small."""
     progress("reading the data set", 0.0)
-    found = dataset.read(source)
+    data = dataset.read(source)
     wholes = dataset.read_whole(source) if source.is_dir() else ()
     began = time.perf_counter()
-    fits = tuple(fit_all(found, lambda done: progress("fitting", done)))
+    fits = tuple(fit_all(data, lambda done: progress("fitting", done)))
     fit_s = time.perf_counter() - began
-    return Evaluation(found, fits, combine(fits, found.machine, wholes), (), fit_s, "none requested")
+    return Evaluation(data, fits, combine(fits, data.machine, wholes), (), fit_s, "none requested")
 
 
 def keep(evaluation: Evaluation, path: Path) -> None:
@@ -117,24 +117,24 @@ def evaluate_networks(
 ) -> Evaluation:
     """Predict networks, then measure them, where the data set is of this machine."""
     machine = evaluation.dataset.machine
-    here, found = this_machine(device, machine.threads if machine is not None and threads is None else threads)
+    here, torch_device = this_machine(device, machine.threads if machine is not None and threads is None else threads)
     if machine != here:
         why = f"the data set is from another machine ({machine or 'unknown'})"
         return _with_networks(evaluation, (), why)
     keep_freed_memory()
-    known = {row.layer.spec for rows in evaluation.dataset.rows.values() for row in rows}
+    specs = {row.layer.spec for rows in evaluation.dataset.rows.values() for row in rows}
     results = []
     for number, name in enumerate(names):
         progress(f"measuring {name}", number / len(names))
         entry = registry.resolve_trusted(name)
         network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = make_executor(network, found)
+        executor = make_executor(network, torch_device)
         layers = layers_of(executor)
         began = time.perf_counter()
         predicted = evaluation.predictors.network(layers)
         predict_s = time.perf_counter() - began
         profile = executor.profile(cache_dir, tails=True, is_fresh=True)
-        twins = sum(layer.spec in known for layer in layers)
+        twins = sum(layer.spec in specs for layer in layers)
         parts = _parts([layer.id for layer in executor.traced.graph.layers], predicted, profile)
         results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))
     return _with_networks(evaluation, tuple(results), "")
@@ -147,12 +147,12 @@ def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], 
 
 def _parts(ids: Sequence[str], predicted: latency.PredictedTimes, profile: Profile) -> tuple[PartTimes, ...]:
     """The whole, then heads, sums of layers of its passes, and tails, run by themselves, cut at shares of the time."""
-    told, seen = list(accumulate(predicted.seconds)), list(accumulate(profile.seconds))
-    parts = [PartTimes("whole", "", told[-1], seen[-1])]
-    chosen = [min(profile.tails, key=lambda la: abs(seen[la] - share * seen[-1])) for share in CUTS if profile.tails]
-    for layer in dict.fromkeys(chosen):
-        tail_s = told[-1] - told[layer] + predicted.start_s[layer]
-        parts.append(PartTimes("head", ids[layer], told[layer], seen[layer]))
+    forecast, times = list(accumulate(predicted.seconds)), list(accumulate(profile.seconds))
+    parts = [PartTimes("whole", "", forecast[-1], times[-1])]
+    layers = [min(profile.tails, key=lambda la: abs(times[la] - share * times[-1])) for share in CUTS if profile.tails]
+    for layer in dict.fromkeys(layers):
+        tail_s = forecast[-1] - forecast[layer] + predicted.start_s[layer]
+        parts.append(PartTimes("head", ids[layer], forecast[layer], times[layer]))
         parts.append(PartTimes("tail", ids[layer], tail_s, median(profile.tails[layer])))
     return tuple(parts)
 
@@ -173,10 +173,14 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "measured_on": None if machine is None else asdict(machine),
         "fit_s": evaluation.fit_s,
         "kinds": {
-            found.kind: asdict(found.score)
-            | {"chosen": found.chosen, "p90_factor": found.factor, "all_rows": len(evaluation.dataset.rows[found.kind])}
-            | {"candidates": {form: asdict(score) for form, score in found.candidates.items()}}
-            for found in evaluation.fits
+            fitted.kind: asdict(fitted.score)
+            | {
+                "chosen": fitted.chosen,
+                "p90_factor": fitted.factor,
+                "all_rows": len(evaluation.dataset.rows[fitted.kind]),
+            }
+            | {"candidates": {form: asdict(score) for form, score in fitted.candidates.items()}}
+            for fitted in evaluation.fits
         },
         "networks": {
             short(network.name): {
@@ -211,11 +215,11 @@ def kinds_table(evaluation: Evaluation) -> Table:
     for name in ("rows", "tested", "±5 %", "±10 %", "±20 %", "MAPE", "P90"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen", no_wrap=True)
-    for found in evaluation.fits:
-        score = found.score
-        cells = [str(len(evaluation.dataset.rows[found.kind])), str(score.rows)]
+    for fitted in evaluation.fits:
+        score = fitted.score
+        cells = [str(len(evaluation.dataset.rows[fitted.kind])), str(score.rows)]
         cells += [f"{share:.0%}" for share in (score.within_5, score.within_10, score.within_20, score.mape)]
-        table.add_row(found.kind, *cells, p90(found.factor), found.chosen)
+        table.add_row(fitted.kind, *cells, p90(fitted.factor), fitted.chosen)
     return table
 
 
@@ -226,8 +230,8 @@ def forms_table(evaluation: Evaluation) -> Table:
     table.add_column("kind")
     for form in FORMS:
         table.add_column(form.replace("roofline_", "roof+"), justify="right", no_wrap=True)
-    for found in evaluation.fits:
-        table.add_row(found.kind, *(f"{found.candidates[form].within_20:.0%}" for form in FORMS))
+    for fitted in evaluation.fits:
+        table.add_row(fitted.kind, *(f"{fitted.candidates[form].within_20:.0%}" for form in FORMS))
     return table
 
 
@@ -241,16 +245,16 @@ def networks_table(evaluation: Evaluation) -> Table:
     for network in evaluation.networks:
         parts = " ".join(f"{part.error:+.0%}" for part in network.parts[1:])
         whole = network.whole
-        seen = f"{network.known} of {network.layers}"
+        known_layers = f"{network.known} of {network.layers}"
         times = (format_seconds(whole.predicted_s), format_seconds(whole.measured_s), f"{whole.error:+.1%}")
-        table.add_row(short(network.name), *times, parts, seen)
+        table.add_row(short(network.name), *times, parts, known_layers)
     return table
 
 
 def fitness_lines(evaluation: Evaluation) -> list[str]:
     """How good it is for networks that were never measured, and which kinds are too bad to be predicted."""
-    found = evaluation.fitness
-    lines = [f"whole: P90 error {p90(found.factor)} for held-out networks (limit {p90(MOST_WHOLE)})"]
+    quality = evaluation.fitness
+    lines = [f"whole: P90 error {p90(quality.factor)} for held-out networks (limit {p90(MOST_WHOLE)})"]
     weak = [fitted.kind for fitted in evaluation.fits if not fitted.factor <= MOST_KIND]
     if weak:
         lines.append(
@@ -277,10 +281,16 @@ def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for found in evaluation.fits:
-            path = folder / f"{found.kind}.png"
-            title = f"{found.kind}: {found.score.within_20:.0%} of {found.score.rows} within ±20 %, {found.chosen}"
-            scatter(path, found.measured * 1e3, found.predicted * 1e3, title, str(machine or evaluation.dataset.source))
+        for fitted in evaluation.fits:
+            path = folder / f"{fitted.kind}.png"
+            title = f"{fitted.kind}: {fitted.score.within_20:.0%} of {fitted.score.rows} within ±20 %, {fitted.chosen}"
+            scatter(
+                path,
+                fitted.measured * 1e3,
+                fitted.predicted * 1e3,
+                title,
+                str(machine or evaluation.dataset.source),
+            )
             paths.append(path)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None

@@ -44,9 +44,9 @@ def measured(
     is_fresh: bool,
 ) -> Profile:
     """Time the layers of a network that is loaded, or take the times from the cache. Raises UsageError."""
-    found = find_device(device)
+    torch_device = find_device(device)
     set_threads(threads)
-    return make_executor(network, found).profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
+    return make_executor(network, torch_device).profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 
 def notes(measured: MeasuredNetwork) -> dict[str, str]:

@@ -37,19 +37,19 @@ class Counted:
 
 def of_file(graph: LayerGraph, rows: Sequence[Mapping[str, Any]], name: str, codec: str, share: float) -> Counted:
     """What a --graph file says of each layer: `packed`, a list of ways. Raises UsageError for what is wrong with it."""
-    found = [_given(row, graph_json.where_of(name, row), share) for row in rows]
-    known = {way.codec for ways in found for way in ways}
-    if codec not in {AUTO, RAW, *known}:
-        names = ", ".join(sorted({AUTO, RAW, *known}))
+    ways_by_layer = [_given(row, graph_json.where_of(name, row), share) for row in rows]
+    codecs = {way.codec for ways in ways_by_layer for way in ways}
+    if codec not in {AUTO, RAW, *codecs}:
+        names = ", ".join(sorted({AUTO, RAW, *codecs}))
         raise UsageError(f"no codec {codec[:40]!r} in {name}: choose {names}")
     if codec == RAW:
         return Counted(source="--codec raw")
-    if not known:
+    if not codecs:
         return Counted(source=f"{name} has no {FIELD} sizes")
     ways = []
-    for layer, given in zip(graph.layers, found, strict=True):
+    for layer, layer_ways in zip(graph.layers, ways_by_layer, strict=True):
         raw = Packed(RAW, layer.out_bytes)
-        ways.append([raw, *given] if codec == AUTO else [way for way in given if way.codec == codec] or [raw])
+        ways.append([raw, *layer_ways] if codec == AUTO else [way for way in layer_ways if way.codec == codec] or [raw])
     return Counted("given", name, Allowed(ways, {}))
 
 
@@ -68,8 +68,8 @@ def _way(entry: Mapping[str, Any], where: str, share: float) -> Packed:
         raise UsageError(f"{where}: bytes must be a whole number, not {size!r}")
     if not isinstance(codec, str) or not 0 < len(codec) <= graph_json.MAX_NAME or codec in (AUTO, RAW):
         raise UsageError(f"{where}: codec must be a name other than {AUTO} and {RAW}")
-    took = [graph_json.number_of(entry, name, where) if name in entry else 0.0 for name in ("encode_s", "decode_s")]
-    return Packed(printable(codec, graph_json.MAX_NAME), int(size), took[0] / share, took[1])
+    seconds = [graph_json.number_of(entry, name, where) if name in entry else 0.0 for name in ("encode_s", "decode_s")]
+    return Packed(printable(codec, graph_json.MAX_NAME), int(size), seconds[0] / share, seconds[1])
 
 
 def to_rows(allowed: Allowed) -> list[list[dict[str, Any]]]:
@@ -99,19 +99,19 @@ def of_edge(
         return Counted(source="--codec raw")
     needed = {(n, name) for n in range(len(graph.layers)) for name in lossless(codec, n) if name != RAW}
     path = packing_store.path_of(folder, key.model, key.graph, key.weights)
-    kept = packing_store.read(path)
-    if not kept.knows(needed):
+    cache = packing_store.read(path)
+    if not cache.knows(needed):
         try:
             _measure(model, key, folder, codec, progress)
         except (AppError, ImportError) as error:
             why = printable(str(error), 200)
             log.warning("using unpacked sizes: packing costs are unknown (%s)", why)
             return Counted(source=f"packing costs are unknown: {why}")
-        kept = packing_store.read(path)
-        if not kept.knows(needed):
+        cache = packing_store.read(path)
+        if not cache.knows(needed):
             log.warning("using unpacked sizes: cannot write %s", path)
             return Counted(source=f"cannot write {path}")
-    return Counted("measured", str(path), Allowed(_ways(graph, kept.joined, codec, share), {}))
+    return Counted("measured", str(path), Allowed(_ways(graph, cache.joined, codec, share), {}))
 
 
 def _ways(graph: LayerGraph, packing: CodecCosts, codec: str, share: float) -> list[list[Packed]]:

@@ -35,18 +35,18 @@ def candidates_table(
     bar = min(BAR, max(width - BESIDE_NAME - 2 * LEAST_NAME, 8))
     most = max(LEAST_NAME, min(NAME, width - BESIDE_NAME - bar))
     chosen = decision.point(graph)
-    shown = _shown(decision.candidates, chosen)
-    table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(shown)), title_justify="left")
+    rows = _shown(decision.candidates, chosen)
+    table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(rows)), title_justify="left")
     for name in ("", "point", "after", "transfer size", "total", "predicted"):
         table.add_column(name, justify="right" if name in ("point", "transfer size", "total") else "left", no_wrap=True)
-    longest = max(predicted.total_s for predicted in (*(c.predicted for c in shown), decision.predicted))
+    longest = max(predicted.total_s for predicted in (*(c.predicted for c in rows), decision.predicted))
     if chosen is None:
         boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
         if up_bytes_per_s is not None:
             boundary_bytes = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
         names = ("→", "-", middle_cut(short_name(graph, decision), most))
         _add(table, names, boundary_bytes or 0, decision.predicted, longest, bar)
-    for candidate in shown:
+    for candidate in rows:
         number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
         names = ("→" if number == chosen else "", str(number), middle_cut(printable(layer, NAME), most))
         _add(table, names, candidate.boundary_bytes, candidate.predicted, longest, bar)

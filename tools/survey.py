@@ -76,10 +76,10 @@ class Survey:
         return f"{self.machine.threads} thread{'' if self.machine.threads == 1 else 's'}"
 
 
-def budget_s(found: Sequence[Survey]) -> float | None:
+def budget_s(surveys: Sequence[Survey]) -> float | None:
     """The --budget in seconds, which all of these share evenly, that would do; None where no kind is missing."""
-    needed = [each.enough_s for each in found if each.enough_s is not None]
-    return max(needed) * len(found) if needed else None
+    needed = [each.enough_s for each in surveys if each.enough_s is not None]
+    return max(needed) * len(surveys) if needed else None
 
 
 def is_beside(role: str, threads: int) -> bool:
@@ -118,9 +118,9 @@ def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...
 
 def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
     """What times measured here depend on. Raises UsageError for a device that there is not."""
-    found = find_device(device)
-    name = f"{found} {device_name(found)}"
-    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), found
+    torch_device = find_device(device)
+    name = f"{torch_device} {device_name(torch_device)}"
+    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), torch_device
 
 
 def survey(config: SurveyConfig, progress: Show) -> Survey:
@@ -135,7 +135,7 @@ def survey(config: SurveyConfig, progress: Show) -> Survey:
         _clear(config.folder)
     saved_s = time.monotonic()
 
-    def told(now: Collected) -> None:
+    def on_rows(now: Collected) -> None:
         nonlocal saved_s
         rows = sum(map(len, now.rows.values()))
         progress(f"measuring layers, {rows} so far", min(1.0, now.spent_s / config.budget_s))
@@ -146,7 +146,7 @@ def survey(config: SurveyConfig, progress: Show) -> Survey:
     progress("measuring layers", 0.0)
     if collected.spent_s < config.budget_s:
         try:
-            Collector(device, wall_clock(device), seed=collected.networks).run(collected, config.budget_s, told)
+            Collector(device, wall_clock(device), seed=collected.networks).run(collected, config.budget_s, on_rows)
         finally:
             _save(config.folder, collected, machine)
     return Survey(machine, config.folder, collected)
@@ -161,13 +161,13 @@ def _kept(folder: Path, machine: Machine) -> Collected:
         networks, spent_s = int(about["networks"]), float(about["spent_s"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / ABOUT} is damaged ({error}): use --fresh to measure everything again") from None
-    found = dataset.read(folder)
-    if found.machine != machine:
+    data = dataset.read(folder)
+    if data.machine != machine:
         raise UsageError(
-            f"{folder} contains times of another machine ({found.machine}, this is {machine}): "
+            f"{folder} contains times of another machine ({data.machine}, this is {machine}): "
             "use --fresh to replace them, or another --output"
         )
-    rows = {kind: list(kept) for kind, kept in found.rows.items()}
+    rows = {kind: list(kept) for kind, kept in data.rows.items()}
     return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s)
 
 
@@ -191,7 +191,7 @@ def _save(folder: Path, collected: Collected, machine: Machine) -> None:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
-def write_excel(found: Dataset, path: Path) -> None:
+def write_excel(data: Dataset, path: Path) -> None:
     """A data set as a workbook: a sheet for each kind, and one with a chart of how the kinds compare.
 
     Raises UsageError for another suffix than .xlsx, or where it cannot be written.
@@ -199,27 +199,27 @@ def write_excel(found: Dataset, path: Path) -> None:
     from edgecloud.utils.excel_utils import Sheet, check_name, write_workbook
 
     check_name(path)
-    machine = found.machine or Machine("unknown", 0, "unknown", "unknown")
+    machine = data.machine or Machine("unknown", 0, "unknown", "unknown")
     summary: list[list[str | int | float]] = [
         [kind, len(rows), sum(row.seconds for row in rows) / len(rows), max(row.seconds for row in rows)]
-        for kind, rows in found.rows.items()
+        for kind, rows in data.rows.items()
     ]
     sheets = [Sheet("kinds", ("kind", "rows", "mean_s", "slowest_s"), summary, ("kind", "mean_s"))]
-    for kind, rows in found.rows.items():
+    for kind, rows in data.rows.items():
         sheets.append(Sheet(kind, COLUMNS, [to_cells(row, machine) for row in rows]))
-    notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": found.source}
+    notes = {name: str(value) for name, value in asdict(machine).items()} | {"source": data.source}
     with writing(path):
         write_workbook(path, sheets, notes)
 
 
-def to_json(found: Survey, budget: float | None) -> dict[str, Any]:
+def to_json(result: Survey, budget: float | None) -> dict[str, Any]:
     """The document of `deployment.py profile --role ROLE --json`; `budget` is the one that would do for all."""
     return {
-        "measured_on": asdict(found.machine),
-        "folder": str(found.folder),
-        "networks": found.collected.networks,
-        "spent_s": found.collected.spent_s,
-        "kinds": found.kinds,
-        "missing": found.missing,
+        "measured_on": asdict(result.machine),
+        "folder": str(result.folder),
+        "networks": result.collected.networks,
+        "spent_s": result.collected.spent_s,
+        "kinds": result.kinds,
+        "missing": result.missing,
         "enough_s": budget,
     }

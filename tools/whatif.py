@@ -100,10 +100,10 @@ class Planned:
 
 def plan(config: PlanConfig, progress: Show = lambda _text, _done: None) -> Planned:
     """Read the times, decide, and find where the decision changes. Raises UsageError for what is wrong."""
-    found = decided(source_of(config), config, progress)
+    planned = decided(source_of(config), config, progress)
     choice = PowerChoice.of(config.power, config.radio)
-    changes = _map(found.problem, config, choice, found.counted.allowed)
-    return replace(found, map=changes, front=front(found.problem, found.power))
+    changes = _map(planned.problem, config, choice, planned.counted.allowed)
+    return replace(planned, map=changes, front=front(planned.problem, planned.power))
 
 
 def decided(
@@ -178,8 +178,8 @@ def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Pro
     if path is not None:
         return store.read(path)
     names = (model, f"torchvision:{model}")
-    paths = [found for name in names for found in store.kept(config.cache_dir, name)]
-    readable = [kept for found in paths if (kept := _readable(found)) is not None]
+    paths = [file for name in names for file in store.kept(config.cache_dir, name)]
+    readable = [kept for file in paths if (kept := _readable(file)) is not None]
     if not readable:
         raise UsageError(
             f"no saved times of {model} in {config.cache_dir}: run deployment.py profile -t {model} first, "
@@ -247,12 +247,12 @@ def problem_of(document: Any, name: str, config: PlanConfig, edge: Kept | None =
     graph = replace(graph, name=config.model or Path(name).stem)
 
     def column(field_name: str, default: float | None = None) -> list[float]:
-        found = []
+        values = []
         for number, row in enumerate(rows):
             is_free = field_name not in row and (number == INPUT or default is not None)
             where = graph_json.where_of(name, row)
-            found.append(default or 0.0 if is_free else graph_json.number_of(row, field_name, where))
-        return found
+            values.append(default or 0.0 if is_free else graph_json.number_of(row, field_name, where))
+        return values
 
     quota = None if edge is None else Quota.of_clock(edge.profile.key.clock)
     work_s = column("edge_s")

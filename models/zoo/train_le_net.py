@@ -51,8 +51,8 @@ def train(make: Callable[[], nn.Module], pictures: torch.Tensor, classes: torch.
 
 def trained(make: Callable[[], nn.Module]) -> tuple[nn.Module, float, int]:
     """A network that was fitted to the digits, its held-out accuracy, and the number of a digit that it gets right."""
-    pictures, found = digit_pictures()
-    classes = torch.tensor(found)
+    pictures, labels = digit_pictures()
+    classes = torch.tensor(labels)
     tensors = torch.cat([digit_tensor(picture) for picture in pictures])
     train_on, held_out = split_digits()
     model = train(make, tensors[train_on], classes[train_on])

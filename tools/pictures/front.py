@@ -60,16 +60,16 @@ def _draw(axes: Axes, planned: Planned) -> int:
     """Returns how many lines of labels are above it."""
     power = planned.power.weights
     chosen = _Tradeoff(planned.decision.predicted.total_s, planned.energy_j)
-    best = [_Tradeoff(found.predicted.total_s, found.energy_j) for found in planned.front]
+    best = [_Tradeoff(point.predicted.total_s, point.energy_j) for point in planned.front]
     others = [_Tradeoff(c.predicted.total_s, power.value(c.predicted)) for c in planned.decision.candidates]
-    seen = [*best, chosen, *(_nearest(others, chosen) if len(best) < 3 else ())]
-    seconds, time_unit = (1e3, "ms") if max(each.seconds for each in seen) < 1 else (1.0, "s")
-    joules, energy_unit = (1e3, "mJ") if max(each.joules for each in seen) < 1 else (1.0, "J")
+    visible = [*best, chosen, *(_nearest(others, chosen) if len(best) < 3 else ())]
+    seconds, time_unit = (1e3, "ms") if max(each.seconds for each in visible) < 1 else (1.0, "s")
+    joules, energy_unit = (1e3, "mJ") if max(each.joules for each in visible) < 1 else (1.0, "J")
 
-    def scaled(found: Sequence[_Tradeoff]) -> Floats:
-        return np.array(found).reshape(-1, 2) * (seconds, joules)
+    def scaled(points: Sequence[_Tradeoff]) -> Floats:
+        return np.array(points).reshape(-1, 2) * (seconds, joules)
 
-    (left, low), (right, high) = _around(scaled(seen))
+    (left, low), (right, high) = _around(scaled(visible))
     axes.set(xlim=(left, right), ylim=(low, high))
     axes.set(xlabel=f"predicted latency, {time_unit}", ylabel=f"predicted edge energy, {energy_unit}")
     axes.ticklabel_format(useOffset=False)
@@ -87,8 +87,8 @@ def _draw(axes: Axes, planned: Planned) -> int:
 def _nearest(others: Iterable[_Tradeoff], chosen: _Tradeoff) -> list[_Tradeoff]:
     """Some to compare with, where the front says little."""
 
-    def times_worse(found: _Tradeoff) -> float:
-        return max(one / max(other, LEAST) for one, other in zip(found, chosen, strict=True))
+    def times_worse(point: _Tradeoff) -> float:
+        return max(one / max(other, LEAST) for one, other in zip(point, chosen, strict=True))
 
     return sorted(others, key=times_worse)[:6]
 
@@ -104,14 +104,14 @@ def _labels(planned: Planned) -> dict[int, str]:
     """For numbers of the front, and the one after them for a plan that is not on it, what to write there."""
     front, graph, decision = planned.front, planned.graph, planned.decision
     last = len(front) - 1
-    names = [cut_label(graph, found.head) for found in front]
+    names = [cut_label(graph, point.head) for point in front]
     if not last:
         names[0] = f"fastest and lowest energy: {names[0]}"
     else:
         names[0], names[-1] = f"fastest: {names[0]}", f"lowest energy: {names[-1]}"
-    wanted = {*range(0, last, 1 + len(front) // MOST_FLAGS), last}
+    flags = {*range(0, last, 1 + len(front) // MOST_FLAGS), last}
     own = next((n for n, each in enumerate(front) if decision.is_cut and each.head == decision.head), None)
     if own is None:
-        return {n: names[n] for n in wanted} | {last + 1: f"this plan: {decision_label(planned)}"}
+        return {n: names[n] for n in flags} | {last + 1: f"this plan: {decision_label(planned)}"}
     names[own] += " (this plan)"
-    return {n: names[n] for n in wanted | {own}}
+    return {n: names[n] for n in flags | {own}}

@@ -75,9 +75,9 @@ class _Drawing:
                 is_straight_through = path.codes is not None and not self.layout.is_within_column(source, number)
                 paths[LINK if is_crossing else self._colour(number), is_straight_through].append(path)
         width = 1.0 if self.layout.is_named else 0.6
-        for (colour, is_faint), found in paths.items():
+        for (colour, is_faint), outlines in paths.items():
             factor, alpha = (2.0, 1.0) if colour == LINK else (1.0, 0.7)
-            lines = PathCollection(found, facecolors="none", edgecolors=colour, linewidths=factor * width)
+            lines = PathCollection(outlines, facecolors="none", edgecolors=colour, linewidths=factor * width)
             lines.set(alpha=0.2 if is_faint else alpha, zorder=factor)
             axes.add_collection(lines)
         return any(is_faint for _, is_faint in paths)

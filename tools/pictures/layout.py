@@ -41,8 +41,8 @@ def lanes_of(graph: LayerGraph, depths: Sequence[int]) -> list[int]:
             lane = lanes[max(mine, key=lambda source: (depths[source], -abs(lanes[source])))]
         else:
             begin = lanes[inputs[0]] if inputs else 0
-            tried = islice(_outwards(begin), MOST_LANES)
-            lane = next((each for each in tried if free_from[each] <= depths[number]), begin)
+            nearest_lanes = islice(_outwards(begin), MOST_LANES)
+            lane = next((each for each in nearest_lanes if free_from[each] <= depths[number]), begin)
         lanes[number] = lane
         tails[lane] = number
         free_from[lane] = max(until[number], depths[number] + 1)
@@ -68,8 +68,8 @@ def column_begins(graph: LayerGraph, depths: Sequence[int], columns: int) -> lis
     begins = [0]
     for column in range(1, columns):
         ideal, around = column * rows / columns, 0.22 * rows / columns
-        tried = range(max(begins[-1] + 1, int(ideal - around)), min(rows, int(ideal + around) + 2))
-        begins.append(min(tried, key=lambda row: (crossing[row], abs(row - ideal))))
+        candidates = range(max(begins[-1] + 1, int(ideal - around)), min(rows, int(ideal + around) + 2))
+        begins.append(min(candidates, key=lambda row: (crossing[row], abs(row - ideal))))
     return begins
 
 
@@ -117,7 +117,7 @@ class Layout:
         """From left to right: lines that pass by layers, layers, labels, and the way to the next column."""
         left, self._middles, self.label_xs, self._gutters = 0.0, [], [], []
         for column in range(self.columns):
-            members = [number for number, found in enumerate(self._columns) if found == column]
+            members = [number for number, its_column in enumerate(self._columns) if its_column == column]
             lanes = [self._lanes[number] for number in members]
             edges = ((source, number) for number in members for source in self._graph.layers[number].inputs)
             left += max((self._reach(*each) for each in edges if self._passes_by(*each)), default=0.0)
@@ -135,8 +135,8 @@ class Layout:
 
     def labels_of(self, column: int) -> list[int]:
         """The layers of a column that have labels, from top to bottom."""
-        found = (number for number in self.labels if self._columns[number] == column)
-        return sorted(found, key=lambda number: (self._rows[number], self._lanes[number]))
+        numbers = (number for number in self.labels if self._columns[number] == column)
+        return sorted(numbers, key=lambda number: (self._rows[number], self._lanes[number]))
 
     def is_within_column(self, source: int, target: int) -> bool:
         """Whether two layers stand in the same one."""

@@ -106,8 +106,8 @@ def _draw_rates(axes: Axes, planned: Planned, view: View) -> int:
     axes.plot(mbit, curves[0], color=CLOUD, lw=1.5, zorder=4)
     _draw_best(axes, runs)
     axes.plot([own], [chosen], **STAR)
-    told = f"this plan: {view.scale.show(chosen)}"
-    legend_right(axes, _rate_handles(bool(len(others)), runs, told))
+    label = f"this plan: {view.scale.show(chosen)}"
+    legend_right(axes, _rate_handles(bool(len(others)), runs, label))
     widest = sorted(runs, key=lambda run: -run.decades)[:MOST_FLAGS]
     flags = [Flag(run.middle, float(run.value(run.middle)), _run_label(planned.graph, run, runs)) for run in widest]
     return raise_flags(axes, flags)
@@ -138,16 +138,16 @@ def _run_label(graph: LayerGraph, run: LayerRun, runs: Sequence[LayerRun]) -> st
     return cut_label(graph, run.region.head) + packed + begin
 
 
-def _rate_handles(has_others: bool, runs: Sequence[LayerRun], told: str) -> list[Artist]:
-    found: list[Artist] = [Line2D([], [], color=CLOUD, label="all on the cloud")]
-    found.append(Line2D([], [], color=EDGE, label="all on the edge"))
+def _rate_handles(has_others: bool, runs: Sequence[LayerRun], plan_label: str) -> list[Artist]:
+    handles: list[Artist] = [Line2D([], [], color=CLOUD, label="all on the cloud")]
+    handles.append(Line2D([], [], color=EDGE, label="all on the edge"))
     if has_others:
-        found.append(Line2D([], [], color=GREY, lw=0.8, label="other single-tensor cuts"))
+        handles.append(Line2D([], [], color=GREY, lw=0.8, label="other single-tensor cuts"))
     if runs:
-        found.append(Line2D([], [], color=BEST, lw=5, label="best cut"))
+        handles.append(Line2D([], [], color=BEST, lw=5, label="best cut"))
     if len(runs) > 1:
-        found.append(Line2D([], [], color="black", marker="|", lw=0, markersize=8, label="best cut changes"))
-    return [*found, Line2D([], [], label=told, **STAR)]
+        handles.append(Line2D([], [], color="black", marker="|", lw=0, markersize=8, label="best cut changes"))
+    return [*handles, Line2D([], [], label=plan_label, **STAR)]
 
 
 # --- the lower panel
@@ -188,8 +188,8 @@ def _rows(problem: Problem, view: View) -> list[_Row]:
     rows = []
     for low, high in pairwise(edges.tolist()):
         cloud = replace(problem.cloud, load=float(np.sqrt(low * high)))
-        found = DecisionMap.of(replace(problem, cloud=cloud), view.link_at, view.weights_at, allowed=view.allowed)
-        rows.append(_Row(low, high, tuple(view.runs(found))))
+        decisions = DecisionMap.of(replace(problem, cloud=cloud), view.link_at, view.weights_at, allowed=view.allowed)
+        rows.append(_Row(low, high, tuple(view.runs(decisions))))
     return rows
 
 
@@ -221,8 +221,8 @@ def _label_areas(axes: Axes, graph: LayerGraph, rows: Sequence[_Row]) -> None:
             room = min(_decades_common(run, each) for each in (below, above)) * points_per_decade
             if width_points(cut_label(graph, run.region.head)) < 0.9 * room:
                 places[run.region.head].append((run.middle, float(np.sqrt(row.low * row.high))))
-    for head, found in places.items():
-        axes.text(*found[len(found) // 2], cut_label(graph, head), fontsize=SMALL, ha="center", va="center")
+    for head, spots in places.items():
+        axes.text(*spots[len(spots) // 2], cut_label(graph, head), fontsize=SMALL, ha="center", va="center")
 
 
 def _decades_common(run: LayerRun, row: _Row) -> float:

@@ -50,8 +50,8 @@ def paler(colour: str, share: float) -> str:
 def check_format(path: Path) -> None:
     """Before anything is drawn: a wrong name is not worth seconds. Raises UsageError."""
     if path.suffix.lower() not in FORMATS:
-        found = f"not {path.suffix}" if path.suffix else "and this file has none"
-        raise UsageError(f"cannot draw {path}: the suffix must be {' or '.join(FORMATS)}, {found}")
+        actual = f"not {path.suffix}" if path.suffix else "and this file has none"
+        raise UsageError(f"cannot draw {path}: the suffix must be {' or '.join(FORMATS)}, {actual}")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -78,11 +78,11 @@ def add_title(axes: Axes, planned: Planned, what: str, lines: int = 0) -> None:
     up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
     where = f"{up} up, {down} down, {rtt} round trip"
     busy = f", cloud load {cloud.load:g}" if cloud.load != 1 else ""
-    told = f"{name}  |  {where}{busy}  |  {_goal(planned)}: {decision_label(planned)}"
+    subtitle = f"{name}  |  {where}{busy}  |  {_goal(planned)}: {decision_label(planned)}"
     style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     above = LINE * lines
     axes.annotate(what, (0, 1), (0, above + 23), fontsize=11, weight="bold", **style)
-    axes.annotate(told, (0, 1), (0, above + 8), fontsize=SMALL, color=DARK, **style)
+    axes.annotate(subtitle, (0, 1), (0, above + 8), fontsize=SMALL, color=DARK, **style)
 
 
 def _goal(planned: Planned) -> str:

@@ -70,14 +70,14 @@ class View:
         """The rates around where the best cut changes, and around the plan's own."""
         link, config = planned.problem.link, planned.config
         link_at = (follow if config.down_bytes_per_s is None else keep_download)(link)
-        found = None if planned.decision.is_of_stage else planned.map
-        begins = found.begins[1:] if found else ()
+        decisions = None if planned.decision.is_of_stage else planned.map
+        begins = decisions.begins[1:] if decisions else ()
         times = 4.0 if begins else 16.0
         rates, own = (*begins, link.up_bytes_per_s), link.up_bytes_per_s
         low = min(max(min(rates) / times, SLOWEST), own / 2)
         high = max(min(max(rates) * times, FASTEST), own * 2)
         weights_at = _weights_at(planned)
-        return cls(_scale(planned, weights_at), link_at, weights_at, found, low, high, planned.counted.allowed)
+        return cls(_scale(planned, weights_at), link_at, weights_at, decisions, low, high, planned.counted.allowed)
 
     def at(self, problem: Problem, rate: float) -> Problem:
         """The problem at another upload rate, packed as is best there."""
@@ -85,10 +85,10 @@ class View:
         there = replace(problem, link=link)
         return there if self.allowed is None else self.allowed.exact(there, self.weights_at(link))
 
-    def runs(self, found: DecisionMap) -> list[LayerRun]:
+    def runs(self, decisions: DecisionMap) -> list[LayerRun]:
         """The regions of a map that are shown."""
         runs = []
-        for region, (begin, end) in zip(found.regions, pairwise((0.0, *found.begins[1:], np.inf)), strict=True):
+        for region, (begin, end) in zip(decisions.regions, pairwise((0.0, *decisions.begins[1:], np.inf)), strict=True):
             begin, end = max(begin, self.low), min(end, self.high)
             if begin < end:
                 runs.append(LayerRun(begin / PER_MBIT, end / PER_MBIT, region))
