@@ -163,13 +163,17 @@ def carry_out(
     metered = Metered()
     runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
     metered.stop()
-    ran = runner.plan  # another one, where the cloud has come
-    runs = {ran.decision.parts if parts == plan.decision.parts else parts: answers for parts, answers in runs.items()}
+    final_plan = runner.plan  # another one, where the cloud has come
+    runs = {
+        final_plan.decision.parts if parts == plan.decision.parts else parts: answers for parts, answers in runs.items()
+    }
     runs_of = {parts: Runs(parts, answers) for parts, answers in runs.items()}
-    plan_runs, compared = runs_of[ran.decision.parts], tuple(runs_of[end] for end in both)
+    plan_runs, compared = runs_of[final_plan.decision.parts], tuple(runs_of[end] for end in both)
     corrections = _learn(timing, runs_of)
-    energy = _energy(prepared.power, runner.link, ran, plan_runs, metered)
-    outcome = _outcome(prepared, runner.link, ran, plan_runs, compared, corrections, energy, verify=config.verify)
+    energy = _energy(prepared.power, runner.link, final_plan, plan_runs, metered)
+    outcome = _outcome(
+        prepared, runner.link, final_plan, plan_runs, compared, corrections, energy, verify=config.verify
+    )
     return replace(outcome, reconnects=runner.reconnects)
 
 
