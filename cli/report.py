@@ -159,14 +159,14 @@ def _headline(outcome: Outcome) -> Group:
     within = f" ({times.edge_why})" if times.edge_why else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
     lines.append(f"times:  {times.edge} on the edge{within}{there}")
-    used = outcome.energy
+    energy = outcome.energy
     lines.append(
-        f"energy: {used.measured_stages.total_j:.3g} J, modeled for {used.profile} with {used.radio} "
-        f"({used.measured_stages.edge_j:.3g} compute, {used.measured_stages.transmit_j:.3g} transmission, "
-        f"{used.measured_stages.idle_j:.3g} idle)"
+        f"energy: {energy.measured_stages.total_j:.3g} J, modeled for {energy.profile} with {energy.radio} "
+        f"({energy.measured_stages.edge_j:.3g} compute, {energy.measured_stages.transmit_j:.3g} transmission, "
+        f"{energy.measured_stages.idle_j:.3g} idle)"
     )
-    if used.meter is not None:
-        lines.append(f"meter:  {used.meter['all_runs_j']:.3g} J over all runs, measured by {used.meter['meter']}")
+    if energy.meter is not None:
+        lines.append(f"meter:  {energy.meter['all_runs_j']:.3g} J over all runs, measured by {energy.meter['meter']}")
     return Group(*(Text(line) for line in lines))
 
 
