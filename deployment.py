@@ -211,13 +211,13 @@ def profile(options: argparse.Namespace, progress: "Show") -> int:
         excel_utils.check_name(options.excel)  # before minutes of measuring
     if options.type is not None:
         return profile_network(options, progress)
-    found = measure_layers(options, progress, is_fresh=options.fresh)
+    surveys = measure_layers(options, progress, is_fresh=options.fresh)
     if options.excel is not None:
         from edgecloud.predictor import dataset
         from edgecloud.tools.survey import write_excel
 
-        write_excel(dataset.read(found[0].folder), options.excel)
-    show_surveys(found, as_json=options.json)
+        write_excel(dataset.read(surveys[0].folder), options.excel)
+    show_surveys(surveys, as_json=options.json)
     return 0
 
 
@@ -230,7 +230,7 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     find_device(options.device)  # before what takes longer
     progress("loading the network", 0.0)
     net = ec.load(options.type, weights=options.weights)
-    found = ec.profile(
+    layer_profile = ec.profile(
         net,
         options.device,
         options.threads,
@@ -239,9 +239,9 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
         cache_dir=options.cache_dir,
         progress=lambda done: progress("measuring the layers", done),
     )
-    measured = described(net.made, found)
-    export(measured, options.csv, options.excel)
-    show_network(measured, as_json=options.json)
+    network = described(net.made, layer_profile)
+    export(network, options.csv, options.excel)
+    show_network(network, as_json=options.json)
     return 0
 
 
@@ -250,38 +250,38 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     from edgecloud.tools.survey import SurveyConfig, folder_of, survey, thread_counts
 
     counts = thread_counts(options.role, options.device, options.threads)
-    found = []
+    surveys = []
     for threads in counts:
         folder = options.output or folder_of(options.role, threads)
         if options.output is not None and threads != counts[0]:
             folder = folder.with_name(f"{folder.name}-{threads}t")
         budget_s = options.budget / len(counts)
         config = SurveyConfig(options.role, options.device, threads, budget_s, folder, is_fresh)
-        found.append(survey(config, progress))
-    return tuple(found)
+        surveys.append(survey(config, progress))
+    return tuple(surveys)
 
 
 def fit(options: argparse.Namespace, progress: "Show") -> int:
     """Fit and install what is fit for use; 1 where something is not."""
     from edgecloud.tools import evaluation
 
-    found = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
-    installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
-    show_evaluations(found, installed, as_json=options.json)
+    evaluations = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
+    installed = [install(each, path_of(options, each), is_forced=options.force) for each in evaluations]
+    show_evaluations(evaluations, installed, as_json=options.json)
     return 0 if all(installed) else 1
 
 
-def install(found: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
+def install(result: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
     """Save predictors where they are of use, or are wanted all the same; None where an older file stays as it was."""
     from edgecloud.tools import evaluation
 
-    why = found.fitness.why_not
+    why = result.fitness.why_not
     if not why or is_forced:
-        evaluation.keep(found, path)
+        evaluation.keep(result, path)
         return path
     stays = f"{path} is unchanged" if path.is_file() else "nothing is installed"
     script.complain(
-        f"deployment.py: predictors for {found.dataset.machine} are too inaccurate: {why}; {stays}. "
+        f"deployment.py: predictors for {result.dataset.machine} are too inaccurate: {why}; {stays}. "
         "Measure again on an idle machine (deployment.py profile --fresh), or install them with --force"
     )
     return None
@@ -294,11 +294,11 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     if options.plots is not None:
         extras.require("matplotlib")
 
-    found = evaluation.fit(datasets_of(options)[0], progress)
-    found = with_networks(found, options, options.networks, progress)
-    pictures = [] if options.plots is None else evaluation.draw(found, options.plots)
+    result = evaluation.fit(datasets_of(options)[0], progress)
+    result = with_networks(result, options, options.networks, progress)
+    pictures = [] if options.plots is None else evaluation.draw(result, options.plots)
     lines = [f"plots: {len(pictures)} plots in {options.plots}"] if pictures else []
-    show_evaluation(found, as_json=options.json, lines=lines)
+    show_evaluation(result, as_json=options.json, lines=lines)
     return 0
 
 
@@ -306,17 +306,17 @@ def everything(options: argparse.Namespace, progress: "Show") -> int:
     """Profile, fit, and evaluate with what serves most people."""
     from edgecloud.tools import evaluation
 
-    surveyed = measure_layers(options, progress, is_fresh=False)
-    found = [evaluation.fit(each.folder, progress) for each in surveyed]
-    installed = [install(each, path_of(options, each), is_forced=options.force) for each in found]
-    found[0] = with_networks(found[0], options, ("some",), progress)
+    surveys = measure_layers(options, progress, is_fresh=False)
+    evaluations = [evaluation.fit(each.folder, progress) for each in surveys]
+    installed = [install(each, path_of(options, each), is_forced=options.force) for each in evaluations]
+    evaluations[0] = with_networks(evaluations[0], options, ("some",), progress)
     folder = predictors_of(options).parent / f"{options.role}-plots"
-    lines = [draw_if_possible(found[0], folder), *missing_lines(surveyed)]
-    show_evaluations(found, installed, as_json=options.json, lines=lines)
+    lines = [draw_if_possible(evaluations[0], folder), *missing_lines(surveys)]
+    show_evaluations(evaluations, installed, as_json=options.json, lines=lines)
     return 0 if all(installed) else 1
 
 
-def draw_if_possible(found: "Evaluation", folder: Path) -> str:
+def draw_if_possible(result: "Evaluation", folder: Path) -> str:
     """Draw what nobody has asked for; returns what became of it."""
     from edgecloud.tools import evaluation
 
@@ -324,7 +324,7 @@ def draw_if_possible(found: "Evaluation", folder: Path) -> str:
         extras.require("matplotlib")
     except extras.MissingLibraryError as error:
         return f"plots: none drawn: {error}"
-    return f"plots: {len(evaluation.draw(found, folder))} plots in {folder}"
+    return f"plots: {len(evaluation.draw(result, folder))} plots in {folder}"
 
 
 def calibrate(options: argparse.Namespace, progress: "Show") -> int:
@@ -333,12 +333,12 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
     from edgecloud.predictor.store import default_folder
 
     where = (options.device, options.threads, options.image_dir)
-    found = calibration.calibrate(options.type, options.weights, *where, progress)
-    path = calibration.keep(options.cache_dir or default_folder(), found)
+    result = calibration.calibrate(options.type, options.weights, *where, progress)
+    path = calibration.keep(options.cache_dir or default_folder(), result)
     if options.json:
-        script.say(json.dumps(calibration.to_json(found)))
+        script.say(json.dumps(calibration.to_json(result)))
         return 0
-    script.show(lambda console: console.print(calibration.to_table(found)))
+    script.show(lambda console: console.print(calibration.to_table(result)))
     script.say(f"saved: {path}")
     return 0
 
@@ -401,24 +401,24 @@ def datasets_of(options: argparse.Namespace) -> list[Path]:
     else:
         counts = thread_counts(options.role, options.device, options.threads)
         paths = [folder_of(options.role, threads) for threads in counts]
-    found = [path for path in paths if path.exists()]
-    if not found:
+    folders = [path for path in paths if path.exists()]
+    if not folders:
         raise UsageError(f"no data set {paths[0]}: run deployment.py profile --role {options.role}")
-    return found
+    return folders
 
 
-def path_of(options: argparse.Namespace, found: "Evaluation") -> Path:
+def path_of(options: argparse.Namespace, evaluation: "Evaluation") -> Path:
     """Where predictors go: to the file that was named or is usual, or beside it where they are of fewer threads."""
     from edgecloud.engine.times import for_threads
     from edgecloud.tools.survey import is_beside
 
-    given = getattr(options, "predictors", None)
-    path: Path = given or predictors_of(options)
-    machine = found.dataset.machine
+    user_path = getattr(options, "predictors", None)
+    path: Path = user_path or predictors_of(options)
+    machine = evaluation.dataset.machine
     is_named = getattr(options, "dataset", None) is not None
     if is_named or machine is None or not is_beside(options.role, machine.threads):
         return path
-    return given if given is not None and options.threads is not None else for_threads(path, machine.threads)
+    return user_path if user_path is not None and options.threads is not None else for_threads(path, machine.threads)
 
 
 def predictors_of(options: argparse.Namespace) -> Path:
@@ -430,97 +430,103 @@ def predictors_of(options: argparse.Namespace) -> Path:
 
 
 def with_networks(
-    found: "Evaluation", options: argparse.Namespace, names: Sequence[str], progress: "Show"
+    evaluation: "Evaluation", options: argparse.Namespace, names: Sequence[str], progress: "Show"
 ) -> "Evaluation":
     """Real networks too; `some` and `many` are lists of ours."""
     from edgecloud.predictor.store import default_folder
     from edgecloud.tools.evaluation import MANY_NETWORKS, NETWORKS, evaluate_networks
 
     lists: dict[tuple[str, ...], tuple[str, ...]] = {("some",): NETWORKS, ("many",): MANY_NETWORKS, ("none",): ()}
-    wanted = lists.get(tuple(names), tuple(names))
+    networks = lists.get(tuple(names), tuple(names))
     cache_dir = options.cache_dir or default_folder()
-    return evaluate_networks(found, wanted, options.device, options.threads, cache_dir, progress) if wanted else found
+    return (
+        evaluate_networks(evaluation, networks, options.device, options.threads, cache_dir, progress)
+        if networks
+        else evaluation
+    )
 
 
-def export(measured: "MeasuredNetwork", csv: Path | None, excel: Path | None) -> None:
+def export(network: "MeasuredNetwork", csv: Path | None, excel: Path | None) -> None:
     """Write the files that were asked for."""
     from edgecloud.tools import measure
 
     if csv is not None:
-        measure.write_csv(measured, csv)
+        measure.write_csv(network, csv)
     if excel is not None:
-        measure.write_excel(measured, excel)
+        measure.write_excel(network, excel)
 
 
-def show_network(measured: "MeasuredNetwork", *, as_json: bool) -> None:
+def show_network(network: "MeasuredNetwork", *, as_json: bool) -> None:
     """The table, to stdout."""
     from edgecloud.tools import measure
 
     if as_json:
-        script.say(json.dumps(measure.to_json(measured)))
+        script.say(json.dumps(measure.to_json(network)))
     else:
-        script.show(lambda console: console.print(measure.to_table(measured)))
+        script.show(lambda console: console.print(measure.to_table(network)))
 
 
-def show_surveys(found: "Sequence[Survey]", *, as_json: bool) -> None:
+def show_surveys(surveys: "Sequence[Survey]", *, as_json: bool) -> None:
     """What was measured, to stdout."""
     from edgecloud.tools import survey
 
     if as_json:
-        documents = [survey.to_json(each, survey.budget_s(found)) for each in found]
+        documents = [survey.to_json(each, survey.budget_s(surveys)) for each in surveys]
         script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
-    for each in found:
+    for each in surveys:
         script.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
         script.say(f"on {each.machine}, {each.collected.spent_s:.0f} s")
         script.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
-    for line in missing_lines(found):
+    for line in missing_lines(surveys):
         script.say(line)
 
 
-def missing_lines(found: "Sequence[Survey]") -> list[str]:
+def missing_lines(surveys: "Sequence[Survey]") -> list[str]:
     """Kinds that no regression can be fitted for yet, and the budget that would do."""
     from edgecloud.tools.survey import budget_s
 
     lines = []
-    for each in found:
+    for each in surveys:
         if each.missing:
             kinds = ", ".join(f"{kind} {rows}" for kind, rows in each.missing.items())
             lines.append(f"too few samples to predict with {each.threads}: {kinds}; such networks are measured instead")
-    budget = budget_s(found)
+    budget = budget_s(surveys)
     return lines if budget is None else [*lines, f"budget used up: --budget {budget:.0f}s would be enough"]
 
 
 def show_evaluations(
-    found: "Sequence[Evaluation]", installed: Sequence[Path | None], *, as_json: bool, lines: Sequence[str] = ()
+    evaluations: "Sequence[Evaluation]", installed: Sequence[Path | None], *, as_json: bool, lines: Sequence[str] = ()
 ) -> None:
     """All that were fitted, with where they are installed."""
     from edgecloud.tools import evaluation
 
     paths = [None if path is None else str(path) for path in installed]
     if as_json:
-        documents = [evaluation.to_json(each) | {"installed": path} for each, path in zip(found, paths, strict=True)]
+        documents = [
+            evaluation.to_json(each) | {"installed": path} for each, path in zip(evaluations, paths, strict=True)
+        ]
         script.say(json.dumps(documents[0] | {"also": documents[1:]}))
         return
-    for number, (each, path) in enumerate(zip(found, paths, strict=True)):
+    for number, (each, path) in enumerate(zip(evaluations, paths, strict=True)):
         saved = f"not saved: {each.fitness.why_not}" if path is None else f"saved: {path}, fitted in {each.fit_s:.1f} s"
-        is_last = number == len(found) - 1
+        is_last = number == len(evaluations) - 1
         show_evaluation(each, as_json=False, lines=[saved, *(lines if is_last else ("",))])
 
 
-def show_evaluation(found: "Evaluation", *, as_json: bool, lines: Sequence[str]) -> None:
+def show_evaluation(result: "Evaluation", *, as_json: bool, lines: Sequence[str]) -> None:
     """Tables, to stdout."""
     from edgecloud.tools import evaluation
 
     if as_json:
-        script.say(json.dumps(evaluation.to_json(found)))
+        script.say(json.dumps(evaluation.to_json(result)))
         return
-    script.show(lambda console: console.print(evaluation.kinds_table(found), "", evaluation.forms_table(found)))
-    if found.networks:
-        script.show(lambda console: console.print(evaluation.networks_table(found)))
+    script.show(lambda console: console.print(evaluation.kinds_table(result), "", evaluation.forms_table(result)))
+    if result.networks:
+        script.show(lambda console: console.print(evaluation.networks_table(result)))
     else:
-        script.say(f"\nnetworks: {found.why_no_networks}")
-    script.say("\n".join([*evaluation.gap_lines(found), *evaluation.fitness_lines(found), *lines]))
+        script.say(f"\nnetworks: {result.why_no_networks}")
+    script.say("\n".join([*evaluation.gap_lines(result), *evaluation.fitness_lines(result), *lines]))
 
 
 def show_plan(planned: "Planned", *, as_json: bool, lines: Sequence[str]) -> None:

@@ -184,10 +184,10 @@ def infer_points(options: argparse.Namespace) -> int:
         elif options.json:
             script.say(json.dumps({"ready": session.graph.name, "points": len(session.graph.points)}))
         for line in script.lines_of_stdin(LISTENS_S) if is_listening else [options.points]:
-            for wanted in points.parse(line, session.graph):
-                outcome = session.measure(wanted)
+            for request in points.parse(line, session.graph):
+                outcome = session.measure(request)
                 are_right &= outcome.verified is None or outcome.verified.matches
-                script.say(report.point_line(wanted.text, outcome, as_json=options.json))
+                script.say(report.point_line(request.text, outcome, as_json=options.json))
     return 0 if are_right else 1
 
 

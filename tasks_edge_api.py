@@ -181,12 +181,12 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["TasksRun
     """What is told of every task as it ends."""
     from edgecloud.cli.task_report import line, progress_line
 
-    def told(call: "TasksRun", record: "TaskRecord") -> None:
+    def on_record(call: "TasksRun", record: "TaskRecord") -> None:
         progress(progress_line(call, record), call.done / max(1, call.total))
         if not options.json:
             script.say(line(record, script.columns()))
 
-    return told
+    return on_record
 
 
 def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:

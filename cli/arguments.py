@@ -87,10 +87,10 @@ def place_there(text: str) -> str:
 
 def host(text: str) -> str:
     """An argument that is an address without a port."""
-    found = checked(addresses.parse)(text)
-    if found.port is not None:
+    address = checked(addresses.parse)(text)
+    if address.port is not None:
         raise argparse.ArgumentTypeError(f"{text!r}: give the address without a port; the port has its own flag")
-    return found.host
+    return address.host
 
 
 def positive_int(text: str) -> int:
@@ -111,10 +111,10 @@ def _whole(text: str, least: int, most: int) -> int:
 
 def names(text: str) -> tuple[str, ...]:
     """An argument such as alex_net,le_net."""
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not found:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
         raise argparse.ArgumentTypeError(f"{text!r} is an empty list")
-    return found
+    return parts
 
 
 def share(text: str) -> float:

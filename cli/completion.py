@@ -50,8 +50,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """What the last word may become, whole; nothing where that is a name of a file, or anything."""
     *before, prefix = words or [""]
-    chosen = leaf(parser, before)
-    flags = {**parser._option_string_actions, **chosen._option_string_actions}
+    command = leaf(parser, before)
+    flags = {**parser._option_string_actions, **command._option_string_actions}
     name, equals, begun = prefix.partition("=")
     if equals and name in flags:
         return [f"{name}={value}" for value in _values(flags[name], begun)]
@@ -60,7 +60,7 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[st
         return _values(last, prefix)
     if prefix.startswith("-"):
         return _beginning(prefix, (flag for flag, action in flags.items() if action.help != argparse.SUPPRESS))
-    commands = [action for action in chosen._actions if isinstance(action, argparse._SubParsersAction)]
+    commands = [action for action in command._actions if isinstance(action, argparse._SubParsersAction)]
     return [each for action in commands for each in _beginning(prefix, action.choices)]
 
 
@@ -73,8 +73,8 @@ def _values(action: argparse.Action, begun: str) -> list[str]:
 
 def _beginning(prefix: str, words: Iterable[str]) -> list[str]:
     """Those that begin with it; of flags the long ones, unless only short ones are there."""
-    found = sorted({word for word in words if word.startswith(prefix)})
-    return [word for word in found if word.startswith("--") or not word.startswith("-")] or found
+    matches = sorted({word for word in words if word.startswith(prefix)})
+    return [word for word in matches if word.startswith("--") or not word.startswith("-")] or matches
 
 
 def answer(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -169,8 +169,8 @@ def script(shell: str) -> str:
     words = {"@PROGRAMS@": " | ".join(PROGRAMS), "@VARIABLE@": VARIABLE, "@SPACED@": " ".join(PROGRAMS)}
     words["@NAMES@"] = " ".join([*PROGRAMS, *COMMANDS.values()])
     text = SHELLS[shell].lstrip()
-    for mark, told in words.items():
-        text = text.replace(mark, told)
+    for mark, value in words.items():
+        text = text.replace(mark, value)
     return text
 
 

@@ -81,20 +81,20 @@ def _parse_yaml(text: str) -> object:
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen: set[str] = set()
+            keys: set[str] = set()
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     raise ValueError(f"line {key.start_mark.line + 1}: a key must be one word")
-                if key.value in seen:
+                if key.value in keys:
                     raise ValueError(f"line {key.start_mark.line + 1}: duplicate key {key.value!r}")
-                seen.add(key.value)
+                keys.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:
-        found = yaml.load(text, Loader)  # a SafeLoader
+        document = yaml.load(text, Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    return {} if found is None else found
+    return {} if document is None else document
 
 
 def section(document: Table, names: tuple[str, ...], path: Path) -> Table:
@@ -117,29 +117,29 @@ def section(document: Table, names: tuple[str, ...], path: Path) -> Table:
     for depth, name in enumerate(names):
         inner = table.get(name)
         if not isinstance(inner, dict):
-            wanted = ".".join(names[: depth + 1])
+            section_name = ".".join(names[: depth + 1])
             here = ", ".join(f"[{short(key)}]" for key in sections)
-            raise UsageError(f"{path}: no section [{wanted}], only {here}")
+            raise UsageError(f"{path}: no section [{section_name}], only {here}")
         table = inner
     return table
 
 
-def value_of(given: object) -> Value:
+def value_of(value: object) -> Value:
     """A value of a file as the text that would stand behind the flag, a truth value, or a list of texts.
 
     Raises ValueError for what no flag takes.
     """
-    if isinstance(given, bool):
-        return given
-    if isinstance(given, list):
-        return [_scalar(item) for item in given]
-    return _scalar(given)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        return [_scalar(item) for item in value]
+    return _scalar(value)
 
 
-def _scalar(given: object) -> str:
-    if isinstance(given, bool) or not isinstance(given, str | int | float):
+def _scalar(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("expected a string, a number, true, false, or a list of strings")
-    text = str(given)
+    text = str(value)
     if not text.strip():
         raise ValueError("the value is empty: set one, or remove the key")
     if not text.isprintable():

@@ -20,8 +20,8 @@ WORDS: dict[Clash, str] = {
 
 def goal_of(options: argparse.Namespace) -> Goal:
     """The goal of a command line that has the flags of `cli.flags.add_goal_flags`. Raises UsageError."""
-    wanted = (options.objective, options.method, options.seconds_per_joule, options.rate)
+    criteria = (options.objective, options.method, options.seconds_per_joule, options.rate)
     try:
-        return Goal(*wanted, options.max_cost, options.cloud_price)
+        return Goal(*criteria, options.max_cost, options.cloud_price)
     except GoalError as error:
         raise UsageError(WORDS[error.clash]) from None

@@ -27,10 +27,10 @@ from edgecloud.utils.names import typed
 from edgecloud.utils.units import format_bytes, format_rate, format_seconds
 
 
-def to_json(planned: Planned) -> dict[str, Any]:
+def to_json(plan: Planned) -> dict[str, Any]:
     """The document of `deployment.py plan --json`."""
-    graph, decision, link = planned.graph, planned.decision, planned.problem.link
-    boundary, source = decision.boundary(graph), planned.source
+    graph, decision, link = plan.graph, plan.decision, plan.problem.link
+    boundary, source = decision.boundary(graph), plan.source
     document: dict[str, Any] = {
         "model": graph.name,
         "objective": decision.objective,
@@ -39,33 +39,33 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "head": _ids(graph, decision.head),
         "boundary": _ids(graph, boundary),
         "boundary_bytes": graph.bytes_of(boundary),
-        "packed_bytes": sum(planned.problem.crossing((layer,)).bytes for layer in boundary),
+        "packed_bytes": sum(plan.problem.crossing((layer,)).bytes for layer in boundary),
         "codec": decision.codec,
-        "packing": planned.counted.packing,
-        "packing_source": planned.counted.source,
+        "packing": plan.counted.packing,
+        "packing_source": plan.counted.source,
         "times": None if source is None or source.edge is None else _times(source),
         "segments": [part_json(graph, part) for part in decision.parts],
         "predicted": decision.predicted.to_json() | {"longest_s": decision.predicted.longest_s},
-        "energy_j": planned.energy_j,
+        "energy_j": plan.energy_j,
         "cost": decision.cost,
-        "decision_s": planned.decision_s,
+        "decision_s": plan.decision_s,
         "optimal": decision.is_optimal,
         "gap": decision.gap,
         "link": asdict(link),
-        "load": planned.problem.cloud.load,
+        "load": plan.problem.cloud.load,
         "candidates": [candidate_json(graph, candidate) for candidate in decision.candidates],
-        "front": [_tradeoff(graph, found) for found in planned.front],
-        "map": None if planned.map is None else [_region(graph, region) for region in planned.map.regions],
+        "front": [_tradeoff(graph, tradeoff) for tradeoff in plan.front],
+        "map": None if plan.map is None else [_region(graph, region) for region in plan.map.regions],
     }
     if decision.keeps_up is not None:
-        document |= {"rate_per_s": planned.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
+        document |= {"rate_per_s": plan.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
     return document
 
 
 def _times(source: Source) -> dict[str, Any]:
     """Which profiles a plan is from."""
     sides = {"edge": source.edge, "cloud": source.cloud}
-    keys = {side: kept.profile.key for side, kept in sides.items() if kept is not None}
+    keys = {side: times.profile.key for side, times in sides.items() if times is not None}
     return {side: {"device": key.device, "threads": key.threads, "clock": key.clock} for side, key in keys.items()}
 
 
@@ -73,8 +73,8 @@ def _ids(graph: LayerGraph, numbers: Iterable[int]) -> list[str]:
     return [graph.layers[number].id for number in sorted(numbers)]
 
 
-def _tradeoff(graph: LayerGraph, found: Tradeoff) -> dict[str, Any]:
-    return {"head": _ids(graph, found.head), "total_s": found.predicted.total_s, "energy_j": found.energy_j}
+def _tradeoff(graph: LayerGraph, tradeoff: Tradeoff) -> dict[str, Any]:
+    return {"head": _ids(graph, tradeoff.head), "total_s": tradeoff.predicted.total_s, "energy_j": tradeoff.energy_j}
 
 
 def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
@@ -83,20 +83,20 @@ def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
     return where | {"codec": region.codec}
 
 
-def show(planned: Planned, console: Console) -> None:
+def show(plan: Planned, console: Console) -> None:
     """Print the plan."""
-    console.print(_headline(planned), highlight=False)
-    console.print(candidates_table(planned.graph, planned.decision, _rate(planned), console.width), highlight=False)
+    console.print(_headline(plan), highlight=False)
+    console.print(candidates_table(plan.graph, plan.decision, _rate(plan), console.width), highlight=False)
     console.print(legend(), highlight=False)
-    if planned.map is not None:
-        console.print(_map_table(planned), highlight=False)
-    if planned.config.goal.objective in ("energy", "weighted"):
-        console.print(_front_table(planned), highlight=False)
+    if plan.map is not None:
+        console.print(_map_table(plan), highlight=False)
+    if plan.config.goal.objective in ("energy", "weighted"):
+        console.print(_front_table(plan), highlight=False)
 
 
-def _rate(planned: Planned) -> float | None:
+def _rate(plan: Planned) -> float | None:
     """Of the upload, where what crosses is packed: bytes are then told from the seconds that they take."""
-    return None if planned.counted.allowed is None else planned.problem.link.up_bytes_per_s
+    return None if plan.counted.allowed is None else plan.problem.link.up_bytes_per_s
 
 
 _PACKING = {
@@ -106,19 +106,19 @@ _PACKING = {
 }
 
 
-def _bytes_line(planned: Planned) -> str:
-    counted = planned.counted
+def _bytes_line(plan: Planned) -> str:
+    counted = plan.counted
     return f"bytes:  {_PACKING[counted.packing].format(source=counted.source or 'packed sizes unknown')}"
 
 
-def _times_lines(planned: Planned) -> list[str]:
+def _times_lines(plan: Planned) -> list[str]:
     """Whose times these are, and a warning where an emulated edge would not have them."""
-    source = planned.source
+    source = plan.source
     if source is None or source.edge is None or source.cloud is None:
         return []
     edge, cloud = source.edge.profile.key, source.cloud.profile.key
     lines = [f"times:  edge on {_threads(edge)}, cloud on {_threads(cloud)}"]
-    if planned.config.cpu_share < 1 and edge.threads > 1:
+    if plan.config.cpu_share < 1 and edge.threads > 1:
         lines.append(typed("        an emulated edge runs 1 thread: use deployment.py profile --threads 1"))
     return lines
 
@@ -127,37 +127,37 @@ def _threads(key: ProfileKey) -> str:
     return f"{key.threads} thread{'' if key.threads == 1 else 's'} of {key.device} ({key.clock})"
 
 
-def _headline(planned: Planned) -> Group:
-    graph, decision, link = planned.graph, planned.decision, planned.problem.link
-    predicted, found_s = decision.predicted, format_seconds(planned.decision_s)
+def _headline(plan: Planned) -> Group:
+    graph, decision, link = plan.graph, plan.decision, plan.problem.link
+    predicted, decision_s = decision.predicted, format_seconds(plan.decision_s)
     up, down, rtt = format_rate(link.up_bytes_per_s), format_rate(link.down_bytes_per_s), format_seconds(link.rtt_s)
     lines = [
         f"{graph.name}, {len(graph.layers) - 1} layers, {len(graph.points)} cut points",
-        f"link:   up {up}, down {down}, round trip {rtt}; cloud load {planned.problem.cloud.load:g}",
-        *_times_lines(planned),
-        _bytes_line(planned),
-        f"cut:    {cut_line(graph, decision, _rate(planned))}",
+        f"link:   up {up}, down {down}, round trip {rtt}; cloud load {plan.problem.cloud.load:g}",
+        *_times_lines(plan),
+        _bytes_line(plan),
+        f"cut:    {cut_line(graph, decision, _rate(plan))}",
         *(f"        {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
-        f"reason: {why_line(decision)}, found in {found_s}",
+        f"reason: {why_line(decision)}, found in {decision_s}",
         f"time:   {format_seconds(predicted.total_s)}; bottleneck stage {format_seconds(predicted.longest_s)}",
-        f"energy: {planned.energy_j:.3g} J on the edge ({planned.config.power}, {planned.config.radio})",
+        f"energy: {plan.energy_j:.3g} J on the edge ({plan.config.power}, {plan.config.radio})",
     ]
-    if planned.config.goal.price_per_s is not None:
-        lines.append(f"cost:   {decision.cost:.4g} at {planned.config.goal.price_per_s:g} per second of cloud compute")
+    if plan.config.goal.price_per_s is not None:
+        lines.append(f"cost:   {decision.cost:.4g} at {plan.config.goal.price_per_s:g} per second of cloud compute")
     if decision.keeps_up is not None:
-        rate, most = planned.config.goal.rate_per_s, 1 / predicted.longest_s if predicted.longest_s else float("inf")
-        told = "sustains" if decision.keeps_up else "is below"
-        lines.append(f"rate:   {most:.3g} per second, {told} the requested {rate:g}")
+        rate, most = plan.config.goal.rate_per_s, 1 / predicted.longest_s if predicted.longest_s else float("inf")
+        verdict = "sustains" if decision.keeps_up else "is below"
+        lines.append(f"rate:   {most:.3g} per second, {verdict} the requested {rate:g}")
     return Group(*(Text(line) for line in lines))
 
 
-def _map_table(planned: Planned) -> Table:
+def _map_table(plan: Planned) -> Table:
     """Where the best cut changes."""
-    graph, found = planned.graph, planned.map
+    graph, cut_map = plan.graph, plan.map
     table = Table(box=None, pad_edge=False, title="\nbest cut by upload rate", title_justify="left")
     for name in ("from", "transfer size", "edge layers", "cut after"):
         table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
-    for number, region in enumerate(() if found is None else found.regions):
+    for number, region in enumerate(() if cut_map is None else cut_map.regions):
         boundary = graph.boundary(region.head)
         names = ", ".join(graph.layers[each].id for each in boundary[-3:])
         more = f" and {len(boundary) - 3} more" if len(boundary) > 3 else ""
@@ -172,11 +172,13 @@ def _map_table(planned: Planned) -> Table:
     return table
 
 
-def _front_table(planned: Planned) -> Table:
+def _front_table(plan: Planned) -> Table:
     """What more time buys in energy."""
     table = Table(box=None, pad_edge=False, title="\nlatency against energy", title_justify="left")
     for name in ("total", "joules", "edge layers"):
         table.add_column(name, justify="right")
-    for found in planned.front:
-        table.add_row(format_seconds(found.predicted.total_s), f"{found.energy_j:.3g}", str(len(found.head) - 1))
+    for tradeoff in plan.front:
+        table.add_row(
+            format_seconds(tradeoff.predicted.total_s), f"{tradeoff.energy_j:.3g}", str(len(tradeoff.head) - 1)
+        )
     return table

@@ -40,7 +40,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
-        "measured": _measured(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
+        "measured": _times_of(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
         "reconnects": outcome.reconnects,
@@ -55,17 +55,17 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     if outcome.compared:
         names = ("cloud", "edge")
         document["compare"] = {
-            name: _measured(runs.typical) | {"point": point, "completed_by": runs.completed_by}
+            name: _times_of(runs.typical) | {"point": point, "completed_by": runs.completed_by}
             for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
         }
     return document
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
-    found: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)}
+    document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)}
     if outcome.rows:
-        found["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
-    return found
+        document["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
+    return document
 
 
 def _plan(outcome: Outcome) -> dict[str, Any]:
@@ -94,7 +94,7 @@ MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s")
 SIZES = ("payload_bytes", "raw_bytes", "received_bytes")
 
 
-def _measured(run: StageTimes) -> dict[str, Any]:
+def _times_of(run: StageTimes) -> dict[str, Any]:
     """What is measured of the link is one number: its parts are only predicted."""
     times = run.to_json()
     return {name: times[name] for name in MEASURED} | {name: getattr(run, name) for name in SIZES}
@@ -103,13 +103,13 @@ def _measured(run: StageTimes) -> dict[str, Any]:
 def _answered(answer: Answered) -> dict[str, Any]:
     fallback = None if answer.fallback is None else asdict(answer.fallback)
     about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback}
-    return _measured(answer.measured) | about
+    return _times_of(answer.measured) | about
 
 
-def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
-    """One of several cuts, in a line: its whole document with what was `asked`, or its times for people."""
+def point_line(request: str, outcome: Outcome, *, as_json: bool) -> str:
+    """One of several cuts, in a line: its whole document with the `request`, or its times for people."""
     if as_json:
-        return json.dumps({"asked": asked} | to_json(outcome))
+        return json.dumps({"asked": request} | to_json(outcome))
     graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
     point = decision.point(graph)
     place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
@@ -118,7 +118,7 @@ def point_line(asked: str, outcome: Outcome, *, as_json: bool) -> str:
     times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(stages[name])}" for name, *_ in STAGES)
     total = f"{format_seconds(run.total_s)} (predicted {format_seconds(decision.predicted.total_s)})"
     by = "" if outcome.runs.completed_by != "fallback" else "  fallback"
-    return f"{asked:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
+    return f"{request:>6}  point {number:>3} {place:<20} {decision.codec:<12} total {total}: {times}{by}"
 
 
 # --- for people
@@ -150,23 +150,23 @@ def _headline(outcome: Outcome) -> Group:
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
-    chosen = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
-    given = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
-    lines.append(f"reason: {given if decision.method == 'given' else chosen}")
+    chosen_reason = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
+    fixed_reason = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
+    lines.append(f"reason: {fixed_reason if decision.method == 'given' else chosen_reason}")
     if decision.keeps_up is False:
         lines.append("rate:   the bottleneck stage is too slow for --rate: use a lower rate")
     times = outcome.times
     within = f" ({times.edge_why})" if times.edge_why else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
     lines.append(f"times:  {times.edge} on the edge{within}{there}")
-    used = outcome.energy
+    energy = outcome.energy
     lines.append(
-        f"energy: {used.measured_stages.total_j:.3g} J, modeled for {used.profile} with {used.radio} "
-        f"({used.measured_stages.edge_j:.3g} compute, {used.measured_stages.transmit_j:.3g} transmission, "
-        f"{used.measured_stages.idle_j:.3g} idle)"
+        f"energy: {energy.measured_stages.total_j:.3g} J, modeled for {energy.profile} with {energy.radio} "
+        f"({energy.measured_stages.edge_j:.3g} compute, {energy.measured_stages.transmit_j:.3g} transmission, "
+        f"{energy.measured_stages.idle_j:.3g} idle)"
     )
-    if used.meter is not None:
-        lines.append(f"meter:  {used.meter['all_runs_j']:.3g} J over all runs, measured by {used.meter['meter']}")
+    if energy.meter is not None:
+        lines.append(f"meter:  {energy.meter['all_runs_j']:.3g} J over all runs, measured by {energy.meter['meter']}")
     return Group(*(Text(line) for line in lines))
 
 
@@ -189,11 +189,11 @@ def _stages(outcome: Outcome) -> Table:
 
 def _fallbacks(runs: Runs) -> Text:
     """When inferences were finished here, and why; nothing where none was."""
-    found = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
-    if not found:
+    fallbacks = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
+    if not fallbacks:
         return Text()
-    lines = [f"\n{len(found)} of {len(runs.answers)} inferences were completed on the edge instead of the cloud"]
-    groups = [list(group) for _, group in groupby(found, key=lambda pair: (pair[1].reason, pair[1].after_s > 0))]
+    lines = [f"\n{len(fallbacks)} of {len(runs.answers)} inferences were completed on the edge instead of the cloud"]
+    groups = [list(group) for _, group in groupby(fallbacks, key=lambda pair: (pair[1].reason, pair[1].after_s > 0))]
     lines += [f"  {_fallback_line(group)}" for group in groups[:FALLBACKS_SHOWN]]
     if len(groups) > FALLBACKS_SHOWN:
         lines.append(f"  ... and {len(groups) - FALLBACKS_SHOWN} more (see --json)")
@@ -208,8 +208,8 @@ def _fallback_line(group: list[tuple[int, Fallback]]) -> str:
 
 
 def _spread(values: Iterable[float]) -> str:
-    found = sorted(values)
-    return f"{format_seconds(found[0])} .. {format_seconds(found[-1])}"
+    ordered = sorted(values)
+    return f"{format_seconds(ordered[0])} .. {format_seconds(ordered[-1])}"
 
 
 def _comparison(outcome: Outcome) -> Table:
@@ -239,6 +239,6 @@ def _answer(outcome: Outcome) -> Group:
     if outcome.verified is not None:
         same = "matches" if outcome.verified.matches else "DIFFERS FROM"
         difference, reason = told_difference(outcome.verified.max_abs_diff)
-        told = reason if difference is None else f"largest difference {difference:.3g}"
-        lines.append(f"verify: {same} the full model run locally ({told})")
+        detail = reason if difference is None else f"largest difference {difference:.3g}"
+        lines.append(f"verify: {same} the full model run locally ({detail})")
     return Group(*(Text(line) for line in lines))

@@ -53,9 +53,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def _terminal_width() -> int:
     """As argparse finds it, but by a module that loads compressors."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
-        return int(given)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
     try:
         return (sys.__stdout__ is not None and os.get_terminal_size(sys.__stdout__.fileno()).columns) or USUAL_WIDTH
     except (OSError, ValueError):  # a pipe, or a stream that is closed
@@ -88,30 +88,30 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse, with the environment and a configuration file; remembers whether a machine reads the answer."""
-        given = list(sys.argv[1:] if args is None else args)
+        arguments = list(sys.argv[1:] if args is None else args)
         if completion.VARIABLE in os.environ:  # a shell asks what may follow
-            completion.answer(self, given)
+            completion.answer(self, arguments)
             sys.exit(EXIT_OK)
-        chosen = settings.leaf(self, given)
-        self._as_json = "--json" in given
-        if isinstance(chosen, Parser):  # that of a command complains itself
-            chosen._as_json = self._as_json
-        if not {"-h", "--help", "--version"} & set(given):
-            self._take_settings(chosen, given)
-            self._check_flags(chosen, given)
-        return super().parse_args(given, namespace)
+        command = settings.leaf(self, arguments)
+        self._as_json = "--json" in arguments
+        if isinstance(command, Parser):  # that of a command complains itself
+            command._as_json = self._as_json
+        if not {"-h", "--help", "--version"} & set(arguments):
+            self._take_settings(command, arguments)
+            self._check_flags(command, arguments)
+        return super().parse_args(arguments, namespace)
 
-    def _check_flags(self, chosen: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    def _check_flags(self, command: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         """End with a line where a flag looks like another. argparse would first miss what is required, and it takes
         -timeout for -t with a value."""
-        known = {**self._option_string_actions, **chosen._option_string_actions}
-        for word in given:
+        flags = {**self._option_string_actions, **command._option_string_actions}
+        for word in arguments:
             flag = word.partition("=")[0]
-            is_close = word[:1] in DASHES and f"--{flag.lstrip(DASHES)}" in known
+            is_close = word[:1] in DASHES and f"--{flag.lstrip(DASHES)}" in flags
             if flag == "--":
                 return
-            if flag not in known and (is_close or flag.startswith("--")):
-                chosen.error(f"unrecognized arguments: {word}{_meant(word, known)}")
+            if flag not in flags and (is_close or flag.startswith("--")):
+                command.error(f"unrecognized arguments: {word}{_suggestion(word, flags)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse does, and where it looks like one of the choices it is named."""
@@ -121,16 +121,16 @@ class Parser(argparse.ArgumentParser):
             near = nearest(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
-    def _take_settings(self, chosen: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    def _take_settings(self, command: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         """Those of the flags that are called with; a wrong one ends the program as a wrong flag does."""
         try:
-            warnings = settings.apply(chosen, given, os.environ)
+            warnings = settings.apply(command, arguments, os.environ)
         except UsageError as error:
-            chosen.error(str(error))
-        if isinstance(chosen, Parser):
-            chosen._as_json |= bool(chosen.get_default("json"))
+            command.error(str(error))
+        if isinstance(command, Parser):
+            command._as_json |= bool(command.get_default("json"))
         for line in warnings:
-            complain(f"{chosen.prog}: {line}")
+            complain(f"{command.prog}: {line}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Help and version, also where nobody takes them."""
@@ -154,7 +154,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(UsageError.exit_code)
 
 
-def _meant(word: str, flags: Iterable[str]) -> str:
+def _suggestion(word: str, flags: Iterable[str]) -> str:
     """`; did you mean --X?` for a word that looks like one of the flags: -X and a dash of a document count too."""
     long = {flag[2:]: flag for flag in flags if flag.startswith("--")}
     name = word.lstrip(DASHES).partition("=")[0]
@@ -324,7 +324,7 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
     """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
     import queue
 
-    found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    incoming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     if sys.stdin is None:
         raise UsageError("standard input is closed")
     lines = sys.stdin
@@ -332,13 +332,13 @@ def lines_of_stdin(wait_s: float) -> Iterator[str]:
     def read() -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in lines:
-                found.put(line)
-        found.put(None)
+                incoming.put(line)
+        incoming.put(None)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     while True:
         try:
-            line = found.get(timeout=wait_s)
+            line = incoming.get(timeout=wait_s)
         except queue.Empty:
             raise DeadlineError(f"no input on standard input for {wait_s:g} s") from None
         if line is None:

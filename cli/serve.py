@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from edgecloud.server.cloud_config import CloudConfig
 
 
-def parse_weights(given: Sequence[str]) -> dict[str, str]:
+def parse_weights(texts: Sequence[str]) -> dict[str, str]:
     """Read the --weights: the source of each network, and under "" that of all others. Raises UsageError."""
     sources: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         model, separator, source = text.partition("=")
         if not separator or not re.fullmatch(r"(torchvision:)?\w*|[\w-]+\.py(:\w+)?", model):
             model, source = "", text  # a file whose name holds a = sign
@@ -42,7 +42,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from edgecloud.server.cloud_config import CloudConfig
 
     host, port = flags.place_of(options)
-    taken = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    codecs = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
     return CloudConfig(
         host=host,
         port=port,
@@ -56,7 +56,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         predictors=options.predictors,
         token=read_token(options.token_file),
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
-        limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(taken)),
+        limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs)),
         min_bytes_per_s=options.min_rate,
         small_per_s=options.max_control_rate,
         policy=Policy(
@@ -145,9 +145,9 @@ def ask_health(options: argparse.Namespace) -> int:
 
     host, port = options.health
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
-    found = health.ask(host, port, read_token(options.token_file), tls)
-    script.say(json.dumps(health.to_json(found)) if options.json else health.to_line(found))
-    return 0 if found.is_healthy else AppError.exit_code
+    answer = health.ask(host, port, read_token(options.token_file), tls)
+    script.say(json.dumps(health.to_json(answer)) if options.json else health.to_line(answer))
+    return 0 if answer.is_healthy else AppError.exit_code
 
 
 def main(prog: str, description: str, argv: Sequence[str] | None, max_batch: int) -> int:

@@ -62,8 +62,8 @@ def leaf(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            chosen: argparse.ArgumentParser = commands[0].choices.get(word, parser)
-            return chosen
+            command: argparse.ArgumentParser = commands[0].choices.get(word, parser)
+            return command
         action = parser._option_string_actions.get(word)
         if action is not None and action.nargs != 0:
             rest = rest[1:]
@@ -72,13 +72,13 @@ def leaf(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.
 
 def config_path(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
     """The file of --config, the last one where there are several, or that of the environment."""
-    found = environment.get(PREFIX + "CONFIG", "")
+    path = environment.get(PREFIX + "CONFIG", "")
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word == "--config":
-            found = following
+            path = following
         elif word.startswith("--config="):
-            found = word.removeprefix("--config=")
-    return Path(found) if found else None
+            path = word.removeprefix("--config=")
+    return Path(path) if path else None
 
 
 def section_of(prog: str) -> tuple[str, ...]:
@@ -102,38 +102,38 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _from_file(path: Path, names: tuple[str, ...], actions: Mapping[str, argparse.Action]) -> list[Setting]:
-    found: dict[str, Setting] = {}
-    for key, given in config.section(config.read(path), names, path).items():
+    settings: dict[str, Setting] = {}
+    for key, value in config.section(config.read(path), names, path).items():
         origin = f"{path}: {config.short(key)}"
-        if isinstance(given, dict) and names[0] in config.WITH_COMMANDS:
+        if isinstance(value, dict) and names[0] in config.WITH_COMMANDS:
             continue  # the section of a command
         if key == "token":
             raise UsageError(f"{origin}: {SECRET_IN_FILE}")
         if key not in actions:
             raise UsageError(f"{origin}: unknown key{nearest(str(key), actions)}")
         dest = actions[key].dest
-        if dest in found:
-            raise UsageError(f"{origin}: duplicates {found[dest].key}, which is also set")
+        if dest in settings:
+            raise UsageError(f"{origin}: duplicates {settings[dest].key}, which is also set")
         try:
-            found[dest] = Setting(key, config.value_of(given), origin)
+            settings[dest] = Setting(key, config.value_of(value), origin)
         except ValueError as error:
             raise UsageError(f"{origin}: {error}") from None
-    return list(found.values())
+    return list(settings.values())
 
 
 def _from_environment(
     environment: Mapping[str, str], actions: Mapping[str, argparse.Action]
 ) -> tuple[list[Setting], list[str]]:
     """The settings, and a line for each variable that looks like one but is not. An empty one counts as not set."""
-    known = {variable(key): key for key in actions}
+    keys = {variable(key): key for key in actions}
     settings, warnings = [], []
     for name in sorted(environment):
         if not name.startswith(PREFIX) or name in (SECRET, PREFIX + "CONFIG") or not environment[name]:
             continue
-        if name in known:
-            settings.append(Setting(known[name], environment[name], name))
+        if name in keys:
+            settings.append(Setting(keys[name], environment[name], name))
         else:
-            warnings.append(f"{config.short(name)} is not a setting of this program{nearest(name, known)}")
+            warnings.append(f"{config.short(name)} is not a setting of this program{nearest(name, keys)}")
     return settings, warnings
 
 

@@ -31,8 +31,8 @@ COLUMNS = (
 
 def is_good(outcome: TasksOutcome) -> bool:
     """Whether every task was done, and none wrong."""
-    found = summary(outcome)
-    return not (found["failed"] or found["wrong"] or outcome.problems)
+    figures = summary(outcome)
+    return not (figures["failed"] or figures["wrong"] or outcome.problems)
 
 
 def row(record: TaskRecord) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def _traffic(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any
     return {
         "bytes_sent": outcome.sent_bytes,
         "raw_bytes": sum(record.times.raw_bytes for record in done),
-        "cuts": {model: {str(point): found[point] for point in sorted(found)} for model, found in points.items()},
-        "codecs": {model: dict(found) for model, found in codecs.items()},
+        "cuts": {model: {str(point): counts[point] for point in sorted(counts)} for model, counts in points.items()},
+        "codecs": {model: dict(counts) for model, counts in codecs.items()},
         "completed_by": dict(Counter(record.completed_by for record in done)),
         "moves": [asdict(move) for move in outcome.moves],
         "probes": outcome.probes,
@@ -128,10 +128,10 @@ def _traffic(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any
     }
 
 
-def _by_model(chosen: Iterable[tuple[str, T]]) -> dict[str, Counter[T]]:
+def _by_model(pairs: Iterable[tuple[str, T]]) -> dict[str, Counter[T]]:
     """How often each network got what."""
     counts: dict[str, Counter[T]] = {}
-    for model, what in chosen:
+    for model, what in pairs:
         counts.setdefault(model, Counter())[what] += 1
     return counts
 
@@ -171,43 +171,43 @@ def progress_line(call: TasksRun, record: TaskRecord) -> str:
 
 def summary_table(outcome: TasksOutcome) -> Table:
     """The figures for people."""
-    found = summary(outcome)
+    figures = summary(outcome)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    wrong = "" if found["wrong"] is None else f", {found['wrong']} wrong"
-    if found["max_abs_diff"] is not None:
-        wrong += f" (largest difference {found['max_abs_diff']:.3g})"
-    if found["max_abs_diff_reason"]:
-        wrong += f" ({found['max_abs_diff_reason']})"
-    more = "".join(f", {found[name]} {name}" for name in ("late", "refused", "left", "skipped") if found[name])
-    table.add_row("tasks", f"{found['completed']} done, {found['failed']} failed{wrong}{more}")
-    if not found["completed"]:
+    wrong = "" if figures["wrong"] is None else f", {figures['wrong']} wrong"
+    if figures["max_abs_diff"] is not None:
+        wrong += f" (largest difference {figures['max_abs_diff']:.3g})"
+    if figures["max_abs_diff_reason"]:
+        wrong += f" ({figures['max_abs_diff_reason']})"
+    more = "".join(f", {figures[name]} {name}" for name in ("late", "refused", "left", "skipped") if figures[name])
+    table.add_row("tasks", f"{figures['completed']} done, {figures['failed']} failed{wrong}{more}")
+    if not figures["completed"]:
         return table
-    stages = found["stages"]
+    stages = figures["stages"]
     longest = max(stages, key=stages.__getitem__)
-    table.add_row("time", f"{format_seconds(found['wall_s'])}, {found['throughput_per_s']:.2f} tasks/s")
+    table.add_row("time", f"{format_seconds(figures['wall_s'])}, {figures['throughput_per_s']:.2f} tasks/s")
     table.add_row(
         "stages",
         f"edge {format_seconds(stages['edge_s'])}, link {format_seconds(stages['link_s'])}, "
-        f"cloud {format_seconds(stages['cloud_s'])}; balance {found['balance']:.2f} of 3",
+        f"cloud {format_seconds(stages['cloud_s'])}; balance {figures['balance']:.2f} of 3",
     )
     table.add_row(
-        "bound", f"{found['bound_fraction']:.0%} of the maximum throughput of the bottleneck stage ({longest[:-2]})"
+        "bound", f"{figures['bound_fraction']:.0%} of the maximum throughput of the bottleneck stage ({longest[:-2]})"
     )
-    if found["planned_s"]:
-        planned, bound = format_seconds(found["planned_s"]), format_seconds(found["bound_s"])
+    if figures["planned_s"]:
+        planned, bound = format_seconds(figures["planned_s"]), format_seconds(figures["bound_s"])
         table.add_row("planned", f"{planned}; lower bound over all cuts and orders {bound}")
     of = "from start to answer" if outcome.objective == "makespan" else "from arrival to answer"
-    times = ", ".join(f"{name[:-2]} {format_seconds(found[name])}" for name in ("p50_s", "p95_s", "p99_s"))
+    times = ", ".join(f"{name[:-2]} {format_seconds(figures[name])}" for name in ("p50_s", "p95_s", "p99_s"))
     table.add_row("latency", f"{times} ({of})")
     table.add_row("link", _link(outcome))
-    table.add_row("cuts", "; ".join(f"{model} at {_counts(cuts)}" for model, cuts in found["cuts"].items()))
-    if found["codecs"]:
-        codecs = "; ".join(f"{model} as {_counts(names)}" for model, names in found["codecs"].items())
-        table.add_row("packed", f"{format_bytes(found['raw_bytes'])} uncompressed; {codecs}")
-    by = ", ".join(f"{count} {name}" for name, count in found["completed_by"].items())
-    table.add_row("completed by", by + (f"; connected {found['connects']} times" if found["connects"] > 1 else ""))
+    table.add_row("cuts", "; ".join(f"{model} at {_counts(cuts)}" for model, cuts in figures["cuts"].items()))
+    if figures["codecs"]:
+        codecs = "; ".join(f"{model} as {_counts(names)}" for model, names in figures["codecs"].items())
+        table.add_row("packed", f"{format_bytes(figures['raw_bytes'])} uncompressed; {codecs}")
+    by = ", ".join(f"{count} {name}" for name, count in figures["completed_by"].items())
+    table.add_row("completed by", by + (f"; connected {figures['connects']} times" if figures["connects"] > 1 else ""))
     for reason, count in Counter(r.error for r in outcome.records if r.completed_by == "fallback").most_common(SAID):
         table.add_row("fallback", f"{count} completed on the edge: {printable(reason, 200)}")
     if outcome.cloud_error:
@@ -215,8 +215,8 @@ def summary_table(outcome: TasksOutcome) -> Table:
     return table
 
 
-def _counts(found: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in found.items())
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _link(outcome: TasksOutcome) -> str:
@@ -304,14 +304,14 @@ SHOWN, SAID = 40, 3
 def _bars(record: TaskRecord) -> list[tuple[str, float, float]]:
     """Stage, begin and length. When a task reached the cloud is known only from behind: its clock is another one."""
     times = record.times
-    found = [("edge", record.started_s, record.head_done_s - record.started_s + times.encode_s)]
+    bars = [("edge", record.started_s, record.head_done_s - record.started_s + times.encode_s)]
     if record.completed_by in ("split", "cloud"):
         cloud_at = record.done_s - times.tail_s
         arrived_at = cloud_at - times.queue_s
         link_at = max(record.head_done_s + times.encode_s, arrived_at - times.upload_s)
-        found.append(("link", link_at, times.upload_s))
-        found.append(("cloud", cloud_at, times.tail_s))
+        bars.append(("link", link_at, times.upload_s))
+        bars.append(("cloud", cloud_at, times.tail_s))
     elif record.completed_by == "fallback":
         rest_s = times.edge_s - (record.head_done_s - record.started_s)
-        found.append(("fallback", record.done_s - rest_s, rest_s))
-    return found
+        bars.append(("fallback", record.done_s - rest_s, rest_s))
+    return bars

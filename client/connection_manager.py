@@ -227,9 +227,9 @@ class ConnectionManager:
         try:
             self._open(config.first_s)
         except AppError as error:
-            told = blaming(error, "--timeout")
-            self.why = printable(str(told), 200)
-            raise told from None
+            cause = blaming(error, "--timeout")
+            self.why = printable(str(cause), 200)
+            raise cause from None
 
     def open_in_background(self, wait_s: float = 0.0) -> None:
         """The same in a thread of its own, which is waited for so long; where it fails it is tried again later."""
@@ -266,17 +266,17 @@ class ConnectionManager:
     def measure(self) -> LinkEstimate:
         """Measure the link over the connection that there is. Raises AppError."""
         self._is_surveying = True
-        link = self._measured(self._needed().connection)
+        link = self._measure_link(self._needed().connection)
         self._estimate_from(link)
         return link
 
     def ask_state(self, timeout_s: float) -> State:
         """Ask the cloud how busy it is. Raises AppError where it is lost."""
-        told = self._needed().ask_state(timeout_s)
-        if told is None:
+        reply = self._needed().ask_state(timeout_s)
+        if reply is None:
             raise DeadlineError(f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)")
-        self._note_state(told[0])
-        return told[0]
+        self._note_state(reply[0])
+        return reply[0]
 
     def _needed(self) -> MultiplexedClient:
         client = self._alive
@@ -293,7 +293,7 @@ class ConnectionManager:
         end = time.monotonic() + ready_s
         try:
             if self._config.interval_s is not None:
-                self._estimate_from(self._measured_apart(ready_s))  # it may be another link by now
+                self._estimate_from(self._measure_apart(ready_s))  # it may be another link by now
                 client = self._connected(self._config.address, max(end - time.monotonic(), LEAST_S))
             else:
                 client = self._connected(self._config.address, ready_s)
@@ -339,14 +339,14 @@ class ConnectionManager:
             client.start()
         return client
 
-    def _measured_apart(self, ready_s: float) -> LinkEstimate:
+    def _measure_apart(self, ready_s: float) -> LinkEstimate:
         hello, config = self._hellos[0], self._config
         connection, _ = handshake(
             config.address, [hello], self._layers, ready_s, self._on_connection, config.tls, lambda: self._is_leaving
         )
         self.has_greeted = True
         try:
-            return self._measured(connection)
+            return self._measure_link(connection)
         finally:
             connection.close()
 
@@ -356,19 +356,19 @@ class ConnectionManager:
             return
         try:
             if self.link is None:
-                self._estimate_from(self._measured(client.connection))
-            told = client.ask_state(self._config.timeout_s)
+                self._estimate_from(self._measure_link(client.connection))
+            reply = client.ask_state(self._config.timeout_s)
         except BaseException:
             client.close()
             raise
-        assert told is not None  # it raises instead
-        self._note_state(told[0])
+        assert reply is not None  # it raises instead
+        self._note_state(reply[0])
 
-    def _measured(self, connection: Connection) -> LinkEstimate:
+    def _measure_link(self, connection: Connection) -> LinkEstimate:
         """The one place that probes a link over a connection on which nothing else is under way."""
-        given = self._config.link
-        if given is not None:
-            return LinkEstimate(given.up_bytes_per_s, given.down_bytes_per_s, given.rtt_s, "given")
+        config_link = self._config.link
+        if config_link is not None:
+            return LinkEstimate(config_link.up_bytes_per_s, config_link.down_bytes_per_s, config_link.rtt_s, "given")
         prober = Prober(connection, Deadline.after(self._config.timeout_s, "link probe (--timeout)"))
         return prober.estimate(self._config.up_bytes_per_s)
 
@@ -516,11 +516,11 @@ class ConnectionManager:
     def _drop(self) -> None:
         """Forget a connection that is gone, or to a cloud that is left alone; requests under way may still end."""
         with self._lock:
-            gone = self._client
-            if gone is None or (gone.is_alive and (gone.outstanding or not self._breaker.is_open)):
+            client = self._client
+            if client is None or (client.is_alive and (client.outstanding or not self._breaker.is_open)):
                 return
             self._client = None
-        self._leave_behind(gone)
+        self._leave_behind(client)
         if self._config.on_sample is not None:
             self._is_gap = True
             self._config.on_sample(time.perf_counter(), 0.0)
@@ -535,8 +535,8 @@ class ConnectionManager:
 
     def _remembered(self, now: float) -> tuple[float, float]:
         """The cloud's load and queue, the less of it the longer ago that was told."""
-        loaded, queued = (0.5 ** ((now - at) / self._forget_s) for at in (self._load_at, self._queue_at))
-        return round(1.0 + (self._load - 1.0) * loaded, 2), round(self._queue_s * queued, 3)
+        load_share, queue_share = (0.5 ** ((now - at) / self._forget_s) for at in (self._load_at, self._queue_at))
+        return round(1.0 + (self._load - 1.0) * load_share, 2), round(self._queue_s * queue_share, 3)
 
     def _on_load(self, load: float, now: float) -> None:
         """A load that was forgotten too early is remembered for twice as long: each look at it costs a slow task."""
@@ -591,8 +591,8 @@ class ConnectionManager:
     def _probe(self, client: MultiplexedClient) -> None:
         """A few frames back to back, and a question about the load."""
         assert self._estimator is not None  # there is a connection
-        told = client.ask_state(PROBE_TIMEOUT_S)
-        if told is None:
+        reply = client.ask_state(PROBE_TIMEOUT_S)
+        if reply is None:
             client.close(DeadlineError(f"no answer from the cloud for {PROBE_TIMEOUT_S:g} s"))
             return
         frames = int(PROBE_S * self._estimator.up_bytes_per_s / TRAIN_BYTES) + TRAIN_SKIPPED
@@ -601,7 +601,7 @@ class ConnectionManager:
         with self._lock:
             self.probes += 1
             self.probe_bytes += 0 if rate is None else rate[0] + TRAIN_SKIPPED * TRAIN_BYTES
-            state, rtt_s = told
+            state, rtt_s = reply
             self._queue_s, self._queue_at = state.queue_s, now
             if state.load > self._remembered(now)[0]:  # others load it; what it has forgotten we need not forget
                 self._on_load(state.load, now)

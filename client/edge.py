@@ -233,7 +233,7 @@ class Inference:
         self.values |= zip(self.edge.graph.outputs_of(layers), arrays, strict=True)
         queue_s = min(result.queue_s, waited_s)  # no cloud can have taken longer than it was waited for
         decode_s = min(result.decode_s, waited_s - queue_s)
-        took = StageTimes(
+        times = StageTimes(
             encode_s=encode_s,
             queue_s=queue_s,
             decode_s=decode_s,
@@ -242,13 +242,13 @@ class Inference:
             raw_bytes=sum(self.values[number].nbytes for number in crossing),
             received_bytes=sum(array.nbytes for array in arrays),
         )
-        self.measured = self.measured.plus(took)
+        self.measured = self.measured.plus(times)
 
     def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
         """The answer, once every layer has run."""
         outputs = tuple(self.values[number] for number in self.edge.graph.outputs)
-        measured = self.measured.lasting(self.elapsed_s)
-        return Answered(outputs, measured, completed_by, fallback, self.requests)
+        times = self.measured.lasting(self.elapsed_s)
+        return Answered(outputs, times, completed_by, fallback, self.requests)
 
 
 def ran_by(parts: Iterable[Part]) -> str:
@@ -261,8 +261,8 @@ def read_input(config: EdgeConfig, entry: Entry) -> Input:
     """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
         return inputs.from_array(config.array, entry.wanted)
-    given = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
-    for kind, what in given.items():
+    sources = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
+    for kind, what in sources.items():
         if what is not None:
             return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
     return inputs.sample(entry.sample, entry.preprocess)

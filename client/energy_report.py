@@ -58,8 +58,8 @@ class EnergyReport:
         """
         rates = Link(1.0, 1.0, 0.0) if link is None else Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s)
         power = choice.at(rates) if link is not None else Power(choice.profile.compute_w, choice.profile.idle_w, 0, 0)
-        planned, ran = (energy_of(times, rates, power, is_local=is_local) for times in (predicted, measured))
-        return cls(choice.profile.name, choice.radio_name, planned, ran, metered.document)
+        plan_energy, run_energy = (energy_of(times, rates, power, is_local=is_local) for times in (predicted, measured))
+        return cls(choice.profile.name, choice.radio_name, plan_energy, run_energy, metered.document)
 
     def to_json(self) -> dict[str, Any]:
         """The `energy` of the JSON document."""
@@ -73,5 +73,5 @@ class EnergyReport:
         }
 
 
-def _joules(found: Energy) -> dict[str, float]:
-    return asdict(found) | {"total_j": found.total_j}
+def _joules(energy: Energy) -> dict[str, float]:
+    return asdict(energy) | {"total_j": energy.total_j}

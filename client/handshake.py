@@ -96,13 +96,13 @@ def _once(
         on_connection(connection)
         for hello in hellos:
             connection.send(hello, deadline)
-            ready[hello.model] = found = connection.receive(deadline).read(Ready)
-            if {len(found.seconds), len(found.start_s)} != {layers[hello.model]}:
+            ready[hello.model] = answer = connection.receive(deadline).read(Ready)
+            if {len(answer.seconds), len(answer.start_s)} != {layers[hello.model]}:
                 raise ProtocolError(f"the cloud's times do not match {hello.model}")
     except AppError:
         connection.close()
         raise
-    sendable = min([connection.limits.payload_bytes, *(found.max_payload for found in ready.values())])
+    sendable = min([connection.limits.payload_bytes, *(answer.max_payload for answer in ready.values())])
     connection.limits = replace(connection.limits, payload_bytes=sendable)
     return connection, ready
 

@@ -14,7 +14,7 @@ from edgecloud.client.energy_report import EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import blaming
 from edgecloud.client.outcome import Outcome, Plan, Runs, Sources, Verified
-from edgecloud.client.planning import Parts, Prepared, alone, check_sizes, gone_on, planned
+from edgecloud.client.planning import Parts, Prepared, alone, check_sizes, gone_on, plan_with_cloud
 from edgecloud.client.power import PowerChoice
 from edgecloud.client.runner import Runner
 from edgecloud.client.subprocesses import CloudAccess
@@ -137,10 +137,10 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     """Find the times of the layers, measured or predicted."""
     edge = entered.edge
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
-    found = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
+    timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
     whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
-    return Prepared(edge, PowerChoice.of(config.power, config.radio), found, whole)
+    return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
 
 
 def carry_out(
@@ -157,19 +157,23 @@ def carry_out(
     `is_late`: the cloud was not there when it was planned, and is looked for. Raises AppError for an answer that is no
     number, and without a fallback for what a cloud or a link can do.
     """
-    edge, found = prepared.edge, prepared.found
+    edge, timing = prepared.edge, prepared.timing
     both = _ends(edge, plan, config)
     runner = Runner(prepared, plan, link, config, both, is_late=is_late)
     metered = Metered()
     runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
     metered.stop()
-    ran = runner.plan  # another one, where the cloud has come
-    runs = {ran.decision.parts if parts == plan.decision.parts else parts: answers for parts, answers in runs.items()}
+    final_plan = runner.plan  # another one, where the cloud has come
+    runs = {
+        final_plan.decision.parts if parts == plan.decision.parts else parts: answers for parts, answers in runs.items()
+    }
     runs_of = {parts: Runs(parts, answers) for parts, answers in runs.items()}
-    chosen, compared = runs_of[ran.decision.parts], tuple(runs_of[end] for end in both)
-    learnt = _learn(found, runs_of)
-    used = _energy(prepared.power, runner.link, ran, chosen, metered)
-    outcome = _outcome(prepared, runner.link, ran, chosen, compared, learnt, used, verify=config.verify)
+    plan_runs, compared = runs_of[final_plan.decision.parts], tuple(runs_of[end] for end in both)
+    corrections = _learn(timing, runs_of)
+    energy = _energy(prepared.power, runner.link, final_plan, plan_runs, metered)
+    outcome = _outcome(
+        prepared, runner.link, final_plan, plan_runs, compared, corrections, energy, verify=config.verify
+    )
     return replace(outcome, reconnects=runner.reconnects)
 
 
@@ -178,14 +182,14 @@ def first_plan(
 ) -> tuple[LinkEstimate | None, Plan, bool]:
     """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs here, unless that is
     not wanted; the last value says whether the cloud is looked for then, since it has an address."""
-    edge, edge_s = entered.edge, prepared.found.times.seconds
+    edge, edge_s = entered.edge, prepared.timing.times.seconds
     if edge.cloud is None:
         return None, replace(alone(edge, edge_s), failure=entered.failure), False
     why = entered.failure
     try:
         met = None if why else _met(edge.cloud, entered, sum(edge_s), config, progress)
         if met is not None:
-            return met[0], planned(edge, *met, prepared, config), False
+            return met[0], plan_with_cloud(edge, *met, prepared, config), False
         why = why or "no answer yet"
     except AppError as error:
         if not is_covered(error, config.fallback):
@@ -232,31 +236,31 @@ def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
 
 
 def _repeat(
-    runner: Runner, edge: Edge, wanted: Sequence[Parts], config: EdgeConfig, progress: Show
+    runner: Runner, edge: Edge, ways: Sequence[Parts], config: EdgeConfig, progress: Show
 ) -> dict[Parts, tuple[Answered, ...]]:
     """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
     x = np.asarray(edge.network.example.tensor)
     rounds = config.warm_up + config.repeat
-    answers: dict[Parts, list[Answered]] = {parts: [] for parts in wanted}
+    answers: dict[Parts, list[Answered]] = {parts: [] for parts in ways}
     for done in range(rounds):
-        for parts, found in answers.items():
+        for parts, repeats in answers.items():
             progress("running", done / rounds)
             edge.executor.rest()
-            found.append(runner.infer(x, parts))
-    return {parts: tuple(found[config.warm_up :]) for parts, found in answers.items()}
+            repeats.append(runner.infer(x, parts))
+    return {parts: tuple(repeats[config.warm_up :]) for parts, repeats in answers.items()}
 
 
-def _learn(found: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
+def _learn(timing: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
     """Let the predictor see what every head took."""
-    if found.teacher is None:
+    if timing.teacher is None:
         return {}
     for parts, repeated in runs.items():
         head = frozenset().union(*(part.layers for part in parts if part.place == "edge"))
         for run in repeated.answers if len(head) > 1 and len(parts) <= 2 else ():
             if run.fallback is None:  # else more ran here than the head
-                found.teacher.learn(head, run.measured.edge_s)
-    found.teacher.keep()
-    return dict(found.teacher.corrections.factors)
+                timing.teacher.learn(head, run.measured.edge_s)
+    timing.teacher.keep()
+    return dict(timing.teacher.corrections.factors)
 
 
 def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
@@ -271,11 +275,11 @@ def _outcome(
     runs: Runs,
     compared: tuple[Runs, ...],
     corrections: dict[str, float],
-    used: EnergyReport,
+    energy: EnergyReport,
     *,
     verify: bool,
 ) -> Outcome:
-    edge, times = prepared.edge, prepared.found.times
+    edge, times = prepared.edge, prepared.timing.times
     loaded = edge.network.loaded
     answer = runs.answers[-1].outputs[0]
     if not is_finite([answer]):
@@ -295,9 +299,9 @@ def _outcome(
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, plan, (runs, *compared), prepared.whole()) if verify else None,
-        times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.found.why),
+        times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.timing.why),
         corrections=corrections,
-        energy=used,
+        energy=energy,
         compared=compared,
     )
 
@@ -311,9 +315,9 @@ def _not_finite(answered: Answered, whole: Array) -> AppError:
 
 def verify_against_whole(edge: Edge, plan: Plan, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
     """Compare every answer with what the whole network gives, run in one piece: the top-1 if packing is lossy."""
-    answers = [answer.outputs for found in runs for answer in found.answers]
+    answers = [answer.outputs for group in runs for answer in group.answers]
     return Verified(
-        all(_same(edge, plan, found.parts)(answer.outputs, expected) for found in runs for answer in found.answers),
+        all(_same(edge, plan, group.parts)(answer.outputs, expected) for group in runs for answer in group.answers),
         max(max_abs_diff(outputs, expected) for outputs in answers),
     )
 

@@ -95,17 +95,17 @@ class Reply:
         self._error: AppError | None = None
         self.is_there = False
         """Whether it has come back."""
-        self._done: threading.Event | None = None
+        self._event: threading.Event | None = None
 
     def expect(self) -> threading.Event:
         """From now on another thread brings it: what is set then. To be called before the request is handed over."""
-        self._done = threading.Event()
-        return self._done
+        self._event = threading.Event()
+        return self._event
 
     def _come_back(self) -> None:
         self.is_there = True
-        if self._done is not None:
-            self._done.set()
+        if self._event is not None:
+            self._event.set()
 
     def departed(self, request: Request) -> None:
         """Nothing waits for that."""
@@ -128,7 +128,7 @@ class Reply:
         self._error = error
         self._come_back()
 
-    def taken(self) -> tuple[Result, list[Array]]:
+    def answer(self) -> tuple[Result, list[Array]]:
         """The answer. Raises AppError, as RefusedError where the cloud refused."""
         if self._error is not None:
             raise self._error
@@ -263,9 +263,9 @@ class MultiplexedClient:
             self.start()
         except AppError as error:
             self._lose(error)
-        gone = self._register(request, is_queued=True)
-        if gone is not None:
-            self._listener_of(request).lost([request], gone)
+        loss = self._register(request, is_queued=True)
+        if loss is not None:
+            self._listener_of(request).lost([request], loss)
 
     def _register(self, request: Request, *, is_queued: bool) -> AppError | None:
         """From now on the request is under way; returns why it is not, where the connection is gone."""
@@ -297,16 +297,16 @@ class MultiplexedClient:
             finally:
                 self._turn.release()
         else:
-            done = reply.expect()
+            event = reply.expect()
             self.submit(request)
-            if not done.wait(deadline.at - time.monotonic()):
+            if not event.wait(deadline.at - time.monotonic()):
                 self._lose(deadline.passed())
-        return reply.taken()
+        return reply.answer()
 
     def _ask_alone(self, request: Request, reply: Reply, deadline: Deadline) -> None:
-        gone = self._register(request, is_queued=False)
-        if gone is not None:
-            raise gone
+        loss = self._register(request, is_queued=False)
+        if loss is not None:
+            raise loss
         try:
             self._send(request, deadline)
             while not reply.is_there:
@@ -319,10 +319,10 @@ class MultiplexedClient:
 
     def sending(self) -> tuple[int, float] | None:
         """Of the frame under way: bytes that the other side has acknowledged, and seconds since its first byte left."""
-        found, delivered = self._sending, self.connection.delivered_bytes
-        if found is None or (self._sent_until is not None and delivered >= self._sent_until):
+        frame_start, delivered = self._sending, self.connection.delivered_bytes
+        if frame_start is None or (self._sent_until is not None and delivered >= self._sent_until):
             return None
-        return max(0, delivered - found[1]), time.perf_counter() - found[0]
+        return max(0, delivered - frame_start[1]), time.perf_counter() - frame_start[0]
 
     @property
     def is_overdue(self) -> bool:
@@ -432,7 +432,7 @@ class MultiplexedClient:
             self._lose(AppError(f"cannot process the answer: {type(error).__name__}"))
 
     def _take(self, frame: Frame) -> None:
-        _TAKEN.get(frame.kind, MultiplexedClient._take_result)(self, frame)
+        _HANDLERS.get(frame.kind, MultiplexedClient._take_result)(self, frame)
 
     def _take_result(self, frame: Frame) -> None:
         result, arrays = frame.read(Result), frame.arrays()
@@ -471,17 +471,17 @@ class MultiplexedClient:
             if self._error is not None:
                 return
             self._error = error
-            gone, self._outstanding = list(self._outstanding.values()), {}
+            pending, self._outstanding = list(self._outstanding.values()), {}
         self.connection.close()
         self._line.put(None)
         log.info("connection lost: %s", printable(str(error), 300))
-        for request in gone:
+        for request in pending:
             if request.listener is not None:
                 request.listener.lost([request], error)
-        self._listener.lost([request for request in gone if request.listener is None], error)
+        self._listener.lost([request for request in pending if request.listener is None], error)
 
 
-_TAKEN: dict[FrameType, Callable[[MultiplexedClient, Frame], None]] = {
+_HANDLERS: dict[FrameType, Callable[[MultiplexedClient, Frame], None]] = {
     FrameType.ERROR: MultiplexedClient._take_error,
     FrameType.STATE: MultiplexedClient._take_state,
     FrameType.PROBED: MultiplexedClient._take_probed,

@@ -43,8 +43,8 @@ class Runs:
     @property
     def completed_by(self) -> str:
         """Who ran every layer, or `fallback` where any inference was finished here instead."""
-        found = {answer.completed_by for answer in self.answers}
-        return "fallback" if "fallback" in found else ran_by(self.parts)
+        places = {answer.completed_by for answer in self.answers}
+        return "fallback" if "fallback" in places else ran_by(self.parts)
 
     @property
     def typical(self) -> StageTimes:

@@ -32,7 +32,7 @@ class Prepared:
 
     edge: Edge
     power: PowerChoice
-    found: Found
+    timing: Found
     whole: Callable[[], list[Array]]
     """What the whole network answers, run here in one piece, once."""
 
@@ -44,11 +44,11 @@ def gone_on(error: AppError) -> str:
     return why
 
 
-def planned(edge: Edge, link: LinkEstimate, state: State, prepared: Prepared, config: EdgeConfig) -> Plan:
+def plan_with_cloud(edge: Edge, link: LinkEstimate, state: State, prepared: Prepared, config: EdgeConfig) -> Plan:
     """What to do with a cloud that is there."""
-    problem = problem_of(edge, prepared.found.times.seconds, link, state)
+    problem = problem_of(edge, prepared.timing.times.seconds, link, state)
     plan = plan_of(edge, problem, config, prepared.power)
-    return fitting(edge, plan, prepared.found.times.seconds, config)
+    return fitting(edge, plan, prepared.timing.times.seconds, config)
 
 
 def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig) -> Plan:
@@ -78,9 +78,9 @@ def plan_of(
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))
-        decision = _given(packed, edge.graph.head_at(config.point))
+        decision = _fixed_decision(packed, edge.graph.head_at(config.point))
     elif head is not None:
-        decision = _given(allowed.exact(problem, config.goal.weights(watts)), head)
+        decision = _fixed_decision(allowed.exact(problem, config.goal.weights(watts)), head)
     else:
         room = FrameLimits(limits.payload_bytes, limits.tensors)
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
@@ -92,12 +92,12 @@ def plan_of(
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    wanted = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
+    policy = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
     if edge.ready is not None:
         check_taken(config.codec, edge.ready.codecs)
-        wanted = replace(wanted, known=frozenset(edge.ready.codecs))
-    packing = packing_of(edge.network, wanted, config.cache_dir)
-    return wanted.allowed(edge.graph, packing, edge.executor.share)
+        policy = replace(policy, known=frozenset(edge.ready.codecs))
+    packing = packing_of(edge.network, policy, config.cache_dir)
+    return policy.allowed(edge.graph, packing, edge.executor.share)
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
@@ -112,7 +112,7 @@ def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: S
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 
-def _given(problem: Problem, head: frozenset[int]) -> Decision:
+def _fixed_decision(problem: Problem, head: frozenset[int]) -> Decision:
     """The cut that the user wants."""
     parts, candidates = parts_of(problem.graph, head), chain.scan(problem)
     return Decision("latency", "given", parts, predict(problem, parts), candidates, is_optimal=False).packed_as(problem)

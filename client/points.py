@@ -42,10 +42,10 @@ class PointRequest:
 
 def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
     """Read a list of points. Raises UsageError for what there is not."""
-    found = [wanted for part in text.split(",") if part.strip() for wanted in _one(part.strip(), graph)]
-    if not found:
+    requests = [request for part in text.split(",") if part.strip() for request in _one(part.strip(), graph)]
+    if not requests:
         raise UsageError(f"{text!r} contains no point: use all, auto, 0,8,13 or 0-22")
-    return tuple(found)
+    return tuple(requests)
 
 
 def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
@@ -54,15 +54,15 @@ def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
         name, codec = part, ""  # names of layers may hold colons, those of codecs do not
     if codec and codec not in (AUTO, *CODECS):
         raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(CODECS)}")
-    ending, chosen = f":{codec}" if codec else "", codec or None
+    ending, override = f":{codec}" if codec else "", codec or None
     if name == "auto":
-        yield PointRequest(part, codec=chosen)
+        yield PointRequest(part, codec=override)
     elif name.startswith(HEAD):
-        yield PointRequest(part, head=_head(name.removeprefix(HEAD), graph), codec=chosen)
+        yield PointRequest(part, head=_head(name.removeprefix(HEAD), graph), codec=override)
     else:
         for number in _numbers(name, graph):
             graph.head_at(number)  # raises for a point that there is not
-            yield PointRequest(f"{number}{ending}", number, codec=chosen)
+            yield PointRequest(f"{number}{ending}", number, codec=override)
 
 
 def _numbers(text: str, graph: LayerGraph) -> range:
@@ -104,26 +104,26 @@ class PointsSession:
         """The network's layers."""
         return self.entered.edge.graph
 
-    def measure(self, wanted: PointRequest) -> Outcome:
+    def measure(self, request: PointRequest) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
-        config = replace(self.config, point=wanted.point, codec=wanted.codec or self.config.codec)
+        config = replace(self.config, point=request.point, codec=request.codec or self.config.codec)
         edge = self.entered.edge
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
             self._prepared = prepared_with(self.entered, config, self.progress)
-        edge_s = self._prepared.found.times.seconds
+        edge_s = self._prepared.timing.times.seconds
         try:
-            link, state = self._meet(config, is_anew=wanted.point is None and wanted.head is None)
+            link, state = self._meet(config, is_anew=request.point is None and request.head is None)
         except AppError as error:  # the first greeting, which may be an error, is over
             if config.fallback == "off":
                 raise
             self._lost(error)
             plan = replace(alone(edge, edge_s), failure=self._why)
         else:
-            plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, wanted.head)
+            plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, request.head)
             plan = fitting(edge, plan, edge_s, config)
-        measured = None if plan.failure or edge.cloud is None else edge.cloud.link
-        return carry_out(self._prepared, measured, plan, config, self.progress)
+        measured_link = None if plan.failure or edge.cloud is None else edge.cloud.link
+        return carry_out(self._prepared, measured_link, plan, config, self.progress)
 
     def begin_alone(self, why: str) -> None:
         """The cloud was not there at the first greeting."""
@@ -162,7 +162,7 @@ def session(config: EdgeConfig, progress: Show) -> Iterator[PointsSession]:
     """Build the network and connect to the cloud. Raises AppError for everything that can go wrong outside."""
     with ExitStack() as stack:
         entered = enter(stack, config, progress, ready_s=config.ready_s)
-        found = PointsSession(entered, config, progress)
+        points = PointsSession(entered, config, progress)
         if entered.failure:
-            found.begin_alone(entered.failure)
-        yield found
+            points.begin_alone(entered.failure)
+        yield points

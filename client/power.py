@@ -17,8 +17,8 @@ class PowerChoice:
     @classmethod
     def of(cls, profile: str, radio: str) -> "PowerChoice":
         """Raises UsageError where there is no such profile or radio."""
-        found = load_profile(profile)
-        return cls(found, radio, found.radio(radio))
+        power_profile = load_profile(profile)
+        return cls(power_profile, radio, power_profile.radio(radio))
 
     def at(self, link: Link) -> Power:
         """Watts on this link."""

@@ -58,7 +58,7 @@ class ResilientClient:
     ) -> None:
         self._edge, self._cloud, self._timeout_s, self._codecs = edge, cloud, timeout_s, codecs
         self._edge_s, self._waiting_s = edge_s, waiting_s
-        self._told = ""
+        self._reason = ""
 
     def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
         """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do."""
@@ -82,7 +82,7 @@ class ResilientClient:
         if not self._is_good(inference, parts):
             return self._blamed(inference)
         self._cloud.on_success()
-        self._told = ""
+        self._reason = ""
         return inference.answered(ran_by(parts))
 
     # --- an answer that is no number
@@ -111,9 +111,9 @@ class ResilientClient:
         inference.run_here(rest)
         late_s = time.monotonic() - at
         late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""
-        level = logging.WARNING if reason != self._told else logging.INFO  # the same again need not be said again
+        level = logging.WARNING if reason != self._reason else logging.INFO  # the same again need not be said again
         log.log(level, "completed on the edge after %s%s: %s", format_seconds(fallback.after_s), late, reason)
-        self._told = reason
+        self._reason = reason
         return inference.answered("fallback", fallback)
 
     def _ask(self, inference: Inference, layers: frozenset[int], expected: Expected, at: float) -> str | None:

@@ -7,7 +7,7 @@ from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Answered, EdgeConfig, Fallback
 from edgecloud.client.late import LateEdge
 from edgecloud.client.outcome import Plan
-from edgecloud.client.planning import Parts, Prepared, planned
+from edgecloud.client.planning import Parts, Prepared, plan_with_cloud
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.tensors import Array
@@ -18,7 +18,7 @@ from edgecloud.utils.errors import ProtocolError
 class Runner:
     """Runs the network as planned. Several threads may call `infer`; they take turns in computing.
 
-    `wanted` are further ways in which it may be asked to run the network. Where `is_late` the cloud was not there when
+    `ways` are further ones in which it may be asked to run the network. Where `is_late` the cloud was not there when
     the plan was made: it is looked for, and once it comes there is another plan.
     """
 
@@ -28,7 +28,7 @@ class Runner:
         plan: Plan,
         link: LinkEstimate | None,
         config: EdgeConfig,
-        wanted: Sequence[Parts] = (),
+        ways: Sequence[Parts] = (),
         *,
         is_late: bool = False,
     ) -> None:
@@ -40,7 +40,7 @@ class Runner:
         if self._cloud is not None and is_late:
             self._late = LateEdge(prepared.edge, self._cloud, self._begin)
         elif self._cloud is not None and config.fallback != "off" and plan.problem is not None:
-            self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *wanted))
+            self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *ways))
         self._count_from_now()
 
     @property
@@ -69,7 +69,7 @@ class Runner:
         """A plan for the cloud that has come. Raises AppError where that is of no use."""
         assert self._cloud is not None  # it has come
         link, state = self._cloud.link_and_state
-        plan = planned(self._prepared.edge, link, state, self._prepared, self._config)
+        plan = plan_with_cloud(self._prepared.edge, link, state, self._prepared, self._config)
         if plan.failure:
             raise ProtocolError(plan.failure)
         parts = plan.decision.parts
@@ -85,6 +85,6 @@ class Runner:
         assert plan.problem is not None  # there is a cloud
         waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
         waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
-        edge_s = self._prepared.found.times.seconds
+        edge_s = self._prepared.timing.times.seconds
         timeout_s = self._config.timeout_s
         return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

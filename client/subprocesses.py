@@ -106,7 +106,7 @@ class _Words:
     def __init__(self, stream: IO[str] | None, name: str) -> None:
         assert stream is not None  # asked for
         self._stream, self._name, self._lock = stream, name, threading.Lock()
-        self._kept: deque[str] | None = deque(maxlen=MOST_KEPT)
+        self._backlog: deque[str] | None = deque(maxlen=MOST_KEPT)
         self._thread = threading.Thread(target=self._read, name=f"stderr of {name}", daemon=True)
         self._thread.start()
 
@@ -114,24 +114,24 @@ class _Words:
         with contextlib.suppress(OSError, ValueError), self._stream as lines:
             for line in lines:
                 with self._lock:
-                    if self._kept is not None:
-                        self._kept.append(line.rstrip())
+                    if self._backlog is not None:
+                        self._backlog.append(line.rstrip())
                         continue
                 complain(line.rstrip())
 
     def let_through(self) -> None:
-        """Tell what was kept, and from now on all."""
+        """Tell what was held back, and from now on all."""
         with self._lock:
-            kept, self._kept = self._kept or (), None
-            for line in kept:
+            backlog, self._backlog = self._backlog or (), None
+            for line in backlog:
                 complain(line)
 
     def last(self) -> str:
         """Its last line, once it has ended, without its name; what came before is told."""
         self._thread.join(STOP_S)
         with self._lock:
-            lines = [line for line in self._kept or () if line.strip()]
-            self._kept = None
+            lines = [line for line in self._backlog or () if line.strip()]
+            self._backlog = None
         for line in lines[:-1]:
             complain(line)
         return lines[-1].removeprefix(f"{self._name}: ") if lines else ""
@@ -200,7 +200,7 @@ class CloudAccess:
 
     stack: ExitStack
     """Ends what was started."""
-    given: tuple[str, int]
+    remote: tuple[str, int]
     own: tuple[str, ...] | None
     """Start a cloud on loopback with these arguments, and use that one."""
     script: str
@@ -220,7 +220,7 @@ class CloudAccess:
         Raises ConnectError where nobody is behind an emulated link, unless that is not to be checked.
         """
         self.start()
-        address = self.given if self.child is None else self.child.address()
+        address = self.remote if self.child is None else self.child.address()
         if self.link_shape is None:
             return address
         if is_checked:  # the relay could not say that nobody is there

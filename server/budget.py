@@ -16,7 +16,7 @@ class LoadBudget:
 
     def wait_s(self, source: str | None, now: float) -> float:
         """Seconds until this source may cause a load again, 0 for now; `source` is None for one that is spared."""
-        over = self._left(source, now) - self.seconds_each
+        over = self._debt_s(source, now) - self.seconds_each
         return 0.0 if source is None or over < 0 else max(1.0, over * WINDOW_S / max(self.seconds_each, 1e-9))
 
     def spend(self, source: str | None, seconds: float, now: float) -> None:
@@ -24,9 +24,9 @@ class LoadBudget:
         if source is None:
             return
         if source not in self._spent and len(self._spent) >= MAX_SOURCES:
-            del self._spent[min(self._spent, key=lambda one: self._left(one, now))]
-        self._spent[source] = (self._left(source, now) + seconds, now)
+            del self._spent[min(self._spent, key=lambda one: self._debt_s(one, now))]
+        self._spent[source] = (self._debt_s(source, now) + seconds, now)
 
-    def _left(self, source: str | None, now: float) -> float:
+    def _debt_s(self, source: str | None, now: float) -> float:
         spent, at = self._spent.get(source or "", (0.0, now))
         return max(0.0, spent - (now - at) * self.seconds_each / WINDOW_S)

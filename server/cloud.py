@@ -173,7 +173,7 @@ class Cloud:
         if self.server.is_stopping and not session.agreed:
             raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
-        times = served.found.current
+        times = served.timing.current
         ready = Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
@@ -248,14 +248,14 @@ class Cloud:
             job.future,
             lambda ran, queue_s: self._result(arrival, ran, queue_s),
             held_bytes,
-            lambda ran, queue_s, sent_bytes: self._told(arrival, ran, queue_s, sent_bytes),
+            lambda ran, queue_s, sent_bytes: self._on_answer(arrival, ran, queue_s, sent_bytes),
         )
         if not served.executor.has(layers):
             session.charge(len(layers) / LAYERS_PER_TOKEN)
         self._networks.give_way()
         self._worker.submit(job)
 
-    def _told(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
+    def _on_answer(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
         self._visits.answered(arrival.peer, arrival.model)
         whole_s = time.perf_counter() - arrival.at + arrival.received_s
         self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})

@@ -37,7 +37,7 @@ class KnownDigests:
     """By network, in memory and as one small file each in a folder."""
 
     folder: Path
-    _kept: dict[str, Known] = field(default_factory=dict)
+    _by_key: dict[str, Known] = field(default_factory=dict)
     """By their keys, as text."""
 
     def find(self, entry: Entry, source: str) -> Known | None:
@@ -48,20 +48,20 @@ class KnownDigests:
         if entry.code:
             return None
         key = _key(entry, source)
-        if key not in self._kept and (found := self._read(entry.name, key)) is not None:
-            self._kept[key] = found
-        return self._kept.get(key)
+        if key not in self._by_key and (digests := self._read(entry.name, key)) is not None:
+            self._by_key[key] = digests
+        return self._by_key.get(key)
 
-    def keep(self, entry: Entry, source: str, known: Known) -> None:
+    def keep(self, entry: Entry, source: str, digests: Known) -> None:
         """Remember it. A folder that cannot be written costs the next cloud a load, not this one."""
         key = _key(entry, source)
-        if entry.code or self._kept.get(key) == known:
+        if entry.code or self._by_key.get(key) == digests:
             return
-        self._kept[key] = known
+        self._by_key[key] = digests
         path = self._path(entry.name, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"key": key, **asdict(known)}))
+            write_atomically(path, json.dumps({"key": key, **asdict(digests)}))
         except OSError as error:
             log.warning("cannot save the digests %s: %s", path, error.strerror)
 
@@ -76,8 +76,8 @@ class KnownDigests:
             if path.stat().st_size > MAX_FILE_BYTES:
                 return None
             document: Any = json.loads(path.read_text(encoding="utf-8"))
-            known = Known(Hello(**document["hello"]), tuple(document["names"]))
-            return known if document["key"] == key else None
+            digests = Known(Hello(**document["hello"]), tuple(document["names"]))
+            return digests if document["key"] == key else None
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
@@ -92,10 +92,10 @@ def _file(source: str) -> list[Any]:
     if source in (weights.DEFAULT, weights.IMAGENET):
         return [source]
     try:
-        found = Path(source).stat()
+        status = Path(source).stat()
     except OSError:
         return [source]
-    return [str(Path(source).resolve()), found.st_size, found.st_mtime_ns]
+    return [str(Path(source).resolve()), status.st_size, status.st_mtime_ns]
 
 
 @cache

@@ -59,8 +59,8 @@ def to_line(health: Health) -> str:
 
 def to_json(health: Health) -> dict[str, Any]:
     """For machines."""
-    told = {} if health.state is None else asdict(health.state) | {"connections": _others(health.state)}
-    return {"healthy": health.is_healthy, "reason": health.reason, "took_s": health.took_s, **told}
+    fields = {} if health.state is None else asdict(health.state) | {"connections": _others(health.state)}
+    return {"healthy": health.is_healthy, "reason": health.reason, "took_s": health.took_s, **fields}
 
 
 def _others(state: State) -> int:

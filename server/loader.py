@@ -170,14 +170,14 @@ def _put_behind(pid: int) -> None:
 
 def _split_off(sock: socket.socket, work: Work) -> int:
     """Fork, in a thread that has never used the pool of threads that torch computes with; returns the process."""
-    found: list[int] = []
+    pids: list[int] = []
 
     def fork() -> None:
         gc.freeze()  # what is there now is not looked at again, and so stays shared
         pid = os.fork()
         if pid:
             gc.unfreeze()
-            found.append(pid)
+            pids.append(pid)
             return
         try:
             _serve(_keep_only(sock), work)
@@ -189,7 +189,7 @@ def _split_off(sock: socket.socket, work: Work) -> int:
     thread = threading.Thread(target=fork, name="splits off")
     thread.start()
     thread.join()
-    return found[0]
+    return pids[0]
 
 
 def _keep_only(sock: socket.socket) -> socket.socket:

@@ -54,7 +54,7 @@ class Served:
 
     executor: Executor
     graph: LayerGraph
-    found: Found
+    timing: Found
     parameter_bytes: int
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
@@ -80,8 +80,8 @@ class Served:
         segment = self.executor.load(layers)
         is_first = segment.module.runs == 0  # memory is fetched and kernels are chosen: that is no load
         ran = self._executed(segment, arrays)
-        if self.found.teacher is not None:
-            self.found.teacher.learn(layers, ran.seconds)
+        if self.timing.teacher is not None:
+            self.timing.teacher.learn(layers, ran.seconds)
         if not is_first:
             self.meter.saw(ran.seconds, self._idle_s(layers))
         return ran
@@ -130,7 +130,7 @@ class Served:
 
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
-        times, graph = self.found.times, self.graph
+        times, graph = self.timing.times, self.graph
         entry = graph.points[graph.entry(range(min(layers)))].layer
         return sum(times.seconds[number] for number in layers) + times.start_s[entry]
 
@@ -143,7 +143,7 @@ class _Loading:
     source: str | None
     """Who caused it; None for one whose loads are not counted."""
     future: "Future[Served]" = field(default_factory=Future)
-    wanted: int = 0
+    waiting: int = 0
     """How many wait for it."""
 
 
@@ -170,7 +170,7 @@ class Networks:
         self._budget = LoadBudget(config.load_budget_s)
         self._turn = threading.Lock()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Served] = OrderedDict()
+        self._networks: OrderedDict[str, Served] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
         has_loader = has_loader and device.type == "cpu" and loader.is_possible()
         self._loader = Loader(self._load_there) if has_loader else None
@@ -184,9 +184,9 @@ class Networks:
     def hold(self, entry: registry.Entry, network: Network) -> None:
         """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
         executor = make_executor(network, self._device)
-        found = self._times.find(executor, lambda _: None, tails=True)
+        timing = self._times.find(executor, lambda _: None, tails=True)
         with self._lock:
-            self._kept[entry.name] = self._served(entry, executor, found, network)
+            self._networks[entry.name] = self._served(entry, executor, timing, network)
 
     def give_way(self) -> None:
         """Somebody is being served: what is being loaded steps back."""
@@ -204,22 +204,22 @@ class Networks:
         caused so much loading that it has to wait, or where nobody wants the network any more when its turn comes.
         RequestError for one that is too large, or cannot be loaded.
         """
-        found = self._find(entry.name)
-        known = found if found is not None else self._digests.find(entry, self._weights_of(entry))
-        if known is not None:
-            check_same(hello, known.hello, known.names)
-        if found is not None:
-            return found
+        resident = self._find(entry.name)
+        expected = resident if resident is not None else self._digests.find(entry, self._weights_of(entry))
+        if expected is not None:
+            check_same(hello, expected.hello, expected.names)
+        if resident is not None:
+            return resident
         with self._lock:
-            loading = self._kept.get(entry.name) or self._loading.get(entry.name) or self._begin(entry, source)
+            loading = self._networks.get(entry.name) or self._loading.get(entry.name) or self._begin(entry, source)
             if isinstance(loading, Served):
                 return loading
-            loading.wanted += 1
+            loading.waiting += 1
         try:
             served = _wait(loading, turn, is_wanted)
         finally:
             with self._lock:
-                loading.wanted -= 1
+                loading.waiting -= 1
         check_same(hello, served.hello, served.names)
         return served
 
@@ -245,7 +245,7 @@ class Networks:
             began = time.monotonic()
             try:
                 with self._lock:
-                    is_wanted = loading.wanted > 0
+                    is_wanted = loading.waiting > 0
                 if not is_wanted:
                     raise BusyError(f"the client that requested {entry.name} has disconnected")
                 self._make_room(entry)
@@ -257,16 +257,16 @@ class Networks:
                 loading.future.set_exception(_as_told(error, entry.name))
                 return
             with self._lock:
-                self._kept[entry.name] = served
+                self._networks[entry.name] = served
                 del self._loading[entry.name]
                 self._budget.spend(loading.source, time.monotonic() - began, time.monotonic())
         loading.future.set_result(served)
 
     def _find(self, name: str) -> Served | None:
         with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            return self._kept.get(name)
+            if name in self._networks:
+                self._networks.move_to_end(name)
+            return self._networks.get(name)
 
     def _peak_bytes(self, entry: registry.Entry) -> int:
         """Parameters that are in memory at once while a network is loaded: what a file holds is there twice."""
@@ -284,20 +284,20 @@ class Networks:
         """Before anything is loaded, so that no more than the limit is there at any moment."""
         limit, needed = self._config.max_network_bytes, self._peak_bytes(entry)
         with self._lock:
-            while self._kept and needed + sum(served.parameter_bytes for served in self._kept.values()) > limit:
-                gone, _ = self._kept.popitem(last=False)
-                log.info("= unloading %s", gone)
+            while self._networks and needed + sum(served.parameter_bytes for served in self._networks.values()) > limit:
+                name, _ = self._networks.popitem(last=False)
+                log.info("= unloading %s", name)
         gc.collect()  # a graph module is a cycle of references, and an idle cloud hardly ever collects by itself
 
     def _weights_of(self, entry: registry.Entry) -> str:
-        chosen = self._config.weights
-        return chosen.get(entry.name, chosen.get("", weights.DEFAULT))
+        sources = self._config.weights
+        return sources.get(entry.name, sources.get("", weights.DEFAULT))
 
     def _load(self, entry: registry.Entry) -> Served:
         log.info("= loading %s", entry.name)
         served = self._load_behind(entry) or self._load_here(entry)
         self._digests.keep(entry, self._weights_of(entry), Known(replace(served.hello, codecs=[]), served.names))
-        layers, times = len(served.graph.layers), served.found.times
+        layers, times = len(served.graph.layers), served.timing.times
         about = (entry.name, layers, served.origin, sum(times.seconds), times.source)
         log.info("= %s is ready: %d layers, %s, %.4f s (%s)", *about)
         return served
@@ -318,8 +318,8 @@ class Networks:
             return None
         network = Network(Loaded(traced.module, *loaded), traced, example)
         executor = make_executor(network, self._device)
-        found = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
-        return self._served(entry, executor, found, network)
+        timing = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
+        return self._served(entry, executor, timing, network)
 
     def _load_there(self, wish: Wish) -> tuple[bytes, int]:
         """What the other process does."""
@@ -330,8 +330,8 @@ class Networks:
         shared = parcel.share(loaded.model)
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
         executor = make_executor(network, self._device, is_behind=True)
-        found = self._times.find(executor, lambda _: None, tails=True)
-        times = found.times if found.teacher is None else None  # what learns has to be in the process that serves
+        timing = self._times.find(executor, lambda _: None, tails=True)
+        times = timing.times if timing.teacher is None else None  # what learns has to be in the process that serves
         about = (loaded.digest, loaded.origin, loaded.trained, loaded.code, loaded.names, loaded.marks)
         try:
             return parcel.pack(network.traced, (about, network.example, times), shared), shared.descriptor
@@ -351,11 +351,11 @@ class Networks:
 
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
 
-    def _served(self, entry: registry.Entry, executor: Executor, found: Found, network: Network) -> Served:
+    def _served(self, entry: registry.Entry, executor: Executor, timing: Found, network: Network) -> Served:
         loaded, graph = network.loaded, network.traced.graph
         hello = hello_of(network, codecs=[*STANDARD, *sorted(self._config.limits.more_codecs)])
         about = (loaded.origin, loaded.names)
-        return Served(executor, graph, found, entry.parameter_bytes, hello, self._meter, *about)
+        return Served(executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about)
 
 
 def _wait(loading: _Loading, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:

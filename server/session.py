@@ -36,7 +36,7 @@ WRITER_END_S = 5.0
 LOG_EVERY_S = 1.0
 
 ToResult = Callable[[Ran, float], Result]
-Told = Callable[[Ran, float, int], None]
+OnAnswer = Callable[[Ran, float, int], None]
 """Is told of an answer that has left: what was computed, its seconds in line, and the bytes of its payload."""
 
 
@@ -54,7 +54,7 @@ class _Outstanding:
     future: "Future[Any]"
     to_result: ToResult
     held_bytes: int
-    told: Told
+    on_answer: OnAnswer
 
 
 class Session:
@@ -71,7 +71,7 @@ class Session:
         self._answered = self._account.changed
         self._is_closed = False
         self._outstanding, self._held_bytes = 0, 0
-        self._done: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
         self._bucket = Bucket(small_per_s)  # of this connection alone, beside that of its source
@@ -157,7 +157,7 @@ class Session:
         self.send(Error.of(error, request_id))
 
     def answer_later(
-        self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, told: Told
+        self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, on_answer: OnAnswer
     ) -> None:
         """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
 
@@ -180,7 +180,7 @@ class Session:
             self._writer.start()
         self.begin()
         future.add_done_callback(
-            lambda done: self._done.put(_Outstanding(request_id, done, to_result, held_bytes, told))
+            lambda done: self._queue.put(_Outstanding(request_id, done, to_result, held_bytes, on_answer))
         )
 
     def finish(self) -> None:
@@ -190,7 +190,7 @@ class Session:
 
     def close(self) -> None:
         """End the other thread, before the process may end: it may still be freeing tensors."""
-        self._done.put(None)
+        self._queue.put(None)
         if self._writer is not None:
             self._writer.join(WRITER_END_S)
         with self._answered:  # nobody waits for what is left
@@ -200,10 +200,10 @@ class Session:
     # --- of the thread that answers
 
     def _write(self) -> None:
-        while (found := self._done.get()) is not None:
-            held_bytes = found.held_bytes
-            self._finish(found)
-            del found  # and with it the tensors, before there is room for others
+        while (request := self._queue.get()) is not None:
+            held_bytes = request.held_bytes
+            self._finish(request)
+            del request  # and with it the tensors, before there is room for others
             with self._answered:
                 self._outstanding -= 1
                 self._held_bytes -= held_bytes
@@ -213,9 +213,9 @@ class Session:
             if self._server.is_stopping and not self.peer.is_working:
                 self._hang_up(socket.SHUT_RD)
 
-    def _finish(self, found: "_Outstanding") -> None:
+    def _finish(self, request: "_Outstanding") -> None:
         try:
-            self._send_result(found)
+            self._send_result(request)
         except AppError as error:  # the edge has gone or takes nothing: whoever receives ends the conversation
             log.info("! %s: %s", self.peer.name, printable(str(error), 300))
             self._hang_up(socket.SHUT_RDWR)
@@ -223,17 +223,17 @@ class Session:
             log.exception("! %s: internal error", self.peer.name)
             self.peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), 1.0)
 
-    def _send_result(self, found: "_Outstanding") -> None:
-        request_id = found.request_id
+    def _send_result(self, request: "_Outstanding") -> None:
+        request_id = request.request_id
         try:
-            ran, queue_s = found.future.result()
+            ran, queue_s = request.future.result()
         except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
             self.refuse(request_id, error)
         except CancelledError:  # the edge has left, or we are leaving
             if self._server.is_stopping:
                 self.refuse(request_id, BusyError("the cloud is stopping"))
         else:
-            found.told(ran, queue_s, self.send(found.to_result(ran, queue_s), ran.arrays))
+            request.on_answer(ran, queue_s, self.send(request.to_result(ran, queue_s), ran.arrays))
 
     def _hang_up(self, how: int) -> None:
         """Wake up the thread that receives: nothing more will come that could be answered."""

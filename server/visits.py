@@ -44,8 +44,8 @@ class Visits:
             answers, since = self._answers.pop(peer, None), self._since.pop(peer, 0.0)
         if answers is not None:
             served = ", ".join(f"{count} x {_shown(model)}" for model, count in answers.items())
-            took = format_seconds(self._clock() - since)
-            self._log.tell("- %s disconnected after %s: served %s", _shown(peer), took, served)
+            duration = format_seconds(self._clock() - since)
+            self._log.tell("- %s disconnected after %s: served %s", _shown(peer), duration, served)
 
 
 def _shown(text: str) -> str:

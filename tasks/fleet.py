@@ -39,7 +39,7 @@ class Member:
     entry: Entry
     network: Network
     executor: Executor
-    found: Found
+    timing: Found
 
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
@@ -62,8 +62,8 @@ class Fleet:
         example = inputs.sample(entry.sample, entry.preprocess)
         network = prepare(weights.load(entry, self._source), example, entry.name)
         executor = make_executor(network, self._device, self._share)
-        found = self._times.find(executor, progress, tails=False)
-        self.members[entry.name] = Member(entry, network, executor, found)
+        timing = self._times.find(executor, progress, tails=False)
+        self.members[entry.name] = Member(entry, network, executor, timing)
 
     def array(self, task: Task) -> Array:
         """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
@@ -102,9 +102,9 @@ class Fleet:
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
-        wanted = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
-        packing = packing_of(member.network, wanted, self._times.cache_dir, progress, arrays)
-        return wanted.allowed(member.network.traced.graph, packing, member.executor.share)
+        policy = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
+        packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
+        return policy.allowed(member.network.traced.graph, packing, member.executor.share)
 
     def whole(self, task: Task) -> list[Array]:
         """What the whole network answers, run here in one piece."""

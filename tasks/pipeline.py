@@ -179,10 +179,10 @@ class Pipeline:
 
     def _next_task(self) -> Callable[[], None] | None:
         now_s = self.now_s
-        found = self._planner.take(now_s, can_send=self._has_room())
-        if found is None:
+        assignment = self._planner.take(now_s, can_send=self._has_room())
+        if assignment is None:
             return None
-        task, choice = found
+        task, choice = assignment
         if now_s >= task.due_s:
             return lambda: self._fail(TaskRecord(task, started_s=now_s), "its deadline has passed")
         return lambda: self._start(task, choice)
@@ -230,7 +230,7 @@ class Pipeline:
             self._keep(record)
             return
         boundary = [np.asarray(values[number], order="C") for number in graph.boundary(head)]
-        here_s = sum(member.found.current.seconds[number] for number in graph.everything - head)
+        here_s = sum(member.timing.current.seconds[number] for number in graph.everything - head)
         flying = _Flying(
             record, Request(0, task.model, graph, graph.everything - head, boundary, here_s=here_s), values
         )
@@ -246,7 +246,7 @@ class Pipeline:
         self._pack(flying, client.ready[request.model].codecs)
         client.submit(request)
 
-    def _pack(self, flying: _Flying, known: Sequence[str]) -> None:
+    def _pack(self, flying: _Flying, codecs: Sequence[str]) -> None:
         """Pack the boundary, unless it is packed for this cloud already.
 
         Here, by the thread that computes, and not by the one that sends: packing is work for the same processor, and
@@ -254,10 +254,10 @@ class Pipeline:
         planned with measured seconds end 5 to 10 % sooner so over 5 mbit, and at the same time from 20 mbit on.
         """
         request, record, choice = flying.request, flying.record, flying.record.choice
-        if choice is None or (request.packed and all(one.codec in known for one in request.packed)):
+        if choice is None or (request.packed and all(one.codec in codecs for one in request.packed)):
             return
         executor = self._fleet.members[request.model].executor
-        request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), known)
+        request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), codecs)
         sizes = {"payload_bytes": request.payload_bytes, "raw_bytes": sum(one.nbytes for one in request.boundary)}
         record.times = replace(record.times, encode_s=record.times.encode_s + encode_s, **sizes)
         record.codec = ",".join(dict.fromkeys(one.codec for one in request.packed))

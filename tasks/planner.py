@@ -34,10 +34,10 @@ class Profiled:
     allowed: Allowed | None = None
     """None: as they are."""
 
-    def ways(self, layer: int, known: Collection[str]) -> Sequence[Packed]:
+    def ways(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
         """How the output of a layer may travel to a cloud that knows some codecs."""
-        found = () if self.allowed is None else self.allowed.alone(layer, known)
-        return found or (Packed(RAW, self.graph.layers[layer].out_bytes),)
+        packings = () if self.allowed is None else self.allowed.alone(layer, codecs)
+        return packings or (Packed(RAW, self.graph.layers[layer].out_bytes),)
 
 
 class Option(NamedTuple):
@@ -103,28 +103,28 @@ class Planner(Protocol):
         """Tasks that were not given out."""
 
 
-def options_of(known: Profiled, conditions: Conditions) -> list[Option]:
+def options_of(profile: Profiled, conditions: Conditions) -> list[Option]:
     """Every point that can be used now with every codec that may be used there.
 
     All of them, and not only the codec of least latency: whether the edge or the link has time to spare is for the
     plan of all tasks to say.
     """
-    graph = known.graph
+    graph = profile.graph
     if conditions.link is None or conditions.ready is None:
         last = graph.points[-1]
-        return [Option(last.number, last.layer, RAW, Stages(sum(known.seconds), 0.0, 0.0))]
+        return [Option(last.number, last.layer, RAW, Stages(sum(profile.seconds), 0.0, 0.0))]
     ready, estimate = conditions.ready[graph.name], conditions.link
     link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
-    *cuts, alone = chain.scan(Problem(graph, known.seconds, cloud, link))
+    *cuts, alone = chain.scan(Problem(graph, profile.seconds, cloud, link))
     ways = (
         (c.point, packed.codec, c.predicted.sent_as(packed, link))
         for c in cuts
         if c.boundary_bytes <= conditions.max_payload  # as it is: so the cloud counts it
-        for packed in known.ways(c.point.layer, ready.codecs)
+        for packed in profile.ways(c.point.layer, ready.codecs)
     )
     every = (*ways, (alone.point, RAW, alone.predicted))
-    return [Option(point.number, point.layer, codec, throughput.stages_of(found)) for point, codec, found in every]
+    return [Option(point.number, point.layer, codec, throughput.stages_of(times)) for point, codec, times in every]
 
 
 def best_of(options: Sequence[Option], objective: str) -> Option:
@@ -140,12 +140,12 @@ class ClosedQueue:
     Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
     """
 
-    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], *, is_serial: bool = False) -> None:
+    def __init__(self, tasks: Sequence[Task], profiles: Mapping[str, Profiled], *, is_serial: bool = False) -> None:
         self._is_serial = is_serial
         self._later = deque(sorted(tasks, key=lambda task: task.urgency))
-        self._count, self._known = len(tasks), known
+        self._count, self._profiles = len(tasks), profiles
         self._near: list[Task] = []
-        self._planned: deque[tuple[Task, Choice]] = deque()
+        self._order: deque[tuple[Task, Choice]] = deque()
         self._conditions: Conditions | None = None
         self._planned_at = float("-inf")
         self.objective = "makespan"
@@ -176,36 +176,36 @@ class ClosedQueue:
         is_whole = self._count == len(self._later) <= HORIZON
         while self._later and len(self._near) < HORIZON:
             self._near.append(self._later.popleft())
-        options = {model: options_of(known, conditions) for model, known in self._known.items()}
+        options = {model: options_of(profile, conditions) for model, profile in self._profiles.items()}
         if self._is_serial:
             self._plan_serially(options, is_whole=is_whole)
             return
-        stages = {model: tuple(option.stages for option in found) for model, found in options.items()}
+        stages = {model: tuple(option.stages for option in each) for model, each in options.items()}
         jobs = [schedule.Job(stages[task.model]) for task in self._near]
         ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
-        found = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
+        plan = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
         if is_whole:
-            self.bound_s, self.makespan_s = found.bound_s, found.makespan_s
-        self._planned.clear()
-        for job in found.order:
+            self.bound_s, self.makespan_s = plan.bound_s, plan.makespan_s
+        self._order.clear()
+        for job in plan.order:
             task = self._near[job]
-            self._planned.append((task, Choice(*options[task.model][found.chosen[job]], "makespan")))
+            self._order.append((task, Choice(*options[task.model][plan.chosen[job]], "makespan")))
 
     def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
         """One after the other: the least latency of each is the least time of all."""
-        choices = {model: Choice(*best_of(found, "latency"), "latency") for model, found in options.items()}
-        self._planned = deque((task, choices[task.model]) for task in self._near)
+        choices = {model: Choice(*best_of(each, "latency"), "latency") for model, each in options.items()}
+        self._order = deque((task, choices[task.model]) for task in self._near)
         if is_whole:
-            self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._planned)
+            self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._order)
 
     def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
         """The next task of the plan."""
         del now_s
-        found = next(((task, choice) for task, choice in self._planned if can_send or choice.is_local), None)
-        if found is not None:
-            self._planned.remove(found)
-            self._near.remove(found[0])
-        return found
+        assignment = next(((task, choice) for task, choice in self._order if can_send or choice.is_local), None)
+        if assignment is not None:
+            self._order.remove(assignment)
+            self._near.remove(assignment[0])
+        return assignment
 
     def next_arrival_s(self) -> float | None:
         """None: they are all there."""
@@ -215,16 +215,16 @@ class ClosedQueue:
 class OpenQueue:
     """Tasks arrive over time: each is cut when it starts; the most urgent one that has arrived is next."""
 
-    def __init__(self, tasks: Sequence[Task], known: Mapping[str, Profiled], rate_per_s: float) -> None:
+    def __init__(self, tasks: Sequence[Task], profiles: Mapping[str, Profiled], rate_per_s: float) -> None:
         self._coming = deque(sorted(tasks, key=lambda task: task.arrival_s))
-        self._known, self._rate_per_s = known, rate_per_s
+        self._profiles, self._rate_per_s = profiles, rate_per_s
         models = [task.model for task in tasks]
         self._weights = {model: models.count(model) for model in dict.fromkeys(models)}
         self._arrived: dict[str, list[tuple[tuple[int, float], float, int, Task]]] = {
             name: [] for name in self._weights
         }
         """For each network a heap, the most urgent task first."""
-        self._chosen: dict[str, Choice] = {}
+        self._choices: dict[str, Choice] = {}
         self._conditions: Conditions | None = None
         self._now_s = 0.0
         self.objective = "latency"
@@ -242,24 +242,24 @@ class OpenQueue:
         if conditions == self._conditions:
             return
         self._now_s, self._conditions = now_s, conditions
-        options = {model: options_of(self._known[model], conditions) for model in self._weights}
+        options = {model: options_of(self._profiles[model], conditions) for model in self._weights}
         fastest = [best_of(options[model], "latency").stages for model in self._weights]
         counts = list(self._weights.values())
         self.objective = "latency" if throughput.is_light(fastest, counts, self._rate_per_s) else "throughput"
-        for model, found in options.items():
-            self._settle(model, found)
+        for model, model_options in options.items():
+            self._settle(model, model_options)
 
     def _settle(self, model: str, options: Sequence[Option]) -> None:
         """The codec follows the link at once: to change it costs nothing."""
-        best, old = Choice(*best_of(options, self.objective), self.objective), self._chosen.get(model)
+        best, old = Choice(*best_of(options, self.objective), self.objective), self._choices.get(model)
         here = [option for option in options if old is not None and option.point == old.point]
         current = best_of(here, self.objective) if here else None
         if old is None or current is None or self._is_worth(current.stages, best):
             if old is not None and old.point != best.point:
                 self.moves.append(Move(self._now_s, model, old.point, best.point))
-            self._chosen[model] = best
+            self._choices[model] = best
         else:
-            self._chosen[model] = Choice(*current, self.objective)
+            self._choices[model] = Choice(*current, self.objective)
 
     def _is_worth(self, current: Stages, best: Choice) -> bool:
         if best.objective == "latency":
@@ -271,11 +271,11 @@ class OpenQueue:
         while self._coming and self._coming[0].arrival_s <= now_s:
             task = self._coming.popleft()
             heapq.heappush(self._arrived[task.model], (task.urgency, task.arrival_s, task.id, task))
-        heaps = [heap for name, heap in self._arrived.items() if heap and (can_send or self._chosen[name].is_local)]
+        heaps = [heap for name, heap in self._arrived.items() if heap and (can_send or self._choices[name].is_local)]
         if not heaps:
             return None
         task = heapq.heappop(min(heaps, key=lambda heap: heap[0]))[-1]
-        return task, self._chosen[task.model]
+        return task, self._choices[task.model]
 
     def next_arrival_s(self) -> float | None:
         """When the next one comes."""

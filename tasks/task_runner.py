@@ -118,10 +118,10 @@ def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun
         journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
         skipped = 0
         if journal is not None:
-            left = [task for task in tasks if not journal.has(task)]
-            skipped, tasks = len(tasks) - len(left), left
-        given = (config.host, config.port)
-        cloud = CloudAccess(stack, given, config.own_cloud, "tasks_cloud_api.py", config.link_shape)
+            remaining = [task for task in tasks if not journal.has(task)]
+            skipped, tasks = len(tasks) - len(remaining), remaining
+        remote = (config.host, config.port)
+        cloud = CloudAccess(stack, remote, config.own_cloud, "tasks_cloud_api.py", config.link_shape)
         if tasks:
             cloud.start()  # it loads while we do
         fleet = make_fleet(config, tasks, progress)
@@ -197,7 +197,7 @@ def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, cloud: Connec
 def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
     """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
     if config.fallback == "always":
-        here_s = max(sum(member.found.current.seconds) for member in fleet.members.values())
+        here_s = max(sum(member.timing.current.seconds) for member in fleet.members.values())
         cloud.open_in_background(first_wait_s(here_s, config.timeout_s))
         return
     try:
@@ -284,14 +284,14 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fl
 
 def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progress: Show) -> Planner:
     """A closed queue, or open arrivals."""
-    known = {}
+    profiles = {}
     for name, member in fleet.members.items():
-        wanted = (config.codec, config.accuracy_budget)
-        allowed = fleet.allowed(name, tasks, *wanted, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
-        known[name] = Profiled(member.network.traced.graph, member.found.current.seconds, allowed)
+        policy = (config.codec, config.accuracy_budget)
+        allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
+        profiles[name] = Profiled(member.network.traced.graph, member.timing.current.seconds, allowed)
     if config.rate_per_s is None:
-        return ClosedQueue(tasks, known, is_serial=config.is_serial)
-    return OpenQueue(tasks, known, config.rate_per_s)
+        return ClosedQueue(tasks, profiles, is_serial=config.is_serial)
+    return OpenQueue(tasks, profiles, config.rate_per_s)
 
 
 def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
@@ -307,23 +307,23 @@ class Checker:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._kept: list[tuple[TaskRecord, list[Array]]] = []
+        self._answers: list[tuple[TaskRecord, list[Array]]] = []
 
     def keep(self, record: TaskRecord) -> None:
         """Remember an answer."""
         if record.completed_by:
-            self._kept.append((record, record.outputs))
+            self._answers.append((record, record.outputs))
 
     def check(self, progress: Show) -> None:
         """Run the whole network for every different input."""
-        known: dict[tuple[str, str], list[Array]] = {}
-        for done, (record, outputs) in enumerate(self._kept):
-            progress("checking against the full models", done / len(self._kept))
+        expected: dict[tuple[str, str], list[Array]] = {}
+        for done, (record, outputs) in enumerate(self._answers):
+            progress("checking against the full models", done / len(self._answers))
             key = (record.task.model, record.task.input)
-            if key not in known:
-                known[key] = self._fleet.whole(record.task)
-            record.matches = (is_same_top if record.is_rounded else matches)(outputs, known[key])
-            record.max_abs_diff, record.difference = told_difference(max_abs_diff(outputs, known[key]))
+            if key not in expected:
+                expected[key] = self._fleet.whole(record.task)
+            record.matches = (is_same_top if record.is_rounded else matches)(outputs, expected[key])
+            record.max_abs_diff, record.difference = told_difference(max_abs_diff(outputs, expected[key]))
 
 
 class Journal:
@@ -332,11 +332,11 @@ class Journal:
     def __init__(self, tasks_file: Path, *, is_resumed: bool) -> None:
         self.path = tasks_file.with_name(f"{tasks_file.name}.done")
         self._is_resumed = is_resumed
-        self._done = self._read() if is_resumed else set()
+        self._keys = self._read() if is_resumed else set()
         self._is_broken = False
 
     def _read(self) -> set[tuple[int, str, str]]:
-        found: set[tuple[int, str, str]] = set()
+        keys: set[tuple[int, str, str]] = set()
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         except (OSError, UnicodeDecodeError) as error:
@@ -344,14 +344,14 @@ class Journal:
         for line in lines:
             try:
                 row = json.loads(line)
-                found.add((int(row["id"]), str(row["model"]), str(row["input"])))
+                keys.add((int(row["id"]), str(row["model"]), str(row["input"])))
             except (ValueError, TypeError, KeyError):
                 continue  # the last line of a call that was killed
-        return found
+        return keys
 
     def has(self, task: Task) -> bool:
         """Whether an earlier call did this very line."""
-        return (task.id, task.model, task.input) in self._done
+        return (task.id, task.model, task.input) in self._keys
 
     def begin(self) -> None:
         """Start anew, unless an earlier call is gone on with."""

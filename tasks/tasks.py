@@ -64,11 +64,11 @@ def draw(count: int, seed: int, models: Sequence[str], inputs: Callable[[str], S
 def arriving(tasks: Sequence[Task], rate_per_s: float, seed: int) -> list[Task]:
     """The same tasks as a Poisson process: the time between two arrivals is exponential with mean 1 / rate."""
     rng = random.Random(seed ^ 0x5EED)
-    now, found = 0.0, []
+    now, arrivals = 0.0, []
     for task in tasks:
         now += rng.expovariate(rate_per_s)
-        found.append(replace(task, arrival_s=now))
-    return found
+        arrivals.append(replace(task, arrival_s=now))
+    return arrivals
 
 
 def read_file(path: Path) -> tuple[list[Task], list[RejectedLine]]:
@@ -159,12 +159,12 @@ def _placed(task: Task, folder: Path) -> Task:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError("is not a JSON object") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
-    return found
+    return value
 
 
 def _number(value: Any, name: str) -> float | None:

@@ -253,7 +253,7 @@ def test_every_flag_with_a_letter_left_out_is_suggested(data: st.DataObject) -> 
     place = data.draw(st.integers(3, len(flag) - 1))
     wrong = flag[:place] + flag[place + 1 :]
     if wrong not in known:
-        assert "; did you mean --" in script._meant(wrong, known)
+        assert "; did you mean --" in script._suggestion(wrong, known)
 
 
 def test_a_text_that_begins_with_a_dash_of_a_document_is_a_text(cloud: CloudProcess, edge: CallEdge) -> None:

@@ -128,7 +128,7 @@ def test_a_source_has_one_network_in_line_and_all_together_have_a_few(tmp_path: 
             assert isinstance(ask(name, f"192.0.2.{number + 2}"), DeadlineError)
         assert isinstance(ask("senna_chk", "192.0.2.200"), BusyError)
     until(lambda: not found._loading)  # nobody waits any more, so nothing is loaded
-    assert not found._kept
+    assert not found._networks
 
 
 def test_a_load_that_does_not_fit_at_its_peak_is_refused(tmp_path: Path) -> None:
