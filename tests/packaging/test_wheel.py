@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.pure import PACKAGES
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SCRIPTS = tuple(path.name for path in ROOT.glob("*.py"))
+SAFELY: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 has it
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_a_wheel_can_be_built_from_the_source_distribution(wheel: Path, tmp_path
     builders = pytest.importorskip("hatchling.builders.sdist", reason="hatchling is not installed: make test does")
     [packed] = builders.SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
     with tarfile.open(packed) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **SAFELY)
     [unpacked] = tmp_path.glob("*/")
     again = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(unpacked)).build(directory=str(tmp_path))
     held = [set(zipfile.ZipFile(path).namelist()) for path in (wheel, *again)]
