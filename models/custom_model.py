@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgecloud.utils.errors import UsageError
@@ -143,6 +144,16 @@ def load(place: Where) -> Own:
     return replace(network, preprocess=preprocess) if callable(preprocess) else network
 
 
+class _Source(SourceFileLoader):
+    """Reads the source itself: compiled code that Python keeps beside it is taken for that of a file which was edited
+    within the same second, and would be written into the user's folder."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _run(place: Where) -> ModuleType:
     from edgecloud.models import building, vision  # and with it torch
 
@@ -150,12 +161,13 @@ def _run(place: Where) -> ModuleType:
     folder = str(place.path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # what lies beside it can be imported, but never hides what is ours
-    spec = importlib.util.spec_from_file_location(f"own_{place.path.stem}", place.path)
-    if spec is None or spec.loader is None:
+    name = f"own_{place.path.stem}"
+    loader = _Source(name, str(place.path))
+    spec = importlib.util.spec_from_file_location(name, place.path, loader=loader)
+    if spec is None:
         raise UsageError(f"{place.path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles of the file look themselves up there
-    loader = spec.loader
+    sys.modules[name] = module  # dataclasses and pickles of the file look themselves up there
     with building.seeded():
         _called(place, "", lambda: loader.exec_module(module))
     return module
