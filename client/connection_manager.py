@@ -272,7 +272,10 @@ class ConnectionManager:
 
     def ask_state(self, timeout_s: float) -> State:
         """Ask the cloud how busy it is. Raises AppError where it is lost."""
-        reply = self._needed().ask_state(timeout_s)
+        return self._state_from(self._needed(), timeout_s)
+
+    def _state_from(self, client: MultiplexedClient, timeout_s: float) -> State:
+        reply = client.ask_state(timeout_s)
         if reply is None:
             raise DeadlineError(f"no STATUS answer from the cloud within {timeout_s:g} s (--timeout)")
         self._note_state(reply[0])
@@ -357,12 +360,10 @@ class ConnectionManager:
         try:
             if self.link is None:
                 self._estimate_from(self._measure_link(client.connection))
-            reply = client.ask_state(self._config.timeout_s)
+            self._state_from(client, self._config.timeout_s)
         except BaseException:
             client.close()
             raise
-        assert reply is not None  # it raises instead
-        self._note_state(reply[0])
 
     def _measure_link(self, connection: Connection) -> LinkEstimate:
         """The one place that probes a link over a connection on which nothing else is under way."""
