@@ -1,7 +1,6 @@
 """When all places are taken: who has said no HELLO makes room for who comes, and who has said it keeps its place."""
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,6 +15,7 @@ from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError
 from tests.conftest import LONG_S, running_cloud, until
 from tests.server.test_hostile import assert_serves, greet, hello_of, raw_socket
+from tests.serving import running
 
 PLACES = 4
 
@@ -35,14 +35,8 @@ def converse(peer: Peer) -> None:
 @contextmanager
 def serving(policy: Policy | None = None) -> Iterator[Server]:
     server = Server("127.0.0.1", 0, converse, max_connections=PLACES, policy=policy or Policy())
-    server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.stop()
-        thread.join()
 
 
 def come(server: Server, source: str = "127.0.0.1") -> socket.socket:

@@ -25,6 +25,7 @@ from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError
 from edgecloud.utils.flood_log import LINES_A_SECOND, FloodLog
 from tests.conftest import LONG_S, running_cloud, until
 from tests.server.test_hostile import greet, hello_of
+from tests.serving import running
 
 STRICT = Policy(garbage_s=300, silence_s=500, least_s=500, most_connections=3, spares_loopback=False)
 
@@ -45,14 +46,8 @@ def answer_probes(peer: Peer, hello_s: float = 60.0) -> None:
 def serving(policy: Policy, hello_s: float = 60.0) -> Iterator[int]:
     """A server in a thread; gives its port."""
     server = Server("127.0.0.1", 0, lambda peer: answer_probes(peer, hello_s), policy=policy)
-    _, port = server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
+    with running(server) as port:
         yield port
-    finally:
-        server.stop()
-        thread.join()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.utils.errors import AppError
 from tests.conftest import LONG_S, until
 from tests.server.test_hostile import hello_of, soon
+from tests.serving import running
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 PER_S = 20.0
@@ -145,18 +146,6 @@ def test_accounts_are_shared_by_the_connections_of_a_source_and_end_with_the_las
 
 
 # --- the door
-
-
-@contextmanager
-def running(server: Server) -> Iterator[int]:
-    _, port = server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield port
-    finally:
-        server.stop()
-        thread.join()
 
 
 def come(port: int) -> socket.socket:

@@ -23,6 +23,7 @@ from tests import certificates
 from tests.certificates import Identity
 from tests.conftest import LONG_S, until
 from tests.net.test_connection import ARRAY
+from tests.serving import running
 
 Handler = Callable[[Connection], None]
 
@@ -47,14 +48,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 def listening(handler: Handler) -> Iterator[int]:
     """A server on loopback, its handler in a thread for each connection; gives the port."""
     server = Server("127.0.0.1", 0, lambda peer: handler(peer.connection))
-    _, port = server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
+    with running(server) as port:
         yield port
-    finally:
-        server.stop()
-        thread.join()
 
 
 @contextmanager
