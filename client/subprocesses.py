@@ -194,6 +194,11 @@ def emulated_link(host: str, port: int, link: str, *more: str) -> Iterator[Child
         child.stop()
 
 
+def own_cloud_threads() -> int:
+    """It shares this machine with us: were every core its own, each of our steps would hold one thread up."""
+    return max(1, available_cores() - 1)
+
+
 @dataclass
 class CloudAccess:
     """The cloud of one call: given by its address, or our own; perhaps behind an emulated link."""
@@ -210,8 +215,7 @@ class CloudAccess:
     def start(self) -> None:
         """Start our own one, if it is to be one: it loads while we do."""
         if self.own is not None and self.child is None:
-            # it shares this machine with us: were every core its own, each of our steps would hold one thread up
-            threads = str(max(1, available_cores() - 1))
+            threads = str(own_cloud_threads())
             self.child = self.stack.enter_context(own_cloud([*self.own, "--threads", threads], self.script))
 
     def address(self, *, is_checked: bool = True) -> tuple[str, int]:

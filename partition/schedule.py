@@ -8,6 +8,9 @@ Johnson's rule (Johnson, 1954) orders the tasks, and two neighbouring cuts mixed
 Here a linear program mixes the cuts over all three stages and bounds the makespan from below, Johnson's rule orders
 the rounded mix, and iterated greedy (Ruiz & Stützle, EJOR 2007) repairs what rounding lost. All times are seconds.
 
+Where edge and cloud are one machine, their stages overlap only as far as there are cores for both (`Sharing`): all of
+their work together takes at least its core-seconds divided by the cores.
+
 A delay moves the end of its own task only. A round trip really comes before the tail, but where it is the same for all
 tasks it moves all tails alike, and the makespan is the same.
 """
@@ -17,6 +20,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,7 @@ from scipy.sparse import csr_array, vstack
 from edgecloud.partition.throughput import Stages
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, Floats)
 Ints = NDArray[np.intp]
 
 # Times that differ by less than this, relatively, differ by rounding only.
@@ -53,6 +58,30 @@ class Job:
             least_s = min(option.edge_s, option.link_s, option.cloud_s, option.delay_s)
             if not (least_s >= 0 and math.isfinite(option.total_s)):
                 raise ValueError(f"seconds must be finite and at least 0: {option}")
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A machine that is both edge and cloud: its cores, and how many of them a second of each stage occupies.
+
+    Raises ValueError for a machine without cores and for a stage that occupies less than nothing.
+    """
+
+    cores: float
+    edge: float = 1.0
+    cloud: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.cores > 0 and self.edge >= 0 and self.cloud >= 0):
+            raise ValueError(f"not a number of cores: {self}")
+
+    def occupied_s(self, edge_s: Number, cloud_s: Number) -> Number:
+        """Seconds of the whole machine that a task's stages take; a stage takes no more than all of it."""
+        return min(self.edge / self.cores, 1.0) * edge_s + min(self.cloud / self.cores, 1.0) * cloud_s
+
+
+APART = Sharing(math.inf)
+"""Edge and cloud are two machines."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +166,21 @@ def _two_machines(times: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     return tuple(sorted(range(len(times)), key=turn))
 
 
-def lower_bound(jobs: Sequence[Job]) -> float:
+def occupied_s(stages: Sequence[Stages], sharing: Sharing) -> float:
+    """Seconds that a shared machine needs at least for these tasks, however they overlap; 0 for two machines."""
+    return sum((sharing.occupied_s(task.edge_s, task.cloud_s) for task in stages), 0.0)
+
+
+def lower_bound(jobs: Sequence[Job], sharing: Sharing = APART) -> float:
     """Seconds that no choice of options and no order of the jobs can beat; 0 for no jobs.
 
     About as tight as the jobs are many: what it leaves out is what the first and the last few of them wait. Raises
     ArithmeticError where the solver fails.
     """
-    return _relax(_kinds(jobs))[0]
+    return _relax(_kinds(jobs), sharing)[0]
 
 
-def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> Schedule:
+def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None, sharing: Sharing = APART) -> Schedule:
     """Choose an option for every job and an order, so that the last job ends early.
 
     `groups` has a number for each job: jobs with a higher one start before all with a lower one. Options are chosen
@@ -157,11 +191,11 @@ def plan(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> Schedule:
     if len(turns) != len(jobs):
         raise ValueError(f"{len(jobs)} jobs, but {len(turns)} group numbers")
     kinds = _kinds(jobs)
-    bound_s, shares = _relax(kinds)
-    search = _Search(kinds, turns)
+    bound_s, shares = _relax(kinds, sharing)
+    search = _Search(kinds, turns, sharing)
     best = search.run([_rounded(kinds, shares), *_simple(kinds)], bound_s)
     chosen = tuple(kind.options[row] for kind, row in zip(search.kinds, best.rows, strict=True))
-    makespan_s = makespan([jobs[number].options[chosen[number]] for number in best.order])
+    makespan_s = search.length_s([jobs[number].options[chosen[number]] for number in best.order])
     return Schedule(tuple(best.order), chosen, makespan_s, min(bound_s, makespan_s))
 
 
@@ -190,7 +224,7 @@ def _front(seconds: Floats) -> Ints:
     return np.flatnonzero(~(no_worse & (earlier | ~no_worse.T)).any(axis=0))
 
 
-def _relax(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
+def _relax(kinds: Sequence[_Kind], sharing: Sharing) -> tuple[float, list[Floats]]:
     """A lower bound, and for each kind how many of its jobs take each row in the relaxation (fractions too).
 
     Either no job leaves the edge, or one is the first to leave it and one the last, which `_leaving` makes use of.
@@ -198,7 +232,7 @@ def _relax(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     if not kinds:
         return 0.0, []
     stay_s, stay = _staying(kinds)
-    leave_s, leave = _leaving(kinds) if any(kind.leaves.any() for kind in kinds) else (math.inf, stay)
+    leave_s, leave = _leaving(kinds, sharing) if any(kind.leaves.any() for kind in kinds) else (math.inf, stay)
     least_s = max(float(kind.seconds.sum(axis=1).min()) for kind in kinds)
     return max(least_s, min(stay_s, leave_s)) * (1 - _ROUNDING), leave if leave_s < stay_s else stay
 
@@ -209,7 +243,7 @@ def _staying(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     return stay_s, [np.where(kind.leaves, 0.0, float(len(kind.jobs))) for kind in kinds]
 
 
-def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
+def _leaving(kinds: Sequence[_Kind], sharing: Sharing) -> tuple[float, list[Floats]]:
     """The linear program for schedules in which a job leaves the edge. Returns what `_relax` does.
 
     Unknowns: x, how many jobs of a kind take a row; f and w, which row of which kind the first and the last job have
@@ -221,8 +255,9 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
         T >= (edge + link) of f + sum cloud + delay of w
         T >= mean total of the jobs of a kind, for each kind
         T >= mean of (edge + link + cloud - m) of the jobs of a kind + sum m, m = min(edge, cloud), for each kind
+        T >= sum (cores that edge and cloud occupy, times their seconds) / cores of the machine that they share
 
-    the last because every other job adds its head before a job or its tail after it (McMahon & Burton, 1967).
+    the last but one because every other job adds its head before a job or its tail after it (McMahon & Burton, 1967).
     The bound is that of weak duality: any multipliers give one, so no tolerance of the solver can make it false.
     """
     seconds = np.vstack([kind.seconds for kind in kinds])
@@ -230,14 +265,14 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     counts = np.array([len(kind.jobs) for kind in kinds], dtype=float)
     leaves = np.flatnonzero(np.concatenate([kind.leaves for kind in kinds]))
     scale_s = max(float(kind.seconds.sum(axis=1).min()) for kind in kinds) or 1.0
-    rows, sums = _program(seconds / scale_s, owner, counts, leaves)
+    rows, sums = _program(seconds / scale_s, owner, counts, leaves, sharing)
     objective = np.zeros(rows.shape[1])
     objective[-1] = 1.0
     solution = linprog(objective, rows, np.zeros(rows.shape[0]), sums, np.concatenate([counts, [1.0, 1.0]]))
     if not solution.success:
         raise ArithmeticError(f"no lower bound: {solution.message}")
     prices = np.maximum(-solution.ineqlin.marginals, 0.0)
-    prices /= prices[: 4 + 2 * len(kinds)].sum()  # so that T has no price of its own
+    prices /= prices[: 5 + 2 * len(kinds)].sum()  # so that T has no price of its own
     costs = (prices @ rows)[:-1]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     least = np.minimum.reduceat(costs, [*starts, len(seconds), len(seconds) + len(leaves)])
@@ -245,7 +280,9 @@ def _leaving(kinds: Sequence[_Kind]) -> tuple[float, list[Floats]]:
     return bound_s, np.split(np.maximum(solution.x[: len(seconds)], 0.0), starts[1:])
 
 
-def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tuple[csr_array, csr_array]:
+def _program(
+    seconds: Floats, owner: Ints, counts: Floats, leaves: Ints, sharing: Sharing
+) -> tuple[csr_array, csr_array]:
     """Left sides of `_leaving`: inequalities, which are at most 0, those with T first, and equations.
 
     The columns are x, f, w and T.
@@ -255,14 +292,15 @@ def _program(seconds: Floats, owner: Ints, counts: Floats, leaves: Ints) -> tupl
     ends = np.arange(len(seconds), width - 1)
     first, last = np.split(ends, 2)
     shorter_s = np.minimum(edge_s, cloud_s)
-    times = np.zeros((4 + 2 * len(counts), width))
+    times = np.zeros((5 + 2 * len(counts), width))
     times[0, options] = edge_s
     times[1, leaves], times[1, last] = edge_s[leaves], (link_s + cloud_s + delay_s)[leaves]
     times[2, options], times[2, first], times[2, last] = link_s, edge_s[leaves], (cloud_s + delay_s)[leaves]
     times[3, options], times[3, first], times[3, last] = cloud_s, (edge_s + link_s)[leaves], delay_s[leaves]
     times[4 + owner, options] = seconds.sum(axis=1) / counts[owner]
-    times[4 + len(counts) :, options] = shorter_s
+    times[4 + len(counts) : -1, options] = shorter_s
     times[4 + len(counts) + owner, options] += (edge_s + link_s + cloud_s - shorter_s) / counts[owner]
+    times[-1, options] = sharing.occupied_s(edge_s, cloud_s)
     times[:, -1] = -1.0
     columns = np.concatenate([ends, np.tile(leaves, 2)])
     chosen = csr_array(
@@ -297,11 +335,15 @@ class _Search:
     `turns` has a number for each job; jobs with a lower one start first. The search counts its work as it goes.
     """
 
-    def __init__(self, kinds: Sequence[_Kind], turns: Sequence[int]) -> None:
+    def __init__(self, kinds: Sequence[_Kind], turns: Sequence[int], sharing: Sharing) -> None:
         by_job = {job: kind for kind in kinds for job in kind.jobs}
         self.kinds = [by_job[number] for number in range(len(turns))]
-        self._turns = turns
+        self._turns, self._sharing = turns, sharing
         self._work = 0.0
+
+    def length_s(self, stages: Sequence[Stages]) -> float:
+        """The makespan of an order, at least what a shared machine needs for all of it."""
+        return max(makespan(stages), occupied_s(stages, self._sharing))
 
     def run(self, starts: Sequence[list[int]], bound_s: float) -> _State:
         """The best schedule found from the rows of some starts; stops early near the bound."""
@@ -326,7 +368,7 @@ class _Search:
         for turn in sorted(set(self._turns)):
             group = [number for number, its in enumerate(self._turns) if its == turn]
             order += [group[place] for place in johnson(self._stages(group, rows))]
-        return _State(makespan(self._stages(order, rows)), order, rows)
+        return _State(self.length_s(self._stages(order, rows)), order, rows)
 
     def _stages(self, order: Sequence[int], rows: Sequence[int]) -> list[Stages]:
         return [self.kinds[number].rows[rows[number]] for number in order]
@@ -350,6 +392,8 @@ class _Search:
         stages = self._stages(state.order, state.rows)
         heads, tails = _heads(stages)[:, :-1], _tails(stages)[:, 1:]
         others = np.maximum((heads[:3] + tails).max(axis=0, initial=0.0), heads[3])
+        occupied = np.array([self._sharing.occupied_s(task.edge_s, task.cloud_s) for task in stages])
+        others = np.maximum(others, occupied.sum() - occupied)
         self._work += 40 + 2 * len(stages)
         kinds = [(id(self.kinds[job]), state.rows[job], self._turns[job]) for job in state.order]
         return [
@@ -368,7 +412,7 @@ class _Search:
             job = jobs.pop(0)
             place, row = rng.randint(*self._places(rest, job)), rng.randrange(len(self.kinds[job].rows))
             rest, rows = _with(rest, state.rows, job, place, row)
-            state = _State(makespan(self._stages(rest, rows)), rest, rows)
+            state = _State(self.length_s(self._stages(rest, rows)), rest, rows)
         for job in jobs:
             state = self._put(state.rows, rest, job)
             rest = state.order
@@ -390,6 +434,7 @@ class _Search:
         cloud = np.maximum(link, heads[2]) + cloud_s
         ends = np.maximum(np.maximum(edge + tails[0], link + tails[1]), cloud + np.maximum(tails[2], delay_s))
         ends = np.maximum(ends, heads[3])
+        ends = np.maximum(ends, occupied_s(stages, self._sharing) + self._sharing.occupied_s(edge_s, cloud_s))
         self._work += 40 + 2 * len(rest) + 0.02 * ends.size
         place, row = divmod(int(ends.argmin()), ends.shape[1])
         return _State(float(ends[place, row]), *_with(rest, rows, job, low + place, row))

@@ -22,6 +22,7 @@ from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
+from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.fleet import Fleet
 from edgecloud.tasks.planner import Choice, Planner
 from edgecloud.tasks.tasks import Task
@@ -406,10 +407,8 @@ def ran_by(request: Request) -> str:
     return "cloud" if len(request.tail) == len(request.graph.layers) - 1 else "split"
 
 
-def stage_sums(records: Sequence[TaskRecord]) -> tuple[float, float, float]:
-    """Seconds that edge, link and cloud were each occupied; a batch on the cloud is occupied once, but unpacks each."""
-    return (
-        sum(record.times.edge_s + record.times.encode_s for record in records),
-        sum(record.times.upload_s for record in records),
-        sum(record.times.decode_s + record.times.cloud_s / max(1, record.batch) for record in records),
-    )
+def stages_of(record: TaskRecord) -> Stages:
+    """Seconds that a task occupied edge, link and cloud; of a batch on the cloud its part, but it unpacks alone."""
+    times = record.times
+    cloud_s = times.decode_s + times.cloud_s / max(1, record.batch)
+    return Stages(times.edge_s + times.encode_s, times.upload_s, cloud_s)

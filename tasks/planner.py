@@ -17,7 +17,9 @@ from edgecloud.net.estimator import should_move
 from edgecloud.partition import chain, schedule, throughput
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem
 from edgecloud.partition.packing import RAW, Allowed
+from edgecloud.partition.schedule import APART, Sharing
 from edgecloud.partition.throughput import Stages
+from edgecloud.tasks.bound import Options
 from edgecloud.tasks.tasks import Task
 
 PLAN_EVERY_S = 0.5
@@ -85,6 +87,8 @@ class Planner(Protocol):
     """Of a plan for all tasks: no choice and no order could be done sooner, if the predictions are right."""
     makespan_s: float | None
     """The predicted seconds of that plan. Both are None where tasks are cut one by one."""
+    options: Options
+    """Of every network, in all plans so far."""
 
     def refresh(self, now_s: float, conditions: Conditions) -> None:
         """Take note of the conditions."""
@@ -134,14 +138,26 @@ def best_of(options: Sequence[Option], objective: str) -> Option:
     return options[throughput.best([option.stages for option in options])]
 
 
+def _note(seen: Options, options: Mapping[str, Sequence[Option]]) -> None:
+    for model, each in options.items():
+        seen.note(model, (((option.point, option.codec), option.stages) for option in each))
+
+
 class ClosedQueue:
     """All tasks are there: cuts and order for the least makespan, priorities and deadlines first.
 
     Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
     """
 
-    def __init__(self, tasks: Sequence[Task], profiles: Mapping[str, Profiled], *, is_serial: bool = False) -> None:
-        self._is_serial = is_serial
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        profiles: Mapping[str, Profiled],
+        *,
+        is_serial: bool = False,
+        sharing: Sharing = APART,
+    ) -> None:
+        self._is_serial, self._sharing = is_serial, sharing
         self._later = deque(sorted(tasks, key=lambda task: task.urgency))
         self._count, self._profiles = len(tasks), profiles
         self._near: list[Task] = []
@@ -152,6 +168,7 @@ class ClosedQueue:
         self.moves: list[Move] = []
         self.bound_s: float | None = None
         self.makespan_s: float | None = None
+        self.options = Options()
 
     @property
     def left(self) -> int:
@@ -177,13 +194,14 @@ class ClosedQueue:
         while self._later and len(self._near) < HORIZON:
             self._near.append(self._later.popleft())
         options = {model: options_of(profile, conditions) for model, profile in self._profiles.items()}
+        _note(self.options, options)
         if self._is_serial:
             self._plan_serially(options, is_whole=is_whole)
             return
         stages = {model: tuple(option.stages for option in each) for model, each in options.items()}
         jobs = [schedule.Job(stages[task.model]) for task in self._near]
         ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
-        plan = schedule.plan(jobs, [ranks[task.urgency] for task in self._near])
+        plan = schedule.plan(jobs, [ranks[task.urgency] for task in self._near], self._sharing)
         if is_whole:
             self.bound_s, self.makespan_s = plan.bound_s, plan.makespan_s
         self._order.clear()
@@ -231,6 +249,7 @@ class OpenQueue:
         self.moves: list[Move] = []
         self.bound_s: float | None = None
         self.makespan_s: float | None = None
+        self.options = Options()
 
     @property
     def left(self) -> int:
@@ -243,6 +262,7 @@ class OpenQueue:
             return
         self._now_s, self._conditions = now_s, conditions
         options = {model: options_of(self._profiles[model], conditions) for model in self._weights}
+        _note(self.options, options)
         fastest = [best_of(options[model], "latency").stages for model in self._weights]
         counts = list(self._weights.values())
         self.objective = "latency" if throughput.is_light(fastest, counts, self._rate_per_s) else "throughput"

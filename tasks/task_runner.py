@@ -11,7 +11,7 @@ from edgecloud.client.config import ClientConfig
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import is_nobody
-from edgecloud.client.subprocesses import CloudAccess
+from edgecloud.client.subprocesses import CloudAccess, own_cloud_threads
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
 from edgecloud.engine.times import Times, predictors_path
@@ -20,13 +20,16 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.monitor import Monitor
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import Array
+from edgecloud.partition.schedule import APART, Sharing
+from edgecloud.tasks import bound
 from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
-from edgecloud.tasks.pipeline import Pipeline, TaskRecord
+from edgecloud.tasks.pipeline import Pipeline, TaskRecord, stages_of
 from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
+from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.files import write_atomically
-from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.inference_utils import available_cores, find_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import printable
 
@@ -68,8 +71,11 @@ class TasksOutcome:
     """The upload in bytes per second as estimated over time."""
     moves: tuple[Move, ...] = ()
     bound_s: float | None = None
-    """Of a closed queue: what no choice of cuts and no order could beat, by the predictions."""
+    """What no choice of cuts and no order could have beaten, with stages as long as they were."""
     planned_s: float | None = None
+    """Of a closed queue: what its plan was predicted to take."""
+    planned_bound_s: float | None = None
+    """The same of any plan, by the same predictions."""
     sent_bytes: int = 0
     probes: int = 0
     probe_bytes: int = 0
@@ -228,8 +234,9 @@ def _outcome(prepared: _Prepared, planner: Planner, cloud: ConnectionManager, pi
         records=tuple(pipeline.records),
         history=tuple((moment - pipeline.started, rate) for moment, rate in cloud.history),
         moves=tuple(planner.moves),
-        bound_s=planner.bound_s,
+        bound_s=_bound_s(prepared, planner, pipeline),
         planned_s=planner.makespan_s,
+        planned_bound_s=planner.bound_s,
         sent_bytes=cloud.sent_bytes,
         probes=cloud.probes,
         probe_bytes=cloud.probe_bytes,
@@ -238,6 +245,33 @@ def _outcome(prepared: _Prepared, planner: Planner, cloud: ConnectionManager, pi
         left=planner.left,
         objective=planner.objective,
     )
+
+
+def _bound_s(prepared: _Prepared, planner: Planner, pipeline: Pipeline) -> float | None:
+    done = [record for record in pipeline.records if record.completed_by]
+    ran = [
+        (record.choice.stages, stages_of(record))
+        for record in done
+        if record.choice is not None and record.completed_by != "fallback"
+    ]
+    return bound.least_s(
+        [record.task for record in done],
+        planner.options,
+        ran,
+        sharing=sharing_of(prepared.config, prepared.fleet),
+        is_serial=prepared.config.is_serial,
+    )
+
+
+def sharing_of(config: TasksConfig, fleet: Fleet) -> Sharing:
+    """Whether edge and cloud are one machine, and how much of it each occupies."""
+    if config.own_cloud is None and not addresses.is_here(config.host):
+        return APART
+    edge = min(
+        (member.executor.machine.threads * member.executor.share for member in fleet.members.values()), default=1.0
+    )
+    cloud = 1 if config.own_cloud is None else own_cloud_threads()  # of a cloud that was given only that it computes
+    return Sharing(available_cores(), edge, cloud)
 
 
 def _ended(
@@ -290,7 +324,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
         allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
         profiles[name] = Profiled(member.network.traced.graph, member.timing.current.seconds, allowed)
     if config.rate_per_s is None:
-        return ClosedQueue(tasks, profiles, is_serial=config.is_serial)
+        return ClosedQueue(tasks, profiles, is_serial=config.is_serial, sharing=sharing_of(config, fleet))
     return OpenQueue(tasks, profiles, config.rate_per_s)
 
 

@@ -81,6 +81,14 @@ def is_loopback(address: str) -> bool:
     return ip_of(address).is_loopback
 
 
+def is_here(host: str) -> bool:
+    """Whether a host is this machine by its name alone: localhost, or a loopback address."""
+    try:
+        return is_loopback(host)
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
 def is_link_local(host: str) -> bool:
     """Whether a host is an IPv6 address that means nothing without an interface."""
     try:

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition import chain
 from edgecloud.partition.cost import CloudTimes, Link, Problem
-from edgecloud.partition.schedule import Job, johnson, lower_bound, makespan, plan
+from edgecloud.partition.schedule import APART, Job, Sharing, johnson, lower_bound, makespan, occupied_s, plan
 from edgecloud.partition.throughput import Stages, best, is_light, mean, stages_of
 from tests.conftest import many
 from tests.models.test_graph import random_graph
@@ -48,7 +49,7 @@ def simulated(stages: Sequence[Stages]) -> float:
             last = max(last, now + stages[task].delay_s)
 
 
-def brute_force(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> float:
+def brute_force(jobs: Sequence[Job], groups: Sequence[int] | None = None, sharing: Sharing = APART) -> float:
     """Least makespan over all options and all orders, all combinations of options at once."""
     numbers = range(len(jobs))
     picks = np.array(list(itertools.product(*(range(len(job.options)) for job in jobs))))
@@ -64,18 +65,19 @@ def brute_force(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> flo
             link = np.maximum(edge, link) + taken[number][:, 1]
             cloud = np.maximum(link, cloud) + taken[number][:, 2]
             end = np.maximum(end, cloud + taken[number][:, 3])
-        least = min(least, end.min())
+        work = sum(table[:, 0] * sharing.edge + table[:, 2] * sharing.cloud for table in taken) / sharing.cores
+        least = min(least, np.maximum(end, work).min())
     return float(least)
 
 
-def planned(jobs: Sequence[Job], groups: Sequence[int] | None = None) -> float:
+def planned(jobs: Sequence[Job], groups: Sequence[int] | None = None, sharing: Sharing = APART) -> float:
     """The makespan of `plan`, after a check that the plan is one and that it says the truth about itself."""
-    found = plan(jobs, groups)
+    found = plan(jobs, groups, sharing)
     assert sorted(found.order) == list(range(len(jobs)))
     stages = [jobs[number].options[found.chosen[number]] for number in found.order]
-    assert found.makespan_s == pytest.approx(simulated(stages), abs=1e-12)
+    assert found.makespan_s == pytest.approx(max(simulated(stages), occupied_s(stages, sharing)), abs=1e-12)
     assert found.bound_s <= found.makespan_s
-    assert found.bound_s == pytest.approx(lower_bound(jobs), rel=1e-9)
+    assert found.bound_s == pytest.approx(lower_bound(jobs, sharing), rel=1e-9)
     if groups is not None:
         in_order = [groups[number] for number in found.order]
         assert in_order == sorted(in_order, reverse=True)
@@ -162,6 +164,33 @@ def test_plans_equal_brute_force_or_nearly(scale: Stages) -> None:
         assert least <= found * EXACT <= 1.05 * least
         equal += found <= least * EXACT
     assert equal >= 11
+
+
+@pytest.mark.parametrize("sharing", [Sharing(2, 2, 1), Sharing(2, 0.2, 2), Sharing(1), Sharing(1, 3, 0.1), Sharing(8)])
+def test_a_machine_that_is_edge_and_cloud_is_bounded_by_its_cores(sharing: Sharing) -> None:
+    rng, equal = random.Random(6), 0
+    for count in (1, 2, 3, 3, 4, 4):
+        jobs = [chain_job(rng) for _ in range(count)]
+        least, found = brute_force(jobs, sharing=capped(sharing)), planned(jobs, sharing=sharing)
+        assert lower_bound(jobs, sharing) <= least * EXACT
+        assert least <= found * EXACT <= 1.05 * least
+        equal += found <= least * EXACT
+    assert equal >= 4
+
+
+def capped(sharing: Sharing) -> Sharing:
+    """A stage occupies no more cores than there are."""
+    return replace(sharing, edge=min(sharing.edge, sharing.cores), cloud=min(sharing.cloud, sharing.cores))
+
+
+def test_with_one_core_for_both_the_work_adds_up() -> None:
+    jobs = [Job((Stages(1, 0.1, 2),))] * 10
+    assert lower_bound(jobs) == pytest.approx(1.1 + 10 * 2)
+    assert lower_bound(jobs, Sharing(1)) == pytest.approx(10 * 3)
+    assert lower_bound(jobs, Sharing(2, 0.5, 2)) == pytest.approx(10 * (0.25 + 2))
+    for wrong in ((0.0, 1.0, 1.0), (2.0, -1.0, 1.0), (2.0, 1.0, math.nan)):
+        with pytest.raises(ValueError, match="cores"):
+            Sharing(*wrong)
 
 
 def test_plans_of_networks_alike_and_different_equal_brute_force_or_nearly() -> None:
