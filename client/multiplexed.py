@@ -175,6 +175,7 @@ class MultiplexedClient:
         self.connection, self._listener = connection, listener
         self._line: queue.Queue[Request | None] = queue.Queue()
         self._lock = threading.Lock()
+        self._came_back = threading.Condition(self._lock)
         self._outstanding: dict[int, Request] = {}
         self._window = window
         self._timeout_s = timeout_s
@@ -253,9 +254,13 @@ class MultiplexedClient:
         """Requests that have not begun to travel."""
         return self._line.qsize()
 
-    def has_room(self, waiting: int) -> bool:
-        """Whether a request could be handed over now, so that no more than `waiting` wait for the link."""
-        return self.is_alive and self.waiting < waiting and self.outstanding < self._window
+    def has_room(self, waiting: int, outstanding: int | None = None) -> bool:
+        """Whether a request could be handed over now, so that no more than `waiting` wait for the link.
+
+        No more than `outstanding`, or else the window, are then out. More than the window wait here, not on the link.
+        """
+        most = self._window if outstanding is None else outstanding
+        return self.is_alive and self.waiting < waiting and self.outstanding < most
 
     def submit(self, request: Request) -> None:
         """Hand a request over. It comes back through the listener, even where the connection is gone by now."""
@@ -399,6 +404,7 @@ class MultiplexedClient:
 
     def _send_all(self) -> None:
         while (request := self._line.get()) is not None:
+            self._await_window()
             if not self.is_alive:
                 continue  # it was lost with the others
             try:
@@ -410,6 +416,15 @@ class MultiplexedClient:
                 log.exception("internal error in the sender")
                 self._lose(AppError(f"cannot send a request: {type(error).__name__}"))
                 return
+
+    def _await_window(self) -> None:
+        """A cloud takes so many requests at once; another one would stop on the link, whose rate could not be told."""
+        with self._came_back:
+            self._came_back.wait_for(lambda: self._error is not None or self._travelled < self._window)
+
+    @property
+    def _travelled(self) -> int:
+        return sum(request.sent_at > 0 for request in self._outstanding.values())
 
     def _send(self, request: Request, deadline: Deadline) -> None:
         self.last_used = request.sent_at = time.perf_counter()
@@ -461,6 +476,7 @@ class MultiplexedClient:
     def _back(self, request_id: int) -> Request:
         with self._lock:
             request = self._outstanding.pop(request_id, None)
+            self._came_back.notify()
         if request is None:
             raise ProtocolError(f"the cloud answered request {request_id}, which is not pending")
         self.last_used = time.perf_counter()
@@ -472,6 +488,7 @@ class MultiplexedClient:
                 return
             self._error = error
             pending, self._outstanding = list(self._outstanding.values()), {}
+            self._came_back.notify()
         self.connection.close()
         self._line.put(None)
         log.info("connection lost: %s", printable(str(error), 300))

@@ -22,14 +22,18 @@ from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
+from edgecloud.partition.schedule import makespan
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.fleet import Fleet
-from edgecloud.tasks.planner import Choice, Planner
+from edgecloud.tasks.planner import Choice, Line, Planner
 from edgecloud.tasks.tasks import Task
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
 
 WAITING = 2  # boundaries that wait for the link while another one travels
+MOST_WAITING = 32  # while the edge is about to compute for longer than the cloud has work
+MOST_HELD_BYTES = 32 << 20
+SHARE_OF_TIMEOUT = 0.5  # of --timeout, in which the edge could finish all of them by itself
 NAP_S = 0.2  # longest sleep of the thread that computes, which looks after time-outs when it wakes up
 
 
@@ -118,6 +122,8 @@ class Pipeline:
         self._again: list[tuple[float, int, _Flying]] = []
         """Requests that a busy cloud should be asked again, by moment."""
         self._retries = 0
+        self._answered_at = 0.0
+        """When the cloud answered last."""
         self.started = 0.0
         """The moment of time.perf_counter at which `run` began."""
         self._is_stopping = False
@@ -180,7 +186,8 @@ class Pipeline:
 
     def _next_task(self) -> Callable[[], None] | None:
         now_s = self.now_s
-        assignment = self._planner.take(now_s, can_send=self._has_room())
+        line = Line(self._has_room(), self._may_queue_more(), self._backlog_s())
+        assignment = self._planner.take(now_s, line)
         if assignment is None:
             return None
         task, choice = assignment
@@ -192,6 +199,28 @@ class Pipeline:
         """Whether a boundary would find a place in the line for the link; without a cloud the next plan is all here."""
         client = self._cloud.client
         return client is None or client.has_room(WAITING)
+
+    def _backlog_s(self) -> float:
+        """Predicted seconds until the link and the cloud have done what they were given."""
+        out = list(self._flying.values())
+        if not out:
+            return 0.0
+        ahead = [
+            Stages(0.0, 0.0 if flying.request.sent_at else choice.stages.link_s, choice.stages.cloud_s)
+            for flying in out
+            if (choice := flying.record.choice) is not None
+        ]
+        running_s = time.perf_counter() - max(self._answered_at, out[0].request.sent_at or math.inf)
+        return makespan(ahead) - min(max(0.0, running_s), ahead[0].cloud_s if ahead else 0.0)
+
+    def _may_queue_more(self) -> bool:
+        """Whether more may wait for the link than usual: memory has a limit, and so has the time that they may take."""
+        client = self._cloud.client
+        if client is None or not client.has_room(MOST_WAITING, MOST_WAITING):
+            return False
+        out = [flying.request for flying in self._flying.values()]
+        held_bytes, here_s = sum(one.payload_bytes for one in out), sum(one.here_s for one in out)
+        return held_bytes < MOST_HELD_BYTES and reserve_s(here_s) < SHARE_OF_TIMEOUT * self._timeout_s
 
     def _ask_again(self) -> None:
         while self._again and self._again[0][0] <= time.perf_counter():
@@ -312,6 +341,7 @@ class Pipeline:
         now_s = self.now_s
         with self._changed:
             flying = self._flying[request]
+            self._answered_at = time.perf_counter()
         record = flying.record
         record.times = replace(
             record.times,

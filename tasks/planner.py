@@ -6,6 +6,7 @@ longest stage (DADS, Algorithm 3). A plan is kept until conditions have really c
 """
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Choice:
         """Whether the task needs no cloud."""
         return self.stages.link_s == self.stages.cloud_s == self.stages.delay_s == 0
 
+    @property
+    def is_feeding(self) -> bool:
+        """Whether it gives the link and the cloud more work than they do while its head runs."""
+        return self.stages.edge_s < self.stages.link_s + self.stages.cloud_s
+
 
 @dataclass(frozen=True)
 class Move:
@@ -75,6 +81,45 @@ class Move:
     model: str
     before: int
     after: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """How much waits for the link and the cloud."""
+
+    has_room: bool = True
+    """Whether another boundary may wait for the link."""
+    may_grow: bool = True
+    """Whether it may where there is no room, rather than that the edge stands idle, or the cloud."""
+    backlog_s: float = math.inf
+    """Seconds until the link and the cloud have done what they were given."""
+
+
+def next_of(choices: Sequence[Choice], line: Line, turn: int | None = None) -> int | None:
+    """Which of these, the first one first, is to start now; None: to wait is better.
+
+    Nothing is sent while the edge computes one task for long, and a link and a cloud that run out of work then stand
+    idle. So one goes first that ends before that. Where only longer ones are left, the cloud is given work first, and
+    more than usual may wait for the link; then comes the long one. Where there is room, only the first `turn` may go
+    before their turn.
+    """
+    numbers = range(len(choices))
+    can_start = [number for number in numbers if choices[number].is_local or line.has_room]
+    in_turn = can_start[:turn] if line.has_room else can_start
+    quick = (number for number in in_turn if choices[number].stages.edge_s <= line.backlog_s)
+    if (first := next(quick, None)) is not None:
+        return first
+    feeding = [n for n in numbers[: turn if line.has_room else None] if choices[n].is_feeding]
+    draining = [n for n in numbers if not choices[n].is_feeding and (line.may_grow or n in can_start)]
+    if draining and not line.has_room and line.may_grow and choices[draining[0]].stages.edge_s <= line.backlog_s:
+        return draining[0]
+    if draining and feeding and (line.has_room or line.may_grow):
+        return feeding[0]
+    return next(iter(can_start or draining), None)
+
+
+ALL = Line()
+"""Nothing has to wait."""
 
 
 class Planner(Protocol):
@@ -93,11 +138,8 @@ class Planner(Protocol):
     def refresh(self, now_s: float, conditions: Conditions) -> None:
         """Take note of the conditions."""
 
-    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
-        """The next task that is there, with its cut, which is then under way; None where none is.
-
-        Where nothing can be sent just now, the next one that needs no cloud goes first: the edge does not stand idle.
-        """
+    def take(self, now_s: float, line: Line) -> tuple[Task, Choice] | None:
+        """The next task that is there, with its cut, which is then under way; None where none should start yet."""
 
     def next_arrival_s(self) -> float | None:
         """Seconds after the start when another task comes; None where none will."""
@@ -216,14 +258,17 @@ class ClosedQueue:
         if is_whole:
             self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._order)
 
-    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, Choice] | None:
         """The next task of the plan."""
         del now_s
-        assignment = next(((task, choice) for task, choice in self._order if can_send or choice.is_local), None)
-        if assignment is not None:
-            self._order.remove(assignment)
-            self._near.remove(assignment[0])
-        return assignment
+        order = list(self._order)
+        turn = sum(task.urgency == order[0][0].urgency for task, _ in order) if order else 0
+        number = next_of([choice for _, choice in order], line, turn)
+        if number is None:
+            return None
+        del self._order[number]
+        self._near.remove(order[number][0])
+        return order[number]
 
     def next_arrival_s(self) -> float | None:
         """None: they are all there."""
@@ -286,15 +331,16 @@ class OpenQueue:
             return should_move(current.total_s, best.stages.total_s, MOVE_MARGIN)
         return should_move(current.longest_s, best.stages.longest_s, MOVE_MARGIN)
 
-    def take(self, now_s: float, *, can_send: bool) -> tuple[Task, Choice] | None:
+    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, Choice] | None:
         """The most urgent task that has arrived."""
         while self._coming and self._coming[0].arrival_s <= now_s:
             task = self._coming.popleft()
             heapq.heappush(self._arrived[task.model], (task.urgency, task.arrival_s, task.id, task))
-        heaps = [heap for name, heap in self._arrived.items() if heap and (can_send or self._choices[name].is_local)]
-        if not heaps:
+        heaps = sorted((heap for heap in self._arrived.values() if heap), key=lambda heap: heap[0])
+        number = next_of([self._choices[heap[0][-1].model] for heap in heaps], line, 1)
+        if number is None:
             return None
-        task = heapq.heappop(min(heaps, key=lambda heap: heap[0]))[-1]
+        task = heapq.heappop(heaps[number])[-1]
         return task, self._choices[task.model]
 
     def next_arrival_s(self) -> float | None:

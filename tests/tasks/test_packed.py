@@ -107,7 +107,7 @@ def test_a_codec_follows_the_link_and_is_no_move(profiled: Profiled) -> None:
     seen = []
     for mbit in (2.0, 2000.0):
         queue.refresh(0.0, conditions(profiled, link=replace(LINK, up_bytes_per_s=mbit * MBIT)))
-        found = queue.take(0.0, can_send=True)
+        found = queue.take(0.0)
         assert found is not None
         seen.append((found[1].point, found[1].codec))
     assert seen == [(0, "zstd"), (0, RAW)]

@@ -15,8 +15,10 @@ from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, StageTim
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.throughput import Stages, stages_of
 from edgecloud.tasks.planner import (
+    ALL,
     HORIZON,
     ClosedQueue,
+    Line,
     OpenQueue,
     Option,
     Profiled,
@@ -28,6 +30,7 @@ from tests.models.test_graph import chain, random_graph
 
 LINK = LinkEstimate(100.0, 50.0, 0.01, "given")
 ROOM = 1 << 20
+FULL = Line(has_room=False, may_grow=False)
 
 
 def named(graph: LayerGraph, name: str) -> LayerGraph:
@@ -52,9 +55,9 @@ def world(rng: random.Random, *names: str) -> tuple[dict[str, Profiled], Conditi
     return {name: here for name, (here, _) in both.items()}, Conditions(LINK, ready, max_payload=ROOM)
 
 
-def taken(queue: ClosedQueue | OpenQueue, now_s: float = 0.0, *, can_send: bool = True) -> list[Task]:
+def taken(queue: ClosedQueue | OpenQueue, now_s: float = 0.0, line: Line = ALL) -> list[Task]:
     found = []
-    while (pair := queue.take(now_s, can_send=can_send)) is not None:
+    while (pair := queue.take(now_s, line)) is not None:
         found.append(pair[0])
     return found
 
@@ -137,13 +140,13 @@ def test_a_queue_too_long_to_be_planned_at_once_is_given_out_whole_and_by_priori
     found = []
     for second in range(len(tasks)):
         queue.refresh(float(second), conditions)
-        pair = queue.take(float(second), can_send=True)
+        pair = queue.take(float(second))
         assert pair is not None
         found.append(pair[0])
         assert queue.left == len(tasks) - len(found)
         assert queue.next_arrival_s() is None
     queue.refresh(1e6, conditions)
-    assert queue.take(1e6, can_send=True) is None
+    assert queue.take(1e6) is None
     assert Counter(task.id for task in found) == Counter(task.id for task in tasks)
     assert [task.urgency for task in found] == sorted(task.urgency for task in tasks)
     assert queue.bound_s is None, "nobody knows what the best plan of all of them takes"
@@ -162,7 +165,7 @@ def test_one_after_the_other_each_task_has_the_cut_of_least_latency_and_the_sum_
         total_s = sum(least_s[task.model] for task in tasks)
         assert queue.bound_s == queue.makespan_s == pytest.approx(total_s)
         for _ in tasks:
-            pair = queue.take(0.0, can_send=True)
+            pair = queue.take(0.0)
             assert pair is not None
             assert pair[1].stages.total_s == pytest.approx(least_s[pair[0].model])
             assert pair[1].objective == "latency"
@@ -174,7 +177,7 @@ def test_a_plan_is_kept_for_half_a_second_even_where_the_link_changes_unless_the
     queue = ClosedQueue([Task(n, "a") for n in range(30)], known)
 
     def point() -> int:
-        pair = queue.take(0.0, can_send=True)
+        pair = queue.take(0.0)
         assert pair is not None
         return pair[1].point
 
@@ -208,7 +211,7 @@ def test_nothing_is_given_out_before_it_has_arrived_and_then_the_most_urgent_one
     for second in range(15):
         there += [task for task in tasks if task.arrival_s == second]
         for _ in range(3):
-            pair = queue.take(float(second), can_send=True)
+            pair = queue.take(float(second))
             assert (pair is None) == (not there)
             if pair is not None:
                 assert pair[0] == min(there, key=lambda task: (task.urgency, task.arrival_s, task.id))
@@ -231,7 +234,7 @@ def test_while_nothing_can_be_sent_only_what_needs_no_cloud_is_given_out() -> No
     tasks = [Task(n, "ab"[n % 2]) for n in range(10)]
     queue = OpenQueue(tasks, known, 0.001)
     queue.refresh(0.0, conditions)
-    assert {task.model for task in taken(queue, can_send=False)} == {"b"}
+    assert {task.model for task in taken(queue, line=FULL)} == {"b"}
     assert {task.model for task in taken(queue)} == {"a"}
     assert queue.left == 0
 
@@ -260,7 +263,7 @@ def test_a_cut_in_use_is_left_only_for_one_that_is_clearly_better(rate_per_s: fl
     queue = OpenQueue([Task(n, "a") for n in range(9)], known, rate_per_s)
     for second, rate in enumerate((rates[0], rates[-1], rates[0])):
         queue.refresh(float(second), at(rate))
-        pair = queue.take(float(second), can_send=True)
+        pair = queue.take(float(second))
         assert pair is not None
         assert pair[1].point == best(rate)
         points.append(pair[1].point)
@@ -275,9 +278,9 @@ def test_a_cut_that_cannot_be_used_any_more_is_left_at_once(rate_per_s: float) -
     known, conditions = world(random.Random(10), "a")
     queue = OpenQueue([Task(n, "a") for n in range(9)], known, rate_per_s)
     queue.refresh(0.0, conditions)
-    first = queue.take(0.0, can_send=True)
+    first = queue.take(0.0)
     queue.refresh(50.0, Conditions())
-    away = queue.take(50.0, can_send=False)
+    away = queue.take(50.0, FULL)
     assert first is not None
     assert away is not None
     assert away[1].is_local

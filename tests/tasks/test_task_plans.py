@@ -13,7 +13,7 @@ from edgecloud.client.conditions import Conditions
 from edgecloud.engine.executor import Network
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
-from edgecloud.tasks.planner import Choice, ClosedQueue, OpenQueue, Profiled
+from edgecloud.tasks.planner import Choice, ClosedQueue, Line, OpenQueue, Profiled
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import UsageError
 
@@ -136,7 +136,7 @@ def test_a_closed_queue_gives_out_every_task_the_urgent_ones_first(
     queue = ClosedQueue([*tasks, *(Task(n, "alex_net") for n in range(4, 20))], known)
     queue.refresh(0.0, conditions(20))
     order = []
-    while (found := queue.take(0.0, can_send=True)) is not None:
+    while (found := queue.take(0.0)) is not None:
         order.append(found[0].id)
     assert order[:2] == [3, 2]
     assert sorted(order) == list(range(1, 20))
@@ -150,18 +150,18 @@ def test_a_plan_is_made_anew_when_the_link_changes_and_without_a_cloud(
 ) -> None:
     queue = ClosedQueue([Task(n, "alex_net") for n in range(40)], known)
     queue.refresh(0.0, conditions(100))
-    fast = [queue.take(0.0, can_send=True) for _ in range(10)]
+    fast = [queue.take(0.0) for _ in range(10)]
     queue.refresh(10.0, conditions(104))  # not really another link
-    assert queue.take(0.0, can_send=True) is not None
+    assert queue.take(0.0) is not None
     queue.refresh(20.0, conditions(0.2))
-    slow = [queue.take(0.0, can_send=True) for _ in range(10)]
+    slow = [queue.take(0.0) for _ in range(10)]
 
     def mean_point(found: list[tuple[Task, Choice] | None]) -> float:
         return mean(pair[1].point for pair in found if pair is not None)
 
     assert mean_point(fast) < mean_point(slow)
     queue.refresh(20.0, Conditions())
-    while (found := queue.take(0.0, can_send=True)) is not None:
+    while (found := queue.take(0.0)) is not None:
         assert found[1].is_local
     assert queue.left == 0
 
@@ -171,7 +171,7 @@ def test_an_idle_edge_takes_what_needs_no_link(
 ) -> None:
     queue = ClosedQueue([Task(n, "alex_net") for n in range(40)], known)
     queue.refresh(0.0, conditions(0.5))
-    found = queue.take(0.0, can_send=False)
+    found = queue.take(0.0, Line(has_room=False, may_grow=False))
     assert found is not None
     assert found[1].is_local
 
@@ -182,7 +182,7 @@ def test_arrivals_are_cut_for_latency_while_the_stages_keep_up(
     def first(rate_per_s: float) -> tuple[str, float, float]:
         queue = OpenQueue([Task(n, "alex_net") for n in range(5)], known, rate_per_s)
         queue.refresh(0.0, conditions(20))
-        found = queue.take(0.0, can_send=True)
+        found = queue.take(0.0)
         assert found is not None
         return found[1].objective, found[1].stages.longest_s, found[1].stages.total_s
 
