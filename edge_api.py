@@ -162,9 +162,12 @@ def infer(options: argparse.Namespace) -> int:
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
-        from edgecloud.client.inference import run
+        from edgecloud.client.inference import measure
+        from edgecloud.library.edge import Edge
 
-        outcome = run(build_config(options), progress)
+        config = build_config(options)
+        with Edge.of(config, progress) as edge:
+            outcome = measure(edge.client.prepared, edge.client.runner, config, progress)
     print_outcome(outcome, as_json=options.json)
     return 0 if outcome.verified is None or outcome.verified.matches else 1
 
@@ -177,8 +180,11 @@ def infer_points(options: argparse.Namespace) -> int:
     with on_terminal() as progress, ExitStack() as stack:
         from edgecloud.cli import report
         from edgecloud.client import points
+        from edgecloud.library.edge import Edge
 
-        session = stack.enter_context(points.session(build_config(options), progress))
+        config = build_config(options)
+        edge = stack.enter_context(Edge.of(config, progress, ready_s=config.ready_s))
+        session = points.PointsSession(edge.client.entered, config, progress)
         if not is_listening:
             points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
         elif options.json:

@@ -1,10 +1,10 @@
-"""One call of edge_api.py: prepare, decide, measure, verify. Returns plain values; cli.report shows them."""
+"""From a configuration to measured inferences: prepare, decide, measure, verify. cli.report shows what came of it."""
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -43,15 +43,6 @@ from edgecloud.utils.progress import Show
 log = logging.getLogger(__name__)
 
 
-def run(config: EdgeConfig, progress: Show) -> Outcome:
-    """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
-    with ExitStack() as stack:
-        entered = enter(stack, config, progress, is_awaited=config.fallback != "always")
-        prepared = prepared_with(entered, config, progress)
-        link, plan, is_late = first_plan(entered, prepared, config, progress)
-        return carry_out(prepared, link, plan, config, progress, is_late=is_late)
-
-
 @dataclass(frozen=True)
 class Entered:
     """An edge with its network built, and its cloud connected where it needs one."""
@@ -64,37 +55,48 @@ class Entered:
 
 
 def enter(
-    stack: ExitStack, config: EdgeConfig, progress: Show, *, is_awaited: bool = True, ready_s: float | None = None
-) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both.
-
-    The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
-    the greeting only begins. Raises AppError.
-    """
-    entry = registry.resolve_trusted(config.model)
-    recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
-    PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
-    example = read_input(config, entry)
-    cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
-    if config.point is None:
-        cloud.start()  # it loads while we do
-    progress("loading the network", 0.0)
-    edge = Edge.build(config, entry, example)
-    stack.callback(edge.close)
-    return reach(edge, cloud, config, progress, recorder, is_awaited=is_awaited, ready_s=ready_s)
-
-
-def reach(
-    edge: Edge,
-    cloud: CloudAccess,
+    stack: ExitStack,
     config: EdgeConfig,
     progress: Show,
-    recorder: Recorder | None = None,
+    edge: Edge | None = None,
     *,
     is_awaited: bool = True,
     ready_s: float | None = None,
 ) -> Entered:
-    """Connect to the cloud where one is needed, as `enter` does. Raises AppError."""
+    """Build the network, unless there is an `edge` that has it, and greet the cloud where one is needed; `stack` ends
+    both.
+
+    The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
+    the greeting only begins. Raises AppError.
+    """
+    build = _building(config) if edge is None else lambda: edge
+    PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
+    recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
+    cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
+    if config.point is None:
+        cloud.start()  # it loads while we do
+    progress("loading the network", 0.0)
+    built = build()
+    stack.callback(built.close)
+    return _reach(built, cloud, config, progress, recorder, is_awaited=is_awaited, ready_s=ready_s)
+
+
+def _building(config: EdgeConfig) -> Callable[[], Edge]:
+    """What builds the network that is named, once its input has been read. Raises UsageError for what there is not."""
+    entry = registry.resolve_trusted(config.model)
+    return partial(Edge.build, config, entry, read_input(config, entry))
+
+
+def _reach(
+    edge: Edge,
+    cloud: CloudAccess,
+    config: EdgeConfig,
+    progress: Show,
+    recorder: Recorder | None,
+    *,
+    is_awaited: bool,
+    ready_s: float | None,
+) -> Entered:
     if config.point is not None:
         edge.graph.head_at(config.point)  # raises for a point that there is not
     last = len(edge.graph.points) - 1
@@ -143,23 +145,12 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
 
 
-def carry_out(
-    prepared: Prepared,
-    link: LinkEstimate | None,
-    plan: Plan,
-    config: EdgeConfig,
-    progress: Show,
-    *,
-    is_late: bool = False,
-) -> Outcome:
-    """Run the network as planned, the warm-up and the repeats, and say what came of it.
+def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Show) -> Outcome:
+    """Run the network as planned, and in what it is compared with, the warm-up and the repeats: what came of it.
 
-    `is_late`: the cloud was not there when it was planned, and is looked for. Raises AppError for an answer that is no
-    number, and without a fallback for what a cloud or a link can do.
+    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
     """
-    edge, timing = prepared.edge, prepared.timing
-    both = _ends(edge, plan, config)
-    runner = Runner(prepared, plan, link, config, both, is_late=is_late)
+    edge, timing, plan, both = prepared.edge, prepared.timing, runner.plan, runner.ways
     metered = Metered()
     runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
     metered.stop()
@@ -219,7 +210,7 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
     return manager.link_and_state if manager.is_connected else None
 
 
-def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
+def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     """All on the cloud and all here, where they are to be compared and there is a cloud that takes the input."""
     if not config.compare or plan.failure:
         return ()

@@ -34,6 +34,7 @@ class Runner:
     ) -> None:
         self.plan, self.link = plan, link
         """What is carried out now, and what the link was like when it was planned."""
+        self.ways = tuple(ways)
         self._prepared, self._config, self._late = prepared, config, None
         self._cloud, self._resilient = prepared.edge.cloud, None
         self._reconnects_before = 0

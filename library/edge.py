@@ -12,12 +12,12 @@ from typing import Any, Self, get_args
 
 from edgecloud.client import edge as client
 from edgecloud.client.edge import Answered, EdgeConfig
-from edgecloud.client.edge_client import WINDOW, EdgeClient
+from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing import check_codec
 from edgecloud.engine.times import POLICIES
-from edgecloud.library.network import Loadable, load
+from edgecloud.library.network import Loadable, Network, load
 from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s, goal_of
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.tensors import Tensors, as_given, as_input
@@ -25,6 +25,7 @@ from edgecloud.library.wording import worded, wording, words
 from edgecloud.net.tls import client_tls
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import EdgeCloudError, UsageError
+from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
 
@@ -161,23 +162,41 @@ class Edge:
                 record=path_of(record),
             )
             edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
-            self._window = window
-            self._client = EdgeClient(edge, config, window=window)
-            try:
-                self._client.open()
-            except BaseException:
-                self._client.close()
-                raise
+            self.client = EdgeClient(config, edge, window)
+            self.client.open()
+        self._prepare(window)
+
+    @classmethod
+    def of(cls, config: EdgeConfig, progress: Show = silent, *, ready_s: float | None = None) -> Self:
+        """For the programs of this project: the edge of a configuration, its network built and its cloud greeted.
+
+        With `ready_s`, seconds for the cloud to be ready, nothing is planned: that is done by whoever runs several
+        cuts. Errors name flags instead of keyword arguments. Raises what `Edge(...)` raises.
+        """
+        edge = cls.__new__(cls)
+        edge.client = EdgeClient(config)
+        if ready_s is None:
+            edge.client.open(progress)
+        else:
+            edge.client.connect(progress, ready_s=ready_s)
+        built = edge.client.entered.edge
+        edge.net = Network(built.entry, built.network, built.entry.name)
+        edge._prepare(WINDOW)
+        return edge
+
+    def _prepare(self, window: int) -> None:
+        self._window = window
         self._planned: tuple[Any, Plan] | None = None
-        self._ended: tuple[Plan, Link | None] | None = None
+        self._last: tuple[Plan, Link | None] | None = None
+        self._is_closed = False
         self._closing = threading.Lock()
 
     @property
     def plan(self) -> Plan:
         """What runs where, as it is planned now, or was when it was closed."""
-        if self._ended is not None:
-            return self._ended[0]
-        plan, cached = self._client.plan, self._planned
+        if self._last is not None:
+            return self._last[0]
+        plan, cached = self.client.plan, self._planned
         if cached is None or cached[0] is not plan:
             cached = self._planned = (plan, Plan.of(self.net.graph, plan.decision, failure=words(plan.failure)))
         return cached[1]
@@ -185,9 +204,9 @@ class Edge:
     @property
     def link(self) -> Link | None:
         """What the link is like, as it was given or measured; None where there is no cloud."""
-        if self._ended is not None:
-            return self._ended[1]
-        link = self._client.link
+        if self._last is not None:
+            return self._last[1]
+        link = self.client.link
         if link is None:
             return None
         return Link(link.up_bytes_per_s, rtt=link.rtt_s, down=link.down_bytes_per_s)
@@ -196,7 +215,7 @@ class Edge:
         """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
         array = self._input(x)
         with wording(is_module=self.net.is_module), self._open():
-            return self._answer(self._client.infer(array), x)
+            return self._answer(self.client.infer(array), x)
 
     def submit(self, x: Any) -> "Future[Answer]":
         """Begin to answer one input. At most `window` are under way; more wait. What is in `x` is not to be changed
@@ -204,7 +223,7 @@ class Edge:
         """
         array = self._input(x)
         with self._open():
-            inner = self._client.submit(array)
+            inner = self.client.submit(array)
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
@@ -239,9 +258,11 @@ class Edge:
     def close(self) -> None:
         """Hang up: what is under way is finished first, what waits is cancelled. A second time does nothing."""
         with self._closing:
-            if self._ended is None:
-                self._ended = (self.plan, self.link)
-                self._client.close()
+            if not self._is_closed:
+                if self.client.is_open:
+                    self._last = (self.plan, self.link)
+                self._is_closed = True
+                self.client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -252,17 +273,17 @@ class Edge:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Edge {self.net.name}, {self.plan}{', closed' if self._ended else ''}>"
+        return f"<Edge {self.net.name}, {self.plan}{', closed' if self._is_closed else ''}>"
 
     @contextmanager
     def _open(self) -> Iterator[None]:
         """Raises UsageError once it is closed, also where another thread does that now."""
         try:
-            if self._ended is None:
+            if not self._is_closed:
                 yield
                 return
         except (ValueError, RuntimeError):  # so say a client and its threads that have ended
-            if self._ended is None:
+            if not self._is_closed:
                 raise
         raise UsageError("this edge is closed")
 

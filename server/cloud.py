@@ -115,6 +115,11 @@ class Cloud:
             Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the networks that it serves; `all` among them for every one that there is."""
+        return self._config.models
+
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
         for name, source in self._config.weights.items():

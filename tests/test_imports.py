@@ -82,6 +82,18 @@ def test_nobody_imports_the_scripts() -> None:
             assert not imported_by(path) & scripts, path
 
 
+WAYS_IN = {"client.inference.enter", "client.edge.Edge", "client.edge_client.EdgeClient", "server.cloud.Cloud"}
+"""What the library begins with."""
+
+
+def test_the_scripts_begin_with_the_library() -> None:
+    """There is no second way inside: they make an `ec.Edge` and an `ec.Cloud`, of a configuration."""
+    users = [*ROOT.glob("*.py"), *(ROOT / "cli").glob("*.py")]
+    named = {name.removeprefix("edgecloud.") for path in users for name in imported_by(path)}
+    assert {"library.edge.Edge", "library.cloud.Cloud"} <= named
+    assert not named & WAYS_IN
+
+
 IMPURE = {"torch", "torchvision", "socket", "select", "ssl", "subprocess", "threading", "time", "tempfile", "shutil"}
 """What a pure module has no use for."""
 

@@ -42,7 +42,7 @@ def config(cache: Path) -> EdgeConfig:
 
 @contextmanager
 def opened(edge: Edge, config: EdgeConfig, port: int) -> Iterator[EdgeClient]:
-    with EdgeClient(edge, replace(config, port=port)) as client:
+    with EdgeClient(replace(config, port=port), edge) as client:
         yield client
 
 
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_under_many_costs_no_answer(
 
 
 def test_without_a_cloud_it_raises_or_answers_alone(edge: Edge, config: EdgeConfig) -> None:
-    client = EdgeClient(edge, replace(config, port=1))
+    client = EdgeClient(replace(config, port=1), edge)
     with pytest.raises(ConnectError, match="--point 12 runs all of le_net on the edge without a cloud"):
         client.open()
     with pytest.raises(ValueError, match="not open"):
