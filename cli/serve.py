@@ -37,7 +37,6 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from edgecloud.net.penalties import Policy
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import server_context
-    from edgecloud.predictor.store import default_folder
     from edgecloud.server.cloud_config import CloudConfig
 
     host, port = flags.place_of(options)
@@ -45,14 +44,10 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     return CloudConfig(
         host=host,
         port=port,
-        device=options.device,
-        threads=options.threads,
+        device=flags.device_of(options),
         weights=parse_weights(options.weights),
         models=options.models,
         networks=tuple(options.network),
-        cache_dir=options.cache_dir or default_folder(),
-        times=options.times,
-        predictors=options.predictors,
         token=read_token(options.token_file),
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
         limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs)),

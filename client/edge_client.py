@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from edgecloud.client.edge import Answered, Edge, EdgeConfig
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.inference import Entered, ends, enter, first_plan, prepared_with
 from edgecloud.client.outcome import Plan
 from edgecloud.client.planning import Prepared
@@ -56,7 +57,7 @@ class EdgeClient:
     def open(self, progress: Show = silent) -> None:
         """Connect to the cloud, measure the layers and the link, and plan. Raises AppError."""
         config = self.config
-        entered = self.connect(progress, is_awaited=config.fallback != "always")
+        entered = self.connect(progress, is_awaited=config.cloud.fallback != "always")
         try:
             self._prepared = prepared = prepared_with(entered, config, progress)
             link, plan, is_late = first_plan(entered, prepared, config, progress)

@@ -8,8 +8,9 @@ from functools import cache, partial
 
 import numpy as np
 
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
-from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
+from edgecloud.client.edge import Answered, Edge, read_input
 from edgecloud.client.energy_report import EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import blaming
@@ -30,7 +31,7 @@ from edgecloud.engine.answers import (
     whole_answer,
 )
 from edgecloud.engine.packing import is_lossless
-from edgecloud.engine.times import Found, Times, predictors_path
+from edgecloud.engine.times import Found, Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -71,8 +72,8 @@ def enter(
     """
     build = _building(config) if edge is None else lambda: edge
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
-    recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
-    cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
+    recorder = None if config.link.record is None else stack.enter_context(Recorder(config.link.record))
+    cloud = CloudAccess.of(stack, config, "cloud_api.py")
     if config.point is None:
         cloud.start()  # it loads while we do
     progress("loading the network", 0.0)
@@ -104,16 +105,16 @@ def _reach(
         return Entered(edge)
     progress("waiting for the cloud", 0.0)
     try:
-        address = cloud.address(is_checked=config.fallback != "always")
+        address = cloud.address(is_checked=config.cloud.fallback != "always")
     except AppError as error:
-        if config.fallback != "always":
+        if config.cloud.fallback != "always":
             raise _hinted(error, edge) from None
         return Entered(edge, gone_on(error))
-    manager = edge.use(connection_of(config, address, recorder), config.token)
+    manager = edge.use(connection_of(config, address, recorder), config.cloud.token)
     if not is_awaited:
         manager.open_in_background()
         return Entered(edge, is_awaited=False)
-    return Entered(edge, _connect(edge, manager, config, ready_s or config.first_s))
+    return Entered(edge, _connect(edge, manager, config, ready_s or config.cloud.first_s))
 
 
 def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s: float) -> str:
@@ -121,9 +122,9 @@ def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s
     try:
         manager.connect(ready_s)
     except AppError as error:
-        if not is_covered(error, config.fallback):
+        if not is_covered(error, config.cloud.fallback):
             raise _hinted(error, edge) from None
-        return gone_on(blaming(error, "--timeout") if ready_s < config.ready_s else error)
+        return gone_on(blaming(error, "--timeout") if ready_s < config.cloud.ready_s else error)
     return ""
 
 
@@ -138,7 +139,7 @@ def _hinted(error: AppError, edge: Edge) -> AppError:
 def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
     """Find the times of the layers, measured or predicted."""
     edge = entered.edge
-    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    times = Times.of(config.device, "edge")
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
     whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
@@ -183,7 +184,7 @@ def first_plan(
             return met[0], plan_with_cloud(edge, *met, prepared, config), False
         why = why or "no answer yet"
     except AppError as error:
-        if not is_covered(error, config.fallback):
+        if not is_covered(error, config.cloud.fallback):
             raise
         why = gone_on(error) if entered.is_awaited else edge.cloud.why
         edge.cloud.hang_up(error)
@@ -200,11 +201,11 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
     if entered.is_awaited:
         progress("probing the link", 0.0)
         link = manager.measure()
-        return link, manager.ask_state(config.timeout_s)
-    manager.wait(first_wait_s(here_s, config.timeout_s))
+        return link, manager.ask_state(config.cloud.timeout_s)
+    manager.wait(first_wait_s(here_s, config.cloud.timeout_s))
     if manager.has_greeted:
         progress("probing the link", 0.0)
-        manager.wait(config.timeout_s)
+        manager.wait(config.cloud.timeout_s)
     if manager.error is not None:
         raise manager.error
     return manager.link_and_state if manager.is_connected else None
@@ -219,7 +220,7 @@ def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     try:
         check_sizes(edge, both[0])
     except ProtocolError as error:
-        if config.fallback == "off":
+        if config.cloud.fallback == "off":
             raise
         log.warning("skipping the comparison: %s", error)
         return ()

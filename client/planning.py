@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edgecloud.client.edge import Edge, EdgeConfig
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing import check_taken, packing_of, wanted_of
@@ -56,7 +57,7 @@ def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig)
     try:
         check_sizes(edge, plan.decision.parts)
     except ProtocolError as error:
-        if config.fallback == "off":
+        if config.cloud.fallback == "off":
             raise
         return replace(alone(edge, edge_s), failure=gone_on(error))
     return plan
@@ -92,11 +93,12 @@ def plan_of(
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    policy = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
+    codec, folder = config.codec, config.device.cache_dir
+    policy = wanted_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
     if edge.ready is not None:
-        check_taken(config.codec, edge.ready.codecs)
+        check_taken(codec.name, edge.ready.codecs)
         policy = replace(policy, known=frozenset(edge.ready.codecs))
-    packing = packing_of(edge.network, policy, config.cache_dir)
+    packing = packing_of(edge.network, policy, folder)
     return policy.allowed(edge.graph, packing, edge.executor.share)
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from edgecloud.client.edge import EdgeConfig
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.inference import Entered, ends, measure, prepared_with
 from edgecloud.client.outcome import Outcome
 from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem_of
@@ -111,7 +111,8 @@ class PointsSession:
 
     def measure(self, request: PointRequest) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
-        config = replace(self.config, point=request.point, codec=request.codec or self.config.codec)
+        codec = replace(self.config.codec, name=request.codec or self.config.codec.name)
+        config = replace(self.config, point=request.point, codec=codec)
         edge = self.entered.edge
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
@@ -120,7 +121,7 @@ class PointsSession:
         try:
             link, state = self._meet(config, is_anew=request.point is None and request.head is None)
         except AppError as error:  # the first greeting, which may be an error, is over
-            if config.fallback == "off":
+            if config.cloud.fallback == "off":
                 raise
             self._lost(error)
             plan = replace(alone(edge, edge_s), failure=self._why)
@@ -136,11 +137,11 @@ class PointsSession:
         manager = self.entered.edge.cloud
         if manager is None:
             raise AppError(self._why)
-        manager.connect_if_due(config.ready_s)
+        manager.connect_if_due(config.cloud.ready_s)
         if manager.link is None or is_anew:
             self.progress("probing the link", 0.0)
             manager.measure()
-        state = manager.ask_state(config.timeout_s)
+        state = manager.ask_state(config.cloud.timeout_s)
         manager.on_success()
         assert manager.link is not None  # it was measured
         return manager.link, state

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.library.network import Loadable, all_loaded
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.wording import wording
@@ -53,7 +54,7 @@ class Cloud:
         port: int = 0,
         host: str = CloudConfig.host,
         token: str | None = None,
-        device: str = CloudConfig.device,
+        device: str = DeviceConfig.name,
         threads: int | None = None,
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
@@ -72,9 +73,7 @@ class Cloud:
             config = CloudConfig(
                 host=host,
                 port=port,
-                device=device,
-                threads=threads,
-                cache_dir=cache_of(cache_dir),
+                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir)),
                 token=secret,
                 tls=tls,
                 limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.edge import Answered, EdgeConfig
+from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
+from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
 from edgecloud.client.power import PowerChoice
@@ -103,17 +104,17 @@ class Edge:
         link: Link | None = None,
         objective: str | Goal = "latency",
         point: int | None = None,
-        codec: str = EdgeConfig.codec,
-        accuracy_budget: float = EdgeConfig.accuracy_budget,
-        fallback: Mode = EdgeConfig.fallback,
-        timeout: str | float = EdgeConfig.timeout_s,
-        ready_timeout: str | float = EdgeConfig.ready_s,
+        codec: str = CodecConfig.name,
+        accuracy_budget: float = CodecConfig.accuracy_budget,
+        fallback: Mode = CloudConfig.fallback,
+        timeout: str | float = CloudConfig.timeout_s,
+        ready_timeout: str | float = CloudConfig.ready_s,
         window: int = WINDOW,
-        device: str = EdgeConfig.device,
+        device: str = DeviceConfig.name,
         threads: int | None = None,
         emulate_cpu: float | None = None,
         emulate_link: str | None = None,
-        times: str = EdgeConfig.times,
+        times: str = DeviceConfig.times,
         power: str = EdgeConfig.power,
         radio: str = EdgeConfig.radio,
         record: str | Path | None = None,
@@ -139,27 +140,27 @@ class Edge:
             PowerChoice.of(power, radio)
             config = EdgeConfig(
                 model=self.net.name,
-                host=place.host,
-                port=place.port or 0,
-                device=device,
-                threads=threads,
                 point=point,
                 goal=goal,
-                link=None if link is None else link.plain,
-                codec=codec,
-                accuracy_budget=accuracy_budget,
-                fallback=fallback,
-                timeout_s=duration_s(timeout),
-                ready_s=duration_s(ready_timeout),
-                cpu_share=emulate_cpu,
-                link_shape=_shape(emulate_link, cloud),
-                cache_dir=cache_of(cache_dir),
-                times=times,
                 power=power,
                 radio=radio,
-                token=token_of(token),
-                tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
-                record=path_of(record),
+                cpu_share=emulate_cpu,
+                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir), times=times),
+                cloud=CloudConfig(
+                    host=place.host,
+                    port=place.port or 0,
+                    token=token_of(token),
+                    tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
+                    fallback=fallback,
+                    timeout_s=duration_s(timeout),
+                    ready_s=duration_s(ready_timeout),
+                ),
+                link=LinkConfig(
+                    given=None if link is None else link.plain,
+                    shape=_shape(emulate_link, cloud),
+                    record=path_of(record),
+                ),
+                codec=CodecConfig(name=codec, accuracy_budget=accuracy_budget),
             )
             edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
             self.client = EdgeClient(config, edge, window)

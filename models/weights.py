@@ -23,11 +23,10 @@ from torch.overrides import TorchFunctionMode
 from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
 from edgecloud.models.registry import Entry
+from edgecloud.models.sources import DEFAULT as DEFAULT
+from edgecloud.models.sources import IMAGENET as IMAGENET
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
-
-DEFAULT = "default"
-IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True)

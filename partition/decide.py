@@ -19,7 +19,7 @@ from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.mincut import CutSolver
-from edgecloud.partition.objectives import METHODS, OBJECTIVES, Search
+from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import printable
@@ -64,8 +64,8 @@ class Goal:
     edgecloud.partition.decide.GoalError: objective 'weighted' ... seconds_per_joule
     """
 
-    objective: str = "latency"
-    method: str = "auto"
+    objective: str = OBJECTIVE
+    method: str = METHOD
     seconds_per_joule: float | None = None
     rate_per_s: float | None = None
     max_cost: float | None = None

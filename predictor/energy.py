@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 SHIPPED = shipped("predictor", "power")
 MAX_FILE_BYTES = 64 << 10
 MAX_W = 10_000.0
-DEFAULT_PROFILE, DEFAULT_RADIO = "raspberry_pi_4", "wifi"
 POWERCAP, HWMON = Path("/sys/class/powercap"), Path("/sys/class/hwmon")
 
 

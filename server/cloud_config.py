@@ -1,33 +1,32 @@
-"""The configuration of a cloud, from the flags of cloud_api.py."""
+"""What a cloud is told; each default is here and nowhere else, and the flags of the command line take it from here."""
 
-import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.net.frames import Limits
 from edgecloud.net.penalties import Policy
+from edgecloud.utils import addresses
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True)
 class CloudConfig:
     """How a cloud is run. Sizes in bytes, times in seconds."""
 
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
+    host: str = addresses.LOCAL
+    port: int = addresses.PORT
+    device: DeviceConfig = field(default_factory=DeviceConfig)
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
     """The networks that are served, `all` among them for every one that there is; none means the registry's own."""
     networks: tuple[str, ...] = ()
     """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    """None: where deployment.py fit puts those of a cloud."""
     token: str = ""
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edgecloud.client.handshake import handshake
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import Network
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Worker
@@ -46,7 +47,7 @@ def hello_of(network: Network) -> Hello:
 @contextmanager
 def networks(cache: Path, **settings: object) -> Iterator[Networks]:
     worker = Worker(8)
-    config = replace(CloudConfig(cache_dir=cache), **settings)  # type: ignore[arg-type]
+    config = replace(CloudConfig(device=DeviceConfig(cache_dir=cache)), **settings)  # type: ignore[arg-type]
     made = Networks(config, torch.device("cpu"), worker, LoadMeter())
     try:
         yield made

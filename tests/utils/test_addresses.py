@@ -154,8 +154,8 @@ def test_a_certificate_has_to_bear_the_host_alone(host: str, name: str, tmp_path
     ca = certificates.make(tmp_path, "ca").cert
     options = options_of(edge_parser, "-i", host, "--tls-ca", str(ca))
     config = edge_api.build_config(options)
-    assert config.tls is not None
-    assert config.tls.hostname == name
+    assert config.cloud.tls is not None
+    assert config.cloud.tls.hostname == name
 
 
 @pytest.mark.parametrize("words", [("-p", "0"), ("-i", "host:0"), ("-i", ""), ("-i", "http://host")])
