@@ -144,7 +144,6 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--points cannot be combined with --point, --compare or --max-cost")
     if options.point is not None and any(wishes):
         raise UsageError("--point cannot be combined with --objective, --method or --max-cost")
-    flags.check_emulation(options)
 
 
 def infer(options: argparse.Namespace) -> int:

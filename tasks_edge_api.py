@@ -142,7 +142,6 @@ def check(options: argparse.Namespace) -> None:
     from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
-    flags.check_emulation(options)
 
 
 def check_names(excel: Path | None, plot: Path | None) -> None:

@@ -220,14 +220,6 @@ def add_record_flag(parser: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_emulation(options: argparse.Namespace) -> None:
-    """Refuse what --emulate-cpu does not go with. Raises UsageError."""
-    if options.emulate_cpu is not None and (options.threads or 1) != 1:
-        raise UsageError("--emulate-cpu cannot be combined with --threads: it emulates one core")
-    if options.emulate_cpu is not None and options.device != "cpu":
-        raise UsageError("--emulate-cpu requires -d cpu")
-
-
 def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -> None:
     """What is minimised, one of `objectives`, and how the best cut is found."""
     parser.add_argument(

@@ -12,6 +12,7 @@ from edgecloud.client.fallback import Mode
 from edgecloud.engine.device_config import DeviceConfig as DeviceConfig  # shared with the cloud
 from edgecloud.models import sources
 from edgecloud.utils import addresses
+from edgecloud.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from edgecloud.net.tls import ClientTls
@@ -77,6 +78,18 @@ class ClientConfig:
     weights: str = sources.DEFAULT
     cpu_share: float | None = None
     """The emulated share of a core."""
+
+    def __post_init__(self) -> None:
+        """Refuse what an emulated share does not go with. Raises UsageError."""
+        share, device = self.cpu_share, self.device
+        if share is None:
+            return
+        if not 0 < share <= 1:
+            raise UsageError(f"--emulate-cpu is a share of one core, above 0 and at most 1, not {share!r}")
+        if (device.threads or 1) != 1:
+            raise UsageError("--emulate-cpu cannot be combined with --threads: it emulates a share of one core")
+        if device.name != "cpu":
+            raise UsageError("--emulate-cpu requires -d cpu")
 
 
 def _goal() -> "Goal":

@@ -130,7 +130,6 @@ class Edge:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
         _check_choices(fallback=fallback, times=times, window=window)
-        _check_emulation(emulate_cpu, threads, device)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -322,15 +321,6 @@ def _check_choices(*, fallback: str, times: str, window: int) -> None:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {choice!r}")
     if not isinstance(window, int) or window < 1:
         raise UsageError(f"window is how many inferences are under way at once, at least 1, not {window!r}")
-
-
-def _check_emulation(share: float | None, threads: int | None, device: str) -> None:
-    if share is None:
-        return
-    if not 0 < share <= 1:
-        raise UsageError(f"emulate_cpu is a share of one core, above 0 and at most 1, not {share!r}")
-    if (threads or 1) != 1 or device != "cpu":
-        raise UsageError("emulate_cpu emulates a share of one core: it needs device='cpu', and threads cannot be more")
 
 
 def _shape(link: str | None, cloud: str | None) -> str | None:
