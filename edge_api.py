@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
-from edgecloud.client.config import EdgeConfig
 from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
+    from edgecloud.client.config import EdgeConfig
     from edgecloud.client.outcome import Outcome
 
 
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--text", type=arguments.sentence, metavar="SENTENCE", help="sentence, for senna_pos, senna_ner, senna_chk"
     )
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="preprocessed input tensor")
-    what.add_argument("--weights", default=EdgeConfig.weights, metavar="SOURCE", help=flags.WEIGHTS)
+    what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("Partitioning")
     where.add_argument(
         "--point", type=arguments.count, metavar="K", help="cut point; 0: all on the cloud, the last: all on the edge"
@@ -72,14 +73,14 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--repeat",
         type=arguments.positive_int,
-        default=EdgeConfig.repeat,
+        default=defaults.Edge.REPEAT,
         metavar="N",
         help="number of measured inferences",
     )
     runs.add_argument(
         "--warm-up",
         type=arguments.count,
-        default=EdgeConfig.warm_up,
+        default=defaults.Edge.WARM_UP,
         metavar="N",
         help="number of warm-up inferences, not measured",
     )
@@ -94,9 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_config(options: argparse.Namespace) -> EdgeConfig:
+def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from edgecloud.cli.goals import goal_of
+    from edgecloud.client.config import EdgeConfig
     from edgecloud.client.subprocesses import own_cloud_flags
     from edgecloud.models import custom_model
 

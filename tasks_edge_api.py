@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
-from edgecloud.tasks.tasks_config import TasksConfig
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from edgecloud.utils.units import format_duration, parse_rate
 
 if TYPE_CHECKING:
     from edgecloud.tasks.pipeline import TaskRecord
     from edgecloud.tasks.task_runner import TasksOutcome, TasksRun
+    from edgecloud.tasks.tasks_config import TasksConfig
     from edgecloud.utils.progress import Show
 
 
@@ -39,17 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--type",
         type=arguments.names,
         metavar="A,B",
-        default=TasksConfig.models,
+        default=defaults.Tasks.MODELS,
         help="networks of the random mix, or custom models FILE.py (default: alex_net,vgg_net,mobile_net,le_net)",
     )
     what = parser.add_argument_group("Tasks")
     what.add_argument(
-        "--tasks", type=arguments.positive_int, default=TasksConfig.tasks, metavar="N", help="number of random tasks"
+        "--tasks", type=arguments.positive_int, default=defaults.Tasks.COUNT, metavar="N", help="number of random tasks"
     )
     what.add_argument(
         "--seed",
         type=arguments.count,
-        default=TasksConfig.seed,
+        default=defaults.Tasks.SEED,
         metavar="S",
         help="random seed of the tasks and arrivals",
     )
@@ -71,13 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N/s",
         help="random arrivals at this mean rate (default: all at the start)",
     )
-    what.add_argument("--weights", default=TasksConfig.weights, metavar="SOURCE", help="weights: default or imagenet")
+    what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help="weights: default or imagenet")
     how = parser.add_argument_group("Execution")
     how.add_argument("--serial", action="store_true", help="run tasks one after another, for comparison")
     how.add_argument(
         "--interval",
         type=arguments.duration,
-        default=format_duration(TasksConfig.interval_s),
+        default=format_duration(defaults.Tasks.INTERVAL_S),
         metavar="TIME",
         help="how often the link is measured",
     )
@@ -103,9 +104,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_config(options: argparse.Namespace) -> TasksConfig:
+def build_config(options: argparse.Namespace) -> "TasksConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from edgecloud.client.subprocesses import own_cloud_flags
+    from edgecloud.tasks.tasks_config import TasksConfig
 
     check(options)
     device = flags.device_of(options)

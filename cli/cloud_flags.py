@@ -4,11 +4,9 @@ import argparse
 from pathlib import Path
 
 from edgecloud.cli import arguments, flags, script
-from edgecloud.server.cloud_config import CloudConfig
-from edgecloud.utils import addresses
+from edgecloud.utils import defaults
+from edgecloud.utils.defaults import Server
 from edgecloud.utils.units import format_duration, format_size
-
-DEFAULTS = CloudConfig()
 
 
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
@@ -65,7 +63,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         "--metrics-host",
         metavar="HOST",
         type=arguments.host,
-        default=addresses.LOCAL,
+        default=defaults.HOST,
         help="address of the metrics endpoint; it has no authentication",
     )
     return parser
@@ -83,14 +81,14 @@ def add_door_flags(parser: argparse.ArgumentParser) -> None:
         "--max-per-source",
         metavar="N",
         type=arguments.positive_int,
-        default=DEFAULTS.policy.most_connections,
+        default=Server.CONNECTIONS_PER_SOURCE,
         help="maximum connections per IPv4 address or IPv6 /64; loopback is exempt",
     )
     group.add_argument(
         "--max-penalty",
         metavar="TIME",
         type=arguments.wait,
-        default=format_duration(DEFAULTS.policy.most_s),
+        default=format_duration(Server.PENALTY_S),
         help="maximum time a source is blocked after wrong tokens, invalid data or silence; 0s: never block",
     )
     group.add_argument("--penalise-loopback", action="store_true", help="apply the limits per source to loopback too")
@@ -100,16 +98,16 @@ def add_time_flags(parser: argparse.ArgumentParser) -> None:
     """How long things may take."""
     group = parser.add_argument_group("Timeouts")
     for flag, default, text in (
-        ("--timeout", DEFAULTS.request_s, "maximum time for one request"),
+        ("--timeout", Server.REQUEST_S, "maximum time for one request"),
         (
             "--hello-timeout",
-            DEFAULTS.hello_s,
+            Server.HELLO_S,
             "maximum time for a new connection to send HELLO, including the TLS handshake",
         ),
-        ("--idle-timeout", DEFAULTS.idle_s, "maximum time between two requests"),
+        ("--idle-timeout", Server.IDLE_S, "maximum time between two requests"),
         (
             "--drain-timeout",
-            DEFAULTS.drain_s,
+            Server.DRAIN_S,
             "time to finish pending requests after SIGTERM; a second SIGTERM exits at once",
         ),
     ):
@@ -118,7 +116,7 @@ def add_time_flags(parser: argparse.ArgumentParser) -> None:
         "--min-rate",
         metavar="SIZE",
         type=arguments.size,
-        default=format_size(int(DEFAULTS.min_bytes_per_s)),
+        default=format_size(Server.MIN_BYTES_PER_S),
         help="minimum transfer rate of a frame in bytes per second, after 5 s",
     )
 
@@ -130,28 +128,28 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
         "--max-payload",
         metavar="SIZE",
         type=arguments.payload_size,
-        default=format_size(DEFAULTS.limits.payload_bytes),
+        default=format_size(Server.PAYLOAD_BYTES),
         help="maximum payload of a frame",
     )
     group.add_argument(
         "--max-header",
         metavar="SIZE",
         type=arguments.header_size,
-        default=format_size(DEFAULTS.limits.header_bytes),
+        default=format_size(Server.HEADER_BYTES),
         help="maximum header of a frame; most message types have a lower limit",
     )
     group.add_argument(
         "--max-tensors",
         metavar="N",
         type=arguments.positive_int,
-        default=DEFAULTS.limits.tensors,
+        default=Server.TENSORS,
         help="tensors per frame",
     )
     group.add_argument(
         "--max-network-bytes",
         metavar="SIZE",
         type=arguments.size,
-        default=format_size(DEFAULTS.max_network_bytes),
+        default=format_size(Server.NETWORK_BYTES),
         help="maximum size of the network parameters kept in memory",
     )
 
@@ -160,8 +158,8 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     """How many there may be at once."""
     group = parser.add_argument_group("Concurrency and limits")
     for flag, default, text in (
-        ("--max-connections", DEFAULTS.max_connections, "maximum connections; further ones are refused with BUSY"),
-        ("--max-queue", DEFAULTS.max_queue, "maximum queued requests; further ones are refused with BUSY"),
+        ("--max-connections", Server.CONNECTIONS, "maximum connections; further ones are refused with BUSY"),
+        ("--max-queue", Server.QUEUE, "maximum queued requests; further ones are refused with BUSY"),
         ("--max-batch", max_batch, "maximum requests with the same network and cut that run as one batch"),
     ):
         group.add_argument(flag, metavar="N", type=arguments.positive_int, default=default, help=text)
@@ -169,7 +167,7 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         "--max-control-rate",
         metavar="N",
         type=arguments.positive_int,
-        default=int(DEFAULTS.small_per_s),
+        default=Server.SMALL_PER_S,
         help="STATUS and invalid requests per second and source, burst 2 s; further ones are delayed. HELLO: the same "
         "rate, PROBE: 4 times, connections: 10 times",
     )
@@ -178,12 +176,12 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         "--load-budget",
         metavar="TIME",
         type=arguments.duration,
-        default=format_duration(DEFAULTS.load_budget_s),
+        default=format_duration(Server.LOAD_BUDGET_S),
         help="maximum time per hour spent loading and measuring networks for one source; loopback is exempt",
     )
     wait = "how long an idle processor waits to fill a batch"
     group.add_argument(
-        "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(DEFAULTS.batch_wait_s), help=wait
+        "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(Server.BATCH_WAIT_S), help=wait
     )
 
 

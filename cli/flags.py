@@ -4,14 +4,17 @@ import argparse
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments
-from edgecloud.client.config import CloudConfig, CodecConfig, EdgeConfig, LinkConfig
-from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE
-from edgecloud.utils import addresses, environment
+from edgecloud.utils import addresses, defaults, environment
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import format_duration
+
+if TYPE_CHECKING:
+    from edgecloud.client.config import CloudConfig, CodecConfig, LinkConfig
+    from edgecloud.engine.device_config import DeviceConfig
 
 NETWORKS = (
     *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
@@ -29,7 +32,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
         "--ip",
         type=arguments.place if listens else arguments.place_there,
         metavar="HOST[:PORT]",
-        default=addresses.LOCAL if listens else None,
+        default=defaults.HOST if listens else None,
         help=host_help,
     )
     parser.add_argument(
@@ -37,7 +40,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
         "--port",
         type=arguments.port if listens else arguments.port_there,
         metavar="PORT",
-        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {addresses.PORT})",
+        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {defaults.PORT})",
     )
     add_device_flags(parser)
     parser.add_argument(
@@ -50,16 +53,17 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
 
 def place_of(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
-    place = addresses.parse(addresses.LOCAL if options.ip is None else options.ip)
+    place = addresses.parse(defaults.HOST if options.ip is None else options.ip)
     if place.port is None:
-        return place.host, addresses.PORT if options.port is None else options.port
+        return place.host, defaults.PORT if options.port is None else options.port
     if options.port not in (None, place.port):
         raise UsageError(f"-i {options.ip} and -p {options.port} name different ports: give only one")
     return place.host, place.port
 
 
-def device_of(options: argparse.Namespace) -> DeviceConfig:
+def device_of(options: argparse.Namespace) -> "DeviceConfig":
     """What `add_device_flags` and `add_times_flags` say. Raises UsageError for a user who has no home."""
+    from edgecloud.engine.device_config import DeviceConfig
     from edgecloud.predictor.store import default_folder
 
     return DeviceConfig(
@@ -71,11 +75,12 @@ def device_of(options: argparse.Namespace) -> DeviceConfig:
     )
 
 
-def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> CloudConfig:
+def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "CloudConfig":
     """Where the cloud of an edge is, how it is trusted and waited for; `own` starts one for this call.
 
     Raises UsageError for files and texts that do not serve.
     """
+    from edgecloud.client.config import CloudConfig
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import client_tls
 
@@ -92,13 +97,17 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> CloudC
     )
 
 
-def link_of(options: argparse.Namespace) -> LinkConfig:
+def link_of(options: argparse.Namespace) -> "LinkConfig":
     """What an edge is told of its link."""
+    from edgecloud.client.config import LinkConfig
+
     return LinkConfig(up_bytes_per_s=options.bandwidth, shape=options.emulate_link, record=options.record)
 
 
-def codec_of(options: argparse.Namespace) -> CodecConfig:
+def codec_of(options: argparse.Namespace) -> "CodecConfig":
     """What `add_codec_flags` says."""
+    from edgecloud.client.config import CodecConfig
+
     return CodecConfig(name=options.codec, accuracy_budget=options.accuracy_budget)
 
 
@@ -124,7 +133,7 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
-    parser.add_argument("-d", "--device", default=DeviceConfig.name, help="device: cpu, cuda, cuda:1 or mps")
+    parser.add_argument("-d", "--device", default=defaults.Device.NAME, help="device: cpu, cuda, cuda:1 or mps")
     parser.add_argument(
         "--threads", type=arguments.positive_int, metavar="N", help="threads per layer (default: all cores)"
     )
@@ -138,7 +147,7 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     parser.add_argument(
         "--times",
         choices=("auto", "measured", "predicted"),
-        default=DeviceConfig.times,
+        default=defaults.Device.TIMES,
         help="source of the layer times: measured once on this machine, predicted, or whichever is available (auto)",
     )
     parser.add_argument(
@@ -152,12 +161,12 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """How tensors may be packed for the link."""
     parser.add_argument(
-        "--codec", default=CodecConfig.name, metavar="NAME", help="tensor encoding: auto, raw, zstd, int8+zstd, ..."
+        "--codec", default=defaults.Codec.NAME, metavar="NAME", help="tensor encoding: auto, raw, zstd, int8+zstd, ..."
     )
     parser.add_argument(
         "--accuracy-budget",
         type=arguments.percent,
-        default=f"{CodecConfig.accuracy_budget:.0%}",
+        default=f"{defaults.Codec.ACCURACY_BUDGET:.0%}",
         metavar="SHARE",
         help="share of answers that lossy codecs may change, such as 0.5%%; requires deployment.py calibrate",
     )
@@ -175,14 +184,14 @@ def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
     parser.add_argument(
         "--timeout",
         type=arguments.duration,
-        default=format_duration(CloudConfig.timeout_s),
+        default=format_duration(defaults.Cloud.TIMEOUT_S),
         metavar="TIME",
         help=f"maximum wait for the cloud per {unit}",
     )
     parser.add_argument(
         "--ready-timeout",
         type=arguments.duration,
-        default=format_duration(CloudConfig.ready_s),
+        default=format_duration(defaults.Cloud.READY_S),
         metavar="TIME",
         help="maximum wait until the cloud has loaded and measured the network",
     )
@@ -193,7 +202,7 @@ def add_fallback_flag(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--fallback",
         choices=("on", "off", "always"),
-        default=CloudConfig.fallback,
+        default=defaults.Cloud.FALLBACK,
         help="on: finish on the edge if the cloud does not answer in time; off: fail; always: also run without a cloud "
         "at the start, and use it once it is reachable",
     )
@@ -256,8 +265,8 @@ def add_power_flags(parser: argparse._ArgumentGroup) -> None:
     """The watts that energy is modelled with."""
     parser.add_argument(
         "--power",
-        default=EdgeConfig.power,
+        default=defaults.Edge.POWER,
         metavar="PROFILE",
         help="power profile: raspberry_pi_4, jetson_tk1, or a .yaml file",
     )
-    parser.add_argument("--radio", default=EdgeConfig.radio, help="radio of the power profile: 3g, 4g or wifi")
+    parser.add_argument("--radio", default=defaults.Edge.RADIO, help="radio of the power profile: 3g, 4g or wifi")

@@ -1,8 +1,4 @@
-"""What every edge is told, whether it runs one inference or many tasks; each default is here and nowhere else.
-
-The flags of the command line and the arguments of the library take their defaults from here, so nothing slow is
-imported.
-"""
+"""What every edge is told, whether it runs one inference or many tasks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,30 +6,29 @@ from typing import TYPE_CHECKING
 
 from edgecloud.client.fallback import Mode
 from edgecloud.engine.device_config import DeviceConfig as DeviceConfig  # shared with the cloud
-from edgecloud.models import sources
-from edgecloud.utils import addresses
+from edgecloud.partition.cost import Link
+from edgecloud.partition.decide import Goal
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from edgecloud.net.tls import ClientTls
-    from edgecloud.partition.cost import Link
-    from edgecloud.partition.decide import Goal
 
 
 @dataclass(frozen=True, kw_only=True)
 class CloudConfig:
     """Where the cloud is, how it is trusted, and how long it is waited for, in seconds."""
 
-    host: str = addresses.LOCAL
-    port: int = addresses.PORT
+    host: str = defaults.HOST
+    port: int = defaults.PORT
     token: str = ""
     tls: "ClientTls | None" = None
     own: tuple[str, ...] | None = None
     """Start a cloud on loopback with these arguments, and use that one."""
-    fallback: Mode = "on"
+    fallback: Mode = defaults.Cloud.FALLBACK
     """Finish inferences here that the cloud does not answer; `always`: also where no cloud has come yet."""
-    timeout_s: float = 60.0
-    ready_s: float = 300.0
+    timeout_s: float = defaults.Cloud.TIMEOUT_S
+    ready_s: float = defaults.Cloud.READY_S
 
     @property
     def first_s(self) -> float:
@@ -49,7 +44,7 @@ class LinkConfig:
 
     up_bytes_per_s: float | None = None
     """Believed of both ways at the start, instead of a probe; None: the link is probed."""
-    given: "Link | None" = None
+    given: Link | None = None
     """Believed altogether, its round trip too."""
     shape: str | None = None
     """The emulated link, written UP[,RTT[,DOWN]]."""
@@ -61,9 +56,9 @@ class LinkConfig:
 class CodecConfig:
     """How tensors may be packed."""
 
-    name: str = "auto"
+    name: str = defaults.Codec.NAME
     """A codec, or auto: the best lossless one, and lossy ones within the budget."""
-    accuracy_budget: float = 0.0
+    accuracy_budget: float = defaults.Codec.ACCURACY_BUDGET
     """Share of answers that lossy codecs may change, as calibrated."""
 
 
@@ -75,7 +70,7 @@ class ClientConfig:
     cloud: CloudConfig = field(default_factory=CloudConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
-    weights: str = sources.DEFAULT
+    weights: str = defaults.Edge.WEIGHTS
     cpu_share: float | None = None
     """The emulated share of a core."""
 
@@ -92,12 +87,6 @@ class ClientConfig:
             raise UsageError("--emulate-cpu requires -d cpu")
 
 
-def _goal() -> "Goal":
-    from edgecloud.partition.decide import Goal
-
-    return Goal()
-
-
 @dataclass(frozen=True)
 class EdgeConfig(ClientConfig):
     """What one call of edge_api.py is to do."""
@@ -108,10 +97,10 @@ class EdgeConfig(ClientConfig):
     text: str | None = None
     array: Path | None = None
     point: int | None = None
-    goal: "Goal" = field(default_factory=_goal)
-    repeat: int = 1
-    warm_up: int = 1
+    goal: Goal = field(default_factory=Goal)
+    repeat: int = defaults.Edge.REPEAT
+    warm_up: int = defaults.Edge.WARM_UP
     verify: bool = False
     compare: bool = False
-    power: str = "raspberry_pi_4"
-    radio: str = "wifi"
+    power: str = defaults.Edge.POWER
+    radio: str = defaults.Edge.RADIO

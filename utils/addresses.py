@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from edgecloud.utils.errors import UsageError
 
-LOCAL, PORT = "127.0.0.1", 9999
-"""Where a cloud listens, and is looked for, unless something else is said."""
 MAX_PORT = 65535
 FORMS = "HOST, HOST:PORT, an IPv6 address or [IPV6]:PORT"
 _NAME = re.compile(r"[^\s\[\]:/@%\\?#,\x00-\x1f\x7f]+")

@@ -58,7 +58,7 @@ def test_no_flag_has_a_default_of_its_own() -> None:
     """They are those of the configuration; none, and an empty list, say that there is none."""
     modules = (flags, cloud_flags, edge_api, cloud_api, tasks_edge_api, tasks_cloud_api)
     found = {text for module in modules for text in written(Path(str(module.__file__)))}
-    allowed = {"addresses.LOCAL if listens else None", "f'{CodecConfig.accuracy_budget:.0%}'", "[]", "()"}
+    allowed = {"defaults.HOST if listens else None", "f'{defaults.Codec.ACCURACY_BUDGET:.0%}'", "[]", "()"}
     assert found <= allowed
 
 
