@@ -150,7 +150,8 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
 def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     """And who does wait, does not for torch's compiler, of which torchvision takes a function."""
     code = (
-        "import sys, edgecloud.client.inference; from edgecloud.models import registry\n"
+        "import sys; from edgecloud.cli import start; start.begin()\n"
+        "import edgecloud.client.inference; from edgecloud.models import registry\n"
         "registry.lookup('le_net'); registry.lookup('senna_pos')\n"
         "assert 'torchvision' not in sys.modules\n"
         "registry.lookup('alex_net')\n"
@@ -165,9 +166,21 @@ def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_torchvision_of_somebody_elses_program_is_as_it_was_made() -> None:
+    """The library puts nothing off: what torchvision takes of torch is torch's own function."""
+    code = (
+        "import edgecloud as ec, sys\n"
+        "ec.load('alex_net')\n"
+        "import torch._dynamo.utils as compiler\n"
+        "assert sys.modules['torchvision.ops.roi_align'].is_compile_supported is compiler.is_compile_supported"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_whoever_needs_the_compiler_while_torchvision_is_imported_gets_all_of_it() -> None:
     code = (
-        "import sys, torch; from edgecloud.models import vision\n"
+        "import sys; from edgecloud.cli import start; start.begin()\n"
+        "import torch; from edgecloud.models import vision\n"
         "with vision._compiler_put_off():\n"
         "    import torch._dynamo\n"
         "    assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"
