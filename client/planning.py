@@ -17,7 +17,7 @@ from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
 from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, FrameLimits, decide
+from edgecloud.partition.decide import Decision, FrameLimits, decide, load_solvers
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
@@ -76,6 +76,7 @@ def plan_of(
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))
