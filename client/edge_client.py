@@ -41,7 +41,7 @@ class EdgeClient:
         self._pool: ThreadPoolExecutor | None = None
 
     def connect(self, progress: Show = silent, *, is_awaited: bool = True, ready_s: float | None = None) -> Entered:
-        """Build the network and greet the cloud; nothing is measured and planned yet. Raises AppError.
+        """Build the network and connect to the cloud; nothing is measured and planned yet. Raises AppError.
 
         The cloud may take `ready_s` seconds, else as long as the configuration says.
         """

@@ -64,11 +64,10 @@ def enter(
     is_awaited: bool = True,
     ready_s: float | None = None,
 ) -> Entered:
-    """Build the network, unless there is an `edge` that has it, and greet the cloud where one is needed; `stack` ends
-    both.
+    """Build the network, unless there is an `edge` that has it, and connect to the cloud where one is needed.
 
-    The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
-    the greeting only begins. Raises AppError.
+    `stack` ends both. The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where
+    it is not awaited the handshake only begins. Raises AppError.
     """
     build = _building(config) if edge is None else lambda: edge
     PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins

@@ -29,7 +29,7 @@ Parts = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every inference of one call starts from: the network, the cloud that was greeted, and the layers' times."""
+    """What every inference of one call starts from: the network, the cloud, and the times of the layers."""
 
     edge: Edge
     power: PowerChoice

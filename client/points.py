@@ -90,7 +90,7 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
 
 @dataclass
 class PointsSession:
-    """An edge that has its network ready and its cloud greeted."""
+    """An edge that has its network ready and its cloud connected."""
 
     entered: Entered
     config: EdgeConfig

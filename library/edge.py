@@ -168,7 +168,7 @@ class Edge:
 
     @classmethod
     def of(cls, config: EdgeConfig, progress: Show = silent, *, ready_s: float | None = None) -> Self:
-        """For the programs of this project: the edge of a configuration, its network built and its cloud greeted.
+        """For the programs of this project: the edge of a configuration, its network built and its cloud connected.
 
         With `ready_s`, seconds for the cloud to be ready, nothing is planned: that is done by whoever runs several
         cuts. Errors name flags instead of keyword arguments. Raises what `Edge(...)` raises.
