@@ -14,14 +14,14 @@ if __name__ == "__main__":  # before what takes longer: also with python -I, and
 from collections.abc import Sequence
 
 from edgecloud.cli import serve
+from edgecloud.utils import defaults
 
 DESCRIPTION = "Serve the cloud side of neural networks over TCP until SIGTERM or Ctrl-C."
-MAX_BATCH = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and serve; returns the exit code."""
-    return serve.main("cloud_api.py", DESCRIPTION, argv, MAX_BATCH)
+    return serve.main("cloud_api.py", DESCRIPTION, argv, defaults.Server.BATCH)
 
 
 if __name__ == "__main__":

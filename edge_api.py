@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
 from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
-    from edgecloud.client.edge import EdgeConfig
+    from edgecloud.client.config import EdgeConfig
     from edgecloud.client.outcome import Outcome
 
 
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--text", type=arguments.sentence, metavar="SENTENCE", help="sentence, for senna_pos, senna_ner, senna_chk"
     )
     what.add_argument("--input", type=Path, metavar="FILE.npy", help="preprocessed input tensor")
-    what.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
+    what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("Partitioning")
     where.add_argument(
         "--point", type=arguments.count, metavar="K", help="cut point; 0: all on the cloud, the last: all on the edge"
@@ -70,10 +71,18 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_power_flags(goal)
     runs = parser.add_argument_group("Execution and output")
     runs.add_argument(
-        "--repeat", type=arguments.positive_int, default=1, metavar="N", help="number of measured inferences"
+        "--repeat",
+        type=arguments.positive_int,
+        default=defaults.Edge.REPEAT,
+        metavar="N",
+        help="number of measured inferences",
     )
     runs.add_argument(
-        "--warm-up", type=arguments.count, default=1, metavar="N", help="number of warm-up inferences, not measured"
+        "--warm-up",
+        type=arguments.count,
+        default=defaults.Edge.WARM_UP,
+        metavar="N",
+        help="number of warm-up inferences, not measured",
     )
     runs.add_argument("--verify", action="store_true", help="also run the full model locally and compare the answers")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all on the edge")
@@ -89,54 +98,39 @@ def build_parser() -> argparse.ArgumentParser:
 def build_config(options: argparse.Namespace) -> "EdgeConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from edgecloud.cli.goals import goal_of
-    from edgecloud.client.edge import EdgeConfig
+    from edgecloud.client.config import EdgeConfig
     from edgecloud.client.subprocesses import own_cloud_flags
     from edgecloud.models import custom_model
-    from edgecloud.net.security import read_token
-    from edgecloud.net.tls import client_tls
-    from edgecloud.predictor.store import default_folder
 
     check(options)
-    host, port = flags.place_of(options)
-    cache_dir = options.cache_dir or default_folder()
+    device = flags.device_of(options)
     is_name = options.weights in ("default", "imagenet")
     place = custom_model.where(options.type)
     name = options.type if place is None else place.name
     weights = options.weights if is_name else f"{name}={Path(options.weights).resolve()}"
     return EdgeConfig(
         model=options.type,
-        host=host,
-        port=port,
-        device=options.device,
-        threads=options.threads,
+        device=device,
+        cloud=flags.cloud_of(
+            options,
+            own_cloud_flags(options, device.cache_dir, weights, [options.type], [options.codec, options.points]),
+        ),
+        link=flags.link_of(options),
+        codec=flags.codec_of(options),
         weights=options.weights,
+        cpu_share=options.emulate_cpu,
         image=options.image,
         audio=options.audio,
         text=options.text,
         array=options.input,
         point=options.point,
         goal=goal_of(options),
-        codec=options.codec,
-        accuracy_budget=options.accuracy_budget,
-        up_bytes_per_s=options.bandwidth,
         repeat=options.repeat,
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
-        fallback=options.fallback,
-        timeout_s=options.timeout,
-        ready_s=options.ready_timeout,
-        cpu_share=options.emulate_cpu,
-        link_shape=options.emulate_link,
-        own_cloud=own_cloud_flags(options, cache_dir, weights, [options.type], [options.codec, options.points]),
-        cache_dir=cache_dir,
-        times=options.times,
-        predictors=options.predictors,
         power=options.power,
         radio=options.radio,
-        token=read_token(options.token_file),
-        record=options.record,
-        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
     )
 
 
@@ -152,7 +146,6 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--points cannot be combined with --point, --compare or --max-cost")
     if options.point is not None and any(wishes):
         raise UsageError("--point cannot be combined with --objective, --method or --max-cost")
-    flags.check_emulation(options)
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -162,9 +155,12 @@ def infer(options: argparse.Namespace) -> int:
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
-        from edgecloud.client.inference import run
+        from edgecloud.client.inference import measure
+        from edgecloud.library.edge import Edge
 
-        outcome = run(build_config(options), progress)
+        config = build_config(options)
+        with Edge.of(config, progress) as edge:
+            outcome = measure(edge.client.prepared, edge.client.runner, config, progress)
     print_outcome(outcome, as_json=options.json)
     return 0 if outcome.verified is None or outcome.verified.matches else 1
 
@@ -177,8 +173,11 @@ def infer_points(options: argparse.Namespace) -> int:
     with on_terminal() as progress, ExitStack() as stack:
         from edgecloud.cli import report
         from edgecloud.client import points
+        from edgecloud.library.edge import Edge
 
-        session = stack.enter_context(points.session(build_config(options), progress))
+        config = build_config(options)
+        edge = stack.enter_context(Edge.of(config, progress, ready_s=config.cloud.ready_s))
+        session = points.PointsSession(edge.client.entered, config, progress)
         if not is_listening:
             points.parse(options.points, session.graph)  # what is wrong with it is said before anything is measured
         elif options.json:

@@ -14,14 +14,14 @@ if __name__ == "__main__":  # before what takes longer: also with python -I, and
 from collections.abc import Sequence
 
 from edgecloud.cli import serve
+from edgecloud.utils import defaults
 
 DESCRIPTION = "Serve the cloud side of many tasks over TCP until SIGTERM or Ctrl-C."
-MAX_BATCH = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and serve; returns the exit code."""
-    return serve.main("tasks_cloud_api.py", DESCRIPTION, argv, MAX_BATCH)
+    return serve.main("tasks_cloud_api.py", DESCRIPTION, argv, defaults.Server.BATCH_OF_TASKS)
 
 
 if __name__ == "__main__":

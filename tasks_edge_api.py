@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments, flags, script
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
-from edgecloud.utils.units import parse_rate
+from edgecloud.utils.units import format_duration, parse_rate
 
 if TYPE_CHECKING:
     from edgecloud.tasks.pipeline import TaskRecord
-    from edgecloud.tasks.task_runner import TasksConfig, TasksOutcome, TasksRun
+    from edgecloud.tasks.task_runner import TasksOutcome, TasksRun
+    from edgecloud.tasks.tasks_config import TasksConfig
     from edgecloud.utils.progress import Show
 
 
@@ -38,13 +40,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--type",
         type=arguments.names,
         metavar="A,B",
-        default=("alex_net", "vgg_net", "mobile_net", "le_net"),
+        default=defaults.Tasks.MODELS,
         help="networks of the random mix, or custom models FILE.py (default: alex_net,vgg_net,mobile_net,le_net)",
     )
     what = parser.add_argument_group("Tasks")
-    what.add_argument("--tasks", type=arguments.positive_int, default=40, metavar="N", help="number of random tasks")
     what.add_argument(
-        "--seed", type=arguments.count, default=1, metavar="S", help="random seed of the tasks and arrivals"
+        "--tasks", type=arguments.positive_int, default=defaults.Tasks.COUNT, metavar="N", help="number of random tasks"
+    )
+    what.add_argument(
+        "--seed",
+        type=arguments.count,
+        default=defaults.Tasks.SEED,
+        metavar="S",
+        help="random seed of the tasks and arrivals",
     )
     what.add_argument(
         "--tasks-file",
@@ -64,11 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N/s",
         help="random arrivals at this mean rate (default: all at the start)",
     )
-    what.add_argument("--weights", default="default", metavar="SOURCE", help="weights: default or imagenet")
+    what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help="weights: default or imagenet")
     how = parser.add_argument_group("Execution")
     how.add_argument("--serial", action="store_true", help="run tasks one after another, for comparison")
     how.add_argument(
-        "--interval", type=arguments.duration, default="1s", metavar="TIME", help="how often the link is measured"
+        "--interval",
+        type=arguments.duration,
+        default=format_duration(defaults.Tasks.INTERVAL_S),
+        metavar="TIME",
+        help="how often the link is measured",
     )
     how.add_argument(
         "--bandwidth",
@@ -95,19 +107,17 @@ def build_parser() -> argparse.ArgumentParser:
 def build_config(options: argparse.Namespace) -> "TasksConfig":
     """The arguments as a frozen configuration. Raises UsageError for those that contradict each other."""
     from edgecloud.client.subprocesses import own_cloud_flags
-    from edgecloud.net.security import read_token
-    from edgecloud.net.tls import client_tls
-    from edgecloud.predictor.store import default_folder
-    from edgecloud.tasks.task_runner import TasksConfig
+    from edgecloud.tasks.tasks_config import TasksConfig
 
     check(options)
-    host, port = flags.place_of(options)
-    cache_dir = options.cache_dir or default_folder()
+    device = flags.device_of(options)
+    own = own_cloud_flags(options, device.cache_dir, options.weights, options.type, [options.codec])
     return TasksConfig(
-        host=host,
-        port=port,
-        device=options.device,
-        threads=options.threads,
+        device=device,
+        cloud=flags.cloud_of(options, own),
+        link=flags.link_of(options),
+        codec=flags.codec_of(options),
+        cpu_share=options.emulate_cpu,
         weights=options.weights,
         models=options.type,
         tasks=options.tasks,
@@ -118,22 +128,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         rate_per_s=options.rate,
         is_serial=options.serial,
         interval_s=options.interval,
-        up_bytes_per_s=options.bandwidth,
-        codec=options.codec,
-        accuracy_budget=options.accuracy_budget,
         verify=options.verify,
-        fallback=options.fallback,
-        timeout_s=options.timeout,
-        ready_s=options.ready_timeout,
-        cpu_share=options.emulate_cpu,
-        link_shape=options.emulate_link,
-        own_cloud=own_cloud_flags(options, cache_dir, options.weights, options.type, [options.codec]),
-        cache_dir=cache_dir,
-        times=options.times,
-        predictors=options.predictors,
-        token=read_token(options.token_file),
-        record=options.record,
-        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
     )
 
 
@@ -149,7 +144,6 @@ def check(options: argparse.Namespace) -> None:
     from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
-    flags.check_emulation(options)
 
 
 def check_names(excel: Path | None, plot: Path | None) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks.fingerprint import write_table
 from benchmarks.published import CLOUD_THREADS, SHARE, TIMEOUT_S, published_cloud, published_inference
-from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Answered, Edge, read_input
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine import calibration

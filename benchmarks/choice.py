@@ -27,7 +27,8 @@ from statistics import mean, median
 import numpy as np
 
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
-from edgecloud.client.edge import Edge, EdgeConfig, read_input
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine.executor import CpuShare, TorchExecutor

@@ -48,7 +48,8 @@ def figures(process: "subprocess.Popen[str]") -> Figures:
 
 def main() -> None:
     """Be that edge."""
-    from edgecloud.client.edge import Edge, EdgeConfig
+    from edgecloud.client.config import DeviceConfig, EdgeConfig
+    from edgecloud.client.edge import Edge
     from edgecloud.engine.packing import pack
     from edgecloud.models import inputs, registry
     from edgecloud.models.graph import INPUT
@@ -58,7 +59,9 @@ def main() -> None:
 
     port, model, point, seconds, deadline_s = sys.argv[1:]
     entry = registry.lookup(model)
-    edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
+    edge = Edge.build(
+        EdgeConfig(model, device=DeviceConfig(threads=1)), entry, inputs.sample(entry.sample, entry.preprocess)
+    )
     head = edge.graph.head_at(int(point))
     segment = edge.executor.load(head)
     ran = edge.executor.run(segment, [edge.network.example.tensor.numpy()])

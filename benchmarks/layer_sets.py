@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks import good_edge
 from benchmarks.clouds import CloudProcess, running_cloud
-from edgecloud.client.edge import Edge, EdgeConfig
+from edgecloud.client.config import DeviceConfig, EdgeConfig
+from edgecloud.client.edge import Edge
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT, LayerGraph, to_ranges
 from edgecloud.net.messages import Infer
@@ -42,7 +43,9 @@ def layer_sets(graph: LayerGraph) -> Iterator[frozenset[int]]:
 def attack(cloud: CloudProcess, model: str, count: int, seconds: float) -> tuple[int, float]:
     """Ask for so many sets, or for so long; returns how many were answered, and the seconds."""
     entry = registry.lookup(model)
-    edge = Edge.build(EdgeConfig(model, threads=1), entry, inputs.sample(entry.sample, entry.preprocess))
+    edge = Edge.build(
+        EdgeConfig(model, device=DeviceConfig(threads=1)), entry, inputs.sample(entry.sample, entry.preprocess)
+    )
     edge.connect("127.0.0.1", cloud.port, "", 120.0)
     assert edge.cloud is not None
     assert edge.cloud.client is not None

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
-from edgecloud.client.edge import Edge, EdgeConfig, read_input
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
 from edgecloud.engine.executor import Network, prepare

@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 
 from edgecloud.cli import arguments, flags, script
+from edgecloud.utils import defaults
+from edgecloud.utils.defaults import Server
+from edgecloud.utils.units import format_duration, format_size
 
 
 def build_parser(prog: str, description: str, max_batch: int) -> argparse.ArgumentParser:
@@ -60,7 +63,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         "--metrics-host",
         metavar="HOST",
         type=arguments.host,
-        default=flags.LOCAL,
+        default=defaults.HOST,
         help="address of the metrics endpoint; it has no authentication",
     )
     return parser
@@ -78,14 +81,14 @@ def add_door_flags(parser: argparse.ArgumentParser) -> None:
         "--max-per-source",
         metavar="N",
         type=arguments.positive_int,
-        default=16,
+        default=Server.CONNECTIONS_PER_SOURCE,
         help="maximum connections per IPv4 address or IPv6 /64; loopback is exempt",
     )
     group.add_argument(
         "--max-penalty",
         metavar="TIME",
         type=arguments.wait,
-        default="10min",
+        default=format_duration(Server.PENALTY_S),
         help="maximum time a source is blocked after wrong tokens, invalid data or silence; 0s: never block",
     )
     group.add_argument("--penalise-loopback", action="store_true", help="apply the limits per source to loopback too")
@@ -95,17 +98,25 @@ def add_time_flags(parser: argparse.ArgumentParser) -> None:
     """How long things may take."""
     group = parser.add_argument_group("Timeouts")
     for flag, default, text in (
-        ("--timeout", "120s", "maximum time for one request"),
-        ("--hello-timeout", "10s", "maximum time for a new connection to send HELLO, including the TLS handshake"),
-        ("--idle-timeout", "10min", "maximum time between two requests"),
-        ("--drain-timeout", "30s", "time to finish pending requests after SIGTERM; a second SIGTERM exits at once"),
+        ("--timeout", Server.REQUEST_S, "maximum time for one request"),
+        (
+            "--hello-timeout",
+            Server.HELLO_S,
+            "maximum time for a new connection to send HELLO, including the TLS handshake",
+        ),
+        ("--idle-timeout", Server.IDLE_S, "maximum time between two requests"),
+        (
+            "--drain-timeout",
+            Server.DRAIN_S,
+            "time to finish pending requests after SIGTERM; a second SIGTERM exits at once",
+        ),
     ):
-        group.add_argument(flag, metavar="TIME", type=arguments.duration, default=default, help=text)
+        group.add_argument(flag, metavar="TIME", type=arguments.duration, default=format_duration(default), help=text)
     group.add_argument(
         "--min-rate",
         metavar="SIZE",
         type=arguments.size,
-        default="1kB",
+        default=format_size(Server.MIN_BYTES_PER_S),
         help="minimum transfer rate of a frame in bytes per second, after 5 s",
     )
 
@@ -114,21 +125,31 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     """How large things may be."""
     group = parser.add_argument_group("Size limits")
     group.add_argument(
-        "--max-payload", metavar="SIZE", type=arguments.payload_size, default="64MiB", help="maximum payload of a frame"
+        "--max-payload",
+        metavar="SIZE",
+        type=arguments.payload_size,
+        default=format_size(Server.PAYLOAD_BYTES),
+        help="maximum payload of a frame",
     )
     group.add_argument(
         "--max-header",
         metavar="SIZE",
         type=arguments.header_size,
-        default="64KiB",
+        default=format_size(Server.HEADER_BYTES),
         help="maximum header of a frame; most message types have a lower limit",
     )
-    group.add_argument("--max-tensors", metavar="N", type=arguments.positive_int, default=64, help="tensors per frame")
+    group.add_argument(
+        "--max-tensors",
+        metavar="N",
+        type=arguments.positive_int,
+        default=Server.TENSORS,
+        help="tensors per frame",
+    )
     group.add_argument(
         "--max-network-bytes",
         metavar="SIZE",
         type=arguments.size,
-        default="4GiB",
+        default=format_size(Server.NETWORK_BYTES),
         help="maximum size of the network parameters kept in memory",
     )
 
@@ -137,8 +158,8 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     """How many there may be at once."""
     group = parser.add_argument_group("Concurrency and limits")
     for flag, default, text in (
-        ("--max-connections", 64, "maximum connections; further ones are refused with BUSY"),
-        ("--max-queue", 32, "maximum queued requests; further ones are refused with BUSY"),
+        ("--max-connections", Server.CONNECTIONS, "maximum connections; further ones are refused with BUSY"),
+        ("--max-queue", Server.QUEUE, "maximum queued requests; further ones are refused with BUSY"),
         ("--max-batch", max_batch, "maximum requests with the same network and cut that run as one batch"),
     ):
         group.add_argument(flag, metavar="N", type=arguments.positive_int, default=default, help=text)
@@ -146,7 +167,7 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         "--max-control-rate",
         metavar="N",
         type=arguments.positive_int,
-        default=50,
+        default=Server.SMALL_PER_S,
         help="STATUS and invalid requests per second and source, burst 2 s; further ones are delayed. HELLO: the same "
         "rate, PROBE: 4 times, connections: 10 times",
     )
@@ -155,11 +176,13 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
         "--load-budget",
         metavar="TIME",
         type=arguments.duration,
-        default="10min",
+        default=format_duration(Server.LOAD_BUDGET_S),
         help="maximum time per hour spent loading and measuring networks for one source; loopback is exempt",
     )
     wait = "how long an idle processor waits to fill a batch"
-    group.add_argument("--batch-wait", metavar="TIME", type=arguments.wait, default="0ms", help=wait)
+    group.add_argument(
+        "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(Server.BATCH_WAIT_S), help=wait
+    )
 
 
 def add_health_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,18 @@ import argparse
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecloud.cli import arguments
-from edgecloud.partition.objectives import METHODS
-from edgecloud.utils import addresses, environment
+from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE
+from edgecloud.utils import addresses, defaults, environment
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.units import format_duration
 
-DEFAULT_PORT = 9999
-LOCAL = "127.0.0.1"
+if TYPE_CHECKING:
+    from edgecloud.client.config import CloudConfig, CodecConfig, LinkConfig
+    from edgecloud.engine.device_config import DeviceConfig
+
 NETWORKS = (
     *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
     *("senna_chk", "cifar_alexnet", "cifar_vgg16"),
@@ -28,7 +32,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
         "--ip",
         type=arguments.place if listens else arguments.place_there,
         metavar="HOST[:PORT]",
-        default=LOCAL if listens else None,
+        default=defaults.HOST if listens else None,
         help=host_help,
     )
     parser.add_argument(
@@ -36,7 +40,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
         "--port",
         type=arguments.port if listens else arguments.port_there,
         metavar="PORT",
-        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {DEFAULT_PORT})",
+        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {defaults.PORT})",
     )
     add_device_flags(parser)
     parser.add_argument(
@@ -49,12 +53,62 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
 
 def place_of(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
-    place = addresses.parse(LOCAL if options.ip is None else options.ip)
+    place = addresses.parse(defaults.HOST if options.ip is None else options.ip)
     if place.port is None:
-        return place.host, DEFAULT_PORT if options.port is None else options.port
+        return place.host, defaults.PORT if options.port is None else options.port
     if options.port not in (None, place.port):
         raise UsageError(f"-i {options.ip} and -p {options.port} name different ports: give only one")
     return place.host, place.port
+
+
+def device_of(options: argparse.Namespace) -> "DeviceConfig":
+    """What `add_device_flags` and `add_times_flags` say. Raises UsageError for a user who has no home."""
+    from edgecloud.engine.device_config import DeviceConfig
+    from edgecloud.predictor.store import default_folder
+
+    return DeviceConfig(
+        name=options.device,
+        threads=options.threads,
+        cache_dir=options.cache_dir or default_folder(),
+        times=options.times,
+        predictors=options.predictors,
+    )
+
+
+def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "CloudConfig":
+    """Where the cloud of an edge is, how it is trusted and waited for; `own` starts one for this call.
+
+    Raises UsageError for files and texts that do not serve.
+    """
+    from edgecloud.client.config import CloudConfig
+    from edgecloud.net.security import read_token
+    from edgecloud.net.tls import client_tls
+
+    host, port = place_of(options)
+    return CloudConfig(
+        host=host,
+        port=port,
+        token=read_token(options.token_file),
+        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
+        own=own,
+        fallback=options.fallback,
+        timeout_s=options.timeout,
+        ready_s=options.ready_timeout,
+    )
+
+
+def link_of(options: argparse.Namespace) -> "LinkConfig":
+    """What an edge is told of its link."""
+    from edgecloud.client.config import LinkConfig
+
+    return LinkConfig(up_bytes_per_s=options.bandwidth, shape=options.emulate_link, record=options.record)
+
+
+def codec_of(options: argparse.Namespace) -> "CodecConfig":
+    """What `add_codec_flags` says."""
+    from edgecloud.client.config import CodecConfig
+
+    return CodecConfig(name=options.codec, accuracy_budget=options.accuracy_budget)
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -79,7 +133,7 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
-    parser.add_argument("-d", "--device", default="cpu", help="device: cpu, cuda, cuda:1 or mps")
+    parser.add_argument("-d", "--device", default=defaults.Device.NAME, help="device: cpu, cuda, cuda:1 or mps")
     parser.add_argument(
         "--threads", type=arguments.positive_int, metavar="N", help="threads per layer (default: all cores)"
     )
@@ -93,7 +147,7 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     parser.add_argument(
         "--times",
         choices=("auto", "measured", "predicted"),
-        default="auto",
+        default=defaults.Device.TIMES,
         help="source of the layer times: measured once on this machine, predicted, or whichever is available (auto)",
     )
     parser.add_argument(
@@ -107,12 +161,12 @@ def add_times_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """How tensors may be packed for the link."""
     parser.add_argument(
-        "--codec", default="auto", metavar="NAME", help="tensor encoding: auto, raw, zstd, int8+zstd, ..."
+        "--codec", default=defaults.Codec.NAME, metavar="NAME", help="tensor encoding: auto, raw, zstd, int8+zstd, ..."
     )
     parser.add_argument(
         "--accuracy-budget",
         type=arguments.percent,
-        default="0%",
+        default=f"{defaults.Codec.ACCURACY_BUDGET:.0%}",
         metavar="SHARE",
         help="share of answers that lossy codecs may change, such as 0.5%%; requires deployment.py calibrate",
     )
@@ -130,14 +184,14 @@ def add_timeout_flags(parser: argparse._ArgumentGroup, unit: str) -> None:
     parser.add_argument(
         "--timeout",
         type=arguments.duration,
-        default="60s",
+        default=format_duration(defaults.Cloud.TIMEOUT_S),
         metavar="TIME",
         help=f"maximum wait for the cloud per {unit}",
     )
     parser.add_argument(
         "--ready-timeout",
         type=arguments.duration,
-        default="5min",
+        default=format_duration(defaults.Cloud.READY_S),
         metavar="TIME",
         help="maximum wait until the cloud has loaded and measured the network",
     )
@@ -148,7 +202,7 @@ def add_fallback_flag(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--fallback",
         choices=("on", "off", "always"),
-        default="on",
+        default=defaults.Cloud.FALLBACK,
         help="on: finish on the edge if the cloud does not answer in time; off: fail; always: also run without a cloud "
         "at the start, and use it once it is reachable",
     )
@@ -175,26 +229,18 @@ def add_record_flag(parser: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_emulation(options: argparse.Namespace) -> None:
-    """Refuse what --emulate-cpu does not go with. Raises UsageError."""
-    if options.emulate_cpu is not None and (options.threads or 1) != 1:
-        raise UsageError("--emulate-cpu cannot be combined with --threads: it emulates one core")
-    if options.emulate_cpu is not None and options.device != "cpu":
-        raise UsageError("--emulate-cpu requires -d cpu")
-
-
 def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -> None:
     """What is minimised, one of `objectives`, and how the best cut is found."""
     parser.add_argument(
         "--objective",
         choices=tuple(objectives),
-        default="latency",
+        default=OBJECTIVE,
         help="what to minimize: latency, edge energy, a weighted sum, the bottleneck stage, or as --rate needs (auto)",
     )
     parser.add_argument(
         "--method",
         choices=METHODS,
-        default="auto",
+        default=METHOD,
         help="search method: single-tensor cuts (chain), all cuts (mincut), or DADS's throughput search (dsh)",
     )
     parser.add_argument("--rate", type=arguments.above_zero, metavar="Q", help="inferences per second to sustain")
@@ -219,8 +265,8 @@ def add_power_flags(parser: argparse._ArgumentGroup) -> None:
     """The watts that energy is modelled with."""
     parser.add_argument(
         "--power",
-        default="raspberry_pi_4",
+        default=defaults.Edge.POWER,
         metavar="PROFILE",
         help="power profile: raspberry_pi_4, jetson_tk1, or a .yaml file",
     )
-    parser.add_argument("--radio", default="wifi", help="radio of the power profile: 3g, 4g or wifi")
+    parser.add_argument("--radio", default=defaults.Edge.RADIO, help="radio of the power profile: 3g, 4g or wifi")

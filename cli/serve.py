@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
+    from edgecloud.library.cloud import Cloud
     from edgecloud.net.metrics import Metrics
-    from edgecloud.server.cloud import Cloud
     from edgecloud.server.cloud_config import CloudConfig
 
 
@@ -38,7 +37,6 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from edgecloud.net.penalties import Policy
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import server_context
-    from edgecloud.predictor.store import default_folder
     from edgecloud.server.cloud_config import CloudConfig
 
     host, port = flags.place_of(options)
@@ -46,14 +44,10 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     return CloudConfig(
         host=host,
         port=port,
-        device=options.device,
-        threads=options.threads,
+        device=flags.device_of(options),
         weights=parse_weights(options.weights),
         models=options.models,
         networks=tuple(options.network),
-        cache_dir=options.cache_dir or default_folder(),
-        times=options.times,
-        predictors=options.predictors,
         token=read_token(options.token_file),
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
         limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs)),
@@ -97,33 +91,30 @@ def serve(options: argparse.Namespace) -> int:
     check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
     metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
 
-    cloud, host, port = opened(config, metrics, is_quiet=options.quiet)
-    script.announce(f"listening on {addresses.show(host, port)}")
-    for more in cloud.server.addresses[1:]:
-        script.say(f"and on {addresses.show(*more)}")
-    cloud.server.serve()
-    cloud.close()
+    with opened(config, metrics, is_quiet=options.quiet) as cloud:
+        first, *others = cloud.addresses
+        script.announce(f"listening on {addresses.show(*first)}")
+        for more in others:
+            script.say(f"and on {addresses.show(*more)}")
+        cloud.serve()
     return 0
 
 
-def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) -> tuple["Cloud", str, int]:
-    """A cloud that listens, and where; on a terminal a bar shows how far that is. Raises AppError."""
+def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) -> "Cloud":
+    """A cloud that listens; on a terminal a bar shows how far that is. Raises AppError."""
     from edgecloud.utils.progress import on_terminal
 
     with on_terminal():
+        from edgecloud.library.cloud import Cloud  # and with it torch: what is refused is refused before
         from edgecloud.server import visits
-        from edgecloud.server.cloud import SWITCH_S, Cloud  # and with it torch: what is refused is refused before
 
         if not is_quiet:
             import logging
 
             visits.show(logging.getLogger().level)
-        cloud = Cloud(config, metrics)
-        sys.setswitchinterval(SWITCH_S)
-        cloud.check_weights()
-        host, port = cloud.server.open()
-        script.on_stop_signals(cloud.server.stop)
-        return cloud, host, port
+        cloud = Cloud.of(config, metrics)
+        script.on_stop_signals(cloud.stop)
+        return cloud
 
 
 def listen_for_scrapes(host: str, port: int | None) -> "Metrics | None":

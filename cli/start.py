@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from edgecloud.utils.environment import Process
 from edgecloud.utils.errors import EXIT_INTERRUPTED
 
 STANDARD = (0, 1, 2)
@@ -23,6 +24,7 @@ _ended_with: list[int] = []
 
 def begin() -> None:
     """Prepare this process. To be called once, by a script that is run and not imported."""
+    Process.is_program = True
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background
         signal.signal(signal.SIGINT, leave)
     _take_utf8()

@@ -1,49 +1,40 @@
-"""What every edge is told, whether it runs one inference or many tasks; each default is here and nowhere else."""
+"""What every edge is told, whether it runs one inference or many tasks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecloud.client.fallback import Mode
-from edgecloud.models import weights
-from edgecloud.net.tls import ClientTls
+from edgecloud.engine.device_config import DeviceConfig as DeviceConfig  # shared with the cloud
 from edgecloud.partition.cost import Link
+from edgecloud.partition.decide import Goal
+from edgecloud.utils import defaults
+from edgecloud.utils.errors import UsageError
 
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceConfig:
-    """What computes here, with which weights, and where it keeps what it has measured."""
-
-    device: str = "cpu"
-    threads: int | None = None
-    weights: str = weights.DEFAULT
-    cpu_share: float | None = None
-    """The emulated share of a core."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    """None: where deployment.py fit puts those of an edge."""
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 
 @dataclass(frozen=True, kw_only=True)
 class CloudConfig:
     """Where the cloud is, how it is trusted, and how long it is waited for, in seconds."""
 
-    host: str = "127.0.0.1"
-    port: int = 9999
+    host: str = defaults.HOST
+    port: int = defaults.PORT
     token: str = ""
-    tls: ClientTls | None = None
-    own_cloud: tuple[str, ...] | None = None
+    tls: "ClientTls | None" = None
+    own: tuple[str, ...] | None = None
     """Start a cloud on loopback with these arguments, and use that one."""
-    fallback: Mode = "on"
+    fallback: Mode = defaults.Cloud.FALLBACK
     """Finish inferences here that the cloud does not answer; `always`: also where no cloud has come yet."""
-    timeout_s: float = 60.0
-    ready_s: float = 300.0
+    timeout_s: float = defaults.Cloud.TIMEOUT_S
+    ready_s: float = defaults.Cloud.READY_S
 
     @property
     def first_s(self) -> float:
-        """How long the first greeting may take: with a fallback no inference waits longer than `timeout_s` for a cloud,
-        or only for one of our own, which was started for it."""
-        is_waited_for = self.fallback == "off" or self.own_cloud is not None
+        """How long the first handshake may take. With a fallback no inference waits longer than `timeout_s` for a
+        cloud, except for one of our own, which was started for it."""
+        is_waited_for = self.fallback == "off" or self.own is not None
         return self.ready_s if is_waited_for else min(self.ready_s, self.timeout_s)
 
 
@@ -53,9 +44,9 @@ class LinkConfig:
 
     up_bytes_per_s: float | None = None
     """Believed of both ways at the start, instead of a probe; None: the link is probed."""
-    link: Link | None = None
+    given: Link | None = None
     """Believed altogether, its round trip too."""
-    link_shape: str | None = None
+    shape: str | None = None
     """The emulated link, written UP[,RTT[,DOWN]]."""
     record: Path | None = None
     """Write down what the link is like: a trace for the lab."""
@@ -65,12 +56,51 @@ class LinkConfig:
 class CodecConfig:
     """How tensors may be packed."""
 
-    codec: str = "auto"
-    """A codec by name, or auto: the best lossless one, and lossy ones within the budget."""
-    accuracy_budget: float = 0.0
+    name: str = defaults.Codec.NAME
+    """A codec, or auto: the best lossless one, and lossy ones within the budget."""
+    accuracy_budget: float = defaults.Codec.ACCURACY_BUDGET
     """Share of answers that lossy codecs may change, as calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientConfig(DeviceConfig, CloudConfig, LinkConfig, CodecConfig):
+class ClientConfig:
     """All of it."""
+
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    cloud: CloudConfig = field(default_factory=CloudConfig)
+    link: LinkConfig = field(default_factory=LinkConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    weights: str = defaults.Edge.WEIGHTS
+    cpu_share: float | None = None
+    """The emulated share of a core."""
+
+    def __post_init__(self) -> None:
+        """Refuse what an emulated share does not go with. Raises UsageError."""
+        share, device = self.cpu_share, self.device
+        if share is None:
+            return
+        if not 0 < share <= 1:
+            raise UsageError(f"--emulate-cpu is a share of one core, above 0 and at most 1, not {share!r}")
+        if (device.threads or 1) != 1:
+            raise UsageError("--emulate-cpu cannot be combined with --threads: it emulates a share of one core")
+        if device.name != "cpu":
+            raise UsageError("--emulate-cpu requires -d cpu")
+
+
+@dataclass(frozen=True)
+class EdgeConfig(ClientConfig):
+    """What one call of edge_api.py is to do."""
+
+    model: str
+    image: Path | None = None
+    audio: Path | None = None
+    text: str | None = None
+    array: Path | None = None
+    point: int | None = None
+    goal: Goal = field(default_factory=Goal)
+    repeat: int = defaults.Edge.REPEAT
+    warm_up: int = defaults.Edge.WARM_UP
+    verify: bool = False
+    compare: bool = False
+    power: str = defaults.Edge.POWER
+    radio: str = defaults.Edge.RADIO

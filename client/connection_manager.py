@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecloud.client.conditions import Conditions
-from edgecloud.client.config import ClientConfig
+from edgecloud.client.config import ClientConfig, CloudConfig
 from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import RefusedError, blaming, handshake
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
@@ -58,8 +58,8 @@ class ConnectionConfig:
     address: tuple[str, int]
     interval_s: float | None = None
     """How often `tick` is called; None: never."""
-    ready_s: float = 300.0
-    timeout_s: float = 60.0
+    ready_s: float = CloudConfig.ready_s
+    timeout_s: float = CloudConfig.timeout_s
     window: int = 6
     """Requests under way at once."""
     tls: ClientTls | None = None
@@ -80,13 +80,13 @@ def connection_of(
     return ConnectionConfig(
         address,
         interval_s,
-        config.ready_s,
-        config.timeout_s,
-        tls=config.tls,
-        up_bytes_per_s=config.up_bytes_per_s,
-        link=config.link,
+        config.cloud.ready_s,
+        config.cloud.timeout_s,
+        tls=config.cloud.tls,
+        up_bytes_per_s=config.link.up_bytes_per_s,
+        link=config.link.given,
         on_sample=None if recorder is None else recorder.note,
-        first_s=config.first_s,
+        first_s=config.cloud.first_s,
     )
 
 

@@ -4,10 +4,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
-from edgecloud.client.config import ClientConfig
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MultiplexedClient, Request
 from edgecloud.engine.executor import CpuShare, Executor, Network, make_executor, prepare
@@ -22,29 +21,8 @@ from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
-from edgecloud.partition.decide import Goal
-from edgecloud.predictor import energy
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import find_device, set_threads
-
-
-@dataclass(frozen=True)
-class EdgeConfig(ClientConfig):
-    """What one call of edge_api.py is to do."""
-
-    model: str
-    image: Path | None = None
-    audio: Path | None = None
-    text: str | None = None
-    array: Path | None = None
-    point: int | None = None
-    goal: Goal = field(default_factory=Goal)
-    repeat: int = 1
-    warm_up: int = 1
-    verify: bool = False
-    compare: bool = False
-    power: str = energy.DEFAULT_PROFILE
-    radio: str = energy.DEFAULT_RADIO
 
 
 @dataclass(frozen=True)
@@ -89,19 +67,19 @@ class Edge:
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
         """Load the network. Raises UsageError and MismatchError for a device or weights that do not serve."""
-        find_device(config.device)
-        set_threads(1 if config.cpu_share is not None else config.threads)
+        find_device(config.device.name)
+        set_threads(1 if config.cpu_share is not None else config.device.threads)
         return cls.around(config, entry, prepare(weights.load(entry, config.weights), example, entry.name))
 
     @classmethod
     def around(cls, config: EdgeConfig, entry: Entry, network: Network) -> "Edge":
         """The same with a network that is loaded. Raises UsageError for a device that does not serve."""
-        device = find_device(config.device)
-        set_threads(1 if config.cpu_share is not None else config.threads)
+        device = find_device(config.device.name)
+        set_threads(1 if config.cpu_share is not None else config.device.threads)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
         executor = make_executor(network, device, share)
         executor.look_for_limit()
-        return cls(entry, network, executor, tls=config.tls)
+        return cls(entry, network, executor, tls=config.cloud.tls)
 
     @property
     def graph(self) -> LayerGraph:

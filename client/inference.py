@@ -1,15 +1,16 @@
-"""One call of edge_api.py: prepare, decide, measure, verify. Returns plain values; cli.report shows them."""
+"""From a configuration to measured inferences: prepare, decide, measure, verify. cli.report shows what came of it."""
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
-from edgecloud.client.edge import Answered, Edge, EdgeConfig, read_input
+from edgecloud.client.edge import Answered, Edge, read_input
 from edgecloud.client.energy_report import EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import blaming
@@ -30,7 +31,7 @@ from edgecloud.engine.answers import (
     whole_answer,
 )
 from edgecloud.engine.packing import is_lossless
-from edgecloud.engine.times import Found, Times, predictors_path
+from edgecloud.engine.times import Found, Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -41,15 +42,6 @@ from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
 from edgecloud.utils.progress import Show
 
 log = logging.getLogger(__name__)
-
-
-def run(config: EdgeConfig, progress: Show) -> Outcome:
-    """Do what the configuration says. Raises AppError for everything that can go wrong for an outside reason."""
-    with ExitStack() as stack:
-        entered = enter(stack, config, progress, is_awaited=config.fallback != "always")
-        prepared = prepared_with(entered, config, progress)
-        link, plan, is_late = first_plan(entered, prepared, config, progress)
-        return carry_out(prepared, link, plan, config, progress, is_late=is_late)
 
 
 @dataclass(frozen=True)
@@ -64,37 +56,47 @@ class Entered:
 
 
 def enter(
-    stack: ExitStack, config: EdgeConfig, progress: Show, *, is_awaited: bool = True, ready_s: float | None = None
-) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both.
-
-    The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
-    the greeting only begins. Raises AppError.
-    """
-    entry = registry.resolve_trusted(config.model)
-    recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
-    PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
-    example = read_input(config, entry)
-    cloud = CloudAccess(stack, (config.host, config.port), config.own_cloud, "cloud_api.py", config.link_shape)
-    if config.point is None:
-        cloud.start()  # it loads while we do
-    progress("loading the network", 0.0)
-    edge = Edge.build(config, entry, example)
-    stack.callback(edge.close)
-    return reach(edge, cloud, config, progress, recorder, is_awaited=is_awaited, ready_s=ready_s)
-
-
-def reach(
-    edge: Edge,
-    cloud: CloudAccess,
+    stack: ExitStack,
     config: EdgeConfig,
     progress: Show,
-    recorder: Recorder | None = None,
+    edge: Edge | None = None,
     *,
     is_awaited: bool = True,
     ready_s: float | None = None,
 ) -> Entered:
-    """Connect to the cloud where one is needed, as `enter` does. Raises AppError."""
+    """Build the network, unless there is an `edge` that has it, and connect to the cloud where one is needed.
+
+    `stack` ends both. The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where
+    it is not awaited the handshake only begins. Raises AppError.
+    """
+    build = _building(config) if edge is None else lambda: edge
+    PowerChoice.of(config.power, config.radio)  # refuses what there is not before anything long begins
+    recorder = None if config.link.record is None else stack.enter_context(Recorder(config.link.record))
+    cloud = CloudAccess.of(stack, config, "cloud_api.py")
+    if config.point is None:
+        cloud.start()  # it loads while we do
+    progress("loading the network", 0.0)
+    built = build()
+    stack.callback(built.close)
+    return _reach(built, cloud, config, progress, recorder, is_awaited=is_awaited, ready_s=ready_s)
+
+
+def _building(config: EdgeConfig) -> Callable[[], Edge]:
+    """What builds the network that is named, once its input has been read. Raises UsageError for what there is not."""
+    entry = registry.resolve_trusted(config.model)
+    return partial(Edge.build, config, entry, read_input(config, entry))
+
+
+def _reach(
+    edge: Edge,
+    cloud: CloudAccess,
+    config: EdgeConfig,
+    progress: Show,
+    recorder: Recorder | None,
+    *,
+    is_awaited: bool,
+    ready_s: float | None,
+) -> Entered:
     if config.point is not None:
         edge.graph.head_at(config.point)  # raises for a point that there is not
     last = len(edge.graph.points) - 1
@@ -102,16 +104,16 @@ def reach(
         return Entered(edge)
     progress("waiting for the cloud", 0.0)
     try:
-        address = cloud.address(is_checked=config.fallback != "always")
+        address = cloud.address(is_checked=config.cloud.fallback != "always")
     except AppError as error:
-        if config.fallback != "always":
+        if config.cloud.fallback != "always":
             raise _hinted(error, edge) from None
         return Entered(edge, gone_on(error))
-    manager = edge.use(connection_of(config, address, recorder), config.token)
+    manager = edge.use(connection_of(config, address, recorder), config.cloud.token)
     if not is_awaited:
         manager.open_in_background()
         return Entered(edge, is_awaited=False)
-    return Entered(edge, _connect(edge, manager, config, ready_s or config.first_s))
+    return Entered(edge, _connect(edge, manager, config, ready_s or config.cloud.first_s))
 
 
 def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s: float) -> str:
@@ -119,9 +121,9 @@ def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s
     try:
         manager.connect(ready_s)
     except AppError as error:
-        if not is_covered(error, config.fallback):
+        if not is_covered(error, config.cloud.fallback):
             raise _hinted(error, edge) from None
-        return gone_on(blaming(error, "--timeout") if ready_s < config.ready_s else error)
+        return gone_on(blaming(error, "--timeout") if ready_s < config.cloud.ready_s else error)
     return ""
 
 
@@ -136,30 +138,19 @@ def _hinted(error: AppError, edge: Edge) -> AppError:
 def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepared:
     """Find the times of the layers, measured or predicted."""
     edge = entered.edge
-    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    times = Times.of(config.device, "edge")
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
     whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
 
 
-def carry_out(
-    prepared: Prepared,
-    link: LinkEstimate | None,
-    plan: Plan,
-    config: EdgeConfig,
-    progress: Show,
-    *,
-    is_late: bool = False,
-) -> Outcome:
-    """Run the network as planned, the warm-up and the repeats, and say what came of it.
+def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Show) -> Outcome:
+    """Run the network as planned, and in what it is compared with, the warm-up and the repeats: what came of it.
 
-    `is_late`: the cloud was not there when it was planned, and is looked for. Raises AppError for an answer that is no
-    number, and without a fallback for what a cloud or a link can do.
+    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
     """
-    edge, timing = prepared.edge, prepared.timing
-    both = _ends(edge, plan, config)
-    runner = Runner(prepared, plan, link, config, both, is_late=is_late)
+    edge, timing, plan, both = prepared.edge, prepared.timing, runner.plan, runner.ways
     metered = Metered()
     runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
     metered.stop()
@@ -192,7 +183,7 @@ def first_plan(
             return met[0], plan_with_cloud(edge, *met, prepared, config), False
         why = why or "no answer yet"
     except AppError as error:
-        if not is_covered(error, config.fallback):
+        if not is_covered(error, config.cloud.fallback):
             raise
         why = gone_on(error) if entered.is_awaited else edge.cloud.why
         edge.cloud.hang_up(error)
@@ -209,17 +200,17 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
     if entered.is_awaited:
         progress("probing the link", 0.0)
         link = manager.measure()
-        return link, manager.ask_state(config.timeout_s)
-    manager.wait(first_wait_s(here_s, config.timeout_s))
+        return link, manager.ask_state(config.cloud.timeout_s)
+    manager.wait(first_wait_s(here_s, config.cloud.timeout_s))
     if manager.has_greeted:
         progress("probing the link", 0.0)
-        manager.wait(config.timeout_s)
+        manager.wait(config.cloud.timeout_s)
     if manager.error is not None:
         raise manager.error
     return manager.link_and_state if manager.is_connected else None
 
 
-def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
+def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     """All on the cloud and all here, where they are to be compared and there is a cloud that takes the input."""
     if not config.compare or plan.failure:
         return ()
@@ -228,7 +219,7 @@ def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
     try:
         check_sizes(edge, both[0])
     except ProtocolError as error:
-        if config.fallback == "off":
+        if config.cloud.fallback == "off":
             raise
         log.warning("skipping the comparison: %s", error)
         return ()

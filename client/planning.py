@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edgecloud.client.edge import Edge, EdgeConfig
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing import check_taken, packing_of, wanted_of
@@ -16,7 +17,7 @@ from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
 from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, FrameLimits, decide
+from edgecloud.partition.decide import Decision, FrameLimits, decide, load_solvers
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
@@ -28,7 +29,7 @@ Parts = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every inference of one call starts from: the network, the cloud that was greeted, and the layers' times."""
+    """What every inference of one call starts from: the network, the cloud, and the times of the layers."""
 
     edge: Edge
     power: PowerChoice
@@ -56,7 +57,7 @@ def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig)
     try:
         check_sizes(edge, plan.decision.parts)
     except ProtocolError as error:
-        if config.fallback == "off":
+        if config.cloud.fallback == "off":
             raise
         return replace(alone(edge, edge_s), failure=gone_on(error))
     return plan
@@ -75,6 +76,7 @@ def plan_of(
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))
@@ -92,11 +94,12 @@ def plan_of(
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
-    policy = wanted_of(edge.network, edge.entry.takes, config.codec, config.accuracy_budget, config.cache_dir)
+    codec, folder = config.codec, config.device.cache_dir
+    policy = wanted_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
     if edge.ready is not None:
-        check_taken(config.codec, edge.ready.codecs)
+        check_taken(codec.name, edge.ready.codecs)
         policy = replace(policy, known=frozenset(edge.ready.codecs))
-    packing = packing_of(edge.network, policy, config.cache_dir)
+    packing = packing_of(edge.network, policy, folder)
     return policy.allowed(edge.graph, packing, edge.executor.share)
 
 

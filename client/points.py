@@ -7,13 +7,13 @@ head     the layers here by their names, for a cut that several tensors cross
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from edgecloud.client.edge import EdgeConfig
-from edgecloud.client.inference import Entered, carry_out, enter, prepared_with
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.inference import Entered, ends, measure, prepared_with
 from edgecloud.client.outcome import Outcome
 from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem_of
+from edgecloud.client.runner import Runner
 from edgecloud.engine.packing import AUTO
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.net.codec import CODECS
@@ -90,14 +90,19 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
 
 @dataclass
 class PointsSession:
-    """An edge that has its network ready and its cloud greeted."""
+    """An edge that has its network ready and its cloud connected."""
 
     entered: Entered
     config: EdgeConfig
     progress: Show
     _prepared: Prepared | None = None
-    _why: str = ""
+    _why: str = field(init=False)
     """Why the cloud had no part in the last point, where it was lost."""
+
+    def __post_init__(self) -> None:
+        self._why = self.entered.failure
+        if self._why and self.entered.edge.cloud is not None:  # it was not there at the first greeting
+            self.entered.edge.cloud.give_up(self._why)
 
     @property
     def graph(self) -> LayerGraph:
@@ -106,7 +111,8 @@ class PointsSession:
 
     def measure(self, request: PointRequest) -> Outcome:
         """Warm up, run, and say what came of it. What a call measures first is found now: the device, the link."""
-        config = replace(self.config, point=request.point, codec=request.codec or self.config.codec)
+        codec = replace(self.config.codec, name=request.codec or self.config.codec.name)
+        config = replace(self.config, point=request.point, codec=codec)
         edge = self.entered.edge
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
@@ -115,7 +121,7 @@ class PointsSession:
         try:
             link, state = self._meet(config, is_anew=request.point is None and request.head is None)
         except AppError as error:  # the first greeting, which may be an error, is over
-            if config.fallback == "off":
+            if config.cloud.fallback == "off":
                 raise
             self._lost(error)
             plan = replace(alone(edge, edge_s), failure=self._why)
@@ -123,24 +129,19 @@ class PointsSession:
             plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, request.head)
             plan = fitting(edge, plan, edge_s, config)
         measured_link = None if plan.failure or edge.cloud is None else edge.cloud.link
-        return carry_out(self._prepared, measured_link, plan, config, self.progress)
-
-    def begin_alone(self, why: str) -> None:
-        """The cloud was not there at the first greeting."""
-        self._why = why
-        if self.entered.edge.cloud is not None:
-            self.entered.edge.cloud.give_up(why)
+        runner = Runner(self._prepared, plan, measured_link, config, ends(edge, plan, config))
+        return measure(self._prepared, runner, config, self.progress)
 
     def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:
         """See to it that there is a cloud whose link is measured, and ask how busy it is. Raises AppError."""
         manager = self.entered.edge.cloud
         if manager is None:
-            raise AppError(self._why or self.entered.failure)
-        manager.connect_if_due(config.ready_s)
+            raise AppError(self._why)
+        manager.connect_if_due(config.cloud.ready_s)
         if manager.link is None or is_anew:
             self.progress("probing the link", 0.0)
             manager.measure()
-        state = manager.ask_state(config.timeout_s)
+        state = manager.ask_state(config.cloud.timeout_s)
         manager.on_success()
         assert manager.link is not None  # it was measured
         return manager.link, state
@@ -155,14 +156,3 @@ class PointsSession:
         if manager is not None and not manager.is_left_alone:
             manager.hang_up(error)
             manager.give_up(why)
-
-
-@contextmanager
-def session(config: EdgeConfig, progress: Show) -> Iterator[PointsSession]:
-    """Build the network and connect to the cloud. Raises AppError for everything that can go wrong outside."""
-    with ExitStack() as stack:
-        entered = enter(stack, config, progress, ready_s=config.ready_s)
-        points = PointsSession(entered, config, progress)
-        if entered.failure:
-            points.begin_alone(entered.failure)
-        yield points

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager
-from edgecloud.client.edge import Answered, EdgeConfig, Fallback
+from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.late import LateEdge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.planning import Parts, Prepared, plan_with_cloud
@@ -34,19 +35,20 @@ class Runner:
     ) -> None:
         self.plan, self.link = plan, link
         """What is carried out now, and what the link was like when it was planned."""
+        self.ways = tuple(ways)
         self._prepared, self._config, self._late = prepared, config, None
         self._cloud, self._resilient = prepared.edge.cloud, None
         self._reconnects_before = 0
         if self._cloud is not None and is_late:
             self._late = LateEdge(prepared.edge, self._cloud, self._begin)
-        elif self._cloud is not None and config.fallback != "off" and plan.problem is not None:
+        elif self._cloud is not None and config.cloud.fallback != "off" and plan.problem is not None:
             self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *ways))
         self._count_from_now()
 
     @property
     def reconnects(self) -> int:
         """Connections after the one that it began with."""
-        if self._cloud is None or self.plan.problem is None or self._config.fallback == "off":
+        if self._cloud is None or self.plan.problem is None or self._config.cloud.fallback == "off":
             return 0
         return self._cloud.reconnects - self._reconnects_before
 
@@ -60,7 +62,7 @@ class Runner:
             return self._late.infer(x, parts)
         if self._resilient is not None:
             return self._resilient.infer(x, parts)
-        answered = self._prepared.edge.infer_parts(x, parts, self._config.timeout_s, self.plan.codecs)
+        answered = self._prepared.edge.infer_parts(x, parts, self._config.cloud.timeout_s, self.plan.codecs)
         if not self.plan.failure:
             return answered
         return replace(answered, completed_by="fallback", fallback=Fallback(self.plan.failure, 0.0))
@@ -86,5 +88,5 @@ class Runner:
         waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
         waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
         edge_s = self._prepared.timing.times.seconds
-        timeout_s = self._config.timeout_s
+        timeout_s = self._config.cloud.timeout_s
         return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

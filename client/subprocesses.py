@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
+from edgecloud.client.config import ClientConfig
 from edgecloud.models import custom_model
 from edgecloud.net.codec import OPTIONAL
 from edgecloud.net.connection import CONNECT_S, connect
@@ -211,6 +212,11 @@ class CloudAccess:
     script: str
     link_shape: str | None
     child: Child | None = None
+
+    @classmethod
+    def of(cls, stack: ExitStack, config: ClientConfig, script: str) -> Self:
+        """As an edge is told; `script` is started where the cloud is to be our own."""
+        return cls(stack, (config.cloud.host, config.cloud.port), config.cloud.own, script, config.link.shape)
 
     def start(self) -> None:
         """Start our own one, if it is to be one: it loads while we do."""

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import Executor
 from edgecloud.models.graph import INPUT
 from edgecloud.models.specs import describe
@@ -51,6 +52,11 @@ class Times:
     policy: str
     predictors: Path
     cache_dir: Path
+
+    @classmethod
+    def of(cls, device: DeviceConfig, side: str) -> Self:
+        """As a program is told that runs on this `side`."""
+        return cls(device.times, device.predictors or predictors_path(device.cache_dir, side), device.cache_dir)
 
     def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "Found":
         """The times of a network, and with `tails` of starting one after each layer, as the policy says.

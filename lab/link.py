@@ -48,8 +48,9 @@ class IperfError(Exception):
 
 def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     """Greet the cloud and probe the link, as often as asked. Raises AppError."""
+    from edgecloud.client.config import CloudConfig, EdgeConfig
     from edgecloud.client.connection_manager import ConnectionConfig
-    from edgecloud.client.edge import Edge, EdgeConfig, read_input
+    from edgecloud.client.edge import Edge, read_input
     from edgecloud.models import registry
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import client_tls
@@ -58,7 +59,7 @@ def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
     token = read_token(options.token_file)
     entry = registry.resolve_trusted(options.type)
-    config = EdgeConfig(model=options.type, host=host, port=port, weights=options.weights, tls=tls)
+    config = EdgeConfig(model=options.type, cloud=CloudConfig(host=host, port=port, tls=tls), weights=options.weights)
     edge = Edge.build(config, entry, read_input(config, entry))
     settings = ConnectionConfig((host, port), ready_s=options.ready_timeout, timeout_s=options.timeout, tls=tls)
     try:

@@ -6,6 +6,7 @@ A logarithm of the rate that is pulled back to its mean (an Ornstein-Uhlenbeck p
 positive, and fall and rise by factors. The same seed gives the same files on every machine.
 """
 
+import argparse
 import math
 import random
 import sys
@@ -77,9 +78,12 @@ MADE: dict[str, tuple[Make, str]] = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write all of them."""
-    folder = Path(argv[0]) if argv else FOLDER
+    about = "Write the made-up traces of links that come along."
+    parser = argparse.ArgumentParser(prog="python -m lab.made_links", description=about, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="where to")
+    folder: Path = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, (make, about) in MADE.items():
         seconds, rates = make(random.Random(f"{name} 1"))
@@ -89,4 +93,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.library.network import Loadable, all_loaded
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.wording import wording
 from edgecloud.net.codec import OPTIONAL
 from edgecloud.net.frames import Limits
+from edgecloud.net.metrics import Metrics
 from edgecloud.net.security import check_binding
 from edgecloud.net.tls import server_context
 from edgecloud.server import cloud as server
@@ -52,7 +54,7 @@ class Cloud:
         port: int = 0,
         host: str = CloudConfig.host,
         token: str | None = None,
-        device: str = CloudConfig.device,
+        device: str = DeviceConfig.name,
         threads: int | None = None,
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
@@ -71,9 +73,7 @@ class Cloud:
             config = CloudConfig(
                 host=host,
                 port=port,
-                device=device,
-                threads=threads,
-                cache_dir=cache_of(cache_dir),
+                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir)),
                 token=secret,
                 tls=tls,
                 limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),
@@ -82,27 +82,58 @@ class Cloud:
                 drain_s=DRAIN_S,
             )
             held = [(net.entry, net.made_for(device)) for net in loaded]
-            self._cloud = server.Cloud(config, held=held)
-            self.networks = tuple(net.name for net in loaded)
-            """The names of what it serves."""
-            try:
-                self._place = self._cloud.server.open()
-            except BaseException:
-                self._cloud.close()
-                raise
+            self._listen(server.Cloud(config, held=held))
+        self._thread: threading.Thread | None = threading.Thread(target=self.serve, name="ec.Cloud", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def of(cls, config: CloudConfig, metrics: Metrics | None = None) -> Self:
+        """For the programs of this project: the cloud of a configuration, which listens, and serves once it is told to.
+
+        Errors name flags instead of keyword arguments. Raises what `Cloud(...)` raises.
+        """
+        cloud = cls.__new__(cls)
+        cloud._listen(server.Cloud(config, metrics))
+        cloud._thread = None
+        return cloud
+
+    def _listen(self, cloud: server.Cloud) -> None:
+        self._cloud = cloud
+        self.networks = cloud.names
+        """The names of what it serves."""
         self._closing = threading.Lock()
         self._is_closed = False
         _Switching.begin()
-        self._thread = threading.Thread(target=self._cloud.server.serve, name="ec.Cloud", daemon=True)
-        self._thread.start()
+        try:
+            cloud.check_weights()
+            self._place = cloud.server.open()
+        except BaseException:
+            _Switching.end()
+            cloud.close()
+            raise
 
     @property
     def address(self) -> str:
         """HOST:PORT, as `Edge` takes it."""
         return addresses.show(*self._place)
 
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of everything that it listens on, that of `address` first."""
+        return [self._place, *self._cloud.server.addresses[1:]]
+
+    def serve(self) -> None:
+        """Serve in this thread until it is stopped. Only where it does not do so already: see `of`."""
+        self._cloud.server.serve()
+
+    def stop(self) -> None:
+        """Take no more requests, without waiting for those in hand; `close` does. Safe in a handler of signals."""
+        self._cloud.server.stop()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is closed, by another thread; for at most `timeout` seconds. Returns whether it is."""
+        if self._thread is None:
+            return self._is_closed
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -113,7 +144,8 @@ class Cloud:
                 return
             self._is_closed = True
             self._cloud.server.stop()
-            self._thread.join()
+            if self._thread is not None:
+                self._thread.join()
             self._cloud.close()
             _Switching.end()
 

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.edge import Answered, EdgeConfig
-from edgecloud.client.edge_client import WINDOW, EdgeClient
+from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
+from edgecloud.client.edge import Answered
+from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing import check_codec
 from edgecloud.engine.times import POLICIES
-from edgecloud.library.network import Loadable, load
+from edgecloud.library.network import Loadable, Network, load
 from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s, goal_of
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.tensors import Tensors, as_given, as_input
@@ -25,6 +26,7 @@ from edgecloud.library.wording import worded, wording, words
 from edgecloud.net.tls import client_tls
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import EdgeCloudError, UsageError
+from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
 
@@ -102,17 +104,17 @@ class Edge:
         link: Link | None = None,
         objective: str | Goal = "latency",
         point: int | None = None,
-        codec: str = EdgeConfig.codec,
-        accuracy_budget: float = EdgeConfig.accuracy_budget,
-        fallback: Mode = EdgeConfig.fallback,
-        timeout: str | float = EdgeConfig.timeout_s,
-        ready_timeout: str | float = EdgeConfig.ready_s,
+        codec: str = CodecConfig.name,
+        accuracy_budget: float = CodecConfig.accuracy_budget,
+        fallback: Mode = CloudConfig.fallback,
+        timeout: str | float = CloudConfig.timeout_s,
+        ready_timeout: str | float = CloudConfig.ready_s,
         window: int = WINDOW,
-        device: str = EdgeConfig.device,
+        device: str = DeviceConfig.name,
         threads: int | None = None,
         emulate_cpu: float | None = None,
         emulate_link: str | None = None,
-        times: str = EdgeConfig.times,
+        times: str = DeviceConfig.times,
         power: str = EdgeConfig.power,
         radio: str = EdgeConfig.radio,
         record: str | Path | None = None,
@@ -128,7 +130,6 @@ class Edge:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
         _check_choices(fallback=fallback, times=times, window=window)
-        _check_emulation(emulate_cpu, threads, device)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -138,46 +139,64 @@ class Edge:
             PowerChoice.of(power, radio)
             config = EdgeConfig(
                 model=self.net.name,
-                host=place.host,
-                port=place.port or 0,
-                device=device,
-                threads=threads,
                 point=point,
                 goal=goal,
-                link=None if link is None else link.plain,
-                codec=codec,
-                accuracy_budget=accuracy_budget,
-                fallback=fallback,
-                timeout_s=duration_s(timeout),
-                ready_s=duration_s(ready_timeout),
-                cpu_share=emulate_cpu,
-                link_shape=_shape(emulate_link, cloud),
-                cache_dir=cache_of(cache_dir),
-                times=times,
                 power=power,
                 radio=radio,
-                token=token_of(token),
-                tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
-                record=path_of(record),
+                cpu_share=emulate_cpu,
+                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir), times=times),
+                cloud=CloudConfig(
+                    host=place.host,
+                    port=place.port or 0,
+                    token=token_of(token),
+                    tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
+                    fallback=fallback,
+                    timeout_s=duration_s(timeout),
+                    ready_s=duration_s(ready_timeout),
+                ),
+                link=LinkConfig(
+                    given=None if link is None else link.plain,
+                    shape=_shape(emulate_link, cloud),
+                    record=path_of(record),
+                ),
+                codec=CodecConfig(name=codec, accuracy_budget=accuracy_budget),
             )
             edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
-            self._window = window
-            self._client = EdgeClient(edge, config, window=window)
-            try:
-                self._client.open()
-            except BaseException:
-                self._client.close()
-                raise
+            self.client = EdgeClient(config, edge, window)
+            self.client.open()
+        self._prepare(window)
+
+    @classmethod
+    def of(cls, config: EdgeConfig, progress: Show = silent, *, ready_s: float | None = None) -> Self:
+        """For the programs of this project: the edge of a configuration, its network built and its cloud connected.
+
+        With `ready_s`, seconds for the cloud to be ready, nothing is planned: that is done by whoever runs several
+        cuts. Errors name flags instead of keyword arguments. Raises what `Edge(...)` raises.
+        """
+        edge = cls.__new__(cls)
+        edge.client = EdgeClient(config)
+        if ready_s is None:
+            edge.client.open(progress)
+        else:
+            edge.client.connect(progress, ready_s=ready_s)
+        built = edge.client.entered.edge
+        edge.net = Network(built.entry, built.network, built.entry.name)
+        edge._prepare(WINDOW)
+        return edge
+
+    def _prepare(self, window: int) -> None:
+        self._window = window
         self._planned: tuple[Any, Plan] | None = None
-        self._ended: tuple[Plan, Link | None] | None = None
+        self._last: tuple[Plan, Link | None] | None = None
+        self._is_closed = False
         self._closing = threading.Lock()
 
     @property
     def plan(self) -> Plan:
         """What runs where, as it is planned now, or was when it was closed."""
-        if self._ended is not None:
-            return self._ended[0]
-        plan, cached = self._client.plan, self._planned
+        if self._last is not None:
+            return self._last[0]
+        plan, cached = self.client.plan, self._planned
         if cached is None or cached[0] is not plan:
             cached = self._planned = (plan, Plan.of(self.net.graph, plan.decision, failure=words(plan.failure)))
         return cached[1]
@@ -185,9 +204,9 @@ class Edge:
     @property
     def link(self) -> Link | None:
         """What the link is like, as it was given or measured; None where there is no cloud."""
-        if self._ended is not None:
-            return self._ended[1]
-        link = self._client.link
+        if self._last is not None:
+            return self._last[1]
+        link = self.client.link
         if link is None:
             return None
         return Link(link.up_bytes_per_s, rtt=link.rtt_s, down=link.down_bytes_per_s)
@@ -196,7 +215,7 @@ class Edge:
         """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
         array = self._input(x)
         with wording(is_module=self.net.is_module), self._open():
-            return self._answer(self._client.infer(array), x)
+            return self._answer(self.client.infer(array), x)
 
     def submit(self, x: Any) -> "Future[Answer]":
         """Begin to answer one input. At most `window` are under way; more wait. What is in `x` is not to be changed
@@ -204,7 +223,7 @@ class Edge:
         """
         array = self._input(x)
         with self._open():
-            inner = self._client.submit(array)
+            inner = self.client.submit(array)
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
@@ -239,9 +258,11 @@ class Edge:
     def close(self) -> None:
         """Hang up: what is under way is finished first, what waits is cancelled. A second time does nothing."""
         with self._closing:
-            if self._ended is None:
-                self._ended = (self.plan, self.link)
-                self._client.close()
+            if not self._is_closed:
+                if self.client.is_open:
+                    self._last = (self.plan, self.link)
+                self._is_closed = True
+                self.client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -252,17 +273,17 @@ class Edge:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Edge {self.net.name}, {self.plan}{', closed' if self._ended else ''}>"
+        return f"<Edge {self.net.name}, {self.plan}{', closed' if self._is_closed else ''}>"
 
     @contextmanager
     def _open(self) -> Iterator[None]:
         """Raises UsageError once it is closed, also where another thread does that now."""
         try:
-            if self._ended is None:
+            if not self._is_closed:
                 yield
                 return
         except (ValueError, RuntimeError):  # so say a client and its threads that have ended
-            if self._ended is None:
+            if not self._is_closed:
                 raise
         raise UsageError("this edge is closed")
 
@@ -300,15 +321,6 @@ def _check_choices(*, fallback: str, times: str, window: int) -> None:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {choice!r}")
     if not isinstance(window, int) or window < 1:
         raise UsageError(f"window is how many inferences are under way at once, at least 1, not {window!r}")
-
-
-def _check_emulation(share: float | None, threads: int | None, device: str) -> None:
-    if share is None:
-        return
-    if not 0 < share <= 1:
-        raise UsageError(f"emulate_cpu is a share of one core, above 0 and at most 1, not {share!r}")
-    if (threads or 1) != 1 or device != "cpu":
-        raise UsageError("emulate_cpu emulates a share of one core: it needs device='cpu', and threads cannot be more")
 
 
 def _shape(link: str | None, cloud: str | None) -> str | None:

@@ -15,7 +15,7 @@ from edgecloud.partition.cost import StageTimes as StageTimes
 from edgecloud.partition.decide import Decision
 from edgecloud.partition.decide import Goal as Goal
 from edgecloud.partition.objectives import OBJECTIVES
-from edgecloud.predictor import energy, store
+from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quota import Quota
 from edgecloud.tools import whatif
@@ -185,8 +185,8 @@ def plan(
     load: float = 1.0,
     queue: str | float = 0.0,
     codec: str = AUTO,
-    power: str = energy.DEFAULT_PROFILE,
-    radio: str = energy.DEFAULT_RADIO,
+    power: str = PlanConfig.power,
+    radio: str = PlanConfig.radio,
     cache_dir: str | Path | None = None,
 ) -> Plan:
     """Say where a network is best cut, from times and a link. Runs nothing, opens no socket, and needs no torch.

@@ -8,16 +8,18 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgecloud.utils.commands import ROOT
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
+from edgecloud.utils.names import is_checkout
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +146,19 @@ def load(place: Where) -> Own:
     return replace(network, preprocess=preprocess) if callable(preprocess) else network
 
 
+class _Neighbours:
+    """Finds what lies beside users' files before what a checkout has of the same name: its folders are on the path."""
+
+    folders: ClassVar[list[str]] = []
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None) -> Any:
+        """Asked by Python for every module that is not loaded yet."""
+        if path is not None or not ((ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file()):
+            return None
+        return PathFinder.find_spec(name, cls.folders)
+
+
 class _Source(SourceFileLoader):
     """Reads the source itself: compiled code that Python keeps beside it is taken for that of a file which was edited
     within the same second, and would be written into the user's folder."""
@@ -160,7 +175,11 @@ def _run(place: Where) -> ModuleType:
     vision.torchvision()  # a file that imports it, itself or through something else, finds it fit for this torch
     folder = str(place.path.resolve().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # what lies beside it can be imported, but never hides what is ours
+        sys.path.append(folder)  # what lies beside it can be imported, but hides no library
+    if is_checkout() and folder not in _Neighbours.folders:
+        _Neighbours.folders.append(folder)
+        if _Neighbours not in sys.meta_path:
+            sys.meta_path.insert(0, _Neighbours)
     name = f"own_{place.path.stem}"
     loader = _Source(name, str(place.path))
     spec = importlib.util.spec_from_file_location(name, place.path, loader=loader)

@@ -5,7 +5,8 @@ nothing guards. The models and the preprocessing need neither, so on exactly tha
 and the import is repeated. Beside a matching torch nothing happens here.
 
 Of torch's compiler it takes one function, for which all of that would be imported: 2.2 s, 70 MB and a thousand modules,
-several times what torchvision itself takes. The function is put off until somebody calls it, and then is torch's own.
+several times what torchvision itself takes. In our own programs the function is put off until somebody calls it, and
+then is torch's own. In a program that only imports `edgecloud` nothing is put off: torchvision is the user's there.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from edgecloud.utils.environment import Process
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +57,9 @@ def _compiler() -> Any:
 
 @contextlib.contextmanager
 def _compiler_put_off() -> Iterator[None]:
-    """While torchvision is imported for the first time. Nothing of torch is changed, and nothing of this stays in
-    `sys.modules`."""
-    if {"torchvision", COMPILER} & sys.modules.keys():
+    """While a program of ours imports torchvision for the first time. Nothing of torch is changed, and nothing of this
+    stays in `sys.modules`. torchvision keeps our function that calls torch's, so a process of somebody else's pays."""
+    if not Process.is_program or {"torchvision", COMPILER} & sys.modules.keys():
         yield
         return
     stand_in = sys.modules[COMPILER] = _PutOff(COMPILER)

@@ -23,11 +23,12 @@ from torch.overrides import TorchFunctionMode
 from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
 from edgecloud.models.registry import Entry
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
 
-DEFAULT = "default"
-IMAGENET = "imagenet"
+DEFAULT, IMAGENET = defaults.Edge.WEIGHTS, "imagenet"
+"""Sources of weights that are no files. The first: trained ones where there are such, else drawn from a seed."""
 
 
 @dataclass(frozen=True)

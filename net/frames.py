@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import ProtocolError
 
 MAGIC = b"ECCI"
@@ -44,9 +45,9 @@ _WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT})
 class Limits:
     """What this side accepts from the other, checked before any memory is taken."""
 
-    header_bytes: int = 64 * 1024
-    payload_bytes: int = 64 * 1024 * 1024
-    tensors: int = 64
+    header_bytes: int = defaults.Server.HEADER_BYTES
+    payload_bytes: int = defaults.Server.PAYLOAD_BYTES
+    tensors: int = defaults.Server.TENSORS
     dimensions: int = 8
     more_codecs: frozenset[str] = frozenset()
     """Of the optional ones (net.codec) those that are taken; all others are unknown to this side."""

@@ -10,7 +10,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 
 IPV6_BITS = 64
 LOOPBACK = "loopback"
@@ -35,10 +35,10 @@ class Policy:
     garbage_s: float = 5.0
     silence_s: float = 10.0
     least_s: float = 15.0
-    most_s: float = 600.0
+    most_s: float = defaults.Server.PENALTY_S
     most_sources: int = 4096
     """That are remembered: the one whose penalty ends first is forgotten for a new one."""
-    most_connections: int = 16
+    most_connections: int = defaults.Server.CONNECTIONS_PER_SOURCE
     """Of one source."""
     spares_loopback: bool = True
 

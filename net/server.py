@@ -19,7 +19,7 @@ from edgecloud.net.metrics import Metrics, NoMetrics
 from edgecloud.net.pacing import Bucket, Spending
 from edgecloud.net.penalties import AdmissionControl, Denial, Policy, fault_of, payer_of
 from edgecloud.net.sources import Account, Sources
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import AppError, PeerClosedError
 from edgecloud.utils.flood_log import FloodLog
 from edgecloud.utils.units import printable
@@ -89,12 +89,12 @@ class Server:
     port: int
     handler: Handler
     limits: Limits = field(default_factory=Limits)
-    max_connections: int = 64
-    drain_s: float = 30.0
-    min_bytes_per_s: float = 1000.0
+    max_connections: int = defaults.Server.CONNECTIONS
+    drain_s: float = defaults.Server.DRAIN_S
+    min_bytes_per_s: float = defaults.Server.MIN_BYTES_PER_S
     policy: Policy = field(default_factory=Policy)
     metrics: Metrics = field(default_factory=NoMetrics)
-    small_per_s: float = 50.0
+    small_per_s: float = defaults.Server.SMALL_PER_S
     """Of one source; see net.pacing."""
 
     def open(self) -> tuple[str, int]:

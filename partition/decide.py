@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from edgecloud.models.graph import LayerGraph
-from edgecloud.partition import bottleneck, chain, placement
+from edgecloud.partition import bottleneck, chain, mincut, placement
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.mincut import CutSolver
-from edgecloud.partition.objectives import METHODS, OBJECTIVES, Search
+from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import printable
@@ -64,8 +64,8 @@ class Goal:
     edgecloud.partition.decide.GoalError: objective 'weighted' ... seconds_per_joule
     """
 
-    objective: str = "latency"
-    method: str = "auto"
+    objective: str = OBJECTIVE
+    method: str = METHOD
     seconds_per_joule: float | None = None
     rate_per_s: float | None = None
     max_cost: float | None = None
@@ -213,6 +213,13 @@ class _Search:
 
 
 NO_POWER = Power(0.0, 0.0, 0.0, 0.0)
+
+
+def load_solvers(graph: LayerGraph, goal: Goal) -> None:
+    """Import what `decide` will need for this graph: for those who measure how long it takes."""
+    is_sum = OBJECTIVES[goal.objective].search is Search.SUM
+    if not (is_sum and goal.method in ("auto", "chain") and graph.is_chain):
+        mincut.load()
 
 
 def decide(

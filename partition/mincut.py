@@ -18,8 +18,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import LATENCY, Problem, StageWeights
@@ -54,6 +52,11 @@ class Terms:
             total += self.cloud[sorted(tail)].sum() + self.tensor[list(graph.boundary(head))].sum()
             total += self.entry[graph.entry(head)]
         return float(total)
+
+
+def load() -> None:
+    """Import the solver, which takes longer than a decision: for those who are about to decide, and measure that."""
+    import scipy.sparse.csgraph  # noqa: F401
 
 
 class CutSolver:
@@ -106,6 +109,9 @@ class CutSolver:
         return min((head, better), key=lambda cut: terms.value(self._graph, cut))  # rounding may have lost a hair
 
     def _cut(self, values: Values) -> frozenset[int]:
+        from scipy.sparse import csr_array  # for those who need it: see `load`
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
         sums = np.bincount(self._slots, weights=values[self._term], minlength=len(self._columns))
         capacities = np.rint(np.minimum(sums, INFINITE)).astype(np.int32)
         shape = (self._size, self._size)

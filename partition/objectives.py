@@ -50,5 +50,7 @@ OBJECTIVES = {
     "throughput": Objective("minimum bottleneck stage", "bottleneck stage", search=Search.STAGE),
     "auto": Objective("lowest latency that sustains the rate,", "predicted latency", search=Search.RATE),
 }
+OBJECTIVE, METHOD = "latency", "auto"
+"""What is wanted unless something else is said."""
 METHODS = ("auto", "chain", "mincut", "dsh")
 """How the least is searched for; partition.decide says what each does."""

@@ -1,4 +1,4 @@
-"""Power of a device for compute, transmission and idle: profiles in YAML, and energy meters.
+"""Power of a device for compute, transmission and idle: profiles, and energy meters. Those of users are in YAML.
 
 The formula that turns them into joules is in `partition.cost`. A profile's numbers are a model; a meter's are measured;
 whoever shows one says which.
@@ -6,13 +6,12 @@ whoever shows one says which.
 
 import logging
 import math
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 SHIPPED = shipped("predictor", "power")
 MAX_FILE_BYTES = 64 << 10
 MAX_W = 10_000.0
-DEFAULT_PROFILE, DEFAULT_RADIO = "raspberry_pi_4", "wifi"
 POWERCAP, HWMON = Path("/sys/class/powercap"), Path("/sys/class/hwmon")
 
 
@@ -62,18 +60,21 @@ class PowerProfile:
 
 def shipped_profiles() -> list[str]:
     """Names of the profiles that come with the program."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml") if path.stem != "jointdnn")
+    return sorted(path.stem for path in SHIPPED.glob("*.toml") if path.stem != "jointdnn")
 
 
 def load_profile(name: str) -> PowerProfile:
     """A profile by name, or from a .yaml file. Raises UsageError that says what is wrong with it."""
-    path = SHIPPED / f"{name}.yaml" if name in shipped_profiles() else Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    path = Path(name)
+    if name in shipped_profiles():
+        document = _read_shipped(name)
+    elif path.suffix in (".yaml", ".yml"):
+        document = _read(path)
+    else:
         raise UsageError(f"no power profile {name[:60]!r}: choose {', '.join(shipped_profiles())}, or a .yaml file")
-    document = _read(path)
     radios = document.get("radios", "jointdnn")
     if radios == "jointdnn":
-        radios = _read(SHIPPED / "jointdnn.yaml")
+        radios = _read_shipped("jointdnn")
     if not isinstance(radios, dict) or not radios:
         raise UsageError(f"{path}: radios must be a table of radios, or jointdnn")
     return PowerProfile(
@@ -84,21 +85,27 @@ def load_profile(name: str) -> PowerProfile:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain data only, and no aliases: a few bytes of them unfold to gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not supported")
-        return super().compose_node(parent, index)
+def _read_shipped(name: str) -> dict[str, Any]:
+    """Those are TOML, which Python reads itself: most programs then load no other parser."""
+    return tomllib.loads((SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Plain data only, and no aliases: a few bytes of them unfold to gigabytes."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases are not supported")
+            return super().compose_node(parent, index)
+
     require_file(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"{path} is too large for a power profile")
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML ({str(error).splitlines()[0][:100]})") from None
     except OSError as error:

@@ -90,12 +90,12 @@ class Cloud:
         config = replace(config, weights=named, models=(*(models or self._held or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
-        self._device = find_device(config.device)
+        self._device = find_device(config.device.name)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
         has_loader = not held
         self._networks = Networks(config, self._device, self._worker, self._meter, has_loader=has_loader)
-        set_threads(config.threads)  # from here on torch has some, and no process is split off any more
+        set_threads(config.device.threads)  # from here on torch has some, and no process is split off any more
         for entry, network in held:
             self._networks.hold(entry, network)
         self.server = Server(
@@ -114,6 +114,11 @@ class Cloud:
         self._metrics.watch(
             Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the networks that it serves; `all` among them for every one that there is."""
+        return self._config.models
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""

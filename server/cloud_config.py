@@ -1,48 +1,47 @@
-"""The configuration of a cloud, from the flags of cloud_api.py."""
+"""What a cloud is told."""
 
-import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.net.frames import Limits
 from edgecloud.net.penalties import Policy
+from edgecloud.utils import defaults
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True)
 class CloudConfig:
     """How a cloud is run. Sizes in bytes, times in seconds."""
 
-    host: str = "127.0.0.1"
-    port: int = 9999
-    device: str = "cpu"
-    threads: int | None = None
+    host: str = defaults.HOST
+    port: int = defaults.PORT
+    device: DeviceConfig = field(default_factory=DeviceConfig)
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()
     """The networks that are served, `all` among them for every one that there is; none means the registry's own."""
     networks: tuple[str, ...] = ()
     """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
-    cache_dir: Path = Path()
-    times: str = "auto"
-    predictors: Path | None = None
-    """None: where deployment.py fit puts those of a cloud."""
     token: str = ""
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
     limits: Limits = field(default_factory=Limits)
-    min_bytes_per_s: float = 1000.0
+    min_bytes_per_s: float = defaults.Server.MIN_BYTES_PER_S
     policy: Policy = field(default_factory=Policy)
-    small_per_s: float = 50.0
+    small_per_s: float = defaults.Server.SMALL_PER_S
     """Requests a second of one source that are not computed; see net.pacing."""
-    max_connections: int = 64
-    max_queue: int = 32
-    max_batch: int = 1
+    max_connections: int = defaults.Server.CONNECTIONS
+    max_queue: int = defaults.Server.QUEUE
+    max_batch: int = defaults.Server.BATCH
     """Requests of one network and one cut that are computed together."""
-    batch_wait_s: float = 0.0
+    batch_wait_s: float = defaults.Server.BATCH_WAIT_S
     """How long a request waits for others to go with it."""
-    max_network_bytes: int = 4 << 30
-    load_budget_s: float = 600.0
+    max_network_bytes: int = defaults.Server.NETWORK_BYTES
+    load_budget_s: float = defaults.Server.LOAD_BUDGET_S
     """Seconds of loading that one source may cause in an hour."""
-    hello_s: float = 10.0
-    idle_s: float = 600.0
-    request_s: float = 120.0
-    drain_s: float = 30.0
+    hello_s: float = defaults.Server.HELLO_S
+    idle_s: float = defaults.Server.IDLE_S
+    request_s: float = defaults.Server.REQUEST_S
+    drain_s: float = defaults.Server.DRAIN_S

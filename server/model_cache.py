@@ -18,7 +18,7 @@ from edgecloud.engine.answers import is_close
 from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Network, Ran, make_executor, prepare
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
-from edgecloud.engine.times import Found, Times, predictors_path
+from edgecloud.engine.times import Found, Times
 from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import inputs, parcel, registry, weights
 from edgecloud.models.graph import LayerGraph
@@ -164,8 +164,8 @@ class Networks:
         self._meter = meter
         self._device = device
         self._worker = worker
-        folder = config.cache_dir
-        self._times = Times(config.times, config.predictors or predictors_path(folder, "cloud"), folder)
+        folder = config.device.cache_dir
+        self._times = Times.of(config.device, "cloud")
         self._digests = KnownDigests(folder)
         self._budget = LoadBudget(config.load_budget_s)
         self._turn = threading.Lock()

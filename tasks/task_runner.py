@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecloud.client.config import ClientConfig
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import is_nobody
 from edgecloud.client.subprocesses import CloudAccess, own_cloud_threads
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
-from edgecloud.engine.times import Times, predictors_path
+from edgecloud.engine.times import Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.monitor import Monitor
@@ -26,6 +25,7 @@ from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
 from edgecloud.tasks.pipeline import Pipeline, TaskRecord, stages_of
 from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profiled
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
+from edgecloud.tasks.tasks_config import TasksConfig
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.files import write_atomically
@@ -36,25 +36,6 @@ from edgecloud.utils.units import printable
 log = logging.getLogger(__name__)
 
 NO_LINK = LinkEstimate(0.0, 0.0, 0.0, "none")
-
-
-@dataclass(frozen=True)
-class TasksConfig(ClientConfig):
-    """What one call of tasks_edge_api.py is to do; with `fallback` off a task fails that the cloud does not answer."""
-
-    models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
-    """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
-    tasks: int = 40
-    seed: int = 1
-    tasks_file: Path | None = None
-    is_resumed: bool = False
-    image_dir: Path | None = None
-    rate_per_s: float | None = None
-    """Arrivals; None: all tasks are there at the start."""
-    is_serial: bool = False
-    interval_s: float = 1.0
-    """How often the link is looked at."""
-    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,15 +100,14 @@ OnRecord = Callable[[TasksRun, TaskRecord], None]
 def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun) -> TasksOutcome:
     """Do what the configuration says. Raises AppError for what goes wrong for an outside reason before they start."""
     with ExitStack() as stack:
-        recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
+        recorder = None if config.link.record is None else stack.enter_context(Recorder(config.link.record))
         tasks, problems = gather(config)
         journal = None if config.tasks_file is None else Journal(config.tasks_file, is_resumed=config.is_resumed)
         skipped = 0
         if journal is not None:
             remaining = [task for task in tasks if not journal.has(task)]
             skipped, tasks = len(tasks) - len(remaining), remaining
-        remote = (config.host, config.port)
-        cloud = CloudAccess(stack, remote, config.own_cloud, "tasks_cloud_api.py", config.link_shape)
+        cloud = CloudAccess.of(stack, config, "tasks_cloud_api.py")
         if tasks:
             cloud.start()  # it loads while we do
         fleet = make_fleet(config, tasks, progress)
@@ -141,7 +121,7 @@ def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun
         if not tasks:
             return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
-        address = cloud.address(is_checked=config.fallback != "always")
+        address = cloud.address(is_checked=config.cloud.fallback != "always")
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
         prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
@@ -194,33 +174,33 @@ def _run_tasks(prepared: _Prepared, progress: Show, on_record: OnRecord, call: T
 
 
 def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> Pipeline:
-    has_fallback = config.fallback != "off"
+    has_fallback = config.cloud.fallback != "off"
     return Pipeline(
-        fleet, planner, cloud, is_serial=config.is_serial, timeout_s=config.timeout_s, has_fallback=has_fallback
+        fleet, planner, cloud, is_serial=config.is_serial, timeout_s=config.cloud.timeout_s, has_fallback=has_fallback
     )
 
 
 def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
     """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
-    if config.fallback == "always":
+    if config.cloud.fallback == "always":
         here_s = max(sum(member.timing.current.seconds) for member in fleet.members.values())
-        cloud.open_in_background(first_wait_s(here_s, config.timeout_s))
+        cloud.open_in_background(first_wait_s(here_s, config.cloud.timeout_s))
         return
     try:
         cloud.open()
     except AppError as error:
-        has_left = config.fallback == "on" and cloud.has_greeted and is_nobody(error)  # between two connections
-        if not has_left and not is_covered(error, config.fallback):
+        has_left = config.cloud.fallback == "on" and cloud.has_greeted and is_nobody(error)  # between two connections
+        if not has_left and not is_covered(error, config.cloud.fallback):
             raise
         log.warning("running everything on the edge until the cloud is reachable: %s", printable(str(error), 200))
     for ready in (cloud.conditions().ready or {}).values():
-        check_taken(config.codec, ready.codecs)
+        check_taken(config.codec.name, ready.codecs)
 
 
 def _manager_of(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
     settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
-    hellos = [member.hello(config.token) for member in members.values()]
+    hellos = [member.hello(config.cloud.token) for member in members.values()]
     return ConnectionManager(
         settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}
     )
@@ -265,12 +245,12 @@ def _bound_s(prepared: _Prepared, planner: Planner, pipeline: Pipeline) -> float
 
 def sharing_of(config: TasksConfig, fleet: Fleet) -> Sharing:
     """Whether edge and cloud are one machine, and how much of it each occupies."""
-    if config.own_cloud is None and not addresses.is_here(config.host):
+    if config.cloud.own is None and not addresses.is_here(config.cloud.host):
         return APART
     edge = min(
         (member.executor.machine.threads * member.executor.share for member in fleet.members.values()), default=1.0
     )
-    cloud = 1 if config.own_cloud is None else own_cloud_threads()  # of a cloud that was given only that it computes
+    cloud = 1 if config.cloud.own is None else own_cloud_threads()  # of a cloud that was given only that it computes
     return Sharing(available_cores(), edge, cloud)
 
 
@@ -306,9 +286,9 @@ def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
 
 def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
     """Build every network that a task needs."""
-    device = find_device(config.device)
-    set_threads(1 if config.cpu_share is not None else config.threads)
-    times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
+    device = find_device(config.device.name)
+    set_threads(1 if config.cpu_share is not None else config.device.threads)
+    times = Times.of(config.device, "edge")
     fleet = Fleet(device, config.cpu_share, times, config.weights)
     for model in dict.fromkeys(task.model for task in tasks):
         progress(f"loading {model}", 0.0)
@@ -320,7 +300,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     """A closed queue, or open arrivals."""
     profiles = {}
     for name, member in fleet.members.items():
-        policy = (config.codec, config.accuracy_budget)
+        policy = (config.codec.name, config.codec.accuracy_budget)
         allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
         profiles[name] = Profiled(member.network.traced.graph, member.timing.current.seconds, allowed)
     if config.rate_per_s is None:

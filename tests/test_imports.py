@@ -82,6 +82,18 @@ def test_nobody_imports_the_scripts() -> None:
             assert not imported_by(path) & scripts, path
 
 
+WAYS_IN = {"client.inference.enter", "client.edge.Edge", "client.edge_client.EdgeClient", "server.cloud.Cloud"}
+"""What the library begins with."""
+
+
+def test_the_scripts_begin_with_the_library() -> None:
+    """There is no second way inside: they make an `ec.Edge` and an `ec.Cloud`, of a configuration."""
+    users = [*ROOT.glob("*.py"), *(ROOT / "cli").glob("*.py")]
+    named = {name.removeprefix("edgecloud.") for path in users for name in imported_by(path)}
+    assert {"library.edge.Edge", "library.cloud.Cloud"} <= named
+    assert not named & WAYS_IN
+
+
 IMPURE = {"torch", "torchvision", "socket", "select", "ssl", "subprocess", "threading", "time", "tempfile", "shutil"}
 """What a pure module has no use for."""
 
@@ -135,10 +147,28 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_planning_a_chain_loads_neither_a_solver_nor_yaml() -> None:
+    """A network that is no chain loads its solver before the decision is timed."""
+    code = (
+        "import sys, edgecloud as ec\n"
+        "from edgecloud.partition.decide import Goal, load_solvers\n"
+        "rows = [{'id': 'in', 'inputs': [], 'out_bytes': 9, 'cloud_s': 0, 'edge_s': 0}]\n"
+        "rows += [{'id': 'a', 'inputs': ['in'], 'out_bytes': 5, 'cloud_s': 0.1, 'edge_s': 1}]\n"
+        "rows += [{'id': 'b', 'inputs': ['a'], 'out_bytes': 5, 'cloud_s': 0.1, 'edge_s': 1}]\n"
+        "ec.plan(rows, None, None, ec.Link('5mbit'), power='raspberry_pi_4')\n"
+        "import edgecloud.client.inference\n"
+        "assert not {'scipy', 'yaml'} & sys.modules.keys()\n"
+        "load_solvers(None, Goal('throughput'))\n"
+        "assert 'scipy.sparse.csgraph' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     """And who does wait, does not for torch's compiler, of which torchvision takes a function."""
     code = (
-        "import sys, edgecloud.client.inference; from edgecloud.models import registry\n"
+        "import sys; from edgecloud.cli import start; start.begin()\n"
+        "import edgecloud.client.inference; from edgecloud.models import registry\n"
         "registry.lookup('le_net'); registry.lookup('senna_pos')\n"
         "assert 'torchvision' not in sys.modules\n"
         "registry.lookup('alex_net')\n"
@@ -153,9 +183,21 @@ def test_a_network_of_this_project_does_not_wait_for_torchvision() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_torchvision_of_somebody_elses_program_is_as_it_was_made() -> None:
+    """The library puts nothing off: what torchvision takes of torch is torch's own function."""
+    code = (
+        "import edgecloud as ec, sys\n"
+        "ec.load('alex_net')\n"
+        "import torch._dynamo.utils as compiler\n"
+        "assert sys.modules['torchvision.ops.roi_align'].is_compile_supported is compiler.is_compile_supported"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_whoever_needs_the_compiler_while_torchvision_is_imported_gets_all_of_it() -> None:
     code = (
-        "import sys, torch; from edgecloud.models import vision\n"
+        "import sys; from edgecloud.cli import start; start.begin()\n"
+        "import torch; from edgecloud.models import vision\n"
         "with vision._compiler_put_off():\n"
         "    import torch._dynamo\n"
         "    assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgecloud.client.config import EdgeConfig
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.models import custom_model, graph_json
@@ -20,7 +21,7 @@ from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.partition.decision_map import DecisionMap, follow, keep_download
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.pareto import Tradeoff, front
-from edgecloud.predictor import energy, store
+from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quota import Quota
 from edgecloud.predictor.store import Kept
@@ -55,8 +56,8 @@ class PlanConfig:
     cpu_share: float = 1.0
     """How much of the profiled device the edge has."""
     goal: Goal = field(default_factory=Goal)
-    power: str = energy.DEFAULT_PROFILE
-    radio: str = energy.DEFAULT_RADIO
+    power: str = EdgeConfig.power
+    radio: str = EdgeConfig.radio
     codec: str = AUTO
     """As on the edge: one by name, raw, or auto: the best lossless one."""
 

@@ -21,6 +21,8 @@ COMMANDS = {
 _NAMED = rf"(?<![\w./\\-])(?:{'|'.join(map(re.escape, COMMANDS))})(?![\w-]|[.:]\w)"
 """No path that ends so, and no `deployment.py:build`, which is a function in a file of the user's."""
 
+_PAGE = r" \((?:units: )?docs/[\w-]+\.md\)"
+
 
 def is_checkout() -> bool:
     """Whether the packages lie at the top level of a checkout, and not inside `edgecloud`."""
@@ -33,9 +35,14 @@ def is_installed() -> bool:
 
 
 def typed(text: str) -> str:
-    """A text with the names of our programs as they are typed here. What the user has written himself stays."""
+    """A text with the names of our programs as they are typed here. What the user has written himself stays.
+
+    A page of the documentation is named in a checkout only, for none is installed.
+    """
     if not is_installed():
         return text
+    if not is_checkout():
+        text = re.sub(_PAGE, "", text)
     return re.sub(_NAMED, lambda match: match[0] if _is_given(match[0]) else COMMANDS[match[0]], text)
 
 

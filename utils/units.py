@@ -103,6 +103,20 @@ def parse_link(text: str) -> tuple[float, float, float]:
     return up, parse_rate(parts[2]) if len(parts) > 2 else up, rtt_s
 
 
+def format_duration(seconds: float) -> str:
+    """A time as it is typed, `60s` or `10min`: what `parse_wait` reads as the same."""
+    is_long = seconds >= 300 and seconds % 60 == 0
+    return f"{seconds / 60:g}min" if is_long else f"{seconds:g}s" if seconds else "0ms"
+
+
+def format_size(count: int) -> str:
+    """A size as it is typed, `64MiB` or `1kB`: what `parse_size` reads as the same."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("kB", 1000)):
+        if count and count % scale == 0:
+            return f"{count // scale}{unit}"
+    return f"{count}B"
+
+
 def format_seconds(seconds: float) -> str:
     """Print seconds with three significant digits: `1.23 s`, `45.6 ms`, `789 us`."""
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):

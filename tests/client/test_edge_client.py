@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from benchmarks.frame_proxy import FrameProxy, Place, close
-from edgecloud.client.edge import Answered, Edge, EdgeConfig
+from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
+from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.edge_client import EdgeClient
+from edgecloud.client.fallback import Mode
 from edgecloud.engine.answers import matches, whole_answer
 from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.models import registry
@@ -36,13 +38,23 @@ def edge(network: Callable[[str], Network]) -> Edge:
 @pytest.fixture
 def config(cache: Path) -> EdgeConfig:
     return EdgeConfig(
-        "le_net", point=3, codec="raw", up_bytes_per_s=5e6, timeout_s=LONG_S, ready_s=LONG_S, cache_dir=cache
+        "le_net",
+        point=3,
+        device=DeviceConfig(cache_dir=cache),
+        cloud=CloudConfig(timeout_s=LONG_S, ready_s=LONG_S),
+        link=LinkConfig(up_bytes_per_s=5e6),
+        codec=CodecConfig(name="raw"),
     )
+
+
+def at(config: EdgeConfig, port: int, fallback: Mode | None = None) -> EdgeConfig:
+    fallback = fallback or config.cloud.fallback
+    return replace(config, cloud=replace(config.cloud, port=port, fallback=fallback))
 
 
 @contextmanager
 def opened(edge: Edge, config: EdgeConfig, port: int) -> Iterator[EdgeClient]:
-    with EdgeClient(edge, replace(config, port=port)) as client:
+    with EdgeClient(at(config, port), edge) as client:
         yield client
 
 
@@ -98,13 +110,13 @@ def test_a_connection_that_breaks_under_many_costs_no_answer(
 
 
 def test_without_a_cloud_it_raises_or_answers_alone(edge: Edge, config: EdgeConfig) -> None:
-    client = EdgeClient(edge, replace(config, port=1))
+    client = EdgeClient(at(config, 1), edge)
     with pytest.raises(ConnectError, match="--point 12 runs all of le_net on the edge without a cloud"):
         client.open()
     with pytest.raises(ValueError, match="not open"):
         client.infer(inputs_of(edge)[0])
     xs = inputs_of(edge)[:2]
-    with opened(edge, replace(config, fallback="always"), 1) as alone:
+    with opened(edge, at(config, 1, fallback="always"), 1) as alone:
         answers = [alone.infer(xs[0]), alone.submit(xs[1]).result(LONG_S)]
     assert are_right(edge, xs, answers)
     assert [answer.completed_by for answer in answers] == ["fallback"] * 2

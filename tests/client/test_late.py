@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from benchmarks.frame_proxy import FrameProxy, Place, close
+from edgecloud.client.config import CloudConfig, EdgeConfig, LinkConfig
 from edgecloud.client.connection_manager import connection_of
-from edgecloud.client.edge import Answered, Edge, EdgeConfig
+from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.late import LateEdge
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.engine.answers import matches, whole_answer
@@ -44,7 +45,11 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
     found = network("le_net")
     edge = Edge(registry.lookup("le_net"), found, TorchExecutor(found, torch.device("cpu")))
     x, expected = np.asarray(found.example.tensor), whole_answer(found.loaded.model, found.example.tensor)
-    config = EdgeConfig("le_net", port=port, fallback="always", up_bytes_per_s=1e6, timeout_s=LONG_S)
+    config = EdgeConfig(
+        "le_net",
+        cloud=CloudConfig(port=port, fallback="always", timeout_s=LONG_S),
+        link=LinkConfig(up_bytes_per_s=1e6),
+    )
     parts = parts_of(edge.graph, edge.graph.head_at(3))
     met: list[tuple[LinkEstimate, State]] = []
     manager = edge.use(connection_of(config, (HOST, port)))

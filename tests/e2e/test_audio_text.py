@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecloud import tasks_edge_api
-from edgecloud.client.edge import EdgeConfig, read_input
+from edgecloud.client.config import EdgeConfig
+from edgecloud.client.edge import read_input
 from edgecloud.engine import calibration
 from edgecloud.engine.answers import is_same_top, rank, rank_rows, top_of
 from edgecloud.models import audio, inputs, registry, text

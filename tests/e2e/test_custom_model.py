@@ -45,7 +45,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(path: Path, text: str = FILE) -> Path:
     """A user's file."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(text)
     return path
 
@@ -88,6 +88,41 @@ def test_a_file_may_import_torchvision(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 1_000_000
+
+
+NEIGHBOURS = {
+    "net_of_mine.py": """
+import utils
+from models.blocks import wide
+
+INPUT_SHAPE = (4,)
+
+def build():
+    from torch import nn
+    from net.heads import head
+
+    return nn.Sequential(nn.Linear(4, utils.WIDTH), wide(utils.WIDTH), head())
+""",
+    "utils.py": "WIDTH = 6\n",
+    "models/blocks.py": "from torch import nn\n\ndef wide(width):\n    return nn.Linear(width, 8)\n",
+    "net/__init__.py": "",
+    "net/heads.py": "from torch import nn\n\ndef head():\n    return nn.ReLU()\n",
+}
+"""A file that imports what lies beside it, which is called as our own folders are; `models` has no __init__.py."""
+
+
+def write_neighbours(folder: Path) -> Path:
+    for name, text in NEIGHBOURS.items():
+        write(folder / name, text)
+    return folder / "net_of_mine.py"
+
+
+def test_a_file_gets_what_lies_beside_it_and_not_what_a_checkout_has_of_that_name(cache: Path, tmp_path: Path) -> None:
+    """On the edge, on the cloud that it starts, and in the process that loads networks for that."""
+    done = run_edge(cache, "-t", str(write_neighbours(tmp_path)), "--point", "1", "--verify", "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["verify"]["matches"]
+    assert (done.document["completed_by"], done.document["result"]["shape"]) == ("split", [1, 8])
 
 
 def test_a_file_may_bring_weights_labels_an_example_and_a_preprocessing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.hostile.attacks import encode
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
 from edgecloud.net.connection import Connection
@@ -125,7 +126,8 @@ class Live:
 @contextmanager
 def live_cloud(folder: Path) -> Iterator[Live]:
     """A cloud of this process."""
-    config = CloudConfig(port=0, threads=2, models=("le_net",), cache_dir=folder, hello_s=5.0, request_s=10.0)
+    device = DeviceConfig(threads=2, cache_dir=folder)
+    config = CloudConfig(port=0, device=device, models=("le_net",), hello_s=5.0, request_s=10.0)
     cloud = Cloud(config)
     address = cloud.server.open()
     thread = threading.Thread(target=cloud.server.serve)

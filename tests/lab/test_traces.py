@@ -217,6 +217,9 @@ def test_replay_of_one_rate_waits_for_the_stop() -> None:
 
 
 def test_made_up_traces_are_those_of_their_script(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        made_links.main(["--help"])
+    assert not Path("--help").exists()
     assert made_links.main([str(tmp_path)]) == 0
     for name in made_links.MADE:
         assert (tmp_path / f"{name}.csv").read_text() == (made_links.FOLDER / f"{name}.csv").read_text()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.hostile.attacks import encode
 from benchmarks.reconnecting import Clients
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import Network
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import FrameType
@@ -195,7 +196,7 @@ def test_too_many_connections_a_second_of_one_source_are_turned_away_without_a_t
 @pytest.fixture(scope="module")
 def cloud(cache: Path) -> Iterator[Cloud]:
     """In this process, which has loaded torch anyway."""
-    made = Cloud(CloudConfig(port=0, threads=1, cache_dir=cache, small_per_s=PER_S))
+    made = Cloud(CloudConfig(port=0, device=DeviceConfig(threads=1, cache_dir=cache), small_per_s=PER_S))
     with running(made.server):
         yield made
     made.close()

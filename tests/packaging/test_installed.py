@@ -19,6 +19,7 @@ import pytest
 from edgecloud import __version__
 from edgecloud.utils import names
 from tests.conftest import LONG_S, ROOT, Finished, until
+from tests.e2e.test_custom_model import write_neighbours
 
 HOSTILE = ("models/__init__.py", "net/__init__.py", "utils.py", "cli.py", "lab/__init__.py", "edgecloud/__init__.py")
 COMMANDS = tuple(names.COMMANDS.values())
@@ -77,6 +78,7 @@ def test_help_loads_nothing_of_the_users_and_nothing_heavy(command: str, install
     assert done.stdout.startswith(f"usage: {command} [")
     assert "imported" not in done.stdout
     assert not any(name in done.stdout for name in names.COMMANDS), "names of a checkout"
+    assert "docs/" not in done.stdout, "there is no such folder"
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in loaded, "or this says nothing"
     assert not loaded & HEAVY
@@ -115,6 +117,13 @@ def test_an_edge_starts_its_own_programs_and_writes_nothing_into_the_installatio
     assert done.document["completed_by"] == "split"
     assert done.document["result"]["top"][0]["label"] == "2"
     assert {path: path.stat().st_mtime_ns for path in package(installed).rglob("*")} == before
+
+
+def test_a_file_of_the_users_gets_what_lies_beside_it(installed: Path, tmp_path: Path) -> None:
+    flags = ("--point", "3", "--threads", "1", "--verify", "--json")
+    done = run(tmp_path, installed / "edgecloud-edge", "-t", write_neighbours(tmp_path / "own"), *flags)
+    assert done.code == 0, done.stderr
+    assert done.document["verify"]["matches"]
 
 
 def test_a_safe_path_and_an_ascii_locale_will_do(installed: Path, hostile: Path) -> None:

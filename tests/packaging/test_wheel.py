@@ -45,7 +45,7 @@ def of_the_project() -> set[str]:
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == of_the_project()
-    for needed in ("models/zoo/le_net.safetensors", "predictor/power/raspberry_pi_4.yaml", "lab/specs/student.toml"):
+    for needed in ("models/zoo/le_net.safetensors", "predictor/power/raspberry_pi_4.toml", "lab/specs/student.toml"):
         assert f"edgecloud/{needed}" in held
     for needed in ("lab/report/page.html.j2", "lab/report/page.css", "lab/links/train.csv", "lab/zh.toml"):
         assert f"edgecloud/{needed}" in held

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edgecloud.client.handshake import handshake
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import Network
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Worker
@@ -31,6 +32,7 @@ from edgecloud.server.session import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
 from tests.conftest import LONG_S, CloudProcess, children_of, is_running, running_cloud, until
+from tests.serving import running
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="this system has no fork, or no files in memory")
 
@@ -46,7 +48,7 @@ def hello_of(network: Network) -> Hello:
 @contextmanager
 def networks(cache: Path, **settings: object) -> Iterator[Networks]:
     worker = Worker(8)
-    config = replace(CloudConfig(cache_dir=cache), **settings)  # type: ignore[arg-type]
+    config = replace(CloudConfig(device=DeviceConfig(cache_dir=cache)), **settings)  # type: ignore[arg-type]
     made = Networks(config, torch.device("cpu"), worker, LoadMeter())
     try:
         yield made
@@ -224,20 +226,14 @@ def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str],
         peer.connection.receive(soon())
         peer.connection.send(answers.pop(0) if answers else Error("BUSY", "full", retry_after_s=LONG_S), soon())
 
-    server = Server("127.0.0.1", 0, converse)
-    address = server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
+    with running(Server("127.0.0.1", 0, converse)) as port:
+        address = ("127.0.0.1", port)
         connection, found = handshake(address, [hello_of(subject)], {"le_net": layers}, LONG_S)
         connection.close()
         assert isinstance(connection, Connection)
         assert found["le_net"] == ready
         with pytest.raises(AppError, match="full"):  # there is no time left when it says
             handshake(address, [hello_of(subject)], {"le_net": layers}, 1.0)
-    finally:
-        server.stop()
-        thread.join()
 
 
 def test_a_load_steps_back_as_soon_as_somebody_is_served(tmp_path: Path) -> None:

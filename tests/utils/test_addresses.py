@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import ConnectError, UsageError
 from tests import certificates
 from tests.conftest import LONG_S, ROOT, run_script
+from tests.serving import running
 
 PORTS = st.integers(0, 65535)
 LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_中", min_size=1, max_size=12).filter(lambda t: t[0] != "-")
@@ -154,8 +154,8 @@ def test_a_certificate_has_to_bear_the_host_alone(host: str, name: str, tmp_path
     ca = certificates.make(tmp_path, "ca").cert
     options = options_of(edge_parser, "-i", host, "--tls-ca", str(ca))
     config = edge_api.build_config(options)
-    assert config.tls is not None
-    assert config.tls.hostname == name
+    assert config.cloud.tls is not None
+    assert config.cloud.tls.hostname == name
 
 
 @pytest.mark.parametrize("words", [("-p", "0"), ("-i", "host:0"), ("-i", ""), ("-i", "http://host")])
@@ -236,14 +236,8 @@ def serving(host: str) -> Iterator[tuple[Server, list[Peer]]]:
         answer_probes(peer)
 
     server = Server(host, 0, converse)
-    server.open()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
+    with running(server):
         yield server, peers
-    finally:
-        server.stop()
-        thread.join()
 
 
 def probe(host: str, port: int) -> None:
