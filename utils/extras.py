@@ -13,6 +13,9 @@ from edgecloud.utils.names import is_installed
 
 PROJECT = "edge-cloud-inference"
 EXTRAS = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_ir": "export",
     "sklearn": "predictors",
     "skops": "predictors",
     "matplotlib": "plots",
@@ -29,10 +32,10 @@ IN_CHECKOUT = "make .venv/.ready installs what the project needs, and .venv/bin/
 
 
 class MissingLibraryError(AppError):
-    """A library that an extra brings is not installed."""
+    """A library that an extra brings, or the project itself, is not installed."""
 
     def __init__(self, library: str, extra: str = "") -> None:
-        self.library, self.extra = library, extra or EXTRAS[library]
+        self.library, self.extra = library, extra or EXTRAS.get(library, "")
         super().__init__(f"needs {package_of(library)}: {installs(library, self.extra)}")
 
 
