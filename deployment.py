@@ -225,9 +225,9 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     """Measure, print, export."""
     import edgecloud as ec
     from edgecloud.tools.measure import described
-    from edgecloud.utils.inference_utils import find_device
+    from edgecloud.utils.inference_utils import check_device
 
-    find_device(options.device)  # before what takes longer
+    check_device(options.device)  # before what takes longer
     progress("loading the network", 0.0)
     net = ec.load(options.type, weights=options.weights)
     layer_profile = ec.profile(

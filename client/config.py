@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecloud.client.fallback import Mode
-from edgecloud.models import weights
+from edgecloud.models.network import DEFAULT
 from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import Link
 
@@ -15,7 +15,7 @@ class DeviceConfig:
 
     device: str = "cpu"
     threads: int | None = None
-    weights: str = weights.DEFAULT
+    weights: str = DEFAULT
     cpu_share: float | None = None
     """The emulated share of a core."""
     cache_dir: Path = Path()

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.engine.executor import Executor
 from edgecloud.models.graph import INPUT
-from edgecloud.models.specs import describe
-from edgecloud.models.trace import Traced
+from edgecloud.models.network import Network
 from edgecloud.predictor import correct
 from edgecloud.predictor.features import Described, in_context
 from edgecloud.predictor.profile import Progress
@@ -187,12 +186,12 @@ class Found:
 
 def layers_of(executor: Executor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
-    return described(executor.traced)
+    return described(executor.network)
 
 
-def described(traced: Traced) -> tuple[Described, ...]:
+def described(network: Network) -> tuple[Described, ...]:
     """The same of a network that nothing runs yet."""
-    return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
+    return in_context(network.specs(), [layer.inputs for layer in network.graph.layers[1:]])
 
 
 def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:

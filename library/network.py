@@ -1,19 +1,17 @@
 """Networks as the library hands them about: `load`, and the `Network` that it returns."""
 
-import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from edgecloud.engine import answers, executor
-from edgecloud.library.tensors import Array, Arrays, Tensors, as_given, as_input
-from edgecloud.models import building, inputs, registry, weights
+from edgecloud.library.tensors import Array, Tensors, as_given, as_input
+from edgecloud.models import building, inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
-from edgecloud.models.weights import DEFAULT
+from edgecloud.models.network import DEFAULT
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import find_device
+from edgecloud.utils.inference_utils import CPU, check_device
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +47,7 @@ class Network:
     """
 
     _entry: registry.Entry = field(repr=False)
-    _network: executor.Network = field(repr=False)
+    _network: network.Network = field(repr=False)
     name: str
     """What both sides call it."""
     is_module: bool = False
@@ -68,7 +66,7 @@ class Network:
     @property
     def graph(self) -> LayerGraph:
         """The layers, the input first, and how they are joined."""
-        return self._network.traced.graph
+        return self._network.graph
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -78,25 +76,25 @@ class Network:
     @property
     def is_trained(self) -> bool:
         """Whether its weights were learnt; False for those that are drawn from a seed."""
-        return self._network.loaded.trained
+        return self._network.weights.trained
 
     @property
     def sample(self) -> Array:
         """An input to try it with, shape `input_shape`: a new array each time."""
-        return self._network.example.tensor.numpy().copy()
+        return self._network.example.array.copy()
 
     @property
-    def made(self) -> executor.Network:
+    def made(self) -> network.Network:
         """What the packages below take: the module, its graph, and an input."""
         return self._network
 
-    def made_for(self, device: str) -> executor.Network:
+    def made_for(self, device: str) -> network.Network:
         """The network for an executor on a device. Not on the processor it is a copy, since it is moved there."""
-        if find_device(device).type == "cpu":
+        check_device(device)
+        if device == CPU:
             return self._network
-        loaded = replace(self._network.loaded, model=copy.deepcopy(self._network.loaded.model))
         with _CAPTURING:
-            return executor.prepare(loaded, self._network.example, self.name)
+            return self._network.copied()
 
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
@@ -126,7 +124,7 @@ class Network:
         else:
             kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
             sample = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
-        return sample.tensor.numpy()
+        return sample.array
 
     @overload
     def __call__(self, x: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
@@ -138,11 +136,7 @@ class Network:
         Raises UsageError for an input of another shape or dtype, or with NaN or infinity.
         """
         array = as_input(x, self.input_shape, self.name)
-        import torch
-
-        with torch.inference_mode():
-            outputs: Arrays = answers.whole_answer(self._network.loaded.model, torch.from_numpy(array))
-        return as_given(outputs, x)
+        return as_given(self._network.whole(array), x)
 
 
 def load(
@@ -194,13 +188,12 @@ def _named(what: str, source: str) -> Network:
         raise UsageError(f"{what}: {_LATER[ending]}")
     with _CAPTURING, building.seeded():  # what is drawn meanwhile is not the caller's
         entry = registry.resolve_trusted(what)
-        loaded = weights.load(entry, source)
-        example = inputs.sample(entry.sample, entry.preprocess)
-        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name)
+        return Network(entry, entry.network(source), entry.name)
 
 
 def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
     from edgecloud.models import given_module
+    from edgecloud.models.torch_network import prepare
 
     if len(what) != 2:
         raise UsageError(f"a network of your own is (module, example_input): two things, not {len(what)}")
@@ -209,7 +202,7 @@ def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
     with _CAPTURING, building.seeded():
         entry, loaded = given_module.read(what[0], what[1], name)
         example = inputs.sample(entry.sample, entry.preprocess)
-        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name, is_module=True)
+        return Network(entry, prepare(loaded, example, entry.name), entry.name, is_module=True)
 
 
 def all_loaded(networks: Sequence[Loadable]) -> list[Network]:

@@ -43,10 +43,10 @@ def profile(
     """
     from edgecloud.library.network import load
     from edgecloud.tools.measure import measured
-    from edgecloud.utils.inference_utils import find_device
+    from edgecloud.utils.inference_utils import check_device
 
     folder = cache_of(cache_dir)
-    find_device(device)  # before what takes longer
+    check_device(device)  # before what takes longer
     made = load(net).made_for(device)
     with threads_kept():
         return measured(made, device, threads, folder, progress, tails=tails, is_fresh=is_fresh)

@@ -20,7 +20,9 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgecloud.models.fingerprint import Held
@@ -114,6 +116,11 @@ class Own:
             shapes = f"{tuple(tensor.shape)} but the example has {tuple(self.example.shape)}"
             raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
         return tensor
+
+    def array(self, picture: Any) -> "NDArray[np.float32]":
+        """The same as numpy sees it."""
+        array: NDArray[np.float32] = self.tensor(picture).numpy()
+        return array
 
 
 def load(place: Where) -> Own:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from edgecloud.models import audio, custom_model, inputs
-from edgecloud.models.inputs import Preprocess, digit_tensor, rgb_tensor, speech_tensor, words_tensor
+from edgecloud.models.inputs import Preprocess, digit_array, rgb_array, speech_array, words_array
+from edgecloud.models.network import DEFAULT, Network
 from edgecloud.models.text import WORDS, Task, width_of
 from edgecloud.models.vision import torchvision
 from edgecloud.models.zoo import cifar, deep_face, kaldi, mnist, senna
@@ -18,6 +18,15 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.suggest import nearest
 
 TORCHVISION = "torchvision:"
+
+
+def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
+    from edgecloud.models import weights
+    from edgecloud.models.torch_network import prepare
+    from edgecloud.utils.inference_utils import tell_torch
+
+    tell_torch()
+    return prepare(weights.load(entry, source), example, entry.name)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Entry:
     """A network with any parameters; `models.weights` fills them."""
     input_shape: tuple[int, ...]
     preprocess: Preprocess
-    """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) tensor."""
+    """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) array."""
     labels: tuple[str, ...]
     parameter_bytes: int
     """Bytes of the parameters, to know before they are there."""
@@ -44,6 +53,14 @@ class Entry:
     """Of a network of one's own, the digest of its file: both sides need the same one."""
     built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
+
+    load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
+    """Builds the network with its parameters, and finds its layers."""
+
+    def network(self, weights: str = DEFAULT, example: inputs.Input | None = None) -> Network:
+        """The network with parameters as `models.weights` takes them, ready to be cut; its sample is the example
+        unless another one is given. Raises UsageError and MismatchError for parameters that do not serve."""
+        return self.load(self, weights, example or inputs.sample(self.sample, self.preprocess))
 
     @property
     def wanted(self) -> inputs.InputSources:
@@ -125,7 +142,7 @@ def _le_net() -> Entry:
         name="le_net",
         build=LeNet,
         input_shape=(1, 28, 28),
-        preprocess=digit_tensor,
+        preprocess=digit_array,
         labels=tuple("0123456789"),
         parameter_bytes=4 * 61_706,
         sample="digit",
@@ -149,9 +166,9 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
     )
 
 
-def _transform(transform: Any, picture: Any) -> torch.Tensor:
-    tensor: torch.Tensor = transform(picture.convert("RGB"))[None]
-    return tensor
+def _transform(transform: Any, picture: Any) -> inputs.Numbers:
+    array: inputs.Numbers = transform(picture.convert("RGB"))[None].numpy()
+    return array
 
 
 # googlenet and inception_v3 would draw their parameters slowly only to have them overwritten, and their published
@@ -174,7 +191,7 @@ def _own(network: custom_model.Own) -> Entry:
         name=network.place.name,
         build=network.build,
         input_shape=tuple(network.example.shape[1:]),
-        preprocess=network.tensor,
+        preprocess=network.array,
         labels=network.labels,
         parameter_bytes=network.parameter_bytes,
         sample="example",
@@ -193,7 +210,7 @@ def _deep_face() -> Entry:
         name="deepface",
         build=deep_face.DeepFace,
         input_shape=(3, 152, 152),
-        preprocess=partial(rgb_tensor, 152),
+        preprocess=partial(rgb_array, 152),
         labels=(),
         parameter_bytes=4 * deep_face.PARAMETERS,
         sample="face",
@@ -205,7 +222,7 @@ def _mnist() -> Entry:
         name="mnist",
         build=mnist.Mnist,
         input_shape=(1, 28, 28),
-        preprocess=digit_tensor,
+        preprocess=digit_array,
         labels=tuple("0123456789"),
         parameter_bytes=4 * mnist.PARAMETERS,
         sample="digit",
@@ -218,7 +235,7 @@ def _kaldi() -> Entry:
         name="kaldi",
         build=kaldi.Kaldi,
         input_shape=(audio.FRAMES, kaldi.WIDTHS[0]),
-        preprocess=speech_tensor,
+        preprocess=speech_array,
         labels=(),
         parameter_bytes=4 * kaldi.PARAMETERS,
         sample="speech",
@@ -231,7 +248,7 @@ def _senna(task: Task, labels: tuple[str, ...]) -> Entry:
         name=f"senna_{task}",
         build=partial(senna.Senna, task),
         input_shape=(WORDS, width_of(task)),
-        preprocess=partial(words_tensor, task),
+        preprocess=partial(words_array, task),
         labels=labels,
         parameter_bytes=4 * senna.parameters_of(task),
         sample="sentence",
@@ -244,7 +261,7 @@ def _cifar(name: str, build: Callable[[], nn.Module], parameters: int) -> Entry:
         name=name,
         build=build,
         input_shape=(3, 32, 32),
-        preprocess=partial(rgb_tensor, 32),
+        preprocess=partial(rgb_array, 32),
         labels=cifar.CLASSES,
         parameter_bytes=4 * parameters,
         sample="photo",

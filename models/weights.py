@@ -22,31 +22,18 @@ from torch.overrides import TorchFunctionMode
 
 from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
+from edgecloud.models.network import DEFAULT, IMAGENET, Weights
 from edgecloud.models.registry import Entry
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
 
-DEFAULT = "default"
-IMAGENET = "imagenet"
-
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Weights):
     """A network in eval mode with its parameters."""
 
-    model: nn.Module
+    model: nn.Module = field(kw_only=True)
     """The network itself, as its own code built it: what every answer is compared with."""
-    digest: str
-    origin: str
-    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
-    one's own `as built`."""
-    trained: bool
-    code: str = ""
-    """Of a network of one's own, the digest of its file, which is part of `digest`."""
-    names: tuple[str, ...] = ()
-    """Of the tensors in the digest, in its order."""
-    marks: str = field(default="", repr=False)
-    """What leads to the first tensor that differs (`models.marks`)."""
 
 
 def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
@@ -84,7 +71,8 @@ def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given
     """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
     fingerprint = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
-    return Loaded(model, fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
+    about = (fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
+    return Loaded(*about, model=model)
 
 
 def _compared(model: nn.Module, built: custom_model.Built, code: str, given: Iterable[str]) -> Fingerprint:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecloud.engine.executor import Network, Ran
+from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Job, Worker
-from edgecloud.models import registry, vision, weights
+from edgecloud.models import registry, vision
+from edgecloud.models.network import Network
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
@@ -29,7 +30,7 @@ from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.environment import SECRET
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError, UsageError
-from edgecloud.utils.inference_utils import device_name, find_device, set_threads
+from edgecloud.utils.inference_utils import check_device, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +91,11 @@ class Cloud:
         config = replace(config, weights=named, models=(*(models or self._held or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
-        self._device = find_device(config.device)
+        check_device(config.device)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
         has_loader = not held
-        self._networks = Networks(config, self._device, self._worker, self._meter, has_loader=has_loader)
+        self._networks = Networks(config, self._worker, self._meter, has_loader=has_loader)
         set_threads(config.threads)  # from here on torch has some, and no process is split off any more
         for entry, network in held:
             self._networks.hold(entry, network)
@@ -117,6 +118,8 @@ class Cloud:
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        from edgecloud.models import weights
+
         for name, source in self._config.weights.items():
             if name:
                 weights.load(registry.lookup(name), source)
@@ -178,7 +181,7 @@ class Cloud:
             seconds=list(times.seconds),
             start_s=list(times.start_s),
             queue_s=self._worker.queue_s,
-            device=f"{self._device} {device_name(self._device)}",
+            device=served.executor.machine.device,
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
             times=times.source,

@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgecloud.models import weights
+from edgecloud.models import network
+from edgecloud.models.network import DEFAULT, IMAGENET
 from edgecloud.models.registry import Entry
 from edgecloud.net.messages import Hello
 from edgecloud.utils.files import write_atomically
@@ -89,7 +90,7 @@ def _key(entry: Entry, source: str) -> str:
 
 def _file(source: str) -> list[Any]:
     """Where weights come from, and of a file when it was written and how long it is."""
-    if source in (weights.DEFAULT, weights.IMAGENET):
+    if source in (DEFAULT, IMAGENET):
         return [source]
     try:
         status = Path(source).stat()
@@ -107,7 +108,7 @@ def _versions() -> list[str]:
 def _our_files() -> str:
     """Of the code that builds networks, and the weights that lie beside it."""
     sha = hashlib.sha256()
-    folder = Path(weights.__file__).parent
+    folder = Path(network.__file__).parent
     for path in sorted(path for kind in ("*.py", "*.safetensors") for path in folder.rglob(kind)):
         sha.update(str(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()

@@ -26,7 +26,7 @@ from edgecloud.tasks.planner import ClosedQueue, Move, OpenQueue, Planner, Profi
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.files import write_atomically
-from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import printable
 
@@ -216,7 +216,7 @@ def _manager_of(prepared: _Prepared) -> ConnectionManager:
     settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
     hellos = [member.hello(config.token) for member in members.values()]
     return ConnectionManager(
-        settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}
+        settings, hellos, {name: len(member.network.graph.layers) for name, member in members.items()}
     )
 
 
@@ -272,10 +272,10 @@ def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
 
 def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
     """Build every network that a task needs."""
-    device = find_device(config.device)
+    check_device(config.device)
     set_threads(1 if config.cpu_share is not None else config.threads)
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
-    fleet = Fleet(device, config.cpu_share, times, config.weights)
+    fleet = Fleet(config.device, config.cpu_share, times, config.weights)
     for model in dict.fromkeys(task.model for task in tasks):
         progress(f"loading {model}", 0.0)
         fleet.add(registry.lookup(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
@@ -288,7 +288,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     for name, member in fleet.members.items():
         policy = (config.codec, config.accuracy_budget)
         allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
-        profiles[name] = Profiled(member.network.traced.graph, member.timing.current.seconds, allowed)
+        profiles[name] = Profiled(member.network.graph, member.timing.current.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, profiles, is_serial=config.is_serial)
     return OpenQueue(tasks, profiles, config.rate_per_s)
@@ -298,8 +298,8 @@ def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     """What torch and the solver do only the first time is not the first task's fault."""
     planner.refresh(0.0, cloud.conditions())
     for member in fleet.members.values():
-        graph = member.network.traced.graph
-        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.tensor.numpy()])
+        graph = member.network.graph
+        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.array])
 
 
 class Checker:

@@ -124,16 +124,14 @@ def _ways(graph: LayerGraph, packing: CodecCosts, codec: str, share: float) -> l
 
 def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Show) -> None:
     """Run the network once on its sample and keep what packing costs. Raises AppError, ImportError without torch."""
-    from edgecloud.engine.executor import prepare
     from edgecloud.engine.packing import CodecPolicy, packing_of
-    from edgecloud.models import inputs, registry, weights
+    from edgecloud.models import registry
 
     progress("measuring the codecs", 0.0)
     entry = registry.resolve_trusted(model if custom_model.where(model) is not None else key.model)
-    loaded = weights.load(entry)
-    if loaded.digest != key.weights:
+    network = entry.network()
+    if network.weights.digest != key.weights:
         raise UsageError(f"the profile of {key.model} is for other weights: run edge_api.py with these weights first")
-    network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-    if network.traced.graph.digest != key.graph:
+    if network.graph.digest != key.graph:
         raise UsageError(f"the profile is for another {key.model}: run deployment.py profile -t {model}")
     packing_of(network, CodecPolicy.of(codec, None, 0.0), folder, lambda done: progress("measuring the codecs", done))

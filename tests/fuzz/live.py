@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.hostile.attacks import encode
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
@@ -40,7 +40,7 @@ class Live:
     """A cloud to be attacked, and what it has said."""
 
     address: tuple[str, int]
-    subject: Network
+    subject: TorchNetwork
     said: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
 
