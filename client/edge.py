@@ -100,7 +100,7 @@ class Edge:
         check_device(config.device)
         set_threads(1 if config.cpu_share is not None else config.threads)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        executor = make_executor(network, config.device, share)
+        executor = make_executor(network, config.device, share, config.backend)
         executor.look_for_limit()
         return cls(entry, network, executor, tls=config.tls)
 

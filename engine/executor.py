@@ -20,7 +20,7 @@ from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
 from edgecloud.utils.cpu_limit import cpu_limit
-from edgecloud.utils.inference_utils import Clock, work_clock
+from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 SEGMENTS_KEPT = 128
 
@@ -272,19 +272,43 @@ class BaseExecutor(ABC):
 def _torch(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
     from edgecloud.engine.torch_executor import TorchExecutor
 
-    return TorchExecutor(network, device, share, is_behind=is_behind)
+    return TorchExecutor(_in_torch(network), device, share, is_behind=is_behind)
 
 
-DEFAULT_BACKEND = "torch"
-BACKENDS: dict[str, Callable[..., Executor]] = {DEFAULT_BACKEND: _torch}
+def _in_torch(network: Network) -> Network:
+    """The network itself, or the one that a bundle was made of."""
+    from edgecloud.models.bundle_network import BundleNetwork, in_torch
+
+    return in_torch(network) if isinstance(network, BundleNetwork) else network
+
+
+def _onnxruntime(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+    from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
+
+    return OnnxRuntimeExecutor(network, device, share, is_behind=is_behind)
+
+
+AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
+BACKENDS: dict[str, Callable[..., Executor]] = {TORCH: _torch, ONNXRUNTIME: _onnxruntime}
 """Made with a network, the name of a device and a CpuShare or None, and `is_behind` by name; imported by who asks."""
+
+
+def choose(network: Network, device: str) -> tuple[str, str]:
+    """The back-end that `auto` takes, and why."""
+    from edgecloud.models.bundle_network import BundleNetwork
+
+    if not isinstance(network, BundleNetwork):
+        return TORCH, "the network is no bundle (deployment.py export)"
+    if device != CPU:
+        return TORCH, f"onnxruntime computes on the processor, not on {device}"
+    return ONNXRUNTIME, "the network is a bundle"
 
 
 def make_executor(
     network: Network,
     device: str,
     share: CpuShare | None = None,
-    backend: str = DEFAULT_BACKEND,
+    backend: str = AUTO,
     *,
     is_behind: bool = False,
 ) -> Executor:
@@ -292,4 +316,6 @@ def make_executor(
 
     With `is_behind` it measures with patience, in a process that others take the processor away from.
     """
+    if backend == AUTO:
+        backend, _ = choose(network, device)
     return BACKENDS[backend](network, device, share, is_behind=is_behind)

@@ -149,8 +149,8 @@ class Bundle:
 
     @cached_property
     def example(self) -> NDArray[Any]:
-        """An input, shape (1, ...). Raises UsageError where it is damaged."""
-        return self._array(self._example)
+        """An input, shape (1, ...), in memory of its own. Raises UsageError where it is damaged."""
+        return np.array(self._array(self._example))
 
     @property
     def parameter_bytes(self) -> int:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from edgecloud.models import audio, custom_model, inputs
+from edgecloud.models import audio, bundle, custom_model, inputs
 from edgecloud.models.inputs import Preprocess, digit_array, rgb_array, speech_array, words_array
 from edgecloud.models.network import DEFAULT, Network
 from edgecloud.models.text import WORDS, Task, width_of
@@ -16,6 +17,9 @@ from edgecloud.models.zoo import cifar, deep_face, kaldi, mnist, senna
 from edgecloud.models.zoo.le_net import LeNet
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.suggest import nearest
+
+if TYPE_CHECKING:
+    from edgecloud.models.bundle import Bundle
 
 TORCHVISION = "torchvision:"
 
@@ -54,6 +58,8 @@ class Entry:
     built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
 
+    bundle: Path | None = None
+    """Of a network that is a bundle, its file: no torch is needed."""
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -106,7 +112,8 @@ _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
     ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
-    ".onnx": "is ONNX, which is not supported yet",
+    ".onnx": "is ONNX, which is not supported yet (deployment.py export makes a bundle of a network in torch)",
+    ".bundle": "is a bundle that this cloud was not started with: use cloud_api.py --network FILE.bundle. Otherwise",
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
 }
@@ -114,11 +121,13 @@ _FILES = {
 
 
 def resolve_trusted(name: str) -> Entry:
-    """Look up a name from our own command line, which may also be FILE.py[:FUNCTION]: the code in it is run.
+    """Look up a name from our own command line, also FILE.bundle, or FILE.py[:FUNCTION], whose code is run.
 
     Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
     UsageError where the file does not make a network.
     """
+    if bundle.is_bundle(name):
+        return _hold(_of_bundle(Path(name)))
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
@@ -129,6 +138,67 @@ def resolve_trusted(name: str) -> Entry:
         raise UsageError(f"two files are named {where.name}: rename one of them")
     _OWN[where.name] = _own(network)
     return _OWN[where.name]
+
+
+def _hold(entry: Entry) -> Entry:
+    """From now on the network of a bundle is meant by its name."""
+    known = _OWN.get(entry.name)
+    if known is not None and known.bundle is None:
+        raise UsageError(f"{entry.bundle} and another network are both named {entry.name}: give one of them")
+    _OWN[entry.name] = entry
+    return entry
+
+
+def built_in(name: str) -> Entry:
+    """A network of the registry or of torchvision, whatever bundle is held under its name. Raises UsageError."""
+    if name in _ENTRIES:
+        return _ENTRIES[name]()
+    short = name.removeprefix(TORCHVISION)
+    if name.startswith(TORCHVISION) and short in torchvision_names():
+        return _torchvision(name, short)
+    raise UsageError(f"{name} is not a built-in network")
+
+
+def _of_bundle(path: Path) -> Entry:
+    opened = bundle.read(path)
+    form, about = opened.content.input, opened.content.identity
+    takes, preprocess, sample = _input_of(opened)
+    return Entry(
+        name=about.name,
+        build=partial(_no_module, path),
+        input_shape=form.shape,
+        preprocess=preprocess,
+        labels=form.labels,
+        parameter_bytes=opened.parameter_bytes,
+        sample=sample,
+        takes=takes,
+        code=about.code,
+        bundle=path,
+        load=partial(_with_bundle, opened),
+    )
+
+
+def _no_module(path: Path) -> nn.Module:
+    raise UsageError(f"{path} is a bundle, which holds no torch module")
+
+
+def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
+    from edgecloud.models.bundle_network import BundleNetwork
+
+    if source != DEFAULT:
+        raise UsageError(f"{opened.path} holds its weights: leave --weights away, or export again with them")
+    return BundleNetwork(opened, example)
+
+
+def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
+    """What a bundle's network takes, how that becomes an array, and its default input: the example in it, where its
+    preprocessing is code of the user's own."""
+    form = opened.content.input
+    try:
+        entry = built_in(opened.content.identity.name)
+    except UsageError:
+        return inputs.TENSOR, lambda _: opened.example, "example"
+    return form.takes, entry.preprocess, form.sample
 
 
 def torchvision_names() -> list[str]:

@@ -186,6 +186,7 @@ class Cloud:
             max_payload=self._config.limits.payload_bytes,
             times=times.source,
             load=self._meter.load,
+            backend=served.executor.machine.backend,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         self._visits.greeted(peer.name, served.hello.model)

@@ -48,8 +48,8 @@ class Member:
 class Fleet:
     """Networks by their name in the registry, each built once."""
 
-    def __init__(self, device: str, cpu_share: float | None, times: Times, source: str) -> None:
-        self._device, self._times, self._source = device, times, source
+    def __init__(self, device: str, cpu_share: float | None, times: Times, source: str, backend: str) -> None:
+        self._device, self._times, self._source, self._backend = device, times, source, backend
         self._share = None if cpu_share is None else CpuShare(cpu_share)
         self.members: dict[str, Member] = {}
         self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
@@ -59,7 +59,7 @@ class Fleet:
         if entry.name in self.members:
             return
         network = entry.network(self._source)
-        executor = make_executor(network, self._device, self._share)
+        executor = make_executor(network, self._device, self._share, self._backend)
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 
