@@ -149,7 +149,7 @@ def _headline(outcome: Outcome) -> Group:
         )
         lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}")
     there = f", {printable(outcome.backends[1], 40)} on the cloud" if outcome.backends[1] else ""
-    lines.append(f"with:   {outcome.backends[0]} on the edge{there}")
+    lines.append(f"with:   {outcome.backends[0]} on the edge ({outcome.why_backend}){there}")
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]

@@ -293,15 +293,13 @@ BACKENDS: dict[str, Callable[..., Executor]] = {TORCH: _torch, ONNXRUNTIME: _onn
 """Made with a network, the name of a device and a CpuShare or None, and `is_behind` by name; imported by who asks."""
 
 
-def choose(network: Network, device: str) -> tuple[str, str]:
-    """The back-end that `auto` takes, and why."""
-    from edgecloud.models.bundle_network import BundleNetwork
+def candidates(network: Network, device: str) -> tuple[str, ...]:
+    """The back-ends that can run a network on a device, the one first that is taken if nothing is known of them."""
+    from edgecloud.models.bundle_network import BundleNetwork, is_in_torch
 
-    if not isinstance(network, BundleNetwork):
-        return TORCH, "the network is no bundle (deployment.py export)"
-    if device != CPU:
-        return TORCH, f"onnxruntime computes on the processor, not on {device}"
-    return ONNXRUNTIME, "the network is a bundle"
+    if not isinstance(network, BundleNetwork) or device != CPU:
+        return (TORCH,)
+    return (ONNXRUNTIME, TORCH) if is_in_torch(network) else (ONNXRUNTIME,)
 
 
 def make_executor(
@@ -317,5 +315,5 @@ def make_executor(
     With `is_behind` it measures with patience, in a process that others take the processor away from.
     """
     if backend == AUTO:
-        backend, _ = choose(network, device)
+        backend = candidates(network, device)[0]
     return BACKENDS[backend](network, device, share, is_behind=is_behind)

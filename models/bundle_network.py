@@ -1,5 +1,6 @@
 """A network that is a bundle: what the other packages need to know of it, without torch."""
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,14 @@ class BundleNetwork:
         part = OnnxPart(self.bundle, self.graph.everything, 1, outputs=numbers)
         for number, array in zip(numbers, part([x]), strict=True):
             take(number, np.asarray(array, order="C"))
+
+
+def is_in_torch(network: BundleNetwork) -> bool:
+    """Whether torch is installed and knows the network of a bundle by its name. Loads nothing."""
+    from edgecloud.models import registry
+
+    has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "torchvision"))
+    return has_torch and registry.is_built_in(network.graph.name)
 
 
 def in_torch(network: BundleNetwork) -> Network:

@@ -149,6 +149,11 @@ def _hold(entry: Entry) -> Entry:
     return entry
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a name looks like a network of the registry or of torchvision. Loads nothing."""
+    return name in _ENTRIES or name.startswith(TORCHVISION)
+
+
 def built_in(name: str) -> Entry:
     """A network of the registry or of torchvision, whatever bundle is held under its name. Raises UsageError."""
     if name in _ENTRIES:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecloud.engine.answers import is_close
+from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
@@ -181,7 +182,7 @@ class Networks:
 
     def hold(self, entry: registry.Entry, network: Network) -> None:
         """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
-        executor = make_executor(network, self._config.device, backend=self._config.backend)
+        executor = self._executor(network)
         timing = self._times.find(executor, lambda _: None, tails=True)
         with self._lock:
             self._networks[entry.name] = self._served(entry, executor, timing, network)
@@ -321,7 +322,7 @@ class Networks:
             log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
         network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
-        executor = make_executor(network, self._config.device, backend=self._config.backend)
+        executor = self._executor(network)
         timing = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
         return self._served(entry, executor, timing, network)
 
@@ -364,10 +365,15 @@ class Networks:
 
         def make_ready() -> Served:
             network = network_of()
-            executor = make_executor(network, self._config.device, backend=self._config.backend)
+            executor = self._executor(network)
             return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
 
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
+
+    def _executor(self, network: Network) -> Executor:
+        choice = choose(network, self._config.device, None, self._config.backend, self._config.cache_dir)
+        log.info("= %s is computed by %s: %s", network.graph.name, choice.backend, choice.why)
+        return make_executor(network, self._config.device, backend=choice.backend)
 
     def _served(self, entry: registry.Entry, executor: Executor, timing: Found, network: Network) -> Served:
         graph = network.graph

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import packing_of, wanted_of
@@ -59,7 +60,8 @@ class Fleet:
         if entry.name in self.members:
             return
         network = entry.network(self._source)
-        executor = make_executor(network, self._device, self._share, self._backend)
+        choice = choose(network, self._device, self._share, self._backend, self._times.cache_dir)
+        executor = make_executor(network, self._device, self._share, choice.backend)
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 

@@ -139,7 +139,7 @@ def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge)
 
 
 def test_tasks_run_on_bundles(le_net: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--cache-dir", str(cache), "--models", str(le_net), "--tasks", "6", "--verify", "--json"]
+    arguments = ["--cache-dir", str(cache), "-t", str(le_net), "--tasks", "6", "--verify", "--json"]
     run = call(tasks_edge_api.main, arguments, capsys)
     assert run.code == 0, run.stderr
 
