@@ -250,7 +250,7 @@ def _laid_out(
 
 
 def _raw(array: NDArray[Any]) -> memoryview:
-    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    little = np.asarray(array, order="C").astype(array.dtype.newbyteorder("<"), copy=False)
     return memoryview(little.reshape(-1).view(np.uint8))
 
 

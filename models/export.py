@@ -210,7 +210,7 @@ def _written(graph: LayerGraph, model: Any, *, is_batched: bool) -> Exported:
     weights, messages = {}, []
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        array = np.ascontiguousarray(tensor.numpy())
+        array = np.asarray(tensor.numpy(), order="C")  # a number keeps its shape, ()
         if array.nbytes > INLINE_BYTES and str(array.dtype) in TYPES:
             weights[str(value.name)] = array
             messages.append(onnx_graph.weight_message(str(value.name), str(array.dtype), array.shape))

@@ -60,7 +60,7 @@ class OnnxPart:
         """Run it on the arrays of its inputs, which stay as they are. An output that is an input is that array."""
         self.runs += 1
         values: dict[str, Array] = {
-            name: np.ascontiguousarray(array) for name, array in zip(self._inputs, arrays, strict=True)
+            name: np.asarray(array, order="C") for name, array in zip(self._inputs, arrays, strict=True)
         }
         if self._session is not None:
             feeds = {name: values[name] for name in self._read}

@@ -98,10 +98,11 @@ def test_certificates_say_how_far_each_cut_is_off(pair: Pair) -> None:
 
 def test_a_head_holds_only_its_own_weights(pair: Pair) -> None:
     ours, _ = pair
-    last = len(ours.graph.points) - 1
-    assert len(ours.bundle.part(ours.graph.head_at(1)).weights) < len(
-        ours.bundle.part(ours.graph.head_at(last)).weights
-    )
+    head, whole = (ours.bundle.part(layers) for layers in (ours.graph.head_at(1), ours.graph.everything))
+    assert head.nodes < whole.nodes
+    assert set(head.weights) <= set(whole.weights)
+    tail = ours.bundle.part(ours.graph.everything - ours.graph.head_at(1))
+    assert not set(tail.weights) & set(head.weights)
 
 
 def test_an_emulated_share_makes_it_longer_by_that(pair: Pair) -> None:
