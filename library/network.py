@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from edgecloud.library.tensors import Array, Tensors, as_given, as_input
-from edgecloud.models import building, inputs, network, registry
+from edgecloud.models import inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.models.network import DEFAULT
 from edgecloud.utils.errors import UsageError
@@ -186,13 +186,15 @@ def _named(what: str, source: str) -> Network:
     ending = Path(what).suffix.lower()
     if ending in _LATER:
         raise UsageError(f"{what}: {_LATER[ending]}")
+    from edgecloud.models import building
+
     with _CAPTURING, building.seeded():  # what is drawn meanwhile is not the caller's
         entry = registry.resolve_trusted(what)
         return Network(entry, entry.network(source), entry.name)
 
 
 def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
-    from edgecloud.models import given_module
+    from edgecloud.models import building, given_module
     from edgecloud.models.torch_network import prepare
 
     if len(what) != 2:
