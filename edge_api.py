@@ -109,6 +109,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         port=port,
         device=options.device,
         threads=options.threads,
+        backend=options.backend,
         weights=options.weights,
         image=options.image,
         audio=options.audio,

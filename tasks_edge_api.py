@@ -108,6 +108,7 @@ def build_config(options: argparse.Namespace) -> "TasksConfig":
         port=port,
         device=options.device,
         threads=options.threads,
+        backend=options.backend,
         weights=options.weights,
         models=options.type,
         tasks=options.tasks,

@@ -48,6 +48,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         port=port,
         device=options.device,
         threads=options.threads,
+        backend=options.backend,
         weights=parse_weights(options.weights),
         models=options.models,
         networks=tuple(options.network),

@@ -15,6 +15,8 @@ class DeviceConfig:
 
     device: str = "cpu"
     threads: int | None = None
+    backend: str = "auto"
+    """What computes the layers: torch, onnxruntime, or whichever is faster."""
     weights: str = DEFAULT
     cpu_share: float | None = None
     """The emulated share of a core."""

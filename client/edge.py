@@ -10,6 +10,7 @@ from types import MappingProxyType
 from edgecloud.client.config import ClientConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MultiplexedClient, Request
+from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import pack
@@ -84,6 +85,8 @@ class Edge:
     """Keeps the connection to a cloud, where one is wanted."""
     tls: ClientTls | None = None
     """Whom it trusts to be its cloud; None is without TLS."""
+    why_backend: str = ""
+    """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held by whoever computes: inferences that are under way at once take turns."""
 
@@ -100,9 +103,10 @@ class Edge:
         check_device(config.device)
         set_threads(1 if config.cpu_share is not None else config.threads)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        executor = make_executor(network, config.device, share)
+        choice = choose(network, config.device, share, config.backend, config.cache_dir)
+        executor = make_executor(network, config.device, share, choice.backend)
         executor.look_for_limit()
-        return cls(entry, network, executor, tls=config.tls)
+        return cls(entry, network, executor, tls=config.tls, why_backend=choice.why)
 
     @property
     def graph(self) -> LayerGraph:

@@ -290,6 +290,8 @@ def _outcome(
         source=edge.network.example.source,
         link=link,
         cloud_device=None if edge.ready is None else edge.ready.device,
+        why_backend=edge.why_backend,
+        backends=(edge.executor.machine.backend, None if edge.ready is None else edge.ready.backend or None),
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),

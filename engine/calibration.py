@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from edgecloud.engine.executor import Executor, make_executor
+from edgecloud.engine.executor import AUTO, Executor, make_executor
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT, LayerGraph, Point
 from edgecloud.models.network import Network
@@ -102,6 +102,7 @@ def calibrate(
     threads: int | None,
     pictures: Path | None,
     progress: Show,
+    backend: str = AUTO,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.resolve_trusted(model)
@@ -110,7 +111,7 @@ def calibrate(
     set_threads(threads)
     check_device(device)
     network = entry.network(source)
-    executor = make_executor(network, device)
+    executor = make_executor(network, device, backend=backend)
     samples = read_samples(entry, pictures)
     tried = _try_all(executor, samples, progress)
     return Calibration(entry.name, network.graph.digest, network.weights.digest, samples.source, tried)

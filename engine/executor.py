@@ -20,7 +20,7 @@ from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
 from edgecloud.utils.cpu_limit import cpu_limit
-from edgecloud.utils.inference_utils import Clock, work_clock
+from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 SEGMENTS_KEPT = 128
 
@@ -272,19 +272,41 @@ class BaseExecutor(ABC):
 def _torch(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
     from edgecloud.engine.torch_executor import TorchExecutor
 
-    return TorchExecutor(network, device, share, is_behind=is_behind)
+    return TorchExecutor(_in_torch(network), device, share, is_behind=is_behind)
 
 
-DEFAULT_BACKEND = "torch"
-BACKENDS: dict[str, Callable[..., Executor]] = {DEFAULT_BACKEND: _torch}
+def _in_torch(network: Network) -> Network:
+    """The network itself, or the one that a bundle was made of."""
+    from edgecloud.models.bundle_network import BundleNetwork, in_torch
+
+    return in_torch(network) if isinstance(network, BundleNetwork) else network
+
+
+def _onnxruntime(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+    from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
+
+    return OnnxRuntimeExecutor(network, device, share, is_behind=is_behind)
+
+
+AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
+BACKENDS: dict[str, Callable[..., Executor]] = {TORCH: _torch, ONNXRUNTIME: _onnxruntime}
 """Made with a network, the name of a device and a CpuShare or None, and `is_behind` by name; imported by who asks."""
+
+
+def candidates(network: Network, device: str) -> tuple[str, ...]:
+    """The back-ends that can run a network on a device, the one first that is taken if nothing is known of them."""
+    from edgecloud.models.bundle_network import BundleNetwork, is_in_torch
+
+    if not isinstance(network, BundleNetwork) or device != CPU:
+        return (TORCH,)
+    return (ONNXRUNTIME, TORCH) if is_in_torch(network) else (ONNXRUNTIME,)
 
 
 def make_executor(
     network: Network,
     device: str,
     share: CpuShare | None = None,
-    backend: str = DEFAULT_BACKEND,
+    backend: str = AUTO,
     *,
     is_behind: bool = False,
 ) -> Executor:
@@ -292,4 +314,6 @@ def make_executor(
 
     With `is_behind` it measures with patience, in a process that others take the processor away from.
     """
+    if backend == AUTO:
+        backend = candidates(network, device)[0]
     return BACKENDS[backend](network, device, share, is_behind=is_behind)

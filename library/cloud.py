@@ -29,7 +29,7 @@ class Cloud:
     are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
     `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
     where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`
-    and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
+    `backend` and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
 
     It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.
 
@@ -54,6 +54,7 @@ class Cloud:
         token: str | None = None,
         device: str = CloudConfig.device,
         threads: int | None = None,
+        backend: str = CloudConfig.backend,
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
         allow_jpeg: bool = False,
@@ -73,6 +74,7 @@ class Cloud:
                 port=port,
                 device=device,
                 threads=threads,
+                backend=backend,
                 cache_dir=cache_of(cache_dir),
                 token=secret,
                 tls=tls,

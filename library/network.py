@@ -24,8 +24,7 @@ Loadable: TypeAlias = "str | Path | tuple[nn.Module, Any] | Network"
 """A name, a file, a module with an example of its input, or a network that is loaded."""
 
 _LATER = {
-    ".onnx": "ONNX files are not read yet: give (module, example_input), or FILE.py (docs/networks.md)",
-    ".bundle": "bundles are not read yet: give a name, FILE.py or (module, example_input)",
+    ".onnx": "ONNX files are not read yet: give a FILE.bundle (docs/bundle.md), FILE.py or (module, example_input)",
 }
 _CAPTURING = threading.Lock()
 """To capture a graph changes torch's own classes while it lasts."""

@@ -22,6 +22,7 @@ def profile(
     tails: bool = True,
     is_fresh: bool = False,
     cache_dir: str | Path | None = None,
+    backend: str = "auto",
     progress: Progress = lambda _: None,
 ) -> Profile:
     """Measure the seconds of every layer of a network on a device, in place, or take them from the cache.
@@ -29,7 +30,8 @@ def profile(
     `net` is what `load` takes. `device` is `cpu`, `cuda`, `cuda:1` or `mps`; `threads` compute one layer (None: all
     cores), and only as long as this lasts. With `tails` it is also measured what a cloud takes to begin in the middle,
     which a plan wants of `cloud_times`. What was measured before on this machine is taken again unless `is_fresh`.
-    `cache_dir` is the cache of all programs unless it is given. `progress` is told the share that is done, 0 to 1.
+    `cache_dir` is the cache of all programs unless it is given. `backend` is `torch`, `onnxruntime`, which runs
+    bundles, or `auto`. `progress` is told the share that is done, 0 to 1.
 
     It takes seconds, and its figures are those of a machine that does nothing else. One at a time: torch has one number
     of threads for a whole process.
@@ -49,7 +51,7 @@ def profile(
     check_device(device)  # before what takes longer
     made = load(net).made_for(device)
     with threads_kept():
-        return measured(made, device, threads, folder, progress, tails=tails, is_fresh=is_fresh)
+        return measured(made, device, threads, folder, progress, tails=tails, is_fresh=is_fresh, backend=backend)
 
 
 @contextmanager

@@ -8,18 +8,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecloud.models import audio, custom_model, inputs
+from edgecloud.models import audio, bundle, custom_model, inputs
 from edgecloud.models.inputs import Preprocess
 from edgecloud.models.network import DEFAULT, Network
-from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words
+from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words, from_document
 from edgecloud.models.text import NER_TAGS, POS_TAGS, WORDS, Task, width_of
 from edgecloud.models.vision import torchvision
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import is_there, require_torch
+from edgecloud.utils.inference_utils import tell_torch
 from edgecloud.utils.resources import shipped
 from edgecloud.utils.suggest import nearest
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgecloud.models.bundle import Bundle
 
 TORCHVISION = "torchvision:"
 
@@ -38,17 +42,18 @@ class Packaged:
 
 def file_of(packaged: Packaged) -> Path | None:
     """Where a package's weights lie; None where it is not installed. Nothing of it is run."""
-    spec = find_spec(packaged.folder)
+    spec = find_spec(packaged.folder) if is_there(packaged.folder) else None
     folders = [] if spec is None else spec.submodule_search_locations or []
     return next((path for folder in folders if (path := Path(folder) / packaged.file).is_file()), None)
 
 
 def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
+    require_torch(entry.name)
+    tell_torch()
+
     from edgecloud.models import weights
     from edgecloud.models.torch_network import prepare
-    from edgecloud.utils.inference_utils import tell_torch
 
-    tell_torch()
     return prepare(weights.load(entry, source), example, entry.name)
 
 
@@ -79,6 +84,8 @@ class Entry:
     built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
 
+    bundle: Path | None = None
+    """Of a network that is a bundle, its file: no torch is needed."""
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -101,6 +108,8 @@ def lookup(name: str) -> Entry:
     if name in _ENTRIES:
         return _ENTRIES[name]()
     short = name.removeprefix(TORCHVISION)
+    if short != name:
+        require_torch(name[:64])
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
     if custom_model.where(name) is not None:
@@ -131,7 +140,8 @@ _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
     ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
-    ".onnx": "is ONNX, which is not supported yet",
+    ".onnx": "is ONNX, which is not supported yet (deployment.py export makes a bundle of a network in torch)",
+    ".bundle": "is a bundle that this cloud was not started with: use cloud_api.py --network FILE.bundle. Otherwise",
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
 }
@@ -139,11 +149,13 @@ _FILES = {
 
 
 def resolve_trusted(name: str) -> Entry:
-    """Look up a name from our own command line, which may also be FILE.py[:FUNCTION]: the code in it is run.
+    """Look up a name from our own command line, also FILE.bundle, or FILE.py[:FUNCTION], whose code is run.
 
     Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
     UsageError where the file does not make a network.
     """
+    if bundle.is_bundle(name):
+        return _hold(_of_bundle(Path(name)))
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
@@ -156,8 +168,80 @@ def resolve_trusted(name: str) -> Entry:
     return _OWN[where.name]
 
 
+def _hold(entry: Entry) -> Entry:
+    """From now on the network of a bundle is meant by its name."""
+    known = _OWN.get(entry.name)
+    if known is not None and known.bundle is None:
+        raise UsageError(f"{entry.bundle} and another network are both named {entry.name}: give one of them")
+    _OWN[entry.name] = entry
+    return entry
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a name looks like a network of the registry or of torchvision. Loads nothing."""
+    return name in _ENTRIES or name.startswith(TORCHVISION)
+
+
+def built_in(name: str) -> Entry:
+    """A network of the registry or of torchvision, whatever bundle is held under its name. Raises UsageError."""
+    if name in _ENTRIES:
+        return _ENTRIES[name]()
+    short = name.removeprefix(TORCHVISION)
+    if name.startswith(TORCHVISION) and short in torchvision_names():
+        return _torchvision(name, short)
+    raise UsageError(f"{name} is not a built-in network")
+
+
+def _of_bundle(path: Path) -> Entry:
+    opened = bundle.read(path)
+    form, about = opened.content.input, opened.content.identity
+    takes, preprocess, sample = _input_of(opened)
+    return Entry(
+        name=about.name,
+        build=partial(_no_module, path),
+        input_shape=form.shape,
+        preprocess=preprocess,
+        labels=form.labels,
+        parameter_bytes=opened.parameter_bytes,
+        sample=sample,
+        takes=takes,
+        code=about.code,
+        bundle=path,
+        load=partial(_with_bundle, opened),
+    )
+
+
+def _no_module(path: Path) -> "nn.Module":
+    raise UsageError(f"{path} is a bundle, which holds no torch module")
+
+
+def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
+    from edgecloud.models.bundle_network import BundleNetwork
+
+    if source != DEFAULT:
+        raise UsageError(f"{opened.path} holds its weights: leave --weights away, or export again with them")
+    return BundleNetwork(opened, example)
+
+
+def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
+    """What a bundle's network takes, how that becomes an array, and its default input: the example in it, where its
+    preprocessing is code of the user's own."""
+    form = opened.content.input
+    if not form.preprocess:
+        return inputs.TENSOR, lambda _: opened.example, "example"
+    try:
+        preprocess = from_document(form.preprocess)
+    except ValueError as error:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: {error}") from None
+    if form.takes not in inputs.KINDS or form.sample not in inputs.SAMPLES | inputs.MADE:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: its network takes another kind of input")
+    return form.takes, preprocess, form.sample
+
+
 def torchvision_names() -> list[str]:
-    """torchvision's classification networks for single pictures."""
+    """torchvision's classification networks for single pictures; none where it is not installed."""
+    if not is_there("torchvision"):
+        return []
     names: list[str] = torchvision().models.list_models(module=torchvision().models)
     return names
 

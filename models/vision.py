@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edgecloud.utils.extras import require_torch
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,7 +31,8 @@ COMPILER = "torch._dynamo.utils"
 
 
 def torchvision() -> ModuleType:
-    """The library, imported by the first call."""
+    """The library, imported by the first call. Raises MissingTorchError where it is not installed."""
+    require_torch()
     with _lock, _compiler_put_off():
         return _load()
 

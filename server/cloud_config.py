@@ -16,6 +16,8 @@ class CloudConfig:
     port: int = 9999
     device: str = "cpu"
     threads: int | None = None
+    backend: str = "auto"
+    """What computes the layers: torch, onnxruntime, or whichever is faster."""
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""
     models: tuple[str, ...] = ()

@@ -46,7 +46,7 @@ class KnownDigests:
 
         It never is of a network of one's own, whose file may read others that no key knows of.
         """
-        if entry.code:
+        if entry.code or entry.bundle:
             return None
         key = _key(entry, source)
         if key not in self._by_key and (digests := self._read(entry.name, key)) is not None:
@@ -56,7 +56,7 @@ class KnownDigests:
     def keep(self, entry: Entry, source: str, digests: Known) -> None:
         """Remember it. A folder that cannot be written costs the next cloud a load, not this one."""
         key = _key(entry, source)
-        if entry.code or self._by_key.get(key) == digests:
+        if entry.code or entry.bundle or self._by_key.get(key) == digests:
             return
         self._by_key[key] = digests
         path = self._path(entry.name, key)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecloud.engine.answers import is_close
+from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
@@ -181,7 +182,7 @@ class Networks:
 
     def hold(self, entry: registry.Entry, network: Network) -> None:
         """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
-        executor = make_executor(network, self._config.device)
+        executor = self._executor(network)
         timing = self._times.find(executor, lambda _: None, tails=True)
         with self._lock:
             self._networks[entry.name] = self._served(entry, executor, timing, network)
@@ -289,6 +290,8 @@ class Networks:
 
     def _weights_of(self, entry: registry.Entry) -> str:
         sources = self._config.weights
+        if entry.bundle is not None:  # which holds its own
+            return sources.get(entry.name, DEFAULT)
         return sources.get(entry.name, sources.get("", DEFAULT))
 
     def _load(self, entry: registry.Entry) -> Served:
@@ -302,7 +305,7 @@ class Networks:
 
     def _load_behind(self, entry: registry.Entry) -> Served | None:
         """Let the process that loads do it; None where it cannot."""
-        if self._loader is None:
+        if self._loader is None or entry.bundle is not None:  # a bundle is read in a moment
             return None
         from edgecloud.models import parcel
         from edgecloud.models.torch_network import TorchNetwork
@@ -319,7 +322,7 @@ class Networks:
             log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
         network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
-        executor = make_executor(network, self._config.device)
+        executor = self._executor(network)
         timing = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
         return self._served(entry, executor, timing, network)
 
@@ -334,7 +337,7 @@ class Networks:
         loaded = weights.load(entry, self._weights_of(entry))
         shared = parcel.share(loaded.model)
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = make_executor(network, self._config.device, is_behind=True)
+        executor = make_executor(network, self._config.device, backend=self._config.backend, is_behind=True)
         timing = self._times.find(executor, lambda _: None, tails=True)
         times = timing.times if timing.teacher is None else None  # what learns has to be in the process that serves
         try:
@@ -345,18 +348,32 @@ class Networks:
     def _load_here(self, entry: registry.Entry) -> Served:
         """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
         classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
-        from edgecloud.models import weights
-        from edgecloud.models.torch_network import prepare
-
-        loaded = weights.load(entry, self._weights_of(entry))
         example = inputs.sample(entry.sample, entry.preprocess)
+        if entry.bundle is not None:
+            read = entry.network(self._weights_of(entry), example)
+
+            def network_of() -> Network:
+                return read
+        else:
+            from edgecloud.models import weights
+            from edgecloud.models.torch_network import prepare
+
+            loaded = weights.load(entry, self._weights_of(entry))
+
+            def network_of() -> Network:
+                return prepare(loaded, example, entry.name)
 
         def make_ready() -> Served:
-            network = prepare(loaded, example, entry.name)
-            executor = make_executor(network, self._config.device)
+            network = network_of()
+            executor = self._executor(network)
             return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
 
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
+
+    def _executor(self, network: Network) -> Executor:
+        choice = choose(network, self._config.device, None, self._config.backend, self._config.cache_dir)
+        log.info("= %s is computed by %s: %s", network.graph.name, choice.backend, choice.why)
+        return make_executor(network, self._config.device, backend=choice.backend)
 
     def _served(self, entry: registry.Entry, executor: Executor, timing: Found, network: Network) -> Served:
         graph = network.graph

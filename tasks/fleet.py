@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import packing_of, wanted_of
@@ -48,8 +49,8 @@ class Member:
 class Fleet:
     """Networks by their name in the registry, each built once."""
 
-    def __init__(self, device: str, cpu_share: float | None, times: Times, source: str) -> None:
-        self._device, self._times, self._source = device, times, source
+    def __init__(self, device: str, cpu_share: float | None, times: Times, source: str, backend: str) -> None:
+        self._device, self._times, self._source, self._backend = device, times, source, backend
         self._share = None if cpu_share is None else CpuShare(cpu_share)
         self.members: dict[str, Member] = {}
         self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
@@ -59,7 +60,8 @@ class Fleet:
         if entry.name in self.members:
             return
         network = entry.network(self._source)
-        executor = make_executor(network, self._device, self._share)
+        choice = choose(network, self._device, self._share, self._backend, self._times.cache_dir)
+        executor = make_executor(network, self._device, self._share, choice.backend)
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 

@@ -275,7 +275,7 @@ def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fl
     check_device(config.device)
     set_threads(1 if config.cpu_share is not None else config.threads)
     times = Times(config.times, config.predictors or predictors_path(config.cache_dir, "edge"), config.cache_dir)
-    fleet = Fleet(config.device, config.cpu_share, times, config.weights)
+    fleet = Fleet(config.device, config.cpu_share, times, config.weights, config.backend)
     for model in dict.fromkeys(task.model for task in tasks):
         progress(f"loading {model}", 0.0)
         fleet.add(registry.lookup(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]

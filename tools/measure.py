@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import make_executor
+from edgecloud.engine.executor import AUTO, make_executor
 from edgecloud.models.network import Network
 from edgecloud.predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
 from edgecloud.predictor.profile import Profile, Progress
@@ -43,11 +43,13 @@ def measured(
     *,
     tails: bool,
     is_fresh: bool,
+    backend: str = AUTO,
 ) -> Profile:
     """Time the layers of a network that is loaded, or take the times from the cache. Raises UsageError."""
     check_device(device)
     set_threads(threads)
-    return make_executor(network, device).profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
+    executor = make_executor(network, device, backend=backend)
+    return executor.profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 
 def notes(measured: MeasuredNetwork) -> dict[str, str]:

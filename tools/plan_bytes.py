@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecloud.engine import packing_store
 from edgecloud.engine.packing_store import AUTO, CodecCosts, lossless
-from edgecloud.models import custom_model, graph_json
+from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import Packed
 from edgecloud.partition.packing import RAW, Allowed
@@ -128,7 +128,8 @@ def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Sh
     from edgecloud.models import registry
 
     progress("measuring the codecs", 0.0)
-    entry = registry.resolve_trusted(model if custom_model.where(model) is not None else key.model)
+    is_file = custom_model.where(model) is not None or bundle.is_bundle(model)
+    entry = registry.resolve_trusted(model if is_file else key.model)
     network = entry.network()
     if network.weights.digest != key.weights:
         raise UsageError(f"the profile of {key.model} is for other weights: run edge_api.py with these weights first")

@@ -1,0 +1,89 @@
+"""Parts of a bundle in ONNX Runtime, which is imported when the first one is made. No torch.
+
+A session holds only the weights of its own layers, and no copy of those where the runtime needs none: they are views of
+the bundle's file. What is set here, and why: docs/decisions/0025-bundles-and-onnx-runtime.md.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecloud.models.bundle import Bundle
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.extras import MissingLibraryError
+
+Array = NDArray[Any]
+PROVIDERS = ["CPUExecutionProvider"]
+QUIET = 3  # errors and worse: the rest is about graphs that nobody wrote by hand
+OPTIONS = "no arena, no spinning"
+"""What makes times differ, for the key of a profile."""
+
+log = logging.getLogger(__name__)
+
+
+def runtime() -> Any:
+    """The library. Raises MissingLibraryError where it is not installed."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise MissingLibraryError("onnxruntime") from None
+    except ImportError as error:  # for another processor or C library
+        raise AppError(f"onnxruntime cannot be loaded: {error}") from None
+    onnxruntime.set_default_logger_severity(QUIET)
+    return onnxruntime
+
+
+class OnnxPart:
+    """Some layers of a network. The numbers of its inputs and outputs are layer numbers of the graph."""
+
+    def __init__(self, bundle: Bundle, layers: Collection[int], threads: int, outputs: Sequence[int] | None = None):
+        """Raises UsageError where the weights are damaged or the layers cannot be taken out of the graph.
+
+        `outputs` are the layers' own where no others of them are wanted.
+        """
+        self.inputs, usual = bundle.io_of(layers)
+        self.outputs = usual if outputs is None else tuple(outputs)
+        self.runs = 0
+        tensors = bundle.content.tensors
+        self._inputs = tuple(tensors[number] for number in self.inputs)
+        self._outputs = tuple(tensors[number] for number in self.outputs)
+        self._made = tuple(name for name in dict.fromkeys(self._outputs) if name not in self._inputs)
+        self._session = _session(bundle, layers, threads, self.outputs) if self._made else None
+        self._read = [] if self._session is None else [value.name for value in self._session.get_inputs()]
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run it on the arrays of its inputs, which stay as they are. An output that is an input is that array."""
+        self.runs += 1
+        values: dict[str, Array] = {
+            name: np.ascontiguousarray(array) for name, array in zip(self._inputs, arrays, strict=True)
+        }
+        if self._session is not None:
+            feeds = {name: values[name] for name in self._read}
+            values |= zip(self._made, self._session.run(self._made, feeds), strict=True)
+        return [values[name] for name in self._outputs]
+
+
+def _session(bundle: Bundle, layers: Collection[int], threads: int, outputs: Sequence[int]) -> Any:
+    library = runtime()
+    part = bundle.part(layers, outputs)
+    weights = [bundle.weight(name) for name in part.weights]
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = QUIET
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if weights:
+        values = [library.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
+        options.add_external_initializers(list(part.weights), values)
+    try:
+        return library.InferenceSession(part.model, options, providers=PROVIDERS)
+    except Exception as error:  # its errors have no class of their own that could be imported
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"{bundle.path}: onnxruntime cannot run it: {reason}") from error
