@@ -86,6 +86,13 @@ class Entry:
 
     bundle: Path | None = None
     """Of a network that is a bundle, its file: no torch is needed."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its default weights are drawn from a seed, and not read from a file."""
+        is_packaged = self.packaged is not None and file_of(self.packaged) is not None
+        return self.shipped is None and not is_packaged and not self.code
+
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 

@@ -1,19 +1,8 @@
 """An edge without torch: what it imports, and what it says where torch is needed after all."""
 
-import subprocess
-import sys
+from tests.missing import EDGE, run_without
 
-from tests.conftest import ROOT
-
-BLOCKED = """
-import importlib, sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-"""
-WITHOUT = ("torch", "torchvision", "sklearn", "skops", "matplotlib", "scipy", "openpyxl", "onnx", "onnxscript")
+WITHOUT = (*EDGE, "scipy")
 SCRIPTS = ("edge_api", "tasks_edge_api", "cloud_api", "tasks_cloud_api", "deployment")
 UNDERNEATH = (
     *("client.inference", "client.points", "client.edge_client", "engine.calibration", "engine.identity"),
@@ -23,17 +12,11 @@ UNDERNEATH = (
 )
 
 
-def run(code: str, without: tuple[str, ...] = WITHOUT) -> subprocess.CompletedProcess[str]:
-    """Run Python in which some libraries are missing, as where they are not installed."""
-    program = BLOCKED.format(names=without) + code
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def test_no_module_of_an_edge_or_a_cloud_imports_torch() -> None:
     modules = [f"edgecloud.{name}" for name in (*SCRIPTS, *UNDERNEATH)]
     code = f"for name in {modules}:\n    importlib.import_module(name)\nprint(len({modules}))"
-    ended = run(code)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{len(modules)}\n", "")
+    ended = run_without(WITHOUT, code)
+    assert (ended.code, ended.stdout, ended.stderr) == (0, f"{len(modules)}\n", "")
 
 
 def test_what_needs_no_network_works() -> None:
@@ -56,8 +39,8 @@ for name in {SCRIPTS}:
 from edgecloud import edge_api
 assert edge_api.main(["-t", "no_such_net"]) == 2
 """
-    ended = run(code)
-    assert ended.returncode == 0, ended.stderr
+    ended = run_without(WITHOUT, code)
+    assert ended.code == 0, ended.stderr
     assert "unknown network 'no_such_net'" in ended.stderr
 
 
@@ -67,7 +50,7 @@ from edgecloud import edge_api
 for argv in (["-t", "le_net"], ["-t", "alex_net", "--point", "0"], ["-t", "torchvision:resnet18"], ["-t", "FILE.py"]):
     print(argv[1], edge_api.main(argv))
 """
-    ended = run(code)
+    ended = run_without(WITHOUT, code)
     assert ended.stdout.split() == ["le_net", "1", "alex_net", "1", "torchvision:resnet18", "1", "FILE.py", "2"]
     lines = ended.stderr.splitlines()
     assert len(lines) == 4
