@@ -13,8 +13,8 @@ from edgecloud.utils.errors import UsageError
 DEFAULT_PORT = 9999
 LOCAL = "127.0.0.1"
 NETWORKS = (
-    *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
-    *("senna_chk", "cifar_alexnet", "cifar_vgg16"),
+    *("alex_net", "vgg_net", "mobile_net", "efficientnet_lite0", "le_net", "deepface", "mnist", "kaldi", "senna_pos"),
+    *("senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16"),
 )
 MODELS = (
     f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, a FILE.py (docs/networks.md), "

@@ -2,15 +2,17 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from edgecloud.library.tensors import Array, Tensors, as_given, as_input
-from edgecloud.models import building, inputs, network, registry
+from edgecloud.models import bundle, inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.models.network import DEFAULT
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import require_torch
 from edgecloud.utils.inference_utils import CPU, check_device
 
 if TYPE_CHECKING:
@@ -185,13 +187,21 @@ def _named(what: str, source: str) -> Network:
     ending = Path(what).suffix.lower()
     if ending in _LATER:
         raise UsageError(f"{what}: {_LATER[ending]}")
-    with _CAPTURING, building.seeded():  # what is drawn meanwhile is not the caller's
+    with _CAPTURING, nullcontext() if bundle.is_bundle(what) else _seeded(what):
         entry = registry.resolve_trusted(what)
         return Network(entry, entry.network(source), entry.name)
 
 
+def _seeded(what: str) -> AbstractContextManager[None]:
+    """What is drawn meanwhile is not the caller's. Raises MissingTorchError where torch is not installed."""
+    require_torch(what)
+    from edgecloud.models import building
+
+    return building.seeded()
+
+
 def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
-    from edgecloud.models import given_module
+    from edgecloud.models import building, given_module
     from edgecloud.models.torch_network import prepare
 
     if len(what) != 2:

@@ -56,11 +56,14 @@ def profile(
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """The number of torch's threads is afterwards what it was before."""
-    import torch
+    """The number of threads is afterwards what it was before."""
+    from edgecloud.utils.extras import TORCH, is_there
+    from edgecloud.utils.inference_utils import set_threads, tell_torch, threads_in_force
 
-    before = torch.get_num_threads()
+    if is_there(*TORCH):
+        tell_torch()  # it has a number of its own, which is taken note of before
+    before = threads_in_force()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)

@@ -1,6 +1,5 @@
 """A network that is a bundle: what the other packages need to know of it, without torch."""
 
-import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from edgecloud.models.network import DEFAULT, Array, Network, Take, Weights
 from edgecloud.models.onnx_session import OnnxPart
 from edgecloud.models.specs import LayerSpec, UnknownLayerError
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.extras import require
+from edgecloud.utils.extras import TORCH, is_there, require_torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +83,16 @@ def is_in_torch(network: BundleNetwork) -> bool:
     """Whether torch is installed and knows the network of a bundle by its name. Loads nothing."""
     from edgecloud.models import registry
 
-    has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "torchvision"))
-    return has_torch and registry.is_built_in(network.graph.name)
+    return is_there(*TORCH) and registry.is_built_in(network.graph.name)
 
 
 def in_torch(network: BundleNetwork) -> Network:
     """The network of torch that a bundle was made of. Raises UsageError where it is none of ours, or has other weights,
-    and MissingLibraryError without torch."""
+    and MissingTorchError without torch."""
     from edgecloud.models import registry
 
     name = network.graph.name
-    require("torch", "torchvision")
+    require_torch(f"--backend torch for {network.bundle.path}")
     try:
         twin = registry.built_in(name).network(DEFAULT, network.example)
     except UsageError as error:

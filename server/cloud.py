@@ -30,6 +30,7 @@ from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.environment import SECRET
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError, UsageError
+from edgecloud.utils.extras import TORCH, is_there
 from edgecloud.utils.inference_utils import check_device, set_threads
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Cloud:
         held: Sequence[tuple[registry.Entry, Network]] = (),
     ) -> None:
         """With `held`, networks that are loaded already, it serves those alone."""
-        if not held:
+        if not held and is_there(*TORCH):
             vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgecloud.models import network
 from edgecloud.models.network import DEFAULT, IMAGENET
-from edgecloud.models.registry import Entry
+from edgecloud.models.registry import Entry, file_of
 from edgecloud.net.messages import Hello
 from edgecloud.utils.files import write_atomically
 
@@ -85,7 +85,8 @@ class KnownDigests:
 
 def _key(entry: Entry, source: str) -> str:
     """All that the digests depend on."""
-    return json.dumps([entry.name, entry.code, _file(source), _versions(), _our_files()])
+    packaged = None if entry.packaged is None else str(file_of(entry.packaged))
+    return json.dumps([entry.name, entry.code, packaged, _file(source), _versions(), _our_files()])
 
 
 def _file(source: str) -> list[Any]:

@@ -35,6 +35,7 @@ from edgecloud.server.requests import check_same
 from edgecloud.server.session import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import MismatchError, UsageError
+from edgecloud.utils.extras import TORCH, is_there
 from edgecloud.utils.inference_utils import CPU, keep_freed_memory, set_threads, tell_torch, threads_in_force
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Networks:
         self._lock = threading.Lock()
         self._networks: OrderedDict[str, Served] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
-        has_loader = has_loader and config.device == CPU and loader.is_possible()
+        has_loader = has_loader and config.device == CPU and loader.is_possible() and is_there(*TORCH)
         if has_loader:
             tell_torch()  # imported now, so that each process that loads finds it there
         self._loader = Loader(self._load_there) if has_loader else None
@@ -269,7 +270,7 @@ class Networks:
 
     def _peak_bytes(self, entry: registry.Entry) -> int:
         """Parameters that are in memory at once while a network is loaded: what a file holds is there twice."""
-        is_drawn = self._weights_of(entry) == DEFAULT and entry.shipped is None and not entry.code
+        is_drawn = self._weights_of(entry) == DEFAULT and entry.is_drawn
         return entry.parameter_bytes * (1 if is_drawn else 2)
 
     def _check_size(self, entry: registry.Entry) -> None:

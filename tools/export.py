@@ -11,6 +11,7 @@ from edgecloud.engine.executor import make_executor
 from edgecloud.models import bundle, bundle_network, registry
 from edgecloud.models.bundle import Content, Identity, InputForm
 from edgecloud.models.network import Network
+from edgecloud.models.preprocessing import to_document
 from edgecloud.models.registry import Entry
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.utils.errors import UsageError
@@ -107,6 +108,7 @@ def form_of(entry: Entry, network: Network) -> InputForm:
         shape=entry.input_shape,
         takes=entry.takes,
         source=network.example.source,
+        preprocess=to_document(entry.preprocess) or {},
         labels=entry.labels,
         rows=network.example.rows,
         sample=entry.sample,

@@ -28,6 +28,8 @@ EXTRAS = {
 """By the name that is imported: the extra in pyproject.toml."""
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 """What installs a library, where that is called otherwise."""
+TORCH = ("torch", "torchvision")
+"""What networks that are no bundles are built with."""
 IN_CHECKOUT = "make .venv/.ready installs what the project needs, and .venv/bin/python runs it"
 
 
@@ -39,15 +41,39 @@ class MissingLibraryError(AppError):
         super().__init__(f"needs {package_of(library)}: {installs(library, self.extra)}")
 
 
+class MissingTorchError(AppError):
+    """What was asked for is computed, or built, by torch, which is not installed."""
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"{what} needs torch, which is not installed: use -t FILE.bundle, made by deployment.py export -t MODEL "
+            f"-o FILE.bundle on a machine with torch, or install it: {installs('torch')}".lstrip()
+        )
+
+
+def require_torch(what: str = "") -> None:
+    """Raise MissingTorchError, which says what needs it and how to get on without it, where torch is not installed."""
+    if not is_there(*TORCH):
+        raise MissingTorchError(what)
+
+
+def is_there(*libraries: str) -> bool:
+    """Whether all of these are installed. Imports none of them."""
+    from importlib.util import find_spec
+
+    try:
+        return all(find_spec(library) is not None for library in libraries)
+    except ImportError:
+        return False
+
+
 def require(*libraries: str, extra: str = "") -> None:
     """Raise MissingLibraryError for the first of these that is not installed; `extra` is one that brings them all.
 
     KeyError where no extra is given, and none of ours brings it.
     """
-    from importlib.util import find_spec
-
     for library in libraries:
-        if find_spec(library) is None:
+        if not is_there(library):
             raise MissingLibraryError(library, extra)
 
 

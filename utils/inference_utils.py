@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.utils.cpu_limit import cpu_limit
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import require_torch
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,7 @@ def check_device(name: str) -> None:
 
 def find_device(name: str) -> "torch.device":
     """Read a `--device`. Raises UsageError for one that is unknown or absent; it never falls back to another."""
+    require_torch(f"device {name!r}")
     import torch
 
     try:

@@ -12,6 +12,7 @@ import safetensors.torch
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
 from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
+from tests.missing import call_without_torch
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +56,13 @@ def _oracle(name: str, document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["le_net", "mobile_net"])
-def test_every_cut_against_a_cloud_with_torch(
-    name: str, request: pytest.FixtureRequest, cloud: CloudProcess, edge: CallEdge
+def test_every_cut_of_an_edge_without_torch_against_a_cloud_with_it(
+    name: str, request: pytest.FixtureRequest, cloud: CloudProcess, tmp_path: Path
 ) -> None:
     path = request.getfixturevalue(name)
     points = len(bundle.read(path).graph.points)
-    run = edge("-t", str(path), *at(cloud), "--points", "all", "--verify", "--json", "--warm-up", "0")
+    what = ("--points", "all", "--verify", "--json", "--warm-up", "0", "--cache-dir", str(tmp_path))
+    run = call_without_torch("edge_api", "-t", str(path), *at(cloud), *what)
     documents = list(_documents(run))
     assert [document["plan"]["point"] for document in documents] == list(range(points))
     for document in documents:

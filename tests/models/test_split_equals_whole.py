@@ -13,7 +13,7 @@ from edgecloud.models.torch_network import TorchNetwork
 from tests.conftest import THOROUGH, many
 from tests.halves import run_split
 
-EVERY_POINT = ["le_net", "alex_net", "mobile_net", "vgg_net"]
+EVERY_POINT = ["le_net", "alex_net", "mobile_net", "efficientnet_lite0", "vgg_net"]
 SAMPLED = [
     "resnet18", "googlenet", "densenet121", "inception_v3", "efficientnet_b0", "shufflenet_v2_x1_0", "vit_b_32",
 ]  # fmt: skip
