@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecloud.models.bundle import Bundle
+from edgecloud.models.onnx_graph import Part
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.extras import MissingLibraryError
 
@@ -53,7 +54,10 @@ class OnnxPart:
         self._inputs = tuple(tensors[number] for number in self.inputs)
         self._outputs = tuple(tensors[number] for number in self.outputs)
         self._made = tuple(name for name in dict.fromkeys(self._outputs) if name not in self._inputs)
-        self._session = _session(bundle, layers, threads, self.outputs) if self._made else None
+        part = bundle.part(layers, self.outputs) if self._made else None
+        self.weight_bytes = 0 if part is None else sum(bundle.weight(name).nbytes for name in part.weights)
+        """Of its own layers: what it may hold a copy of."""
+        self._session = None if part is None else _session(bundle, part, threads)
         self._read = [] if self._session is None else [value.name for value in self._session.get_inputs()]
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
@@ -68,9 +72,8 @@ class OnnxPart:
         return [values[name] for name in self._outputs]
 
 
-def _session(bundle: Bundle, layers: Collection[int], threads: int, outputs: Sequence[int]) -> Any:
+def _session(bundle: Bundle, part: Part, threads: int) -> Any:
     library = runtime()
-    part = bundle.part(layers, outputs)
     weights = [bundle.weight(name) for name in part.weights]
     options = library.SessionOptions()
     options.intra_op_num_threads = threads

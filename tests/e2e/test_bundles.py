@@ -152,7 +152,7 @@ def test_layers_of_a_bundle_are_profiled_and_planned(
     flags = ["-t", str(le_net), "--cache-dir", str(tmp_path), "--json"]
     run = call(deployment.main, ["profile", *flags, "--threads", "1"], capsys)
     assert run.code == 0, run.stderr
-    assert run.document["key"]["backend"] == "onnxruntime"
+    assert run.document["measured_on"]["backend"] == "onnxruntime"
 
 
 @pytest.mark.parametrize(

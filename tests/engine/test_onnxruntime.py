@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.engine import certificates
+from edgecloud.engine import certificates, onnxruntime_executor
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, Executor, candidates, make_executor
 from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
@@ -103,6 +103,19 @@ def test_a_head_holds_only_its_own_weights(pair: Pair) -> None:
     assert set(head.weights) <= set(whole.weights)
     tail = ours.bundle.part(ours.graph.everything - ours.graph.head_at(1))
     assert not set(tail.weights) & set(head.weights)
+
+
+def test_segments_go_where_they_hold_too_much(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair
+    monkeypatch.setattr(onnxruntime_executor, "KEPT_BYTES", 1)
+    executor = OnnxRuntimeExecutor(ours, "cpu")
+    cuts = [frozenset(range(number, len(ours.graph.layers))) for number in range(len(ours.graph.layers))]
+    for layers in cuts:
+        executor.load(layers)
+        assert executor.has(layers)
+    kept = [layers for layers in cuts if executor.has(layers)]
+    assert len(kept) < len(cuts)
+    assert kept == cuts[-len(kept) :]
 
 
 def test_an_emulated_share_makes_it_longer_by_that(pair: Pair) -> None:
