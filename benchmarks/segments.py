@@ -2,8 +2,8 @@
 
     python -m benchmarks.segments [--bundles DIR] [--points N] [NETWORK ...]
 
-The profile is measured first. Then every head and tail is measured twice, in one interleaved run. The second measurement
-beside the first one is the noise: no prediction can be better.
+The profile is measured first. Then every head and tail is measured twice, in one interleaved run. How far the second
+measurement is from the first one is the noise: no prediction can be better.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.segments import CutTimes
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import CPU, Clock, processor_name, threads_in_force
+from edgecloud.utils.inference_utils import CPU, Clock, keep_freed_memory, processor_name, threads_in_force
 
 REST_S = 0.05
 RUNS = 3
@@ -45,6 +45,7 @@ class OnnxRuntimeExecutor(BaseExecutor):
             raise UsageError(
                 f"--backend onnxruntime computes on the processor: use -d cpu, or --backend torch -d {device}"
             )
+        keep_freed_memory()
         self._version = str(runtime().__version__)
         self._bundle = network.bundle
         self._most_bytes = max(KEPT_BYTES, 2 * network.bundle.parameter_bytes)

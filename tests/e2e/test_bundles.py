@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+import edgecloud as ec
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
 from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
@@ -138,6 +139,18 @@ def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge)
         documents = list(_documents(run))
     assert len(documents) == 5
     assert all(document["verify"]["matches"] for document in documents)
+
+
+def test_the_library_loads_and_runs_bundles(le_net: Path, cache: Path) -> None:
+    net = ec.load(le_net)
+    assert net.labels == tuple("0123456789")
+    assert net.is_trained
+    with ec.Edge(net, backend="onnxruntime", cache_dir=cache) as alone:
+        answer = alone(net.sample)
+    expected = registry.built_in("le_net").network().whole(net.sample)
+    assert np.allclose(answer.outputs[0], expected[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ec.UsageError, match="backend is one of auto, torch, onnxruntime"):
+        ec.Edge(net, backend="tvm")
 
 
 def test_tasks_run_on_bundles(le_net: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
