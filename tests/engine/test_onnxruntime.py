@@ -144,7 +144,7 @@ def test_a_profile_is_kept_by_all_that_it_depends_on(pair: Pair, tmp_path: Path)
     assert all(s >= 0 for s in profile.start_s)
     assert profile.key.backend == "onnxruntime"
     assert "1." in profile.key.torch
-    assert "no arena, no spinning" in profile.key.torch
+    assert "shared arena, no spinning" in profile.key.torch
     assert executor.kept_profile(tmp_path, tails=True) == executor.profile(tmp_path, tails=True)
 
 
