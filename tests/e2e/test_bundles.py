@@ -101,6 +101,8 @@ def test_torch_can_run_what_a_bundle_was_made_of(le_net: Path, cloud: CloudProce
     (document,) = _documents(run)
     assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}
     assert document["verify"]["matches"]
+    (document,) = _documents(edge("-t", str(le_net), "--backend", "torch", "--point", "5", "--json"))
+    assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}  # as the cloud that it has started
 
 
 def test_a_slow_edge_is_emulated(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
@@ -182,6 +184,13 @@ def test_flags_that_do_not_go_with_a_bundle(
     assert run.code == 2
     assert expected in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_predictors_are_of_torch_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("fit", "evaluate", "profile"):
+        run = call(deployment.main, [command, "--backend", "onnxruntime"], capsys)
+        assert run.code == 2
+        assert "deployment.py profile -t FILE.bundle" in run.stderr
 
 
 def test_files_that_are_no_bundles(tmp_path: Path, le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:

@@ -165,6 +165,8 @@ def test_what_it_cannot_run_is_said_with_what_to_do(pair: Pair, monkeypatch: pyt
         make_executor(ours, "cuda", backend=ONNXRUNTIME)
     with pytest.raises(UsageError, match="is not a built-in network"):
         make_executor(ours, "cpu", backend=TORCH)
+    with pytest.raises(UsageError, match="backend is one of auto, torch, onnxruntime, not 'tvm'"):
+        make_executor(ours, "cpu", backend="tvm")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingLibraryError, match="needs onnxruntime"):
         make_executor(ours, "cpu", backend=ONNXRUNTIME)
