@@ -3,24 +3,35 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+EDGE := .venv-edge/.ready
 .DEFAULT_GOAL := help
 
-.PHONY: help run test slow coverage fuzz check format bench clean
+.PHONY: help run edge test slow coverage fuzz check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+
 $(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(NEW_ENOUGH)
 	@$(PYTHON) utils/install.py .venv requirements.txt
+	@touch $@
+
+$(EDGE): requirements-edge.txt
+	@$(NEW_ENOUGH)
+	@$(PYTHON) utils/install.py .venv-edge requirements-edge.txt
 	@touch $@
 
 $(DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) utils/install.py .venv requirements-dev.txt
 	@touch $@
 
-run: $(READY) ## AlexNet on a photograph, split between an emulated slow device and a cloud on this machine
+run: $(READY) ## a trained network on a photograph, split between an emulated slow device and a cloud here; then AlexNet
+	$(BIN)/python edge_api.py -t efficientnet_lite0 --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
 	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
+
+edge: $(EDGE) ## .venv-edge without torch, for a weak device: it runs bundles (docs/bundle.md)
 
 test: $(DEV) ## the tests, two at a time
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
@@ -71,4 +82,4 @@ bench: $(DEV) ## all measurements; about two hours, tables go to benchmarks/resu
 	$(BIN)/python -m benchmarks.reconnecting
 
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-edge .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -92,7 +92,21 @@ def build_parser() -> argparse.ArgumentParser:
     plan_flags = commands.add_parser("plan", help="compute where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
+    _add_export(commands)
     return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction[script.Parser]") -> None:
+    what = (
+        "Write a network as one file that an edge or a cloud without torch can use: -t FILE.bundle. "
+        "Every cut is compared with the full model in torch first."
+    )
+    parser = commands.add_parser("export", help="write a network as a bundle, to run without torch", description=what)
+    parser.set_defaults(work=export_bundle)
+    parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=flags.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.bundle", help="output file")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
@@ -225,9 +239,9 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
     """Measure, print, export."""
     import edgecloud as ec
     from edgecloud.tools.measure import described
-    from edgecloud.utils.inference_utils import find_device
+    from edgecloud.utils.inference_utils import check_device
 
-    find_device(options.device)  # before what takes longer
+    check_device(options.device)  # before what takes longer
     progress("loading the network", 0.0)
     net = ec.load(options.type, weights=options.weights)
     layer_profile = ec.profile(
@@ -237,6 +251,7 @@ def profile_network(options: argparse.Namespace, progress: "Show") -> int:
         tails=False,
         is_fresh=options.fresh,
         cache_dir=options.cache_dir,
+        backend=options.backend,
         progress=lambda done: progress("measuring the layers", done),
     )
     network = described(net.made, layer_profile)
@@ -249,6 +264,7 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     """Fill the data sets of this machine, one for each number of threads; they share the budget."""
     from edgecloud.tools.survey import SurveyConfig, folder_of, survey, thread_counts
 
+    check_backend(options)
     counts = thread_counts(options.role, options.device, options.threads)
     surveys = []
     for threads in counts:
@@ -261,10 +277,22 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     return tuple(surveys)
 
 
+def check_backend(options: argparse.Namespace) -> None:
+    """Layers one by one are torch's: another runtime joins them. Raises UsageError."""
+    from edgecloud.utils.errors import UsageError
+
+    if options.backend not in ("auto", "torch"):
+        raise UsageError(
+            f"predictors are of layers in torch, and --backend {options.backend} joins layers: "
+            "its networks are measured, in seconds (deployment.py profile -t FILE.bundle)"
+        )
+
+
 def fit(options: argparse.Namespace, progress: "Show") -> int:
     """Fit and install what is fit for use; 1 where something is not."""
     from edgecloud.tools import evaluation
 
+    check_backend(options)
     evaluations = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
     installed = [install(each, path_of(options, each), is_forced=options.force) for each in evaluations]
     show_evaluations(evaluations, installed, as_json=options.json)
@@ -291,6 +319,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
     from edgecloud.tools import evaluation
 
+    check_backend(options)
     if options.plots is not None:
         extras.require("matplotlib")
 
@@ -333,13 +362,22 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
     from edgecloud.predictor.store import default_folder
 
     where = (options.device, options.threads, options.image_dir)
-    result = calibration.calibrate(options.type, options.weights, *where, progress)
+    result = calibration.calibrate(options.type, options.weights, *where, progress, options.backend)
     path = calibration.keep(options.cache_dir or default_folder(), result)
     if options.json:
         script.say(json.dumps(calibration.to_json(result)))
         return 0
     script.show(lambda console: console.print(calibration.to_table(result)))
     script.say(f"saved: {path}")
+    return 0
+
+
+def export_bundle(options: argparse.Namespace, progress: "Show") -> int:
+    """Export, compare, show."""
+    from edgecloud.tools import export
+
+    written = export.export(options.type, options.weights, options.output, progress)
+    script.say(json.dumps(export.to_json(written)) if options.json else "\n".join(export.to_lines(written)))
     return 0
 
 

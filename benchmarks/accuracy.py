@@ -12,10 +12,11 @@ import sys
 
 from benchmarks.fingerprint import write_table
 from edgecloud.engine import calibration, packing
-from edgecloud.engine.executor import TorchExecutor, prepare
 from edgecloud.engine.packing import AUTO, CodecPolicy
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import INPUT, Point
+from edgecloud.models.torch_network import prepare
 from edgecloud.net.codec import encode
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.predictor.store import default_folder

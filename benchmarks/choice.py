@@ -31,8 +31,9 @@ from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
-from edgecloud.engine.executor import CpuShare, TorchExecutor
+from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import Times, predictors_path
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
 from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.predictor.store import default_folder

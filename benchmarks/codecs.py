@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
-from edgecloud.engine.executor import prepare
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.split import segment
+from edgecloud.models.torch_network import prepare
 from edgecloud.net.affine import Affine
 from edgecloud.net.codec import CODECS, ZSTD, Codec
 from edgecloud.net.encodings import Array, Bytes, Form, Half, Raw, Shape

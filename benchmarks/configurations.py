@@ -28,10 +28,12 @@ from statistics import mean, median
 from benchmarks.decision import short, table
 from benchmarks.fingerprint import write_table
 from edgecloud.client.power import PowerChoice
-from edgecloud.engine.executor import CpuShare, TorchExecutor, prepare
+from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import for_threads, layers_of, predictors_path
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.torch_network import prepare
 from edgecloud.partition.cost import CloudTimes, Link, Problem, parts_of, predict
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.mincut import CutSolver

@@ -20,9 +20,9 @@ import torch
 from benchmarks.clouds import running_cloud
 from benchmarks.fingerprint import write_table
 from edgecloud.client.edge import Edge
-from edgecloud.engine.answers import whole_answer
-from edgecloud.engine.executor import make_executor, prepare
+from edgecloud.engine.executor import make_executor
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare, whole_answer
 from edgecloud.net.tensors import Array
 from edgecloud.utils.errors import AppError
 
@@ -140,6 +140,7 @@ class Made:
     """One file's network here."""
 
     path: Path
+    network: TorchNetwork
     edge: Edge
 
     @classmethod
@@ -148,12 +149,12 @@ class Made:
         entry = registry.resolve_trusted(str(path))
         example = inputs.sample(entry.sample, entry.preprocess)
         network = prepare(weights.load(entry), example, entry.name)
-        return cls(path, Edge(entry, network, make_executor(network, torch.device("cpu"))))
+        return cls(path, network, Edge(entry, network, make_executor(network, "cpu")))
 
     @property
     def x(self) -> torch.Tensor:
         """Its example."""
-        return self.edge.network.example.tensor
+        return self.network.example.tensor
 
     def at(self, point: int) -> list[Array]:
         """The answer where the network is cut at a point."""
@@ -167,7 +168,7 @@ class Made:
 
     def whole(self) -> list[Array]:
         """What `--verify` compares with."""
-        return whole_answer(self.edge.network.loaded.model, self.x)
+        return whole_answer(self.network.loaded.model, self.x)
 
 
 def same_bits(answer: Iterable[Array], expected: Iterable[Array]) -> bool:
@@ -205,7 +206,7 @@ def _row(made: Made, expected: list[Array], port: int) -> list[str]:
     found = (made.at(0), made.at(made.last), made.whole())
     edge.close()
     verdicts = ["same bits" if same_bits(answer, expected) else "DIFFER" for answer in found]
-    return [made.path.stem, edge.network.traced.capture, *verdicts, edge.network.loaded.origin]
+    return [made.path.stem, made.network.traced.capture, *verdicts, made.network.weights.origin]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from benchmarks.fingerprint import write_table
 from edgecloud.client.edge import Edge
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import own_cloud
-from edgecloud.engine.executor import CpuShare, TorchExecutor
+from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import measured
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.partition.cost import Part, predict
 from edgecloud.partition.decide import Decision, Goal, decide
 from edgecloud.predictor.store import default_folder

@@ -30,10 +30,11 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.fingerprint import write_table
-from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import INPUT, Layer, LayerGraph
 from edgecloud.models.split import segment
+from edgecloud.models.torch_network import prepare
 from edgecloud.partition import bottleneck
 from edgecloud.partition.chain import best, scan
 from edgecloud.partition.cost import CloudTimes, Link, Problem

@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing
 import numpy as np
 
 from benchmarks.fault_sites import Clouds, Row
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Hello, Infer, Ready, Result, State, Status
 from edgecloud.utils.deadline import Deadline
@@ -27,7 +27,7 @@ def soon(seconds: float = 60.0) -> Deadline:
     return Deadline.after(seconds, "the benchmark")
 
 
-def greet(port: int, network: Network) -> Connection:
+def greet(port: int, network: TorchNetwork) -> Connection:
     """A connection on which the cloud is ready."""
     connection = connect("127.0.0.1", port, 5.0)
     loaded, graph = network.loaded, network.traced.graph
@@ -36,7 +36,7 @@ def greet(port: int, network: Network) -> Connection:
     return connection
 
 
-def fill(port: int, network: Network, stack: ExitStack) -> list[Connection]:
+def fill(port: int, network: TorchNetwork, stack: ExitStack) -> list[Connection]:
     """Edges that have asked for whole inferences, all of which are in hand; another edge has seen it."""
     x = np.asarray(network.example.tensor)
     edges = [stack.enter_context(closing(greet(port, network))) for _ in range(EDGES)]

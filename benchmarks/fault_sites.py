@@ -15,11 +15,12 @@ import numpy as np
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.client.subprocesses import LISTENING, Child
-from edgecloud.engine.answers import matches, whole_answer
-from edgecloud.engine.executor import TorchExecutor, prepare
+from edgecloud.engine.answers import matches
 from edgecloud.engine.times import measured
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.lab.hosts import BURST, LATENCY
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import prepare, whole_answer
 from edgecloud.partition.cost import Part, parts_of
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.commands import ROOT

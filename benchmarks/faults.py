@@ -38,7 +38,7 @@ UPLOAD_S = 187e3 / (20e6 / 8)
 EVERY_S = 0.25
 FAILING_CLOUD = """
 import sys, itertools, cloud_api
-from edgecloud.engine.executor import TorchExecutor
+from edgecloud.engine.torch_executor import TorchExecutor
 run, calls = TorchExecutor.run, itertools.count(1)
 def fail(*arguments):
     number = next(calls)

@@ -23,9 +23,10 @@ import numpy as np
 from benchmarks.fingerprint import write_table
 from edgecloud.client.subprocesses import own_cloud
 from edgecloud.engine.answers import matches
-from edgecloud.engine.executor import Network, TorchExecutor, prepare
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import to_ranges
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
@@ -57,7 +58,9 @@ class Subject:
 
     def __init__(self, model: str, point: int) -> None:
         entry = registry.lookup(model)
-        self.network: Network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
+        self.network: TorchNetwork = prepare(
+            weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name
+        )
         executor = TorchExecutor(self.network, find_device("cpu"))
         graph = self.network.traced.graph
         head = graph.head_at(point)

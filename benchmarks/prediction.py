@@ -16,9 +16,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.fingerprint import write_table
-from edgecloud.engine.executor import TorchExecutor, prepare
 from edgecloud.engine.times import layers_of
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import prepare
 from edgecloud.predictor.dataset import Dataset, read, read_whole
 from edgecloud.predictor.latency import combine
 from edgecloud.predictor.store import default_folder

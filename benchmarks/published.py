@@ -25,11 +25,11 @@ from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import emulated_link, own_cloud
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.engine.times import measured
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.split import split
 from edgecloud.models.steps import Steps
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.partition import chain
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.commands import ROOT
@@ -44,7 +44,7 @@ REPEATS = 7
 TIMEOUT_S = 120.0
 
 
-def network_of(name: str) -> Network:
+def network_of(name: str) -> TorchNetwork:
     """Built as the programs build it."""
     entry = registry.lookup(name)
     return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)

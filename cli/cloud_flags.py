@@ -31,11 +31,11 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         help="networks to serve; all: every torchvision:NAME too (default: the built-in networks)",
     )
     parser.add_argument(
-        "--network",
+        *("-t", "--network"),
         action="append",
         default=[],
-        metavar="FILE.py[:FUNCTION]",
-        help="also serve a custom model; repeatable",
+        metavar="FILE",
+        help="also serve a custom model, FILE.py[:FUNCTION], or a FILE.bundle; repeatable",
     )
     parser.add_argument(
         "--allow-jpeg",

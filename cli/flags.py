@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from edgecloud.engine.device_config import DeviceConfig
 
 NETWORKS = (
-    *("alex_net", "vgg_net", "mobile_net", "le_net", "deepface", "mnist", "kaldi", "senna_pos", "senna_ner"),
-    *("senna_chk", "cifar_alexnet", "cifar_vgg16"),
+    *("alex_net", "vgg_net", "mobile_net", "efficientnet_lite0", "le_net", "deepface", "mnist", "kaldi", "senna_pos"),
+    *("senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16"),
 )
-MODELS = f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, or a FILE.py (docs/networks.md)"
+MODELS = (
+    f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, a FILE.py (docs/networks.md), "
+    "or a FILE.bundle (docs/bundle.md)"
+)
+BACKENDS = ("auto", "torch", "onnxruntime")
 EDGE_HOST = "address of the cloud (default: start a local cloud for this call)"
 WEIGHTS = "default (trained if available, otherwise seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 
@@ -69,6 +73,7 @@ def device_of(options: argparse.Namespace) -> "DeviceConfig":
     return DeviceConfig(
         name=options.device,
         threads=options.threads,
+        backend=options.backend,
         cache_dir=options.cache_dir or default_folder(),
         times=options.times,
         predictors=options.predictors,
@@ -134,6 +139,12 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """What everything has that computes."""
     parser.add_argument("-d", "--device", default=defaults.Device.NAME, help="device: cpu, cuda, cuda:1 or mps")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="what computes the layers: torch, onnxruntime (needs a bundle), or the faster one (auto)",
+    )
     parser.add_argument(
         "--threads", type=arguments.positive_int, metavar="N", help="threads per layer (default: all cores)"
     )

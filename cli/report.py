@@ -84,6 +84,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "optimal": decision.is_optimal,
         "gap": decision.gap,
         "cost": decision.cost,
+        "backend": dict(zip(("edge", "cloud"), outcome.backends, strict=True)),
         "keeps_up": decision.keeps_up,
         "decision_s": outcome.plan.decision_s,
         "predicted": decision.predicted.to_json(),
@@ -147,6 +148,8 @@ def _headline(outcome: Outcome) -> Group:
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
         lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}")
+    there = f", {printable(outcome.backends[1], 40)} on the cloud" if outcome.backends[1] else ""
+    lines.append(f"with:   {outcome.backends[0]} on the edge ({outcome.why_backend}){there}")
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]

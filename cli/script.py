@@ -227,6 +227,8 @@ def explained(error: Exception) -> str | None:
     """What the system or an installation is to blame for, in a line: the thing, and what to do. None for a bug."""
     broken = _not_imported(error)
     if broken is not None:
+        if isinstance(error, ModuleNotFoundError) and broken in extras.TORCH:
+            return str(extras.MissingTorchError())
         if isinstance(error, ModuleNotFoundError) and broken in extras.EXTRAS:
             return str(extras.MissingLibraryError(broken))
         text = (str(error).strip().splitlines() or [""])[0]

@@ -9,12 +9,14 @@ from types import MappingProxyType
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MultiplexedClient, Request
-from edgecloud.engine.executor import CpuShare, Executor, Network, make_executor, prepare
+from edgecloud.engine.backend_choice import choose
+from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import pack
-from edgecloud.models import inputs, weights
+from edgecloud.models import inputs
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import Input
+from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
@@ -22,7 +24,7 @@ from edgecloud.net.tensors import RAW, Array
 from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.inference_utils import check_device, set_threads
 
 
 @dataclass(frozen=True)
@@ -61,30 +63,33 @@ class Edge:
     """Keeps the connection to a cloud, where one is wanted."""
     tls: ClientTls | None = None
     """Whom it trusts to be its cloud; None is without TLS."""
+    why_backend: str = ""
+    """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held by whoever computes: inferences that are under way at once take turns."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
         """Load the network. Raises UsageError and MismatchError for a device or weights that do not serve."""
-        find_device(config.device.name)
+        check_device(config.device.name)
         set_threads(1 if config.cpu_share is not None else config.device.threads)
-        return cls.around(config, entry, prepare(weights.load(entry, config.weights), example, entry.name))
+        return cls.around(config, entry, entry.network(config.weights, example))
 
     @classmethod
     def around(cls, config: EdgeConfig, entry: Entry, network: Network) -> "Edge":
         """The same with a network that is loaded. Raises UsageError for a device that does not serve."""
-        device = find_device(config.device.name)
+        check_device(config.device.name)
         set_threads(1 if config.cpu_share is not None else config.device.threads)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        executor = make_executor(network, device, share)
+        choice = choose(network, config.device.name, share, config.device.backend, config.device.cache_dir)
+        executor = make_executor(network, config.device.name, share, choice.backend)
         executor.look_for_limit()
-        return cls(entry, network, executor, tls=config.cloud.tls)
+        return cls(entry, network, executor, tls=config.cloud.tls, why_backend=choice.why)
 
     @property
     def graph(self) -> LayerGraph:
         """The layers of the network."""
-        return self.network.traced.graph
+        return self.network.graph
 
     def hello(self, token: str) -> Hello:
         """What a cloud has to know of our network."""

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-import numpy as np
-
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
 from edgecloud.client.edge import Answered, Edge, read_input
@@ -28,7 +26,6 @@ from edgecloud.engine.answers import (
     max_abs_diff,
     rank,
     rank_rows,
-    whole_answer,
 )
 from edgecloud.engine.packing import is_lossless
 from edgecloud.engine.times import Found, Times
@@ -141,7 +138,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     times = Times.of(config.device, "edge")
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     network = edge.network
-    whole = cache(lambda: whole_answer(network.loaded.model, network.example.tensor))
+    whole = cache(lambda: network.whole(network.example.array))
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
 
 
@@ -230,7 +227,7 @@ def _repeat(
     runner: Runner, edge: Edge, ways: Sequence[Parts], config: EdgeConfig, progress: Show
 ) -> dict[Parts, tuple[Answered, ...]]:
     """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
-    x = np.asarray(edge.network.example.tensor)
+    x = edge.network.example.array
     rounds = config.warm_up + config.repeat
     answers: dict[Parts, list[Answered]] = {parts: [] for parts in ways}
     for done in range(rounds):
@@ -271,19 +268,21 @@ def _outcome(
     verify: bool,
 ) -> Outcome:
     edge, times = prepared.edge, prepared.timing.times
-    loaded = edge.network.loaded
+    weights = edge.network.weights
     answer = runs.answers[-1].outputs[0]
     if not is_finite([answer]):
         raise _not_finite(runs.answers[-1], prepared.whole()[0])
     return Outcome(
         graph=edge.graph,
-        weights=loaded.digest,
-        origin=loaded.origin,
-        is_trained=loaded.trained,
+        weights=weights.digest,
+        origin=weights.origin,
+        is_trained=weights.trained,
         has_imagenet=edge.entry.imagenet is not None,
         source=edge.network.example.source,
         link=link,
         cloud_device=None if edge.ready is None else edge.ready.device,
+        why_backend=edge.why_backend,
+        backends=(edge.executor.machine.backend, None if edge.ready is None else edge.ready.backend or None),
         plan=plan,
         runs=runs,
         top=rank(answer, edge.entry.labels),

@@ -86,6 +86,10 @@ class Outcome:
     source: str
     link: LinkEstimate | None
     cloud_device: str | None
+    why_backend: str
+    """Why the edge computes with its back-end."""
+    backends: tuple[str, str | None]
+    """What computes on the edge, and on the cloud: None where there is none, or it does not say."""
     plan: Plan
     runs: Runs
     top: tuple[Ranked, ...]

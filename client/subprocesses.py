@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from edgecloud.client.config import ClientConfig
-from edgecloud.models import custom_model
+from edgecloud.models import bundle, custom_model
 from edgecloud.net.codec import OPTIONAL
 from edgecloud.net.connection import CONNECT_S, connect
 from edgecloud.utils.commands import command_of
@@ -155,6 +155,8 @@ def own_cloud_flags(
     if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
         raise UsageError("TLS requires a remote cloud: use -i and -p")
     flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level, "--quiet"]
+    if options.backend != "auto":
+        flags += ["--backend", options.backend]
     if weights != "default":
         flags += ["--weights", weights]
     if options.token_file:
@@ -164,8 +166,16 @@ def own_cloud_flags(
 
 def network_flags(models: Iterable[str]) -> tuple[str, ...]:
     """What a cloud of ours has to be told so that it serves the networks of files that the user named."""
-    places = [custom_model.where(model) for model in models]
-    return tuple(word for place in places if place is not None for word in ("--network", place.flag))
+    files = [file for model in models if (file := _file_of(model))]
+    return tuple(word for file in files for word in ("--network", file))
+
+
+def _file_of(model: str) -> str:
+    """The file that holds a network, for another program on this machine; "" where it has a name."""
+    if bundle.is_bundle(model):
+        return str(Path(model).resolve())
+    place = custom_model.where(model)
+    return "" if place is None else place.flag
 
 
 def codec_flags(*named: str | None) -> tuple[str, ...]:

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from edgecloud.models.split import device_of
 from edgecloud.net.tensors import Array
 
 NOT_FINITE = "the cloud returned NaN or infinity, but the local full model does not"
@@ -87,15 +85,6 @@ def _difference(a: Array, b: Array) -> float:
 def told_difference(difference: float) -> tuple[float | None, str]:
     """What `max_abs_diff` becomes in JSON, which has no infinity: a number, or none and the reason."""
     return (difference, "") if math.isfinite(difference) else (None, NO_NUMBER)
-
-
-def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
-    """What a network answers to an input of shape (1, ...) that is run here in one piece, and not slowed down."""
-    device = device_of(model)
-    model = model.to(device)  # what the captured graph does not share may still be elsewhere
-    with torch.inference_mode():
-        output = model(x.clone().to(device))  # which may work in place
-    return [t.cpu().numpy() for t in (output if isinstance(output, tuple | list) else (output,))]
 
 
 def _rows(answer: Array) -> Array:

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from edgecloud.engine.executor import Executor, Network, make_executor, prepare
-from edgecloud.models import inputs, registry, weights
+from edgecloud.engine.executor import AUTO, Executor, make_executor
+from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT, LayerGraph, Point
+from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net import codec
 from edgecloud.net.tensors import Array
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import write_atomically, writing
-from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import printable
 
@@ -101,19 +102,19 @@ def calibrate(
     threads: int | None,
     pictures: Path | None,
     progress: Show,
+    backend: str = AUTO,
 ) -> Calibration:
     """Try every rounding at every point worth sending. Raises UsageError for pictures that are none."""
     entry = registry.resolve_trusted(model)
     if entry.takes != inputs.PICTURE:
         raise UsageError(f"{entry.name} does not take images: only image networks can be calibrated")
     set_threads(threads)
-    loaded = weights.load(entry, source)
-    network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-    executor = make_executor(network, find_device(device))
+    check_device(device)
+    network = entry.network(source)
+    executor = make_executor(network, device, backend=backend)
     samples = read_samples(entry, pictures)
     tried = _try_all(executor, samples, progress)
-    graph = network.traced.graph
-    return Calibration(entry.name, graph.digest, loaded.digest, samples.source, tried)
+    return Calibration(entry.name, network.graph.digest, network.weights.digest, samples.source, tried)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def read_samples(entry: Entry, folder: Path | None) -> Samples:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
     if not paths:
         raise UsageError(f"no images in {folder}")
-    return Samples(str(folder), [np.asarray(inputs.from_image(path, entry.preprocess).tensor) for path in paths])
+    return Samples(str(folder), [inputs.from_image(path, entry.preprocess).array for path in paths])
 
 
 def _digits(entry: Entry) -> Samples:
@@ -144,13 +145,13 @@ def _digits(entry: Entry) -> Samples:
     )
 
     (digits, classes), (_, held_out) = digit_pictures(), split_digits()
-    tensors = [np.asarray(entry.preprocess(digits[number])) for number in held_out]
+    tensors = [entry.preprocess(digits[number]) for number in held_out]
     return Samples("held-out digits", tensors, [classes[number] for number in held_out])
 
 
 def _crops(entry: Entry) -> Samples:
     pictures = [crop for path in inputs.samples(entry.sample) for crop in inputs.crops(path, CROPS)]
-    tensors = [np.asarray(entry.preprocess(crop)) for crop in pictures]
+    tensors = [entry.preprocess(crop) for crop in pictures]
     return Samples(f"{len(tensors)} crops of sample images", tensors)
 
 
@@ -159,7 +160,7 @@ _OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
 
 
 def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
-    graph = executor.traced.graph
+    graph = executor.network.graph
     points = points_worth_sending(graph)
     counts = _Counts(samples.labels)
     for number, tensor in enumerate(samples.tensors):
@@ -179,7 +180,7 @@ def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Trie
 
 def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
     """The tensors after some points, and the answer."""
-    graph, values, begin = executor.traced.graph, {INPUT: tensor}, 0
+    graph, values, begin = executor.network.graph, {INPUT: tensor}, 0
     for end in [*(point.layer for point in points[1:]), len(graph.layers) - 1]:
         segment = executor.load(frozenset(range(begin + 1, end + 1)))
         ran = executor.run(segment, [values[number] for number in segment.inputs])
@@ -189,7 +190,7 @@ def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[
 
 
 def _rest(executor: Executor, point: Point, tensor: Array) -> Array:
-    graph = executor.traced.graph
+    graph = executor.network.graph
     segment = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
     ran = executor.run(segment, [tensor])
     return dict(zip(segment.outputs, ran.arrays, strict=True))[graph.outputs[0]]
@@ -278,8 +279,8 @@ def find(folder: Path, network: Network) -> Calibration | None:
 
     Raises UsageError where the file cannot be read.
     """
-    graph = network.traced.graph
-    path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
+    graph = network.graph
+    path = path_of(folder, graph.name, graph.digest, network.weights.digest)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")

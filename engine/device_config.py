@@ -13,6 +13,8 @@ class DeviceConfig:
     name: str = defaults.Device.NAME
     threads: int | None = None
     """For one layer; None: all cores."""
+    backend: str = defaults.Device.BACKEND
+    """What computes the layers: torch, onnxruntime, or auto, whichever is faster."""
     cache_dir: Path = Path()
     times: str = defaults.Device.TIMES
     predictors: Path | None = None

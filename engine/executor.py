@@ -1,49 +1,52 @@
-"""Executors: load a segment, run arrays through it, and time it.
+"""Executors: load a segment, run arrays through it, and time it. No torch.
 
-Torch is the first back-end; another one is a class with the methods of `Executor` and a row in `BACKENDS`. A back-end's
-name is part of the key of every profile, since it changes every time.
+A back-end is a class with the methods of `Executor`, best made from `BaseExecutor`, and a row in `BACKENDS`, which
+imports it when it is asked for. Its name is part of the key of every profile, since it changes every time.
 """
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-import numpy as np
-import torch
-
-from edgecloud.models import split
-from edgecloud.models.inputs import Input
-from edgecloud.models.split import Segment
-from edgecloud.models.trace import Traced, trace
-from edgecloud.models.weights import Loaded
+from edgecloud.models.network import Network
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import store
 from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
-from edgecloud.predictor.timing import measure, work_clock
 from edgecloud.utils.cpu_limit import cpu_limit
-from edgecloud.utils.inference_utils import device_name, keep_freed_memory, prepare_device, wall_clock
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 SEGMENTS_KEPT = 128
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network that is ready to be cut: its parameters, its graph, and a real input to measure it with."""
+class Segment(Protocol):
+    """Some layers of a network, ready to run on a device.
 
-    loaded: Loaded
-    traced: Traced
-    example: Input
+    The numbers are layer numbers of the graph. The input layer belongs to the segment that holds it, which then takes
+    the network's input and passes it on if others read it.
+    """
 
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The layers whose outputs it takes, in order."""
 
-def prepare(loaded: Loaded, example: Input, name: str) -> Network:
-    """Capture the graph of a network."""
-    return Network(loaded, trace(loaded.model, example.tensor, name, is_own=bool(loaded.code)), example)
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The layers whose outputs it returns, in order."""
+
+    @property
+    def runs(self) -> int:
+        """How often it has run."""
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run all of it, at full speed; the outputs may share memory with the inputs, which stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Executor(Protocol):
     """
 
     @property
-    def traced(self) -> Traced:
-        """The network, as it was captured."""
+    def network(self) -> Network:
+        """The network whose segments it runs."""
 
     @property
     def machine(self) -> Machine:
@@ -128,36 +131,55 @@ class CpuShare:
             time.sleep(remaining)
 
 
-class TorchExecutor:
-    """Eager torch. Segments share the parameters of the network."""
+class BaseExecutor(ABC):
+    """What all back-ends share: segments that are kept, clocks, emulated and real shares of a processor, profiles.
 
-    backend = "torch"
+    A back-end adds `backend`, `machine`, `_make` and `_measure`. `clock` is read when its device has finished what it
+    was given; `is_processor` says that this device is the processor, which quotas are for.
+    """
+
+    backend: ClassVar[str]
 
     def __init__(
         self,
         network: Network,
-        device: torch.device,
-        cpu_share: CpuShare | None = None,
+        share: CpuShare | None,
+        clock: Clock,
         *,
+        is_processor: bool = True,
         is_behind: bool = False,
     ) -> None:
         """One that `is_behind` others measures with patience: they take the processor away."""
-        self._is_behind = is_behind
-        keep_freed_memory()
-        prepare_device(device)
         self._network = network
-        self.traced = network.traced
-        self.traced.module.to(device)
-        self._device = device
-        self._share = cpu_share
+        self._share = share
+        self._clock = clock
+        self._is_processor = is_processor
+        self._is_behind = is_behind
         self._quota: Quota | None = None
-        self._clock = wall_clock(device)
         self._segments: OrderedDict[frozenset[int], Segment] = OrderedDict()
+
+    @property
+    @abstractmethod
+    def machine(self) -> Machine:
+        """What measured times of this executor depend on."""
+
+    @abstractmethod
+    def _make(self, layers: frozenset[int]) -> Segment:
+        """Build the segment of these layers."""
+
+    @abstractmethod
+    def _measure(self, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
+        """Time the layers now."""
+
+    @property
+    def network(self) -> Network:
+        """The network whose segments it runs."""
+        return self._network
 
     def load(self, layers: frozenset[int]) -> Segment:
         """Build or find a segment; the least recently used one goes when there are too many."""
         if layers not in self._segments:
-            self._segments[layers] = split.segment(self.traced, layers)
+            self._segments[layers] = self._make(layers)
             if len(self._segments) > SEGMENTS_KEPT:
                 self._segments.popitem(last=False)
         self._segments.move_to_end(layers)
@@ -170,9 +192,7 @@ class TorchExecutor:
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
         started, work_started = self._clock(), work_clock()
-        with torch.inference_mode():
-            outputs = segment.module(*self._inputs(segment, arrays))
-            results = [np.asarray(tensor.cpu()) for tensor in outputs]
+        results = segment(arrays)
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
         return Ran(results, self._clock() - started)
@@ -184,15 +204,7 @@ class TorchExecutor:
 
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
-        with torch.inference_mode():
-            segment.module(*self._inputs(segment, arrays))
-
-    def _inputs(self, segment: Segment, arrays: Sequence[Array]) -> Iterator[torch.Tensor]:
-        """Of what the segment writes into a copy: the caller may need it again, if the cloud does not answer, say."""
-        for number, array in zip(segment.inputs, arrays, strict=True):
-            here = torch.from_numpy(array)
-            there = here.to(self._device)
-            yield there.clone() if there is here and number in segment.overwritten else there
+        segment(arrays)
 
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
@@ -202,25 +214,24 @@ class TorchExecutor:
         `is_fresh` measures again even where the times are known.
         """
         key = self._key()
-        profile = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
+        profile = None if is_fresh else store.load(folder, key, len(self._network.graph.layers))
         if profile is None or (tails and not profile.tails):
             clock = self._clock if self._share is None and self._quota is None else work_clock
-            x = self._network.example.tensor.to(self._device)
-            profile = measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
-            store.save(folder, profile, self.traced.graph)
+            profile = self._measure(clock, key, progress, tails=tails)
+            store.save(folder, profile, self._network.graph)
         return profile
 
     def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
         """The same if it was measured before, else None; nothing is run."""
-        profile = store.load(folder, self._key(), len(self.traced.graph.layers))
+        profile = store.load(folder, self._key(), len(self._network.graph.layers))
         return profile if profile is None or profile.tails or not tails else None
 
     def _key(self) -> ProfileKey:
-        machine = self.machine
+        machine, graph = self.machine, self._network.graph
         return ProfileKey(
-            model=self.traced.graph.name,
-            graph=self.traced.graph.digest,
-            weights=self._network.loaded.digest,
+            model=graph.name,
+            graph=graph.digest,
+            weights=self._network.weights.digest,
             device=machine.device,
             threads=machine.threads,
             backend=machine.backend,
@@ -236,8 +247,8 @@ class TorchExecutor:
 
     def look_for_limit(self) -> None:
         """Take note of the processor time that the system allows this process now, shared by its threads."""
-        limit = cpu_limit() if self._device.type == "cpu" and self._share is None else None
-        share = 1.0 if limit is None else limit.cores / torch.get_num_threads()
+        limit = cpu_limit() if self._is_processor and self._share is None else None
+        share = 1.0 if limit is None else limit.cores / self.machine.threads
         self._quota = Quota(share, limit.period_s) if limit is not None and share < 1 else None
 
     def rest(self) -> None:
@@ -252,12 +263,6 @@ class TorchExecutor:
         return tuple(s / self.share for s in seconds)
 
     @property
-    def machine(self) -> Machine:
-        """What measured times of this executor depend on."""
-        device = f"{self._device} {device_name(self._device)}"
-        return Machine(device, torch.get_num_threads(), torch.__version__, self.backend)
-
-    @property
     def share(self) -> float:
         """Of a core, that is there in the long run, emulated or allowed; 1 where nothing limits it."""
         if self._quota is not None:
@@ -265,16 +270,44 @@ class TorchExecutor:
         return 1.0 if self._share is None else self._share.share
 
 
-DEFAULT_BACKEND = TorchExecutor.backend
-BACKENDS: dict[str, Callable[..., Executor]] = {DEFAULT_BACKEND: TorchExecutor}
-"""Made with a network, a device and a CpuShare or None, and `is_behind` by name."""
+def _torch(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+    from edgecloud.engine.torch_executor import TorchExecutor
+
+    return TorchExecutor(_in_torch(network), device, share, is_behind=is_behind)
+
+
+def _in_torch(network: Network) -> Network:
+    """The network itself, or the one that a bundle was made of."""
+    from edgecloud.models.bundle_network import BundleNetwork, in_torch
+
+    return in_torch(network) if isinstance(network, BundleNetwork) else network
+
+
+def _onnxruntime(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+    from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
+
+    return OnnxRuntimeExecutor(network, device, share, is_behind=is_behind)
+
+
+AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
+BACKENDS: dict[str, Callable[..., Executor]] = {TORCH: _torch, ONNXRUNTIME: _onnxruntime}
+"""Made with a network, the name of a device and a CpuShare or None, and `is_behind` by name; imported by who asks."""
+
+
+def candidates(network: Network, device: str) -> tuple[str, ...]:
+    """The back-ends that can run a network on a device, the one first that is taken if nothing is known of them."""
+    from edgecloud.models.bundle_network import BundleNetwork, is_in_torch
+
+    if not isinstance(network, BundleNetwork) or device != CPU:
+        return (TORCH,)
+    return (ONNXRUNTIME, TORCH) if is_in_torch(network) else (ONNXRUNTIME,)
 
 
 def make_executor(
     network: Network,
-    device: torch.device,
+    device: str,
     share: CpuShare | None = None,
-    backend: str = DEFAULT_BACKEND,
+    backend: str = AUTO,
     *,
     is_behind: bool = False,
 ) -> Executor:
@@ -282,4 +315,8 @@ def make_executor(
 
     With `is_behind` it measures with patience, in a process that others take the processor away from.
     """
+    if backend == AUTO:
+        backend = candidates(network, device)[0]
+    if backend not in BACKENDS:
+        raise UsageError(f"backend is one of {', '.join((AUTO, *BACKENDS))}, not {backend!r}")
     return BACKENDS[backend](network, device, share, is_behind=is_behind)

@@ -3,18 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 
-import torch
-
-from edgecloud.engine.executor import Network
+from edgecloud.models.network import Network
 from edgecloud.net.codec import STANDARD
 from edgecloud.net.messages import Hello
 
 
 def hello_of(network: Network, token: str = "", codecs: Sequence[str] = tuple(STANDARD)) -> Hello:
     """Name the network with the digests of its weights and its graph, and with what tells where others differ."""
-    loaded, traced = network.loaded, network.traced
-    graph = traced.graph.digest
-    if traced.numbers:  # what the file of a network of one's own has made part of the graph
-        graph = "sha256:" + hashlib.sha256(f"{graph} {traced.numbers}".encode()).hexdigest()
-    about = (str(torch.__version__), loaded.code, loaded.marks)
-    return Hello(traced.graph.name, loaded.digest, graph, list(codecs), token, *about)
+    weights, graph = network.weights, network.graph.digest
+    if network.numbers:  # what the file of a network of one's own has made part of the graph
+        graph = "sha256:" + hashlib.sha256(f"{graph} {network.numbers}".encode()).hexdigest()
+    about = (network.made_with, weights.code, weights.marks)
+    return Hello(network.graph.name, weights.digest, graph, list(codecs), token, *about)

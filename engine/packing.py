@@ -10,22 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
-import torch
-from torch import fx
 
 from edgecloud.engine import calibration
 from edgecloud.engine.calibration import Calibration
-from edgecloud.engine.executor import Executor, Network
+from edgecloud.engine.executor import Executor
 from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
 from edgecloud.engine.packing_store import lossless, path_of, read, write
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import PICTURE
-from edgecloud.models.split import device_of
-from edgecloud.models.trace import Traced
+from edgecloud.models.network import Network
 from edgecloud.net import codec
 from edgecloud.net.codec import CODECS, OPTIONAL, Encoded
 from edgecloud.net.tensors import RAW, Array
@@ -104,7 +100,7 @@ def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Pa
     """
     kept = calibration.find(folder, network) if name == AUTO and budget else None
     if budget and name == AUTO and kept is None:
-        model = network.traced.graph.name
+        model = network.graph.name
         remedy = (
             f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only image networks can be calibrated"
         )
@@ -123,21 +119,21 @@ def packing_of(
 
     Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
     """
-    graph = network.traced.graph
+    graph = network.graph
     needed = {
         (n, name)
         for n in range(len(graph.layers))
         for name in (*policy.lossless(n), *policy.lossy(graph, n))
         if name != RAW
     }
-    arrays = [np.asarray(network.example.tensor)] if inputs is None else inputs
+    arrays = [network.example.array] if inputs is None else inputs
     of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
     inner = {(n, name) for n, name in needed if n != INPUT}
-    path = path_of(folder, graph.name, graph.digest, network.loaded.digest)
+    path = path_of(folder, graph.name, graph.digest, network.weights.digest)
     kept = read(path)
     packing, tried = kept.packing, kept.tried
     if not inner <= tried:
-        packing = packing.joined(measure(network.traced, network.example.tensor, inner, progress))
+        packing = packing.joined(measure(network, network.example.array, inner, progress))
         tried |= inner
     now = kept.with_input(of_input, {(n, name) for n, name in needed if n == INPUT})
     if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
@@ -159,13 +155,21 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
 
 
 def measure(
-    traced: Traced, x: torch.Tensor, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
+    network: Network, x: Array, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
 ) -> CodecCosts:
     """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
-    watch = _Watch(traced, needed, progress)
-    with torch.inference_mode():
-        watch.run(x.to(device_of(traced.module)))
-    return watch.tries.packing()
+    tries, layers = _Tries(), len(network.graph.layers)
+    codecs: dict[int, list[str]] = {}
+    for number, name in needed:
+        codecs.setdefault(number, []).append(name)
+
+    def take(number: int, output: Array) -> None:
+        for name in codecs.get(number, ()):
+            tries.measure(number, name, output)
+        progress(number / layers)
+
+    network.each_output(x, take)
+    return tries.packing()
 
 
 class _Tries:
@@ -196,30 +200,6 @@ class _Tries:
         """All of it, with seconds for each byte."""
         rates = {name: (encode_s / size, decode_s / size) for name, (encode_s, decode_s, size) in self._spent.items()}
         return CodecCosts(self._sizes, rates)
-
-
-class _Watch(fx.Interpreter):
-    """Runs a graph and packs the output of each layer before anything else can change it."""
-
-    def __init__(self, traced: Traced, needed: Iterable[tuple[int, str]], progress: Progress) -> None:
-        super().__init__(traced.module)
-        self._numbers = {group[-1]: number for number, group in enumerate(traced.nodes)}
-        self._codecs: dict[int, list[str]] = {}
-        for number, name in needed:
-            self._codecs.setdefault(number, []).append(name)
-        self._progress = progress
-        self.tries = _Tries()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """The node's value, once its size under every codec is known."""
-        value = super().run_node(n)
-        number = self._numbers.get(n)
-        if number is not None and isinstance(value, torch.Tensor):
-            array = np.asarray(value.cpu(), order="C")
-            for name in self._codecs.get(number, ()):
-                self.tries.measure(number, name, array)
-            self._progress(number / len(self._numbers))
-        return value
 
 
 def pack(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import Executor
+from edgecloud.engine.executor import TORCH, Executor
 from edgecloud.models.graph import INPUT
-from edgecloud.models.specs import describe
-from edgecloud.models.trace import Traced
+from edgecloud.models.network import Network
 from edgecloud.predictor import correct
 from edgecloud.predictor.features import Described, in_context
 from edgecloud.predictor.profile import Progress
@@ -82,6 +81,8 @@ class Times:
         """Where nothing was measured yet, and there are predictors that serve; else why not."""
         if executor.kept_profile(self.cache_dir, tails=tails) is not None:
             return ""
+        if executor.machine.backend != TORCH:
+            return f"{executor.machine.backend} joins layers, so heads and tails are measured"
         path, threads = self._path(executor), executor.machine.threads
         if not path.is_file():
             return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
@@ -193,12 +194,12 @@ class Found:
 
 def layers_of(executor: Executor) -> tuple[Described, ...]:
     """The layers of an executor's network as predictors see them. Raises UnknownLayerError."""
-    return described(executor.traced)
+    return described(executor.network)
 
 
-def described(traced: Traced) -> tuple[Described, ...]:
+def described(network: Network) -> tuple[Described, ...]:
     """The same of a network that nothing runs yet."""
-    return in_context(describe(traced), [layer.inputs for layer in traced.graph.layers[1:]])
+    return in_context(network.specs(), [layer.inputs for layer in network.graph.layers[1:]])
 
 
 def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:

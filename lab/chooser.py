@@ -73,14 +73,11 @@ class Chooser:
     def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
         """The layers of a network: as a graph, and as regressions see them."""
         if model not in self._layers:
-            from edgecloud.engine.executor import prepare
             from edgecloud.engine.times import described
-            from edgecloud.models import inputs, registry, weights
+            from edgecloud.models import registry
 
-            entry = registry.resolve_trusted(model)
-            loaded = weights.load(entry, self.sources.weights)
-            network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-            self._layers[model] = network.traced.graph, described(network.traced)
+            network = registry.resolve_trusted(model).network(self.sources.weights)
+            self._layers[model] = network.graph, described(network)
         return self._layers[model]
 
     def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> "Sides":

@@ -207,6 +207,9 @@ def _needed() -> str:
 
 
 def _torch(_: argparse.Namespace) -> Finding:
+    if version_of("torch") is None and version_of("onnxruntime") is not None:
+        text = f"not installed; ONNX Runtime {version_of('onnxruntime')} runs bundles, made by deployment.py export"
+        return Finding("torch", WARNING, text, f"-t FILE.bundle, or pip install {_needed()} for other networks", "both")
     if version_of("torch") is None:
         return Finding("torch", MISSING, "not installed", f"pip install {_needed()}", "both")
     try:

@@ -18,7 +18,7 @@ from edgecloud.net.security import check_binding
 from edgecloud.net.tls import server_context
 from edgecloud.server import cloud as server
 from edgecloud.server.cloud_config import CloudConfig
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 
 DRAIN_S = 5.0
 """How long requests in hand may take when it is closed."""
@@ -30,8 +30,8 @@ class Cloud:
     `networks` are what `load` takes: names, files, `(module, example_input)`, or networks that are loaded; only these
     are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
     `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
-    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`
-    and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
+    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`,
+    `backend` and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
 
     It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.
 
@@ -56,6 +56,7 @@ class Cloud:
         token: str | None = None,
         device: str = DeviceConfig.name,
         threads: int | None = None,
+        backend: str = defaults.Device.BACKEND,
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
         allow_jpeg: bool = False,
@@ -73,7 +74,7 @@ class Cloud:
             config = CloudConfig(
                 host=host,
                 port=port,
-                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir)),
+                device=DeviceConfig(name=device, threads=threads, backend=backend, cache_dir=cache_of(cache_dir)),
                 token=secret,
                 tls=tls,
                 limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),

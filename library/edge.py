@@ -16,6 +16,7 @@ from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
 from edgecloud.client.power import PowerChoice
+from edgecloud.engine.executor import AUTO, BACKENDS
 from edgecloud.engine.packing import check_codec
 from edgecloud.engine.times import POLICIES
 from edgecloud.library.network import Loadable, Network, load
@@ -24,7 +25,7 @@ from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.tensors import Tensors, as_given, as_input
 from edgecloud.library.wording import worded, wording, words
 from edgecloud.net.tls import client_tls
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import EdgeCloudError, UsageError
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
@@ -73,7 +74,8 @@ class Edge:
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
-    PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `emulate_cpu`
+    PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
+    `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
     emulates a device that has this share of one core, `emulate_link` a link written UP[,RTT[,DOWN]], such as
     `"5mbit,20ms"` (docs/emulation.md). `record` writes a trace of the link to a new file. `power` and
     `radio` are what energy is modelled with.
@@ -112,6 +114,7 @@ class Edge:
         window: int = WINDOW,
         device: str = DeviceConfig.name,
         threads: int | None = None,
+        backend: str = defaults.Device.BACKEND,
         emulate_cpu: float | None = None,
         emulate_link: str | None = None,
         times: str = DeviceConfig.times,
@@ -129,7 +132,7 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, times=times, window=window)
+        _check_choices(fallback=fallback, times=times, window=window, backend=backend)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -144,7 +147,9 @@ class Edge:
                 power=power,
                 radio=radio,
                 cpu_share=emulate_cpu,
-                device=DeviceConfig(name=device, threads=threads, cache_dir=cache_of(cache_dir), times=times),
+                device=DeviceConfig(
+                    name=device, threads=threads, backend=backend, cache_dir=cache_of(cache_dir), times=times
+                ),
                 cloud=CloudConfig(
                     host=place.host,
                     port=place.port or 0,
@@ -315,8 +320,13 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, times: str, window: int) -> None:
-    for name, choice, choices in (("fallback", fallback, get_args(Mode)), ("times", times, POLICIES)):
+def _check_choices(*, fallback: str, times: str, window: int, backend: str) -> None:
+    given = (
+        ("fallback", fallback, get_args(Mode)),
+        ("times", times, POLICIES),
+        ("backend", backend, (AUTO, *BACKENDS)),
+    )
+    for name, choice, choices in given:
         if choice not in choices:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {choice!r}")
     if not isinstance(window, int) or window < 1:

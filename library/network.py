@@ -1,19 +1,19 @@
 """Networks as the library hands them about: `load`, and the `Network` that it returns."""
 
-import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from edgecloud.engine import answers, executor
-from edgecloud.library.tensors import Array, Arrays, Tensors, as_given, as_input
-from edgecloud.models import building, inputs, registry, weights
+from edgecloud.library.tensors import Array, Tensors, as_given, as_input
+from edgecloud.models import bundle, inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
-from edgecloud.models.weights import DEFAULT
+from edgecloud.models.network import DEFAULT
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import find_device
+from edgecloud.utils.extras import require_torch
+from edgecloud.utils.inference_utils import CPU, check_device
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,7 @@ Loadable: TypeAlias = "str | Path | tuple[nn.Module, Any] | Network"
 """A name, a file, a module with an example of its input, or a network that is loaded."""
 
 _LATER = {
-    ".onnx": "ONNX files are not read yet: give (module, example_input), or FILE.py (docs/networks.md)",
-    ".bundle": "bundles are not read yet: give a name, FILE.py or (module, example_input)",
+    ".onnx": "ONNX files are not read yet: give a FILE.bundle (docs/bundle.md), FILE.py or (module, example_input)",
 }
 _CAPTURING = threading.Lock()
 """To capture a graph changes torch's own classes while it lasts."""
@@ -49,7 +48,7 @@ class Network:
     """
 
     _entry: registry.Entry = field(repr=False)
-    _network: executor.Network = field(repr=False)
+    _network: network.Network = field(repr=False)
     name: str
     """What both sides call it."""
     is_module: bool = False
@@ -68,7 +67,7 @@ class Network:
     @property
     def graph(self) -> LayerGraph:
         """The layers, the input first, and how they are joined."""
-        return self._network.traced.graph
+        return self._network.graph
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -78,25 +77,25 @@ class Network:
     @property
     def is_trained(self) -> bool:
         """Whether its weights were learnt; False for those that are drawn from a seed."""
-        return self._network.loaded.trained
+        return self._network.weights.trained
 
     @property
     def sample(self) -> Array:
         """An input to try it with, shape `input_shape`: a new array each time."""
-        return self._network.example.tensor.numpy().copy()
+        return self._network.example.array.copy()
 
     @property
-    def made(self) -> executor.Network:
+    def made(self) -> network.Network:
         """What the packages below take: the module, its graph, and an input."""
         return self._network
 
-    def made_for(self, device: str) -> executor.Network:
+    def made_for(self, device: str) -> network.Network:
         """The network for an executor on a device. Not on the processor it is a copy, since it is moved there."""
-        if find_device(device).type == "cpu":
+        check_device(device)
+        if device == CPU:
             return self._network
-        loaded = replace(self._network.loaded, model=copy.deepcopy(self._network.loaded.model))
         with _CAPTURING:
-            return executor.prepare(loaded, self._network.example, self.name)
+            return self._network.copied()
 
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
@@ -126,7 +125,7 @@ class Network:
         else:
             kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
             sample = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
-        return sample.tensor.numpy()
+        return sample.array
 
     @overload
     def __call__(self, x: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
@@ -138,11 +137,7 @@ class Network:
         Raises UsageError for an input of another shape or dtype, or with NaN or infinity.
         """
         array = as_input(x, self.input_shape, self.name)
-        import torch
-
-        with torch.inference_mode():
-            outputs: Arrays = answers.whole_answer(self._network.loaded.model, torch.from_numpy(array))
-        return as_given(outputs, x)
+        return as_given(self._network.whole(array), x)
 
 
 def load(
@@ -192,15 +187,22 @@ def _named(what: str, source: str) -> Network:
     ending = Path(what).suffix.lower()
     if ending in _LATER:
         raise UsageError(f"{what}: {_LATER[ending]}")
-    with _CAPTURING, building.seeded():  # what is drawn meanwhile is not the caller's
+    with _CAPTURING, nullcontext() if bundle.is_bundle(what) else _seeded(what):
         entry = registry.resolve_trusted(what)
-        loaded = weights.load(entry, source)
-        example = inputs.sample(entry.sample, entry.preprocess)
-        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name)
+        return Network(entry, entry.network(source), entry.name)
+
+
+def _seeded(what: str) -> AbstractContextManager[object]:
+    """What is drawn meanwhile is not the caller's. Raises MissingTorchError where torch is not installed."""
+    require_torch(what)
+    from edgecloud.models import building
+
+    return building.seeded()
 
 
 def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
-    from edgecloud.models import given_module
+    from edgecloud.models import building, given_module
+    from edgecloud.models.torch_network import prepare
 
     if len(what) != 2:
         raise UsageError(f"a network of your own is (module, example_input): two things, not {len(what)}")
@@ -209,7 +211,7 @@ def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
     with _CAPTURING, building.seeded():
         entry, loaded = given_module.read(what[0], what[1], name)
         example = inputs.sample(entry.sample, entry.preprocess)
-        return Network(entry, executor.prepare(loaded, example, entry.name), entry.name, is_module=True)
+        return Network(entry, prepare(loaded, example, entry.name), entry.name, is_module=True)
 
 
 def all_loaded(networks: Sequence[Loadable]) -> list[Network]:

@@ -22,6 +22,7 @@ def profile(
     tails: bool = True,
     is_fresh: bool = False,
     cache_dir: str | Path | None = None,
+    backend: str = "auto",
     progress: Progress = lambda _: None,
 ) -> Profile:
     """Measure the seconds of every layer of a network on a device, in place, or take them from the cache.
@@ -29,7 +30,8 @@ def profile(
     `net` is what `load` takes. `device` is `cpu`, `cuda`, `cuda:1` or `mps`; `threads` compute one layer (None: all
     cores), and only as long as this lasts. With `tails` it is also measured what a cloud takes to begin in the middle,
     which a plan wants of `cloud_times`. What was measured before on this machine is taken again unless `is_fresh`.
-    `cache_dir` is the cache of all programs unless it is given. `progress` is told the share that is done, 0 to 1.
+    `cache_dir` is the cache of all programs unless it is given. `backend` is `torch`, `onnxruntime`, which runs
+    bundles, or `auto`. `progress` is told the share that is done, 0 to 1.
 
     It takes seconds, and its figures are those of a machine that does nothing else. One at a time: torch has one number
     of threads for a whole process.
@@ -43,22 +45,25 @@ def profile(
     """
     from edgecloud.library.network import load
     from edgecloud.tools.measure import measured
-    from edgecloud.utils.inference_utils import find_device
+    from edgecloud.utils.inference_utils import check_device
 
     folder = cache_of(cache_dir)
-    find_device(device)  # before what takes longer
+    check_device(device)  # before what takes longer
     made = load(net).made_for(device)
     with threads_kept():
-        return measured(made, device, threads, folder, progress, tails=tails, is_fresh=is_fresh)
+        return measured(made, device, threads, folder, progress, tails=tails, is_fresh=is_fresh, backend=backend)
 
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """The number of torch's threads is afterwards what it was before."""
-    import torch
+    """The number of threads is afterwards what it was before."""
+    from edgecloud.utils.extras import TORCH, is_there
+    from edgecloud.utils.inference_utils import set_threads, tell_torch, threads_in_force
 
-    before = torch.get_num_threads()
+    if is_there(*TORCH):
+        tell_torch()  # it has a number of its own, which is taken note of before
+    before = threads_in_force()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)

@@ -23,6 +23,8 @@ RATE = 16_000
 FRAME, STEP, FFT = 400, 160, 512  # samples
 BANDS, LOWEST_HZ = 40, 20.0
 CONTEXT = 5
+WIDTH = BANDS * (2 * CONTEXT + 1)
+"""Numbers of one frame with its neighbours."""
 FRAMES = 100
 """In one inference: the first second of what is given. Shorter recordings are padded with their last frame."""
 NEEDED = (FRAMES - 1) * STEP + FRAME

@@ -8,8 +8,8 @@ shape, is taken.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 _UNUSED = "num_batches_tracked"
 """A counter of training, which old files lack: it changes no answer in eval mode."""
 Tensors = dict[str, torch.Tensor]
+Rename = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,18 @@ class Filled:
     """Of the tensors."""
 
 
-def fill(model: nn.Module, path: Path, name: str) -> Filled:
+def fill(model: nn.Module, path: Path, name: str, own_name: Rename | None = None) -> Filled:
     """Load the weights of a file into a network, called `name` in messages, unsaved buffers too.
 
-    Raises UsageError for a file that cannot be read, and MismatchError for one that belongs to another network.
+    `own_name` says what a tensor of published weights is called in this network. Raises UsageError for a file that
+    cannot be read, and MismatchError for one that belongs to another network.
     """
     state: dict[str, Any] = dict(model.state_dict())
     if odd := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise UsageError(f"{name} has state that is not a tensor ({odd[0][:60]}): set it in build(), not in a file")
     checkpoint = _read(path)
+    if own_name is not None:
+        checkpoint = replace(checkpoint, content=_renamed(checkpoint.content, own_name, 0))
     unsaved = _unsaved(model, state, checkpoint)
     expected: Tensors = state | unsaved
     fit, others = _choose(checkpoint, expected, path, name)
@@ -82,6 +86,12 @@ def _unsaved(model: nn.Module, state: dict[str, Any], checkpoint: Checkpoint) ->
         for key, buffer in model.named_buffers()
         if key not in state and any(name == key or name.endswith(f".{key}") for name in there)
     }
+
+
+def _renamed(content: Any, own_name: Rename, depth: int) -> Any:
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
+        return content
+    return {own_name(str(key)): _renamed(value, own_name, depth + 1) for key, value in content.items()}
 
 
 # --- reading

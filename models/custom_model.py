@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgecloud.utils.commands import ROOT
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import require_torch
 from edgecloud.utils.files import require_file
 from edgecloud.utils.names import is_checkout
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgecloud.models.fingerprint import Held
@@ -117,6 +120,11 @@ class Own:
             raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
         return tensor
 
+    def array(self, picture: Any) -> "NDArray[np.float32]":
+        """The same as numpy sees it."""
+        array: NDArray[np.float32] = self.tensor(picture).numpy()
+        return array
+
 
 def load(place: Where) -> Own:
     """Run a file, build its network to see what it makes, and look at what it says.
@@ -126,6 +134,7 @@ def load(place: Where) -> Own:
     require_file(place.path)
     if place.path.stat().st_size > MAX_FILE_BYTES:
         raise UsageError(f"{place.path} is larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a model file")
+    require_torch(place.name)
     code = place.path.read_bytes()
     module = _run(place)
     function = getattr(module, place.function, None)

@@ -44,16 +44,15 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
         name=called,
         build=lambda: _copied(module, called),
         input_shape=tuple(x.shape[1:]),
-        preprocess=lambda _: x,
+        preprocess=lambda _: x.numpy(),
         labels=(),
         parameter_bytes=sum(each.bytes for each in held),
         sample="example",
         takes=inputs.TENSOR,
         code=CODE,
     )
-    return entry, Loaded(
-        model, fingerprint.digest, ORIGIN, trained=True, code=CODE, names=fingerprint.names, marks=fingerprint.marks
-    )
+    about = (CODE, fingerprint.names, fingerprint.marks)
+    return entry, Loaded(fingerprint.digest, ORIGIN, True, *about, model=model)
 
 
 def _name(module: Any, name: str | None) -> str:

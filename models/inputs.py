@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -16,8 +15,12 @@ from edgecloud.models import arrays, audio, pictures, text
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
 
-Preprocess = Callable[[Any], torch.Tensor]
-"""From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 tensor."""
+if TYPE_CHECKING:
+    import torch
+
+Numbers = NDArray[np.float32]
+Preprocess = Callable[[Any], Numbers]
+"""From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 array."""
 PICTURES = pictures.SUFFIXES
 LARGEST_PIXEL = 10.0
 """What no preprocessing of the registry's networks makes of a pixel; plain ones go up to 255."""
@@ -25,34 +28,42 @@ LARGEST_PIXEL = 10.0
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor for a network, shape (1, *input_shape), and where it came from."""
+    """What a network is run on, shape (1, *input_shape), float32, and where it came from."""
 
-    tensor: torch.Tensor
+    array: Numbers
     source: str
     rows: tuple[str, ...] = ()
     """What the rows of the answer stand for, where it has several: the words of a sentence, the moments of a sound."""
 
+    @property
+    def tensor(self) -> "torch.Tensor":
+        """The same memory as torch sees it."""
+        import torch
 
-def rgb_tensor(side: int, picture: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(self.array)
+
+
+def rgb_array(side: int, picture: Image.Image) -> Numbers:
     """The middle square of an image as (1, 3, side, side) float32, 0 to 1."""
     square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
-    pixels = np.asarray(square, dtype=np.float32) / 255
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    pixels = np.asarray(square, dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
 
 
-def speech_tensor(sound: audio.Waveform) -> torch.Tensor:
+def speech_array(sound: audio.Waveform) -> Numbers:
     """A recording as spliced log-mel frames, (1, 100, 440)."""
-    return torch.from_numpy(audio.features(sound))
+    return audio.features(sound)
 
 
-def words_tensor(task: text.Task, sentence: str) -> torch.Tensor:
+def words_array(task: text.Task, sentence: str) -> Numbers:
     """A sentence as windows of word vectors, (1, 28, text.width_of(task)). Raises UsageError as `words_of` does."""
-    return torch.from_numpy(text.windows(task, sentence))
+    return text.windows(task, sentence)
 
 
-def digit_tensor(picture: Image.Image) -> torch.Tensor:
+def digit_array(picture: Image.Image) -> Numbers:
     """A picture of one digit as (1, 1, 28, 28), white ink on black, 0 to 1, whatever its ink and paper were."""
-    return torch.from_numpy(np.asarray(pictures.digit(picture), dtype=np.float32) / 255)[None, None]
+    ink: Numbers = np.asarray(pictures.digit(picture), dtype=np.float32) / np.float32(255)
+    return ink[None, None]
 
 
 def from_image(path: Path, preprocess: Preprocess, source: str | None = None) -> Input:
@@ -91,16 +102,16 @@ def from_array(path: Path, source: InputSources) -> Input:
     if array.shape not in (source.shape, (1, *source.shape)):
         raise UsageError(f"{path}: shape {array.shape} does not match the network's input {(1, *source.shape)}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
-        tensor = torch.from_numpy(np.array(array, dtype=np.float32)).reshape(1, *source.shape)
-    if not torch.isfinite(tensor).all():
+        numbers = np.array(array, dtype=np.float32, order="C").reshape(1, *source.shape)
+    if not np.isfinite(numbers).all():
         raise UsageError(f"{path}: contains NaN or infinity")
-    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    largest = float(np.abs(numbers).max(initial=0.0))
     if takes_pictures and not source.is_own and largest > LARGEST_PIXEL:
         raise UsageError(
             f"{path}: holds numbers up to {largest:.4g}, and {source.name} takes normalized pixels from 0 to 1: "
             "divide them by 255, or save them as uint8, which is read as --image is"
         )
-    return Input(tensor, f"array:{path}")
+    return Input(numbers, f"array:{path}")
 
 
 def _from_whole_numbers(path: Path, array: NDArray[Any], source: InputSources) -> Input:

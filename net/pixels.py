@@ -24,6 +24,7 @@ NORMALISATIONS = (
     ((0.0,), (1.0,)),
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision's, of ImageNet
     ((0.5,), (0.5,)),
+    ((127 / 255,), (128 / 255,)),  # EfficientNet-Lite's
 )
 """Mean and standard deviation of the channels, one for all or one for each."""
 LEVELS = 256

@@ -20,14 +20,15 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_array, vstack
 
 from edgecloud.partition.throughput import Stages
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", float, Floats)
@@ -260,6 +261,8 @@ def _leaving(kinds: Sequence[_Kind], sharing: Sharing) -> tuple[float, list[Floa
     the last but one because every other job adds its head before a job or its tail after it (McMahon & Burton, 1967).
     The bound is that of weak duality: any multipliers give one, so no tolerance of the solver can make it false.
     """
+    from scipy.optimize import linprog  # for those who need it, as below
+
     seconds = np.vstack([kind.seconds for kind in kinds])
     owner = np.repeat(np.arange(len(kinds)), [len(kind.seconds) for kind in kinds])
     counts = np.array([len(kind.jobs) for kind in kinds], dtype=float)
@@ -282,11 +285,13 @@ def _leaving(kinds: Sequence[_Kind], sharing: Sharing) -> tuple[float, list[Floa
 
 def _program(
     seconds: Floats, owner: Ints, counts: Floats, leaves: Ints, sharing: Sharing
-) -> tuple[csr_array, csr_array]:
+) -> "tuple[csr_array, csr_array]":
     """Left sides of `_leaving`: inequalities, which are at most 0, those with T first, and equations.
 
     The columns are x, f, w and T.
     """
+    from scipy.sparse import csr_array, vstack
+
     edge_s, link_s, cloud_s, delay_s = seconds.T
     options, width = np.arange(len(seconds)), len(seconds) + 2 * len(leaves) + 1
     ends = np.arange(len(seconds), width - 1)

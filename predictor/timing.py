@@ -144,8 +144,3 @@ def _start_layers(graph: LayerGraph, pass_s: float) -> list[int]:
     affordable = int(STARTS_ENOUGH_S / (START_PASSES * pass_s / 2))  # a tail is half a pass on average
     count = min(len(inner), max(MIN_STARTS, min(MAX_STARTS, affordable)))
     return [inner[round(step * (len(inner) - 1) / max(1, count - 1))] for step in range(count)]
-
-
-def work_clock() -> float:
-    """Seconds of work of this thread: what a slower device would take longer for. Waiting does not count."""
-    return time.thread_time()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecloud.engine.executor import Network, Ran
+from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Job, Worker
-from edgecloud.models import registry, vision, weights
+from edgecloud.models import registry, vision
+from edgecloud.models.network import Network
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
@@ -29,7 +30,8 @@ from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.environment import SECRET
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError, UsageError
-from edgecloud.utils.inference_utils import device_name, find_device, set_threads
+from edgecloud.utils.extras import TORCH, is_there
+from edgecloud.utils.inference_utils import check_device, set_threads
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class Cloud:
         held: Sequence[tuple[registry.Entry, Network]] = (),
     ) -> None:
         """With `held`, networks that are loaded already, it serves those alone."""
-        if not held:
+        if not held and is_there(*TORCH):
             vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
@@ -90,11 +92,11 @@ class Cloud:
         config = replace(config, weights=named, models=(*(models or self._held or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
-        self._device = find_device(config.device.name)
+        check_device(config.device.name)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
         has_loader = not held
-        self._networks = Networks(config, self._device, self._worker, self._meter, has_loader=has_loader)
+        self._networks = Networks(config, self._worker, self._meter, has_loader=has_loader)
         set_threads(config.device.threads)  # from here on torch has some, and no process is split off any more
         for entry, network in held:
             self._networks.hold(entry, network)
@@ -122,6 +124,8 @@ class Cloud:
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        from edgecloud.models import weights
+
         for name, source in self._config.weights.items():
             if name:
                 weights.load(registry.lookup(name), source)
@@ -183,11 +187,12 @@ class Cloud:
             seconds=list(times.seconds),
             start_s=list(times.start_s),
             queue_s=self._worker.queue_s,
-            device=f"{self._device} {device_name(self._device)}",
+            device=served.executor.machine.device,
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
             times=times.source,
             load=self._meter.load,
+            backend=served.executor.machine.backend,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         self._visits.greeted(peer.name, served.hello.model)

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgecloud.models import weights
-from edgecloud.models.registry import Entry
+from edgecloud.models import network
+from edgecloud.models.network import DEFAULT, IMAGENET
+from edgecloud.models.registry import Entry, file_of
 from edgecloud.net.messages import Hello
 from edgecloud.utils.files import write_atomically
 
@@ -45,7 +46,7 @@ class KnownDigests:
 
         It never is of a network of one's own, whose file may read others that no key knows of.
         """
-        if entry.code:
+        if entry.code or entry.bundle:
             return None
         key = _key(entry, source)
         if key not in self._by_key and (digests := self._read(entry.name, key)) is not None:
@@ -55,7 +56,7 @@ class KnownDigests:
     def keep(self, entry: Entry, source: str, digests: Known) -> None:
         """Remember it. A folder that cannot be written costs the next cloud a load, not this one."""
         key = _key(entry, source)
-        if entry.code or self._by_key.get(key) == digests:
+        if entry.code or entry.bundle or self._by_key.get(key) == digests:
             return
         self._by_key[key] = digests
         path = self._path(entry.name, key)
@@ -84,12 +85,13 @@ class KnownDigests:
 
 def _key(entry: Entry, source: str) -> str:
     """All that the digests depend on."""
-    return json.dumps([entry.name, entry.code, _file(source), _versions(), _our_files()])
+    packaged = None if entry.packaged is None else str(file_of(entry.packaged))
+    return json.dumps([entry.name, entry.code, packaged, _file(source), _versions(), _our_files()])
 
 
 def _file(source: str) -> list[Any]:
     """Where weights come from, and of a file when it was written and how long it is."""
-    if source in (weights.DEFAULT, weights.IMAGENET):
+    if source in (DEFAULT, IMAGENET):
         return [source]
     try:
         status = Path(source).stat()
@@ -107,7 +109,7 @@ def _versions() -> list[str]:
 def _our_files() -> str:
     """Of the code that builds networks, and the weights that lie beside it."""
     sha = hashlib.sha256()
-    folder = Path(weights.__file__).parent
+    folder = Path(network.__file__).parent
     for path in sorted(path for kind in ("*.py", "*.safetensors") for path in folder.rglob(kind)):
         sha.update(str(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()

@@ -12,18 +12,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from edgecloud.engine.answers import is_close
-from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Network, Ran, make_executor, prepare
+from edgecloud.engine.backend_choice import choose
+from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.times import Found, Times
 from edgecloud.engine.worker import BusyError, Worker
-from edgecloud.models import inputs, parcel, registry, weights
+from edgecloud.models import inputs, registry
 from edgecloud.models.graph import LayerGraph
-from edgecloud.models.split import Segment
-from edgecloud.models.weights import Loaded
+from edgecloud.models.network import DEFAULT, Network
 from edgecloud.net.codec import STANDARD
 from edgecloud.net.messages import Hello
 from edgecloud.net.tensors import Array
@@ -36,7 +35,8 @@ from edgecloud.server.requests import check_same
 from edgecloud.server.session import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import MismatchError, UsageError
-from edgecloud.utils.inference_utils import keep_freed_memory
+from edgecloud.utils.extras import TORCH, is_there
+from edgecloud.utils.inference_utils import CPU, keep_freed_memory, set_threads, tell_torch, threads_in_force
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Served:
     def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         """Where the time was predicted, the prediction learns from the real one."""
         segment = self.executor.load(layers)
-        is_first = segment.module.runs == 0  # memory is fetched and kernels are chosen: that is no load
+        is_first = segment.runs == 0  # memory is fetched and kernels are chosen: that is no load
         ran = self._executed(segment, arrays)
         if self.timing.teacher is not None:
             self.timing.teacher.learn(layers, ran.seconds)
@@ -115,7 +115,7 @@ class Served:
             return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
         fits = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
-        fits = fits and not layers & self.executor.traced.bound  # a number would be of all of them
+        fits = fits and not layers & self.executor.network.bound  # a number would be of all of them
         if fits:
             try:
                 batch = self._run_batch(layers, requests)
@@ -153,7 +153,6 @@ class Networks:
     def __init__(
         self,
         config: CloudConfig,
-        device: torch.device,
         worker: Worker,
         meter: LoadMeter,
         *,
@@ -162,7 +161,6 @@ class Networks:
         """With a loader a process is split off now, before torch has threads, and loads whatever is asked for."""
         self._config = config
         self._meter = meter
-        self._device = device
         self._worker = worker
         folder = config.device.cache_dir
         self._times = Times.of(config.device, "cloud")
@@ -172,7 +170,9 @@ class Networks:
         self._lock = threading.Lock()
         self._networks: OrderedDict[str, Served] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
-        has_loader = has_loader and device.type == "cpu" and loader.is_possible()
+        has_loader = has_loader and config.device.name == CPU and loader.is_possible() and is_there(*TORCH)
+        if has_loader:
+            tell_torch()  # imported now, so that each process that loads finds it there
         self._loader = Loader(self._load_there) if has_loader else None
         self._served_at = float("-inf")
 
@@ -183,7 +183,7 @@ class Networks:
 
     def hold(self, entry: registry.Entry, network: Network) -> None:
         """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
-        executor = make_executor(network, self._device)
+        executor = self._executor(network)
         timing = self._times.find(executor, lambda _: None, tails=True)
         with self._lock:
             self._networks[entry.name] = self._served(entry, executor, timing, network)
@@ -270,7 +270,7 @@ class Networks:
 
     def _peak_bytes(self, entry: registry.Entry) -> int:
         """Parameters that are in memory at once while a network is loaded: what a file holds is there twice."""
-        is_drawn = self._weights_of(entry) == weights.DEFAULT and entry.shipped is None and not entry.code
+        is_drawn = self._weights_of(entry) == DEFAULT and entry.is_drawn
         return entry.parameter_bytes * (1 if is_drawn else 2)
 
     def _check_size(self, entry: registry.Entry) -> None:
@@ -291,7 +291,9 @@ class Networks:
 
     def _weights_of(self, entry: registry.Entry) -> str:
         sources = self._config.weights
-        return sources.get(entry.name, sources.get("", weights.DEFAULT))
+        if entry.bundle is not None:  # which holds its own
+            return sources.get(entry.name, DEFAULT)
+        return sources.get(entry.name, sources.get("", DEFAULT))
 
     def _load(self, entry: registry.Entry) -> Served:
         log.info("= loading %s", entry.name)
@@ -304,57 +306,82 @@ class Networks:
 
     def _load_behind(self, entry: registry.Entry) -> Served | None:
         """Let the process that loads do it; None where it cannot."""
-        if self._loader is None:
+        if self._loader is None or entry.bundle is not None:  # a bundle is read in a moment
             return None
+        from edgecloud.models import parcel
+        from edgecloud.models.torch_network import TorchNetwork
+        from edgecloud.models.weights import Loaded
+
         is_behind = time.monotonic() - self._served_at < RECENT_S
         try:
-            handed = self._loader.load(Wish(entry.name, torch.get_num_threads()), LOAD_S, is_behind=is_behind)
+            handed = self._loader.load(Wish(entry.name, threads_in_force()), LOAD_S, is_behind=is_behind)
             try:
-                traced, (loaded, example, times) = parcel.unpack(handed.packed, handed.parameters)
+                traced, (about, example, times) = parcel.unpack(handed.packed, handed.parameters)
             finally:
                 os.close(handed.parameters)
         except (CannotLoadThereError, parcel.CannotPackError) as error:
             log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
-        network = Network(Loaded(traced.module, *loaded), traced, example)
-        executor = make_executor(network, self._device)
+        network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
+        executor = self._executor(network)
         timing = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
         return self._served(entry, executor, timing, network)
 
     def _load_there(self, wish: Wish) -> tuple[bytes, int]:
         """What the other process does."""
+        from edgecloud.models import parcel, weights
+        from edgecloud.models.torch_network import prepare
+
         keep_freed_memory()
-        torch.set_num_threads(wish.threads)
+        set_threads(wish.threads)
         entry = registry.lookup(wish.name)
         loaded = weights.load(entry, self._weights_of(entry))
         shared = parcel.share(loaded.model)
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = make_executor(network, self._device, is_behind=True)
+        executor = make_executor(network, self._config.device.name, backend=self._config.device.backend, is_behind=True)
         timing = self._times.find(executor, lambda _: None, tails=True)
         times = timing.times if timing.teacher is None else None  # what learns has to be in the process that serves
-        about = (loaded.digest, loaded.origin, loaded.trained, loaded.code, loaded.names, loaded.marks)
         try:
-            return parcel.pack(network.traced, (about, network.example, times), shared), shared.descriptor
+            return parcel.pack(network.traced, (loaded.alone(), network.example, times), shared), shared.descriptor
         except parcel.CannotPackError as error:
             raise CannotLoadThereError(str(error)) from None
 
     def _load_here(self, entry: registry.Entry) -> Served:
         """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
         classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
-        loaded = weights.load(entry, self._weights_of(entry))
         example = inputs.sample(entry.sample, entry.preprocess)
+        if entry.bundle is not None:
+            read = entry.network(self._weights_of(entry), example)
+
+            def network_of() -> Network:
+                return read
+        else:
+            from edgecloud.models import weights
+            from edgecloud.models.torch_network import prepare
+
+            loaded = weights.load(entry, self._weights_of(entry))
+
+            def network_of() -> Network:
+                return prepare(loaded, example, entry.name)
 
         def make_ready() -> Served:
-            network = prepare(loaded, example, entry.name)
-            executor = make_executor(network, self._device)
+            network = network_of()
+            executor = self._executor(network)
             return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
 
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
 
+    def _executor(self, network: Network) -> Executor:
+        choice = choose(
+            network, self._config.device.name, None, self._config.device.backend, self._config.device.cache_dir
+        )
+        log.info("= %s is computed by %s: %s", network.graph.name, choice.backend, choice.why)
+        return make_executor(network, self._config.device.name, backend=choice.backend)
+
     def _served(self, entry: registry.Entry, executor: Executor, timing: Found, network: Network) -> Served:
-        loaded, graph = network.loaded, network.traced.graph
+        graph = network.graph
         hello = hello_of(network, codecs=[*STANDARD, *sorted(self._config.limits.more_codecs)])
-        about = (loaded.origin, loaded.names)
+        about = (network.weights.origin, network.weights.names)
         return Served(executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about)
 
 

@@ -7,15 +7,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from edgecloud.engine.answers import whole_answer
-from edgecloud.engine.executor import CpuShare, Executor, Network, make_executor, prepare
+from edgecloud.engine.backend_choice import choose
+from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import packing_of, wanted_of
 from edgecloud.engine.times import Found, Times
-from edgecloud.models import inputs, registry, weights
+from edgecloud.models import inputs, registry
 from edgecloud.models.inputs import Input
+from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.messages import Hello
 from edgecloud.net.tensors import Array
@@ -49,8 +49,8 @@ class Member:
 class Fleet:
     """Networks by their name in the registry, each built once."""
 
-    def __init__(self, device: torch.device, cpu_share: float | None, times: Times, source: str) -> None:
-        self._device, self._times, self._source = device, times, source
+    def __init__(self, device: str, cpu_share: float | None, times: Times, source: str, backend: str) -> None:
+        self._device, self._times, self._source, self._backend = device, times, source, backend
         self._share = None if cpu_share is None else CpuShare(cpu_share)
         self.members: dict[str, Member] = {}
         self._tensors: OrderedDict[tuple[str, str], Input] = OrderedDict()
@@ -59,15 +59,15 @@ class Fleet:
         """Build a network, and measure its layers or predict them."""
         if entry.name in self.members:
             return
-        example = inputs.sample(entry.sample, entry.preprocess)
-        network = prepare(weights.load(entry, self._source), example, entry.name)
-        executor = make_executor(network, self._device, self._share)
+        network = entry.network(self._source)
+        choice = choose(network, self._device, self._share, self._backend, self._times.cache_dir)
+        executor = make_executor(network, self._device, self._share, choice.backend)
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 
     def array(self, task: Task) -> Array:
         """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
-        return np.asarray(self._input(self.members[task.model].entry, task.input).tensor)
+        return self._input(self.members[task.model].entry, task.input).array
 
     def _input(self, entry: Entry, source: str) -> Input:
         key = (entry.name, source)
@@ -101,15 +101,15 @@ class Fleet:
         """
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
-        arrays = [np.asarray(self._input(member.entry, source).tensor) for source in islice(sources, INPUTS_TRIED)]
+        arrays = [self._input(member.entry, source).array for source in islice(sources, INPUTS_TRIED)]
         policy = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
         packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
-        return policy.allowed(member.network.traced.graph, packing, member.executor.share)
+        return policy.allowed(member.network.graph, packing, member.executor.share)
 
     def whole(self, task: Task) -> list[Array]:
         """What the whole network answers, run here in one piece."""
         member = self.members[task.model]
-        return whole_answer(member.network.loaded.model, self._input(member.entry, task.input).tensor)
+        return member.network.whole(self._input(member.entry, task.input).array)
 
 
 def read_input(entry: Entry, source: str) -> Input:
@@ -162,7 +162,7 @@ def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
     good, bad = [], []
     for path in files:
         try:
-            inputs.from_image(path, lambda picture: torch.zeros(picture.size and 1))
+            inputs.from_image(path, lambda picture: np.zeros(picture.size and 1, np.float32))
             good.append(str(path))
         except AppError as error:
             bad.append(str(error))

@@ -248,7 +248,7 @@ class Pipeline:
             self._fail(record, str(error))
             return
         member = self._fleet.members[task.model]
-        graph = member.network.traced.graph
+        graph = member.network.graph
         head = frozenset(range(choice.layer + 1))
         segment = member.executor.load(head)
         record.started_s = self.now_s

@@ -29,7 +29,7 @@ from edgecloud.tasks.tasks_config import TasksConfig
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.files import write_atomically
-from edgecloud.utils.inference_utils import available_cores, find_device, set_threads
+from edgecloud.utils.inference_utils import available_cores, check_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import printable
 
@@ -202,7 +202,7 @@ def _manager_of(prepared: _Prepared) -> ConnectionManager:
     settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
     hellos = [member.hello(config.cloud.token) for member in members.values()]
     return ConnectionManager(
-        settings, hellos, {name: len(member.network.traced.graph.layers) for name, member in members.items()}
+        settings, hellos, {name: len(member.network.graph.layers) for name, member in members.items()}
     )
 
 
@@ -286,10 +286,10 @@ def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
 
 def make_fleet(config: TasksConfig, tasks: Sequence[Task], progress: Show) -> Fleet:
     """Build every network that a task needs."""
-    device = find_device(config.device.name)
+    check_device(config.device.name)
     set_threads(1 if config.cpu_share is not None else config.device.threads)
     times = Times.of(config.device, "edge")
-    fleet = Fleet(device, config.cpu_share, times, config.weights)
+    fleet = Fleet(config.device.name, config.cpu_share, times, config.weights, config.device.backend)
     for model in dict.fromkeys(task.model for task in tasks):
         progress(f"loading {model}", 0.0)
         fleet.add(registry.lookup(model), lambda done, model=model: progress(f"measuring {model}", done))  # type: ignore[misc]
@@ -302,7 +302,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     for name, member in fleet.members.items():
         policy = (config.codec.name, config.codec.accuracy_budget)
         allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
-        profiles[name] = Profiled(member.network.traced.graph, member.timing.current.seconds, allowed)
+        profiles[name] = Profiled(member.network.graph, member.timing.current.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, profiles, is_serial=config.is_serial, sharing=sharing_of(config, fleet))
     return OpenQueue(tasks, profiles, config.rate_per_s)
@@ -312,8 +312,8 @@ def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     """What torch and the solver do only the first time is not the first task's fault."""
     planner.refresh(0.0, cloud.conditions())
     for member in fleet.members.values():
-        graph = member.network.traced.graph
-        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.tensor.numpy()])
+        graph = member.network.graph
+        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.array])
 
 
 class Checker:

@@ -25,8 +25,8 @@ from benchmarks.clouds import THREADS as THREADS
 from benchmarks.clouds import CloudProcess as CloudProcess  # for the tests
 from benchmarks.clouds import running_cloud as running_cloud
 from edgecloud import edge_api
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_S = 300.0
@@ -115,11 +115,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def network() -> Callable[[str], Network]:
+def network() -> Callable[[str], TorchNetwork]:
     """Networks by name, each built once."""
-    kept: dict[str, Network] = {}
+    kept: dict[str, TorchNetwork] = {}
 
-    def get(name: str) -> Network:
+    def get(name: str) -> TorchNetwork:
         entry = registry.lookup(name)
         if name not in kept:
             kept[name] = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)

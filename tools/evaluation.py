@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import make_executor, prepare
+from edgecloud.engine.executor import make_executor
 from edgecloud.engine.times import layers_of
-from edgecloud.models import inputs, registry, weights
+from edgecloud.models import registry
 from edgecloud.predictor import dataset, latency
 from edgecloud.predictor.dataset import Dataset, Machine
 from edgecloud.predictor.latency import Predictors, combine
@@ -117,7 +117,7 @@ def evaluate_networks(
 ) -> Evaluation:
     """Predict networks, then measure them, where the data set is of this machine."""
     machine = evaluation.dataset.machine
-    here, torch_device = this_machine(device, machine.threads if machine is not None and threads is None else threads)
+    here, _ = this_machine(device, machine.threads if machine is not None and threads is None else threads)
     if machine != here:
         why = f"the data set is from another machine ({machine or 'unknown'})"
         return _with_networks(evaluation, (), why)
@@ -127,15 +127,14 @@ def evaluate_networks(
     for number, name in enumerate(names):
         progress(f"measuring {name}", number / len(names))
         entry = registry.resolve_trusted(name)
-        network = prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = make_executor(network, torch_device)
+        executor = make_executor(entry.network(), device)
         layers = layers_of(executor)
         began = time.perf_counter()
         predicted = evaluation.predictors.network(layers)
         predict_s = time.perf_counter() - began
         profile = executor.profile(cache_dir, tails=True, is_fresh=True)
         twins = sum(layer.spec in specs for layer in layers)
-        parts = _parts([layer.id for layer in executor.traced.graph.layers], predicted, profile)
+        parts = _parts([layer.id for layer in executor.network.graph.layers], predicted, profile)
         results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))
     return _with_networks(evaluation, tuple(results), "")
 

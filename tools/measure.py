@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import Network, make_executor
+from edgecloud.engine.executor import AUTO, make_executor
+from edgecloud.models.network import Network
 from edgecloud.predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
 from edgecloud.predictor.profile import Profile, Progress
 from edgecloud.utils.files import write_atomically, writing
-from edgecloud.utils.inference_utils import find_device, set_threads
+from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.units import format_bytes, format_seconds
 
 
@@ -27,9 +28,9 @@ class MeasuredNetwork:
 
 def described(network: Network, profile: Profile) -> MeasuredNetwork:
     """A network with its layers beside the times that were measured of them."""
-    graph = network.traced.graph
+    graph = network.graph
     return MeasuredNetwork(
-        graph.name, network.loaded.origin, network.example.source, profile, layer_table(graph, profile)
+        graph.name, network.weights.origin, network.example.source, profile, layer_table(graph, profile)
     )
 
 
@@ -42,11 +43,13 @@ def measured(
     *,
     tails: bool,
     is_fresh: bool,
+    backend: str = AUTO,
 ) -> Profile:
     """Time the layers of a network that is loaded, or take the times from the cache. Raises UsageError."""
-    torch_device = find_device(device)
+    check_device(device)
     set_threads(threads)
-    return make_executor(network, torch_device).profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
+    executor = make_executor(network, device, backend=backend)
+    return executor.profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 
 def notes(measured: MeasuredNetwork) -> dict[str, str]:

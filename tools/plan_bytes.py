@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecloud.engine import packing_store
 from edgecloud.engine.packing_store import AUTO, CodecCosts, lossless
-from edgecloud.models import custom_model, graph_json
+from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import Packed
 from edgecloud.partition.packing import RAW, Allowed
@@ -124,16 +124,15 @@ def _ways(graph: LayerGraph, packing: CodecCosts, codec: str, share: float) -> l
 
 def _measure(model: str, key: ProfileKey, folder: Path, codec: str, progress: Show) -> None:
     """Run the network once on its sample and keep what packing costs. Raises AppError, ImportError without torch."""
-    from edgecloud.engine.executor import prepare
     from edgecloud.engine.packing import CodecPolicy, packing_of
-    from edgecloud.models import inputs, registry, weights
+    from edgecloud.models import registry
 
     progress("measuring the codecs", 0.0)
-    entry = registry.resolve_trusted(model if custom_model.where(model) is not None else key.model)
-    loaded = weights.load(entry)
-    if loaded.digest != key.weights:
+    is_file = custom_model.where(model) is not None or bundle.is_bundle(model)
+    entry = registry.resolve_trusted(model if is_file else key.model)
+    network = entry.network()
+    if network.weights.digest != key.weights:
         raise UsageError(f"the profile of {key.model} is for other weights: run edge_api.py with these weights first")
-    network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-    if network.traced.graph.digest != key.graph:
+    if network.graph.digest != key.graph:
         raise UsageError(f"the profile is for another {key.model}: run deployment.py profile -t {model}")
     packing_of(network, CodecPolicy.of(codec, None, 0.0), folder, lambda done: progress("measuring the codecs", done))

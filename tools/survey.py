@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from edgecloud.engine.executor import DEFAULT_BACKEND
+from edgecloud.engine.executor import TORCH
 from edgecloud.models.specs import KINDS
 from edgecloud.predictor import dataset
 from edgecloud.predictor.blocks import DRAWN
@@ -120,7 +120,7 @@ def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.devic
     """What times measured here depend on. Raises UsageError for a device that there is not."""
     torch_device = find_device(device)
     name = f"{torch_device} {device_name(torch_device)}"
-    return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), torch_device
+    return Machine(name, set_threads(threads), torch.__version__, TORCH), torch_device
 
 
 def survey(config: SurveyConfig, progress: Show) -> Survey:

@@ -14,7 +14,7 @@ from typing import Any
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing_store import AUTO
-from edgecloud.models import custom_model, graph_json
+from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Power, Problem, StageWeights
 from edgecloud.partition.decide import Decision, Goal, decide
@@ -167,11 +167,18 @@ def source_of(config: PlanConfig) -> Source:
                 "--graph cannot be combined with --edge-times or --cloud-times: the file contains its own times"
             )
         return Source(read_json(config.graph_file), str(config.graph_file))
-    place = custom_model.where(str(config.model))
-    model = str(config.model) if place is None else place.name
+    model = _name_of(str(config.model))
     edge = _kept(config.edge_times, config, model, _of_an_emulated_edge if config.cpu_share < 1 else _of_an_edge)
     cloud = _kept(config.cloud_times, config, model, _of_a_cloud)
     return Source(_joined(edge, cloud), model, edge, cloud)
+
+
+def _name_of(model: str) -> str:
+    """What a network is called that -t names: of a file, the network in it."""
+    if bundle.is_bundle(model):
+        return bundle.read(Path(model)).graph.name
+    place = custom_model.where(model)
+    return model if place is None else place.name
 
 
 def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Profile], int]) -> Kept:

@@ -13,6 +13,7 @@ class Device:
     """What computes."""
 
     NAME = "cpu"
+    BACKEND = "auto"
     TIMES = "auto"
 
 

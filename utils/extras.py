@@ -13,6 +13,9 @@ from edgecloud.utils.names import is_installed
 
 PROJECT = "edge-cloud-inference"
 EXTRAS = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_ir": "export",
     "sklearn": "predictors",
     "skops": "predictors",
     "matplotlib": "plots",
@@ -25,15 +28,43 @@ EXTRAS = {
 """By the name that is imported: the extra in pyproject.toml."""
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 """What installs a library, where that is called otherwise."""
+TORCH = ("torch", "torchvision")
+"""What networks that are no bundles are built with."""
 IN_CHECKOUT = "make .venv/.ready installs what the project needs, and .venv/bin/python runs it"
 
 
 class MissingLibraryError(AppError):
-    """A library that an extra brings is not installed."""
+    """A library that an extra brings, or the project itself, is not installed."""
 
     def __init__(self, library: str, extra: str = "") -> None:
-        self.library, self.extra = library, extra or EXTRAS[library]
+        self.library, self.extra = library, extra or EXTRAS.get(library, "")
         super().__init__(f"needs {package_of(library)}: {installs(library, self.extra)}")
+
+
+class MissingTorchError(AppError):
+    """What was asked for is computed, or built, by torch, which is not installed."""
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            f"{what} needs torch, which is not installed: use -t FILE.bundle, made by deployment.py export -t MODEL "
+            f"-o FILE.bundle on a machine with torch, or install it: {installs('torch')}".lstrip()
+        )
+
+
+def require_torch(what: str = "") -> None:
+    """Raise MissingTorchError, which says what needs it and how to get on without it, where torch is not installed."""
+    if not is_there(*TORCH):
+        raise MissingTorchError(what)
+
+
+def is_there(*libraries: str) -> bool:
+    """Whether all of these are installed. Imports none of them."""
+    from importlib.util import find_spec
+
+    try:
+        return all(find_spec(library) is not None for library in libraries)
+    except ImportError:
+        return False
 
 
 def require(*libraries: str, extra: str = "") -> None:
@@ -41,10 +72,8 @@ def require(*libraries: str, extra: str = "") -> None:
 
     KeyError where no extra is given, and none of ours brings it.
     """
-    from importlib.util import find_spec
-
     for library in libraries:
-        if find_spec(library) is None:
+        if not is_there(library):
             raise MissingLibraryError(library, extra)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clouds import CloudProcess, running_cloud
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
@@ -89,7 +89,7 @@ def pin(core: int) -> None:
 ALL_CORES = os.sched_getaffinity(0)
 
 
-def build(name: str) -> Network:
+def build(name: str) -> TorchNetwork:
     """A network as an edge has it."""
     entry = registry.lookup(name)
     return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
@@ -100,7 +100,7 @@ class Site:
     """A cloud under attack, and a good edge."""
 
     cloud: CloudProcess
-    network: Network
+    network: TorchNetwork
     token: str = ""
 
     @property

@@ -9,8 +9,6 @@ from itertools import pairwise
 
 from torch import nn
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ALEXNET_PARAMETERS, VGG16_PARAMETERS = 749_194, 33_646_666
 _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # 0: pool
 
 

@@ -7,7 +7,6 @@ from edgecloud.models.zoo.local import LocallyConnected2d
 
 CLASSES = 4030
 """Persons of the Social Face Classification data set."""
-PARAMETERS = 118_923_774
 
 
 class DeepFace(nn.Module):

@@ -10,7 +10,6 @@ from torch import nn
 
 WIDTHS = (440, *(2048,) * 6, 1706)
 """11 spliced frames of 40 log-mel energies, six hidden layers, and the senones: states of triphones."""
-PARAMETERS = sum(inputs * outputs + outputs for inputs, outputs in pairwise(WIDTHS))
 
 
 class Kaldi(nn.Sequential):

@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-PARAMETERS = 431_080
-
 
 class Mnist(nn.Module):
     """Takes (B, 1, 28, 28), returns logits (B, 10). 431,080 parameters."""

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecloud.models.inputs import digit_tensor
+from edgecloud.models.inputs import digit_array
 from edgecloud.models.zoo.digits import digit_pictures, split_digits
 from edgecloud.models.zoo.le_net import LeNet
 
@@ -53,7 +54,7 @@ def trained(make: Callable[[], nn.Module]) -> tuple[nn.Module, float, int]:
     """A network that was fitted to the digits, its held-out accuracy, and the number of a digit that it gets right."""
     pictures, labels = digit_pictures()
     classes = torch.tensor(labels)
-    tensors = torch.cat([digit_tensor(picture) for picture in pictures])
+    tensors = torch.from_numpy(np.concatenate([digit_array(picture) for picture in pictures]))
     train_on, held_out = split_digits()
     model = train(make, tensors[train_on], classes[train_on])
     with torch.inference_mode():

@@ -11,10 +11,10 @@ from edgecloud.client.connection_manager import ConnectionConfig, ConnectionMana
 from edgecloud.client.fallback import REFUSALS
 from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
-from edgecloud.engine.executor import Network
 from edgecloud.engine.identity import hello_of
 from edgecloud.lab.link_shape import LinkShape
 from edgecloud.lab.relay import Relay
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.codec import CODECS
 from edgecloud.net.messages import Error, Hello, State
 from edgecloud.utils.deadline import Deadline
@@ -24,7 +24,7 @@ from tests.e2e.test_fallback import FakeCloud
 
 
 def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
-    cloud: CloudProcess, network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch
+    cloud: CloudProcess, network: Callable[[str], TorchNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was kept for good, and everything ran on the edge: part of a frame was sent, and nothing can follow that."""
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.5)
@@ -69,7 +69,7 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
         serving.join()
 
 
-def test_a_cloud_that_only_refuses_is_left_alone_and_connected_to_later(network: Callable[[str], Network]) -> None:
+def test_a_cloud_that_only_refuses_is_left_alone_and_connected_to_later(network: Callable[[str], TorchNetwork]) -> None:
     """Whoever asks, one inference or many tasks: the budget and the breaker are those of the connection."""
     found = network("le_net")
     graph = found.traced.graph

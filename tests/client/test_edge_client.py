@@ -15,9 +15,10 @@ from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, Edge
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.edge_client import EdgeClient
 from edgecloud.client.fallback import Mode
-from edgecloud.engine.answers import matches, whole_answer
-from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.answers import matches
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
+from edgecloud.models.torch_network import TorchNetwork, whole_answer
 from edgecloud.net.frames import FrameType
 from edgecloud.net.tensors import Array
 from edgecloud.utils.errors import ConnectError
@@ -30,7 +31,7 @@ Inputs = list[Array]
 
 
 @pytest.fixture
-def edge(network: Callable[[str], Network]) -> Edge:
+def edge(network: Callable[[str], TorchNetwork]) -> Edge:
     found = network("le_net")
     return Edge(registry.lookup("le_net"), found, TorchExecutor(found, torch.device("cpu")))
 
@@ -64,6 +65,7 @@ def inputs_of(edge: Edge) -> Inputs:
 
 
 def are_right(edge: Edge, xs: Inputs, answers: list[Answered]) -> bool:
+    assert isinstance(edge.network, TorchNetwork)
     model = edge.network.loaded.model
     return all(
         matches(answer.outputs, whole_answer(model, torch.from_numpy(x))) for x, answer in zip(xs, answers, strict=True)

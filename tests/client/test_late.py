@@ -17,9 +17,10 @@ from edgecloud.client.connection_manager import connection_of
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.late import LateEdge
 from edgecloud.client.resilient import ResilientClient
-from edgecloud.engine.answers import matches, whole_answer
-from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.answers import matches
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
+from edgecloud.models.torch_network import TorchNetwork, whole_answer
 from edgecloud.net.frames import FrameType
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -38,7 +39,7 @@ def port() -> int:
 
 
 def test_a_cloud_that_comes_later_takes_part_from_then_on(
-    network: Callable[[str], Network], cloud: CloudProcess, port: int, monkeypatch: pytest.MonkeyPatch
+    network: Callable[[str], TorchNetwork], cloud: CloudProcess, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one that comes is of no use; it is looked for again after a while."""
     monkeypatch.setattr("edgecloud.client.fallback.FIRST_PAUSE_S", 0.1)

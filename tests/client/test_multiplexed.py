@@ -11,7 +11,7 @@ import pytest
 
 from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import MultiplexedClient, Request
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType, pack_prefix
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State
@@ -92,7 +92,7 @@ class FakeCloud:
 
 
 @pytest.fixture
-def request_for(network: Callable[[str], Network]) -> Callable[[], Request]:
+def request_for(network: Callable[[str], TorchNetwork]) -> Callable[[], Request]:
     graph = network("le_net").traced.graph
     assert len(graph.layers) == LAYERS
     return lambda: Request(0, "le_net", graph, graph.everything - {0}, [np.zeros((1, 1, 28, 28), np.float32)])

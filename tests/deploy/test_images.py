@@ -54,7 +54,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     app = tmp_path_factory.mktemp("image") / "app"
     for folder, names, files in os.walk(ROOT):
         below = Path(folder).relative_to(ROOT)
-        names[:] = [name for name in names if name not in (".git", ".venv", "__pycache__")]
+        names[:] = [name for name in names if name not in (".git", ".venv", ".venv-edge", "__pycache__")]
         for name in files:
             if goes_into_images((below / name).as_posix(), rules):
                 (app / below).mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_images_hold_the_programs_and_nothing_private(image: Path) -> None:
     held = {path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file()}
-    assert {"cloud_api.py", "requirements.txt", "deploy/shape-link.sh", "models/zoo/__init__.py"} <= held
+    assert {
+        "cloud_api.py",
+        "requirements.txt",
+        "requirements-edge.txt",
+        "deploy/shape-link.sh",
+        "models/zoo/__init__.py",
+    } <= held
     assert {f"{package}/__init__.py" for package in (*PACKAGES, "edgecloud")} <= held
     private = ("tests/", "docs/", ".", "deploy/examples", "predictor/dataset/")
     assert not [name for name in held if name.startswith(private)]

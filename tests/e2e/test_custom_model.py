@@ -13,8 +13,8 @@ from PIL import Image
 
 from edgecloud import deployment
 from edgecloud.client.handshake import handshake
-from edgecloud.engine.executor import prepare
 from edgecloud.models import custom_model, inputs, registry, weights
+from edgecloud.models.torch_network import prepare
 from edgecloud.net.codec import CODECS
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import Hello

@@ -52,7 +52,7 @@ def test_whatever_sets_the_weights_the_answer_is_that_of_plain_torch(
     assert same_bits(each.at(each.last), plain[name])
     assert same_bits(each.whole(), plain[name]), "what --verify compares with is the user's own network"
     assert torch.equal(each.x, given), "the input is the user's"
-    assert weights.load(each.edge.entry).digest == each.edge.network.loaded.digest
+    assert weights.load(each.edge.entry).digest == each.edge.network.weights.digest
 
 
 def test_a_cloud_in_another_process_has_the_same_numbers(
@@ -70,7 +70,7 @@ def test_a_cloud_in_another_process_has_the_same_numbers(
 
 
 def test_what_was_learnt_is_told_from_what_was_drawn(made: dict[str, Made]) -> None:
-    told = {name: (each.edge.network.loaded.origin, each.edge.network.loaded.trained) for name, each in made.items()}
+    told = {name: (each.edge.network.weights.origin, each.edge.network.weights.trained) for name, each in made.items()}
     assert told["drawn"] == told["init_xavier"] == told["numpy"] == ("seed 0 (untrained)", False)
     assert told["fill"][0] == "seed 0 (untrained)"  # its last layer is drawn
 
@@ -202,7 +202,7 @@ def test_sides_whose_files_read_other_numbers_are_told_which(name: str, tmp_path
         registry._OWN.clear()
         network = Made.of(path).edge.network
         hellos.append(hello_of(network))
-        names = network.loaded.names
+        names = network.weights.names
     check_same(hellos[0], hellos[2], names)
     with pytest.raises(MismatchError, match=told):
         check_same(hellos[0], hellos[1], names)
@@ -227,7 +227,7 @@ def test_a_network_without_numbers_and_one_that_does_not_take_its_example(tmp_pa
     registry._OWN.clear()
     each = Made.of(own(tmp_path, "build = nn.ReLU\n"))
     assert same_bits(each.whole(), each.at(each.last))
-    assert each.edge.network.loaded.trained
+    assert each.edge.network.weights.trained
     with pytest.raises(UsageError, match=r"^bad\.py fails on its input of shape \(1, 4\): mat1 and mat2") as caught:
         Made.of(own(tmp_path, "build = lambda: nn.Linear(5, 3)\n", "bad.py"))
     assert "\n" not in str(caught.value)

@@ -13,10 +13,11 @@ import torch
 from edgecloud import deployment, edge_api
 from edgecloud.client.edge import Edge
 from edgecloud.client.planning import problem_of
-from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.engine.times import measured
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.zoo.digits import digit_pictures, split_digits
 from edgecloud.net.link import LinkEstimate
 from edgecloud.partition.cost import Part
@@ -33,7 +34,7 @@ from tests.models.test_split_equals_whole import random_cut, whole
 
 
 @pytest.fixture
-def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterator[Callable[[str], Edge]]:
+def connected(cloud: CloudProcess, network: Callable[[str], TorchNetwork]) -> Iterator[Callable[[str], Edge]]:
     """Edges in this process, connected to the real cloud."""
     made: list[Edge] = []
 
@@ -50,10 +51,12 @@ def connected(cloud: CloudProcess, network: Callable[[str], Network]) -> Iterato
 
 
 @pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5"])
-def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[str], Edge]) -> None:
+def test_split_equals_whole_over_a_real_socket(
+    name: str, connected: Callable[[str], Edge], network: Callable[[str], TorchNetwork]
+) -> None:
     edge = connected(name)
     graph: LayerGraph = edge.graph
-    expected = whole(edge.network)
+    expected = whole(network(name))
     rng = random.Random(6)
     for head in [random_cut(graph, rng) for _ in range(6)]:
         answered = edge.infer(np.asarray(edge.network.example.tensor), head, 60.0)
@@ -64,11 +67,11 @@ def test_split_equals_whole_over_a_real_socket(name: str, connected: Callable[[s
 
 @pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18"])
 def test_parts_that_go_back_and_forth_give_the_whole_networks_answer(
-    name: str, connected: Callable[[str], Edge]
+    name: str, connected: Callable[[str], Edge], network: Callable[[str], TorchNetwork]
 ) -> None:
     """The edge goes on from what comes back, and the cloud from what comes again."""
     edge = connected(name)
-    x, expected, rng = np.asarray(edge.network.example.tensor), whole(edge.network), random.Random(8)
+    x, expected, rng = np.asarray(edge.network.example.tensor), whole(network(name)), random.Random(8)
     for _ in range(5):
         parts = random_parts(edge.graph, rng)
         answered = edge.infer_parts(x, parts, 60.0)

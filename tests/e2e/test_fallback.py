@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.fallback import RETRIES, reserve_s
 from edgecloud.client.resilient import ResilientClient
-from edgecloud.engine.answers import matches, whole_answer
-from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.answers import matches
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.lab.link_shape import LinkShape
 from edgecloud.lab.relay import Relay
 from edgecloud.models import registry
+from edgecloud.models.torch_network import TorchNetwork, whole_answer
 from edgecloud.models.zoo.le_net import LeNet
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType, Limits
@@ -58,7 +59,7 @@ class Subject:
     """A steady edge with le_net, and what its answers should be."""
 
     def __init__(
-        self, network: Network, port: int, timeout_s: float, point: int, edge_s: float, waiting_s: float
+        self, network: TorchNetwork, port: int, timeout_s: float, point: int, edge_s: float, waiting_s: float
     ) -> None:
         self.edge = Edge(registry.lookup("le_net"), network, TorchExecutor(network, torch.device("cpu")))
         self.edge.connect("127.0.0.1", port, "", 60.0)
@@ -93,7 +94,7 @@ Make = Callable[..., Subject]
 
 
 @pytest.fixture
-def subject(network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def subject(network: Callable[[str], TorchNetwork], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Subject] = []
     monkeypatch.setattr(
         "edgecloud.client.connection_manager.AGAIN_S", 20.0
@@ -255,7 +256,7 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
 class FakeCloud:
     """Greets, and does with the n-th request what `script` says: answers it, or sends an error."""
 
-    def __init__(self, network: Network, script: Callable[[int], Error | None]) -> None:
+    def __init__(self, network: TorchNetwork, script: Callable[[int], Error | None]) -> None:
         self._executor = TorchExecutor(network, torch.device("cpu"))
         self._script = script
         self.asked: list[float] = []
@@ -296,7 +297,7 @@ class FakeCloud:
 
 
 @pytest.fixture
-def fake(network: Callable[[str], Network]) -> Iterator[Callable[[Callable[[int], Error | None]], FakeCloud]]:
+def fake(network: Callable[[str], TorchNetwork]) -> Iterator[Callable[[Callable[[int], Error | None]], FakeCloud]]:
     with ExitStack() as stack:
 
         def make(script: Callable[[int], Error | None]) -> FakeCloud:

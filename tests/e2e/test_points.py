@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgecloud.client.points import parse
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.utils.errors import UsageError
 from tests.conftest import LONG_S, ROOT, THREADS, CallEdge, CloudProcess, Finished, at
 
@@ -76,7 +76,7 @@ def test_people_get_a_line_for_each(ask: Ask) -> None:
         ("head=features.3", "not what it reads"),
     ],
 )
-def test_what_is_no_point_is_refused(network: Callable[[str], Network], points: str, says: str) -> None:
+def test_what_is_no_point_is_refused(network: Callable[[str], TorchNetwork], points: str, says: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(points, network("le_net").traced.graph)
     assert says in str(refused.value)

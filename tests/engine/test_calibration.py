@@ -13,10 +13,10 @@ from PIL import Image
 from edgecloud import deployment
 from edgecloud.engine import calibration, packing
 from edgecloud.engine.calibration import Calibration, Tried
-from edgecloud.engine.executor import Network
 from edgecloud.engine.packing import CodecCosts, CodecPolicy
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import codec
 from edgecloud.net.pixels import Pixels
 from edgecloud.net.tensors import RAW
@@ -110,7 +110,7 @@ def test_only_lossless_codecs_without_a_calibration_or_a_budget() -> None:
     ("takes", "remedy"), [("picture", "run deployment.py calibrate -t le_net"), ("speech", "only")]
 )
 def test_a_budget_without_a_calibration_is_told_with_what_helps(
-    takes: str, remedy: str, network: Callable[[str], Network], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    takes: str, remedy: str, network: Callable[[str], TorchNetwork], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is to be calibrated where a network takes no pictures."""
     assert packing.wanted_of(network("le_net"), takes, "auto", 0.01, tmp_path).roundings == {}
@@ -129,7 +129,7 @@ def test_what_a_codec_does_not_take_travels_raw() -> None:
     assert (way.encode_s, way.decode_s) == pytest.approx((0.08, 0.08))
 
 
-def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Network], tmp_path: Path) -> None:
+def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], TorchNetwork], tmp_path: Path) -> None:
     subject = network("le_net")
     graph, wanted = subject.traced.graph, CodecPolicy.of("auto", None, 0.0)
     found = packing.packing_of(subject, wanted, tmp_path)
@@ -144,8 +144,8 @@ def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Ne
         path.write_text(text)
         assert packing.packing_of(subject, wanted, tmp_path).sizes == found.sizes
     path.write_text(kept)
-    noise = torch.rand(subject.example.tensor.shape)
-    other = packing.packing_of(replace(subject, example=replace(subject.example, tensor=noise)), wanted, tmp_path)
+    noise = torch.rand(subject.example.tensor.shape).numpy()
+    other = packing.packing_of(replace(subject, example=replace(subject.example, array=noise)), wanted, tmp_path)
     assert (INPUT, "pixels") not in other.sizes  # what is no picture has none, whatever was kept of another input
     before, after = json.loads(kept), json.loads(path.read_text())
     assert {name: after[name] for name in ("sizes", "rates", "tried")} == {
@@ -159,7 +159,7 @@ def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], Ne
 
 
 def test_calibrating_on_digits_finds_what_changes(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "digits"
     folder.mkdir()
@@ -187,7 +187,7 @@ def test_the_published_digits_have_labels() -> None:
 
 
 def test_a_damaged_calibration_is_not_used(
-    network: Callable[[str], Network], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    network: Callable[[str], TorchNetwork], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     subject = network("le_net")
     graph = subject.traced.graph

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.engine.executor import BACKENDS, CpuShare, Network, TorchExecutor
+from edgecloud.engine.executor import CpuShare, make_executor
 from edgecloud.engine.times import measured
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models.graph import INPUT
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile, ProfileKey
 from edgecloud.utils.deadline import Deadline
@@ -33,13 +35,13 @@ GRAPH = chain([8, 4, 4])
 PROFILE = Profile(KEY, ((0.0, 1.0, 2.0), (0.0, 3.0, 2.0), (0.0, 1.5, 4.0)), {1: (2.5, 2.6, 9.0)})
 
 
-def test_a_segment_that_was_loaded_is_not_built_again(network: Callable[[str], Network]) -> None:
+def test_a_segment_that_was_loaded_is_not_built_again(network: Callable[[str], TorchNetwork]) -> None:
     executor = TorchExecutor(network("le_net"), CPU)
     assert executor.load(frozenset({0, 1})) is executor.load(frozenset({1, 0}))
-    assert BACKENDS[executor.backend] is TorchExecutor
+    assert type(make_executor(network("le_net"), "cpu", backend=executor.backend)) is TorchExecutor
 
 
-def test_running_does_not_change_the_input(network: Callable[[str], Network]) -> None:
+def test_running_does_not_change_the_input(network: Callable[[str], TorchNetwork]) -> None:
     subject = network("alex_net")
     executor = TorchExecutor(subject, CPU)
     x = np.asarray(subject.example.tensor)
@@ -48,7 +50,7 @@ def test_running_does_not_change_the_input(network: Callable[[str], Network]) ->
     np.testing.assert_array_equal(x, before)
 
 
-def test_a_slower_processor_takes_longer_in_proportion(network: Callable[[str], Network]) -> None:
+def test_a_slower_processor_takes_longer_in_proportion(network: Callable[[str], TorchNetwork]) -> None:
     subject = network("alex_net")
     torch.set_num_threads(1)
     try:
@@ -64,7 +66,7 @@ def test_a_slower_processor_takes_longer_in_proportion(network: Callable[[str], 
     assert work / ran.seconds <= 0.25  # of the processor time: what others take from this one only makes it less
 
 
-def test_a_profile_is_measured_once_and_then_read(network: Callable[[str], Network], tmp_path: Path) -> None:
+def test_a_profile_is_measured_once_and_then_read(network: Callable[[str], TorchNetwork], tmp_path: Path) -> None:
     subject = network("le_net")
     told: list[float] = []
     first = TorchExecutor(subject, CPU).profile(tmp_path, told.append, tails=True)
@@ -81,7 +83,7 @@ def test_a_profile_is_measured_once_and_then_read(network: Callable[[str], Netwo
     assert set(again.tails) == set(first.tails)
 
 
-def test_an_emulated_share_divides_the_work(network: Callable[[str], Network], tmp_path: Path) -> None:
+def test_an_emulated_share_divides_the_work(network: Callable[[str], TorchNetwork], tmp_path: Path) -> None:
     subject = network("le_net")
     slow, slower = (measured(TorchExecutor(subject, CPU, CpuShare(share)), tmp_path).seconds for share in (0.1, 0.05))
     assert [2 * s for s in slow] == pytest.approx(slower)

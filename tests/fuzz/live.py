@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.hostile.attacks import encode
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
@@ -41,7 +41,7 @@ class Live:
     """A cloud to be attacked, and what it has said."""
 
     address: tuple[str, int]
-    subject: Network
+    subject: TorchNetwork
     said: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
 

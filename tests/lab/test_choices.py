@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from edgecloud.client import points
-from edgecloud.engine.executor import Network
 from edgecloud.lab import choices
 from edgecloud.lab.baselines import BASELINES, BaselineInputs, Sides, choose
 from edgecloud.lab.choices import AUTO_RAW
 from edgecloud.lab.chooser import Chooser, Sources
 from edgecloud.lab.rules import RULES, Situation
 from edgecloud.models.specs import KINDS
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.predictor import dataset, store
 from edgecloud.predictor.profile import Profile, ProfileKey
 from edgecloud.tools import survey
@@ -26,7 +26,7 @@ EDGE_S, CLOUD_S = 1e-3, 1e-4
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, network: Callable[[str], Network]) -> Path:
+def machine(tmp_path_factory: pytest.TempPathFactory, network: Callable[[str], TorchNetwork]) -> Path:
     """A cache in which both sides have measured the network, and the survey of other layers beside it."""
     folder, graph = tmp_path_factory.mktemp("machine"), network(MODEL).traced.graph
     count = len(graph.layers)
@@ -51,7 +51,7 @@ def test_every_baseline_has_a_choice_and_the_other_way_round() -> None:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
-    name: str, machine: Path, network: Callable[[str], Network], monkeypatch: pytest.MonkeyPatch
+    name: str, machine: Path, network: Callable[[str], TorchNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survey, "datasets", lambda: machine)
     graph = network(MODEL).traced.graph

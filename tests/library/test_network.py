@@ -62,7 +62,7 @@ def test_the_two_ways_of_giving_a_module_are_one() -> None:
     module, x = branches()
     for net in (ec.load(module, x), ec.load((module, (x,))), ec.load((module, x.numpy()), name="Branches")):
         assert net.name == "module:Branches"
-        assert net.made.loaded.digest == ec.load((module, x)).made.loaded.digest
+        assert net.made.weights.digest == ec.load((module, x)).made.weights.digest
 
 
 def test_answers_are_of_the_kind_of_the_input() -> None:

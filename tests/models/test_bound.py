@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgecloud.engine.executor import Executor, Network, make_executor
+from edgecloud.engine.torch_executor import TorchExecutor
+from edgecloud.models import split
 from edgecloud.models.inputs import Input
-from edgecloud.models.trace import trace
+from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.models.trace import Traced, trace
 from edgecloud.models.weights import Loaded
 from edgecloud.utils.errors import UsageError
 
@@ -56,13 +58,16 @@ REFUSED = {
 }
 
 
-def executor(middle: Callable[..., torch.Tensor]) -> tuple[Net, Executor]:
+def executor(middle: Callable[..., torch.Tensor]) -> tuple[Net, TorchExecutor]:
     torch.manual_seed(0)
     model = Net(middle).eval().requires_grad_(False)
     traced = trace(model, X, "net", is_own=True)
-    return model, make_executor(
-        Network(Loaded(model, "", "", trained=True), traced, Input(X, "x")), torch.device("cpu")
-    )
+    return model, executor_of(model, traced)
+
+
+def executor_of(model: nn.Module, traced: Traced) -> TorchExecutor:
+    loaded = Loaded("", "", trained=True, model=model)
+    return TorchExecutor(TorchNetwork(loaded, traced, Input(X.numpy(), "x")), "cpu")
 
 
 def inputs() -> list[torch.Tensor]:
@@ -144,7 +149,7 @@ def test_what_a_caller_still_holds_is_not_written_into() -> None:
     """The boundary, which is needed again where the cloud does not answer; nothing else is copied."""
     model = Norm().eval().requires_grad_(False)
     traced = trace(model, X, "net", is_own=True)
-    found = make_executor(Network(Loaded(model, "", "", trained=True), traced, Input(X, "x")), torch.device("cpu"))
+    found = executor_of(model, traced)
     graph = traced.graph
     assert traced.overwritten
     expected = model(X).numpy()
@@ -155,4 +160,4 @@ def test_what_a_caller_still_holds_is_not_written_into() -> None:
         for _ in range(3):
             np.testing.assert_array_equal(found.run(tail, boundary).arrays[0], expected)
         assert all(map(np.array_equal, boundary, kept))
-    assert not found.load(graph.everything).overwritten
+    assert not split.segment(traced, graph.everything).overwritten

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgecloud.engine.executor import Network
 from edgecloud.models import inputs, parcel, registry, weights
 from edgecloud.models.parcel import CannotPackError
 from edgecloud.models.split import segment
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import Traced, trace
 
 X = torch.randn((1, 4, 6, 6), generator=torch.Generator().manual_seed(0))
@@ -89,7 +89,7 @@ def test_parameters_are_in_memory_once(name: str) -> None:
     os.close(shared.descriptor)
 
 
-def test_what_exists_in_one_process_only_is_refused(network: Callable[[str], Network]) -> None:
+def test_what_exists_in_one_process_only_is_refused(network: Callable[[str], TorchNetwork]) -> None:
     class Local(nn.ReLU):
         is_one_layer = True
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from edgecloud.engine.calibration import read_samples
-from edgecloud.engine.executor import Network
 from edgecloud.models import inputs, pictures, registry
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.zoo.digits import digit_pictures, split_digits
 from edgecloud.tasks.fleet import pictures_in
 from edgecloud.utils.errors import UsageError
@@ -235,26 +235,25 @@ def transparent(colour: tuple[int, int, int]) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_drawn_on_nothing_is_seen(colour: tuple[int, int, int], mode: str, tmp_path: Path) -> None:
     transparent(colour).convert(mode).save(tmp_path / "a.png")
-    found = np.asarray(inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).tensor)[0, 0]
+    found = np.asarray(inputs.from_image(tmp_path / "a.png", inputs.digit_array).tensor)[0, 0]
     assert found[14, 14] > 0.9
     assert found[:, :6].max() < 0.1
 
 
 def test_on_black_is_told(tmp_path: Path) -> None:
     transparent((255, 255, 255)).save(tmp_path / "a.png")
-    assert "transparent areas shown as black" in inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).source
+    assert "transparent areas shown as black" in inputs.from_image(tmp_path / "a.png", inputs.digit_array).source
     transparent((0, 0, 0)).save(tmp_path / "a.png")
-    assert inputs.from_image(tmp_path / "a.png", inputs.digit_tensor).source == f"image:{tmp_path / 'a.png'}"
+    assert inputs.from_image(tmp_path / "a.png", inputs.digit_array).source == f"image:{tmp_path / 'a.png'}"
 
 
 # --- digits
 
 
-def answers(network: Network, drawn: list[Image.Image]) -> list[int]:
+def answers(network: TorchNetwork, drawn: list[Image.Image]) -> list[int]:
+    batch = torch.from_numpy(np.concatenate([inputs.digit_array(one) for one in drawn]))
     with torch.inference_mode():
-        found: list[int] = (
-            network.loaded.model(torch.cat([inputs.digit_tensor(one) for one in drawn])).argmax(1).tolist()
-        )
+        found: list[int] = network.loaded.model(batch).argmax(1).tolist()
     return found
 
 
@@ -281,7 +280,7 @@ def placed(digit: Image.Image, paper: int, ink: int, noise: float, left: int, to
     ],
 )
 def test_held_out_digits_are_read_in_any_ink_on_any_paper_anywhere(
-    paper: int, ink: int, noise: float, left: int, top: int, network: Callable[[str], Network]
+    paper: int, ink: int, noise: float, left: int, top: int, network: Callable[[str], TorchNetwork]
 ) -> None:
     every, classes = digit_pictures()
     held_out = split_digits()[1][::5]
@@ -293,7 +292,7 @@ def test_held_out_digits_are_read_in_any_ink_on_any_paper_anywhere(
 
 @pytest.mark.parametrize(("name", "share"), [("le_net", 0.991), ("mnist", 0.997)])
 def test_held_out_digits_as_they_were_trained_on_are_read_as_well_as_ever(
-    name: str, share: float, network: Callable[[str], Network]
+    name: str, share: float, network: Callable[[str], TorchNetwork]
 ) -> None:
     every, classes = digit_pictures()
     _, held_out = split_digits()
@@ -304,7 +303,7 @@ def test_held_out_digits_as_they_were_trained_on_are_read_as_well_as_ever(
     whole = Image.new("L", (8, 8))
     whole.paste(255, (2, 0, 5, 8))
     expected = np.asarray(whole.resize((28, 28), Image.Resampling.BILINEAR), dtype=np.float32) / 255
-    np.testing.assert_array_equal(np.asarray(inputs.digit_tensor(whole))[0, 0], expected)  # as it always was
+    np.testing.assert_array_equal(np.asarray(inputs.digit_array(whole))[0, 0], expected)  # as it always was
 
 
 @settings(max_examples=25, deadline=None)
@@ -316,7 +315,7 @@ def test_held_out_digits_as_they_were_trained_on_are_read_as_well_as_ever(
     side=st.sampled_from([28, 60, 140, 600]),
 )
 def test_a_drawn_one_is_a_one(
-    network: Callable[[str], Network], paper: int, ink: int, width: int, left: int, side: int
+    network: Callable[[str], TorchNetwork], paper: int, ink: int, width: int, left: int, side: int
 ) -> None:
     if abs(paper - ink) < 2 * pictures.LEAST_CONTRAST:
         ink = (paper + 128) % 256
@@ -329,7 +328,7 @@ def test_a_drawn_one_is_a_one(
 
 def test_an_empty_page_is_black() -> None:
     for grey in (0, 120, 255):
-        assert not inputs.digit_tensor(Image.new("L", (100, 80), grey)).any()
+        assert not inputs.digit_array(Image.new("L", (100, 80), grey)).any()
 
 
 # --- arrays

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecloud.engine.executor import Network
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.split import split
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import trace
 from edgecloud.models.zoo.le_net import LeNet
 from edgecloud.utils.errors import MismatchError, UsageError
@@ -181,7 +181,7 @@ def test_a_module_called_twice_has_two_names() -> None:
     assert [layer.kind for layer in graph.layers] == ["input", "ReLU", "Conv2d", "ReLU"]
 
 
-def test_a_segment_holds_its_own_parameters_only(network: Callable[[str], Network]) -> None:
+def test_a_segment_holds_its_own_parameters_only(network: Callable[[str], TorchNetwork]) -> None:
     traced = network("alex_net").traced
     head, tail = split(traced, traced.graph.head_at(13))
     names = {name for name, _ in traced.module.named_parameters()}
@@ -208,7 +208,7 @@ def test_a_network_that_cannot_be_cut_says_why(kind: type[nn.Module]) -> None:
         trace(kind(), X, "toy")
 
 
-def test_alex_net_has_the_published_points(network: Callable[[str], Network]) -> None:
+def test_alex_net_has_the_published_points(network: Callable[[str], TorchNetwork]) -> None:
     graph = network("alex_net").traced.graph
     assert len(graph.points) == 23
     assert graph.layers[13].id == "features.12"
@@ -278,14 +278,14 @@ def test_every_random_parameter_of_a_network_is_drawn_by_us() -> None:
         assert weights.digest(weights.seeded(entry)) == first, name
 
 
-def test_the_shipped_le_net_reads_digits(network: Callable[[str], Network]) -> None:
+def test_the_shipped_le_net_reads_digits(network: Callable[[str], TorchNetwork]) -> None:
     from edgecloud.models.zoo.digits import digit_pictures, split_digits
     from edgecloud.models.zoo.train_le_net import WEIGHTS
 
     pictures, classes = digit_pictures()
     _, held_out = split_digits()
     loaded = network("le_net").loaded
-    batch = torch.cat([inputs.digit_tensor(pictures[n]) for n in held_out])
+    batch = torch.from_numpy(np.concatenate([inputs.digit_array(pictures[n]) for n in held_out]))
     with torch.inference_mode():
         accuracy = (loaded.model(batch).argmax(1) == torch.tensor(classes)[held_out]).float().mean().item()
     assert accuracy >= 0.98
@@ -355,7 +355,7 @@ def test_weights_that_are_none_name_the_file_and_run_nothing(tmp_path: Path) -> 
 # --- inputs
 
 
-def test_the_samples_are_real_pictures(network: Callable[[str], Network]) -> None:
+def test_the_samples_are_real_pictures(network: Callable[[str], TorchNetwork]) -> None:
     photo, digit = network("alex_net").example, network("le_net").example
     assert (photo.source, digit.source) == ("sample:china.jpg", "sample:digit.png")
     assert (photo.tensor.shape, digit.tensor.shape) == ((1, 3, 224, 224), (1, 1, 28, 28))
@@ -366,7 +366,7 @@ def test_dark_ink_on_light_paper_is_inverted() -> None:
     white_on_black = Image.new("L", (20, 20), 0)
     white_on_black.paste(255, (8, 2, 12, 18))
     black_on_white = Image.eval(white_on_black, lambda value: 255 - value)
-    torch.testing.assert_close(inputs.digit_tensor(white_on_black), inputs.digit_tensor(black_on_white))
+    torch.testing.assert_close(inputs.digit_array(white_on_black), inputs.digit_array(black_on_white))
 
 
 def test_a_picture_goes_through_the_networks_own_preprocessing(tmp_path: Path) -> None:
@@ -384,12 +384,12 @@ def test_transparent_shows_white_and_sixteen_bits_are_scaled(tmp_path: Path) -> 
     grey = np.zeros((28, 28), np.uint16)
     grey[4:24, 10:18] = 65535
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    one, two = (inputs.from_image(tmp_path / name, inputs.digit_tensor).tensor for name in ("ink.png", "grey.png"))
+    one, two = (inputs.from_image(tmp_path / name, inputs.digit_array).tensor for name in ("ink.png", "grey.png"))
     torch.testing.assert_close(one, two)
     assert one.max() == 1
     Image.new("F", (28, 28)).save(tmp_path / "float.tiff")
     with pytest.raises(UsageError, match="not supported: save it with 8 or 16 bits"):
-        inputs.from_image(tmp_path / "float.tiff", inputs.digit_tensor)
+        inputs.from_image(tmp_path / "float.tiff", inputs.digit_array)
 
 
 def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:

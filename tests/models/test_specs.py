@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgecloud.engine.executor import Network
 from edgecloud.models.specs import KINDS, UnknownLayerError, describe
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import trace
 from edgecloud.predictor.design import draw
 from edgecloud.predictor.draft import Bounds
@@ -21,7 +21,7 @@ def parameters() -> Parameters:
     return Parameters(64 << 20, torch.device("cpu"))
 
 
-def test_alex_net_has_the_published_work(network: Callable[[str], Network]) -> None:
+def test_alex_net_has_the_published_work(network: Callable[[str], TorchNetwork]) -> None:
     specs = describe(network("alex_net").traced)
     convs = [spec for spec in specs if spec.kind == "conv"]
     by_hand = [64 * 55**2 * 363, 192 * 27**2 * 1600, 384 * 13**2 * 1728, 256 * 13**2 * 3456, 256 * 13**2 * 2304]
@@ -34,7 +34,7 @@ def test_alex_net_has_the_published_work(network: Callable[[str], Network]) -> N
     assert all(spec.is_in_place for spec in specs if spec.kind == "activation")
 
 
-def test_depthwise_grouped_and_strided_layers(network: Callable[[str], Network]) -> None:
+def test_depthwise_grouped_and_strided_layers(network: Callable[[str], TorchNetwork]) -> None:
     specs = describe(network("mobile_net").traced)
     depthwise = [spec for spec in specs if spec.kind == "dw_conv"]
     assert len(depthwise) == 17
@@ -47,7 +47,7 @@ def test_depthwise_grouped_and_strided_layers(network: Callable[[str], Network])
 @pytest.mark.parametrize(
     "name", ["torchvision:shufflenet_v2_x0_5", "torchvision:vit_b_32", "torchvision:regnet_y_400mf"]
 )
-def test_layers_of_other_families_are_known(name: str, network: Callable[[str], Network]) -> None:
+def test_layers_of_other_families_are_known(name: str, network: Callable[[str], TorchNetwork]) -> None:
     traced = network(name).traced
     specs = describe(traced)
     assert {spec.kind for spec in specs} <= set(KINDS)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.engine.executor import Network
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.split import segment, split
+from edgecloud.models.torch_network import TorchNetwork
 from tests.conftest import THOROUGH, many
 from tests.halves import run_split
 
-EVERY_POINT = ["le_net", "alex_net", "mobile_net", "vgg_net"]
+EVERY_POINT = ["le_net", "alex_net", "mobile_net", "efficientnet_lite0", "vgg_net"]
 SAMPLED = [
     "resnet18", "googlenet", "densenet121", "inception_v3", "efficientnet_b0", "shufflenet_v2_x1_0", "vit_b_32",
 ]  # fmt: skip
@@ -21,7 +21,7 @@ CUTS = many(6, 10)
 MANY_POINTS = 30
 
 
-def assert_equal(network: Network, head: frozenset[int], expected: torch.Tensor) -> None:
+def assert_equal(network: TorchNetwork, head: frozenset[int], expected: torch.Tensor) -> None:
     """rtol 1e-4 and the same top-1."""
     traced = network.traced
     (got,) = run_split(*split(traced, head), network.example.tensor, traced.graph.outputs)
@@ -29,14 +29,14 @@ def assert_equal(network: Network, head: frozenset[int], expected: torch.Tensor)
     assert got.argmax() == expected.argmax()
 
 
-def whole(network: Network) -> torch.Tensor:
+def whole(network: TorchNetwork) -> torch.Tensor:
     with torch.inference_mode():
         answer: torch.Tensor = network.loaded.model(network.example.tensor)
     return answer
 
 
 @pytest.mark.parametrize("name", EVERY_POINT)
-def test_split_equals_whole_at_every_point(name: str, network: Callable[[str], Network]) -> None:
+def test_split_equals_whole_at_every_point(name: str, network: Callable[[str], TorchNetwork]) -> None:
     """From point to point each piece goes on with what the one before has made; and head and tail are run at every
     point, of deep networks at every fourth unless `make slow` wants all."""
     subject = network(name)
@@ -68,7 +68,7 @@ def random_cut(graph: LayerGraph, rng: random.Random) -> frozenset[int]:
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_split_equals_whole_at_cuts_of_several_tensors(name: str, network: Callable[[str], Network]) -> None:
+def test_split_equals_whole_at_cuts_of_several_tensors(name: str, network: Callable[[str], TorchNetwork]) -> None:
     subject = network(f"torchvision:{name}")
     graph, rng, expected = subject.traced.graph, random.Random(name), whole(subject)
     prefixes = [frozenset(range(n + 1)) for n in np.linspace(0, len(graph.layers) - 1, CUTS // 2).astype(int)]

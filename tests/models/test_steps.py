@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from edgecloud.engine.executor import Network, make_executor
+from edgecloud.engine.torch_executor import TorchExecutor, TorchSegment
 from edgecloud.models.split import segment
 from edgecloud.models.steps import Steps
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import trace
 
 X = torch.randn((1, 4, 6, 6), generator=torch.Generator().manual_seed(0))
@@ -61,15 +62,16 @@ def test_a_tensor_that_nobody_reads_any_more_is_freed_while_the_rest_runs() -> N
     assert max(alive) <= 3  # the input, which the caller holds, the one that is read, and no others
 
 
-def test_ever_new_layer_sets_leave_nothing_behind(network: Callable[[str], Network]) -> None:
+def test_ever_new_layer_sets_leave_nothing_behind(network: Callable[[str], TorchNetwork]) -> None:
     subject = network("le_net")
-    executor = make_executor(subject, torch.device("cpu"))
+    executor = TorchExecutor(subject, "cpu")
     layers = sorted(subject.traced.graph.everything)[1:]
     sources = len(linecache.cache)
     gone = []
     for mask in range(1, 600):
         made = executor.load(frozenset(layer for bit, layer in enumerate(layers) if mask >> bit & 1))
-        gone.append(weakref.ref(made.module))
+        assert isinstance(made, TorchSegment)
+        gone.append(weakref.ref(made.part.module))
     del made
     gc.collect()
     assert len(linecache.cache) == sources

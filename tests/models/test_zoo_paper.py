@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgecloud.engine.executor import Network
 from edgecloud.models import registry, weights
 from edgecloud.models.specs import KINDS, describe
 from edgecloud.models.split import split
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import trace
 from edgecloud.models.zoo.digits import digit_pictures, split_digits
 from edgecloud.models.zoo.local import LocallyConnected2d
@@ -56,7 +56,7 @@ PAPERS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_layers_are_counted_as_in_the_paper(name: str, network: Callable[[str], Network]) -> None:
+def test_layers_are_counted_as_in_the_paper(name: str, network: Callable[[str], TorchNetwork]) -> None:
     count, ours, definition = PAPERS[name]
     layers = network(name).traced.graph.layers[1:]
     kinds = [layer.kind for layer in layers if layer.kind not in ours]
@@ -65,7 +65,7 @@ def test_layers_are_counted_as_in_the_paper(name: str, network: Callable[[str], 
     assert len(definition) == count
 
 
-def test_deep_face_has_the_sizes_of_its_figure(network: Callable[[str], Network]) -> None:
+def test_deep_face_has_the_sizes_of_its_figure(network: Callable[[str], TorchNetwork]) -> None:
     shapes = {layer.id: layer.out_shape[1:] for layer in network("deepface").traced.graph.layers}
     expected = {
         "C1": (32, 142, 142), "M2": (32, 71, 71), "C3": (16, 63, 63), "L4": (16, 55, 55), "L5": (16, 25, 25),
@@ -75,7 +75,7 @@ def test_deep_face_has_the_sizes_of_its_figure(network: Callable[[str], Network]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_split_equals_whole_bit_for_bit_at_points_all_along(name: str, network: Callable[[str], Network]) -> None:
+def test_split_equals_whole_bit_for_bit_at_points_all_along(name: str, network: Callable[[str], TorchNetwork]) -> None:
     subject = network(name)
     traced, x = subject.traced, subject.example.tensor
     assert traced.capture == "fx"
@@ -90,7 +90,7 @@ def test_split_equals_whole_bit_for_bit_at_points_all_along(name: str, network: 
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_entry_says_the_truth(name: str, network: Callable[[str], Network]) -> None:
+def test_the_entry_says_the_truth(name: str, network: Callable[[str], TorchNetwork]) -> None:
     entry, subject = registry.lookup(name), network(name)
     assert entry.parameter_bytes == 4 * sum(parameter.numel() for parameter in subject.loaded.model.parameters())
     assert subject.example.tensor.shape == (1, *entry.input_shape)
@@ -111,12 +111,13 @@ def test_weights_are_the_same_on_every_machine() -> None:
         assert weights.load(registry.lookup(name)).digest[:23] == digest, name
 
 
-def test_mnist_reads_digits_that_it_never_saw(network: Callable[[str], Network]) -> None:
+def test_mnist_reads_digits_that_it_never_saw(network: Callable[[str], TorchNetwork]) -> None:
     pictures, classes = digit_pictures()
     _, held_out = split_digits()
     entry, model = registry.lookup("mnist"), network("mnist").loaded.model
+    batch = torch.from_numpy(np.concatenate([entry.preprocess(pictures[n]) for n in held_out]))
     with torch.inference_mode():
-        found = model(torch.cat([entry.preprocess(pictures[n]) for n in held_out])).argmax(1).tolist()
+        found = model(batch).argmax(1).tolist()
     right = sum(answer == classes[n] for answer, n in zip(found, held_out, strict=True))
     assert right / len(held_out) >= 0.99
 
@@ -153,7 +154,7 @@ def test_with_equal_weights_everywhere_it_is_a_convolution() -> None:
         torch.testing.assert_close(layer(x), conv(x))
 
 
-def test_a_locally_connected_layer_is_described_for_predictors(network: Callable[[str], Network]) -> None:
+def test_a_locally_connected_layer_is_described_for_predictors(network: Callable[[str], TorchNetwork]) -> None:
     specs = {spec.out_shape: spec for spec in describe(network("deepface").traced) if spec.kind == "local"}
     l5 = specs[1, 16, 25, 25]
     assert (l5.kernel, l5.stride) == ((7, 7), (2, 2))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection
 from edgecloud.net.messages import Error, Probe, Probed, from_header
 from edgecloud.net.penalties import Policy
@@ -107,7 +107,9 @@ def test_places_of_sources_are_counted_rightly_after_evictions() -> None:
         assert not server._door._open
 
 
-def test_a_good_edge_gets_in_while_a_crowd_takes_every_place(cache: Path, network: Callable[[str], Network]) -> None:
+def test_a_good_edge_gets_in_while_a_crowd_takes_every_place(
+    cache: Path, network: Callable[[str], TorchNetwork]
+) -> None:
     """A real cloud; without eviction it would be BUSY until --hello-timeout, which is longer than anybody waits here.
     A cloud on a busy machine lets the last of the crowd in late, and each may stay for a moment."""
     subject = network("le_net")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgecloud.cli.cloud_flags import build_parser
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import pack_prefix
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, from_header
@@ -160,7 +160,7 @@ def test_a_flood_of_refusals_is_counted_and_not_written(caplog: pytest.LogCaptur
     ]
 
 
-def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], Network]) -> None:
+def test_guessing_tokens_ends_at_the_door(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     hello = hello_of(network("le_net"), "wrong guess")
     with running_cloud(cache, "--penalise-loopback", EDGE_CLOUD_TOKEN="a good secret") as cloud:
         seen: list[str] = []
@@ -202,7 +202,7 @@ def test_every_limit_is_a_flag_with_its_default_in_the_help() -> None:
         assert f"(default: {default})" in described.partition(" --")[0], flag
 
 
-def test_limits_that_were_given_are_kept(cache: Path, network: Callable[[str], Network]) -> None:
+def test_limits_that_were_given_are_kept(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     subject = network("le_net")
     flags = ("--max-header", "4KiB", "--max-tensors", "1", "--max-payload", "64KiB", "--idle-timeout", "2s")
     with running_cloud(cache, *flags) as cloud:

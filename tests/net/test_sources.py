@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.hostile.attacks import encode
 from benchmarks.reconnecting import Clients
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Infer, Ready, Result, State, Status
@@ -206,7 +206,7 @@ def port_of(cloud: Cloud) -> int:
     return cloud.server.addresses[0][1]
 
 
-def greeted(cloud: Cloud, network: Network) -> Connection:
+def greeted(cloud: Cloud, network: TorchNetwork) -> Connection:
     """A connection that has agreed; where there is no place it comes again, as it is told."""
     end = time.monotonic() + LONG_S
     while True:
@@ -223,7 +223,7 @@ def greeted(cloud: Cloud, network: Network) -> Connection:
 
 
 def test_who_comes_again_for_every_status_gets_the_budget_of_one_and_keeps_no_edge_out(
-    cloud: Cloud, network: Callable[[str], Network]
+    cloud: Cloud, network: Callable[[str], TorchNetwork]
 ) -> None:
     le_net = network("le_net")
     x = np.asarray(le_net.example.tensor)
@@ -246,7 +246,7 @@ def test_who_comes_again_for_every_status_gets_the_budget_of_one_and_keeps_no_ed
 
 
 def test_who_leaves_with_requests_in_hand_leaves_nothing_outstanding(
-    cloud: Cloud, network: Callable[[str], Network]
+    cloud: Cloud, network: Callable[[str], TorchNetwork]
 ) -> None:
     le_net = network("le_net")
     request = encode(Infer(1, [[1, 13]], 60.0), [np.asarray(le_net.example.tensor)])

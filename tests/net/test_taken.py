@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import plain_pickle, tensors
 from edgecloud.net.connection import Connection, SlowError
 from edgecloud.net.frames import FrameType, Limits, pack_prefix
@@ -98,7 +98,7 @@ def test_what_is_read_is_not_decoded_until_it_is_asked_for(monkeypatch: pytest.M
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the cloud from /proc")
 def test_a_tensor_that_no_layer_reads_is_refused_before_it_is_unfolded(
-    cloud: CloudProcess, network: Callable[[str], Network]
+    cloud: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     squeezed = zstandard.compress(bytes(48 << 20))
     fields = {"id": 1, "layers": [[1, 13]], "deadline_s": 30.0}

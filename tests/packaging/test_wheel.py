@@ -118,6 +118,16 @@ def test_what_is_measured_with_is_what_is_asked_for() -> None:
         assert each.name == extras.PROJECT or pinned[each.name] in each.specifier, each
 
 
+def test_an_edge_without_torch_gets_the_same_versions() -> None:
+    """requirements-edge.txt has nothing of its own, and none of what is large."""
+    edge, all_of_it = (
+        {line for line in (ROOT / name).read_text().splitlines() if "==" in line}
+        for name in ("requirements-edge.txt", "requirements.txt")
+    )
+    assert edge < all_of_it
+    assert not {"torch", "torchvision", "scikit-learn", "matplotlib"} & {line.partition("==")[0] for line in edge}
+
+
 def test_what_an_extra_brings_is_known_by_its_extra() -> None:
     for library, extra in extras.EXTRAS.items():
         package = extras.package_of(library).replace("_", "-")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Error, Probe, Probed, State, Status, from_header
 from edgecloud.server import health
@@ -28,7 +28,7 @@ def soon(seconds: float = 30.0) -> Deadline:
 
 
 @contextmanager
-def busy(cloud: CloudProcess, subject: Network) -> Iterator[Connection]:
+def busy(cloud: CloudProcess, subject: TorchNetwork) -> Iterator[Connection]:
     """A connection whose request is in hand for as long as nothing is read: its answer is larger than all buffers."""
     with closing(greet(cloud, hello_of(subject))) as edge:
         for number in range(1, 9):
@@ -45,7 +45,7 @@ def says_that_it_stops(cloud: CloudProcess) -> bool:
 
 
 @pytest.fixture
-def subject(network: Callable[[str], Network]) -> Network:
+def subject(network: Callable[[str], TorchNetwork]) -> TorchNetwork:
     return network("le_net")
 
 
@@ -66,7 +66,7 @@ def test_asking_loads_no_torch() -> None:
     assert run_script("-c", code).code == 3
 
 
-def test_a_full_cloud_says_that_it_is_busy(cache: Path, subject: Network) -> None:
+def test_a_full_cloud_says_that_it_is_busy(cache: Path, subject: TorchNetwork) -> None:
     with running_cloud(cache, "--max-connections", "1") as cloud, closing(greet(cloud, hello_of(subject))):
         done = run_script("cloud_api.py", "--health", f"{LOCAL}:{cloud.port}")
     assert (done.code, done.stdout) == (3, "")
@@ -105,7 +105,9 @@ def test_what_is_no_cloud_is_unhealthy_and_code_1() -> None:
     assert (done.code, done.stdout.startswith("unhealthy: not this protocol")) == (1, True)
 
 
-def test_a_stopping_cloud_finishes_what_is_in_hand_and_says_that_it_is_stopping(cache: Path, subject: Network) -> None:
+def test_a_stopping_cloud_finishes_what_is_in_hand_and_says_that_it_is_stopping(
+    cache: Path, subject: TorchNetwork
+) -> None:
     with running_cloud(cache) as cloud, busy(cloud, subject) as edge:
         cloud.stop()
         until(lambda: says_that_it_stops(cloud))
@@ -121,7 +123,7 @@ def test_a_stopping_cloud_finishes_what_is_in_hand_and_says_that_it_is_stopping(
         assert cloud.process.wait(timeout=LONG_S) == 0
 
 
-def test_a_drain_ends_when_its_time_is_over(cache: Path, subject: Network) -> None:
+def test_a_drain_ends_when_its_time_is_over(cache: Path, subject: TorchNetwork) -> None:
     with running_cloud(cache, "--drain-timeout", "700ms") as cloud, busy(cloud, subject):
         started = time.monotonic()
         cloud.stop()
@@ -129,7 +131,7 @@ def test_a_drain_ends_when_its_time_is_over(cache: Path, subject: Network) -> No
         assert time.monotonic() - started > 0.6
 
 
-def test_a_second_sigterm_ends_at_once(cache: Path, subject: Network) -> None:
+def test_a_second_sigterm_ends_at_once(cache: Path, subject: TorchNetwork) -> None:
     with running_cloud(cache, "--drain-timeout", "60min", ends_with=-signal.SIGTERM) as cloud, busy(cloud, subject):
         cloud.stop()
         until(lambda: says_that_it_stops(cloud))

@@ -17,8 +17,8 @@ import pytest
 from safetensors.torch import save_file
 
 from benchmarks.hostile.attacks import encode, gadgets
-from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net import plain_pickle
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.frames import FrameType, pack_prefix
@@ -34,7 +34,7 @@ def soon(seconds: float = LONG_S) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
-def hello_of(network: Network, token: str = "") -> Hello:
+def hello_of(network: TorchNetwork, token: str = "") -> Hello:
     return Hello(network.traced.graph.name, network.loaded.digest, network.traced.graph.digest, ["raw"], token)
 
 
@@ -62,7 +62,7 @@ def answer(sock: socket.socket) -> str:
         return ""
 
 
-def assert_serves(cloud: CloudProcess, network: Network) -> None:
+def assert_serves(cloud: CloudProcess, network: TorchNetwork) -> None:
     """A good edge gets the right answer."""
     graph = network.traced.graph
     x = np.asarray(network.example.tensor)
@@ -74,7 +74,7 @@ def assert_serves(cloud: CloudProcess, network: Network) -> None:
 
 
 @pytest.fixture
-def le_net(network: Callable[[str], Network]) -> Network:
+def le_net(network: Callable[[str], TorchNetwork]) -> TorchNetwork:
     return network("le_net")
 
 
@@ -99,7 +99,9 @@ def le_net(network: Callable[[str], Network]) -> Network:
         (encode(Hello("le_net", "sha256:0", "sha256:0", [], ""), []), "MISMATCH"),
     ],
 )
-def test_what_is_no_greeting_is_refused_by_name(data: bytes, code: str, cloud: CloudProcess, le_net: Network) -> None:
+def test_what_is_no_greeting_is_refused_by_name(
+    data: bytes, code: str, cloud: CloudProcess, le_net: TorchNetwork
+) -> None:
     assert_serves(cloud, le_net)  # the network is loaded
     with raw_socket(cloud) as sock:
         sock.sendall(data)
@@ -107,7 +109,7 @@ def test_what_is_no_greeting_is_refused_by_name(data: bytes, code: str, cloud: C
     assert_serves(cloud, le_net)
 
 
-def test_random_bytes_and_flipped_bits_leave_it_standing(cloud: CloudProcess, le_net: Network) -> None:
+def test_random_bytes_and_flipped_bits_leave_it_standing(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     rng = random.Random(4)
     good = encode(hello_of(le_net), [])
     for _ in range(150):
@@ -122,7 +124,7 @@ def test_random_bytes_and_flipped_bits_leave_it_standing(cloud: CloudProcess, le
     assert_serves(cloud, le_net)
 
 
-def test_a_frame_truncated_at_every_byte_leaves_it_standing(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_frame_truncated_at_every_byte_leaves_it_standing(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     good = encode(hello_of(le_net), [])
     before = cloud.descriptors
     for end in range(len(good)):
@@ -135,7 +137,7 @@ def test_a_frame_truncated_at_every_byte_leaves_it_standing(cloud: CloudProcess,
     until(lambda: cloud.descriptors <= before + 2)
 
 
-def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
+def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     assert_serves(cloud, le_net)
     before = cloud.rss_bytes
     for _ in range(50):
@@ -145,7 +147,7 @@ def test_an_oversized_length_takes_no_memory(cloud: CloudProcess, le_net: Networ
     assert cloud.rss_bytes - before < 20 << 20
 
 
-def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Network, tmp_path: Path) -> None:
+def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: TorchNetwork, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     sent = 0
     for kind in FrameType:
@@ -164,7 +166,7 @@ def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Netwo
     assert_serves(cloud, le_net)
 
 
-def test_a_program_that_hashes_for_years_stops_nobody(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_program_that_hashes_for_years_stops_nobody(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     doubling = b"})\x94" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(60)) + b"Ns."
     header = plain_pickle._START + doubling
     with raw_socket(cloud) as sock:
@@ -173,7 +175,9 @@ def test_a_program_that_hashes_for_years_stops_nobody(cloud: CloudProcess, le_ne
     assert_serves(cloud, le_net)
 
 
-def test_a_description_that_would_be_long_to_print_is_refused_in_short(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_description_that_would_be_long_to_print_is_refused_in_short(
+    cloud: CloudProcess, le_net: TorchNetwork
+) -> None:
     connection = greet(cloud, hello_of(le_net))
     text = "s" * 10_000
     description = ("float32", (1,), [text] * 3, 0)
@@ -204,13 +208,13 @@ def strict(cache: Path) -> Iterator[CloudProcess]:
         yield process
 
 
-def test_only_the_named_networks_are_served(strict: CloudProcess, le_net: Network) -> None:
+def test_only_the_named_networks_are_served(strict: CloudProcess, le_net: TorchNetwork) -> None:
     greet(strict, hello_of(le_net, TOKEN)).close()
     with pytest.raises(MismatchError, match="serves only le_net, mobile_net"):
         greet(strict, Hello("alex_net", "", "", [], TOKEN))
 
 
-def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le_net: Network) -> None:
+def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le_net: TorchNetwork) -> None:
     """Capturing a graph changes torch's own classes while it lasts."""
     x = np.asarray(le_net.example.tensor)
     expected = le_net.loaded.model(le_net.example.tensor)
@@ -228,12 +232,12 @@ def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le
 
 
 def test_a_network_that_comes_back_with_other_weights_is_not_used(
-    cache: Path, tmp_path: Path, network: Callable[[str], Network]
+    cache: Path, tmp_path: Path, network: Callable[[str], TorchNetwork]
 ) -> None:
     path = tmp_path / "secret-place.safetensors"
     entry = registry.lookup("le_net")
 
-    def write(seed: int) -> Network:
+    def write(seed: int) -> TorchNetwork:
         save_file(weights.seeded(entry, seed).state_dict(), path)
         return prepare(weights.load(entry, str(path)), inputs.sample(entry.sample, entry.preprocess), entry.name)
 
@@ -255,7 +259,7 @@ def test_a_network_that_comes_back_with_other_weights_is_not_used(
         assert "secret-place" not in str(caught.value)
 
 
-def test_a_memo_bomb_takes_no_memory(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_memo_bomb_takes_no_memory(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     assert_serves(cloud, le_net)
     before = cloud.rss_bytes
     bomb = plain_pickle._START + b"Nr" + struct.pack("<I", 1 << 26) + b"."
@@ -288,7 +292,7 @@ def test_a_peer_that_says_nothing_is_sent_away(cloud: CloudProcess) -> None:
     ],
 )
 def test_a_request_that_does_not_fit_is_refused_and_the_connection_goes_on(
-    layers: list[list[int]], shapes: list[tuple[int, ...]], reason: str, cloud: CloudProcess, le_net: Network
+    layers: list[list[int]], shapes: list[tuple[int, ...]], reason: str, cloud: CloudProcess, le_net: TorchNetwork
 ) -> None:
     connection = greet(cloud, hello_of(le_net))
     connection.send(Infer(1, layers, 30.0), soon(), [np.zeros(shape, np.float32) for shape in shapes])
@@ -299,7 +303,7 @@ def test_a_request_that_does_not_fit_is_refused_and_the_connection_goes_on(
     connection.close()
 
 
-def test_a_request_whose_deadline_has_passed_is_told_so(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_request_whose_deadline_has_passed_is_told_so(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     connection = greet(cloud, hello_of(le_net))
     connection.send(Infer(1, [[1, 13]], 0.0), soon(), [np.asarray(le_net.example.tensor)])
     with pytest.raises(DeadlineError, match="deadline"):
@@ -307,7 +311,7 @@ def test_a_request_whose_deadline_has_passed_is_told_so(cloud: CloudProcess, le_
     connection.close()
 
 
-def test_a_huge_answer_to_a_probe_is_refused(cloud: CloudProcess, le_net: Network) -> None:
+def test_a_huge_answer_to_a_probe_is_refused(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     connection = greet(cloud, hello_of(le_net))
     connection.send(Probe(1, 1 << 40), soon())
     with pytest.raises(AppError, match="is limited to"):
@@ -315,7 +319,7 @@ def test_a_huge_answer_to_a_probe_is_refused(cloud: CloudProcess, le_net: Networ
     connection.close()
 
 
-def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net: Network) -> None:
+def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net: TorchNetwork) -> None:
     failures: list[BaseException] = []
 
     def edge() -> None:
@@ -333,14 +337,14 @@ def test_many_edges_at_once_all_get_the_right_answer(cloud: CloudProcess, le_net
     assert not failures
 
 
-def test_one_connection_may_change_its_network(cloud: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_one_connection_may_change_its_network(cloud: CloudProcess, network: Callable[[str], TorchNetwork]) -> None:
     connection = greet(cloud, hello_of(network("le_net")))
     connection.send(hello_of(network("mnist")), soon())
     assert len(connection.receive(soon()).read(Ready).seconds) == len(network("mnist").traced.graph.layers)
     connection.close()
 
 
-def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: Network) -> None:
+def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: TorchNetwork) -> None:
     with running_cloud(cache, "--max-connections", "2") as cloud:
         held = [greet(cloud, hello_of(le_net)) for _ in range(2)]
         for _ in range(20):
@@ -361,20 +365,22 @@ def test_connections_over_the_limit_are_told_busy(cache: Path, le_net: Network) 
             connection.close()
 
 
-def test_a_token_is_needed_where_one_is_set(strict: CloudProcess, le_net: Network) -> None:
+def test_a_token_is_needed_where_one_is_set(strict: CloudProcess, le_net: TorchNetwork) -> None:
     greet(strict, hello_of(le_net, TOKEN)).close()
     for wrong in ("", "another secret", TOKEN[:-1], f"{TOKEN} ", "ü" * 20):
         with pytest.raises(ConnectError, match="wrong token"):
             greet(strict, hello_of(le_net, wrong))
 
 
-def test_a_network_over_the_memory_limit_is_refused(strict: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_a_network_over_the_memory_limit_is_refused(
+    strict: CloudProcess, network: Callable[[str], TorchNetwork]
+) -> None:
     greet(strict, hello_of(network("le_net"), TOKEN)).close()
     with pytest.raises(AppError, match="--max-network-bytes"):
         greet(strict, hello_of(network("mobile_net"), TOKEN))
 
 
-def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str], Network]) -> None:
+def test_a_stop_lets_requests_in_hand_finish(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     subject = network("mobile_net")
     x = np.asarray(subject.example.tensor)
     with running_cloud(cache, "--metrics-port", "0") as cloud, ExitStack() as stack:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edgecloud.client.handshake import handshake
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import Network
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import registry
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
 from edgecloud.net.server import Peer, Server
@@ -41,7 +40,7 @@ def soon(seconds: float = LONG_S) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
-def hello_of(network: Network) -> Hello:
+def hello_of(network: TorchNetwork) -> Hello:
     return Hello(network.traced.graph.name, network.loaded.digest, network.traced.graph.digest, ["raw"], "")
 
 
@@ -49,7 +48,7 @@ def hello_of(network: Network) -> Hello:
 def networks(cache: Path, **settings: object) -> Iterator[Networks]:
     worker = Worker(8)
     config = replace(CloudConfig(device=DeviceConfig(cache_dir=cache)), **settings)  # type: ignore[arg-type]
-    made = Networks(config, torch.device("cpu"), worker, LoadMeter())
+    made = Networks(config, worker, LoadMeter())
     try:
         yield made
     finally:
@@ -61,7 +60,9 @@ def get(found: Networks, hello: Hello, seconds: float = LONG_S, source: str | No
     return found.get(registry.lookup(hello.model), hello, soon(seconds), lambda: True, source)
 
 
-def test_who_cannot_wait_is_told_in_time_and_finds_it_later(cache: Path, network: Callable[[str], Network]) -> None:
+def test_who_cannot_wait_is_told_in_time_and_finds_it_later(
+    cache: Path, network: Callable[[str], TorchNetwork]
+) -> None:
     hello = hello_of(network("le_net"))
     with networks(cache) as found:
         began = time.monotonic()
@@ -78,7 +79,9 @@ def test_who_cannot_wait_is_told_in_time_and_finds_it_later(cache: Path, network
         assert both[0] is both[1] is get(found, hello)
 
 
-def test_other_digests_are_refused_without_loading_anything(cache: Path, network: Callable[[str], Network]) -> None:
+def test_other_digests_are_refused_without_loading_anything(
+    cache: Path, network: Callable[[str], TorchNetwork]
+) -> None:
     right = hello_of(network("le_net"))
     with networks(cache) as found:
         get(found, right)
@@ -105,7 +108,7 @@ def test_digests_are_forgotten_where_anything_has_changed_that_they_depend_on(tm
     assert KnownDigests(tmp_path).find(entry, str(path)) is None
 
 
-def test_a_source_pays_for_the_loads_that_it_causes(tmp_path: Path, network: Callable[[str], Network]) -> None:
+def test_a_source_pays_for_the_loads_that_it_causes(tmp_path: Path, network: Callable[[str], TorchNetwork]) -> None:
     hello = hello_of(network("le_net"))
     with networks(tmp_path, load_budget_s=0.001) as found:
         get(found, hello, source="192.0.2.1")
@@ -185,7 +188,7 @@ def limited(cloud: CloudProcess, kind: int, most: int) -> Iterator[None]:
 
 
 def test_a_greeting_needs_no_file_and_a_payload_without_memory_is_refused(
-    cache: Path, network: Callable[[str], Network]
+    cache: Path, network: Callable[[str], TorchNetwork]
 ) -> None:
     subject = network("le_net")
     hello, x = hello_of(subject), np.asarray(subject.example.tensor)
@@ -216,7 +219,7 @@ def ask(connection: Connection, request: Infer, x: Array) -> Result:
     return connection.receive(soon()).read(Result)
 
 
-def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str], Network]) -> None:
+def test_an_edge_greets_a_busy_cloud_again_when_it_says(network: Callable[[str], TorchNetwork]) -> None:
     subject = network("le_net")
     layers = len(subject.traced.graph.layers)
     ready = Ready([0.0] * layers, [0.0] * layers, 0.0, "cpu", [], 1 << 20, "measured")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection
 from edgecloud.net.messages import Infer, Result
 from edgecloud.net.metrics import Gauges, Spent, bytes_by_codec
@@ -21,7 +21,7 @@ from tests.test_imports import imported_by
 ANSWERS = 'edgecloud_answers_total{model="le_net"}'
 
 
-def infer(connection: Connection, subject: Network, request_id: int) -> int:
+def infer(connection: Connection, subject: TorchNetwork, request_id: int) -> int:
     """One request for everything; returns the bytes of the answer."""
     x = np.asarray(subject.example.tensor)
     connection.send(Infer(request_id, [[1, len(subject.traced.graph.layers)]], 30.0), soon(), [x])
@@ -30,7 +30,7 @@ def infer(connection: Connection, subject: Network, request_id: int) -> int:
     return frame.payload.nbytes
 
 
-def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[str], Network]) -> None:
+def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     subject = network("le_net")
     bytes_in = np.asarray(subject.example.tensor).nbytes
     with running_cloud(cache, "--metrics-port", "0") as cloud, closing(greet(cloud, hello_of(subject))) as edge:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.hostile.attacks import encode
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.messages import Infer, Result, State, Status
 from edgecloud.net.pacing import BURST_S, HEADER_BYTES, Bucket, price
 from edgecloud.utils.deadline import Deadline
@@ -45,7 +45,7 @@ def slow(cache: Path) -> Iterator[CloudProcess]:
 
 
 def test_who_asks_too_often_waits_and_still_gets_every_answer(
-    slow: CloudProcess, network: Callable[[str], Network]
+    slow: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     with closing(greet(slow, hello_of(network("le_net")))) as edge:
         began = time.monotonic()
@@ -56,7 +56,7 @@ def test_who_asks_too_often_waits_and_still_gets_every_answer(
         assert time.monotonic() - began > 1.5
 
 
-def test_a_refused_request_is_paid_for_too(slow: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_a_refused_request_is_paid_for_too(slow: CloudProcess, network: Callable[[str], TorchNetwork]) -> None:
     with closing(greet(slow, hello_of(network("le_net")))) as edge:
         began = time.monotonic()
         edge.sock.sendall(encode(Infer(1, [[1, 99]], 9.0), []) * 5)
@@ -64,7 +64,9 @@ def test_a_refused_request_is_paid_for_too(slow: CloudProcess, network: Callable
         assert time.monotonic() - began > 1.5
 
 
-def test_requests_that_are_computed_are_not_paid_for(slow: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_requests_that_are_computed_are_not_paid_for(
+    slow: CloudProcess, network: Callable[[str], TorchNetwork]
+) -> None:
     x, late = np.asarray(network("le_net").example.tensor), Deadline.after(110, "the test")
     with closing(greet(slow, hello_of(network("le_net")))) as edge:
         for _ in range(120):  # two minutes, if they were: the deadline is before that
@@ -72,7 +74,7 @@ def test_requests_that_are_computed_are_not_paid_for(slow: CloudProcess, network
             edge.receive(late).read(Result)
 
 
-def test_who_waits_for_tokens_does_not_hold_up_a_stop(cache: Path, network: Callable[[str], Network]) -> None:
+def test_who_waits_for_tokens_does_not_hold_up_a_stop(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     with running_cloud(cache, "--max-control-rate", "1", "--max-queue", "4", "--drain-timeout", "300s") as cloud:
         edge = greet(cloud, hello_of(network("le_net")))
         edge.sock.sendall(encode(Infer(1, [[1, 99]], 9.0), []) * 60)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import page
 from edgecloud.net.endpoints import listen, name_of
 from edgecloud.net.page import HEAD_BYTES, PLACES, Page, reply
@@ -173,7 +173,7 @@ def test_an_answer_has_a_length_and_an_end() -> None:
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot limit another process")
-def test_half_open_scrapes_do_not_stop_a_cloud(cache: Path, network: Callable[[str], Network]) -> None:
+def test_half_open_scrapes_do_not_stop_a_cloud(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     """300 of them, and a cloud that may have 256 descriptors in all: it goes on, and so do its figures."""
     subject = network("le_net")
     with running_cloud(cache, "--metrics-port", "0") as cloud, ExitStack() as stack:

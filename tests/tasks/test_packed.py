@@ -15,9 +15,10 @@ import torch
 
 from edgecloud import tasks_edge_api
 from edgecloud.client.conditions import Conditions
-from edgecloud.engine.executor import Network, TorchExecutor
 from edgecloud.engine.packing import CodecPolicy, pack, packing_of
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.codec import CODECS
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
@@ -47,7 +48,7 @@ SLOW = ("--emulate-cpu", "0.002", "--emulate-link", "100kbit,5ms")
 
 
 @pytest.fixture
-def profiled(network: Callable[[str], Network]) -> Profiled:
+def profiled(network: Callable[[str], TorchNetwork]) -> Profiled:
     """mobile_net with half the bytes under zstd everywhere, and a lossy codec after one of its points."""
     graph = network("mobile_net").traced.graph
     lossless = [[Packed(RAW, e.out_bytes), Packed("zstd", e.out_bytes // 2, 0.03, 0.01)] for e in graph.layers]
@@ -120,7 +121,7 @@ def fast_cloud(profiled: Profiled) -> Profiled:
 
 
 def test_pixels_are_planned_only_where_the_inputs_are_pictures(
-    network: Callable[[str], Network], tmp_path: Path
+    network: Callable[[str], TorchNetwork], tmp_path: Path
 ) -> None:
     subject = network("mobile_net")
     entry = registry.lookup("mobile_net")
@@ -135,7 +136,7 @@ def test_pixels_are_planned_only_where_the_inputs_are_pictures(
     assert min(each) <= sizes[0][0, "zstd"] <= max(each)
 
 
-def test_what_cannot_be_packed_or_unpacked_travels_raw(network: Callable[[str], Network]) -> None:
+def test_what_cannot_be_packed_or_unpacked_travels_raw(network: Callable[[str], TorchNetwork]) -> None:
     executor = TorchExecutor(network("le_net"), torch.device("cpu"))
     x, bad = np.ones((1, 64), np.float32), np.full((1, 64), np.nan, np.float32)
     packed, encode_s = pack(executor, [x, bad, x], ["int8", "int8", "fp16"], [RAW, "int8"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecloud.client.conditions import Conditions
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
 from edgecloud.tasks.planner import Choice, ClosedQueue, Line, OpenQueue, Profiled
@@ -113,7 +113,7 @@ def ready(seconds: list[float]) -> Ready:
 
 
 @pytest.fixture
-def conditions(network: Callable[[str], Network]) -> Callable[[float], Conditions]:
+def conditions(network: Callable[[str], TorchNetwork]) -> Callable[[float], Conditions]:
     """A link of so many mbit, and a cloud ten times as fast as the edge of `known`."""
     count = len(network("alex_net").traced.graph.layers)
     return lambda mbit: Conditions(
@@ -124,7 +124,7 @@ def conditions(network: Callable[[str], Network]) -> Callable[[float], Condition
 
 
 @pytest.fixture
-def known(network: Callable[[str], Network]) -> dict[str, Profiled]:
+def known(network: Callable[[str], TorchNetwork]) -> dict[str, Profiled]:
     graph = network("alex_net").traced.graph
     return {"alex_net": Profiled(graph, [0.0] + [0.02] * (len(graph.layers) - 1))}
 

@@ -18,7 +18,7 @@ from openpyxl import load_workbook
 from benchmarks import load
 from edgecloud import tasks_edge_api
 from edgecloud.engine.answers import matches
-from edgecloud.engine.executor import Network
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, State, Status, from_header
 from edgecloud.utils.deadline import Deadline
@@ -52,7 +52,7 @@ def many(cache: Path) -> Iterator[CloudProcess]:
         yield process
 
 
-def greet(port: int, *networks: Network) -> Connection:
+def greet(port: int, *networks: TorchNetwork) -> Connection:
     connection = connect("127.0.0.1", port, 5.0)
     for network in networks:
         graph = network.traced.graph
@@ -62,7 +62,7 @@ def greet(port: int, *networks: Network) -> Connection:
 
 
 def test_requests_of_two_networks_overlap_on_one_connection(
-    many: CloudProcess, network: Callable[[str], Network]
+    many: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     networks = {name: network(name) for name in ("le_net", "mobile_net")}
     expected = {name: found.loaded.model(found.example.tensor).detach().numpy() for name, found in networks.items()}
@@ -91,7 +91,9 @@ def test_requests_of_two_networks_overlap_on_one_connection(
         assert (error.code, error.id, "no HELLO named" in error.text) == ("BAD_REQUEST", 9, True)
 
 
-def test_a_batch_gives_the_answers_of_single_requests(many: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_a_batch_gives_the_answers_of_single_requests(
+    many: CloudProcess, network: Callable[[str], TorchNetwork]
+) -> None:
     found = network("mobile_net")
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(found.example.tensor.shape).astype(np.float32) for _ in range(8)]
@@ -115,7 +117,7 @@ def test_a_batch_gives_the_answers_of_single_requests(many: CloudProcess, networ
 
 
 def test_an_input_with_nan_does_not_end_batches_for_others(
-    many: CloudProcess, network: Callable[[str], Network]
+    many: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     found = network("le_net")
     layers, x = [[4, 13]], np.full((1, 6, 14, 14), np.nan, np.float32)
@@ -132,7 +134,7 @@ def test_an_input_with_nan_does_not_end_batches_for_others(
 
 
 def test_an_edge_that_has_said_all_still_gets_its_answers(
-    many: CloudProcess, network: Callable[[str], Network]
+    many: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     found = network("mobile_net")
     with closing(greet(many.port, found)) as connection:
@@ -143,7 +145,7 @@ def test_an_edge_that_has_said_all_still_gets_its_answers(
         assert {connection.receive(soon()).read(Result).id for _ in range(4)} == {0, 1, 2, 3}
 
 
-def test_whoever_sends_too_much_is_told_busy_with_a_number(cache: Path, network: Callable[[str], Network]) -> None:
+def test_whoever_sends_too_much_is_told_busy_with_a_number(cache: Path, network: Callable[[str], TorchNetwork]) -> None:
     found = network("mobile_net")
     layers = [[1, len(found.traced.graph.layers)]]
     x = np.asarray(found.example.tensor)
@@ -171,7 +173,7 @@ def test_sixteen_edges_at_once_get_their_shares(many: CloudProcess) -> None:
 
 
 def test_an_edge_that_takes_no_answers_does_not_hold_the_others_up(
-    many: CloudProcess, network: Callable[[str], Network]
+    many: CloudProcess, network: Callable[[str], TorchNetwork]
 ) -> None:
     found = network("mobile_net")
     graph = found.traced.graph
@@ -328,7 +330,7 @@ def test_ctrl_c_finishes_what_is_in_flight(many: CloudProcess, cache: Path, tmp_
     assert len(table.read_text().splitlines()) == int(found[1]) + 1
 
 
-def test_nothing_grows_while_nothing_comes(many: CloudProcess, network: Callable[[str], Network]) -> None:
+def test_nothing_grows_while_nothing_comes(many: CloudProcess, network: Callable[[str], TorchNetwork]) -> None:
     with closing(greet(many.port, network("le_net"))) as connection:
         connection.send(Infer(1, [[1, 13]], 30.0), soon(), [np.asarray(network("le_net").example.tensor)])
         connection.receive(soon()).read(Result)

@@ -14,9 +14,10 @@ import pytest
 
 from edgecloud import deployment, edge_api
 from edgecloud.cli import plan_report
-from edgecloud.engine.executor import Network, TorchExecutor
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import graph_json
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.partition.cost import Part, Power, predict
 from edgecloud.predictor import store
 from edgecloud.predictor.quota import Quota
@@ -136,7 +137,7 @@ def test_planning_loads_neither_torch_nor_a_socket(graph_file: Callable[..., Pat
 
 
 def test_kept_profiles_are_planned_from(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
@@ -206,7 +207,7 @@ def test_a_plan_is_that_of_the_edge(
 
 
 def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
@@ -228,7 +229,7 @@ def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
 
 
 def test_planning_from_what_was_measured_loads_no_torch(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
@@ -243,7 +244,7 @@ def test_planning_from_what_was_measured_loads_no_torch(
 
 
 def test_the_profiles_that_an_edge_and_a_cloud_would_have_are_taken(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever is newest: of an emulated edge, at full speed, under a quota, of a cloud."""
     import torch
@@ -317,7 +318,7 @@ def test_the_map_is_the_plan_of_every_rate(graph_file: Callable[..., Path], caps
 
 
 def test_profiles_of_different_networks_are_not_mixed(
-    network: Callable[[str], Network], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Callable[[str], TorchNetwork], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 

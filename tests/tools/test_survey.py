@@ -224,7 +224,7 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An emulated edge, one under a small quota and the lab's run one thread."""
-    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 2)
+    monkeypatch.setattr("edgecloud.utils.inference_utils._at_start", lambda: 2)
     capsys.readouterr()
     try:
         assert deployment.main(["profile", "--budget", "1s", "--output", str(tmp_path / "d"), "--json"]) == 0
@@ -238,7 +238,7 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     assert survey.folder_of("edge", 2) == survey.datasets() / "edge"
     assert survey.folder_of("edge", 1) == survey.datasets() / "edge-1t"
     assert survey.folder_of("cloud", 1) == survey.datasets() / "cloud"
-    monkeypatch.setattr("edgecloud.utils.inference_utils._AT_START", 1)
+    monkeypatch.setattr("edgecloud.utils.inference_utils._at_start", lambda: 1)
     assert survey.folder_of("edge", 1) == survey.datasets() / "edge"
     assert survey.thread_counts("edge", "cpu", None) == (1,)
     cloud = ["profile", "--role", "cloud", "--budget", "0.1s", "--output", str(tmp_path / "c"), "--json"]

@@ -1,0 +1,107 @@
+"""Whole networks on one thread: eager torch, our ONNX Runtime back-end, and a bare session with the runtime's defaults.
+
+    python -m benchmarks.backends [--bundles DIR] [--rounds N] [NETWORK ...]
+
+Interleaved: each round runs every one of them once, after a rest, so that what the machine does hits all alike. The
+bundles are made in DIR if they are not there, which takes up to a minute for each.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor, make_executor
+from edgecloud.models import bundle_network, registry
+from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.models.network import Array
+from edgecloud.models.onnx_session import runtime
+from edgecloud.tools import export
+from edgecloud.utils.inference_utils import set_threads
+
+NETWORKS = (
+    *("torchvision:squeezenet1_1", "mobile_net", "torchvision:googlenet", "torchvision:efficientnet_b0"),
+    *("torchvision:resnet18", "torchvision:densenet121", "alex_net", "vgg_net"),
+)
+REST_S, WARM_UP = 0.05, 3
+BARE = "bare session"
+Run = Callable[[], object]
+
+
+def bundled(name: str, folder: Path) -> BundleNetwork:
+    """The network as a bundle, made now or before."""
+    path = folder / f"{name.rpartition(':')[2]}.bundle"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        export.export(name, "default", path, lambda _what, _done: None)
+    return bundle_network.read(path)
+
+
+def runs_of(name: str, network: BundleNetwork) -> dict[str, Run]:
+    """What is compared, ready to run."""
+    x = network.example.array
+    torch_network = registry.built_in(name).network(example=network.example)
+    executors = {
+        TORCH: make_executor(torch_network, "cpu", backend=TORCH),
+        ONNXRUNTIME: make_executor(network, "cpu", backend=ONNXRUNTIME),
+    }
+    return {key: _whole(executor, x) for key, executor in executors.items()} | {BARE: _bare(network, x)}
+
+
+def _whole(executor: Executor, x: Array) -> Run:
+    segment = executor.load(executor.network.graph.everything)
+    return partial(executor.run, segment, [x])
+
+
+def _bare(network: BundleNetwork, x: Array) -> Run:
+    """The same graph in a session that is only told how many threads there are."""
+    library = runtime()
+    part = network.bundle.part(network.graph.everything)
+    options = library.SessionOptions()
+    options.intra_op_num_threads = 1
+    values = [library.OrtValue.ortvalue_from_numpy(network.bundle.weight(weight)) for weight in part.weights]
+    options.add_external_initializers(list(part.weights), values)
+    session = library.InferenceSession(part.model, options, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {session.get_inputs()[0].name: x})
+
+
+def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
+    """Median seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for count in range(WARM_UP + rounds):
+        names = list(runs)
+        for name in names[count % len(names) :] + names[: count % len(names)]:  # each comes first, and last, in turn
+            run = runs[name]
+            time.sleep(REST_S)
+            began = time.perf_counter()
+            run()
+            if count >= WARM_UP:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
+    parser.add_argument("--bundles", type=Path, default=Path("bundles"), metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N")
+    options = parser.parse_args(argv)
+    set_threads(1)
+    print("| network | torch | onnxruntime | bare session | torch / onnxruntime | onnxruntime / bare |")
+    print("|---|---|---|---|---|---|")
+    ratios, bare = [], []
+    for name in options.networks:
+        s = interleaved(runs_of(name, bundled(name, options.bundles)), options.rounds)
+        ratios.append(s[TORCH] / s[ONNXRUNTIME])
+        bare.append(s[ONNXRUNTIME] / s[BARE])
+        cells = [f"{1e3 * s[key]:.2f} ms" for key in (TORCH, ONNXRUNTIME, BARE)]
+        print("|", " | ".join([name, *cells, f"{ratios[-1]:.2f}", f"{bare[-1]:.3f}"]), "|", flush=True)
+    means = [statistics.geometric_mean(each) for each in (ratios, bare)]
+    print(f"| geometric mean | | | | {means[0]:.2f} | {means[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What the other packages need to know of a network, whatever computes it. No torch.
+
+A network made of a torch module is `models.torch_network.TorchNetwork`; another kind is a class with the same members.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.inputs import Input
+from edgecloud.models.specs import LayerSpec
+from edgecloud.utils import defaults
+
+Array: TypeAlias = NDArray[Any]
+Take: TypeAlias = Callable[[int, Array], None]
+"""Is given the number of a layer and its output, which may change afterwards."""
+DEFAULT = defaults.Edge.WEIGHTS
+"""Weights that a network has where none are named: trained ones where the project ships such, else seeded ones."""
+IMAGENET = "imagenet"
+"""Those that torchvision publishes."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of the parameters of a network, beside the numbers themselves."""
+
+    digest: str
+    origin: str
+    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
+    one's own `as built`."""
+    trained: bool
+    code: str = ""
+    """Of a network of one's own, the digest of its file, which is part of `digest`."""
+    names: tuple[str, ...] = ()
+    """Of the tensors in the digest, in its order."""
+    marks: str = field(default="", repr=False)
+    """What leads to the first tensor that differs (`models.marks`)."""
+
+    def alone(self) -> "Weights":
+        """The same without what a subclass adds."""
+        return Weights(*(getattr(self, each.name) for each in fields(Weights)))
+
+
+class Network(Protocol):
+    """A network that is ready to be cut: its parameters, its graph, and a real input to measure it with."""
+
+    @property
+    def graph(self) -> LayerGraph:
+        """Its layers, the input first."""
+
+    @property
+    def example(self) -> Input:
+        """An input, and how it was made."""
+
+    @property
+    def weights(self) -> Weights:
+        """Which parameters it has."""
+
+    @property
+    def numbers(self) -> str:
+        """Of a network of one's own, a digest of the numbers in its graph that are no parameters; else nothing."""
+
+    @property
+    def made_with(self) -> str:
+        """The version of torch that it was captured with."""
+
+    @property
+    def bound(self) -> frozenset[int]:
+        """Layers that hold something which depends on the values of the input and could not cross a cut."""
+
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """Every layer but the input as predictors see it. Raises UnknownLayerError for one that nobody described."""
+
+    def whole(self, x: Array) -> list[Array]:
+        """The answer to an input of shape (1, ...), run here in one piece, and not slowed down."""
+
+    def copied(self) -> "Network":
+        """The same over memory of its own, so that it may move to another device."""
+
+    def each_output(self, x: Array, take: Take) -> None:
+        """Run it once on `x` and hand over the output of every layer, before anything else can change it."""

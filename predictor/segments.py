@@ -1,0 +1,97 @@
+"""Times of heads and tails where a runtime joins layers, so that no layer has a time of its own. Pure.
+
+Some cuts are measured; what lies between them follows the work of the layers there, scaled so that the measured ones
+come out right. The result is a profile like any other: its layers add up to the heads, and what a tail takes beyond its
+layers is its start. So a tail is as it was measured, and not what is left of the whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from statistics import median
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.specs import LayerSpec
+
+MADE_OF_NOTHING = {"view", "batchnorm", "activation"}
+"""Kinds that a runtime usually computes while it computes another layer."""
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class CutTimes:
+    """Seconds of the head and of the tail at some points, each measured several times. The whole is a head."""
+
+    heads: Mapping[int, tuple[float, ...]]
+    tails: Mapping[int, tuple[float, ...]]
+
+
+def chosen(graph: LayerGraph, work: Sequence[float], count: int) -> list[int]:
+    """At most so many points to measure, by their numbers: evenly spread over the work, and without both ends."""
+    inner = range(1, len(graph.points) - 1)
+    if count >= len(inner):
+        return list(inner)
+    done = [sum(work[: graph.points[number].layer + 1]) for number in inner]
+    targets = [done[-1] * (step + 0.5) / count for step in range(count)] if done else []
+    found = {min(range(len(done)), key=lambda place: abs(done[place] - target)) for target in targets}
+    return [inner[place] for place in sorted(found)]
+
+
+def work_of(graph: LayerGraph, specs: Sequence[LayerSpec] | None) -> tuple[float, ...]:
+    """How much there is to do in every layer, in no unit: only shares count, and only between measured cuts."""
+    if specs is None:
+        return (0.0, *(1.0 + layer.out_bytes for layer in graph.layers[1:]))
+    return (0.0, *(_work(spec) for spec in specs))
+
+
+def _work(spec: LayerSpec) -> float:
+    """About nanoseconds on one core."""
+    if spec.kind in MADE_OF_NOTHING:
+        return 0.02 * spec.out_bytes
+    macs = spec.macs * (0.2 if spec.kind == "dw_conv" else 0.03)
+    return macs + 0.05 * (spec.in_bytes + spec.out_bytes) + 0.1 * spec.weight_bytes + 200
+
+
+def fitted(graph: LayerGraph, work: Sequence[float], times: CutTimes) -> tuple[tuple[float, ...], dict[int, float]]:
+    """Seconds of every layer, and of the tail after the layer of every inner point that can be told.
+
+    The heads must hold the last point, which is the whole.
+    """
+    seconds = _between(graph, work, {number: median(each) for number, each in times.heads.items()})
+    if not times.tails:
+        return seconds, {}
+    whole_s = sum(seconds)
+    left = {number: median(each) for number, each in times.tails.items()}
+    last = len(graph.points) - 1
+    undone = {number: max(0.0, left.get(0, whole_s) - s) for number, s in left.items()} | {last: left.get(0, whole_s)}
+    done = list(accumulate(_between(graph, work, undone)))
+    layers = [point.layer for point in graph.points[1:-1]]
+    return seconds, {layer: max(0.0, done[-1] - done[layer]) for layer in layers}
+
+
+def _between(graph: LayerGraph, work: Sequence[float], known: Mapping[int, float]) -> tuple[float, ...]:
+    """Seconds of every layer, so that their sums are what is known at points, none below zero."""
+    seconds = [0.0] * len(graph.layers)
+    places = [(0, 0.0), *((graph.points[number].layer, known[number]) for number in sorted(known) if number)]
+    highest = 0.0
+    for (begin, _), (end, until_s) in pairwise(places):
+        span = range(begin + 1, end + 1)
+        total = sum(work[number] for number in span)
+        added, highest = max(0.0, until_s - highest), max(highest, until_s)
+        for number in span:
+            seconds[number] = added * (work[number] / total if total else 1 / len(span))
+    return tuple(seconds)
+
+
+def checked(graph: LayerGraph, work: Sequence[float], times: CutTimes) -> float:
+    """The median error of a head that is left out and told from the others, as a share of it; 0 where none can be."""
+    errors = []
+    last = len(graph.points) - 1
+    for number, measured in times.heads.items():
+        if number == last:
+            continue
+        others = {other: each for other, each in times.heads.items() if other != number}
+        seconds, _ = fitted(graph, work, CutTimes(others, {}))
+        head_s = sum(seconds[: graph.points[number].layer + 1])
+        errors.append(abs(head_s / median(measured) - 1) if median(measured) else 0.0)
+    return median(errors) if errors else 0.0

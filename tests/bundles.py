@@ -1,0 +1,96 @@
+"""Small networks, and bundles of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecloud.models import bundle, export
+from edgecloud.models.bundle import Content, Identity, InputForm
+from edgecloud.models.specs import UnknownLayerError, describe
+from edgecloud.models.trace import Traced, trace
+
+
+class Chain(nn.Module):
+    """Every layer reads the one before: in-place layers that may not run twice, one that does nothing, a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.Hardswish(inplace=True),
+            nn.Dropout(0.5),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, groups=8, padding=1),
+            nn.ELU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 32),
+            nn.Linear(32, 5),
+        )
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layers(x)
+
+
+class Branches(nn.Module):
+    """Tensors that are read again later, a layer called twice, tensors split and joined, two answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.again = nn.Conv2d(8, 8, 1)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a = self.first(x)
+        b = self.again(self.again(torch.relu(a)))
+        left, right = b.chunk(2, 1)
+        left = left + b[:, 0].unsqueeze(1)
+        joined = torch.cat([left * 2, right, a], 1)
+        scores = self.last(joined.mean((2, 3)))
+        return scores, a + 1
+
+
+class FixedShape(nn.Module):
+    """Written for one input at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.score(torch.tanh(x).reshape(1, 12))
+
+
+def traced_of(module: nn.Module, shape: tuple[int, ...], name: str = "") -> tuple[Traced, torch.Tensor]:
+    """A module with seeded numbers, captured for a seeded input."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.2)
+    x = torch.randn(shape, generator=generator)
+    return trace(module.eval(), x, name or type(module).__name__), x
+
+
+def write(path: Path, traced: Traced, x: torch.Tensor) -> export.Exported:
+    """A bundle of a captured network."""
+    exported = export.export(traced, x)
+    try:
+        specs = describe(traced)
+    except UnknownLayerError:
+        specs = None
+    content = Content(
+        identity=Identity(traced.graph.name, "sha256:0", "test", is_trained=False),
+        input=InputForm(tuple(x.shape[1:]), "tensor", "test", labels=("a", "b")),
+        graph=traced.graph,
+        tensors=exported.tensors,
+        is_batched=exported.is_batched,
+        specs=specs,
+    )
+    bundle.write(path, content, exported.model, exported.weights, np.asarray(x))
+    return exported

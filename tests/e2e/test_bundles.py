@@ -1,0 +1,225 @@
+"""Networks as bundles, run by the real programs. See docs/bundle.md."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+import edgecloud as ec
+from edgecloud import deployment, tasks_edge_api
+from edgecloud.models import bundle, registry, weights
+from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
+from tests.missing import call_without_torch
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_OWN", {})
+
+
+def _exported(name: str, path: Path, *arguments: str) -> Path:
+    written = run_script("deployment.py", "export", "-t", name, "-o", str(path), *arguments)
+    assert written.code == 0, written.stderr
+    assert "match the full model in torch" in written.stdout
+    return path
+
+
+@pytest.fixture(scope="session")
+def le_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _exported("le_net", tmp_path_factory.mktemp("exported") / "digits.bundle")
+
+
+@pytest.fixture(scope="session")
+def mobile_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _exported("mobile_net", tmp_path_factory.mktemp("exported") / "mobile.bundle")
+
+
+def _documents(run: Finished) -> Iterator[dict[str, Any]]:
+    assert run.code == 0, run.stderr
+    for line in run.stdout.splitlines():
+        yield json.loads(line)
+
+
+def _oracle(name: str, document: dict[str, Any]) -> None:
+    """The answer is that of the module in plain torch."""
+    entry = registry.built_in(name)
+    network = entry.network()
+    (expected,) = network.whole(network.example.array)
+    scores = np.exp(expected[0] - expected[0].max())
+    top = document["result"]["top"][0]
+    assert top["index"] == int(expected[0].argmax())
+    assert top["probability"] == pytest.approx(float(scores.max() / scores.sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["le_net", "mobile_net"])
+def test_every_cut_of_an_edge_without_torch_against_a_cloud_with_it(
+    name: str, request: pytest.FixtureRequest, cloud: CloudProcess, tmp_path: Path
+) -> None:
+    path = request.getfixturevalue(name)
+    points = len(bundle.read(path).graph.points)
+    what = ("--points", "all", "--verify", "--json", "--warm-up", "0", "--cache-dir", str(tmp_path))
+    run = call_without_torch("edge_api", "-t", str(path), *at(cloud), *what)
+    documents = list(_documents(run))
+    assert [document["plan"]["point"] for document in documents] == list(range(points))
+    for document in documents:
+        assert document["verify"]["matches"]
+        assert document["plan"]["backend"]["edge"] == "onnxruntime"
+        _same_answer(document, documents[0])
+    assert documents[0]["plan"]["backend"]["cloud"] == "torch"
+    assert documents[0]["completed_by"] == "cloud"
+    _oracle(name, documents[0])
+
+
+def _same_answer(document: dict[str, Any], other: dict[str, Any]) -> None:
+    top, expected = document["result"]["top"][0], other["result"]["top"][0]
+    assert top["index"] == expected["index"]
+    assert top["probability"] == pytest.approx(expected["probability"], abs=1e-4)
+
+
+def test_a_cloud_runs_a_bundle_for_an_edge_with_torch(le_net: Path, cache: Path, edge: CallEdge) -> None:
+    with running_cloud(cache, "-t", str(le_net)) as there:
+        (document,) = _documents(edge("-t", "le_net", *at(there), "--point", "4", "--verify", "--json"))
+    assert document["plan"]["backend"] == {"edge": "torch", "cloud": "onnxruntime"}
+    assert document["verify"]["matches"]
+    _oracle("le_net", document)
+
+
+def test_both_ends_run_a_bundle_and_plan_with_its_times(le_net: Path, edge: CallEdge) -> None:
+    (document,) = _documents(edge("-t", str(le_net), "--emulate-link", "5mbit,20ms", "--json"))
+    assert document["plan"]["backend"] == {"edge": "onnxruntime", "cloud": "onnxruntime"}
+    assert document["weights_origin"] == "shipped"
+    assert document["input"] == "sample:digit.png"
+
+
+def test_torch_can_run_what_a_bundle_was_made_of(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
+    run = edge("-t", str(le_net), *at(cloud), "--backend", "torch", "--point", "5", "--verify", "--json")
+    (document,) = _documents(run)
+    assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}
+    assert document["verify"]["matches"]
+    (document,) = _documents(edge("-t", str(le_net), "--backend", "torch", "--point", "5", "--json"))
+    assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}  # as the cloud that it has started
+
+
+def test_a_slow_edge_is_emulated(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
+    point = ("--point", "12", "--json", "--repeat", "3")
+    (slow,) = _documents(edge("-t", str(le_net), *at(cloud), *point, "--threads", "1", "--emulate-cpu", "0.01"))
+    (fast,) = _documents(edge("-t", str(le_net), *at(cloud), *point))
+    assert slow["measured"]["edge_s"] > 5 * fast["measured"]["edge_s"]
+
+
+def test_the_edge_answers_alone_without_a_cloud(le_net: Path, edge: CallEdge) -> None:
+    run = edge("-t", str(le_net), "-i", "127.0.0.1:1", "--fallback", "always", "--json")
+    (document,) = _documents(run)
+    assert document["completed_by"] == "fallback"
+    _oracle("le_net", document)
+
+
+def test_other_weights_of_the_same_network_are_refused(tmp_path: Path, cloud: CloudProcess, edge: CallEdge) -> None:
+    file = tmp_path / "other.safetensors"
+    safetensors.torch.save_file(weights.seeded(registry.built_in("le_net"), 7).state_dict(), file)
+    path = _exported("le_net", tmp_path / "other.bundle", "--weights", str(file))
+    run = edge("-t", str(path), *at(cloud))
+    assert run.code == 4
+    assert "differ" in run.stderr
+
+
+def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge) -> None:
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from torch import nn\nINPUT_SHAPE = (3, 16, 16)\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(inplace=True), nn.Flatten(), nn.Linear(784, 5))\n"
+    )
+    path = _exported(str(file), tmp_path / "small.bundle")
+    with running_cloud(cache, "--network", str(file)) as there:
+        run = edge("-t", str(path), *at(there), "--points", "all", "--verify", "--json")
+        documents = list(_documents(run))
+    assert len(documents) == 5
+    assert all(document["verify"]["matches"] for document in documents)
+
+
+def test_the_library_loads_and_runs_bundles(le_net: Path, cache: Path) -> None:
+    net = ec.load(le_net)
+    assert net.labels == tuple("0123456789")
+    assert net.is_trained
+    with ec.Edge(net, None, backend="onnxruntime", cache_dir=cache) as alone:
+        answer = alone(net.sample)
+    expected = registry.built_in("le_net").network().whole(net.sample)
+    assert np.allclose(answer.outputs[0], expected[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ec.UsageError, match="backend is one of auto, torch, onnxruntime"):
+        ec.Edge(net, None, backend="tvm")
+
+
+def test_tasks_run_on_bundles(le_net: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--cache-dir", str(cache), "-t", str(le_net), "--tasks", "6", "--verify", "--json"]
+    run = call(tasks_edge_api.main, arguments, capsys)
+    assert run.code == 0, run.stderr
+
+
+def test_layers_of_a_bundle_are_profiled_and_planned(
+    le_net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-t", str(le_net), "--cache-dir", str(tmp_path), "--json"]
+    run = call(deployment.main, ["profile", *flags, "--threads", "1"], capsys)
+    assert run.code == 0, run.stderr
+    assert run.document["measured_on"]["backend"] == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--weights", "imagenet"), "holds its weights"),
+        (("-d", "cuda", "--backend", "onnxruntime"), "CUDA"),
+    ],
+)
+def test_flags_that_do_not_go_with_a_bundle(
+    le_net: Path, cloud: CloudProcess, edge: CallEdge, arguments: tuple[str, ...], expected: str
+) -> None:
+    run = edge("-t", str(le_net), *at(cloud), *arguments)
+    assert run.code == 2
+    assert expected in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_predictors_are_of_torch_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("fit", "evaluate", "profile"):
+        run = call(deployment.main, [command, "--backend", "onnxruntime"], capsys)
+        assert run.code == 2
+        assert "deployment.py profile -t FILE.bundle" in run.stderr
+
+
+def test_files_that_are_no_bundles(tmp_path: Path, le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
+    damaged = tmp_path / "damaged.bundle"
+    damaged.write_bytes(le_net.read_bytes()[:-100])
+    onnx = tmp_path / "net.bundle"
+    onnx.write_bytes(b"\x08\x0a\x12\x07pytorch")
+    for name, expected in [
+        (damaged, "is not a bundle that can be used"),
+        (onnx, "ONNX model"),
+        (tmp_path / "none.bundle", "no file"),
+        (tmp_path / "net.onnx", "is ONNX"),
+    ]:
+        run = edge("-t", str(name), *at(cloud))
+        assert run.code == 2
+        assert expected in run.stderr
+        assert len(run.stderr.strip().splitlines()) == 1
+    run = edge("-t", "le_net", *at(cloud), "--backend", "onnxruntime")
+    assert run.code == 2
+    assert "deployment.py export -t le_net" in run.stderr
+
+
+def test_an_export_that_fails_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in [
+        (["-t", "le_net", "-o", str(tmp_path / "x.onnx")], "ends in .bundle"),
+        (["-t", "no_net", "-o", str(tmp_path / "x.bundle")], "unknown network"),
+        (["-t", "le_net", "-o", str(tmp_path / "no" / "x.bundle")], "cannot write"),
+    ]:
+        run = call(deployment.main, ["export", *arguments], capsys)
+        assert run.code == 2
+        assert expected in run.stderr
+    assert list(tmp_path.iterdir()) == []
