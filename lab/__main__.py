@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "edgecloud.lab.report",
     "compare": "edgecloud.lab.compare",
     "doctor": "edgecloud.lab.doctor",
-    "baselines": "edgecloud.lab.chooser",
+    "baselines": "edgecloud.lab.baselines.command",
     "link": "edgecloud.lab.link",
 }
 PROG = "python -m lab"

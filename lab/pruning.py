@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.baselines.registry import AUTO, POINT
 from edgecloud.lab.grid import FALLBACK, Key, Place, Want, missing
 from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.spec import OBJECTIVES, Spec

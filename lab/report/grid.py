@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from edgecloud.lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.baselines.registry import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
 from edgecloud.lab.grid import LEAST_POINTS
 from edgecloud.lab.pruning import Floor, heads_of, is_rival
 from edgecloud.lab.records import Cell
