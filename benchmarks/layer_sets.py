@@ -1,9 +1,9 @@
-"""What ever new sets of layers cost a cloud, and a good edge beside whoever asks for them.
+"""The cost of ever new sets of layers, for a cloud and for a legitimate edge.
 
 python -m benchmarks.layer_sets [--requests 20000] [--model mobile_net]
 
-Each request names layers that were never asked for together. The bars are 20 MB of memory and twice the good edge's
-quiet 99th percentile.
+Each request names layers that were never requested together. The targets are 20 MB of memory and twice the legitimate
+edge's quiet 99th percentile.
 """
 
 import argparse
@@ -83,13 +83,13 @@ def main() -> None:
         after = cloud.rss_bytes
         beside = good_edge.figures(process)
     print("| | requests | p50 ms | p95 ms | p99 ms | most ms | too late |\n|---|---|---|---|---|---|---|")
-    for name, found in (("quiet", quiet), ("beside new sets", beside)):
+    for name, found in (("quiet", quiet), ("with new sets", beside)):
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)
         print(f"| {name} | {found.count} | {' | '.join(f'{1e3 * one:.2f}' for one in times)} | {found.late} |")
     print(f"{count} requests with new layer sets of {options.model} in {took_s:.1f} s ({count / took_s:.0f}/s)")
-    print(f"p99 x {beside.p99_s / quiet.p99_s:.2f} (bar {TIME_BAR:g})")
+    print(f"p99 x {beside.p99_s / quiet.p99_s:.2f} (target {TIME_BAR:g})")
     grown = (after - before) / 1e6
-    print(f"memory {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, {grown:+.1f} MB (bar {MEMORY_BAR / 1e6:g})")
+    print(f"memory {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, {grown:+.1f} MB (target {MEMORY_BAR / 1e6:g})")
 
 
 if __name__ == "__main__":

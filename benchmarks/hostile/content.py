@@ -18,7 +18,7 @@ from edgecloud.net.messages import Error, Infer, from_header
 
 
 def protocols(cache: Path) -> list[Row]:
-    """A6: those who speak something else."""
+    """A6: other protocols."""
     greetings = {
         "HTTP GET": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         "TLS ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
@@ -122,7 +122,7 @@ LIES: list[tuple[list[object], list[int], bytes]] = [
 
 
 def bombs(cache: Path) -> list[Row]:
-    """A13: zstd that unfolds to more than it should, or says so."""
+    """A13: zstd that decompresses to more than it should, or says so."""
     rows = []
     with site(cache, *UNPACED) as there:
         for name, is_fit in (

@@ -85,12 +85,12 @@ def _held_before_hello(there: Site) -> Row:
         watched(there, "A2 16 at once: 64 MiB less 1 byte of a PROBE, no HELLO, no token") as row,
         ExitStack() as stack,
     ):
-        strangers = [stack.enter_context(closing(Connection(raw(there)))) for _ in range(16)]
-        for stranger in strangers:
+        clients = [stack.enter_context(closing(Connection(raw(there)))) for _ in range(16)]
+        for client in clients:
             with contextlib.suppress(OSError):
-                stranger.sock.sendall(data + bytes(CAP - 1))
-        for stranger in strangers:
-            row.count(*expected_end(end_of(stranger), ("DEADLINE", "PROTOCOL", "TOO_LARGE")))
+                client.sock.sendall(data + bytes(CAP - 1))
+        for client in clients:
+            row.count(*expected_end(end_of(client), ("DEADLINE", "PROTOCOL", "TOO_LARGE")))
         row.note = "cloud with a token; --hello-timeout is 10 s"
     return row
 
@@ -134,7 +134,7 @@ def _cut(there: Site, row: Row, data: bytes, ending: str, *, is_greeted: bool) -
     try:
         connection = there.greet() if is_greeted else Connection(raw(there))
     except AppError as error:
-        row.count(f"no greeting: {error.code}", ())
+        row.count(f"no HELLO: {error.code}", ())
         return
     with closing(connection):
         connection.sock.sendall(data)
