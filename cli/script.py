@@ -321,7 +321,7 @@ def exit_at_end_of_stdin() -> None:
 
 
 def lines_of_stdin(wait_s: float) -> Iterator[str]:
-    """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
+    """Lines of standard input that are not empty, as they come. Raises DeadlineError if none arrives for so long."""
     import queue
 
     incoming: queue.SimpleQueue[str | None] = queue.SimpleQueue()

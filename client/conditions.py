@@ -11,7 +11,7 @@ CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a decision depends on. Without a cloud everything runs here."""
+    """What a decision depends on. Without a cloud everything runs on the edge."""
 
     link: LinkEstimate | None = None
     ready: Mapping[str, Ready] | None = None

@@ -1,10 +1,10 @@
 """The edge's end of one connection, over which one request travels, or many at once.
 
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
-connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.
+connection. Its boundary stays with the request, not packed, so that the listener can complete it another way.
 
 Many are handed over with `submit`: one thread sends, another one receives. `ask` waits for the answer to one. As long
-as nobody else uses the connection it needs no threads: whoever asks sends, and receives what comes (a window of one).
+as nobody else uses the connection it needs no threads: the caller sends, and receives what comes (a window of one).
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Normalized images as their 8-bit pixels: a quarter of the size, without loss.
 
 What normalises is `(pixel / 255 - mean) / std` for each channel, in float32. The receiver does it again, so the
-preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode strangers'
+preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode untrusted
 files.
 
 Under zstandard the pixels become what their neighbours do not foretell: red and blue less green, then every pixel less

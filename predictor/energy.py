@@ -1,7 +1,7 @@
 """Power of a device for compute, transmission and idle: profiles in YAML, and energy meters.
 
 The formula that turns them into joules is in `partition.cost`. A profile's numbers are a model; a meter's are measured;
-whoever shows one says which.
+what shows one says which.
 """
 
 import logging

@@ -12,7 +12,7 @@ from edgecloud.lab.baselines.inputs import JPEG, PIXELS, RAW, BaselineInputs, Ce
 from edgecloud.utils.errors import UsageError
 
 POINT, AUTO, AUTO_RAW = "point", "auto", "auto-raw"
-"""Who chose, where it was no baseline: whoever wrote the spec; the edge; the edge with uncompressed tensors."""
+"""Who chose, if not a baseline: the author of the spec; the edge; the edge with uncompressed tensors."""
 OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
 """Those that choose by the objective; all others do the same under each, and are measured once."""
 CONTENDERS = "contenders"
