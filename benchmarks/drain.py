@@ -55,7 +55,7 @@ def fill(port: int, network: Network, stack: ExitStack) -> list[Connection]:
 
 
 def answered(edges: list[Connection], row: Row) -> int:
-    """How many answers come until the cloud hangs up."""
+    """How many answers come until the cloud disconnects."""
     count = 0
     for edge in edges:
         try:

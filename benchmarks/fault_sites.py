@@ -191,5 +191,5 @@ class Subject:
         row.note = f"not back within {BACK_S:.0f} s"
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.edge.close()

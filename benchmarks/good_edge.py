@@ -74,7 +74,7 @@ def main() -> None:
     while time.perf_counter() < end:
         began = time.perf_counter()
         try:
-            edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the good edge"))
+            edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the legitimate edge"))
         except AppError:
             late += 1
             edge.connect("127.0.0.1", int(port), "", 30.0)

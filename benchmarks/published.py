@@ -2,10 +2,10 @@
 
     python -m benchmarks.published
 
-The baseline follows the description of the published scripts, not their code: eager torch modules, the point and
+The baseline follows the description of published programs, not their code: eager torch modules, the point and
 the length as messages of their own that are acknowledged, torch tensors through pickle.dumps, parts joined after every
 packet, an acknowledgement after the tensor, then the pickled answer. It is given the cut that ours chose, the same
-weights and the same real input, which the published scripts do not use.
+weights and the same real input, which those programs do not use.
 """
 
 import pickle

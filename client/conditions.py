@@ -1,4 +1,4 @@
-"""What a decision depends on beside the network: what the link and the cloud are like just now. Pure."""
+"""What a decision depends on besides the network: the current link and cloud. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ like, says when a request may be repeated (a budget of retries) and when the clo
 connects again in the background, a little later after every failure.
 
 Where `interval_s` is given `tick` runs every interval (net.monitor): it learns from the frame under way, probes where
-the link was idle, hangs up on a silent cloud, and connects again. Without, `look` begins with that
+the link was idle, disconnects from a silent cloud, and connects again. Without, `look` begins with that
 whenever an inference needs the cloud.
 """
 
@@ -493,7 +493,7 @@ class ConnectionManager:
             self._drop()
 
     def blame(self, error: AppError) -> None:
-        """Hang up on a cloud whose answers are of no use, and leave it alone for a while."""
+        """Disconnect from a cloud with unusable answers, and do not use it for a while."""
         self.hang_up(error)
         self.give_up(printable(str(error), 200))
 
@@ -639,7 +639,7 @@ class ConnectionManager:
             self._opening.close()
 
     def close(self) -> None:
-        """Hang up, and connect no more."""
+        """Close the connection, and do not reconnect."""
         self.leave()
         self.wait(END_S)
         client = self._client

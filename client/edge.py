@@ -185,7 +185,7 @@ class Edge:
         return result, arrays
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self.cloud is not None:
             self.cloud.close()
 

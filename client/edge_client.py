@@ -88,7 +88,7 @@ class EdgeClient:
         return self._pool.submit(runner.infer, x)
 
     def close(self) -> None:
-        """Hang up; what is under way is finished first, what waits is cancelled."""
+        """Close: running inferences are completed first, waiting ones are cancelled."""
         self._runner = None
         self._stack.close()
 

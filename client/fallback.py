@@ -1,6 +1,6 @@
 """Rules for waiting, retries and the circuit breaker. Pure: moments come from the caller.
 
-The rule of one inference. The edge holds what crosses the cut, so it can compute the rest itself, in a predicted
+The rule of one inference. The edge keeps the boundary, so it can compute the rest itself, in a predicted
 `here_s`. Of the `left_s` until the deadline so much is kept back for that (`reserve_s`), and the cloud is waited for
 until then. Where not even the rest alone fits, the cloud is the only hope to be in time: it is waited for until the
 deadline, and only a certain fault ends that (a connection that breaks, a refusal). Either way the rest is then computed

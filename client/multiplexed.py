@@ -389,7 +389,7 @@ class MultiplexedClient:
         self.last_used = time.perf_counter()
 
     def close(self, error: AppError | None = None) -> None:
-        """Hang up; requests that are still out are lost."""
+        """Close the connection; requests without an answer are lost."""
         self._lose(error or PeerClosedError("the connection was closed locally"))
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -406,7 +406,7 @@ class MultiplexedClient:
             except AppError as error:
                 self._lose(error)
                 return
-            except Exception as error:  # or nothing would ever leave again, without a word
+            except Exception as error:  # or nothing would ever be sent again, without an error
                 log.exception("internal error in the sender")
                 self._lose(AppError(f"cannot send a request: {type(error).__name__}"))
                 return

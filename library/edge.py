@@ -238,7 +238,7 @@ class Edge:
                 future.cancel()
 
     def close(self) -> None:
-        """Hang up: what is under way is finished first, what waits is cancelled. A second time does nothing."""
+        """Close: running inferences are completed first, waiting ones are cancelled. A second call does nothing."""
         with self._closing:
             if self._ended is None:
                 self._ended = (self.plan, self.link)

@@ -33,7 +33,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A cut that one tensor crosses: the head is layers[: layer + 1], and what crosses is the output of `layer`."""
+    """A cut with one boundary tensor: the head is layers[: layer + 1], and the boundary is the output of `layer`."""
 
     number: int
     layer: int

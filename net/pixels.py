@@ -6,7 +6,7 @@ files.
 
 Under zstandard the pixels become what their neighbours do not foretell: red and blue less green, then every pixel less
 left + above - above left, modulo 256 (the colours as in lossless WebP, the plane as predictor 4 of lossless JPEG, ITU-T
-T.81). Photographs shrink to 60 % of what zstandard alone makes of them, near lossless WebP; the way back is two running
+T.81). Photographs shrink to 60 % of what zstandard alone makes of them, near lossless WebP; decoding is two running
 sums, which numpy does as fast as it copies.
 
 Pure.

@@ -69,8 +69,8 @@ def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
     `time_limit_s` seconds, not counting what it takes to build it and to ask the solver again where it fails.
 
     What is optimal is within a millionth of the best of all cuts; and of the cuts whose bottleneck stages are equal to
-    TIE it has the least latency if it comes from the walk, or if the program's second search, with a quarter of the
-    limit, ends in time. What is not optimal is the best of what was found: at least as good as every cut of
+    TIE it has the least latency if it comes from branch and bound, or if the program's second search, with a quarter of
+    the limit, ends in time. What is not optimal is the best of what was found: at least as good as every cut of
     consecutive layers, all points among them, and as a few minimum cuts; its gap is true.
     Raises ValueError for seconds that are negative, infinite or not numbers.
     """
@@ -144,7 +144,7 @@ def _best_prefix(problem: Problem, terms: Terms) -> frozenset[int]:
 
 
 def _min_cuts(solver: CutSolver, problem: Problem) -> Iterator[frozenset[int]]:
-    """The cut of least latency, and some whose bottleneck stage is ever dearer than the others."""
+    """The cut of least latency, and some in which the bottleneck stage gets an ever higher weight."""
     yield solver.best(solver.terms(problem))
     factors = np.ones(3)
     for _ in range(MIN_CUTS):

@@ -85,7 +85,7 @@ def load_profile(name: str) -> PowerProfile:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and no aliases: a few bytes of them unfold to gigabytes."""
+    """Plain data only, and no aliases: a few bytes of them expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

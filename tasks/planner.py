@@ -41,7 +41,7 @@ class Profiled:
 
 
 class Option(NamedTuple):
-    """A point with its layer, a codec for what crosses there, and the stages of a task that is cut and packed so."""
+    """A point with its layer, a codec for its boundary, and the stages of a task that is cut and packed so."""
 
     point: int
     layer: int

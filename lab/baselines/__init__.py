@@ -1,1 +1,1 @@
-"""Other ways to choose a cut, which the lab measures beside this project's own choice."""
+"""Other ways to choose a cut, which the lab measures for comparison with this project's."""
