@@ -182,4 +182,4 @@ def test_the_list_finds_what_it_is_for(tmp_path: Path) -> None:
     assert not found_in("verify: matches the full model run locally")
     module = tmp_path / "module.py"
     module.write_text('def f() -> None:\n    """Of a network of\n    one\'s own."""\n    g(f"{f} layers here")\n')
-    assert [found for text in texts_of(module) for found in found_in(text)] == ["of one's own", "layers here"]
+    assert {found for text in texts_of(module) for found in found_in(text)} == {"of one's own", "layers here"}
