@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import good_edge
+from benchmarks import legitimate_edge
 from benchmarks.clouds import CloudProcess, running_cloud
 from edgecloud.client.edge import Edge, EdgeConfig
 from edgecloud.models import inputs, registry
@@ -75,13 +75,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cloud(Path(folder)) as cloud:
         edge = (cloud.port, GOOD, POINT)
-        quiet = good_edge.figures(good_edge.start(*edge, QUIET_S, DEADLINE_S))
+        quiet = legitimate_edge.figures(legitimate_edge.start(*edge, QUIET_S, DEADLINE_S))
         attack(cloud, options.model, 300, 10.0)
         before = cloud.rss_bytes
-        process = good_edge.start(*edge, options.seconds / 2, DEADLINE_S)
+        process = legitimate_edge.start(*edge, options.seconds / 2, DEADLINE_S)
         count, took_s = attack(cloud, options.model, options.requests, options.seconds)
         after = cloud.rss_bytes
-        beside = good_edge.figures(process)
+        beside = legitimate_edge.figures(process)
     print("| | requests | p50 ms | p95 ms | p99 ms | most ms | too late |\n|---|---|---|---|---|---|---|")
     for name, found in (("quiet", quiet), ("with new sets", beside)):
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)

@@ -66,7 +66,7 @@ class Subject:
         self.boundary: list[Array] = [np.asarray(a, order="C") for a in executor.run(executor.load(head), [x]).arrays]
         self.expected = executor.run(executor.load(self.tail), self.boundary).arrays
 
-    def greet(self, address: tuple[str, int]) -> Connection:
+    def handshake(self, address: tuple[str, int]) -> Connection:
         """A connection on which a cloud has agreed."""
         connection = connect(*address, 5.0)
         graph, digest = self.network.traced.graph, self.network.loaded.digest
@@ -83,7 +83,7 @@ class Edge:
     def __init__(self, subject: Subject, address: tuple[str, int], seed: int) -> None:
         self.counted = Counted()
         self._subject, self._rng = subject, random.Random(seed)
-        self._connection = subject.greet(address)
+        self._connection = subject.handshake(address)
         self._sent: dict[int, float] = {}
         self._window = threading.Semaphore(WINDOW)
         self._deadline = Deadline.after(LONG_S + 60, "the benchmark")

@@ -215,7 +215,7 @@ def measure(program: str, phase: Phase, act: str, cloud: Cloud, more: Sequence[s
             cloud.tell(signal.SIGCONT)
 
 
-def greet(cloud: Cloud, more: Sequence[str]) -> None:
+def handshake(cloud: Cloud, more: Sequence[str]) -> None:
     """Let a new cloud load the network, which may take longer than an inference waits."""
     proxy = FrameProxy(("127.0.0.1", cloud.port), [(Place(TLS, 1 << 62), close)])  # which looks at no frame
     call("edge_api", proxy.port, [*more, "--timeout", "60s", "--repeat", "1", "--warm-up", "0"], proxy)
@@ -238,7 +238,7 @@ def table(phases: Sequence[Phase], acts: Sequence[str], folder: Path) -> tuple[l
                     used = tls_cloud if is_tls else cloud
                     if used is None or not used.is_alive:
                         used = (secure if is_tls else plain).take()
-                        greet(used, more)
+                        handshake(used, more)
                     cloud, tls_cloud = (cloud, used) if is_tls else (used, tls_cloud)
                     seen = measure(program, phase, act, used, more)
                     bad += not seen.is_good
@@ -260,7 +260,7 @@ def warm(folder: Path) -> None:
     """Once without a fault, so that both sides have their times on disk."""
     spares = Spares(folder / "cache", ())
     cloud, more = spares.take(), ["--cache-dir", str(folder / "cache")]
-    greet(cloud, more)
+    handshake(cloud, more)
     try:
         for program in PROGRAMS:
             proxy = FrameProxy(("127.0.0.1", cloud.port), [])

@@ -124,7 +124,7 @@ def asked(there: Site, edge: Connection, seconds: float) -> list[float]:
 def measure(there: Site, clients: int, seconds: float) -> tuple[list[list[str]], bool]:
     """The rows of the table, and whether all targets are met."""
     found: list[Counter[str]] = []
-    with closing(there.greet()) as edge:
+    with closing(there.handshake()) as edge:
         asked(there, edge, 1.0)
         quiet = asked(there, edge, seconds)
         with coming(there, 1, seconds, found, stay=True):

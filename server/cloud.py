@@ -185,7 +185,7 @@ class Cloud:
             load=self._meter.load,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
-        self._visits.greeted(peer.name, served.hello.model)
+        self._visits.connected(peer.name, served.hello.model)
         return hello
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:

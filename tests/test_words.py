@@ -47,7 +47,7 @@ PHRASES = (
     r"who may come|what is wanted|what is shown|where it is cut",
     r"whoever\b",
     r"max-small-rate|until-stdin-closes",
-    r"no (?:cloud|one|body) was greeted|\bgreet(?:s|ed|ing)?\b",
+    r"no (?:cloud|one|body) was greeted|\bgreet(?:s|ed|ings?)?\b",
     r"far too (?:large|much)",
     r"is no (?:point|number|picture|link|TOML|record|address|folder|file)\b",
     r"has gone\b|comes for\b",

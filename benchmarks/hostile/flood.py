@@ -104,7 +104,7 @@ def _flooded(there: Site, kind: str, turns: int) -> Row:
     request, x = good_request(there)
     found: list[list[int]] = []
     times: list[list[list[float]]] = [[], []]
-    with watched(there, f"A16 one that floods: {kind}") as row, closing(there.greet()) as edge:
+    with watched(there, f"A16 one that floods: {kind}") as row, closing(there.handshake()) as edge:
         timed(edge, request, x, row)
         for _ in range(turns):
             times[0].append(timed(edge, request, x, row))

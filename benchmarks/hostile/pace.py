@@ -61,7 +61,7 @@ def _slow(there: Site, name: str, source: str, turns: int) -> Row:
     found: list[list[float]] = []
     times: list[tuple[list[float], list[float]]] = []
     new_ones = [0, 0]
-    with watched(there, name) as row, closing(there.greet()) as edge:
+    with watched(there, name) as row, closing(there.handshake()) as edge:
         timed(edge, request, x, row)
         for _ in range(turns):
             without = timed(edge, request, x, row)
@@ -106,7 +106,7 @@ def timed(edge: Connection, request: Infer, x: Floats, row: Row) -> list[float]:
 
 def _gets_in(there: Site) -> bool:
     try:
-        there.greet().close()
+        there.handshake().close()
     except AppError:
         return False
     return True
@@ -115,7 +115,7 @@ def _gets_in(there: Site) -> bool:
 def _slow_bodies(there: Site) -> Row:
     data = encode(there.infer, [there.x])
     with watched(there, "A8 20 known ones that send a byte a second of an INFER") as row, ExitStack() as stack:
-        slow_ones = [stack.enter_context(closing(there.greet())) for _ in range(20)]
+        slow_ones = [stack.enter_context(closing(there.handshake())) for _ in range(20)]
         began = time.monotonic()
         for second in range(20):
             for one in slow_ones:
@@ -173,7 +173,7 @@ def _ask_and_never_read(there: Site, stack: ExitStack, data: bytes) -> None:
 def idle(cache: Path) -> list[Row]:
     """A14: a thousand that come and stay."""
     rows = []
-    with site(cache, *QUICK) as there, closing(there.greet()) as edge:
+    with site(cache, *QUICK) as there, closing(there.handshake()) as edge:
         for name, data in (("say nothing", b""), ("send half a HELLO", encode(there.hello, [])[:100])):
             with watched(there, f"A14 1,000 connect and {name}") as row:
                 base = there.held()

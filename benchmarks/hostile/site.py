@@ -124,7 +124,7 @@ class Site:
         """A correct request."""
         return Infer(1, [[1, len(self.network.traced.graph.layers)]], 30.0)
 
-    def greet(self) -> Connection:
+    def handshake(self) -> Connection:
         """A connection on which the cloud is ready."""
         connection = connect(*self.address, 5.0)
         try:
@@ -154,7 +154,7 @@ class Site:
         began = time.monotonic()
         while time.monotonic() - began < NO_SERVICE_S:
             try:
-                with closing(self.greet()) as connection:
+                with closing(self.handshake()) as connection:
                     row.survived += self.ask(connection)
                 break
             except AppError as error:
@@ -256,10 +256,10 @@ def end_of(connection: Connection) -> tuple[str, float]:
     return f"{code} OPEN", seconds
 
 
-def provoke(site: Site, row: Row, data: bytes, *expected: str, is_greeted: bool = False) -> None:
+def provoke(site: Site, row: Row, data: bytes, *expected: str, is_connected: bool = False) -> None:
     """Send bytes on a connection of their own; it must be ended with one of these codes."""
     try:
-        connection = site.greet() if is_greeted else Connection(raw(site))
+        connection = site.handshake() if is_connected else Connection(raw(site))
     except AppError as error:
         row.count(f"no HELLO: {error.code}", expected)
         return

@@ -1,6 +1,6 @@
 """A legitimate edge in a separate process: how long its requests take while other clients load the cloud.
 
-python -m benchmarks.good_edge PORT MODEL POINT SECONDS DEADLINE_S
+python -m benchmarks.legitimate_edge PORT MODEL POINT SECONDS DEADLINE_S
 
 It prints one JSON document when it has ended: the seconds of every request and when it ended, and how many were not
 answered in time.
@@ -31,7 +31,7 @@ class Figures:
 
 def start(port: int, model: str, point: int, seconds: float, deadline_s: float) -> "subprocess.Popen[str]":
     """Start one; it says HELLO first, and its requests begin when it has been answered."""
-    command = [sys.executable, "-m", "benchmarks.good_edge", *map(str, (port, model, point, seconds, deadline_s))]
+    command = [sys.executable, "-m", "benchmarks.legitimate_edge", *map(str, (port, model, point, seconds, deadline_s))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
