@@ -71,8 +71,8 @@ class Texts:
             match = pattern.fullmatch(english)
             if match is not None:
                 values = match.groupdict()
-                told = {name: text if name in VERBATIM else self.translated(text) for name, text in values.items()}
-                return FORMATTER.format(self._texts["said"][key], **told)
+                values = {name: text if name in VERBATIM else self.translated(text) for name, text in values.items()}
+                return FORMATTER.format(self._texts["said"][key], **values)
         for mark, chinese in (("; ", "；"), (": ", "：")):
             parts = english.split(mark)
             told = [self.translated(part) for part in parts] if len(parts) > 1 else parts

@@ -23,8 +23,8 @@ def protocols(cache: Path) -> list[Row]:
         "HTTP GET": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         "TLS ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         "SSH banner": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
-        "the seed's pickle protocol": struct.pack(">I", 28) + pickle.dumps("get_bandwidth"),
-        "the seed's without a length": pickle.dumps("get_bandwidth"),
+        "plain pickle": struct.pack(">I", 28) + pickle.dumps("get_bandwidth"),
+        "plain pickle without a length": pickle.dumps("get_bandwidth"),
     }
     short = {"HTTP/0.9": b"GET /\r\n", "short SSH banner": b"SSH-2.0-Go\r\n"}
     with site(cache, *UNPACED, *QUICK) as there:
