@@ -26,7 +26,7 @@ def silent(_what: str, _share: float) -> None:
 class EdgeClient:
     """Runs one network, as planned with its cloud, whatever becomes of that.
 
-    `config` says where the cloud is and what is wanted; `edge` has the network loaded, or else the one that `config`
+    `config` has the address of the cloud and the objective; `edge` has the network loaded, or else the one that `config`
     names is built. At most `window` inferences are under way at once. `infer` and `submit` may be called from any
     thread.
     """
@@ -120,7 +120,7 @@ class EdgeClient:
         return self._pool.submit(runner.infer, x)
 
     def close(self) -> None:
-        """Hang up; what is under way is finished first, what waits is cancelled."""
+        """Close: running inferences are completed first, waiting ones are cancelled."""
         self._runner = self._prepared = self._entered = None
         self._stack.close()
 

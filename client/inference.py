@@ -145,7 +145,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
 def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Show) -> Outcome:
     """Run the network as planned, and in what it is compared with, the warm-up and the repeats: what came of it.
 
-    Raises AppError for an answer that is no number, and without a fallback for what a cloud or a link can do.
+    Raises AppError for an answer that is not a number, and without a fallback for what a cloud or a link can do.
     """
     edge, timing, plan, both = prepared.edge, prepared.timing, runner.plan, runner.ways
     metered = Metered()
@@ -168,8 +168,8 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
 def first_plan(
     entered: Entered, prepared: Prepared, config: EdgeConfig, progress: Show
 ) -> tuple[LinkEstimate | None, Plan, bool]:
-    """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs here, unless that is
-    not wanted; the last value says whether the cloud is looked for then, since it has an address."""
+    """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs on the edge, unless
+    that is not wanted; the last value says whether the cloud is looked for then, since it has an address."""
     edge, edge_s = entered.edge, prepared.timing.times.seconds
     if edge.cloud is None:
         return None, replace(alone(edge, edge_s), failure=entered.failure), False
@@ -208,7 +208,7 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
 
 
 def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
-    """All on the cloud and all here, where they are to be compared and there is a cloud that takes the input."""
+    """All on the cloud and all on the edge, if they are to be compared and a cloud takes the input."""
     if not config.compare or plan.failure:
         return ()
     last = len(edge.graph.points) - 1

@@ -2,7 +2,7 @@
 
 points   all | auto | K | K-L | head=LAYER+LAYER..., each perhaps with :CODEC, several with commas between them
 auto     the edge's own choice, with the link probed anew just before
-head     the layers here by their names, for a cut that several tensors cross
+head     the layers on the edge by their names, for a cut with several boundary tensors
 """
 
 import logging

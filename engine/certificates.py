@@ -45,7 +45,7 @@ def certify(
 
 
 def run(executor: Executor, head: frozenset[int], x: Array) -> list[Array]:
-    """The answer of a network that is cut, head and tail run here, one after the other."""
+    """The answer of a network that is cut, head and tail run on this device, one after the other."""
     graph = executor.network.graph
     values = {0: x}
     for layers in (head, graph.everything - head):

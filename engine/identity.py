@@ -11,7 +11,7 @@ from edgecloud.net.messages import Hello
 def hello_of(network: Network, token: str = "", codecs: Sequence[str] = tuple(STANDARD)) -> Hello:
     """Name the network with the digests of its weights and its graph, and with what tells where others differ."""
     weights, graph = network.weights, network.graph.digest
-    if network.numbers:  # what the file of a network of one's own has made part of the graph
+    if network.numbers:  # what the file of a custom model has made part of the graph
         graph = "sha256:" + hashlib.sha256(f"{graph} {network.numbers}".encode()).hexdigest()
     about = (network.made_with, weights.code, weights.marks)
     return Hello(network.graph.name, weights.digest, graph, list(codecs), token, *about)

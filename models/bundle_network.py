@@ -37,7 +37,7 @@ class BundleNetwork:
 
     @property
     def numbers(self) -> str:
-        """Of a network of one's own, a digest of the numbers in its graph that are no parameters."""
+        """Of a custom model, a digest of the numbers in its graph that are no parameters."""
         return self.bundle.content.identity.numbers
 
     @property

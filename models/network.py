@@ -29,11 +29,11 @@ class Weights:
 
     digest: str
     origin: str
-    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
-    one's own `as built`."""
+    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a custom model
+    `as built`."""
     trained: bool
     code: str = ""
-    """Of a network of one's own, the digest of its file, which is part of `digest`."""
+    """Of a custom model, the digest of its file, which is part of `digest`."""
     names: tuple[str, ...] = ()
     """Of the tensors in the digest, in its order."""
     marks: str = field(default="", repr=False)
@@ -61,7 +61,7 @@ class Network(Protocol):
 
     @property
     def numbers(self) -> str:
-        """Of a network of one's own, a digest of the numbers in its graph that are no parameters; else nothing."""
+        """Of a custom model, a digest of the numbers in its graph that are no parameters; else nothing."""
 
     @property
     def made_with(self) -> str:

@@ -38,7 +38,7 @@ class TorchNetwork:
 
     @property
     def numbers(self) -> str:
-        """Of a network of one's own, a digest of the numbers in its graph that are no parameters."""
+        """Of a custom model, a digest of the numbers in its graph that are no parameters."""
         return self.traced.numbers
 
     @property
@@ -77,7 +77,7 @@ def prepare(loaded: Loaded, example: Input, name: str) -> TorchNetwork:
 
 
 def whole_answer(model: nn.Module, x: torch.Tensor) -> list[Array]:
-    """What a module answers to an input of shape (1, ...) that is run here in one piece, and not slowed down."""
+    """What a module answers to an input of shape (1, ...) that is run locally, and not slowed down."""
     device = device_of(model)
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 """Power of a device for compute, transmission and idle: profiles, and energy meters. Those of users are in YAML.
 
 The formula that turns them into joules is in `partition.cost`. A profile's numbers are a model; a meter's are measured;
-whoever shows one says which.
+what shows one says which.
 """
 
 import logging
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Plain data only, and no aliases: a few bytes of them unfold to gigabytes."""
+        """Plain data only, and no aliases: a few bytes of them expand to gigabytes."""
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):

@@ -24,14 +24,14 @@ class CloudConfig:
     models: tuple[str, ...] = ()
     """The networks that are served, `all` among them for every one that there is; none means the registry's own."""
     networks: tuple[str, ...] = ()
-    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
+    """Custom models, FILE.py[:FUNCTION], that are served as well."""
     token: str = ""
     tls: "ssl.SSLContext | None" = None
     limits: Limits = field(default_factory=Limits)
     min_bytes_per_s: float = defaults.Server.MIN_BYTES_PER_S
     policy: Policy = field(default_factory=Policy)
     small_per_s: float = defaults.Server.SMALL_PER_S
-    """Requests a second of one source that are not computed; see net.pacing."""
+    """Control requests per second and source; see net.pacing."""
     max_connections: int = defaults.Server.CONNECTIONS
     max_queue: int = defaults.Server.QUEUE
     max_batch: int = defaults.Server.BATCH

@@ -70,7 +70,7 @@ class TasksOutcome:
 
 @dataclass
 class TasksRun:
-    """A call under way, for whoever shows it."""
+    """A running call, for displays."""
 
     total: int = 0
     done: int = 0
@@ -181,7 +181,7 @@ def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, cloud: Connec
 
 
 def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
-    """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
+    """Connect to the cloud, or continue without one as far as `--fallback` covers that. Raises AppError."""
     if config.cloud.fallback == "always":
         here_s = max(sum(member.timing.current.seconds) for member in fleet.members.values())
         cloud.open_in_background(first_wait_s(here_s, config.cloud.timeout_s))
@@ -368,7 +368,7 @@ class Journal:
         return (task.id, task.model, task.input) in self._keys
 
     def begin(self) -> None:
-        """Start anew, unless an earlier call is gone on with."""
+        """Start anew, unless an earlier call is resumed."""
         if not self._is_resumed:
             self._try(lambda: write_atomically(self.path, ""))
 

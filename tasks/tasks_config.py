@@ -12,7 +12,7 @@ class TasksConfig(ClientConfig):
     """What it is to do; with `fallback` off a task fails that the cloud does not answer."""
 
     models: tuple[str, ...] = defaults.Tasks.MODELS
-    """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
+    """Networks of a random mix; custom models are listed here too if tasks of a file are for them."""
     tasks: int = defaults.Tasks.COUNT
     seed: int = defaults.Tasks.SEED
     tasks_file: Path | None = None
