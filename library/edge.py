@@ -176,8 +176,8 @@ class Edge:
     def of(cls, config: EdgeConfig, progress: Show = silent, *, ready_s: float | None = None) -> Self:
         """For the programs of this project: the edge of a configuration, its network built and its cloud connected.
 
-        With `ready_s`, seconds for the cloud to be ready, nothing is planned: that is done by whoever runs several
-        cuts. Errors name flags instead of keyword arguments. Raises what `Edge(...)` raises.
+        With `ready_s`, seconds for the cloud to be ready, nothing is planned: a caller that runs several cuts does
+        that. Errors name flags instead of keyword arguments. Raises what `Edge(...)` raises.
         """
         edge = cls.__new__(cls)
         edge.client = EdgeClient(config)

@@ -75,7 +75,7 @@ class Network(Protocol):
         """Every layer but the input as predictors see it. Raises UnknownLayerError for one that nobody described."""
 
     def whole(self, x: Array) -> list[Array]:
-        """The answer to an input of shape (1, ...), run here in one piece, and not slowed down."""
+        """The answer to an input of shape (1, ...), run on this device in one piece, and not slowed down."""
 
     def copied(self) -> "Network":
         """The same over memory of its own, so that it may move to another device."""

@@ -219,7 +219,7 @@ def _packed(message: memoryview) -> list[int]:
 
 
 def weight_message(name: str, dtype: str, shape: Sequence[int]) -> bytes:
-    """An ONNX tensor whose numbers are elsewhere: whoever runs the model hands them in."""
+    """An ONNX tensor whose numbers are elsewhere: the caller passes them when it runs the model."""
     return b"".join(
         (
             *(varint_field(_DIMS, side) for side in shape),

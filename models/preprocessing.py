@@ -1,7 +1,7 @@
 """How a network's input is made, as data: run by Pillow and numpy alone, equal to torchvision's own for its networks.
 
 Each class is one kind of preprocessing, and calling it makes an input. `to_document` writes it down, `from_document`
-reads it, so that whoever has no torch can feed the network too.
+reads it, so that a device without torch can feed the network too.
 """
 
 import math

@@ -51,6 +51,6 @@ OBJECTIVES = {
     "auto": Objective("lowest latency that sustains the rate,", "predicted latency", search=Search.RATE),
 }
 OBJECTIVE, METHOD = "latency", "auto"
-"""What is wanted unless something else is said."""
+"""The objective unless another one is given."""
 METHODS = ("auto", "chain", "mincut", "dsh")
 """How the least is searched for; partition.decide says what each does."""

@@ -12,7 +12,7 @@ from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.tasks import Task
 
 Way = tuple[int, str]
-"""A point, and the codec for what crosses there."""
+"""A point, and the codec of the boundary tensor there."""
 
 
 @dataclass
