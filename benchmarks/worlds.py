@@ -6,8 +6,9 @@
 The deciding code is that of the edge (partition.steering); only what inferences take is made up. Networks, and the
 share of each layer, were measured (layer_times.json); how slow the edge is and how fast the link are drawn, so that
 all on the edge and all on the cloud are predicted within a factor of two of each other (1.4 where a neighbour comes):
-elsewhere an end wins whatever is measured. Noise is lognormal (6 %), with bursts: one inference in a hundred begins one, on a side of its own, that makes
-that side 1.3 to 2.5 times slower for one inference, for two with probability 0.2, and so on.
+elsewhere an end wins whatever is measured. Noise is lognormal (6 %), with bursts: one inference in a hundred begins
+one, on a side of its own, that makes that side 1.3 to 2.5 times slower for one inference, for two with probability
+0.2, and so on.
 
 wrong     every kind of layer on either side is predicted wrong by a factor of 0.3 to 3. Right is a running way within
           1.05 of the best, at the 16th inference and in all later ones of forty

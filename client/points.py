@@ -123,7 +123,7 @@ class PointsSession:
             plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, request.head)
             plan = fitting(edge, plan, edge_s, config)
         measured_link = None if plan.failure or edge.cloud is None else edge.cloud.link
-        return carry_out(self._prepared, measured_link, plan, config, self.progress)
+        return carry_out(self._prepared, measured_link, plan, config, self.progress, is_adaptive=False)
 
     def begin_alone(self, why: str) -> None:
         """The cloud was not there at the first greeting."""

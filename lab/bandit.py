@@ -10,9 +10,9 @@ Parameters as published: mu 0.25 (every ceil(T ** mu)-th frame is forced), T fro
 
 Where this differs: our graphs have no multiply-adds, so the seconds of the cloud's layers as profiled stand for them;
 the columns of contexts are scaled to 100 and delays to that of the whole network on the device (unscaled, as in the
-authors' code, the matrix cannot be inverted in floating point; scaled to 1, it explores for thousands of frames); frames are all equal, since a picture has no key frames; A begins as the identity, where the authors' code
-draws its diagonal.
-"""
+authors' code, the matrix cannot be inverted in floating point; scaled to 1, it explores for thousands of frames);
+frames are all equal, since a picture has no key frames; A begins as the identity, where the authors' code draws its
+diagonal."""
 
 import math
 

@@ -24,7 +24,8 @@ from edgecloud.partition.cost import StageTimes
 from edgecloud.partition.drift import FIRST_NOISE, TICK_S, Floats, SideFactors, quadratic
 
 MARGIN = 0.02  # of the running way's seconds
-SURE = 1.5
+SURE = 1.5  # standard deviations: from there another way is taken for better ...
+LIKELY = 0.5  # ... and from there it is tried
 HORIZON = 60  # inferences that a try is for, where there is no end
 FIRST_TRIES = 3.0  # inferences of the running way that all tries may cost together, at first ...
 BUDGET, MOST_TRIES = 0.01, 0.4  # ... and saved up by each further inference, up to that: 2 % of twenty
@@ -156,14 +157,15 @@ def steady(totals: Totals, running: int, allowed: Sequence[bool] | None = None) 
 
 
 def leaning(totals: Totals, running: int, allowed: Sequence[bool], most_s: float = math.inf) -> int | None:
-    """A way that is better by the margin, as far as is known, though that is not sure; None where none is.
+    """A way that is likely to be better, though that is not sure; None where none is.
 
-    To try it is expected to cost nothing, and soon shows whether the running way is to be left.
+    To try it is expected to save time, and soon shows whether the running way is to be left.
     """
     seconds = np.where(allowed, totals.seconds, math.inf)
     best = int(np.argmin(seconds))
-    is_better = seconds[best] < (1 - MARGIN) * totals.seconds[running] and seconds[best] <= most_s
-    return best if is_better else None
+    saved_s, running_s = float(totals.seconds[running] - seconds[best]), float(totals.seconds[running])
+    needed_s = max(2 * MARGIN * running_s, LIKELY * float(totals.sd_of_difference(running)[best]))
+    return best if saved_s > needed_s and seconds[best] <= most_s else None
 
 
 def improvement(gain_s: Floats, sd_s: Floats) -> Floats:
