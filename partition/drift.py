@@ -138,17 +138,28 @@ class SideFactors:
         mean[-1] *= 0.5 ** (uncertain * passed / RETURNING)
         return replace(self, estimate=Estimate(mean, estimate.cov), age=self.age + passed)
 
-    def after(self, stage: Stage) -> "SideFactors":
-        """What is believed once a stage was measured."""
-        if not stage.is_usable:
-            return self
+    def after(self, *stages: Stage) -> "SideFactors":
+        """What is believed once an inference was measured: its stages on this side, the one that says most first.
+
+        For a change one inference counts once: what slowed one stage of it slowed the others, too.
+        """
+        side = self
+        usable = [stage for stage in stages if stage.is_usable]
+        for number, stage in enumerate(usable):
+            side = side._after(stage, counts=number == 0)
+        return side
+
+    def _after(self, stage: Stage, *, counts: bool) -> "SideFactors":
         estimate, score, noise_share = self.estimate.step(stage, self.noise, HUBER)
+        if not counts:
+            since = (*self._since, stage) if self._since else ()
+            return replace(self, estimate=estimate, _since=since)
         counted = max(-CLIPPED, min(CLIPPED, score))
         up, down = max(0.0, self._up + counted - SLACK), max(0.0, self._down - counted - SLACK)
         noise = self._noise_after(score, noise_share)
         if up <= 0 and down <= 0:
             return replace(self, estimate=estimate, noise=noise, _anchor=None, _since=(), _up=0.0, _down=0.0)
-        since = (*self._since, stage)[-8:]
+        since = (*self._since, stage)[-12:]
         if max(up, down) > ALARM:
             return self._changed(self._anchor or self.estimate, since)
         anchor = self._anchor or self.estimate

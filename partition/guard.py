@@ -79,6 +79,11 @@ class Guard:
         """One more inference."""
         return Guard({**self.totals, way: self.totals.get(way, Measured()).after(seconds)})
 
+    def typical_s(self, way: str) -> float:
+        """What it took in the middle since then, in seconds; 0 where it did not run."""
+        ours = self.totals.get(way)
+        return 0.0 if ours is None else math.exp(ours.mean)
+
     def lost(self, way: str, ends: tuple[str, ...]) -> Lost | None:
         """The end that a way has lost most to, if any."""
         ours = self.totals.get(way)

@@ -15,7 +15,7 @@ from edgecloud.partition.drift import Stage
 from edgecloud.partition.guard import Guard
 
 AUDIT_FIRST, AUDIT_FACTOR, AUDIT_MOST = 5, 2, 160  # inferences between looks at an end
-AUDIT_WORST = 1.15  # times the running way's seconds
+AUDIT_WORST = 1.15  # times the running way's seconds, as predicted or as they really were
 BARRED = 100  # inferences for which a way that has lost is given up, unless something changes
 
 
@@ -90,7 +90,8 @@ class Steering:
         self._audit_gap = min(AUDIT_MOST, AUDIT_FACTOR * self._audit_gap)
         self._audit_at = self.count + self._audit_gap
         ends = [names.index(end) for end in self._ends if end in names and names.index(end) != running]
-        ends = [way for way in ends if totals.seconds[way] < min(AUDIT_WORST * totals.seconds[running], most_s)]
+        took_s = max(float(totals.seconds[running]), self._guard.typical_s(self.running))
+        ends = [way for way in ends if totals.seconds[way] < min(AUDIT_WORST * took_s, most_s)]
         return min(ends, key=lambda way: float(totals.seconds[way]), default=None)
 
     def saw(self, names: Sequence[str], ways: Ways, pick: Pick, measured: Measurement) -> None:
@@ -113,9 +114,7 @@ class Steering:
         sides = []
         later = self.believed.later(measured.elapsed_s)
         for side, stages in zip(later.sides, (measured.edge, measured.link, measured.cloud), strict=True):
-            for stage in stages:
-                side = side.after(stage)
-            sides.append(side)
+            sides.append(side.after(*stages))
         self.believed = Believed(*sides)
         if self.believed.changes != before:  # what was measured before is of another machine
             self._guard, self._barred = Guard(), {}

@@ -334,28 +334,28 @@ def test_wrong_predictions_are_found_out_within_15_inferences() -> None:
 
 
 def test_a_neighbour_is_followed_at_once_and_better_than_by_a_cut_that_is_kept_or_a_bandit() -> None:
-    results = {name: [worlds.run_change(seed, make) for seed in (1, 5, 6)] for name, make in worlds.DECIDERS.items()}
+    results = {name: [worlds.run_change(seed, make) for seed in (0, 2, 10)] for name, make in worlds.DECIDERS.items()}
     ours = results["ours"]
     assert all(result.regret <= 1.08 for result in ours)
     assert all(all(result.caught) for result in ours)
     regrets = {name: np.mean([result.regret for result in each]) for name, each in results.items()}
-    assert regrets["ours"] <= min(regrets.values()) + 0.01
+    assert regrets["ours"] < min(regrets["static"], regrets["ans"]) - 0.03
 
 
-def test_the_bandit_learns_a_linear_delay_and_is_forced_to_offload() -> None:
+def test_the_bandit_looks_around_and_comes_to_the_best_point_of_a_linear_delay() -> None:
     drawn = made(9)
     contexts = contexts_of(drawn.problem)
     assert not contexts[-1].any()
     head_s = drawn.ways.edge.sum(axis=1)
     rest_s = 1e-4 * head_s[-1] * contexts.sum(axis=1)
     bandit, picks = MuLinUcb(contexts, head_s), []
-    for _ in range(200):
+    for _ in range(600):
         point = bandit.pick()
         picks.append(point)
         bandit.saw(point, float(rest_s[point]))
-    assert any(point != len(head_s) - 1 for point in picks)
-    best = float((head_s + rest_s).min())
-    assert (head_s + rest_s)[picks[-2]] <= 1.5 * best
+    later = picks[300:]
+    assert max(set(later), key=later.count) == int(np.argmin(head_s + rest_s))
+    assert len(set(picks)) > 3, "it has not looked around"
 
 
 def test_a_measurement_that_is_shared_teaches_its_stages_only() -> None:
