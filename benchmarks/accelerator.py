@@ -1,11 +1,11 @@
-"""An accelerator in the cloud: the same answers as the processor gives, at every point, and its times.
+"""A cloud with an accelerator: the same answers as on the CPU at every point, and its times.
 
     python -m benchmarks.accelerator [--device cuda] [--models alex_net,le_net] [--seconds 400]
 
 Real programs on loopback: `cloud_api.py -d DEVICE` and `edge_api.py -d cpu --points all --codec raw`, network after
-network until the time is up. Every answer is held against that of the whole network in plain torch on the processor.
-`clock` is what the program says that the whole network took on the device, `events` what the device itself says about
-the same network in plain torch: where the program read its clock before the device had finished, it would be less.
+network until the time limit. Every answer is compared with that of the full model in plain torch on the CPU. `clock` is
+the time of the full model on the device as the program measures it, `events` the same model in plain torch as the
+device measures it: a program that reads its clock before the device has finished would report less.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from edgecloud.utils.commands import ROOT
 from edgecloud.utils.inference_utils import device_name, find_device, prepare_device
 
 MODELS = "le_net,alex_net,mobile_net,vgg_net,resnet18,googlenet,densenet121,deepface,kaldi,senna_pos"
-HEAD = ["network", "points", "same top-1", "largest difference", "of the largest value", "clock", "events"]
+HEAD = ["network", "points", "same top-1", "largest difference", "relative to the largest value", "clock", "events"]
 
 
 def main() -> int:
-    """Measure, and write the table; 1 where an answer is another one."""
+    """Measure, and write the table; 1 if an answer differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--edge-device", default="cpu")
     parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--seconds", type=float, default=400.0, help="no network is begun later")
+    parser.add_argument("--seconds", type=float, default=400.0, help="no network is started later")
     options = parser.parse_args()
     device = find_device(options.device)
     started, rows, are_right = time.monotonic(), [], True
@@ -50,14 +50,14 @@ def main() -> int:
             are_right &= is_right
     notes = [f"Cloud on {device_name(device)}, edge on {options.edge_device}."]
     if left_out := options.models.split(",")[len(rows) :]:
-        notes.append(f"Not measured, the time was up: {', '.join(left_out)}.")
+        notes.append(f"Not measured (time limit reached): {', '.join(left_out)}.")
     name = "_".join(["accelerator", device.type, *([] if options.edge_device == "cpu" else ["both"])])
     write_table(name, "A cloud on an accelerator", HEAD, rows, notes)
     return 0 if are_right else 1
 
 
 def measure(model: str, options: argparse.Namespace, device: torch.device, folder: Path) -> tuple[list[str], bool]:
-    """A line of the table, and whether every answer was that of the whole network."""
+    """A row of the table, and whether every answer matched the full model."""
     with running_cloud(folder / "cloud", "-d", options.device) as cloud:
         lines = points_of(model, cloud.port, options.edge_device, folder / "edge")
     verified = [line["verify"] for line in lines]
@@ -89,7 +89,7 @@ def points_of(model: str, port: int, device: str, cache: Path) -> list[dict[str,
 
 
 def whole(model: str, device: torch.device) -> tuple[int, float, float]:
-    """Of the whole network in plain torch: its class and largest value on the processor, its seconds on the device."""
+    """The full model in plain torch: its class and largest value on the CPU, its seconds on the device."""
     entry = registry.resolve_trusted(model)
     module = weights.load(entry).model
     x = inputs.sample(entry.sample, entry.preprocess).tensor

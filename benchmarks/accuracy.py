@@ -4,7 +4,7 @@
 
 The pictures are those of `deployment.py calibrate`: le_net has 450 held-out digits and their labels, the others 100
 crops of photographs; only le_net is trained. Bytes are the mean of every fifth picture, raw and packed with zstd; times
-are those of a whole tensor, on one thread. What loses nothing needs no trial, and has a row to compare with.
+are those of a whole tensor, on one thread. Lossless codecs need no trial and are listed for comparison.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def _at(executor: TorchExecutor, point: Point, picture: Array) -> Array:
 
 
 def _loss(tried: calibration.Tried | None) -> list[str]:
-    """Largest error, agreement and accuracy; of what loses nothing there is nothing to say."""
+    """Largest error, agreement and accuracy; trivial for lossless codecs."""
     if tried is None:
         return ["0", "all", "-"]
     agrees = f"{1 - tried.changed / tried.pictures:.1%} of {tried.pictures}"
@@ -72,20 +72,20 @@ def _loss(tried: calibration.Tried | None) -> list[str]:
 def _accuracy(tried: calibration.Tried) -> str:
     if tried.wrong is None or tried.wrong_whole is None:
         return "-"
-    return f"{1 - tried.wrong / tried.pictures:.2%} ({1 - tried.wrong_whole / tried.pictures:.2%} whole)"
+    return f"{1 - tried.wrong / tried.pictures:.2%} ({1 - tried.wrong_whole / tried.pictures:.2%} full model)"
 
 
 def main() -> int:
     """Measure and write benchmarks/results/accuracy.md."""
-    parser = argparse.ArgumentParser(description="what packing costs in accuracy")
+    parser = argparse.ArgumentParser(description="accuracy loss by codec")
     parser.add_argument("--models", default=",".join(MODELS))
     rows = [row for name in parser.parse_args().models.split(",") for row in rows_of(name)]
-    head = ["network", "after", "codec", "raw", "with zstd", "x fewer", "encode + decode, ms", "largest error"]
+    head = ["network", "after", "codec", "raw", "with zstd", "ratio", "encode + decode, ms", "largest error"]
     notes = [
-        "Points whose tensor is smaller than all before. An error is a share of the tensor's largest number. Roundings",
-        "that changed more than a fifth of the first answers were given up, and have no row.",
+        "Points whose tensor is smaller than at every earlier point. Errors are relative to the tensor's largest",
+        "number. Lossy codecs that changed more than a fifth of the first answers were abandoned and have no row.",
     ]
-    write_table("accuracy", "What packing costs in accuracy", [*head, "same top-1", "accuracy"], rows, notes)
+    write_table("accuracy", "Accuracy loss by codec", [*head, "same top-1", "accuracy"], rows, notes)
     return 0
 
 

@@ -1,14 +1,15 @@
-"""Packed tensors end to end: ours, lossless and with calibrated rounding, beside the published style at its best point.
+"""Compressed tensors end to end: lossless and calibrated lossy codecs, and the baseline implementation at its best
+point.
 
     python -m benchmarks.bytes [--models alex_net] [--link 5mbit,20ms]
 
-Real cloud and relay processes, each side with a link of its own that is alike; the edge at 0.05 of a core. The baseline
-(benchmarks/published.py) runs at the point that is best without packing, which the published scripts would choose if
-their times were right. Ours chooses cut and codec together: once among lossless codecs, once with those that cost at
-most 0.5 % of answers on at least 100 pictures, for which the network is calibrated first. All run in turns.
+Real cloud and relay processes, each implementation with its own, equal link; the edge at 0.05 of a core. The baseline
+(benchmarks/published.py) runs at the point that is best without compression, which it would choose if its times were
+right. This project chooses cut and codec together: once among lossless codecs, once with those that change at most 0.5
+% of the answers on at least 100 pictures, for which the network is calibrated first. All run in turns.
 
-The floor is the head, packing, bytes / rate, round trip, unpacking, tail and the way back of the same inference, from
-its own measurements and the probed link: what no protocol could be under.
+The floor is the sum of head, packing, bytes / rate, round trip, unpacking, tail and download of the same inference,
+from its own measurements and the probed link: the lower bound of any protocol.
 """
 
 import argparse
@@ -78,7 +79,7 @@ class Way:
 
 
 def ways_of(edge: Edge, problem: Problem, kept: calibration.Calibration) -> list[Way]:
-    """Without packing, lossless, and with rounding within the budget."""
+    """Uncompressed, lossless, and lossy within the budget."""
     found = [("raw", 0.0), (AUTO, 0.0), (AUTO, BUDGET)]
     ways = []
     for codec, budget in found:
@@ -131,7 +132,7 @@ def _row(edge: Edge, problem: Problem, best: int, ways: list[Way], theirs_s: flo
 
 
 def calibrated(name: str) -> calibration.Calibration:
-    """What rounding costs, on at least 100 pictures."""
+    """The accuracy loss of lossy codecs, on at least 100 pictures."""
     found = calibration.calibrate(name, "default", "cpu", None, None, lambda _what, _done: None)
     calibration.keep(default_folder(), found)
     return found
@@ -154,18 +155,20 @@ def rows_of(name: str, link: str) -> list[list[str]]:
 
 def main() -> int:
     """Measure and write benchmarks/results/bytes.md."""
-    parser = argparse.ArgumentParser(description="packed tensors end to end, beside the published style")
+    parser = argparse.ArgumentParser(
+        description="compressed tensors end to end, compared with the baseline implementation"
+    )
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--link", default=LINK)
     options = parser.parse_args()
     rows = [row for name in options.models.split(",") for row in rows_of(name, options.link)]
-    head = ["network", "published style: point, total", "raw", "lossless", "rounded"]
-    head += ["lossless: point, codec", "rounded: point, codec", "sent", "x fewer bytes"]
-    head += ["x faster, raw", "x faster, lossless", "x faster, rounded", "total / floor, worst", "same top-1"]
+    head = ["network", "baseline: point, total", "raw", "lossless", "lossy"]
+    head += ["lossless: point, codec", "lossy: point, codec", "sent", "byte ratio"]
+    head += ["speedup, raw", "speedup, lossless", "speedup, lossy", "total / floor, worst", "same top-1"]
     notes = [
         f"{options.link}, the edge at {SHARE} of a core, the cloud {CLOUD_THREADS} threads, {REPEATS} inferences each,",
-        f"in turns, medians. Rounded: codecs that changed at most {BUDGET:.1%} of answers on 100 crops of photographs.",
-        "The networks have seeded weights: classes mean nothing, but every answer is compared with the baseline's.",
+        f"in turns, medians. Lossy: codecs that changed at most {BUDGET:.1%} of answers on 100 crops of photographs.",
+        "The networks have seeded weights: classes are meaningless, but every answer is compared with the baseline's.",
     ]
     write_table("bytes", "Fewer bytes, end to end", head, rows, notes)
     return 0

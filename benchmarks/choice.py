@@ -4,9 +4,10 @@
 
 Real cloud and relay processes; the edge runs in this process, slowed to a share of one core. In every cell (network x
 share x link) the plan is made as edge_api.py makes it, from cached profiles and a fresh probe of the link. Then points
-are measured: all of them where there are at most 25, else both ends, the five best predicted and ten spread ones.
-Every point is run once; those within 1.25 x of the best are run again, up to five times, and their medians count. A
-point whose bytes alone need more than three times the best total on that link cannot be the best and is left out.
+are measured: all of them where there are at most 25, else both ends, the five with the best prediction and ten evenly
+spaced ones. Every point is run once; those within 1.25 x of the best are run again, up to five times, and their medians
+count. A point whose bytes alone need more than three times the best total on that link cannot be the best and is left
+out.
 
 With --times predicted both sides decide from predictors alone, of the roles edge (1 thread) and cloud (2 threads):
 deployment.py profile and fit have to be run for both first. No network's layers are measured then.
@@ -65,7 +66,7 @@ class Cell:
 
     @property
     def best(self) -> int:
-        """The point with the least measured total."""
+        """The point with the lowest measured total."""
         return min(self.measured, key=self.total_s)
 
     @property
@@ -93,7 +94,7 @@ def chosen_of(plan: Decision) -> int:
 
 
 def points_to_measure(plan: Decision) -> list[int]:
-    """All points, or of many the ends, the best predicted and spread ones."""
+    """All points; of many, the ends, the best predicted and evenly spaced ones."""
     last = len(plan.candidates) - 1
     if last < ALL_POINTS:
         return list(range(last + 1))
@@ -191,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(cells: list[Cell], name: str) -> None:
-    """The table, and what it comes to."""
+    """The table and its summary."""
     rows = [
         [
             cell.model,
@@ -213,7 +214,7 @@ def report(cells: list[Cell], name: str) -> None:
         f"worst {max(regrets):.3f}, mean {mean(regrets):.3f}. Round trip {RTT} in every cell.",
         f"Median decision {format_seconds(median(cell.decision_s for cell in cells))}.",
     ]
-    head = ["network", "cpu", "link", "chosen", "total", "best", "its total", "regret", "points measured"]
+    head = ["network", "cpu", "link", "chosen", "total", "best", "best total", "regret", "points measured"]
     write_table(name, "Regret of the chosen point", head, rows, notes)
 
 

@@ -1,10 +1,10 @@
-"""What the codecs make of real activations: bytes, time and error.
+"""Codecs on real activations: bytes, time and error.
 
     taskset -c 1 python -m benchmarks.codecs
 
-The tensors are those that cross at a few points of each network, for the sample photographs: the points where fewer
-bytes cross than anywhere before, which is where cuts are worth most, and a few between. The parameters are the
-seeded ones. Besides the codecs there are arrangements that were tried and left out.
+The tensors are the boundaries at a few points of each network, for the sample photographs: the points whose boundary is
+smaller than at every earlier point, where cuts pay most, and a few between. The weights are seeded. Besides the codecs
+there are variants that were tried and rejected.
 """
 
 import sys
@@ -39,22 +39,22 @@ SHOWN = ("zstd", "fp16+zstd", "int8", "int8+zstd", "int8c+zstd", "int6+zstd", "i
 
 @dataclass(frozen=True)
 class Planes:
-    """Another form with the first bytes of all its codes first, then the second ones, and so on."""
+    """Another encoding with the first bytes of all its codes first, then the second ones, and so on."""
 
     inner: Form
     width: int
     is_lossless: bool = True
 
     def parameter_bytes(self, shape: Shape) -> int:
-        """As the inner form."""
+        """As the inner encoding."""
         return self.inner.parameter_bytes(shape)
 
     def code_bytes(self, dtype: str, shape: Shape) -> int:
-        """As the inner form."""
+        """As the inner encoding."""
         return self.inner.code_bytes(dtype, shape)
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
-        """The codes of the inner form, transposed."""
+        """The codes of the inner encoding, transposed."""
         parameters, codes = self.inner.encode(array)
         return parameters, np.ascontiguousarray(codes.reshape(-1, self.width).T).reshape(-1)
 
@@ -74,7 +74,7 @@ LEFT_OUT = [
 
 @dataclass(frozen=True)
 class Crossing:
-    """A tensor that crosses a cut."""
+    """A boundary tensor."""
 
     where: str
     array: Array
@@ -93,7 +93,7 @@ class Measured:
 
 
 def chosen(graph: LayerGraph) -> list[int]:
-    """Points where fewer bytes cross than anywhere before, and some between, by number."""
+    """Points whose boundary is smaller than at every earlier point, and some between, by number."""
     sizes = {point.number: graph.layers[point.layer].out_bytes for point in graph.points[:-1]}
     fit = [number for number, size in sizes.items() if LEAST_BYTES <= size <= MOST_BYTES]
     lows = [n for n in fit if n == 0 or all(sizes[n] < sizes[m] for m in range(n))]
@@ -168,10 +168,10 @@ def main() -> int:
     measured = {codec.name: [measure(codec, crossing.array) for crossing in tensors] for codec in codecs}
     columns = ["tensor", "bytes", "zeros", *SHOWN]
     notes = [
-        f"{len(tensors)} tensors, {format_bytes(LEAST_BYTES)} to {format_bytes(MOST_BYTES)}, in brackets the slowest. "
-        f"Times are for {format_bytes(PER_BYTES)} of tensors of at least {format_bytes(TIMED_BYTES)}. The ratio is raw "
-        "bytes to bytes that travel, a geometric mean; the error is the largest in any tensor, a share of its range. "
-        "*In italics* what was tried and left out.",
+        f"{len(tensors)} tensors, {format_bytes(LEAST_BYTES)} to {format_bytes(MOST_BYTES)}, in parentheses the "
+        f"slowest. Times are for {format_bytes(PER_BYTES)} of tensors of at least {format_bytes(TIMED_BYTES)}. The "
+        "ratio is raw bytes to sent bytes, a geometric mean; the error is the largest in any tensor, relative to its "
+        "range. *In italics*: tried and rejected.",
         "",
         "Ratio for each tensor:",
         "",

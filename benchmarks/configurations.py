@@ -3,15 +3,15 @@
     python -m benchmarks.configurations
     python -m benchmarks.configurations --others     # eight networks with branches among them, in place of the paper's
 
-8 networks x 3 radio links x 2 edges are 48 configurations, looked at for latency and again for the edge's energy. In
+8 networks x 3 radio links x 2 edges are 48 configurations, evaluated for latency and for the edge's energy. In
 each the decision is made from predicted times alone, by the predictors of the roles edge (1 thread) and cloud (2
 threads), which were fitted to layers of random networks: deployment.py profile and fit have to be run for both first
 (--threads 1 --role edge, --threads 2 --role cloud). Then the networks are measured layer by layer, in some rounds of
-which the quietest counts, for other work on the machine only ever adds time. Every cut is evaluated with these times:
-the chosen one, the best one (of all points and the minimum cut), all on the cloud, all on the edge. Nothing is sent, so
-what the real link and the decision's own time add is not in it; benchmarks.choice measures that.
+which the quietest counts, since other work on the machine only adds time. Every cut is evaluated with these times:
+the chosen one, the best one (of all points and the minimum cut), all on the cloud, all on the edge. Nothing is sent:
+the real link and the time of the decision are not included; benchmarks.choice measures them.
 
-Two threads wait for each other after every operation: with others on the machine do not pin this to two cores.
+Two threads wait for each other after every operation: if the machine does other work, do not pin this to two cores.
 
 The summary comes first, then what other rounds say, the times, and both tables.
 """
@@ -189,7 +189,7 @@ def cell_of(predicted: Times, measured: Times, goal: Goal, radio: str, edge: str
 
 
 def cut_label(graph: LayerGraph, head: frozenset[int]) -> str:
-    """The point of how many, or for several tensors the layers of the head and the tensors that cross."""
+    """`point/last point`, or for several tensors the number of layers in the head and of boundary tensors."""
     last = len(graph.points) - 1
     number = next((p.number for p in graph.points if graph.head_at(p.number) == head), None)
     if number is None:
@@ -208,7 +208,7 @@ CELLS = (
 
 
 def summary(goal: str, cells: Sequence[Cell]) -> list[str]:
-    """What the configurations come to."""
+    """The summary of the configurations."""
     saved = [1 - 1 / cell.over_cloud for cell in cells]
     return [
         goal,
@@ -243,7 +243,7 @@ def row_of(goal: str, cell: Cell) -> list[str]:
 
 
 def counts(cells: Sequence[Cell]) -> str:
-    """How many are the best, and how many within 5 %."""
+    """How many are the best, and how many are within 5 %."""
     return f"{sum(cell.ratio <= SAME for cell in cells)} and {sum(cell.ratio <= CLOSE for cell in cells)}"
 
 
@@ -259,7 +259,7 @@ def rounds_line(goal: str, known: Sequence[Known]) -> str:
 
 
 def ends_line(goal: str, cells: Sequence[Cell]) -> str:
-    """How much of it could be had without cutting inside."""
+    """How much an end alone would achieve."""
     inside = sum(cell.best not in ("cloud", "edge") for cell in cells)
     close = sum(min(cell.cloud_value, cell.edge_value) <= CLOSE * cell.best_value for cell in cells)
     return (
@@ -282,9 +282,9 @@ def times_table(known: Iterable[Known]) -> list[str]:
     head = ["network", "edge predicted", "measured", "error", "cloud predicted", "measured", "error"]
     notes = [
         "Sums of all layers in every round, by how quiet it was with starts of tails counted too. The error is of the "
-        "first. The edge's are seconds of work on all of one core, the cloud's are by the clock on the wall."
+        "first. The edge's are seconds of work on all of one core, the cloud's are wall-clock times."
     ]
-    return table("Times behind it", head, rows, notes)
+    return table("Underlying times", head, rows, notes)
 
 
 def notes_of(known: Sequence[Known], cells: Mapping[str, Sequence[Cell]]) -> list[str]:
@@ -304,8 +304,8 @@ def notes_of(known: Sequence[Known], cells: Mapping[str, Sequence[Cell]]) -> lis
         f"points and the minimum cut with times measured in the quietest of {ROUNDS} rounds.",
         "",
         "Neurosurgeon reports the best cut in 44 of 48, latency 3.1 x better than cloud only in the mean and 40.7 x at "
-        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices are others (a Jetson TK1 and a server "
-        "with a GPU): only the kind of result compares.",
+        "most, energy 59.5 % less in the mean and 94.7 % at most. Its devices differ (a Jetson TK1 and a server "
+        "with a GPU), so only the kind of result is comparable.",
         "",
         *(ends_line(goal, found) for goal, found in cells.items()),
         "",
@@ -325,7 +325,7 @@ def main() -> int:
     notes = notes_of(known, cells)
     for goal, found in cells.items():
         notes += table(goal.capitalize(), CELLS, [row_of(goal, cell) for cell in found], [])
-    notes += ["Cuts: point/last point, or the layers of the head and the tensors that cross."]
+    notes += ["Cuts: point/last point, or the number of layers in the head and of boundary tensors."]
     rows = [summary(goal, found) for goal, found in cells.items()]
     name = "configurations_others" if is_others else "configurations"
     write_table(name, "Choosing from predictions, 48 configurations", list(HEAD), rows, notes)

@@ -1,10 +1,10 @@
-"""Whether a network of one's own keeps the numbers that its file gives it, bit for bit, over a real cloud.
+"""Whether a custom model keeps the weights that its file sets, bit for bit, over a real cloud.
 
     python -m benchmarks.custom_weights [FILE.py ...]
 
-Every way of setting weights that is written out here, and the files that are named, are run three times: in plain torch
-in a fresh interpreter that knows nothing of this project, and split between this process and a cloud in another one at
-point 0 and at the last. The answers have to be the same bits. So have those that `edge_api.py --verify` compares with.
+Every way of setting weights in `WAYS`, and the given files, are run three times: in plain torch
+in a fresh interpreter without this project, and split between this process and a cloud in another one at
+point 0 and at the last. The answers have to be bit-identical. So have those that `edge_api.py --verify` compares with.
 """
 
 import subprocess
@@ -162,7 +162,7 @@ class Made:
 
     @property
     def last(self) -> int:
-        """The point that runs everything here."""
+        """The point that runs everything on the edge."""
         return len(self.edge.graph.points) - 1
 
     def whole(self) -> list[Array]:
@@ -195,8 +195,8 @@ def main() -> None:
             for each in made:
                 rows.append(_row(each, plain[each.path], cloud.port))
             cloud.kill()  # nothing is left to be finished
-    head = ["file", "captured by", "point 0", "the last point", "verify's reference", "numbers in it"]
-    write_table("custom_weights", "Networks of one's own against plain torch, over a real cloud", head, rows, [])
+    head = ["file", "captured by", "point 0", "the last point", "verify's reference", "weights"]
+    write_table("custom_weights", "Custom models compared with plain torch, over a real cloud", head, rows, [])
 
 
 def _row(made: Made, expected: list[Array], port: int) -> list[str]:

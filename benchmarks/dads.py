@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     rows = [row for model in options.models.split(",") for row in rows_of(model, options.cpu, options.repeats)]
-    head = ["network", "link", *WAYS, "point", "tensors that the minimum cut sends"]
+    head = ["network", "link", *WAYS, "point", "boundary tensors of the minimum cut"]
     head += ["x edge-only", "x cloud-only", "predicted / measured"]
     notes = [
         f"The edge has {options.cpu} of a core, the cloud 2 threads; round trip {RTT}. DADS reports for ResNet18 on a",

@@ -2,14 +2,13 @@
 
     taskset -c 2 python -m benchmarks.decision
 
-Four tables. Points: every decision tries all points of a network, beside what the published scripts do at every
-decision: run the edge's part of the network again for every point, to learn the sizes of the tensors and the layers
-of the part. Then, for graphs with branches and a random one of 500 layers: the minimum cut, for the first time and for
-another link, beside networkx with the same cost to minimise; the map of all bandwidths; and the cut with the shortest
-longest stage, exactly and by DADS's own search.
+Four tables. Points: every decision tries all points of a network, compared with the baseline implementation, which at
+every decision runs the head of every point to learn its layers and the sizes of its tensors. Then, for graphs with
+branches and a random one of 500 layers: the minimum cut, for the first time and for another link, compared with
+networkx on the same cost; the map of all bandwidths; and the cut with the minimum bottleneck stage, exactly and by
+DADS's own search.
 
-Layer times are those of this machine, kept or measured now, the edge 20 times slower. Take a core that nobody else
-uses.
+Layer times are those of this machine, cached or measured now, the edge 20 times slower. Use an otherwise idle core.
 """
 
 import importlib
@@ -80,7 +79,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def points_row(name: str) -> list[str]:
-    """Median, worst and first decision, and that of the published way."""
+    """Median, worst and first decision, and the baseline implementation's."""
     executor = prepared(name)
     network, problem = executor.traced, problem_of(executor)
     times = [timed(lambda: best(scan(problem))) for _ in range(REPEATS)]
@@ -93,7 +92,7 @@ def points_row(name: str) -> list[str]:
 
 
 def problem_of(executor: TorchExecutor) -> Problem:
-    """The times of this machine, kept or measured, on either side."""
+    """The times of this machine, cached or measured, for both sides."""
     profile = executor.profile(default_folder(), tails=True)
     cloud = CloudTimes(profile.seconds, profile.start_s)
     return Problem(replace(executor.traced.graph), [SLOWER * s for s in profile.seconds], cloud, LINK)
@@ -259,7 +258,7 @@ def program_s(problem: Problem) -> tuple[float, bottleneck.Bottleneck]:
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds of finding the shortest longest stage of one graph, by link, and what was found."""
+    """Seconds to find the minimum bottleneck stage of one graph, by link, and the results."""
 
     exact: list[float]
     found: list[bottleneck.Bottleneck]
@@ -267,7 +266,7 @@ class Stages:
     programmed: list[bottleneck.Bottleneck]
     dsh: list[float]
     ratios: list[float]
-    """Longest stages that DADS's search finds over those of `exact`."""
+    """Bottleneck stages that DADS's search finds, relative to those of `exact`."""
 
     @classmethod
     def of(cls, problem: Problem) -> "Stages":
@@ -304,14 +303,14 @@ def spread(times: Sequence[float]) -> str:
 
 
 def bar(what: str, limit_s: float, times: Seconds) -> str:
-    """A line that says whether medians keep a bar."""
+    """A line that says whether medians meet a target."""
     told = ", ".join(f"{short(name)} {format_seconds(median(found))}" for name, found in times.items())
     is_met = all(median(found) <= limit_s for found in times.values())
-    return f"{what}, median: {told}; at most {format_seconds(limit_s)} is the bar: {'met' if is_met else 'NOT met'}."
+    return f"{what}, median: {told}; at most {format_seconds(limit_s)} is the target: {'met' if is_met else 'NOT met'}."
 
 
 def within(times: Sequence[float]) -> str:
-    """For how many links an update keeps the bar, and which ones it does not."""
+    """For how many links an update meets the target, and for which ones it does not."""
     rates = [link.up_bytes_per_s / 125_000 for link in links(LINKS)]
     over = [rate for rate, seconds in zip(rates, times, strict=True) if seconds > UPDATE_S]
     told = f"{LINKS - len(over)} of {LINKS}"
@@ -342,13 +341,13 @@ def cuts_table(problems: Mapping[str, Problem], found: Mapping[str, Cuts]) -> li
         f"Median (least .. most). First of a process: a whole decision in {PROCESSES} fresh processes each, with all "
         "modules imported: points, flow network, terms, cut, prediction of all points and of the cut. New graph: the "
         f"same in a process that has decided before, for {COMPARED} links of 0.1 mbit to 1 gbit. New link: terms and "
-        f"cut with a flow network that stands, {LINKS} of these links. networkx: boykov_kolmogorov, building its "
+        f"cut with an existing flow network, {LINKS} of these links. networkx: boykov_kolmogorov, building its "
         "network and solving it, for the links of the new graph in turns with it; the value of the cut is the same to "
         f"{SAME_VALUE:g} in all. The ratio is networkx over new graph, link by link. By link: medians of {SWEEPS}.",
         "",
         bar("First decision", FIRST_S, {name: found[name].first for name in BARRED}),
         bar("New link", UPDATE_S, {name: found[name].update for name in BARRED}),
-        "Links that keep that bar: "
+        "Links that meet that target: "
         + "; ".join(f"{short(name)} {within(found[name].update)}" for name in BARRED)
         + ".",
     ]
@@ -373,8 +372,8 @@ def maps_table(found: Mapping[str, Maps]) -> list[str]:
 
 
 def stages_table(found: Mapping[str, Stages], first: Sequence[float]) -> list[str]:
-    """The shortest longest stage."""
-    head = ["graph", "exact", "proven", "no program", "program alone", "proven", "widest gap", "DSH", "DSH / exact"]
+    """The minimum bottleneck stage."""
+    head = ["graph", "exact", "proven", "no MILP", "MILP alone", "proven", "widest gap", "DSH", "DSH / exact"]
     rows = []
     for name, stages in found.items():
         walked = sum(each.method == bottleneck.WALK for each in stages.found)
@@ -388,16 +387,16 @@ def stages_table(found: Mapping[str, Stages], first: Sequence[float]) -> list[st
     resnet = GRAPHS[0]
     notes = [
         f"{STAGES} links of 0.5 to 500 mbit each, the graph new to every search, medians of {SWEEPS} by link. Exact: "
-        "the walk over all cuts that may be the best, and where that is too long the mixed-integer program. Program "
-        "alone: without the walk; where every layer reads the one before it neither is needed. Both agree wherever "
-        "both have a proof; the gap is how much better anything could be when the program's time, 1 s, was up. DSH is "
-        "DADS's own search (Hu et al., Algorithm 2), and its longest stage over the exact one.",
+        "branch and bound, and where that is too long the mixed-integer program (MILP). MILP alone: without branch and "
+        "bound; where every layer reads the one before it neither is needed. Both agree wherever both have a proof; "
+        "the gap is how much better any cut could be when the MILP's time limit, 1 s, was reached. DSH is "
+        "DADS's own search (Hu et al., Algorithm 2), and its bottleneck stage relative to the exact one.",
         "",
-        bar("Program alone", EXACT_S, {resnet: found[resnet].program}),
+        bar("MILP alone", EXACT_S, {resnet: found[resnet].program}),
         f"The slowest link of {short(resnet)} takes it {format_seconds(max(found[resnet].program))}; where it is the "
         f"first of a process it imports the solver too: {spread(first)} in {PROCESSES} processes.",
     ]
-    return table("The shortest longest stage", head, rows, notes)
+    return table("The minimum bottleneck stage", head, rows, notes)
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ def soon(seconds: float = 60.0) -> Deadline:
     return Deadline.after(seconds, "the benchmark")
 
 
-def greet(port: int, network: Network) -> Connection:
+def handshake(port: int, network: Network) -> Connection:
     """A connection on which the cloud is ready."""
     connection = connect("127.0.0.1", port, 5.0)
     loaded, graph = network.loaded, network.traced.graph
@@ -39,8 +39,8 @@ def greet(port: int, network: Network) -> Connection:
 def fill(port: int, network: Network, stack: ExitStack) -> list[Connection]:
     """Edges that have asked for whole inferences, all of which are in hand; another edge has seen it."""
     x = np.asarray(network.example.tensor)
-    edges = [stack.enter_context(closing(greet(port, network))) for _ in range(EDGES)]
-    watcher = stack.enter_context(closing(greet(port, network)))
+    edges = [stack.enter_context(closing(handshake(port, network))) for _ in range(EDGES)]
+    watcher = stack.enter_context(closing(handshake(port, network)))
     request = [[1, len(network.traced.graph.layers)]]
     for number in range(EACH):
         for edge in edges:
@@ -55,7 +55,7 @@ def fill(port: int, network: Network, stack: ExitStack) -> list[Connection]:
 
 
 def answered(edges: list[Connection], row: Row) -> int:
-    """How many answers come until the cloud hangs up."""
+    """How many answers come until the cloud disconnects."""
     count = 0
     for edge in edges:
         try:

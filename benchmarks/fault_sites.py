@@ -1,4 +1,4 @@
-"""Where benchmarks.faults happens: clouds that can be killed, links that can be frozen, an edge that is watched."""
+"""Where benchmarks.faults happens: clouds that can be killed, links that can be frozen, an observed edge."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ BACK_S = 150.0
 
 @dataclass
 class Row:
-    """What was seen of one fault."""
+    """The measurements of one fault."""
 
     name: str
     faults: int = 0
@@ -48,7 +48,7 @@ class Row:
     timeout_s: float = TIMEOUT_S
 
     def cells(self) -> list[str]:
-        """The line of the table."""
+        """The row of the table."""
         ways = [answer.completed_by for answer in self.answers]
         totals = [answer.measured.total_s for answer in self.answers]
         late = sum(total > self.timeout_s + LATE_S for total in totals)
@@ -127,7 +127,7 @@ def on_loopback(*faults: str) -> Iterator[Site]:
 
 @contextmanager
 def on_a_cable(host: str, before: Sequence[str]) -> Iterator[Site]:
-    """This process runs on the one host, the cloud on the other; a frozen cable loses every packet of the edge."""
+    """This process runs on one host, the cloud on the other; a frozen link loses every packet of the edge."""
     clouds = Clouds(host, before)
     clouds.start()
     both_ways = ("tc", "qdisc", "replace", "dev", "ecci1", "root", "tbf", "rate", RATE, "burst", BURST)
@@ -148,7 +148,7 @@ def on_a_cable(host: str, before: Sequence[str]) -> Iterator[Site]:
 
 
 class Subject:
-    """An edge with alex_net that has greeted a cloud."""
+    """An edge with alex_net, connected to a cloud."""
 
     def __init__(self, address: tuple[str, int], timeout_s: float = TIMEOUT_S) -> None:
         set_threads(int(THREADS))
@@ -191,5 +191,5 @@ class Subject:
         row.note = f"not back within {BACK_S:.0f} s"
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.edge.close()

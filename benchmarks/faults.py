@@ -1,10 +1,10 @@
-"""Faults, one after the other: is every inference answered, rightly, and how soon; and when is the cloud used again?
+"""Faults, one after the other: is every inference answered correctly, how soon, and when is the cloud used again?
 
     python -m benchmarks.faults [--rows B1,B2,B3,B7,B8,B12,B13,B16] [--repeats 5]
 
 The clouds are real processes, the link is lab.relay on loopback, and for B1 and B3 also two network namespaces with a
-cable that `tc tbf` shapes, where that is allowed. alex_net is cut after its third layer (187 kB cross). Every answer is
-compared with the whole network's.
+veth pair shaped by `tc tbf`, where that is allowed. alex_net is cut after its third layer (boundary 187 kB). Every
+answer is compared with the full model's.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def _kill_once(site: Site, subject: Subject, row: Row, moment: Moment) -> None:
 
 
 def edge_killed(repeats: int) -> list[Row]:
-    """B2: the edge is killed in the middle of transfers; `to detect` is until the cloud has let go of everything."""
+    """B2: the edge is killed in the middle of transfers; `to detect` is until the cloud has released everything."""
     row = Row("B2 edge killed in a transfer")
     with on_loopback() as site:
         assert site.clouds.process is not None
@@ -144,7 +144,7 @@ def edge_killed(repeats: int) -> list[Row]:
 
 
 def frozen(site: Site) -> list[Row]:
-    """B3: silence for 0, 5 and 30 s, inferences all the while; then the link is as before."""
+    """B3: silence for 0, 5 and 30 s, with inferences throughout; then the link is restored."""
     rows = []
     for seconds, times in ((0.0, 5), (5.0, 4), (30.0, 2)):
         row = Row(f"B3 link frozen {seconds:.0f} s")
@@ -176,7 +176,7 @@ def _freeze_once(site: Site, subject: Subject, row: Row, seconds: float) -> None
 
 
 def clock() -> list[Row]:
-    """B7: the wall clock jumps by an hour with every look at it."""
+    """B7: the wall clock jumps by an hour at every reading."""
     row = Row("B7 wall clock jumps ±1 h")
     real, hour = time.time, [3600.0]
 
@@ -257,7 +257,7 @@ def stopped(repeats: int) -> list[Row]:
 
 
 def forgotten(repeats: int) -> list[Row]:
-    """B13: a connection that is idle is forgotten on its way, and what comes later is lost without a word."""
+    """B13: an idle connection is dropped by the network: later packets are lost silently."""
     row = Row("B13 connection forgotten while idle")
     with on_loopback("--forget-after", f"{IDLE_S:.0f}s") as site:
         subject = Subject(site.address)
@@ -320,7 +320,7 @@ def on_hosts(rows: Sequence[str], repeats: int) -> list[list[str]]:
         with shaped_hosts(RATE) as hosts:
             return inside(hosts)
     except AppError as error:
-        print(f"no shaped cable here: {error}", file=sys.stderr)
+        print(f"no shaped link here: {error}", file=sys.stderr)
         return []
 
 
@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(" | ".join(row.cells()) for row in made), sep="\n", file=sys.stderr, flush=True)
         if name in over_a_link:
             rows += on_hosts([name], options.repeats)
-    write_table("faults", "What faults cost", HEAD, rows, NOTES)
+    write_table("faults", "Faults", HEAD, rows, NOTES)
     return int(any(row[3] != "0" or row[4] != "0" for row in rows))
 
 
@@ -367,7 +367,7 @@ def _over(measure: Callable[[Site], list[Row]], link: Callable[[], Any]) -> list
 
 NOTES = [
     f"Times are medians and the most, from the start of an inference. Every inference has {TIMEOUT_S:g} s (--timeout); "
-    f"late is what took more than {LATE_S:g} s longer. `to detect`: from the fault until the edge gave the cloud up, "
+    f"late means more than {LATE_S:g} s longer. `to detect`: from the fault until the edge gave the cloud up, "
     "where a row does not say otherwise. `back on split`: from when the cloud listens again, or the link is free, "
     "until an inference was split again. Inferences that say `split` are those between the faults, and "
     "those that a new connection repeated.",

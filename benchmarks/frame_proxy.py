@@ -1,4 +1,4 @@
-"""A link that knows frames: it stands between an edge and a real cloud, and something happens at one of them."""
+"""A proxy that understands frames, between an edge and a real cloud: a fault happens at one of them."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The lab is killed at random moments: what is left of it, and whether it goes on where it stopped.
+"""The lab is killed at random moments: what is left of it, and whether it resumes where it stopped.
 
     python -m benchmarks.lab_kills [--kills 20] [--mode hosts]
 

@@ -1,9 +1,9 @@
-"""What ever new sets of layers cost a cloud, and a good edge beside whoever asks for them.
+"""The cost of ever new sets of layers, for a cloud and for a legitimate edge.
 
 python -m benchmarks.layer_sets [--requests 20000] [--model mobile_net]
 
-Each request names layers that were never asked for together. The bars are 20 MB of memory and twice the good edge's
-quiet 99th percentile.
+Each request names layers that were never requested together. The targets are 20 MB of memory and twice the legitimate
+edge's quiet 99th percentile.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import good_edge
+from benchmarks import legitimate_edge
 from benchmarks.clouds import CloudProcess, running_cloud
 from edgecloud.client.edge import Edge, EdgeConfig
 from edgecloud.models import inputs, registry
@@ -75,21 +75,21 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cloud(Path(folder)) as cloud:
         edge = (cloud.port, GOOD, POINT)
-        quiet = good_edge.figures(good_edge.start(*edge, QUIET_S, DEADLINE_S))
+        quiet = legitimate_edge.figures(legitimate_edge.start(*edge, QUIET_S, DEADLINE_S))
         attack(cloud, options.model, 300, 10.0)
         before = cloud.rss_bytes
-        process = good_edge.start(*edge, options.seconds / 2, DEADLINE_S)
+        process = legitimate_edge.start(*edge, options.seconds / 2, DEADLINE_S)
         count, took_s = attack(cloud, options.model, options.requests, options.seconds)
         after = cloud.rss_bytes
-        beside = good_edge.figures(process)
+        beside = legitimate_edge.figures(process)
     print("| | requests | p50 ms | p95 ms | p99 ms | most ms | too late |\n|---|---|---|---|---|---|---|")
-    for name, found in (("quiet", quiet), ("beside new sets", beside)):
+    for name, found in (("quiet", quiet), ("with new sets", beside)):
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)
         print(f"| {name} | {found.count} | {' | '.join(f'{1e3 * one:.2f}' for one in times)} | {found.late} |")
     print(f"{count} requests with new layer sets of {options.model} in {took_s:.1f} s ({count / took_s:.0f}/s)")
-    print(f"p99 x {beside.p99_s / quiet.p99_s:.2f} (bar {TIME_BAR:g})")
+    print(f"p99 x {beside.p99_s / quiet.p99_s:.2f} (target {TIME_BAR:g})")
     grown = (after - before) / 1e6
-    print(f"memory {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, {grown:+.1f} MB (bar {MEMORY_BAR / 1e6:g})")
+    print(f"memory {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, {grown:+.1f} MB (target {MEMORY_BAR / 1e6:g})")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m benchmarks.load [--edges 16] [--model alex_net] [--point 13] [--rates 0.25,0.5,1,1.5,2,3] [--seconds 8]
 
-Rates are in multiples of what the cloud does in batches when everybody asks as fast as answers come, which the first
-rows measure, one at a time and in batches. Told are the goodput (right answers per second), their latency, how many
-were refused (BUSY; whoever asks as fast as it can comes back when it was told to), and how even the edges' shares of
-answers to what they asked are (Jain's index).
+Rates are multiples of the cloud's throughput in batches when all edges ask as fast as answers come, which the first
+rows measure, one at a time and in batches. Reported are the goodput (correct answers per second), their latency, how
+many were refused (BUSY; a client that asks as fast as it can retries when it was told to), and how equal the edges'
+shares of answered requests are (Jain's index).
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Subject:
         self.boundary: list[Array] = [np.asarray(a, order="C") for a in executor.run(executor.load(head), [x]).arrays]
         self.expected = executor.run(executor.load(self.tail), self.boundary).arrays
 
-    def greet(self, address: tuple[str, int]) -> Connection:
+    def handshake(self, address: tuple[str, int]) -> Connection:
         """A connection on which a cloud has agreed."""
         connection = connect(*address, 5.0)
         graph, digest = self.network.traced.graph, self.network.loaded.digest
@@ -83,7 +83,7 @@ class Edge:
     def __init__(self, subject: Subject, address: tuple[str, int], seed: int) -> None:
         self.counted = Counted()
         self._subject, self._rng = subject, random.Random(seed)
-        self._connection = subject.greet(address)
+        self._connection = subject.handshake(address)
         self._sent: dict[int, float] = {}
         self._window = threading.Semaphore(WINDOW)
         self._deadline = Deadline.after(LONG_S + 60, "the benchmark")

@@ -1,9 +1,10 @@
-"""An answer in every phase: what an edge does whose cloud fails at a certain frame of their conversation.
+"""Faults in every phase: what an edge does if its cloud fails at a certain frame of the conversation.
 
     python -m benchmarks.phases [--phases hello,probe] [--acts kill,stop]
 
-A link that knows frames stands between the programs, in this process, and a real cloud: at one frame the cloud is
-killed, or stopped, or the connection is closed, or the edge gets random bytes. Both programs run le_net with --verify.
+A proxy that understands frames stands between the programs, in this process, and a real cloud: at one frame the cloud
+is killed, or stopped, or the connection is closed, or the edge gets random bytes. Both programs run le_net with
+--verify.
 """
 
 import argparse
@@ -49,15 +50,15 @@ class Phase:
 
 
 PHASES = (
-    Phase("tls", "in the handshake of TLS", Place(TLS, 1, 0.5)),
-    Phase("hello", "HELLO has come, READY has not", Place(FrameType.HELLO)),
+    Phase("tls", "during the TLS handshake", Place(TLS, 1, 0.5)),
+    Phase("hello", "after HELLO, before READY", Place(FrameType.HELLO)),
     Phase("ready", "in READY", Place(FrameType.READY, 1, 0.5)),
     Phase("probe", "at the first probe of the link", Place(FrameType.PROBE)),
     Phase("in-probe", "in a large probe", Place(FrameType.PROBE, 2, 0.5, PROBED_BYTES)),
     Phase("probed", "in the answer to a probe", Place(FrameType.PROBED, 3, 0.5)),
-    Phase("status", "STATUS has come, STATE has not", Place(FrameType.STATUS)),
+    Phase("status", "after STATUS, before STATE", Place(FrameType.STATUS)),
     Phase("infer", "in a request", Place(FrameType.INFER, 1, 0.5)),
-    Phase("computing", "a request has come, its answer has not", Place(FrameType.RESULT, 1, 0.0)),
+    Phase("computing", "after a request, before its answer", Place(FrameType.RESULT, 1, 0.0)),
     Phase("result", "in the answer", Place(FrameType.RESULT, 2, 0.5)),
     Phase("between", "between two requests, at the second one's first byte", Place(FrameType.INFER, 2, 0.0)),
     Phase("again", "at the HELLO of the second connection", Place(FrameType.HELLO, 1), Place(FrameType.INFER, 1, 0.0)),
@@ -214,7 +215,7 @@ def measure(program: str, phase: Phase, act: str, cloud: Cloud, more: Sequence[s
             cloud.tell(signal.SIGCONT)
 
 
-def greet(cloud: Cloud, more: Sequence[str]) -> None:
+def handshake(cloud: Cloud, more: Sequence[str]) -> None:
     """Let a new cloud load the network, which may take longer than an inference waits."""
     proxy = FrameProxy(("127.0.0.1", cloud.port), [(Place(TLS, 1 << 62), close)])  # which looks at no frame
     call("edge_api", proxy.port, [*more, "--timeout", "60s", "--repeat", "1", "--warm-up", "0"], proxy)
@@ -237,7 +238,7 @@ def table(phases: Sequence[Phase], acts: Sequence[str], folder: Path) -> tuple[l
                     used = tls_cloud if is_tls else cloud
                     if used is None or not used.is_alive:
                         used = (secure if is_tls else plain).take()
-                        greet(used, more)
+                        handshake(used, more)
                     cloud, tls_cloud = (cloud, used) if is_tls else (used, tls_cloud)
                     seen = measure(program, phase, act, used, more)
                     bad += not seen.is_good
@@ -259,7 +260,7 @@ def warm(folder: Path) -> None:
     """Once without a fault, so that both sides have their times on disk."""
     spares = Spares(folder / "cache", ())
     cloud, more = spares.take(), ["--cache-dir", str(folder / "cache")]
-    greet(cloud, more)
+    handshake(cloud, more)
     try:
         for program in PROGRAMS:
             proxy = FrameProxy(("127.0.0.1", cloud.port), [])
@@ -284,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows, bad = table(phases, acts, Path(name))
     head = ["when", "program", *acts]
     if len(phases) == len(PHASES) and len(acts) == len(ACTS):
-        write_table("phases", "An answer in every phase", head, rows, NOTES)
+        write_table("phases", "Faults in every phase of a conversation", head, rows, NOTES)
     else:
         print("\n".join(" | ".join(row) for row in rows))
     print(f"{bad} of {len(rows) * len(acts)} without a right answer", file=sys.stderr)
@@ -294,10 +295,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 NOTES = [
     "In each cell: who answered, exit code, seconds of the whole call, of which nothing waits longer than "
     f"{TIMEOUT_S:g} s (--timeout). edge_api runs three inferences, of which one is a warm-up that is not counted, "
-    "tasks_edge_api eight tasks that arrive within about a second. Every answer is compared with the whole network's.",
+    "tasks_edge_api eight tasks that arrive within about a second. Every answer is compared with the full model's.",
     "",
-    "`kill` is SIGKILL, and nobody listens any more; `stop` is SIGSTOP, connections are still taken; `close` ends the "
-    "connection, and others can be made; `garbage` is 4 KiB of random bytes in the place of what should come.",
+    "`kill` is SIGKILL, and the port is closed; `stop` is SIGSTOP, connections are still taken; `close` ends the "
+    "connection, and others can be made; `garbage` is 4 KiB of random bytes in place of the expected frame.",
 ]
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How good are predictions? Layers set aside, whole networks never measured before, and how long it takes.
+"""How good are predictions? Held-out layers, networks that were never measured, and how long it takes.
 
     python -m benchmarks.prediction [--dataset DIR] [--published DIR]
 
 Expects rows of this machine (deployment.py profile --threads 1). The predictors for whole networks are fitted without
-any layer that one of those networks has too, so that none of their shapes was seen. With --published, the same table
-for a folder of the published data set, beside plain linear regression on its features.
+any layer that occurs in one of those networks, so that none of their shapes was seen. With --published, the same table
+for a directory of the published data set, compared with plain linear regression on its features.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def without(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def kind_rows(fits: Sequence[KindFit], rows: dict[str, int]) -> list[list[str]]:
-    """A line for each kind."""
+    """A row for each kind."""
     return [
         [
             found.kind,
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/prediction*.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset", type=Path, default=one_thread_survey())
-    parser.add_argument("--published", type=Path, help="a folder of the published data set")
+    parser.add_argument("--published", type=Path, help="a directory of the published data set")
     options = parser.parse_args(argv)
     if options.published is not None:
         found = fit(options.published, lambda _what, _done: None)
         counts = {kind: len(rows) for kind, rows in found.dataset.rows.items()}
         notes = [
-            f"Fitted in {found.fit_s:.1f} s. A fifth of the rows was set aside; columns after MAPE are within ±20 %."
+            f"Fitted in {found.fit_s:.1f} s. A fifth of the rows was held out; columns after MAPE are within ±20 %."
         ]
         write_table("prediction_published", "The published data set", HEAD, kind_rows(found.fits, counts), notes)
         return 0
@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     table_s = predict_s(found)
     notes = [
         f"{found.dataset.machine}. Fitted in {found.fit_s:.1f} s. The slowest network's table: {1e3 * table_s:.1f} ms.",
-        "Rows of a fifth of the networks were set aside; columns after MAPE are within ±20 % in the cross-validation.",
+        "A fifth of the networks was held out; columns after MAPE are within ±20 % in the cross-validation.",
     ]
-    write_table("prediction_layers", "Layers of networks set aside", HEAD, kind_rows(found.fits, counts), notes)
+    write_table("prediction_layers", "Layers of held-out networks", HEAD, kind_rows(found.fits, counts), notes)
     unseen = networks_of(read(options.dataset), options.dataset, default_folder())
     rows = [
         [

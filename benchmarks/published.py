@@ -1,11 +1,11 @@
-"""One inference end to end, beside one in the style of the published scripts, at the same cut over the same link.
+"""One inference end to end, compared with the baseline implementation at the same cut over the same link.
 
     python -m benchmarks.published
 
-The baseline is written from the description of those scripts, not from their code: eager torch modules, the point and
+The baseline follows the description of published programs, not their code: eager torch modules, the point and
 the length as messages of their own that are acknowledged, torch tensors through pickle.dumps, parts joined after every
 packet, an acknowledgement after the tensor, then the pickled answer. It is given the cut that ours chose, the same
-weights and the same real input, which the published ones do not have.
+weights and the same real input, which those programs do not use.
 """
 
 import pickle
@@ -50,7 +50,7 @@ def network_of(name: str) -> Network:
 
 
 def take(sock: socket.socket) -> torch.Tensor:
-    """Receive as published: length, acknowledgement, parts joined again and again, acknowledgement.
+    """Receive as the baseline does: length, acknowledgement, parts joined again and again, acknowledgement.
 
     Raises EOFError where the connection ends before.
     """
@@ -68,7 +68,7 @@ def take(sock: socket.socket) -> torch.Tensor:
 
 
 def give(sock: socket.socket, tensor: torch.Tensor) -> None:
-    """Send as published."""
+    """Send as the baseline does."""
     data = pickle.dumps(tensor)
     sock.sendall(pickle.dumps(len(data)))
     sock.recv(1024)
@@ -77,7 +77,7 @@ def give(sock: socket.socket, tensor: torch.Tensor) -> None:
 
 
 def serve(name: str) -> None:
-    """The published cloud: one network, one client."""
+    """The baseline's cloud: one network, one client."""
     set_threads(CLOUD_THREADS)
     network = network_of(name)
     tails: dict[int, Steps] = {}
@@ -128,7 +128,7 @@ def published_inference(edge: Edge, sock: socket.socket, point: int) -> tuple[fl
 
 
 def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) -> list[str]:
-    """Both in turns over links of their own that are alike."""
+    """Both in turns, each over its own, equal link."""
     x = np.asarray(edge.network.example.tensor)
     with ExitStack() as stack:
         relay = stack.enter_context(emulated_link(*ours, link))
@@ -177,10 +177,10 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["--serve"]:
         serve(argv[1])
         return 0
-    head = ["network", "link", "cut", "ours", "published style, same cut", "ratio"]
+    head = ["network", "link", "cut", "ours", "baseline, same cut", "ratio"]
     notes = [f"The edge at {SHARE} of a core, {REPEATS} inferences each in turns, medians; the answers are compared."]
     rows = [row for name in MODELS for row in rows_of(name)]
-    write_table("published", "Beside the published style", head, rows, notes)
+    write_table("published", "Comparison with the baseline implementation", head, rows, notes)
     return 0
 
 

@@ -1,11 +1,12 @@
-"""Does coming again buy anything? Many clients that connect, ask STATUS and leave, without a pause, and a good edge.
+"""Does reconnecting give an advantage? Many clients that connect, ask for STATUS and leave without pause, and a
+legitimate edge.
 
     python -m benchmarks.reconnecting [--clients 1000] [--seconds 8]
 
-A cloud as it is delivered, with le_net, on loopback, which is one source. First one client asks on one connection,
-without a pause: what it gets is the budget of a source. Then many come, each with a connection for every question. Told
-are the answers a second of both; the times of a good edge that was there before, quiet and beside them; and how long a
-new edge takes to be let in and answered. Where there are so many cores the clients have one, the cloud another one.
+A cloud with default settings and le_net on loopback, which is one source. First one client asks on one connection
+without pause: it gets the budget of a source. Then many clients open a new connection for every request. Reported are
+the answers per second of both; the times of a legitimate edge that was connected before, with and without them; and how
+long a new edge takes to be admitted and answered. With enough cores the clients and the cloud have one each.
 """
 
 import argparse
@@ -39,7 +40,7 @@ ASK = encode(Status(), [])
 
 
 class Clients:
-    """Clients of one process: each asks, reads a frame or an end, and comes again; or asks again, where it stays."""
+    """Clients of one process: each asks, reads a frame or an end, and reconnects, or asks again if it is persistent."""
 
     def __init__(self, port: int, *, stay: bool) -> None:
         self.counts: Counter[str] = Counter()
@@ -96,7 +97,7 @@ class Clients:
 
 @contextmanager
 def coming(there: Site, clients: int, seconds: float, found: list[Counter[str]], *, stay: bool) -> Iterator[None]:
-    """Clients in a process of their own; what came of them is in `found` once the context has ended."""
+    """Clients in a separate process; the counts are in `found` once the context has ended."""
     pin(2)
     words = [str(there.cloud.port), str(clients), str(seconds), str(int(stay))]
     command = [sys.executable, "-m", "benchmarks.reconnecting", "--as-clients", *words]
@@ -110,7 +111,7 @@ def coming(there: Site, clients: int, seconds: float, found: list[Counter[str]],
 
 
 def asked(there: Site, edge: Connection, seconds: float) -> list[float]:
-    """Seconds of each of a good edge's inferences."""
+    """Seconds of each inference of a legitimate edge."""
     times, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
@@ -121,9 +122,9 @@ def asked(there: Site, edge: Connection, seconds: float) -> list[float]:
 
 
 def measure(there: Site, clients: int, seconds: float) -> tuple[list[list[str]], bool]:
-    """The rows of the table, and whether all is within the bars."""
+    """The rows of the table, and whether all targets are met."""
     found: list[Counter[str]] = []
-    with closing(there.greet()) as edge:
+    with closing(there.handshake()) as edge:
         asked(there, edge, 1.0)
         quiet = asked(there, edge, seconds)
         with coming(there, 1, seconds, found, stay=True):
@@ -138,7 +139,7 @@ def measure(there: Site, clients: int, seconds: float) -> tuple[list[list[str]],
     rates = [one["STATE"] / seconds for one in found]
     medians = [float(np.median(times)) for times in (quiet, beside_one, beside_all)]
     p95 = [float(np.percentile(times, 95)) for times in (quiet, beside_one, beside_all)]
-    names = ("nobody", "one that stays", f"{clients} that come again")
+    names = ("none", "1 persistent", f"{clients} reconnecting")
     notes = (
         "",
         "",
@@ -176,9 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows, is_good = measure(there, options.clients, options.seconds)
     for row in rows:
         print(" | ".join(row), file=sys.stderr)
-    head = ["beside", "STATUS answered", "good edge, median", "p95", ""]
+    head = ["clients", "STATUS answered", "legitimate edge, median", "p95", ""]
     write_table(
-        "reconnecting", "Coming again buys nothing", head, rows, [f"Within the bars: {'yes' if is_good else 'NO'}."]
+        "reconnecting", "Reconnecting gives no advantage", head, rows, [f"Targets met: {'yes' if is_good else 'NO'}."]
     )
     return int(not is_good)
 

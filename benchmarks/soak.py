@@ -1,9 +1,9 @@
-"""Run for long: three edges with mixed tasks against one cloud, and see whether anything grows.
+"""A long run: three edges with mixed tasks against one cloud, to see whether anything grows.
 
     python -m benchmarks.soak [--minutes 30]
 
-Told are resident memory, threads and open files of the cloud over time, and wrong answers. Ends with 1 where an answer
-was wrong or lost, or where memory in the last third is more than a tenth above that of the middle third.
+Reported are resident memory, threads and open files of the cloud over time, and wrong answers. Ends with 1 where an
+answer was wrong or lost, or where memory in the last third is more than a tenth above that of the middle third.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Many tasks on one edge: the pipeline beside its bound, packed tensors, a link that changes, a loaded cloud, probes.
+"""Many tasks on one edge: the pipeline relative to its bound, compressed tensors, a link that changes, a loaded cloud,
+probes.
 
     python -m benchmarks.tasks [pipeline] [packed] [step] [hog] [probe]
 
-Everything is the real programs as processes, over an emulated link. Those that are compared take turns.
+Real programs as processes, over an emulated link. Compared runs take turns.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def pipeline() -> None:
                         f"{summary['wall_s']:.2f} s",
                     ]
                 )
-    head = ["run", "answers", "throughput", "of the longest stage's bound", "balance (3 = even)"]
+    head = ["run", "answers", "throughput", "of the bottleneck bound", "balance (3 = even)"]
     head += ["edge link cloud, s", "planned / lower bound", "took"]
     notes = [f"Pipelined over serial, median of {ROUNDS} turns: {median(ratios):.2f} x."]
     notes += ["Link 20 mbit, 10 ms; edge 0.2 of a core."]
@@ -106,7 +107,7 @@ def packed() -> None:
             ratios.append(found["auto"]["throughput_per_s"] / found["raw"]["throughput_per_s"])
             for name, summary in found.items():
                 rows.append([f"{number + 1} {name}", *_packed_row(summary)])
-    head = ["run", "answers", "throughput", "sent", "codecs (tasks)", "of the longest stage's bound"]
+    head = ["run", "answers", "throughput", "sent", "codecs (tasks)", "of the bottleneck bound"]
     head += ["edge link cloud, s", "planned / lower bound", "took"]
     notes = [f"Packed over raw, median of {ROUNDS} turns: {median(ratios):.2f} x; lossless codecs only."]
     notes += [f"Link 5 mbit, 20 ms; edge 0.05 of a core; {', '.join(MIX)}."]
@@ -130,7 +131,7 @@ def _packed_row(summary: dict[str, Any]) -> list[str]:
 
 
 def step() -> None:
-    """The link's rate changes: how soon is that noticed, how often do cuts move, and what did it cost?"""
+    """The link's rate changes: how soon is that noticed, how often do cuts change, and at what cost?"""
     text = ",".join(f"{at:g}s:{mbit:g}mbit" for at, mbit in STEPS)
     with own_cloud(["--threads", "2"]) as child:
         address = child.address()
@@ -172,11 +173,11 @@ def report_step(document: dict[str, Any], totals: dict[float, dict[int, float]])
                 f"{max(regret):.2f}",
             ]
         )
-    head = ["link", "estimate within 25 % after", "mean estimate", "cuts moved", "tasks", "mean regret", "worst"]
+    head = ["link", "estimate within 25 % after", "mean estimate", "cut changes", "tasks", "mean regret", "worst"]
     notes = [
         "alex_net, 2 tasks/s, edge 0.2 of a core, interval 1 s. Regret: predicted total of the cut in use over the"
     ]
-    notes += ["least predicted total on the true link; tasks that started before the change was noticed are in it."]
+    notes += ["lowest predicted total on the true link; tasks that started before the change was noticed are in it."]
     write_table("tasks_step", "A link that changes", head, rows, notes)
 
 
@@ -215,7 +216,7 @@ def hogs(cores: Sequence[int]) -> Iterator[None]:
 
 
 def hog() -> None:
-    """A cloud under load: cloud-only beside an edge that moves its cut."""
+    """A cloud under load: cloud-only compared with an edge that changes its cut."""
     everywhere = sorted(os.sched_getaffinity(0))
     mine, others = everywhere[: len(everywhere) // 2], everywhere[len(everywhere) // 2 :]
     rows = []
@@ -240,15 +241,13 @@ def hog() -> None:
             rows.append(
                 [name, f"{1e3 * only_s:.0f} ms", f"{1e3 * adapts_s:.0f} ms", f"{adapts_s / only_s:.2f}", str(cuts)]
             )
-    head = ["cloud", "cloud only", "the cut moves", "ratio", "points used (tasks)"]
-    notes = [
-        "vgg_net over 100 mbit, 5 ms; edge 1 core, cloud 2. Medians; the first ten tasks, which learn, are left out."
-    ]
+    head = ["cloud", "cloud only", "adaptive cut", "ratio", "points used (tasks)"]
+    notes = ["vgg_net over 100 mbit, 5 ms; edge 1 core, cloud 2. Medians; the first ten tasks (warm-up) are excluded."]
     write_table("tasks_hog", "A cloud under load", head, rows, notes)
 
 
 def probe() -> None:
-    """What probing costs the tasks: with a look at the link five times a second, and with none, in turns."""
+    """The cost of probing: with five probes per second and with none, in turns."""
     rows, ratios = [], []
     with own_cloud(["--threads", "2"]) as child, relayed(child.address(), "--link", "5mbit,20ms") as at:
         flags = ("-i", at[0], "-p", at[1], "-t", "alex_net", "--emulate-cpu", 0.2, "--rate", "1/s", "--tasks", 25)
@@ -263,7 +262,7 @@ def probe() -> None:
     notes = [
         f"Probing over not probing, median of {ROUNDS} turns: {median(gains):.3f}. alex_net, 1 task/s, 5 mbit, 20 ms."
     ]
-    write_table("tasks_probe", "What probes cost", ["run", "probes", "mean total"], rows, notes)
+    write_table("tasks_probe", "Cost of probing", ["run", "probes", "mean total"], rows, notes)
 
 
 PARTS: dict[str, Callable[[], None]] = {part.__name__: part for part in (pipeline, packed, step, hog, probe)}

@@ -1,10 +1,10 @@
-"""What TLS costs.
+"""The cost of TLS.
 
     python -m benchmarks.tls
 
 A 600 KB boundary over an emulated link of 20 mbit with and without TLS, in turns, each transfer from the first byte to
-the acknowledgement. Beside it what no link hides: the same and the largest activation of VGG16 over loopback, and the
-time until a connection is open. The sender and the receiver are two processes.
+the acknowledgement. Also the same and the largest activation of VGG16 over loopback, where no link hides the cost, and
+the time to open a connection. The sender and the receiver are two processes.
 """
 
 import contextlib
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
         "The ratio is the median of the ratios of TLS to none of the same turn; the spread is that of TLS.",
         "TLS 1.3 with an EC P-256 certificate. A connection lives for many requests and is opened once.",
     ]
-    write_table("tls", "What TLS costs", ["what", "without", "with TLS", "spread", "ratio"], rows, notes)
+    write_table("tls", "Cost of TLS", ["what", "without", "with TLS", "spread", "ratio"], rows, notes)
     return 0
 
 

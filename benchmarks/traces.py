@@ -1,9 +1,9 @@
-"""What an edge writes down of a link, beside the trace that was played: tasks_edge_api.py --record over every trace.
+"""What an edge records of a link, compared with the trace that was played: tasks_edge_api.py --record over every trace.
 
     python -m benchmarks.traces [--hosts]
 
 Real programs: a stream of tasks over the relay, or with --hosts (root) over an interface on which `tc tbf` plays the
-trace. Every half second the estimate that holds is compared with the mean rate of the trace in the second before; the
+trace. Every half second the current estimate is compared with the mean rate of the trace in the second before; the
 recording starts when the link has been probed, so it is laid over the trace where it fits best, up to a minute later.
 """
 
@@ -114,7 +114,7 @@ def row_of(name: str, *, with_hosts: bool) -> list[str]:
 
 def main() -> int:
     """Measure and write benchmarks/results/traces.md."""
-    parser = argparse.ArgumentParser(description="what an edge writes down of a link, beside what was played")
+    parser = argparse.ArgumentParser(description="what an edge records of a link, compared with what was played")
     parser.add_argument("--hosts", action="store_true", help="also over tc between two network namespaces, as root")
     parser.add_argument("--traces", default=",".join(MADE))
     options = parser.parse_args()
@@ -125,7 +125,7 @@ def main() -> int:
             print(" | ".join(rows[-1]), flush=True)
     head = ["trace", "played by", "lines written", "compared", "median error", "90 % below", "median, signed", "exit"]
     notes = [
-        f"alex_net and le_net, {RATE}, for one length of the trace. Every half second the estimate that holds is",
+        f"alex_net and le_net, {RATE}, for one length of the trace. Every half second the current estimate is",
         "compared with the mean rate of the trace in the second before.",
         "Outages are left out of the errors. Behind tc the rate is taken as 95.6 % of tc's, which TCP gets.",
     ]

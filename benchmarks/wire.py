@@ -1,10 +1,10 @@
-"""What the wire costs beyond the bytes.
+"""The overhead of the protocol beyond the bytes.
 
     python -m benchmarks.wire
 
 First, over loopback: a tensor of 12.8 MB (the largest activation of VGG16) is sent in a frame and acknowledged by one,
-beside a bare sendall and recv_into of as many bytes with a one-byte acknowledgement, in turns, and beside the way of
-the published scripts (pickle.dumps of a torch tensor, the length as a message of its own, acknowledgements, and
+compared with a bare sendall and recv_into of as many bytes with a one-byte acknowledgement, in turns, and with the
+baseline implementation (pickle.dumps of a torch tensor, the length as a message of its own, acknowledgements, and
 b"".join of all parts after every packet). The sender and the receiver are two processes.
 
 Second, over a link of 20 mbit: the time of a 600 KB boundary against bytes / goodput + round trip, through the relay,
@@ -73,7 +73,7 @@ def receive_bare(sock: socket.socket) -> None:
 
 
 def receive_published(sock: socket.socket) -> None:
-    """The published scripts: pickled length, "yes", then parts that are joined after every packet, then "yes"."""
+    """The baseline implementation: pickled length, "yes", then parts that are joined after every packet, then "yes"."""
     while head := sock.recv(1024):
         size = pickle.loads(head)
         sock.sendall(b"yes len")
@@ -139,7 +139,7 @@ def send_bare(sock: socket.socket, array: np.ndarray) -> float:
 
 
 def send_published(sock: socket.socket, array: np.ndarray) -> float:
-    """What the published scripts do."""
+    """As the baseline implementation does."""
     tensor = torch.from_numpy(array)
     started = time.perf_counter()
     data = pickle.dumps(tensor)
@@ -251,8 +251,8 @@ def main(argv: list[str]) -> int:
         "Shaped: the ratio is to bytes / goodput + round trip of bare sockets on the same link in the same run.",
     ]
     if tbf is None:
-        notes.append("The rows between network namespaces need root, tc and Linux, and were left out.")
-    write_table("wire", "What the wire costs", ["transfer", "median", "spread", "ratio"], rows, notes)
+        notes.append("The rows between network namespaces require root, tc and Linux, and were omitted.")
+    write_table("wire", "Protocol overhead", ["transfer", "median", "spread", "ratio"], rows, notes)
     return 0
 
 

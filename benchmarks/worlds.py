@@ -17,8 +17,8 @@ change    predictions are wrong by 10 %. For a minute each: quiet; a neighbour t
           inferences and two seconds
 
 Beside it: the best cut of the quiet machines, kept (`static`), and muLinUCB of Autodidactic Neurosurgeon (`ans`:
-lab.bandit), both in the same worlds with the same noise. Regret is expected seconds over those of the best way of each
-moment, tries and late moves included.
+lab.baselines.online), both in the same worlds with the same noise. Regret is expected seconds over those of the best
+way of each moment, tries and late moves included.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecloud.lab.bandit import MuLinUcb, contexts_of
+from edgecloud.lab.baselines.online import MuLinUcb, contexts_of
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition.adaptive import Believed, Pick, Ways
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem

@@ -192,7 +192,7 @@ def payload_size(text: str) -> int:
 
 
 def header_size(text: str) -> int:
-    """A size that the greetings of large networks fit into."""
+    """A size that the HELLO of a large network fits into."""
     if not MIN_HEADER <= size(text) <= MAX_HEADER:
         raise argparse.ArgumentTypeError(f"{text!r}: must be from {MIN_HEADER >> 10} KiB to {MAX_HEADER >> 20} MiB")
     return size(text)

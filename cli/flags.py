@@ -58,7 +58,7 @@ def place_of(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """A certificate of one's own."""
+    """The program's own certificate."""
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate, PEM; requires --tls-key")
     parser.add_argument(
         "--tls-key", type=Path, metavar="FILE", help="private key of the certificate, PEM, without a password"

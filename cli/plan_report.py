@@ -95,7 +95,7 @@ def show(plan: Planned, console: Console) -> None:
 
 
 def _rate(plan: Planned) -> float | None:
-    """Of the upload, where what crosses is packed: bytes are then told from the seconds that they take."""
+    """The transfer size if the boundary is packed: computed from its upload seconds."""
     return None if plan.counted.allowed is None else plan.problem.link.up_bytes_per_s
 
 

@@ -205,7 +205,7 @@ def _stages(outcome: Outcome) -> Table:
 
 
 def _fallbacks(runs: Runs) -> Text:
-    """When inferences were finished here, and why; nothing where none was."""
+    """When the edge completed inferences, and why; nothing if it did not."""
     fallbacks = [(number, run.fallback) for number, run in enumerate(runs.answers, 1) if run.fallback is not None]
     if not fallbacks:
         return Text()

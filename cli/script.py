@@ -73,6 +73,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
         )
         self._as_json = False
+        self.worded: Callable[[str], str] = _as_it_is
         self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
         self.add_argument(
             "--log-level",
@@ -148,7 +149,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, and with --json a document."""
         message = one_line(message)
-        complain(f"{self.prog}: {message} (--help lists the flags)")
+        complain(f"{self.prog}: {self.worded(f'{message} (--help lists the flags)')}")
         if self._as_json:
             print_error(UsageError.code, message)
         sys.exit(UsageError.exit_code)
@@ -161,11 +162,17 @@ def _suggestion(word: str, flags: Iterable[str]) -> str:
     return nearest(name, long).replace("mean ", "mean --") if word[:1] in DASHES else ""
 
 
-def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def run(
+    prog: str, main: Callable[[], int], options: argparse.Namespace, worded: Callable[[str], str] = _as_it_is
+) -> int:
     """Run a script's work: set up logs, and turn what goes wrong into one line and an exit code, which it returns.
 
     What is printed meanwhile by anything but `say` and `show` goes to stderr. What is neither an AppError nor the
-    system's doing is a bug, and keeps its traceback.
+    system's doing is a bug, and keeps its traceback. `worded` puts the line into another language; JSON stays English.
     """
     as_json = getattr(options, "json", False)
     _begin_logs(prog, options.log_level)
@@ -173,7 +180,7 @@ def run(prog: str, main: Callable[[], int], options: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an odd file name must not cost the answer
     with only_answers(), _interrupts():
-        return _guarded(prog, main, as_json=as_json)
+        return _guarded(prog, main, worded, as_json=as_json)
 
 
 def _begin_logs(prog: str, level: str) -> None:
@@ -189,12 +196,12 @@ def _begin_logs(prog: str, level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def _guarded(prog: str, main: Callable[[], int], *, as_json: bool) -> int:
+def _guarded(prog: str, main: Callable[[], int], worded: Callable[[str], str], *, as_json: bool) -> int:
     """The exit code of `main`, or of what it raises."""
     try:
         return main()
     except AppError as error:
-        return _failed(prog, error.exit_code, error.code, str(error), as_json=as_json)
+        return _failed(prog, error.exit_code, error.code, str(error), worded, as_json=as_json)
     except KeyboardInterrupt:
         if as_json:
             print_error("INTERRUPTED", "interrupted")
@@ -211,13 +218,13 @@ def _guarded(prog: str, main: Callable[[], int], *, as_json: bool) -> int:
         import logging
 
         logging.getLogger(__name__).debug("what the system raised", exc_info=True)
-        return _failed(prog, AppError.exit_code, AppError.code, reason, as_json=as_json)
+        return _failed(prog, AppError.exit_code, AppError.code, reason, worded, as_json=as_json)
 
 
-def _failed(prog: str, exit_code: int, code: str, text: str, *, as_json: bool) -> int:
+def _failed(prog: str, exit_code: int, code: str, text: str, worded: Callable[[str], str], *, as_json: bool) -> int:
     """Say why in one line, and with --json in a document; returns the exit code."""
     text = one_line(text)
-    complain(f"{prog}: {text}")
+    complain(f"{prog}: {worded(text)}")
     if as_json:
         print_error(code, text)
     return exit_code
@@ -321,7 +328,7 @@ def exit_at_end_of_stdin() -> None:
 
 
 def lines_of_stdin(wait_s: float) -> Iterator[str]:
-    """Lines of standard input that are not empty, as they come. Raises DeadlineError where none comes for so long."""
+    """Lines of standard input that are not empty, as they come. Raises DeadlineError if none arrives for so long."""
     import queue
 
     incoming: queue.SimpleQueue[str | None] = queue.SimpleQueue()

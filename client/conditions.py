@@ -1,4 +1,4 @@
-"""What a decision depends on beside the network: what the link and the cloud are like just now. Pure."""
+"""What a decision depends on besides the network: the current link and cloud. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ CHANGED_RATE, CHANGED_LOAD = 0.15, 0.25  # relative changes from which a plan is
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a decision depends on. Without a cloud everything runs here."""
+    """What a decision depends on. Without a cloud everything runs on the edge."""
 
     link: LinkEstimate | None = None
     ready: Mapping[str, Ready] | None = None

@@ -41,8 +41,8 @@ class CloudConfig:
 
     @property
     def first_s(self) -> float:
-        """How long the first greeting may take: with a fallback no inference waits longer than `timeout_s` for a cloud,
-        or only for one of our own, which was started for it."""
+        """How long the first handshake may take: with a fallback no inference waits longer than `timeout_s` for a
+        cloud, or only for one of our own, which was started for it."""
         is_waited_for = self.fallback == "off" or self.own_cloud is not None
         return self.ready_s if is_waited_for else min(self.ready_s, self.timeout_s)
 

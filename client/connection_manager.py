@@ -5,7 +5,7 @@ like, says when a request may be repeated (a budget of retries) and when the clo
 connects again in the background, a little later after every failure.
 
 Where `interval_s` is given `tick` runs every interval (net.monitor): it learns from the frame under way, probes where
-the link was idle, hangs up on a cloud that has gone silent, and connects again. Without, `look` begins with that
+the link was idle, disconnects from a silent cloud, and connects again. Without, `look` begins with that
 whenever an inference needs the cloud.
 """
 
@@ -70,7 +70,7 @@ class ConnectionConfig:
     on_sample: OnSample | None = None
     """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
     first_s: float | None = None
-    """How long the first greeting may take in all; None: `ready_s`."""
+    """How long the first handshake may take in all; None: `ready_s`."""
 
 
 def connection_of(
@@ -91,7 +91,7 @@ def connection_of(
 
 
 class Reconnector:
-    """Opens a connection in a thread of its own; whoever wants to know what came of it looks later."""
+    """Opens a connection in a separate thread; its result is read later."""
 
     def __init__(self, open_connection: Callable[[], None]) -> None:
         self._open = open_connection
@@ -127,7 +127,7 @@ class ConnectionManager:
         self._lock = threading.Lock()
         """Held for moments only, and never while anything else of this project is called."""
         self._replacing = threading.Lock()
-        """Held by whoever replaces a connection that an inference needs."""
+        """Held while a connection is replaced that an inference needs."""
         self._client: MultiplexedClient | None = None
         self._estimator: Estimator | None = None
         self._load, self._load_at = 1.0, time.perf_counter()
@@ -175,7 +175,7 @@ class ConnectionManager:
 
     @property
     def is_left_alone(self) -> bool:
-        """Whether everything runs here for a while."""
+        """Whether everything runs on the edge for a while."""
         return self._breaker.is_open
 
     @property
@@ -196,7 +196,7 @@ class ConnectionManager:
 
     @property
     def limits(self) -> Limits:
-        """Of the frames that the cloud takes; the usual ones where it is away."""
+        """Of the frames that the cloud takes; the default ones if it is unreachable."""
         client = self._alive
         return Limits() if client is None else client.connection.limits
 
@@ -493,7 +493,7 @@ class ConnectionManager:
             self._drop()
 
     def blame(self, error: AppError) -> None:
-        """Hang up on a cloud whose answers are of no use, and leave it alone for a while."""
+        """Disconnect from a cloud with unusable answers, and do not use it for a while."""
         self.hang_up(error)
         self.give_up(printable(str(error), 200))
 
@@ -504,12 +504,12 @@ class ConnectionManager:
             client.close(error)
 
     def look(self) -> None:
-        """Begin to greet a cloud that is left alone, where it is time for that."""
+        """Begin a handshake with a cloud that is not used, if it is time for that."""
         if self._breaker.may_probe(time.monotonic()) and not self._reconnector.is_busy and not self._is_leaving:
             self._reconnector.start()
 
     def _failed(self, error: AppError) -> None:
-        """The cloud could not be greeted."""
+        """The handshake with the cloud failed."""
         self.why = printable(str(error), 200)
         with self._lock:
             self._breaker.failed(time.monotonic())
@@ -639,7 +639,7 @@ class ConnectionManager:
             self._opening.close()
 
     def close(self) -> None:
-        """Hang up, and connect no more."""
+        """Close the connection, and do not reconnect."""
         self.leave()
         self.wait(END_S)
         client = self._client

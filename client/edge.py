@@ -49,7 +49,7 @@ class EdgeConfig(ClientConfig):
 
 @dataclass(frozen=True)
 class Fallback:
-    """Why an inference was finished here, and how many seconds after its start that was decided."""
+    """Why the edge completed an inference, and how many seconds after its start that was decided."""
 
     reason: str
     after_s: float
@@ -62,7 +62,7 @@ class Answered:
     outputs: tuple[Array, ...]
     measured: StageTimes
     completed_by: str
-    """`edge` or `cloud` where one of them ran every layer, `split`, or `fallback`: finished here instead."""
+    """`edge` or `cloud` where one of them ran every layer, `split`, or `fallback`: the edge completed it."""
     fallback: Fallback | None = None
     requests: int = 0
     """What was asked of the cloud, retries included."""
@@ -88,7 +88,7 @@ class Edge:
     tls: ClientTls | None = None
     """Whom it trusts to be its cloud; None is without TLS."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    """Held by whoever computes: inferences that are under way at once take turns."""
+    """Held while computing: concurrent inferences take turns."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -165,7 +165,7 @@ class Edge:
         return inference.answered(ran_by(parts))
 
     def load(self, parts: Iterable[Part]) -> None:
-        """Make ready what runs here."""
+        """Prepare what runs on the edge."""
         with self.computing:
             for part in parts:
                 if part.place == "edge":
@@ -189,7 +189,7 @@ class Edge:
         return result, arrays
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self.cloud is not None:
             self.cloud.close()
 

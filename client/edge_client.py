@@ -26,7 +26,7 @@ def _silent(_what: str, _share: float) -> None:
 class EdgeClient:
     """Runs one network, as planned with its cloud, whatever becomes of that.
 
-    `edge` has the network loaded; `config` says where the cloud is and what is wanted, as for edge_api.py. At most
+    `edge` has the network loaded; `config` has the cloud's address and the objective, as for edge_api.py. At most
     `window` inferences are under way at once. `infer` and `submit` may be called from any thread.
     """
 
@@ -88,7 +88,7 @@ class EdgeClient:
         return self._pool.submit(runner.infer, x)
 
     def close(self) -> None:
-        """Hang up; what is under way is finished first, what waits is cancelled."""
+        """Close: running inferences are completed first, waiting ones are cancelled."""
         self._runner = None
         self._stack.close()
 

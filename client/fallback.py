@@ -1,6 +1,6 @@
 """Rules for waiting, retries and the circuit breaker. Pure: moments come from the caller.
 
-The rule of one inference. The edge holds what crosses the cut, so it can compute the rest itself, in a predicted
+The rule of one inference. The edge keeps the boundary, so it can compute the rest itself, in a predicted
 `here_s`. Of the `left_s` until the deadline so much is kept back for that (`reserve_s`), and the cloud is waited for
 until then. Where not even the rest alone fits, the cloud is the only hope to be in time: it is waited for until the
 deadline, and only a certain fault ends that (a connection that breaks, a refusal). Either way the rest is then computed
@@ -26,7 +26,7 @@ TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 Mode = Literal["on", "off", "always"]
 """Of `--fallback`: whether what the cloud does not do is done here; `always`: also where none was ever there."""
 OURS_TO_MEND = frozenset({"MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS"})
-"""Refusals of a first greeting that waiting does not change: another network there, or the wrong secret."""
+"""Refusals in the first handshake that waiting does not change: another network, or a wrong token."""
 
 BreakerState = Literal["closed", "open", "half-open"]
 Uniform = Callable[[float, float], float]
@@ -34,7 +34,7 @@ Uniform = Callable[[float, float], float]
 
 
 def is_covered(error: AppError, mode: Mode) -> bool:
-    """Whether the edge goes on alone after this end of its first greeting, or of the probe that follows it.
+    """Whether the edge continues alone after this end of its first handshake, or of the probe that follows it.
 
     With `on` it does once a connection was taken, whatever became of it: silence, an end, nonsense, a refusal. What is
     wrong with the address, the token, the certificates or the network stays an error, which somebody has to mend.
@@ -140,11 +140,11 @@ class RetryBudget:
 class Breaker:
     """Whether the cloud is asked: closed, it is; open, it is not; half-open, the next inference is a trial.
 
-        closed --failed, lost, or refused 5 times in a row--> open --greeted again--> half-open --succeeded--> closed
+        closed --failed, lost, or refused 5 times in a row--> open --reconnected--> half-open --succeeded--> closed
                                                                 ^----------- failed, lost, refused ----'
 
-    Pauses begin anew only with an answer: a cloud that greets well and fails at every request is left alone longer and
-    longer too. Moments are seconds of any clock that does not go back.
+    Pauses begin anew only with an answer: a cloud that completes the handshake and fails at every request is left alone
+    longer and longer too. Moments are seconds of any clock that does not go back.
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
@@ -170,7 +170,7 @@ class Breaker:
             self.failed(now)
 
     def failed(self, now: float) -> None:
-        """The cloud, or the way to it, is gone, or could not be greeted again."""
+        """The cloud or the link to it is lost, or reconnecting failed."""
         self.state, self._refusals = "open", 0
         self._probe_at = now + self._backoff.next_s()
 
@@ -183,7 +183,7 @@ class Breaker:
             self.state, self._refusals, self._probe_at = "open", 0, now
 
     def may_probe(self, now: float) -> bool:
-        """Whether it is time to try to greet the cloud again."""
+        """Whether it is time to reconnect."""
         return self.is_open and now >= self._probe_at
 
     def greeted(self) -> None:

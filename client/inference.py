@@ -66,10 +66,10 @@ class Entered:
 def enter(
     stack: ExitStack, config: EdgeConfig, progress: Show, *, is_awaited: bool = True, ready_s: float | None = None
 ) -> Entered:
-    """Build the network and greet the cloud where one is needed; `stack` ends both.
+    """Build the network and connect to the cloud if one is needed; `stack` ends both.
 
     The cloud may take `ready_s` seconds, else as long as `first_s` of the configuration says; where it is not awaited
-    the greeting only begins. Raises AppError.
+    the handshake only begins. Raises AppError.
     """
     entry = registry.resolve_trusted(config.model)
     recorder = None if config.record is None else stack.enter_context(Recorder(config.record))
@@ -156,8 +156,8 @@ def carry_out(
     """Run the network as planned, the warm-up and the repeats, and say what came of it.
 
     `is_late`: the cloud was not there when it was planned, and is looked for. `is_adaptive`: the plan may go to another
-    cut that proves better. Raises AppError for an answer that is no
-    number, and without a fallback for what a cloud or a link can do.
+    cut that proves better. Raises AppError for an answer that is not a number, and without a fallback for what a cloud
+    or a link can do.
     """
     edge, timing = prepared.edge, prepared.timing
     both = _ends(edge, plan, config)
@@ -182,8 +182,8 @@ def carry_out(
 def first_plan(
     entered: Entered, prepared: Prepared, config: EdgeConfig, progress: Show
 ) -> tuple[LinkEstimate | None, Plan, bool]:
-    """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs here, unless that is
-    not wanted; the last value says whether the cloud is looked for then, since it has an address."""
+    """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs on the edge, unless
+    that is not wanted; the last value says whether the cloud is looked for then, since it has an address."""
     edge, edge_s = entered.edge, prepared.timing.times.seconds
     if edge.cloud is None:
         return None, replace(alone(edge, edge_s), failure=entered.failure), False
@@ -222,7 +222,7 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
 
 
 def _ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
-    """All on the cloud and all here, where they are to be compared and there is a cloud that takes the input."""
+    """All on the cloud and all on the edge, if they are to be compared and a cloud takes the input."""
     if not config.compare or plan.failure:
         return ()
     last = len(edge.graph.points) - 1

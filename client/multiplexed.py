@@ -1,10 +1,10 @@
 """The edge's end of one connection, over which one request travels, or many at once.
 
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
-connection. Its boundary stays with the request, not packed, so that whoever is told can finish it another way.
+connection. Its boundary stays with the request, not packed, so that the listener can complete it another way.
 
 Many are handed over with `submit`: one thread sends, another one receives. `ask` waits for the answer to one. As long
-as nobody else uses the connection it needs no threads: whoever asks sends, and receives what comes (a window of one).
+as nobody else uses the connection it needs no threads: the caller sends, and receives what comes (a window of one).
 """
 
 import logging
@@ -389,7 +389,7 @@ class MultiplexedClient:
         self.last_used = time.perf_counter()
 
     def close(self, error: AppError | None = None) -> None:
-        """Hang up; requests that are still out are lost."""
+        """Close the connection; requests without an answer are lost."""
         self._lose(error or PeerClosedError("the connection was closed locally"))
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -406,7 +406,7 @@ class MultiplexedClient:
             except AppError as error:
                 self._lose(error)
                 return
-            except Exception as error:  # or nothing would ever leave again, without a word
+            except Exception as error:  # or nothing would ever be sent again, without an error
                 log.exception("internal error in the sender")
                 self._lose(AppError(f"cannot send a request: {type(error).__name__}"))
                 return

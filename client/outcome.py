@@ -57,7 +57,7 @@ class Plan:
     problem: Problem | None = None
     """What it was made from; None where there is no cloud."""
     failure: str = ""
-    """Why a cloud that was greeted has no part in it."""
+    """Why a connected cloud is not used."""
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up, and the input where all of it is to run on the cloud.
     What is not named travels as it is."""
@@ -85,7 +85,7 @@ class Runs:
 
     @property
     def completed_by(self) -> str:
-        """Who ran every layer, or `fallback` where any inference was finished here instead."""
+        """Who ran every layer, or `fallback` if the edge completed any inference instead."""
         places = {answer.completed_by for answer in self.answers}
         return "fallback" if "fallback" in places else ran_by(self.parts)
 
@@ -99,7 +99,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Verified:
-    """The split answer beside that of the whole network, run here in one piece."""
+    """The split answer compared with that of the full model, run locally."""
 
     matches: bool
     max_abs_diff: float
@@ -111,7 +111,7 @@ class Sources:
 
     edge: str
     edge_factor: float
-    """9 of 10 errors are below this factor; 1 where they were measured."""
+    """The P90 error, as a factor; 1 if times were measured."""
     cloud: str | None
     edge_why: str = ""
     """Which predictors the edge's are from, or why there were none that could be used; "" where it was not asked."""

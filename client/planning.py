@@ -28,13 +28,13 @@ Parts = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every inference of one call starts from: the network, the cloud that was greeted, and the layers' times."""
+    """What every inference of one call starts from: the network, the connected cloud, and the layers' times."""
 
     edge: Edge
     power: PowerChoice
     timing: Found
     whole: Callable[[], list[Array]]
-    """What the whole network answers, run here in one piece, once."""
+    """What the full model answers, run locally, once."""
 
 
 def gone_on(error: AppError) -> str:
@@ -52,7 +52,8 @@ def plan_with_cloud(edge: Edge, link: LinkEstimate, state: State, prepared: Prep
 
 
 def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig) -> Plan:
-    """The plan, or all here where this cloud never takes what it sends. Raises ProtocolError without a fallback."""
+    """The plan, or all on the edge where this cloud never takes what it sends. Raises ProtocolError without a
+    fallback."""
     try:
         check_sizes(edge, plan.decision.parts)
     except ProtocolError as error:

@@ -2,7 +2,7 @@
 
 points   all | auto | K | K-L | head=LAYER+LAYER..., each perhaps with :CODEC, several with commas between them
 auto     the edge's own choice, with the link probed anew just before
-head     the layers here by their names, for a cut that several tensors cross
+head     the layers on the edge by their names, for a cut with several boundary tensors
 """
 
 import logging
@@ -90,7 +90,7 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
 
 @dataclass
 class PointsSession:
-    """An edge that has its network ready and its cloud greeted."""
+    """An edge that has its network ready and its cloud connected."""
 
     entered: Entered
     config: EdgeConfig
@@ -126,7 +126,7 @@ class PointsSession:
         return carry_out(self._prepared, measured_link, plan, config, self.progress, is_adaptive=False)
 
     def begin_alone(self, why: str) -> None:
-        """The cloud was not there at the first greeting."""
+        """The cloud was unreachable at the first handshake."""
         self._why = why
         if self.entered.edge.cloud is not None:
             self.entered.edge.cloud.give_up(why)

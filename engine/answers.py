@@ -90,7 +90,7 @@ def told_difference(difference: float) -> tuple[float | None, str]:
 
 
 def whole_answer(model: torch.nn.Module, x: torch.Tensor) -> list[Array]:
-    """What a network answers to an input of shape (1, ...) that is run here in one piece, and not slowed down."""
+    """What a network answers to an input of shape (1, ...) that is run locally, and not slowed down."""
     device = device_of(model)
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():

@@ -35,10 +35,10 @@ class FairQueue(Generic[J]):
         return self._count
 
     def put(self, job: J) -> tuple[bool, J | None]:
-        """Add a job. Returns whether it was taken, and who had to leave for it.
+        """Add a job. Returns whether it was taken, and who was evicted for it.
 
-        Where the queue is full, the last of the longest line makes room for somebody whose line is shorter by two or
-        more; else nobody starves and the newcomer is turned away.
+        Where the queue is full, the last of the longest queue is evicted for an edge whose queue is shorter by two or
+        more; otherwise no edge starves and the new job is refused.
         """
         evicted = None
         if self._count >= self._most:

@@ -14,7 +14,7 @@ def hello_of(network: Network, token: str = "", codecs: Sequence[str] = tuple(ST
     """Name the network with the digests of its weights and its graph, and with what tells where others differ."""
     loaded, traced = network.loaded, network.traced
     graph = traced.graph.digest
-    if traced.numbers:  # what the file of a network of one's own has made part of the graph
+    if traced.numbers:  # what the file of a custom model has made part of the graph
         graph = "sha256:" + hashlib.sha256(f"{graph} {traced.numbers}".encode()).hexdigest()
     about = (str(torch.__version__), loaded.code, loaded.marks)
     return Hello(traced.graph.name, loaded.digest, graph, list(codecs), token, *about)

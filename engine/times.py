@@ -1,6 +1,6 @@
 """The source of a network's layer times: measured on this machine, or predicted.
 
-measured    the network is measured here, once, and the times kept
+measured    the network is measured on this machine, once, and the times cached
 predicted   nothing of it is run; needs predictors that were fitted on this machine
 auto        measured times that are kept, else predictors of this machine, else the network is measured; it is measured
             too where a kind of layer that matters in it is predicted badly (predictor.quality.MOST_KIND)
@@ -41,7 +41,7 @@ class LayerTimes:
     source: str
     """`measured` or `predicted`."""
     factor: float = 1.0
-    """A bound that 9 of 10 errors of predicted sums stay below; 1 for measured times."""
+    """The P90 error of predicted sums, as a factor; 1 for measured times."""
 
 
 @dataclass(frozen=True)

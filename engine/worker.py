@@ -64,11 +64,11 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Jobs in line."""
+        """Queued jobs."""
         return len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Put a job in line; its future tells what came of it, BusyError included where there is no room."""
+        """Queue a job; its future has the result, or BusyError if the queue is full."""
         with self._changed:
             is_taken, evicted = (False, None) if self._is_closed else self._waiting.put(job)
             self._changed.notify()
@@ -94,7 +94,7 @@ class Worker:
         return result
 
     def drop(self, edge: Hashable) -> None:
-        """Forget what an edge that has left still has in line."""
+        """Remove the queued jobs of an edge that has left."""
         with self._changed:
             dropped = self._waiting.drop(edge)
         for job in dropped:

@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "edgecloud.lab.report",
     "compare": "edgecloud.lab.compare",
     "doctor": "edgecloud.lab.doctor",
-    "baselines": "edgecloud.lab.chooser",
+    "baselines": "edgecloud.lab.baselines.command",
     "link": "edgecloud.lab.link",
 }
 PROG = "python -m lab"
@@ -56,7 +56,7 @@ def _imported(where: str) -> ModuleType | None:
         reason = script.explained(error)
         if reason is None:
             raise
-        script.complain(f"{PROG}: {reason}")
+        script.complain(f"{PROG}: {texts.now().translated(reason)}")
         return None
 
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return AppError.exit_code
     options = build_parser(name).parse_args(rest)
     texts.choose(options.language)  # which a file may have said
-    return script.run(f"{PROG} {name}", lambda: int(module.main(options)), options)
+    return script.run(f"{PROG} {name}", lambda: int(module.main(options)), options, texts.now().translated)
 
 
 if __name__ == "__main__":

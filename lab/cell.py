@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgecloud.lab.choices import AUTO
+from edgecloud.lab.baselines import registry
+from edgecloud.lab.baselines.inputs import CellInfo
+from edgecloud.lab.baselines.registry import AUTO
 from edgecloud.lab.grid import FALLBACK, Place, Want, flags_for, next_attempt
 from edgecloud.lab.programs import Program, program
 from edgecloud.lab.pruning import CROSSING
 from edgecloud.lab.reaper import Reaper
 from edgecloud.lab.records import CellRecord
-from edgecloud.lab.rules import RULES, Situation
 from edgecloud.lab.spec import Spec
 from edgecloud.lab.testbed import Testbed, cores
 from edgecloud.utils.errors import AppError
@@ -65,7 +66,7 @@ class CellEdge:
         assert self._auto is not None  # set by that
         cell = self.place.cell
         try:
-            return RULES[who](Situation(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+            return registry.points_text(who, CellInfo(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
         except AppError as error:
             raise NoChoice(f"{who} cannot choose: {error}") from error
 

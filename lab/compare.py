@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 where 9 of 10 cells agree, else 1."""
+    """0 if at least 90 % of the cells agree, else 1."""
     runs = [read(folder) for folder in options.folders]
     mine, theirs = (summary(records) for _, records in runs)
     cells = agreement(mine, theirs)

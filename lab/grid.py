@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from edgecloud.lab.choices import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.baselines.registry import AUTO, AUTO_RAW, CONTENDERS, OF_THE_OBJECTIVE, POINT
 from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.regret import MeasuredCut, Regret, regret
 from edgecloud.lab.spec import Spec

@@ -47,7 +47,7 @@ class IperfError(Exception):
 
 
 def measure(options: argparse.Namespace) -> "list[LinkEstimate]":
-    """Greet the cloud and probe the link, as often as asked. Raises AppError."""
+    """Connect to the cloud and probe the link, as often as asked. Raises AppError."""
     from edgecloud.client.connection_manager import ConnectionConfig
     from edgecloud.client.edge import Edge, EdgeConfig, read_input
     from edgecloud.models import registry

@@ -2,7 +2,7 @@
 
 Pure, but for `floor_of`, which reads a power profile.
 
-An inference that is cut at a point computes the head, then sends what crosses there. Heads grow from point to point, so
+An inference that is cut at a point computes the head, then sends the boundary. Heads grow from point to point, so
 it takes no less than
 
     edge seconds of any earlier point, as measured + bytes that cross / upload rate
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.baselines.registry import AUTO, POINT
 from edgecloud.lab.grid import FALLBACK, Key, Place, Want, missing
 from edgecloud.lab.records import Cell, CellRecord
 from edgecloud.lab.spec import OBJECTIVES, Spec
@@ -25,7 +25,7 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import parse_link
 
 CROSSING = "boundary_bytes"
-"""The key in the plan of `auto` under which a record says what crosses at each point."""
+"""The key in the plan of `auto` under which a record has the boundary size of each point."""
 SURE = 0.9
 """Of a bound: what the noise of a measured head, and bytes that are packed anew, may take away from it."""
 
@@ -85,7 +85,7 @@ def value_of(record: CellRecord, objective: str) -> float | None:
 def next_contender(place: Place, spec: Spec, done: Mapping[Key, list[CellRecord]]) -> Want | None:
     """The first fixed point of a cell that is still to be measured; None where no other one can be the best.
 
-    `done` has to hold the automatic choice, whose plan says what crosses; raises UsageError where it does not say so.
+    `done` has to hold the automatic choice, whose plan has the boundary sizes; raises UsageError where it does not.
     Under several objectives a point is only beaten if it is under each.
     """
     if place.cell.objective != spec.objectives[0]:

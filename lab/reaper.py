@@ -114,7 +114,7 @@ UNDO: dict[str, Callable[[str], None]] = {
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, whoever it belongs to."""
+    """Whether there is such a process, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,7 +3,7 @@
     regret = max(0, chosen / best - 1)
 
 `chosen` is the median of the automatic choice as it was measured, in a run of its own; `best` is the least median of
-the fixed cuts of the cell. What is compared is what the cell's objective makes least: seconds, joules, or the longest
+the fixed cuts of the cell. What is compared is what the cell's objective minimizes: seconds, joules, or the bottleneck
 stage. Wrong answers are never the best.
 
     noise = the largest of: (most - least) / median of the repeats of either of the two; most / least - 1 of the medians

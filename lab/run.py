@@ -15,7 +15,9 @@ from edgecloud.cli import arguments, script
 from edgecloud.lab import cell as measuring
 from edgecloud.lab import doctor
 from edgecloud.lab import spec as specs
-from edgecloud.lab.choices import CLOUD_FLAGS, CONTENDERS
+from edgecloud.lab.baselines import registry as baselines
+from edgecloud.lab.baselines.inputs import Needs
+from edgecloud.lab.baselines.registry import CONTENDERS
 from edgecloud.lab.environment import environment
 from edgecloud.lab.grid import Key, Place, Want, groups, key_of, missing, places, summary, wants
 from edgecloud.lab.modes import MODES
@@ -133,7 +135,7 @@ def check_models(spec: Spec) -> None:
     from edgecloud.models import registry
     from edgecloud.net.codec import CODECS
 
-    if "neurosurgeon" in spec.baselines:
+    if Needs.REGRESSED in baselines.needs(spec.baselines):
         require("sklearn", extra="lab")
     for name in spec.models:
         registry.lookup(name)
@@ -339,8 +341,7 @@ def cloud_flags(spec: Spec) -> tuple[str, ...]:
     """What the cloud has to be told so that everything of an experiment can be measured."""
     from edgecloud.client.subprocesses import codec_flags
 
-    of_baselines = [CLOUD_FLAGS[who] for who in spec.baselines if who in CLOUD_FLAGS]
-    return tuple(dict.fromkeys([*codec_flags(spec.codec, spec.points), *of_baselines]))
+    return tuple(dict.fromkeys([*codec_flags(spec.codec, spec.points), *baselines.cloud_flags(spec.baselines)]))
 
 
 @dataclass

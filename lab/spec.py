@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgecloud.lab import choices, traces
+from edgecloud.lab import traces
+from edgecloud.lab.baselines import registry
 from edgecloud.lab.testbed import AUTO, LinkSpec
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
@@ -61,15 +62,15 @@ class Spec:
             raise UsageError(f"no objective {unknown[0]!r}: choose {', '.join(OBJECTIVES)}")
         if not 1 <= self.repeat <= MOST_REPEATS or not 0 <= self.warm_up <= MOST_REPEATS or self.cloud_threads < 0:
             raise UsageError("repeat must be at least 1; warm_up and cloud_threads at least 0")
-        choices.check(self.baselines)
+        registry.check(self.baselines)
         if not self.points and not self.baselines:
             raise UsageError("nothing to measure: set points, for example all, or baselines")
-        if self.points == choices.CONTENDERS:
+        if self.points == registry.CONTENDERS:
             self._check_contenders()
 
     def _check_contenders(self) -> None:
         """What says which points cannot be the best has to be there."""
-        if choices.AUTO not in self.baselines:
+        if registry.AUTO not in self.baselines:
             raise UsageError("points contenders requires the baseline auto, which records the boundary sizes")
         if self.codec not in ("raw", "auto"):
             raise UsageError(

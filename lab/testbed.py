@@ -86,7 +86,7 @@ class Mode:
 def choose(mode_name: str, modes: Sequence[Mode]) -> tuple[Mode, str]:
     """The mode that is wanted, or of those that are possible the first, and why.
 
-    Raises UsageError where the machine cannot do what is wanted.
+    Raises UsageError where the machine does not support the mode.
     """
     named_mode = next((mode for mode in modes if mode.name == mode_name), None)
     if named_mode is not None:

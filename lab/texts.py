@@ -1,8 +1,8 @@
 """Translations of the lab's commands: every text by a key, from the file of the language.
 
-en.toml and zh.toml beside this module have the same keys. Templates come from these files only, values fill them in;
-the report has files of its own, lab/report/*.toml. What is written down or is JSON stays English: `translated` says
-such a sentence in another language.
+en.toml and zh.toml have the same keys. Templates come from these files only, values fill them in; the report has its
+own files, lab/report/*.toml. Errors, and what is written to a file or printed as JSON, are English sentences:
+`translated` gives them in another language.
 """
 
 import argparse
@@ -15,11 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgecloud.cli import script
 from edgecloud.utils.names import typed
 
 HERE = Path(__file__).parent  # by importlib.resources every --help would take a tenth longer
 LANGUAGES = ("en", "zh")
 DEFAULT = "en"
+VERBATIM = {"path", "folder", "file", "text", "value", "line", "known"}
+"""Values of a sentence that are never sentences themselves: what somebody has typed."""
 FLAG, VARIABLE = "--language", "EDGE_CLOUD_LANGUAGE"
 
 
@@ -58,16 +61,24 @@ class Texts:
         return isinstance(self._texts.get(key), str)
 
     def translated(self, english: str) -> str:
-        """A sentence of en.toml's [said] in this language, its values too; one that is not there stays as it is."""
+        """A sentence of en.toml's [said] in this language, its values too; one that is not there stays as it is.
+
+        So do the parts of one that is not there, between semicolons and colons.
+        """
         if self.language == DEFAULT:
             return english
         for key, pattern in _patterns():
             match = pattern.fullmatch(english)
             if match is not None:
-                values = {name: self.translated(value) for name, value in match.groupdict().items()}
+                values = match.groupdict()
+                values = {name: text if name in VERBATIM else self.translated(text) for name, text in values.items()}
                 return FORMATTER.format(self._texts["said"][key], **values)
-        parts = english.split("; ")
-        return "；".join(self.translated(part) for part in parts) if len(parts) > 1 else english
+        for mark, chinese in (("; ", "；"), (": ", "：")):
+            parts = english.split(mark)
+            told = [self.translated(part) for part in parts] if len(parts) > 1 else parts
+            if told != parts:
+                return chinese.join(told)
+        return english
 
     def help_of(self, command: str, option: str) -> str | None:
         """What a flag does, by its `dest`; None where there is only the English of the parser itself."""
@@ -178,6 +189,8 @@ def translate(parser: argparse.ArgumentParser, command: str, texts: Texts) -> No
     if texts.language == DEFAULT:
         return
     parser.formatter_class = ChineseHelp
+    if isinstance(parser, script.Parser):
+        parser.worded = texts.translated
     for group in parser._action_groups:
         titles = {"positional arguments": "help_positional", "options": "help_options"}
         key = titles.get(group.title or "", f"help_group_{(group.title or '').replace(' ', '_')}")

@@ -154,7 +154,7 @@ def _trace(path: Path, rows: Sequence[tuple[int, str]]) -> Trace:
         if seconds and not seconds[-1] < at < MOST_S:
             raise UsageError(f"{where}: {at:g} seconds do not come after {seconds[-1]:g} (and before {MOST_S:g})")
         if mbit != 0 and not LEAST_MBIT <= mbit <= MOST_MBIT:
-            raise UsageError(f"{where}: {mbit:g} mbit is no rate: 0, or {LEAST_MBIT:g} to {MOST_MBIT:g}")
+            raise UsageError(f"{where}: {mbit:g} mbit is not a rate: 0, or {LEAST_MBIT:g} to {MOST_MBIT:g}")
         seconds.append(at)
         rates.append(mbit * BYTES_PER_MBIT)
     if not max(rates):

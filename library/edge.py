@@ -55,18 +55,19 @@ class Answer:
 class Edge:
     """A network on this device, and a cloud that runs the rest of it: split where that takes least.
 
-    `net` is what `load` takes. `cloud` is `"HOST:PORT"`, or None to run everything here. The edge connects, measures
-    its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans for
-    `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on the
-    cloud.
+    `net` is what `load` takes. `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
+    measures its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans
+    for `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on
+    the cloud.
 
     `edge(x)` answers one input, `submit(x)` returns a future, `map(xs)` answers many, up to `window` of them under way
     at once, so that the edge computes while the link and the cloud are busy. An input is a numpy array or a torch
     tensor, float32 of `net.input_shape`; the first axis may be left out.
 
     Whatever the cloud does, an answer comes: what it does not answer within `timeout` (seconds, or a text such as
-    `"2s"`) is finished here, and the answer says so. With `fallback="off"` that is an error; with `"always"` the edge
-    also begins without a cloud, and uses it once it is there. `ready_timeout` is for the cloud to load the network.
+    `"2s"`) is completed on the edge, and the answer says so. With `fallback="off"` that is an error; with `"always"`
+    the edge also begins without a cloud, and uses it once it is there. `ready_timeout` is for the cloud to load the
+    network.
 
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
@@ -237,7 +238,7 @@ class Edge:
                 future.cancel()
 
     def close(self) -> None:
-        """Hang up: what is under way is finished first, what waits is cancelled. A second time does nothing."""
+        """Close: running inferences are completed first, waiting ones are cancelled. A second call does nothing."""
         with self._closing:
             if self._ended is None:
                 self._ended = (self.plan, self.link)

@@ -201,8 +201,7 @@ def plan(
     `codec` is `auto` (what takes least), `raw` or a codec by name, of those whose sizes the rows, or the cache of a
     profiled network, hold. `power` and `radio` are what the edge's energy is modelled with.
 
-    Raises UsageError for times that are missing or not one for each layer, and for everything else that is no number,
-    no layer or no name.
+    Raises UsageError for times that are missing or not one for each layer, and for invalid numbers, layers or names.
 
     >>> import edgecloud as ec
     >>> table = [{"id": "input", "inputs": [], "out_bytes": 600_000, "edge_s": 0, "cloud_s": 0},

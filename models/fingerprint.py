@@ -48,7 +48,7 @@ def of_state(model: nn.Module) -> Fingerprint:
 
 
 def of_held(held: Iterable[Held], code: str) -> Fingerprint:
-    """Of everything that a network of one's own holds, and of its file: its code may hold numbers too."""
+    """Of everything that a custom model holds, and of its file: its code may hold numbers too."""
     sha = hashlib.sha256()
     names, digests = [], []
     for each in held:

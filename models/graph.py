@@ -1,8 +1,8 @@
 """The graph of layers, as the rest of the program sees it. Pure: no torch.
 
 A *cut* is the set of layers that run on the edge; it holds the input and is closed under inputs. A *point* is the
-number of a cut that only one tensor crosses, in program order: 0 leaves everything to the cloud, the last one runs
-everything on the edge and nothing crosses it.
+number of a cut with one boundary tensor, in program order: 0 runs everything on the cloud, the last one runs everything
+on the edge and sends nothing.
 
 Layers are numbered in program order, which is a topological one: every layer reads only layers with smaller numbers.
 Layer 0 is the input.
@@ -33,7 +33,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A cut that one tensor crosses: the head is layers[: layer + 1], and what crosses is the output of `layer`."""
+    """A cut with one boundary tensor: the head is layers[: layer + 1], and the boundary is the output of `layer`."""
 
     number: int
     layer: int

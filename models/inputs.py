@@ -185,7 +185,7 @@ def sample(name: str, preprocess: Preprocess) -> Input:
 
 
 def samples(name: str) -> tuple[Path, ...]:
-    """The files of all the pictures of a sample; none where it is no picture."""
+    """The files of all the pictures of a sample; none if it is not a picture."""
     return () if name in MADE else SAMPLES[name]()
 
 
@@ -204,7 +204,7 @@ def _example(preprocess: Preprocess) -> Input:
 
 
 MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence": _sentence, "example": _example}
-"""Default inputs that are no files: `preprocess` of a network of one's own makes its example out of nothing."""
+"""Default inputs that are not files: `preprocess` of a custom model generates its example."""
 
 
 def crops(path: Path, count: int) -> list[Image.Image]:

@@ -1,7 +1,7 @@
 """Short marks of many tensors that locate the first difference. Pure.
 
 A mark is six hexadecimal digits of a digest of everything up to the end of a run of tensors; there are at most 128
-runs, so that a greeting stays small however many tensors there are.
+runs, so that HELLO stays small however many tensors there are.
 """
 
 from collections.abc import Sequence

@@ -41,9 +41,9 @@ class Entry:
     imagenet: Callable[[], nn.Module] | None = None
     """Builds the network with torchvision's published weights, which it downloads on first use."""
     code: str = ""
-    """Of a network of one's own, the digest of its file: both sides need the same one."""
+    """Of a custom model, the digest of its file: both sides need the same one."""
     built: custom_model.Built | None = None
-    """Of a network of one's own, what it was built as first."""
+    """Of a custom model, what it was built as first."""
 
     @property
     def wanted(self) -> inputs.InputSources:
@@ -52,7 +52,7 @@ class Entry:
 
 
 def lookup(name: str) -> Entry:
-    """Look a network up, which may be a stranger's wish: no file is opened. Raises UsageError that lists the names."""
+    """Look a network up by an untrusted name: no file is opened. Raises UsageError that lists the names."""
     name = _ALIASES.get(name, name)
     if name in _OWN:
         return _OWN[name]
@@ -93,7 +93,7 @@ _FILES = {
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
 }
-"""What people give in place of a network, by its ending. The name may be a stranger's: nothing is opened."""
+"""What people give in place of a network, by its ending. The name may be untrusted: nothing is opened."""
 
 
 def resolve_trusted(name: str) -> Entry:

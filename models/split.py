@@ -22,7 +22,7 @@ class Segment:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     overwritten: frozenset[int] = frozenset()
-    """Those of the inputs into which a layer of the segment writes: whoever still holds them gives a copy."""
+    """Those of the inputs into which a layer of the segment writes: what still holds them gets a copy."""
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -56,7 +56,7 @@ class Traced:
     bound: frozenset[int] = frozenset()
     """Layers that hold something which depends on the values of the input and could not cross a cut."""
     numbers: str = ""
-    """Of a network of one's own, a digest of the numbers in the graph that are no parameters."""
+    """Of a custom model, a digest of the numbers in the graph that are not parameters."""
 
 
 class NotCuttableError(Exception):
@@ -68,7 +68,7 @@ def trace(
 ) -> Traced:
     """Capture `model`, put in eval mode, for inputs of the shape of `example` (1, ...); neither is changed.
 
-    A network of one's own is checked on more inputs, and the numbers in its graph get a digest. Raises UsageError where
+    A custom model is checked on more inputs, and the numbers in its graph get a digest. Raises UsageError where
     neither fx nor export gives a graph that computes what the network computes. Without the check the graph is good for
     measuring only.
     """

@@ -34,7 +34,7 @@ def torchvision() -> ModuleType:
 
 
 class _PutOff(ModuleType):
-    """Stands where torch's compiler will; whoever asks it for anything else gets the compiler now."""
+    """Stands where torch's compiler will; any other access loads the compiler now."""
 
     @staticmethod
     def is_compile_supported(device_type: Any) -> Any:

@@ -5,7 +5,7 @@ processor and a cloud with an x86 one would refuse each other; torch's own initi
 between processors. So every tensor is drawn by numpy's PCG64, whose raw stream is specified, and scaled by one
 multiplication and one subtraction, which IEEE 754 fixes exactly.
 
-That holds for the networks of the registry. A network of one's own keeps the numbers that its file gives it, bit for
+That holds for the networks of the registry. A custom model keeps the numbers that its file sets, bit for
 bit (`models.building`).
 """
 
@@ -38,11 +38,11 @@ class Loaded:
     """The network itself, as its own code built it: what every answer is compared with."""
     digest: str
     origin: str
-    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a network of
-    one's own `as built`."""
+    """`file NAME`, in brackets what was taken off it; `imagenet`, `shipped`, `seed 0 (untrained)`, or of a custom model
+    `as built`."""
     trained: bool
     code: str = ""
-    """Of a network of one's own, the digest of its file, which is part of `digest`."""
+    """Of a custom model, the digest of its file, which is part of `digest`."""
     names: tuple[str, ...] = ()
     """Of the tensors in the digest, in its order."""
     marks: str = field(default="", repr=False)
@@ -81,7 +81,7 @@ def digest(model: nn.Module) -> str:
 
 
 def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given: Iterable[str] = ()) -> Loaded:
-    """Of a network of one's own, all it holds but what was `given` by a file has to be what it was built as first."""
+    """Of a custom model, all it holds but what was `given` by a file has to be what it was built as first."""
     model.eval().requires_grad_(False)
     fingerprint = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
     return Loaded(model, fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)

@@ -95,7 +95,7 @@ class Codec:
 
     def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
         """Check the sizes before anything is decoded. Raises ProtocolError where the buffer is not exactly one of such
-        a tensor, or unfolds to more or less."""
+        a tensor, or decompresses to more or less."""
         if not self.is_lossless and dtype != "float32":
             raise ProtocolError(f"{self.name} encodes float32, not {dtype}")
         parameter_bytes, code_bytes = self.form.parameter_bytes(shape), self.form.code_bytes(dtype, shape)
@@ -114,7 +114,7 @@ class Codec:
 
 
 def _check_frame(frame: memoryview, expected: int) -> None:
-    """Whether this is one whole zstd frame that declares `expected` bytes: block by block, without unfolding it, so
+    """Whether this is one whole zstd frame that declares `expected` bytes: block by block, without decompressing it, so
     that nothing is behind the frame and the decoder has all of it at hand, in which case it needs no window."""
     if frame[:4] != _ZSTD_MAGIC:
         raise ProtocolError("not a zstd frame")
@@ -139,7 +139,7 @@ def _check_frame(frame: memoryview, expected: int) -> None:
         raise ProtocolError("zstd frame must fill its buffer")
 
 
-def _unfold(frame: memoryview, expected: int) -> memoryview:
+def _decompressed(frame: memoryview, expected: int) -> memoryview:
     """The content of a frame that was checked, in memory of just that size."""
     content = np.empty(expected, np.uint8)
     try:
@@ -168,7 +168,7 @@ class Zstd:
 
     def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """In memory of just that size. Raises ProtocolError."""
-        return _unfold(compressed, expected_bytes)
+        return _decompressed(compressed, expected_bytes)
 
 
 ZSTD = Zstd()

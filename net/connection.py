@@ -115,8 +115,8 @@ class Connection:
         return str(host), int(port)
 
     def allow_duplex(self) -> None:
-        """From now on one thread may send while another receives. Whoever receives learns why the other side has
-        closed; whoever sends does not ask. Raises AppError where there are no more file descriptors."""
+        """From now on one thread may send while another receives. The receiving thread learns why the other side has
+        closed; the sending one does not ask. Raises AppError where there are no more file descriptors."""
         if not self._plain.is_duplex:
             try:
                 self._plain.allow_duplex()
@@ -207,10 +207,10 @@ class Connection:
     def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_stranger: bool = False) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
 
-        From a stranger only the short frames are taken that open a conversation: no memory is for the others.
-        Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError; ProtocolError
-        for bytes that are no frame within the limits, before memory is taken for them, and as SlowError for a frame
-        that comes more slowly than `min_bytes_per_s`.
+        From an unauthenticated client only the short frames that open a conversation are read: no memory is for the
+        others. Raises PeerClosedError, as ClosedAtBoundaryError where the end came between frames; DeadlineError;
+        ProtocolError for bytes that are no frame within the limits, before memory is taken for them, and as SlowError
+        for a frame that comes more slowly than `min_bytes_per_s`.
         """
         start = memoryview(bytearray(PREFIX_BYTES))
         while (got := self._receive_some(start, deadline)) is None:

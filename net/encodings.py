@@ -64,7 +64,7 @@ class Compressor(Protocol):
         """The codes of a tensor of this shape, smaller. Raises CodecError for what cannot be carried."""
 
     def check(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> None:
-        """Raises ProtocolError unless this declares just so many bytes, for this shape; unfolds nothing."""
+        """Raises ProtocolError unless this declares just so many bytes, for this shape; decompresses nothing."""
 
     def decompress(self, compressed: memoryview, expected_bytes: int, shape: Shape) -> memoryview:
         """Just so many codes again, of what was checked. Raises ProtocolError."""

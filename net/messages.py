@@ -27,7 +27,7 @@ class Hello:
     torch: str = ""
     """The edge's version of torch ..."""
     code: str = ""
-    """... the digest of the file of a network of one's own ..."""
+    """... the digest of the file of a custom model ..."""
     tensors: str = ""
     """... and six hexadecimal digits for each of at most 128 runs of tensors: for a refusal to say what differs."""
 
@@ -85,7 +85,7 @@ class Result:
     batch: int = 1
     """How many requests were computed together."""
     decode_s: float = 0.0
-    """What unpacking the tensors of the request took, before it waited in line."""
+    """What unpacking the tensors of the request took, before it was queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class State:
     queue_s: float
     """How long requests waited lately."""
     waiting: int
-    """Requests in line now ..."""
+    """Requests queued now ..."""
     max_queue: int
     """... and how many may be."""
     connections: int

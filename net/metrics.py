@@ -36,7 +36,7 @@ class Metrics(Protocol):
         """A connection or a request was refused."""
 
     def received(self, model: str, payload: Mapping[str, int]) -> None:
-        """A request for a network is whole and goes in line; `payload` is bytes by codec."""
+        """A request for a network is complete and is queued; `payload` is bytes by codec."""
 
     def answered(self, model: str, spent: Spent, payload: Mapping[str, int]) -> None:
         """An answer has left."""

@@ -1,11 +1,11 @@
 """Rate limits of a source: token buckets. Pure: the caller passes the time.
 
 What is answered at once (STATUS, PROBE, HELLO, a refusal) holds the interpreter, which everybody needs; what is
-computed waits in line, where turns are fair. So the first kind is paid for, and who has no tokens left waits before the
+computed waits in a fair queue. So the first kind is paid for, and who has no tokens left waits before the
 next frame is answered: nothing is lost, and an honest edge that asks much is only slower.
 
-The tokens are a source's (net.penalties), not a connection's, or coming again would buy new ones. Each kind of spending
-has its own, so that whoever asks for STATUS without a pause does not keep the HELLO of its neighbour waiting.
+The tokens are a source's (net.penalties), not a connection's, or reconnecting would give new ones. Each kind of
+spending has its own, so that a client that asks for STATUS without pause does not delay the HELLO of another.
 """
 
 from collections import OrderedDict

@@ -135,12 +135,12 @@ class AdmissionControl:
             del penalties[min(penalties, key=lambda source: penalties[source].until)]
 
     def _source(self, address: str) -> str | None:
-        """Whom an address belongs to; None for one that is spared."""
+        """Whom an address belongs to; None for one that is exempt."""
         return source_of(address, spares_loopback=self.policy.spares_loopback)
 
 
 def source_of(address: str, *, spares_loopback: bool) -> str | None:
-    """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one; None for loopback, if spared."""
+    """An IPv4 address as it is, written as IPv6 or not, and the /64 of an IPv6 one; None for loopback, if exempt."""
     ip = addresses.ip_of(address)
     if spares_loopback and ip.is_loopback:
         return None

@@ -1,12 +1,12 @@
 """Normalized images as their 8-bit pixels: a quarter of the size, without loss.
 
 What normalises is `(pixel / 255 - mean) / std` for each channel, in float32. The receiver does it again, so the
-preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode strangers'
+preprocessing of a picture ends on the cloud; the picture's file is not sent, since no server should decode untrusted
 files.
 
 Under zstandard the pixels become what their neighbours do not foretell: red and blue less green, then every pixel less
 left + above - above left, modulo 256 (the colours as in lossless WebP, the plane as predictor 4 of lossless JPEG, ITU-T
-T.81). Photographs shrink to 60 % of what zstandard alone makes of them, near lossless WebP; the way back is two running
+T.81). Photographs shrink to 60 % of what zstandard alone makes of them, near lossless WebP; decoding is two running
 sums, which numpy does as fast as it copies.
 
 Pure.

@@ -2,9 +2,9 @@
 
 A pickle is a program for a small stack machine; a hostile one imports and calls what it likes. Here is a machine that
 knows only the instructions that build None, bool, int, float, str, bytes, list, tuple and dict, so there is nothing to
-misuse: no name is ever looked up, and Python's unpickler never sees a stranger's bytes. What `pickle.dumps` of protocol
-5 writes for plain data it reads, and any unpickler reads what it writes. It is written for speed: while a stranger's
-header is read, nobody else has the interpreter.
+misuse: no name is ever looked up, and Python's unpickler never sees untrusted bytes. What `pickle.dumps` of protocol
+5 writes for plain data it reads, and any unpickler reads what it writes. It is written for speed: while an untrusted
+header is read, no other thread has the interpreter.
 
 Three rules keep small programs from making large or slow values: keys are text, so that nothing nested is ever hashed;
 only text and bytes may be taken from the memo, so that the value is a tree no larger than its program; an int has at

@@ -15,7 +15,7 @@ class Account:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        """To be held by whoever reads or changes what follows, and told when something was given back."""
+        """To be held to read or change what follows, and notified when something was given back."""
         self.connections = 0
         self._requests, self._bytes = 0, 0
 

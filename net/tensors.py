@@ -89,5 +89,5 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Descr
 
 
 def _short(value: Any) -> str:
-    """A stranger's value for a message: nothing but text is written out, and never more than a little."""
+    """An untrusted value for a message: nothing but text is written out, and never more than a little."""
     return ascii(value[:40]) if type(value) is str else type(value).__name__

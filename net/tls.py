@@ -120,7 +120,7 @@ _REFUSALS = {
 
 
 def explain(error: ssl.SSLError) -> AppError:
-    """What an error of TLS means to whoever reads the one line that it becomes: TlsRefusedError where one side does
+    """The one line that an error of TLS becomes: TlsRefusedError where one side does
     not trust the other, else TlsError."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsRefusedError(f"the peer's certificate is not trusted: {_reason(error)}")

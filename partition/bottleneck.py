@@ -22,14 +22,14 @@ from edgecloud.partition.cost import Problem, StageTimes, StageWeights, parts_of
 from edgecloud.partition.milp import Program
 from edgecloud.partition.mincut import NOTHING, CutSolver, Terms, Values
 
-# A cut is optimal if its longest stage is within this of the lower bound, relatively: the solver's own tolerances.
+# A cut is optimal if its bottleneck stage is within this of the lower bound, relatively: the solver's own tolerances.
 PROVEN = 1e-6
 # How many minimum cuts are tried before the program is solved, each a few milliseconds.
 MIN_CUTS = 8
 # How many steps a walk over all cuts that could be better may take, each some microseconds. It is counted and not
 # measured, so that the same problem gives the same cut on every machine; only what needs more is left to the solver.
 STEPS = 30_000
-# Of the time limit, what the search for the shortest longest stage may take; the rest is for the least latency.
+# Of the time limit, what the search for the minimum bottleneck stage may take; the rest is for the least latency.
 SHARE = 0.75
 WALK, PROGRAM, DSH = "walk", "milp", "dsh"  # methods
 
@@ -41,35 +41,36 @@ GAIN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """A cut chosen for its longest stage."""
+    """A cut chosen for its bottleneck stage."""
 
     head: frozenset[int]
     predicted: StageTimes
     is_optimal: bool
-    """Whether no cut has a longest stage that is shorter by more than a millionth."""
+    """Whether no cut has a bottleneck stage that is shorter by more than a millionth."""
     gap: float
-    """How much shorter the longest stage of the best cut may be at most, as a share of this one's; 0 if optimal."""
+    """How much shorter the bottleneck stage of the best cut may be at most, as a share of this one's; 0 if optimal."""
     method: str
 
 
 def is_heavy(predicted: StageTimes, rate_per_s: float) -> bool:
-    """Whether `rate_per_s` tasks a second are more than a cut sustains: its longest stage >= 1 / rate.
+    """Whether `rate_per_s` tasks a second are more than a cut sustains: its bottleneck stage >= 1 / rate.
 
-    DADS, Algorithm 3: take the cut of least latency unless it is heavy, else the one with the shortest longest stage.
+    DADS, Algorithm 3: take the cut of least latency unless it is heavy, else the one with the minimum bottleneck stage.
     """
     return predicted.longest_s * rate_per_s >= 1
 
 
 def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
-    """The cut with the shortest longest stage (DADS, section II, heavy load), with a proof where there is time for one.
+    """The cut with the minimum bottleneck stage (DADS, section II, heavy load), with a proof where there is time for
+    one.
 
     First all cuts that could be the best are tried, by a walk that ends early in what cannot be; a network takes some
     hundred steps, Inception v3 thousands. Where STEPS are not enough, a mixed-integer program is solved, within
     `time_limit_s` seconds, not counting what it takes to build it and to ask the solver again where it fails.
 
-    What is optimal is within a millionth of the best of all cuts; and of the cuts whose longest stages are equal to
-    TIE it has the least latency if it comes from the walk, or if the program's second search, with a quarter of the
-    limit, ends in time. What is not optimal is the best of what was found: at least as good as every cut of
+    What is optimal is within a millionth of the best of all cuts; and of the cuts whose bottleneck stages are equal to
+    TIE it has the least latency if it comes from branch and bound, or if the program's second search, with a quarter of
+    the limit, ends in time. What is not optimal is the best of what was found: at least as good as every cut of
     consecutive layers, all points among them, and as a few minimum cuts; its gap is true.
     Raises ValueError for seconds that are negative, infinite or not numbers.
     """
@@ -108,7 +109,7 @@ def _cut(problem: Problem, head: frozenset[int]) -> _Cut:
 
 
 def _least(cuts: Sequence[_Cut]) -> _Cut:
-    """The cut with the shortest longest stage; of equal ones the one with the least latency."""
+    """The cut with the minimum bottleneck stage; of equal ones the one with the least latency."""
     most_s = (1 + TIE) * min(cut.predicted.longest_s for cut in cuts)
     equal = [cut for cut in cuts if cut.predicted.longest_s <= most_s]
     return min(equal, key=lambda cut: (cut.predicted.total_s, cut.predicted.longest_s))
@@ -143,7 +144,7 @@ def _best_prefix(problem: Problem, terms: Terms) -> frozenset[int]:
 
 
 def _min_cuts(solver: CutSolver, problem: Problem) -> Iterator[frozenset[int]]:
-    """The cut of least latency, and some whose longest stage is ever dearer than the others."""
+    """The cut of least latency, and some in which the bottleneck stage gets an ever higher weight."""
     yield solver.best(solver.terms(problem))
     factors = np.ones(3)
     for _ in range(MIN_CUTS):
@@ -164,7 +165,7 @@ def _stages(predicted: StageTimes) -> Values:
 
 
 def _shorter(problem: Problem, terms: Terms, cuts: list[_Cut], limit_s: float) -> tuple[list[_Cut], float]:
-    """Search for a cut with a shorter longest stage: what is known then, and the lower bound of all, in seconds."""
+    """Search for a cut with a shorter bottleneck stage: what is known then, and the lower bound of all, in seconds."""
     best_s = min(cut.predicted.longest_s for cut in cuts)
     if best_s <= NOTHING:
         return cuts, best_s
@@ -174,7 +175,7 @@ def _shorter(problem: Problem, terms: Terms, cuts: list[_Cut], limit_s: float) -
 
 
 def _sooner(problem: Problem, terms: Terms, cuts: list[_Cut], limit_s: float) -> _Cut:
-    """Search for a cut of less latency among those with the shortest longest stage, which `cuts` holds one of."""
+    """Search for a cut of less latency among those with the minimum bottleneck stage, which `cuts` holds one of."""
     best, soonest_s = _least(cuts), min(cut.predicted.total_s for cut in cuts)
     if best.predicted.total_s <= soonest_s or best.predicted.longest_s <= NOTHING:
         return best  # `cuts` holds the cut of least latency of all
@@ -191,7 +192,7 @@ def dsh(problem: Problem) -> Bottleneck:
 
     The cut of least alpha * edge + beta * upload + gamma * cloud is found for beta = 1, alpha from 0 to the edge's
     seconds of all layers over those of sending the smallest tensor, and gamma likewise; of these cuts the one with the
-    shortest longest stage is kept. Then finer grids are laid around its alpha and gamma, until one gains nothing.
+    minimum bottleneck stage is kept. Then finer grids are laid around its alpha and gamma, until one gains nothing.
 
     Unlike in the paper a grid has at most GRID points on each axis, so its first step is 1 or more: the range is
     millions where a tensor is tiny. Tensors of 0 bytes, which would make it infinite, are passed over. And

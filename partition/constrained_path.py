@@ -6,7 +6,7 @@ can be written so, but most knapsacks of the size of a network are easy.
 
 The search sets labels (value, seconds that are paid for) from the input on and drops a label
 
-* where another one at the same step and place is neither slower nor dearer,
+* where another one at the same step and place is neither slower nor more expensive,
 * where even the best way onward cannot beat what is found already. The bound on that way is Lagrange's: what is paid
   for is added to the value at some price, and without a limit the least sum is found step by step, from the end.
 
@@ -41,7 +41,7 @@ class StepTerms:
     """What a way picks from the cost formula, in order of steps: step k leads from point k to point k + 1.
 
     All but the `_s`, which are seconds of an idle cloud, are weighted. A request that is the last one sends the result
-    alone, and any other also the answers among its layers: so to stay on the cloud for good is a move of its own,
+    alone, and any other also the answers among its layers: so staying on the cloud until the end is a separate move,
     `last`, and never comes back.
     """
 
@@ -56,7 +56,7 @@ class StepTerms:
     there_s: list[float]
     """What is paid for in it."""
     back: list[float]
-    """The way back at point k of a request that began before it."""
+    """The download at point k of a request that began before it."""
     last: list[float]
     """All after point k in the last request."""
     last_s: list[float]
@@ -186,7 +186,7 @@ def _secants(terms: StepTerms, free: _Onward, limit_s: float) -> tuple[float, li
 class _Bounds:
     """The ways onward at several prices, as arrays: [price, point, place].
 
-    After those comes one more way: to go to the cloud for good at once, or at the last point to do nothing.
+    After those comes one more way: to go to the cloud until the end at once, or at the last point to do nothing.
     """
 
     def __init__(self, terms: StepTerms, prices: Sequence[float], limit_s: float) -> None:

@@ -4,7 +4,7 @@
               + queue wait + decode + load * cloud seconds of the tail + result bytes / download
 
 All on the edge pays no link at all and needs no cloud. Neurosurgeon (Kang et al., ASPLOS 2017, Algorithm 1) leaves
-out the round trip, the queue and the way back.
+out the round trip, the queue and the download.
 
     energy  = compute power * edge seconds + transmit power * sending seconds + receive power * receiving seconds
               + idle power * the rest of the time
@@ -85,7 +85,7 @@ class Problem:
 
     @property
     def result_bytes(self) -> int:
-        """Bytes of the answer on the way back."""
+        """Bytes of the answer."""
         return self.graph.result_bytes if self.answer_bytes is None else self.answer_bytes
 
 
@@ -101,7 +101,7 @@ class Part:
 class StageTimes:
     """Seconds of every stage of one inference, and bytes that travel in it, as predicted or as measured.
 
-    They add up to `total_s`: `edge_s` (computing on the edge), `encode_s` (packing what crosses), `transfer_s` (the
+    They add up to `total_s`: `edge_s` (computing on the edge), `encode_s` (packing the boundary), `transfer_s` (the
     link both ways, the round trip in it), `queue_s` (waiting for the cloud's processor), `decode_s` (unpacking there)
     and `cloud_s` (computing there). `payload_bytes` go up, and were `raw_bytes` before they were packed;
     `received_bytes` come back.
@@ -178,7 +178,7 @@ class StageTimes:
     def longest_s(self) -> float:
         """Seconds of the bottleneck: 1 / `longest_s` inferences a second are the most that these stages sustain.
 
-        DADS (Hu et al., INFOCOM 2019, section II). Round trip, queue and the way back delay an inference, but occupy
+        DADS (Hu et al., INFOCOM 2019, section II). Round trip, queue and download delay an inference, but occupy
         none of the three stages.
         """
         return max(self.edge_s + self.encode_s, self.upload_s, self.decode_s + self.cloud_s)
@@ -227,7 +227,7 @@ def latency(
 ) -> StageTimes:
     """Predict the stages of an inference: `edge_s` of the head, `tail_s` of the tail on an idle cloud.
 
-    `raw_bytes` has what crosses before it is packed; 0: it is not packed.
+    `raw_bytes` is the boundary's size before packing; 0: it is not packed.
     """
     upload_s, download_s = crossing.bytes / link.up_bytes_per_s, result_bytes / link.down_bytes_per_s
     stages = (edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)

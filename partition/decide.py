@@ -47,10 +47,10 @@ class GoalError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is wanted of a plan. Immutable.
+    """The goal of a plan. Immutable.
 
-    `objective` is what is to be least: `latency` (seconds), `energy` (joules of the edge), `weighted` (seconds, and
-    `seconds_per_joule` for each joule), `throughput` (the longest stage), or `auto`: latency while that sustains
+    `objective` is what is minimized: `latency` (seconds), `energy` (joules of the edge), `weighted` (seconds, and
+    `seconds_per_joule` for each joule), `throughput` (the bottleneck stage), or `auto`: latency while that sustains
     `rate_per_s` inferences a second, else throughput. `method` is the search: `auto`, `chain`, `mincut` or `dsh`. With
     `max_cost` an inference costs at most that, at `price_per_s` for a second of the cloud's work.
 
@@ -139,7 +139,7 @@ class Decision:
 
     @property
     def is_of_stage(self) -> bool:
-        """Whether the longest stage is what is least, and no sum of them."""
+        """Whether the bottleneck stage is minimized, and no sum of stages."""
         return OBJECTIVES[self.objective].search is Search.STAGE
 
     @property
@@ -246,7 +246,7 @@ def _search(search: _Search) -> Decision:
 
 
 def _rank(decision: Decision, weights: StageWeights) -> tuple[bool, bool, float]:
-    """The smaller the better: what keeps up, of that what is light enough for latency, of that the least."""
+    """The smaller the better: what sustains the rate, of that what is light enough for latency, of that the least."""
     value = decision.predicted.longest_s if decision.is_of_stage else weights.value(decision.predicted)
     return decision.keeps_up is False, decision.is_of_stage, value
 
@@ -287,7 +287,7 @@ _SUM_METHODS: dict[str, Callable[[_Search], Decision]] = {
 
 
 def _shortest_stage(search: _Search) -> Decision:
-    """The cut with the shortest longest stage."""
+    """The cut with the minimum bottleneck stage."""
     return _STAGE_METHODS[search.goal.method](search)
 
 
@@ -316,7 +316,7 @@ _STAGE_METHODS: dict[str, Callable[[_Search], Decision]] = {
 
 
 def _as_sent(problem: Problem) -> Problem:
-    """Packed tensors as small ones that take no time to pack: the searches for the longest stage know no other."""
+    """Packed tensors as small ones that take no time to pack: the searches for the bottleneck stage know no other."""
     if problem.packed is None:
         return problem
     graph, result = problem.graph, problem.result_bytes
@@ -326,7 +326,7 @@ def _as_sent(problem: Problem) -> Problem:
 
 
 def _by_rate(search: _Search) -> Decision:
-    """Least latency if that keeps up with the rate, else the shortest longest stage."""
+    """Least latency if that sustains the rate, else the minimum bottleneck stage."""
     light = _least_sum(replace(search, goal=replace(search.goal, objective="latency")))
     if light.keeps_up:
         return light

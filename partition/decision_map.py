@@ -40,7 +40,7 @@ class Region:
     line: Line
     """Its value over 1 / upload rate."""
     codec: str = RAW
-    """How what crosses is packed there."""
+    """How the boundary is packed there."""
 
 
 @dataclass(frozen=True, slots=True)

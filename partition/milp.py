@@ -22,7 +22,7 @@ from edgecloud.partition.branch_and_bound import TIE, Flags, needs_of
 from edgecloud.partition.mincut import Terms, Values
 from edgecloud.utils.quiet import silent_stdout
 
-# The best longest stage known is this many units in the program, which makes the solver's absolute tolerances, 1e-6
+# The best bottleneck stage known is this many units in the program, which makes the solver's absolute tolerances, 1e-6
 # and 1e-7, finer than TIE; with 100 it fails more often.
 UNITS = 10.0
 INFEASIBLE, FAILED = 2, 4  # statuses of scipy.optimize.milp
@@ -30,7 +30,7 @@ INFEASIBLE, FAILED = 2, 4  # statuses of scipy.optimize.milp
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The cuts but all on the edge whose longest stage is at most `best_s`, as a mixed-integer program.
+    """The cuts but all on the edge whose bottleneck stage is at most `best_s`, as a mixed-integer program.
 
     Its variables are x and y of every layer and T. T and all costs are in shares of `best_s`, times UNITS.
     """

@@ -10,7 +10,7 @@ least value to be the cut of least cost:
   consecutive points, of which every cut but all-on-the-edge cuts exactly one.
 
 Values are whole numbers in the solver. The unit is chosen for each problem so that the better of the two ends has
-about 2^29 of them, half a nanosecond where that end takes 0.3 s; an arc dearer than that is never cut.
+about 2^29 of them, half a nanosecond where that end takes 0.3 s; an arc that costs more is never cut.
 """
 
 from dataclasses import dataclass

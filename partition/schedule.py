@@ -285,7 +285,7 @@ def _rounded(kinds: Sequence[_Kind], shares: Sequence[Floats]) -> list[int]:
 
 
 def _simple(kinds: Sequence[_Kind]) -> list[list[int]]:
-    """Other rows to start from: the least latency for every job, and the shortest longest stage."""
+    """Other rows to start from: the least latency for every job, and the minimum bottleneck stage."""
     latency = {job: int(kind.seconds.sum(axis=1).argmin()) for kind in kinds for job in kind.jobs}
     longest = {job: int(kind.seconds[:, :3].max(axis=1).argmin()) for kind in kinds for job in kind.jobs}
     return [[rows[number] for number in range(len(rows))] for rows in (latency, longest)]

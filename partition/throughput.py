@@ -2,9 +2,9 @@
 
     throughput = 1 / max(edge seconds of the head + packing, packed bytes / upload, unpacking + load * cloud seconds)
 
-DADS (Hu et al., INFOCOM 2019) chooses a cut by its latency under light load and by its longest stage under heavy load.
-The round trip, the wait in the cloud's queue and the way back of the answer delay a task, but occupy none of the three
-stages, so they do not count towards the throughput.
+DADS (Hu et al., INFOCOM 2019) chooses a cut by its latency under light load and by its bottleneck stage under heavy
+load. The round trip, the wait in the cloud's queue and the download of the answer delay a task, but occupy none of the
+three stages, so they do not count towards the throughput.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def stages_of(predicted: StageTimes) -> Stages:
 
 
 def best(options: Sequence[Stages]) -> int:
-    """Number of the option with the shortest longest stage; of equal ones the one with the least latency.
+    """Number of the option with the minimum bottleneck stage; of equal ones the one with the least latency.
 
     DADS minimises the same under heavy load (DSH, approximately, over all cuts of a graph); among the points of a
     network trying each is exact. Raises ValueError where there is no option.
@@ -71,7 +71,7 @@ def mean(mix: Sequence[Stages], weights: Sequence[float]) -> Stages:
 
 
 def is_light(mix: Sequence[Stages], weights: Sequence[float], rate_per_s: float) -> bool:
-    """Whether the option chosen for each network keeps up with `rate_per_s` tasks a second, all networks together.
+    """Whether the option chosen for each network sustains `rate_per_s` tasks per second, all networks together.
 
     DADS, Algorithm 3: the load is light while no stage of the average task takes as long as the time between two
     tasks; then cuts of least latency will do, else take those of `best`. Raises ValueError for weights `mean` refuses.

@@ -1,7 +1,7 @@
 """Power of a device for compute, transmission and idle: profiles in YAML, and energy meters.
 
 The formula that turns them into joules is in `partition.cost`. A profile's numbers are a model; a meter's are measured;
-whoever shows one says which.
+what shows one says which.
 """
 
 import logging
@@ -85,7 +85,7 @@ def load_profile(name: str) -> PowerProfile:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and no aliases: a few bytes of them unfold to gigabytes."""
+    """Plain data only, and no aliases: a few bytes of them expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

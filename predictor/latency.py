@@ -1,9 +1,9 @@
 """Fitted predictors: layer times of a network without running it.
 
-The sum of layers is not the whole: a pass after a rest takes longer at its start, since the processor has gone to
-sleep and its caches to others. `Start` is what that adds, fitted on networks that were run both ways. The other half
-of the gap, that a layer alone costs something else than a layer in its network, is in the data: layers are measured
-in place, and the features say what stands before them. How large that half is on this machine is kept and reported.
+The sum of layers is not the whole: a pass after a rest takes longer at its start, since the processor was asleep and
+its caches were used by others. `Start` is what that adds, fitted on networks that were run both ways. The other half of
+the gap, that a layer alone costs something else than a layer in its network, is in the data: layers are measured in
+place, and the features say what stands before them. How large that half is on this machine is kept and reported.
 """
 
 import io
@@ -67,7 +67,7 @@ class PredictedTimes:
     """Seconds of a network's layers on one machine, none of them measured.
 
     `seconds[k]` is layer k in a pass that starts with the first one after a rest, `start_s[k]` what a tail that begins
-    after layer k takes beyond the sum of its layers, and `factors[k]` a bound that 9 of 10 errors of layer k are below.
+    after layer k takes beyond the sum of its layers, and `factors[k]` the P90 error of layer k, as a factor.
     """
 
     seconds: tuple[float, ...]
@@ -85,11 +85,11 @@ class Predictors:
     spreads: Mapping[str, Spread]
     start: Start
     whole_factor: float
-    """A bound that 9 of 10 errors of whole networks stay below."""
+    """The P90 error of full networks, as a factor."""
     alone: Mapping[str, float]
     """By kind: seconds of a layer run by itself again and again over seconds in its network."""
     errors: Mapping[str, float] = field(default_factory=dict)
-    """By kind: a factor that 9 of 10 errors of its layers in a network stay below, held out by network."""
+    """By kind: the P90 error of its layers in a network, as a factor, held out by network."""
 
     def weak(self, layers: Sequence[Described]) -> dict[str, float]:
         """Kinds of a network that are predicted worse than `MOST_KIND` and that may matter there, with their factors.

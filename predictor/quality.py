@@ -11,7 +11,7 @@ import numpy as np
 
 LEVEL = 0.9  # of the errors: P90
 MOST_WHOLE = 2.0
-"""A factor that 9 of 10 whole networks' errors must stay below, or predictors are not fit for use."""
+"""The largest P90 error of full networks, as a factor, with which predictors are usable."""
 MOST_KIND = 1.5
 """The same for the layers of one kind in a network: where a worse kind matters, the network is measured."""
 FEWEST_NETWORKS = 5
@@ -24,7 +24,7 @@ STEP_S = 10
 
 
 def factor_of(pairs: Iterable[tuple[float, float]]) -> float:
-    """The factor, either way, that 9 of 10 pairs of predicted and measured seconds stay below; at least 1."""
+    """The P90 error of predicted and measured seconds, as a factor in either direction; at least 1."""
     return float(np.quantile([math.exp(abs(math.log(guess / truth))) for guess, truth in pairs], LEVEL))
 
 
@@ -39,7 +39,7 @@ class Fitness:
 
     networks: int
     factor: float
-    """9 of 10 errors of whole networks are below it."""
+    """The P90 error of full networks, as a factor."""
 
     @property
     def why_not(self) -> str:

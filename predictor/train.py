@@ -78,7 +78,7 @@ class KindFit:
 
     @property
     def factor(self) -> float:
-        """A factor of at least 1 that 9 of 10 networks' errors stay below, for their layers of this kind together."""
+        """The P90 error of networks, for their layers of this kind together, as a factor of at least 1."""
         return factor_of(self.sums.values())
 
 
@@ -139,7 +139,7 @@ def _sums(networks: Sequence[str], predicted: Seconds, measured: Seconds) -> dic
 
 
 def whole_factor(fits: Sequence[KindFit]) -> float:
-    """A factor of at least 1 that 9 of 10 whole networks' errors stay below: errors of single layers cancel in part."""
+    """The P90 error of full networks, as a factor of at least 1: errors of single layers cancel in part."""
     names = set().union(*(kind_fit.sums for kind_fit in fits))
     sums = [[kind_fit.sums.get(name, (0.0, 0.0)) for kind_fit in fits] for name in names]
     pairs = [(sum(guess for guess, _ in kind_sums), sum(truth for _, truth in kind_sums)) for kind_sums in sums]

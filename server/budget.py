@@ -15,7 +15,7 @@ class LoadBudget:
     """By source, the seconds that are not forgiven yet, and the moment of that."""
 
     def wait_s(self, source: str | None, now: float) -> float:
-        """Seconds until this source may cause a load again, 0 for now; `source` is None for one that is spared."""
+        """Seconds until this source may cause a load again, 0 for now; `source` is None for one that is exempt."""
         over = self._debt_s(source, now) - self.seconds_each
         return 0.0 if source is None or over < 0 else max(1.0, over * WINDOW_S / max(self.seconds_each, 1e-9))
 

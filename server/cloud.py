@@ -37,7 +37,7 @@ ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
-waits that long where a connection is busy, since torch lets go of the interpreter in each."""
+waits that long where a connection is busy, since torch releases the interpreter in each."""
 CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
@@ -82,7 +82,7 @@ class Cloud:
     ) -> None:
         """With `held`, networks that are loaded already, it serves those alone."""
         if not held:
-            vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
+            vision.torchvision()  # now: not on the first client's request, and not while a network is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
@@ -185,7 +185,7 @@ class Cloud:
             load=self._meter.load,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
-        self._visits.greeted(peer.name, served.hello.model)
+        self._visits.connected(peer.name, served.hello.model)
         return hello
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:

@@ -21,7 +21,7 @@ class CloudConfig:
     models: tuple[str, ...] = ()
     """The networks that are served, `all` among them for every one that there is; none means the registry's own."""
     networks: tuple[str, ...] = ()
-    """Files of one's own, FILE.py[:FUNCTION], that are served beside those."""
+    """Custom models, FILE.py[:FUNCTION], that are served as well."""
     cache_dir: Path = Path()
     times: str = "auto"
     predictors: Path | None = None
@@ -32,7 +32,7 @@ class CloudConfig:
     min_bytes_per_s: float = 1000.0
     policy: Policy = field(default_factory=Policy)
     small_per_s: float = 50.0
-    """Requests a second of one source that are not computed; see net.pacing."""
+    """Control requests per second and source; see net.pacing."""
     max_connections: int = 64
     max_queue: int = 32
     max_batch: int = 1

@@ -43,7 +43,7 @@ class KnownDigests:
     def find(self, entry: Entry, source: str) -> Known | None:
         """What an edge has to say to get this network with the weights of `source`; None where that is not known.
 
-        It never is of a network of one's own, whose file may read others that no key knows of.
+        It never is for a custom model, whose file may read others that no key contains.
         """
         if entry.code:
             return None

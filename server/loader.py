@@ -193,7 +193,7 @@ def _split_off(sock: socket.socket, work: Work) -> int:
 
 
 def _keep_only(sock: socket.socket) -> socket.socket:
-    """Let go of every file but the log and the socket. The numbers stay taken, since objects here still close them."""
+    """Close every file but the log and the socket. The numbers stay taken, since objects here still close them."""
     mine = sock.fileno()
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:

@@ -224,7 +224,7 @@ class Networks:
         return served
 
     def _begin(self, entry: registry.Entry, source: str | None) -> _Loading:
-        """Put a network in line. The lock is held."""
+        """Queue a network. The lock is held."""
         wait_s = self._budget.wait_s(source, time.monotonic())
         if wait_s:
             raise BusyError(

@@ -45,7 +45,7 @@ class PrometheusMetrics:
         self._refusals.labels(code).inc()
 
     def received(self, model: str, payload: Mapping[str, int]) -> None:
-        """A request is whole and goes in line."""
+        """A request is complete and is queued."""
         self._requests.labels(model).inc()
         self._count("in", payload)
 

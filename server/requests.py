@@ -35,7 +35,7 @@ _CURES = dict.fromkeys(product((False, True), repeat=3), _SAME) | {
     (True, True, True): "save its weights once, and use --weights FILE on both sides (docs/networks.md)",
     (True, True, False): "everything that its file imports or reads must be the same on both sides, including torch",
 }
-"""By whether it is a network of one's own, of the same code, and whether the weights differ."""
+"""By whether it is a custom model, of the same code, and whether the weights differ."""
 
 
 MOST_DIFFERENCES = 165  # characters, so that name, differences and cure fit into an ERROR
@@ -46,7 +46,7 @@ def _other_torch(theirs: str, ours: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A stranger's text."""
+    """Untrusted text."""
     return f"{text[:19]!a}"[:21]
 
 

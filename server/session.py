@@ -37,7 +37,7 @@ LOG_EVERY_S = 1.0
 
 ToResult = Callable[[Ran, float], Result]
 OnAnswer = Callable[[Ran, float, int], None]
-"""Is told of an answer that has left: what was computed, its seconds in line, and the bytes of its payload."""
+"""Is told of an answer that has left: what was computed, its queued seconds, and the bytes of its payload."""
 
 
 class RequestError(AppError):
@@ -98,8 +98,8 @@ class Session:
     def take(self, kind: FrameType, header_bytes: int) -> None:
         """A frame has come: pay for it, wait where that is not possible yet, and have it in hand from then on.
 
-        Whoever has agreed has it in hand at once, so that a stop does not lose it. Raises PeerClosedError for a
-        stranger whose place was given to another.
+        A client with an agreed handshake has it in hand at once, so that a stop does not lose it. Raises
+        PeerClosedError for an unauthenticated client whose place was given to another.
         """
         if self.agreed:
             self.begin()

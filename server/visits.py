@@ -23,7 +23,7 @@ class Visits:
         self._answers: dict[str, Counter[str]] = {}
         self._log = FloodLog(log, logging.INFO, "%d further events not shown", clock)
 
-    def greeted(self, peer: str, model: str) -> None:
+    def connected(self, peer: str, model: str) -> None:
         """A network was agreed on."""
         with self._lock:
             self._since.setdefault(peer, self._clock())

@@ -107,7 +107,7 @@ class Fleet:
         return policy.allowed(member.network.traced.graph, packing, member.executor.share)
 
     def whole(self, task: Task) -> list[Array]:
-        """What the whole network answers, run here in one piece."""
+        """What the full model answers, run locally."""
         member = self.members[task.model]
         return whole_answer(member.network.loaded.model, self._input(member.entry, task.input).tensor)
 
@@ -155,7 +155,7 @@ def inputs_for(model: str, pictures: Sequence[str]) -> list[str]:
 
 
 def pictures_in(folder: Path) -> tuple[list[str], list[str]]:
-    """The pictures of a folder, and what is none. Raises UsageError where there is no picture."""
+    """The pictures of a folder, and what is none. Raises UsageError if there is none."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a directory")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in inputs.PICTURES)

@@ -1,7 +1,8 @@
 """The pipeline: the head of one task runs while another is sent and a third is on the cloud.
 
-One thread computes (whoever calls `run`), the connection has one that sends and one that receives, and every line
-between them is bounded. A task whose request is refused or lost is finished here, from the boundary that is still held.
+One thread computes (the caller of `run`), the connection has one that sends and one that receives, and every line
+between them is bounded. A task whose request is refused or lost is completed on the edge, from the boundary that is
+still held.
 """
 
 import heapq
@@ -51,7 +52,7 @@ class TaskRecord:
     """Of what was sent; empty: nothing was."""
     tries: int = 0
     completed_by: str = ""
-    """split, edge, cloud, or fallback: finished here after the cloud did not answer. Empty: failed."""
+    """split, edge, cloud, or fallback: completed on the edge after the cloud did not answer. Empty: failed."""
     error: str = ""
     outputs: list[Array] = field(default_factory=list)
     top: int | None = None
@@ -61,7 +62,7 @@ class TaskRecord:
     max_abs_diff: float | None = None
     """None where it was not checked, or where no number says it: see `difference`."""
     difference: str = ""
-    """Why `max_abs_diff` is no number although the answer was checked."""
+    """Why `max_abs_diff` is not a number although the answer was checked."""
 
     @property
     def total_s(self) -> float:
@@ -188,7 +189,8 @@ class Pipeline:
         return lambda: self._start(task, choice)
 
     def _has_room(self) -> bool:
-        """Whether a boundary would find a place in the line for the link; without a cloud the next plan is all here."""
+        """Whether a boundary would fit into the queue for the link; without a cloud the next plan is all on the
+        edge."""
         client = self._cloud.client
         return client is None or client.has_room(WAITING)
 
@@ -291,7 +293,7 @@ class Pipeline:
             record.done_s = self.now_s
 
     def _complete(self, record: TaskRecord, by: str, outputs: list[Array]) -> None:
-        """There is an answer; one whose first output is no number is none, as for edge_api.py."""
+        """There is an answer; one whose first output is not a number counts as none, as for edge_api.py."""
         record.done_s = self.now_s
         if is_finite(outputs[:1]):
             record.completed_by, record.outputs = by, outputs
@@ -355,7 +357,7 @@ class Pipeline:
         record.sent_s = max(0.0, request.sent_at - self.started)
 
     def refused(self, request: Request, error: Error) -> None:
-        """A busy cloud is asked again later; whatever else it has to say, the task is finished here."""
+        """A busy cloud is asked again later; on any other reply the edge completes the task."""
         refusal = RefusedError(error)
         pause_s = self._cloud.on_failure(refusal, request.tries)
         with self._changed:

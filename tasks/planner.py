@@ -1,8 +1,8 @@
 """The next task and its cut, from the current link and cloud load. Pure.
 
 A closed queue is planned as a whole, cuts and order together, so that the last task ends early (partition.schedule).
-Open arrivals are cut one by one: for the least latency while the stages keep up with them, else for the shortest
-longest stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
+Open arrivals are cut one by one: for the least latency while the stages sustain the rate, else for the minimum
+bottleneck stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
 """
 
 import heapq
@@ -41,7 +41,7 @@ class Profiled:
 
 
 class Option(NamedTuple):
-    """A point with its layer, a codec for what crosses there, and the stages of a task that is cut and packed so."""
+    """A point with its layer, a codec for its boundary, and the stages of a task that is cut and packed so."""
 
     point: int
     layer: int
@@ -128,7 +128,7 @@ def options_of(profile: Profiled, conditions: Conditions) -> list[Option]:
 
 
 def best_of(options: Sequence[Option], objective: str) -> Option:
-    """The one of least latency, or with the shortest longest stage."""
+    """The one of least latency, or with the minimum bottleneck stage."""
     if objective == "latency":
         return min(options, key=lambda option: option.stages.total_s)
     return options[throughput.best([option.stages for option in options])]

@@ -40,7 +40,7 @@ class TasksConfig(ClientConfig):
     """What one call of tasks_edge_api.py is to do; with `fallback` off a task fails that the cloud does not answer."""
 
     models: tuple[str, ...] = ("alex_net", "vgg_net", "mobile_net", "le_net")
-    """Networks of a random mix; files of one's own are named here too if tasks of a file are for them."""
+    """Networks of a random mix; custom models are listed here too if tasks of a file are for them."""
     tasks: int = 40
     seed: int = 1
     tasks_file: Path | None = None
@@ -83,7 +83,7 @@ class TasksOutcome:
 
 @dataclass
 class TasksRun:
-    """A call under way, for whoever shows it."""
+    """A running call, for displays."""
 
     total: int = 0
     done: int = 0
@@ -195,7 +195,7 @@ def _pipeline(config: TasksConfig, fleet: Fleet, planner: Planner, cloud: Connec
 
 
 def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
-    """Greet the cloud, or go on without one as far as `--fallback` covers that. Raises AppError."""
+    """Connect to the cloud, or continue without one as far as `--fallback` covers that. Raises AppError."""
     if config.fallback == "always":
         here_s = max(sum(member.timing.current.seconds) for member in fleet.members.values())
         cloud.open_in_background(first_wait_s(here_s, config.timeout_s))
@@ -354,7 +354,7 @@ class Journal:
         return (task.id, task.model, task.input) in self._keys
 
     def begin(self) -> None:
-        """Start anew, unless an earlier call is gone on with."""
+        """Start anew, unless an earlier call is resumed."""
         if not self._is_resumed:
             self._try(lambda: write_atomically(self.path, ""))
 

@@ -137,6 +137,20 @@ def test_the_lab_in_chinese_has_the_commands_and_the_links_of_the_english_one() 
     }
 
 
+def test_the_index_has_every_page() -> None:
+    listed = {target for target, _ in links(ROOT / "docs/README.md")}
+    pages = {path for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"}
+    assert {path.resolve() for path in pages} <= {path.resolve() for path in listed}
+
+
+def test_a_cell_of_the_results_has_one_figure() -> None:
+    """Or one cannot tell which of them is meant. Cells with words or links say what was measured, and where."""
+    rows = [line for line in (ROOT / "docs/results.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    figures = [cell.strip() for row in rows for cell in row.strip("|").split("|")[1:] if re.match(r"[\s+-]*\d", cell)]
+    assert len(figures) > 100, "or they are not found"
+    assert not [cell for cell in figures if len(re.findall(r"\d[\d,.]*(?:e-?\d+)?", cell)) != 1]
+
+
 def test_decisions_are_numbered_without_a_gap() -> None:
     paths = sorted((ROOT / "docs/decisions").glob("*.md"))
     for number, path in enumerate(paths, start=1):

@@ -117,7 +117,7 @@ def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...
 
 
 def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
-    """What times measured here depend on. Raises UsageError for a device that there is not."""
+    """What times measured on this machine depend on. Raises UsageError for a missing device."""
     torch_device = find_device(device)
     name = f"{torch_device} {device_name(torch_device)}"
     return Machine(name, set_threads(threads), torch.__version__, DEFAULT_BACKEND), torch_device

@@ -112,7 +112,7 @@ def decided(
     progress: Show = lambda _text, _done: None,
     counted: Counted | None = None,
 ) -> Planned:
-    """The decision alone, from a document with its times; `counted` says how what crosses travels, if that is known.
+    """The decision alone, from a document with its times; `counted` says how boundaries are packed, if that is known.
 
     Raises UsageError for what is wrong.
     """
@@ -130,7 +130,7 @@ def decided(
 
 
 def _counted(graph: LayerGraph, source: Source, config: PlanConfig, progress: Show) -> Counted:
-    """How what crosses is packed."""
+    """How boundaries are packed."""
     if source.edge is None:
         _, rows = graph_json.parse(source.document, source.name)
         return plan_bytes.of_file(graph, rows, source.name, config.codec, config.cpu_share)

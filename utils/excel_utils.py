@@ -189,7 +189,7 @@ def _dots(of: Worksheet, plot: Plot, first: int, last: int) -> ScatterChart:
 
 
 def _show_axes(chart: BarChart | ScatterChart, x: str, y: str) -> None:
-    """With their names and numbers: without a word on it spreadsheets hide both."""
+    """With their names and numbers: spreadsheets hide both by default."""
     for axis, name in ((chart.x_axis, x), (chart.y_axis, y)):
         axis.title, axis.delete = name, False
     for axis in (chart.y_axis, chart.x_axis)[: 2 if isinstance(chart, ScatterChart) else 1]:

@@ -45,8 +45,8 @@ _answers = _Answers()
 
 @contextlib.contextmanager
 def only_answers() -> Iterator[None]:
-    """What anything but `say` and `show` prints meanwhile goes to stderr: a network of the user's own may print what it
-    likes, and whoever reads stdout still finds an answer and nothing else."""
+    """What anything but `say` and `show` prints meanwhile goes to stderr: a custom model may print what it likes, and
+    stdout still has the answer and nothing else."""
     before = sys.stdout
     if before is None or _answers.own_stream is not None:
         yield
@@ -122,7 +122,7 @@ def columns() -> int:
 
 
 def announce(line: str) -> None:
-    """One line to stdout for whoever may wait for it; work goes on where nobody does."""
+    """One line to stdout for a program that may wait for it; work continues if there is none."""
     with contextlib.suppress(OutputError):
         say(line)
 

@@ -129,7 +129,7 @@ def format_rate(bytes_per_s: float) -> str:
 
 
 def printable(text: str, length: int) -> str:
-    """A stranger's text for a terminal or a log: one line, no control characters, not longer than `length`."""
+    """Untrusted text for a terminal or a log: one line, no control characters, not longer than `length`."""
     text = text[:length]
     return text if text.isprintable() and text.isascii() else ascii(text)
 

@@ -1,1 +1,1 @@
-"""What strangers can do to a cloud; `python -m benchmarks.hostile` measures it."""
+"""Attacks of untrusted clients on a cloud; `python -m benchmarks.hostile` measures it."""

@@ -1,10 +1,11 @@
-"""What strangers can do to a cloud: is everything refused, how soon, at what cost in memory, and who else notices?
+"""Attacks of untrusted clients: is everything refused, how soon, at what cost in memory, and do other edges notice?
 
     python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16] [--turns 3]
 
-Every row has a real cloud_api.py with le_net on loopback and, where there are so many, on core 1; the strangers are
-on core 0, the slow ones of A8 and the flood of A16 on core 2. After every row (and more often in some) a good edge asks
-for an inference and compares the answer. Memory is the growth of the peak of the cloud (VmHWM, reset before each row).
+Every row has a real cloud_api.py with le_net on loopback and, with enough cores, on core 1; the attackers are on core
+0, the slow ones of A8 and the flood of A16 on core 2. After every row (and more often in some) a legitimate edge
+requests an inference and compares the answer. Memory is the growth of the peak of the cloud (VmHWM, reset before each
+row).
 """
 
 import argparse
@@ -60,19 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows += known[name](Path(folder))
     finally:
         os.sched_setaffinity(0, ALL_CORES)  # for the table to tell
-        write_table("hostile", "What strangers can do", HEAD, [row.cells() for row in rows], NOTES)
+        write_table("hostile", "Untrusted clients", HEAD, [row.cells() for row in rows], NOTES)
     return int(not all(row.is_good for row in rows))
 
 
 NOTES = [
-    "`as they should`: refused with the code that fits and closed, or answered where the row says so. "
-    "`good inferences`: asked by a good edge after the row, some also in it, and right. `worst time`: from the last "
+    "`as expected`: refused with the code that fits and closed, or answered where the row says so. "
+    "`correct inferences`: of a legitimate edge after the row, some also during it. `worst time`: from the last "
     "byte sent until the refusal or the end, or as the row says. `peak RSS`: growth of the peak of the cloud over what "
-    "it had when the row began, with what the good edge needs.",
+    "it had when the row began, with what the legitimate edge needs.",
     "",
-    f"A8: the good edge was connected before; it asks {INFERENCES} times in each turn, with and without in turns, for "
-    f"the last six layers of alex_net, and pauses {PACE_S * 1e3:.0f} ms between two. The bar is a ratio of p95 under "
-    "1.2. Whoever is closed comes again in its next second.",
+    f"A8: the legitimate edge was connected before; it asks {INFERENCES} times in each turn, with and without in "
+    f"turns, for the last six layers of alex_net, and pauses {PACE_S * 1e3:.0f} ms between two. The target is a "
+    "ratio of p95 under 1.2. A closed client reconnects within the next second.",
 ]
 
 if __name__ == "__main__":

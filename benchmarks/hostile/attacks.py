@@ -1,4 +1,4 @@
-"""What strangers send: frames made by hand, and pickles that run something in an ordinary unpickler."""
+"""What attackers send: frames made by hand, and pickles that run something in an ordinary unpickler."""
 
 import builtins
 import codecs

@@ -18,18 +18,18 @@ from edgecloud.net.messages import Error, Infer, from_header
 
 
 def protocols(cache: Path) -> list[Row]:
-    """A6: those who speak something else."""
-    greetings = {
+    """A6: other protocols."""
+    openings = {
         "HTTP GET": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         "TLS ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         "SSH banner": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
-        "the seed's pickle protocol": struct.pack(">I", 28) + pickle.dumps("get_bandwidth"),
-        "the seed's without a length": pickle.dumps("get_bandwidth"),
+        "plain pickle": struct.pack(">I", 28) + pickle.dumps("get_bandwidth"),
+        "plain pickle without a length": pickle.dumps("get_bandwidth"),
     }
     short = {"HTTP/0.9": b"GET /\r\n", "short SSH banner": b"SSH-2.0-Go\r\n"}
     with site(cache, *UNPACED, *QUICK) as there:
-        with watched(there, f"A6 {', '.join(greetings)}") as long_row:
-            for data in list(greetings.values()) * 40:
+        with watched(there, f"A6 {', '.join(openings)}") as long_row:
+            for data in list(openings.values()) * 40:
                 provoke(there, long_row, data, "BAD_MAGIC")
         with watched(there, f"A6 {', '.join(short)}: under the 20 bytes of a prefix") as short_row:
             for data in list(short.values()) * 3:
@@ -43,20 +43,22 @@ def pickles(cache: Path) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, site(cache, *UNPACED) as there:
         canary = Path(folder, "canary")
         traps = gadgets(canary)
-        for is_greeted in (False, True):
-            when = "after HELLO, behind a good start" if is_greeted else "before HELLO"
+        for is_connected in (False, True):
+            when = "after HELLO, behind a good start" if is_connected else "before HELLO"
             name = f"A7 {len(traps)} gadgets, protocols 0 to 5, header of every message, {when}"
             with watched(there, name) as row:
                 for trap in traps:
                     for protocol in range(6):
                         data = pickle.dumps(trap, protocol)
-                        if is_greeted:
+                        if is_connected:
                             data = plain_pickle._START + data.removeprefix(b"\x80" + bytes([protocol]))
                         for kind in FrameType:
                             frame = pack_prefix(kind, len(data), 0) + data
-                            is_read = is_greeted or kind in (FrameType.HELLO, FrameType.STATUS)
+                            is_read = is_connected or kind in (FrameType.HELLO, FrameType.STATUS)
                             # what may not come before HELLO is refused before its header is read
-                            provoke(there, row, frame, "MALFORMED" if is_read else "PROTOCOL", is_greeted=is_greeted)
+                            provoke(
+                                there, row, frame, "MALFORMED" if is_read else "PROTOCOL", is_connected=is_connected
+                            )
                 row.note = f"canary {'CREATED' if canary.exists() else 'absent'}"
                 row.right *= not canary.exists()
             rows.append(row)
@@ -67,7 +69,7 @@ def shapes(cache: Path) -> list[Row]:
     """A11: tensors that are not those of the cut, or no tensors."""
     fit = "A11 requests that do not fit: the connection goes on"
     with site(cache, *UNPACED) as there:
-        with watched(there, fit) as row, closing(there.greet()) as connection:
+        with watched(there, fit) as row, closing(there.handshake()) as connection:
             for layers, sizes in UNFIT * 20:
                 began = time.monotonic()
                 connection.send(Infer(1, layers, 30.0), soon(), [np.zeros(size, np.float32) for size in sizes])
@@ -80,7 +82,7 @@ def shapes(cache: Path) -> list[Row]:
                 fields = {"id": 1, "layers": [[1, 13]], "deadline_s": 30.0, "tensors": tensors, "buffers": buffers}
                 header = plain_pickle.dumps(fields)
                 data = pack_prefix(FrameType.INFER, len(header), len(payload)) + header + payload
-                provoke(there, lying, data, *REFUSALS, is_greeted=True)
+                provoke(there, lying, data, *REFUSALS, is_connected=True)
     return [row, lying]
 
 
@@ -122,7 +124,7 @@ LIES: list[tuple[list[object], list[int], bytes]] = [
 
 
 def bombs(cache: Path) -> list[Row]:
-    """A13: zstd that unfolds to more than it should, or says so."""
+    """A13: zstd that decompresses to more than it should, or says so."""
     rows = []
     with site(cache, *UNPACED) as there:
         for name, is_fit in (
@@ -135,7 +137,7 @@ def bombs(cache: Path) -> list[Row]:
                     fields = {"id": 1, "layers": [[1, 13]], "deadline_s": 30.0}
                     header = plain_pickle.dumps(fields | {"tensors": tensors, "buffers": [len(buffer)]})
                     data = pack_prefix(FrameType.INFER, len(header), len(buffer)) + header + buffer
-                    provoke(there, row, data, *REFUSALS, is_greeted=True)
+                    provoke(there, row, data, *REFUSALS, is_connected=True)
                 largest = max(len(buffer) for _, _, buffer, _ in BOMBS) / 1e6
                 row.note = f"payloads of at most {largest:.1f} MB" + (
                     "" if is_fit else "; honest ones decompress to 16.8 MB"

@@ -1,4 +1,4 @@
-"""A16: who has said HELLO rightly, and then asks without a pause."""
+"""A16: a client with a correct HELLO that then asks without pause."""
 
 import contextlib
 import json
@@ -78,7 +78,7 @@ def flood(port: int, message: Message, hello: Hello, *, is_padded: bool) -> list
 
 @contextmanager
 def flooding(there: Site, kind: str, found: list[list[int]]) -> Iterator[None]:
-    """One stranger, for as long as the context lasts."""
+    """One attacker, for as long as the context lasts."""
     pin(2)
     said = [there.hello.model, there.hello.weights, there.hello.graph]
     command = [sys.executable, "-m", "benchmarks.hostile.flood", str(there.cloud.port), kind, *said]
@@ -95,7 +95,7 @@ def flooding(there: Site, kind: str, found: list[list[int]]) -> Iterator[None]:
 
 
 def floods(cache: Path, turns: int) -> list[Row]:
-    """What a good edge notices of each kind."""
+    """The latency of a legitimate edge under each kind of flood."""
     with site(cache) as there:
         return [_flooded(there, kind, turns) for kind in KINDS]
 
@@ -104,7 +104,7 @@ def _flooded(there: Site, kind: str, turns: int) -> Row:
     request, x = good_request(there)
     found: list[list[int]] = []
     times: list[list[list[float]]] = [[], []]
-    with watched(there, f"A16 one that floods: {kind}") as row, closing(there.greet()) as edge:
+    with watched(there, f"A16 one that floods: {kind}") as row, closing(there.handshake()) as edge:
         timed(edge, request, x, row)
         for _ in range(turns):
             times[0].append(timed(edge, request, x, row))
@@ -119,13 +119,13 @@ def _flooded(there: Site, kind: str, turns: int) -> Row:
 def _tell(row: Row, times: Sequence[Sequence[Sequence[float]]], found: Sequence[Sequence[int]]) -> None:
     p95 = [float(np.percentile([t for turn in turns for t in turn], 95)) * 1e3 for turns in times]
     ratios = [np.percentile(b, 95) / np.percentile(a, 95) for a, b in zip(*times, strict=True)]
-    row.count("p95 is good" if p95[1] / p95[0] < BAR else "p95 over the bar", ["p95 is good"])
+    row.count("p95 is good" if p95[1] / p95[0] < BAR else "p95 over the target", ["p95 is good"])
     row.worst_s = max(t for turn in times[1] for t in turn)
     sent, seconds = (sum(one[n] for one in found) for n in (0, 2))
     row.note = (
-        f"p95 of the good edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
+        f"p95 of the legitimate edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
         f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); {sent / max(1, seconds):.0f} frames/s left the "
-        "stranger, some of them for buffers; the time is the good edge's worst"
+        "attacker, some of them for buffers; the time is the legitimate edge's worst"
     )
 
 

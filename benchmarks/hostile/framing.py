@@ -40,11 +40,11 @@ def lengths(cache: Path) -> list[Row]:
     over = (CAP + 1, 1 << 40, 1 << 63, (1 << 64) - 1)
     headers = (Limits().header_bytes + 1, 1 << 31, (1 << 32) - 1)
     with site(cache, *UNPACED) as there:
-        for name, is_greeted in (("before HELLO", False), ("after HELLO", True)):
+        for name, is_connected in (("before HELLO", False), ("after HELLO", True)):
             with watched(there, f"A1 payload lengths 2^26+1, 2^40, 2^63, 2^64-1, {name}") as row:
                 for kind in (FrameType.INFER, FrameType.PROBE):
                     for size in over * 25:
-                        provoke(there, row, pack_prefix(kind, 10, size), "TOO_LARGE", is_greeted=is_greeted)
+                        provoke(there, row, pack_prefix(kind, 10, size), "TOO_LARGE", is_connected=is_connected)
             rows.append(row)
         with watched(there, "A1 header lengths 2^16+1, 2^31, 2^32-1") as row:
             for kind in FrameType:
@@ -60,7 +60,7 @@ def caps(cache: Path) -> list[Row]:
     with site(cache, *UNPACED, "--max-payload", f"{SMALL_CAP >> 10}KiB", *QUICK) as there:
         with watched(there, "A2 probes of the cap - 1 and the cap (1 MiB): answered") as row:
             for size in (SMALL_CAP - 1, SMALL_CAP) * 20:
-                with closing(there.greet()) as connection:
+                with closing(there.handshake()) as connection:
                     began = time.monotonic()
                     connection.send_bytes(Probe(7, 10), memoryview(bytes(size)), soon())
                     answer = connection.receive(soon())
@@ -70,7 +70,7 @@ def caps(cache: Path) -> list[Row]:
         data = pack_prefix(FrameType.PROBE, len(header), SMALL_CAP + 1) + header + bytes(SMALL_CAP + 1)
         with watched(there, "A2 probes of the cap + 1, all of it sent") as row:
             for _ in range(20):
-                provoke(there, row, data, "TOO_LARGE", is_greeted=True)
+                provoke(there, row, data, "TOO_LARGE", is_connected=True)
         rows.append(row)
     with site(cache, *UNPACED, token=TOKEN) as there:
         rows.append(_held_before_hello(there))
@@ -85,12 +85,12 @@ def _held_before_hello(there: Site) -> Row:
         watched(there, "A2 16 at once: 64 MiB less 1 byte of a PROBE, no HELLO, no token") as row,
         ExitStack() as stack,
     ):
-        strangers = [stack.enter_context(closing(Connection(raw(there)))) for _ in range(16)]
-        for stranger in strangers:
+        clients = [stack.enter_context(closing(Connection(raw(there)))) for _ in range(16)]
+        for client in clients:
             with contextlib.suppress(OSError):
-                stranger.sock.sendall(data + bytes(CAP - 1))
-        for stranger in strangers:
-            row.count(*expected_end(end_of(stranger), ("DEADLINE", "PROTOCOL", "TOO_LARGE")))
+                client.sock.sendall(data + bytes(CAP - 1))
+        for client in clients:
+            row.count(*expected_end(end_of(client), ("DEADLINE", "PROTOCOL", "TOO_LARGE")))
         row.note = "cloud with a token; --hello-timeout is 10 s"
     return row
 
@@ -100,14 +100,14 @@ def truncated(cache: Path) -> list[Row]:
     rows = []
     with site(cache, *UNPACED, *QUICK) as there:
         frames = (("HELLO", encode(there.hello, []), False), ("INFER", encode(there.infer, [there.x]), True))
-        for kind, data, is_greeted in frames:
+        for kind, data, is_connected in frames:
             offsets = _offsets(len(data))
             for ending in ("FIN", "RST"):
                 name = f"A3 {kind} of {len(data)} bytes cut at {_how_many(offsets, data)} offsets, then {ending}"
                 with watched(there, name) as row:
                     base = there.held()
                     for offset in offsets:
-                        _cut(there, row, data[:offset], ending, is_greeted=is_greeted)
+                        _cut(there, row, data[:offset], ending, is_connected=is_connected)
                     seconds, left = there.until_held(base)
                     used = there.cpu_s()
                     time.sleep(2.0)
@@ -130,11 +130,11 @@ def _how_many(offsets: Sequence[int], data: bytes) -> str:
     return "all" if len(offsets) == len(data) else str(len(offsets))
 
 
-def _cut(there: Site, row: Row, data: bytes, ending: str, *, is_greeted: bool) -> None:
+def _cut(there: Site, row: Row, data: bytes, ending: str, *, is_connected: bool) -> None:
     try:
-        connection = there.greet() if is_greeted else Connection(raw(there))
+        connection = there.handshake() if is_connected else Connection(raw(there))
     except AppError as error:
-        row.count(f"no greeting: {error.code}", ())
+        row.count(f"no HELLO: {error.code}", ())
         return
     with closing(connection):
         connection.sock.sendall(data)
@@ -159,7 +159,10 @@ def odd_sends(cache: Path) -> list[Row]:
                     connection.receive(soon()).read(Ready)
                     _dribble(connection, data)
                     single.count(str(there.is_right(connection)), ["True"], time.monotonic() - began)
-        with watched(there, "A4 INFER in two sends, split everywhere") as split, closing(there.greet()) as connection:
+        with (
+            watched(there, "A4 INFER in two sends, split everywhere") as split,
+            closing(there.handshake()) as connection,
+        ):
             for offset in range(1, len(data), 3):
                 connection.sock.sendall(data[:offset])
                 time.sleep(0.0005)
@@ -167,7 +170,7 @@ def odd_sends(cache: Path) -> list[Row]:
                 began = time.monotonic()
                 split.count(str(there.is_right(connection)), ["True"], time.monotonic() - began)
             split.note = "every third boundary"
-        with watched(there, "A4 50 INFERs in one send") as many, closing(there.greet()) as connection:
+        with watched(there, "A4 50 INFERs in one send") as many, closing(there.handshake()) as connection:
             for _ in range(10):
                 connection.sock.sendall(data * 50)
                 for _ in range(50):

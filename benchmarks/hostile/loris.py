@@ -24,7 +24,7 @@ LORISES, SETTLE_S = 500, 3.0
 
 
 class Loris:
-    """Connections that each send a byte a second, and come again when they are closed. In a process of its own."""
+    """Connections that each send a byte per second, and reconnect when they are closed. In a separate process."""
 
     def __init__(self, port: int, source: str, data: bytes) -> None:
         self._address, self._source, self._data = (HOST, port), source, data

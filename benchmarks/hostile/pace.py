@@ -1,4 +1,4 @@
-"""A8, A9, A14: who is slow, who never reads, who only comes."""
+"""A8, A9, A14: clients that are slow, that never read, that only connect."""
 
 import contextlib
 import select
@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.loris import LORISES, lorises
 from benchmarks.hostile.site import (
+    ATTACKER,
     HOST,
     QUICK,
-    STRANGER,
     Row,
     Site,
     end_of,
@@ -33,11 +33,11 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def slow(cache: Path, turns: int) -> list[Row]:
-    """A8: slow ones, and a good edge that was there before."""
+    """A8: slow clients, and a legitimate edge that was connected before."""
     cases = (
-        ("--max-connections 600, so that all are let in", ("--max-connections", "600"), HOST),
-        ("as delivered, loopback being spared", (), HOST),
-        ("from another address that is not spared", ("--penalise-loopback",), STRANGER),
+        ("--max-connections 600, so that all are admitted", ("--max-connections", "600"), HOST),
+        ("default settings, loopback being exempt", (), HOST),
+        ("from another address that is not exempt", ("--penalise-loopback",), ATTACKER),
     )
     rows = []
     for name, flags, source in cases:
@@ -49,7 +49,7 @@ def slow(cache: Path, turns: int) -> list[Row]:
 
 
 def good_request(there: Site) -> tuple[Infer, Floats]:
-    """What the good edge asks for again and again: the last six layers; and their input."""
+    """What the legitimate edge requests repeatedly: the last six layers; and their input."""
     graph = there.network.traced.graph
     first = len(graph.layers) - 6
     (shape,) = [graph.layers[number].out_shape for number in graph.inputs_of(frozenset(range(first, first + 6)))]
@@ -61,7 +61,7 @@ def _slow(there: Site, name: str, source: str, turns: int) -> Row:
     found: list[list[float]] = []
     times: list[tuple[list[float], list[float]]] = []
     new_ones = [0, 0]
-    with watched(there, name) as row, closing(there.greet()) as edge:
+    with watched(there, name) as row, closing(there.handshake()) as edge:
         timed(edge, request, x, row)
         for _ in range(turns):
             without = timed(edge, request, x, row)
@@ -81,14 +81,14 @@ def _tell_slow(
 ) -> None:
     ratios = [float(np.percentile(b, 95) / np.percentile(a, 95)) for a, b in times]
     p95 = [np.percentile([t for turn in times for t in turn[n]], 95) * 1e3 for n in (0, 1)]
-    row.count("p95 is good" if p95[1] / p95[0] < 1.2 else "p95 over the bar", ["p95 is good"])
+    row.count("p95 is good" if p95[1] / p95[0] < 1.2 else "p95 over the target", ["p95 is good"])
     row.worst_s = max(one[3] for one in found)
     closed, connects = (int(sum(one[n] for one in found)) for n in (1, 0))
     row.note = (
-        f"p95 of the good edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
+        f"p95 of the legitimate edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
         f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); {connects} connections, {closed} of them "
         f"closed by the cloud meanwhile; the time is the longest that one was held; {new_ones[1]}/{new_ones[0]} "
-        "good edges that came then were let in"
+        "new legitimate edges were admitted"
     )
 
 
@@ -106,7 +106,7 @@ def timed(edge: Connection, request: Infer, x: Floats, row: Row) -> list[float]:
 
 def _gets_in(there: Site) -> bool:
     try:
-        there.greet().close()
+        there.handshake().close()
     except AppError:
         return False
     return True
@@ -115,7 +115,7 @@ def _gets_in(there: Site) -> bool:
 def _slow_bodies(there: Site) -> Row:
     data = encode(there.infer, [there.x])
     with watched(there, "A8 20 known ones that send a byte a second of an INFER") as row, ExitStack() as stack:
-        slow_ones = [stack.enter_context(closing(there.greet())) for _ in range(20)]
+        slow_ones = [stack.enter_context(closing(there.handshake())) for _ in range(20)]
         began = time.monotonic()
         for second in range(20):
             for one in slow_ones:
@@ -152,7 +152,7 @@ def never_read(cache: Path) -> list[Row]:
                     seconds, left = there.until_held(base, 140.0)
                 for _ in range(4):
                     row.count(f"left over: {left}", ["left over: (0, 0)"], seconds)
-                row.note = "until the cloud has let go of them; a good edge was answered meanwhile too"
+                row.note = "until the cloud has released them; a legitimate edge was answered meanwhile"
             rows.append(row)
     return rows
 
@@ -173,7 +173,7 @@ def _ask_and_never_read(there: Site, stack: ExitStack, data: bytes) -> None:
 def idle(cache: Path) -> list[Row]:
     """A14: a thousand that come and stay."""
     rows = []
-    with site(cache, *QUICK) as there, closing(there.greet()) as edge:
+    with site(cache, *QUICK) as there, closing(there.handshake()) as edge:
         for name, data in (("say nothing", b""), ("send half a HELLO", encode(there.hello, [])[:100])):
             with watched(there, f"A14 1,000 connect and {name}") as row:
                 base = there.held()

@@ -1,4 +1,4 @@
-"""A cloud under attack, a good edge, and a row of the table."""
+"""A cloud under attack, a legitimate edge, and a row of the table."""
 
 import contextlib
 import os
@@ -22,18 +22,18 @@ from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_head
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError
 
-HOST, STRANGER = "127.0.0.1", "127.0.0.2"
+HOST, ATTACKER = "127.0.0.1", "127.0.0.2"
 QUICK = ("--hello-timeout", "2s")
 UNPACED = ("--max-control-rate", "100000")  # for thousands of attempts, each with a connection and a HELLO of its own
 NO_SERVICE_S = 60.0
 STEADY_S = 0.2
 TOKEN = "a good secret, 24 bytes!"
-HEAD = ["", "attempts", "as they should", "good inferences", "worst time", "peak RSS", ""]
+HEAD = ["", "attempts", "as expected", "correct inferences", "worst time", "peak RSS", ""]
 
 
 @dataclass
 class Row:
-    """What was seen of one kind of attempt."""
+    """The outcome of one kind of attempt."""
 
     name: str
     attempts: int = 0
@@ -46,7 +46,7 @@ class Row:
     wrong: Counter[str] = field(default_factory=Counter)
 
     def count(self, found: str, expected: Sequence[str], seconds: float = 0.0) -> None:
-        """Note one attempt: how it ended, and how it should."""
+        """Note one attempt: how it ended, and how it should have."""
         self.attempts += 1
         self.right += found in expected
         self.worst_s = max(self.worst_s, seconds)
@@ -54,9 +54,9 @@ class Row:
             self.wrong[found] += 1
 
     def cells(self) -> list[str]:
-        """The line of the table."""
+        """The row of the table."""
         wrong = ", ".join(f"{number} x {found}" for found, number in self.wrong.most_common(4))
-        note = "; ".join(text for text in (self.note, wrong and f"NOT AS IT SHOULD: {wrong}") if text)
+        note = "; ".join(text for text in (self.note, wrong and f"UNEXPECTED: {wrong}") if text)
         worst = f"{self.worst_s * 1e3:.1f} ms" if self.worst_s else "-"
         survived = f"{self.survived}/{self.checks}"
         return [
@@ -97,7 +97,7 @@ def build(name: str) -> Network:
 
 @dataclass
 class Site:
-    """A cloud under attack, and a good edge."""
+    """A cloud under attack, and a legitimate edge."""
 
     cloud: CloudProcess
     network: Network
@@ -110,21 +110,21 @@ class Site:
 
     @property
     def hello(self) -> Hello:
-        """A good greeting."""
+        """A correct HELLO."""
         loaded, graph = self.network.loaded, self.network.traced.graph
         return Hello(graph.name, loaded.digest, graph.digest, ["raw"], self.token)
 
     @property
     def x(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """A good input."""
+        """A correct input."""
         return np.asarray(self.network.example.tensor)
 
     @property
     def infer(self) -> Infer:
-        """A good request."""
+        """A correct request."""
         return Infer(1, [[1, len(self.network.traced.graph.layers)]], 30.0)
 
-    def greet(self) -> Connection:
+    def handshake(self) -> Connection:
         """A connection on which the cloud is ready."""
         connection = connect(*self.address, 5.0)
         try:
@@ -148,12 +148,13 @@ class Site:
         return np.allclose(frame.arrays()[0], expected, rtol=1e-4, atol=1e-4)
 
     def check(self, row: Row) -> float:
-        """A good edge that comes now; returns the seconds until it was answered, more than one try being allowed."""
+        """A legitimate edge that connects now; returns the seconds until it was answered, more than one try being
+        allowed."""
         row.checks += 1
         began = time.monotonic()
         while time.monotonic() - began < NO_SERVICE_S:
             try:
-                with closing(self.greet()) as connection:
+                with closing(self.handshake()) as connection:
                     row.survived += self.ask(connection)
                 break
             except AppError as error:
@@ -214,7 +215,7 @@ def site(cache: Path, *flags: str, name: str = "le_net", token: str = "") -> Ite
 
 @contextmanager
 def watched(site: Site, name: str) -> Iterator[Row]:
-    """A row whose memory is watched, and after which a good edge comes."""
+    """A row with its peak memory, and a legitimate edge after it."""
     row = Row(name)
     site.check(row)
     row.checks = row.survived = 0
@@ -228,7 +229,7 @@ def watched(site: Site, name: str) -> Iterator[Row]:
 
 
 def raw(site: Site, source: str = "") -> socket.socket:
-    """A stranger's connection."""
+    """An attacker's connection."""
     sock = socket.create_connection(site.address, timeout=15, source_address=(source, 0) if source else None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -255,12 +256,12 @@ def end_of(connection: Connection) -> tuple[str, float]:
     return f"{code} OPEN", seconds
 
 
-def provoke(site: Site, row: Row, data: bytes, *expected: str, is_greeted: bool = False) -> None:
+def provoke(site: Site, row: Row, data: bytes, *expected: str, is_connected: bool = False) -> None:
     """Send bytes on a connection of their own; it must be ended with one of these codes."""
     try:
-        connection = site.greet() if is_greeted else Connection(raw(site))
+        connection = site.handshake() if is_connected else Connection(raw(site))
     except AppError as error:
-        row.count(f"no greeting: {error.code}", expected)
+        row.count(f"no HELLO: {error.code}", expected)
         return
     with closing(connection):
         with contextlib.suppress(OSError):  # it closed at once, and says why

@@ -1,4 +1,4 @@
-"""A15: who guesses tokens."""
+"""A15: clients that guess tokens."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import (
-    STRANGER,
+    ATTACKER,
     TOKEN,
     UNPACED,
     Row,
@@ -31,7 +31,7 @@ def tokens(cache: Path) -> list[Row]:
     guesses = {"first": "b" + TOKEN[1:], "last": TOKEN[:-1] + "?"}
     with (
         site(cache, *UNPACED, token=TOKEN) as there,
-        watched(there, "A15 1,000 wrong tokens, loopback being spared") as row,
+        watched(there, "A15 1,000 wrong tokens, loopback being exempt") as row,
     ):
         times: dict[str, list[float]] = {place: [] for place in guesses}
         for number in range(500):
@@ -55,10 +55,10 @@ def tokens(cache: Path) -> list[Row]:
 
 
 def _guesses_of_another(there: Site, guess: str) -> Row:
-    with watched(there, "A15 1,000 wrong tokens from an address that is not spared") as row:
+    with watched(there, "A15 1,000 wrong tokens from an address that is not exempt") as row:
         codes: Counter[str] = Counter()
         for _ in range(1000):
-            with closing(Connection(raw(there, STRANGER))) as connection:
+            with closing(Connection(raw(there, ATTACKER))) as connection:
                 with contextlib.suppress(OSError):
                     connection.sock.sendall(encode(Hello("le_net", "", "", [], guess), []))
                 code, seconds = end_of(connection)

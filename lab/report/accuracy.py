@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
-from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.baselines.registry import AUTO, POINT
 from edgecloud.lab.report.document import BAD, NOTE, Entry, Table, milliseconds, percent, show_percent, size, text
 from edgecloud.lab.report.rows import STAGES, Row
 from edgecloud.lab.report.words import Words

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from edgecloud.lab.choices import POINT
+from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.pruning import floor_of
 from edgecloud.lab.records import Cell, CellRecord, Environment
 from edgecloud.lab.report.accuracy import WITHIN, predicted_rows, prediction_table, transfer_table

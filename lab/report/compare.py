@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean, mean, median
 
-from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.baselines.registry import AUTO, POINT
 from edgecloud.lab.report.document import (
     BAD,
     BEST,

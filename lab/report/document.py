@@ -127,7 +127,7 @@ class Document:
 
 
 def text(words: str, mark: str = "", hint: str = "", lines: Iterable[int] = ()) -> Entry:
-    """An entry that is no number."""
+    """An entry that is not a number."""
     return Entry(words, mark=mark, hint=hint, lines=tuple(lines))
 
 

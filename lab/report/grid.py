@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from edgecloud.lab.choices import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.baselines.registry import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
 from edgecloud.lab.grid import LEAST_POINTS
 from edgecloud.lab.pruning import Floor, heads_of, is_rival
 from edgecloud.lab.records import Cell
@@ -47,7 +47,7 @@ class CellResult:
     least_points: int = 1
     """How many fixed points have to be known before one of them is called the best."""
     floor: Floor | None = None
-    """What an inference costs at least at each point, where the records say what crosses."""
+    """What an inference costs at least at each point, if the records have the boundary sizes."""
 
     def value(self, row: Row | None) -> float | None:
         """What is least in this cell, of a row; None where it was not measured."""
@@ -211,7 +211,7 @@ def place_of(cell: Cell, rate: Callable[[str], float]) -> Place:
 
 
 FloorOf = Callable[[Cell, str, Sequence[int]], Floor | None]
-"""The floor of a cell under an objective, from what crosses at each point."""
+"""The lower bound of a cell under an objective, from the boundary size of each point."""
 
 
 def grids_of(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from edgecloud.lab.choices import POINT
+from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.grid import FALLBACK, UNSTABLE
 from edgecloud.lab.pruning import CROSSING
 from edgecloud.lab.records import EDGE, Cell, CellRecord

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from edgecloud.lab.choices import POINT
+from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.regret import Regret, Summary, Verdict
 from edgecloud.lab.report.document import (
     BAD,

@@ -129,7 +129,7 @@ def _change(saved_s: float, w: Words) -> str:
 
 
 def _boundary(result: CellResult, w: Words) -> str:
-    """Sizes of what crosses: the input's, the cut's, and the worst cut's."""
+    """Transfer sizes: the input's, the cut's, and the worst cut's."""
     best, cloud = result.ranked[0], result.all_cloud
     crossing = [row for row in result.ranked if row.raw_bytes > 0 and not row.ran_here]
     if cloud is None or not cloud.raw_bytes or len(crossing) < 3:

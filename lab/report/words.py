@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from edgecloud.lab.choices import POINT
+from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.records import Cell
 from edgecloud.lab.report.document import show_ms
 from edgecloud.lab.report.grid import Place

@@ -72,7 +72,7 @@ def _summary(document: Document) -> Sheet:
 
 
 def _plots(document: Document) -> Iterator[Plot]:
-    """The best cuts beside both ends, predicted over measured, and the cuts of each cell."""
+    """The best cuts compared with both ends, predicted over measured, and the cuts of each cell."""
     w = document.words
     if document.best.rows:
         yield _best(document.best, w)

@@ -14,8 +14,8 @@ from edgecloud.cli.cloud_flags import build_parser as cloud_parser
 from edgecloud.cli.completion import candidates
 from edgecloud.cli.flags import NETWORKS
 from edgecloud.lab import __main__ as lab
-from edgecloud.lab import choices
 from edgecloud.lab.__main__ import build_parser as lab_parser
+from edgecloud.lab.baselines import registry as baselines
 from edgecloud.models import registry
 from edgecloud.net.codec import CODECS
 from edgecloud.utils.names import COMMANDS
@@ -64,7 +64,7 @@ def test_what_is_offered_is_what_is_taken() -> None:
     for name in NETWORKS:
         assert registry.lookup(name).name == name
     assert set(completion.VALUES["codec"]) <= {"auto", *CODECS}
-    choices.check(completion.VALUES["baselines"])
+    baselines.check(completion.VALUES["baselines"])
 
 
 CALLS = {

@@ -16,11 +16,10 @@ import pytest
 
 from edgecloud.cli import script
 from edgecloud.client import points
-from edgecloud.lab import chooser
-from edgecloud.lab.baselines import BASELINES, BaselineInputs, Choice, Sides, choose
-from edgecloud.lab.choices import AUTO_RAW, FIXED
-from edgecloud.lab.chooser import Chooser, Sources
-from edgecloud.lab.rules import RULES, Situation
+from edgecloud.lab.baselines import command
+from edgecloud.lab.baselines.inputs import BaselineInputs, CellInfo, Choice, Needs, Sides
+from edgecloud.lab.baselines.loader import InputLoader, Sources
+from edgecloud.lab.baselines.registry import BASELINES, FixedPoint, baseline
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.specs import KINDS
 from edgecloud.predictor import dataset
@@ -67,7 +66,7 @@ def test_neurosurgeon_takes_the_point_that_is_least_by_algorithm_1() -> None:
             cloud = sum(inputs.regressed.cloud_s[layer] * inputs.load for layer in graph.everything - head)
             sent = sum(graph.layers[layer].out_bytes for layer in graph.boundary(head))
             totals.append(mobile + cloud + sent / inputs.up_bytes_per_s)
-        found = choose("neurosurgeon", inputs)
+        found = baseline("neurosurgeon").choose(inputs)
         assert found.expected_s == pytest.approx(min(totals))
         assert found.point is not None
         assert totals[found.point] == pytest.approx(min(totals))
@@ -86,7 +85,7 @@ def test_dads_takes_the_cut_that_is_least_of_all_closed_cuts_by_its_own_cost() -
             + sum(graph.layers[layer].out_bytes for layer in graph.boundary(cut)) / inputs.up_bytes_per_s
             for cut in all_cuts(graph)
         }
-        found = choose("dads", inputs)
+        found = baseline("dads").choose(inputs)
         assert costs[found.head] == pytest.approx(min(costs.values()), rel=1e-6, abs=1e-7)
         assert found.expected_s == pytest.approx(costs[found.head], abs=1e-7)
         assert (found.point is None) == (len(graph.boundary(found.head)) > 1)
@@ -100,21 +99,18 @@ def test_dads_takes_the_cut_that_is_least_of_all_closed_cuts_by_its_own_cost() -
 def test_the_simple_ones_are_the_ends() -> None:
     graph = make_chain([5, 4, 3, 2, 1])
     inputs, last = BaselineInputs(graph, 1.0), len(graph.points) - 1
-    found = {name: choose(name, inputs).points_text(graph) for name in BASELINES if name.startswith("all-")}
+    fixed = {name: row for name, row in BASELINES.items() if isinstance(row, FixedPoint)}
+    found = {name: row.choose(inputs).points_text(graph) for name, row in fixed.items()}
     packed = {"all-cloud-8bit": "0:pixels", "all-cloud-jpeg": "0:jpeg"}
     assert found == {"all-edge": f"{last}:raw", "all-cloud": "0:raw", **packed}
-    seen = Situation("any", last + 1, {}, Path(), None)
-    assert found == {name: RULES[name](seen) for name in FIXED}
-
-
-def test_lab_run_knows_every_baseline() -> None:
-    assert RULES.keys() - {AUTO_RAW} == BASELINES.keys()
+    cell = CellInfo("any", last + 1, {}, Path(), None)
+    assert found == {name: row.points_text(cell) for name, row in fixed.items()}
 
 
 @pytest.mark.parametrize("name", ["neurosurgeon", "dads", "nobody"])
 def test_what_has_no_times_or_no_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        choose(name, BaselineInputs(make_chain([3, 2, 1]), 1.0))
+        baseline(name).choose(BaselineInputs(make_chain([3, 2, 1]), 1.0))
 
 
 def test_regressions_are_the_papers_two_forms_and_the_better_one_for_each_kind() -> None:
@@ -147,7 +143,7 @@ def several_tensors(graph: LayerGraph) -> Choice:
     rng = np.random.default_rng(3)
     for _ in range(1000):
         times = rng.exponential(1.0, (2, len(graph.layers)))
-        found = choose("dads", BaselineInputs(graph, 1e6, Sides(times[0], times[1])))
+        found = baseline("dads").choose(BaselineInputs(graph, 1e6, Sides(times[0], times[1])))
         if len(graph.boundary(found.head)) > 1:
             return found
     raise AssertionError("it never cuts through a block")
@@ -185,12 +181,13 @@ def edge_that_listens(cache: Path, *flags: str) -> Iterator[Callable[[str, int],
 @pytest.mark.parametrize("model", [*(pytest.param(name, marks=pytest.mark.slow) for name in LARGE), SMALL])
 def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache: Path) -> None:
     """Both choose from what the machine has measured by then, and the answers are the whole network's."""
-    made = Chooser(Sources(cache, surveyed, surveyed.parent / "no cloud"))
-    graph, _ = made.network(model)
+    loader = InputLoader(Sources(cache, surveyed, surveyed.parent / "no cloud"))
+    graph, _ = loader.network(model)
     with edge_that_listens(cache, "-t", model, "--emulate-cpu", str(SHARE), "--emulate-link", LINK, *QUICK) as ask:
         (first,) = ask("auto", 1)
         up = first["link"]["up_bytes_per_s"]
-        choices = made.choose(["neurosurgeon", "dads", "all-cloud-8bit"], model, up, SHARE)
+        inputs = loader.load(model, up, set(Needs), SHARE)
+        choices = [baseline(name).choose(inputs) for name in ("neurosurgeon", "dads", "all-cloud-8bit")]
         if not graph.is_chain:
             choices.append(several_tensors(graph))
         documents = ask(",".join(choice.points_text(graph) for choice in choices), len(choices))
@@ -207,7 +204,7 @@ def test_their_cuts_run_over_an_emulated_link(model: str, surveyed: Path, cache:
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = script.Parser("lab baselines", "")
-    chooser.add_flags(parser)
+    command.add_flags(parser)
     flags = [
         "-t",
         "le_net",
@@ -221,7 +218,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
 
     def called(*more: str) -> tuple[int, str, str]:
         options = parser.parse_args([*flags, *more])
-        code = script.run("lab baselines", lambda: chooser.main(options), options)
+        code = script.run("lab baselines", lambda: command.main(options), options)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgecloud.client import points
 from edgecloud.lab import spec
-from edgecloud.lab.choices import AUTO, AUTO_RAW, POINT
+from edgecloud.lab.baselines.registry import AUTO, AUTO_RAW, POINT
 from edgecloud.lab.grid import (
     MOST_ATTEMPTS,
     SUPERSEDED,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgecloud.client.power import PowerChoice
 from edgecloud.lab import spec as specs
 from edgecloud.lab.__main__ import main as lab
-from edgecloud.lab.choices import AUTO, POINT
+from edgecloud.lab.baselines.registry import AUTO, POINT
 from edgecloud.lab.grid import Key, Want, key_of, places, wants
 from edgecloud.lab.pruning import CROSSING, Floor, floor_of, next_contender
 from edgecloud.lab.records import Cell, CellRecord, read

@@ -1,5 +1,6 @@
 """The lab in two languages: the same texts with the same blanks, help for every flag, and doctor to its last word."""
 
+import ast
 import re
 import string
 import tomllib
@@ -139,11 +140,72 @@ def test_what_the_modes_say_is_retold_with_what_it_is_made_of(chinese: texts.Tex
     assert texts.Texts("en").translated(why) == why
 
 
+ERRORS = {"UsageError", "AppError", "MismatchError", "DeadlineError", "NoChoice", "IperfError"}
+MADE_OF_OTHERS = {("hosts.py", "7: 7"), ("link.py", "iperf3: 7"), ("spec.py", "7: 7"), ("testbed.py", "--mode 7: 7")}
+"""Errors that hand on what somebody else says."""
+APART = ("relay.py", "link_shape.py")
+"""A program of its own, which speaks English."""
+
+
+def sentence_of(argument: ast.expr) -> str | None:
+    """What an error says, each value in it a 7; None where it is put together elsewhere."""
+    match argument:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in parts)
+    return None
+
+
+def errors_of_the_lab() -> Iterator[tuple[str, str]]:
+    for path in sorted(texts.HERE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=[argument])) if name in ERRORS:
+                    sentence = sentence_of(argument)
+                    if path.name not in APART and sentence and (path.name, sentence) not in MADE_OF_OTHERS:
+                        yield path.name, sentence
+
+
+def test_every_error_of_the_lab_is_retold(chinese: texts.Texts) -> None:
+    sentences = list(errors_of_the_lab())
+    assert len(sentences) > 60, "or they are not found"
+    assert not [each for each in sentences if not CHINESE.search(chinese.translated(each[1]))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--names", "me"], "没有对照方法 'me'，可选：all-edge, all-cloud"),
+        (["--names", "dads"], "中没有 le_net 的逐层时间：请先执行 deployment.py profile -t le_net"),
+        (["--names", "neurosurgeon", "--edge-survey", "no such"], "没有测量数据集 no such"),
+        (["-t", "nonsense"], "没有网络 'nonsense'，可选：alex_net"),
+        (["--edge-times", "no such", "--names", "dads"], "没有文件 no such"),
+        (["--bandwidth", "5"], "参数 --bandwidth：'5' 不是速率：按比特请写 5mbit"),
+        (["--load", "0"], "参数 --load：'0' 不是正数（--help 列出各参数）"),
+        (["--bandwidht", "5mbit"], "没有这样的参数：--bandwidht；是不是想写 --bandwidth？"),
+    ],
+)
+def test_errors_of_lab_baselines_are_chinese_where_that_is_wanted(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["baselines", "-t", "le_net", "--bandwidth", "5mbit", "--cache-dir", str(tmp_path), *arguments]
+    try:
+        code = main([*given, "--json", "--language", "zh"])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    out, err = capsys.readouterr()
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert not CHINESE.search(out), "JSON is for programs"
+
+
 @given(st.text(max_size=80))
 def test_what_nobody_says_stays_as_it_is_or_is_never_lost(text: str) -> None:
     """A value may be anything: braces in it are no template."""
     words = texts.Texts("zh")
-    assert words.translated(f"no such sentence {{}} {text!r}").endswith(f"{text!r}") or "；" in words.translated(text)
+    told = words.translated(f"no such sentence {{}} {text!r}")
+    assert told.endswith(f"{text!r}") or re.search("[；：]", told)
     assert text.strip() == "" or "{" not in words.translated(f"load {text}").replace(text, "")
 
 

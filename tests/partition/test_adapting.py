@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import worlds
-from edgecloud.lab.bandit import MuLinUcb, contexts_of
+from edgecloud.lab.baselines.online import MuLinUcb, contexts_of
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition import guard
 from edgecloud.partition.adaptive import (

@@ -17,10 +17,10 @@ def test_one_line_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 100.0
     visits = Visits(lambda: now_s)
     visits.left("nobody")
-    visits.greeted("a:1", "le_net")
-    visits.greeted("a:1", "le_net")
+    visits.connected("a:1", "le_net")
+    visits.connected("a:1", "le_net")
     visits.answered("a:1", "le_net")
-    visits.greeted("a:1", "evil\x1b[31m\n")
+    visits.connected("a:1", "evil\x1b[31m\n")
     visits.answered("b:2", "le_net")
     now_s += 2.5
     visits.left("a:1")
@@ -38,7 +38,7 @@ def test_a_crowd_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 0.0
     visits = Visits(lambda: now_s)
     for number in range(3 * LINES_A_SECOND):
-        visits.greeted(f"a:{number}", "le_net")
+        visits.connected(f"a:{number}", "le_net")
     now_s += 1.5
     visits.left("a:0")
     assert len(caplog.messages) == LINES_A_SECOND + 2

@@ -108,7 +108,7 @@ class Layout:
         return max(1, min(round(float(np.sqrt(1.5 * height / width))), rows // 7))
 
     def _label_texts(self, crossing: frozenset[int]) -> dict[int, str]:
-        """What crosses and its size, and where dots have no names, both ends."""
+        """The boundary and its size, and where dots have no names, both ends."""
         ends = set() if self.is_named else {INPUT, *self._graph.outputs}
         sizes = {number: "  " + format_bytes(self._graph.layers[number].out_bytes) for number in crossing}
         return {number: layer_name(self._graph, number) + sizes.get(number, "") for number in ends | crossing}

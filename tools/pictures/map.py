@@ -50,7 +50,7 @@ from edgecloud.utils.units import format_rate
 
 RATES, LOADS, LOADS_TIMES_LAYERS = 81, 40, 40_000
 MOST_CURVES = 200
-MOST_TALL = 100.0  # times the best: dearer is cut off
+MOST_TALL = 100.0  # times the best: more is cut off
 SHARES = LinearSegmentedColormap.from_list("shares", [paler(CLOUD, 0.7), "whitesmoke", paler(EDGE, 0.7)])
 
 

@@ -1,6 +1,6 @@
-"""An edge that does nothing wrong, in a process of its own: how long its requests take while others do what they do.
+"""A legitimate edge in a separate process: how long its requests take while other clients load the cloud.
 
-python -m benchmarks.good_edge PORT MODEL POINT SECONDS DEADLINE_S
+python -m benchmarks.legitimate_edge PORT MODEL POINT SECONDS DEADLINE_S
 
 It prints one JSON document when it has ended: the seconds of every request and when it ended, and how many were not
 answered in time.
@@ -19,7 +19,7 @@ PAUSE_S = 0.01
 
 @dataclass(frozen=True)
 class Figures:
-    """What a good edge saw."""
+    """The measurements of a legitimate edge."""
 
     p50_s: float
     p95_s: float
@@ -30,8 +30,8 @@ class Figures:
 
 
 def start(port: int, model: str, point: int, seconds: float, deadline_s: float) -> "subprocess.Popen[str]":
-    """Let one run; it greets first, and its requests begin when it has been answered."""
-    command = [sys.executable, "-m", "benchmarks.good_edge", *map(str, (port, model, point, seconds, deadline_s))]
+    """Start one; it says HELLO first, and its requests begin when it has been answered."""
+    command = [sys.executable, "-m", "benchmarks.legitimate_edge", *map(str, (port, model, point, seconds, deadline_s))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -74,7 +74,7 @@ def main() -> None:
     while time.perf_counter() < end:
         began = time.perf_counter()
         try:
-            edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the good edge"))
+            edge.ask(tail, boundary, Deadline.after(float(deadline_s), "the legitimate edge"))
         except AppError:
             late += 1
             edge.connect("127.0.0.1", int(port), "", 30.0)

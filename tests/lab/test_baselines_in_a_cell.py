@@ -7,11 +7,10 @@ import pytest
 
 from edgecloud.client import points
 from edgecloud.engine.executor import Network
-from edgecloud.lab import choices
-from edgecloud.lab.baselines import BASELINES, BaselineInputs, Sides, choose
-from edgecloud.lab.choices import AUTO_RAW
-from edgecloud.lab.chooser import Chooser, Sources
-from edgecloud.lab.rules import RULES, Situation
+from edgecloud.lab.baselines import registry
+from edgecloud.lab.baselines.inputs import BaselineInputs, CellInfo, Needs, Sides
+from edgecloud.lab.baselines.loader import InputLoader, Sources
+from edgecloud.lab.baselines.registry import AUTO, AUTO_RAW, BASELINES, Method
 from edgecloud.models.specs import KINDS
 from edgecloud.predictor import dataset, store
 from edgecloud.predictor.profile import Profile, ProfileKey
@@ -41,12 +40,23 @@ def machine(tmp_path_factory: pytest.TempPathFactory, network: Callable[[str], N
     return folder
 
 
-def test_every_baseline_has_a_choice_and_the_other_way_round() -> None:
-    assert RULES.keys() - {AUTO_RAW} == BASELINES.keys()
-    assert RULES.keys() >= choices.CLOUD_FLAGS.keys()
-    choices.check((choices.AUTO, *RULES))
+def test_a_spec_may_have_every_baseline_and_no_other() -> None:
+    registry.check((AUTO, AUTO_RAW, *BASELINES))
     with pytest.raises(UsageError, match=r"no baseline 'me': choose auto, auto-raw, .*dads"):
-        choices.check(("dads", "me"))
+        registry.check(("dads", "me"))
+    assert len(BASELINES) == len(registry.ROWS), "a name is there twice"
+
+
+def test_what_a_baseline_needs_is_known_before_it_is_run() -> None:
+    names = (AUTO, AUTO_RAW, *BASELINES)
+    assert registry.cloud_flags(names) == ["--allow-jpeg"]
+    assert registry.cloud_flags((AUTO, "all-cloud")) == []
+    assert registry.needs(names) == set(Needs)
+    assert registry.needs((AUTO, "dads")) == {Needs.MEASURED}
+
+
+def test_the_edge_chooses_by_itself_where_no_baseline_does() -> None:
+    assert registry.points_text(AUTO_RAW, CellInfo(MODEL, 3, {}, Path(), None)) == "auto:raw"
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -57,17 +67,17 @@ def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
     graph = network(MODEL).traced.graph
     count = len(graph.layers) - 1
     measured = Sides([0.0, *[EDGE_S / SHARE] * count], [0.0, *[CLOUD_S] * count])
-    by_hand = Chooser(Sources(machine, machine / "edge", machine / "none"))
+    by_hand = InputLoader(Sources(machine, machine / "edge", machine / "none"))
     found = set()
     for rate in RATES:
         document = {"link": {"up_bytes_per_s": rate}}
-        text = RULES[name](Situation(MODEL, len(graph.points), document, machine, SHARE))
-        if name == "neurosurgeon":
-            (expected,) = by_hand.choose([name], MODEL, rate, SHARE)
-        else:
-            expected = choose(name, BaselineInputs(graph, rate, measured))
+        text = registry.points_text(name, CellInfo(MODEL, len(graph.points), document, machine, SHARE))
+        inputs = BaselineInputs(graph, rate, measured)
+        if BASELINES[name].needs is Needs.REGRESSED:
+            inputs = by_hand.load(MODEL, rate, {Needs.REGRESSED}, SHARE)
+        expected = BASELINES[name].choose(inputs)
         assert text == expected.points_text(graph)
         (wanted,) = points.parse(text, graph)
         assert (wanted.point, wanted.codec) == (expected.point, expected.codec)
         found.add(wanted.point)
-    assert (len(found) > 1) == (name in ("neurosurgeon", "dads")), "only these two look at the link"
+    assert (len(found) > 1) == isinstance(BASELINES[name], Method), "only methods look at the link"

@@ -1,10 +1,10 @@
-"""What a good edge feels while others ask for large networks that were never loaded here.
+"""The latency of a legitimate edge while others say HELLO for large networks that this cloud has never loaded.
 
-python -m benchmarks.greetings [--model le_net] [--point 8] [--seconds 60]
+python -m benchmarks.loading [--model le_net] [--point 8] [--seconds 60]
 
 A cloud without a token on loopback serves one edge, which asks again and again for a small tail. Then others say HELLO
-for vgg_net, densenet201 and convnext_large, none of which the cloud has ever loaded or measured: first those who will
-not get them, since their digests are wrong, then again. The bar is a 95th percentile of 1.5 times the quiet one.
+for vgg_net, densenet201 and convnext_large, none of which the cloud has ever loaded or measured: first with wrong
+digests, which are refused, then again. The target is a 95th percentile of at most 1.5 times the quiet one.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks import good_edge
+from benchmarks import legitimate_edge
 from benchmarks.clouds import running_cloud
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import Error, Hello, from_header
@@ -27,7 +27,7 @@ BAR = 1.5
 
 
 def ask(port: int, model: str, end: float, told: list[str]) -> None:
-    """Say HELLO for a network that is another one here, until the end."""
+    """Say HELLO for a network that differs on this cloud, until the end."""
     while (left := end - time.monotonic()) > 0:
         began = time.monotonic()
         try:
@@ -52,26 +52,26 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cloud(Path(folder), "--models", "all") as cloud:
         edge = (cloud.port, options.model, options.point)
-        quiet = good_edge.figures(good_edge.start(*edge, QUIET_S, DEADLINE_S))
-        process = good_edge.start(*edge, options.seconds, DEADLINE_S)
+        quiet = legitimate_edge.figures(legitimate_edge.start(*edge, QUIET_S, DEADLINE_S))
+        process = legitimate_edge.start(*edge, options.seconds, DEADLINE_S)
         told: list[str] = []
         end = time.monotonic() + options.seconds
         others = [threading.Thread(target=ask, args=(cloud.port, model, end, told)) for model in LARGE]
         for other in others:
             other.start()
-        beside = good_edge.figures(process)
+        beside = legitimate_edge.figures(process)
         for other in others:
             other.join()
     print(f"{options.model} from point {options.point}, deadline {DEADLINE_S:g} s")
     print("| | requests | p50 ms | p95 ms | p99 ms | most ms | too late |\n|---|---|---|---|---|---|---|")
-    for name, found in (("quiet", quiet), ("beside greetings", beside)):
+    for name, found in (("quiet", quiet), ("with HELLOs", beside)):
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)
         print(f"| {name} | {found.count} | {' | '.join(f'{1e3 * one:.2f}' for one in times)} | {found.late} |")
     ratio = beside.p95_s / quiet.p95_s
-    print(f"p95 x {ratio:.2f} (bar {BAR:g}), {beside.late} too late")
+    print(f"p95 x {ratio:.2f} (target {BAR:g}), {beside.late} too late")
     for line in told[:6]:
         print(line)
-    print(f"{len(told)} greetings")
+    print(f"{len(told)} HELLOs")
 
 
 if __name__ == "__main__":
