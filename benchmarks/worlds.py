@@ -226,7 +226,7 @@ class Decider:
 
 
 class Static(Decider):
-    """The best way of the quiet machines, kept: whoever measured them offline had it."""
+    """The best way of the quiet machines, kept: an offline measurement gives it."""
 
     def __init__(self, made: World) -> None:
         self.running = int(np.argmin(made.totals()[1]))

@@ -248,7 +248,7 @@ def interval_of(prepared: Prepared, plan: Plan) -> Interval:
 def _sds(prepared: Prepared) -> tuple[float, float]:
     """By how much, as logarithms, the seconds of the edge and of the cloud may be wrong.
 
-    9 of 10 errors of the edge's are below a factor that is known; 1: they were measured.
+    The P90 error of the edge's is known as a factor; it is 1 where they were measured.
     """
     ready, factor = prepared.edge.ready, prepared.timing.times.factor
     edge_sd = max(MEASURED_SD, math.log(factor) / P90_SDS)
