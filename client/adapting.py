@@ -30,6 +30,7 @@ P90_SDS = 1.645
 COLD_SD = 0.3  # more, of what runs for the first time
 REPLAN_RATE, REPLAN_FACTOR = 0.25, 0.15  # relative changes of the link, and of a factor, from which cuts are searched
 REPLAN_S = 1.0  # and how often at most
+DECIDING_SHARE = 0.02  # of the time, for deciding and learning
 STREAM = 1000  # inferences that are left, where nobody says
 DEADLINE_SHARE = 0.5  # of the time-out: nothing is tried that may take longer
 
@@ -47,6 +48,7 @@ class Turn:
     is_try: bool = False
     is_alone: bool = True
     is_cold: bool = False
+    is_learnt_from: bool = True
 
 
 def is_adaptable(plan: Plan, config: EdgeConfig) -> bool:
@@ -74,7 +76,11 @@ class Adapter:
         self._steering = Steering(belief, running, self._table.ends)
         self._searched_at, self._searched_link = time.monotonic(), self._problem.link.up_bytes_per_s
         self._searched_factors = self._factors()
-        self._ended_at = time.monotonic()
+        self._learnt_at = time.monotonic()
+        self._usual: Turn | None = None
+        """How the running cut runs, while nothing is decided; None: it is decided ..."""
+        self._decides_at = 0.0
+        """... which is due again at this moment."""
         self._under_way = 0
         self._was_shared = False
         self._seen: set[Parts] = set()
@@ -92,6 +98,9 @@ class Adapter:
         with self._lock:
             self._under_way += 1
             self._was_shared |= self._under_way > 1
+            started = time.monotonic()
+            if parts is None and self._usual is not None and started < self._decides_at:
+                return self._usual
             self._look()
             if parts is not None:
                 name = self._table.name_of(parts)
@@ -100,7 +109,15 @@ class Adapter:
             left = (left or STREAM) if is_alone and self._has_cloud else 1
             pick = self._steering.pick(self._table.names, self._ways, left, self._most_s)
             self._follow()
-            return self._turn(pick.way, is_try=pick.is_try)
+            turn = self._turn(pick.way, is_try=pick.is_try)
+            self._rest(turn, time.monotonic() - started)
+            return turn
+
+    def _rest(self, turn: Turn, took_s: float) -> None:
+        """Networks that take about as long as a decision are not decided about each time."""
+        self._decides_at = time.monotonic() + 2 * took_s / DECIDING_SHARE  # what is learnt takes as long again
+        is_usual = not turn.is_try and turn.name == self._steering.running
+        self._usual = replace(turn, is_learnt_from=False) if is_usual else None
 
     @property
     def _has_cloud(self) -> bool:
@@ -129,16 +146,20 @@ class Adapter:
             self._under_way -= 1
             if not self._under_way:
                 self._was_shared = False
-            now = time.monotonic()
-            elapsed_s, self._ended_at = now - self._ended_at, now
-            if turn is None or answered is None or answered.fallback is not None:
-                return
-            is_whole = turn.is_alone and is_alone and not turn.is_cold
+            if answered is None or answered.fallback is not None:
+                self._usual = None
+            elif turn is not None and turn.is_learnt_from:
+                self._learn(turn, answered, is_whole=is_alone and turn.is_alone and not turn.is_cold)
+
+    def _learn(self, turn: Turn, answered: Answered, *, is_whole: bool) -> None:
+        """What an inference took that ran as it was told."""
+        now = time.monotonic()
+        elapsed_s, self._learnt_at = now - self._learnt_at, now
+        names = turn.table.names
+        if self._steering.running in names:  # else other ways were found meanwhile
             measured = _measurement(turn, answered.measured, elapsed_s, is_whole=is_whole)
-            pick = Pick(turn.table.names.index(turn.name), turn.is_try)
-            if self._steering.running in turn.table.names:  # else other ways were found meanwhile
-                self._steering.saw(turn.table.names, turn.ways, pick, measured)
-                self._follow()
+            self._steering.saw(names, turn.ways, Pick(names.index(turn.name), turn.is_try), measured)
+            self._follow()
 
     # --- other conditions, another plan
 
@@ -203,9 +224,11 @@ class Adapter:
         """Make the plan what the steering has come to, and say so."""
         moves = self._steering.moves
         if len(moves) == self._told:
-            self.plan = replace(self.plan, tries=self._steering.tries)
+            if self.plan.tries != self._steering.tries:
+                self.plan = replace(self.plan, tries=self._steering.tries)
             return
         table, edge = self._table, self._prepared.edge
+        self._usual = None
         told = tuple(_told(edge, move) for move in moves[self._told :])
         self._told = len(moves)
         for move, plain in zip(moves[-len(told) :], told, strict=True):

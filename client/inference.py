@@ -156,12 +156,12 @@ def carry_out(
     """Run the network as planned, the warm-up and the repeats, and say what came of it.
 
     `is_late`: the cloud was not there when it was planned, and is looked for. `is_adaptive`: the plan may go to another
-    cut that proves better. Raises AppError for an answer that is not a number, and without a fallback for what a cloud
-    or a link can do.
+    cut that proves better, unless it is compared with both ends: then it stays. Raises AppError for an answer that is
+    not a number, and without a fallback for what a cloud or a link can do.
     """
     edge, timing = prepared.edge, prepared.timing
     both = _ends(edge, plan, config)
-    runner = Runner(prepared, plan, link, config, both, is_late=is_late, is_adaptive=is_adaptive)
+    runner = Runner(prepared, plan, link, config, both, is_late=is_late, is_adaptive=is_adaptive and not both)
     metered = Metered()
     runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
     metered.stop()
