@@ -36,7 +36,7 @@ FIRST_DRIFT_SD = 0.03
 FIRST_NOISE, LEAST_NOISE, MOST_NOISE = 0.08, 0.03, 0.4
 LEARNING = 0.08  # of the noise, from each residual
 TICK_S = 0.0003  # clocks, threads that wake up: no stage is known better
-LEAST_FACTOR, MOST_FACTOR = 1 / 50, 50.0
+LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3
 
 
 @dataclass(frozen=True, eq=False)

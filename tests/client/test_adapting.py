@@ -124,6 +124,23 @@ def test_a_cut_that_is_asked_for_runs_as_it_is_and_teaches(edge: Edge, config: E
         assert runner.plan.decision.parts == parts
 
 
+def test_cuts_are_searched_anew_with_what_was_learnt(edge: Edge, executor: SlowedExecutor, config: EdgeConfig) -> None:
+    """The search sees the corrected times, and what is running stays one of the ways."""
+    x = edge.network.example.tensor.numpy()
+    executor.each_s = SLOW_S / (len(edge.graph.layers) - 1)
+    with EdgeClient(edge, config) as client:
+        adapter = runner_of(client)._adapter
+        assert adapter is not None
+        for _ in range(3):
+            client.infer(x)
+        adapter._search()
+        assert adapter._steering.running in adapter._table.names
+        seconds = adapter._steering.believed.totals(adapter._ways).seconds
+        assert seconds[-1] > SLOW_S / 4, "what the edge took is forgotten"
+        answers = [client.infer(x) for _ in range(10)]
+    assert answers[-1].completed_by == "cloud"
+
+
 def test_what_is_adapted_and_how_sure_it_is_at_first(edge: Edge, config: EdgeConfig) -> None:
     with EdgeClient(edge, config) as client:
         runner = runner_of(client)
