@@ -208,7 +208,10 @@ class Adapter:
             log.info("no other plan: %s", error)
             return
         running = self._table.parts[self._table.names.index(self._steering.running)]
-        self._table = self._table_of(plan, running)
+        table = self._table_of(plan, running)
+        if self._steering.running not in table.names:
+            return  # another cloud, perhaps, that does not take what is sent: client.resilient sees to that
+        self._table, self._usual = table, None
         self._ways = self._table.at(self._problem)
         self._seen &= set(self._table.parts)
 

@@ -16,8 +16,9 @@ from edgecloud.client.edge_client import EdgeClient
 from edgecloud.client.outcome import PlanMove
 from edgecloud.client.runner import Runner
 from edgecloud.engine.answers import matches, whole_answer
-from edgecloud.engine.executor import Network, Ran, Segment, TorchExecutor
+from edgecloud.engine.executor import Network, Ran, TorchExecutor
 from edgecloud.models import registry
+from edgecloud.models.split import Segment
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Link
 from edgecloud.partition.decide import Goal
