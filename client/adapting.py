@@ -68,6 +68,8 @@ class Adapter:
         self._problem = replace(plan.problem, packed=None)
         """As it was predicted, with the link and the load of now."""
         self._table = self._table_of(plan)
+        self._packed_by = plan
+        """Whose problems have the packing of the ways."""
         self._ways = self._table.at(self._problem)
         belief = first_belief(self._table, *_sds(prepared))
         running = self._table.name_of(plan.decision.parts)
@@ -211,7 +213,7 @@ class Adapter:
         table = self._table_of(plan, running)
         if self._steering.running not in table.names:
             return  # another cloud, perhaps, that does not take what is sent: client.resilient sees to that
-        self._table, self._usual = table, None
+        self._table, self._usual, self._packed_by = table, None, plan
         self._ways = self._table.at(self._problem)
         self._seen &= set(self._table.parts)
 
@@ -241,12 +243,14 @@ class Adapter:
             return
         way = table.names.index(self._steering.running)
         problem = corrected(self._problem, table, self._steering.believed)
-        exact = replace(problem, packed=None if self.plan.problem is None else self.plan.problem.packed)
+        exact, points = self._packed_by.problem, self._packed_by.points_problem
+        packed_by = points if points is not None and self._steering.running.isdecimal() else exact
+        packed = replace(problem, packed=None if packed_by is None else packed_by.packed)
         decision = replace(
             self.plan.decision,
             parts=table.parts[way],
-            predicted=predict(exact, table.parts[way]),
-            candidates=chain.scan(exact),
+            predicted=predict(packed, table.parts[way]),
+            candidates=chain.scan(packed),
             codecs=table.codecs[way],
             is_optimal=False,
         )
