@@ -41,6 +41,8 @@ VALUES: dict[str, tuple[str, ...]] = {
         "all-cloud-jpeg",
         "neurosurgeon",
         "dads",
+        "static-best",
+        "ans",
     ),
     "objective": ("latency", "energy"),
 }

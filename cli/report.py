@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgecloud.client.edge import Answered, Fallback
-from edgecloud.client.outcome import Outcome, Runs
+from edgecloud.client.outcome import Outcome, PlanMove, Runs
 from edgecloud.engine.answers import told_difference
 from edgecloud.partition.cost import StageTimes
 from edgecloud.tools.plan_table import (
@@ -40,7 +40,8 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
-        "measured": _times_of(outcome.runs.typical) | {"repeats": [_answered(run) for run in outcome.runs.answers]},
+        "measured": _times_of(outcome.runs.typical)
+        | {"repeats": [_answered(outcome, run) for run in outcome.runs.answers]},
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
         "reconnects": outcome.reconnects,
@@ -87,8 +88,19 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "backend": dict(zip(("edge", "cloud"), outcome.backends, strict=True)),
         "keeps_up": decision.keeps_up,
         "decision_s": outcome.plan.decision_s,
-        "predicted": decision.predicted.to_json(),
+        "predicted": decision.predicted.to_json() | _interval(outcome),
+        "moves": [_move(move) for move in outcome.plan.moves],
+        "tries": outcome.plan.tries,
     }
+
+
+def _interval(outcome: Outcome) -> dict[str, float]:
+    interval = outcome.plan.interval
+    return {} if interval is None else {"low_s": interval.low_s, "high_s": interval.high_s}
+
+
+def _move(move: PlanMove) -> dict[str, Any]:
+    return {"at": move.at, "from": move.before, "to": move.after, "why": move.why, "ratio": move.ratio}
 
 
 MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s")
@@ -101,9 +113,10 @@ def _times_of(run: StageTimes) -> dict[str, Any]:
     return {name: times[name] for name in MEASURED} | {name: getattr(run, name) for name in SIZES}
 
 
-def _answered(answer: Answered) -> dict[str, Any]:
+def _answered(outcome: Outcome, answer: Answered) -> dict[str, Any]:
     fallback = None if answer.fallback is None else asdict(answer.fallback)
-    about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback}
+    point = replace(outcome.plan.decision, parts=answer.parts or outcome.runs.parts).point(outcome.graph)
+    about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback, "point": point}
     return _times_of(answer.measured) | about
 
 
@@ -156,6 +169,7 @@ def _headline(outcome: Outcome) -> Group:
     chosen_reason = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
     fixed_reason = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
     lines.append(f"reason: {fixed_reason if decision.method == 'given' else chosen_reason}")
+    lines += [f"moved:  {move}" for move in plan.moves]
     if decision.keeps_up is False:
         lines.append("rate:   the bottleneck stage is too slow for --rate: use a lower rate")
     times = outcome.times
@@ -187,6 +201,9 @@ def _stages(outcome: Outcome) -> Table:
         if len(repeats) > 1:
             row.append(_spread(run[stage] for run in repeats))
         table.add_row(*row, style="bold" if stage == "total_s" else "")
+    interval = outcome.plan.interval
+    if interval is not None:
+        table.add_row("80 % of totals", f"{format_seconds(interval.low_s)} .. {format_seconds(interval.high_s)}")
     return table
 
 

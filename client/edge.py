@@ -46,6 +46,10 @@ class Answered:
     fallback: Fallback | None = None
     requests: int = 0
     """What was asked of the cloud, retries included."""
+    parts: tuple[Part, ...] = ()
+    """What was to run where ..."""
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """... and how the output of each layer was to be packed."""
 
 
 AS_THEY_ARE: Mapping[int, str] = MappingProxyType({})

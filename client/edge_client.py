@@ -26,8 +26,8 @@ def silent(_what: str, _share: float) -> None:
 class EdgeClient:
     """Runs one network, as planned with its cloud, whatever becomes of that.
 
-    `config` has the address of the cloud and the objective; `edge` has the network loaded, or else the one that `config`
-    names is built. At most `window` inferences are under way at once. `infer` and `submit` may be called from any
+    `config` has the address of the cloud and the objective; `edge` has the network loaded, or the one that `config` names
+    is built. At most `window` inferences are under way at once. `infer` and `submit` may be called from any
     thread.
     """
 
@@ -62,7 +62,7 @@ class EdgeClient:
             self._prepared = prepared = prepared_with(entered, config, progress)
             link, plan, is_late = first_plan(entered, prepared, config, progress)
             both = ends(entered.edge, plan, config)
-            self._runner = Runner(prepared, plan, link, config, both, is_late=is_late)
+            self._runner = Runner(prepared, plan, link, config, both, is_late=is_late, is_adaptive=not both)
             self._pool = ThreadPoolExecutor(self._window, thread_name_prefix="inference")
             self._stack.callback(self._pool.shutdown, cancel_futures=True)
         except BaseException:

@@ -226,7 +226,8 @@ def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
 def _repeat(
     runner: Runner, edge: Edge, ways: Sequence[Parts], config: EdgeConfig, progress: Show
 ) -> dict[Parts, tuple[Answered, ...]]:
-    """Run the network in some ways in turns, so that a machine that gets slower gets slower for all of them."""
+    """Run the network as planned, which is the first of the ways, and in the others, in turns: a machine that gets
+    slower gets slower for all of them."""
     x = edge.network.example.array
     rounds = config.warm_up + config.repeat
     answers: dict[Parts, list[Answered]] = {parts: [] for parts in ways}
@@ -234,7 +235,8 @@ def _repeat(
         for parts, repeats in answers.items():
             progress("running", done / rounds)
             edge.executor.rest()
-            repeats.append(runner.infer(x, parts))
+            is_compared = parts != ways[0]
+            repeats.append(runner.infer(x, parts if is_compared else None, rounds - done))
     return {parts: tuple(repeats[config.warm_up :]) for parts, repeats in answers.items()}
 
 
@@ -242,11 +244,10 @@ def _learn(timing: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
     """Let the predictor see what every head took."""
     if timing.teacher is None:
         return {}
-    for parts, repeated in runs.items():
-        head = frozenset().union(*(part.layers for part in parts if part.place == "edge"))
-        for run in repeated.answers if len(head) > 1 and len(parts) <= 2 else ():
-            if run.fallback is None:  # else more ran here than the head
-                timing.teacher.learn(head, run.measured.edge_s)
+    for run in (answer for repeated in runs.values() for answer in repeated.answers):
+        head = frozenset().union(*(part.layers for part in run.parts if part.place == "edge"))
+        if len(head) > 1 and len(run.parts) <= 2 and run.fallback is None:  # else more ran here than the head
+            timing.teacher.learn(head, run.measured.edge_s)
     timing.teacher.keep()
     return dict(timing.teacher.corrections.factors)
 
@@ -288,7 +289,7 @@ def _outcome(
         top=rank(answer, edge.entry.labels),
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
-        verified=verify_against_whole(edge, plan, (runs, *compared), prepared.whole()) if verify else None,
+        verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
         times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.timing.why),
         corrections=corrections,
         energy=energy,
@@ -303,16 +304,16 @@ def _not_finite(answered: Answered, whole: Array) -> AppError:
     return AppError(NETWORK_NOT_FINITE)
 
 
-def verify_against_whole(edge: Edge, plan: Plan, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
+def verify_against_whole(edge: Edge, runs: Sequence[Runs], expected: Sequence[Array]) -> Verified:
     """Compare every answer with what the whole network gives, run in one piece: the top-1 if packing is lossy."""
     answers = [answer.outputs for group in runs for answer in group.answers]
     return Verified(
-        all(_same(edge, plan, group.parts)(answer.outputs, expected) for group in runs for answer in group.answers),
+        all(_same(edge, answer)(answer.outputs, expected) for group in runs for answer in group.answers),
         max(max_abs_diff(outputs, expected) for outputs in answers),
     )
 
 
-def _same(edge: Edge, plan: Plan, parts: Parts) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
-    """How answers are compared with the whole network's: by their top-1 only where something was rounded on its way."""
-    crossing = {n for part in parts if part.place == "cloud" for n in edge.graph.inputs_of(part.layers)}
-    return matches if is_lossless(plan.codecs.get(number, RAW) for number in crossing) else is_same_top
+def _same(edge: Edge, answer: Answered) -> Callable[[Sequence[Array], Sequence[Array]], bool]:
+    """How it is compared with the whole network's: by its top-1 only where something was rounded on its way."""
+    crossing = {n for part in answer.parts if part.place == "cloud" for n in edge.graph.inputs_of(part.layers)}
+    return matches if is_lossless(answer.codecs.get(number, RAW) for number in crossing) else is_same_top

@@ -14,6 +14,41 @@ from edgecloud.partition.decide import Decision
 
 
 @dataclass(frozen=True)
+class Interval:
+    """80 % of totals are expected between these seconds."""
+
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True)
+class PlanMove:
+    """The plan went to another cut while it ran. Points are None for cuts that several tensors cross."""
+
+    at: int
+    """After so many inferences, the warm-up among them."""
+    before: int | None
+    after: int | None
+    last: int
+    """The point that is all on the edge."""
+    why: str
+    """`prediction`, as corrected by what was measured, or `guard`: the cut really took longer than an end."""
+    ratio: float
+    """How much longer."""
+
+    def __str__(self) -> str:
+        verb = "took" if self.why == "guard" else "is expected to take"
+        before, after = self._place(self.before), self._place(self.after)
+        return f"changed from {before} to {after} after {self.at} inferences: it {verb} {self.ratio:.2f} x as long"
+
+    def _place(self, point: int | None) -> str:
+        if point is None:
+            return "a cut of several tensors"
+        ends = {0: "all on the cloud", self.last: "all on the edge"}
+        return ends.get(point, f"point {point}")
+
+
+@dataclass(frozen=True)
 class Plan:
     """What runs where, and how long it took to decide that."""
 
@@ -26,11 +61,19 @@ class Plan:
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up, and the input where all of it is to run on the cloud.
     What is not named travels as it is."""
+    points_problem: Problem | None = None
+    """The same with the packing that points may have, lossy where that is allowed; None: the same packing."""
+    interval: Interval | None = None
+    """Where its total is expected."""
+    moves: tuple[PlanMove, ...] = ()
+    """Cuts that were left for this one since the first inference."""
+    tries: int = 0
+    """Inferences that ran another cut, to see what it takes."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Repeated inferences with the same parts, the warm-up left out."""
+    """Repeated inferences as planned, the warm-up left out. `parts` are those of the plan in the end."""
 
     parts: tuple[Part, ...]
     answers: tuple[Answered, ...]
@@ -48,9 +91,10 @@ class Runs:
 
     @property
     def typical(self) -> StageTimes:
-        """The inference with the median total."""
-        middle = median_low(run.total_s for run in self.repeats)
-        return next(run for run in self.repeats if run.total_s == middle)
+        """The inference with the median total, of those that ran these parts if there are any."""
+        runs = [answer.measured for answer in self.answers if answer.parts == self.parts] or self.repeats
+        middle = median_low(run.total_s for run in runs)
+        return next(run for run in runs if run.total_s == middle)
 
 
 @dataclass(frozen=True)

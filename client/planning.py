@@ -90,7 +90,8 @@ def plan_of(
     decision_s = time.perf_counter() - started
     exact = allowed.exact(problem, config.goal.weights(watts))
     codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
-    return Plan(decision, decision_s, exact, codecs=codecs)
+    points = allowed.with_lossy(problem, config.goal.weights(watts)) if allowed.lossy else None
+    return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points)
 
 
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:

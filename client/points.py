@@ -129,7 +129,7 @@ class PointsSession:
             plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, request.head)
             plan = fitting(edge, plan, edge_s, config)
         measured_link = None if plan.failure or edge.cloud is None else edge.cloud.link
-        runner = Runner(self._prepared, plan, measured_link, config, ends(edge, plan, config))
+        runner = Runner(self._prepared, plan, measured_link, config, ends(edge, plan, config), is_adaptive=False)
         return measure(self._prepared, runner, config, self.progress)
 
     def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:

@@ -60,13 +60,23 @@ class ResilientClient:
         self._edge_s, self._waiting_s = edge_s, waiting_s
         self._reason = ""
 
-    def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
-        """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do."""
+    def infer(
+        self,
+        x: Array,
+        parts: tuple[Part, ...],
+        codecs: Mapping[int, str] | None = None,
+        waiting_s: float | None = None,
+    ) -> Answered:
+        """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do.
+
+        `codecs` and `waiting_s` are those of these parts, where they are others than were told first.
+        """
         if all(part.place == "edge" for part in parts):
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._cloud.look()
         self._edge.load(parts)
-        inference = Inference(self._edge, {INPUT: x}, self._codecs)
+        inference = Inference(self._edge, {INPUT: x}, self._codecs if codecs is None else codecs)
+        there_s = self._waiting_s.get(parts, 0.0) if waiting_s is None else waiting_s
         if self._cloud.is_left_alone:
             return all_here(inference, self._cloud.why)
         at = time.monotonic() + self._timeout_s
@@ -76,7 +86,7 @@ class ResilientClient:
                 continue
             rest = rest_of(parts, number)
             here_s = sum(self._edge_s[layer] for layer in rest)
-            failure = self._ask(inference, part.layers, Expected(self._waiting_s.get(parts, 0.0), here_s), at)
+            failure = self._ask(inference, part.layers, Expected(there_s, here_s), at)
             if failure is not None:
                 return self._finish(inference, rest, failure, at)
         if not self._is_good(inference, parts):

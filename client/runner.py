@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edgecloud.client.adapting import Adapter, Turn, interval_of, is_adaptable
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Answered, Fallback
@@ -32,18 +33,26 @@ class Runner:
         ways: Sequence[Parts] = (),
         *,
         is_late: bool = False,
+        is_adaptive: bool = True,
     ) -> None:
-        self.plan, self.link = plan, link
-        """What is carried out now, and what the link was like when it was planned."""
+        self._plan, self.link = replace(plan, interval=interval_of(prepared, plan)), link
         self.ways = tuple(ways)
         self._prepared, self._config, self._late = prepared, config, None
+        self._adapter: Adapter | None = None
+        self._is_adaptive = is_adaptive
         self._cloud, self._resilient = prepared.edge.cloud, None
         self._reconnects_before = 0
         if self._cloud is not None and is_late:
             self._late = LateEdge(prepared.edge, self._cloud, self._begin)
         elif self._cloud is not None and config.cloud.fallback != "off" and plan.problem is not None:
             self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *ways))
+        self._adapt(self._plan)
         self._count_from_now()
+
+    @property
+    def plan(self) -> Plan:
+        """What is carried out now; another one once a cloud has come, or once another cut has proved better."""
+        return self._plan if self._adapter is None else self._adapter.plan
 
     @property
     def reconnects(self) -> int:
@@ -52,20 +61,42 @@ class Runner:
             return 0
         return self._cloud.reconnects - self._reconnects_before
 
-    def infer(self, x: Array, parts: Parts | None = None) -> Answered:
+    def infer(self, x: Array, parts: Parts | None = None, left: int | None = None) -> Answered:
         """Run the network on `x`, shape (1, ...), as planned or in one of the ways that were wanted.
 
+        `left` inferences are left, this one included, where that is known: another cut is tried only where it pays.
         Raises AppError for what a cloud or a link can do, where there is no fallback.
         """
-        parts = parts or self.plan.decision.parts
-        if self._late is not None:
+        adapter = self._adapter
+        if adapter is None:
+            parts = parts or self._plan.decision.parts
+            return replace(self._infer(x, parts, None), parts=parts, codecs=self.plan.codecs)
+        turn, answered = adapter.begin(left, parts), None
+        try:
+            answered = self._infer(x, turn.parts if turn is not None else parts or self.plan.decision.parts, turn)
+        finally:
+            adapter.end(turn, answered)
+        codecs = adapter.plan.codecs if turn is None else turn.codecs
+        return replace(answered, parts=parts or self.plan.decision.parts if turn is None else turn.parts, codecs=codecs)
+
+    def _infer(self, x: Array, parts: Parts, turn: Turn | None) -> Answered:
+        if self._late is not None and self._resilient is None:
             return self._late.infer(x, parts)
+        codecs = None if turn is None else turn.codecs
         if self._resilient is not None:
-            return self._resilient.infer(x, parts)
-        answered = self._prepared.edge.infer_parts(x, parts, self._config.cloud.timeout_s, self.plan.codecs)
-        if not self.plan.failure:
+            return self._resilient.infer(x, parts, codecs, None if turn is None else turn.waiting_s)
+        plan = self._plan
+        answered = self._prepared.edge.infer_parts(
+            x, parts, self._config.cloud.timeout_s, plan.codecs if codecs is None else codecs
+        )
+        if not plan.failure:
             return answered
-        return replace(answered, completed_by="fallback", fallback=Fallback(self.plan.failure, 0.0))
+        return replace(answered, completed_by="fallback", fallback=Fallback(plan.failure, 0.0))
+
+    def _adapt(self, plan: Plan) -> None:
+        """From now on what is measured corrects the plan, where there is anything to choose."""
+        if self._is_adaptive and is_adaptable(plan, self._config):
+            self._adapter = Adapter(self._prepared, plan, self._config)
 
     def _begin(self) -> tuple[Parts, ResilientClient]:
         """A plan for the cloud that has come. Raises AppError where that is of no use."""
@@ -76,7 +107,9 @@ class Runner:
             raise ProtocolError(plan.failure)
         parts = plan.decision.parts
         resilient = self._resilient_of(self._cloud, plan, [parts])
-        self.plan, self.link = plan, link
+        plan = replace(plan, interval=interval_of(self._prepared, plan))
+        self._plan, self.link, self._resilient = plan, link, resilient
+        self._adapt(plan)
         self._count_from_now()
         return parts, resilient
 

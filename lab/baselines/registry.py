@@ -94,6 +94,8 @@ ROWS: tuple[Baseline, ...] = (
     FixedPoint("all-cloud-jpeg", 0, JPEG, cloud_flag="--allow-jpeg"),
     Method("neurosurgeon", "published:neurosurgeon", Needs.REGRESSED),
     Method("dads", "published:dads", Needs.MEASURED),
+    Method("static-best", "online:static_best", Needs.MEASURED),
+    Method("ans", "online:ans", Needs.MEASURED),
 )
 BASELINES = {row.name: row for row in ROWS}
 

@@ -64,6 +64,10 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     assert {"boundary", "segments", "optimal", "gap", "cost", "keeps_up"} <= set(got["plan"])
     assert {"point", "layer", "boundary_bytes", *STAGES} <= set(got["candidates"][0])
     assert set(STAGES) <= set(got["plan"]["predicted"])
+    predicted = got["plan"]["predicted"]
+    assert predicted["low_s"] < predicted["total_s"] < predicted["high_s"]
+    assert (got["plan"]["moves"], got["plan"]["tries"]) == ([], 0), "a plan that is compared with both ends stays"
+    assert {run["point"] for run in got["measured"]["repeats"]} == {got["plan"]["point"]}
     measured = {"edge_s", "encode_s", "transfer_s", "queue_s", "cloud_s", "total_s", "payload_bytes", "raw_bytes"}
     assert measured | {"repeats"} <= set(got["measured"])
     for run in got["measured"]["repeats"]:
