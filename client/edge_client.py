@@ -26,9 +26,8 @@ def silent(_what: str, _share: float) -> None:
 class EdgeClient:
     """Runs one network, as planned with its cloud, whatever becomes of that.
 
-    `config` has the address of the cloud and the objective; `edge` has the network loaded, or the one that `config` names
-    is built. At most `window` inferences are under way at once. `infer` and `submit` may be called from any
-    thread.
+    `config` has the address of the cloud and the objective; `edge` has the network loaded, or `config` names the one to
+    build. At most `window` inferences are under way at once. `infer` and `submit` may be called from any thread.
     """
 
     def __init__(self, config: EdgeConfig, edge: Edge | None = None, window: int = WINDOW) -> None:
