@@ -8,7 +8,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,8 @@ from edgecloud.predictor import store
 from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
-from edgecloud.predictor.timing import measure, work_clock
+from edgecloud.predictor.reference import work_clock
+from edgecloud.predictor.timing import Gauge, measure
 from edgecloud.utils.cpu_limit import cpu_limit
 from edgecloud.utils.inference_utils import device_name, keep_freed_memory, prepare_device, wall_clock
 
@@ -204,9 +205,10 @@ class TorchExecutor:
         key = self._key()
         profile = None if is_fresh else store.load(folder, key, len(self.traced.graph.layers))
         if profile is None or (tails and not profile.tails):
-            clock = self._clock if self._share is None and self._quota is None else work_clock
+            is_work = self._share is not None or self._quota is not None
+            gauge = Gauge.of(self._device, folder, asdict(self.machine), is_work=is_work)
             x = self._network.example.tensor.to(self._device)
-            profile = measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
+            profile = measure(self.traced, x, gauge, key, progress, tails=tails, is_behind=self._is_behind)
             store.save(folder, profile, self.traced.graph)
         return profile
 
