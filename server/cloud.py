@@ -40,6 +40,7 @@ SWITCH_S = 0.0005
 waits that long where a connection is busy, since torch lets go of the interpreter in each."""
 CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
+PROBE_S = 0.02  # of looking how fast this machine is; a request may have to wait for it
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
 
 
@@ -173,7 +174,8 @@ class Cloud:
         if self.server.is_stopping and not session.agreed:
             raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
-        times = served.timing.current
+        times = served.timing.quiet
+        self._look_at_speed()
         ready = Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
@@ -183,6 +185,7 @@ class Cloud:
             max_payload=self._config.limits.payload_bytes,
             times=times.source,
             load=self._meter.load,
+            speed=self._speed,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         self._visits.greeted(peer.name, served.hello.model)
@@ -271,7 +274,21 @@ class Cloud:
             timed_s=arrival.timed_s,
             batch=ran.batch,
             decode_s=arrival.decode_s,
+            speed=self._speed,
         )
+
+    @property
+    def _speed(self) -> float:
+        """Of this machine now, as far as it is known."""
+        meter = self._networks.speed
+        return 1.0 if meter is None else round(meter.now().value, 3)
+
+    def _look_at_speed(self) -> None:
+        """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. The answer at
+        hand does not wait for it: whoever asked measures how long answers take."""
+        meter = self._networks.speed
+        if meter is not None and meter.is_due and not self._worker.waiting:
+            self._worker.submit(Job(lambda _: [meter.look(PROBE_S)], None, Deadline.after(PROBE_S, "a look")))
 
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
@@ -285,6 +302,7 @@ class Cloud:
         if not session.agreed:
             self._check_token(request.token)
             session.peer.is_known = True
+        self._look_at_speed()
         session.send(
             State(
                 load=self._meter.load,
@@ -293,6 +311,7 @@ class Cloud:
                 max_queue=self._config.max_queue,
                 connections=server.count,
                 draining=server.is_stopping,
+                speed=self._speed,
             )
         )
 
