@@ -18,6 +18,6 @@ def test_a_clouds_load_and_its_speed_are_not_counted_twice(load: float, speed: f
 
 def test_another_plan_is_due_where_the_edge_has_become_slower() -> None:
     ready = {"m": Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured")}
-    now = Conditions(LinkEstimate(1e6, 1e6, 0.01), ready)
+    now = Conditions(LinkEstimate(1e6, 1e6, 0.01, "probe"), ready)
     assert not Conditions(now.link, ready, edge_speed=0.9).differs(now)
     assert Conditions(now.link, ready, edge_speed=0.5).differs(now)

@@ -323,6 +323,9 @@ def test_an_edge_decides_from_predictions_and_learns(
     assert document["times"]["edge_factor"] > 1
     assert document["verify"]["matches"]
     assert document["plan"]["predicted"]["total_s"] > 0
+    assert 0.01 <= document["times"]["speed"]["edge"] <= 10
+    assert 0.01 <= document["times"]["speed"]["cloud"] <= 10
+    assert document["times"]["speed_sd"]["edge"] > 0
     assert all(0.5 <= factor <= 2 for factor in document["corrections"].values())
     if document["plan"]["head"]:
         assert document["corrections"]
