@@ -3,7 +3,7 @@
 A machine drifts: its clock goes down when it is warm, neighbours take caches and memory from it, its host gives the
 core to others. Two pieces of reference work are timed beside whatever is measured (predictor.reference), one that
 computes and one that reads memory. What is kept is the time divided by how much slower they were than on the quiet
-machine. How much a layer feels of each was measured (docs/decisions/0027-the-speed-of-now.md): layers with many
+machine. How much a layer feels of each was measured (docs/decisions/0025-the-speed-of-now.md): layers with many
 weights follow both and no more than that; small ones follow more than both, since what is called between them has
 left the caches as well.
 """
