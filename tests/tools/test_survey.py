@@ -230,10 +230,19 @@ def test_a_survey_tells_its_own_noise(
 ) -> None:
     """Networks are measured a second time, later; here each, and soon."""
     monkeypatch.setattr(collect, "EVERY_AGAIN", 1)
-    monkeypatch.setattr(collect, "AGAIN_AFTER", 1)
-    flags = ["profile", "--threads", THREADS, "--budget", "1s", "--output", str(tmp_path / "d")]
-    noise = run(capsys, *flags)["noise"]
-    assert noise["twice"] > 0
+    monkeypatch.setattr(collect, "AGAIN_AFTER", 0)
+    budget_s = 0.0
+    noise: dict[str, Any] = {}
+    flags: list[str] = []
+
+    def was_measured_twice() -> bool:
+        nonlocal budget_s, noise, flags
+        budget_s += 1.0
+        flags = ["profile", "--threads", THREADS, "--budget", f"{budget_s}s", "--output", str(tmp_path / "d")]
+        noise = run(capsys, *flags)["noise"]
+        return noise["twice"] > 0
+
+    until(was_measured_twice)
     assert all(share >= 0 for share in noise["p90_by_kind"].values())
     assert deployment.main(flags) == 0  # nothing more is measured
     assert f"of {noise['twice']} layers measured twice agree within 20%" in capsys.readouterr().out
