@@ -37,6 +37,7 @@ class Profile:
 
     `seconds` are the medians, `passes` every pass as it was measured, `start_s` what starting a tail after each layer
     takes beyond its layers. `key` says what all of that depends on: model, device, threads, back-end, digests.
+    All of it is what the quiet machine takes. `noise` is how well a second measurement, later, predicts the first.
 
     >>> import edgecloud as ec
     >>> net = ec.load("le_net")
