@@ -25,11 +25,12 @@ import torch
 from benchmarks.fingerprint import write_table
 from benchmarks.neighbour import Neighbour
 from edgecloud.engine.executor import Executor, make_executor, prepare
+from edgecloud.engine.speed import Speed, pace_of
 from edgecloud.engine.times import LayerTimes, Times, layers_of
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.split import split
 from edgecloud.net.tensors import Array
-from edgecloud.predictor.pace import apart, within
+from edgecloud.predictor.pace import HEAVY, apart, within
 from edgecloud.tools.evaluation import CUTS, MANY_NETWORKS, Evaluation, fit, short
 from edgecloud.tools.survey import SurveyConfig, survey
 from edgecloud.utils.inference_utils import keep_freed_memory, set_threads
@@ -77,8 +78,10 @@ def run_parts(
 ) -> list[Part]:
     """Run every part, each after a look at the speed, and compare."""
     meter = Times("measured", cache, cache).meter(executor)
-    forecast = evaluation.predictors.network(layers_of(executor))
+    forecast, quiet = evaluation.predictors.network(layers_of(executor)), pace_of(cache, executor.machine)
     predicted = LayerTimes(forecast.seconds, forecast.start_s, "predicted")
+    if quiet is not None and evaluation.predictors.pace is not None:  # both relative to the same quiet machine
+        predicted = predicted.at(Speed(HEAVY.slowdown(evaluation.predictors.pace, quiet)))
     parts = []
     for part, layers, entry, arrays in parts_of(executor, under, np.asarray(_example(name))):
         segment = executor.load(layers)

@@ -96,8 +96,8 @@ class Track:
 class Prober(Protocol):
     """Looks how fast the machine is."""
 
-    def probe(self, seconds: float) -> Speed:
-        """Take about that long; the uncertainty is that of this look alone."""
+    def probe(self, seconds: float, is_over: Callable[[], bool]) -> Speed:
+        """Take about that long, or until it is over; the uncertainty is that of this look alone."""
 
 
 class ReferenceProber:
@@ -107,11 +107,11 @@ class ReferenceProber:
         self._threads, self._clock, self._quiet = threads, clock, quiet
         self._reference: Reference | None = None
 
-    def probe(self, seconds: float) -> Speed:
+    def probe(self, seconds: float, is_over: Callable[[], bool]) -> Speed:
         """Readings for about that long, one at least. What the quiet machine takes may be learnt here as well."""
         if self._reference is None:
             self._reference = Reference(self._threads, self._clock)
-        readings = self._reference.read_for(seconds)
+        readings = self._reference.read_for(seconds, is_over)
         quiet = self._quiet.saw(readings)
         slow = [HEAVY.slowdown(reading, quiet) for reading in readings]
         value = 1 / mean(slow)
@@ -156,12 +156,13 @@ class SpeedMeter:
         speed = self.now()
         return speed.sd <= KNOWN * speed.value
 
-    def look(self, inference_s: float) -> Speed:
-        """The present speed, probed for where it is due: for no longer than one inference takes, nor than 50 ms."""
+    def look(self, inference_s: float, is_over: Callable[[], bool] = lambda: False) -> Speed:
+        """The present speed, probed for where it is due: for no longer than one inference takes, nor than 50 ms, nor
+        than until it is over, within a millisecond or two."""
         if self._prober is None or not self.is_due:
             return self.now()
         began = self._clock()
-        probed = self._prober.probe(min(MOST_PROBE_S, max(LEAST_PROBE_S, inference_s)))
+        probed = self._prober.probe(min(MOST_PROBE_S, max(LEAST_PROBE_S, inference_s)), is_over)
         with self._lock:
             self._probed_s += self._clock() - began
             self._track = self._track.plus(probed.value, probed.sd / probed.value, self._clock())

@@ -91,11 +91,11 @@ class Reference:
             each.result()
         return max(self._clock() - began, 1e-9)
 
-    def read_for(self, seconds: float) -> list[Pace]:
-        """Readings one after the other until so many seconds have passed; one at least."""
+    def read_for(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> list[Pace]:
+        """Readings one after the other until so many seconds have passed, or it is over; one at least."""
         until = time.perf_counter() + seconds
         readings = [self.read()]
-        while time.perf_counter() < until:
+        while time.perf_counter() < until and not is_over():
             readings.append(self.read())
         return readings
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecloud.engine.executor import Network, Ran
 from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.speed import Speed
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision, weights
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
@@ -40,7 +41,7 @@ SWITCH_S = 0.0005
 waits that long where a connection is busy, since torch lets go of the interpreter in each."""
 CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
-PROBE_S = 0.02  # of looking how fast this machine is; a request may have to wait for it
+PROBE_S = 0.02  # of looking how fast this machine is
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
 
 
@@ -175,7 +176,6 @@ class Cloud:
             raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
         times = served.timing.quiet
-        self._look_at_speed()
         ready = Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
@@ -188,6 +188,7 @@ class Cloud:
             speed=self._speed,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
+        self._look_at_speed()
         self._visits.greeted(peer.name, served.hello.model)
         return hello
 
@@ -284,11 +285,17 @@ class Cloud:
         return 1.0 if meter is None else round(meter.now().value, 3)
 
     def _look_at_speed(self) -> None:
-        """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. The answer at
-        hand does not wait for it: whoever asked measures how long answers take."""
-        meter = self._networks.speed
-        if meter is not None and meter.is_due and not self._worker.waiting:
-            self._worker.submit(Job(lambda _: [meter.look(PROBE_S)], None, Deadline.after(PROBE_S, "a look")))
+        """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. To be called
+        when the answer at hand has left: whoever asked measures how long it takes, and how many are queued. It ends
+        as soon as a request waits."""
+        meter, worker = self._networks.speed, self._worker
+        if meter is None or not meter.is_due or worker.waiting:
+            return
+
+        def look(_: Sequence[object]) -> list[Speed]:
+            return [meter.look(PROBE_S, lambda: worker.waiting > 0)]
+
+        worker.submit(Job(look, None, Deadline.after(PROBE_S, "a look")))
 
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
@@ -302,7 +309,6 @@ class Cloud:
         if not session.agreed:
             self._check_token(request.token)
             session.peer.is_known = True
-        self._look_at_speed()
         session.send(
             State(
                 load=self._meter.load,
@@ -314,6 +320,7 @@ class Cloud:
                 speed=self._speed,
             )
         )
+        self._look_at_speed()
 
 
 _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {

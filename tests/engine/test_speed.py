@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,8 @@ class Machine:
         self.now_s += seconds
         self.meter.saw(seconds, quiet_s)
 
-    def probe(self, seconds: float) -> Speed:
+    def probe(self, seconds: float, is_over: Callable[[], bool]) -> Speed:
+        assert not is_over()
         assert seconds <= MOST_PROBE_S
         self.now_s += seconds
         self.probed_s += seconds

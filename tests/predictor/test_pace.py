@@ -147,6 +147,7 @@ def test_the_reference_work_is_timed_with_the_clock_that_it_is_given() -> None:
     reference = Reference(1, lambda: float(next(ticks)))
     assert reference.read() == Pace(1.0, 1.0)
     assert len(reference.read_for(0.0)) == 1
+    assert len(reference.read_for(60.0, lambda: True)) == 1  # somebody waits
     several = Reference(2, lambda: float(next(ticks)))
     assert several.read(3) == Pace(1.0, 1.0)
     several.close()
