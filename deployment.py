@@ -516,6 +516,8 @@ def show_surveys(surveys: "Sequence[Survey]", *, as_json: bool) -> None:
         script.say(f"{sum(each.kinds.values())} layers of {each.collected.networks} networks in {each.folder}")
         script.say(f"on {each.machine}, {each.collected.spent_s:.0f} s")
         script.say(", ".join(f"{kind} {rows}" for kind, rows in each.kinds.items()))
+        if each.noise_text:
+            script.say(each.noise_text)
     for line in missing_lines(surveys):
         script.say(line)
 

@@ -25,7 +25,7 @@ from edgecloud.predictor.latency import combine
 from edgecloud.predictor.store import default_folder
 from edgecloud.predictor.train import KindFit, fit_all
 from edgecloud.tools.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
-from edgecloud.tools.survey import one_thread_survey
+from edgecloud.tools.survey import one_thread_survey, pace_of
 from edgecloud.utils.inference_utils import find_device
 
 REPEATS = 7
@@ -63,7 +63,7 @@ def networks_of(dataset: Dataset, folder: Path, cache_dir: Path) -> Evaluation:
     """Fit without the networks' own layers, then measure them."""
     fitted = without(dataset, MANY_NETWORKS)
     fits = tuple(fit_all(fitted))
-    predictors = combine(fits, dataset.machine, read_whole(folder))
+    predictors = combine(fits, dataset.machine, read_whole(folder), pace_of(folder))
     evaluation = Evaluation(fitted, fits, predictors, (), 0.0, "")
     return evaluate_networks(
         evaluation, MANY_NETWORKS, "cpu", None, cache_dir, lambda what, _: print(what, file=sys.stderr)

@@ -19,6 +19,7 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.client.subprocesses import Child, own_cloud
 from edgecloud.utils.commands import ROOT
 
@@ -79,7 +80,7 @@ def pipeline() -> None:
                 )
     head = ["run", "answers", "throughput", "of the bound", "balance (3 = even)"]
     head += ["edge link cloud, s", "planned / lower bound", "took"]
-    notes = [f"Pipelined over serial, median of {ROUNDS} turns: {median(ratios):.2f} x."]
+    notes = [f"Pipelined over serial, median of {ROUNDS} turns: {Versus.of_ratios(ratios)}."]
     notes += ["Link 20 mbit, 10 ms; edge 0.2 of a core."]
     write_table("tasks_pipeline", "Forty tasks of four networks", head, rows, notes)
 
@@ -109,7 +110,7 @@ def packed() -> None:
                 rows.append([f"{number + 1} {name}", *_packed_row(summary)])
     head = ["run", "answers", "throughput", "sent", "codecs (tasks)", "of the bound"]
     head += ["edge link cloud, s", "planned / lower bound", "took"]
-    notes = [f"Packed over raw, median of {ROUNDS} turns: {median(ratios):.2f} x; lossless codecs only."]
+    notes = [f"Packed over raw, median of {ROUNDS} turns: {Versus.of_ratios(ratios)}; lossless codecs only."]
     notes += [f"Link 5 mbit, 20 ms; edge 0.05 of a core; {', '.join(MIX)}."]
     write_table("tasks_packed", "Forty tasks, raw and packed", head, rows, notes)
 

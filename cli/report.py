@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgecloud.client.edge import Answered, Fallback
-from edgecloud.client.outcome import Outcome, PlanMove, Runs
+from edgecloud.client.outcome import Outcome, PlanMove, Runs, Sources
 from edgecloud.engine.answers import told_difference
 from edgecloud.partition.cost import StageTimes
 from edgecloud.tools.plan_table import (
@@ -45,7 +45,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
         "reconnects": outcome.reconnects,
-        "times": asdict(outcome.times),
+        "times": _times_json(outcome.times),
         "corrections": outcome.corrections,
         "energy": outcome.energy.to_json(),
     }
@@ -105,6 +105,20 @@ def _move(move: PlanMove) -> dict[str, Any]:
 
 MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s")
 SIZES = ("payload_bytes", "raw_bytes", "received_bytes")
+
+
+def _times_json(times: Sources) -> dict[str, Any]:
+    """Where the times come from, and how fast both sides are now."""
+    told = {name: getattr(times, name) for name in ("edge", "edge_factor", "cloud", "edge_why")}
+    speed, sd = {"edge": times.edge_speed.value, "cloud": times.cloud_speed}, {"edge": times.edge_speed.sd}
+    return told | {"speed": speed, "speed_sd": sd}
+
+
+def speed_text(times: Sources) -> str:
+    """How fast both sides are now, for people."""
+    edge = times.edge_speed
+    there = "" if times.cloud_speed is None else f", cloud {times.cloud_speed:.0%}"
+    return f"edge {edge.value:.0%} ± {edge.sd:.0%}{there} of what they are when quiet"
 
 
 def _times_of(run: StageTimes) -> dict[str, Any]:
@@ -176,6 +190,7 @@ def _headline(outcome: Outcome) -> Group:
     within = f" ({times.edge_why})" if times.edge_why else ""
     there = f", {printable(times.cloud, 20)} on the cloud" if times.cloud else ""
     lines.append(f"times:  {times.edge} on the edge{within}{there}")
+    lines.append(f"speed:  {speed_text(times)}")
     energy = outcome.energy
     lines.append(
         f"energy: {energy.measured_stages.total_j:.3g} J, modeled for {energy.profile} with {energy.radio} "

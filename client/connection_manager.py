@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecloud.client.conditions import Conditions
+from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
 from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import RefusedError, blaming, handshake
@@ -132,6 +132,7 @@ class ConnectionManager:
         self._estimator: Estimator | None = None
         self._load, self._load_at = 1.0, time.perf_counter()
         self._queue_s, self._queue_at = 0.0, self._load_at
+        self._speed: float | None = None
         self._forget_s = LOAD_FORGET_S
         self._breaker, self._budget = Breaker(Backoff(longest_s=LONGEST_PAUSE_S)), RetryBudget()
         self._reconnector = Reconnector(self._open_for_later)
@@ -188,6 +189,11 @@ class ConnectionManager:
         """Bytes of all boundaries that have left."""
         client = self._client
         return self._sent_bytes + (0 if client is None else client.sent_bytes)
+
+    @property
+    def speed(self) -> float | None:
+        """How fast the cloud said last that it is, beside itself when it is quiet; None where it said nothing."""
+        return self._speed
 
     @property
     def reconnects(self) -> int:
@@ -388,7 +394,8 @@ class ConnectionManager:
             old, self._client, self._opening = self._client, client, None
             self._peer = client.connection.peer or self._peer
             self.ready = client.ready
-            self._load = max(ready.load for ready in client.ready.values())
+            self._load = max(slowdown(ready) for ready in client.ready.values())
+            self._speed = min(ready.speed for ready in client.ready.values())
             self._queue_s = max(ready.queue_s for ready in client.ready.values())
             self._load_at = self._queue_at = now
             self.connects += 1
@@ -453,7 +460,8 @@ class ConnectionManager:
         """Learn from an answer what the link and the cloud are like."""
         now = time.perf_counter()
         with self._lock:
-            self._on_load(result.load, now)
+            self._on_load(slowdown(result), now)
+            self._speed = result.speed
             self._queue_s, self._queue_at = result.queue_s, now
             if self._estimator is not None:
                 self._estimator.sample_up(result.timed_bytes, result.timed_s, now, BURST_BYTES)
@@ -550,9 +558,9 @@ class ConnectionManager:
     def _note_state(self, state: State) -> None:
         now = time.perf_counter()
         with self._lock:
-            self.state = state
+            self.state, self._speed = state, state.speed
             self._queue_s, self._queue_at = state.queue_s, now
-            self._load, self._load_at = state.load, now
+            self._load, self._load_at = slowdown(state), now
 
     def tick(self) -> None:
         """Every interval."""
@@ -604,8 +612,8 @@ class ConnectionManager:
             self.probe_bytes += 0 if rate is None else rate[0] + TRAIN_SKIPPED * TRAIN_BYTES
             state, rtt_s = reply
             self._queue_s, self._queue_at = state.queue_s, now
-            if state.load > self._remembered(now)[0]:  # others load it; what it has forgotten we need not forget
-                self._on_load(state.load, now)
+            if slowdown(state) > self._remembered(now)[0]:  # others load it; what it has forgotten we need not forget
+                self._on_load(slowdown(state), now)
             self._estimator.sample_rtt(rtt_s, now)
             if rate is not None:
                 self._estimator.sample_up(*rate, now, TRAIN_SKIPPED * TRAIN_BYTES)

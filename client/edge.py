@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -71,6 +71,8 @@ class Edge:
     """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while computing: concurrent inferences take turns."""
+    on_ran: Callable[[frozenset[int], float], None] | None = field(default=None, repr=False)
+    """Is told the layers and the seconds of every stage here that did not run for the first time."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -199,7 +201,10 @@ class Inference:
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
+            is_first = segment.runs == 0  # memory is fetched and kernels are chosen
             ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+            if self.edge.on_ran is not None and not is_first:
+                self.edge.on_ran(layers, ran.seconds)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
         self.measured = self.measured.plus(StageTimes(ran.seconds))
 

@@ -137,6 +137,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     edge = entered.edge
     times = Times.of(config.device, "edge")
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
+    edge.on_ran = timing.ran if timing.teacher is None else None  # what learns does so at the end: _learn
     network = edge.network
     whole = cache(lambda: network.whole(network.example.array))
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
@@ -170,7 +171,8 @@ def first_plan(
 ) -> tuple[LinkEstimate | None, Plan, bool]:
     """Measure the link and decide. Where there is no cloud, or it is lost over it, everything runs on the edge, unless
     that is not wanted; the last value says whether the cloud is looked for then, since it has an address."""
-    edge, edge_s = entered.edge, prepared.timing.times.seconds
+    edge, timing = entered.edge, prepared.timing
+    edge_s = (timing.look() if edge.cloud is None else timing.current).seconds  # else just before the decision
     if edge.cloud is None:
         return None, replace(alone(edge, edge_s), failure=entered.failure), False
     why = entered.failure
@@ -247,7 +249,7 @@ def _learn(timing: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
     for run in (answer for repeated in runs.values() for answer in repeated.answers):
         head = frozenset().union(*(part.layers for part in run.parts if part.place == "edge"))
         if len(head) > 1 and len(run.parts) <= 2 and run.fallback is None:  # else more ran here than the head
-            timing.teacher.learn(head, run.measured.edge_s)
+            timing.ran(head, run.measured.edge_s)
     timing.teacher.keep()
     return dict(timing.teacher.corrections.factors)
 
@@ -290,7 +292,14 @@ def _outcome(
         rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
         shape=tuple(answer.shape),
         verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
-        times=Sources(times.source, times.factor, edge.ready.times if edge.ready else None, prepared.timing.why),
+        times=Sources(
+            times.source,
+            times.factor,
+            edge.ready.times if edge.ready else None,
+            prepared.timing.why,
+            prepared.timing.meter.now(),
+            None if edge.cloud is None else edge.cloud.speed,
+        ),
         corrections=corrections,
         energy=energy,
         compared=compared,

@@ -7,6 +7,7 @@ from statistics import median_low
 from edgecloud.client.edge import Answered, ran_by
 from edgecloud.client.energy_report import EnergyReport
 from edgecloud.engine.answers import Ranked
+from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
 from edgecloud.partition.cost import Part, Problem, StageTimes
@@ -115,6 +116,10 @@ class Sources:
     cloud: str | None
     edge_why: str = ""
     """Which predictors the edge's are from, or why there were none that could be used; "" where it was not asked."""
+    edge_speed: Speed = QUIET
+    """How fast this machine is now beside itself when it is quiet, and how sure that is ..."""
+    cloud_speed: float | None = None
+    """... and the cloud's, as it said last; None without one, or where it does not say."""
 
 
 @dataclass(frozen=True)

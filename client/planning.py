@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from edgecloud.client.conditions import slowdown
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
@@ -47,9 +48,9 @@ def gone_on(error: AppError) -> str:
 
 def plan_with_cloud(edge: Edge, link: LinkEstimate, state: State, prepared: Prepared, config: EdgeConfig) -> Plan:
     """What to do with a cloud that is there."""
-    problem = problem_of(edge, prepared.timing.times.seconds, link, state)
-    plan = plan_of(edge, problem, config, prepared.power)
-    return fitting(edge, plan, prepared.timing.times.seconds, config)
+    edge_s = prepared.timing.look().seconds
+    plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, prepared.power)
+    return fitting(edge, plan, edge_s, config)
 
 
 def fitting(edge: Edge, plan: Plan, edge_s: Sequence[float], config: EdgeConfig) -> Plan:
@@ -108,12 +109,12 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:
     """What a decision is made from: the times of both sides, the link, and how busy the cloud is.
 
-    `edge_s` are the seconds of every layer here. Raises ValueError where no cloud was connected.
+    `edge_s` are the seconds of every layer here at its present speed. Raises ValueError where no cloud was connected.
     """
     ready = edge.ready
     if ready is None:
         raise ValueError("no cloud was connected")
-    cloud = CloudTimes(ready.seconds, ready.start_s, state.load, state.queue_s)
+    cloud = CloudTimes(ready.seconds, ready.start_s, slowdown(state), state.queue_s)
     return Problem(edge.graph, edge_s, cloud, Link(link.up_bytes_per_s, link.down_bytes_per_s, link.rtt_s))
 
 

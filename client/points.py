@@ -117,7 +117,7 @@ class PointsSession:
         if self._prepared is None:
             edge.executor.look_for_limit()  # it may have been set since the network was built
             self._prepared = prepared_with(self.entered, config, self.progress)
-        edge_s = self._prepared.timing.times.seconds
+        edge_s = self._prepared.timing.look().seconds
         try:
             link, state = self._meet(config, is_anew=request.point is None and request.head is None)
         except AppError as error:  # the first greeting, which may be an error, is over

@@ -120,6 +120,6 @@ class Runner:
         assert plan.problem is not None  # there is a cloud
         waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
         waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
-        edge_s = self._prepared.timing.times.seconds
+        edge_s = self._prepared.timing.current.seconds
         timeout_s = self._config.cloud.timeout_s
         return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -17,6 +17,7 @@ from edgecloud.models.network import Network
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import store
 from edgecloud.predictor.dataset import Machine
+from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
 from edgecloud.utils.cpu_limit import cpu_limit
@@ -168,7 +169,7 @@ class BaseExecutor(ABC):
         """Build the segment of these layers."""
 
     @abstractmethod
-    def _measure(self, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
+    def _measure(self, gauge: Gauge, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
         """Time the layers now."""
 
     @property
@@ -216,10 +217,15 @@ class BaseExecutor(ABC):
         key = self._key()
         profile = None if is_fresh else store.load(folder, key, len(self._network.graph.layers))
         if profile is None or (tails and not profile.tails):
-            clock = self._clock if self._share is None and self._quota is None else work_clock
-            profile = self._measure(clock, key, progress, tails=tails)
+            is_work = self._share is not None or self._quota is not None
+            profile = self._measure(self._gauge(folder, is_work=is_work), key, progress, tails=tails)
             store.save(folder, profile, self._network.graph)
         return profile
+
+    def _gauge(self, folder: Path, *, is_work: bool) -> Gauge:
+        if not self._is_processor:
+            return Gauge(self._clock, is_elapsed=True)
+        return Gauge.of(self._clock, self.machine.threads, folder, asdict(self.machine), is_work=is_work)
 
     def kept_profile(self, folder: Path, *, tails: bool) -> Profile | None:
         """The same if it was measured before, else None; nothing is run."""

@@ -12,10 +12,12 @@ from edgecloud.models.specs import UnknownLayerError
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import segments
 from edgecloud.predictor.dataset import Machine
+from edgecloud.predictor.gauge import Gauge
+from edgecloud.predictor.pace import AT_START_S, HEAVY, NO_PACE, READ_TIMES, Pace, Run
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.segments import CutTimes
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import CPU, Clock, keep_freed_memory, processor_name, threads_in_force
+from edgecloud.utils.inference_utils import CPU, keep_freed_memory, processor_name, threads_in_force
 
 REST_S = 0.05
 RUNS = 3
@@ -72,8 +74,8 @@ class OnnxRuntimeExecutor(BaseExecutor):
     def _make(self, layers: frozenset[int]) -> Segment:
         return OnnxPart(self._bundle, layers, self._threads)
 
-    def _measure(self, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
-        return _Measuring(self._network, self._make, clock, progress, tails=tails).profile(key)
+    def _measure(self, gauge: Gauge, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
+        return _Measuring(self._network, self._make, gauge, progress, tails=tails).profile(key)
 
 
 class _Measuring:
@@ -83,13 +85,16 @@ class _Measuring:
         self,
         network: Network,
         make: Callable[[frozenset[int]], Segment],
-        clock: Clock,
+        gauge: Gauge,
         progress: Progress,
         *,
         tails: bool,
     ) -> None:
         self._network, self._graph, self._make = network, network.graph, make
-        self._clock, self._progress, self._has_tails = clock, progress, tails
+        self._gauge, self._progress, self._has_tails = gauge, progress, tails
+        self._readings = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
+        quiet = gauge.quiet
+        self._quiet = quiet.saw(self._readings) if quiet is not None and self._readings else None
         try:
             self._work = segments.work_of(self._graph, network.specs())
         except UnknownLayerError:
@@ -110,7 +115,7 @@ class _Measuring:
                 tails[number] = self._run(graph.everything - head, crossing, RUNS)[0]
         seconds, left = segments.fitted(graph, self._work, CutTimes(heads, tails))
         self._progress(1.0)
-        return Profile(key, (seconds,), {layer: (s,) for layer, s in left.items()})
+        return Profile(key, (seconds,), {layer: (s,) for layer, s in left.items()}, self._quiet)
 
     def _affordable(self, whole_s: float) -> int:
         runs = RUNS + 1
@@ -128,7 +133,16 @@ class _Measuring:
         return times, dict(zip(segment.outputs, results, strict=True))
 
     def _time(self, run: Callable[[], object]) -> float:
+        """Seconds on the quiet machine, by the reference work before and after."""
         time.sleep(REST_S)
-        begin = self._clock()
+        before = self._read()
+        begin = self._gauge.clock()
         run()
-        return self._clock() - begin
+        seconds = self._gauge.clock() - begin
+        if self._quiet is None:
+            return seconds
+        mix = HEAVY.in_all if self._gauge.is_elapsed else HEAVY
+        return Run((seconds,), before, self._read()).quietly(self._quiet, [mix])[0]
+
+    def _read(self) -> Pace:
+        return NO_PACE if self._gauge.reference is None else self._gauge.reference.read(READ_TIMES)

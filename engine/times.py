@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Self
 
 from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import TORCH, Executor
+from edgecloud.engine.speed import Speed, SpeedMeter, meter_of, pace_of
 from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
 from edgecloud.predictor import correct
+from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.features import Described, in_context
+from edgecloud.predictor.pace import HEAVY, Pace
 from edgecloud.predictor.profile import Progress
 from edgecloud.predictor.quality import MOST_KIND, p90
 from edgecloud.utils.errors import MismatchError, UsageError
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEEP_EVERY = 20
+NEVER_QUIET = 1.25
+"""A profile is measured again where the machine was seen so much faster since: it was never quiet while measured."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class LayerTimes:
     factor: float = 1.0
     """The P90 error of predicted sums, as a factor; 1 for measured times."""
 
+    def at(self, speed: Speed) -> "LayerTimes":
+        """Those of the quiet machine as they are at a speed."""
+        seconds, start_s = (tuple(s / speed.value for s in each) for each in (self.seconds, self.start_s))
+        return replace(self, seconds=seconds, start_s=start_s)
+
 
 @dataclass(frozen=True)
 class Times:
@@ -51,6 +61,15 @@ class Times:
     policy: str
     predictors: Path
     cache_dir: Path
+    meters: dict[tuple[Machine, bool], SpeedMeter] = field(default_factory=dict, compare=False, repr=False)
+    """Of the machine: one for all its networks."""
+
+    def meter(self, executor: Executor) -> SpeedMeter:
+        """Who knows the present speed of the machine of an executor."""
+        key = (executor.machine, executor.share < 1)
+        if key not in self.meters:
+            self.meters[key] = meter_of(self.cache_dir, executor.machine, executor.share)
+        return self.meters[key]
 
     @classmethod
     def of(cls, device: DeviceConfig, side: str) -> Self:
@@ -65,7 +84,8 @@ class Times:
         outcome = _POLICIES[self.policy](self, executor, tails)
         if isinstance(outcome, Found):
             return outcome
-        return Found(measured(executor, self.cache_dir, progress, tails=tails), why=outcome)
+        times = measured(executor, self.cache_dir, progress, tails=tails)
+        return Found(times, why=outcome, meter=self.meter(executor))
 
     def _never_predict(self, executor: Executor, tails: bool) -> "Found | str":
         """The network is to be measured."""
@@ -112,10 +132,11 @@ class Times:
 
         predictors, layers = latency.load(path, executor.machine), layers_of(executor)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        teacher = OnlineCorrector(predictors, layers, self.cache_dir / "corrections" / f"{digest}.json", executor)
+        kept = self.cache_dir / "corrections" / f"{digest}.json"
+        teacher = OnlineCorrector(predictors, layers, kept, executor, pace_of(self.cache_dir, executor.machine))
         weak = predictors.weak(layers)
         why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
-        return Found(teacher.times(), teacher, why, weak)
+        return Found(teacher.times(), teacher, why, weak, self.meter(executor))
 
 
 _POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | str"]] = {
@@ -137,33 +158,49 @@ def measured(
     executor: Executor, cache_dir: Path, progress: Progress = lambda _: None, *, tails: bool = False
 ) -> LayerTimes:
     """Times that are measured, now or before."""
-    profile = executor.profile(cache_dir, progress, tails=tails)
+    profile, quiet = executor.profile(cache_dir, progress, tails=tails), pace_of(cache_dir, executor.machine)
+    if profile.pace is not None and quiet is not None and HEAVY.slowdown(profile.pace, quiet) > NEVER_QUIET:
+        profile, quiet = executor.profile(cache_dir, progress, tails=tails, is_fresh=True), None
+    profile = profile.at(quiet)
     return _felt(LayerTimes(profile.seconds, profile.start_s, "measured"), executor)
 
 
 class OnlineCorrector:
     """Predicts one network, and learns from what its stages really took. What is learnt is kept."""
 
-    def __init__(self, predictors: "Predictors", layers: tuple[Described, ...], path: Path, executor: Executor) -> None:
+    def __init__(
+        self,
+        predictors: "Predictors",
+        layers: tuple[Described, ...],
+        path: Path,
+        executor: Executor,
+        quiet: Pace | None = None,
+    ) -> None:
+        """`quiet` is what the reference work takes on this machine by now."""
         self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
         self.corrections = correct.load(path)
         self._seconds = predictors.layers(layers)[0]
+        self._by = 1.0
+        """What those seconds are multiplied by: the machine may have been seen faster since they were fitted."""
+        if quiet is not None and predictors.pace is not None:
+            self._by = HEAVY.slowdown(quiet, predictors.pace)
         self._unkept = 0
 
     def times(self) -> LayerTimes:
         """Predicted with what was learnt so far."""
         predicted = self._predictors.network(self._layers, self.corrections.factors)
         factor = self._predictors.whole_factor
-        return _felt(LayerTimes(predicted.seconds, predicted.start_s, "predicted", factor), self._executor)
+        seconds, start_s = (tuple(s * self._by for s in each) for each in (predicted.seconds, predicted.start_s))
+        return _felt(LayerTimes(seconds, start_s, "predicted", factor), self._executor)
 
     def learn(self, layers: frozenset[int], measured_s: float) -> None:
-        """Take the seconds of a stage, head or tail, that ran these layers."""
+        """Take the seconds that a stage, head or tail, that ran these layers takes on the quiet machine."""
         by_kind: dict[str, float] = {}
         for number in sorted(layers - {INPUT}):
             kind = self._layers[number - 1].spec.kind
             by_kind[kind] = by_kind.get(kind, 0.0) + float(self._seconds[number - 1])
         fixed_s = self._predictors.start.extra_s(sum(by_kind.values()))
-        self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._executor.share)
+        self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._executor.share / self._by)
         self._unkept += 1
         if self._unkept >= KEEP_EVERY:
             self.keep()
@@ -185,11 +222,34 @@ class Found:
     """Which predictors these are from, or why none were used; "" where nothing is to be told."""
     weak: Mapping[str, float] = field(default_factory=dict)
     """Kinds of layers that are predicted worse than they should be, with the factor of each."""
+    meter: SpeedMeter = field(default_factory=SpeedMeter)
+    """Who knows how fast the machine is just now."""
+
+    @property
+    def quiet(self) -> LayerTimes:
+        """Those of the quiet machine, with what was learnt since."""
+        return self.times if self.teacher is None else self.teacher.times()
 
     @property
     def current(self) -> LayerTimes:
-        """The times with what was learnt since."""
-        return self.times if self.teacher is None else self.teacher.times()
+        """The same at the present speed, as far as that is known; nothing is run."""
+        return self.quiet.at(self.meter.now())
+
+    def look(self) -> LayerTimes:
+        """The same; where the present speed is not known well it is looked for first, by whoever computes."""
+        quiet = self.quiet
+        return quiet.at(self.meter.look(sum(quiet.seconds)))
+
+    def ran(self, layers: frozenset[int], seconds: float, first: int = INPUT) -> None:
+        """A stage took so long, not for the first time; `first` is the layer after which it begins.
+
+        Measured times tell how fast the machine is by it. Predicted ones may be wrong themselves: the speed is then
+        known from probes alone, and what is left is what the predictions learn from.
+        """
+        if self.teacher is not None:
+            self.teacher.learn(layers, seconds * self.meter.now().value)
+            return
+        self.meter.saw(seconds, sum(self.times.seconds[number] for number in layers) + self.times.start_s[first])
 
 
 def layers_of(executor: Executor) -> tuple[Described, ...]:

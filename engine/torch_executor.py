@@ -12,11 +12,11 @@ from edgecloud.models.network import Network
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.dataset import Machine
+from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.timing import measure
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import (
-    Clock,
     device_name,
     find_device,
     keep_freed_memory,
@@ -92,6 +92,6 @@ class TorchExecutor(BaseExecutor):
     def _make(self, layers: frozenset[int]) -> TorchSegment:
         return TorchSegment(split.segment(self.traced, layers), self._device)
 
-    def _measure(self, clock: Clock, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
+    def _measure(self, gauge: Gauge, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
         x = torch.from_numpy(self._network.example.array).to(self._device)
-        return measure(self.traced, x, clock, key, progress, tails=tails, is_behind=self._is_behind)
+        return measure(self.traced, x, gauge, key, progress, tails=tails, is_behind=self._is_behind)

@@ -6,10 +6,14 @@ Fields with a default need not be sent, and are not where they have it.
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from edgecloud.net.frames import FrameType
 from edgecloud.utils.errors import AppError, ProtocolError
+
+MIN_SPEED, MAX_SPEED = 0.01, 10.0
+SpeedValue = Annotated[float, "speed"]
+"""Divides times: 0.01 to 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Ready:
     """How much slower than when idle it computed lately."""
     backend: str = ""
     """What computes there; an older cloud does not say."""
+    speed: SpeedValue = 1.0
+    """How fast it is now beside itself when nothing else runs there, 0.01 to 10; 1 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ class Result:
     """How many requests were computed together."""
     decode_s: float = 0.0
     """What unpacking the tensors of the request took, before it was queued."""
+    speed: SpeedValue = 1.0
+    """As in READY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,8 @@ class State:
     connections: int
     draining: bool = False
     """Whether it finishes what is in hand and takes nothing new."""
+    speed: SpeedValue = 1.0
+    """As in READY."""
 
 
 MAX_ERROR_TEXT = 300
@@ -179,6 +189,8 @@ def from_header(kind: type[M], header: Any) -> M:
 
 
 def _name(annotation: Any) -> str:
+    if annotation == SpeedValue:
+        return f"speed from {MIN_SPEED:g} to {MAX_SPEED:g}"
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -188,6 +200,10 @@ def _is_count(value: Any) -> bool:
 
 def _is_duration(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < MAX_DURATION_S  # false for NaN
+
+
+def _is_speed(value: Any) -> bool:
+    return type(value) in (int, float) and MIN_SPEED <= value <= MAX_SPEED  # false for NaN
 
 
 def _is_range(value: Any) -> bool:
@@ -210,6 +226,7 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     str: _is_text,
     int: _is_count,
     float: _is_duration,
+    SpeedValue: _is_speed,
     bool: _is_flag,
     list[str]: _list_of(_is_text),
     list[float]: _list_of(_is_duration),

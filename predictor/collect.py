@@ -8,8 +8,9 @@ et al., MobiSys 2021, section 4.3, samples around what it predicts badly in the 
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 from statistics import median
@@ -27,13 +28,17 @@ from edgecloud.predictor.dataset import TYPICAL, Row, Whole
 from edgecloud.predictor.design import draw
 from edgecloud.predictor.draft import Bounds, Design, Shape
 from edgecloud.predictor.features import in_context, table
+from edgecloud.predictor.gauge import Gauge
+from edgecloud.predictor.pace import MOVED, NO_PACE, Mix, Pace, Run, blend, medians, moved, quiet_of
 from edgecloud.predictor.regressors import quick_errors
 from edgecloud.predictor.synthetic import Parameters, build
-from edgecloud.predictor.timing import with_clock
+from edgecloud.predictor.timing import mixes_of, with_clock
 from edgecloud.utils.inference_utils import Clock
 
 MIN_PASSES, MAX_PASSES, ENOUGH_S = 3, 11, 0.05
 UNSTEADY, RETRIES = 1.1, 2
+UNIT_S = 0.1  # of looking at the machine before anything is measured
+EVERY_AGAIN, AGAIN_AFTER = 8, 5  # of so many networks one is measured again, after so many others
 ROUND_S = 12.0
 EVERY_WHOLE, ALONE_LAYERS, ALONE_RUNS = 20, 8, 5
 REST_S, RESTED_PASSES = 0.1, 3
@@ -54,12 +59,29 @@ class Collected:
     wholes: list[Whole] = field(default_factory=list)
     networks: int = 0
     spent_s: float = 0.0
+    pace: Pace | None = None
+    """What the reference work takes on the machine whose times these are; None on an accelerator."""
+    again: list[tuple[str, float, float]] = field(default_factory=list)
+    """Kinds of layers that were measured a second time, some networks later, with both times."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take the layers of one more network."""
         for row in rows:
             self.rows.setdefault(row.layer.spec.kind, []).append(row)
         self.networks += 1
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A random network that was built, and what its layers took at first."""
+
+    traced: Traced
+    x: torch.Tensor
+    kinds: Sequence[str]
+    mixes: Sequence[Mix]
+    first_s: tuple[float, ...] = ()
+    since: int = 0
+    """The number of the network."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +99,15 @@ SLOWEST = ("conv", "dw_conv", "linear", "local", "maxpool")
 class Collector:
     """Draws networks, measures their layers, and learns where to look closer."""
 
-    def __init__(self, device: torch.device, clock: Clock, seed: int) -> None:
-        self._device, self._clock = device, clock
+    def __init__(self, device: torch.device, gauge: Gauge, seed: int) -> None:
+        self._device, self._clock, self._gauge = device, gauge.clock, gauge
         self._rng = Random(seed)
         self._noise = torch.Generator().manual_seed(seed)
         self._pool = Parameters(_pool_bytes(), device)
-        self._reference = _Reference(device, clock)
+        self._reference = _Reference(device, gauge.clock)
+        self._pace: Pace | None = None
+        self._waiting: deque[_Measured] = deque()
+        self._count = 0
         self._rate = 1e9 / max(1e-6, self._reference.macs_1e9_s())
         self._focus = Focus()
 
@@ -90,6 +115,9 @@ class Collector:
         """Measure until `collected.spent_s` reaches the budget. `on_network` is called after every network."""
         began, before = time.perf_counter(), collected.spent_s
         next_round = ROUND_S
+        if collected.pace is None and self._gauge.reference is not None:
+            collected.pace = quiet_of(self._gauge.reference.read_for(UNIT_S))
+        self._pace = collected.pace
         while collected.spent_s < budget_s:
             self._one(collected)
             collected.spent_s = before + time.perf_counter() - began
@@ -106,12 +134,28 @@ class Collector:
         x = _smooth(design.input_shape, self._noise).to(self._device)
         specs = describe(traced)
         layers = in_context(specs, [layer.inputs for layer in traced.graph.layers[1:]])
+        measured = _Measured(traced, x, [spec.kind for spec in specs], mixes_of(self._gauge, traced)[1:])
         with torch.inference_mode():
-            module = with_clock(traced, self._clock)
-            passes = self._steady(lambda: _stamps(module(x)[1]))
+            passes = self._passes(measured)
             if collected.networks % EVERY_WHOLE == 0:
-                collected.wholes.append(self._whole(name, traced, x, passes))
+                collected.wholes.append(self._whole(name, measured, passes))
+            collected.again += self._measure_again()
         collected.add([Row(la, name, raw) for la, raw in zip(layers, zip(*passes, strict=True), strict=True)])
+        if collected.networks % EVERY_AGAIN == 0:
+            self._waiting.append(replace(measured, first_s=medians(passes), since=collected.networks))
+        self._count = collected.networks
+
+    def _measure_again(self) -> list[tuple[str, float, float]]:
+        """A network that was measured a while ago, once more: what two measurements differ by is the noise of all."""
+        if not self._waiting or self._count - self._waiting[0].since < AGAIN_AFTER:
+            return []
+        before = self._waiting.popleft()
+        return list(zip(before.kinds, before.first_s, medians(self._passes(before)), strict=True))
+
+    def _passes(self, measured: "_Measured") -> list[tuple[float, ...]]:
+        """Seconds of its layers, pass by pass, as the machine takes them at the pace that they are relative to."""
+        module = with_clock(measured.traced, self._clock)
+        return self._steady(lambda: _stamps(module(measured.x)[1]), measured.mixes)
 
     def _draw(self, *, has_rare: bool) -> Design:
         rng = self._rng
@@ -126,51 +170,75 @@ class Collector:
         near_bad = self._focus.starts and rng.random() < NEAR_BAD
         return draw(rng, bounds, rng.choice(self._focus.starts) if near_bad else None)
 
-    def _steady(self, run: Callable[[], tuple[float, ...]]) -> list[tuple[float, ...]]:
-        """Passes while the machine is as fast as usual; a network met in a bad moment is measured again."""
+    def _steady(self, run: Callable[[], tuple[float, ...]], mixes: Sequence[Mix]) -> list[tuple[float, ...]]:
+        """Passes while the speed stays; a network met in a moment when it moved is measured again."""
         run(), run()
-        passes: list[tuple[float, ...]] = []
+        best: tuple[float, list[Run]] = (math.inf, [])
         for _ in range(1 + RETRIES):
-            passes = []
+            runs: list[Run] = []
             began = time.perf_counter()
-            while len(passes) < MIN_PASSES or (len(passes) < MAX_PASSES and time.perf_counter() - began < ENOUGH_S):
-                passes.append(run())
-            if self._reference.is_steady():
+            while len(runs) < MIN_PASSES or (len(runs) < MAX_PASSES and time.perf_counter() - began < ENOUGH_S):
+                runs.append(self._read_around(run, runs[-1].after if runs else None))
+            unsteady = median(moved(each.before, each.after) for each in runs)
+            best = min(best, (unsteady, runs), key=lambda pair: pair[0])
+            if unsteady <= MOVED and (self._pace is not None or self._reference.is_steady()):
                 break
-        return passes
+        return [self._quietly(each, mixes) for each in best[1]]
 
-    def _whole(self, name: str, traced: Traced, x: torch.Tensor, passes: Sequence[Sequence[float]]) -> Whole:
+    def _read_around(self, run: Callable[[], tuple[float, ...]], before: Pace | None = None) -> Run:
+        reference = self._gauge.reference
+        if reference is None:
+            return Run(run(), NO_PACE, NO_PACE)
+        before = before or reference.read()
+        seconds = run()
+        return Run(seconds, before, reference.read())
+
+    def _quietly(self, run: Run, mixes: Sequence[Mix]) -> tuple[float, ...]:
+        return run.seconds if self._pace is None else run.quietly(self._pace, mixes)
+
+    def _whole(self, name: str, measured: "_Measured", passes: Sequence[Sequence[float]]) -> Whole:
+        traced, x = measured.traced, measured.x
         placed = [float(np.quantile(times, TYPICAL)) for times in zip(*passes, strict=True)]
-        rested = []
-        for _ in range(RESTED_PASSES):
+        feels = blend(placed, measured.mixes)
+
+        def rested_pass() -> tuple[float]:
             time.sleep(REST_S)
             began = self._clock()
             traced.module(x)
-            rested.append(self._clock() - began)
+            return (self._clock() - began,)
+
+        rested = [self._quietly(self._read_around(rested_pass), [feels])[0] for _ in range(RESTED_PASSES)]
         plain = [n for n in range(1, len(placed) + 1) if not traced.strided & set(traced.graph.layers[n].inputs)]
         numbers = self._rng.sample(plain, min(ALONE_LAYERS, len(plain)))
         alone = tuple(
             (kind, placed[number - 1], seconds)
             for number in sorted(numbers)
-            for kind, seconds in [self._alone(traced, x, number)]
+            for kind, seconds in [self._alone(measured, number)]
         )
         return Whole(name, median(sum(times) for times in passes), median(rested), alone)
 
-    def _alone(self, traced: Traced, x: torch.Tensor, number: int) -> tuple[str, float]:
+    def _alone(self, measured: "_Measured", number: int) -> tuple[str, float]:
         """One layer, run again and again on the same input, as layers are usually measured."""
+        traced, x = measured.traced, measured.x
         reads = traced.graph.layers[number].inputs
         inputs = [x if read == INPUT else torch.randn(traced.graph.layers[read].out_shape).to(x) for read in reads]
         part = segment(traced, frozenset({number})).module
-        times = []
-        for _ in range(1 + ALONE_RUNS):
-            began = self._clock()
-            part(*inputs)
-            times.append(self._clock() - began)
-        return describe(traced)[number - 1].kind, float(np.quantile(times[1:], TYPICAL))
+
+        def run_often() -> tuple[float, ...]:
+            times = []
+            for _ in range(1 + ALONE_RUNS):
+                began = self._clock()
+                part(*inputs)
+                times.append(self._clock() - began)
+            return (float(np.quantile(times[1:], TYPICAL)),)
+
+        seconds = self._quietly(self._read_around(run_often), [measured.mixes[number - 1]])[0]
+        return measured.kinds[number - 1], seconds
 
 
 class _Reference:
-    """A fixed piece of work that tells whether the machine is as fast as usual right now."""
+    """A fixed piece of work for the device itself: how large networks may be, and for an accelerator, whose times are
+    relative to nothing, whether it is as fast as usual right now."""
 
     def __init__(self, device: torch.device, clock: Clock) -> None:
         self._clock = clock

@@ -21,6 +21,7 @@ import numpy as np
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.predictor.dataset import Machine, Whole
 from edgecloud.predictor.features import FEATURE_HASH, Described, table
+from edgecloud.predictor.pace import Pace
 from edgecloud.predictor.quality import MOST_KIND
 from edgecloud.predictor.regressors import FORMS, LEAST_S, Fitted, Seconds
 from edgecloud.predictor.train import KindFit, Spread, whole_factor
@@ -90,6 +91,8 @@ class Predictors:
     """By kind: seconds of a layer run by itself again and again over seconds in its network."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """By kind: the P90 error of its layers in a network, as a factor, held out by network."""
+    pace: Pace | None = None
+    """What the reference work takes on the machine whose times these are; None where nobody knows."""
 
     def weak(self, layers: Sequence[Described]) -> dict[str, float]:
         """Kinds of a network that are predicted worse than `MOST_KIND` and that may matter there, with their factors.
@@ -144,7 +147,9 @@ class Predictors:
         return PredictedTimes(tuple(placed), tuple(start_s), (1.0, *map(float, factors)), tuple(kinds))
 
 
-def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[Whole]) -> Predictors:
+def combine(
+    fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[Whole], pace: Pace | None = None
+) -> Predictors:
     """What was fitted for each kind, with the gap between layers and networks."""
     alone: dict[str, list[float]] = {}
     for whole in wholes:
@@ -158,6 +163,7 @@ def combine(fits: Sequence[KindFit], machine: Machine | None, wholes: Sequence[W
         whole_factor=whole_factor(fits),
         alone={kind: median(ratios) for kind, ratios in sorted(alone.items())},
         errors={kind_fit.kind: kind_fit.factor for kind_fit in fits},
+        pace=pace,
     )
 
 
@@ -182,6 +188,7 @@ def save(predictors: Predictors, path: Path) -> None:
         "whole_factor": predictors.whole_factor,
         "alone": dict(predictors.alone),
         "errors": dict(predictors.errors),
+        "pace": None if predictors.pace is None else asdict(predictors.pace),
     }
     packed = skops.io.dumps(document, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,4 +261,5 @@ def _predictors(document: dict[str, Any]) -> Predictors:
         whole_factor=float(document["whole_factor"]),
         alone=document["alone"],
         errors={kind: float(factor) for kind, factor in document.get("errors", {}).items()},  # older files have none
+        pace=None if document.get("pace") is None else Pace.read(document["pace"]),
     )

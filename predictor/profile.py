@@ -1,14 +1,16 @@
 """Measured times of one network on one device: every pass, layer by layer, and some tails. Pure.
 
-How it is measured, and why so, stands in predictor.timing.
+How it is measured, and why so, stands in predictor.timing. Times are those of the quiet machine (predictor.pace).
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
-SCHEMA = 2
+from edgecloud.predictor.pace import HEAVY, Noise, Pace, medians, noise_of
+
+SCHEMA = 3
 
 Progress = Callable[[float], None]
 """Is told the share of the work that is done, 0 to 1."""
@@ -35,6 +37,7 @@ class Profile:
 
     `seconds` are the medians, `passes` every pass as it was measured, `start_s` what starting a tail after each layer
     takes beyond its layers. `key` says what all of that depends on: model, device, threads, back-end, digests.
+    All of it is what the quiet machine takes. `noise` is how well a second measurement, later, predicts the first.
 
     >>> import edgecloud as ec
     >>> net = ec.load("le_net")
@@ -47,11 +50,35 @@ class Profile:
     key: ProfileKey
     passes: tuple[tuple[float, ...], ...]
     tails: dict[int, tuple[float, ...]]
+    pace: Pace | None = None
+    """What the reference work takes on the machine whose times these are: this one when it is quiet. None where there
+    is no such work, on an accelerator."""
+    first: int = 0
+    """How many of the passes were measured first, the others later; 0 where nobody knows."""
 
     @property
     def seconds(self) -> tuple[float, ...]:
         """Median seconds of every layer; the input, layer 0, costs nothing."""
-        return tuple(median(times) for times in zip(*self.passes, strict=True))
+        return medians(self.passes)
+
+    @property
+    def noise(self) -> Noise | None:
+        """How well the second half of the passes, later, predicts the first; None where there is only one half."""
+        if not 0 < self.first < len(self.passes):
+            return None
+        return noise_of(medians(self.passes[: self.first]), medians(self.passes[self.first :]))
+
+    def at(self, quiet: Pace | None) -> "Profile":
+        """The same once this machine has been seen faster than it was known to be: what is quiet is another thing then.
+
+        `quiet` is what the reference work takes by now; None where nobody knows.
+        """
+        if self.pace is None or quiet is None or self.pace == quiet:
+            return self
+        by = HEAVY.slowdown(quiet, self.pace)
+        passes = tuple(tuple(s * by for s in row) for row in self.passes)
+        tails = {layer: tuple(s * by for s in times) for layer, times in self.tails.items()}
+        return replace(self, passes=passes, tails=tails, pace=quiet)
 
     @property
     def start_s(self) -> tuple[float, ...]:

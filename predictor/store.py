@@ -12,6 +12,7 @@ from typing import Any
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.graph_json import to_document
+from edgecloud.predictor.pace import Pace
 from edgecloud.predictor.profile import SCHEMA, Profile, ProfileKey
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file, write_atomically
@@ -70,7 +71,16 @@ def _checked(document: Any, key: ProfileKey, layers: int) -> Profile:
     tails = document.get("tails")
     if not isinstance(tails, dict) or not all(isinstance(row, list) and row for row in tails.values()):
         raise ValueError("it contains no tails")
-    return Profile(key, tuple(map(_seconds, passes)), {_layer(name, layers): _seconds(tails[name]) for name in tails})
+    pace, first = document.get("pace", ""), document.get("first")
+    if type(first) is not int or not 0 <= first < len(passes):
+        raise ValueError("it does not say which passes were first")
+    return Profile(
+        key,
+        tuple(map(_seconds, passes)),
+        {_layer(name, layers): _seconds(tails[name]) for name in tails},
+        None if pace is None else Pace.read(pace),
+        first,
+    )
 
 
 def _seconds(row: list[Any]) -> tuple[float, ...]:
@@ -122,9 +132,10 @@ def save(folder: Path, profile: Profile, graph: LayerGraph) -> None:
     The graph goes with it for those who plan without the network.
     """
     path = path_of(folder, profile.key)
-    passes = [[round(s, 9) for s in row] for row in profile.passes]
-    tails = {str(layer): [round(s, 9) for s in row] for layer, row in profile.tails.items()}
-    document = {"key": asdict(profile.key), "passes": passes, "tails": tails, "graph": to_document(graph)}
+    passes = [[round(s, 12) for s in row] for row in profile.passes]
+    tails = {str(layer): [round(s, 12) for s in row] for layer, row in profile.tails.items()}
+    about = {"pace": None if profile.pace is None else asdict(profile.pace), "first": profile.first}
+    document = {"key": asdict(profile.key), "passes": passes, "tails": tails, **about, "graph": to_document(graph)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(document))

@@ -8,6 +8,11 @@ Between two inferences a device waits for the link. A processor that has rested 
 takes up to twice as long, and waking sleeping threads can cost milliseconds), so every pass is measured after a rest.
 Such a pass tells what a head takes, which always starts with the first layer. A tail starts in the middle, and pays
 for the start there: for some tails that extra is measured, and between them it is interpolated.
+
+The machine may be slower now than it was or will be. After every run the reference work is timed with the clock of the
+layers, and what is kept is what the quiet machine takes (predictor.pace). A run around which the speed moved, or in
+which others had the processor, is run again. Half of the passes come last, after the tails: how well they predict the
+first half is the noise of the profile.
 """
 
 import time
@@ -21,27 +26,31 @@ import torch
 from torch import fx
 
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.specs import UnknownLayerError, describe
 from edgecloud.models.split import split
 from edgecloud.models.steps import Steps
 from edgecloud.models.trace import Traced
+from edgecloud.predictor.gauge import Gauge
+from edgecloud.predictor.pace import AT_START_S, NO_PACE, READ_TIMES, Mix, Pace, Run, blend, medians, moved
+from edgecloud.predictor.pace import MOVED as MOVED_SHARE
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.utils.inference_utils import Clock, waited_s
 
 R = TypeVar("R")
 WARM_UP_PASSES = 2
-MIN_PASSES, MAX_PASSES = 5, 15
-ENOUGH_S = 1.5  # of measured work
+MIN_PASSES, MAX_PASSES = 3, 6  # of each half
+ENOUGH_S = 0.75  # of measured work, of each half
 REST_S = 0.1
 MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 3
 STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
 HELD_UP, TRIES = 0.05, 4  # how much of its time a run may have waited for a processor; how often it is run
-PATIENCE_S = 5.0  # for runs that are repeated
+PATIENCE_S, LONG_PATIENCE_S = 1.0, 5.0  # for runs that are repeated
 
 
 def measure(
     traced: Traced,
     x: torch.Tensor,
-    clock: Clock,
+    gauge: Gauge,
     key: ProfileKey,
     progress: Progress,
     *,
@@ -50,52 +59,115 @@ def measure(
 ) -> Profile:
     """Time the layers of a network on the input `x`, shape (1, ...), already on the device of the network.
 
-    At least five passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well. One
-    that `is_behind` others, who take the processor away, is run again, and the passes that were held up least count.
+    Six to twelve passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well. One
+    that `is_behind` others, who take the processor away, has more patience for running again what was held up.
     """
-    patience = _Patience(PATIENCE_S if is_behind else 0.0)
-    share = 0.5 if tails else 1.0
+    watch = _Watch(gauge, LONG_PATIENCE_S if is_behind else PATIENCE_S)
+    half = 0.25 if tails else 0.5
     with torch.inference_mode():
-        passes = _measure_passes(traced, x, clock, patience, lambda done: progress(done * share))
-        starts = _start_layers(traced.graph, median(map(sum, passes))) if tails else []
-        tail_times = _measure_tails(traced, x, clock, starts, patience, lambda done: progress(share + done * share))
-    return Profile(key, passes, tail_times)
+        first = _measure_passes(traced, x, watch, lambda done: progress(done * half))
+        starts = _start_layers(traced.graph, median(sum(run.seconds) for run in first)) if tails else []
+        tail_runs = _measure_tails(traced, x, watch, starts, lambda done: progress(half + done * (1 - 2 * half)))
+        later = _measure_passes(traced, x, watch, lambda done: progress(1 - half + done * half))
+    if gauge.is_elapsed:
+        first, later = faster_half(first), faster_half(later)
+    return quiet_profile(key, first, later, tail_runs, watch.pace(), mixes_of(gauge, traced))
 
 
-class _Patience:
-    """Runs again what was held up by others, as long as there are seconds left for that."""
+def mixes_of(gauge: Gauge, traced: Traced) -> tuple[Mix, ...]:
+    """What every layer of a network feels of a slowdown, the input first."""
+    try:
+        specs = describe(traced)
+    except UnknownLayerError:
+        specs = None
+    return gauge.mixes(specs, len(traced.graph.layers))
 
-    def __init__(self, seconds: float) -> None:
-        self._left_s = seconds
 
-    def again(self, run: Callable[[], R]) -> R:
-        """The first run that hardly waited for a processor, or of some the one that waited least."""
-        runs: list[tuple[float, R]] = []
+def faster_half(runs: list[Run]) -> list[Run]:
+    """In elapsed time: while one thread has no processor all others wait, and a layer takes many times as long."""
+    return sorted(runs, key=lambda run: sum(run.seconds))[: (len(runs) + 1) // 2]
+
+
+def quiet_profile(
+    key: ProfileKey,
+    first: list[Run],
+    later: list[Run],
+    tails: dict[int, list[Run]],
+    quiet: Pace | None,
+    mixes: tuple[Mix, ...],
+) -> Profile:
+    """What was measured, as the quiet machine takes it."""
+    if quiet is None:
+        passes = tuple(run.seconds for run in (*first, *later))
+        plain = {layer: tuple(run.seconds[0] for run in runs) for layer, runs in tails.items()}
+        return Profile(key, passes, plain, None, len(first))
+    passes = tuple(run.quietly(quiet, mixes) for run in (*first, *later))
+    seconds = medians(passes)
+    tail_times = {
+        layer: tuple(run.quietly(quiet, [blend(seconds[layer + 1 :], mixes[layer + 1 :])])[0] for run in runs)
+        for layer, runs in tails.items()
+    }
+    return Profile(key, passes, tail_times, quiet, len(first))
+
+
+class _Watch:
+    """Runs things between readings of the reference work, and again what was held up, as long as there is time."""
+
+    def __init__(self, gauge: Gauge, patience_s: float) -> None:
+        self.gauge, self._left_s = gauge, patience_s
+        self._readings = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
+
+    def pace(self) -> Pace | None:
+        """What the reference work takes on the quiet machine, by all that was read; None where there is none."""
+        quiet = self.gauge.quiet
+        return quiet.saw(self._readings) if quiet is not None and self._readings else None
+
+    def run(self, run: Callable[[], R], seconds_of: Callable[[R], tuple[float, ...]]) -> Run:
+        """The first run that hardly waited and around which the speed stayed; of some the one with least of that."""
+        runs: list[tuple[float, Run]] = []
         while True:
-            before, began = waited_s(), time.perf_counter()
+            before = self._last()
+            waited, began = waited_s(), time.perf_counter()
             result = run()
             took_s = time.perf_counter() - began
-            runs.append((waited_s() - before, result))
+            held_up = (waited_s() - waited) / max(took_s - REST_S, took_s / 10)
+            after = self._read()
+            blame = max(held_up / HELD_UP if self.gauge.is_elapsed else 0.0, moved(before, after) / MOVED_SHARE)
+            runs.append((blame, Run(seconds_of(result), before, after)))
             self._left_s -= took_s if len(runs) > 1 else 0.0
-            if runs[-1][0] <= HELD_UP * took_s or len(runs) >= TRIES or self._left_s < took_s:
+            if blame <= 1 or len(runs) >= TRIES or self._left_s < took_s:
                 return min(runs, key=lambda pair: pair[0])[1]
 
+    def _last(self) -> Pace:
+        return self._readings[-1] if self._readings else NO_PACE
 
-def _measure_passes(
-    traced: Traced, x: torch.Tensor, clock: Clock, patience: _Patience, progress: Progress
-) -> tuple[tuple[float, ...], ...]:
-    module = with_clock(traced, clock)
+    def _read(self) -> Pace:
+        if self.gauge.reference is not None:
+            self._readings.append(self.gauge.reference.read(READ_TIMES))
+        return self._last()
+
+
+def _measure_passes(traced: Traced, x: torch.Tensor, watch: _Watch, progress: Progress) -> list[Run]:
+    module = with_clock(traced, watch.gauge.clock)
     for _ in range(WARM_UP_PASSES):
         module(x)
-    passes: list[tuple[float, ...]] = []
+
+    def one_pass() -> list[float]:
+        time.sleep(REST_S)
+        stamps: list[float] = module(x)[1]
+        return stamps
+
+    passes: list[Run] = []
     spent = 0.0
     while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
-        time.sleep(REST_S)
-        _, stamps = patience.again(lambda: module(x))
-        passes.append((0.0, *(max(0.0, end - begin) for begin, end in pairwise(stamps))))
-        spent += sum(passes[-1])
+        passes.append(watch.run(one_pass, lambda stamps: (0.0, *_between(stamps))))
+        spent += sum(passes[-1].seconds)
         progress(min(len(passes) / MIN_PASSES, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), 1.0))
-    return tuple(passes)
+    return passes
+
+
+def _between(stamps: list[float]) -> list[float]:
+    return [max(0.0, end - begin) for begin, end in pairwise(stamps)]
 
 
 def with_clock(traced: Traced, clock: Clock) -> Steps:
@@ -116,16 +188,15 @@ def with_clock(traced: Traced, clock: Clock) -> Steps:
 
 
 def _measure_tails(
-    traced: Traced, x: torch.Tensor, clock: Clock, starts: list[int], patience: _Patience, progress: Progress
-) -> dict[int, tuple[float, ...]]:
-    times: dict[int, tuple[float, ...]] = {}
+    traced: Traced, x: torch.Tensor, watch: _Watch, starts: list[int], progress: Progress
+) -> dict[int, list[Run]]:
+    times: dict[int, list[Run]] = {}
     for count, layer in enumerate(starts):
         head, tail = split(traced, range(layer + 1))
         boundary = dict(zip(head.outputs, head.module(x), strict=True))
         crossing = [boundary[number] for number in tail.inputs]
-        times[layer] = tuple(
-            patience.again(partial(_time_tail, tail.module, crossing, clock)) for _ in range(START_PASSES)
-        )
+        time_tail = partial(_time_tail, tail.module, crossing, watch.gauge.clock)
+        times[layer] = [watch.run(time_tail, lambda seconds: (seconds,)) for _ in range(START_PASSES)]
         progress((count + 1) / len(starts))
     return times
 

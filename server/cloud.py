@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.speed import Speed
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision
 from edgecloud.models.network import Network
@@ -42,6 +43,7 @@ SWITCH_S = 0.0005
 waits that long where a connection is busy, since torch releases the interpreter in each."""
 CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
+PROBE_S = 0.02  # of looking how fast this machine is
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
 
 
@@ -182,7 +184,7 @@ class Cloud:
         if self.server.is_stopping and not session.agreed:
             raise BusyError("the cloud is stopping")
         served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
-        times = served.timing.current
+        times = served.timing.quiet
         ready = Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
@@ -193,8 +195,10 @@ class Cloud:
             times=times.source,
             load=self._meter.load,
             backend=served.executor.machine.backend,
+            speed=self._speed,
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
+        self._look_at_speed()
         self._visits.connected(peer.name, served.hello.model)
         return hello
 
@@ -281,7 +285,27 @@ class Cloud:
             timed_s=arrival.timed_s,
             batch=ran.batch,
             decode_s=arrival.decode_s,
+            speed=self._speed,
         )
+
+    @property
+    def _speed(self) -> float:
+        """Of this machine now, as far as it is known."""
+        meter = self._networks.speed
+        return 1.0 if meter is None else round(meter.now().value, 3)
+
+    def _look_at_speed(self) -> None:
+        """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. To be called
+        when the answer at hand has left: whoever asked measures how long it takes, and how many are queued. It ends
+        as soon as a request waits."""
+        meter, worker = self._networks.speed, self._worker
+        if meter is None or not meter.is_due or worker.waiting:
+            return
+
+        def look(_: Sequence[object]) -> list[Speed]:
+            return [meter.look(PROBE_S, lambda: worker.waiting > 0)]
+
+        worker.submit(Job(look, None, Deadline.after(PROBE_S, "a look")))
 
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
@@ -303,8 +327,10 @@ class Cloud:
                 max_queue=self._config.max_queue,
                 connections=server.count,
                 draining=server.is_stopping,
+                speed=self._speed,
             )
         )
+        self._look_at_speed()
 
 
 _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {

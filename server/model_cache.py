@@ -18,6 +18,7 @@ from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.speed import SpeedMeter
 from edgecloud.engine.times import Found, Times
 from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import inputs, registry
@@ -76,13 +77,12 @@ class Served:
         return self._run_batch(layers, requests) if self.batched[layers] else self._run_each(layers, requests)
 
     def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
-        """Where the time was predicted, the prediction learns from the real one."""
+        """It tells the present speed, and where the time was predicted, the prediction learns from the real one."""
         segment = self.executor.load(layers)
         is_first = segment.runs == 0  # memory is fetched and kernels are chosen: that is no load
         ran = self._executed(segment, arrays)
-        if self.timing.teacher is not None:
-            self.timing.teacher.learn(layers, ran.seconds)
         if not is_first:
+            self.timing.ran(layers, ran.seconds, self._entry(layers))
             self.meter.saw(ran.seconds, self._idle_s(layers))
         return ran
 
@@ -130,9 +130,12 @@ class Served:
 
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
-        times, graph = self.timing.times, self.graph
-        entry = graph.points[graph.entry(range(min(layers)))].layer
-        return sum(times.seconds[number] for number in layers) + times.start_s[entry]
+        times = self.timing.times
+        return sum(times.seconds[number] for number in layers) + times.start_s[self._entry(layers)]
+
+    def _entry(self, layers: frozenset[int]) -> int:
+        """The layer after which a segment begins."""
+        return self.graph.points[self.graph.entry(range(min(layers)))].layer
 
 
 @dataclass(eq=False)
@@ -175,6 +178,11 @@ class Networks:
             tell_torch()  # imported now, so that each process that loads finds it there
         self._loader = Loader(self._load_there) if has_loader else None
         self._served_at = float("-inf")
+
+    @property
+    def speed(self) -> SpeedMeter | None:
+        """Who knows how fast this machine is just now; None before the first network."""
+        return next(iter(self._times.meters.copy().values()), None)
 
     def close(self) -> None:
         """End what loads."""
@@ -324,7 +332,10 @@ class Networks:
             return None
         network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
         executor = self._executor(network)
-        timing = Found(times) if times is not None else self._times.find(executor, lambda _: None, tails=True)
+        if times is not None:
+            timing = Found(times, meter=self._times.meter(executor))
+        else:
+            timing = self._times.find(executor, lambda _: None, tails=True)
         return self._served(entry, executor, timing, network)
 
     def _load_there(self, wish: Wish) -> tuple[bytes, int]:

@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from edgecloud.client.conditions import Conditions
 from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
@@ -30,6 +31,7 @@ TEXT = "text:"
 KINDS_OF_FILES = {".npy": inputs.TENSOR, ".wav": inputs.SPEECH}
 """By suffix; every other file is taken for a picture."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
+STEP = 0.05  # of the present speed
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,17 @@ class Fleet:
         executor = make_executor(network, self._device, self._share, choice.backend)
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
+
+    def conditions(self, cloud: Conditions) -> Conditions:
+        """What a decision depends on, with the present speed of this machine; nothing is run."""
+        speed = next((member.timing.meter.now().value for member in self.members.values()), 1.0)
+        speed = max(STEP, round(speed / STEP) * STEP)  # or every task would make a plan anew
+        return replace(cloud, edge_speed=speed)
+
+    def look(self) -> None:
+        """Look how fast this machine is just now, where no task told that lately."""
+        for member in self.members.values():
+            member.timing.look()
 
     def array(self, task: Task) -> Array:
         """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""

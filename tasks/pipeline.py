@@ -169,7 +169,7 @@ class Pipeline:
     def _next(self) -> Callable[[], None] | None:
         while True:
             self._cloud.hang_up_if_overdue()
-            self._planner.refresh(self.now_s, self._cloud.conditions())  # it may take long: not with the lock held
+            self._planner.refresh(self.now_s, self._fleet.conditions(self._cloud.conditions()))
             with self._changed:
                 if self._over:
                     over, self._over = self._over, []
@@ -253,8 +253,11 @@ class Pipeline:
         graph = member.network.graph
         head = frozenset(range(choice.layer + 1))
         segment = member.executor.load(head)
+        is_first = segment.runs == 0  # memory is fetched and kernels are chosen
         record.started_s = self.now_s
         ran = member.executor.run(segment, [x])
+        if not is_first and member.timing.teacher is None:
+            member.timing.ran(head, ran.seconds)
         record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:

@@ -155,14 +155,14 @@ def options_of(profile: Profiled, conditions: Conditions) -> list[Option]:
     All of them, and not only the codec of least latency: whether the edge or the link has time to spare is for the
     plan of all tasks to say.
     """
-    graph = profile.graph
+    graph, edge_s = profile.graph, [seconds / conditions.edge_speed for seconds in profile.seconds]
     if conditions.link is None or conditions.ready is None:
         last = graph.points[-1]
-        return [Option(last.number, last.layer, RAW, Stages(sum(profile.seconds), 0.0, 0.0))]
+        return [Option(last.number, last.layer, RAW, Stages(sum(edge_s), 0.0, 0.0))]
     ready, estimate = conditions.ready[graph.name], conditions.link
     link = Link(estimate.up_bytes_per_s, estimate.down_bytes_per_s, estimate.rtt_s)
     cloud = CloudTimes(ready.seconds, ready.start_s, conditions.load, conditions.queue_s)
-    *cuts, alone = chain.scan(Problem(graph, profile.seconds, cloud, link))
+    *cuts, alone = chain.scan(Problem(graph, edge_s, cloud, link))
     ways = (
         (c.point, packed.codec, c.predicted.sent_as(packed, link))
         for c in cuts

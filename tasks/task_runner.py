@@ -302,7 +302,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     for name, member in fleet.members.items():
         policy = (config.codec.name, config.codec.accuracy_budget)
         allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
-        profiles[name] = Profiled(member.network.graph, member.timing.current.seconds, allowed)
+        profiles[name] = Profiled(member.network.graph, member.timing.quiet.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, profiles, is_serial=config.is_serial, sharing=sharing_of(config, fleet))
     return OpenQueue(tasks, profiles, config.rate_per_s)
@@ -310,7 +310,8 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
 
 def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     """What torch and the solver do only the first time is not the first task's fault."""
-    planner.refresh(0.0, cloud.conditions())
+    fleet.look()
+    planner.refresh(0.0, fleet.conditions(cloud.conditions()))
     for member in fleet.members.values():
         graph = member.network.graph
         member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.array])

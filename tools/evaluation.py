@@ -20,7 +20,7 @@ from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE, Fitness, p90
 from edgecloud.predictor.regressors import FORMS
 from edgecloud.predictor.train import KindFit, fit_all, fitness
-from edgecloud.tools.survey import this_machine
+from edgecloud.tools.survey import pace_of, this_machine
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import writing
 from edgecloud.utils.inference_utils import keep_freed_memory
@@ -98,7 +98,7 @@ def fit(source: Path, progress: Show) -> Evaluation:
     began = time.perf_counter()
     fits = tuple(fit_all(data, lambda done: progress("fitting", done)))
     fit_s = time.perf_counter() - began
-    return Evaluation(data, fits, combine(fits, data.machine, wholes), (), fit_s, "none requested")
+    return Evaluation(data, fits, combine(fits, data.machine, wholes, pace_of(source)), (), fit_s, "none requested")
 
 
 def keep(evaluation: Evaluation, path: Path) -> None:
@@ -132,7 +132,7 @@ def evaluate_networks(
         began = time.perf_counter()
         predicted = evaluation.predictors.network(layers)
         predict_s = time.perf_counter() - began
-        profile = executor.profile(cache_dir, tails=True, is_fresh=True)
+        profile = executor.profile(cache_dir, tails=True, is_fresh=True).at(evaluation.predictors.pace)
         twins = sum(layer.spec in specs for layer in layers)
         parts = _parts([layer.id for layer in executor.network.graph.layers], predicted, profile)
         results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))

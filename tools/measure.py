@@ -52,6 +52,11 @@ def measured(
     return executor.profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 
+def noise_text(profile: Profile) -> str:
+    """How well a second measurement, later, predicts the first; "" where there was none."""
+    return "" if profile.noise is None else str(profile.noise)
+
+
 def notes(measured: MeasuredNetwork) -> dict[str, str]:
     """What the times depend on."""
     key = {name: str(value) for name, value in asdict(measured.profile.key).items()}
@@ -59,6 +64,7 @@ def notes(measured: MeasuredNetwork) -> dict[str, str]:
         "weights_origin": measured.origin,
         "input": measured.source,
         "passes": str(len(measured.profile.passes)),
+        "noise": noise_text(measured.profile),
     }
 
 
@@ -69,6 +75,7 @@ def to_json(measured: MeasuredNetwork) -> dict[str, Any]:
         "measured_on": notes(measured),
         "layers": [asdict(row) for row in measured.rows],
         "total_s": measured.rows[-1].accumulated_s,
+        "noise": None if measured.profile.noise is None else asdict(measured.profile.noise),
         "passes": [list(row) for row in measured.profile.passes],
     }
 
@@ -94,6 +101,8 @@ def to_table(measured: MeasuredNetwork) -> Table:
     """The table for people."""
     key = measured.profile.key
     title = f"{measured.model}, weights {measured.origin}, {key.device}, {key.threads} threads"
+    if measured.profile.noise is not None:
+        title += f"\nnoise: a second measurement differs by {noise_text(measured.profile)}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("", "layer", "kind", "time", "spread", "output", "elements", "size", "accumulated"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right", no_wrap=True)

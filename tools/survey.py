@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from edgecloud.predictor import dataset
 from edgecloud.predictor.blocks import DRAWN
 from edgecloud.predictor.collect import Collected, Collector
 from edgecloud.predictor.dataset import COLUMNS, Dataset, Machine, to_cells
+from edgecloud.predictor.gauge import Gauge
+from edgecloud.predictor.pace import Pace, noise_by_kind, within
 from edgecloud.predictor.quality import FEWEST_ROWS, enough_s
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.errors import UsageError
@@ -32,6 +34,8 @@ from edgecloud.utils.progress import Show
 
 ABOUT = "about.json"
 SAVE_EVERY_S = 10.0
+SAME = 0.2  # the difference that is told
+MOST_AGAIN = 5_000  # layers measured twice that are kept
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,20 @@ class Survey:
     def enough_s(self) -> float | None:
         """The seconds of measuring that would do; None where no kind is missing."""
         return enough_s(self.kinds, DRAWN, FEWEST_ROWS, self.collected.spent_s)
+
+    @property
+    def noise(self) -> Mapping[str, float]:
+        """By kind, what 9 of 10 layers that were measured twice differ by less than, as a share."""
+        return noise_by_kind(self.collected.again)
+
+    @property
+    def noise_text(self) -> str:
+        """How well a second measurement predicts the first, for people; "" where nothing was measured twice."""
+        again = self.collected.again
+        if not again:
+            return ""
+        agree = within(((first_s, second_s) for _, first_s, second_s in again), SAME)
+        return f"noise: {agree:.0%} of {len(again)} layers measured twice agree within {SAME:.0%}"
 
     @property
     def threads(self) -> str:
@@ -146,10 +164,17 @@ def survey(config: SurveyConfig, progress: Show) -> Survey:
     progress("measuring layers", 0.0)
     if collected.spent_s < config.budget_s:
         try:
-            Collector(device, wall_clock(device), seed=collected.networks).run(collected, config.budget_s, on_rows)
+            gauge = _gauge_of(device, config.folder, machine)
+            Collector(device, gauge, seed=collected.networks).run(collected, config.budget_s, on_rows)
         finally:
             _save(config.folder, collected, machine)
     return Survey(machine, config.folder, collected)
+
+
+def _gauge_of(device: torch.device, folder: Path, machine: Machine) -> Gauge:
+    if device.type != "cpu":
+        return Gauge(wall_clock(device), is_elapsed=True)
+    return Gauge.of(wall_clock(device), machine.threads, folder, asdict(machine), is_work=False)
 
 
 def _kept(folder: Path, machine: Machine) -> Collected:
@@ -158,7 +183,13 @@ def _kept(folder: Path, machine: Machine) -> Collected:
         return Collected()
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if "pace" not in about:
+            raise UsageError(
+                f"{folder} contains times of an earlier version: use --fresh to replace them, or another --output"
+            )
         networks, spent_s = int(about["networks"]), float(about["spent_s"])
+        pace = None if about["pace"] is None else Pace.read(about["pace"])
+        again = [(str(kind), float(first_s), float(second_s)) for kind, first_s, second_s in about["again"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / ABOUT} is damaged ({error}): use --fresh to measure everything again") from None
     data = dataset.read(folder)
@@ -168,7 +199,15 @@ def _kept(folder: Path, machine: Machine) -> Collected:
             "use --fresh to replace them, or another --output"
         )
     rows = {kind: list(kept) for kind, kept in data.rows.items()}
-    return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s)
+    return Collected(rows, list(dataset.read_whole(folder)), networks, spent_s, pace, again)
+
+
+def pace_of(folder: Path) -> Pace | None:
+    """What the rows of a folder are relative to; None where it does not say, or is damaged, or is no folder."""
+    try:
+        return Pace.read(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["pace"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _clear(folder: Path) -> None:
@@ -183,6 +222,8 @@ def _save(folder: Path, collected: Collected, machine: Machine) -> None:
     if not collected.rows:
         return
     about = asdict(machine) | {"networks": collected.networks, "spent_s": round(collected.spent_s, 3)}
+    about["pace"] = None if collected.pace is None else asdict(collected.pace)
+    about["again"] = collected.again[-MOST_AGAIN:]
     try:
         dataset.write(folder, collected.rows, machine)
         dataset.write_whole(folder, collected.wholes)
@@ -222,4 +263,5 @@ def to_json(result: Survey, budget: float | None) -> dict[str, Any]:
         "kinds": result.kinds,
         "missing": result.missing,
         "enough_s": budget,
+        "noise": {"twice": len(result.collected.again), "p90_by_kind": result.noise},
     }

@@ -55,17 +55,22 @@ def baseline_table(grid: Grid, w: Words) -> Table | None:
     summary = [
         times(geometric_mean(ratios[name]), _of(grid, name), NOTE) if ratios[name] else times(None) for name in names
     ]
-    winners = [result.by(_winner(result, names)) for result in grid.results]
-    wins = sum(_is_autos(result, row) for result, row in zip(grid.results, winners, strict=True))
+    contests = [_contest(result, names) for result in grid.results]
+    wins = sum(
+        each.is_sure and _is_autos(result, result.by(each.first))
+        for result, each in zip(grid.results, contests, strict=True)
+    )
+    equal = sum(not each.is_sure for each in contests if each.first)
     rows.append(
         (
             text(w("geometric_mean"), NOTE),
             *[text("")] * 3,
             *summary,
-            text(w("auto_wins", wins=f"{wins}/{len(winners)}"), NOTE),
+            text(""),
+            text(w("auto_wins", wins=f"{wins}/{len(contests)}", equal=equal), NOTE),
         )
     )
-    head = (*w.head("cpu", "link", "chosen", "auto_value"), *(w.who(name) for name in names), w("winner"))
+    head = (*w.head("cpu", "link", "chosen", "auto_value"), *(w.who(name) for name in names), w("noise"), w("winner"))
     notes = [w("baseline_note", objective=w.objective(grid.objective))]
     notes += [w("baseline_names")] if TO_EXPLAIN.intersection(names) else []
     return Table(f"baselines-{grid_id(grid)}", w("baseline_title"), head, tuple(rows), tuple(notes))
@@ -78,7 +83,8 @@ def _of(grid: Grid, name: str) -> tuple[int, ...]:
 
 
 def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry, ...]:
-    auto, winner = result.auto, _winner(result, names)
+    auto, contest = result.auto, _contest(result, names)
+    winner = contest.first if contest.is_sure else ""
     entries = [text(w.cpu(result.cell.cpu)), text(w.link(result.cell)), _chosen(auto, w), _value(result, auto)]
     for name in names:
         row, ratio = result.by(name), _ratio(result, result.by(name))
@@ -90,10 +96,11 @@ def _against(result: CellResult, names: Sequence[str], w: Words) -> tuple[Entry,
             lines = (*row.lines, *(auto.lines if auto else ()))
             mark = f" {w('wrong_mark')}" if row.wrong else ""
             entries.append(times(ratio, lines, BEST if winner == name else BAD if mark else "", after=mark))
-    label = w.who(winner) if winner else w("not_measured")
+    label = w.who(winner) if winner else w("no_winner" if contest.first else "not_measured")
     if winner != AUTO and _is_autos(result, result.by(winner)):
         label = w("same_cut", who=label)
-    return (*entries, text(label, BEST if winner == AUTO else ""))
+    noise = percent(contest.noise if contest.first else None, sign=False)
+    return (*entries, noise, text(label, BEST if winner == AUTO else ""))
 
 
 def _is_autos(result: CellResult, row: Row | None) -> bool:
@@ -112,10 +119,31 @@ def _ratio(result: CellResult, row: Row | None) -> float | None:
     return None if value is None or not auto else value / auto
 
 
-def _winner(result: CellResult, names: Iterable[str]) -> str:
+@dataclass(frozen=True)
+class _Contest:
+    """Who has least in a cell, and whether that is more than chance."""
+
+    first: str
+    """"" where nothing was measured."""
+    noise: float
+    """How far apart two measurements of the first, or of the next one with another cut, lie, as a share."""
+    is_sure: bool
+    """Whether the next one with another cut has more than the noise more."""
+
+
+def _contest(result: CellResult, names: Iterable[str]) -> _Contest:
     rows = [(who, row) for who in (AUTO, *names) if (row := result.by(who)) is not None and not row.wrong]
-    values = [(value, who) for who, row in rows if (value := result.value(row)) is not None]
-    return min(values, key=lambda pair: pair[0])[1] if values else ""
+    ranked = sorted(
+        ((value, who, row) for who, row in rows if (value := result.value(row)) is not None), key=lambda each: each[0]
+    )
+    if not ranked:
+        return _Contest("", 0.0, is_sure=False)
+    least, first, winner = ranked[0]
+    cut = (winner.point, winner.codec)
+    others = ((value, row) for value, _, row in ranked if (row.point, row.codec) != cut)
+    value, other = next(others, (float("inf"), winner))
+    noise = result.noise(winner, other)
+    return _Contest(first, noise, is_sure=value > (1 + noise) * least)
 
 
 # --- energy

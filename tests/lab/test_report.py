@@ -231,10 +231,40 @@ def test_baselines_are_ratios_to_auto_and_a_wrong_answer_does_not_win() -> None:
     assert neurosurgeon.value == pytest.approx(geometric_mean([stages(cell, 1)["total_s"] / auto_s]), abs=1e-4)
 
 
-def test_a_baseline_with_the_cut_of_auto_is_told_to_have_it() -> None:
+def test_nobody_wins_within_the_noise() -> None:
+    """Two cuts that are closer to each other than two measurements of one of them."""
     cell = CELLS[0]
+    as_auto = stages(cell, 3)["total_s"] / stages(cell, 1)["total_s"]
+
+    def rivals(by: float) -> list[CellRecord]:
+        return [
+            replace(r, measured={**r.measured, "total_s": r.measured["total_s"] * as_auto * by})
+            if r.who == "neurosurgeon"
+            else r
+            for r in grid([cell])
+            if r.who in ("auto", "neurosurgeon")
+        ]
+
+    for by, label in (
+        (1.01, W("no_winner")),
+        (0.99, W("no_winner")),
+        (1.2, W.who("auto")),
+        (0.8, W.who("neurosurgeon")),
+    ):
+        table = baseline_table(grids(rivals(by))[0], W)
+        assert table is not None
+        by_name = dict(zip(table.head, table.rows[0], strict=True))
+        assert by_name[W("winner")].text == label
+        assert float(by_name[W("noise")].value or 0) == pytest.approx(0.03, abs=0.005)
+        sure = label != W("no_winner")
+        assert f"equal within the noise: {0 if sure else 1}" in table.rows[-1][-1].text
+
+
+def test_a_baseline_with_the_cut_of_auto_is_told_to_have_it() -> None:
+    cell = CELLS[1]
     lucky = [
-        replace(r, measured={**r.measured, "total_s": 0.3}) if r.who == "all-cloud" else r for r in grid([cell], auto=0)
+        replace(r, measured={**r.measured, "total_s": 0.97 * r.total_s}) if r.who == "all-cloud" else r
+        for r in grid([cell], auto=0)
     ]
     table = baseline_table(grids(lucky)[0], W)
     assert table is not None

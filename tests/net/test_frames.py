@@ -55,6 +55,9 @@ MESSAGES: list[Message] = [
     Result(2, 0.0, 0.25, 1.5, 0.125, 4096, 0.0625, 4),
     Status(),
     State(1.5, 0.25, 3, 32, 2),
+    State(1.5, 0.25, 3, 32, 2, speed=0.5),
+    Result(3, 0.0, 0.25, speed=0.25),
+    Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured", speed=1.5),
 ]
 
 
@@ -145,6 +148,21 @@ def test_a_field_of_another_type_is_refused(message: Message, wrong: Any) -> Non
     for name in to_header(message):
         with pytest.raises(ProtocolError, match=name):
             from_header(type(message), to_header(message) | {name: wrong})  # type: ignore[type-var]
+
+
+SPEAK_OF_SPEED = [message for message in MESSAGES if isinstance(message, Ready | Result | State)]
+
+
+@pytest.mark.parametrize("message", SPEAK_OF_SPEED, ids=lambda m: type(m).__name__)
+def test_a_speed_need_not_be_told_and_divides_nothing_by_zero(message: Ready | Result | State) -> None:
+    header = to_header(message)
+    header.pop("speed", None)
+    kind: Any = type(message)
+    assert from_header(kind, header).speed == 1.0  # an older cloud
+    assert from_header(kind, header | {"speed": 0.01}).speed == 0.01
+    for wrong in (0, 0.0, -0.5, 1e-9, 10.1, 1e8, True, "1", [1.0]):
+        with pytest.raises(ProtocolError, match=r"'speed' is missing or not a speed from 0\.01 to 10"):
+            from_header(kind, header | {"speed": wrong})
 
 
 @pytest.mark.parametrize("header", [None, [], "HELLO", 3, {}])

@@ -19,11 +19,11 @@ import torch
 from edgecloud import deployment, edge_api
 from edgecloud.engine.times import for_threads
 from edgecloud.models.specs import KINDS, LayerSpec
-from edgecloud.predictor import dataset, latency
+from edgecloud.predictor import collect, dataset, latency
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
 from edgecloud.predictor.regressors import FORMS
 from edgecloud.predictor.train import fit_kind
-from edgecloud.tools import survey
+from edgecloud.tools import evaluation, survey
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.predictor.test_dataset import PUBLISHED
 
@@ -151,6 +151,11 @@ def test_rows_of_another_machine_are_not_mixed_in(
     flags = ["profile", "--threads", "1", "--budget", "60s", "--output", str(other)]
     assert deployment.main(flags) == 2
     assert "contains times of another machine" in capsys.readouterr().err
+    about = json.loads((folder / "about.json").read_text())
+    assert set(about["pace"]) == {"compute_s", "memory_s"}
+    (other / "about.json").write_text(json.dumps({name: about[name] for name in about if name != "pace"}))
+    assert deployment.main(flags) == 2
+    assert "contains times of an earlier version: use --fresh" in capsys.readouterr().err
     (other / "about.json").write_text("{")
     assert deployment.main(flags) == 2
     assert "use --fresh to measure everything again" in capsys.readouterr().err
@@ -218,6 +223,31 @@ def test_a_survey_that_lacks_kinds_names_the_budget_that_would_do(
     few, budget = capsys.readouterr().out.splitlines()[-2:]
     assert few.startswith(f"too few samples to predict with {THREADS} threads: ")
     assert budget == f"budget used up: --budget {document['enough_s']:.0f}s would be enough"
+
+
+def test_a_survey_tells_its_own_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks are measured a second time, later; here each, and soon."""
+    monkeypatch.setattr(collect, "EVERY_AGAIN", 1)
+    monkeypatch.setattr(collect, "AGAIN_AFTER", 0)
+    budget_s = 0.0
+    noise: dict[str, Any] = {}
+    flags: list[str] = []
+
+    def was_measured_twice() -> bool:
+        nonlocal budget_s, noise, flags
+        budget_s += 1.0
+        flags = ["profile", "--threads", THREADS, "--budget", f"{budget_s}s", "--output", str(tmp_path / "d")]
+        noise = run(capsys, *flags)["noise"]
+        return bool(noise["twice"])
+
+    until(was_measured_twice)
+    assert all(share >= 0 for share in noise["p90_by_kind"].values())
+    assert deployment.main(flags) == 0  # nothing more is measured
+    assert f"of {noise['twice']} layers measured twice agree within 20%" in capsys.readouterr().out
+    assert evaluation.fit(tmp_path / "d", lambda _what, _done: None).predictors.pace == survey.pace_of(tmp_path / "d")
+    assert survey.pace_of(tmp_path / "none") is None
 
 
 def test_an_edge_is_measured_for_all_threads_and_for_one(
@@ -302,6 +332,9 @@ def test_an_edge_decides_from_predictions_and_learns(
     assert document["times"]["edge_factor"] > 1
     assert document["verify"]["matches"]
     assert document["plan"]["predicted"]["total_s"] > 0
+    assert 0.01 <= document["times"]["speed"]["edge"] <= 10
+    assert 0.01 <= document["times"]["speed"]["cloud"] <= 10
+    assert document["times"]["speed_sd"]["edge"] > 0
     assert all(0.5 <= factor <= 2 for factor in document["corrections"].values())
     if document["plan"]["head"]:
         assert document["corrections"]

@@ -1,0 +1,57 @@
+"""The noise of a benchmark's figures, and who is better where the noise allows to say so. Pure.
+
+A figure is the median of interleaved runs; its noise is half of what the middle half of them spans, as a share of it.
+Two figures are told apart by the ratios of their pairs, which drift together: only where nine of ten ratios lie on one
+side of 1, and their median is further from 1 than their own noise, is one better.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+SURE = 0.9
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Of at least one run."""
+
+    value: float
+    noise: float
+    """As a share of the value."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Figure":
+        """The median of some runs, and how far apart they are."""
+        ordered, middle = sorted(values), median(values)
+        quarter = len(ordered) // 4
+        span = ordered[-1 - quarter] - ordered[quarter]
+        return cls(middle, span / 2 / abs(middle) if middle else 0.0)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ± {self.noise:.0%}"
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One thing against another, run in turns: ratios of their figures, pair by pair."""
+
+    ratio: Figure
+    is_sure: bool
+    """Whether one of them is better, and not by chance."""
+
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> "Versus":
+        """Of pairs that were measured one after the other; all above 0."""
+        return cls.of_ratios([a / b for a, b in zip(ours, theirs, strict=True)])
+
+    @classmethod
+    def of_ratios(cls, ratios: Sequence[float]) -> "Versus":
+        """The same from the ratios."""
+        figure = Figure.of(ratios)
+        above = sum(ratio > 1 for ratio in ratios) / len(ratios)
+        is_sure = max(above, 1 - above) >= SURE and abs(figure.value - 1) > figure.noise
+        return cls(figure, is_sure and len(ratios) > 1)
+
+    def __str__(self) -> str:
+        return f"{self.ratio}" + ("" if self.is_sure else ", no difference within the noise")

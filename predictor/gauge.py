@@ -1,0 +1,43 @@
+"""What times are measured with: a clock, and the reference work that is read with the same clock. Without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecloud.models.specs import LayerSpec
+from edgecloud.predictor.pace import HEAVY, LIGHT, Mix, mix_of
+from edgecloud.predictor.reference import Quiet, Reference, has_fine_work_clock
+from edgecloud.utils.inference_utils import Clock, work_clock
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The clock of the layers, and the reference work on as many threads."""
+
+    clock: Clock
+    is_elapsed: bool
+    """Whether the clock goes on while others have the processor."""
+    reference: Reference | None = None
+    """None on an accelerator: what the processor does says nothing about that."""
+    quiet: Quiet | None = None
+
+    @classmethod
+    def of(cls, clock: Clock, threads: int, folder: Path, machine: Mapping[str, Any], *, is_work: bool) -> "Gauge":
+        """For the processor, whose quiet speed is kept in `folder`. `is_work`: in time of the processor, in any case.
+
+        One thread is measured so wherever it can be: on a quiet machine that is the elapsed time, which `clock` tells,
+        and on another one it is not the others' time.
+        """
+        threads = 1 if is_work else threads
+        is_work = is_work or (threads == 1 and has_fine_work_clock())
+        clock = work_clock if is_work else clock
+        return cls(clock, not is_work, Reference(threads, clock), Quiet(folder, machine))
+
+    def mixes(self, specs: Sequence[LayerSpec] | None, layers: int) -> tuple[Mix, ...]:
+        """What every one of so many layers feels of a slowdown, the input first; `specs` leave the input out.
+
+        None: they are of kinds that nobody knows, and count as heavy ones.
+        """
+        found = [HEAVY] * (layers - 1) if specs is None else [mix_of(spec.weight_bytes) for spec in specs]
+        return tuple(mix.in_all if self.is_elapsed else mix for mix in (LIGHT, *found))
