@@ -78,7 +78,8 @@ def plan_of(
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
-    load_solvers(edge.graph, config.goal)
+    if config.point is None and head is None:
+        load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))

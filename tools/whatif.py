@@ -17,7 +17,7 @@ from edgecloud.engine.packing_store import AUTO
 from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Power, Problem, StageWeights
-from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.partition.decide import Decision, Goal, decide, load_solvers
 from edgecloud.partition.decision_map import DecisionMap, follow, keep_download
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.pareto import Tradeoff, front
@@ -122,6 +122,7 @@ def decided(
     if counted is None:
         counted = _counted(problem.graph, source, config, progress)
     power = choice.at(problem.link)
+    load_solvers(problem.graph, config.goal)
     started = time.perf_counter()
     decision = decide(problem, config.goal, power, allowed=counted.allowed)
     decision_s = time.perf_counter() - started
