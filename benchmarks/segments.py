@@ -9,6 +9,7 @@ measurement is from the first one is the noise: no prediction can be better.
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -35,8 +36,7 @@ def cuts(executor: Executor, most: int) -> dict[str, tuple[Callable[[], object],
         head = graph.head_at(number)
         for name, layers in ((f"head {number}", head), (f"tail {number}", graph.everything - head)):
             segment = executor._make(layers)  # type: ignore[attr-defined]  # kept here, however many there are
-            arrays = [values[each] for each in segment.inputs]
-            made[name] = (lambda segment=segment, arrays=arrays: segment(arrays), layers)
+            made[name] = (partial(segment, [values[each] for each in segment.inputs]), layers)
     return made
 
 
