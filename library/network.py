@@ -192,7 +192,7 @@ def _named(what: str, source: str) -> Network:
         return Network(entry, entry.network(source), entry.name)
 
 
-def _seeded(what: str) -> AbstractContextManager[None]:
+def _seeded(what: str) -> AbstractContextManager[Any]:
     """What is drawn meanwhile is not the caller's. Raises MissingTorchError where torch is not installed."""
     require_torch(what)
     from edgecloud.models import building

@@ -241,3 +241,5 @@ SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {
     "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
 }
 """Default inputs that are pictures: the first of each is taken, the others serve where several are wanted."""
+SAMPLES_OF = {PICTURE: tuple(SAMPLES), SPEECH: ("speech",), SENTENCE: ("sentence",)}
+"""The default inputs of each kind, by name."""

@@ -7,13 +7,23 @@ reads it, so that whoever has no torch can feed the network too.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, ClassVar, Protocol, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image
 
 from edgecloud.models import audio, text
-from edgecloud.models.inputs import Numbers, Preprocess, digit_array, rgb_array, speech_array, words_array
+from edgecloud.models.inputs import (
+    PICTURE,
+    SENTENCE,
+    SPEECH,
+    Numbers,
+    Preprocess,
+    digit_array,
+    rgb_array,
+    speech_array,
+    words_array,
+)
 from edgecloud.models.pictures import MAX_PIXELS
 from edgecloud.utils.errors import UsageError
 
@@ -24,10 +34,25 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 MAX_SIDE = 4096
 
 
+class Recipe(Protocol):
+    """A preprocessing that can be written down."""
+
+    takes: ClassVar[str]
+    """One of models.inputs.KINDS."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes, without the batch axis."""
+
+    def __call__(self, what: Any, /) -> Numbers:
+        """From what it takes to an input."""
+
+
 @dataclass(frozen=True)
 class Photo:
     """A photograph: its shorter side brought to `resize` pixels, the middle cut out, every colour normalised."""
 
+    takes: ClassVar[str] = PICTURE
     resize: int
     crop: int
     mean: Colour = MEAN
@@ -41,6 +66,11 @@ class Photo:
             raise ValueError(f"a photograph is resized by {' or '.join(RESAMPLING)}")
         if not _is_colour(self.mean) or not _is_colour(self.std) or not all(value > 0 for value in self.std):
             raise ValueError("a photograph has three colours, and each a mean and a width")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes."""
+        return (3, self.crop, self.crop)
 
     def __call__(self, picture: Image.Image) -> Numbers:
         """From a picture to (1, 3, crop, crop). Raises UsageError for one that is too long and thin to be resized."""
@@ -80,11 +110,17 @@ def _offset(side: int, crop: int) -> int:
 class Square:
     """The middle square of a picture, its colours from 0 to 1."""
 
+    takes: ClassVar[str] = PICTURE
     side: int
 
     def __post_init__(self) -> None:
         if not _is_side(self.side):
             raise ValueError(f"a square has sides from 1 to {MAX_SIDE} pixels")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes."""
+        return (3, self.side, self.side)
 
     def __call__(self, picture: Image.Image) -> Numbers:
         """From a picture to (1, 3, side, side)."""
@@ -95,6 +131,13 @@ class Square:
 class Digit:
     """A picture of one digit."""
 
+    takes: ClassVar[str] = PICTURE
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes."""
+        return (1, 28, 28)
+
     def __call__(self, picture: Image.Image) -> Numbers:
         """From a picture to (1, 1, 28, 28), white ink on black."""
         return digit_array(picture)
@@ -103,6 +146,13 @@ class Digit:
 @dataclass(frozen=True)
 class Speech:
     """Log-mel energies of a recording, each frame with its neighbours."""
+
+    takes: ClassVar[str] = SPEECH
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes."""
+        return (audio.FRAMES, audio.WIDTH)
 
     def __call__(self, sound: audio.Waveform) -> Numbers:
         """From a recording to (1, 100, 440)."""
@@ -113,11 +163,17 @@ class Speech:
 class Words:
     """Windows of word vectors for one of SENNA's tasks."""
 
+    takes: ClassVar[str] = SENTENCE
     task: text.Task
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str) or self.task not in get_args(text.Task):
             raise ValueError("there is no such task")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it makes."""
+        return (text.WORDS, text.width_of(self.task))
 
     def __call__(self, sentence: str) -> Numbers:
         """From a sentence to (1, 28, text.width_of(task)). Raises UsageError as `text.words_of` does."""
@@ -140,14 +196,14 @@ def to_document(preprocess: Preprocess) -> dict[str, Any] | None:
     return None if kind is None else {"kind": kind} | asdict(preprocess)  # type: ignore[call-overload]
 
 
-def from_document(document: Mapping[str, Any]) -> Preprocess:
+def from_document(document: Mapping[str, Any]) -> Recipe:
     """The other way round. Raises ValueError for a document that describes none."""
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
     make = _KINDS.get(str(settings.pop("kind", "")))
     if make is None:
         raise ValueError("there is no such preprocessing")
     try:
-        preprocess: Preprocess = make(**settings)
+        recipe: Recipe = make(**settings)
     except TypeError:
         raise ValueError("a preprocessing has other settings") from None
-    return preprocess
+    return recipe

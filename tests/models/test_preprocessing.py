@@ -63,7 +63,7 @@ def test_a_photo_is_what_torchvision_makes_of_it(photo: Photo, width: int, heigh
     np.testing.assert_allclose(found, expected, atol=CLOSE, rtol=0)
 
 
-@pytest.mark.parametrize("side", [(1, 1), (1, 97), (4000, 3), (2049, 1537)])
+@pytest.mark.parametrize("side", [(1, 1), (1, 97), (1200, 9), (2049, 1537)])
 @pytest.mark.parametrize("name", ["alex_net", "efficientnet_lite0"])
 def test_tiny_and_huge_pictures_too(name: str, side: tuple[int, int]) -> None:
     photo, picture = registry.lookup(name).preprocess, noise(*side, "RGB", 1)

@@ -224,7 +224,7 @@ def test_alex_net_has_the_published_points(network: Callable[[str], TorchNetwork
     "name", ["nope", "torchvision:nope", "torchvision:", "../alex_net", "", "fasterrcnn_resnet50_fpn"]
 )
 def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(UsageError, match="alex_net, vgg_net, mobile_net, le_net"):
+    with pytest.raises(UsageError, match="alex_net, vgg_net, mobile_net, efficientnet_lite0"):
         registry.lookup(name)
 
 
