@@ -50,8 +50,8 @@ class Block(nn.Module):
         if self.pad is not None:
             y = self.pad(y)
         y = self.relu1(self.bn1(self.depthwise_conv(y)))
-        y = self.bn2(self.project_conv(y))
-        return x + y if self.is_residual else y
+        out: torch.Tensor = self.bn2(self.project_conv(y))
+        return x + out if self.is_residual else out
 
 
 class EfficientNetLite0(nn.Module):
