@@ -36,8 +36,7 @@ def cuts(executor: Executor, most: int) -> dict[str, tuple[Callable[[], object],
         head = graph.head_at(number)
         for name, layers in ((f"head {number}", head), (f"tail {number}", graph.everything - head)):
             segment = executor._make(layers)  # type: ignore[attr-defined]  # kept here, however many there are
-            arrays = [values[each] for each in segment.inputs]
-            made[name] = (partial(segment, arrays), layers)
+            made[name] = (partial(segment, [values[each] for each in segment.inputs]), layers)
     return made
 
 

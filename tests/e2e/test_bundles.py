@@ -147,12 +147,12 @@ def test_the_library_loads_and_runs_bundles(le_net: Path, cache: Path) -> None:
     net = ec.load(le_net)
     assert net.labels == tuple("0123456789")
     assert net.is_trained
-    with ec.Edge(net, None, backend="onnxruntime", cache_dir=cache) as alone:
+    with ec.Edge(net, cloud=None, backend="onnxruntime", cache_dir=cache) as alone:
         answer = alone(net.sample)
     expected = registry.built_in("le_net").network().whole(net.sample)
     assert np.allclose(answer.outputs[0], expected[0], rtol=1e-4, atol=1e-4)
     with pytest.raises(ec.UsageError, match="backend is one of auto, torch, onnxruntime"):
-        ec.Edge(net, None, backend="tvm")
+        ec.Edge(net, cloud=None, backend="tvm")
 
 
 def test_tasks_run_on_bundles(le_net: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ def test_segments_go_where_they_hold_too_much(pair: Pair, monkeypatch: pytest.Mo
         executor.load(layers)
         assert executor.has(layers)
     kept = [layers for layers in cuts if executor.has(layers)]
-    assert len(kept) < len(cuts)
+    assert executor._held_bytes() <= executor._most_bytes or len(kept) == onnxruntime_executor.LEAST_KEPT
     assert kept == cuts[-len(kept) :]
 
 
