@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from benchmarks.clouds import running_cloud as running_cloud
 from edgecloud import edge_api
 from edgecloud.engine.executor import Network, prepare
 from edgecloud.models import inputs, registry, weights
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_S = 300.0
@@ -100,6 +101,13 @@ def is_running(pid: int) -> bool:
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_starts() -> Iterator[None]:
+    """Programs of ours start as copies of a process that has loaded torch, where nothing speaks against it."""
+    with warm.starting() if warm.is_wanted() else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

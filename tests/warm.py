@@ -1,0 +1,255 @@
+"""Starts our programs as copies of a process that has loaded torch already: to load it takes 3 s of a processor.
+
+They are real programs all the same. Each is a process of its own and a child of the test, with its own command line,
+environment, folder, streams, session and exit code, and runs its file as `__main__` from the first line on. What it
+does not do again is to start Python and to load what is named here. Everything else is started as usual: `-c`, `-I` and
+whatever else Python is told, another interpreter, another user, an environment with other words for Python or a
+library. `COLD=1` starts all programs as usual, and so does measuring what the tests cover.
+
+`subprocess.Popen` asks the process that is copied, over a socket; that one forks twice. The process in between ends at
+once, and Linux gives what it has started to the nearest ancestor that asks for such: to the test.
+"""
+
+import ctypes
+import gc
+import importlib
+import inspect
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgecloud.utils.commands import AS_MODULE, ROOT
+
+LIBRARIES = ("scipy.optimize", "scipy.sparse", "PIL.Image", "safetensors.torch", "zstandard", "yaml", "rich.progress")
+OURS = ("client.inference", "client.points", "models.registry", "partition.decide", "server.cloud", "tasks.task_runner")
+"""What the programs load once they have read their arguments; none of it is a program."""
+THREADS = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_")
+READ_ONCE = ("COVERAGE_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TORCH", *THREADS)
+"""How the variables begin that Python or a library reads when it starts, and not again."""
+UNUSUAL = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
+ROOM = 1 << 14
+"""Bytes for the command line of a copy, and as many more for its environment."""
+SET_CHILD_SUBREAPER = 36
+MOST_BYTES, START_S, TURN_S = 1 << 17, 120.0, 0.001
+
+
+def is_wanted() -> bool:
+    """Whether this system has what that needs, and nothing speaks against it."""
+    is_measured = "coverage" in sys.modules or any(name.startswith("COVERAGE_") for name in os.environ)
+    return sys.platform == "linux" and os.environ.get("COLD") != "1" and not is_measured
+
+
+def read_once(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that have to be what they were when the process to be copied was started."""
+    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+
+
+def is_ours(command: list[str], folder: Path) -> bool:
+    """Whether it starts a program of this project, as a user or the project itself does."""
+    match command:
+        case [sys.executable, "-m", module, *_]:
+            return folder == ROOT and module.split(".")[0] in ("lab", "edgecloud", "benchmarks")
+        case [sys.executable, "-c", code, root, *_]:
+            return code == AS_MODULE and root == str(ROOT)
+        case [sys.executable, script, *_]:
+            return script.endswith(".py") and (folder / script).parent == ROOT
+    return False
+
+
+class Starter:
+    """Asks for copies of a process, which is started with the first of them."""
+
+    def __init__(self) -> None:
+        self._then = (read_once(os.environ), os.sched_getaffinity(0))
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock, self._there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.settimeout(START_S)
+
+    def request(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a copy has to know; None where it would differ from the program that `subprocess.Popen` is asked for."""
+        environment = dict(os.environ if asked["env"] is None else asked["env"])
+        command, folder = asked["args"], Path(asked["cwd"] or ".").absolute()
+        if (
+            not isinstance(command, list)
+            or not all(isinstance(word, str) for word in (*command, *environment, *environment.values()))
+            or any(asked[name] for name in UNUSUAL)
+            or not asked["close_fds"]
+            or asked["umask"] != -1
+            or not (is_ours(command, folder) and folder.is_dir())
+            or (read_once(environment), os.sched_getaffinity(0)) != self._then
+            or len(_in_memory(command)) > ROOM
+        ):
+            return None
+        return {
+            "command": command,
+            "folder": str(folder),
+            "environment": environment,
+            "session": asked["start_new_session"],
+            "group": asked["process_group"],
+            "ignores_interrupts": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        }
+
+    def start(self, request: dict[str, Any], streams: list[int]) -> int:
+        """The number of a new process, which is our child. -1 as a stream is our own one."""
+        files = [number if theirs == -1 else theirs for number, theirs in enumerate(streams)]
+        with self._lock, _taking_orphans():
+            if self._process is None:
+                self._process = self._first(request["environment"])
+            socket.send_fds(self._sock, [json.dumps(request).encode()], files)
+            return int(self._sock.recv(MOST_BYTES))
+
+    def _first(self, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+        code = f"from tests import warm; warm.serve({self._there.fileno()})"
+        with self._there:
+            return subprocess.Popen(
+                [sys.executable, "-c", code, "-" * ROOM],
+                cwd=ROOT,
+                env=environment | {"ROOM": "-" * ROOM},
+                pass_fds=[self._there.fileno()],
+            )
+
+    def close(self) -> None:
+        """End the process; its copies go on."""
+        self._there.close()
+        self._sock.close()
+        if self._process is not None:
+            self._process.wait(START_S)
+
+
+@contextmanager
+def _taking_orphans() -> Iterator[None]:
+    """Whoever has lost its parent becomes our child, for as long as this lasts."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    try:
+        yield
+    finally:
+        prctl(SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Meanwhile `subprocess` starts our programs in this way."""
+    usual, starter = subprocess.Popen._execute_child, Starter()
+    order = inspect.signature(usual)
+
+    def start(process: "subprocess.Popen[Any]", *args: Any) -> None:
+        asked = order.bind(process, *args).arguments
+        request = starter.request(asked)
+        if request is None:
+            return usual(process, *args)
+        process.pid = starter.start(request, [asked[end] for end in ("p2cread", "c2pwrite", "errwrite")])
+        process._child_created = True
+        ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        return process._close_pipe_fds(*(asked[end] for end in ends))
+
+    subprocess.Popen._execute_child = start
+    try:
+        yield
+    finally:
+        subprocess.Popen._execute_child = usual
+        starter.close()
+
+
+# --- the process that is copied, and the copies
+
+
+def serve(number: int) -> None:
+    """Start a copy for each request, until nobody can ask any more. Comes back in a copy only, as its program."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; it ends with the test
+    sock = socket.socket(fileno=number)
+    from edgecloud.models import vision
+
+    vision.torchvision()
+    for name in (*LIBRARIES, *(f"edgecloud.{name}" for name in OURS)):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is never looked at again stays shared
+    while True:
+        data, files, _, _ = socket.recv_fds(sock, MOST_BYTES, 3)
+        if not data:
+            return
+        between = os.fork()
+        if not between:
+            between = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == between:
+                time.sleep(TURN_S)
+            request = json.loads(data)
+            _become(request, files)
+            sock.send(str(os.getpid()).encode())
+            sock.close()
+            return _run(request["command"], request["folder"])
+        os.waitpid(between, 0)
+        for file in files:
+            os.close(file)
+
+
+def _in_memory(words: list[str]) -> bytes:
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _become(request: dict[str, Any], files: list[int]) -> None:
+    """Take over what a new process is given."""
+    os.environ.clear()  # each of them is then held somewhere else, and not where the first ones were
+    os.environ.update(request["environment"])
+    figures = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    for start, end, words in (
+        (*figures[45:47], request["command"]),
+        (*figures[47:49], [f"{name}={value}" for name, value in request["environment"].items()]),
+    ):
+        size = int(end) - int(start)
+        ctypes.memmove(int(start), _in_memory(words)[:size].ljust(size, b"\0"), size)
+    os.chdir(request["folder"])
+    if request["session"]:
+        os.setsid()
+    if request["group"] != -1:
+        os.setpgid(0, request["group"])
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
+    for name, mode in (("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb")):
+        _renew(name, mode)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_interrupts"] else signal.default_int_handler)
+
+
+def _renew(name: str, mode: str) -> None:
+    """A standard stream, as Python makes it for the file that it is now."""
+    old = getattr(sys, name)
+    raw = open(old.fileno(), mode, closefd=False)  # noqa: SIM115  open to the end
+    is_by_line = name == "stderr" or raw.isatty()
+    new = io.TextIOWrapper(raw, old.encoding, old.errors, "\n", line_buffering=is_by_line)
+    setattr(sys, name, new)
+    setattr(sys, f"__{name}__", new)
+
+
+def _run(command: list[str], folder: str) -> None:
+    """What Python does with its command line."""
+    sys.orig_argv = command
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    match command[1:]:
+        case ["-m", name, *rest]:
+            sys.argv, sys.path[0] = [name, *rest], folder
+            runpy._run_module_as_main(name)
+        case ["-c", code, *rest]:
+            sys.argv, sys.path[0] = ["-c", *rest], ""
+            exec(code, main.__dict__)
+        case [script, *rest]:
+            sys.argv, sys.path[0] = [script, *rest], str(Path(folder, script).parent)
+            main.__file__ = str(Path(folder, script))
+            exec(compile(Path(script).read_bytes(), main.__file__, "exec"), main.__dict__)
