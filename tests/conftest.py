@@ -34,6 +34,9 @@ LONG_S = 300.0
 """What no step takes on any machine, not beside a load of 20, where starting a program takes over a minute: tests wait
 for what has to happen, up to here, and never for a time."""
 
+COLD = {"COLD": "1"}
+"""In the environment of a program that is to start as it does for a user: where a test is about that."""
+
 THOROUGH = os.environ.get("THOROUGH") == "1"
 
 
@@ -83,9 +86,10 @@ def children_of(pid: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            is_child = state != "Z" and int(parent) == pid and not warm.serves(int(path.parent.name))
         except OSError:  # it has gone meanwhile
             continue
-        if state != "Z" and int(parent) == pid:
+        if is_child:
             found.append(int(path.parent.name))
     return found
 
@@ -106,7 +110,7 @@ def _few_threads() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _warm_starts() -> Iterator[None]:
     """Programs of ours start as copies of a process that has loaded torch, where nothing speaks against it."""
-    with warm.starting() if warm.is_wanted() else nullcontext():
+    with warm.Starter().at_work() if warm.is_wanted() else nullcontext():
         yield
 
 

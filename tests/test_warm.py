@@ -11,16 +11,14 @@ import pytest
 
 from edgecloud.utils.commands import command_of
 from tests import warm
-from tests.conftest import LONG_S, ROOT, until
+from tests.conftest import COLD, LONG_S, ROOT, until
 
 pytestmark = pytest.mark.skipif(not warm.is_wanted(), reason="programs are started as usual")
 
-USUAL = {"PYTHONASYNCIODEBUG": ""}
-"""Says nothing, but is for Python, so that a program with it is started as usual."""
 LIBRARIES_OWN = 1 << 31
 """The first signal that the C library keeps for itself, once something has had threads."""
 RELAY = ["-m", "edgecloud.lab.relay", "--to", "127.0.0.1", "1", "--link", "5mbit"]
-BOTH = pytest.mark.parametrize("more", [{}, USUAL], ids=["copied", "as usual"])
+BOTH = pytest.mark.parametrize("more", [{}, COLD], ids=["copied", "as usual"])
 
 
 def started(command: list[str], more: dict[str, str], **flags: Any) -> "subprocess.Popen[str]":
@@ -37,7 +35,7 @@ def about(pid: int) -> dict[str, Any]:
         "environment": {word for word in (folder / "environ").read_bytes().split(b"\0") if word},
         "folder": (folder / "cwd").readlink(),
         "program": (folder / "exe").readlink(),
-        "files": sorted(int(path.name) for path in (folder / "fd").iterdir()),
+        "files": sorted(int(path.name) for path in (folder / "fd").iterdir() if int(path.name) < warm.ASIDE),
         "parent": int(status["PPid"]),
         "signals": [int(status[name], 16) % LIBRARIES_OWN for name in ("SigBlk", "SigIgn", "SigCgt")],
         "mask": status["Umask"],
@@ -50,7 +48,7 @@ def about(pid: int) -> dict[str, Any]:
 @pytest.mark.parametrize("session", [False, True])
 def test_linux_knows_the_same_of_both(session: bool) -> None:
     found = []
-    for more in ({"WHO": "tested"}, {"WHO": "tested", **USUAL}):
+    for more in ({"WHO": "tested"}, {"WHO": "tested", **COLD}):
         with started([*RELAY, "-p", "0"], more, start_new_session=session) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("listening on ")
@@ -61,7 +59,7 @@ def test_linux_knows_the_same_of_both(session: bool) -> None:
     assert copied["parent"] == os.getpid()
     assert copied["is_leader"] is session
     assert b"WHO=tested" in copied["environment"]
-    assert usual["environment"] - copied["environment"] == {f"{name}={value}".encode() for name, value in USUAL.items()}
+    assert usual["environment"] - copied["environment"] == {f"{name}={value}".encode() for name, value in COLD.items()}
     assert copied["environment"] <= usual["environment"]
     assert copied | {"environment": usual["environment"]} == usual
 
@@ -69,7 +67,7 @@ def test_linux_knows_the_same_of_both(session: bool) -> None:
 @pytest.mark.parametrize("arguments", [("--link", "5mbit,x"), ("--help",), ("--nonsense",)])
 def test_both_say_the_same_and_end_with_the_same_code(arguments: tuple[str, ...]) -> None:
     said = []
-    for more in ({}, USUAL):
+    for more in ({}, COLD):
         with started([*RELAY, *arguments], more) as process:
             said.append((*process.communicate(timeout=LONG_S), process.returncode))
     assert said[0] == said[1]
@@ -118,4 +116,3 @@ def test_what_a_copy_could_not_be_is_started_as_usual(monkeypatch: pytest.Monkey
     assert not is_copied(python, "edge_api.py", env={})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert not is_copied(python, "edge_api.py")
-    starter.close()

@@ -4,13 +4,15 @@ They are real programs all the same. Each is a process of its own and a child of
 environment, folder, streams, session and exit code, and runs its file as `__main__` from the first line on. What it
 does not do again is to start Python and to load what is named here. Everything else is started as usual: `-c`, `-I` and
 whatever else Python is told, another interpreter, another user, an environment with other words for Python or a
-library. `COLD=1` starts all programs as usual, and so does measuring what the tests cover.
+library. `COLD=1` in the environment starts programs as usual, and so does measuring what the tests cover.
 
 `subprocess.Popen` asks the process that is copied, over a socket; that one forks twice. The process in between ends at
-once, and Linux gives what it has started to the nearest ancestor that asks for such: to the test.
+once, and Linux gives what it has started to the nearest ancestor that asks for such: to the test. Each copy has such a
+process of its own, made before there is a thread, for the programs that it starts itself.
 """
 
 import ctypes
+import fcntl
 import gc
 import importlib
 import inspect
@@ -41,7 +43,10 @@ READ_ONCE = ("COVERAGE_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TORCH", *T
 UNUSUAL = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
 ROOM = 1 << 14
 """Bytes for the command line of a copy, and as many more for its environment."""
+ASIDE = 200
+"""From this number on a copy holds the one file that it would not have as usual."""
 SET_CHILD_SUBREAPER = 36
+SERVES = b"from tests import warm; warm.serve"
 MOST_BYTES, START_S, TURN_S = 1 << 17, 120.0, 0.001
 
 
@@ -54,6 +59,11 @@ def is_wanted() -> bool:
 def read_once(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that have to be what they were when the process to be copied was started."""
     return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+
+
+def serves(pid: int) -> bool:
+    """Whether that is no program but a process that is copied."""
+    return SERVES in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def is_ours(command: list[str], folder: Path) -> bool:
@@ -71,12 +81,36 @@ def is_ours(command: list[str], folder: Path) -> bool:
 class Starter:
     """Asks for copies of a process, which is started with the first of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        """`sock` leads to a process that is there already."""
         self._then = (read_once(os.environ), os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._sock, self._there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(START_S)
+        self._sock = sock
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Meanwhile `subprocess` starts our programs in this way."""
+        usual = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+        order = inspect.signature(usual)
+
+        def start(process: "subprocess.Popen[Any]", *args: Any) -> None:
+            asked = order.bind(process, *args).arguments
+            request = self.request(asked)
+            if request is None:
+                usual(process, *args)
+                return
+            process.pid = self.start(request, [asked[end] for end in ("p2cread", "c2pwrite", "errwrite")])
+            process._child_created = True  # type: ignore[attr-defined]
+            ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+            process._close_pipe_fds(*(asked[end] for end in ends))  # type: ignore[attr-defined]
+
+        subprocess.Popen._execute_child = start  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            subprocess.Popen._execute_child = usual  # type: ignore[attr-defined]
+            self._close()
 
     def request(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         """What a copy has to know; None where it would differ from the program that `subprocess.Popen` is asked for."""
@@ -91,6 +125,7 @@ class Starter:
             or not (is_ours(command, folder) and folder.is_dir())
             or (read_once(environment), os.sched_getaffinity(0)) != self._then
             or len(_in_memory(command)) > ROOM
+            or environment.get("COLD") == "1"
         ):
             return None
         return {
@@ -106,27 +141,35 @@ class Starter:
         """The number of a new process, which is our child. -1 as a stream is our own one."""
         files = [number if theirs == -1 else theirs for number, theirs in enumerate(streams)]
         with self._lock, _taking_orphans():
-            if self._process is None:
-                self._process = self._first(request["environment"])
+            if self._sock is None:
+                self._sock = self._first(request["environment"])
             socket.send_fds(self._sock, [json.dumps(request).encode()], files)
             return int(self._sock.recv(MOST_BYTES))
 
-    def _first(self, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-        code = f"from tests import warm; warm.serve({self._there.fileno()})"
-        with self._there:
-            return subprocess.Popen(
+    def _first(self, environment: dict[str, str]) -> socket.socket:
+        here, there = _pair()
+        code = f"{SERVES.decode()}({there.fileno()})"
+        with there:
+            self._process = subprocess.Popen(
                 [sys.executable, "-c", code, "-" * ROOM],
                 cwd=ROOT,
                 env=environment | {"ROOM": "-" * ROOM},
-                pass_fds=[self._there.fileno()],
+                pass_fds=[there.fileno()],
             )
+        return here
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """End the process; its copies go on."""
-        self._there.close()
-        self._sock.close()
+        if self._sock is not None:
+            self._sock.close()
         if self._process is not None:
             self._process.wait(START_S)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here.settimeout(START_S)
+    return here, there
 
 
 @contextmanager
@@ -141,37 +184,12 @@ def _taking_orphans() -> Iterator[None]:
         prctl(SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-@contextmanager
-def starting() -> Iterator[None]:
-    """Meanwhile `subprocess` starts our programs in this way."""
-    usual, starter = subprocess.Popen._execute_child, Starter()
-    order = inspect.signature(usual)
-
-    def start(process: "subprocess.Popen[Any]", *args: Any) -> None:
-        asked = order.bind(process, *args).arguments
-        request = starter.request(asked)
-        if request is None:
-            return usual(process, *args)
-        process.pid = starter.start(request, [asked[end] for end in ("p2cread", "c2pwrite", "errwrite")])
-        process._child_created = True
-        ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        return process._close_pipe_fds(*(asked[end] for end in ends))
-
-    subprocess.Popen._execute_child = start
-    try:
-        yield
-    finally:
-        subprocess.Popen._execute_child = usual
-        starter.close()
-
-
 # --- the process that is copied, and the copies
 
 
 def serve(number: int) -> None:
     """Start a copy for each request, until nobody can ask any more. Comes back in a copy only, as its program."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; it ends with the test
-    sock = socket.socket(fileno=number)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; it ends with whom it serves
     from edgecloud.models import vision
 
     vision.torchvision()
@@ -179,25 +197,53 @@ def serve(number: int) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is never looked at again stays shared
+    sock = socket.socket(fileno=number)
     while True:
         data, files, _, _ = socket.recv_fds(sock, MOST_BYTES, 3)
         if not data:
-            return
-        between = os.fork()
-        if not between:
-            between = os.getpid()
-            if os.fork():
-                os._exit(0)
-            while os.getppid() == between:
-                time.sleep(TURN_S)
+            os._exit(0)
+        if _fork_twice():
             request = json.loads(data)
-            _become(request, files)
-            sock.send(str(os.getpid()).encode())
+            here, there = _join(request)
+            if os.fork():
+                there.close()
+                _become(request, files)
+                sock.send(str(os.getpid()).encode())
+                sock.close()
+                with Starter(here).at_work():
+                    return _run(request["command"], request["folder"])
+            here.close()
             sock.close()
-            return _run(request["command"], request["folder"])
-        os.waitpid(between, 0)
+            sock = there  # this is the process that serves the copy
         for file in files:
             os.close(file)
+
+
+def _fork_twice() -> bool:
+    """Whether this is the new process, once it is the child of whoever has asked for it."""
+    between = os.fork()
+    if between:
+        os.waitpid(between, 0)
+        return False
+    between = os.getpid()
+    if os.fork():
+        os._exit(0)
+    while os.getppid() == between:
+        time.sleep(TURN_S)
+    return True
+
+
+def _join(request: dict[str, Any]) -> tuple[socket.socket, socket.socket]:
+    """The session and the group of a new process, and a way to ask the one that serves it."""
+    if request["session"]:
+        os.setsid()
+    if request["group"] != -1:
+        os.setpgid(0, request["group"])
+    here, there = _pair()
+    moved = socket.socket(fileno=fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, ASIDE))
+    moved.settimeout(START_S)
+    here.close()
+    return moved, there
 
 
 def _in_memory(words: list[str]) -> bytes:
@@ -216,10 +262,6 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         size = int(end) - int(start)
         ctypes.memmove(int(start), _in_memory(words)[:size].ljust(size, b"\0"), size)
     os.chdir(request["folder"])
-    if request["session"]:
-        os.setsid()
-    if request["group"] != -1:
-        os.setpgid(0, request["group"])
     for standard, file in enumerate(files):
         os.dup2(file, standard)
         os.close(file)
