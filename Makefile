@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 .DEFAULT_GOAL := help
+# Some containers set it. The tests start hundreds of programs, and each would compile all of this project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test slow coverage fuzz check format bench clean
 

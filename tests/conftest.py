@@ -121,9 +121,20 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where measured layers are kept, by all processes that run tests: to measure a network takes five seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "profiles"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Path:
     """A cache folder for the whole session, so that each network is measured once."""
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "profiles").symlink_to(profiles)
+    return folder
 
 
 @pytest.fixture(scope="session")
