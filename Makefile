@@ -24,11 +24,11 @@ $(DEV): $(READY) requirements-dev.txt
 run: $(READY) ## AlexNet on a photograph, split between an emulated slow device and a cloud on this machine
 	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
 
-test: $(DEV) ## the tests, two at a time
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
+test: $(DEV) ## the tests, three at a time: one in three waits
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal --durations=10
 
-slow: $(DEV) ## the long tests too, and ten times the random examples; half an hour
-	THOROUGH=1 $(BIN)/python -m pytest -q -m ""
+slow: $(DEV) ## the long tests too, ten times the random examples, every program started anew; half an hour
+	THOROUGH=1 COLD=1 $(BIN)/python -m pytest -q -m ""
 
 coverage: $(DEV) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
 	rm -f .coverage .coverage.*
