@@ -21,9 +21,12 @@ RELAY = ["-m", "edgecloud.lab.relay", "--to", "127.0.0.1", "1", "--link", "5mbit
 BOTH = pytest.mark.parametrize("more", [{}, COLD], ids=["copied", "as usual"])
 
 
-def started(command: list[str], more: dict[str, str], **flags: Any) -> "subprocess.Popen[str]":
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=os.environ | more, text=True, **pipes, **flags)
+def started(command: list[str], more: dict[str, str], *, session: bool = False) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT, env=os.environ | more, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=session,
+    )  # fmt: skip
 
 
 def about(pid: int) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def about(pid: int) -> dict[str, Any]:
 def test_linux_knows_the_same_of_both(session: bool) -> None:
     found = []
     for more in ({"WHO": "tested"}, {"WHO": "tested", **COLD}):
-        with started([*RELAY, "-p", "0"], more, start_new_session=session) as process:
+        with started([*RELAY, "-p", "0"], more, session=session) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("listening on ")
             found.append(about(process.pid))

@@ -246,6 +246,12 @@ def _join(request: dict[str, Any]) -> tuple[socket.socket, socket.socket]:
     return moved, there
 
 
+def _write(start: int, end: int, words: list[str]) -> None:
+    """Put words where Linux looks for the command line, or the environment."""
+    size = end - start
+    ctypes.memmove(start, _in_memory(words)[:size].ljust(size, b"\0"), size)
+
+
 def _in_memory(words: list[str]) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
@@ -254,13 +260,9 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     """Take over what a new process is given."""
     os.environ.clear()  # each of them is then held somewhere else, and not where the first ones were
     os.environ.update(request["environment"])
-    figures = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    for start, end, words in (
-        (*figures[45:47], request["command"]),
-        (*figures[47:49], [f"{name}={value}" for name, value in request["environment"].items()]),
-    ):
-        size = int(end) - int(start)
-        ctypes.memmove(int(start), _in_memory(words)[:size].ljust(size, b"\0"), size)
+    figures = [int(word) for word in Path("/proc/self/stat").read_text().rpartition(")")[2].split()[1:]]
+    _write(figures[44], figures[45], request["command"])
+    _write(figures[46], figures[47], [f"{name}={value}" for name, value in request["environment"].items()])
     os.chdir(request["folder"])
     for standard, file in enumerate(files):
         os.dup2(file, standard)
@@ -272,10 +274,10 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 def _renew(name: str, mode: str) -> None:
     """A standard stream, as Python makes it for the file that it is now."""
-    old = getattr(sys, name)
-    raw = open(old.fileno(), mode, closefd=False)  # noqa: SIM115  open to the end
+    old, is_bare = getattr(sys, name), bool(sys.flags.unbuffered) and mode == "wb"
+    raw = open(old.fileno(), mode, 0 if is_bare else -1, closefd=False)  # noqa: SIM115  open to the end
     is_by_line = name == "stderr" or raw.isatty()
-    new = io.TextIOWrapper(raw, old.encoding, old.errors, "\n", line_buffering=is_by_line)
+    new = io.TextIOWrapper(raw, old.encoding, old.errors, "\n", line_buffering=is_by_line, write_through=is_bare)
     setattr(sys, name, new)
     setattr(sys, f"__{name}__", new)
 
@@ -287,7 +289,7 @@ def _run(command: list[str], folder: str) -> None:
     match command[1:]:
         case ["-m", name, *rest]:
             sys.argv, sys.path[0] = [name, *rest], folder
-            runpy._run_module_as_main(name)
+            runpy._run_module_as_main(name)  # type: ignore[attr-defined]
         case ["-c", code, *rest]:
             sys.argv, sys.path[0] = ["-c", *rest], ""
             exec(code, main.__dict__)
