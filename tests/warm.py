@@ -207,9 +207,11 @@ def serve(number: int) -> None:
             here, there = _join(request)
             if os.fork():
                 there.close()
-                _become(request, files)
-                sock.send(str(os.getpid()).encode())
-                sock.close()
+                try:
+                    _become(request, files)
+                finally:
+                    sock.send(str(os.getpid()).encode())
+                    sock.close()
                 with Starter(here).at_work():
                     return _run(request["command"], request["folder"])
             here.close()
@@ -274,7 +276,8 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 def _renew(name: str, mode: str) -> None:
     """A standard stream, as Python makes it for the file that it is now."""
-    old, is_bare = getattr(sys, name), bool(sys.flags.unbuffered) and mode == "wb"
+    old = getattr(sys, name)
+    is_bare = old.write_through and mode == "wb"  # PYTHONUNBUFFERED
     raw = open(old.fileno(), mode, 0 if is_bare else -1, closefd=False)  # noqa: SIM115  open to the end
     is_by_line = name == "stderr" or raw.isatty()
     new = io.TextIOWrapper(raw, old.encoding, old.errors, "\n", line_buffering=is_by_line, write_through=is_bare)
