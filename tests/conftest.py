@@ -114,12 +114,6 @@ def _warm_starts() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))
-
-
 @pytest.fixture(scope="session")
 def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where measured layers are kept, by all processes that run tests: to measure a network takes five seconds."""
@@ -127,6 +121,15 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "profiles"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> None:
+    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
+    home = tmp_path_factory.mktemp("xdg")
+    (home / "edge-cloud-inference").mkdir()
+    (home / "edge-cloud-inference" / "profiles").symlink_to(profiles)
+    os.environ["XDG_CACHE_HOME"] = str(home)
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,13 @@ MOST_BYTES, START_S, TURN_S = 1 << 17, 120.0, 0.001
 def is_wanted() -> bool:
     """Whether this system has what that needs, and nothing speaks against it."""
     is_measured = "coverage" in sys.modules or any(name.startswith("COVERAGE_") for name in os.environ)
-    return sys.platform == "linux" and os.environ.get("COLD") != "1" and not is_measured
+    if sys.platform != "linux" or os.environ.get("COLD") == "1" or is_measured:
+        return False
+    try:
+        with _taking_orphans():
+            return True
+    except OSError:
+        return False
 
 
 def read_once(environment: Mapping[str, str]) -> dict[str, str]:
