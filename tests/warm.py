@@ -41,7 +41,7 @@ THREADS = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_")
 READ_ONCE = ("COVERAGE_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TORCH", *THREADS)
 """How the variables begin that Python or a library reads when it starts, and not again."""
 UNUSUAL = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
-ROOM = 1 << 14
+ROOM = 1 << 12
 """Bytes for the command line of a copy, and as many more for its environment."""
 ASIDE = 200
 """From this number on a copy holds the one file that it would not have as usual."""
@@ -148,18 +148,18 @@ class Starter:
         files = [number if theirs == -1 else theirs for number, theirs in enumerate(streams)]
         with self._lock, _taking_orphans():
             if self._sock is None:
-                self._sock = self._first(request["environment"])
+                self._sock = self._first()
             socket.send_fds(self._sock, [json.dumps(request).encode()], files)
             return int(self._sock.recv(MOST_BYTES))
 
-    def _first(self, environment: dict[str, str]) -> socket.socket:
+    def _first(self) -> socket.socket:
         here, there = _pair()
         code = f"{SERVES.decode()}({there.fileno()})"
         with there:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, "-" * ROOM],
                 cwd=ROOT,
-                env=environment | {"ROOM": "-" * ROOM},
+                env=os.environ | self._then[0] | {"ROOM": "-" * ROOM},
                 pass_fds=[there.fileno()],
             )
         return here
