@@ -5,6 +5,8 @@ READY := .venv/.ready
 DEV := .venv/.ready-dev
 EDGE := .venv-edge/.ready
 .DEFAULT_GOAL := help
+# Some containers set it. The tests start hundreds of programs, and each would compile all of this project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run edge test slow coverage fuzz check format bench clean
 
@@ -33,11 +35,11 @@ run: $(READY) ## a trained network on a photograph, split between an emulated sl
 
 edge: $(EDGE) ## .venv-edge without torch, for a weak device: it runs bundles (docs/bundle.md)
 
-test: $(DEV) ## the tests, two at a time
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
+test: $(DEV) ## the tests, three at a time: one in three waits
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal --durations=10
 
-slow: $(DEV) ## the long tests too, and ten times the random examples; half an hour
-	THOROUGH=1 $(BIN)/python -m pytest -q -m ""
+slow: $(DEV) ## the long tests too, ten times the random examples, every program started anew; half an hour
+	THOROUGH=1 COLD=1 $(BIN)/python -m pytest -q -m ""
 
 coverage: $(DEV) ## which branches the tests reach: 85 % of all, 100 % of what only decides; twice as long as test
 	rm -f .coverage .coverage.*

@@ -348,8 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AppError, ValueError) as error:
         print(f"relay: {error}", file=sys.stderr)  # noqa: T201
         return getattr(error, "exit_code", 2)
-    print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)  # noqa: T201  a program of its own
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):  # whoever has read the line may send one
+        print(f"listening on {relay.address[0]}:{relay.address[1]}", flush=True)  # noqa: T201  a program of its own
         relay.serve()
     return 0
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ from benchmarks.clouds import running_cloud as running_cloud
 from edgecloud import edge_api
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_S = 300.0
 """What no step takes on any machine, not beside a load of 20, where starting a program takes over a minute: tests wait
 for what has to happen, up to here, and never for a time."""
+
+COLD = {"COLD": "1"}
+"""In the environment of a program that is to start as it does for a user: where a test is about that."""
 
 THOROUGH = os.environ.get("THOROUGH") == "1"
 
@@ -82,9 +86,10 @@ def children_of(pid: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            is_child = state != "Z" and int(parent) == pid and not warm.serves(int(path.parent.name))
         except OSError:  # it has gone meanwhile
             continue
-        if state != "Z" and int(parent) == pid:
+        if is_child:
             found.append(int(path.parent.name))
     return found
 
@@ -103,15 +108,36 @@ def _few_threads() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))
+def _warm_starts() -> Iterator[None]:
+    """Programs of ours start as copies of a process that has loaded torch, where nothing speaks against it."""
+    with warm.Starter().at_work() if warm.is_wanted() else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where measured layers are kept, by all processes that run tests: to measure a network takes five seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "profiles"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> None:
+    """Where no --cache-dir is given, neither read nor write what belongs to whoever runs the tests."""
+    home = tmp_path_factory.mktemp("xdg")
+    (home / "edge-cloud-inference").mkdir()
+    (home / "edge-cloud-inference" / "profiles").symlink_to(profiles)
+    os.environ["XDG_CACHE_HOME"] = str(home)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, profiles: Path) -> Path:
     """A cache folder for the whole session, so that each network is measured once."""
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "profiles").symlink_to(profiles)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ BELOW = {
 """What each package may import from."""
 
 
-def imported_by(path: Path) -> set[str]:
+@cache  # six tests ask for the same files
+def imported_by(path: Path) -> frozenset[str]:
     """Dotted names that a file imports anywhere in it; `import edgecloud as ec` takes names of the library."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -42,7 +44,7 @@ def imported_by(path: Path) -> set[str]:
             names |= {"edgecloud.library" if alias.asname == "ec" else alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def files(*folders: str) -> Iterator[Path]:

@@ -13,6 +13,7 @@ import pytest
 from edgecloud.cli import script
 from edgecloud.client.subprocesses import Child
 from tests.conftest import (
+    COLD,
     LONG_S,
     ROOT,
     THOROUGH,
@@ -48,7 +49,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_process(moment: str, tmp_path: Path)
     command = [sys.executable, "edge_api.py", "--cache-dir", str(tmp_path), "--threads", THREADS, "-t", "le_net"]
     process = subprocess.Popen(
         [*command, "--repeat", "100000", "--emulate-link", "10mbit"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=os.environ | COLD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     if moment == "while it loads torch":
         until(lambda: maps_torch(process.pid))
@@ -69,8 +70,9 @@ MOMENTS = ["_json", "numpy", "libtorch_cpu", "zstd"]
 def test_ctrl_c_at_any_moment_of_the_start_ends_with_130(library: str, cache: Path) -> None:
     command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "-t", "le_net", "--point", "12"]
     process = subprocess.Popen(
-        [*command, "--repeat", "1000000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--repeat", "1000000"],
+        cwd=ROOT, env=os.environ | COLD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     maps = Path(f"/proc/{process.pid}/maps")
     until(lambda: process.poll() is not None or {library, "numpy"} & set(re.split(r"[/.\s-]", maps.read_text())))
     process.send_signal(signal.SIGINT)
