@@ -95,7 +95,7 @@ def run_parts(
             speed = meter.look(said[1]).value
             time.sleep(REST_S)
             seconds = executor.run(segment, arrays).seconds
-            meter.saw(seconds, said[1])
+            meter.record(seconds, said[1])
             took.append(seconds * speed)
             for each, said_s in zip(ratios, said, strict=True):
                 each.append(said_s / speed / seconds)

@@ -176,7 +176,7 @@ def run_wrong(seed: int) -> Wrong:
         running.append(float(totals[names.index(steered.running)]) / best)
         ran.append(float(totals[pick.way]) / best)
         inside.append(low_s <= measured.total_s <= high_s)
-        steered.saw(names, made.ways, pick, measured)
+        steered.record(names, made.ways, pick, measured)
     soon = running[SOON:]
     return Wrong(running[0], soon[0], max(soon), float(np.mean(ran)), float(np.mean(inside)), steered.tries)
 
@@ -212,7 +212,7 @@ class Decider:
         """The way of the next inference."""
         return self.running
 
-    def saw(self, way: int, measured: Measurement) -> None:
+    def record(self, way: int, measured: Measurement) -> None:
         """What it took."""
 
     @property
@@ -260,10 +260,10 @@ class Ours(Decider):
         low_s, _, high_s = self._steered.interval(names, self._made.ways, names[way])
         return low_s, high_s
 
-    def saw(self, way: int, measured: Measurement) -> None:
+    def record(self, way: int, measured: Measurement) -> None:
         """What it took."""
         assert self._pick is not None
-        self._steered.saw(self._made.table.names, self._made.ways, self._pick, measured)
+        self._steered.record(self._made.table.names, self._made.ways, self._pick, measured)
 
 
 class Ans(Decider):
@@ -280,10 +280,10 @@ class Ans(Decider):
         self.running = self._bandit.pick()
         return self.running
 
-    def saw(self, way: int, measured: Measurement) -> None:
+    def record(self, way: int, measured: Measurement) -> None:
         """It is told the delay beyond the head."""
         edge_s = sum(stage.measured_s for stage in measured.edge)
-        self._bandit.saw(way, measured.total_s - edge_s)
+        self._bandit.record(way, measured.total_s - edge_s)
 
 
 def run_change(seed: int, make: Callable[[World], Decider]) -> Changed:
@@ -311,7 +311,7 @@ def run_change(seed: int, make: Callable[[World], Decider]) -> Changed:
             ran.append(totals[way])
             best.append(totals.min())
             ends.append((totals[0], totals[-1]))
-            decider.saw(way, measured)
+            decider.record(way, measured)
             moved, before = moved + (decider.running != before), decider.running
             passed_s, count = passed_s + measured.total_s, count + 1
         moves.append(moved)

@@ -161,7 +161,7 @@ class Adapter:
         names = turn.table.names
         if self._steering.running in names:  # else other ways were found meanwhile
             measured = _measurement(turn, answered.measured, elapsed_s, is_whole=is_whole)
-            self._steering.saw(names, turn.ways, Pick(names.index(turn.name), turn.is_try), measured)
+            self._steering.record(names, turn.ways, Pick(names.index(turn.name), turn.is_try), measured)
             self._follow()
 
     # --- other conditions, another plan

@@ -45,7 +45,7 @@ IDLE_ANSWER_S = 0.25
 LONGEST_PAUSE_S = 30.0
 LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
-LEAST_S = 0.1  # for the second greeting, where the first one took all the time
+LEAST_S = 0.1  # for the second handshake, where the first one took all the time
 END_S = 0.5
 AWAY = "cloud unreachable: "
 NOTED, NOTED_S = 0.01, 1.0  # changes of the rate that are written down, and how often it is where there is none
@@ -154,7 +154,7 @@ class ConnectionManager:
         """What the cloud said last of every network; it stays where the connection does not."""
         self.state: State | None = None
         """How busy the cloud said that it is when it was asked last."""
-        self.has_greeted = False
+        self.has_connected = False
         """Whether a cloud has ever been there."""
         self.why = ""
         """Why there was no cloud when it was looked for last ..."""
@@ -343,7 +343,7 @@ class ConnectionManager:
             tls=config.tls,
             is_given_up=lambda: self._is_leaving,
         )
-        self.has_greeted = True
+        self.has_connected = True
         if config.interval_s is not None:
             client.start()
         return client
@@ -353,7 +353,7 @@ class ConnectionManager:
         connection, _ = handshake(
             config.address, [hello], self._layers, ready_s, self._on_connection, config.tls, lambda: self._is_leaving
         )
-        self.has_greeted = True
+        self.has_connected = True
         try:
             return self._measure_link(connection)
         finally:
@@ -401,7 +401,7 @@ class ConnectionManager:
             self.connects += 1
             lost_at, self._lost_at = self._lost_at, None
             if self._breaker.is_open:
-                self._breaker.greeted()
+                self._breaker.reconnected()
         if self._is_gap and self._estimator is not None and self._config.on_sample is not None:
             self._is_gap = False
             self._config.on_sample(now, self._estimator.up_bytes_per_s)
@@ -442,7 +442,7 @@ class ConnectionManager:
         wait_s = min(AGAIN_S + slack_s, deadline.remaining())
         try:
             client = self._connected(self._peer or self._config.address, wait_s)
-        except DeadlineError:  # its text speaks of the first greeting
+        except DeadlineError:  # its text speaks of the first handshake
             raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
         self._use(client)
         return client

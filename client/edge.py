@@ -252,7 +252,7 @@ def ran_by(parts: Iterable[Part]) -> str:
 def read_input(config: EdgeConfig, entry: Entry) -> Input:
     """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
-        return inputs.from_array(config.array, entry.wanted)
+        return inputs.from_array(config.array, entry.input_sources)
     sources = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
     for kind, what in sources.items():
         if what is not None:

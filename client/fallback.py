@@ -186,6 +186,6 @@ class Breaker:
         """Whether it is time to reconnect."""
         return self.is_open and now >= self._probe_at
 
-    def greeted(self) -> None:
+    def reconnected(self) -> None:
         """The cloud says that it runs the network."""
         self.state = "half-open"

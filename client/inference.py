@@ -28,7 +28,7 @@ from edgecloud.engine.answers import (
     rank_rows,
 )
 from edgecloud.engine.packing import is_lossless
-from edgecloud.engine.times import Found, Times
+from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -201,7 +201,7 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
         link = manager.measure()
         return link, manager.ask_state(config.cloud.timeout_s)
     manager.wait(first_wait_s(here_s, config.cloud.timeout_s))
-    if manager.has_greeted:
+    if manager.has_connected:
         progress("probing the link", 0.0)
         manager.wait(config.cloud.timeout_s)
     if manager.error is not None:
@@ -242,7 +242,7 @@ def _repeat(
     return {parts: tuple(repeats[config.warm_up :]) for parts, repeats in answers.items()}
 
 
-def _learn(timing: Found, runs: dict[Parts, Runs]) -> dict[str, float]:
+def _learn(timing: FoundTimes, runs: dict[Parts, Runs]) -> dict[str, float]:
     """Let the predictor see what every head took."""
     if timing.teacher is None:
         return {}

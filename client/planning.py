@@ -10,8 +10,8 @@ from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
-from edgecloud.engine.packing import check_taken, packing_of, wanted_of
-from edgecloud.engine.times import Found
+from edgecloud.engine.packing import check_taken, codec_policy_of, packing_of
+from edgecloud.engine.times import FoundTimes
 from edgecloud.models.graph import INPUT
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -34,7 +34,7 @@ class Prepared:
 
     edge: Edge
     power: PowerChoice
-    timing: Found
+    timing: FoundTimes
     whole: Callable[[], list[Array]]
     """What the full model answers, run locally, once."""
 
@@ -99,7 +99,7 @@ def plan_of(
 def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
     codec, folder = config.codec, config.device.cache_dir
-    policy = wanted_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
+    policy = codec_policy_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
     if edge.ready is not None:
         check_taken(codec.name, edge.ready.codecs)
         policy = replace(policy, known=frozenset(edge.ready.codecs))

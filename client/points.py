@@ -101,7 +101,7 @@ class PointsSession:
 
     def __post_init__(self) -> None:
         self._why = self.entered.failure
-        if self._why and self.entered.edge.cloud is not None:  # it was not there at the first greeting
+        if self._why and self.entered.edge.cloud is not None:  # it was not there at the first handshake
             self.entered.edge.cloud.give_up(self._why)
 
     @property
@@ -120,7 +120,7 @@ class PointsSession:
         edge_s = self._prepared.timing.look().seconds
         try:
             link, state = self._meet(config, is_anew=request.point is None and request.head is None)
-        except AppError as error:  # the first greeting, which may be an error, is over
+        except AppError as error:  # the first handshake, which may be an error, is over
             if config.cloud.fallback == "off":
                 raise
             self._lost(error)

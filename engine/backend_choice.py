@@ -52,7 +52,7 @@ _REASONS = {
 def _whole_s(network: Network, names: tuple[str, ...], threads: int | None, folder: Path) -> dict[str, float]:
     """Seconds of the whole network by back-end, as the newest profiles of this machine say."""
     times: dict[str, float] = {}
-    for path in store.kept(folder, network.graph.name):
+    for path in store.profile_paths(folder, network.graph.name):
         try:
             profile = store.read(path).profile
         except UsageError:  # said when it is used

@@ -36,7 +36,7 @@ class LoadMeter:
                 return 1.0 + (ratio - 1.0) * float(0.5 ** (age_s / HALF_LIFE_S))
         return 1.0
 
-    def saw(self, seconds: float, idle_s: float) -> None:
+    def record(self, seconds: float, idle_s: float) -> None:
         """A piece of work took `seconds`; an idle cloud would have needed `idle_s`.
 
         What runs for the first time, when memory is fetched and kernels are chosen, is not to be told.

@@ -94,7 +94,7 @@ class _Measuring:
         self._gauge, self._progress, self._has_tails = gauge, progress, tails
         self._readings = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
         quiet = gauge.quiet
-        self._quiet = quiet.saw(self._readings) if quiet is not None and self._readings else None
+        self._quiet = quiet.record(self._readings) if quiet is not None and self._readings else None
         try:
             self._work = segments.work_of(self._graph, network.specs())
         except UnknownLayerError:

@@ -92,7 +92,7 @@ class CodecPolicy:
         return Allowed(lossless, {n: ways for n, ways in lossy.items() if ways})
 
 
-def wanted_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> CodecPolicy:
+def codec_policy_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> CodecPolicy:
     """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder.
 
     `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since

@@ -113,7 +113,7 @@ class ReferenceProber:
         if self._reference is None:
             self._reference = Reference(self._threads, self._clock)
         readings = self._reference.read_for(seconds, is_over)
-        quiet = self._quiet.saw(readings)
+        quiet = self._quiet.record(readings)
         slow = [HEAVY.slowdown(reading, quiet) for reading in readings]
         value = 1 / mean(slow)
         spread = stdev(slow) / mean(slow) / math.sqrt(len(slow)) if len(slow) > 1 else UNKNOWN / 2
@@ -134,7 +134,7 @@ class SpeedMeter:
         with self._lock:
             return self._track.speed(self._clock())
 
-    def saw(self, seconds: float, quiet_s: float) -> None:
+    def record(self, seconds: float, quiet_s: float) -> None:
         """A stage took `seconds`; the quiet machine takes `quiet_s`.
 
         What runs for the first time, when memory is fetched and kernels are chosen, is not to be told. Short stages say

@@ -76,28 +76,28 @@ class Times:
         """As a program is told that runs on this `side`."""
         return cls(device.times, device.predictors or predictors_path(device.cache_dir, side), device.cache_dir)
 
-    def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "Found":
+    def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "FoundTimes":
         """The times of a network, and with `tails` of starting one after each layer, as the policy says.
 
         Raises UsageError and MismatchError where they must be predicted and cannot be.
         """
         outcome = _POLICIES[self.policy](self, executor, tails)
-        if isinstance(outcome, Found):
+        if isinstance(outcome, FoundTimes):
             return outcome
         times = measured(executor, self.cache_dir, progress, tails=tails)
-        return Found(times, why=outcome, meter=self.meter(executor))
+        return FoundTimes(times, why=outcome, meter=self.meter(executor))
 
-    def _never_predict(self, executor: Executor, tails: bool) -> "Found | str":
+    def _never_predict(self, executor: Executor, tails: bool) -> "FoundTimes | str":
         """The network is to be measured."""
         return ""
 
-    def _must_predict(self, executor: Executor, tails: bool) -> "Found | str":
+    def _must_predict(self, executor: Executor, tails: bool) -> "FoundTimes | str":
         times = self._predicted(executor)
         if times.weak:
             log.warning("%s; use --times auto to measure the network", told_of(times.weak))
         return times
 
-    def _may_predict(self, executor: Executor, tails: bool) -> "Found | str":
+    def _may_predict(self, executor: Executor, tails: bool) -> "FoundTimes | str":
         """Where nothing was measured yet, and there are predictors that serve; else why not."""
         if executor.kept_profile(self.cache_dir, tails=tails) is not None:
             return ""
@@ -121,7 +121,7 @@ class Times:
         own = for_threads(self.predictors, executor.machine.threads)
         return own if own.is_file() else self.predictors
 
-    def _predicted(self, executor: Executor) -> "Found":
+    def _predicted(self, executor: Executor) -> "FoundTimes":
         path = self._path(executor)
         if not path.is_file():
             raise UsageError(
@@ -136,10 +136,10 @@ class Times:
         teacher = OnlineCorrector(predictors, layers, kept, executor, pace_of(self.cache_dir, executor.machine))
         weak = predictors.weak(layers)
         why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
-        return Found(teacher.times(), teacher, why, weak, self.meter(executor))
+        return FoundTimes(teacher.times(), teacher, why, weak, self.meter(executor))
 
 
-_POLICIES: dict[str, Callable[[Times, Executor, bool], "Found | str"]] = {
+_POLICIES: dict[str, Callable[[Times, Executor, bool], "FoundTimes | str"]] = {
     "measured": Times._never_predict,
     "predicted": Times._must_predict,
     "auto": Times._may_predict,
@@ -213,7 +213,7 @@ class OnlineCorrector:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundTimes:
     """Times, and where they were predicted who may learn from the real ones."""
 
     times: LayerTimes
@@ -249,7 +249,7 @@ class Found:
         if self.teacher is not None:
             self.teacher.learn(layers, seconds * self.meter.now().value)
             return
-        self.meter.saw(seconds, sum(self.times.seconds[number] for number in layers) + self.times.start_s[first])
+        self.meter.record(seconds, sum(self.times.seconds[number] for number in layers) + self.times.start_s[first])
 
 
 def layers_of(executor: Executor) -> tuple[Described, ...]:

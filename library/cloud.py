@@ -82,8 +82,8 @@ class Cloud:
                 max_connections=max_connections,
                 drain_s=DRAIN_S,
             )
-            held = [(net.entry, net.made_for(device)) for net in loaded]
-            self._listen(server.Cloud(config, held=held))
+            made = [(net.entry, net.made_for(device)) for net in loaded]
+            self._listen(server.Cloud(config, loaded=made))
         self._thread: threading.Thread | None = threading.Thread(target=self.serve, name="ec.Cloud", daemon=True)
         self._thread.start()
 

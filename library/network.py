@@ -121,7 +121,7 @@ class Network:
         if entry.takes == inputs.SENTENCE and path.suffix != ".npy":
             sample = inputs.from_text(str(what), entry.preprocess)
         elif path.suffix == ".npy":
-            sample = inputs.from_array(path, entry.wanted)
+            sample = inputs.from_array(path, entry.input_sources)
         else:
             kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
             sample = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)

@@ -101,7 +101,7 @@ class Entry:
         return self.shipped is None and not is_packaged and not self.code
 
     @property
-    def wanted(self) -> inputs.InputSources:
+    def input_sources(self) -> inputs.InputSources:
         """What an array for it has to be."""
         return inputs.InputSources(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
 

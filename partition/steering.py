@@ -94,7 +94,7 @@ class Steering:
         ends = [way for way in ends if totals.seconds[way] < min(AUDIT_WORST * took_s, most_s)]
         return min(ends, key=lambda way: float(totals.seconds[way]), default=None)
 
-    def saw(self, names: Sequence[str], ways: Ways, pick: Pick, measured: Measurement) -> None:
+    def record(self, names: Sequence[str], ways: Ways, pick: Pick, measured: Measurement) -> None:
         """What an inference took that ran as it was picked."""
         totals = self.believed.totals(ways)
         way, running = pick.way, names.index(self.running)

@@ -126,7 +126,7 @@ class Quiet:
             log.warning("ignoring the kept speed of this machine %s (%s)", self.path, error)
             return None
 
-    def saw(self, readings: list[Pace]) -> Pace:
+    def record(self, readings: list[Pace]) -> Pace:
         """Take note of some readings; returns what the quiet machine takes from now on.
 
         Too few of them change nothing that is kept. Raises ValueError where there are none at all.

@@ -96,20 +96,20 @@ def _layer(name: str, layers: int) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredProfile:
     """A profile that was read without its network, with the document of its graph (models.graph_json)."""
 
     profile: Profile
     graph: dict[str, Any]
 
 
-def kept(folder: Path, model: str) -> list[Path]:
+def profile_paths(folder: Path, model: str) -> list[Path]:
     """The files of all profiles of a network, the newest first."""
     paths = (folder / "profiles").glob(f"{model.replace(':', '-')}-*.json")
     return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> StoredProfile:
     """Any profile, whatever its key. Raises UsageError where the file is none, or of another version."""
     require_file(path)
     try:
@@ -119,7 +119,7 @@ def read(path: Path) -> Kept:
         key = ProfileKey(**document["key"])
         if key.schema != SCHEMA or not isinstance(document["graph"], dict):
             raise ValueError("it has another version")
-        return Kept(_checked(document, key, len(document["graph"]["layers"])), document["graph"])
+        return StoredProfile(_checked(document, key, len(document["graph"]["layers"])), document["graph"])
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:

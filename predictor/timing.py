@@ -120,7 +120,7 @@ class _Watch:
     def pace(self) -> Pace | None:
         """What the reference work takes on the quiet machine, by all that was read; None where there is none."""
         quiet = self.gauge.quiet
-        return quiet.saw(self._readings) if quiet is not None and self._readings else None
+        return quiet.record(self._readings) if quiet is not None and self._readings else None
 
     def run(self, run: Callable[[], R], seconds_of: Callable[[R], tuple[float, ...]]) -> Run:
         """The first run that hardly waited and around which the speed stayed; of some the one with least of that."""

@@ -82,25 +82,25 @@ class Cloud:
         config: CloudConfig,
         metrics: Metrics | None = None,
         visits: Visits | None = None,
-        held: Sequence[tuple[registry.Entry, Network]] = (),
+        loaded: Sequence[tuple[registry.Entry, Network]] = (),
     ) -> None:
-        """With `held`, networks that are loaded already, it serves those alone."""
-        if not held and is_there(*TORCH):
+        """With `loaded`, networks that are loaded already, it serves those alone."""
+        if not loaded and is_there(*TORCH):
             vision.torchvision()  # now: not on the first client's request, and not while a network is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
-        self._held = {entry.name: entry for entry, _ in held}
-        config = replace(config, weights=named, models=(*(models or self._held or registry.NAMES), *more))
+        self._loaded = {entry.name: entry for entry, _ in loaded}
+        config = replace(config, weights=named, models=(*(models or self._loaded or registry.NAMES), *more))
         self._config = config
         self._visits = visits or Visits()
         check_device(config.device.name)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        has_loader = not held
+        has_loader = not loaded
         self._networks = Networks(config, self._worker, self._meter, has_loader=has_loader)
         set_threads(config.device.threads)  # from here on torch has some, and no process is split off any more
-        for entry, network in held:
+        for entry, network in loaded:
             self._networks.hold(entry, network)
         self.server = Server(
             config.host,
@@ -211,9 +211,9 @@ class Cloud:
     def _named(self, name: str) -> registry.Entry:
         """Raises UnknownModelError for a network that does not exist, or that the operator has not named."""
         served = self._config.models
-        if name in self._held:
-            return self._held[name]
-        if self._held:
+        if name in self._loaded:
+            return self._loaded[name]
+        if self._loaded:
             only = f"this cloud serves only {', '.join(served)}"
             raise UnknownModelError(f"{only}: add that network to ec.Cloud(networks=[...])")
         try:

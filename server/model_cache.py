@@ -19,7 +19,7 @@ from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, mak
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.speed import SpeedMeter
-from edgecloud.engine.times import Found, Times
+from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import LayerGraph
@@ -55,7 +55,7 @@ class Served:
 
     executor: Executor
     graph: LayerGraph
-    timing: Found
+    timing: FoundTimes
     parameter_bytes: int
     hello: Hello
     """What an edge has to say to get this network, apart from the token."""
@@ -83,7 +83,7 @@ class Served:
         ran = self._executed(segment, arrays)
         if not is_first:
             self.timing.ran(layers, ran.seconds, self._entry(layers))
-            self.meter.saw(ran.seconds, self._idle_s(layers))
+            self.meter.record(ran.seconds, self._idle_s(layers))
         return ran
 
     def _executed(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
@@ -105,7 +105,7 @@ class Served:
         ran = self._executed(self.executor.load(layers), together)
         count = len(requests)
         if layers in self.batched:  # not where it is tried for the first time
-            self.meter.saw(ran.seconds, count * self._idle_s(layers))
+            self.meter.record(ran.seconds, count * self._idle_s(layers))
         return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
 
     def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
@@ -333,7 +333,7 @@ class Networks:
         network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
         executor = self._executor(network)
         if times is not None:
-            timing = Found(times, meter=self._times.meter(executor))
+            timing = FoundTimes(times, meter=self._times.meter(executor))
         else:
             timing = self._times.find(executor, lambda _: None, tails=True)
         return self._served(entry, executor, timing, network)
@@ -389,7 +389,7 @@ class Networks:
         log.info("= %s is computed by %s: %s", network.graph.name, choice.backend, choice.why)
         return make_executor(network, self._config.device.name, backend=choice.backend)
 
-    def _served(self, entry: registry.Entry, executor: Executor, timing: Found, network: Network) -> Served:
+    def _served(self, entry: registry.Entry, executor: Executor, timing: FoundTimes, network: Network) -> Served:
         graph = network.graph
         hello = hello_of(network, codecs=[*STANDARD, *sorted(self._config.limits.more_codecs)])
         about = (network.weights.origin, network.weights.names)

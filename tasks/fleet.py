@@ -12,8 +12,8 @@ from edgecloud.client.conditions import Conditions
 from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
-from edgecloud.engine.packing import packing_of, wanted_of
-from edgecloud.engine.times import Found, Times
+from edgecloud.engine.packing import codec_policy_of, packing_of
+from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.models import inputs, registry
 from edgecloud.models.inputs import Input
 from edgecloud.models.network import Network
@@ -41,7 +41,7 @@ class Member:
     entry: Entry
     network: Network
     executor: Executor
-    timing: Found
+    timing: FoundTimes
 
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
@@ -115,7 +115,7 @@ class Fleet:
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [self._input(member.entry, source).array for source in islice(sources, INPUTS_TRIED)]
-        policy = wanted_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
+        policy = codec_policy_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
         packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
         return policy.allowed(member.network.graph, packing, member.executor.share)
 
@@ -135,7 +135,7 @@ def read_input(entry: Entry, source: str) -> Input:
         if source.startswith(TEXT):
             return inputs.read(entry.name, entry.takes, inputs.SENTENCE, source.removeprefix(TEXT), entry.preprocess)
         if kind == inputs.TENSOR:
-            return inputs.from_array(path, entry.wanted)
+            return inputs.from_array(path, entry.input_sources)
         return inputs.read(entry.name, entry.takes, kind, path, entry.preprocess)
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
         raise UsageError(f"cannot read {source[:80]!r}: {error}") from None

@@ -26,7 +26,7 @@ from edgecloud.partition.cost import NO_TIMES, StageTimes
 from edgecloud.partition.schedule import makespan
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.fleet import Fleet
-from edgecloud.tasks.planner import Choice, Line, Planner
+from edgecloud.tasks.planner import Line, Planner, TaskPlan
 from edgecloud.tasks.tasks import Task
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
@@ -43,7 +43,7 @@ class TaskRecord:
     """What became of a task. Moments are seconds after the start."""
 
     task: Task
-    choice: Choice | None = None
+    choice: TaskPlan | None = None
     started_s: float = 0.0
     """The head began."""
     head_done_s: float = 0.0
@@ -241,7 +241,7 @@ class Pipeline:
 
     # --- computing
 
-    def _start(self, task: Task, choice: Choice) -> None:
+    def _start(self, task: Task, choice: TaskPlan) -> None:
         """Run the head; hand the boundary over if there is a tail."""
         record = TaskRecord(task, choice)
         try:

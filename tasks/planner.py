@@ -53,7 +53,7 @@ class Option(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class TaskPlan:
     """A point and a codec for a task, with the predicted seconds of its stages."""
 
     point: int
@@ -95,7 +95,7 @@ class Line:
     """Seconds until the link and the cloud have done what they were given."""
 
 
-def next_of(choices: Sequence[Choice], line: Line, turn: int | None = None) -> int | None:
+def next_of(choices: Sequence[TaskPlan], line: Line, turn: int | None = None) -> int | None:
     """Which of these, the first one first, is to start now; None: to wait is better.
 
     Nothing is sent while the edge computes one task for long, and a link and a cloud that run out of work then stand
@@ -138,7 +138,7 @@ class Planner(Protocol):
     def refresh(self, now_s: float, conditions: Conditions) -> None:
         """Take note of the conditions."""
 
-    def take(self, now_s: float, line: Line) -> tuple[Task, Choice] | None:
+    def take(self, now_s: float, line: Line) -> tuple[Task, TaskPlan] | None:
         """The next task that is there, with its cut, which is then under way; None where none should start yet."""
 
     def next_arrival_s(self) -> float | None:
@@ -203,7 +203,7 @@ class ClosedQueue:
         self._later = deque(sorted(tasks, key=lambda task: task.urgency))
         self._count, self._profiles = len(tasks), profiles
         self._near: list[Task] = []
-        self._order: deque[tuple[Task, Choice]] = deque()
+        self._order: deque[tuple[Task, TaskPlan]] = deque()
         self._conditions: Conditions | None = None
         self._planned_at = float("-inf")
         self.objective = "makespan"
@@ -249,16 +249,16 @@ class ClosedQueue:
         self._order.clear()
         for job in plan.order:
             task = self._near[job]
-            self._order.append((task, Choice(*options[task.model][plan.chosen[job]], "makespan")))
+            self._order.append((task, TaskPlan(*options[task.model][plan.chosen[job]], "makespan")))
 
     def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
         """One after the other: the least latency of each is the least time of all."""
-        choices = {model: Choice(*best_of(each, "latency"), "latency") for model, each in options.items()}
+        choices = {model: TaskPlan(*best_of(each, "latency"), "latency") for model, each in options.items()}
         self._order = deque((task, choices[task.model]) for task in self._near)
         if is_whole:
             self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._order)
 
-    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, Choice] | None:
+    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, TaskPlan] | None:
         """The next task of the plan."""
         del now_s
         order = list(self._order)
@@ -287,7 +287,7 @@ class OpenQueue:
             name: [] for name in self._weights
         }
         """For each network a heap, the most urgent task first."""
-        self._choices: dict[str, Choice] = {}
+        self._choices: dict[str, TaskPlan] = {}
         self._conditions: Conditions | None = None
         self._now_s = 0.0
         self.objective = "latency"
@@ -316,7 +316,7 @@ class OpenQueue:
 
     def _settle(self, model: str, options: Sequence[Option]) -> None:
         """The codec follows the link at once: to change it costs nothing."""
-        best, old = Choice(*best_of(options, self.objective), self.objective), self._choices.get(model)
+        best, old = TaskPlan(*best_of(options, self.objective), self.objective), self._choices.get(model)
         here = [option for option in options if old is not None and option.point == old.point]
         current = best_of(here, self.objective) if here else None
         if old is None or current is None or self._is_worth(current.stages, best):
@@ -324,14 +324,14 @@ class OpenQueue:
                 self.moves.append(Move(self._now_s, model, old.point, best.point))
             self._choices[model] = best
         else:
-            self._choices[model] = Choice(*current, self.objective)
+            self._choices[model] = TaskPlan(*current, self.objective)
 
-    def _is_worth(self, current: Stages, best: Choice) -> bool:
+    def _is_worth(self, current: Stages, best: TaskPlan) -> bool:
         if best.objective == "latency":
             return should_move(current.total_s, best.stages.total_s, MOVE_MARGIN)
         return should_move(current.longest_s, best.stages.longest_s, MOVE_MARGIN)
 
-    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, Choice] | None:
+    def take(self, now_s: float, line: Line = ALL) -> tuple[Task, TaskPlan] | None:
         """The most urgent task that has arrived."""
         while self._coming and self._coming[0].arrival_s <= now_s:
             task = self._coming.popleft()

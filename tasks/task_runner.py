@@ -189,7 +189,7 @@ def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
     try:
         cloud.open()
     except AppError as error:
-        has_left = config.cloud.fallback == "on" and cloud.has_greeted and is_nobody(error)  # between two connections
+        has_left = config.cloud.fallback == "on" and cloud.has_connected and is_nobody(error)  # between two connections
         if not has_left and not is_covered(error, config.cloud.fallback):
             raise
         log.warning("running everything on the edge until the cloud is reachable: %s", printable(str(error), 200))

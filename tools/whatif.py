@@ -24,7 +24,7 @@ from edgecloud.partition.pareto import Tradeoff, front
 from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quota import Quota
-from edgecloud.predictor.store import Kept
+from edgecloud.predictor.store import StoredProfile
 from edgecloud.tools import plan_bytes
 from edgecloud.tools.plan_bytes import Counted
 from edgecloud.utils.errors import UsageError
@@ -68,8 +68,8 @@ class Source:
 
     document: Any
     name: str
-    edge: Kept | None = None
-    cloud: Kept | None = None
+    edge: StoredProfile | None = None
+    cloud: StoredProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _counted(graph: LayerGraph, source: Source, config: PlanConfig, progress: Sh
     return plan_bytes.of_edge(graph, str(config.model), *where, progress)
 
 
-def _share(edge: Kept, config: PlanConfig) -> float:
+def _share(edge: StoredProfile, config: PlanConfig) -> float:
     """How much of a core the edge has, in the long run."""
     quota = Quota.of_clock(edge.profile.key.clock)
     return config.cpu_share if quota is None else quota.share * config.cpu_share
@@ -182,12 +182,12 @@ def _name_of(model: str) -> str:
     return model if place is None else place.name
 
 
-def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Profile], int]) -> Kept:
+def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Profile], int]) -> StoredProfile:
     """The profile of a file, or of all that are kept the newest one of the least rank."""
     if path is not None:
         return store.read(path)
     names = (model, f"torchvision:{model}")
-    paths = [file for name in names for file in store.kept(config.cache_dir, name)]
+    paths = [file for name in names for file in store.profile_paths(config.cache_dir, name)]
     readable = [kept for file in paths if (kept := _readable(file)) is not None]
     if not readable:
         raise UsageError(
@@ -197,7 +197,7 @@ def _kept(path: Path | None, config: PlanConfig, model: str, rank: Callable[[Pro
     return min(readable, key=lambda kept: rank(kept.profile))
 
 
-def _readable(path: Path) -> Kept | None:
+def _readable(path: Path) -> StoredProfile | None:
     try:
         return store.read(path)
     except UsageError as error:
@@ -220,7 +220,7 @@ def _of_a_cloud(profile: Profile) -> int:
     return 0 if profile.tails else 1 if profile.key.clock == WALL else 2
 
 
-def _joined(edge: Kept, cloud: Kept) -> dict[str, Any]:
+def _joined(edge: StoredProfile, cloud: StoredProfile) -> dict[str, Any]:
     """One document with the times of both sides. Raises UsageError where they are of different networks."""
     if edge.profile.key.graph != cloud.profile.key.graph:
         raise UsageError(
@@ -247,7 +247,7 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def problem_of(document: Any, name: str, config: PlanConfig, edge: Kept | None = None) -> Problem:
+def problem_of(document: Any, name: str, config: PlanConfig, edge: StoredProfile | None = None) -> Problem:
     """The graph, the times of a document, and the link and the cloud's load of the configuration. Raises UsageError.
 
     `edge` is the profile that the edge's times are of: work under a quota takes longer than it says.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.lab.baselines.inputs import BaselineInputs, CellInfo, Needs, Sides
 from edgecloud.predictor import store
-from edgecloud.predictor.store import Kept
+from edgecloud.predictor.store import StoredProfile
 from edgecloud.utils.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -110,16 +110,16 @@ class InputLoader:
         return self._fits[folder]
 
 
-def _readable(cache_dir: Path, model: str) -> list[Kept]:
+def _readable(cache_dir: Path, model: str) -> list[StoredProfile]:
     """Profiles that can be read, the newest first; older versions of the program leave some that cannot."""
     profiles = []
-    for path in store.kept(cache_dir, model):
+    for path in store.profile_paths(cache_dir, model):
         with contextlib.suppress(UsageError):
             profiles.append(store.read(path))
     return profiles
 
 
-def _file(path: Path | None) -> Kept | None:
+def _file(path: Path | None) -> StoredProfile | None:
     return None if path is None else store.read(path)
 
 

@@ -79,7 +79,7 @@ class MuLinUcb:
         is_forced = self._frame % math.ceil(self._horizon**MU) == 0
         return int(np.argmin(delays[:-1] if is_forced else delays))
 
-    def saw(self, point: int, rest_s: float) -> None:
+    def record(self, point: int, rest_s: float) -> None:
         """What that frame took beyond its head, in seconds; all on the device shows nothing."""
         if point == len(self._head) - 1:
             return
@@ -109,7 +109,7 @@ def ans(inputs: BaselineInputs) -> Choice:
     for _ in range(LEAST_T):
         point = bandit.pick()
         picks.append(point)
-        bandit.saw(point, float(total_s[point] - head_s[point]))
+        bandit.record(point, float(total_s[point] - head_s[point]))
     ((point, _),) = Counter(picks[LEAST_T // 2 :]).most_common(1)
     return Choice("ans", inputs.graph.head_at(point), point, RAW, float(total_s[point]))
 

@@ -130,12 +130,12 @@ def test_the_breaker_opens_tries_and_closes() -> None:
     breaker.failed(101.0)  # the probe
     assert not breaker.may_probe(102.9)
     assert breaker.may_probe(103.0)
-    breaker.greeted()
+    breaker.reconnected()
     assert not is_open(breaker)
     assert not breaker.may_probe(200.0)
     breaker.failed(103.5)  # greets well, and fails at the request: it is left alone for longer
     assert (breaker.may_probe(107.4), breaker.may_probe(107.5)) == (False, True)
-    breaker.greeted()
+    breaker.reconnected()
     breaker.succeeded()
     breaker.failed(200.0)
     assert breaker.may_probe(201.0)
@@ -151,7 +151,7 @@ def test_the_breaker_opens_after_refusals_in_a_row() -> None:
     for _ in range(REFUSALS):
         breaker.refused(0.0)
     assert is_open(breaker)
-    breaker.greeted()
+    breaker.reconnected()
     breaker.refused(5.0)  # one is enough for a cloud on trial
     assert is_open(breaker)
     assert not breaker.may_probe(5.0)
@@ -166,7 +166,7 @@ def test_a_breaker_that_is_open_can_always_be_probed_in_the_end(events: list[str
             breaker.succeeded()
         elif event == "probe":
             if breaker.may_probe(now):
-                breaker.greeted()
+                breaker.reconnected()
         else:
             getattr(breaker, event)(now)
         assert not is_open(breaker) or breaker.may_probe(now + 1.2 * LONGEST_PAUSE_S)
@@ -219,6 +219,6 @@ def test_a_connection_that_breaks_is_replaced_at_once_where_the_last_request_was
     breaker.lost(10.0)
     assert is_open(breaker)
     assert breaker.may_probe(10.0)
-    breaker.greeted()
+    breaker.reconnected()
     breaker.lost(11.0)  # it greets well, and breaks before it has answered anything
     assert (breaker.may_probe(11.9), breaker.may_probe(12.0)) == (False, True)

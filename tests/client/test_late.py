@@ -83,7 +83,7 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
 
 
 def test_a_call_is_planned_anew_when_its_cloud_comes(cloud: CloudProcess, edge: CallEdge) -> None:
-    """It hangs up on the first greeting; the document is that of the plan with it."""
+    """It hangs up on the first handshake; the document is that of the plan with it."""
     flags = ("-t", "le_net", "--point", "3", "--bandwidth", "50mbit", "--codec", "raw", "--emulate-cpu", "0.005")
     with closing(FrameProxy((HOST, cloud.port), [(Place(FrameType.HELLO), close)])) as link:
         done = edge("-i", HOST, "-p", str(link.port), *flags, "--repeat", "40", "--verify", "--json", "--threads", "1")

@@ -153,17 +153,17 @@ def test_load_is_what_work_takes_beyond_an_idle_cloud_and_is_forgotten() -> None
     meter = LoadMeter(lambda: now)
     assert meter.load == pytest.approx(1, abs=1e-3)
     for _ in range(30):
-        meter.saw(0.3, 0.1)
+        meter.record(0.3, 0.1)
     assert meter.load == pytest.approx(3, rel=0.01)
-    meter.saw(1.0, 1e-6)  # too short to say anything
+    meter.record(1.0, 1e-6)  # too short to say anything
     assert meter.load == pytest.approx(3, rel=0.01)
     for _ in range(3):
-        meter.saw(10.0, 0.1)  # a hiccup
+        meter.record(10.0, 0.1)  # a hiccup
     assert meter.load == pytest.approx(3, rel=0.01)
     now = 100.0
     assert meter.load == pytest.approx(1, abs=0.01)
     for _ in range(30):
-        meter.saw(0.05, 0.1)  # faster than when it was measured is not negative load
+        meter.record(0.05, 0.1)  # faster than when it was measured is not negative load
     assert meter.load == pytest.approx(1, abs=1e-3)
 
 
@@ -171,16 +171,16 @@ def test_short_pieces_of_work_do_not_look_like_load() -> None:
     """Every run costs something that no layer does; of a tail of a tenth of a millisecond that is most."""
     meter = LoadMeter(lambda: 0.0)
     for _ in range(30):
-        meter.saw(0.00075, 0.0001)
+        meter.record(0.00075, 0.0001)
     assert meter.load == pytest.approx(1, abs=0.05)
     for _ in range(30):
-        meter.saw(5.8, 0.1)
+        meter.record(5.8, 0.1)
     assert meter.load == 20  # and there is an end to it
 
 
 def test_what_computes_most_says_most_about_the_load() -> None:
     meter = LoadMeter(lambda: 0.0)
     for _ in range(7):
-        meter.saw(0.02, 0.0001)
-        meter.saw(0.2, 0.1)
+        meter.record(0.02, 0.0001)
+        meter.record(0.2, 0.1)
     assert meter.load == pytest.approx(2, rel=0.05)

@@ -113,7 +113,7 @@ def test_a_budget_without_a_calibration_is_told_with_what_helps(
     takes: str, remedy: str, network: Callable[[str], TorchNetwork], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is to be calibrated where a network takes no pictures."""
-    assert packing.wanted_of(network("le_net"), takes, "auto", 0.01, tmp_path).roundings == {}
+    assert packing.codec_policy_of(network("le_net"), takes, "auto", 0.01, tmp_path).roundings == {}
     (line,) = caplog.messages
     assert remedy in line
     assert ("calibrate -t" in line) == (takes == "picture")

@@ -17,7 +17,7 @@ from edgecloud.engine.speed import (
     SpeedMeter,
     Track,
 )
-from edgecloud.engine.times import Found, LayerTimes
+from edgecloud.engine.times import FoundTimes, LayerTimes
 
 speeds = st.floats(0.2, 1.2)
 
@@ -36,7 +36,7 @@ class Machine:
     def stage(self, quiet_s: float) -> None:
         seconds = quiet_s / self.speed * self._off()
         self.now_s += seconds
-        self.meter.saw(seconds, quiet_s)
+        self.meter.record(seconds, quiet_s)
 
     def probe(self, seconds: float, is_over: Callable[[], bool]) -> Speed:
         assert not is_over()
@@ -89,10 +89,10 @@ def test_one_stage_that_was_held_up_changes_nothing_much() -> None:
     machine = Machine(0.8, random.Random(1), 0.02)
     for _ in range(20):
         machine.stage(0.05)
-    machine.meter.saw(0.6, 0.05)
+    machine.meter.record(0.6, 0.05)
     assert machine.meter.now().value == pytest.approx(0.8, rel=0.05)
     assert machine.meter.now().sd > 0.1  # but nobody is as sure as before
-    machine.meter.saw(0.6, 0.05)
+    machine.meter.record(0.6, 0.05)
     assert machine.meter.now().value < 0.2
 
 
@@ -120,14 +120,14 @@ def test_what_is_known_is_forgotten() -> None:
 @pytest.mark.parametrize("pair", [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf), (-1.0, 1.0)])
 def test_seconds_that_are_none_say_nothing(pair: tuple[float, float]) -> None:
     meter = SpeedMeter()
-    meter.saw(*pair)
+    meter.record(*pair)
     assert meter.now() == Speed()
 
 
 def test_short_stages_say_little() -> None:
     meter = SpeedMeter(clock=lambda: 0.0)
     for _ in range(20):
-        meter.saw(1e-3, 5e-4)  # half of it was handing over the arrays
+        meter.record(1e-3, 5e-4)  # half of it was handing over the arrays
     assert meter.now().value > 0.6
     assert meter.now().sd > KNOWN
 
@@ -135,7 +135,7 @@ def test_short_stages_say_little() -> None:
 def test_times_follow_the_speed() -> None:
     """Fails where the scaling is taken out: the times of a busy machine are twice those of the quiet one."""
     meter = SpeedMeter(clock=lambda: 0.0)
-    found = Found(LayerTimes((0.0, 0.1, 0.3), (0.0, 0.01, 0.0), "measured"), meter=meter)
+    found = FoundTimes(LayerTimes((0.0, 0.1, 0.3), (0.0, 0.01, 0.0), "measured"), meter=meter)
     assert found.current.seconds == found.quiet.seconds
     for _ in range(50):
         found.ran(frozenset({0, 1, 2}), 0.8)

@@ -335,7 +335,7 @@ def test_an_empty_page_is_black() -> None:
 
 
 def wanted(name: str) -> inputs.InputSources:
-    return registry.lookup(name).wanted
+    return registry.lookup(name).input_sources
 
 
 def saved(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Path:
@@ -359,7 +359,7 @@ def test_whole_numbers_of_a_picture_are_that_picture(dtype: type, layout: str, t
     entry = registry.lookup("cifar_alexnet")
     array = pixels.transpose(2, 0, 1) if "CHW" in layout else pixels
     path = saved(tmp_path / "x.npy", (array[None] if "N" in layout else array).astype(dtype))
-    found = inputs.from_array(path, entry.wanted)
+    found = inputs.from_array(path, entry.input_sources)
     torch.testing.assert_close(found.tensor, inputs.from_image(tmp_path / "a.png", entry.preprocess).tensor)
     assert found.source == f"array:{path} ({np.dtype(dtype)} read as an image of 80x60)"
 

@@ -398,7 +398,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path) -> None:
     entry = registry.lookup("le_net")
     for read in (
         lambda: inputs.from_image(pipe, entry.preprocess),
-        lambda: inputs.from_array(pipe, entry.wanted),
+        lambda: inputs.from_array(pipe, entry.input_sources),
         lambda: weights.load(entry, str(pipe)),
     ):
         with pytest.raises(UsageError, match="is not a file"):

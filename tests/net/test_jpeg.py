@@ -21,7 +21,7 @@ from edgecloud import tasks_edge_api
 from edgecloud.client.subprocesses import codec_flags
 from edgecloud.engine import calibration
 from edgecloud.engine.calibration import Calibration, Tried
-from edgecloud.engine.packing import packing_of, wanted_of
+from edgecloud.engine.packing import codec_policy_of, packing_of
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT
 from edgecloud.net import codec, tensors
@@ -370,7 +370,7 @@ def test_auto_takes_it_where_it_was_tried_and_the_cloud_announces_it(tmp_path: P
         (0.009, CODECS, ()),
         (0.0, CODECS, ()),
     ):
-        wanted = replace(wanted_of(le_net, "picture", "auto", budget, tmp_path), known=frozenset(known))
+        wanted = replace(codec_policy_of(le_net, "picture", "auto", budget, tmp_path), known=frozenset(known))
         assert wanted.lossy(graph, INPUT) == lossy
         allowed = wanted.allowed(graph, packing_of(le_net, wanted, tmp_path), 1.0)
         assert {one.codec for one in allowed.lossy.get(INPUT, ())} == set(lossy)

@@ -296,7 +296,7 @@ def test_the_guard_moves_the_plan_where_every_prediction_is_wrong() -> None:
         measured = drawn.measured(pick.way, (1.0, 1.0, 1.0), noise.next())
         if names[pick.way] not in drawn.table.ends:
             measured = replace(measured, total_s=3 * measured.total_s)
-        steered.saw(names, drawn.ways, pick, measured)
+        steered.record(names, drawn.ways, pick, measured)
     assert [move.why for move in steered.moves][:1] == ["guard"]
     assert steered.running in drawn.table.ends
     assert drawn.totals()[1][names.index(steered.running)] < 3 * best
@@ -352,7 +352,7 @@ def test_the_bandit_looks_around_and_comes_to_the_best_point_of_a_linear_delay()
     for _ in range(600):
         point = bandit.pick()
         picks.append(point)
-        bandit.saw(point, float(rest_s[point]))
+        bandit.record(point, float(rest_s[point]))
     later = picks[300:]
     assert max(set(later), key=later.count) == int(np.argmin(head_s + rest_s))
     assert len(set(picks)) > 3, "it has not looked around"
@@ -365,7 +365,7 @@ def test_a_measurement_that_is_shared_teaches_its_stages_only() -> None:
     pick = steered.pick(names, drawn.ways, 1)
     measured = drawn.measured(pick.way, (1.0, 1.0, 1.0), np.ones(3))
     width = steered.width
-    steered.saw(names, drawn.ways, pick, replace(measured, total_s=99.0, is_whole=False))
+    steered.record(names, drawn.ways, pick, replace(measured, total_s=99.0, is_whole=False))
     assert steered.width == width
     assert steered.interval(names, drawn.ways, steered.running)[2] < 99
     assert Measurement().total_s == 0.0

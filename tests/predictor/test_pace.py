@@ -157,11 +157,11 @@ def test_the_quiet_machine_only_becomes_faster(tmp_path: Path) -> None:
     quiet = Quiet(tmp_path, MACHINE)
     assert quiet.pace() is None
     few, many = [slower(2, 2)] * (FEWEST_READINGS - 1), [slower(2, 2)] * FEWEST_READINGS
-    assert quiet.saw(few) == slower(2, 2)
+    assert quiet.record(few) == slower(2, 2)
     assert quiet.pace() is None  # of so few nobody knows
-    assert quiet.saw(many) == slower(2, 2)
-    assert quiet.saw([slower(1, 3)] * FEWEST_READINGS) == slower(1, 2)
-    assert quiet.saw([slower(3, 1)] * (FEWEST_READINGS - 1)) == slower(1, 2)
+    assert quiet.record(many) == slower(2, 2)
+    assert quiet.record([slower(1, 3)] * FEWEST_READINGS) == slower(1, 2)
+    assert quiet.record([slower(3, 1)] * (FEWEST_READINGS - 1)) == slower(1, 2)
     assert Quiet(tmp_path, MACHINE).pace() == slower(1, 2)
     assert Quiet(tmp_path, {**MACHINE, "threads": 2}).pace() is None
 
@@ -171,18 +171,18 @@ def test_a_damaged_unit_is_ignored_and_measured_again(
     text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     quiet = Quiet(tmp_path, MACHINE)
-    quiet.saw([QUIET] * FEWEST_READINGS)
+    quiet.record([QUIET] * FEWEST_READINGS)
     good = json.loads(quiet.path.read_text())
     quiet.path.write_text(text)
     assert quiet.pace() is None
     assert "ignoring the kept speed" in caplog.text
     quiet.path.write_text(json.dumps(good | {"quiet": {"compute_s": 0, "memory_s": 1}}))
     assert quiet.pace() is None
-    assert quiet.saw([QUIET] * FEWEST_READINGS) == QUIET
+    assert quiet.record([QUIET] * FEWEST_READINGS) == QUIET
     assert json.loads(quiet.path.read_text())["quiet"] == asdict(QUIET)
 
 
 def test_a_full_disk_costs_the_unit_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "speed").write_text("a file where the folder should be")
-    assert Quiet(tmp_path, MACHINE).saw([QUIET] * FEWEST_READINGS) == QUIET
+    assert Quiet(tmp_path, MACHINE).record([QUIET] * FEWEST_READINGS) == QUIET
     assert "cannot save the speed" in caplog.text

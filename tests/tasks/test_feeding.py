@@ -9,7 +9,7 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.pipeline import MOST_WAITING, WAITING
-from edgecloud.tasks.planner import ALL, Choice, ClosedQueue, Line, Profiled, next_of
+from edgecloud.tasks.planner import ALL, ClosedQueue, Line, Profiled, TaskPlan, next_of
 from edgecloud.tasks.tasks import Task
 from tests.models.test_graph import chain
 
@@ -39,7 +39,7 @@ class World:
             self.now = min(back for _, back in self.out)
         return pair is not None or bool(self.queue.left)
 
-    def run(self, choice: Choice) -> None:
+    def run(self, choice: TaskPlan) -> None:
         stages = choice.stages
         self.now += stages.edge_s
         if choice.is_local:
@@ -100,7 +100,7 @@ def test_what_starts_next_is_short_then_feeds_the_cloud_then_long() -> None:
 
     def first(names: str, line: Line) -> str | None:
         each = names.split(", ")
-        number = next_of([Choice(0, 0, "raw", stages[name], "makespan") for name in each], line, len(each))
+        number = next_of([TaskPlan(0, 0, "raw", stages[name], "makespan") for name in each], line, len(each))
         return None if number is None else each[number]
 
     everything = "long head, long, short head, short"

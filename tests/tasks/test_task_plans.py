@@ -13,7 +13,7 @@ from edgecloud.client.conditions import Conditions
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
-from edgecloud.tasks.planner import Choice, ClosedQueue, Line, OpenQueue, Profiled
+from edgecloud.tasks.planner import ClosedQueue, Line, OpenQueue, Profiled, TaskPlan
 from edgecloud.tasks.tasks import RejectedLine, Task, arriving, draw, read_file
 from edgecloud.utils.errors import UsageError
 
@@ -156,7 +156,7 @@ def test_a_plan_is_made_anew_when_the_link_changes_and_without_a_cloud(
     queue.refresh(20.0, conditions(0.2))
     slow = [queue.take(0.0) for _ in range(10)]
 
-    def mean_point(found: list[tuple[Task, Choice] | None]) -> float:
+    def mean_point(found: list[tuple[Task, TaskPlan] | None]) -> float:
         return mean(pair[1].point for pair in found if pair is not None)
 
     assert mean_point(fast) < mean_point(slow)

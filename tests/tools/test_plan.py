@@ -182,7 +182,7 @@ def test_a_plan_is_that_of_the_edge(
     edge = call(edge_api.main, [*at(cloud), *where, *asked], capsys)
     assert edge.code == 0, edge.stderr
     printed = edge.document
-    of_cloud = [path for path in store.kept(cache, "le_net") if store.read(path).profile.tails]
+    of_cloud = [path for path in store.profile_paths(cache, "le_net") if store.read(path).profile.tails]
     more = ("--rtt", f"{printed['link']['rtt_s'] * 1e3}ms", "--bandwidth", "1mbit", "--cloud-times", of_cloud[0])
     found = document_of(capsys, *where, *more)
     assert found["packing"] == "measured"
@@ -218,7 +218,7 @@ def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
     assert found["packing"] == "measured"
     assert Path(found["packing_source"]).is_file()
     assert found["candidates"][0]["boundary_bytes"] < 1000 < 4 * 28 * 28
-    (profile,) = store.kept(tmp_path, "le_net")
+    (profile,) = store.profile_paths(tmp_path, "le_net")
     other = json.loads(profile.read_text())
     other["key"]["weights"] = "sha256:others"
     profile.write_text(json.dumps(other))
@@ -250,7 +250,7 @@ def test_the_profiles_that_an_edge_and_a_cloud_would_have_are_taken(
     import torch
 
     first = TorchExecutor(network("le_net"), torch.device("cpu")).profile(tmp_path, tails=True)
-    (path,) = store.kept(tmp_path, "le_net")
+    (path,) = store.profile_paths(tmp_path, "le_net")
     kept = json.loads(path.read_text())
 
     def put(name: str, *, threads: int, clock: str, times: float) -> None:
@@ -324,7 +324,7 @@ def test_profiles_of_different_networks_are_not_mixed(
 
     for name in ("le_net", "alex_net"):
         TorchExecutor(network(name), torch.device("cpu")).profile(tmp_path / name, tails=False)
-    (other,) = store.kept(tmp_path / "alex_net", "alex_net")
+    (other,) = store.profile_paths(tmp_path / "alex_net", "alex_net")
     where = ("-t", "le_net", "--cache-dir", tmp_path / "le_net", "--cloud-times", other)
     assert run(*where, *LINK) == 2
     assert "different networks" in capsys.readouterr().err

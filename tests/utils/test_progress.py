@@ -18,7 +18,7 @@ from edgecloud.partition.cost import StageTimes
 from edgecloud.partition.decide import Goal, decide
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.pipeline import TaskRecord
-from edgecloud.tasks.planner import Choice
+from edgecloud.tasks.planner import TaskPlan
 from edgecloud.tasks.tasks import Task
 from edgecloud.tools.plan_table import candidates_table
 from edgecloud.utils import progress
@@ -97,7 +97,7 @@ def record(model: str, *, failed: str = "", number: int = 9999) -> TaskRecord:
     if failed:
         return TaskRecord(Task(number, model), done_s=1234.5, error=failed)
     stages = Stages(0.1, 0.2, 0.1, 0.02)
-    choice = Choice(12, 3, "shuffle+zstd", stages, "makespan")
+    choice = TaskPlan(12, 3, "shuffle+zstd", stages, "makespan")
     times = StageTimes(payload_bytes=1_380_000)
     about = {"times": times, "codec": "shuffle+zstd", "completed_by": "fallback"}
     return TaskRecord(Task(number, model, deadline_s=0.1), choice, done_s=1234.5, **about)  # type: ignore[arg-type]
