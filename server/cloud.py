@@ -5,12 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
-from edgecloud.engine.speed import Speed
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision
 from edgecloud.models.network import Network
@@ -301,11 +301,8 @@ class Cloud:
         meter, worker = self._networks.speed, self._worker
         if meter is None or not meter.is_due or worker.waiting:
             return
-
-        def look(_: Sequence[object]) -> list[Speed]:
-            return [meter.look(PROBE_S, lambda: worker.waiting > 0)]
-
-        worker.submit(Job(look, None, Deadline.after(PROBE_S, "a look")))
+        look = partial(meter.look, PROBE_S, lambda: worker.waiting > 0)
+        worker.submit(Job(lambda _: [look()], None, Deadline.after(PROBE_S, "a look")))
 
     def _probe(self, session: Session, frame: Frame) -> None:
         request = frame.read(Probe)
