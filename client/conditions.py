@@ -28,7 +28,7 @@ class Conditions:
     queue_s: float = 0.0
     max_payload: int = 0
     edge_speed: float = 1.0
-    """Of this machine, beside itself when nothing else runs here."""
+    """The speed of this machine relative to when it is idle."""
 
     @property
     def has_cloud(self) -> bool:

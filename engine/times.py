@@ -236,7 +236,7 @@ class FoundTimes:
         return self.quiet.at(self.meter.now())
 
     def look(self) -> LayerTimes:
-        """The same; where the present speed is not known well it is looked for first, by whoever computes."""
+        """The same; if the present speed is not known well, it is measured first, by the thread that computes."""
         quiet = self.quiet
         return quiet.at(self.meter.look(sum(quiet.seconds)))
 

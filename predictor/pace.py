@@ -3,7 +3,7 @@
 A machine drifts: its clock goes down when it is warm, neighbours take caches and memory from it, its host gives the
 core to others. Two pieces of reference work are timed beside whatever is measured (predictor.reference), one that
 computes and one that reads memory. What is kept is the time divided by how much slower they were than on the quiet
-machine. How much a layer feels of each was measured (docs/decisions/0025-the-speed-of-now.md): layers with many
+machine. How much a layer feels of each was measured (docs/decisions/0026-the-speed-of-now.md): layers with many
 weights follow both and no more than that; small ones follow more than both, since what is called between them has
 left the caches as well.
 """
@@ -135,7 +135,7 @@ class Noise:
     whole: float
     """Of the sum."""
     layers_p90: float
-    """9 of 10 layers that take a hundredth of the time or more differ by less."""
+    """P90 of the differences of layers that take a hundredth of the time or more."""
 
     def __str__(self) -> str:
         return f"{self.whole:.1%} for the whole, P90 {self.layers_p90:.0%} for its layers"
@@ -160,7 +160,7 @@ def noise_of(first: Sequence[float], second: Sequence[float]) -> Noise:
 
 
 def p90_of(values: Iterable[float]) -> float:
-    """9 of 10 are not above it; 0 where there are none."""
+    """The 90th percentile; 0 where there are none."""
     found = sorted(values)
     return found[min(len(found) - 1, int(LEVEL * len(found)))] if found else 0.0
 
@@ -177,7 +177,7 @@ def medians(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
 
 
 def noise_by_kind(pairs: Iterable[tuple[str, float, float]]) -> Mapping[str, float]:
-    """Of layers that were measured twice, by kind: 9 of 10 pairs differ by less."""
+    """Of layers that were measured twice, by kind: the P90 of their differences."""
     kinds: dict[str, list[float]] = {}
     for kind, first_s, second_s in pairs:
         kinds.setdefault(kind, []).append(apart(first_s, second_s))

@@ -296,7 +296,7 @@ class Cloud:
 
     def _look_at_speed(self) -> None:
         """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. To be called
-        when the answer at hand has left: whoever asked measures how long it takes, and how many are queued. It ends
+        when the answer at hand has left: the client that asked measures how long it takes, and how many are queued. It ends
         as soon as a request waits."""
         meter, worker = self._networks.speed, self._worker
         if meter is None or not meter.is_due or worker.waiting:

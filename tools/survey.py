@@ -76,7 +76,7 @@ class Survey:
 
     @property
     def noise(self) -> Mapping[str, float]:
-        """By kind, what 9 of 10 layers that were measured twice differ by less than, as a share."""
+        """By kind, the P90 of the differences of layers that were measured twice, as a share."""
         return noise_by_kind(self.collected.again)
 
     @property
@@ -203,7 +203,7 @@ def _kept(folder: Path, machine: Machine) -> Collected:
 
 
 def pace_of(folder: Path) -> Pace | None:
-    """What the rows of a folder are relative to; None where it does not say, or is damaged, or is no folder."""
+    """What the rows of a folder are relative to; None where it does not say, or is damaged, or is not a folder."""
     try:
         return Pace.read(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["pace"])
     except (OSError, ValueError, KeyError, TypeError):
