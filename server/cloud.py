@@ -295,9 +295,11 @@ class Cloud:
         return 1.0 if meter is None else round(meter.now().value, 3)
 
     def _look_at_speed(self) -> None:
-        """Have the worker look how fast the machine is, in its turn, where no traffic told that lately. To be called
-        when the answer at hand has left: the client that asked measures how long it takes, and how many are queued. It ends
-        as soon as a request waits."""
+        """Have the worker measure how fast the machine is, in its turn, where no request told that lately.
+
+        To be called when the answer has left: the client measures how long that takes, and counts what is queued. It
+        ends as soon as a request waits.
+        """
         meter, worker = self._networks.speed, self._worker
         if meter is None or not meter.is_due or worker.waiting:
             return
