@@ -32,6 +32,7 @@ COLD_SD = 0.3  # more, of what runs for the first time
 REPLAN_RATE, REPLAN_FACTOR = 0.25, 0.15  # relative changes of the link, and of a factor, from which cuts are searched
 REPLAN_S = 1.0  # and how often at most
 DECIDING_SHARE = 0.02  # of the time, for deciding and learning
+MOST_REST_S = 0.2  # between two decisions: one that took very long was held up by something else
 STREAM = 1000  # inferences that are left, where nobody says
 DEADLINE_SHARE = 0.5  # of the time-out: nothing is tried that may take longer
 
@@ -118,7 +119,8 @@ class Adapter:
 
     def _rest(self, turn: Turn, took_s: float) -> None:
         """Networks that take about as long as a decision are not decided about each time."""
-        self._decides_at = time.monotonic() + 2 * took_s / DECIDING_SHARE  # what is learnt takes as long again
+        rest_s = 2 * took_s / DECIDING_SHARE  # what is learnt takes as long again
+        self._decides_at = time.monotonic() + min(rest_s, MOST_REST_S)
         is_usual = not turn.is_try and turn.name == self._steering.running
         self._usual = replace(turn, is_learnt_from=False) if is_usual else None
 
