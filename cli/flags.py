@@ -142,7 +142,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
-        default=BACKENDS[0],
+        default=defaults.Device.BACKEND,
         help="what computes the layers: torch, onnxruntime (needs a bundle), or the faster one (auto)",
     )
     parser.add_argument(

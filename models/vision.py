@@ -36,6 +36,7 @@ COMPILER = "torch._dynamo.utils"
 def torchvision() -> ModuleType:
     """The library, imported by the first call. Raises MissingTorchError where it is not installed."""
     require_torch()
+    importlib.import_module("torch")  # where torch is broken, the error is about torch
     with _lock, _compiler_put_off():
         return _load()
 

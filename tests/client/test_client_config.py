@@ -18,7 +18,7 @@ PLACE = ("-i", "127.0.0.1")
 FLAGS = (
     *("-i", "10.0.0.2", "-p", "7000", "-d", "cuda", "--threads", "3", "--timeout", "7s", "--ready-timeout", "9s"),
     *("--fallback", "always", "--codec", "zstd", "--accuracy-budget", "1%", "--times", "measured"),
-    *("--emulate-link", "5mbit,20ms", "--bandwidth", "5mbit", "--weights", "imagenet"),
+    *("--emulate-link", "5mbit,20ms", "--bandwidth", "5mbit", "--weights", "imagenet", "--backend", "torch"),
 )
 
 

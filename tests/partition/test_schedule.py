@@ -358,8 +358,6 @@ def test_load_is_light_while_the_longest_stage_of_the_mix_keeps_up() -> None:
 
 
 def test_a_bound_that_cannot_be_found_is_an_error_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "edgecloud.partition.schedule.linprog", lambda *_: SimpleNamespace(success=False, message="too hard")
-    )
+    monkeypatch.setattr("scipy.optimize.linprog", lambda *_: SimpleNamespace(success=False, message="too hard"))
     with pytest.raises(ArithmeticError, match="too hard"):
         lower_bound([Job((Stages(1, 2, 1),))] * 4)
