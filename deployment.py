@@ -264,6 +264,7 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     """Fill the data sets of this machine, one for each number of threads; they share the budget."""
     from edgecloud.tools.survey import SurveyConfig, folder_of, survey, thread_counts
 
+    check_backend(options)
     counts = thread_counts(options.role, options.device, options.threads)
     surveys = []
     for threads in counts:
@@ -276,10 +277,22 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     return tuple(surveys)
 
 
+def check_backend(options: argparse.Namespace) -> None:
+    """Layers one by one are torch's: another runtime joins them. Raises UsageError."""
+    from edgecloud.utils.errors import UsageError
+
+    if options.backend not in ("auto", "torch"):
+        raise UsageError(
+            f"predictors are of layers in torch, and --backend {options.backend} joins layers: "
+            "its networks are measured, in seconds (deployment.py profile -t FILE.bundle)"
+        )
+
+
 def fit(options: argparse.Namespace, progress: "Show") -> int:
     """Fit and install what is fit for use; 1 where something is not."""
     from edgecloud.tools import evaluation
 
+    check_backend(options)
     evaluations = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
     installed = [install(each, path_of(options, each), is_forced=options.force) for each in evaluations]
     show_evaluations(evaluations, installed, as_json=options.json)
@@ -306,6 +319,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
     from edgecloud.tools import evaluation
 
+    check_backend(options)
     if options.plots is not None:
         extras.require("matplotlib")
 

@@ -71,7 +71,9 @@ def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
     """Median seconds of each."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for count in range(WARM_UP + rounds):
-        for name, run in runs.items():
+        names = list(runs)
+        for name in names[count % len(names) :] + names[: count % len(names)]:  # each comes first, and last, in turn
+            run = runs[name]
             time.sleep(REST_S)
             began = time.perf_counter()
             run()

@@ -154,6 +154,8 @@ def own_cloud_flags(
     if any(value is not None for value in (options.tls_ca, options.tls_cert, options.tls_key)):
         raise UsageError("TLS requires a remote cloud: use -i and -p")
     flags = ["--cache-dir", str(cache_dir.resolve()), "--log-level", options.log_level, "--quiet"]
+    if options.backend != "auto":
+        flags += ["--backend", options.backend]
     if weights != "default":
         flags += ["--weights", weights]
     if options.token_file:

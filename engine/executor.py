@@ -20,6 +20,7 @@ from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
 from edgecloud.utils.cpu_limit import cpu_limit
+from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 SEGMENTS_KEPT = 128
@@ -316,4 +317,6 @@ def make_executor(
     """
     if backend == AUTO:
         backend = candidates(network, device)[0]
+    if backend not in BACKENDS:
+        raise UsageError(f"backend is one of {', '.join((AUTO, *BACKENDS))}, not {backend!r}")
     return BACKENDS[backend](network, device, share, is_behind=is_behind)

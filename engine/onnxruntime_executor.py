@@ -15,7 +15,7 @@ from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.segments import CutTimes
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import CPU, Clock, processor_name, threads_in_force
+from edgecloud.utils.inference_utils import CPU, Clock, keep_freed_memory, processor_name, threads_in_force
 
 REST_S = 0.05
 RUNS = 3
@@ -24,6 +24,7 @@ BUDGET_S = 8.0
 """Seconds that measuring a network should take."""
 MIN_POINTS, MAX_POINTS = 4, 16
 SETUP_S = 0.1  # of making a session, about
+LEAST_KEPT, KEPT_BYTES = 3, 64 << 20
 
 
 class OnnxRuntimeExecutor(BaseExecutor):
@@ -44,8 +45,10 @@ class OnnxRuntimeExecutor(BaseExecutor):
             raise UsageError(
                 f"--backend onnxruntime computes on the processor: use -d cpu, or --backend torch -d {device}"
             )
+        keep_freed_memory()
         self._version = str(runtime().__version__)
         self._bundle = network.bundle
+        self._most_bytes = max(KEPT_BYTES, 2 * network.bundle.parameter_bytes)
         self._threads = 1 if share is not None else threads_in_force()
         super().__init__(network, share, time.perf_counter, is_behind=is_behind)
 
@@ -54,6 +57,17 @@ class OnnxRuntimeExecutor(BaseExecutor):
         """What measured times of this executor depend on."""
         about = f"{self._version} ({OPTIONS})"
         return Machine(f"{CPU} {processor_name()}", self._threads, about, self.backend)
+
+    def load(self, layers: frozenset[int]) -> Segment:
+        """Make or find a segment. What was not used for longest goes where there are too many weights: a runtime copies
+        those that it joins, and each session may have threads of its own."""
+        segment = super().load(layers)
+        while len(self._segments) > LEAST_KEPT and self._held_bytes() > self._most_bytes:
+            self._segments.popitem(last=False)
+        return segment
+
+    def _held_bytes(self) -> int:
+        return sum(segment.weight_bytes for segment in self._segments.values() if isinstance(segment, OnnxPart))
 
     def _make(self, layers: frozenset[int]) -> Segment:
         return OnnxPart(self._bundle, layers, self._threads)

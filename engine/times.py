@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecloud.engine.executor import Executor
+from edgecloud.engine.executor import TORCH, Executor
 from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
 from edgecloud.predictor import correct
@@ -75,6 +75,8 @@ class Times:
         """Where nothing was measured yet, and there are predictors that serve; else why not."""
         if executor.kept_profile(self.cache_dir, tails=tails) is not None:
             return ""
+        if executor.machine.backend != TORCH:
+            return f"{executor.machine.backend} joins layers, so heads and tails are measured"
         path, threads = self._path(executor), executor.machine.threads
         if not path.is_file():
             return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"

@@ -28,7 +28,7 @@ class Cloud:
     `networks` are what `load` takes: names, files, `(module, example_input)`, or networks that are loaded; only these
     are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
     `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
-    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`
+    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`,
     `backend` and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
 
     It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.

@@ -250,8 +250,8 @@ def _laid_out(
 
 
 def _raw(array: NDArray[Any]) -> memoryview:
-    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-    return memoryview(little.reshape(-1).view(np.uint8))
+    little = np.asarray(array, order="C").astype(array.dtype.newbyteorder("<"), copy=False)
+    return little.reshape(-1).view(np.uint8).data
 
 
 def _aligned(offset: int) -> int:

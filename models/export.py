@@ -68,7 +68,8 @@ def export(traced: Traced, example: torch.Tensor) -> Exported:
 
 def _with_all_outputs(traced: Traced) -> fx.GraphModule:
     """The captured graph with the output of every layer as an output, as it is before others write into it."""
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     makers = {group[-1]: number for number, group in enumerate(traced.nodes)}
     outputs: dict[int, fx.Node] = {}
     for node in traced.module.graph.nodes:
@@ -207,10 +208,11 @@ def _written(graph: LayerGraph, model: Any, *, is_batched: bool) -> Exported:
     model.graph.outputs.extend(dict.fromkeys(layers))
     common.RemoveUnusedNodesPass()(model)
     _rename(graph, model, layers)
-    weights, messages = {}, []
+    weights: dict[str, NDArray[Any]] = {}
+    messages: list[bytes] = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        array = np.ascontiguousarray(tensor.numpy())
+        array = np.asarray(tensor.numpy(), order="C")  # a number keeps its shape, ()
         if array.nbytes > INLINE_BYTES and str(array.dtype) in TYPES:
             weights[str(value.name)] = array
             messages.append(onnx_graph.weight_message(str(value.name), str(array.dtype), array.shape))

@@ -224,7 +224,7 @@ def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.In
     from edgecloud.models.bundle_network import BundleNetwork
 
     if source != DEFAULT:
-        raise UsageError(f"{opened.path} holds its weights: leave --weights away, or export again with them")
+        raise UsageError(f"--weights cannot be combined with {opened.path}, which holds its weights: export it again")
     return BundleNetwork(opened, example)
 
 

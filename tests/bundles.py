@@ -49,6 +49,7 @@ class Branches(nn.Module):
         a = self.first(x)
         b = self.again(self.again(torch.relu(a)))
         left, right = b.chunk(2, 1)
+        left = left + b[:, 0].unsqueeze(1)
         joined = torch.cat([left * 2, right, a], 1)
         scores = self.last(joined.mean((2, 3)))
         return scores, a + 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+import edgecloud as ec
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
 from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
@@ -100,11 +101,13 @@ def test_torch_can_run_what_a_bundle_was_made_of(le_net: Path, cloud: CloudProce
     (document,) = _documents(run)
     assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}
     assert document["verify"]["matches"]
+    (document,) = _documents(edge("-t", str(le_net), "--backend", "torch", "--point", "5", "--json"))
+    assert document["plan"]["backend"] == {"edge": "torch", "cloud": "torch"}  # as the cloud that it has started
 
 
 def test_a_slow_edge_is_emulated(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
     point = ("--point", "12", "--json", "--repeat", "3")
-    (slow,) = _documents(edge("-t", str(le_net), *at(cloud), *point, "--emulate-cpu", "0.01"))
+    (slow,) = _documents(edge("-t", str(le_net), *at(cloud), *point, "--threads", "1", "--emulate-cpu", "0.01"))
     (fast,) = _documents(edge("-t", str(le_net), *at(cloud), *point))
     assert slow["measured"]["edge_s"] > 5 * fast["measured"]["edge_s"]
 
@@ -112,7 +115,7 @@ def test_a_slow_edge_is_emulated(le_net: Path, cloud: CloudProcess, edge: CallEd
 def test_the_edge_answers_alone_without_a_cloud(le_net: Path, edge: CallEdge) -> None:
     run = edge("-t", str(le_net), "-i", "127.0.0.1:1", "--fallback", "always", "--json")
     (document,) = _documents(run)
-    assert document["completed_by"] == "edge"
+    assert document["completed_by"] == "fallback"
     _oracle("le_net", document)
 
 
@@ -140,6 +143,18 @@ def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge)
     assert all(document["verify"]["matches"] for document in documents)
 
 
+def test_the_library_loads_and_runs_bundles(le_net: Path, cache: Path) -> None:
+    net = ec.load(le_net)
+    assert net.labels == tuple("0123456789")
+    assert net.is_trained
+    with ec.Edge(net, cloud=None, backend="onnxruntime", cache_dir=cache) as alone:
+        answer = alone(net.sample)
+    expected = registry.built_in("le_net").network().whole(net.sample)
+    assert np.allclose(answer.outputs[0], expected[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ec.UsageError, match="backend is one of auto, torch, onnxruntime"):
+        ec.Edge(net, cloud=None, backend="tvm")
+
+
 def test_tasks_run_on_bundles(le_net: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--cache-dir", str(cache), "-t", str(le_net), "--tasks", "6", "--verify", "--json"]
     run = call(tasks_edge_api.main, arguments, capsys)
@@ -152,14 +167,14 @@ def test_layers_of_a_bundle_are_profiled_and_planned(
     flags = ["-t", str(le_net), "--cache-dir", str(tmp_path), "--json"]
     run = call(deployment.main, ["profile", *flags, "--threads", "1"], capsys)
     assert run.code == 0, run.stderr
-    assert run.document["key"]["backend"] == "onnxruntime"
+    assert run.document["measured_on"]["backend"] == "onnxruntime"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("--weights", "imagenet"), "holds its weights"),
-        (("-d", "cuda", "--backend", "onnxruntime"), "cuda"),
+        (("-d", "cuda", "--backend", "onnxruntime"), "CUDA"),
     ],
 )
 def test_flags_that_do_not_go_with_a_bundle(
@@ -169,6 +184,13 @@ def test_flags_that_do_not_go_with_a_bundle(
     assert run.code == 2
     assert expected in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_predictors_are_of_torch_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("fit", "evaluate", "profile"):
+        run = call(deployment.main, [command, "--backend", "onnxruntime"], capsys)
+        assert run.code == 2
+        assert "deployment.py profile -t FILE.bundle" in run.stderr
 
 
 def test_files_that_are_no_bundles(tmp_path: Path, le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:

@@ -21,9 +21,19 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> BundleNetwork:
     return bundle_network.read(path)
 
 
-def _keep(folder: Path, network: BundleNetwork, backend: str, seconds: float, threads: int = 1, **others: str) -> None:
-    about = {"graph": network.graph.digest, "weights": network.weights.digest} | others
-    key = ProfileKey(model="le_net", device="cpu x", threads=threads, backend=backend, clock="wall", torch="1", **about)
+def _keep(
+    folder: Path, network: BundleNetwork, backend: str, seconds: float, threads: int = 1, weights: str = ""
+) -> None:
+    key = ProfileKey(
+        model="le_net",
+        graph=network.graph.digest,
+        weights=weights or network.weights.digest,
+        device="cpu x",
+        threads=threads,
+        backend=backend,
+        clock="wall",
+        torch="1",
+    )
     layers = len(network.graph.layers)
     store.save(folder, Profile(key, ((0.0, *[seconds / (layers - 1)] * (layers - 1)),), {}), network.graph)
 

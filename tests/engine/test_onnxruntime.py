@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.engine import certificates
+from edgecloud.engine import certificates, onnxruntime_executor
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, Executor, candidates, make_executor
 from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
@@ -98,10 +98,24 @@ def test_certificates_say_how_far_each_cut_is_off(pair: Pair) -> None:
 
 def test_a_head_holds_only_its_own_weights(pair: Pair) -> None:
     ours, _ = pair
-    last = len(ours.graph.points) - 1
-    assert len(ours.bundle.part(ours.graph.head_at(1)).weights) < len(
-        ours.bundle.part(ours.graph.head_at(last)).weights
-    )
+    head, whole = (ours.bundle.part(layers) for layers in (ours.graph.head_at(1), ours.graph.everything))
+    assert head.nodes < whole.nodes
+    assert set(head.weights) <= set(whole.weights)
+    tail = ours.bundle.part(ours.graph.everything - ours.graph.head_at(1))
+    assert not set(tail.weights) & set(head.weights)
+
+
+def test_segments_go_where_they_hold_too_much(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair
+    monkeypatch.setattr(onnxruntime_executor, "KEPT_BYTES", 1)
+    executor = OnnxRuntimeExecutor(ours, "cpu")
+    cuts = [frozenset(range(number, len(ours.graph.layers))) for number in range(len(ours.graph.layers))]
+    for layers in cuts:
+        executor.load(layers)
+        assert executor.has(layers)
+    kept = [layers for layers in cuts if executor.has(layers)]
+    assert executor._held_bytes() <= executor._most_bytes or len(kept) == onnxruntime_executor.LEAST_KEPT
+    assert kept == cuts[-len(kept) :]
 
 
 def test_an_emulated_share_makes_it_longer_by_that(pair: Pair) -> None:
@@ -130,7 +144,7 @@ def test_a_profile_is_kept_by_all_that_it_depends_on(pair: Pair, tmp_path: Path)
     assert all(s >= 0 for s in profile.start_s)
     assert profile.key.backend == "onnxruntime"
     assert "1." in profile.key.torch
-    assert "no arena, no spinning" in profile.key.torch
+    assert "shared arena, no spinning" in profile.key.torch
     assert executor.kept_profile(tmp_path, tails=True) == executor.profile(tmp_path, tails=True)
 
 
@@ -151,6 +165,8 @@ def test_what_it_cannot_run_is_said_with_what_to_do(pair: Pair, monkeypatch: pyt
         make_executor(ours, "cuda", backend=ONNXRUNTIME)
     with pytest.raises(UsageError, match="is not a built-in network"):
         make_executor(ours, "cpu", backend=TORCH)
+    with pytest.raises(UsageError, match="backend is one of auto, torch, onnxruntime, not 'tvm'"):
+        make_executor(ours, "cpu", backend="tvm")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingLibraryError, match="needs onnxruntime"):
         make_executor(ours, "cpu", backend=ONNXRUNTIME)

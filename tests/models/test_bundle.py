@@ -116,7 +116,7 @@ def _header(made: Path) -> Any:
     return json.loads(whole[PREFIX : PREFIX + struct.unpack_from("<Q", whole, 16)[0]])
 
 
-STRANGE = st.sampled_from(
+STRANGE: st.SearchStrategy[Any] = st.sampled_from(
     [*(None, True, -1, 0, 1, 63, 1 << 40, 1 << 70, 1.5, 1e308, float("nan")), *("", "x", "float64", [], [1], {}, [[]])]
 )
 
