@@ -16,7 +16,7 @@ from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
 from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, FrameLimits, decide
+from edgecloud.partition.decide import Decision, FrameLimits, decide, get_ready
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
@@ -75,6 +75,8 @@ def plan_of(
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
     allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    if config.point is None and head is None:
+        get_ready(edge.graph, config.goal)
     started = time.perf_counter()
     if config.point is not None:
         packed = allowed.with_lossy(problem, config.goal.weights(watts))

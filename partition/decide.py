@@ -215,6 +215,12 @@ class _Search:
 NO_POWER = Power(0.0, 0.0, 0.0, 0.0)
 
 
+def get_ready(graph: LayerGraph, goal: Goal) -> None:
+    """Import the solver that a decision may need. That takes 0.2 s once, which is no part of any decision."""
+    if not graph.is_chain or goal.method == "mincut":
+        import scipy.sparse.csgraph  # noqa: F401
+
+
 def decide(
     problem: Problem,
     goal: Goal,

@@ -16,7 +16,7 @@ from edgecloud.engine.packing_store import AUTO
 from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Power, Problem, StageWeights
-from edgecloud.partition.decide import Decision, Goal, decide
+from edgecloud.partition.decide import Decision, Goal, decide, get_ready
 from edgecloud.partition.decision_map import DecisionMap, follow, keep_download
 from edgecloud.partition.packing import Allowed
 from edgecloud.partition.pareto import Tradeoff, front
@@ -121,6 +121,7 @@ def decided(
     if counted is None:
         counted = _counted(problem.graph, source, config, progress)
     power = choice.at(problem.link)
+    get_ready(problem.graph, config.goal)
     started = time.perf_counter()
     decision = decide(problem, config.goal, power, allowed=counted.allowed)
     decision_s = time.perf_counter() - started
