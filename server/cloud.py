@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 
@@ -84,6 +85,7 @@ class Cloud:
     ) -> None:
         """With `held`, networks that are loaded already, it serves those alone."""
         if not held and is_there(*TORCH):
+            import_module("torch")  # which is to blame where it is broken
             vision.torchvision()  # now: not for the first stranger's wish, and not beside a network that is captured
         more = tuple(registry.resolve_trusted(name).name for name in config.networks)
         models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)

@@ -73,7 +73,7 @@ def raises(error: Exception) -> Any:
         (MemoryError(), "x.py: not enough free memory"),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
-            "x.py: cannot import torch (ModuleNotFoundError",
+            "x.py: needs torch, which is not installed: use -t FILE.bundle",
         ),
         (UsageError("two\nlines\x1b[31m"), "x.py: two lines\\x1b[31m\n"),
     ],
