@@ -24,6 +24,8 @@ RUNS = 3
 WHOLE_RUNS = 7
 BUDGET_S = 8.0
 """Seconds that measuring a network should take."""
+MOST_S = 12.0
+"""After which no further cut is measured, on a machine that is slower than it looked."""
 MIN_POINTS, MAX_POINTS = 4, 16
 SETUP_S = 0.1  # of making a session, about
 LEAST_KEPT, KEPT_BYTES = 3, 64 << 20
@@ -107,7 +109,10 @@ class _Measuring:
         whole = self._run(graph.everything, {0: self._network.example.array}, WHOLE_RUNS)[0]
         points = segments.chosen(graph, self._work, self._affordable(min(whole)))
         heads, tails = {last: whole}, {0: whole} if self._has_tails else {}
-        for count, number in enumerate(points):
+        until = time.perf_counter() + MOST_S
+        for count, number in enumerate(segments.spread(points)):
+            if count >= MIN_POINTS and time.perf_counter() > until:
+                break  # what was measured so far is spread over the network
             self._progress((count + 1) / (len(points) + 1))
             head = graph.head_at(number)
             heads[number], crossing = self._run(head, {0: self._network.example.array}, RUNS)

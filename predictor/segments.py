@@ -15,7 +15,6 @@ from edgecloud.models.specs import LayerSpec
 
 MADE_OF_NOTHING = {"view", "batchnorm", "activation"}
 """Kinds that a runtime usually computes while it computes another layer."""
-ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ def chosen(graph: LayerGraph, work: Sequence[float], count: int) -> list[int]:
     targets = [done[-1] * (step + 0.5) / count for step in range(count)] if done else []
     found = {min(range(len(done)), key=lambda place: abs(done[place] - target)) for target in targets}
     return [inner[place] for place in sorted(found)]
+
+
+def spread(points: Sequence[int]) -> list[int]:
+    """The same points in another order: whatever part of it comes first is spread over all of them."""
+    return [*points[::4], *points[2::4], *points[1::2]]
 
 
 def work_of(graph: LayerGraph, specs: Sequence[LayerSpec] | None) -> tuple[float, ...]:

@@ -60,6 +60,12 @@ def test_points_are_spread_over_the_work() -> None:
     assert segments.chosen(chain(2), (0.0, 1.0), 4) == []
 
 
+def test_any_part_of_the_points_is_spread_over_them() -> None:
+    assert segments.spread(range(8)) == [0, 4, 2, 6, 1, 3, 5, 7]
+    assert sorted(segments.spread(range(15))) == list(range(15))
+    assert segments.spread([]) == []
+
+
 def test_the_check_finds_what_the_others_cannot_tell() -> None:
     graph = chain(5)
     work = (0.0, 1.0, 1.0, 1.0, 1.0)
