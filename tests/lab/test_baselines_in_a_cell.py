@@ -80,4 +80,5 @@ def test_a_choice_is_the_baselines_own_with_what_was_found_out_in_the_cell(
         (wanted,) = points.parse(text, graph)
         assert (wanted.point, wanted.codec) == (expected.point, expected.codec)
         found.add(wanted.point)
-    assert (len(found) > 1) == isinstance(BASELINES[name], Method), "only methods look at the link"
+    looks = isinstance(BASELINES[name], Method) and name != "static-best"
+    assert (len(found) > 1) == looks, "only methods look at the link, and a cut that is chosen once does not"

@@ -170,12 +170,22 @@ def test_bash_completes_the_commands(installed: Path, hostile: Path) -> None:
 
 
 def test_a_library_that_is_broken_is_named_with_what_mends_it(installed: Path, hostile: Path) -> None:
+    (hostile / "broken" / "torch").mkdir(parents=True)
+    (hostile / "broken" / "torch" / "__init__.py").write_text("raise ImportError('libx.so: no such file')")
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from edgecloud.cli.commands import edge; sys.exit(edge())"
+    done = run(hostile, installed / "python", "-I", "-c", code, hostile / "broken", "-t", "le_net")
+    assert done.code == 1
+    assert done.stderr.startswith("edgecloud-edge: cannot import torch (ImportError: libx.so")
+    assert "pip install --force-reinstall 'torch<" in done.stderr
+    assert "edgecloud-lab doctor" in done.stderr.partition("pip install")[2]
+
+
+def test_where_torch_is_missing_a_line_says_how_to_do_without(installed: Path, hostile: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from edgecloud.cli.commands import edge; sys.exit(edge())"
     done = run(hostile, installed / "python", "-I", "-c", code, "-t", "le_net")
     assert done.code == 1
-    assert done.stderr.startswith("edgecloud-edge: cannot import torch (ModuleNotFoundError: ")
-    assert "pip install --force-reinstall 'torch<" in done.stderr
-    assert "edgecloud-lab doctor" in done.stderr.partition("pip install")[2]
+    assert done.stderr.startswith("edgecloud-edge: needs torch, which is not installed: use -t FILE.bundle")
+    assert "pip install" in done.stderr
 
 
 @pytest.mark.slow

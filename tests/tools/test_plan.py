@@ -188,8 +188,10 @@ def test_a_plan_is_that_of_the_edge(
     assert found["packing"] == "measured"
     assert Path(found["packing_source"]).parent == tmp_path / "packing"
     assert found["times"]["edge"]["threads"] == 1
+    slower = printed["candidates"][-1]["edge_s"] / found["candidates"][-1]["edge_s"]  # the edge looked at its speed
     for mine, theirs in zip(found["candidates"], printed["candidates"], strict=True):
-        same = ("point", "layer", "boundary_bytes", "edge_s", "encode_s", "upload_s", "download_s", "rtt_s")
+        assert theirs["edge_s"] == pytest.approx(slower * mine["edge_s"])
+        same = ("point", "layer", "boundary_bytes", "encode_s", "upload_s", "download_s", "rtt_s")
         assert {name: mine[name] for name in same} == {
             name: pytest.approx(theirs[name]) if name.endswith("_s") else theirs[name] for name in same
         }
@@ -197,7 +199,8 @@ def test_a_plan_is_that_of_the_edge(
     assert found["point"] == best["point"]
     assert found["codec"] in ("zstd", "pixels", "pixels+zstd")  # whichever this machine packs fast enough for
     busy_s = best["cloud_s"] + best["queue_s"]  # a cloud that is busy now has told so, and nobody told the plan
-    assert found["predicted"]["total_s"] == pytest.approx(best["total_s"], abs=busy_s)
+    edge_s = found["predicted"]["edge_s"]
+    assert found["predicted"]["total_s"] + (slower - 1) * edge_s == pytest.approx(best["total_s"], abs=busy_s)
     raw = document_of(capsys, *where, *more, "--codec", "raw")
     assert raw["predicted"]["total_s"] > 1.2 * found["predicted"]["total_s"], "which is what it was contradicted by"
     assert run(*where, *more) == 0

@@ -11,7 +11,7 @@ from edgecloud.utils.resources import or_shipped, shipped
 def test_files_of_ours_are_found_by_their_packages() -> None:
     for package, names in (
         ("models.zoo", ("le_net.safetensors",)),
-        ("predictor", ("power", "raspberry_pi_4.yaml")),
+        ("predictor", ("power", "raspberry_pi_4.toml")),
         ("lab.report", ("page.css",)),
     ):
         assert shipped(package, *names).is_file()
