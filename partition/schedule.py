@@ -36,8 +36,9 @@ Ints = NDArray[np.intp]
 
 # Times that differ by less than this, relatively, differ by rounding only.
 _ROUNDING = 1e-9
-# A makespan this near to the bound is not worth a search.
-_NEAR = 1e-4
+# A makespan this near to the bound is not worth a search: of few jobs, and of many, where the search takes as long as a
+# task and predictions are not better than that.
+_NEAR, _NEAR_OF_MANY, _MANY = 1e-4, 5e-3, 16
 # The search ends after this many kicks without a better makespan, or after this much work; a unit is about a
 # microsecond, counted and not measured, so that the same input gives the same schedule on every machine.
 _KICKS = 100
@@ -169,6 +170,8 @@ def _two_machines(times: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 def occupied_s(stages: Sequence[Stages], sharing: Sharing) -> float:
     """Seconds that a shared machine needs at least for these tasks, however they overlap; 0 for two machines."""
+    if sharing == APART:
+        return 0.0
     return sum((sharing.occupied_s(task.edge_s, task.cloud_s) for task in stages), 0.0)
 
 
@@ -355,12 +358,16 @@ class _Search:
         different = [list(rows) for rows in dict.fromkeys(map(tuple, starts))]
         # The most promising first, for with many jobs there may be no work left for the others.
         states = sorted(map(self._ordered, different), key=lambda state: state.makespan_s)
-        best = min(map(self._descend, states), key=lambda state: state.makespan_s)
+        near_s = bound_s * (1 + (_NEAR if len(self.kinds) < _MANY else _NEAR_OF_MANY))
+        best = self._descend(states[0], near_s)
+        for other in states[1:]:
+            if best.makespan_s > near_s:
+                best = min(best, self._descend(other, near_s), key=lambda state: state.makespan_s)
         # A seed of its own keeps the search deterministic; nothing here is a secret.
         rng, state, kicks = random.Random(0), best, 0
-        while best.makespan_s > bound_s * (1 + _NEAR) and kicks < _KICKS and self._work < _WORK:
+        while best.makespan_s > near_s and kicks < _KICKS and self._work < _WORK:
             kicks += 1
-            candidate = self._descend(self._kick(state, rng))
+            candidate = self._descend(self._kick(state, rng), near_s)
             if candidate.makespan_s < best.makespan_s * (1 - _ROUNDING):
                 best, kicks = candidate, 0
             if candidate.makespan_s <= state.makespan_s * (1 + _ROUNDING):
@@ -378,10 +385,10 @@ class _Search:
     def _stages(self, order: Sequence[int], rows: Sequence[int]) -> list[Stages]:
         return [self.kinds[number].rows[rows[number]] for number in order]
 
-    def _descend(self, state: _State) -> _State:
-        """Move one job at a time, its option and its place, while that helps."""
+    def _descend(self, state: _State, near_s: float) -> _State:
+        """Move one job at a time, its option and its place, while that helps and the bound is not near."""
         stuck = False
-        while not stuck:
+        while not stuck and state.makespan_s > near_s:
             stuck = True
             for job in self._critical(state):
                 if self._work >= _WORK:

@@ -244,7 +244,8 @@ class Cloud:
         except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
-        job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, (served.hello.model, layers))
+        key = (served.hello.model, layers) if served.is_worth_batching(layers) else None
+        job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, key)
         arrival = Arrival(
             request.id,
             served.hello.model,

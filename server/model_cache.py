@@ -47,6 +47,7 @@ RECENT_S = 60.0  # somebody who was served so lately is still being served
 MAX_LOADING = 8  # networks that are loaded or wait for it
 RETRY_S = 2.0
 NO_MEMORY = "not enough memory for this request"
+LONGEST_BATCHED_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,12 @@ class Served:
         if len(self.batched) > SEGMENTS_KEPT:
             del self.batched[next(iter(self.batched))]
         return singles
+
+    def is_worth_batching(self, layers: frozenset[int]) -> bool:
+        """Whether requests for a segment may run at once. One that takes long keeps the device busy by itself: together
+        nothing is gained, the first one waits for the last, and the trial that comes before would take twice as long.
+        """
+        return self._idle_s(layers) <= LONGEST_BATCHED_S
 
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
