@@ -169,7 +169,10 @@ class Pipeline:
     def _next(self) -> Callable[[], None] | None:
         while True:
             self._cloud.hang_up_if_overdue()
-            self._planner.refresh(self.now_s, self._fleet.conditions(self._cloud.conditions()))
+            with self._changed:
+                backlog_s = self._backlog_s()
+            # it may take long: not with the lock held
+            self._planner.refresh(self.now_s, self._fleet.conditions(self._cloud.conditions()), backlog_s)
             with self._changed:
                 if self._over:
                     over, self._over = self._over, []

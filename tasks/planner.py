@@ -135,8 +135,8 @@ class Planner(Protocol):
     options: Options
     """Of every network, in all plans so far."""
 
-    def refresh(self, now_s: float, conditions: Conditions) -> None:
-        """Take note of the conditions."""
+    def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
+        """Take note of the conditions; the link and the cloud have work for `backlog_s`."""
 
     def take(self, now_s: float, line: Line) -> tuple[Task, TaskPlan] | None:
         """The next task that is there, with its cut, which is then under way; None where none should start yet."""
@@ -217,21 +217,32 @@ class ClosedQueue:
         """Tasks that were not given out."""
         return len(self._near) + len(self._later)
 
-    def refresh(self, now_s: float, conditions: Conditions) -> None:
-        """Plan again where conditions have changed, or where little of the plan is left."""
-        if self.left and self._is_due(now_s, conditions):
+    def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
+        """Plan again where conditions have changed, where little of the plan is left, or where one side has no work."""
+        if self.left and self._is_due(now_s, conditions, backlog_s):
             self._conditions, self._planned_at = conditions, now_s
-            self._plan(conditions)
+            self._plan(conditions, backlog_s)
 
-    def _is_due(self, now_s: float, conditions: Conditions) -> bool:
+    def _is_due(self, now_s: float, conditions: Conditions, backlog_s: float) -> bool:
         before = self._conditions
         if before is None or before.has_cloud != conditions.has_cloud:
             return True
         if self._later and len(self._near) < HORIZON // 4:
             return True
-        return conditions.differs(before) and now_s - self._planned_at >= PLAN_EVERY_S
+        if now_s - self._planned_at < PLAN_EVERY_S:
+            return False
+        return conditions.differs(before) or (conditions.has_cloud and self._is_one_sided(backlog_s))
 
-    def _plan(self, conditions: Conditions) -> None:
+    def _is_one_sided(self, backlog_s: float) -> bool:
+        """Whether the edge has nothing left to compute and the cloud has, or the cloud nothing for as long as the edge:
+        then the seconds were not as predicted."""
+        if self._is_serial:
+            return False
+        kinds = {choice.is_feeding for _, choice in self._order}
+        edge_s = sum(choice.stages.edge_s for _, choice in self._order)
+        return (kinds == {True} and backlog_s > 0) or (kinds == {False} and backlog_s < edge_s)
+
+    def _plan(self, conditions: Conditions, backlog_s: float) -> None:
         is_whole = self._count == len(self._later) <= HORIZON
         while self._later and len(self._near) < HORIZON:
             self._near.append(self._later.popleft())
@@ -243,13 +254,17 @@ class ClosedQueue:
         stages = {model: tuple(option.stages for option in each) for model, each in options.items()}
         jobs = [schedule.Job(stages[task.model]) for task in self._near]
         ranks = {urgency: -rank for rank, urgency in enumerate(sorted({task.urgency for task in self._near}))}
-        plan = schedule.plan(jobs, [ranks[task.urgency] for task in self._near], self._sharing)
-        if is_whole:
+        # What the cloud still has to do is like a task that comes before all others.
+        first = [schedule.Job((Stages(0.0, 0.0, backlog_s),))] if backlog_s > 0 else []
+        groups = [*[1] * len(first), *(ranks[task.urgency] for task in self._near)]
+        plan = schedule.plan([*first, *jobs], groups, self._sharing)
+        if is_whole and not first:
             self.bound_s, self.makespan_s = plan.bound_s, plan.makespan_s
         self._order.clear()
         for job in plan.order:
-            task = self._near[job]
-            self._order.append((task, TaskPlan(*options[task.model][plan.chosen[job]], "makespan")))
+            if job >= len(first):
+                task = self._near[job - len(first)]
+                self._order.append((task, TaskPlan(*options[task.model][plan.chosen[job]], "makespan")))
 
     def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
         """One after the other: the least latency of each is the least time of all."""
@@ -301,8 +316,9 @@ class OpenQueue:
         """Tasks that were not given out."""
         return len(self._coming) + sum(map(len, self._arrived.values()))
 
-    def refresh(self, now_s: float, conditions: Conditions) -> None:
+    def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
         """Choose a cut for each network; one in use is left only for one that is clearly better."""
+        del backlog_s
         if conditions == self._conditions:
             return
         self._now_s, self._conditions = now_s, conditions
