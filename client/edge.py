@@ -201,9 +201,8 @@ class Inference:
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
-            is_first = segment.runs == 0  # memory is fetched and kernels are chosen
             ran = executor.run(segment, [self.values[number] for number in segment.inputs])
-            if self.edge.on_ran is not None and not is_first:
+            if self.edge.on_ran is not None and not ran.is_first:
                 self.edge.on_ran(layers, ran.seconds)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
         self.measured = self.measured.plus(StageTimes(ran.seconds))

@@ -57,6 +57,9 @@ class Ran:
     arrays: list[Array]
     seconds: float
     batch: int = 1
+    is_first: bool = False
+    """Whether the segment had not run before: memory was fetched and kernels were chosen, which says nothing of later
+    runs."""
 
 
 class Executor(Protocol):
@@ -192,11 +195,12 @@ class BaseExecutor(ABC):
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
+        is_first = segment.runs == 0
         started, work_started = self._clock(), work_clock()
         results = segment(arrays)
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
-        return Ran(results, self._clock() - started)
+        return Ran(results, self._clock() - started, is_first=is_first)
 
     def slow_down(self, started: float, work_s: float) -> None:
         """Let other work of this device, which began at `started`, last as long as on the emulated one."""

@@ -12,8 +12,8 @@ from edgecloud.models.specs import UnknownLayerError
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import segments
 from edgecloud.predictor.dataset import Machine
-from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.pace import AT_START_S, HEAVY, NO_PACE, READ_TIMES, Pace, Run
+from edgecloud.predictor.gauge import Gauge, Readings
+from edgecloud.predictor.pace import HEAVY, Run
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.predictor.segments import CutTimes
 from edgecloud.utils.errors import UsageError
@@ -94,9 +94,8 @@ class _Measuring:
     ) -> None:
         self._network, self._graph, self._make = network, network.graph, make
         self._gauge, self._progress, self._has_tails = gauge, progress, tails
-        self._readings = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
-        quiet = gauge.quiet
-        self._quiet = quiet.record(self._readings) if quiet is not None and self._readings else None
+        self._readings = Readings(gauge)
+        self._quiet = self._readings.quiet()
         try:
             self._work = segments.work_of(self._graph, network.specs())
         except UnknownLayerError:
@@ -140,14 +139,11 @@ class _Measuring:
     def _time(self, run: Callable[[], object]) -> float:
         """Seconds on the quiet machine, by the reference work before and after."""
         time.sleep(REST_S)
-        before = self._read()
+        before = self._readings.read()
         begin = self._gauge.clock()
         run()
         seconds = self._gauge.clock() - begin
         if self._quiet is None:
             return seconds
         mix = HEAVY.in_all if self._gauge.is_elapsed else HEAVY
-        return Run((seconds,), before, self._read()).quietly(self._quiet, [mix])[0]
-
-    def _read(self) -> Pace:
-        return NO_PACE if self._gauge.reference is None else self._gauge.reference.read(READ_TIMES)
+        return Run((seconds,), before, self._readings.read()).quietly(self._quiet, [mix])[0]

@@ -170,7 +170,7 @@ class SpeedMeter:
             return self._track.speed(self._clock())
 
 
-def quiet_of(folder: Path, machine: Machine) -> Quiet:
+def kept_quiet(folder: Path, machine: Machine) -> Quiet:
     """Where it is kept what the reference work takes here when nothing else runs."""
     return Quiet(folder, asdict(machine))
 
@@ -183,9 +183,9 @@ def meter_of(folder: Path, machine: Machine, share: float) -> SpeedMeter:
     if not machine.device.startswith("cpu"):
         return SpeedMeter()
     threads, clock = (1, work_clock) if share < 1 else (machine.threads, time.perf_counter)
-    return SpeedMeter(ReferenceProber(threads, clock, quiet_of(folder, machine)))
+    return SpeedMeter(ReferenceProber(threads, clock, kept_quiet(folder, machine)))
 
 
 def pace_of(folder: Path, machine: Machine) -> Pace | None:
     """What the reference work takes on the quiet machine; None where that was never measured."""
-    return quiet_of(folder, machine).pace()
+    return kept_quiet(folder, machine).pace()

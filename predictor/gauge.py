@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecloud.models.specs import LayerSpec
-from edgecloud.predictor.pace import HEAVY, LIGHT, Mix, mix_of
+from edgecloud.predictor.pace import AT_START_S, HEAVY, LIGHT, NO_PACE, READ_TIMES, Mix, Pace, mix_of
 from edgecloud.predictor.reference import Quiet, Reference, has_fine_work_clock
 from edgecloud.utils.inference_utils import Clock, work_clock
 
@@ -41,3 +41,27 @@ class Gauge:
         """
         found = [HEAVY] * (layers - 1) if specs is None else [mix_of(spec.weight_bytes) for spec in specs]
         return tuple(mix.in_all if self.is_elapsed else mix for mix in (LIGHT, *found))
+
+
+class Readings:
+    """The reference work as it was read while something is measured."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._all = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
+
+    @property
+    def last(self) -> Pace:
+        """The newest one."""
+        return self._all[-1] if self._all else NO_PACE
+
+    def read(self) -> Pace:
+        """Another one."""
+        if self._gauge.reference is not None:
+            self._all.append(self._gauge.reference.read(READ_TIMES))
+        return self.last
+
+    def quiet(self) -> Pace | None:
+        """What the reference work takes on the quiet machine, by all that was read; None where there is none."""
+        quiet = self._gauge.quiet
+        return quiet.record(self._all) if quiet is not None and self._all else None

@@ -30,9 +30,9 @@ from edgecloud.models.specs import UnknownLayerError, describe
 from edgecloud.models.split import split
 from edgecloud.models.steps import Steps
 from edgecloud.models.trace import Traced
-from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.pace import AT_START_S, NO_PACE, READ_TIMES, Mix, Pace, Run, blend, medians, moved
+from edgecloud.predictor.gauge import Gauge, Readings
 from edgecloud.predictor.pace import MOVED as MOVED_SHARE
+from edgecloud.predictor.pace import Mix, Pace, Run, blend, medians, moved
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
 from edgecloud.utils.inference_utils import Clock, waited_s
 
@@ -71,7 +71,7 @@ def measure(
         later = _measure_passes(traced, x, watch, lambda done: progress(1 - half + done * half))
     if gauge.is_elapsed:
         first, later = faster_half(first), faster_half(later)
-    return quiet_profile(key, first, later, tail_runs, watch.pace(), mixes_of(gauge, traced))
+    return quiet_profile(key, first, later, tail_runs, watch.readings.quiet(), mixes_of(gauge, traced))
 
 
 def mixes_of(gauge: Gauge, traced: Traced) -> tuple[Mix, ...]:
@@ -115,36 +115,23 @@ class _Watch:
 
     def __init__(self, gauge: Gauge, patience_s: float) -> None:
         self.gauge, self._left_s = gauge, patience_s
-        self._readings = [] if gauge.reference is None else gauge.reference.read_for(AT_START_S)
-
-    def pace(self) -> Pace | None:
-        """What the reference work takes on the quiet machine, by all that was read; None where there is none."""
-        quiet = self.gauge.quiet
-        return quiet.record(self._readings) if quiet is not None and self._readings else None
+        self.readings = Readings(gauge)
 
     def run(self, run: Callable[[], R], seconds_of: Callable[[R], tuple[float, ...]]) -> Run:
         """The first run that hardly waited and around which the speed stayed; of some the one with least of that."""
         runs: list[tuple[float, Run]] = []
         while True:
-            before = self._last()
+            before = self.readings.last
             waited, began = waited_s(), time.perf_counter()
             result = run()
             took_s = time.perf_counter() - began
             held_up = (waited_s() - waited) / max(took_s - REST_S, took_s / 10)
-            after = self._read()
+            after = self.readings.read()
             blame = max(held_up / HELD_UP if self.gauge.is_elapsed else 0.0, moved(before, after) / MOVED_SHARE)
             runs.append((blame, Run(seconds_of(result), before, after)))
             self._left_s -= took_s if len(runs) > 1 else 0.0
             if blame <= 1 or len(runs) >= TRIES or self._left_s < took_s:
                 return min(runs, key=lambda pair: pair[0])[1]
-
-    def _last(self) -> Pace:
-        return self._readings[-1] if self._readings else NO_PACE
-
-    def _read(self) -> Pace:
-        if self.gauge.reference is not None:
-            self._readings.append(self.gauge.reference.read(READ_TIMES))
-        return self._last()
 
 
 def _measure_passes(traced: Traced, x: torch.Tensor, watch: _Watch, progress: Progress) -> list[Run]:

@@ -79,10 +79,8 @@ class Served:
 
     def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         """It tells the present speed, and where the time was predicted, the prediction learns from the real one."""
-        segment = self.executor.load(layers)
-        is_first = segment.runs == 0  # memory is fetched and kernels are chosen: that is no load
-        ran = self._executed(segment, arrays)
-        if not is_first:
+        ran = self._executed(self.executor.load(layers), arrays)
+        if not ran.is_first:  # that would be no load
             self.timing.ran(layers, ran.seconds, self._entry(layers))
             self.meter.record(ran.seconds, self._idle_s(layers))
         return ran

@@ -182,15 +182,15 @@ class Pipeline:
                     self._flying[flying.request] = flying
                     return lambda: self._finish_here(flying)
                 self._ask_again()
-                if self._may_start and (step := self._next_task()) is not None:
+                if self._may_start and (step := self._next_task(backlog_s)) is not None:
                     return step
                 if not self.in_flight and (self._is_stopping or not self._planner.left):
                     return None
                 self._changed.wait(self._pause_s())
 
-    def _next_task(self) -> Callable[[], None] | None:
+    def _next_task(self, backlog_s: float) -> Callable[[], None] | None:
         now_s = self.now_s
-        line = Line(self._has_room(), self._may_queue_more(), self._backlog_s())
+        line = Line(self._has_room(), self._may_queue_more(), backlog_s)
         assignment = self._planner.take(now_s, line)
         if assignment is None:
             return None
@@ -256,10 +256,9 @@ class Pipeline:
         graph = member.network.graph
         head = frozenset(range(choice.layer + 1))
         segment = member.executor.load(head)
-        is_first = segment.runs == 0  # memory is fetched and kernels are chosen
         record.started_s = self.now_s
         ran = member.executor.run(segment, [x])
-        if not is_first and member.timing.teacher is None:
+        if not ran.is_first and member.timing.teacher is None:
             member.timing.ran(head, ran.seconds)
         record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))

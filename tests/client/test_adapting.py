@@ -42,7 +42,7 @@ class SlowedExecutor(TorchExecutor):
         ran = super().run(segment, arrays)
         more_s = self.each_s * (segment.outputs[-1] - segment.inputs[0])
         time.sleep(more_s)
-        return Ran(ran.arrays, ran.seconds + more_s)
+        return replace(ran, seconds=ran.seconds + more_s)
 
 
 @pytest.fixture
