@@ -204,7 +204,7 @@ class Connection:
                 pass
         return failure
 
-    def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_stranger: bool = False) -> Frame:
+    def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_unauthenticated: bool = False) -> Frame:
         """Wait for the next frame until the deadline; once it has begun it may be given another `frame_s` seconds.
 
         From an unauthenticated client only the short frames that open a conversation are read: no memory is for the
@@ -221,7 +221,7 @@ class Connection:
         progress = _Progress(time.monotonic(), self.received_bytes)
         while True:  # whoever speaks something else need not say all of it
             prefix = parse_start(start[:got], self.limits)
-            if is_stranger:
+            if is_unauthenticated:
                 _check_opening(prefix)
             if got == PREFIX_BYTES:
                 break

@@ -87,7 +87,7 @@ class Jpeg:
         try:
             with Image.open(io.BytesIO(compressed), formats=("JPEG",)) as picture:
                 pixels = _pixels(picture, MODES[channels], (width, height))
-        except Exception:  # noqa: BLE001  Pillow raises all kinds, of a stranger's bytes
+        except Exception:  # noqa: BLE001  Pillow raises all kinds, of untrusted bytes
             raise ProtocolError("damaged JPEG") from None
         return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)).reshape(-1).data
 

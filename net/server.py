@@ -30,8 +30,8 @@ BACKLOG = 128
 STOP_NOTICED_S, DRAINED_NOTICED_S = 0.2, 0.05  # how soon
 REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
-SPEAK_S = 0.5  # how long a stranger has to say something before it leaves first
-STAY_S, EVICTION_S = 0.02, 0.05  # how long a stranger keeps its place at least, and how long it has to take the refusal
+SPEAK_S = 0.5  # how long an unauthenticated client may say nothing before it is the first to leave
+STAY_S, EVICTION_S = 0.02, 0.05  # how long an unauthenticated client keeps its place at least; to take the refusal
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""
@@ -225,17 +225,17 @@ class Server:
         those who had time to speak and did not, then the last of those who wait until they have paid, then the oldest.
         """
         end = time.monotonic() - STAY_S
-        strangers = [peer for peer in self._peers if peer.may_be_evicted and peer.since < end]
-        if not strangers:
+        silent = [peer for peer in self._peers if peer.may_be_evicted and peer.since < end]
+        if not silent:
             return False
-        crowds = Counter(peer.payer for peer in strangers) + Counter(peer.address for peer in strangers)
+        connections_of = Counter(peer.payer for peer in silent) + Counter(peer.address for peer in silent)
 
         def leaves_first(peer: Peer) -> tuple[int, int, int, float]:
             has_had_time = 2 * (peer.since < end - SPEAK_S)
             rank = 1 if peer.turn_at else has_had_time
-            return crowds[peer.payer], crowds[peer.address], rank, peer.turn_at or -peer.since
+            return connections_of[peer.payer], connections_of[peer.address], rank, peer.turn_at or -peer.since
 
-        peer = max(strangers, key=leaves_first)
+        peer = max(silent, key=leaves_first)
         del self._peers[peer]
         self._leave(peer)
         peer.evicted.set()

@@ -18,7 +18,7 @@ from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, Prot
 
 AHEAD_BYTES = 64 << 10  # encrypted at once
 INBOX_BYTES = 64 << 10
-MOST_UNASKED = 64 << 10  # that we may owe as answers to what a stranger sends within TLS
+MOST_UNASKED = 64 << 10  # that we may owe as answers to what an unauthenticated client sends within TLS
 ALERT_S = 1.0
 _PLAIN_FIRST = MAGIC[:1]  # no record of TLS begins with this byte
 _TLS_FIRST = (b"\x16", b"\x15")  # of a handshake, or of the alert that ends one

@@ -143,7 +143,7 @@ class Cloud:
         hello = Deadline.after(self._config.hello_s, "no HELLO received")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
-        frame = peer.connection.receive(hello, is_stranger=True)
+        frame = peer.connection.receive(hello, is_unauthenticated=True)
         session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
@@ -170,8 +170,9 @@ class Cloud:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
-            stranger = not session.agreed
-            frame = session.peer.connection.receive(idle, frame_s=self._config.request_s, is_stranger=stranger)
+            frame = session.peer.connection.receive(
+                idle, frame_s=self._config.request_s, is_unauthenticated=not session.agreed
+            )
 
     def _check_token(self, token: str) -> None:
         if not is_token_right(self._config.token, token):

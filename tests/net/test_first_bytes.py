@@ -32,12 +32,12 @@ def a_pair() -> Iterator[tuple[socket.socket, Connection]]:
     connection.close()
 
 
-def refusal_of(data: bytes, *, is_stranger: bool = True) -> str:
+def refusal_of(data: bytes, *, is_unauthenticated: bool = True) -> str:
     """The code with which these bytes are refused, nothing coming behind them, and the other side staying."""
     with a_pair() as (stranger, connection):
         stranger.sendall(data)
         with pytest.raises(AppError) as caught:
-            connection.receive(Deadline.after(PATIENCE_S, "the test"), is_stranger=is_stranger)
+            connection.receive(Deadline.after(PATIENCE_S, "the test"), is_unauthenticated=is_unauthenticated)
     return caught.value.code  # DEADLINE, had it waited for more
 
 

@@ -109,7 +109,7 @@ class ExactLink(Connection):
         )
         return payload.nbytes
 
-    def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_stranger: bool = False) -> Frame:
+    def receive(self, deadline: Deadline, frame_s: float | None = None, *, is_unauthenticated: bool = False) -> Frame:
         return self._reply
 
 
