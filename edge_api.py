@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from edgecloud.cli import arguments, flags, script
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.utils import defaults
-from edgecloud.utils.errors import UsageError
+from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--verify", action="store_true", help="also run the full model locally and compare the answers")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all on the edge")
     runs.add_argument("--json", action="store_true", help="print one JSON document")
+    flags.add_output_flag(runs, "FILE.npz, FILE.npy or FILE.json")
     flags.add_record_flag(runs)
     flags.add_timeout_flags(runs, "inference")
     flags.add_fallback_flag(runs)
@@ -141,6 +142,12 @@ def check(options: argparse.Namespace) -> None:
     from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
+    if options.output is not None:
+        from edgecloud.cli import answer_file
+
+        answer_file.check_name(options.output)
+    if options.points is not None and options.output is not None:
+        raise UsageError("--points cannot be combined with --output")
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.points is not None and (options.point is not None or options.compare or options.max_cost is not None):
         raise UsageError("--points cannot be combined with --point, --compare or --max-cost")
@@ -155,13 +162,27 @@ def infer(options: argparse.Namespace) -> int:
     if options.points is not None:
         return infer_points(options)
     with on_terminal() as progress:
+        from edgecloud.cli import answer_file
         from edgecloud.client.inference import measure
         from edgecloud.library.edge import Edge
 
         config = build_config(options)
         with Edge.of(config, progress) as edge:
-            outcome = measure(edge.client.prepared, edge.client.runner, config, progress)
+            prepared = edge.client.prepared
+            if options.output is not None:
+                answer_file.check_count(options.output, len(prepared.edge.graph.outputs))
+            outcome = measure(prepared, edge.client.runner, config, progress)
+    failed: AppError | None = None
+    try:
+        if options.output is not None:
+            about = {"model": outcome.graph.name, "input": outcome.source}
+            answer_file.write(options.output, about, outcome.outputs)
+    except AppError as error:  # the figures are worth more than the file
+        failed = error
     print_outcome(outcome, as_json=options.json)
+    if failed is not None:
+        script.complain(f"edge_api.py: {failed}")  # on stdout there is one document
+        return failed.exit_code
     return 0 if outcome.verified is None or outcome.verified.matches else 1
 
 

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before what takes longer: also with python -I, and
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--csv", type=Path, metavar="FILE", help="write one line per task")
     shown.add_argument("--excel", type=Path, metavar="FILE.xlsx", help="write the same table as a workbook")
     shown.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a waterfall chart of the first tasks")
+    flags.add_output_flag(shown, "FILE.npz or FILE.json, all of them in one file")
     flags.add_record_flag(shown)
     flags.add_edge_tls_flags(parser)
     flags.add_emulation_flags(parser)
@@ -141,6 +143,12 @@ def check(options: argparse.Namespace) -> None:
     if options.resume and options.tasks_file is None:
         raise UsageError("--resume requires --tasks-file")
     check_names(options.excel, options.plot)
+    if options.output is not None:
+        from edgecloud.cli import answer_file
+
+        answer_file.check_name(options.output, answer_file.SEVERAL)
+        if options.resume and options.output.exists():
+            raise UsageError(f"--resume: {options.output} holds the answers of an earlier run: give another --output")
     from edgecloud.engine.packing import check_codec
 
     check_codec(options.codec)
@@ -162,13 +170,29 @@ def infer(options: argparse.Namespace) -> int:
     """Do it, write it, print it."""
     from edgecloud.utils.progress import on_terminal
 
-    with on_terminal() as progress:
-        from edgecloud.tasks.task_runner import TasksRun, run
+    with ExitStack() as files:
+        with on_terminal() as progress:
+            from edgecloud.tasks.task_runner import TasksRun, run
 
-        config, call = build_config(options), TasksRun()
-        with script.interrupt_stops(call.stop, "finishing the tasks in flight; press Ctrl-C again to stop at once"):
-            outcome = run(config, progress, teller(options, progress), call)
-    return finish(outcome, options)
+            config, call = build_config(options), TasksRun()
+            if options.output is not None:
+                call.on_answer = answer_writer(options.output, files)
+            with script.interrupt_stops(call.stop, "finishing the tasks in flight; press Ctrl-C again to stop at once"):
+                outcome = run(config, progress, teller(options, progress), call)
+        return finish(outcome, options, files)
+
+
+def answer_writer(path: Path, files: ExitStack) -> Callable[["TaskRecord"], None]:
+    """What writes every answer to a file, which is there once `files` are closed. Raises UsageError."""
+    from edgecloud.cli import answer_file
+
+    answers = files.enter_context(answer_file.answers_to(path))
+
+    def on_answer(record: "TaskRecord") -> None:
+        about = {"model": record.task.model, "input": record.task.input}
+        answers.add(record.task.id, about, record.outputs)
+
+    return on_answer
 
 
 def teller(options: argparse.Namespace, progress: "Show") -> Callable[["TasksRun", "TaskRecord"], None]:
@@ -183,12 +207,13 @@ def teller(options: argparse.Namespace, progress: "Show") -> Callable[["TasksRun
     return on_record
 
 
-def finish(outcome: "TasksOutcome", options: argparse.Namespace) -> int:
+def finish(outcome: "TasksOutcome", options: argparse.Namespace, files: ExitStack) -> int:
     """Write and print what was found; returns the exit code. Raises UsageError, last, for a file."""
     from edgecloud.cli import task_report as report
 
     failed: AppError | None = None
     try:
+        files.close()  # with the answers
         report.write_files(outcome, options.csv, options.excel, options.plot)
     except AppError as error:  # the figures are worth more than the file
         failed = error

@@ -240,6 +240,11 @@ def add_record_flag(parser: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_output_flag(parser: argparse._ArgumentGroup, kinds: str) -> None:
+    """The answer itself, in a file of one of these kinds."""
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"write the answer to {kinds} (docs/json.md)")
+
+
 def add_goal_flags(parser: argparse._ArgumentGroup, objectives: Iterable[str]) -> None:
     """What is minimised, one of `objectives`, and how the best cut is found."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from edgecloud.cli import answer_file
 from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.outcome import Outcome, PlanMove, Runs, Sources
 from edgecloud.engine.answers import told_difference
@@ -27,7 +28,7 @@ from edgecloud.tools.plan_table import (
 from edgecloud.utils.units import format_rate, format_seconds, printable, readable
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
-FALLBACKS_SHOWN, ROWS_SHOWN = 5, 28
+FALLBACKS_SHOWN, ROWS_SHOWN, OUTPUTS_SHOWN = 5, 28, 10
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
-    document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top], "shape": list(outcome.shape)}
+    document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top]}
+    document |= {"shape": list(outcome.outputs[0].shape), "outputs": answer_file.describe(outcome.outputs)}
     if outcome.rows:
         document["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
     return document
@@ -247,6 +249,10 @@ def _spread(values: Iterable[float]) -> str:
     return f"{format_seconds(ordered[0])} .. {format_seconds(ordered[-1])}"
 
 
+def _output_line(output: dict[str, Any]) -> str:
+    return f"  {output['name']}: {output['dtype']}, shape {' x '.join(map(str, output['shape'])) or 'of one number'}"
+
+
 def _comparison(outcome: Outcome) -> Table:
     total_s = outcome.runs.typical.total_s
     table = Table(box=None, pad_edge=False, title="\nmeasured baselines", title_justify="left")
@@ -263,12 +269,17 @@ def _answer(outcome: Outcome) -> Group:
     of_row = f" for the first row, {readable(outcome.rows[0][0], 40)}" if outcome.rows else ""
     lines = ["", f"answer{of_row}"]
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
+    if not outcome.top:
+        lines += [_output_line(each) for each in answer_file.describe(outcome.outputs)[:OUTPUTS_SHOWN]]
+        left = len(outcome.outputs) - OUTPUTS_SHOWN
+        lines += [f"  and {left} more (see --json)"] if left > 0 else []
+        lines.append("  (--output FILE writes the numbers)")
     if outcome.rows:
         rows = [f"{readable(name, 40)} {ranked.label}" for name, ranked in outcome.rows[:ROWS_SHOWN]]
         left = len(outcome.rows) - len(rows)
         more = f" and {left} more (see --json)" if left else ""
         lines.append(f"  best of each row: {', '.join(rows)}{more}")
-    if not outcome.is_trained:
+    if not outcome.is_trained and outcome.top:
         sources = "imagenet or FILE" if outcome.has_imagenet else "FILE"
         lines.append(f"  (untrained weights: the labels are meaningless; use --weights {sources})")
     if outcome.verified is not None:

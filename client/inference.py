@@ -24,6 +24,7 @@ from edgecloud.engine.answers import (
     is_same_top,
     matches,
     max_abs_diff,
+    names_classes,
     rank,
     rank_rows,
 )
@@ -272,7 +273,9 @@ def _outcome(
 ) -> Outcome:
     edge, times = prepared.edge, prepared.timing.times
     weights = edge.network.weights
-    answer = runs.answers[-1].outputs[0]
+    outputs = runs.answers[-1].outputs
+    answer, labels, rows = outputs[0], edge.entry.labels, edge.network.example.rows
+    is_ranked = names_classes(outputs, labels, rows)
     if not is_finite([answer]):
         raise _not_finite(runs.answers[-1], prepared.whole()[0])
     return Outcome(
@@ -288,9 +291,8 @@ def _outcome(
         backends=(edge.executor.machine.backend, None if edge.ready is None else edge.ready.backend or None),
         plan=plan,
         runs=runs,
-        top=rank(answer, edge.entry.labels),
-        rows=rank_rows(answer, edge.entry.labels, edge.network.example.rows),
-        shape=tuple(answer.shape),
+        top=rank(answer, labels) if is_ranked else (),
+        rows=rank_rows(answer, labels, rows) if is_ranked else (),
         verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
         times=Sources(
             times.source,

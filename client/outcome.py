@@ -1,6 +1,6 @@
 """The outcome of one call of edge_api.py as plain values: the plan, the runs, the comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
 
@@ -10,6 +10,7 @@ from edgecloud.engine.answers import Ranked
 from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
+from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Part, Problem, StageTimes
 from edgecloud.partition.decide import Decision
 
@@ -142,10 +143,9 @@ class Outcome:
     plan: Plan
     runs: Runs
     top: tuple[Ranked, ...]
-    """Of the first row, where the answer has several."""
+    """Of the first row, where the answer has several; empty where it does not name classes."""
     rows: tuple[tuple[str, Ranked], ...]
     """Where the answer has several rows, the best class of each."""
-    shape: tuple[int, ...]
     verified: Verified | None
     times: Sources
     corrections: dict[str, float]
@@ -155,3 +155,8 @@ class Outcome:
     """All on the cloud, then all on the edge, where a comparison was asked for."""
     reconnects: int = 0
     """Connections to the cloud after the first one."""
+
+    @property
+    def outputs(self) -> Sequence[Array]:
+        """The answer of the last inference, as the plan ran it."""
+        return self.runs.answers[-1].outputs

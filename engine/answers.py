@@ -18,6 +18,7 @@ NETWORK_NOT_FINITE = (
 NO_NUMBER = "NaN, infinity or another shape than the full model's"
 RTOL, ATOL = 1e-4, 1e-5  # the latter relative to the largest value
 TOP = 5
+LEAST_CLASSES = 2
 MAX_ROWS = 1000
 
 
@@ -90,6 +91,14 @@ def told_difference(difference: float) -> tuple[float | None, str]:
 def _rows(answer: Array) -> Array:
     """The rows of an answer of shape (1, rows, classes); any other is one row."""
     return answer[0] if answer.ndim == 3 and answer.shape[0] == 1 else answer.reshape(1, -1)
+
+
+def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[str, ...]) -> bool:
+    """Whether it is that of a classifier: one output of real numbers, a row of classes. With labels, or with names of
+    rows, it may have several rows of them; without, that may be anything."""
+    if len(answer) != 1 or answer[0].dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
+        return False
+    return answer[0].ndim == 2 or (answer[0].ndim == 3 and bool(labels or rows))
 
 
 def top_of(answer: Array) -> int:

@@ -77,6 +77,8 @@ class TasksRun:
     pipeline: Pipeline | None = None
     cloud: ConnectionManager | None = None
     is_stopped: bool = False
+    on_answer: Callable[[TaskRecord], None] | None = None
+    """Is given every task with its outputs, which are not kept after that."""
 
     def begin(self, total: int, pipeline: Pipeline, cloud: ConnectionManager) -> None:
         """From now on there is something to show, and to stop."""
@@ -260,6 +262,8 @@ def _ended(
     call.done += 1
     if record.outputs:
         record.top = top_of(record.outputs[0])
+        if call.on_answer is not None and record.completed_by:
+            call.on_answer(record)
     if journal is not None and record.completed_by:
         journal.note(record)
     if checker is not None:
