@@ -203,9 +203,8 @@ def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[tupl
     graph = executor.network.graph
     points = points_worth_sending(graph)
     found = _find_tables(executor, samples.fit, points, lambda done: progress("finding tables", done))
-    counts = _Counts(
-        len(samples.tensors), samples.labels, {layer: [name for at, name in found if at == layer] for layer, _ in found}
-    )
+    coded = {point.layer: [name for layer, name in found if layer == point.layer] for point in points}
+    counts = _Counts(len(samples.tensors), samples.labels, coded)
     for number, tensor in enumerate(samples.tensors):
         progress("measuring lossy codecs", number / len(samples.tensors))
         crossing, answer = _whole(executor, tensor, points)

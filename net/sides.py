@@ -100,6 +100,9 @@ class Held:
         self._kinds = kinds
         self._codecs: OrderedDict[str, SidedCodec] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._codecs)
+
     def take(self, kind: str, digest: str, data: bytes) -> None:
         """Keep a side that has come. Raises ProtocolError where it is not what its digest says, or is not right."""
         side = Side(kind, data)
