@@ -1,21 +1,27 @@
 """Do predictions hold where the machine drifts? A survey and profiles under a noisy neighbour, beside the quiet device.
 
     python -m benchmarks.survey_drift [--budget 100] [--networks 12] [--runs 5] [--seed 1] [--quiet]
+                                      [--folder DIR --seconds 560]
 
 One thread. Layers of random networks are measured, and the networks themselves, while benchmarks.neighbour comes and
 goes (with --quiet: without it). Then it is off, and heads, tails and whole networks run as an edge runs them. Before
 each the present speed is looked for as before a decision. What was predicted from the survey, and what was measured
 under the neighbour, both divided by that speed, is put beside the time that the part takes. The noise of the machine
 is what two such times of one part differ by.
+
+It takes six to ten minutes. With --folder all that was measured is kept there, and the same call goes on where it was;
+with --seconds it begins no network that would not be done by then.
 """
 
 import argparse
+import json
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -133,25 +139,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5, help="of every part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true", help="without the neighbour")
+    parser.add_argument("--folder", type=Path, help="where to keep what was measured (default: nowhere)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing that would end later")
     options = parser.parse_args(argv)
     set_threads(1)
     keep_freed_memory()
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        measured = measure(options, folder, time.monotonic() + options.seconds)
+    if measured is None:
+        print(f"there is more to do: the same command goes on in {folder}", file=sys.stderr)
+        return 1
+    report(options, *measured)
+    return 0
+
+
+def measure(options: argparse.Namespace, folder: Path, until: float) -> tuple[Evaluation, str, list[Part]] | None:
+    """What was asked for; None where there was no time for all of it. `until` is a moment of time.monotonic."""
     names = TWELVE[: options.networks]
-    with tempfile.TemporaryDirectory() as temporary, Neighbour(options.seed) as neighbour:
-        folder = Path(temporary)
+    with Neighbour(options.seed) as neighbour:
         with nullcontext() if options.quiet else neighbour.busy():
             config = SurveyConfig("edge", "cpu", 1, options.budget, folder / "rows")
             surveyed = survey(config, lambda what, _: print(what, file=sys.stderr))
             times = Times("measured", folder, folder)
-            under = {name: times.find(_executor(name), lambda _: None, tails=True).times for name in names}
-        evaluation = fit(folder / "rows", lambda _what, _done: None)
-        parts = [
-            part
-            for name in names
-            for part in run_parts(name, _executor(name), evaluation, folder, under[name], options.runs)
-        ]
-    report(options, evaluation, surveyed.noise_text, parts)
-    return 0
+            found = {
+                name: times.find(_executor(name), lambda _: None, tails=True).times for name in in_time(names, until)
+            }
+        if len(found) < len(names):
+            return None
+        evaluation, path = fit(folder / "rows", lambda _what, _done: None), folder / "parts.jsonl"
+        parts = read(path)
+        missing = [name for name in names if all(part.network != short(name) for part in parts)]
+        for name in in_time(missing, until):
+            new = run_parts(name, _executor(name), evaluation, folder, found[name], options.runs)
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(part)) + "\n" for part in new)
+    parts = read(path)
+    return (
+        (evaluation, surveyed.noise_text, parts) if {part.network for part in parts} >= set(map(short, names)) else None
+    )
+
+
+def in_time(names: Iterable[str], until: float) -> Iterator[str]:
+    """As long as what took longest so far would end in time."""
+    longest_s = 0.0
+    for name in names:
+        began = time.monotonic()
+        if began + longest_s > until:
+            return
+        print(name, file=sys.stderr)
+        yield name
+        longest_s = max(longest_s, time.monotonic() - began)
+
+
+def read(path: Path) -> list[Part]:
+    """The parts that were run so far."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [
+        Part(**{key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(line).items()}) for line in lines
+    ]
 
 
 def report(options: argparse.Namespace, evaluation: Evaluation, noise: str, parts: Sequence[Part]) -> None:
