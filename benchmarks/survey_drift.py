@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.fingerprint import write_table
 from benchmarks.neighbour import Neighbour
+from benchmarks.prediction import noise_of as noise_of_kind
 from edgecloud.engine.executor import Executor, make_executor
 from edgecloud.engine.speed import Speed, pace_of
 from edgecloud.engine.times import LayerTimes, Times, layers_of
@@ -39,12 +40,13 @@ from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.pace import HEAVY, apart, within
 from edgecloud.tools.evaluation import CUTS, MANY_NETWORKS, Evaluation, fit, short
-from edgecloud.tools.survey import SurveyConfig, survey
+from edgecloud.tools.survey import Survey, SurveyConfig, survey
 from edgecloud.utils.inference_utils import keep_freed_memory, set_threads
 
 TWELVE = (*MANY_NETWORKS, "torchvision:vgg11", "torchvision:mobilenet_v3_small", "torchvision:efficientnet_b0")
 REST_S = 0.1
 LEAST_KIND_ROWS = 5
+HEAD = ["kind", "rows", "tested", "±20 %", "noise: again ±20 %", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ def shares(parts: Sequence[Part]) -> tuple[float, float, float]:
     return predicted, measured, within([(1.0, 1.0 + noise_of(part)) for part in parts], 0.1)
 
 
+def middle(parts: Sequence[Part], what: str) -> float:
+    """The median error, signed: what all parts are off by alike."""
+    return median(median(getattr(part, what)) for part in parts) - 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/survey_drift.md."""
     parser = argparse.ArgumentParser(
@@ -154,30 +161,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(options: argparse.Namespace, folder: Path, until: float) -> tuple[Evaluation, str, list[Part]] | None:
+def measure(options: argparse.Namespace, folder: Path, until: float) -> tuple[Evaluation, Survey, list[Part]] | None:
     """What was asked for; None where there was no time for all of it. `until` is a moment of time.monotonic."""
-    names = TWELVE[: options.networks]
+    names, path = TWELVE[: options.networks], folder / "parts.jsonl"
+    parts = read(path)
+    missing = [name for name in names if all(part.network != short(name) for part in parts)]
     with Neighbour(options.seed) as neighbour:
         with nullcontext() if options.quiet else neighbour.busy():
             config = SurveyConfig("edge", "cpu", 1, options.budget, folder / "rows")
             surveyed = survey(config, lambda what, _: print(what, file=sys.stderr))
             times = Times("measured", folder, folder)
             found = {
-                name: times.find(_executor(name), lambda _: None, tails=True).times for name in in_time(names, until)
+                name: times.find(_executor(name), lambda _: None, tails=True).times for name in in_time(missing, until)
             }
-        if len(found) < len(names):
+        if len(found) < len(missing):
             return None
-        evaluation, path = fit(folder / "rows", lambda _what, _done: None), folder / "parts.jsonl"
-        parts = read(path)
-        missing = [name for name in names if all(part.network != short(name) for part in parts)]
+        evaluation = fit(folder / "rows", lambda _what, _done: None)
         for name in in_time(missing, until):
             new = run_parts(name, _executor(name), evaluation, folder, found[name], options.runs)
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(part)) + "\n" for part in new)
     parts = read(path)
-    return (
-        (evaluation, surveyed.noise_text, parts) if {part.network for part in parts} >= set(map(short, names)) else None
-    )
+    is_whole = {part.network for part in parts} >= set(map(short, names))
+    return (evaluation, surveyed, parts) if is_whole else None
 
 
 def in_time(names: Iterable[str], until: float) -> Iterator[str]:
@@ -200,16 +206,28 @@ def read(path: Path) -> list[Part]:
     ]
 
 
-def report(options: argparse.Namespace, evaluation: Evaluation, noise: str, parts: Sequence[Part]) -> None:
+def report(options: argparse.Namespace, evaluation: Evaluation, surveyed: Survey, parts: Sequence[Part]) -> None:
     """Two tables."""
     suffix = "_quiet" if options.quiet else ""
     fits = [found for found in evaluation.fits if found.score.rows >= LEAST_KIND_ROWS]
-    rows = [[found.kind, str(found.score.rows), f"{found.score.within_20:.0%}", found.chosen] for found in fits]
+    twice = surveyed.collected.again
+    rows = [
+        [
+            found.kind,
+            str(len(evaluation.dataset.rows[found.kind])),
+            str(found.score.rows),
+            f"{found.score.within_20:.0%}",
+            noise_of_kind(found.kind, twice),
+            found.chosen,
+        ]
+        for found in fits
+    ]
     tested = sum(found.score.rows for found in fits)
     whole = sum(found.score.rows * found.score.within_20 for found in fits) / max(1, tested)
-    notes = [f"All kinds: {whole:.0%} of {tested} layers within ±20 %. {noise or 'Nothing was measured twice.'}"]
+    noise = surveyed.noise_text or "nothing was measured twice"
+    notes = [f"All kinds: {whole:.0%} of {tested} layers within ±20 %; {noise}."]
     title = "Layers of networks set aside, measured " + ("in quiet" if options.quiet else "beside a noisy neighbour")
-    write_table(f"survey_drift_layers{suffix}", title, ["kind", "tested", "±20 %", "chosen"], rows, notes)
+    write_table(f"survey_drift_layers{suffix}", title, HEAD, rows, notes)
     rows = [
         [
             part.network,
@@ -221,10 +239,11 @@ def report(options: argparse.Namespace, evaluation: Evaluation, noise: str, part
         ]
         for part in parts
     ]
-    predicted, measured, twice = shares(parts)
+    predicted, measured, agree = shares(parts)
     notes = [
         f"Within ±10 % at the speed of the moment: {predicted:.0%} of the parts predicted, {measured:.0%} measured; "
-        f"{twice:.0%} of the parts agree with themselves so well."
+        f"{agree:.0%} of the parts agree with themselves so well.",
+        f"Off by {middle(parts, 'predicted'):+.0%} predicted and {middle(parts, 'measured'):+.0%} measured (medians).",
     ]
     head = ["network", "part", "took, as if quiet", "predicted", "measured", "noise"]
     write_table(f"survey_drift{suffix}", title.replace("Layers", "Parts"), head, rows, notes)
