@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.noise import Versus
 from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor, make_executor
 from edgecloud.models import bundle_network, registry
 from edgecloud.models.bundle_network import BundleNetwork
@@ -67,8 +68,8 @@ def _bare(network: BundleNetwork, x: Array) -> Run:
     return partial(session.run, None, {session.get_inputs()[0].name: x})
 
 
-def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
-    """Median seconds of each."""
+def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, round by round."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for count in range(WARM_UP + rounds):
         names = list(runs)
@@ -79,7 +80,7 @@ def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
             run()
             if count >= WARM_UP:
                 times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return times
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,10 +96,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ratios, bare = [], []
     for name in options.networks:
         s = interleaved(runs_of(name, bundled(name, options.bundles)), options.rounds)
-        ratios.append(s[TORCH] / s[ONNXRUNTIME])
-        bare.append(s[ONNXRUNTIME] / s[BARE])
-        cells = [f"{1e3 * s[key]:.2f} ms" for key in (TORCH, ONNXRUNTIME, BARE)]
-        print("|", " | ".join([name, *cells, f"{ratios[-1]:.2f}", f"{bare[-1]:.3f}"]), "|", flush=True)
+        pairs = Versus.of(s[TORCH], s[ONNXRUNTIME]), Versus.of(s[ONNXRUNTIME], s[BARE])
+        ratios.append(pairs[0].ratio.value)
+        bare.append(pairs[1].ratio.value)
+        cells = [f"{1e3 * statistics.median(s[key]):.2f} ms" for key in (TORCH, ONNXRUNTIME, BARE)]
+        print("|", " | ".join([name, *cells, *map(str, pairs)]), "|", flush=True)
     means = [statistics.geometric_mean(each) for each in (ratios, bare)]
     print(f"| geometric mean | | | | {means[0]:.2f} | {means[1]:.3f} |")
 

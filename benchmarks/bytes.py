@@ -23,6 +23,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from benchmarks.published import CLOUD_THREADS, SHARE, TIMEOUT_S, published_cloud, published_inference
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Answered, Edge, read_input
@@ -56,9 +57,14 @@ class Way:
     answers: list[Answered] = field(default_factory=list)
 
     @property
+    def totals_s(self) -> list[float]:
+        """As measured."""
+        return [answer.measured.total_s for answer in self.answers]
+
+    @property
     def total_s(self) -> float:
         """Median of the measured totals."""
-        return median(answer.measured.total_s for answer in self.answers)
+        return median(self.totals_s)
 
     def run(self, edge: Edge, x: Array) -> Array:
         """One inference; returns its answer."""
@@ -118,18 +124,18 @@ def row_of(
             same += all(int(way.run(edge, x).argmax()) == int(answer.argmax()) for way in ways)
     for way in ways:
         del way.answers[0]  # wakes both sides up
-    return _row(edge, problem, best, ways, median(theirs[1:]), same)
+    return _row(edge, problem, best, ways, theirs[1:], same)
 
 
-def _row(edge: Edge, problem: Problem, best: int, ways: list[Way], theirs_s: float, same: int) -> list[str]:
+def _row(edge: Edge, problem: Problem, best: int, ways: list[Way], theirs_s: list[float], same: int) -> list[str]:
     raw, lossless, lossy = ways
     sent = lossy.answers[0].measured
     fewer = f"{sent.raw_bytes / sent.payload_bytes:.1f}" if sent.payload_bytes else "-"
     totals = [format_seconds(way.total_s) for way in (raw, lossless, lossy)]
-    gains = [f"{theirs_s / way.total_s:.2f}" for way in (raw, lossless, lossy)]
+    gains = [str(Versus.of(theirs_s, way.totals_s)) for way in (raw, lossless, lossy)]
     floor = max(way.over_floor(problem) for way in ways)
     names = [lossless.name, lossy.name, format_bytes(sent.payload_bytes), fewer]
-    about = edge.graph.name.removeprefix("torchvision:"), f"{best}, {format_seconds(theirs_s)}"
+    about = edge.graph.name.removeprefix("torchvision:"), f"{best}, {format_seconds(median(theirs_s))}"
     return [*about, *totals, *names, *gains, f"{floor:.3f}", f"{same} of {REPEATS + 1}"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.choice import RTT, TIMEOUT_S, connected_edge
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.client.edge import Edge
 from edgecloud.client.planning import problem_of
 from edgecloud.client.subprocesses import own_cloud
@@ -76,12 +77,19 @@ def row_of(edge: Edge, link: str, repeats: int) -> list[str]:
             if not (is_long and way.measured_s):
                 total_s = edge.infer_parts(x, way.parts, TIMEOUT_S).measured.total_s
                 way.measured_s.extend([total_s] if turn or is_long else [])  # the first round warms both sides up
-    whole, cloud, _, best = (way.total_s for way in ways)
+    whole, cloud, _, best = ways
     crossing = cut.boundary(edge.graph)
     named = f"{len(crossing)} after {edge.graph.layers[max(crossing)].id}" if crossing else "none"
     numbers = [format_seconds(way.total_s) for way in ways]
-    ratios = [f"{whole / best:.2f}", f"{cloud / best:.2f}", f"{ways[3].predicted_s / best:.2f}"]
+    ratios = [against(whole, best), against(cloud, best), f"{best.predicted_s / best.total_s:.2f}"]
     return [edge.graph.name.removeprefix("torchvision:"), link, *numbers, str(point.point(edge.graph)), named, *ratios]
+
+
+def against(way: Way, best: Way) -> str:
+    """How much longer it takes, with the noise of that; of one run nobody knows the noise."""
+    if min(len(way.measured_s), len(best.measured_s)) < 2:
+        return f"{way.total_s / best.total_s:.2f} (one run)"
+    return str(Versus.of(way.measured_s, best.measured_s))
 
 
 def rows_of(model: str, share: float, repeats: int) -> list[list[str]]:

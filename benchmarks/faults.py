@@ -27,6 +27,7 @@ from unittest.mock import patch
 from benchmarks.drain import drained
 from benchmarks.fault_sites import HEAD, LATE_S, POINT, RATE, TIMEOUT_S, Row, Site, Subject, on_a_cable, on_loopback
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from benchmarks.soak import watch
 from edgecloud.client.connection_manager import IDLE_S
 from edgecloud.lab.hosts import Hosts, missing, shaped_hosts
@@ -193,8 +194,9 @@ def clock() -> list[Row]:
                 row.faults += 1
                 subject.infer(row)
         subject.close()
-    before, after = (median(a.measured.total_s for a in r.answers) for r in (plain, row))
-    row.note = f"median total {before * 1e3:.0f} ms without, {after * 1e3:.0f} ms with jumps, in turns"
+    before, after = ([a.measured.total_s for a in r.answers] for r in (plain, row))
+    row.note = f"median total {median(before) * 1e3:.0f} ms without, {median(after) * 1e3:.0f} ms with jumps, in turns"
+    row.note += f": {Versus.of(after, before)}" if len(after) == len(before) else ""
     return [row]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import legitimate_edge
 from benchmarks.clouds import CloudProcess, running_cloud
+from benchmarks.noise import Versus
 from edgecloud.client.config import DeviceConfig, EdgeConfig
 from edgecloud.client.edge import Edge
 from edgecloud.models import inputs, registry
@@ -90,7 +91,7 @@ def main() -> None:
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)
         print(f"| {name} | {found.count} | {' | '.join(f'{1e3 * one:.2f}' for one in times)} | {found.late} |")
     print(f"{count} requests with new layer sets of {options.model} in {took_s:.1f} s ({count / took_s:.0f}/s)")
-    print(f"p99 x {beside.p99_s / quiet.p99_s:.2f} (target {TIME_BAR:g})")
+    print(f"p99 x {Versus.of_figures(beside.p99, quiet.p99)} (target {TIME_BAR:g})")
     grown = (after - before) / 1e6
     print(f"memory {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, {grown:+.1f} MB (target {MEMORY_BAR / 1e6:g})")
 

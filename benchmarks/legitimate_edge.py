@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.noise import Figure
+
 PAUSE_S = 0.01
 
 
@@ -27,6 +29,19 @@ class Figures:
     most_s: float
     count: int
     late: int
+    p95_noise: float
+    p99_noise: float
+    """By how much those vary from fifth to fifth, as a share."""
+
+    @property
+    def p95(self) -> Figure:
+        """With its noise."""
+        return Figure(self.p95_s, self.p95_noise)
+
+    @property
+    def p99(self) -> Figure:
+        """With its noise."""
+        return Figure(self.p99_s, self.p99_noise)
 
 
 def start(port: int, model: str, point: int, seconds: float, deadline_s: float) -> "subprocess.Popen[str]":
@@ -42,8 +57,10 @@ def figures(process: "subprocess.Popen[str]") -> Figures:
     """Wait for its end."""
     text, _ = process.communicate(timeout=300)
     found = json.loads(text)
-    p50, p95, p99 = np.percentile(found["seconds"], [50, 95, 99])
-    return Figures(p50, p95, p99, max(found["seconds"]), len(found["seconds"]), found["late"])
+    seconds = found["seconds"]
+    p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
+    noise = [Figure.of_blocks(seconds, lambda block, at=at: float(np.percentile(block, at))).noise for at in (95, 99)]
+    return Figures(p50, p95, p99, max(seconds), len(seconds), found["late"], *noise)
 
 
 def main() -> None:

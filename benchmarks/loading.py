@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import legitimate_edge
 from benchmarks.clouds import running_cloud
+from benchmarks.noise import Versus
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import Error, Hello, from_header
 from edgecloud.utils.deadline import Deadline
@@ -67,8 +68,7 @@ def main() -> None:
     for name, found in (("quiet", quiet), ("with HELLOs", beside)):
         times = (found.p50_s, found.p95_s, found.p99_s, found.most_s)
         print(f"| {name} | {found.count} | {' | '.join(f'{1e3 * one:.2f}' for one in times)} | {found.late} |")
-    ratio = beside.p95_s / quiet.p95_s
-    print(f"p95 x {ratio:.2f} (target {BAR:g}), {beside.late} too late")
+    print(f"p95 x {Versus.of_figures(beside.p95, quiet.p95)} (target {BAR:g}), {beside.late} too late")
     for line in told[:6]:
         print(line)
     print(f"{len(told)} HELLOs")

@@ -5,6 +5,9 @@
 Expects rows of this machine (deployment.py profile --threads 1). The predictors for whole networks are fitted without
 any layer that occurs in one of those networks, so that none of their shapes was seen. With --published, the same table
 for a directory of the published data set, compared with plain linear regression on its features.
+
+Beside each error is the noise: how far a second measurement of the same layers, or of the same network, later, was from
+the first. No prediction can be closer than that.
 """
 
 import argparse
@@ -22,10 +25,11 @@ from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import prepare
 from edgecloud.predictor.dataset import Dataset, read, read_whole
 from edgecloud.predictor.latency import combine
+from edgecloud.predictor.pace import within
 from edgecloud.predictor.store import default_folder
 from edgecloud.predictor.train import KindFit, fit_all
 from edgecloud.tools.evaluation import MANY_NETWORKS, Evaluation, evaluate_networks, fit, short
-from edgecloud.tools.survey import one_thread_survey, pace_of
+from edgecloud.tools.survey import again_of, one_thread_survey, pace_of
 from edgecloud.utils.inference_utils import find_device
 
 REPEATS = 7
@@ -42,21 +46,45 @@ def without(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return replace(dataset, rows=kept)
 
 
-def kind_rows(fits: Sequence[KindFit], rows: dict[str, int]) -> list[list[str]]:
+Twice = Sequence[tuple[str, float, float]]
+"""Kinds of layers that were measured twice, with both times in seconds."""
+
+
+def noise_of(kind: str, twice: Twice) -> str:
+    """How many layers of a kind agree with themselves within 20 %, of how many."""
+    pairs = [pair for found, *pair in twice if found == kind]
+    return f"{within([(a, b) for a, b in pairs], 0.2):.0%} of {len(pairs)}" if pairs else "-"
+
+
+def kind_rows(fits: Sequence[KindFit], rows: dict[str, int], twice: Twice = ()) -> list[list[str]]:
     """A row for each kind."""
     return [
         [
             found.kind,
             str(rows[found.kind]),
             found.chosen,
-            *(f"{share:.0%}" for share in (found.score.within_10, found.score.within_20, found.score.mape)),
+            *(f"{share:.0%}" for share in (found.score.within_10, found.score.within_20)),
+            noise_of(found.kind, twice),
+            f"{found.score.mape:.0%}",
             *(f"{found.candidates[form].within_20:.0%}" for form in ("published", "linear", "logarithmic", "trees")),
         ]
         for found in fits
     ]
 
 
-HEAD = ["kind", "rows", "chosen", "±10 %", "±20 %", "MAPE", "published ±20 %", "linear", "logarithmic", "trees"]
+HEAD = [
+    "kind",
+    "rows",
+    "chosen",
+    "±10 %",
+    "±20 %",
+    "noise: again ±20 %",
+    "MAPE",
+    "published ±20 %",
+    "linear",
+    "logarithmic",
+    "trees",
+]
 
 
 def networks_of(dataset: Dataset, folder: Path, cache_dir: Path) -> Evaluation:
@@ -103,11 +131,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = fit(options.dataset, lambda _what, _done: None)
     counts = {kind: len(rows) for kind, rows in found.dataset.rows.items()}
     table_s = predict_s(found)
+    tested = sum(each.score.rows for each in found.fits)
+    whole = sum(each.score.rows * each.score.within_20 for each in found.fits) / tested
+    twice = [(a, b) for _, a, b in again_of(options.dataset)]
     notes = [
         f"{found.dataset.machine}. Fitted in {found.fit_s:.1f} s. The slowest network's table: {1e3 * table_s:.1f} ms.",
+        f"All kinds: {whole:.0%} of {tested} layers within ±20 %; {within(twice, 0.2):.0%} of {len(twice)} layers that "
+        "were measured again, some networks later, agree with themselves so well.",
         "A fifth of the networks was held out; columns after MAPE are within ±20 % in the cross-validation.",
     ]
-    write_table("prediction_layers", "Layers of held-out networks", HEAD, kind_rows(found.fits, counts), notes)
+    write_table(
+        "prediction_layers",
+        "Layers of held-out networks",
+        HEAD,
+        kind_rows(found.fits, counts, again_of(options.dataset)),
+        notes,
+    )
     unseen = networks_of(read(options.dataset), options.dataset, default_folder())
     rows = [
         [
@@ -115,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{1e3 * network.whole.predicted_s:.1f} ms",
             f"{1e3 * network.whole.measured_s:.1f} ms",
             f"{network.whole.error:+.1%}",
+            f"{network.noise:.1%}",
             " ".join(f"{part.error:+.0%}" for part in network.parts[1:] if part.part == "head"),
             " ".join(f"{part.error:+.0%}" for part in network.parts[1:] if part.part == "tail"),
             f"{network.known} of {network.layers}",
@@ -124,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes = [
         f"{unseen.parts_within_10:.0%} of the parts within ±10 %. Cut at a quarter, half, three quarters of the time."
     ]
-    head = ["network", "predicted", "measured", "error", "heads", "tails", "layers seen"]
+    head = ["network", "predicted", "measured", "error", "noise", "heads", "tails", "layers seen"]
     write_table("prediction_networks", "Networks none of whose layers were measured", head, rows, notes)
     return 0
 

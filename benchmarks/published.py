@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.planning import problem_of
@@ -150,13 +151,12 @@ def row_of(edge: Edge, ours: tuple[str, int], published_port: int, link: str) ->
             np.testing.assert_allclose(answered.outputs[0], answer, rtol=1e-3, atol=1e-3)
             mine.append(answered.measured.total_s)
             theirs.append(seconds)
-    ratio = median(b / a for a, b in zip(mine[1:], theirs[1:], strict=True))
     return [
         edge.graph.name,
         link,
         str(point),
         *map(format_seconds, (median(mine[1:]), median(theirs[1:]))),
-        f"{ratio:.2f}",
+        str(Versus.of(theirs[1:], mine[1:])),
     ]
 
 

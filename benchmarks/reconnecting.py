@@ -29,6 +29,7 @@ import torch
 from benchmarks.fingerprint import write_table
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import HOST, Row, Site, pin, site
+from benchmarks.noise import Figure, Versus
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import PREFIX_BYTES, FrameType
 from edgecloud.net.messages import Status
@@ -152,6 +153,8 @@ def measure(there: Site, clients: int, seconds: float) -> tuple[list[list[str]],
             names, ("-", *(f"{rate:.1f}/s" for rate in rates)), medians, p95, notes, strict=True
         )
     ]
+    beside = Versus.of_figures(*(Figure.of_blocks(times) for times in (beside_all, quiet)))
+    rows[-1][-1] += f"; the edge's median relative to none: {beside}"
     is_good = rates[1] <= BAR * rates[0] and medians[2] <= BAR_EDGE * medians[0] and news.survived == news.checks
     return rows, is_good
 

@@ -1,21 +1,27 @@
 """Do predictions hold where the machine drifts? A survey and profiles under a noisy neighbour, beside the quiet device.
 
     python -m benchmarks.survey_drift [--budget 100] [--networks 12] [--runs 5] [--seed 1] [--quiet]
+                                      [--folder DIR --seconds 560]
 
 One thread. Layers of random networks are measured, and the networks themselves, while benchmarks.neighbour comes and
 goes (with --quiet: without it). Then it is off, and heads, tails and whole networks run as an edge runs them. Before
 each the present speed is looked for as before a decision. What was predicted from the survey, and what was measured
 under the neighbour, both divided by that speed, is put beside the time that the part takes. The noise of the machine
 is what two such times of one part differ by.
+
+It takes six to ten minutes. With --folder all that was measured is kept there, and the same call goes on where it was;
+with --seconds it begins no network that would not be done by then.
 """
 
 import argparse
+import json
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +30,7 @@ import torch
 
 from benchmarks.fingerprint import write_table
 from benchmarks.neighbour import Neighbour
+from benchmarks.prediction import noise_of as noise_of_kind
 from edgecloud.engine.executor import Executor, make_executor
 from edgecloud.engine.speed import Speed, pace_of
 from edgecloud.engine.times import LayerTimes, Times, layers_of
@@ -33,12 +40,13 @@ from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.pace import HEAVY, apart, within
 from edgecloud.tools.evaluation import CUTS, MANY_NETWORKS, Evaluation, fit, short
-from edgecloud.tools.survey import SurveyConfig, survey
+from edgecloud.tools.survey import Survey, SurveyConfig, survey
 from edgecloud.utils.inference_utils import keep_freed_memory, set_threads
 
 TWELVE = (*MANY_NETWORKS, "torchvision:vgg11", "torchvision:mobilenet_v3_small", "torchvision:efficientnet_b0")
 REST_S = 0.1
 LEAST_KIND_ROWS = 5
+HEAD = ["kind", "rows", "tested", "±20 %", "noise: again ±20 %", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,11 @@ def shares(parts: Sequence[Part]) -> tuple[float, float, float]:
     return predicted, measured, within([(1.0, 1.0 + noise_of(part)) for part in parts], 0.1)
 
 
+def middle(parts: Sequence[Part], what: str) -> float:
+    """The median error, signed: what all parts are off by alike."""
+    return median(median(getattr(part, what)) for part in parts) - 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/survey_drift.md."""
     parser = argparse.ArgumentParser(
@@ -133,37 +146,88 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5, help="of every part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true", help="without the neighbour")
+    parser.add_argument("--folder", type=Path, help="where to keep what was measured (default: nowhere)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing that would end later")
     options = parser.parse_args(argv)
     set_threads(1)
     keep_freed_memory()
-    names = TWELVE[: options.networks]
-    with tempfile.TemporaryDirectory() as temporary, Neighbour(options.seed) as neighbour:
-        folder = Path(temporary)
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        measured = measure(options, folder, time.monotonic() + options.seconds)
+    if measured is None:
+        print(f"there is more to do: the same command goes on in {folder}", file=sys.stderr)
+        return 1
+    report(options, *measured)
+    return 0
+
+
+def measure(options: argparse.Namespace, folder: Path, until: float) -> tuple[Evaluation, Survey, list[Part]] | None:
+    """What was asked for; None where there was no time for all of it. `until` is a moment of time.monotonic."""
+    names, path = TWELVE[: options.networks], folder / "parts.jsonl"
+    parts = read(path)
+    missing = [name for name in names if all(part.network != short(name) for part in parts)]
+    with Neighbour(options.seed) as neighbour:
         with nullcontext() if options.quiet else neighbour.busy():
             config = SurveyConfig("edge", "cpu", 1, options.budget, folder / "rows")
             surveyed = survey(config, lambda what, _: print(what, file=sys.stderr))
             times = Times("measured", folder, folder)
-            under = {name: times.find(_executor(name), lambda _: None, tails=True).times for name in names}
+            found = {
+                name: times.find(_executor(name), lambda _: None, tails=True).times for name in in_time(missing, until)
+            }
+        if len(found) < len(missing):
+            return None
         evaluation = fit(folder / "rows", lambda _what, _done: None)
-        parts = [
-            part
-            for name in names
-            for part in run_parts(name, _executor(name), evaluation, folder, under[name], options.runs)
-        ]
-    report(options, evaluation, surveyed.noise_text, parts)
-    return 0
+        for name in in_time(missing, until):
+            new = run_parts(name, _executor(name), evaluation, folder, found[name], options.runs)
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(part)) + "\n" for part in new)
+    parts = read(path)
+    is_whole = {part.network for part in parts} >= set(map(short, names))
+    return (evaluation, surveyed, parts) if is_whole else None
 
 
-def report(options: argparse.Namespace, evaluation: Evaluation, noise: str, parts: Sequence[Part]) -> None:
+def in_time(names: Iterable[str], until: float) -> Iterator[str]:
+    """As long as what took longest so far would end in time."""
+    longest_s = 0.0
+    for name in names:
+        began = time.monotonic()
+        if began + longest_s > until:
+            return
+        print(name, file=sys.stderr)
+        yield name
+        longest_s = max(longest_s, time.monotonic() - began)
+
+
+def read(path: Path) -> list[Part]:
+    """The parts that were run so far."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [
+        Part(**{key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(line).items()}) for line in lines
+    ]
+
+
+def report(options: argparse.Namespace, evaluation: Evaluation, surveyed: Survey, parts: Sequence[Part]) -> None:
     """Two tables."""
     suffix = "_quiet" if options.quiet else ""
     fits = [found for found in evaluation.fits if found.score.rows >= LEAST_KIND_ROWS]
-    rows = [[found.kind, str(found.score.rows), f"{found.score.within_20:.0%}", found.chosen] for found in fits]
+    twice = surveyed.collected.again
+    rows = [
+        [
+            found.kind,
+            str(len(evaluation.dataset.rows[found.kind])),
+            str(found.score.rows),
+            f"{found.score.within_20:.0%}",
+            noise_of_kind(found.kind, twice),
+            found.chosen,
+        ]
+        for found in fits
+    ]
     tested = sum(found.score.rows for found in fits)
     whole = sum(found.score.rows * found.score.within_20 for found in fits) / max(1, tested)
-    notes = [f"All kinds: {whole:.0%} of {tested} layers within ±20 %. {noise or 'Nothing was measured twice.'}"]
+    noise = surveyed.noise_text or "nothing was measured twice"
+    notes = [f"All kinds: {whole:.0%} of {tested} layers within ±20 %; {noise}."]
     title = "Layers of networks set aside, measured " + ("in quiet" if options.quiet else "beside a noisy neighbour")
-    write_table(f"survey_drift_layers{suffix}", title, ["kind", "tested", "±20 %", "chosen"], rows, notes)
+    write_table(f"survey_drift_layers{suffix}", title, HEAD, rows, notes)
     rows = [
         [
             part.network,
@@ -175,10 +239,11 @@ def report(options: argparse.Namespace, evaluation: Evaluation, noise: str, part
         ]
         for part in parts
     ]
-    predicted, measured, twice = shares(parts)
+    predicted, measured, agree = shares(parts)
     notes = [
         f"Within ±10 % at the speed of the moment: {predicted:.0%} of the parts predicted, {measured:.0%} measured; "
-        f"{twice:.0%} of the parts agree with themselves so well."
+        f"{agree:.0%} of the parts agree with themselves so well.",
+        f"Off by {middle(parts, 'predicted'):+.0%} predicted and {middle(parts, 'measured'):+.0%} measured (medians).",
     ]
     head = ["network", "part", "took, as if quiet", "predicted", "measured", "noise"]
     write_table(f"survey_drift{suffix}", title.replace("Layers", "Parts"), head, rows, notes)

@@ -1,13 +1,15 @@
 """Many tasks on one edge: the pipeline relative to its bound, compressed tensors, a link that changes, a loaded cloud,
-probes.
+probes, one command again and again.
 
-    python -m benchmarks.tasks [pipeline] [packed] [step] [hog] [probe]
+    python -m benchmarks.tasks [pipeline] [packed] [step] [hog] [probe] [drift [--pairs 10] [--seconds 560]]
 
-Real programs as processes, over an emulated link. Compared runs take turns.
+Real programs as processes, over an emulated link. Compared runs take turns. `drift` keeps each pair of runs, and goes
+on where it stopped, so that it fits into pieces of time.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -15,11 +17,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
+from benchmarks import forty
 from benchmarks.fingerprint import write_table
-from benchmarks.noise import Versus
+from benchmarks.noise import Figure, Versus
 from edgecloud.client.subprocesses import Child, own_cloud
 from edgecloud.utils.commands import ROOT
 
@@ -236,12 +239,9 @@ def hog() -> None:
                 found = run("tasks_edge_api.py", *flags, "--tasks", 40, "--rate", "1/s", "--timeout", "30s")
             tasks = found["tasks"][10:]
             cuts = found["summary"]["cuts"]["vgg_net"]
-            only_s, adapts_s = (
-                median(times) for times in ([r["total_s"] for r in alone], [t["total_s"] for t in tasks])
-            )
-            rows.append(
-                [name, f"{1e3 * only_s:.0f} ms", f"{1e3 * adapts_s:.0f} ms", f"{adapts_s / only_s:.2f}", str(cuts)]
-            )
+            only, adapts = (Figure.of_blocks([one["total_s"] for one in each]) for each in (alone, tasks))
+            times = [f"{1e3 * figure.value:.0f} ms ± {figure.noise:.0%}" for figure in (only, adapts)]
+            rows.append([name, *times, str(Versus.of_figures(adapts, only)), str(cuts)])
     head = ["cloud", "cloud only", "adaptive cut", "ratio", "points used (tasks)"]
     notes = ["vgg_net over 100 mbit, 5 ms; edge 1 core, cloud 2. Medians; the first ten tasks (warm-up) are excluded."]
     write_table("tasks_hog", "A cloud under load", head, rows, notes)
@@ -260,10 +260,14 @@ def probe() -> None:
                 rows.append([f"{number + 1} {name}", str(found["summary"]["probes"]), f"{1e3 * mean(times):.1f} ms"])
                 ratios.append(mean(times))
     gains = [ratios[n] / ratios[n + 1] for n in range(0, len(ratios), 2)]
-    notes = [
-        f"Probing over not probing, median of {ROUNDS} turns: {median(gains):.3f}. alex_net, 1 task/s, 5 mbit, 20 ms."
-    ]
+    notes = [f"Probing over not probing, median of {ROUNDS} turns: {Versus.of_ratios(gains)}."]
+    notes += ["alex_net, 1 task/s, 5 mbit, 20 ms."]
     write_table("tasks_probe", "Cost of probing", ["run", "probes", "mean total"], rows, notes)
+
+
+def drift(pairs: int, seconds: float) -> None:
+    """The same forty tasks again and again, beside the machine's speed; see benchmarks.forty."""
+    forty.report(forty.measure(run, pairs, seconds))
 
 
 PARTS: dict[str, Callable[[], None]] = {part.__name__: part for part in (pipeline, packed, step, hog, probe)}
@@ -272,10 +276,13 @@ PARTS: dict[str, Callable[[], None]] = {part.__name__: part for part in (pipelin
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/tasks_*.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="pipeline, packed, step, hog, probe (default: all)")
+    parts = {**PARTS, "drift": lambda: drift(options.pairs, options.seconds)}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (default: all)")
+    parser.add_argument("--pairs", type=int, default=10, help="of runs of drift, pipelined and one after the other")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="drift begins no pair that would end later")
     options = parser.parse_args(argv)
-    for name in options.parts or PARTS:
-        PARTS[name]()
+    for name in options.parts or parts:
+        parts[name]()
     return 0
 
 

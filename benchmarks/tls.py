@@ -20,6 +20,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from benchmarks.wire import BOUNDARY, LARGE, LINK, send_frame, soon
 from edgecloud.client.subprocesses import emulated_link
 from edgecloud.net.connection import Connection, connect
@@ -80,11 +81,10 @@ def compare(repeats: int, plain: Callable[[], float], tls: Callable[[], float]) 
 
 
 def row(what: str, times: tuple[list[float], list[float]]) -> list[str]:
-    """Medians, and the median of the ratios of each turn."""
+    """Medians, and the ratio with its noise."""
     plain, tls = times
-    ratio = median(mine / other for mine, other in zip(tls, plain, strict=True))
     spread = f"{format_seconds(min(tls))} .. {format_seconds(max(tls))}"
-    return [what, format_seconds(median(plain)), format_seconds(median(tls)), spread, f"{ratio:.3f}"]
+    return [what, format_seconds(median(plain)), format_seconds(median(tls)), spread, str(Versus.of(tls, plain))]
 
 
 def transfer(name: str, shape: tuple[int, ...], repeats: int, plain: Connection, tls: Connection) -> list[str]:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.client.subprocesses import emulated_link
 from edgecloud.lab.hosts import missing, shaped_hosts
 from edgecloud.net.connection import Connection, connect
@@ -171,11 +172,9 @@ def loopback_rows() -> list[list[str]]:
     kept = {kind: values[3:] for kind, values in times.items()}
     rows = []
     for kind, values in kept.items():
-        ratio = median(mine / floor for mine, floor in zip(values, kept["bare"], strict=True))
+        ratio = "1" if kind == "bare" else str(Versus.of(values, kept["bare"]))
         spread = f"{format_seconds(min(values))} .. {format_seconds(max(values))}"
-        rows.append(
-            [f"loopback, {format_bytes(array.nbytes)}, {kind}", format_seconds(median(values)), spread, f"{ratio:.2f}"]
-        )
+        rows.append([f"loopback, {format_bytes(array.nbytes)}, {kind}", format_seconds(median(values)), spread, ratio])
     return rows
 
 
@@ -195,7 +194,7 @@ def shaped_row(name: str, host: str, frames_port: int, bare_port: int) -> list[s
     got = frames[1:]
     spread = f"{format_seconds(min(got))} .. {format_seconds(max(got))}"
     what = f"{name}, {format_bytes(array.nbytes)} (ideal {format_seconds(ideal)}, goodput {goodput * 8e-6:.2f} mbit)"
-    return [what, format_seconds(median(got)), spread, f"{median(got) / ideal:.3f}"]
+    return [what, format_seconds(median(got)), spread, str(Versus.of_ratios([s / ideal for s in got]))]
 
 
 def relay_row() -> list[str]:

@@ -60,6 +60,8 @@ class NetworkResult:
     layers: int
     """How many of its layers have a twin among the measured ones."""
     predict_s: float
+    noise: float = 0.0
+    """How far a second measurement of the whole network, later, was from the first; 0 where there was none."""
 
     @property
     def whole(self) -> PartTimes:
@@ -135,7 +137,8 @@ def evaluate_networks(
         profile = executor.profile(cache_dir, tails=True, is_fresh=True).at(evaluation.predictors.pace)
         twins = sum(layer.spec in specs for layer in layers)
         parts = _parts([layer.id for layer in executor.network.graph.layers], predicted, profile)
-        results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s))
+        noise = 0.0 if profile.noise is None else profile.noise.whole
+        results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s, noise))
     return _with_networks(evaluation, tuple(results), "")
 
 
@@ -190,6 +193,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
                 "known_layers": network.known,
                 "layers": network.layers,
                 "predict_s": network.predict_s,
+                "noise": network.noise,
             }
             for network in evaluation.networks
         },
@@ -239,14 +243,14 @@ def networks_table(evaluation: Evaluation) -> Table:
     title = f"\nfull networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("network")
-    for name in ("predicted", "measured", "error", "heads and tails", "known layers"):
+    for name in ("predicted", "measured", "error", "noise", "heads and tails", "known layers"):
         table.add_column(name, justify="right", no_wrap=True)
     for network in evaluation.networks:
         parts = " ".join(f"{part.error:+.0%}" for part in network.parts[1:])
         whole = network.whole
         known_layers = f"{network.known} of {network.layers}"
         times = (format_seconds(whole.predicted_s), format_seconds(whole.measured_s), f"{whole.error:+.1%}")
-        table.add_row(short(network.name), *times, parts, known_layers)
+        table.add_row(short(network.name), *times, f"{network.noise:.1%}", parts, known_layers)
     return table
 
 

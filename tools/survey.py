@@ -210,6 +210,15 @@ def pace_of(folder: Path) -> Pace | None:
         return None
 
 
+def again_of(folder: Path) -> list[tuple[str, float, float]]:
+    """Kinds of layers of a folder that were measured twice, with both times; empty where it does not say."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return [(str(kind), float(first_s), float(second_s)) for kind, first_s, second_s in about["again"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _clear(folder: Path) -> None:
     """Forget an earlier survey; files that it did not write stay."""
     names = {ABOUT, dataset.WHOLE, *(f"{kind}.csv" for kind in KINDS)}

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.hostile.pace import good_request, timed
 from benchmarks.hostile.site import HOST, Row, Site, pin, site, soon, watched
+from benchmarks.noise import Versus
 from edgecloud.net import plain_pickle
 from edgecloud.net.connection import connect
 from edgecloud.net.frames import FrameType, Limits, pack_prefix
@@ -118,13 +119,13 @@ def _flooded(there: Site, kind: str, turns: int) -> Row:
 
 def _tell(row: Row, times: Sequence[Sequence[Sequence[float]]], found: Sequence[Sequence[int]]) -> None:
     p95 = [float(np.percentile([t for turn in turns for t in turn], 95)) * 1e3 for turns in times]
-    ratios = [np.percentile(b, 95) / np.percentile(a, 95) for a, b in zip(*times, strict=True)]
+    ratios = [float(np.percentile(b, 95) / np.percentile(a, 95)) for a, b in zip(*times, strict=True)]
     row.count("p95 is good" if p95[1] / p95[0] < BAR else "p95 over the target", ["p95 is good"])
     row.worst_s = max(t for turn in times[1] for t in turn)
     sent, seconds = (sum(one[n] for one in found) for n in (0, 2))
     row.note = (
         f"p95 of the legitimate edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
-        f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); {sent / max(1, seconds):.0f} frames/s left the "
+        f"(by turns {Versus.of_ratios(ratios)}); {sent / max(1, seconds):.0f} frames/s left the "
         "attacker, some of them for buffers; the time is the legitimate edge's worst"
     )
 

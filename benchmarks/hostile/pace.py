@@ -24,6 +24,7 @@ from benchmarks.hostile.site import (
     soon,
     watched,
 )
+from benchmarks.noise import Versus
 from edgecloud.net.connection import Connection
 from edgecloud.net.messages import Infer, Probe, Ready
 from edgecloud.utils.errors import AppError
@@ -86,7 +87,7 @@ def _tell_slow(
     closed, connects = (int(sum(one[n] for one in found)) for n in (1, 0))
     row.note = (
         f"p95 of the legitimate edge {p95[0]:.1f} ms without, {p95[1]:.1f} ms with, ratio {p95[1] / p95[0]:.2f} "
-        f"({', '.join(f'{ratio:.2f}' for ratio in ratios)} by turns); {connects} connections, {closed} of them "
+        f"(by turns {Versus.of_ratios(ratios)}); {connects} connections, {closed} of them "
         f"closed by the cloud meanwhile; the time is the longest that one was held; {new_ones[1]}/{new_ones[0]} "
         "new legitimate edges were admitted"
     )

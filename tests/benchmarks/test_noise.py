@@ -22,6 +22,24 @@ def test_who_is_better_is_said_only_where_it_is_no_chance() -> None:
     assert not Versus.of([2.0], [1.0]).is_sure  # one pair says nothing
 
 
+def test_fine_figures_have_another_digit() -> None:
+    assert str(Figure(1.0031, 0.002)) == "1.003 ± 0.2%"
+    assert str(Figure(1.0031, 0.02)) == "1 ± 2%"
+
+
+def test_many_values_vary_from_fifth_to_fifth() -> None:
+    assert Figure.of_blocks([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0]) == Figure(2.0, 0.0)
+    assert Figure.of_blocks([float(n) for n in range(50)], max) == Figure(49.0, 10 / 29)
+    assert Figure.of_blocks([1.0, 3.0]) == Figure.of([1.0, 3.0])
+
+
+def test_what_did_not_take_turns_is_told_apart_by_the_noise_of_both() -> None:
+    assert Versus.of_figures(Figure(2.0, 0.1), Figure(1.0, 0.1)).is_sure
+    assert not Versus.of_figures(Figure(1.1, 0.1), Figure(1.0, 0.1)).is_sure
+    assert not Versus.of_figures(Figure(2.0, 0.0), Figure(1.0, 0.0)).is_sure  # single values: nobody knows
+    assert Versus.of_figures(Figure(2.0, 0.3), Figure(1.0, 0.4)).ratio == Figure(2.0, pytest.approx(0.5))
+
+
 @given(st.randoms(use_true_random=False), st.floats(1.3, 3.0))
 def test_a_drifting_machine_slows_both_down(chance: random.Random, better: float) -> None:
     drift = [chance.uniform(1, 3) for _ in range(12)]
