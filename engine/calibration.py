@@ -279,8 +279,12 @@ def find(folder: Path, network: Network) -> Calibration | None:
 
     Raises UsageError where the file cannot be read.
     """
-    graph = network.graph
-    path = path_of(folder, graph.name, graph.digest, network.weights.digest)
+    return find_of(folder, network.graph.name, network.graph.digest, network.weights.digest)
+
+
+def find_of(folder: Path, model: str, graph: str, weights_digest: str) -> Calibration | None:
+    """The same for a network that is known by its name and the digests of its graph and its weights."""
+    path = path_of(folder, model, graph, weights_digest)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")

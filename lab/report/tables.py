@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.regret import Regret, Summary, Verdict
@@ -198,7 +198,8 @@ def regret_line(regrets: Judged | None, w: Words) -> str:
 
 
 def heat_tables(grid: Grid, w: Words) -> list[Table]:
-    """The best cut, its gain over all on the edge, and over all on the cloud: devices down, links across."""
+    """The best cut, its gain over all on the edge, over all on the cloud, and what is gained over the better end:
+    devices down, links across."""
     last = max((point or 0 for point, _, _ in grid.points), default=0) or 1
 
     def cut(result: CellResult) -> Entry:
@@ -214,13 +215,20 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
         value = result.gain_over(other)
         if value is None or result.best is None or other is None:
             return text(w("not_measured"), BAD)
-        share = min(1.0, math.log(max(value, 1.0)) / math.log(4))
-        return times(value, (*result.best.lines, *other.lines), share=share)
+        return times(value, (*result.best.lines, *other.lines), share=_heat(value))
+
+    def gain_over_better(result: CellResult) -> Entry:
+        if result.gain is None:
+            return text(w("not_measured"), BAD)
+        value, chosen, end = result.gain
+        hint = f"{w.who(end.who)} [{end.codec}]"
+        return replace(times(value, (*chosen.lines, *end.lines), share=_heat(value)), hint=hint)
 
     kinds: dict[str, tuple[str, Callable[[CellResult], Entry]]] = {
         "cut": (w("heat_cut"), cut),
         "edge": (w("heat_edge"), lambda result: gain(result, result.all_edge)),
         "cloud": (w("heat_cloud"), lambda result: gain(result, result.all_cloud)),
+        "gain": (w("heat_gain"), gain_over_better),
     }
     head = (w("cpu_and_link"), *(w.link(place) for place in grid.places))
     tables: list[Table] = []
@@ -228,6 +236,11 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
         rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
         tables.append(Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True))
     return tables
+
+
+def _heat(gain: float) -> float:
+    """How strongly a gain is coloured."""
+    return min(1.0, math.log(max(gain, 1.0)) / math.log(4))
 
 
 def _across(grid: Grid, cpu: float | None, entry: Callable[[CellResult], Entry], w: Words) -> list[Entry]:
