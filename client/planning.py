@@ -80,7 +80,7 @@ def plan_of(
 ) -> Plan:
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
-    allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    allowed, watts, limits = allowed_of(edge, config), power.at(problem.link), edge.cloud.limits
     if config.point is None and head is None:
         load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
@@ -100,7 +100,7 @@ def plan_of(
     return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points, allowed=allowed)
 
 
-def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
+def allowed_of(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
     codec, folder = config.codec, config.device.cache_dir
     policy = codec_policy_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)

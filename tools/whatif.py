@@ -124,11 +124,11 @@ def plan(config: PlanConfig, progress: Show = lambda _text, _done: None) -> Plan
     planned = decided(source_of(config), config, progress)
     setting = setting_of(planned)
     tradeoffs = front(planned.problem, planned.power, planned.points)
-    if config.goal.max_cost is not None or planned.decision.is_of_stage:
+    if config.goal.max_cost is not None or config.goal.objective == "throughput":
         return replace(planned, front=tradeoffs)
-    changes = map_of(setting)
-    found = prospects(setting, (SLOWEST, FASTEST), planned.counted.wider)
-    return replace(planned, map=changes, front=tradeoffs, prospects=found)
+    is_sum = not planned.decision.is_of_stage
+    found = prospects(setting, (SLOWEST, FASTEST), planned.counted.wider) if is_sum else None
+    return replace(planned, map=map_of(setting), front=tradeoffs, prospects=found)
 
 
 def map_of(setting: Setting) -> DecisionMap:

@@ -132,10 +132,11 @@ class CellResult:
 
     @cached_property
     def better_end(self) -> Row | None:
-        """The end that takes less, each with the best codec that was measured; a JPEG only within the budget, which the
-        automatic choice and a baseline see to."""
+        """The end that takes less, each with the best codec that was measured; None where one was not. A JPEG counts
+        only within the budget, which the automatic choice and a baseline see to."""
         values = [(value, row) for row in self.everything if (value := self.value(row)) is not None and _is_end(row)]
-        return min(values, key=lambda pair: pair[0], default=(0.0, None))[1]
+        has_both = len({row.ran_here for _, row in values}) == 2
+        return min(values, key=lambda pair: pair[0])[1] if has_both else None
 
     @property
     def gain(self) -> tuple[float, Row, Row] | None:

@@ -198,8 +198,7 @@ def regret_line(regrets: Judged | None, w: Words) -> str:
 
 
 def heat_tables(grid: Grid, w: Words) -> list[Table]:
-    """The best cut, its gain over all on the edge, over all on the cloud, and what is gained over the better end:
-    devices down, links across."""
+    """The best cut, its gain over all on the edge, and over all on the cloud: devices down, links across."""
     last = max((point or 0 for point, _, _ in grid.points), default=0) or 1
 
     def cut(result: CellResult) -> Entry:
@@ -217,25 +216,32 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
             return text(w("not_measured"), BAD)
         return times(value, (*result.best.lines, *other.lines), share=_heat(value))
 
-    def gain_over_better(result: CellResult) -> Entry:
+    kinds: dict[str, tuple[str, Callable[[CellResult], Entry]]] = {
+        "cut": (w("heat_cut"), cut),
+        "edge": (w("heat_edge"), lambda result: gain(result, result.all_edge)),
+        "cloud": (w("heat_cloud"), lambda result: gain(result, result.all_cloud)),
+    }
+    return [_heat_table(grid, name, title, entry, w) for name, (title, entry) in kinds.items()]
+
+
+def gain_table(grid: Grid, w: Words) -> Table | None:
+    """What is gained over the better end; None where that is known of no cell."""
+
+    def gain(result: CellResult) -> Entry:
         if result.gain is None:
             return text(w("not_measured"), BAD)
         value, chosen, end = result.gain
         hint = f"{w.who(end.who)} [{end.codec}]"
         return replace(times(value, (*chosen.lines, *end.lines), share=_heat(value)), hint=hint)
 
-    kinds: dict[str, tuple[str, Callable[[CellResult], Entry]]] = {
-        "cut": (w("heat_cut"), cut),
-        "edge": (w("heat_edge"), lambda result: gain(result, result.all_edge)),
-        "cloud": (w("heat_cloud"), lambda result: gain(result, result.all_cloud)),
-        "gain": (w("heat_gain"), gain_over_better),
-    }
+    has_any = any(result.gain is not None for result in grid.results)
+    return _heat_table(grid, "gain", w("heat_gain"), gain, w) if has_any else None
+
+
+def _heat_table(grid: Grid, name: str, title: str, entry: Callable[[CellResult], Entry], w: Words) -> Table:
     head = (w("cpu_and_link"), *(w.link(place) for place in grid.places))
-    tables: list[Table] = []
-    for name, (title, entry) in kinds.items():
-        rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
-        tables.append(Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True))
-    return tables
+    rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
+    return Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True)
 
 
 def _heat(gain: float) -> float:
