@@ -8,7 +8,7 @@ import pytest
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import LATENCY, CloudTimes, Link, Packed, Problem, StageWeights, parts_of, predict
 from edgecloud.partition.decide import FrameLimits, Goal, decide, with_gain
-from edgecloud.partition.decision_map import follow
+from edgecloud.partition.decision_map import DecisionMap, follow
 from edgecloud.partition.gain import PAYS, Gain, Prospects, Setting, Window, prospects
 from edgecloud.partition.packing import Allowed
 from tests.models.test_graph import chain, random_graph
@@ -213,3 +213,23 @@ def test_points_that_no_frame_carries_are_not_told() -> None:
     setting = replace(setting_of(problem, allowed), fits=lambda point: point.number == 0)
     assert prospects(setting, (1.0, 100.0)) == Prospects(None)
     assert len(replace(setting, fits=lambda _: False).ends()) == 1
+
+
+# --- the map of upload rates
+
+
+def test_the_map_has_lossy_codecs_and_the_gain_of_the_plan_at_every_rate() -> None:
+    rng, is_lossy = random.Random(9), set()
+    for count in range(12):
+        problem, allowed = random_case(rng, count)
+        found = DecisionMap.of(problem, between=(1e-2, 1e5), allowed=allowed)
+        at = follow(problem.link)
+        for rate in [problem.link.up_bytes_per_s * 2.0 ** rng.uniform(-6, 6) for _ in range(8)]:
+            there = decide(replace(problem, link=at(rate)), Goal(), allowed=allowed)
+            assert there.gain is not None
+            assert found.gain_at(rate) == pytest.approx(there.gain.over, rel=1e-6)
+            is_lossy.add("lossy" in found.region_at(rate).codec)
+        for region, (gain, rate) in zip(found.regions, found.gains(), strict=True):
+            assert region.from_bytes_per_s * (1 - 1e-9) <= rate
+            assert gain >= found.gain_at(max(rate, found.begins[0])) * (1 - 1e-6)
+    assert is_lossy == {True, False}
