@@ -126,7 +126,9 @@ class Prospects:
     speeds: tuple[Window, ...] = ()
     """... how many times as fast as it is the edge would be ..."""
     budget: Budget | None = None
-    """... and the budget; None where no budget that was tried is enough."""
+    """... and the budget; None where none that was tried is enough."""
+    tried: tuple[float, ...] = ()
+    """Budgets that were looked at."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,9 @@ def prospects(setting: Setting, between: tuple[float, float], wider: Iterable[tu
     low, high = between
     rates = _windows(setting.at_rate, (1 / high, 1 / low), points)
     speeds = _windows(setting.at_speed, (1 / FASTER, 1 / SLOWER), points)
-    budget = _least_budget(setting, points, wider)
-    return Prospects(rival, on_edge, rival.value - end.value - on_edge, rates, speeds, budget)
+    tried: list[float] = []
+    budget = _least_budget(setting, points, wider, tried)
+    return Prospects(rival, on_edge, rival.value - end.value - on_edge, rates, speeds, budget, tuple(tried))
 
 
 def _least(rivals: Iterable[Rival]) -> Rival:
@@ -203,8 +206,11 @@ def _computing_s(rival: Rival) -> float:
     return rival.predicted.edge_s + rival.predicted.encode_s
 
 
-def _least_budget(setting: Setting, points: Sequence[Point], wider: Iterable[tuple[float, Allowed]]) -> Budget | None:
+def _least_budget(
+    setting: Setting, points: Sequence[Point], wider: Iterable[tuple[float, Allowed]], tried: list[float]
+) -> Budget | None:
     for share, allowed in wider:
+        tried.append(share)
         there = replace(setting, allowed=allowed)
         rival, end = _least(there.rivals(points)), _least(there.ends())
         if PAYS * rival.value <= end.value:

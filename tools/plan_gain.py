@@ -66,8 +66,8 @@ def _why_not(graph: LayerGraph, gain: Gain, found: Prospects | None, show: Calla
         return "there is no cut between the ends that can be sent"
     parts = [(found.on_edge, "the edge"), (found.elsewhere, "the link and the cloud")]
     more = " and ".join(f"{show(value)} more on {where}" for value, where in parts if value > 0) or "as much"
-    less = "".join(f", and only {show(-value)} less on {where}" for value, where in parts if value < 0)
-    return f"the best cut, {rival_text(graph, found.rival)}, takes {more}{less} than {end}"
+    saved = "".join(f", and saves only {show(-value)} on {where}" for value, where in parts if value < 0)
+    return f"the best cut, {rival_text(graph, found.rival)}, takes {more} than {end}{saved}"
 
 
 def rival_text(graph: LayerGraph, rival: Rival) -> str:
@@ -85,7 +85,8 @@ def _what_changes_it(found: Prospects, now: Now) -> str:
     if found.budget is not None:
         ways.append(typed(f"with --accuracy-budget {100 * found.budget.share:.3g}% ({times(found.budget.gain)})"))
     if not ways:
-        return "no other link, edge or accuracy budget that was looked at would change that"
+        budget = f", and no accuracy budget up to {100 * max(found.tried):.3g}%," if found.tried else ""
+        return f"no other link or edge{budget} would change that"
     return f"it would pay {', or '.join(ways)}"
 
 

@@ -54,9 +54,9 @@ def test_an_end_that_wins_is_told_with_the_reason_and_with_what_would_change_it(
     found, where = planned(rate)
     first, second = gain_lines(GRAPH, found, where, Now(rate * MBIT, 0.07))
     assert first.startswith("gain:   none: splitting does not pay here, because the best cut, after l")
-    assert first.endswith(f"than all on the {end}")
+    assert f"than all on the {end}" in first
     assert where.rival is not None
-    assert ("and only" in first) == (min(where.on_edge, where.elsewhere) < 0)
+    assert ("and saves only" in first) == (min(where.on_edge, where.elsewhere) < 0)
     for value in (where.on_edge, where.elsewhere):
         assert format_seconds(abs(value)) in first
     low, high = re.findall(r"on a link between ([\d.]+ \w+) and ([\d.]+ \w+)", second)[0]
@@ -100,7 +100,9 @@ def test_where_nothing_helps_that_is_said() -> None:
     found = decide(problem, Goal(), allowed=ways)
     where = prospects(Setting(problem, ways, lambda _: Goal().weights(POWER), follow(problem.link)), (1.0, 1e9))
     lines = gain_lines(graph, found, where, Now(MBIT))
-    assert lines[1].strip() == "no other link, edge or accuracy budget that was looked at would change that"
+    assert lines[1].strip() == "no other link or edge would change that"
+    tried = gain_lines(graph, found, replace(where, tried=(0.01, 0.05)), Now(MBIT))[1].strip()
+    assert tried == "no other link or edge, and no accuracy budget up to 5%, would change that"
     lonely = chain([10, 20])
     alone = decide(replace(problem, graph=lonely, edge_s=[0, 1.0], cloud=CloudTimes([0, 1.0], [0.0] * 2)), Goal())
     assert gain_lines(lonely, alone, Prospects(None), Now(MBIT)) == [
