@@ -100,11 +100,11 @@ class Network:
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
         from edgecloud.engine.packing import check_codec, packing_of
-        from edgecloud.tools.plan_bytes import Counted, policy_of
+        from edgecloud.tools.plan_bytes import Counted, policy_for
 
         check_codec(config.codec)
         names = (self.graph.name, self.graph.digest, self._network.weights.digest)
-        policy = policy_of(*names, config.cache_dir, config.packing)
+        policy = policy_for(*names, config.cache_dir, config.packing)
         costs = packing_of(self._network, policy, config.cache_dir)
         return Counted("measured", "", policy.allowed(self.graph, costs, config.cpu_share))
 

@@ -4,7 +4,7 @@ Lossy encodings are open to points within an accuracy budget, as a calibration s
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,58 +128,59 @@ def of_edge(
 
     Where it cannot be, tensors are counted as they are, and a warning says why. Raises UsageError for an unknown codec.
     """
-    from edgecloud.engine.packing import check_codec
+    from edgecloud.engine.packing import check_codec, kept_costs
 
     check_codec(wanted.codec)
     if wanted.codec == RAW:
         return Counted(source="--codec raw")
-    policy = policy_of(key.model, key.graph, key.weights, folder, wanted)
+    policy = _policy(key, folder, wanted)
     path = packing_store.path_of(folder, key.model, key.graph, key.weights)
-    cache = packing_store.read(path)
-    if not cache.knows(_needed(graph, policy)):
+    costs = kept_costs(graph, policy, packing_store.read(path))
+    if costs is None:
         try:
             _measure(model, key, folder, policy, progress)
         except (AppError, ImportError) as error:
             why = printable(str(error), 200)
             log.warning("using unpacked sizes: packing costs are unknown (%s)", why)
             return Counted(source=f"packing costs are unknown: {why}")
-        cache = packing_store.read(path)
-        if not cache.knows(_needed(graph, policy)):
+        costs = kept_costs(graph, policy, packing_store.read(path))
+        if costs is None:
             log.warning("using unpacked sizes: cannot write %s", path)
             return Counted(source=f"cannot write {path}")
-    wider = [
-        (budget, policy_of(key.model, key.graph, key.weights, folder, replace(wanted, budget=budget), is_told=False))
-        for budget in BUDGETS
-        if budget > wanted.budget
-    ]
-    known = tuple((b, p.allowed(graph, cache.joined, share)) for b, p in wider if cache.knows(_needed(graph, p)))
-    return Counted("measured", str(path), policy.allowed(graph, cache.joined, share), known)
+    wider = tuple(_wider(graph, key, folder, wanted, share))
+    return Counted("measured", str(path), policy.allowed(graph, costs, share), wider)
 
 
-def policy_of(
-    name: str, graph: str, weights: str, folder: Path, wanted: Packing, *, is_told: bool = True
-) -> "CodecPolicy":
-    """What codecs are allowed for a network, which is known by its digests, with the calibration that is kept.
-
-    Without a calibration a budget allows nothing, which a warning says if `is_told`.
-    """
+def _wider(
+    graph: LayerGraph, key: ProfileKey, folder: Path, wanted: Packing, share: float
+) -> Iterator[tuple[float, Allowed]]:
+    """What larger budgets allow, where a calibration is kept and the sizes are known."""
     from edgecloud.engine import calibration
-    from edgecloud.engine.packing import CodecPolicy
-    from edgecloud.net.codec import CODECS, STANDARD
+    from edgecloud.engine.packing import kept_costs
 
-    is_lossy = wanted.codec == AUTO and wanted.budget > 0
-    kept = calibration.find_of(folder, name, graph, weights) if is_lossy else None
-    if is_lossy and kept is None and is_told:
-        remedy = f"run deployment.py calibrate -t {name}"
-        log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", name, remedy)
-    policy = CodecPolicy.of(wanted.codec, kept, wanted.budget)
-    return replace(policy, known=frozenset(CODECS if wanted.has_jpeg or wanted.codec != AUTO else STANDARD))
+    if wanted.codec != AUTO or calibration.find_of(folder, key.model, key.graph, key.weights) is None:
+        return
+    kept = packing_store.read(packing_store.path_of(folder, key.model, key.graph, key.weights))
+    for budget in BUDGETS:
+        if budget > wanted.budget:
+            policy = _policy(key, folder, replace(wanted, budget=budget))
+            costs = kept_costs(graph, policy, kept)
+            if costs is not None:
+                yield budget, policy.allowed(graph, costs, share)
 
 
-def _needed(graph: LayerGraph, policy: "CodecPolicy") -> Collection[tuple[int, str]]:
-    """The tensors and codecs whose sizes have to be known."""
-    numbers = range(len(graph.layers))
-    return {(n, name) for n in numbers for name in (*policy.lossless(n), *policy.lossy(graph, n)) if name != RAW}
+def _policy(key: ProfileKey, folder: Path, wanted: Packing) -> "CodecPolicy":
+    return policy_for(key.model, key.graph, key.weights, folder, wanted)
+
+
+def policy_for(name: str, graph: str, weights: str, folder: Path, wanted: Packing) -> "CodecPolicy":
+    """What codecs are allowed for a network that is known by its digests. A cloud takes JPEG only if that is said."""
+    from edgecloud.engine.packing import policy_of
+    from edgecloud.net.codec import CODECS, KINDS, STANDARD
+
+    policy = policy_of(name, graph, weights, wanted.codec, wanted.budget, folder)
+    taken = CODECS if wanted.has_jpeg or wanted.codec != AUTO else STANDARD
+    return replace(policy, known=frozenset((*taken, *KINDS)))
 
 
 def _measure(model: str, key: ProfileKey, folder: Path, policy: "CodecPolicy", progress: Show) -> None:
