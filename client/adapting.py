@@ -257,8 +257,8 @@ class Adapter:
             codecs=table.codecs[way],
             is_optimal=False,
         )
-        packings = [each.packed for each in (exact, points) if each is not None]
-        decision = with_gain(decision, [replace(problem, packed=each) for each in packings], self._config.goal)
+        problems = [replace(problem, packed=each.packed) for each in (exact, points) if each is not None]
+        decision = with_gain(decision, [(each, chain.scan(each)) for each in problems], self._config.goal)
         codecs = {**self.plan.codecs, **table.codecs[way]}
         self.plan = replace(
             self.plan,

@@ -95,7 +95,8 @@ def plan_of(
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
     decision_s = time.perf_counter() - started
     if decision.gain is None:
-        decision = with_gain(decision, [exact, *([points] if points else [])], config.goal, watts, room)
+        packings = [(each, chain.scan(each)) for each in (exact, points) if each is not None]
+        decision = with_gain(decision, packings, config.goal, watts, room)
     codecs = {INPUT: (points or exact).crossing((INPUT,)).codec, **decision.codecs}
     return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points, allowed=allowed)
 

@@ -18,7 +18,7 @@ from edgecloud.partition import bottleneck, chain, mincut, placement
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
-from edgecloud.partition.gain import Gain, ends_of
+from edgecloud.partition.gain import Gain, Packing, ends_of
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
 from edgecloud.partition.packing import RAW, Allowed
@@ -247,33 +247,35 @@ def decide(
     exact = problem if allowed is None else allowed.exact(problem, weights)
     lossless_decision = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
     if allowed is None or not allowed.lossy or not goal.takes_lossy:
-        return with_gain(lossless_decision, [exact], goal, power, room)
+        return with_gain(lossless_decision, [(exact, lossless_decision.candidates)], goal, power, room)
     lossy, points = allowed.with_lossy(problem, weights), replace(goal, method="chain")
     lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
     decision = min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
-    return with_gain(decision, [exact, lossy], goal, power, room)
+    packings = [(exact, lossless_decision.candidates), (lossy, lossy_decision.candidates)]
+    return with_gain(decision, packings, goal, power, room)
 
 
 def with_gain(
     decision: Decision,
-    problems: Sequence[Problem],
+    packings: Sequence[Packing],
     goal: Goal,
     power: Power = NO_POWER,
     room: FrameLimits | None = None,
 ) -> Decision:
-    """The same with its gain over the better end. `problems` differ in packing: all on the cloud has the best of them.
+    """The same with its gain over the better end. All on the cloud has the best of some packings of the problem.
 
     It is no end where no frame carries the input, or where it costs more than the goal allows.
     """
-    graph, weights = problems[0].graph, goal.weights(power)
-    cloud = parts_of(graph, frozenset({INPUT}))
+    problem, weights = packings[0][0], goal.weights(power)
+    graph = problem.graph
+    cloud = () if room is None and goal.max_cost is None else parts_of(graph, frozenset({INPUT}))
     has_room = room is None or all(room.fits(graph, part) for part in cloud)
-    is_cheap = goal.max_cost is None or cost_of(problems[0], cloud, goal.price) <= goal.max_cost
+    is_cheap = goal.max_cost is None or cost_of(problem, cloud, goal.price) <= goal.max_cost
 
     def value(predicted: StageTimes) -> float:
         return predicted.longest_s if decision.is_of_stage else weights.value(predicted)
 
-    ends = ends_of(problems, value, has_cloud=has_room and is_cheap)
+    ends = ends_of(packings, value, has_cloud=has_room and is_cheap)
     return replace(decision, gain=Gain(value(decision.predicted), ends))
 
 

@@ -18,7 +18,8 @@ from itertools import combinations
 
 from edgecloud.models.graph import INPUT, LayerGraph, Point
 from edgecloud.partition import chain
-from edgecloud.partition.cost import Link, Place, Problem, StageTimes, StageWeights, parts_of, predict
+from edgecloud.partition.chain import Candidate
+from edgecloud.partition.cost import Link, Place, Problem, StageTimes, StageWeights
 from edgecloud.partition.envelope import Line
 from edgecloud.partition.packing import Allowed
 
@@ -30,6 +31,8 @@ BUDGETS = (0.005, 0.01, 0.02, 0.05)
 """Accuracy budgets that are looked at, as shares."""
 Value = Callable[[StageTimes], float]
 """What is minimized, of the predicted stages of an inference."""
+Packing = tuple[Problem, Sequence[Candidate]]
+"""A problem with a packing, and its points as `chain.scan` predicts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,14 @@ class Gain:
         return self.better.value / value if value > 0 else 1.0 if self.better.value <= 0 else math.inf
 
 
-def ends_of(problems: Sequence[Problem], value: Value, *, has_cloud: bool = True) -> tuple[End, ...]:
-    """Both ends, the cloud's packed as in the problem where that takes least; without it where it is not possible."""
-    first = problems[0]
-    here = predict(first, parts_of(first.graph, first.graph.everything))
+def ends_of(packings: Sequence[Packing], value: Value, *, has_cloud: bool = True) -> tuple[End, ...]:
+    """Both ends, the cloud's packed as where that takes least; without it where it is not possible."""
+    here = packings[0][1][-1].predicted
     ends = [End("edge", "", here, value(here))]
     if has_cloud:
-        there = [(problem, predict(problem, parts_of(problem.graph, frozenset({INPUT})))) for problem in problems]
-        problem, predicted = min(there, key=lambda pair: value(pair[1]))
-        ends.insert(0, End("cloud", problem.crossing((INPUT,)).codec, predicted, value(predicted)))
+        problem, candidates = min(packings, key=lambda packing: value(packing[1][0].predicted))
+        there = candidates[0].predicted
+        ends.insert(0, End("cloud", problem.crossing((INPUT,)).codec, there, value(there)))
     return tuple(ends)
 
 

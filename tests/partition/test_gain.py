@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.partition.chain import scan
 from edgecloud.partition.cost import LATENCY, CloudTimes, Link, Packed, Problem, StageWeights, parts_of, predict
 from edgecloud.partition.decide import FrameLimits, Goal, decide, with_gain
 from edgecloud.partition.decision_map import DecisionMap, follow
@@ -48,7 +49,7 @@ def by_trying(problem: Problem, allowed: Allowed, weights: StageWeights, number:
 def test_the_gain_is_that_over_both_ends_each_with_its_best_codec(objective: str) -> None:
     rng, goal = random.Random(1), SUMS[objective]
     weights, cuts_that_win = goal.weights(POWER), 0
-    for count in range(80):
+    for count in range(50):
         problem, allowed = random_case(rng, count)
         last = len(problem.graph.points) - 1
         found = decide(problem, goal, POWER, allowed=allowed)
@@ -109,7 +110,8 @@ def test_a_cut_that_was_forced_may_lose() -> None:
     best = decide(problem, Goal())
     for number in range(4):
         parts = parts_of(problem.graph, problem.graph.head_at(number))
-        forced = with_gain(replace(best, parts=parts, predicted=predict(problem, parts)), [problem], Goal())
+        given = replace(best, parts=parts, predicted=predict(problem, parts))
+        forced = with_gain(given, [(problem, scan(problem))], Goal())
         assert forced.gain is not None
         assert forced.gain.over <= best.gain.over + 1e-12  # type: ignore[union-attr]
         assert forced.gain.over == pytest.approx(forced.gain.better.value / forced.predicted.total_s)
@@ -149,15 +151,15 @@ def is_near_an_end(windows: tuple[Window, ...], place: float) -> bool:
 @pytest.mark.parametrize("objective", SUMS)
 def test_a_cut_pays_exactly_where_trying_says_so(objective: str) -> None:
     rng, seen = random.Random(6), {"rates": [0, 0], "speeds": [0, 0]}
-    for count in range(20):
+    for count in range(12):
         setting = setting_of(*random_case(rng, count), SUMS[objective])
         if len(setting.graph.points) < 3:
             continue
         rate, between = setting.problem.link.up_bytes_per_s, (1e-3, 1e6)
         found = prospects(setting, between)
         places = {
-            "rates": (found.rates, setting.at_rate, [rate * 2.0 ** rng.uniform(-9, 9) for _ in range(20)]),
-            "speeds": (found.speeds, setting.at_speed, [2.0 ** rng.uniform(-9, 9) for _ in range(20)]),
+            "rates": (found.rates, setting.at_rate, [rate * 2.0 ** rng.uniform(-9, 9) for _ in range(12)]),
+            "speeds": (found.speeds, setting.at_speed, [2.0 ** rng.uniform(-9, 9) for _ in range(12)]),
         }
         for name, (windows, at, tried) in places.items():
             assert list(windows) == sorted(windows, key=lambda window: window.low)
@@ -171,7 +173,7 @@ def test_a_cut_pays_exactly_where_trying_says_so(objective: str) -> None:
                 assert pays(at(window.best)) == pytest.approx(window.gain)
                 inside = [place for place in tried if window.low < place < window.high]
                 assert all(pays(at(place)) <= window.gain * (1 + 1e-9) for place in inside)
-    assert all(min(counts) > 5 for counts in seen.values()), seen
+    assert all(min(counts) > 3 for counts in seen.values()), seen
 
 
 def test_the_best_cut_between_the_ends_is_told_with_its_codec() -> None:

@@ -26,7 +26,7 @@ from edgecloud.tools.pictures.style import (
     paler,
     save,
 )
-from edgecloud.tools.pictures.view import PER_MBIT, View
+from edgecloud.tools.pictures.view import PER_MBIT
 from edgecloud.tools.whatif import Planned, map_of, setting_of
 from edgecloud.utils.units import format_rate
 
@@ -69,10 +69,8 @@ def gain_picture(planned: Planned, path: Path) -> None:
 
 def surface_of(planned: Planned) -> Surface:
     """From a map for each row."""
-    setting, view = setting_of(planned), View.of(planned)
-    own, graph = planned.problem.link.up_bytes_per_s, planned.graph
-    low, high = max(min(view.low, own / TIMES), SLOWEST), min(max(view.high, own * TIMES), FASTEST)
-    rates = np.geomspace(low, high, RATES)
+    setting, own, graph = setting_of(planned), planned.problem.link.up_bytes_per_s, planned.graph
+    rates = np.geomspace(max(own / TIMES, SLOWEST), min(own * TIMES, FASTEST), RATES)
     share = planned.config.cpu_share
     speeds = np.geomspace(1 / TIMES, min(TIMES, 1 / share) if share < 1 else TIMES, _rows_of(len(graph.layers)))
     maps = [map_of(setting.at_speed(speed)) for speed in speeds.tolist()]
