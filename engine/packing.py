@@ -136,9 +136,7 @@ def policy_of(
     if is_sided and (kept is None or not any(codec_name == name for _, codec_name in kept.sided)):
         raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
     if budget and name == AUTO and kept is None:
-        remedy = (
-            f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only image networks can be calibrated"
-        )
+        remedy = calibration.why_none(model) if takes == PICTURE else "only image networks can be calibrated"
         log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", model, remedy)
     return CodecPolicy.of(name, kept, budget)
 
