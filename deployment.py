@@ -155,6 +155,14 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         help="tensor encoding: raw, a codec, or auto, the best lossless one (default: auto)",
     )
     network.add_argument(
+        "--accuracy-budget",
+        type=arguments.percent,
+        default="0%",
+        metavar="SHARE",
+        help="share of answers that lossy codecs may change, such as 1%%; requires a calibration",
+    )
+    network.add_argument("--allow-jpeg", action="store_true", help="the cloud takes JPEG (cloud_api.py --allow-jpeg)")
+    network.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
@@ -187,7 +195,10 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         "--map", type=Path, metavar="FILE.png", help="draw the best cut by bandwidth and load (.png or .svg)"
     )
     output.add_argument(
-        "--plots", type=Path, metavar="DIR", help="draw the map, the layers, the cut graph and the Pareto front"
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="draw the map, where a cut pays, the layers, the cut graph and the Pareto front",
     )
     output.add_argument("--export", type=Path, metavar="FILE.json", help="write a --graph file to edit and plan from")
 
@@ -406,6 +417,8 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         power=options.power,
         radio=options.radio,
         codec=options.codec,
+        accuracy_budget=options.accuracy_budget,
+        has_jpeg=options.allow_jpeg,
     )
     planned = make_plan(config, progress)
     if options.export is not None:

@@ -39,6 +39,7 @@ VALUES: dict[str, tuple[str, ...]] = {
         "all-cloud",
         "all-cloud-8bit",
         "all-cloud-jpeg",
+        "all-cloud-in-budget",
         "neurosurgeon",
         "dads",
         "static-best",

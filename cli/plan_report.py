@@ -9,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from edgecloud.models.graph import LayerGraph
-from edgecloud.partition.decision_map import Region
+from edgecloud.partition.decision_map import DecisionMap, Region
+from edgecloud.partition.gain import PAYS
 from edgecloud.partition.packing import RAW
 from edgecloud.partition.pareto import Tradeoff
 from edgecloud.predictor.profile import ProfileKey
+from edgecloud.tools.plan_gain import Now, finite, gain_json, gain_lines, times
 from edgecloud.tools.plan_table import (
     candidate_json,
     candidates_table,
@@ -39,7 +41,7 @@ def to_json(plan: Planned) -> dict[str, Any]:
         "head": _ids(graph, decision.head),
         "boundary": _ids(graph, boundary),
         "boundary_bytes": graph.bytes_of(boundary),
-        "packed_bytes": sum(plan.problem.crossing((layer,)).bytes for layer in boundary),
+        "packed_bytes": decision.predicted.payload_bytes,
         "codec": decision.codec,
         "packing": plan.counted.packing,
         "packing_source": plan.counted.source,
@@ -55,8 +57,8 @@ def to_json(plan: Planned) -> dict[str, Any]:
         "load": plan.problem.cloud.load,
         "candidates": [candidate_json(graph, candidate) for candidate in decision.candidates],
         "front": [_tradeoff(graph, tradeoff) for tradeoff in plan.front],
-        "map": None if plan.map is None else [_region(graph, region) for region in plan.map.regions],
-    }
+        "map": None if plan.map is None else _regions(plan.map),
+    } | gain_json(graph, decision, plan.prospects)
     if decision.keeps_up is not None:
         document |= {"rate_per_s": plan.config.goal.rate_per_s, "keeps_up": decision.keeps_up}
     return document
@@ -77,10 +79,19 @@ def _tradeoff(graph: LayerGraph, tradeoff: Tradeoff) -> dict[str, Any]:
     return {"head": _ids(graph, tradeoff.head), "total_s": tradeoff.predicted.total_s, "energy_j": tradeoff.energy_j}
 
 
+def _regions(decisions: DecisionMap) -> list[dict[str, Any]]:
+    pairs = zip(decisions.regions, decisions.gains(), strict=True)
+    return [_region(decisions.graph, region) | _most(*most) for region, most in pairs]
+
+
 def _region(graph: LayerGraph, region: Region) -> dict[str, Any]:
     boundary = _ids(graph, graph.boundary(region.head))
     where = {"from_bytes_per_s": region.from_bytes_per_s, "boundary": boundary, "head_layers": len(region.head)}
     return where | {"codec": region.codec}
+
+
+def _most(gain: float, at_bytes_per_s: float) -> dict[str, Any]:
+    return {"gain": finite(gain), "gain_at_bytes_per_s": at_bytes_per_s}
 
 
 def show(plan: Planned, console: Console) -> None:
@@ -139,6 +150,7 @@ def _headline(plan: Planned) -> Group:
         f"cut:    {cut_line(graph, decision, _rate(plan))}",
         *(f"        {part_line(graph, part)}" for part in (decision.parts if not decision.is_cut else ())),
         f"reason: {why_line(decision)}, found in {decision_s}",
+        *gain_lines(graph, decision, plan.prospects, Now(link.up_bytes_per_s, _share(plan))),
         f"time:   {format_seconds(predicted.total_s)}; bottleneck stage {format_seconds(predicted.longest_s)}",
         f"energy: {plan.energy_j:.3g} J on the edge ({plan.config.power}, {plan.config.radio})",
     ]
@@ -151,13 +163,19 @@ def _headline(plan: Planned) -> Group:
     return Group(*(Text(line) for line in lines))
 
 
+def _share(plan: Planned) -> float | None:
+    """The edge's share of a core, where the plan was given one."""
+    return plan.config.cpu_share if plan.config.cpu_share < 1 else None
+
+
 def _map_table(plan: Planned) -> Table:
-    """Where the best cut changes."""
+    """Where the best cut changes, and what it gains."""
     graph, cut_map = plan.graph, plan.map
     table = Table(box=None, pad_edge=False, title="\nbest cut by upload rate", title_justify="left")
-    for name in ("from", "transfer size", "edge layers", "cut after"):
+    for name in ("from", "transfer size", "edge layers", "gain", "at", "cut after"):
         table.add_column(name, justify="left" if name == "cut after" else "right", no_wrap=True)
-    for number, region in enumerate(() if cut_map is None else cut_map.regions):
+    pairs = () if cut_map is None else zip(cut_map.regions, cut_map.gains(), strict=True)
+    for number, (region, (gain, rate)) in enumerate(pairs):
         boundary = graph.boundary(region.head)
         names = ", ".join(graph.layers[each].id for each in boundary[-3:])
         more = f" and {len(boundary) - 3} more" if len(boundary) > 3 else ""
@@ -165,6 +183,7 @@ def _map_table(plan: Planned) -> Table:
             format_rate(region.from_bytes_per_s) if number else "0",
             format_bytes(graph.bytes_of(boundary)) if boundary else "-",
             str(len(region.head) - 1),
+            *((times(gain), format_rate(rate)) if gain >= PAYS else ("-", "")),
             Text(
                 names + more + ("" if region.codec == RAW else f" [{region.codec}]") if boundary else "all on the edge"
             ),

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from edgecloud.cli import answer_file
 from edgecloud.client.edge import Answered, Fallback
-from edgecloud.client.outcome import Outcome, PlanMove, Runs, Sources
+from edgecloud.client.outcome import Compared, Outcome, PlanMove, Runs, Sources
 from edgecloud.engine.answers import told_difference
 from edgecloud.partition.cost import StageTimes
+from edgecloud.partition.packing import RAW
+from edgecloud.tools.plan_gain import ENDS, Now, gain_json, gain_lines
 from edgecloud.tools.plan_table import (
     STAGES,
     candidate_json,
@@ -39,7 +41,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "weights_origin": outcome.origin,
         "input": outcome.source,
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
-        "plan": _plan(outcome),
+        "plan": _plan(outcome) | gain_json(outcome.graph, outcome.plan.decision, outcome.prospects),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
         "measured": _times_of(outcome.runs.typical)
         | {"repeats": [_answered(outcome, run) for run in outcome.runs.answers]},
@@ -55,17 +57,22 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         document["verify"] = {"matches": outcome.verified.matches, "max_abs_diff": difference}
         document["verify"] |= {"max_abs_diff_reason": reason} if reason else {}
     if outcome.compared:
-        names = ("cloud", "edge")
-        document["compare"] = {
-            name: _times_of(runs.typical) | {"point": point, "completed_by": runs.completed_by}
-            for name, point, runs in zip(names, (0, len(outcome.graph.points) - 1), outcome.compared, strict=True)
-        }
+        document["compare"] = {each.name: _compared(outcome, each) for each in outcome.compared}
+        document["measured"]["gain"] = outcome.measured_gain
     return document
+
+
+def _compared(outcome: Outcome, each: Compared) -> dict[str, Any]:
+    point = replace(outcome.plan.decision, parts=each.way.parts).point(outcome.graph)
+    about = {"point": point, "codec": each.way.codec or None, "completed_by": each.runs.completed_by}
+    return _times_of(each.runs.typical) | about
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top]}
     document |= {"shape": list(outcome.outputs[0].shape), "outputs": answer_file.describe(outcome.outputs)}
+    if outcome.truth:
+        document["truth"] = outcome.truth
     if outcome.rows:
         document["rows"] = [{"row": name} | asdict(ranked) for name, ranked in outcome.rows]
     return document
@@ -185,6 +192,8 @@ def _headline(outcome: Outcome) -> Group:
     chosen_reason = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
     fixed_reason = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
     lines.append(f"reason: {fixed_reason if decision.method == 'given' else chosen_reason}")
+    if link is not None:
+        lines += gain_lines(graph, decision, outcome.prospects, Now(link.up_bytes_per_s, outcome.cpu_share))
     lines += [f"moved:  {move}" for move in plan.moves]
     if decision.keeps_up is False:
         lines.append("rate:   the bottleneck stage is too slow for --rate: use a lower rate")
@@ -259,10 +268,26 @@ def _comparison(outcome: Outcome) -> Table:
     for name in ("", "total", "relative to the chosen cut"):
         table.add_column(name, justify="left" if not name else "right")
     rows: list[tuple[str, Runs]] = [("chosen cut", outcome.runs)]
-    rows += zip(("all on the cloud", "all on the edge"), outcome.compared, strict=True)
+    rows += ((_compared_name(outcome, each), each.runs) for each in outcome.compared)
     for name, runs in rows:
         table.add_row(name, format_seconds(runs.typical.total_s), f"{runs.typical.total_s / total_s:.2f} x")
+    if outcome.measured_gain is not None:
+        table.caption, table.caption_justify = (
+            f"measured gain over the better end: {outcome.measured_gain:.2f} x",
+            "left",
+        )
     return table
+
+
+def _compared_name(outcome: Outcome, each: Compared) -> str:
+    """What it is, and how it travels."""
+    codec = f", {printable(each.way.codec, 30)}" if each.way.codec not in ("", RAW) else ""
+    if each.name in ENDS:
+        return f"{ENDS[each.name]}{codec}"
+    decision = replace(outcome.plan.decision, parts=each.way.parts)
+    point, last = decision.point(outcome.graph), len(outcome.graph.points) - 1
+    where = "several tensors" if point is None else {0: ENDS["cloud"], last: ENDS["edge"]}.get(point, f"point {point}")
+    return f"lossless plan: {where}{codec}"
 
 
 def _answer(outcome: Outcome) -> Group:
@@ -279,6 +304,9 @@ def _answer(outcome: Outcome) -> Group:
         left = len(outcome.rows) - len(rows)
         more = f" and {left} more (see --json)" if left else ""
         lines.append(f"  best of each row: {', '.join(rows)}{more}")
+    if outcome.truth and outcome.top:
+        is_right = outcome.top[0].label == outcome.truth
+        lines.append(f"  true label: {outcome.truth}{', as answered' if is_right else ''}")
     if not outcome.is_trained and outcome.top:
         sources = "imagenet or FILE" if outcome.has_imagenet else "FILE"
         lines.append(f"  (untrained weights: the labels are meaningless; use --weights {sources})")

@@ -17,7 +17,7 @@ from edgecloud.client.planning import Parts, Prepared, plan_of
 from edgecloud.partition import chain
 from edgecloud.partition.adaptive import Pick, Ways, first_interval
 from edgecloud.partition.cost import Problem, StageTimes, parts_of, predict
-from edgecloud.partition.decide import FrameLimits
+from edgecloud.partition.decide import FrameLimits, with_gain
 from edgecloud.partition.drift import Stage
 from edgecloud.partition.steering import Measurement, Move, Steering
 from edgecloud.partition.ways import Table, corrected, first_belief, stages_of, table_of
@@ -257,6 +257,8 @@ class Adapter:
             codecs=table.codecs[way],
             is_optimal=False,
         )
+        problems = [replace(problem, packed=each.packed) for each in (exact, points) if each is not None]
+        decision = with_gain(decision, [(each, chain.scan(each)) for each in problems], self._config.goal)
         codecs = {**self.plan.codecs, **table.codecs[way]}
         self.plan = replace(
             self.plan,

@@ -7,7 +7,7 @@ from typing import Self
 
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Answered, Edge
-from edgecloud.client.inference import Entered, ends, enter, first_plan, prepared_with
+from edgecloud.client.inference import Entered, compared_ways, enter, first_plan, prepared_with
 from edgecloud.client.outcome import Plan
 from edgecloud.client.planning import Prepared
 from edgecloud.client.runner import Runner
@@ -60,7 +60,7 @@ class EdgeClient:
         try:
             self._prepared = prepared = prepared_with(entered, config, progress)
             link, plan, is_late = first_plan(entered, prepared, config, progress)
-            both = ends(entered.edge, plan, config)
+            both = compared_ways(entered.edge, plan, config)
             self._runner = Runner(prepared, plan, link, config, both, is_late=is_late, is_adaptive=not both)
             self._pool = ThreadPoolExecutor(self._window, thread_name_prefix="inference")
             self._stack.callback(self._pool.shutdown, cancel_futures=True)

@@ -1,7 +1,7 @@
 """From a configuration to measured inferences: prepare, decide, measure, verify. cli.report shows what came of it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -12,8 +12,16 @@ from edgecloud.client.edge import Answered, Edge, read_input
 from edgecloud.client.energy_report import EnergyReport, Metered
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import blaming
-from edgecloud.client.outcome import Outcome, Plan, Runs, Sources, Verified
-from edgecloud.client.planning import Parts, Prepared, alone, check_sizes, gone_on, plan_with_cloud
+from edgecloud.client.outcome import Compared, Outcome, Plan, Runs, Sources, Verified, Way
+from edgecloud.client.planning import (
+    Prepared,
+    alone,
+    check_sizes,
+    gone_on,
+    lossless_decision,
+    plan_with_cloud,
+    prospects_of,
+)
 from edgecloud.client.power import PowerChoice
 from edgecloud.client.runner import Runner
 from edgecloud.client.subprocesses import CloudAccess
@@ -149,22 +157,22 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
 
     Raises AppError for an answer that is not a number, and without a fallback for what a cloud or a link can do.
     """
-    edge, timing, plan, both = prepared.edge, prepared.timing, runner.plan, runner.ways
+    edge, timing, plan = prepared.edge, prepared.timing, runner.plan
+    planned = Way.of(edge.graph, plan.decision.parts, plan.codecs)
     metered = Metered()
-    runs = _repeat(runner, edge, (plan.decision.parts, *both), config, progress)
+    answers = _repeat(runner, edge, (planned, *runner.ways), config, progress)
     metered.stop()
     final_plan = runner.plan  # another one, where the cloud has come
-    runs = {
-        final_plan.decision.parts if parts == plan.decision.parts else parts: answers for parts, answers in runs.items()
-    }
-    runs_of = {parts: Runs(parts, answers) for parts, answers in runs.items()}
-    plan_runs, compared = runs_of[final_plan.decision.parts], tuple(runs_of[end] for end in both)
-    corrections = _learn(timing, runs_of)
+    runs_of = {way: Runs(way.parts, ran) for way, ran in answers.items()}
+    runs_of[planned] = plan_runs = Runs(final_plan.decision.parts, answers[planned])
+    compared = tuple(Compared(name, way, runs_of[way]) for name, way in zip(COMPARED, runner.ways, strict=False))
+    corrections = _learn(timing, runs_of.values())
     energy = _energy(prepared.power, runner.link, final_plan, plan_runs, metered)
     outcome = _outcome(
         prepared, runner.link, final_plan, plan_runs, compared, corrections, energy, verify=config.verify
     )
-    return replace(outcome, reconnects=runner.reconnects)
+    found = prospects_of(edge, final_plan, config, prepared.power)
+    return replace(outcome, reconnects=runner.reconnects, prospects=found, cpu_share=config.cpu_share)
 
 
 def first_plan(
@@ -210,12 +218,19 @@ def _met(manager: ConnectionManager, entered: Entered, here_s: float, config: Ed
     return manager.link_and_state if manager.is_connected else None
 
 
-def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
-    """All on the cloud and all on the edge, if they are to be compared and a cloud takes the input."""
+COMPARED = ("cloud", "edge", "lossless")
+"""What the ways of `compared_ways` are called."""
+
+
+def compared_ways(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Way, ...]:
+    """All on the cloud and all on the edge, if they are to be compared and a cloud takes the input; and the plan that
+    is best without lossy codecs, where this one might have them."""
     if not config.compare or plan.failure:
         return ()
     last = len(edge.graph.points) - 1
     both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in (0, last))
+    lossless = lossless_decision(edge, plan, config)
+    others = () if lossless is None else (Way.of(edge.graph, lossless.parts, lossless.codecs),)
     try:
         check_sizes(edge, both[0])
     except ProtocolError as error:
@@ -223,31 +238,30 @@ def ends(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Parts, ...]:
             raise
         log.warning("skipping the comparison: %s", error)
         return ()
-    return both
+    return (*(Way.of(edge.graph, parts, plan.codecs) for parts in both), *others)
 
 
 def _repeat(
-    runner: Runner, edge: Edge, ways: Sequence[Parts], config: EdgeConfig, progress: Show
-) -> dict[Parts, tuple[Answered, ...]]:
+    runner: Runner, edge: Edge, ways: Sequence[Way], config: EdgeConfig, progress: Show
+) -> dict[Way, tuple[Answered, ...]]:
     """Run the network as planned, which is the first of the ways, and in the others, in turns: a machine that gets
     slower gets slower for all of them."""
     x = edge.network.example.array
     rounds = config.warm_up + config.repeat
-    answers: dict[Parts, list[Answered]] = {parts: [] for parts in ways}
+    answers: dict[Way, list[Answered]] = {way: [] for way in ways}
     for done in range(rounds):
-        for parts, repeats in answers.items():
+        for way, repeats in answers.items():
             progress("running", done / rounds)
             edge.executor.rest()
-            is_compared = parts != ways[0]
-            repeats.append(runner.infer(x, parts if is_compared else None, rounds - done))
-    return {parts: tuple(repeats[config.warm_up :]) for parts, repeats in answers.items()}
+            repeats.append(runner.infer(x, None if way == ways[0] else way, rounds - done))
+    return {way: tuple(repeats[config.warm_up :]) for way, repeats in answers.items()}
 
 
-def _learn(timing: FoundTimes, runs: dict[Parts, Runs]) -> dict[str, float]:
+def _learn(timing: FoundTimes, runs: Iterable[Runs]) -> dict[str, float]:
     """Let the predictor see what every head took."""
     if timing.teacher is None:
         return {}
-    for run in (answer for repeated in runs.values() for answer in repeated.answers):
+    for run in (answer for repeated in runs for answer in repeated.answers):
         head = frozenset().union(*(part.layers for part in run.parts if part.place == "edge"))
         if len(head) > 1 and len(run.parts) <= 2 and run.fallback is None:  # else more ran here than the head
             timing.ran(head, run.measured.edge_s)
@@ -265,13 +279,13 @@ def _outcome(
     link: LinkEstimate | None,
     plan: Plan,
     runs: Runs,
-    compared: tuple[Runs, ...],
+    compared: tuple[Compared, ...],
     corrections: dict[str, float],
     energy: EnergyReport,
     *,
     verify: bool,
 ) -> Outcome:
-    edge, times = prepared.edge, prepared.timing.times
+    edge, times, every = prepared.edge, prepared.timing.times, (runs, *(each.runs for each in compared))
     weights = edge.network.weights
     outputs = runs.answers[-1].outputs
     answer, labels, rows = outputs[0], edge.entry.labels, edge.network.example.rows
@@ -293,7 +307,7 @@ def _outcome(
         runs=runs,
         top=rank(answer, labels) if is_ranked else (),
         rows=rank_rows(answer, labels, rows) if is_ranked else (),
-        verified=verify_against_whole(edge, (runs, *compared), prepared.whole()) if verify else None,
+        verified=verify_against_whole(edge, every, prepared.whole()) if verify else None,
         times=Sources(
             times.source,
             times.factor,
@@ -305,6 +319,7 @@ def _outcome(
         corrections=corrections,
         energy=energy,
         compared=compared,
+        truth=edge.network.example.truth if weights.trained else "",
     )
 
 

@@ -13,6 +13,8 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Part, Problem, StageTimes
 from edgecloud.partition.decide import Decision
+from edgecloud.partition.gain import Prospects
+from edgecloud.partition.packing import RAW, Allowed
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Plan:
     What is not named travels as it is."""
     points_problem: Problem | None = None
     """The same with the packing that points may have, lossy where that is allowed; None: the same packing."""
+    allowed: Allowed | None = None
+    """In what ways tensors might travel; None where there is no cloud."""
     interval: Interval | None = None
     """Where its total is expected."""
     moves: tuple[PlanMove, ...] = ()
@@ -97,6 +101,36 @@ class Runs:
         runs = [answer.measured for answer in self.answers if answer.parts == self.parts] or self.repeats
         middle = median_low(run.total_s for run in runs)
         return next(run for run in runs if run.total_s == middle)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the network: what runs where, and how the output of each layer that goes up is packed."""
+
+    parts: tuple[Part, ...]
+    codecs: tuple[tuple[int, str], ...] = ()
+    """By layer; empty where nothing goes up."""
+
+    @classmethod
+    def of(cls, graph: LayerGraph, parts: tuple[Part, ...], codecs: Mapping[int, str]) -> "Way":
+        """With the codecs of what crosses; what they do not name travels as it is."""
+        crossing = {n for part in parts if part.place == "cloud" for n in graph.inputs_of(part.layers)}
+        return cls(parts, tuple((n, codecs.get(n, RAW)) for n in sorted(crossing)))
+
+    @property
+    def codec(self) -> str:
+        """All its codecs, each once; "" where nothing goes up."""
+        return ",".join(dict.fromkeys(name for _, name in self.codecs))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the plan was measured beside: `cloud` and `edge`, all of it on one side, and `lossless`, the plan that is
+    best without lossy codecs, where the plan might have them."""
+
+    name: str
+    way: Way
+    runs: Runs
 
 
 @dataclass(frozen=True)
@@ -151,12 +185,24 @@ class Outcome:
     corrections: dict[str, float]
     """By kind, what predictions are multiplied by from now on; empty where nothing was predicted."""
     energy: EnergyReport
-    compared: tuple[Runs, ...]
-    """All on the cloud, then all on the edge, where a comparison was asked for."""
+    compared: tuple[Compared, ...]
+    """Where a comparison was asked for."""
+    truth: str = ""
+    """The true label of the input, where it is known and the network was trained for it."""
     reconnects: int = 0
     """Connections to the cloud after the first one."""
+    prospects: Prospects | None = None
+    """Where a cut would pay; None where that is not looked for."""
+    cpu_share: float | None = None
+    """The emulated share of a core."""
 
     @property
     def outputs(self) -> Sequence[Array]:
         """The answer of the last inference, as the plan ran it."""
         return self.runs.answers[-1].outputs
+
+    @property
+    def measured_gain(self) -> float | None:
+        """How many times what the plan took the better end took; None where the ends were not measured."""
+        ends = [each.runs.typical.total_s for each in self.compared if each.name != "lossless"]
+        return min(ends) / self.runs.typical.total_s if ends else None

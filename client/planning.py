@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgecloud.client.conditions import slowdown
@@ -10,15 +10,18 @@ from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
-from edgecloud.engine.packing import check_taken, codec_policy_of, packing_of
+from edgecloud.engine import calibration
+from edgecloud.engine.packing import AUTO, CodecPolicy, check_taken, codec_policy_of, packing_of
 from edgecloud.engine.times import FoundTimes
-from edgecloud.models.graph import INPUT
+from edgecloud.models.graph import INPUT, Point
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
-from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, parts_of, predict
-from edgecloud.partition.decide import Decision, FrameLimits, decide, load_solvers
+from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.decide import Decision, FrameLimits, decide, load_solvers, with_gain
+from edgecloud.partition.decision_map import FASTEST, SLOWEST, follow
+from edgecloud.partition.gain import BUDGETS, PAYS, Prospects, Setting, prospects
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import printable
@@ -77,26 +80,28 @@ def plan_of(
 ) -> Plan:
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
-    allowed, watts, limits = _allowed(edge, config), power.at(problem.link), edge.cloud.limits
+    allowed, watts, limits = allowed_of(edge, config), power.at(problem.link), edge.cloud.limits
     if config.point is None and head is None:
         load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
+    exact = allowed.exact(problem, config.goal.weights(watts))
+    points = allowed.with_lossy(problem, config.goal.weights(watts)) if allowed.lossy else None
+    room = FrameLimits(limits.payload_bytes, limits.tensors)
     if config.point is not None:
-        packed = allowed.with_lossy(problem, config.goal.weights(watts))
-        decision = _fixed_decision(packed, edge.graph.head_at(config.point))
+        decision = _fixed_decision(points or exact, edge.graph.head_at(config.point))
     elif head is not None:
-        decision = _fixed_decision(allowed.exact(problem, config.goal.weights(watts)), head)
+        decision = _fixed_decision(exact, head)
     else:
-        room = FrameLimits(limits.payload_bytes, limits.tensors)
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
     decision_s = time.perf_counter() - started
-    exact = allowed.exact(problem, config.goal.weights(watts))
-    codecs = {INPUT: exact.crossing((INPUT,)).codec, **decision.codecs}
-    points = allowed.with_lossy(problem, config.goal.weights(watts)) if allowed.lossy else None
-    return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points)
+    if decision.gain is None:
+        packings = [(each, chain.scan(each)) for each in (exact, points) if each is not None]
+        decision = with_gain(decision, packings, config.goal, watts, room)
+    codecs = {INPUT: (points or exact).crossing((INPUT,)).codec, **decision.codecs}
+    return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points, allowed=allowed)
 
 
-def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
+def allowed_of(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
     codec, folder = config.codec, config.device.cache_dir
     policy = codec_policy_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
@@ -106,6 +111,49 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     edge.sided = policy.sided_by_number(edge.graph)
     packing = packing_of(edge.network, policy, folder)
     return policy.allowed(edge.graph, packing, edge.executor.share)
+
+
+def lossless_decision(edge: Edge, plan: Plan, config: EdgeConfig) -> Decision | None:
+    """What would be decided without lossy codecs; None where this plan could not have any either."""
+    problem, allowed = plan.problem, plan.allowed
+    if edge.cloud is None or problem is None or allowed is None or not allowed.lossy or plan.decision.method == "given":
+        return None
+    limits, watts = edge.cloud.limits, PowerChoice.of(config.power, config.radio).at(problem.link)
+    room = FrameLimits(limits.payload_bytes, limits.tensors)
+    return decide(problem, config.goal, watts, room, allowed=Allowed(allowed.lossless, {}))
+
+
+def prospects_of(edge: Edge, plan: Plan, config: EdgeConfig, power: PowerChoice) -> Prospects | None:
+    """Where a cut would pay, as the plan's own numbers say; None where it was not chosen by a sum of stages."""
+    decision, problem, allowed = plan.decision, plan.problem, plan.allowed
+    is_given = decision.method == "given" or config.goal.max_cost is not None
+    if edge.cloud is None or problem is None or allowed is None or decision.is_of_stage or is_given:
+        return None
+    limits = edge.cloud.limits
+    room, goal = FrameLimits(limits.payload_bytes, limits.tensors), config.goal
+
+    def weights_at(link: Link) -> StageWeights:
+        return goal.weights(power.at(link))
+
+    def fits(point: Point) -> bool:
+        return all(room.fits(edge.graph, part) for part in parts_of(edge.graph, edge.graph.head_at(point.number)))
+
+    ways = allowed if goal.takes_lossy else Allowed(allowed.lossless, {})
+    setting = Setting(problem, ways, weights_at, follow(problem.link), fits)
+    is_paid = decision.gain is not None and decision.gain.over >= PAYS
+    return prospects(setting, (SLOWEST, FASTEST), () if is_paid else _wider(edge, config))
+
+
+def _wider(edge: Edge, config: EdgeConfig) -> Iterator[tuple[float, Allowed]]:
+    """What larger accuracy budgets allow, as far as a calibration says; nothing without one, or for a given codec."""
+    if config.codec.name != AUTO or edge.ready is None:
+        return
+    folder = config.device.cache_dir
+    kept = calibration.find(folder, edge.network)
+    for budget in BUDGETS if kept is not None else ():
+        if budget > config.codec.accuracy_budget:
+            policy = replace(CodecPolicy.of(AUTO, kept, budget), known=frozenset(edge.ready.codecs))
+            yield budget, policy.allowed(edge.graph, packing_of(edge.network, policy, folder), edge.executor.share)
 
 
 def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: State) -> Problem:

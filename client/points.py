@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from edgecloud.client.config import EdgeConfig
-from edgecloud.client.inference import Entered, ends, measure, prepared_with
+from edgecloud.client.inference import Entered, compared_ways, measure, prepared_with
 from edgecloud.client.outcome import Outcome
 from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem_of
 from edgecloud.client.runner import Runner
@@ -129,7 +129,9 @@ class PointsSession:
             plan = plan_of(edge, problem_of(edge, edge_s, link, state), config, self._prepared.power, request.head)
             plan = fitting(edge, plan, edge_s, config)
         measured_link = None if plan.failure or edge.cloud is None else edge.cloud.link
-        runner = Runner(self._prepared, plan, measured_link, config, ends(edge, plan, config), is_adaptive=False)
+        runner = Runner(
+            self._prepared, plan, measured_link, config, compared_ways(edge, plan, config), is_adaptive=False
+        )
         return measure(self._prepared, runner, config, self.progress)
 
     def _meet(self, config: EdgeConfig, *, is_anew: bool) -> tuple[LinkEstimate, State]:

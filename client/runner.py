@@ -1,6 +1,6 @@
 """Carrying out a plan, inference after inference, with the cloud that there is, or with one that comes later."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgecloud.client.adapting import Adapter, Turn, interval_of, is_adaptable
@@ -8,7 +8,7 @@ from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.late import LateEdge
-from edgecloud.client.outcome import Plan
+from edgecloud.client.outcome import Plan, Way
 from edgecloud.client.planning import Parts, Prepared, plan_with_cloud
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.net.link import LinkEstimate
@@ -30,7 +30,7 @@ class Runner:
         plan: Plan,
         link: LinkEstimate | None,
         config: EdgeConfig,
-        ways: Sequence[Parts] = (),
+        ways: Sequence[Way] = (),
         *,
         is_late: bool = False,
         is_adaptive: bool = True,
@@ -45,7 +45,7 @@ class Runner:
         if self._cloud is not None and is_late:
             self._late = LateEdge(prepared.edge, self._cloud, self._begin)
         elif self._cloud is not None and config.cloud.fallback != "off" and plan.problem is not None:
-            self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *ways))
+            self._resilient = self._resilient_of(self._cloud, plan, (plan.decision.parts, *(w.parts for w in ways)))
         self._adapt(self._plan)
         self._count_from_now()
 
@@ -61,28 +61,29 @@ class Runner:
             return 0
         return self._cloud.reconnects - self._reconnects_before
 
-    def infer(self, x: Array, parts: Parts | None = None, left: int | None = None) -> Answered:
+    def infer(self, x: Array, way: Way | None = None, left: int | None = None) -> Answered:
         """Run the network on `x`, shape (1, ...), as planned or in one of the ways that were wanted.
 
         `left` inferences are left, this one included, where that is known: another cut is tried only where it pays.
         Raises AppError for what a cloud or a link can do, where there is no fallback.
         """
-        adapter = self._adapter
+        adapter, parts = self._adapter, None if way is None else way.parts
         if adapter is None:
             parts = parts or self._plan.decision.parts
-            return replace(self._infer(x, parts, None), parts=parts, codecs=self.plan.codecs)
+            codecs = self._plan.codecs if way is None else {**self._plan.codecs, **dict(way.codecs)}
+            return replace(self._infer(x, parts, None, codecs), parts=parts, codecs=codecs)
         turn, answered = adapter.begin(left, parts), None
         try:
             answered = self._infer(x, turn.parts if turn is not None else parts or self.plan.decision.parts, turn)
         finally:
             adapter.end(turn, answered)
-        codecs = adapter.plan.codecs if turn is None else turn.codecs
-        return replace(answered, parts=parts or self.plan.decision.parts if turn is None else turn.parts, codecs=codecs)
+        used = adapter.plan.codecs if turn is None else turn.codecs
+        return replace(answered, parts=parts or self.plan.decision.parts if turn is None else turn.parts, codecs=used)
 
-    def _infer(self, x: Array, parts: Parts, turn: Turn | None) -> Answered:
+    def _infer(self, x: Array, parts: Parts, turn: Turn | None, codecs: Mapping[int, str] | None = None) -> Answered:
         if self._late is not None and self._resilient is None:
             return self._late.infer(x, parts)
-        codecs = None if turn is None else turn.codecs
+        codecs = codecs if turn is None else turn.codecs
         if self._resilient is not None:
             return self._resilient.infer(x, parts, codecs, None if turn is None else turn.waiting_s)
         plan = self._plan

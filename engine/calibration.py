@@ -375,23 +375,23 @@ def find(folder: Path, network: Network) -> Calibration | None:
 
     Raises UsageError where the file cannot be read.
     """
-    graph = network.graph
-    kept = _read(path_of(folder, graph.name, graph.digest, network.weights.digest))
-    return kept or _coming_along(network)
+    return find_of(folder, network.graph.name, network.graph.digest, network.weights.digest)
 
 
-def _coming_along(network: Network) -> Calibration | None:
-    name = network.graph.name
-    found = _read(shipped("models.zoo", "calibrations", f"{name}.json")) if name in SHIPPED else None
-    is_for_it = found is not None and (found.graph, found.weights) == (network.graph.digest, network.weights.digest)
-    return found if is_for_it else None
+def find_of(folder: Path, model: str, graph: str, weights_digest: str) -> Calibration | None:
+    """The same for a network that is known by its name and the digests of its graph and its weights."""
+    return _read(path_of(folder, model, graph, weights_digest)) or _coming_along(model, graph, weights_digest)
 
 
-def why_none(network: Network) -> str:
+def _coming_along(model: str, graph: str, weights_digest: str) -> Calibration | None:
+    found = _read(shipped("models.zoo", "calibrations", f"{model}.json")) if model in SHIPPED else None
+    return found if found is not None and (found.graph, found.weights) == (graph, weights_digest) else None
+
+
+def why_none(model: str) -> str:
     """Why there is no calibration for a network that takes pictures, and what to do."""
-    name = network.graph.name
-    cure = f"run deployment.py calibrate -t {name}"
-    return f"the one that comes along is for other weights: {cure}" if name in SHIPPED else cure
+    cure = f"run deployment.py calibrate -t {model}"
+    return f"the one that comes along is for other weights: {cure}" if model in SHIPPED else cure
 
 
 def _read(path: Path) -> Calibration | None:

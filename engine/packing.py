@@ -18,6 +18,7 @@ from edgecloud.engine.calibration import Calibration
 from edgecloud.engine.executor import Executor
 from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
+from edgecloud.engine.packing_store import KeptPacking as KeptPacking
 from edgecloud.engine.packing_store import lossless, path_of, read, write
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import PICTURE
@@ -115,14 +116,27 @@ def codec_policy_of(network: Network, takes: str, name: str, budget: float, fold
     `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
     nothing was tried. Raises UsageError where the calibration cannot be read.
     """
+    graph = network.graph
+    return policy_of(graph.name, graph.digest, network.weights.digest, name, budget, folder, takes)
+
+
+def policy_of(
+    model: str,
+    graph: str,
+    weights_digest: str,
+    name: str,
+    budget: float,
+    folder: Path,
+    takes: str = PICTURE,
+) -> CodecPolicy:
+    """The same for a network that is known by its name and the digests of its graph and its weights."""
     is_sided = kind_of(name) in KINDS
-    kept = calibration.find(folder, network) if (name == AUTO and budget) or is_sided else None
+    is_asked = (name == AUTO and budget) or is_sided
+    kept = calibration.find_of(folder, model, graph, weights_digest) if is_asked else None
     if is_sided and (kept is None or not any(codec_name == name for _, codec_name in kept.sided)):
-        model = network.graph.name
         raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
     if budget and name == AUTO and kept is None:
-        model = network.graph.name
-        remedy = calibration.why_none(network) if takes == PICTURE else "only image networks can be calibrated"
+        remedy = calibration.why_none(model) if takes == PICTURE else "only image networks can be calibrated"
         log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", model, remedy)
     return CodecPolicy.of(name, kept, budget)
 
@@ -139,12 +153,7 @@ def packing_of(
     Those of the input are measured on `inputs`, or on the network's example, and are the mean of them.
     """
     graph = network.graph
-    needed = {
-        (n, name)
-        for n in range(len(graph.layers))
-        for name in (*policy.lossless(n), *policy.lossy(graph, n))
-        if name != RAW
-    }
+    needed = needed_of(graph, policy)
     sided = policy.sided_by_number(graph)
     arrays = [network.example.array] if inputs is None else inputs
     of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
@@ -161,6 +170,21 @@ def packing_of(
     if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
         write(path, replace(now, packing=packing, tried=tried))
     return of_input.joined(packing.renamed({label: key for key, label in labels.items()}))
+
+
+def needed_of(graph: LayerGraph, policy: CodecPolicy) -> set[tuple[int, str]]:
+    """The layers and codecs whose sizes have to be known."""
+    numbers = range(len(graph.layers))
+    return {(n, name) for n in numbers for name in (*policy.lossless(n), *policy.lossy(graph, n)) if name != RAW}
+
+
+def kept_costs(graph: LayerGraph, policy: CodecPolicy, kept: KeptPacking) -> CodecCosts | None:
+    """What is known of what `policy` asks for, without measuring; None where something was never measured."""
+    sided = policy.sided_by_number(graph)
+    labels = {key: _label(key, sided) for key in needed_of(graph, policy)}
+    if not kept.knows(labels.values()):
+        return None
+    return kept.joined.renamed({label: key for key, label in labels.items()})
 
 
 def _label(key: tuple[int, str], sided: Mapping[tuple[int, str], SidedCodec]) -> tuple[int, str]:

@@ -66,7 +66,8 @@ class CellEdge:
         assert self._auto is not None  # set by that
         cell = self.place.cell
         try:
-            return registry.points_text(who, CellInfo(cell.model, self.points, self._auto, self.cache_dir, cell.cpu))
+            about = (cell.model, self.points, self._auto, self.cache_dir, cell.cpu, self.spec.accuracy_budget)
+            return registry.points_text(who, CellInfo(*about))
         except AppError as error:
             raise NoChoice(f"{who} cannot choose: {error}") from error
 
@@ -104,6 +105,7 @@ def edge(
         ),
         *("--power", cell.power, "--radio", cell.radio, "--cache-dir", str(cache_dir), "--times", "measured"),
         *testbed.edge_arguments(cell.cpu),
+        *(["--accuracy-budget", f"{100 * spec.accuracy_budget:g}%"] if spec.accuracy_budget else []),
         *(["--verify"] if spec.verify else []),
     ]
     log = folder / "logs" / f"{cell.slug}.edge.log"

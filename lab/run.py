@@ -68,6 +68,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeat", metavar="N", help="measured inferences per cut point (default: 3)")
     parser.add_argument("--codec", metavar="NAME", help="codec of the cut points (default: raw); auto chooses its own")
+    parser.add_argument(
+        "--accuracy-budget",
+        type=arguments.percent,
+        metavar="SHARE",
+        help="share of answers that lossy codecs of auto may change, such as 1%% (default: 0%%)",
+    )
     parser.add_argument("--objective", metavar="NAMES", help="objectives: latency, energy or both")
     parser.add_argument("--baselines", metavar="NAMES", help="baselines: auto,all-edge,all-cloud,...")
     parser.add_argument("--trace", metavar="FILES", help="replay these bandwidth traces instead of the link rates")
@@ -88,7 +94,8 @@ def spec_of(options: argparse.Namespace) -> Spec:
         settings["links"] = options.link.split(";") if ";" in options.link else [options.link]
     if options.repeat is not None:
         settings["repeat"] = int(options.repeat) if options.repeat.isdecimal() else options.repeat
-    settings |= {key: value for key in ("points", "codec", "mode") if (value := getattr(options, key)) is not None}
+    names = ("points", "codec", "mode", "accuracy_budget")
+    settings |= {key: value for key in names if (value := getattr(options, key)) is not None}
     links = settings.pop("links", None)
     if options.spec is None and ("models" not in settings or links is None):
         raise UsageError("nothing to run: use SPEC.toml, --model and --link, or --resume DIR")

@@ -37,6 +37,8 @@ class Spec:
     warm_up: int = 1
     codec: str = "raw"
     """Of the points; `auto` and the baselines choose their own."""
+    accuracy_budget: float = 0.0
+    """The share of answers that lossy codecs of `auto`, and a JPEG of all-cloud-in-budget, may change."""
     objectives: tuple[str, ...] = ("latency",)
     power: str = "raspberry_pi_4"
     mode: str = AUTO
@@ -60,13 +62,18 @@ class Spec:
             parse_link(link.shape)
         if unknown := [one for one in self.objectives if one not in OBJECTIVES]:
             raise UsageError(f"no objective {unknown[0]!r}: choose {', '.join(OBJECTIVES)}")
-        if not 1 <= self.repeat <= MOST_REPEATS or not 0 <= self.warm_up <= MOST_REPEATS or self.cloud_threads < 0:
-            raise UsageError("repeat must be at least 1; warm_up and cloud_threads at least 0")
+        self._check_numbers()
         registry.check(self.baselines)
         if not self.points and not self.baselines:
             raise UsageError("nothing to measure: set points, for example all, or baselines")
         if self.points == registry.CONTENDERS:
             self._check_contenders()
+
+    def _check_numbers(self) -> None:
+        if not 0 <= self.accuracy_budget <= 1:
+            raise UsageError(f"accuracy_budget {self.accuracy_budget:g} is not a share of answers: use 0.01, say")
+        if not 1 <= self.repeat <= MOST_REPEATS or not 0 <= self.warm_up <= MOST_REPEATS or self.cloud_threads < 0:
+            raise UsageError("repeat must be at least 1; warm_up and cloud_threads at least 0")
 
     def _check_contenders(self) -> None:
         """What says which points cannot be the best has to be there."""
@@ -141,6 +148,12 @@ def _number(name: str, value: Any, _folder: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f"{name} must be a whole number, not {value!r}")
     return value
+
+
+def _share(name: str, value: Any, _folder: Path) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UsageError(f"{name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _flag(name: str, value: Any, _folder: Path) -> bool:
@@ -236,6 +249,7 @@ READ = {
     "repeat": _number,
     "warm_up": _number,
     "codec": _text,
+    "accuracy_budget": _share,
     "objectives": _texts,
     "power": _text,
     "mode": _text,

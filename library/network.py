@@ -99,11 +99,12 @@ class Network:
 
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
-        from edgecloud.engine.packing import check_codec, codec_policy_of, packing_of
-        from edgecloud.tools.plan_bytes import Counted
+        from edgecloud.engine.packing import check_codec, packing_of
+        from edgecloud.tools.plan_bytes import Counted, policy_for
 
         check_codec(config.codec)
-        policy = codec_policy_of(self._network, self._entry.takes, config.codec, 0.0, config.cache_dir)
+        names = (self.graph.name, self.graph.digest, self._network.weights.digest)
+        policy = policy_for(*names, config.cache_dir, config.packing)
         costs = packing_of(self._network, policy, config.cache_dir)
         return Counted("measured", "", policy.allowed(self.graph, costs, config.cpu_share))
 

@@ -104,7 +104,8 @@ class Plan:
     `edge` and `cloud` are ids of layers; `boundary` are those whose outputs go up, and `codecs` says how each is packed
     (`raw` is as it is). `point` is the number of the cut where one tensor crosses it: 0 is everything on the cloud, the
     last one everything on the edge; None for another cut, and for layers that go back and forth. `alternatives` are the
-    predicted seconds of every point, in order. `is_optimal` says that no cut at all is better.
+    predicted seconds of every point, in order. `is_optimal` says that no cut at all is better. `gain` is what the
+    better of both ends takes, each with its own codec, divided by what this takes; 1 where it is an end.
 
     >>> import edgecloud as ec
     >>> table = [{"id": "input", "inputs": [], "out_bytes": 600_000},
@@ -115,6 +116,8 @@ class Plan:
     (('conv',), ('fc',), ('conv',), 1)
     >>> print(plan)
     point 1: 1 layer on the edge, 1 on the cloud, 50 kB sent, 226 ms predicted (latency)
+    >>> round(plan.gain, 2)
+    4.42
     """
 
     network: str
@@ -132,6 +135,8 @@ class Plan:
     """Why a cloud that was wanted has no part in it."""
     energy_j: float | None = None
     """Joules of the edge, modelled; None where nobody asked."""
+    gain: float | None = None
+    """Over the better end, in what is minimized; None without a cloud."""
     decision: Decision = field(repr=False, kw_only=True)
     """The same with layers as numbers, as the packages inside have it."""
 
@@ -159,6 +164,7 @@ class Plan:
             is_optimal=decision.is_optimal,
             failure=failure,
             energy_j=energy_j,
+            gain=None if decision.gain is None else decision.gain.over,
             decision=decision,
         )
 
@@ -185,6 +191,7 @@ def plan(
     load: float = 1.0,
     queue: str | float = 0.0,
     codec: str = AUTO,
+    accuracy_budget: float = PlanConfig.accuracy_budget,
     power: str = PlanConfig.power,
     radio: str = PlanConfig.radio,
     cache_dir: str | Path | None = None,
@@ -199,7 +206,8 @@ def plan(
     They may be left out where the rows hold `edge_s` and `cloud_s`, and for a name. The cloud is `load` times slower
     than that, after a wait of `queue` seconds. `goal` says what is to be least: a `Goal`, or the name of an objective.
     `codec` is `auto` (what takes least), `raw` or a codec by name, of those whose sizes the rows, or the cache of a
-    profiled network, hold. `power` and `radio` are what the edge's energy is modelled with.
+    profiled network, hold; `accuracy_budget` is the share of answers that lossy ones may change, as a calibration of a
+    network, or `loss` in the rows, says. `power` and `radio` are what the edge's energy is modelled with.
 
     Raises UsageError for times that are missing or not one for each layer, and for invalid numbers, layers or names.
 
@@ -228,10 +236,17 @@ def plan(
             power=power,
             radio=radio,
             codec=codec,
+            accuracy_budget=_budget(accuracy_budget),
         )
         source, counted = _source(net, edge_times, cloud_times, config)
         planned = whatif.decided(source, config, counted=counted)
         return Plan.of(planned.graph, planned.decision, planned.energy_j)
+
+
+def _budget(share: float) -> float:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise UsageError(f"accuracy_budget is a share of answers from 0 to 1, such as 0.01, not {share!r}")
+    return float(share)
 
 
 # --- what it is planned from

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ class Input:
     source: str
     rows: tuple[str, ...] = ()
     """What the rows of the answer stand for, where it has several: the words of a sentence, the moments of a sound."""
+    truth: str = ""
+    """The label that a network should answer; "" where nobody knows it."""
 
     @property
     def tensor(self) -> "torch.Tensor":
@@ -192,7 +194,7 @@ def sample(name: str, preprocess: Preprocess) -> Input:
     if name in MADE:
         return MADE[name](preprocess)
     path = SAMPLES[name]()[0]
-    return from_image(path, preprocess, source=f"sample:{path.name}")
+    return replace(from_image(path, preprocess, source=f"sample:{path.name}"), truth=TRUTHS.get(path.name, ""))
 
 
 def samples(name: str) -> tuple[Path, ...]:
@@ -245,5 +247,7 @@ SAMPLES: dict[str, Callable[[], tuple[Path, ...]]] = {
     "face": partial(_shipped, "face.jpg"),  # the face of Eileen Collins in NASA's portrait, in the public domain
 }
 """Default inputs that are pictures: the first of each is taken, the others serve where several are wanted."""
+TRUTHS = {"china.jpg": "palace", "digit.png": "2"}
+"""What is in the pictures, as a label of ImageNet (the Summer Palace in Beijing), or of digits."""
 SAMPLES_OF = {PICTURE: tuple(SAMPLES), SPEECH: ("speech",), SENTENCE: ("sentence",)}
 """The default inputs of each kind, by name."""

@@ -9,15 +9,16 @@ method      chain       cuts of one tensor, all tried
 With a limit on what the cloud may cost, placements may go back and forth between the two (partition.placement).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from edgecloud.models.graph import LayerGraph
+from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition import bottleneck, chain, mincut, placement
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
+from edgecloud.partition.gain import Gain, Packing, ends_of
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
 from edgecloud.partition.packing import RAW, Allowed
@@ -91,6 +92,11 @@ class Goal:
                 raise GoalError(clash, self)
 
     @property
+    def takes_lossy(self) -> bool:
+        """Whether lossy codecs may be used: only points are calibrated, and not under a limit of cost."""
+        return self.max_cost is None and self.method in ("auto", "chain")
+
+    @property
     def price(self) -> float:
         """Of a second of the cloud, 0 where none was told."""
         return self.price_per_s or 0.0
@@ -136,6 +142,8 @@ class Decision:
     """Whether the stages sustain the rate that was asked for."""
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer that goes up is packed; what is not named travels as it is."""
+    gain: Gain | None = None
+    """Over the better of both ends, each with its own codec; None where there is no cloud to compare with."""
 
     @property
     def is_of_stage(self) -> bool:
@@ -238,11 +246,37 @@ def decide(
     weights = goal.weights(power)
     exact = problem if allowed is None else allowed.exact(problem, weights)
     lossless_decision = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
-    if allowed is None or not allowed.lossy or goal.max_cost is not None or goal.method not in ("auto", "chain"):
-        return lossless_decision
+    if allowed is None or not allowed.lossy or not goal.takes_lossy:
+        return with_gain(lossless_decision, [(exact, lossless_decision.candidates)], goal, power, room)
     lossy, points = allowed.with_lossy(problem, weights), replace(goal, method="chain")
     lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
-    return min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
+    decision = min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
+    packings = [(exact, lossless_decision.candidates), (lossy, lossy_decision.candidates)]
+    return with_gain(decision, packings, goal, power, room)
+
+
+def with_gain(
+    decision: Decision,
+    packings: Sequence[Packing],
+    goal: Goal,
+    power: Power = NO_POWER,
+    room: FrameLimits | None = None,
+) -> Decision:
+    """The same with its gain over the better end. All on the cloud has the best of some packings of the problem.
+
+    It is no end where no frame carries the input, or where it costs more than the goal allows.
+    """
+    problem, weights = packings[0][0], goal.weights(power)
+    graph = problem.graph
+    cloud = () if room is None and goal.max_cost is None else parts_of(graph, frozenset({INPUT}))
+    has_room = room is None or all(room.fits(graph, part) for part in cloud)
+    is_cheap = goal.max_cost is None or cost_of(problem, cloud, goal.price) <= goal.max_cost
+
+    def value(predicted: StageTimes) -> float:
+        return predicted.longest_s if decision.is_of_stage else weights.value(predicted)
+
+    ends = ends_of(packings, value, has_cloud=has_room and is_cheap)
+    return replace(decision, gain=Gain(value(decision.predicted), ends))
 
 
 def _search(search: _Search) -> Decision:

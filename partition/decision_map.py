@@ -6,13 +6,15 @@ minimum cut (parametric cuts; CAS, IMWUT 2021, keeps a graph of such states).
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from edgecloud.models.graph import LayerGraph
+from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition import chain
 from edgecloud.partition.cost import LATENCY, Link, Packed, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.envelope import Line, envelope
+from edgecloud.partition.gain import gain_at, most_gained
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.packing import RAW, Allowed
 
@@ -71,6 +73,9 @@ class DecisionMap:
     graph: LayerGraph
     regions: tuple[Region, ...]
     begins: tuple[float, ...]
+    ends: tuple[Line, ...] = ()
+    """What all on the edge takes, and all on the cloud with each way to send the input, over 1 / upload rate."""
+    fastest: float = FASTEST
 
     @classmethod
     def of(
@@ -85,8 +90,8 @@ class DecisionMap:
 
         `link_at` is the link of a rate; its download has to be fixed or in proportion. `weights_at` must weigh every
         stage but the upload and the download the same whatever the link: 1 for latency, watts of a radio that are
-        linear in the rate for energy. With `allowed` each rate has its own best lossless codecs, and a region ends
-        where they change too. Raises ValueError as `best_cut` does.
+        linear in the rate for energy. With `allowed` each rate has its own best codecs, lossy ones where a single
+        tensor crosses, and a region ends where they change too. Raises ValueError as `best_cut` does.
         """
         graph, at = problem.graph, link_at or follow(problem.link)
         solver = None if graph.is_chain else CutSolver(graph)
@@ -97,8 +102,12 @@ class DecisionMap:
             if allowed is None:
                 return _Cut(best_cut(there, weights, solver))
             exact = allowed.exact(there, weights)
-            head = best_cut(exact, weights, solver)
-            return _Cut(head, tuple((n, exact.packed[n]) for n in graph.boundary(head)) if exact.packed else ())
+            found = [(exact, best_cut(exact, weights, solver))]
+            if allowed.lossy:
+                points = allowed.with_lossy(there, weights)
+                found.append((points, best_cut(points, weights, None)))
+            packed, head = min(found, key=lambda pair: weights.value(_predicted(*pair, link)))
+            return _Cut(head, tuple((n, packed.packed[n]) for n in graph.boundary(head)) if packed.packed else ())
 
         def line_of(cut: _Cut) -> Line:
             xs, sent = (1 / between[1], 1 / between[0]), cut.of(problem)
@@ -110,11 +119,28 @@ class DecisionMap:
         ends = [*(1 / piece.begin for piece in pieces[1:]), between[0]]
         spans = zip(pieces, ends, strict=True)
         regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in spans][::-1]
-        return cls(graph, tuple(regions), tuple(region.from_bytes_per_s for region in regions))
+        ways = [()] if allowed is None else [((INPUT, way),) for way in allowed.alone(INPUT)]
+        whole = [_Cut(graph.everything), *(_Cut(frozenset({INPUT}), way) for way in ways)]
+        begins = tuple(region.from_bytes_per_s for region in regions)
+        return cls(graph, tuple(regions), begins, tuple(map(line_of, whole)), between[1])
 
     def lookup(self, up_bytes_per_s: float) -> frozenset[int]:
         """The best cut at an upload rate. Takes about a microsecond."""
-        return self.regions[max(0, bisect_right(self.begins, up_bytes_per_s) - 1)].head
+        return self.region_at(up_bytes_per_s).head
+
+    def region_at(self, up_bytes_per_s: float) -> Region:
+        """The region of an upload rate."""
+        return self.regions[max(0, bisect_right(self.begins, up_bytes_per_s) - 1)]
+
+    def gain_at(self, up_bytes_per_s: float) -> float:
+        """What the best cut gains over the better end at an upload rate; 1 where it is an end."""
+        return gain_at(1 / up_bytes_per_s, self.region_at(up_bytes_per_s).line, self.ends)
+
+    def gains(self) -> Iterator[tuple[float, float]]:
+        """For every region the most that its cut gains over the better end, and the upload rate of that."""
+        for region, (begin, end) in zip(self.regions, pairwise((*self.begins, self.fastest)), strict=True):
+            gain, x = most_gained(region.line, self.ends, 1 / end, 1 / begin)
+            yield gain, 1 / x
 
 
 def best_cut(problem: Problem, weights: StageWeights, solver: CutSolver | None) -> frozenset[int]:

@@ -22,10 +22,12 @@ class Allowed:
     lossy: Mapping[int, Sequence[Packed]]
     """By layer, and only where its output crosses alone: it was checked there how often the answer stays the same."""
 
-    def alone(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
-        """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none."""
+    def alone(self, layer: int, codecs: Collection[str] | None = None) -> Sequence[Packed]:
+        """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none.
+
+        None: of all that there are."""
         ways = (*self.lossless[layer], *self.lossy.get(layer, ()))
-        return [packed for packed in ways if packed.codec.partition(":")[0] in codecs]  # of `learned:NAME` the kind
+        return [p for p in ways if codecs is None or p.codec.partition(":")[0] in codecs]  # of `learned:NAME` the kind
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""
@@ -35,6 +37,14 @@ class Allowed:
         """The same with the lossy ones too; only points may be chosen from it."""
         every = [[*ways, *self.lossy.get(layer, ())] for layer, ways in enumerate(self.lossless)]
         return replace(problem, packed=best(every, problem.link, weights))
+
+    def at_speed(self, speed: float) -> "Allowed":
+        """The same from an edge that packs so many times as fast."""
+
+        def faster(ways: Sequence[Packed]) -> list[Packed]:
+            return [replace(way, encode_s=way.encode_s / speed) for way in ways]
+
+        return Allowed([faster(ways) for ways in self.lossless], {n: faster(ways) for n, ways in self.lossy.items()})
 
 
 def best(options: Options, link: Link, weights: StageWeights) -> tuple[Packed, ...]:

@@ -7,7 +7,6 @@ hull are the best cuts for some price of a joule in seconds, and are found by tr
 
 from dataclasses import dataclass
 
-from edgecloud.partition import chain
 from edgecloud.partition.cost import LATENCY, Power, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.envelope import Line, envelope
@@ -26,8 +25,9 @@ class Tradeoff:
     energy_j: float
 
 
-def front(problem: Problem, power: Power) -> tuple[Tradeoff, ...]:
-    """Cuts that no other beats in latency and energy both, the fastest first.
+def front(problem: Problem, power: Power, points: Problem | None = None) -> tuple[Tradeoff, ...]:
+    """Cuts that no other beats in latency and energy both, the fastest first. `points` is the problem with the packing
+    that cuts of one tensor may have, where that is another.
 
     Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull. Raises ValueError as
     `best_cut` does.
@@ -43,11 +43,12 @@ def front(problem: Problem, power: Power) -> tuple[Tradeoff, ...]:
         return best_cut(problem, LATENCY.plus(joules, seconds_per_joule), solver)
 
     heads = {piece.item for piece in envelope(lowest, line_of, 0.0, DEAREST_S)}
-    heads |= {graph.head_at(candidate.point.number) for candidate in chain.scan(problem)}
     heads.add(best_cut(problem, NO_WEIGHTS.plus(joules, 1.0), solver))
+    found = [(head, problem) for head in heads]
+    found += [(graph.head_at(point.number), points or problem) for point in graph.points]
     tradeoffs = []
-    for head in heads:
-        predicted = predict(problem, parts_of(graph, head))
+    for head, packed in found:
+        predicted = predict(packed, parts_of(graph, head))
         tradeoffs.append(Tradeoff(head, predicted, joules.value(predicted)))
     return _not_beaten(tradeoffs)
 

@@ -10,6 +10,7 @@ from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import Part, StageTimes
 from edgecloud.partition.decide import Decision
+from edgecloud.partition.gain import Gain
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.partition.packing import RAW
 from edgecloud.utils.units import format_bytes, format_seconds, middle_cut, printable
@@ -18,8 +19,9 @@ BAR = 32
 SHOWN = 30
 BEST_SHOWN = 12
 NAME, LEAST_NAME = 60, 8
-BESIDE_NAME = 42
-"""Columns of the table beside the names and the bars."""
+BESIDE_NAME, GAIN = 42, 8
+"""Columns of the table beside the names and the bars, and of the gain, where that is of the time."""
+MOST_GAIN = 999.0
 STAGES = (
     *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
     ("cloud_s", "blue", "▓"),
@@ -32,33 +34,43 @@ def candidates_table(
 ) -> Table:
     """Every point, or of many the best ones, and what was decided; where `width` columns are not enough for names and
     bars, both get shorter."""
-    bar = min(BAR, max(width - BESIDE_NAME - 2 * LEAST_NAME, 8))
-    most = max(LEAST_NAME, min(NAME, width - BESIDE_NAME - bar))
+    gain = decision.gain if decision.objective == "latency" else None
+    beside = BESIDE_NAME + (0 if gain is None else GAIN)
+    bar = min(BAR, max(width - beside - 2 * LEAST_NAME, 8))
+    most = max(LEAST_NAME, min(NAME, width - beside - bar))
     chosen = decision.point(graph)
     rows = _shown(decision.candidates, chosen)
     table = Table(box=None, pad_edge=False, title=_title(len(decision.candidates), len(rows)), title_justify="left")
-    for name in ("", "point", "after", "transfer size", "total", "predicted"):
-        table.add_column(name, justify="right" if name in ("point", "transfer size", "total") else "left", no_wrap=True)
+    for name in ("", "point", "after", "transfer size", "total", *([] if gain is None else ["gain"]), "predicted"):
+        is_number = name in ("point", "transfer size", "total", "gain")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True)
     longest = max(predicted.total_s for predicted in (*(c.predicted for c in rows), decision.predicted))
     if chosen is None:
         boundary_bytes = graph.bytes_of(decision.boundary(graph)) if up_bytes_per_s is None else None
         if up_bytes_per_s is not None:
             boundary_bytes = round(decision.predicted.upload_s * up_bytes_per_s)  # as packed, like those of the points
         names = ("→", "-", middle_cut(short_name(graph, decision), most))
-        _add(table, names, boundary_bytes or 0, decision.predicted, longest, bar)
+        _add(table, names, boundary_bytes or 0, decision.predicted, gain, longest, bar)
     for candidate in rows:
         number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
         names = ("→" if number == chosen else "", str(number), middle_cut(printable(layer, NAME), most))
-        _add(table, names, candidate.boundary_bytes, candidate.predicted, longest, bar)
+        _add(table, names, candidate.boundary_bytes, candidate.predicted, gain, longest, bar)
     return table
 
 
 def _add(
-    table: Table, names: tuple[str, str, str], boundary_bytes: int, predicted: StageTimes, longest: float, bar: int
+    table: Table,
+    names: tuple[str, str, str],
+    boundary_bytes: int,
+    predicted: StageTimes,
+    gain: Gain | None,
+    longest: float,
+    bar: int,
 ) -> None:
     style = "bold" if names[0] else ""
     size = format_bytes(boundary_bytes) if boundary_bytes else "-"
-    table.add_row(*names, size, format_seconds(predicted.total_s), _bar(predicted, longest, bar), style=style)
+    over = [] if gain is None else [f"{min(gain.of(predicted.total_s), MOST_GAIN):.2f} x"]
+    table.add_row(*names, size, format_seconds(predicted.total_s), *over, _bar(predicted, longest, bar), style=style)
 
 
 def _shown(candidates: Sequence[Candidate], chosen: int | None) -> list[Candidate]:

@@ -16,17 +16,18 @@ from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.models import bundle, custom_model, graph_json
 from edgecloud.models.graph import INPUT, LayerGraph
-from edgecloud.partition.cost import CloudTimes, Link, Power, Problem, StageWeights
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Power, Problem, StageWeights
 from edgecloud.partition.decide import Decision, Goal, decide, load_solvers
-from edgecloud.partition.decision_map import DecisionMap, follow, keep_download
-from edgecloud.partition.packing import Allowed
+from edgecloud.partition.decision_map import FASTEST, SLOWEST, DecisionMap, follow, keep_download
+from edgecloud.partition.gain import Prospects, Setting, prospects
+from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.partition.pareto import Tradeoff, front
 from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quota import Quota
 from edgecloud.predictor.store import StoredProfile
 from edgecloud.tools import plan_bytes
-from edgecloud.tools.plan_bytes import Counted
+from edgecloud.tools.plan_bytes import Counted, Packing
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file, write_atomically, writing
 from edgecloud.utils.progress import Show
@@ -59,7 +60,16 @@ class PlanConfig:
     power: str = EdgeConfig.power
     radio: str = EdgeConfig.radio
     codec: str = AUTO
-    """As on the edge: one by name, raw, or auto: the best lossless one."""
+    """As on the edge: one by name, raw, or auto: the best lossless one, and lossy ones within the budget."""
+    accuracy_budget: float = 0.0
+    """Share of answers that lossy codecs may change, as calibrated."""
+    has_jpeg: bool = False
+    """Whether the cloud takes JPEG."""
+
+    @property
+    def packing(self) -> Packing:
+        """What it says of codecs."""
+        return Packing(self.codec, self.accuracy_budget, self.has_jpeg)
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,16 @@ class Planned:
     counted: Counted = field(default_factory=Counted)
     """Which bytes were counted."""
     source: Source | None = None
+    prospects: Prospects | None = None
+    """Where a cut would pay; None where there is no map."""
+
+    @property
+    def points(self) -> Problem:
+        """The problem with the packing that points may have, lossy where that is allowed."""
+        allowed = self.counted.allowed
+        if allowed is None:
+            return self.problem
+        return allowed.with_lossy(self.problem, self.config.goal.weights(self.power))
 
     @property
     def graph(self) -> LayerGraph:
@@ -102,9 +122,34 @@ class Planned:
 def plan(config: PlanConfig, progress: Show = lambda _text, _done: None) -> Planned:
     """Read the times, decide, and find where the decision changes. Raises UsageError for what is wrong."""
     planned = decided(source_of(config), config, progress)
+    setting = setting_of(planned)
+    tradeoffs = front(planned.problem, planned.power, planned.points)
+    if config.goal.max_cost is not None or config.goal.objective == "throughput":
+        return replace(planned, front=tradeoffs)
+    is_sum = not planned.decision.is_of_stage
+    found = prospects(setting, (SLOWEST, FASTEST), planned.counted.wider) if is_sum else None
+    return replace(planned, map=map_of(setting), front=tradeoffs, prospects=found)
+
+
+def map_of(setting: Setting) -> DecisionMap:
+    """Where the best cut changes."""
+    return DecisionMap.of(setting.problem, setting.link_at, setting.weights_at, allowed=setting.allowed)
+
+
+def setting_of(planned: Planned) -> Setting:
+    """What other links and edges are judged by."""
+    config, problem, allowed = planned.config, planned.problem, planned.counted.allowed
     choice = PowerChoice.of(config.power, config.radio)
-    changes = _map(planned.problem, config, choice, planned.counted.allowed)
-    return replace(planned, map=changes, front=front(planned.problem, planned.power))
+    link_at = (follow if config.down_bytes_per_s is None else keep_download)(problem.link)
+
+    def weights_at(link: Link) -> StageWeights:
+        return config.goal.weights(choice.at(link))
+
+    if allowed is None:
+        allowed = Allowed([[Packed(RAW, layer.out_bytes)] for layer in problem.graph.layers], {})
+    elif not config.goal.takes_lossy:
+        allowed = Allowed(allowed.lossless, {})
+    return Setting(problem, allowed, weights_at, link_at)
 
 
 def decided(
@@ -135,8 +180,8 @@ def _counted(graph: LayerGraph, source: Source, config: PlanConfig, progress: Sh
     """How boundaries are packed."""
     if source.edge is None:
         _, rows = graph_json.parse(source.document, source.name)
-        return plan_bytes.of_file(graph, rows, source.name, config.codec, config.cpu_share)
-    where = (source.edge.profile.key, config.cache_dir, config.codec, _share(source.edge, config))
+        return plan_bytes.of_file(graph, rows, source.name, config.packing, config.cpu_share)
+    where = (source.edge.profile.key, config.cache_dir, config.packing, _share(source.edge, config))
     return plan_bytes.of_edge(graph, str(config.model), *where, progress)
 
 
@@ -144,18 +189,6 @@ def _share(edge: StoredProfile, config: PlanConfig) -> float:
     """How much of a core the edge has, in the long run."""
     quota = Quota.of_clock(edge.profile.key.clock)
     return config.cpu_share if quota is None else quota.share * config.cpu_share
-
-
-def _map(problem: Problem, config: PlanConfig, choice: PowerChoice, allowed: Allowed | None) -> DecisionMap | None:
-    goal = config.goal
-    if goal.max_cost is not None or goal.objective == "throughput":
-        return None
-    link_at = (follow if config.down_bytes_per_s is None else keep_download)(problem.link)
-
-    def weights_at(link: Link) -> StageWeights:
-        return goal.weights(choice.at(link))
-
-    return DecisionMap.of(problem, link_at, weights_at, allowed=allowed)
 
 
 def source_of(config: PlanConfig) -> Source:
@@ -277,10 +310,11 @@ def problem_of(document: Any, name: str, config: PlanConfig, edge: StoredProfile
 def export(planned: Planned, path: Path) -> None:
     """Write a file for --graph. Raises UsageError where it cannot be written."""
     with writing(path):
-        write_atomically(path, json.dumps(to_document(planned.problem, planned.counted.allowed), indent=1))
+        document = to_document(planned.problem, planned.counted.allowed, planned.config.accuracy_budget)
+        write_atomically(path, json.dumps(document, indent=1))
 
 
-def to_document(problem: Problem, allowed: Allowed | None = None) -> dict[str, Any]:
+def to_document(problem: Problem, allowed: Allowed | None = None, budget: float = 0.0) -> dict[str, Any]:
     """What --graph reads: a graph with its times and how it may be packed, to change and to plan from again."""
     document = graph_json.to_document(problem.graph)
     times = zip(problem.edge_s, problem.cloud.seconds, problem.cloud.start_s, strict=True)
@@ -289,6 +323,6 @@ def to_document(problem: Problem, allowed: Allowed | None = None) -> dict[str, A
         for row, (edge_s, cloud_s, start_s) in zip(document["layers"], times, strict=True)
     ]
     if allowed is not None:
-        packed = plan_bytes.to_rows(allowed)
+        packed = plan_bytes.to_rows(allowed, budget)
         rows = [row | ({plan_bytes.FIELD: ways} if ways else {}) for row, ways in zip(rows, packed, strict=True)]
     return document | {"layers": rows, "result_bytes": problem.result_bytes}

@@ -33,6 +33,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--load", type=arguments.above_zero, default=1.0, metavar="K", help="cloud load: slowdown relative to idle"
     )
     names = tuple(BASELINES)
+    parser.add_argument(
+        "--accuracy-budget",
+        type=arguments.percent,
+        default="0%",
+        metavar="SHARE",
+        help="share of answers that a JPEG may change, such as 1%%",
+    )
     parser.add_argument("--names", type=arguments.names, default=names, metavar="A,B", help=", ".join(names))
     parser.add_argument(
         "--edge-survey",
@@ -73,7 +80,12 @@ def main(options: argparse.Namespace) -> int:
     )
     needs = {one.needs for one in baselines}
     inputs = InputLoader(sources).load(
-        options.type, options.bandwidth, needs, cpu_share=options.emulate_cpu, load=options.load
+        options.type,
+        options.bandwidth,
+        needs,
+        cpu_share=options.emulate_cpu,
+        load=options.load,
+        accuracy_budget=options.accuracy_budget,
     )
     choices = [one.choose(inputs) for one in baselines]
     if options.json:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecloud.models.graph import INPUT, LayerGraph
 
-RAW, PIXELS, JPEG = "raw", "pixels", "jpeg"
+RAW, PIXELS, PACKED_PIXELS, JPEG = "raw", "pixels", "pixels+zstd", "jpeg"
 
 
 class Needs(Enum):
@@ -17,6 +17,8 @@ class Needs(Enum):
     NOTHING = "nothing"
     MEASURED = "measured"
     REGRESSED = "regressed"
+    CALIBRATED = "calibrated"
+    """Which lossy codecs the input may have: nothing where none was calibrated."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class CellInfo:
     """Where both sides keep their measured times (predictor.store)."""
     cpu: float | None
     """The edge's share of a core; None is all of it."""
+    accuracy_budget: float = 0.0
+    """The share of answers that lossy codecs may change."""
 
     @property
     def up_bytes_per_s(self) -> float:
@@ -60,6 +64,8 @@ class BaselineInputs:
     load: float = 1.0
     """How many times slower than idle the cloud is: Neurosurgeon's K. The paper has a regression for each level of
     load; here the one of the idle cloud is multiplied."""
+    of_input: frozenset[str] = frozenset()
+    """Lossy codecs that the input may have within the accuracy budget."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.lab.baselines.inputs import BaselineInputs, CellInfo, Needs, Sides
+from edgecloud.models.graph import INPUT
 from edgecloud.predictor import store
 from edgecloud.predictor.store import StoredProfile
 from edgecloud.utils.errors import MismatchError, UsageError
@@ -42,6 +43,8 @@ class InputLoader:
 
     sources: Sources
     _layers: "dict[str, tuple[LayerGraph, tuple[Described, ...]]]" = field(default_factory=dict)
+    _digests: dict[str, str] = field(default_factory=dict)
+    """Of the weights of these networks."""
     _fits: "dict[Path, Predictors]" = field(default_factory=dict)
 
     def load(
@@ -51,16 +54,19 @@ class InputLoader:
         needs: Collection[Needs],
         cpu_share: float | None = None,
         load: float = 1.0,
+        accuracy_budget: float = 0.0,
     ) -> BaselineInputs:
         """The inputs of baselines with these needs. `cpu_share` is the share of a core that the edge has; None is all
-        of it. `load` is how many times slower than idle the cloud is.
+        of it. `load` is how many times slower than idle the cloud is. Lossy codecs may change `accuracy_budget` of the
+        answers.
 
         Raises UsageError where times or a survey are missing, MismatchError where given times are another network's.
         """
         graph, layers = self.network(model)
         measured = self._measured(model, graph, cpu_share) if Needs.MEASURED in needs else None
         regressed = self._regressed(layers, cpu_share or 1.0) if Needs.REGRESSED in needs else None
-        return BaselineInputs(graph, up_bytes_per_s, measured, regressed, load)
+        of_input = self._of_input(model, graph, accuracy_budget) if Needs.CALIBRATED in needs else frozenset()
+        return BaselineInputs(graph, up_bytes_per_s, measured, regressed, load, of_input)
 
     def network(self, model: str) -> "tuple[LayerGraph, tuple[Described, ...]]":
         """The layers of a network: as a graph, and as regressions see them."""
@@ -70,7 +76,17 @@ class InputLoader:
 
             network = registry.resolve_trusted(model).network(self.sources.weights)
             self._layers[model] = network.graph, described(network)
+            self._digests[model] = network.weights.digest
         return self._layers[model]
+
+    def _of_input(self, model: str, graph: "LayerGraph", budget: float) -> frozenset[str]:
+        """The lossy codecs that a kept calibration finds within a budget for the input; none without one."""
+        if budget <= 0:
+            return frozenset()
+        from edgecloud.engine import calibration
+
+        kept = calibration.find_of(self.sources.cache_dir, graph.name, graph.digest, self._digests[model])
+        return frozenset(() if kept is None else kept.within(budget).get(graph.layers[INPUT].id, ()))
 
     def _measured(self, model: str, graph: "LayerGraph", cpu_share: float | None) -> Sides:
         sources = self.sources
@@ -133,4 +149,5 @@ def _loader(cache_dir: Path) -> InputLoader:
 
 def of_cell(cell: CellInfo, needs: Collection[Needs]) -> BaselineInputs:
     """The inputs in a cell of an experiment; raises what InputLoader.load does."""
-    return _loader(cell.cache_dir).load(cell.model, cell.up_bytes_per_s, needs, cell.cpu)
+    load = _loader(cell.cache_dir).load
+    return load(cell.model, cell.up_bytes_per_s, needs, cell.cpu, accuracy_budget=cell.accuracy_budget)

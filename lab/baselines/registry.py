@@ -17,7 +17,7 @@ OF_THE_OBJECTIVE = (AUTO, AUTO_RAW)
 """Those that choose by the objective; all others do the same under each, and are measured once."""
 CONTENDERS = "contenders"
 """In place of `all` points: those that can be the best (lab.pruning)."""
-ALL_EDGE, ALL_CLOUD = "all-edge", "all-cloud"
+ALL_EDGE, ALL_CLOUD, IN_BUDGET = "all-edge", "all-cloud", "all-cloud-in-budget"
 HERE = __name__.rpartition(".")[0]
 
 
@@ -92,6 +92,7 @@ ROWS: tuple[Baseline, ...] = (
     FixedPoint(ALL_CLOUD, 0, RAW),
     FixedPoint("all-cloud-8bit", 0, PIXELS),
     FixedPoint("all-cloud-jpeg", 0, JPEG, cloud_flag="--allow-jpeg"),
+    Method(IN_BUDGET, "ends:cloud_in_budget", Needs.CALIBRATED, cloud_flag="--allow-jpeg"),
     Method("neurosurgeon", "published:neurosurgeon", Needs.REGRESSED),
     Method("dads", "published:dads", Needs.MEASURED),
     Method("static-best", "online:static_best", Needs.MEASURED),

@@ -27,7 +27,15 @@ from edgecloud.lab.report.document import (
 from edgecloud.lab.report.grid import CellResult, Grid, grids_of
 from edgecloud.lab.report.rows import Numbered, Row, number, rows_of
 from edgecloud.lab.report.series import best_times, predicted_times
-from edgecloud.lab.report.tables import best_table, grid_id, heat_tables, regret_line, regret_of, student_table
+from edgecloud.lab.report.tables import (
+    best_table,
+    gain_table,
+    grid_id,
+    heat_tables,
+    regret_line,
+    regret_of,
+    student_table,
+)
 from edgecloud.lab.report.why import answer
 from edgecloud.lab.report.words import Words
 from edgecloud.utils.units import parse_rate
@@ -198,11 +206,13 @@ def grid_section(grid: Grid, w: Words) -> Section:
     """One network under one objective: the answer, the best cuts, and the pictures; or who wins, without fixed cuts."""
     goal = w("grid_title", model=grid.model, objective=w.objective(grid.objective))
     if not grid.points:
-        table = baseline_table(grid, w)
-        return Section(f"grid-{grid_id(grid)}", goal, (w("why_nothing"),), () if table is None else (table,))
+        tables = tuple(table for table in (baseline_table(grid, w), gain_table(grid, w)) if table is not None)
+        return Section(f"grid-{grid_id(grid)}", goal, (w("why_nothing"),), tables)
     blocks: list[Table | Chart] = [best_table(grid, w)]
     if any(result.ranked for result in grid.results):
         blocks += heat_tables(grid, w)
+    gains = gain_table(grid, w)
+    blocks += [] if gains is None else [gains]
     if any(row.who == POINT for result in grid.results for row in result.rows):
         blocks.append(bars_chart(grid, w))  # or they are another objective's, and drawn there
     blocks += [table for table in (baseline_table(grid, w), energy_table(grid, w)) if table is not None]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from edgecloud.lab.baselines.registry import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, OF_THE_OBJECTIVE, POINT
+from edgecloud.lab.baselines.inputs import JPEG
+from edgecloud.lab.baselines.registry import ALL_CLOUD, ALL_EDGE, AUTO, AUTO_RAW, IN_BUDGET, OF_THE_OBJECTIVE, POINT
 from edgecloud.lab.grid import LEAST_POINTS
 from edgecloud.lab.pruning import Floor, heads_of, is_rival
 from edgecloud.lab.records import Cell
@@ -129,6 +130,24 @@ class CellResult:
         rows = (row for row in self.points if row.is_measured and row.point == 0 and row.codec == "raw")
         return next(rows, self.by(ALL_CLOUD))
 
+    @cached_property
+    def better_end(self) -> Row | None:
+        """The end that takes less, each with the best codec that was measured; None where one was not. A JPEG counts
+        only within the budget, which the automatic choice and a baseline see to."""
+        values = [(value, row) for row in self.everything if (value := self.value(row)) is not None and _is_end(row)]
+        has_both = len({row.ran_here for _, row in values}) == 2
+        return min(values, key=lambda pair: pair[0])[1] if has_both else None
+
+    @property
+    def gain(self) -> tuple[float, Row, Row] | None:
+        """How many times less the automatic choice takes than the better end, where there is none the best fixed point,
+        with both rows; None where one was not measured."""
+        chosen = self.choice if self.choice is not None and not self.choice.wrong else self.best
+        end, least = self.value(self.better_end), self.value(chosen)
+        if self.better_end is None or chosen is None or end is None or not least:
+            return None
+        return end / least, chosen, self.better_end
+
     @property
     def choice(self) -> Row | None:
         """What regret is of: the automatic choice, or the one that packs nothing where only that was run."""
@@ -161,6 +180,12 @@ class CellResult:
         """How many times less the best point has than another row."""
         other, best = self.value(row), self.value(self.best)
         return None if other is None or not best else other / best
+
+
+def _is_end(row: Row) -> bool:
+    """Whether all of it ran on one side, with a right answer and a codec that an end may have."""
+    is_lossy = row.codec == JPEG and row.who not in (AUTO, IN_BUDGET)
+    return not row.wrong and not is_lossy and (row.ran_here or row.point == 0)
 
 
 def _place(row: Row) -> tuple[int, str]:

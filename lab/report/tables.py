@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecloud.lab.baselines.registry import POINT
 from edgecloud.lab.regret import Regret, Summary, Verdict
@@ -214,20 +214,39 @@ def heat_tables(grid: Grid, w: Words) -> list[Table]:
         value = result.gain_over(other)
         if value is None or result.best is None or other is None:
             return text(w("not_measured"), BAD)
-        share = min(1.0, math.log(max(value, 1.0)) / math.log(4))
-        return times(value, (*result.best.lines, *other.lines), share=share)
+        return times(value, (*result.best.lines, *other.lines), share=_heat(value))
 
     kinds: dict[str, tuple[str, Callable[[CellResult], Entry]]] = {
         "cut": (w("heat_cut"), cut),
         "edge": (w("heat_edge"), lambda result: gain(result, result.all_edge)),
         "cloud": (w("heat_cloud"), lambda result: gain(result, result.all_cloud)),
     }
+    return [_heat_table(grid, name, title, entry, w) for name, (title, entry) in kinds.items()]
+
+
+def gain_table(grid: Grid, w: Words) -> Table | None:
+    """What is gained over the better end; None where that is known of no cell."""
+
+    def gain(result: CellResult) -> Entry:
+        if result.gain is None:
+            return text(w("not_measured"), BAD)
+        value, chosen, end = result.gain
+        hint = f"{w.who(end.who)} [{end.codec}]"
+        return replace(times(value, (*chosen.lines, *end.lines), share=_heat(value)), hint=hint)
+
+    has_any = any(result.gain is not None for result in grid.results)
+    return _heat_table(grid, "gain", w("heat_gain"), gain, w) if has_any else None
+
+
+def _heat_table(grid: Grid, name: str, title: str, entry: Callable[[CellResult], Entry], w: Words) -> Table:
     head = (w("cpu_and_link"), *(w.link(place) for place in grid.places))
-    tables: list[Table] = []
-    for name, (title, entry) in kinds.items():
-        rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
-        tables.append(Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True))
-    return tables
+    rows = [(text(w.cpu(cpu)), *_across(grid, cpu, entry, w)) for cpu in grid.cpus]
+    return Table(f"heat-{name}-{grid_id(grid)}", title, head, tuple(rows), is_heat_map=True)
+
+
+def _heat(gain: float) -> float:
+    """How strongly a gain is coloured."""
+    return min(1.0, math.log(max(gain, 1.0)) / math.log(4))
 
 
 def _across(grid: Grid, cpu: float | None, entry: Callable[[CellResult], Entry], w: Words) -> list[Entry]:

@@ -1,5 +1,6 @@
 """The scripts as a user runs them: real processes, real sockets, the whole of stdout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edgecloud import edge_api
+from edgecloud.engine import calibration
+from edgecloud.engine.calibration import Calibration, Tried
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.zoo.le_net import LeNet
 from tests.conftest import (
     ROOT,
@@ -61,7 +65,7 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     assert {"point", "layer", "head", "tail", "objective", "codec", "method", "decision_s", "predicted"} <= set(
         got["plan"]
     )
-    assert {"boundary", "segments", "optimal", "gap", "cost", "keeps_up"} <= set(got["plan"])
+    assert {"boundary", "segments", "optimal", "gap", "cost", "keeps_up", "gain", "ends", "pays"} <= set(got["plan"])
     assert {"point", "layer", "boundary_bytes", *STAGES} <= set(got["candidates"][0])
     assert set(STAGES) <= set(got["plan"]["predicted"])
     predicted = got["plan"]["predicted"]
@@ -77,6 +81,30 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     assert got["weights"].startswith("sha256:")
     assert got["plan"]["predicted"]["total_s"] == min(c["total_s"] for c in got["candidates"])
     assert set(got["compare"]) == {"cloud", "edge"}
+    ends = [each["total_s"] for each in got["compare"].values()]
+    assert got["measured"]["gain"] == pytest.approx(min(ends) / got["measured"]["total_s"])
+    assert got["plan"]["gain"] == pytest.approx(
+        min(end["value"] for end in got["plan"]["ends"].values()) / got["plan"]["predicted"]["total_s"]
+    )
+
+
+def test_the_best_lossless_plan_is_measured_beside_one_with_a_budget(
+    cloud: CloudProcess, tmp_path: Path, network: Callable[[str], TorchNetwork], capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = network("le_net")
+    graph = subject.graph
+    rows = tuple(Tried(graph.layers[point.layer].id, "int4", 100, 0, None, None, 0.1) for point in graph.points[1:-1])
+    calibration.keep(tmp_path, Calibration("le_net", graph.digest, subject.weights.digest, "here", rows))
+    where = ("--cache-dir", str(tmp_path), *at(cloud), "-t", "le_net", "--emulate-cpu", "0.02", "--threads", "1")
+    flags = ("--bandwidth", "50kbit", "--accuracy-budget", "1%", "--compare", "--verify", "--json")
+    got = call(edge_api.main, [*where, *flags], capsys).document
+    assert got["plan"]["codec"].startswith("int4")
+    assert got["plan"]["gain"] > 1.2, "a link on which the picture takes longer than the whole network"
+    assert got["result"]["truth"] == "2"
+    lossless = got["compare"]["lossless"]
+    assert (lossless["codec"] or "raw").split("+")[0] in ("raw", "zstd", "pixels")
+    assert got["verify"]["matches"]
+    assert got["measured"]["payload_bytes"] < got["compare"]["cloud"]["payload_bytes"]
 
 
 @pytest.mark.parametrize(("point", "by"), [("0", "cloud"), ("12", "edge")])
@@ -121,7 +149,10 @@ def test_the_text_shows_cut_reasons_stages_and_answer(
         "measured",
         "all on the cloud",
         "all on the edge",
+        "gain:",
+        "measured gain over the better end",
         "answer",
+        "true label: 2, as answered",
         "matches the full model run locally",
     ):
         assert words in run.stdout, words

@@ -28,7 +28,7 @@ from edgecloud.lab.report.document import BAD, Document, Entry, Table, data_line
 from edgecloud.lab.report.grid import Grid, grids_of
 from edgecloud.lab.report.rows import number, rows_of
 from edgecloud.lab.report.svg import log_ticks, ticks
-from edgecloud.lab.report.tables import best_table, heat_tables, regret_line, regret_of
+from edgecloud.lab.report.tables import best_table, gain_table, heat_tables, regret_line, regret_of
 from edgecloud.lab.report.words import Words
 from edgecloud.lab.texts import choose
 from edgecloud.utils.units import parse_rate
@@ -196,6 +196,31 @@ def test_heat_maps_say_the_gain_over_both_ends() -> None:
         values = [entry.value for row in table.rows for entry in row[1:]]
         totals = [(stages(cell, end)["total_s"], stages(cell, best_point(cell))["total_s"]) for cell in CELLS]
         assert values == pytest.approx([other / best for other, best in totals], abs=1e-4)
+
+
+def test_a_heat_map_says_the_gain_over_the_better_end_each_with_its_best_codec() -> None:
+    """All on the cloud in pixels beats raw; a JPEG counts where a baseline has seen to the budget, and if right."""
+    cell = CELLS[0]
+    auto_s, here_s = stages(cell, 3)["total_s"], stages(cell, LAST)["total_s"]
+    more = [record(cell, 0, n, who="all-cloud-8bit", codec="pixels", sent=150_000) for n in range(3)]
+    over_budget = [record(cell, 0, n, who="all-cloud-jpeg", codec="jpeg", sent=15_000) for n in range(3)]
+    within = [record(cell, 0, n, who="all-cloud-in-budget", codec="jpeg", sent=15_000) for n in range(3)]
+    wrong = [replace(each, matches=False) for each in within]
+    for others, sent in ((), None), (more, 150_000), ([*more, *over_budget], 150_000), ([*more, *within], 15_000):
+        (found,) = grids([*grid([cell]), *others])
+        table = gain_table(found, W)
+        assert table is not None
+        better_s = min(here_s, stages(cell, 0, sent)["total_s"])
+        assert table.rows[0][1].value == pytest.approx(better_s / auto_s, abs=1e-3)
+    with_wrong, with_none = (grids([*grid([cell]), *more, *each])[0].results[0].gain for each in (wrong, []))
+    assert with_wrong is not None
+    assert with_none is not None
+    assert with_wrong[0] == with_none[0]
+    without_auto = [each for each in grid([cell]) if each.who == "point"]
+    (found,) = grids(without_auto)
+    assert found.results[0].gain is not None
+    assert found.results[0].gain[1] is found.results[0].best
+    assert gain_table(grids(each for each in without_auto if each.point)[0], W) is None, "one end is not known"
 
 
 def test_transfers_are_compared_with_bytes_over_the_configured_rate() -> None:
@@ -786,7 +811,7 @@ def test_every_picture_is_saved_as_png_in_either_language(
         choose("en")
     told = capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "png").iterdir())
-    assert [name.partition("-")[0] for name in names] == ["cuts", "heat", "heat", "heat", "predicted.png"]
+    assert [name.partition("-")[0] for name in names] == ["cuts", "heat", "heat", "heat", "heat", "predicted.png"]
     assert all(str(tmp_path / "png" / name) in told for name in names)
     for name in names:
         with Image.open(tmp_path / "png" / name) as picture:

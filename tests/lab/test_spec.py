@@ -23,10 +23,12 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_a_spec_that_is_written_down_is_the_same_spec(tmp_path: Path) -> None:
     text = (
         'models = ["le_net", "alex_net"]\ncpu = [0.3, "none"]\npoints = [0, 8, "13:pixels"]\nobjectives = ["energy"]\n'
+        "accuracy_budget = 0.01\n"
         'links = ["5mbit,20ms", { name = "LTE", link = "5.85mbit,0ms,13.76mbit", radio = "4g" }]\n'
     )
     found = spec.read(written(tmp_path, text))
     assert found.cpu == (0.3, None)
+    assert found.accuracy_budget == 0.01
     assert found.points == "0,8,13:pixels"
     assert found.links[1] == LinkSpec("LTE", "5.85mbit,0ms,13.76mbit", "4g")
     assert spec.of(tomllib.loads(found.to_toml())) == found
@@ -52,6 +54,8 @@ def test_the_specs_that_are_shipped_can_be_read(name: str) -> None:
         (LEAST + "cpu = [1.5]", "cpu 1.5 is not a share"),
         (LEAST + 'cpu = ["half"]', "cpu 'half' is not a share"),
         (LEAST + "repeat = 0", "repeat must be at least 1"),
+        (LEAST + "accuracy_budget = 1.5", "accuracy_budget 1.5 is not a share of answers"),
+        (LEAST + 'accuracy_budget = "1%"', "accuracy_budget must be a number"),
         (LEAST + "repeat = 2.5", "repeat must be a whole number"),
         (LEAST + 'objectives = ["throughput"]', "no objective 'throughput'"),
         (LEAST + 'baselines = ["me"]', "no baseline 'me'"),

@@ -56,6 +56,20 @@ def test_a_plan_needs_neither_torch_nor_a_socket() -> None:
     ]
 
 
+def test_a_plan_has_its_gain_and_lossy_codecs_only_within_the_budget() -> None:
+    packed = {"codec": "ec4", "bytes": 5_000, "encode_s": 0.001, "decode_s": 0.001, "loss": 0.01}
+    table = [row | ({"packed": [packed]} if row["id"] == "pool1" else {}) for row in TABLE]
+    without, within = (ec.plan(table, link=LINK, accuracy_budget=share) for share in (0.0, 0.01))
+    assert (without.codecs, within.codecs) == ({"pool1": "raw"}, {"pool1": "ec4"})
+    for plan in (without, within):
+        assert plan.gain is not None
+        assert plan.gain == pytest.approx(sum(SECONDS) / plan.predicted.total_s), "all on the edge is the better end"
+    assert ec.plan(table, link=ec.Link("1kbit")).gain == 1.0
+    for share in (1.5, -0.1, True, "1%"):
+        with pytest.raises(ec.UsageError, match="accuracy_budget is a share"):
+            ec.plan(table, link=LINK, accuracy_budget=share)  # type: ignore[arg-type]
+
+
 seconds = st.floats(0, 2).map(lambda value: round(value, 6))
 
 

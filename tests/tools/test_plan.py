@@ -37,6 +37,12 @@ def example() -> dict[str, Any]:
     return document
 
 
+def with_packed(loss: float) -> list[dict[str, Any]]:
+    """The layers of the example, the tensor after pool1 also in a tenth of its bytes for some accuracy."""
+    packed = {"codec": "ec4", "bytes": 20_000, "loss": loss}
+    return [row | ({"packed": [packed]} if row["id"] == "pool1" else {}) for row in example()["layers"]]
+
+
 @pytest.fixture
 def graph_file(tmp_path: Path) -> Callable[..., Path]:
     """Write the example, changed."""
@@ -134,6 +140,42 @@ def test_planning_loads_neither_torch_nor_a_socket(graph_file: Callable[..., Pat
     arguments = ["plan", "--graph", str(graph_file()), *LINK, "--json"]
     done = subprocess.run([sys.executable, "-c", "import sys; " + deny + code, *arguments], cwd=ROOT)
     assert done.returncode == 0
+
+
+def test_lossy_sizes_of_a_file_are_for_budgets_that_allow_them(
+    graph_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, exported = graph_file(layers=with_packed(0.01)), tmp_path / "again.json"
+    slow = ("--bandwidth", "500kbit", "--rtt", "20ms")
+    without, within = (document_of(capsys, "--graph", path, *slow, *more) for more in ((), ("--accuracy-budget", "1%")))
+    assert (without["codec"], within["codec"], within["packed_bytes"]) == ("raw", "ec4", 20_000)
+    assert without["gain"] == 1.0
+    assert without["pays"]["accuracy"] == {
+        "budget": 0.01,
+        "gain": pytest.approx(within["gain"]),
+        "point": 2,
+        "layer": "pool1",
+        "codec": "ec4",
+        "value": pytest.approx(within["predicted"]["total_s"]),
+    }
+    assert within["pays"]["accuracy"] is None or within["pays"]["accuracy"]["budget"] > 0.01
+    region = next(each for each in within["map"] if each["codec"] == "ec4")
+    assert region["gain"] >= within["gain"] > 1.2
+    assert all(each["gain"] >= 1 - 1e-9 for each in within["map"])
+    assert run("--graph", path, *slow, "--accuracy-budget", "1%", "--export", exported) == 0
+    capsys.readouterr()
+    again = document_of(capsys, "--graph", exported, *slow, "--accuracy-budget", "1%")
+    assert again["predicted"] == pytest.approx(within["predicted"])
+    assert document_of(capsys, "--graph", exported, *slow)["codec"] == "raw"
+
+
+def test_where_an_end_is_best_the_plan_says_why_and_what_would_change_that(
+    graph_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--graph", graph_file(layers=with_packed(0.01)), "--bandwidth", "500kbit", "--rtt", "20ms") == 0
+    told = capsys.readouterr().out
+    assert "splitting does not pay here, because the best cut, after pool1 as raw, takes" in told
+    assert re.search(r"it would pay on a link (between|above) .*, or with --accuracy-budget 1% \(\d\.\d\d x\)", told)
 
 
 def test_kept_profiles_are_planned_from(
@@ -442,6 +484,7 @@ def test_a_file_that_is_no_graph_is_one_clear_line(
         ((*LINK, "--method", "dsh"), "throughput"),
         ((*LINK, "--radio", "5g"), "no radio"),
         ((*LINK, "--codec", "nope"), "no codec 'nope'"),
+        ((*LINK, "--accuracy-budget", "nope"), "--accuracy-budget"),
         ((*LINK, "--power", "nope"), "power profile"),
         ((*LINK, "-t", "alex_net"), "either"),
         ((*LINK, "--edge-times", "x.json"), "--graph"),

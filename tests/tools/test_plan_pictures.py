@@ -23,11 +23,13 @@ from edgecloud.tools.pictures import (
     PICTURES,
     draw_all,
     front_picture,
+    gain_picture,
     graph_picture,
     layers_picture,
     map_picture,
     style,
 )
+from edgecloud.tools.pictures.gain import surface_of
 from edgecloud.tools.pictures.graph import LONGEST
 from edgecloud.tools.pictures.layout import Layout, column_begins, depths_of, lanes_of
 from edgecloud.tools.pictures.map import share_on_edge
@@ -45,7 +47,7 @@ SMALLEST_PICTURE = 2_000  # bytes, with the few pixels of tests
 @pytest.fixture(autouse=True)
 def _small_and_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pixels, and few of what is drawn many times in the same way."""
-    for name, value in (("style.DPI", 50), ("map.RATES", 9), ("map.LOADS", 4)):
+    for name, value in (("style.DPI", 50), ("map.RATES", 9), ("map.LOADS", 4), ("gain.RATES", 9), ("gain.ROWS", 8)):
         monkeypatch.setattr(f"edgecloud.tools.pictures.{name}", value)
 
 
@@ -127,7 +129,7 @@ def words(path: Path) -> str:
 def test_all_pictures_are_drawn_into_a_folder_that_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "some" / "where"
     paths = draw_all(diamond(), folder, ".PNG")
-    assert [path.name for path in paths] == ["map.PNG", "layers.PNG", "graph.PNG", "front.PNG"]
+    assert [path.name for path in paths] == ["map.PNG", "gain.PNG", "layers.PNG", "graph.PNG", "front.PNG"]
     assert sorted(folder.iterdir()) == sorted(paths), "nothing temporary is left"
     assert all(is_png(path) for path in paths)
 
@@ -420,3 +422,36 @@ def test_an_all_edge_decision_shades_no_layer_and_sends_nothing(tmp_path: Path) 
     assert "layers on the cloud" not in words(tmp_path / "layers.svg")
     assert "nothing is sent" in words(tmp_path / "graph.svg")
     assert np.isclose(edge.decision.predicted.total_s, 0.362)
+
+
+# --- where a cut pays
+
+
+def test_each_place_of_the_map_of_gains_has_the_gain_of_a_plan_for_it() -> None:
+    planned = diamond()
+    surface = surface_of(planned)
+    problem, gains = planned.problem, []
+    for row, speed in enumerate(surface.speeds.tolist()):
+        for column, rate in enumerate(surface.rates.tolist()):
+            link = Link(rate, rate, problem.link.rtt_s)
+            found = decide(replace(problem, link=link, edge_s=[each / speed for each in problem.edge_s]), Goal())
+            assert found.gain is not None
+            gains.append(surface.gains[row, column] / found.gain.over)
+            assert surface.areas[row, column] in (0, 1, 2)
+    assert gains == pytest.approx([1.0] * len(gains))
+    assert surface.gains.max() > 1.2
+    assert {0.0, 1.0} <= set(np.unique(surface.areas)), "a cut wins somewhere, and the cloud"
+
+
+def test_the_map_of_gains_says_where_most_is_gained_or_that_no_cut_pays(tmp_path: Path) -> None:
+    path = tmp_path / "gain.svg"
+    gain_picture(diamond(), path)
+    told = words(path)
+    assert "Where a cut pays" in told
+    assert "Most: " in told
+    assert "2 tensors, after right" in told
+    growing = [Layer("input", "input", (), 1_000), *(Layer(f"l{n}", "k", (n,), 50_000) for n in range(3))]
+    gain_picture(planned_of(problem_of(growing, (0, 0.1, 0.1, 0.1))), path)
+    assert "No cut pays here" in words(path)
+    gain_picture(diamond(Goal("throughput")), path)
+    assert "No map of best cuts" in words(path)

@@ -108,6 +108,21 @@ def test_the_table_marks_one_row_and_shows_the_ends_the_best_and_the_chosen_of_m
             assert format_seconds(found.candidates[number].predicted.total_s) in row
 
 
+def test_every_point_has_its_gain_over_the_better_end_where_time_is_wanted() -> None:
+    rng = random.Random(4)
+    graph = chain([rng.randrange(1, 9) for _ in range(6)])
+    problem = lively_problem(rng, graph)
+    found = decide(problem, Goal())
+    assert found.gain is not None
+    better = min(found.candidates[0].predicted.total_s, found.candidates[-1].predicted.total_s)
+    rows = [line for line in printed(graph, found) if re.search(r"\d\.\d\d x", line)]
+    assert len(rows) == len(found.candidates)
+    for row, candidate in zip(rows, found.candidates, strict=True):
+        assert f"{min(better / candidate.predicted.total_s, 999):.2f} x" in row
+    assert not any(" x" in line for line in printed(graph, decide(problem, Goal("throughput"))))
+    assert not any(" x" in line for line in printed(graph, replace(found, gain=None)))
+
+
 def test_a_cut_that_is_no_point_has_a_row_of_its_own_with_what_it_sends() -> None:
     rng, seen = random.Random(3), 0
     for _ in range(100):

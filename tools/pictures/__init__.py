@@ -1,4 +1,4 @@
-"""Four plots of a plan: the decision map, layer times and sizes, the cut graph, latency and energy.
+"""Five plots of a plan: the decision map, where a cut pays, layer times and sizes, the cut graph, latency and energy.
 
 Everything that is drawn is predicted; nothing runs. Each picture is a PNG or an SVG, by the name of its file.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgecloud.tools.pictures.front import front_picture
+from edgecloud.tools.pictures.gain import gain_picture
 from edgecloud.tools.pictures.graph import graph_picture
 from edgecloud.tools.pictures.layers import layers_picture
 from edgecloud.tools.pictures.map import map_picture
@@ -14,10 +15,11 @@ from edgecloud.tools.pictures.style import check_format
 from edgecloud.tools.whatif import Planned
 from edgecloud.utils.errors import UsageError
 
-__all__ = ["PICTURES", "draw_all", "front_picture", "graph_picture", "layers_picture", "map_picture"]
+__all__ = ["PICTURES", "draw_all", "front_picture", "gain_picture", "graph_picture", "layers_picture", "map_picture"]
 
 PICTURES: Mapping[str, Callable[[Planned, Path], None]] = {
     "map": map_picture,
+    "gain": gain_picture,
     "layers": layers_picture,
     "graph": graph_picture,
     "front": front_picture,

@@ -61,7 +61,7 @@ def map_picture(planned: Planned, path: Path) -> None:
     figure = new_figure(9.0, 4.4 if view.map is None else 7.6)
     if view.map is None:
         top = figure.add_axes((0.09, 0.16, 0.66, 0.66))
-        figure.text(0.09, 0.01, _why_no_map(planned), fontsize=SMALL, color=DARK)
+        figure.text(0.09, 0.01, why_no_map(planned), fontsize=SMALL, color=DARK)
     else:
         top = figure.add_axes((0.09, 0.5, 0.66, 0.36))
         _draw_loads(figure.add_axes((0.09, 0.08, 0.66, 0.3)), planned, view)
@@ -70,7 +70,8 @@ def map_picture(planned: Planned, path: Path) -> None:
     save(figure, path)
 
 
-def _why_no_map(planned: Planned) -> str:
+def why_no_map(planned: Planned) -> str:
+    """Why there is none."""
     if planned.decision.is_of_stage:
         return "No map of best cuts: the bottleneck stage is not a sum of stages, so each rate needs its own search."
     return "No map of best cuts: with a cost limit, each rate needs its own search."

@@ -80,10 +80,10 @@ class View:
         return cls(_scale(planned, weights_at), link_at, weights_at, decisions, low, high, planned.counted.allowed)
 
     def at(self, problem: Problem, rate: float) -> Problem:
-        """The problem at another upload rate, packed as is best there."""
+        """The problem at another upload rate, packed as is best there for points."""
         link = self.link_at(rate)
         there = replace(problem, link=link)
-        return there if self.allowed is None else self.allowed.exact(there, self.weights_at(link))
+        return there if self.allowed is None else self.allowed.with_lossy(there, self.weights_at(link))
 
     def runs(self, decisions: DecisionMap) -> list[LayerRun]:
         """The regions of a map that are shown."""
