@@ -20,6 +20,7 @@ from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
+from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
@@ -71,6 +72,8 @@ class Edge:
     """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while computing: concurrent inferences take turns."""
+    sided: dict[tuple[int, str], SidedCodec] = field(default_factory=dict, repr=False)
+    """By number of the layer and by name, what codecs with a side pack with; known once there is a plan."""
     on_ran: Callable[[frozenset[int], float], None] | None = field(default=None, repr=False)
     """Is told the layers and the seconds of every stage here that did not run for the first time."""
 
@@ -216,6 +219,7 @@ class Inference:
                 [self.values[number] for number in crossing],
                 [self.codecs.get(number, RAW) for number in crossing],
                 client.ready[self.edge.graph.name].codecs,
+                [self.edge.sided.get((number, self.codecs.get(number, RAW))) for number in crossing],
             )
         self.requests += 1
         asked_at = time.perf_counter()

@@ -20,10 +20,12 @@ import numpy as np
 from edgecloud.client.fallback import patience_s
 from edgecloud.client.handshake import NOT_ASKED, OnConnection, RefusedError, are_outputs, handshake
 from edgecloud.models.graph import LayerGraph, to_ranges
+from edgecloud.net.codec import encode
 from edgecloud.net.connection import Connection, Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
 from edgecloud.net.refusals import refusal
+from edgecloud.net.sides import Sent, UnknownSideError
 from edgecloud.net.tensors import Array, Encoded
 from edgecloud.net.tls import ClientTls
 from edgecloud.utils.deadline import Deadline
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 SILENT_S = 3600.0  # how long nothing may come while nothing is asked; a dead link is noticed by TCP long before
 END_S = 2.0
 TRAIN_BYTES = 8192  # a frame of a probe: what a task may have to wait for
+ZSTD = "zstd"
 TRAIN_SKIPPED = 3  # frames at its start, which a token bucket lets through at once
 
 
@@ -186,6 +189,7 @@ class MultiplexedClient:
         self._error: AppError | None = None
         self.last_used = time.perf_counter()
         self.sent_bytes = 0
+        self._sides = Sent()
         self._turn = threading.Lock()
         """Who holds it may send and receive, as long as there are no threads for that."""
         self._threads: list[threading.Thread] = []
@@ -432,8 +436,11 @@ class MultiplexedClient:
             self._sending, self._sent_until = (request.sent_at, self.connection.delivered_bytes), None
         self._listener_of(request).departed(request)
         timeout_s = self._timeout_s if request.timeout_s is None else request.timeout_s
-        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model)
-        self.sent_bytes += self.connection.send(message, deadline, request.travelling)
+        sides = self._sides.missing([one.sided.side for one in request.packed if one.sided is not None])
+        names = " ".join(f"{side.kind}:{side.digest}" for side in sides)
+        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model, names)
+        data = [encode(np.frombuffer(side.data, np.uint8), ZSTD) for side in sides]
+        self.sent_bytes += self.connection.send(message, deadline, [*request.travelling, *data])
         self._sent_until = self.connection.sent_bytes
 
     def _receive_all(self) -> None:
@@ -461,6 +468,8 @@ class MultiplexedClient:
         error = from_header(Error, frame.header)
         if not error.id:
             raise refusal(error)  # it is about the connection
+        if error.code == UnknownSideError.code:
+            self._sides = Sent()  # whatever was wrong, the next request brings its own
         request = self._back(error.id)
         self._listener_of(request).refused(request, error)
 

@@ -103,6 +103,7 @@ def _allowed(edge: Edge, config: EdgeConfig) -> Allowed:
     if edge.ready is not None:
         check_taken(codec.name, edge.ready.codecs)
         policy = replace(policy, known=frozenset(edge.ready.codecs))
+    edge.sided = policy.sided_by_number(edge.graph)
     packing = packing_of(edge.network, policy, folder)
     return policy.allowed(edge.graph, packing, edge.executor.share)
 

@@ -16,7 +16,7 @@ from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem
 from edgecloud.client.runner import Runner
 from edgecloud.engine.packing import AUTO
 from edgecloud.models.graph import INPUT, LayerGraph
-from edgecloud.net.codec import CODECS
+from edgecloud.net.codec import NAMES, is_name
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.utils.errors import AppError, UsageError
@@ -50,10 +50,10 @@ def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
 
 def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
     name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
-    if part.startswith(HEAD) and codec not in (AUTO, *CODECS):
+    if part.startswith(HEAD) and codec != AUTO and not is_name(codec):
         name, codec = part, ""  # names of layers may hold colons, those of codecs do not
-    if codec and codec not in (AUTO, *CODECS):
-        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(CODECS)}")
+    if codec and codec != AUTO and not is_name(codec):
+        raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(NAMES)}")
     ending, override = f":{codec}" if codec else "", codec or None
     if name == "auto":
         yield PointRequest(part, codec=override)

@@ -4,26 +4,31 @@ The tensor after each point that could be worth sending is packed and unpacked, 
 comes out. A lossy codec is used only where that was tried on pictures, and only if few enough answers changed.
 """
 
+import base64
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from rich.table import Table
 
+from edgecloud.engine import tables
 from edgecloud.engine.executor import AUTO, Executor, make_executor
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT, LayerGraph, Point
 from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
-from edgecloud.net import codec
+from edgecloud.net import codec, entropy
+from edgecloud.net.sides import MAX_BYTES, Side, SidedCodec
 from edgecloud.net.tensors import Array
-from edgecloud.utils.errors import UsageError
+from edgecloud.utils.errors import AppError, ProtocolError, UsageError
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
@@ -34,12 +39,19 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 ROUNDINGS = ("fp16", "int8", "int6", "int4")
 """From the finest to the coarsest; what zstandard does to their bytes changes no value."""
+CODED = tuple(reversed(entropy.NAMES))
+"""The same with entropy coding, not of the input."""
 OF_INPUT = ("jpeg",)
 """Tried on the input too: they carry pictures only, and only some clouds take them."""
 HOPELESS = 0.2  # share of changed answers from which coarser roundings are not tried
+SURE, SPARE = 0.25, 2  # after this share of the pictures, those finer than the coarsest that changed no answer and
+# these many next to it are not tried any more: they take more bytes, and change no less
 MAX_PICTURES = 500
 MAX_FILE_BYTES = 4 << 20
 CROPS = 50
+FIT, LEAST_FIT = 48, 4  # pictures that tables are found with, at most and at least
+FIT_BYTES = 64 << 20  # of the tensors after one layer
+FIT_EVERY = 3  # of a user's pictures one in so many is for the tables, and the others are for the trial
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,15 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class CodedTable:
+    """What an entropy-coded codec knows of the tensor after one layer."""
+
+    layer: str
+    codec: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What was tried for one network with its weights."""
 
@@ -75,6 +96,13 @@ class Calibration:
     weights: str
     source: str
     tried: tuple[Tried, ...]
+    sides: tuple[CodedTable, ...] = ()
+    """Of the entropy-coded ones that were tried."""
+
+    @cached_property
+    def sided(self) -> dict[tuple[str, str], SidedCodec]:
+        """By layer and codec. Raises ProtocolError where one is damaged."""
+        return {(each.layer, each.codec): codec.KINDS[each.codec](Side(each.codec, each.data)) for each in self.sides}
 
     def within(self, budget: float) -> dict[str, list[str]]:
         """By layer the roundings that cost at most `budget` of accuracy, a share from 0 to 1."""
@@ -113,8 +141,8 @@ def calibrate(
     network = entry.network(source)
     executor = make_executor(network, device, backend=backend)
     samples = read_samples(entry, pictures)
-    tried = _try_all(executor, samples, progress)
-    return Calibration(entry.name, network.graph.digest, network.weights.digest, samples.source, tried)
+    tried, sides = _try_all(executor, samples, progress)
+    return Calibration(entry.name, network.graph.digest, network.weights.digest, samples.source, tried, sides)
 
 
 @dataclass(frozen=True)
@@ -124,6 +152,8 @@ class Samples:
     source: str
     tensors: Sequence[Array]
     labels: Sequence[int] | None = None
+    fit: Sequence[Array] = ()
+    """Inputs of other pictures, with which tables are found; the trial is on those that no table has seen."""
 
 
 def read_samples(entry: Entry, folder: Path | None) -> Samples:
@@ -135,7 +165,14 @@ def read_samples(entry: Entry, folder: Path | None) -> Samples:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
     if not paths:
         raise UsageError(f"no images in {folder}")
-    return Samples(str(folder), [inputs.from_image(path, entry.preprocess).array for path in paths])
+    fit = paths[::FIT_EVERY][:FIT] if len(paths) >= LEAST_FIT * FIT_EVERY else []
+    if not fit:
+        log.warning("%d images are too few for entropy coding, which wants %d", len(paths), LEAST_FIT * FIT_EVERY)
+    of_fit, others = (
+        [inputs.from_image(path, entry.preprocess).array for path in some]
+        for some in (fit, [path for path in paths if path not in set(fit)])
+    )
+    return Samples(str(folder), others, fit=of_fit)
 
 
 def _digits(entry: Entry) -> Samples:
@@ -144,38 +181,70 @@ def _digits(entry: Entry) -> Samples:
         split_digits,
     )
 
-    (digits, classes), (_, held_out) = digit_pictures(), split_digits()
+    (digits, classes), (trained, held_out) = digit_pictures(), split_digits()
     tensors = [entry.preprocess(digits[number]) for number in held_out]
-    return Samples("held-out digits", tensors, [classes[number] for number in held_out])
+    fit = [entry.preprocess(digits[number]) for number in trained[:: max(1, len(trained) // FIT)]]
+    return Samples("held-out digits", tensors, [classes[number] for number in held_out], fit)
 
 
 def _crops(entry: Entry) -> Samples:
-    pictures = [crop for path in inputs.samples(entry.sample) for crop in inputs.crops(path, CROPS)]
-    tensors = [entry.preprocess(crop) for crop in pictures]
-    return Samples(f"{len(tensors)} crops of sample images", tensors)
+    """Tables are found with crops of the left halves, and tried on crops of the right ones."""
+    paths = inputs.samples(entry.sample)
+    tensors = [entry.preprocess(crop) for path in paths for crop in inputs.crops(path, CROPS, part=(0.5, 1.0))]
+    fit = [entry.preprocess(crop) for path in paths for crop in inputs.crops(path, FIT // len(paths), part=(0.0, 0.5))]
+    return Samples(f"{len(tensors)} crops of sample images", tensors, fit=fit)
 
 
 _OWN_SAMPLES: dict[str, Callable[[Entry], Samples]] = {"digit": _digits}
 """By what a network's samples are, where there is something better than crops of them."""
 
 
-def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[Tried, ...]:
+def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[tuple[Tried, ...], tuple[CodedTable, ...]]:
     graph = executor.network.graph
     points = points_worth_sending(graph)
-    counts = _Counts(samples.labels)
+    found = _find_tables(executor, samples.fit, points, lambda done: progress("finding tables", done))
+    coded = {point.layer: [name for layer, name in found if layer == point.layer] for point in points}
+    counts = _Counts(len(samples.tensors), samples.labels, coded)
     for number, tensor in enumerate(samples.tensors):
         progress("measuring lossy codecs", number / len(samples.tensors))
         crossing, answer = _whole(executor, tensor, points)
         counts.whole(number, answer)
         for point in points:
             for rounding in counts.hopeful(point.layer, number):
-                rounded = _rounded(crossing[point.layer], rounding)
+                rounded = _rounded(crossing[point.layer], rounding, found.get((point.layer, rounding)))
                 if rounded is None:
                     continue
                 changed = _rest(executor, point, rounded)
                 error = float(np.abs(rounded - crossing[point.layer]).max() / max(1e-30, np.abs(rounded).max()))
                 counts.add_sample(number, point.layer, rounding, changed, error)
-    return counts.tried(graph, len(samples.tensors))
+    tried = counts.tried(graph, len(samples.tensors))
+    rows = {(each.layer, each.codec) for each in tried}
+    sides = [CodedTable(graph.layers[layer].id, name, each.side.data) for (layer, name), each in found.items()]
+    return tried, tuple(each for each in sides if (each.layer, each.codec) in rows)
+
+
+def _find_tables(
+    executor: Executor, fit: Sequence[Array], points: Sequence[Point], progress: Callable[[float], None]
+) -> dict[tuple[int, str], SidedCodec]:
+    """The entropy-coded codecs for the tensor after each point, the finest first."""
+    graph = executor.network.graph
+    of_layer: dict[int, list[Array]] = {point.layer: [] for point in points if point.layer != INPUT}
+    for number, tensor in enumerate(fit):
+        progress(number / len(fit))
+        crossing, _ = _whole(executor, tensor, points)
+        for layer, seen in of_layer.items():
+            if len(seen) * graph.layers[layer].out_bytes < FIT_BYTES:
+                seen.append(crossing[layer])
+    found: dict[tuple[int, str], SidedCodec] = {}
+    for layer, seen in of_layer.items():
+        if not seen or seen[0].dtype != np.float32 or not all(np.isfinite(each).all() for each in seen):
+            continue
+        for name in CODED:
+            try:
+                found[layer, name] = entropy.parse(tables.find(seen, entropy.BITS_OF[name]).side)
+            except AppError as error:  # of too many channels, or numbers too large
+                log.warning("no %s after %s: %s", name, graph.layers[layer].id, error)
+    return found
 
 
 def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
@@ -196,10 +265,10 @@ def _rest(executor: Executor, point: Point, tensor: Array) -> Array:
     return dict(zip(segment.outputs, ran.arrays, strict=True))[graph.outputs[0]]
 
 
-def _rounded(tensor: Array, rounding: str) -> Array | None:
+def _rounded(tensor: Array, rounding: str, sided: SidedCodec | None) -> Array | None:
     """What comes out on the other side; None where the codec does not take such a tensor."""
     try:
-        return codec.decode(codec.encode(tensor, rounding))
+        return codec.decode(codec.encode(tensor, rounding, sided))
     except codec.CodecError:
         return None
 
@@ -207,8 +276,8 @@ def _rounded(tensor: Array, rounding: str) -> Array | None:
 class _Counts:
     """What was seen so far, by layer and rounding."""
 
-    def __init__(self, labels: Sequence[int] | None) -> None:
-        self._labels = labels
+    def __init__(self, count: int, labels: Sequence[int] | None, coded: Mapping[int, Sequence[str]]) -> None:
+        self._count, self._labels, self._coded = count, labels, coded
         self._answers: dict[int, int] = {}
         self._changed: dict[tuple[int, str], int] = {}
         self._wrong: dict[tuple[int, str], int] = {}
@@ -222,7 +291,15 @@ class _Counts:
     def hopeful(self, layer: int, number: int) -> Iterator[str]:
         """The roundings that are worth trying on the next picture, the finest first."""
         yield from OF_INPUT if layer == INPUT else ()
-        for rounding in ROUNDINGS:
+        yield from self._not_hopeless(layer, number, ROUNDINGS)
+        coded = [name for name in self._coded.get(layer, ()) if self._pictures.get((layer, name), 0) == number]
+        if number >= SURE * self._count:
+            sure = [place for place, name in enumerate(coded) if not self._changed.get((layer, name), 1)]
+            coded = coded[max(0, max(sure, default=0) - SPARE) :]
+        yield from self._not_hopeless(layer, number, coded)
+
+    def _not_hopeless(self, layer: int, number: int, roundings: Sequence[str]) -> Iterator[str]:
+        for rounding in roundings:
             if number >= 10 and self._changed.get((layer, rounding), 0) > HOPELESS * number:
                 return  # coarser ones change more
             yield rounding
@@ -270,8 +347,18 @@ def keep(folder: Path, calibration: Calibration) -> Path:
     path = path_of(folder, calibration.model, calibration.graph, calibration.weights)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"schema": SCHEMA} | asdict(calibration), indent=1))
+        write_atomically(path, to_text(calibration))
     return path
+
+
+def to_text(calibration: Calibration) -> str:
+    """As it is kept."""
+    sides = [
+        [each.layer, each.codec, base64.b64encode(zstandard.compress(each.data, 19)).decode()]
+        for each in calibration.sides
+    ]
+    document = {"schema": SCHEMA} | asdict(replace(calibration, sides=())) | {"sides": sides}
+    return json.dumps(document, indent=1)
 
 
 def find(folder: Path, network: Network) -> Calibration | None:
@@ -289,7 +376,7 @@ def find(folder: Path, network: Network) -> Calibration | None:
         return None
     except OSError as error:
         raise UsageError(f"cannot read the calibration {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ProtocolError) as error:
         log.warning("the calibration %s is damaged (%s), ignored: run deployment.py calibrate again", path, error)
         return None
 
@@ -299,12 +386,29 @@ def _parsed(document: Any) -> Calibration:
         raise ValueError("it has another version")
     tried = tuple(_parsed_row(row) for row in document["tried"])
     model, graph, weights_digest, source = (str(document[name]) for name in ("model", "graph", "weights", "source"))
-    return Calibration(model, graph, weights_digest, source, tried)
+    sides = tuple(_parsed_side(*row) for row in document.get("sides", ()))
+    found = Calibration(model, graph, weights_digest, source, tried, sides)
+    _ = found.sided  # every one is read, so that a damaged one is met here
+    return found
+
+
+def _parsed_side(layer: str, name: str, text: str) -> CodedTable:
+    if name not in CODED:
+        raise ValueError("tables of an unknown codec")
+    try:
+        data = zstandard.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+    except zstandard.ZstdError:
+        raise ValueError("damaged tables") from None
+    return CodedTable(str(layer), name, data)
 
 
 def _parsed_row(row: Any) -> Tried:
     each = Tried(**row)
-    if each.codec not in (*ROUNDINGS, *OF_INPUT) or not each.pictures > 0 or not 0 <= each.changed <= each.pictures:
+    if (
+        each.codec not in (*ROUNDINGS, *CODED, *OF_INPUT)
+        or not each.pictures > 0
+        or not 0 <= each.changed <= each.pictures
+    ):
         raise ValueError("a row has invalid values")
     if not math.isfinite(each.max_error):
         raise ValueError("an error is not a number")
@@ -326,4 +430,5 @@ def to_table(calibration: Calibration) -> Table:
 def to_json(calibration: Calibration) -> dict[str, Any]:
     """The document of `deployment.py calibrate --json`."""
     rows = [asdict(each) | {"loss": each.loss} for each in calibration.tried]
-    return asdict(calibration) | {"tried": rows}
+    sides = [{"after": each.layer, "codec": each.codec, "bytes": len(each.data)} for each in calibration.sides]
+    return asdict(replace(calibration, sides=())) | {"tried": rows, "sides": sides}

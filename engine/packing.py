@@ -7,7 +7,7 @@ tensor is too short to be timed. Unpacking is the cloud's, and reckoned at this 
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 
@@ -23,7 +23,8 @@ from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import PICTURE
 from edgecloud.models.network import Network
 from edgecloud.net import codec
-from edgecloud.net.codec import CODECS, OPTIONAL, Encoded
+from edgecloud.net.codec import CODECS, KINDS, NAMES, OPTIONAL, Encoded, is_name, kind_of
+from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.packing import Allowed
 from edgecloud.predictor.profile import Progress
@@ -37,20 +38,26 @@ TIMED_BYTES = 1 << 14  # smaller tensors say nothing about the rate of a codec
 
 def check_codec(name: str) -> None:
     """Raises UsageError for what `--codec` does not take."""
-    if name not in (AUTO, *CODECS):
-        near = nearest(name[:40], (AUTO, *CODECS))
-        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(CODECS)}{near}")
+    if name != AUTO and not is_name(name):
+        near = nearest(name[:40], (AUTO, *NAMES))
+        raise UsageError(f"no codec {name[:40]!r}: choose {AUTO}, {', '.join(NAMES)}{near}")
 
 
 def check_taken(name: str, known: Collection[str]) -> None:
-    """Raises MismatchError where a codec was asked for by its name that a cloud takes only if it is told to."""
+    """Raises MismatchError where a codec was asked for by its name that not every cloud takes."""
     if name in OPTIONAL and name not in known:
         raise MismatchError(f"the cloud does not accept the codec {name}: start it with {OPTIONAL[name]}")
+    if kind_of(name) in KINDS and kind_of(name) not in known:
+        raise MismatchError(f"the cloud does not accept the codec {name}: use --codec auto, or another cloud")
 
 
 def is_lossless(codecs: Iterable[str]) -> bool:
     """Whether every bit comes back."""
-    return all(CODECS[name].is_lossless for name in codecs)
+    return all(map(codec.is_lossless, codecs))
+
+
+Sided = Mapping[tuple[str, str], SidedCodec]
+"""By id of the layer whose output it packs and by its name: what a codec with a side (net.sides) was made of."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,22 @@ class CodecPolicy:
     roundings: Mapping[str, Sequence[str]]
     """By layer, those within the budget."""
 
-    known: frozenset[str] = frozenset(CODECS)
+    known: frozenset[str] = frozenset((*CODECS, *KINDS))
     """What the cloud can unpack."""
+    sided: Sided = field(default_factory=dict)
+    """Those that the calibration found."""
 
     @classmethod
     def of(cls, name: str, kept: Calibration | None, budget: float) -> "CodecPolicy":
         """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
-        return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
+        within = kept.within(budget) if is_lossy and kept is not None else {}
+        return cls(name, within, sided={} if kept is None else kept.sided)
+
+    def sided_by_number(self, graph: LayerGraph) -> dict[tuple[int, str], SidedCodec]:
+        """The same by number of the layer."""
+        numbers = {layer.id: number for number, layer in enumerate(graph.layers)}
+        return {(numbers[layer], name): each for (layer, name), each in self.sided.items() if layer in numbers}
 
     def lossless(self, layer: int) -> tuple[str, ...]:
         """Codecs that may be used for the output of a layer whatever else crosses."""
@@ -77,10 +92,12 @@ class CodecPolicy:
     def lossy(self, graph: LayerGraph, layer: int) -> tuple[str, ...]:
         """Those that may be used where nothing else crosses."""
         roundings = self.roundings.get(graph.layers[layer].id, ())
-        return self._known(name + more for name in roundings for more in ("", "+zstd"))
+        return self._known(
+            name + more for name in roundings for more in ("", "+zstd") if not more or name + more in CODECS
+        )
 
     def _known(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name in self.known)
+        return tuple(name for name in names if kind_of(name) in self.known)
 
     def allowed(self, graph: LayerGraph, packing: CodecCosts, share: float) -> Allowed:
         """The same with sizes and seconds; what a codec does not take travels raw."""
@@ -98,7 +115,11 @@ def codec_policy_of(network: Network, takes: str, name: str, budget: float, fold
     `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
     nothing was tried. Raises UsageError where the calibration cannot be read.
     """
-    kept = calibration.find(folder, network) if name == AUTO and budget else None
+    is_sided = kind_of(name) in KINDS
+    kept = calibration.find(folder, network) if (name == AUTO and budget) or is_sided else None
+    if is_sided and (kept is None or not any(codec_name == name for _, codec_name in kept.sided)):
+        model = network.graph.name
+        raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
     if budget and name == AUTO and kept is None:
         model = network.graph.name
         remedy = (
@@ -126,26 +147,34 @@ def packing_of(
         for name in (*policy.lossless(n), *policy.lossy(graph, n))
         if name != RAW
     }
+    sided = policy.sided_by_number(graph)
     arrays = [network.example.array] if inputs is None else inputs
     of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
     inner = {(n, name) for n, name in needed if n != INPUT}
     path = path_of(folder, graph.name, graph.digest, network.weights.digest)
     kept = read(path)
     packing, tried = kept.packing, kept.tried
-    if not inner <= tried:
-        packing = packing.joined(measure(network, network.example.array, inner, progress))
-        tried |= inner
+    labels = {key: _label(key, sided) for key in inner}
+    if not set(labels.values()) <= tried:
+        measured = measure(network, network.example.array, inner, progress, sided)
+        packing = packing.joined(measured.renamed(labels))
+        tried |= set(labels.values())
     now = kept.with_input(of_input, {(n, name) for n, name in needed if n == INPUT})
     if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
         write(path, replace(now, packing=packing, tried=tried))
-    return of_input.joined(packing)
+    return of_input.joined(packing.renamed({label: key for key, label in labels.items()}))
+
+
+def _label(key: tuple[int, str], sided: Mapping[tuple[int, str], SidedCodec]) -> tuple[int, str]:
+    """Under what a size is kept: with the digest of the codec's side, since another calibration makes other sizes."""
+    return (key[0], sided[key].side.wire_name) if key in sided else key
 
 
 def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
     """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run.
 
     A codec that one of the inputs does not take is none for inputs."""
-    tries, sizes = _Tries(), {}
+    tries, sizes = _Tries({}), {}
     for name in codecs:
         measurements = [tries.measure(INPUT, name, array) for array in arrays]
         accepted = [size for size in measurements if size is not None]
@@ -155,10 +184,14 @@ def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
 
 
 def measure(
-    network: Network, x: Array, needed: Iterable[tuple[int, str]], progress: Progress = lambda _: None
+    network: Network,
+    x: Array,
+    needed: Iterable[tuple[int, str]],
+    progress: Progress = lambda _: None,
+    sided: Mapping[tuple[int, str], SidedCodec] | None = None,
 ) -> CodecCosts:
     """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
-    tries, layers = _Tries(), len(network.graph.layers)
+    tries, layers = _Tries(sided or {}), len(network.graph.layers)
     codecs: dict[int, list[str]] = {}
     for number, name in needed:
         codecs.setdefault(number, []).append(name)
@@ -175,7 +208,8 @@ def measure(
 class _Tries:
     """Tensors that were packed, and what that took."""
 
-    def __init__(self) -> None:
+    def __init__(self, sided: Mapping[tuple[int, str], SidedCodec]) -> None:
+        self._sided = sided
         self._spent: dict[str, tuple[float, float, int]] = {}
         self._sizes: dict[tuple[int, str], int] = {}
 
@@ -183,7 +217,7 @@ class _Tries:
         """Pack and unpack the output of a layer; returns its bytes, None where the codec does not take it."""
         started = time.thread_time()
         try:
-            packed = codec.encode(array, name)
+            packed = codec.encode(array, name, self._sided.get((number, name)))
         except codec.CodecError:
             return None
         encoded = time.thread_time()
@@ -203,22 +237,31 @@ class _Tries:
 
 
 def pack(
-    executor: Executor, tensors: Sequence[Array], codecs: Sequence[str], known: Collection[str]
+    executor: Executor,
+    tensors: Sequence[Array],
+    codecs: Sequence[str],
+    known: Collection[str],
+    sided: Sequence[SidedCodec | None] = (),
 ) -> tuple[list[Encoded], float]:
     """Pack tensors, one codec for each, at the speed of the device; returns also the seconds that it took.
 
-    What a codec does not take, as NaN by a lossy one, travels raw, and so does what a cloud would not know: it may be
-    another one than the codec was chosen for.
+    `sided` is for each what its codec was made of, if that has a side; none may be left out together. What a codec does
+    not take, as NaN by a lossy one, travels raw, and so does what a cloud would not know: it may be another one than
+    the codec was chosen for.
     """
     began, work_began = time.perf_counter(), time.thread_time()
-    packed = [_packed(array, name if name in known else RAW) for array, name in zip(tensors, codecs, strict=True)]
+    sides = sided or [None] * len(tensors)
+    packed = [
+        _packed(array, name if kind_of(name) in known else RAW, side)
+        for array, name, side in zip(tensors, codecs, sides, strict=True)
+    ]
     executor.slow_down(began, time.thread_time() - work_began)
     return packed, time.perf_counter() - began
 
 
-def _packed(tensor: Array, name: str) -> Encoded:
+def _packed(tensor: Array, name: str, sided: SidedCodec | None) -> Encoded:
     array = np.asarray(tensor, order="C")
     try:
-        return codec.encode(array, name)
+        return codec.encode(array, name, None if name == RAW else sided)
     except codec.CodecError:
         return codec.encode(array, RAW)

@@ -47,6 +47,10 @@ class CodecCosts:
         """Both; where they differ, the other one."""
         return CodecCosts({**self.sizes, **other.sizes}, {**self.rates, **other.rates})
 
+    def renamed(self, names: Mapping[tuple[int, str], tuple[int, str]]) -> "CodecCosts":
+        """The same with other keys for some sizes."""
+        return CodecCosts({names.get(key, key): size for key, size in self.sizes.items()}, self.rates)
+
     def ways(self, graph: LayerGraph, layer: int, codecs: Iterable[str], share: float) -> list[Packed]:
         """How the output of a layer may travel, from a device of which only a share is there."""
         whole = graph.layers[layer].out_bytes

@@ -133,7 +133,7 @@ def check_models(spec: Spec) -> None:
     """Refuse networks, power profiles and codecs that there are not, before anything starts."""
     from edgecloud.client.power import PowerChoice
     from edgecloud.models import registry
-    from edgecloud.net.codec import CODECS
+    from edgecloud.net.codec import NAMES, is_name
 
     if Needs.REGRESSED in baselines.needs(spec.baselines):
         require("sklearn", extra="lab")
@@ -141,8 +141,8 @@ def check_models(spec: Spec) -> None:
         registry.lookup(name)
     for link in spec.links:
         PowerChoice.of(spec.power, link.radio)
-    if spec.codec not in ("auto", *CODECS):
-        raise UsageError(f"no codec {spec.codec[:40]!r}: choose auto, {', '.join(CODECS)}")
+    if spec.codec != "auto" and not is_name(spec.codec):
+        raise UsageError(f"no codec {spec.codec[:40]!r}: choose auto, {', '.join(NAMES)}")
 
 
 def make_folder(folder: Path, spec: Spec) -> None:

@@ -99,11 +99,11 @@ class Network:
 
     def counted(self, config: "PlanConfig") -> "Counted":
         """How its tensors may travel, for a plan: tried on the sample the first time. Raises UsageError."""
-        from edgecloud.engine.packing import CodecPolicy, check_codec, packing_of
+        from edgecloud.engine.packing import check_codec, codec_policy_of, packing_of
         from edgecloud.tools.plan_bytes import Counted
 
         check_codec(config.codec)
-        policy = CodecPolicy.of(config.codec, None, 0.0)
+        policy = codec_policy_of(self._network, self._entry.takes, config.codec, 0.0, config.cache_dir)
         costs = packing_of(self._network, policy, config.cache_dir)
         return Counted("measured", "", policy.allowed(self.graph, costs, config.cpu_share))
 

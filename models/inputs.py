@@ -218,10 +218,14 @@ MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence":
 """Default inputs that are not files: `preprocess` of a custom model generates its example."""
 
 
-def crops(path: Path, count: int) -> list[Image.Image]:
-    """Squares cut out of an image, a third of its shorter side and more, some mirrored; the same at every call."""
+def crops(path: Path, count: int, part: tuple[float, float] = (0.0, 1.0)) -> list[Image.Image]:
+    """Squares cut out of an image, a third of its shorter side and more, some mirrored; the same at every call.
+
+    `part` is from where to where in its width.
+    """
     rng = np.random.default_rng(0)
-    picture = pictures.read(path).image.convert("RGB")
+    whole = pictures.read(path).image.convert("RGB")
+    picture = whole.crop((round(part[0] * whole.width), 0, round(part[1] * whole.width), whole.height))
     images = []
     for _ in range(count):
         side = int(min(picture.size) * rng.uniform(1 / 3, 1))

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
+from edgecloud.net import entropy
 from edgecloud.net.affine import Affine
 from edgecloud.net.encodings import DTYPES, Array, Bytes, CodecError, Compressor, Form, Half, Raw, Shape
 from edgecloud.net.jpeg import Jpeg
 from edgecloud.net.pixels import Pixels
+from edgecloud.net.sides import Parse, SidedCodec, kind_of
 from edgecloud.utils.errors import ProtocolError
 
 __all__ = [
     "CODECS",
     "DTYPES",
+    "KINDS",
+    "NAMES",
     "OPTIONAL",
     "RAW",
     "STANDARD",
@@ -33,6 +37,9 @@ __all__ = [
     "decode",
     "encode",
     "exact_bytes",
+    "is_lossless",
+    "is_name",
+    "kind_of",
 ]
 
 RAW = "raw"
@@ -52,6 +59,8 @@ class Encoded:
     codec: str
     parts: tuple[memoryview, ...]
     """The bytes, one part behind the other."""
+    sided: SidedCodec | None = None
+    """What encoded it, where that is a codec with a side."""
 
     @property
     def nbytes(self) -> int:
@@ -189,10 +198,33 @@ OPTIONAL = {"jpeg": "--allow-jpeg"}
 """Those that a reader refuses unless its user wants them, and the flag of a cloud that says so."""
 STANDARD = tuple(name for name in CODECS if name not in OPTIONAL)
 """Those that every reader takes."""
+KINDS: dict[str, Parse] = dict.fromkeys(entropy.NAMES, entropy.parse)
+"""Codecs with a side (net.sides), by what both sides announce, and what reads their data."""
+DECODED = tuple(kind for kind in KINDS if entropy.CAN_DECODE or kind not in entropy.NAMES)
+"""Those of them that this machine decodes."""
+NAMES = (*CODECS, *KINDS)
+"""What a plan may name; a kind may be followed by a colon and a name."""
 
 
-def encode(array: Array, codec: str) -> Encoded:
-    """Encode with the codec of that name. Raises CodecError where there is none or it cannot carry this array."""
+def is_name(name: str) -> bool:
+    """Whether a plan may name such a codec."""
+    return name in CODECS or kind_of(name) in KINDS
+
+
+def is_lossless(name: str) -> bool:
+    """Whether every bit comes back, with the codec of a plan."""
+    return name in CODECS and CODECS[name].is_lossless
+
+
+def encode(array: Array, codec: str, sided: SidedCodec | None = None) -> Encoded:
+    """Encode with the codec of that name, which is `sided` where it has a side.
+
+    Raises CodecError where there is none or it cannot carry this array.
+    """
+    if sided is not None:
+        return Encoded(array.dtype.name, tuple(array.shape), codec, (memoryview(sided.encode(array)),), sided)
+    if kind_of(codec) in KINDS:
+        raise CodecError(f"{codec[:40]} was not calibrated for this tensor")
     if codec not in CODECS:
         raise CodecError(f"unknown codec {codec[:40]!r}: choose one of {', '.join(CODECS)}")
     return CODECS[codec].encode(array)
@@ -201,10 +233,12 @@ def encode(array: Array, codec: str) -> Encoded:
 def decode(encoded: Encoded) -> Array:
     """The tensor again, of the shape and dtype that it had, as the other side gets it. Raises ProtocolError."""
     buffer = memoryview(b"".join(encoded.parts))
+    if encoded.sided is not None:
+        return encoded.sided.decode(encoded.dtype, encoded.shape, buffer)
     return CODECS[encoded.codec].decode(encoded.dtype, encoded.shape, buffer)
 
 
 def exact_bytes(dtype: str, shape: Shape, codec: str) -> int | None:
     """What a tensor of this dtype and shape takes with the codec of that name; None where that depends on its numbers,
-    which is with zstd and JPEG."""
-    return CODECS[codec].exact_bytes(dtype, shape)
+    which is with zstd, JPEG and entropy coding."""
+    return CODECS[codec].exact_bytes(dtype, shape) if codec in CODECS else None

@@ -72,6 +72,8 @@ class Infer:
     """Seconds from its arrival after which nobody waits for the answer."""
     model: str = ""
     """Of which network, of those that a HELLO named; empty: the latest."""
+    sides: str = ""
+    """What the last tensors are that no layer reads: data of codecs, each as `KIND:SHA-256`, with spaces between."""
 
 
 @dataclass(frozen=True, slots=True)

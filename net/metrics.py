@@ -68,5 +68,6 @@ def bytes_by_codec(header: Mapping[str, Any]) -> dict[str, int]:
     """How many bytes each codec has in the payload of a frame whose tensors were read."""
     sizes: dict[str, int] = {}
     for _, _, codec, buffer in header.get("tensors", []):
-        sizes[codec] = sizes.get(codec, 0) + header["buffers"][buffer]
+        kind = codec.partition("@")[0]  # without the digest of a side, of which there are any number
+        sizes[kind] = sizes.get(kind, 0) + header["buffers"][buffer]
     return sizes

@@ -7,12 +7,13 @@ each other, before a view is made or a decoder runs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from edgecloud.net.codec import CODECS, DTYPES, RAW, STANDARD, Array, Codec, Encoded, encode
+from edgecloud.net.codec import CODECS, DECODED, DTYPES, RAW, STANDARD, Array, Codec, Encoded, encode
 from edgecloud.net.frames import Limits, TooLargeError
+from edgecloud.net.sides import Held, Pending, SidedCodec, pending
 from edgecloud.utils.errors import ProtocolError
 
 __all__ = ["RAW", "Array", "Described", "Encoded", "describe", "read", "view"]
@@ -22,8 +23,12 @@ def describe(arrays: Sequence[Array | Encoded]) -> tuple[dict[str, Any], list[me
     """The header's fields for these tensors, and their bytes: of arrays views of the memory of contiguous ones, else
     copies; of encoded ones their parts. Raises CodecError for an array whose dtype does not travel."""
     encoded = [one if isinstance(one, Encoded) else encode(one, RAW) for one in arrays]
-    tensors = [(one.dtype, one.shape, one.codec, index) for index, one in enumerate(encoded)]
+    tensors = [(one.dtype, one.shape, _wire_name(one), index) for index, one in enumerate(encoded)]
     return {"tensors": tensors, "buffers": [one.nbytes for one in encoded]}, [p for one in encoded for p in one.parts]
+
+
+def _wire_name(one: Encoded) -> str:
+    return one.codec if one.sided is None else one.sided.side.wire_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Described:
 
     dtype: str
     shape: tuple[int, ...]
-    codec: Codec
+    codec: Codec | SidedCodec | Pending
     buffer: memoryview
 
     @property
@@ -40,8 +45,19 @@ class Described:
         """What it has when it is decoded."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
+    def bound(self, held: Held) -> "Described":
+        """The same with the codec of the side that it names, its size checked. Raises UnknownSideError where that is
+        not held, and ProtocolError."""
+        if not isinstance(self.codec, Pending):
+            return self
+        codec = held.find(self.codec)
+        codec.check(self.dtype, self.shape, self.buffer)
+        return replace(self, codec=codec)
+
     def decode(self) -> Array:
         """The array: raw as a view of the payload, else new memory of `nbytes`. Raises ProtocolError."""
+        if isinstance(self.codec, Pending):
+            raise ProtocolError(f"no data for codec {self.codec.name}")
         return self.codec.decode(self.dtype, self.shape, self.buffer)
 
 
@@ -67,7 +83,8 @@ def read(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[De
     if decoded > limits.payload_bytes:
         raise TooLargeError(f"tensors of {decoded} bytes, the limit is {limits.payload_bytes} (--max-payload)")
     for row in rows:
-        row.codec.check(row.dtype, row.shape, row.buffer)
+        if not isinstance(row.codec, Pending):
+            row.codec.check(row.dtype, row.shape, row.buffer)
     return rows
 
 
@@ -77,7 +94,8 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Descr
     name, shape, codec, buffer = row
     if type(name) is not str or name not in DTYPES:
         raise ProtocolError(f"unknown dtype {_short(name)}")
-    if type(codec) is not str or (codec not in STANDARD and codec not in limits.more_codecs):
+    found = _codec(codec, limits) if type(codec) is str else None
+    if found is None:
         raise ProtocolError(f"unknown codec {_short(codec)}")
     if type(buffer) is not int or buffer != index:
         raise ProtocolError("tensor and buffer indices must match")
@@ -85,7 +103,13 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Descr
         raise ProtocolError("a shape must be a tuple of sizes of at least 1")
     if len(shape) > limits.dimensions:
         raise TooLargeError(f"{len(shape)} dimensions, the limit is {limits.dimensions}")
-    return Described(name, shape, CODECS[codec], bytes_)
+    return Described(name, shape, found, bytes_)
+
+
+def _codec(name: str, limits: Limits) -> Codec | Pending | None:
+    if name in STANDARD or name in limits.more_codecs:
+        return CODECS[name]
+    return pending(name, DECODED)
 
 
 def _short(value: Any) -> str:

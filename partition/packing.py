@@ -24,7 +24,8 @@ class Allowed:
 
     def alone(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
         """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none."""
-        return [packed for packed in (*self.lossless[layer], *self.lossy.get(layer, ())) if packed.codec in codecs]
+        ways = (*self.lossless[layer], *self.lossy.get(layer, ()))
+        return [packed for packed in ways if packed.codec.partition(":")[0] in codecs]  # of `learned:NAME` the kind
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""

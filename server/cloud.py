@@ -22,7 +22,9 @@ from edgecloud.net.pacing import Spending
 from edgecloud.net.penalties import source_of
 from edgecloud.net.security import is_token_right
 from edgecloud.net.server import Peer, Server
-from edgecloud.net.tensors import RAW
+from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
+from edgecloud.net.sides import UnknownSideError
+from edgecloud.net.tensors import RAW, Described
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
 from edgecloud.server.requests import check_layers, check_tensors
@@ -232,16 +234,16 @@ class Cloud:
 
     def _infer(self, session: Session, frame: Frame) -> None:
         request, at = frame.read(Infer), time.perf_counter()
+        described = self._without_sides(session, request, frame.described())
         deadline = Deadline.after(min(request.deadline_s, self._config.request_s), "the deadline of the request")
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = check_layers(request, served.graph, self._config.limits.payload_bytes)
-            described = frame.described()
             check_tensors(described, layers, served.graph)  # before anything is decoded
             decode_began = time.perf_counter()
-            arrays = [one.decode() for one in described]
+            arrays = [one.decode() for one in [one.bound(session.sides) for one in described]]
             decode_s = time.perf_counter() - decode_began
-        except (RequestError, BusyError, DeadlineError) as error:  # the stream is still in step
+        except (RequestError, UnknownSideError, BusyError, DeadlineError) as error:  # the stream is still in step
             session.refuse(request.id, error)
             return
         key = (served.hello.model, layers) if served.is_worth_batching(layers) else None
@@ -269,6 +271,21 @@ class Cloud:
             session.charge(len(layers) / LAYERS_PER_TOKEN)
         self._networks.give_way()
         self._worker.submit(job)
+
+    def _without_sides(self, session: Session, request: Infer, described: list[Described]) -> list[Described]:
+        """The tensors that layers read. What came for the codecs is kept first, whatever becomes of the request: the
+        edge will not send it again. Raises ProtocolError."""
+        names = request.sides.split()
+        if len(names) > len(described):
+            raise ProtocolError("fewer tensors than data of codecs")
+        count = len(described) - len(names)
+        for name, one in zip(names, described[count:], strict=True):
+            if one.dtype != "uint8" or one.nbytes > MAX_SIDE_BYTES:
+                raise ProtocolError(f"the data of a codec must be at most {MAX_SIDE_BYTES} bytes")
+            kind, _, digest = name.partition(":")
+            session.sides.take(kind, digest, one.decode().tobytes())
+            session.charge(1)
+        return described[:count]
 
     def _on_answer(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
         self._visits.answered(arrival.peer, arrival.model)

@@ -24,7 +24,7 @@ from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import DEFAULT, Network
-from edgecloud.net.codec import STANDARD
+from edgecloud.net.codec import DECODED, STANDARD
 from edgecloud.net.messages import Hello
 from edgecloud.net.tensors import Array
 from edgecloud.server import loader
@@ -396,7 +396,7 @@ class Networks:
 
     def _served(self, entry: registry.Entry, executor: Executor, timing: FoundTimes, network: Network) -> Served:
         graph = network.graph
-        hello = hello_of(network, codecs=[*STANDARD, *sorted(self._config.limits.more_codecs)])
+        hello = hello_of(network, codecs=[*STANDARD, *DECODED, *sorted(self._config.limits.more_codecs)])
         about = (network.weights.origin, network.weights.names)
         return Served(executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about)
 

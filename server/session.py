@@ -17,10 +17,12 @@ from typing import Any
 
 from edgecloud.engine.executor import Ran
 from edgecloud.engine.worker import BusyError
+from edgecloud.net.codec import KINDS
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Message, Result
 from edgecloud.net.pacing import Bucket, Spending, price, spending_of
 from edgecloud.net.server import Peer, Server
+from edgecloud.net.sides import Held
 from edgecloud.net.tensors import Array
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
@@ -63,6 +65,8 @@ class Session:
     def __init__(self, peer: Peer, request_s: float, server: Server, small_per_s: float) -> None:
         self.peer = peer
         self.agreed: dict[str, Hello] = {}
+        self.sides = Held(KINDS)
+        """Data of codecs that came on this connection."""
         self._latest = ""
         self._request_s, self._server = request_s, server
         self._lock = threading.Lock()

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgecloud.models.inputs import Input
 from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.messages import Hello
+from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import Array
 from edgecloud.partition.packing import Allowed
 from edgecloud.predictor.profile import Progress
@@ -42,6 +43,8 @@ class Member:
     network: Network
     executor: Executor
     timing: FoundTimes
+    sided: dict[tuple[int, str], SidedCodec] = field(default_factory=dict)
+    """By number of the layer and by name, what codecs with a side pack with; known once it is known what is allowed."""
 
     def hello(self, token: str) -> Hello:
         """What a cloud is asked for."""
@@ -116,6 +119,7 @@ class Fleet:
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [self._input(member.entry, source).array for source in islice(sources, INPUTS_TRIED)]
         policy = codec_policy_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
+        member.sided.update(policy.sided_by_number(member.network.graph))
         packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
         return policy.allowed(member.network.graph, packing, member.executor.share)
 

@@ -20,6 +20,7 @@ from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
 from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.engine.packing import is_lossless, pack
+from edgecloud.net.codec import kind_of
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
@@ -291,10 +292,12 @@ class Pipeline:
         planned with measured seconds end 5 to 10 % sooner so over 5 mbit, and at the same time from 20 mbit on.
         """
         request, record, choice = flying.request, flying.record, flying.record.choice
-        if choice is None or (request.packed and all(one.codec in codecs for one in request.packed)):
+        if choice is None or (request.packed and all(kind_of(one.codec) in codecs for one in request.packed)):
             return
-        executor = self._fleet.members[request.model].executor
-        request.packed, encode_s = pack(executor, request.boundary, [choice.codec] * len(request.boundary), codecs)
+        member, crossing = self._fleet.members[request.model], request.graph.inputs_of(request.tail)
+        sided = [member.sided.get((number, choice.codec)) for number in crossing]
+        names = [choice.codec] * len(request.boundary)
+        request.packed, encode_s = pack(member.executor, request.boundary, names, codecs, sided)
         sizes = {"payload_bytes": request.payload_bytes, "raw_bytes": sum(one.nbytes for one in request.boundary)}
         record.times = replace(record.times, encode_s=record.times.encode_s + encode_s, **sizes)
         record.codec = ",".join(dict.fromkeys(one.codec for one in request.packed))

@@ -164,7 +164,7 @@ def test_calibrating_on_digits_finds_what_changes(
     folder = tmp_path / "digits"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(12):
+    for number in range(18):
         Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(folder / f"{number}.png")
     arguments = ["calibrate", "-t", "le_net", "--image-dir", str(folder), "--cache-dir", str(tmp_path), "--json"]
     assert deployment.main(arguments) == 0
