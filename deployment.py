@@ -96,6 +96,54 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_bottleneck(commands: "argparse._SubParsersAction[script.Parser]") -> None:
+    what = (
+        "Train a small encoder and decoder for the tensor at one cut, by distillation from the network itself on "
+        "unlabelled images, and measure on images set aside how many answers change. Interrupted, it goes on from its "
+        "last checkpoint when it is called again."
+    )
+    parser = commands.add_parser("bottleneck", help="train a learned codec for one cut", description=what)
+    parser.set_defaults(work=bottleneck)
+    parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=flags.MODELS)
+    parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
+    parser.add_argument(
+        "--image-dir",
+        type=Path,
+        metavar="DIR",
+        help="directory of images such as the edge will see (default: digits, or sample photographs)",
+    )
+    parser.add_argument(
+        "--at",
+        type=arguments.count,
+        metavar="POINT",
+        help="cut point (default: the smallest tensor of those that leave most of the work to the cloud)",
+    )
+    parser.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        required=True,
+        metavar="NAME.codec",
+        help="output file; the codec is called learned:NAME",
+    )
+    parser.add_argument(
+        "--accuracy-budget",
+        type=arguments.percent,
+        default="1%",
+        metavar="SHARE",
+        help="share of answers that may change (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rounds",
+        type=arguments.positive_int,
+        default=150,
+        metavar="N",
+        help="stop after N rounds, if not before (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=arguments.count, default=0, metavar="N", help="seed (default: 0)")
+    parser.add_argument("--threads", type=arguments.positive_int, metavar="N", help="threads of one layer")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
 def _add_export(commands: "argparse._SubParsersAction[script.Parser]") -> None:
     what = (
         "Write a network as one file that an edge or a cloud without torch can use: -t FILE.bundle. "
@@ -107,6 +155,7 @@ def _add_export(commands: "argparse._SubParsersAction[script.Parser]") -> None:
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.bundle", help="output file")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_bottleneck(commands)
 
 
 def _calibrate_flags(parser: argparse.ArgumentParser) -> None:
@@ -389,6 +438,33 @@ def export_bundle(options: argparse.Namespace, progress: "Show") -> int:
 
     written = export.export(options.type, options.weights, options.output, progress)
     script.say(json.dumps(export.to_json(written)) if options.json else "\n".join(export.to_lines(written)))
+    return 0
+
+
+def bottleneck(options: argparse.Namespace, progress: "Show") -> int:
+    """Train, measure, show."""
+    from edgecloud.utils.extras import require_torch
+
+    require_torch(options.type)
+    from edgecloud.tools import bottleneck as learning
+
+    config = learning.BottleneckConfig(
+        model=options.type,
+        output=options.output,
+        weights=options.weights,
+        pictures=options.image_dir,
+        point=options.at,
+        budget=options.accuracy_budget,
+        max_rounds=options.max_rounds,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    trained = learning.bottleneck(config, progress)
+    script.say(
+        json.dumps(learning.to_json(trained))
+        if options.json
+        else "\n".join(learning.to_lines(trained, options.accuracy_budget))
+    )
     return 0
 
 

@@ -42,6 +42,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         action="store_true",
         help="accept JPEG images (--codec jpeg); untrusted input then reaches libjpeg",
     )
+    flags.add_codec_file_flag(parser)
     parser.add_argument(
         "--quiet", action="store_true", help="do not report connections, requests and loaded networks on stderr"
     )

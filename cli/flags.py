@@ -113,7 +113,11 @@ def codec_of(options: argparse.Namespace) -> "CodecConfig":
     """What `add_codec_flags` says."""
     from edgecloud.client.config import CodecConfig
 
-    return CodecConfig(name=options.codec, accuracy_budget=options.accuracy_budget)
+    if options.codec_file:
+        from edgecloud.engine import learned
+
+        learned.read_all(options.codec_file)  # what is wrong with them is said before anything starts
+    return CodecConfig(name=options.codec, accuracy_budget=options.accuracy_budget, files=tuple(options.codec_file))
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -180,6 +184,19 @@ def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         default=f"{defaults.Codec.ACCURACY_BUDGET:.0%}",
         metavar="SHARE",
         help="share of answers that lossy codecs may change, such as 0.5%%; as calibrated (docs/codecs.md)",
+    )
+    add_codec_file_flag(parser)
+
+
+def add_codec_file_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Learned codecs, which both sides need."""
+    parser.add_argument(
+        "--codec-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="learned codec, made by deployment.py bottleneck; the edge and the cloud need the same file; repeatable",
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, script
@@ -32,6 +33,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, str]:
 
 def build_config(options: argparse.Namespace) -> "CloudConfig":
     """The arguments as a frozen configuration. Raises UsageError for files and texts that do not serve."""
+    from edgecloud.engine import learned
     from edgecloud.net.codec import OPTIONAL
     from edgecloud.net.frames import Limits
     from edgecloud.net.penalties import Policy
@@ -41,6 +43,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
 
     host, port = flags.place_of(options)
     codecs = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    limits = Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs))
     return CloudConfig(
         host=host,
         port=port,
@@ -50,7 +53,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         networks=tuple(options.network),
         token=read_token(options.token_file),
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
-        limits=Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs)),
+        limits=replace(limits, learned=learned.by_wire_name(options.codec_file)),
         min_bytes_per_s=options.min_rate,
         small_per_s=options.max_control_rate,
         policy=Policy(

@@ -60,6 +60,8 @@ class CodecConfig:
     """A codec, or auto: the best lossless one, and lossy ones within the budget."""
     accuracy_budget: float = defaults.Codec.ACCURACY_BUDGET
     """Share of answers that lossy codecs may change, as calibrated."""
+    files: tuple[Path, ...] = ()
+    """Learned codecs (deployment.py bottleneck), which the cloud has to have too."""
 
 
 @dataclass(frozen=True, kw_only=True)

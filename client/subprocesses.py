@@ -159,6 +159,8 @@ def own_cloud_flags(
         flags += ["--backend", options.backend]
     if weights != "default":
         flags += ["--weights", weights]
+    for path in options.codec_file:
+        flags += ["--codec-file", str(path.resolve())]
     if options.token_file:
         flags += ["--token-file", str(options.token_file.resolve())]
     return (*flags, *network_flags(models), *codec_flags(*codecs))

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from edgecloud.engine.device_config import DeviceConfig
+from edgecloud.engine.learned import by_wire_name
 from edgecloud.library.network import Loadable, all_loaded
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.wording import wording
@@ -60,6 +61,7 @@ class Cloud:
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
         allow_jpeg: bool = False,
+        codec_files: Sequence[str | Path] = (),
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
         tls_client_ca: str | Path | None = None,
@@ -77,7 +79,10 @@ class Cloud:
                 device=DeviceConfig(name=device, threads=threads, backend=backend, cache_dir=cache_of(cache_dir)),
                 token=secret,
                 tls=tls,
-                limits=Limits(more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset()),
+                limits=Limits(
+                    more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset(),
+                    learned=by_wire_name(map(Path, codec_files)),
+                ),
                 max_batch=max_batch,
                 max_connections=max_connections,
                 drain_s=DRAIN_S,

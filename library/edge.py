@@ -74,6 +74,7 @@ class Edge:
 
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
+    `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
     PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
     `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
@@ -109,6 +110,7 @@ class Edge:
         point: int | None = None,
         codec: str = CodecConfig.name,
         accuracy_budget: float = CodecConfig.accuracy_budget,
+        codec_files: Sequence[str | Path] = (),
         fallback: Mode = CloudConfig.fallback,
         timeout: str | float = CloudConfig.timeout_s,
         ready_timeout: str | float = CloudConfig.ready_s,
@@ -165,7 +167,7 @@ class Edge:
                     shape=_shape(emulate_link, cloud),
                     record=path_of(record),
                 ),
-                codec=CodecConfig(name=codec, accuracy_budget=accuracy_budget),
+                codec=CodecConfig(name=codec, accuracy_budget=accuracy_budget, files=tuple(map(Path, codec_files))),
             )
             edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
             self.client = EdgeClient(config, edge, window)

@@ -6,11 +6,16 @@ payload   the buffers of the tensors, one after the other
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from edgecloud.utils import defaults
 from edgecloud.utils.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from edgecloud.net.codec import Codec
 
 MAGIC = b"ECCI"
 VERSION = 1
@@ -51,6 +56,8 @@ class Limits:
     dimensions: int = 8
     more_codecs: frozenset[str] = frozenset()
     """Of the optional ones (net.codec) those that are taken; all others are unknown to this side."""
+    learned: "Mapping[str, Codec]" = field(default_factory=dict, hash=False)
+    """Learned codecs of this side's own files, by their names on the wire."""
 
     def header_of(self, kind: FrameType) -> int:
         """The most bytes of a header: as many as such a message can need, since reading takes time too. Only READY,

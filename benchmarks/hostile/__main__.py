@@ -29,6 +29,7 @@ from benchmarks.hostile.site import (
     Row,
 )
 from benchmarks.hostile.tokens import tokens
+from benchmarks.hostile.trained import learned
 
 ROWS = "A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16,A17"
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A15": tokens,
         "A16": lambda cache: floods(cache, options.turns),
         "A17": coded,
+        "A18": learned,
     }
     rows: list[Row] = []
     try:

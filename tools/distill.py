@@ -1,0 +1,253 @@
+"""Training a learned codec: the network itself says what the rest of it should answer. The network stays as it is.
+
+What is minimised is the difference of the answers, that of the tensors, and the bits of the whole numbers. How much the
+bits weigh grows as long as few enough answers change on pictures that are not trained on, and shrinks where more do;
+the smallest codec that kept to the budget there is taken.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from edgecloud.tools.autoencoder import Autoencoder
+from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import replaced, writing
+
+RATE = 2e-3
+"""Of learning ..."""
+DROPS = 2
+"""... which falls so often ..."""
+DROP = 0.3
+"""... to so much of it where nothing gets better."""
+BITS_WEIGHT, GROWTH, SHRINK = 2e-3, 1.2, 0.7
+TENSOR_WEIGHT = 0.1
+AVERAGED = 0.98
+"""Of the parameters that are tried, a running mean."""
+BETTER = 0.99
+"""Of the bits so far: less counts as progress."""
+STEPS, MAP_STEPS = 60, 20
+"""Of a round at most, for columns and for maps."""
+WARM_STEPS = 600
+"""Of maps before the first round, without the network behind the cut, which takes most of the time."""
+LOOKED_AT = 64
+"""Views from which it is told how much each channel counts."""
+LEAST_WEIGHT = 0.1
+CLIP = 1.0
+
+Tail = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Tensors at the cut, shape (n, ...), and what the network answers, shape (n, answers)."""
+
+    tensors: torch.Tensor
+    answers: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is trained."""
+
+    budget: float
+    """Share of answers that may change."""
+    batch: int = 64
+    max_rounds: int = 150
+    patience: int = 10
+    """Rounds without progress until the rate of learning falls."""
+    seed: int = 0
+
+
+@dataclass
+class State:
+    """Where the training is: all of it is in a checkpoint."""
+
+    round: int = 0
+    bits_weight: float = BITS_WEIGHT
+    drops: int = 0
+    stale: int = 0
+    """Rounds without progress."""
+    bits: float = math.inf
+    """Of one tensor, the best so far ..."""
+    changed: int = 0
+    """... which changed so many answers of those that choose."""
+    is_within: bool = False
+    """Whether that keeps to the budget."""
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    averages: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    is_done: bool = False
+
+
+class Training:
+    """One training, round after round."""
+
+    def __init__(
+        self,
+        codec: Autoencoder,
+        tail: Tail,
+        train: Material,
+        choose: Material,
+        settings: Settings,
+        state: State | None = None,
+    ) -> None:
+        """Begins, or goes on from a state."""
+        self._codec, self._tail, self._settings = codec, tail, settings
+        self._train, self._choose = train, choose
+        self._optimiser = torch.optim.Adam(codec.learned(), lr=RATE)
+        self.state = state or State()
+        self._weights = self._importance()
+        if state is None:
+            self.state.averages = {name: each.detach().clone() for name, each in codec.parameters.items()}
+        else:
+            _fill(codec.parameters, state.parameters)
+            self._optimiser.load_state_dict(state.optimiser)
+
+    def rounds(self) -> Iterator[State]:
+        """Train until nothing gets better; what comes after each round can be kept."""
+        while not self.state.is_done:
+            self._round()
+            yield self.state
+
+    def _round(self) -> None:
+        state, settings = self.state, self._settings
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.round)
+        order = torch.randperm(len(self._train.tensors), generator=generator)
+        is_flat = self._codec.design.is_flat
+        if not state.round and not is_flat:
+            for _ in range(WARM_STEPS):
+                batch = torch.randint(len(self._train.tensors), (settings.batch,), generator=generator)
+                self._step(batch, generator, is_warm=True)
+        for batch in order.split(settings.batch)[: STEPS if is_flat else MAP_STEPS]:
+            self._step(batch, generator)
+        state.round += 1
+        state.parameters = {name: each.detach().clone() for name, each in self._codec.parameters.items()}
+        self._judge()
+        state.optimiser = self._optimiser.state_dict()
+
+    def _importance(self) -> torch.Tensor:
+        """How much the answer depends on each channel, relative to the mean, over the variance of the tensors: the
+        Fisher information of answers that are drawn from what the network says."""
+        given = self._train.tensors[:LOOKED_AT].clone().requires_grad_(True)
+        drawn = torch.multinomial(
+            functional.softmax(logits(self._train.answers[:LOOKED_AT]), 1),
+            1,
+            generator=torch.Generator().manual_seed(self._settings.seed),
+        )
+        with torch.enable_grad():
+            parts = zip(given.split(self._settings.batch), drawn[:, 0].split(self._settings.batch), strict=True)
+            loss = sum(functional.cross_entropy(logits(self._tail(x)), y, reduction="sum") for x, y in parts)
+            (gradient,) = torch.autograd.grad(loss, given)  # type: ignore[arg-type]
+        over = [each for each in range(gradient.ndim) if each != 1]
+        energy = gradient.square().mean(over, keepdim=True)
+        relative = energy / energy.mean().clamp_min(1e-30)
+        return relative.clamp_min(LEAST_WEIGHT) / self._train.tensors.var().clamp_min(1e-12)
+
+    def _step(self, batch: torch.Tensor, generator: torch.Generator, *, is_warm: bool = False) -> None:
+        tensors, answers = self._train.tensors[batch], self._train.answers[batch]
+        latent = self._codec.whole(tensors)
+        noise = torch.rand(latent.shape, generator=generator) - 0.5
+        bits = self._codec.bits(latent + noise).mean()
+        made = self._codec.tensor(self._codec.rounded(latent))
+        difference = ((made - tensors).square() * self._weights).mean()
+        loss = difference if is_warm else TENSOR_WEIGHT * difference + distance(self._tail(made), answers)
+        loss = loss + self.state.bits_weight * bits
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(list(self._codec.learned()), CLIP)
+        self._optimiser.step()
+        with torch.no_grad():
+            for name, each in self._codec.parameters.items():
+                self.state.averages[name].lerp_(each, 1 - AVERAGED)
+
+    def _judge(self) -> None:
+        """Try the running mean on the pictures that choose, and steer."""
+        state, count = self.state, len(self._choose.tensors)
+        _fill(self._codec.parameters, state.averages)
+        changed, bits = self._tried()
+        _fill(self._codec.parameters, state.parameters)
+        is_within = changed <= self._settings.budget * count
+        state.bits_weight *= GROWTH if is_within else SHRINK
+        is_better = (
+            (not state.is_within or bits < BETTER * state.bits)
+            if is_within
+            else not state.is_within and (changed < state.changed or not state.best)
+        )
+        if is_better:
+            state.bits, state.changed, state.is_within, state.stale = bits, changed, is_within, 0
+            state.best = {name: each.clone() for name, each in state.averages.items()}
+        else:
+            state.stale += 1
+        self._drop_rate()
+
+    def _drop_rate(self) -> None:
+        state = self.state
+        if state.stale >= self._settings.patience:
+            state.stale, state.drops = 0, state.drops + 1
+            for group in self._optimiser.param_groups:
+                group["lr"] = RATE * DROP**state.drops
+        state.is_done = state.drops > DROPS or state.round >= self._settings.max_rounds
+
+    def _tried(self) -> tuple[int, float]:
+        """How many answers change, and the bits of one tensor in the mean."""
+        changed, bits = 0, 0.0
+        with torch.inference_mode():
+            for batch in torch.arange(len(self._choose.tensors)).split(self._settings.batch):
+                latent = self._codec.rounded(self._codec.whole(self._choose.tensors[batch]))
+                bits += float(self._codec.bits(latent).sum())
+                answers = self._tail(self._codec.tensor(latent))
+                changed += int((answers.argmax(1) != self._choose.answers[batch].argmax(1)).sum())
+        return changed, bits / len(self._choose.tensors)
+
+    def take_best(self) -> None:
+        """The codec becomes the best that was tried."""
+        _fill(self._codec.parameters, self.state.best)
+
+
+def distance(made: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """How far answers are from those of the network, as distributions over them, and whether the top is the same."""
+    wanted = logits(answers)
+    got = logits(made)
+    return functional.kl_div(
+        functional.log_softmax(got, 1), functional.log_softmax(wanted, 1), reduction="batchmean", log_target=True
+    ) + functional.cross_entropy(got, answers.argmax(1))
+
+
+def logits(answers: torch.Tensor) -> torch.Tensor:
+    """Of answers that are shares of one already, their logarithm."""
+    is_share = bool((answers >= 0).all()) and bool(((answers.sum(1) - 1).abs() < 1e-3).all())
+    return answers.clamp_min(1e-12).log() if is_share else answers
+
+
+def _fill(parameters: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, each in parameters.items():
+            each.copy_(values[name])
+
+
+# --- checkpoints
+
+
+def keep(path: Path, key: str, state: State) -> None:
+    """Write a checkpoint. Raises UsageError where it cannot be written."""
+    with writing(path), replaced(path) as temporary:
+        torch.save({"key": key} | vars(state), temporary)
+
+
+def find(path: Path, key: str) -> State | None:
+    """The checkpoint of the same training, None where there is none. Raises UsageError for another file."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("key") != key or set(content) != set(vars(State())):
+            return None
+        return State(**content)
+    except Exception:  # noqa: BLE001  torch.load has no error type of its own
+        raise UsageError(f"{path} is no checkpoint, or damaged: remove it to begin anew") from None
