@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from edgecloud.engine.executor import AUTO, Executor, make_executor
 from edgecloud.models import inputs, registry
@@ -28,6 +27,9 @@ from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -311,8 +313,10 @@ def _parsed_row(row: Any) -> Tried:
     return each
 
 
-def to_table(calibration: Calibration) -> Table:
+def to_table(calibration: Calibration) -> "Table":
     """The table for people."""
+    from rich.table import Table
+
     title = f"{calibration.model} on {calibration.source}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("after", "codec", "images", "answers changed", "accuracy loss", "max error"):

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecloud.engine import calibration
-from edgecloud.engine.calibration import Calibration
 from edgecloud.engine.executor import Executor
 from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
@@ -29,6 +28,9 @@ from edgecloud.partition.packing import Allowed
 from edgecloud.predictor.profile import Progress
 from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.suggest import nearest
+
+if TYPE_CHECKING:
+    from edgecloud.engine.calibration import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class CodecPolicy:
     """What the cloud can unpack."""
 
     @classmethod
-    def of(cls, name: str, kept: Calibration | None, budget: float) -> "CodecPolicy":
+    def of(cls, name: str, kept: "Calibration | None", budget: float) -> "CodecPolicy":
         """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
         return cls(name, kept.within(budget) if is_lossy and kept is not None else {})
@@ -98,7 +100,11 @@ def codec_policy_of(network: Network, takes: str, name: str, budget: float, fold
     `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
     nothing was tried. Raises UsageError where the calibration cannot be read.
     """
-    kept = calibration.find(folder, network) if name == AUTO and budget else None
+    kept = None
+    if name == AUTO and budget:
+        from edgecloud.engine import calibration
+
+        kept = calibration.find(folder, network)
     if budget and name == AUTO and kept is None:
         model = network.graph.name
         remedy = (

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Protocol
 
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.pace import HEAVY, Pace
+from edgecloud.predictor.profile import Machine
 from edgecloud.predictor.reference import Quiet, Reference
 from edgecloud.utils.inference_utils import work_clock
 
