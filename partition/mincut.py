@@ -57,7 +57,7 @@ class Terms:
 
 
 class CutSolver:
-    """The blocks of one graph, found once; a decision only fills in the costs."""
+    """The blocks of one graph, listed once; a decision only fills in the costs."""
 
     def __init__(self, graph: LayerGraph) -> None:
         self._graph = graph
@@ -100,9 +100,9 @@ class CutSolver:
             if bound >= least * ALMOST or least < NOTHING:
                 break  # nor can any other block have a better one
             before, after = float(edge_s[block.begin]), float(cloud_s[block.end]) if block.is_closed else 0.0
-            found = block.cut(values, least * ALMOST - before - after, least * TINY)
-            if found is not None:
-                least, head = before + after + found[0], found[1]
+            cut = block.cut(values, least * ALMOST - before - after, least * TINY)
+            if cut is not None:
+                least, head = before + after + cut[0], cut[1]
         return head
 
     def _between_blocks(self, terms: Terms) -> tuple[frozenset[int], float]:
@@ -199,10 +199,10 @@ class _Block:
             cloud[layer] -= least
             fixed += least
         values = {**terms, "edge": edge, "cloud": cloud, "": [0.0], "never": [NEVER]}
-        found = self._network.cut([values[name][place] for name, place in self._costs], most - fixed, tiny)
-        if found is None:
+        cut = self._network.cut([values[name][place] for name, place in self._costs], most - fixed, tiny)
+        if cut is None:
             return None
-        value, side = found
+        value, side = cut
         inside = (self._layers[vertex] for vertex in side if vertex < len(self._layers))
         return fixed + value, frozenset((*range(self.begin), *inside))
 
