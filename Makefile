@@ -60,7 +60,7 @@ format: $(DEV) ## put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV) ## all measurements; about two hours, tables go to benchmarks/results
+bench: $(DEV) $(EDGE) ## all measurements; about three hours, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.tls
 	$(BIN)/python -m benchmarks.decision
@@ -83,6 +83,9 @@ bench: $(DEV) ## all measurements; about two hours, tables go to benchmarks/resu
 	$(BIN)/python -m benchmarks.phases
 	$(BIN)/python -m benchmarks.hostile
 	$(BIN)/python -m benchmarks.reconnecting
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.torch_free
+	$(BIN)/python -m benchmarks.exports
 
 clean: ## remove what make made
 	rm -rf .venv .venv-edge .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -15,6 +15,7 @@ from edgecloud.utils.units import format_duration
 if TYPE_CHECKING:
     from edgecloud.client.config import CloudConfig, CodecConfig, LinkConfig
     from edgecloud.engine.device_config import DeviceConfig
+    from edgecloud.net.tls import ClientTls
 
 NETWORKS = (
     *("alex_net", "vgg_net", "mobile_net", "efficientnet_lite0", "le_net", "deepface", "mnist", "kaldi", "senna_pos"),
@@ -87,14 +88,13 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
     """
     from edgecloud.client.config import CloudConfig
     from edgecloud.net.security import read_token
-    from edgecloud.net.tls import client_tls
 
     host, port = place_of(options)
     return CloudConfig(
         host=host,
         port=port,
         token=read_token(options.token_file),
-        tls=client_tls(options.tls_ca, options.tls_cert, options.tls_key, host),
+        tls=_tls_of(options, host),
         own=own,
         fallback=options.fallback,
         timeout_s=options.timeout,
@@ -118,6 +118,16 @@ def codec_of(options: argparse.Namespace) -> "CodecConfig":
 
         learned.read_all(options.codec_file)  # what is wrong with them is said before anything starts
     return CodecConfig(name=options.codec, accuracy_budget=options.accuracy_budget, files=tuple(options.codec_file))
+
+
+def _tls_of(options: argparse.Namespace, host: str) -> "ClientTls | None":
+    """Whom the edge trusts; None, and nothing is imported, without TLS."""
+    files = (options.tls_ca, options.tls_cert, options.tls_key)
+    if not any(files):
+        return None
+    from edgecloud.net.tls import client_tls
+
+    return client_tls(*files, host)
 
 
 def add_tls_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
@@ -26,11 +27,13 @@ from edgecloud.net.frames import Limits
 from edgecloud.net.link import LinkEstimate, Prober
 from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.recorder import Recorder
-from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import Link
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, DeadlineError, PeerClosedError
 from edgecloud.utils.units import format_seconds, printable
+
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class ConnectionConfig:
     timeout_s: float = CloudConfig.timeout_s
     window: int = 6
     """Requests under way at once."""
-    tls: ClientTls | None = None
+    tls: "ClientTls | None" = None
     up_bytes_per_s: float | None = None
     """Believed of both ways, whenever the link would be measured."""
     link: Link | None = None

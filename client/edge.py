@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
@@ -22,10 +23,12 @@ from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
-from edgecloud.net.tls import ClientTls
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.inference_utils import check_device, set_threads
+
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Edge:
     executor: Executor
     cloud: ConnectionManager | None = None
     """Keeps the connection to a cloud, where one is wanted."""
-    tls: ClientTls | None = None
+    tls: "ClientTls | None" = None
     """Whom it trusts to be its cloud; None is without TLS."""
     why_backend: str = ""
     """Why it is computed with this back-end."""

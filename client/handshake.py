@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from edgecloud.client.fallback import busy_pause_s
 from edgecloud.models.graph import LayerGraph
@@ -10,10 +11,12 @@ from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Error, Hello, Ready
 from edgecloud.net.refusals import refusal
 from edgecloud.net.tensors import Array
-from edgecloud.net.tls import ClientTls
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
+
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 NOT_ASKED = "unexpected answer from the cloud"
 BUSY = "BUSY"
@@ -52,7 +55,7 @@ def handshake(
     layers: Mapping[str, int],
     ready_s: float,
     on_connection: OnConnection = lambda _: None,
-    tls: ClientTls | None = None,
+    tls: "ClientTls | None" = None,
     is_given_up: Callable[[], bool] = lambda: False,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
@@ -86,7 +89,7 @@ def _once(
     layers: Mapping[str, int],
     ready_s: float,
     on_connection: OnConnection,
-    tls: ClientTls | None,
+    tls: "ClientTls | None",
 ) -> tuple[Connection, dict[str, Ready]]:
     connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
     late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s ({READY_FLAG})"

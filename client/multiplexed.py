@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Re
 from edgecloud.net.refusals import refusal
 from edgecloud.net.sides import Sent, UnknownSideError
 from edgecloud.net.tensors import Array, Encoded
-from edgecloud.net.tls import ClientTls
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError, ProtocolError
 from edgecloud.utils.units import printable
+
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +230,7 @@ class MultiplexedClient:
         ready_s: float,
         window: int,
         timeout_s: float,
-        tls: ClientTls | None = None,
+        tls: "ClientTls | None" = None,
         is_given_up: Callable[[], bool] = lambda: False,
     ) -> "MultiplexedClient":
         """Connect and agree on the networks.

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zstandard
-from rich.table import Table
 
 from edgecloud.engine import tables
 from edgecloud.engine.executor import AUTO, Executor, make_executor
@@ -34,6 +33,9 @@ from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
 from edgecloud.utils.resources import shipped
 from edgecloud.utils.units import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -442,8 +444,10 @@ def _parsed_row(row: Any) -> Tried:
     return each
 
 
-def to_table(calibration: Calibration) -> Table:
+def to_table(calibration: Calibration) -> "Table":
     """The table for people."""
+    from rich.table import Table
+
     title = f"{calibration.model} on {calibration.source}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("after", "codec", "images", "answers changed", "accuracy loss", "max error"):

@@ -16,9 +16,8 @@ from typing import ClassVar, Protocol
 from edgecloud.models.network import Network
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import store
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.profile import Profile, ProfileKey, Progress
+from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
 from edgecloud.predictor.quota import Quota
 from edgecloud.utils.cpu_limit import cpu_limit
 from edgecloud.utils.errors import UsageError

@@ -11,10 +11,9 @@ from edgecloud.models.onnx_session import OPTIONS, OnnxPart, runtime
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import segments
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.gauge import Gauge, Readings
 from edgecloud.predictor.pace import HEAVY, Run
-from edgecloud.predictor.profile import Profile, ProfileKey, Progress
+from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
 from edgecloud.predictor.segments import CutTimes
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import CPU, keep_freed_memory, processor_name, threads_in_force

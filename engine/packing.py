@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecloud.engine import calibration
-from edgecloud.engine.calibration import Calibration
 from edgecloud.engine.executor import Executor
 from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
@@ -31,6 +30,9 @@ from edgecloud.partition.packing import Allowed
 from edgecloud.predictor.profile import Progress
 from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.suggest import nearest
+
+if TYPE_CHECKING:
+    from edgecloud.engine.calibration import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class CodecPolicy:
     """Those that the calibration found."""
 
     @classmethod
-    def of(cls, name: str, kept: Calibration | None, budget: float) -> "CodecPolicy":
+    def of(cls, name: str, kept: "Calibration | None", budget: float) -> "CodecPolicy":
         """What `--codec` and `--accuracy-budget`, a share from 0 to 1, ask for."""
         is_lossy = name == AUTO and budget > 0
         within = kept.within(budget) if is_lossy and kept is not None else {}
@@ -132,7 +134,11 @@ def policy_of(
     """The same for a network that is known by its name and the digests of its graph and its weights."""
     is_sided = kind_of(name) in KINDS
     is_asked = (name == AUTO and budget) or is_sided
-    kept = calibration.find_of(folder, model, graph, weights_digest) if is_asked else None
+    kept = None
+    if is_asked:
+        from edgecloud.engine import calibration  # not loaded by an edge that allows no loss
+
+        kept = calibration.find_of(folder, model, graph, weights_digest)
     if is_sided and (kept is None or not any(codec_name == name for _, codec_name in kept.sided)):
         raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
     if budget and name == AUTO and kept is None:

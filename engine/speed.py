@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Protocol
 
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.pace import HEAVY, Pace
+from edgecloud.predictor.profile import Machine
 from edgecloud.predictor.reference import Quiet, Reference
 from edgecloud.utils.inference_utils import work_clock
 
@@ -102,17 +102,23 @@ class Prober(Protocol):
 
 
 class ReferenceProber:
-    """By the reference work, which is made ready when it is first wanted."""
+    """By the reference work, which is made ready when it is first wanted, and kept from the second time on: a call that
+    answers once needs that memory, 16 MiB for each thread, for its network."""
 
     def __init__(self, threads: int, clock: Callable[[], float], quiet: Quiet) -> None:
         self._threads, self._clock, self._quiet = threads, clock, quiet
         self._reference: Reference | None = None
+        self._probes = 0
 
     def probe(self, seconds: float, is_over: Callable[[], bool]) -> Speed:
         """Readings for about that long, one at least. What the quiet machine takes may be learnt here as well."""
-        if self._reference is None:
-            self._reference = Reference(self._threads, self._clock)
-        readings = self._reference.read_for(seconds, is_over)
+        reference = self._reference or Reference(self._threads, self._clock)
+        readings = reference.read_for(seconds, is_over)
+        self._probes += 1
+        if self._probes > 1:
+            self._reference = reference
+        else:
+            reference.close()
         quiet = self._quiet.record(readings)
         slow = [HEAVY.slowdown(reading, quiet) for reading in readings]
         value = 1 / mean(slow)

@@ -19,10 +19,9 @@ from edgecloud.engine.speed import Speed, SpeedMeter, meter_of, pace_of
 from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
 from edgecloud.predictor import correct
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.features import Described, in_context
 from edgecloud.predictor.pace import HEAVY, Pace
-from edgecloud.predictor.profile import Progress
+from edgecloud.predictor.profile import Machine, Progress
 from edgecloud.predictor.quality import MOST_KIND, p90
 from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.extras import MissingLibraryError, require

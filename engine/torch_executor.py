@@ -11,9 +11,8 @@ from edgecloud.models import split
 from edgecloud.models.network import Network
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
-from edgecloud.predictor.dataset import Machine
 from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.profile import Profile, ProfileKey, Progress
+from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
 from edgecloud.predictor.timing import measure
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import (

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from edgecloud.client import edge as client
 from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
@@ -24,11 +24,13 @@ from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s,
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.tensors import Tensors, as_given, as_input
 from edgecloud.library.wording import worded, wording, words
-from edgecloud.net.tls import client_tls
 from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import EdgeCloudError, UsageError
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
+
+if TYPE_CHECKING:
+    from edgecloud.net.tls import ClientTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Edge:
                     host=place.host,
                     port=place.port or 0,
                     token=token_of(token),
-                    tls=client_tls(path_of(tls_ca), path_of(tls_cert), path_of(tls_key), place.host),
+                    tls=_tls(tls_ca, tls_cert, tls_key, place.host),
                     fallback=fallback,
                     timeout_s=duration_s(timeout),
                     ready_s=duration_s(ready_timeout),
@@ -334,6 +336,15 @@ def _check_choices(*, fallback: str, times: str, window: int, backend: str) -> N
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {choice!r}")
     if not isinstance(window, int) or window < 1:
         raise UsageError(f"window is how many inferences are under way at once, at least 1, not {window!r}")
+
+
+def _tls(ca: str | Path | None, cert: str | Path | None, key: str | Path | None, host: str) -> "ClientTls | None":
+    """Whom the edge trusts; None, and nothing is imported, without TLS. Raises UsageError."""
+    if ca is None and cert is None and key is None:
+        return None
+    from edgecloud.net.tls import client_tls
+
+    return client_tls(path_of(ca), path_of(cert), path_of(key), host)
 
 
 def _shape(link: str | None, cloud: str | None) -> str | None:

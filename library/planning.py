@@ -18,14 +18,14 @@ from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.predictor import store
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quota import Quota
-from edgecloud.tools import whatif
-from edgecloud.tools.plan_bytes import Counted
-from edgecloud.tools.whatif import PlanConfig, Source
+from edgecloud.utils import defaults
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import format_bytes, format_rate, format_seconds, parse_duration, parse_rate, parse_wait
 
 if TYPE_CHECKING:
     from edgecloud.library.network import Network
+    from edgecloud.tools.plan_bytes import Counted
+    from edgecloud.tools.whatif import PlanConfig, Source
 
 Seconds: TypeAlias = "Profile | Sequence[float] | Mapping[str, float] | str | Path"
 """The times of one side: a profile, or the file of one; seconds of every layer in order, or by the layer's id."""
@@ -191,9 +191,9 @@ def plan(
     load: float = 1.0,
     queue: str | float = 0.0,
     codec: str = AUTO,
-    accuracy_budget: float = PlanConfig.accuracy_budget,
-    power: str = PlanConfig.power,
-    radio: str = PlanConfig.radio,
+    accuracy_budget: float = defaults.Codec.ACCURACY_BUDGET,
+    power: str = defaults.Edge.POWER,
+    radio: str = defaults.Edge.RADIO,
     cache_dir: str | Path | None = None,
 ) -> Plan:
     """Say where a network is best cut, from times and a link. Runs nothing, opens no socket, and needs no torch.
@@ -222,8 +222,10 @@ def plan(
         raise UsageError("plan needs a link: ec.Link('5mbit', rtt='20ms'), say")
     if not 0 < load < float("inf"):
         raise UsageError(f"load is how many times slower the cloud is than when idle, above 0, not {load!r}")
+    from edgecloud.tools import whatif  # an edge imports this module too, and does without
+
     with wording():
-        config = PlanConfig(
+        config = whatif.PlanConfig(
             model=None,
             graph_file=None,
             cache_dir=cache_of(cache_dir),
@@ -253,9 +255,11 @@ def _budget(share: float) -> float:
 
 
 def _source(
-    net: Layers, edge: "Seconds | None", cloud: "Seconds | None", config: PlanConfig
-) -> tuple[Source, Counted | None]:
+    net: Layers, edge: "Seconds | None", cloud: "Seconds | None", config: "PlanConfig"
+) -> "tuple[Source, Counted | None]":
     """A document with the times of both sides, and of a loaded network how it travels."""
+    from edgecloud.tools import whatif
+
     counted: Counted | None = None
     if isinstance(net, str | Path):
         if Path(net).suffix.lower() != ".json":
@@ -272,10 +276,10 @@ def _source(
             _fill(rows, side, times, name)
         elif not any(f"{side}_s" in row for row in rows):
             raise UsageError(f"{name} has no {side}_s: give plan the {side}_times, seconds of every layer")
-    return Source(document | {"layers": rows}, name), counted
+    return whatif.Source(document | {"layers": rows}, name), counted
 
 
-def _with_files(config: PlanConfig, name: str, edge: "Seconds | None", cloud: "Seconds | None") -> PlanConfig:
+def _with_files(config: "PlanConfig", name: str, edge: "Seconds | None", cloud: "Seconds | None") -> "PlanConfig":
     """For a network by its name: its times are kept in files."""
     times = [each for each in (edge, cloud) if each is not None]
     if not all(isinstance(each, str | Path) for each in times):

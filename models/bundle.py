@@ -136,9 +136,9 @@ class Content:
 class Bundle:
     """A bundle that was opened. Its arrays are read-only views of the file."""
 
-    def __init__(self, path: Path, content: Content, onnx: OnnxGraph, weights: Mapping[str, Weight], data: memoryview):
+    def __init__(self, path: Path, content: Content, onnx: OnnxGraph, weights: Mapping[str, Weight], file: mmap.mmap):
         self.path, self.content, self.onnx = path, content, onnx
-        self._weights, self._data = weights, data
+        self._weights, self._file, self._data = weights, file, memoryview(file)
         self._checked: set[str] = set()
         self._example: Weight = weights[_EXAMPLE]
 
@@ -161,6 +161,11 @@ class Bundle:
     def weight(self, name: str) -> NDArray[Any]:
         """A weight by the name that the ONNX graph knows it by. Raises UsageError where it is damaged."""
         return self._array(self._weights[name])
+
+    def rest(self) -> None:
+        """Let the system take back the memory of what was read: it is read again from the file where it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._file.madvise(mmap.MADV_DONTNEED)
 
     def _array(self, weight: Weight) -> NDArray[Any]:
         blob = weight.blob
@@ -292,7 +297,7 @@ def read(path: Path) -> Bundle:
         with path.open("rb") as file:
             size = path.stat().st_size
             header, start = _header(file.read(_PREFIX.size), size, lambda count: file.read(count))
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _bundle(path, header, data, start)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
@@ -346,7 +351,7 @@ def _no_constant(name: str) -> Any:
     raise _DamagedError(f"its header holds {name}")
 
 
-def _bundle(path: Path, document: Any, data: memoryview, start: int) -> Bundle:
+def _bundle(path: Path, document: Any, data: mmap.mmap, start: int) -> Bundle:
     if start + _whole(document["bytes"]) != len(data):
         raise _DamagedError(f"it has {len(data)} bytes, and should have {start + document['bytes']}")
     content = _content(document)
@@ -354,7 +359,7 @@ def _bundle(path: Path, document: Any, data: memoryview, start: int) -> Bundle:
     weights = _weights(document["arrays"], start, len(data))
     if model.bytes > MAX_GRAPH_BYTES or weights[_EXAMPLE].blob.bytes > MAX_EXAMPLE_BYTES:
         raise _DamagedError("its ONNX graph or its example is too large")
-    raw = data[model.offset : model.offset + model.bytes]
+    raw = memoryview(data)[model.offset : model.offset + model.bytes]
     if hashlib.sha256(raw).hexdigest() != model.sha256:
         raise _DamagedError("its ONNX graph is damaged")
     onnx = onnx_graph.parse(raw)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from edgecloud.models import arrays, audio, pictures, text
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.later import later
 from edgecloud.utils.resources import shipped
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image, ImageOps
+else:
+    Image, ImageOps = later("PIL.Image"), later("PIL.ImageOps")
 
 Numbers = NDArray[np.float32]
 Preprocess = Callable[[Any], Numbers]
@@ -45,7 +48,7 @@ class Input:
         return torch.from_numpy(self.array)
 
 
-def rgb_array(side: int, picture: Image.Image) -> Numbers:
+def rgb_array(side: int, picture: "Image.Image") -> Numbers:
     """The middle square of an image as (1, 3, side, side) float32, 0 to 1."""
     square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(square, dtype=np.float32) / np.float32(255)
@@ -62,7 +65,7 @@ def words_array(task: text.Task, sentence: str) -> Numbers:
     return text.windows(task, sentence)
 
 
-def digit_array(picture: Image.Image) -> Numbers:
+def digit_array(picture: "Image.Image") -> Numbers:
     """A picture of one digit as (1, 1, 28, 28), white ink on black, 0 to 1, whatever its ink and paper were."""
     ink: Numbers = np.asarray(pictures.digit(picture), dtype=np.float32) / np.float32(255)
     return ink[None, None]
@@ -220,7 +223,7 @@ MADE: dict[str, Callable[[Preprocess], Input]] = {"speech": _speech, "sentence":
 """Default inputs that are not files: `preprocess` of a custom model generates its example."""
 
 
-def crops(path: Path, count: int, part: tuple[float, float] = (0.0, 1.0)) -> list[Image.Image]:
+def crops(path: Path, count: int, part: tuple[float, float] = (0.0, 1.0)) -> "list[Image.Image]":
     """Squares cut out of an image, a third of its shorter side and more, some mirrored; the same at every call.
 
     `part` is from where to where in its width.

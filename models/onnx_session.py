@@ -110,7 +110,9 @@ def _session(bundle: Bundle, part: Part, threads: int) -> Any:
         values = [library.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
         options.add_external_initializers(list(part.weights), values)
     try:
-        return library.InferenceSession(part.model, options, providers=PROVIDERS)
+        session = library.InferenceSession(part.model, options, providers=PROVIDERS)
+        bundle.rest()  # it has copied what it joins and packs
+        return session
     except Exception as error:  # its errors have no class of their own that could be imported
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"{bundle.path}: onnxruntime cannot run it: {reason}") from error

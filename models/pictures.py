@@ -9,15 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
+from edgecloud.utils.later import later
 from edgecloud.utils.sniffing import what_is
+
+if TYPE_CHECKING:
+    import PIL
+    from PIL import Image, ImageFilter, ImageOps
+else:
+    PIL, Image, ImageFilter, ImageOps = (later(f"PIL{name}") for name in ("", ".Image", ".ImageFilter", ".ImageOps"))
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(
@@ -40,7 +46,7 @@ Grey = NDArray[np.float32]
 class Picture:
     """Eight bits a channel, upright, without transparency."""
 
-    image: Image.Image
+    image: "Image.Image"
     note: str = ""
     """What had to be done for that, where a user should know."""
 
@@ -62,7 +68,7 @@ def read(path: Path) -> Picture:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> "Iterator[Image.Image]":
     """Open a picture, by none but the decoders of FORMATS, and check its size; nothing is decoded yet.
 
     Raises UsageError for what is none of them, or too large; OSError and others for damaged ones.
@@ -70,7 +76,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         try:
             file = Image.open(path, formats=FORMATS)
-        except UnidentifiedImageError:
+        except PIL.UnidentifiedImageError:
             raise UsageError(_no_picture(path)) from None
         except Image.DecompressionBombError:
             raise UsageError(f"{path}: more than {MAX_PIXELS} pixels") from None
@@ -89,7 +95,7 @@ def _no_picture(path: Path) -> str:
 # --- eight bits a channel
 
 
-def prepared(picture: Image.Image, bits: int = 0) -> Picture:
+def prepared(picture: "Image.Image", bits: int = 0) -> Picture:
     """A picture of any mode that Pillow reads, with eight bits a channel.
 
     `bits` are those that its file declares, 0 where it says nothing, SCALED where Pillow used them.
@@ -105,7 +111,7 @@ def prepared(picture: Image.Image, bits: int = 0) -> Picture:
     return _on_paper(picture) if picture.has_transparency_data else Picture(picture)
 
 
-def _bits_of(file: Image.Image) -> int:
+def _bits_of(file: "Image.Image") -> int:
     """Bits a channel in the file, where Pillow tells: 16 for colours of 16 bits, of which it drops the lower eight."""
     if file.format == "PPM":
         return SCALED
@@ -127,14 +133,14 @@ def _from_sixteen(values: NDArray[np.int64], declared: int) -> Picture:
     return Picture(Image.fromarray(scaled), f"16-bit gray with {bits} significant bits, scaled accordingly")
 
 
-def _check_sixteen(picture: Image.Image) -> None:
+def _check_sixteen(picture: "Image.Image") -> None:
     """Of colours of 16 bits only the upper eight are left here; where those are nearly empty, so is the picture."""
     colours = np.asarray(picture.convert("RGB"))
     if 0 < colours.max(initial=0) < 1 << (DEPTHS[-1] - 8) or (not colours.any() and picture.width * picture.height > 1):
         raise UsageError("its 16-bit colors use only the lower bits and would be nearly black: save it with 8 bits")
 
 
-def _on_paper(picture: Image.Image) -> Picture:
+def _on_paper(picture: "Image.Image") -> Picture:
     """What is transparent shows white, as on paper, or black where what is drawn would be lost on white."""
     drawn = picture.convert("RGBA")
     white, black = (
@@ -153,7 +159,7 @@ def _on_paper(picture: Image.Image) -> Picture:
 # --- digits
 
 
-def digit(picture: Image.Image, side: int = 28) -> Image.Image:
+def digit(picture: "Image.Image", side: int = 28) -> "Image.Image":
     """A picture of one digit as grey `side` x `side`, white ink on black, the digit as high as the picture.
 
     The paper is what most of the border shows, the ink what differs from it most, lighter or darker; both are stretched
@@ -165,7 +171,7 @@ def digit(picture: Image.Image, side: int = 28) -> Image.Image:
     return _framed(image, ink).resize((side, side), Image.Resampling.BILINEAR)
 
 
-def _quiet(grey: Image.Image) -> Image.Image:
+def _quiet(grey: "Image.Image") -> "Image.Image":
     """Without the specks and the noise of a camera, where there are pixels to spare."""
     if min(grey.size) < SPARE_PIXELS:
         return grey
@@ -186,7 +192,7 @@ def _ink(grey: Grey) -> Grey:
     return amounts
 
 
-def _framed(picture: Image.Image, ink: Grey) -> Image.Image:
+def _framed(picture: "Image.Image", ink: Grey) -> "Image.Image":
     """The square around the ink; the whole picture where the ink fills its height."""
     rows, columns = _extent(ink, 1), _extent(ink, 0)
     if rows is None or columns is None:

@@ -7,10 +7,9 @@ reads it, so that a device without torch can feed the network too.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, get_args
 
 import numpy as np
-from PIL import Image
 
 from edgecloud.models import audio, text
 from edgecloud.models.inputs import (
@@ -26,11 +25,17 @@ from edgecloud.models.inputs import (
 )
 from edgecloud.models.pictures import MAX_PIXELS
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.later import later
+
+if TYPE_CHECKING:
+    from PIL import Image
+else:
+    Image = later("PIL.Image")
 
 Colour: TypeAlias = tuple[float, float, float]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels: what torchvision's networks take off, and divide by."""
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESAMPLING = ("bilinear", "bicubic")
 MAX_SIDE = 4096
 
 
@@ -72,21 +77,22 @@ class Photo:
         """Of what it makes."""
         return (3, self.crop, self.crop)
 
-    def __call__(self, picture: Image.Image) -> Numbers:
+    def __call__(self, picture: "Image.Image") -> Numbers:
         """From a picture to (1, 3, crop, crop). Raises UsageError for one that is too long and thin to be resized."""
         square = self._middle(self._resized(picture.convert("RGB")))
         pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(each, np.float32)[:, None, None] for each in (self.mean, self.std))
         return np.ascontiguousarray((pixels - mean) / std)[None]
 
-    def _resized(self, picture: Image.Image) -> Image.Image:
+    def _resized(self, picture: "Image.Image") -> "Image.Image":
         short = min(picture.size)
         size = tuple(int(self.resize * side / short) if side > short else self.resize for side in picture.size)
         if size[0] * size[1] > MAX_PIXELS:
             raise UsageError(f"an image of {picture.width}x{picture.height} is too long and thin: cut out a part of it")
-        return picture if size == picture.size else picture.resize((size[0], size[1]), RESAMPLING[self.resampling])
+        resampling = Image.Resampling[self.resampling.upper()]
+        return picture if size == picture.size else picture.resize((size[0], size[1]), resampling)
 
-    def _middle(self, picture: Image.Image) -> Image.Image:
+    def _middle(self, picture: "Image.Image") -> "Image.Image":
         """Black where the picture ends."""
         left, top = (_offset(side, self.crop) for side in picture.size)
         return picture.crop((left, top, left + self.crop, top + self.crop))
@@ -122,7 +128,7 @@ class Square:
         """Of what it makes."""
         return (3, self.side, self.side)
 
-    def __call__(self, picture: Image.Image) -> Numbers:
+    def __call__(self, picture: "Image.Image") -> Numbers:
         """From a picture to (1, 3, side, side)."""
         return rgb_array(self.side, picture)
 
@@ -138,7 +144,7 @@ class Digit:
         """Of what it makes."""
         return (1, 28, 28)
 
-    def __call__(self, picture: Image.Image) -> Numbers:
+    def __call__(self, picture: "Image.Image") -> Numbers:
         """From a picture to (1, 1, 28, 28), white ink on black."""
         return digit_array(picture)
 

@@ -4,14 +4,13 @@ import contextlib
 import fcntl
 import math
 import socket
-import ssl
 import sys
 import termios
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +19,15 @@ from edgecloud.net.endpoints import dial
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
 from edgecloud.net.messages import Error, M, Message, from_header, to_header
 from edgecloud.net.refusals import refusal
-from edgecloud.net.tls import ClientTls, PlainPeerError, Secure, explain
 from edgecloud.net.transport import Plain, Transport
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, PeerClosedError, ProtocolError
+
+if TYPE_CHECKING:  # else imported where TLS is used
+    import ssl
+
+    from edgecloud.net.tls import ClientTls
 
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
@@ -87,11 +90,13 @@ class Connection:
         self._sending = threading.Lock()
         self._is_cut = False
 
-    def secure(self, context: ssl.SSLContext, deadline: Deadline, server_hostname: str | None = None) -> None:
+    def secure(self, context: "ssl.SSLContext", deadline: Deadline, server_hostname: str | None = None) -> None:
         """From now on everything travels in TLS: agree on that, as a cloud or, given its name, with one.
 
         Raises ClosedAtBoundaryError where the other side came to say nothing, PlainPeerError where it speaks without.
         """
+        from edgecloud.net.tls import PlainPeerError, Secure
+
         secure = Secure(self._plain, context, server_hostname)
         self._is_cut = True  # no frame may leave before
         try:
@@ -353,13 +358,15 @@ def _lost(error: OSError, deadline: Deadline) -> AppError:
     """What an error of the socket means. A time-out of ours has no number, one of TCP has."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return deadline.passed()
-    if isinstance(error, ssl.SSLError):
-        return explain(error)
+    if type(error).__module__ == "ssl":  # which is only imported for TLS
+        from edgecloud.net import tls
+
+        return tls.explain(error)
     return PeerClosedError(f"connection failed: {error.strerror or error}")
 
 
 def connect(
-    host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: ClientTls | None = None
+    host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: "ClientTls | None" = None
 ) -> Connection:
     """Open a connection, with TLS where that is given. Raises ConnectError that says what to do, as HandshakeLostError
     where a connection was taken and came to nothing."""
@@ -380,8 +387,10 @@ def connect(
     return connection
 
 
-def _secure(connection: Connection, tls: ClientTls, deadline: Deadline) -> None:
+def _secure(connection: Connection, tls: "ClientTls", deadline: Deadline) -> None:
     """Agree on TLS with a cloud, or learn why it does not: what refuses at the door says so without TLS."""
+    from edgecloud.net.tls import PlainPeerError
+
     try:
         connection.secure(tls.context, deadline, tls.hostname)
     except PlainPeerError:

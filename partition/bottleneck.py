@@ -52,14 +52,6 @@ class Bottleneck:
     method: str
 
 
-def is_heavy(predicted: StageTimes, rate_per_s: float) -> bool:
-    """Whether `rate_per_s` tasks a second are more than a cut sustains: its bottleneck stage >= 1 / rate.
-
-    DADS, Algorithm 3: take the cut of least latency unless it is heavy, else the one with the minimum bottleneck stage.
-    """
-    return predicted.longest_s * rate_per_s >= 1
-
-
 def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
     """The cut with the minimum bottleneck stage (DADS, section II, heavy load), with a proof where there is time for
     one.

@@ -385,3 +385,11 @@ def energy(edge_s: float, waiting_s: float, sent_bytes: int, received_bytes: int
     return Energy(
         power.compute_w * edge_s, power.transmit_w * sending_s, power.receive_w * receiving_s, power.idle_w * waiting_s
     )
+
+
+def is_heavy(predicted: StageTimes, rate_per_s: float) -> bool:
+    """Whether `rate_per_s` tasks a second are more than a cut sustains: its bottleneck stage >= 1 / rate.
+
+    DADS, Algorithm 3: take the cut of least latency unless it is heavy, else the one with the minimum bottleneck stage.
+    """
+    return predicted.longest_s * rate_per_s >= 1

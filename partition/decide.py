@@ -14,10 +14,20 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from edgecloud.models.graph import INPUT, LayerGraph
-from edgecloud.partition import bottleneck, chain, mincut, placement
+from edgecloud.partition import chain
 from edgecloud.partition.chain import Candidate
-from edgecloud.partition.cost import LATENCY, Part, Power, Problem, StageTimes, StageWeights, cost_of, parts_of, predict
-from edgecloud.partition.decision_map import best_cut
+from edgecloud.partition.cost import (
+    LATENCY,
+    Part,
+    Power,
+    Problem,
+    StageTimes,
+    StageWeights,
+    cost_of,
+    is_heavy,
+    parts_of,
+    predict,
+)
 from edgecloud.partition.gain import Gain, Packing, ends_of
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
@@ -200,7 +210,7 @@ class _Search:
     def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
         predicted, cost = predict(self.problem, parts), cost_of(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
-        keeps_up = None if rate is None else not bottleneck.is_heavy(predicted, rate)
+        keeps_up = None if rate is None else not is_heavy(predicted, rate)
         fields = (self.goal.objective, method, parts)
         return Decision(*fields, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
 
@@ -225,9 +235,10 @@ NO_POWER = Power(0.0, 0.0, 0.0, 0.0)
 
 def load_solvers(graph: LayerGraph, goal: Goal) -> None:
     """Import what `decide` will need for this graph: for those who measure how long it takes."""
-    is_sum = OBJECTIVES[goal.objective].search is Search.SUM
-    if not (is_sum and goal.method in ("auto", "chain") and graph.is_chain):
-        mincut.load()
+    if goal.max_cost is not None:
+        from edgecloud.partition import placement  # noqa: F401
+    if OBJECTIVES[goal.objective].search is not Search.SUM and not graph.is_chain:
+        from edgecloud.partition import bottleneck  # noqa: F401
 
 
 def decide(
@@ -300,6 +311,8 @@ def _least_sum(search: _Search) -> Decision:
 
 
 def _cheap_enough(search: _Search, max_cost: float) -> Decision:
+    from edgecloud.partition import placement  # as what follows here: few goals need it
+
     problem, goal = search.problem, search.goal
     best_placement = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
     is_optimal = best_placement.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
@@ -313,7 +326,8 @@ def _point_of_least_sum(search: _Search) -> Decision:
 
 def _cut_of_least_sum(search: _Search) -> Decision:
     problem, solver = search.problem, search.solver or CutSolver(search.problem.graph)
-    return search.cut("mincut", best_cut(problem, search.goal.weights(search.power), solver), is_optimal=True)
+    head = solver.best(solver.terms(problem, search.goal.weights(search.power)))
+    return search.cut("mincut", head, is_optimal=True)
 
 
 def _least_sum_of_any(search: _Search) -> Decision:
@@ -337,6 +351,8 @@ def _point_of_shortest_stage(search: _Search) -> Decision:
 
 
 def _cut_by_dsh(search: _Search) -> Decision:
+    from edgecloud.partition import bottleneck
+
     cut = bottleneck.dsh(_as_sent(search.problem))
     return search.cut(cut.method, cut.head, is_optimal=False)
 
@@ -344,6 +360,8 @@ def _cut_by_dsh(search: _Search) -> Decision:
 def _shortest_stage_of_any(search: _Search) -> Decision:
     if search.problem.graph.is_chain:
         return _point_of_shortest_stage(search)
+    from edgecloud.partition import bottleneck
+
     cut = bottleneck.exact(_as_sent(search.problem))
     is_optimal = cut.is_optimal and search.problem.packed is None
     return search.cut(cut.method, cut.head, is_optimal=is_optimal, gap=cut.gap)

@@ -9,11 +9,12 @@ least value to be the cut of least cost:
 * what does not depend on single layers, the round trip and the start of a tail after each point, is an arc between
   consecutive points, of which every cut but all-on-the-edge cuts exactly one.
 
-Values are whole numbers in the solver. The unit is chosen for each problem so that the better of the two ends has
-about 2^29 of them, half a nanosecond where that end takes 0.3 s; an arc that costs more is never cut.
+A graph falls into blocks at its points. A cut goes through one block at most, so each block has a flow network of its
+own, and most of them need not be solved: what their layers cost at least is more than the best cut known.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 
 from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.partition.cost import LATENCY, Problem, StageWeights
+from edgecloud.partition.flow import NEVER, Network
 
-FINEST = 1 << 29
-NOTHING = 1e-100  # seconds or joules; less cannot be scaled
-INFINITE = 1 << 30  # with a flow of FINEST backwards it is still an int32
+NOTHING = 1e-100  # seconds or joules: nothing is better
+ALMOST, TINY = 1 - 1e-12, 1e-14
+"""Cuts are equal where they differ by less than rounding does; an arc is full where less than that is left."""
 Values = NDArray[np.float64]
 
 
@@ -54,27 +56,17 @@ class Terms:
         return float(total)
 
 
-def load() -> None:
-    """Import the solver, which takes longer than a decision: for those who are about to decide, and measure that."""
-    import scipy.sparse.csgraph  # noqa: F401
-
-
 class CutSolver:
-    """The flow network of one graph, built once; a decision only fills in the capacities."""
+    """The blocks of one graph, listed once; a decision only fills in the costs."""
 
     def __init__(self, graph: LayerGraph) -> None:
         self._graph = graph
         self._points = np.array([point.layer for point in graph.points[:-1]] or [INPUT])
         self._out_bytes = np.array([layer.out_bytes for layer in graph.layers], dtype=np.float64)
-        begin, end, self._term = _arcs(graph)
-        size = 1 + int(max(begin.max(), end.max()))
-        flat, slots = np.unique(np.concatenate([begin * size + end, end * size + begin]), return_inverse=True)
-        self._slots = slots[: len(begin)]
-        self._columns = (flat % size).astype(np.int32)
-        self._rows = np.concatenate([[0], np.cumsum(np.bincount(flat // size, minlength=size))]).astype(np.int32)
-        self._owner = flat // size
-        self._size = size
-        self._source, self._sink = len(graph.layers), len(graph.layers) + 1
+        self._barriers = np.array(_barriers(graph))
+        ends = [*self._barriers[1:].tolist(), len(graph.layers) - 1]
+        spans = enumerate(zip(self._barriers.tolist(), ends, strict=True))
+        self._blocks = [_Block(graph, number, begin, end) for number, (begin, end) in spans if end > begin + 1]
 
     def terms(self, problem: Problem, weights: StageWeights = LATENCY) -> Terms:
         """The terms of a problem for this graph."""
@@ -97,60 +89,122 @@ class CutSolver:
 
     def best(self, terms: Terms) -> frozenset[int]:
         """The cut whose terms add up to the least. Terms are not negative; raises ValueError where one is, or NaN."""
-        everything, nothing = self._graph.everything, frozenset({INPUT})
-        values = _joined(terms)
-        if not (values >= 0).all():
+        if not all((values >= 0).all() for values in (terms.edge, terms.cloud, terms.tensor, terms.entry)):
             raise ValueError("costs are numbers of at least 0")
-        ends = {head: terms.value(self._graph, head) for head in (everything, nothing)}
-        better = min(ends, key=ends.__getitem__)
-        if ends[better] < NOTHING:
-            return better
-        head = self._cut(values * (FINEST / ends[better]))
-        return min((head, better), key=lambda cut: terms.value(self._graph, cut))  # rounding may have lost a hair
+        head, least = self._between_blocks(terms)
+        edge_s, cloud_s = np.cumsum(terms.edge), np.cumsum(terms.cloud[::-1])[::-1]
+        costs = np.minimum(terms.edge, terms.cloud), terms.tensor
+        rest = [(self._least(block, terms, edge_s, cloud_s, *costs), block) for block in self._blocks]
+        values = {each.name: np.minimum(getattr(terms, each.name), NEVER).tolist() for each in fields(Terms)}
+        for bound, block in sorted(rest, key=lambda each: each[0]):
+            if bound >= least * ALMOST or least < NOTHING:
+                break  # nor can any other block have a better one
+            before, after = float(edge_s[block.begin]), float(cloud_s[block.end]) if block.is_closed else 0.0
+            cut = block.cut(values, least * ALMOST - before - after, least * TINY)
+            if cut is not None:
+                least, head = before + after + cut[0], cut[1]
+        return head
 
-    def _cut(self, values: Values) -> frozenset[int]:
-        from scipy.sparse import csr_array  # for those who need it: see `load`
-        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+    def _between_blocks(self, terms: Terms) -> tuple[frozenset[int], float]:
+        """The best cut through no block, and its value; of equal ones that with the fewest layers on the edge."""
+        last = len(self._graph.layers) - 1
+        barriers = self._barriers[self._barriers < last]
+        edge_s = np.cumsum(terms.edge)
+        cloud_s = np.append(np.cumsum(terms.cloud[::-1])[::-1], 0.0)
+        values = edge_s[barriers] + cloud_s[barriers + 1] + terms.tensor[barriers] + terms.entry[: len(barriers)]
+        values = np.append(values, edge_s[last])
+        number = int(np.argmax(values * ALMOST <= values.min()))
+        layer = int(barriers[number]) if number < len(barriers) else last
+        return frozenset(range(layer + 1)), float(values[number])
 
-        sums = np.bincount(self._slots, weights=values[self._term], minlength=len(self._columns))
-        capacities = np.rint(np.minimum(sums, INFINITE)).astype(np.int32)
-        shape = (self._size, self._size)
-        network = csr_array((capacities, self._columns, self._rows), shape=shape)
-        flow = maximum_flow(network, self._source, self._sink, method="dinic").flow
-        left = capacities > flow.data  # arcs that could carry more
-        rows = np.concatenate([[0], np.cumsum(np.bincount(self._owner[left], minlength=self._size))]).astype(np.int32)
-        residual = csr_array((np.ones(rows[-1], np.int32), self._columns[left], rows), shape=shape)
-        vertices = breadth_first_order(residual, self._source, return_predecessors=False)
-        return frozenset(vertices[vertices < len(self._graph.layers)].tolist())
+    def _least(
+        self, block: "_Block", terms: Terms, edge_s: Values, cloud_s: Values, least: Values, tensor: Values
+    ) -> float:
+        """What no cut through a block is below: two tensors at least cross it, or it would be a point."""
+        if not block.is_closed:
+            return 0.0
+        begin, end = block.begin, block.end
+        inside = float(edge_s[begin] + least[begin + 1 : end].sum() + cloud_s[end])
+        return inside + float(terms.entry[block.number] + 2 * tensor[begin:end].min())
 
 
-def _arcs(graph: LayerGraph) -> NDArray[np.int64]:
-    """The arcs of the flow network, shape (3, arcs): begin, end, and the place of what it costs in `_joined`.
+def _barriers(graph: LayerGraph) -> list[int]:
+    """Layers that all layers before them lead to: where one runs on the edge, all before it do.
 
-    An arc costs where it leads from the edge's side to the cloud's.
+    Every point is one, up to the first layer that nobody reads.
     """
-    size = len(graph.layers)
-    source, sink, whole = size, size + 1, size + 2
-    edge, cloud, tensor, entry = 0, size, 2 * size, 3 * size
-    never = entry + max(1, len(graph.points) - 1)
-    arcs = [(source, INPUT, never), (INPUT, sink, edge)]
-    spare = whole + 1
-    for number, readers in enumerate(graph.readers):
-        if number != INPUT:
-            arcs += [(source, number, cloud + number), (number, sink, edge + number)]
-        arcs += [(reader, number, never) for reader in readers]
-        if len(readers) > 1:  # however many layers read a tensor, it is sent once
-            arcs += [(number, spare, tensor + number), *((spare, reader, never) for reader in readers)]
-            spare += 1
+    dead_end = next(number for number, readers in enumerate(graph.readers) if not readers)
+    return [point.layer for point in graph.points if point.layer <= dead_end]
+
+
+class _Block:
+    """The layers between two barriers, as a flow network: the first one is on the edge, the last one on the cloud.
+
+    The last block of a graph has no such end where some layer in it is read by nobody. Then it may run on the edge
+    altogether, and its points have terms of their own.
+    """
+
+    def __init__(self, graph: LayerGraph, number: int, begin: int, end: int) -> None:
+        self.number, self.begin, self.end = number, begin, end
+        self.is_closed = all(graph.readers[layer] for layer in range(begin, end))
+        inside = range(begin, end if self.is_closed else end + 1)
+        self._layers = list(inside)
+        size = len(inside)
+        sink, whole = size, size + 1
+        several = [layer for layer in inside if len(graph.readers[layer]) > 1]
+        self._spares = {layer: size + 2 + place for place, layer in enumerate(several)}
+        self._network = Network(size + 2 + len(several), sink)
+        self._costs: list[tuple[str, int]] = []
+        """What each arc and its opposite one cost: a term and its place in it."""
+        for layer in inside:
+            if layer != begin:
+                self._join(0, layer - begin, ("cloud", layer))
+                self._join(layer - begin, sink, ("edge", layer))
+            self._join_readers(graph, layer)
+            if not graph.readers[layer]:  # `whole` is on the edge's side only if all layers are
+                self._join(whole, layer - begin, _NEVER_CUT)
+        points = [point for point in graph.points[:-1] if point.layer >= begin]
+        if not self.is_closed:
+            entries = [*(point.layer - begin for point in points), whole]
+            for point, (a, b) in zip(points, pairwise(entries), strict=True):
+                self._join(a, b, ("entry", point.number))
+
+    def _join(self, begin: int, end: int, there: tuple[str, int], back: tuple[str, int] = ("", 0)) -> None:
+        self._network.join(begin, end)
+        self._costs += [there, back]
+
+    def _join_readers(self, graph: LayerGraph, layer: int) -> None:
+        """However many layers read a tensor, it is sent once. No layer is on the edge without what it reads."""
+        readers = [min(reader - self.begin, len(self._layers)) for reader in graph.readers[layer]]
+        tensor = ("tensor", layer)
+        if len(readers) == 1:
+            self._join(layer - self.begin, readers[0], tensor, _NEVER_CUT)
         elif readers:
-            arcs.append((number, readers[0], tensor + number))
-        else:
-            arcs.append((whole, number, never))  # `whole` is on the edge's side only if all layers are
-    entries = [*(point.layer for point in graph.points[:-1]), whole]
-    arcs += [(a, b, entry + n) for n, (a, b) in enumerate(pairwise(entries))]
-    return np.array(arcs).T
+            spare = self._spares[layer]
+            self._join(layer - self.begin, spare, tensor)
+            for reader in readers:
+                self._join(spare, reader, _NEVER_CUT)
+                self._join(reader, layer - self.begin, _NEVER_CUT)
+
+    def cut(
+        self, terms: Mapping[str, Sequence[float]], most: float, tiny: float
+    ) -> tuple[float, frozenset[int]] | None:
+        """The value of the best cut through this block, without what is outside, and its head; None where it is at
+        least `most`."""
+        edge, cloud = list(terms["edge"]), list(terms["cloud"])
+        fixed = terms["entry"][self.number] if self.is_closed else 0.0
+        for layer in self._layers[1:]:  # whichever side it runs on, that much it costs
+            least = min(edge[layer], cloud[layer])
+            edge[layer] -= least
+            cloud[layer] -= least
+            fixed += least
+        values = {**terms, "edge": edge, "cloud": cloud, "": [0.0], "never": [NEVER]}
+        cut = self._network.cut([values[name][place] for name, place in self._costs], most - fixed, tiny)
+        if cut is None:
+            return None
+        value, side = cut
+        inside = (self._layers[vertex] for vertex in side if vertex < len(self._layers))
+        return fixed + value, frozenset((*range(self.begin), *inside))
 
 
-def _joined(terms: Terms) -> Values:
-    """All terms in one array, and last the cost of what must never be cut."""
-    return np.concatenate([terms.edge, terms.cloud, terms.tensor, terms.entry, [np.inf]])
+_NEVER_CUT = ("never", 0)

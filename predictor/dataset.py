@@ -18,6 +18,7 @@ import numpy as np
 
 from edgecloud.models.specs import KINDS, LayerSpec
 from edgecloud.predictor.features import Context, Described
+from edgecloud.predictor.profile import Machine as Machine
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced
 from edgecloud.utils.sheets import read_workbook
@@ -27,19 +28,6 @@ MAX_ROWS = 400_000
 MAX_FILE_BYTES = 256 << 20
 NOT_ROWS = ("kinds", "about")  # sheets of our own workbooks
 TYPICAL = 0.5  # the quantile that stands for a layer: times are relative to the machine's speed, and off either way
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What measured times depend on beside the layer."""
-
-    device: str
-    threads: int
-    torch: str
-    backend: str = "torch"
-
-    def __str__(self) -> str:
-        return f"{self.device}, {self.threads} threads, {self.backend} {self.torch}"
 
 
 @dataclass(frozen=True)

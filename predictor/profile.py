@@ -17,6 +17,19 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What measured times depend on beside the layer."""
+
+    device: str
+    threads: int
+    torch: str
+    backend: str = "torch"
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.threads} threads, {self.backend} {self.torch}"
+
+
+@dataclass(frozen=True)
 class ProfileKey:
     """What a measured time depends on. Times with different keys are never mixed."""
 

@@ -19,8 +19,8 @@ FOLDERS = ("docs", "docs/decisions", "benchmarks/results", "deploy")
 DOCUMENTS = sorted(path for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.md"))
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OF_OTHERS = {"--build", "--build-arg", "--exit-code-from", "--for", "--from-file", "--platform", "--strict"}
-OF_OTHERS |= {"--now", "--yes"}
-"""Of docker, kubectl, mypy, systemctl and apt."""
+OF_OTHERS |= {"--no-deps", "--now", "--yes"}
+"""Of docker, kubectl, mypy, pip, systemctl and apt."""
 COMMAND = re.compile(
     r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?(?: (plan|profile|fit|evaluate|calibrate))?)(?: |$)"
 )

@@ -149,19 +149,20 @@ def test_solvers_load_no_torch_and_nothing_of_the_network(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_planning_a_chain_loads_neither_a_solver_nor_yaml() -> None:
-    """A network that is no chain loads its solver before the decision is timed."""
+def test_planning_loads_neither_a_solver_of_others_nor_yaml() -> None:
+    """Nor what draws bars and opens pictures: an edge that only infers needs none of it."""
     code = (
         "import sys, edgecloud as ec\n"
-        "from edgecloud.partition.decide import Goal, load_solvers\n"
         "rows = [{'id': 'in', 'inputs': [], 'out_bytes': 9, 'cloud_s': 0, 'edge_s': 0}]\n"
         "rows += [{'id': 'a', 'inputs': ['in'], 'out_bytes': 5, 'cloud_s': 0.1, 'edge_s': 1}]\n"
         "rows += [{'id': 'b', 'inputs': ['a'], 'out_bytes': 5, 'cloud_s': 0.1, 'edge_s': 1}]\n"
         "ec.plan(rows, None, None, ec.Link('5mbit'), power='raspberry_pi_4')\n"
-        "import edgecloud.client.inference\n"
-        "assert not {'scipy', 'yaml'} & sys.modules.keys()\n"
-        "load_solvers(None, Goal('throughput'))\n"
-        "assert 'scipy.sparse.csgraph' in sys.modules"
+        "rows += [{'id': 'c', 'inputs': ['a', 'b'], 'out_bytes': 5, 'cloud_s': 0.1, 'edge_s': 1}]\n"
+        "plan = ec.plan(rows, None, None, ec.Link('5mbit'), power='raspberry_pi_4')\n"
+        "assert plan.method == 'mincut'\n"
+        "import edgecloud.library.edge, edgecloud.client.inference\n"
+        "unused = {'scipy', 'yaml', 'rich', 'PIL.Image', 'ssl', 'numpy.random', 'edgecloud.partition.bottleneck'}\n"
+        "assert not unused & sys.modules.keys(), unused & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

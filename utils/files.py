@@ -1,7 +1,6 @@
 """Atomic file writes."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,8 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Raises OSError.
     """
+    import tempfile  # many a call writes nothing
+
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(descriptor)
     temporary = Path(name)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from edgecloud.utils import output
 from edgecloud.utils.files import write_atomically
+
+if TYPE_CHECKING:  # else imported where there is a terminal
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 Show = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done, 0 to 1; 0 where that is not known."""
@@ -32,14 +33,19 @@ FILE = "steps.json"
 MOST_STEPS, MOST_BYTES = 64, 64 << 10
 
 
-class _TimeLeft(ProgressColumn):
+def _time_left() -> "ProgressColumn":
     """The time left, or how long it has been going on where nobody can tell."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
 
-    def render(self, task: Task) -> Text:
-        gone_s = task.elapsed or 0.0
-        if task.total is not None and task.completed > 0:
-            return Text(f"{_clock(gone_s * (task.total - task.completed) / task.completed)} left", style="cyan")
-        return Text(f"{_clock(gone_s)} so far", style="cyan")
+    class TimeLeft(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            gone_s = task.elapsed or 0.0
+            if task.total is not None and task.completed > 0:
+                return Text(f"{_clock(gone_s * (task.total - task.completed) / task.completed)} left", style="cyan")
+            return Text(f"{_clock(gone_s)} so far", style="cyan")
+
+    return TimeLeft()
 
 
 def _clock(seconds: float) -> str:
@@ -82,7 +88,7 @@ class Steps:
 class _Bar:
     """The one line of a call. A thread moves it where what is done says nothing of itself, and only then."""
 
-    def __init__(self, progress: Progress, steps: Steps) -> None:
+    def __init__(self, progress: "Progress", steps: Steps) -> None:
         self._progress, self._steps = progress, steps
         self._task = progress.add_task(LOADING, total=None)  # what a call begins with: its own imports
         self._step, self._began, self._has_share = LOADING, time.monotonic(), False
@@ -135,14 +141,16 @@ def _kind(step: str) -> str:
 
 
 @contextlib.contextmanager
-def on_terminal(console: Console | None = None, folder: Path | None = None) -> Iterator[Show]:
+def on_terminal(console: "Console | None" = None, folder: Path | None = None) -> Iterator[Show]:
     """Gives a function that takes what is being done and the share of it that is done, 0 to 1. The bar stands on
     `console`, else on stderr; how long steps take is kept in `folder`, else where times are kept."""
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
+    console = console or _terminal()
+    if console is None or not console.is_terminal:
         yield lambda _what, _done: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), _TimeLeft())
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), _time_left())
     with Progress(*columns, console=console, transient=True) as progress, output.above(partial(_above, console)):
         bar = _Bar(progress, Steps((folder or _folder()) / FILE))
         try:
@@ -151,7 +159,17 @@ def on_terminal(console: Console | None = None, folder: Path | None = None) -> I
             bar.close()
 
 
-def _above(console: Console, text: str) -> None:
+def _terminal() -> "Console | None":
+    """stderr, where it may be a terminal: what draws bars takes longer to import than an inference."""
+    is_one = sys.stderr is not None and sys.stderr.isatty()
+    if not is_one and not any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE")):
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _above(console: "Console", text: str) -> None:
     """Print lines above the bar."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import edgecloud as ec
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
+from edgecloud.models.graph import LayerGraph
 from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
 from tests.missing import call_without_torch
 
@@ -57,22 +58,36 @@ def _oracle(name: str, document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["le_net", "mobile_net"])
-def test_every_cut_of_an_edge_without_torch_against_a_cloud_with_it(
+def test_cuts_of_an_edge_without_torch_against_a_cloud_with_it(
     name: str, request: pytest.FixtureRequest, cloud: CloudProcess, tmp_path: Path
 ) -> None:
+    """A cut after each kind of layer, and both ends: every cut was compared with torch when the bundle was made, and
+    `python -m benchmarks.torch_free` runs them all."""
     path = request.getfixturevalue(name)
-    points = len(bundle.read(path).graph.points)
-    what = ("--points", "all", "--verify", "--json", "--warm-up", "0", "--cache-dir", str(tmp_path))
+    content = bundle.read(path).content
+    assert {each.point for each in content.certificates} == set(range(len(content.graph.points)))
+    points = _one_of_each_kind(content.graph)
+    numbers = ",".join(map(str, points))
+    what = ("--points", numbers, "--verify", "--json", "--warm-up", "0", "--cache-dir", str(tmp_path))
     run = call_without_torch("edge_api", "-t", str(path), *at(cloud), *what)
     documents = list(_documents(run))
-    assert [document["plan"]["point"] for document in documents] == list(range(points))
+    assert [document["plan"]["point"] for document in documents] == points
     for document in documents:
         assert document["verify"]["matches"]
+        assert document["verify"]["max_abs_diff"] <= 1e-4
         assert document["plan"]["backend"]["edge"] == "onnxruntime"
         _same_answer(document, documents[0])
     assert documents[0]["plan"]["backend"]["cloud"] == "torch"
     assert documents[0]["completed_by"] == "cloud"
     _oracle(name, documents[0])
+
+
+def _one_of_each_kind(graph: LayerGraph) -> list[int]:
+    """Points after layers of different kinds, in the middle of the network where there are several, and both ends."""
+    of_kind: dict[str, list[int]] = {}
+    for point in graph.points:
+        of_kind.setdefault(graph.layers[point.layer].kind, []).append(point.number)
+    return sorted({0, len(graph.points) - 1, *(numbers[len(numbers) // 2] for numbers in of_kind.values())})
 
 
 def _same_answer(document: dict[str, Any], other: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 import math
 import random
+import time
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +16,13 @@ from edgecloud.engine.speed import (
     MOST_PROBE_S,
     PROBE_SHARE,
     UNKNOWN,
+    ReferenceProber,
     Speed,
     SpeedMeter,
     Track,
 )
 from edgecloud.engine.times import FoundTimes, LayerTimes
+from edgecloud.predictor.reference import MEMORY_BYTES, Quiet
 
 speeds = st.floats(0.2, 1.2)
 
@@ -144,3 +149,17 @@ def test_times_follow_the_speed() -> None:
     assert found.quiet.seconds == (0.0, 0.1, 0.3)
     found.ran(frozenset({2}), 0.62, first=1)
     assert found.current.seconds == pytest.approx((0.0, 0.2, 0.6), rel=0.02)
+
+
+def test_a_look_gives_its_memory_back_and_two_looks_keep_it(tmp_path: Path) -> None:
+    prober = ReferenceProber(1, time.perf_counter, Quiet(tmp_path, {}))
+    prober.probe(0.001, lambda: True)  # what is imported and made once
+    tracemalloc.start()
+    try:
+        once = ReferenceProber(1, time.perf_counter, Quiet(tmp_path, {}))
+        assert once.probe(0.001, lambda: True).value > 0
+        assert tracemalloc.get_traced_memory()[0] < MEMORY_BYTES / 4
+        assert once.probe(0.001, lambda: True).value > 0
+        assert tracemalloc.get_traced_memory()[0] > MEMORY_BYTES / 2
+    finally:
+        tracemalloc.stop()

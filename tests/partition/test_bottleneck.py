@@ -12,9 +12,9 @@ import scipy.optimize
 
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.partition import bottleneck, milp
-from edgecloud.partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact, is_heavy
+from edgecloud.partition.bottleneck import PROGRAM, WALK, Bottleneck, dsh, exact
 from edgecloud.partition.branch_and_bound import TIE
-from edgecloud.partition.cost import CloudTimes, Link, Problem, StageTimes, parts_of, predict
+from edgecloud.partition.cost import CloudTimes, Link, Problem, StageTimes, is_heavy, parts_of, predict
 from edgecloud.partition.mincut import CutSolver, Terms
 from tests.conftest import ROOT, many
 from tests.models.test_graph import all_cuts, chain, random_graph

@@ -96,6 +96,47 @@ def test_the_terms_of_a_cut_add_up_to_its_value() -> None:
             assert terms.value(problem.graph, cut) == pytest.approx(expected)
 
 
+def chained(rng: random.Random, blocks: int) -> LayerGraph:
+    """Blocks one after the other, now and then with layers that nobody reads in the last one."""
+    layers = [Layer("in", "input", (), 9)]
+    for number in range(blocks):
+        size, last = rng.randrange(2, 12), number == blocks - 1
+        block, before = (with_dead_ends if last and rng.random() < 0.5 else random_graph)(rng, size), len(layers) - 1
+        for layer in block.layers[1:]:
+            reads = tuple(before + source for source in layer.inputs)
+            layers.append(replace(layer, id=f"{number}.{layer.id}", inputs=reads))
+    return LayerGraph("chained", tuple(layers), (len(layers) - 1,))
+
+
+def test_blocks_give_the_cut_of_the_whole_flow_network() -> None:
+    """That of DADS with what it leaves out (docs/decisions/0008), solved by somebody else's solver."""
+    nx = pytest.importorskip("networkx")
+    rng = random.Random(6)
+    for _ in range(many(12, 200)):
+        graph = chained(rng, rng.randrange(2, 12))
+        problem = (adversarial if rng.random() < 0.3 else random_problem)(rng, graph)
+        graph, network = problem.graph, nx.DiGraph()
+        solver = CutSolver(graph)
+        terms = solver.terms(problem)
+        network.add_edge("edge", 0)
+        for number, readers in enumerate(graph.readers):
+            network.add_edge("edge", number, **({"capacity": terms.cloud[number]} if number else {}))
+            network.add_edge(number, "cloud", capacity=terms.edge[number])
+            network.add_edge(number, f"sent {number}", capacity=terms.tensor[number])
+            network.add_edges_from((f"sent {number}", reader) for reader in readers)
+            network.add_edges_from((reader, number) for reader in readers)
+            network.add_edges_from(("all", number) for _ in range(not readers))
+        entries = [*(point.layer for point in graph.points[:-1]), "all"]
+        for (begin, end), seconds in zip(itertools.pairwise(entries), terms.entry, strict=True):
+            arc = ("entry", begin), ("entry", end)
+            network.add_edge(*arc, capacity=seconds)
+        for layer in entries:  # vertices of their own, each on the side of its layer: two points may be neighbours
+            network.add_edge(("entry", layer), layer)
+            network.add_edge(layer, ("entry", layer))
+        value, _ = nx.minimum_cut(network, "edge", "cloud")
+        assert terms.value(graph, solver.best(terms)) == pytest.approx(value, rel=1e-9, abs=1e-9)
+
+
 def test_a_cut_has_the_value_that_networkx_finds() -> None:
     """On graphs that are too large for brute force, with a solver and a flow network that are somebody else's."""
     nx = pytest.importorskip("networkx")
