@@ -95,9 +95,8 @@ S = TypeVar("S", bound=Subject)
 class Collector(ABC, Generic[S]):
     """Draws networks, measures their layers, and learns where to look closer."""
 
-    never: ClassVar[Mapping[str, float]] = {}
-    """Blocks and families that are not drawn, with the weight 0."""
     has_rare: ClassVar[bool] = True
+    """Whether it measures layers that few networks have."""
     reads: ClassVar[int] = 1
     """Of the reference work, of which one reading is made."""
 
@@ -109,7 +108,7 @@ class Collector(ABC, Generic[S]):
         self._pace: Pace | None = None
         self._waiting: deque[S] = deque()
         self._count = 0
-        self._focus = Focus(self.never)
+        self._focus = Focus()
 
     @abstractmethod
     def _prepare(self, design: Design, name: str) -> S:
@@ -134,8 +133,7 @@ class Collector(ABC, Generic[S]):
             self._one(collected)
             collected.spent_s = before + time.perf_counter() - began
             if collected.spent_s > next_round:
-                found = look_closer(collected, self._rng)
-                self._focus = replace(found, weights={**found.weights, **self.never})
+                self._focus = look_closer(collected, self._rng)
                 next_round = collected.spent_s + ROUND_S
             on_network(collected)
 

@@ -53,9 +53,8 @@ HALF_S = 0.5e-6
 HELD_UP = 0.9
 """Passes that had the processor for less of their time only count where there are no others."""
 MAX_EVENTS_BYTES = 64 << 20
-NOT_DRAWN = ("attention", "layernorm", "local", "lrn")
-WITHOUT: Mapping[str, float] = {"tokens": 0.0}
-"""Families whose layers are not written as ONNX here: networks that have such layers are measured."""
+NOT_DRAWN = ("local", "lrn")
+"""Layers that are not written as ONNX here: networks that have them are measured."""
 KINDS_DRAWN = frozenset(JOINED.get(kind, kind) for kind in DRAWN if kind not in NOT_DRAWN)
 _NAME = re.compile(r"(?<![\w.])t(\d+)(?![\d])")
 _SUFFIX = "_kernel_time"
@@ -76,7 +75,6 @@ Pass = Mapping[int, Sequence[float]]
 class Collector(collecting.Collector[_Kernels]):
     """Networks of ONNX Runtime, on some threads."""
 
-    never = WITHOUT
     has_rare = False
     reads = READ_TIMES
 
@@ -212,7 +210,7 @@ def _most_excess_s(threads: int, clock: Clock) -> float:
     found = []
     pool = Pool(1 << 20)
     for seed in range(SMALL_NETWORKS):
-        written = write(draw(Random(seed), replace(SMALL, weights=WITHOUT)), pool)
+        written = write(draw(Random(seed), SMALL), pool)
         part = onnx_graph.take(written.graph, [written.x], [written.y])
         feeds = {"input": np.ones(written.x.shape, np.float32)}
         weights = {name: written.weights[name] for name in part.weights}

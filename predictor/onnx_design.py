@@ -301,7 +301,7 @@ def _half(writer: _Writer, reads: tuple[str, ...], shapes: tuple[Shape, ...], si
     if reads[0] not in writer.halves:
         names = writer.name, writer.inner()
         writer.node("Split", reads, *names, axis=1, num_outputs=2)
-        writer.halves[reads[0]] = names[:: -1 if which else 1]
+        writer.halves[reads[0]] = (names[1], names[0]) if which else names
     shape = (1, c // 2, *sides)
     return _Made(writer.halves[reads[0]][which], shape, "view", "chunk")
 
@@ -327,10 +327,40 @@ def _nothing(variant: str) -> _Write:
     return written
 
 
+def _attention(writer: _Writer, reads: tuple[str, ...], shapes: tuple[Shape, ...], sizes: Mapping[str, Any]) -> _Made:
+    """Of one sequence with itself, in the order of the exporter, whose detours the runtime does not take out."""
+    (_, length, width), heads = shapes[0], sizes["num_heads"]
+    each = width // heads
+
+    def then(op: str, *reads: str, **attributes: Any) -> str:
+        return writer.node(op, reads, writer.inner(), **attributes)
+
+    def shaped(name: str, *shape: int) -> str:
+        return then("Reshape", name, writer.constant(np.array(shape)))
+
+    first = then("Transpose", *reads, perm=[1, 0, 2])
+    projected = then("Add", then("MatMul", first, writer.weight(width, 3 * width)), writer.weight(3 * width))
+    apart = then("Unsqueeze", shaped(projected, length, 1, 3, width), writer.constant(np.array([0])))
+    three = then("Squeeze", then("Transpose", apart, perm=[3, 1, 2, 0, 4]), writer.constant(np.array([-2])))
+    parts = [then("Gather", three, writer.constant(np.array(place)), axis=0) for place in range(3)]
+    turned = [then("Transpose", shaped(part, length, heads, each), perm=[1, 0, 2]) for part in parts]
+    query, key, value = (shaped(part, 1, heads, length, each) for part in turned)
+    key = shaped(then("Transpose", shaped(key, heads, length, each), perm=[0, 2, 1]), 1, heads, each, length)
+    scale = writer.constant(np.array(each**-0.25, np.float32))
+    products = then("MatMul", then("Mul", query, scale), then("Mul", key, scale))
+    mixed = then("MatMul", then("Softmax", products, axis=-1), value)
+    rows = shaped(then("Transpose", mixed, perm=[2, 0, 1, 3]), length, width)
+    out = shaped(then("Gemm", rows, writer.weight(width, width), writer.weight(width), transB=1), length, 1, width)
+    macs = 4 * length * width**2 + 2 * length**2 * width
+    name = writer.node("Transpose", (out,), perm=[1, 0, 2])
+    return _Made(name, shapes[0], "attention", "multiheadattention", macs, 16 * (width**2 + width))
+
+
 OPERATIONS: dict[str, _Write] = {
     "Conv2d": _conv,
     "BatchNorm2d": _norm,
     "LayerNorm": _layer_norm,
+    "MultiheadAttention": _attention,
     "Linear": _linear,
     "ReLU": _activation("Relu"),
     "Tanh": _activation("Tanh"),

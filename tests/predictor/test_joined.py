@@ -20,7 +20,7 @@ from edgecloud.predictor.joined import Units, joined
 from edgecloud.predictor.onnx_design import OPERATIONS, Pool, Written, write
 from edgecloud.predictor.synthetic import Parameters, build
 
-SMALL = Bounds(2 * 10**7, 8 << 20, 40, kernels.WITHOUT)
+SMALL = Bounds(2 * 10**7, 8 << 20, 40)
 POOL = Pool(16 << 20)
 
 
@@ -37,12 +37,19 @@ def conv(source: int, channels: int = 16, groups: int = 1) -> Step:
     return Step("Conv2d", (source,), tuple({**sizes, "groups": groups, "bias": False}.items()))
 
 
+def norm(source: int) -> Step:
+    return Step("BatchNorm2d", (source,))
+
+
+def relu(source: int) -> Step:
+    return Step("ReLU", (source,))
+
+
 def of(*steps: Step, channels: int = 16) -> Units:
     return units_of(write(Design((1, channels, 8, 8), steps, 0, 0), POOL))
 
 
 def test_what_is_behind_a_convolution_is_computed_with_it() -> None:
-    norm, relu = (lambda source: Step("BatchNorm2d", (source,))), (lambda source: Step("ReLU", (source,)))
     units = of(conv(0), norm(1), relu(2), conv(3, groups=16), norm(4), Step("ReLU6", (5,)), conv(6), norm(7))
     assert units.layers == ((1, 2, 3), (4, 5, 6), (7, 8))
     assert [each.spec.kind for each in units.described] == ["conv+bn+act", "dw_conv+bn+act", "conv+bn+act"]

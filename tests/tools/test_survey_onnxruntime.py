@@ -19,7 +19,7 @@ from edgecloud.predictor.dataset import Dataset, Row
 from edgecloud.predictor.design import draw
 from edgecloud.predictor.draft import Bounds
 from edgecloud.predictor.joined import joined
-from edgecloud.predictor.kernels import KINDS_DRAWN, WITHOUT
+from edgecloud.predictor.kernels import KINDS_DRAWN
 from edgecloud.predictor.onnx_design import Pool, write
 from edgecloud.predictor.profile import Progress
 from edgecloud.predictor.train import KindFit, fit_all
@@ -58,7 +58,7 @@ def rows(executor: Executor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found: dict[str, list[Row]] = {}
     pool = Pool(16 << 20)
     for seed in range(NETWORKS):
-        written = write(draw(Random(seed), Bounds(10**8, 8 << 20, 60, WITHOUT)), pool)
+        written = write(draw(Random(seed), Bounds(10**8, 8 << 20, 60)), pool)
         for layer in joined(written.inputs, written.specs, (len(written.specs),)).described:
             if layer.spec.kind in wanted:
                 row = Row(layer, f"n{seed}", (lawful_s(layer.spec),) * 3)
@@ -101,7 +101,7 @@ def test_pieces_are_measured_in_random_networks(tmp_path: Path, capsys: pytest.C
         budget_s += 1.0
         flags = ("--backend", ONNXRUNTIME, "--threads", 1, "--budget", f"{budget_s}s", "--output", tmp_path / "d")
         document = run(capsys, "profile", *flags)
-        return document["kinds"].get("conv+bn+act", 0) >= 3
+        return int(document["kinds"].get("conv+bn+act", 0)) >= 3
 
     until(is_some, LONG_S)
     found = dataset.read(tmp_path / "d")
