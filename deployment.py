@@ -324,39 +324,59 @@ def measure_layers(options: argparse.Namespace, progress: "Show", *, is_fresh: b
     """Fill the data sets of this machine, one for each number of threads; they share the budget."""
     from edgecloud.tools.survey import SurveyConfig, folder_of, survey, thread_counts
 
-    check_backend(options)
+    backend = backend_of(options)
     counts = thread_counts(options.role, options.device, options.threads)
     surveys = []
     for threads in counts:
-        folder = options.output or folder_of(options.role, threads)
+        folder = options.output or folder_of(options.role, threads, backend)
         if options.output is not None and threads != counts[0]:
             folder = folder.with_name(f"{folder.name}-{threads}t")
         budget_s = options.budget / len(counts)
-        config = SurveyConfig(options.role, options.device, threads, budget_s, folder, is_fresh)
+        config = SurveyConfig(options.role, options.device, threads, budget_s, folder, is_fresh, backend)
         surveys.append(survey(config, progress))
     return tuple(surveys)
 
 
-def check_backend(options: argparse.Namespace) -> None:
-    """Layers one by one are torch's: another runtime joins them. Raises UsageError."""
+def backend_of(options: argparse.Namespace) -> str:
+    """Whose predictors are meant: those of torch, or of ONNX Runtime where torch is not installed, unless it is said.
+
+    Raises UsageError for a back-end that has none.
+    """
+    from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH
+    from edgecloud.engine.times import UNITS
     from edgecloud.utils.errors import UsageError
 
-    if options.backend not in ("auto", "torch"):
+    if options.backend == AUTO:
+        return TORCH if extras.is_there(*extras.TORCH) else ONNXRUNTIME
+    if options.backend not in UNITS:
         raise UsageError(
-            f"predictors are of layers in torch, and --backend {options.backend} joins layers: "
+            f"there are no predictors for --backend {options.backend}: "
             "its networks are measured, in seconds (deployment.py profile -t FILE.bundle)"
         )
+    backend: str = options.backend
+    return backend
 
 
 def fit(options: argparse.Namespace, progress: "Show") -> int:
     """Fit and install what is fit for use; 1 where something is not."""
-    from edgecloud.tools import evaluation
-
-    check_backend(options)
-    evaluations = [evaluation.fit(folder, progress) for folder in datasets_of(options)]
+    extras.require("sklearn", "skops")
+    evaluations = [fitted(options, folder, progress) for folder in datasets_of(options)]
     installed = [install(each, path_of(options, each), is_forced=options.force) for each in evaluations]
     show_evaluations(evaluations, installed, as_json=options.json)
     return 0 if all(installed) else 1
+
+
+def fitted(options: argparse.Namespace, folder: Path, progress: "Show") -> "Evaluation":
+    """Fit a data set. Raises UsageError where it is of another back-end than the one that was asked for."""
+    from edgecloud.engine.executor import AUTO
+    from edgecloud.tools import evaluation
+    from edgecloud.utils.errors import UsageError
+
+    result = evaluation.fit(folder, progress)
+    machine = result.dataset.machine
+    if machine is not None and options.backend not in (AUTO, machine.backend):
+        raise UsageError(f"the layers in {folder} are of {machine.backend}, not of {options.backend}")
+    return result
 
 
 def install(result: "Evaluation", path: Path, *, is_forced: bool) -> Path | None:
@@ -377,13 +397,12 @@ def install(result: "Evaluation", path: Path, *, is_forced: bool) -> Path | None
 
 def evaluate(options: argparse.Namespace, progress: "Show") -> int:
     """Test on layers and on networks."""
-    from edgecloud.tools import evaluation
-
-    check_backend(options)
+    extras.require("sklearn")
     if options.plots is not None:
         extras.require("matplotlib")
+    from edgecloud.tools import evaluation
 
-    result = evaluation.fit(datasets_of(options)[0], progress)
+    result = fitted(options, datasets_of(options)[0], progress)
     result = with_networks(result, options, options.networks, progress)
     pictures = [] if options.plots is None else evaluation.draw(result, options.plots)
     lines = [f"plots: {len(pictures)} plots in {options.plots}"] if pictures else []
@@ -393,6 +412,7 @@ def evaluate(options: argparse.Namespace, progress: "Show") -> int:
 
 def everything(options: argparse.Namespace, progress: "Show") -> int:
     """Profile, fit, and evaluate with what serves most people."""
+    extras.require("sklearn", "skops")
     from edgecloud.tools import evaluation
 
     surveys = measure_layers(options, progress, is_fresh=False)
@@ -520,28 +540,33 @@ def draw_plan(planned: "Planned", map_path: Path | None, folder: Path | None, pr
 
 def datasets_of(options: argparse.Namespace) -> list[Path]:
     """The data set that was named, or the role's own, one for each number of threads. Raises UsageError for none."""
+    from edgecloud.engine.executor import TORCH
     from edgecloud.tools.survey import folder_of, thread_counts
     from edgecloud.utils.errors import UsageError
 
+    backend = backend_of(options)
     if options.dataset is not None:
         paths = [options.dataset]
     else:
         counts = thread_counts(options.role, options.device, options.threads)
-        paths = [folder_of(options.role, threads) for threads in counts]
+        paths = [folder_of(options.role, threads, backend) for threads in counts]
     folders = [path for path in paths if path.exists()]
     if not folders:
-        raise UsageError(f"no data set {paths[0]}: run deployment.py profile --role {options.role}")
+        flag = "" if backend == TORCH else f" --backend {backend}"
+        raise UsageError(f"no data set {paths[0]}: run deployment.py profile --role {options.role}{flag}")
     return folders
 
 
 def path_of(options: argparse.Namespace, evaluation: "Evaluation") -> Path:
     """Where predictors go: to the file that was named or is usual, or beside it where they are of fewer threads."""
-    from edgecloud.engine.times import for_threads
+    from edgecloud.engine.executor import TORCH
+    from edgecloud.engine.times import for_backend, for_threads
     from edgecloud.tools.survey import is_beside
 
     user_path = getattr(options, "predictors", None)
-    path: Path = user_path or predictors_of(options)
     machine = evaluation.dataset.machine
+    backend = TORCH if machine is None else machine.backend
+    path: Path = user_path or for_backend(predictors_of(options), backend)
     is_named = getattr(options, "dataset", None) is not None
     if is_named or machine is None or not is_beside(options.role, machine.threads):
         return path

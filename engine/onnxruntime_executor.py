@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from edgecloud.engine.executor import BaseExecutor, CpuShare, Segment
+from edgecloud.engine.executor import ONNXRUNTIME, BaseExecutor, CpuShare, Segment
 from edgecloud.models.bundle_network import BundleNetwork
 from edgecloud.models.network import Network
 from edgecloud.models.onnx_session import OPTIONS, OnnxPart, runtime
@@ -30,10 +30,16 @@ SETUP_S = 0.1  # of making a session, about
 LEAST_KEPT, KEPT_BYTES = 3, 64 << 20
 
 
+def machine_of(threads: int) -> Machine:
+    """What times that this runtime takes here depend on. Raises MissingLibraryError without it."""
+    about = f"{runtime().__version__} ({OPTIONS})"
+    return Machine(f"{CPU} {processor_name()}", threads, about, ONNXRUNTIME)
+
+
 class OnnxRuntimeExecutor(BaseExecutor):
     """Runs segments of a bundle, each in a session of its own that holds no other layer's weights."""
 
-    backend = "onnxruntime"
+    backend = ONNXRUNTIME
 
     def __init__(
         self, network: Network, device: str, share: CpuShare | None = None, *, is_behind: bool = False
@@ -49,7 +55,7 @@ class OnnxRuntimeExecutor(BaseExecutor):
                 f"--backend onnxruntime computes on the processor: use -d cpu, or --backend torch -d {device}"
             )
         keep_freed_memory()
-        self._version = str(runtime().__version__)
+        runtime()
         self._bundle = network.bundle
         self._most_bytes = max(KEPT_BYTES, 2 * network.bundle.parameter_bytes)
         self._threads = 1 if share is not None else threads_in_force()
@@ -58,8 +64,7 @@ class OnnxRuntimeExecutor(BaseExecutor):
     @property
     def machine(self) -> Machine:
         """What measured times of this executor depend on."""
-        about = f"{self._version} ({OPTIONS})"
-        return Machine(f"{CPU} {processor_name()}", self._threads, about, self.backend)
+        return machine_of(self._threads)
 
     def load(self, layers: frozenset[int]) -> Segment:
         """Make or find a segment. What was not used for longest goes where there are too many weights: a runtime copies

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import TORCH, Executor
+from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor
 from edgecloud.engine.speed import Speed, SpeedMeter, meter_of, pace_of
 from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
 from edgecloud.predictor import correct
 from edgecloud.predictor.features import Described, in_context
+from edgecloud.predictor.joined import Units, joined
 from edgecloud.predictor.pace import HEAVY, Pace
 from edgecloud.predictor.profile import Machine, Progress
 from edgecloud.predictor.quality import MOST_KIND, p90
@@ -60,6 +61,8 @@ class Times:
     policy: str
     predictors: Path
     cache_dir: Path
+    is_named: bool = False
+    """Whether the user has named the file of predictors."""
     meters: dict[tuple[Machine, bool], SpeedMeter] = field(default_factory=dict, compare=False, repr=False)
     """Of the machine: one for all its networks."""
 
@@ -73,7 +76,8 @@ class Times:
     @classmethod
     def of(cls, device: DeviceConfig, side: str) -> Self:
         """As a program is told that runs on this `side`."""
-        return cls(device.times, device.predictors or predictors_path(device.cache_dir, side), device.cache_dir)
+        usual = predictors_path(device.cache_dir, side)
+        return cls(device.times, device.predictors or usual, device.cache_dir, device.predictors is not None)
 
     def find(self, executor: Executor, progress: Progress, *, tails: bool) -> "FoundTimes":
         """The times of a network, and with `tails` of starting one after each layer, as the policy says.
@@ -100,25 +104,35 @@ class Times:
         """Where nothing was measured yet, and there are predictors that serve; else why not."""
         if executor.kept_profile(self.cache_dir, tails=tails) is not None:
             return ""
-        if executor.machine.backend != TORCH:
-            return f"{executor.machine.backend} joins layers, so heads and tails are measured"
-        path, threads = self._path(executor), executor.machine.threads
+        backend, threads = executor.machine.backend, executor.machine.threads
+        if backend not in UNITS:
+            return f"{backend} joins layers, so heads and tails are measured"
+        wanted = f"with {threads} thread{'' if threads == 1 else 's'}" + ("" if backend == TORCH else f" in {backend}")
+        path = self._path(executor)
         if not path.is_file():
-            return f"no predictors for {threads} thread{'' if threads == 1 else 's'}"
+            others = [other for other in UNITS if other != backend and for_backend(self.predictors, other).is_file()]
+            unused = f" (those of {' and '.join(others)} are not used)" if others else ""
+            return f"no predictors for {wanted.removeprefix('with ')}{unused}"
         try:
             times = self._predicted(executor)
         except (UsageError, MismatchError, MissingLibraryError) as error:
             log.warning("%s: measuring the network instead", error)
-            return f"no predictors for this machine with {threads} thread{'' if threads == 1 else 's'}"
+            return f"no predictors for this machine {wanted}"
         if times.weak:
             log.warning("%s: measuring the network instead", told_of(times.weak))
             return told_of(times.weak)
         return times
 
     def _path(self, executor: Executor) -> Path:
-        """The predictors of this number of threads, if there are any, else those of all."""
-        own = for_threads(self.predictors, executor.machine.threads)
-        return own if own.is_file() else self.predictors
+        """The predictors of this back-end, and of this number of threads if there are any, else those of all.
+
+        A file that the user has named is taken where none is beside it: it says itself what it is of.
+        """
+        usual = for_backend(self.predictors, executor.machine.backend)
+        own = for_threads(usual, executor.machine.threads)
+        if own.is_file():
+            return own
+        return usual if usual.is_file() or not self.is_named else self.predictors
 
     def _predicted(self, executor: Executor) -> "FoundTimes":
         path = self._path(executor)
@@ -129,11 +143,11 @@ class Times:
         require("sklearn", "skops")
         from edgecloud.predictor import latency  # and with it scikit-learn, which takes a second
 
-        predictors, layers = latency.load(path, executor.machine), layers_of(executor)
+        predictors, units = latency.load(path, executor.machine), units_of(executor.network, executor.machine.backend)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         kept = self.cache_dir / "corrections" / f"{digest}.json"
-        teacher = OnlineCorrector(predictors, layers, kept, executor, pace_of(self.cache_dir, executor.machine))
-        weak = predictors.weak(layers)
+        teacher = OnlineCorrector(predictors, units, kept, executor, pace_of(self.cache_dir, executor.machine))
+        weak = predictors.weak(units.described)
         why = f"predictors of {predictors.machine}, P90 error {p90(predictors.whole_factor)}"
         return FoundTimes(teacher.times(), teacher, why, weak, self.meter(executor))
 
@@ -170,15 +184,15 @@ class OnlineCorrector:
     def __init__(
         self,
         predictors: "Predictors",
-        layers: tuple[Described, ...],
+        units: Units,
         path: Path,
         executor: Executor,
         quiet: Pace | None = None,
     ) -> None:
         """`quiet` is what the reference work takes on this machine by now."""
-        self._predictors, self._layers, self._path, self._executor = predictors, layers, path, executor
+        self._predictors, self._units, self._path, self._executor = predictors, units, path, executor
         self.corrections = correct.load(path)
-        self._seconds = predictors.layers(layers)[0]
+        self._seconds = predictors.layers(units.described)[0]
         self._by = 1.0
         """What those seconds are multiplied by: the machine may have been seen faster since they were fitted."""
         if quiet is not None and predictors.pace is not None:
@@ -187,7 +201,7 @@ class OnlineCorrector:
 
     def times(self) -> LayerTimes:
         """Predicted with what was learnt so far."""
-        predicted = self._predictors.network(self._layers, self.corrections.factors)
+        predicted = self._predictors.network(self._units, self.corrections.factors)
         factor = self._predictors.whole_factor
         seconds, start_s = (tuple(s * self._by for s in each) for each in (predicted.seconds, predicted.start_s))
         return _felt(LayerTimes(seconds, start_s, "predicted", factor), self._executor)
@@ -195,9 +209,9 @@ class OnlineCorrector:
     def learn(self, layers: frozenset[int], measured_s: float) -> None:
         """Take the seconds that a stage, head or tail, that ran these layers takes on the quiet machine."""
         by_kind: dict[str, float] = {}
-        for number in sorted(layers - {INPUT}):
-            kind = self._layers[number - 1].spec.kind
-            by_kind[kind] = by_kind.get(kind, 0.0) + float(self._seconds[number - 1])
+        for numbers, unit, unit_s in zip(self._units.layers, self._units.described, self._seconds, strict=True):
+            if numbers[0] in layers:
+                by_kind[unit.spec.kind] = by_kind.get(unit.spec.kind, 0.0) + float(unit_s)
         fixed_s = self._predictors.start.extra_s(sum(by_kind.values()))
         self.corrections = self.corrections.learn(by_kind, fixed_s, measured_s * self._executor.share / self._by)
         self._unkept += 1
@@ -261,6 +275,26 @@ def described(network: Network) -> tuple[Described, ...]:
     return in_context(network.specs(), [layer.inputs for layer in network.graph.layers[1:]])
 
 
+def _joined(network: Network) -> Units:
+    graph = network.graph
+    return joined([layer.inputs for layer in graph.layers[1:]], network.specs(), graph.outputs)
+
+
+UNITS: dict[str, Callable[[Network], Units]] = {
+    TORCH: lambda network: Units.single(described(network)),
+    ONNXRUNTIME: _joined,
+}
+"""By back-end: what of a network has a time of its own. Only back-ends that are here can be predicted."""
+
+
+def units_of(network: Network, backend: str) -> Units:
+    """What of a network has a time of its own in a back-end. Raises UnknownLayerError for a layer of no known kind, and
+    UsageError for a back-end that has no predictors."""
+    if backend not in UNITS:
+        raise UsageError(f"there are no predictors for --backend {backend}: its networks are measured")
+    return UNITS[backend](network)
+
+
 def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
     """The same on a processor of which only a share is there."""
     starts = tuple(s / executor.share for s in times.start_s)
@@ -270,6 +304,11 @@ def _felt(times: LayerTimes, executor: Executor) -> LayerTimes:
 def predictors_path(cache_dir: Path, role: str) -> Path:
     """Where the predictors of an edge or a cloud are kept unless told otherwise."""
     return cache_dir / "predictors" / f"{role}.skops"
+
+
+def for_backend(path: Path, backend: str) -> Path:
+    """Beside a file of predictors of torch the one of a back-end: `edge-onnxruntime.skops` beside `edge.skops`."""
+    return path if backend == TORCH else path.with_name(f"{path.stem}-{backend}{path.suffix}")
 
 
 def for_threads(path: Path, threads: int) -> Path:

@@ -5,7 +5,7 @@ the bundle's file. What is set here, and why: docs/decisions/0025-bundles-and-on
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -97,9 +97,22 @@ class OnnxPart:
 
 
 def _session(bundle: Bundle, part: Part, threads: int) -> Any:
+    try:
+        session = session_of(part.model, {name: bundle.weight(name) for name in part.weights}, threads)
+        bundle.rest()  # it has copied what it joins and packs
+        return session
+    except Exception as error:  # its errors have no class of their own that could be imported
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"{bundle.path}: onnxruntime cannot run it: {reason}") from error
+
+
+def session_of(model: bytes, weights: Mapping[str, Array], threads: int, profile: str = "") -> Any:
+    """A session with the options of all that are timed. With `profile` it writes what each node takes to a file, whose
+    name begins so, until that is ended. Raises what the runtime raises."""
     library = runtime()
-    weights = [bundle.weight(name) for name in part.weights]
     options = library.SessionOptions()
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -107,12 +120,6 @@ def _session(bundle: Bundle, part: Part, threads: int) -> Any:
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
-        values = [library.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
-        options.add_external_initializers(list(part.weights), values)
-    try:
-        session = library.InferenceSession(part.model, options, providers=PROVIDERS)
-        bundle.rest()  # it has copied what it joins and packs
-        return session
-    except Exception as error:  # its errors have no class of their own that could be imported
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(f"{bundle.path}: onnxruntime cannot run it: {reason}") from error
+        values = [library.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    return library.InferenceSession(model, options, providers=PROVIDERS)

@@ -4,6 +4,7 @@ A message is a list of fields: a number, and a varint, 4 or 8 bytes, or bytes wi
 out of an ONNX graph with this, and needs no ONNX package for it.
 """
 
+import struct
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -87,6 +88,11 @@ def bytes_field(field: int, value: bytes | memoryview | str) -> bytes:
     """A field that holds bytes, text or another message."""
     value = value.encode() if isinstance(value, str) else value
     return b"".join((_written(field << 3 | _BYTES), _written(len(value)), value))
+
+
+def float_field(field: int, value: float) -> bytes:
+    """A field that holds a number of 32 bits."""
+    return _written(field << 3 | _FIXED32) + struct.pack("<f", value)
 
 
 def _written(value: int) -> bytes:

@@ -27,6 +27,13 @@ KINDS = (
     *("concat", "matmul", "attention", "copy", VIEW, "local", "lrn"),
 )
 """Every kind for which there can be a predictor."""
+JOINED_KINDS = ("conv+bn+act", "dw_conv+bn+act", "batchnorm+act", "linear+act")
+"""The same where a runtime computes several layers in one piece, named after what may be in it; a sum may be too."""
+
+
+def base_kind(kind: str) -> str:
+    """Of a piece the kind of the layer that does the work: `conv` of `conv+bn+act`."""
+    return kind.partition("+")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecloud.models.specs import KINDS, LayerSpec
+from edgecloud.models.specs import JOINED_KINDS, KINDS, LayerSpec
 from edgecloud.predictor.features import Context, Described
 from edgecloud.predictor.profile import Machine as Machine
 from edgecloud.utils.errors import UsageError
@@ -177,7 +177,7 @@ def _parse_own(cells: Cells, where: str) -> tuple[Row, Machine]:
     spec = LayerSpec(**{name: value(name) for name in _SPEC})
     context = Context(**{name: value(name) for name in _CONTEXT})
     machine = Machine(**{name: value(name) for name in _MACHINE})
-    if spec.kind not in KINDS:
+    if spec.kind not in (*KINDS, *JOINED_KINDS):
         raise UsageError(f"{where}: unknown layer kind {spec.kind[:40]!r}")
     return Row(Described(_checked(spec, where), context), cells.get("network", ""), raw), machine
 

@@ -16,7 +16,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecloud.models.specs import KINDS, LayerSpec
+from edgecloud.models.specs import KINDS, LayerSpec, base_kind
 
 Table = NDArray[np.float64]
 VARIANTS = (
@@ -78,7 +78,7 @@ def in_context(specs: Sequence[LayerSpec], inputs: Sequence[Sequence[int]]) -> t
 
 def _before(spec: LayerSpec) -> tuple[str, int, int, int, int]:
     moved = spec.in_bytes + spec.out_bytes + spec.weight_bytes
-    return spec.kind, spec.macs, moved, spec.weight_bytes, spec.kernel[0] * spec.kernel[1]
+    return base_kind(spec.kind), spec.macs, moved, spec.weight_bytes, spec.kernel[0] * spec.kernel[1]
 
 
 _LINEAR = ("macs", "in_bytes", "out_bytes", "weight_bytes", "macs_by_8", "macs_by_16", "in_channels", "out_channels")
@@ -109,18 +109,21 @@ def table(layers: Sequence[Described]) -> Table:
         return np.zeros((0, len(FEATURES)))
     raw = _raw(layers)
     logs = [np.log2(1.0 + raw[name]) for name in _LOGS]
-    names = [layer.spec.variant for layer in layers]
-    befores = [layer.context.before_kind for layer in layers]
+    names = [layer.spec.variant.split("+") for layer in layers]
+    befores = [[layer.context.before_kind] for layer in layers]
     return np.column_stack(
         [*logs, *(raw[name] for name in _PLAIN), _one_hot(names, VARIANTS), _one_hot(befores, _BEFORE)]
     )
 
 
-def _one_hot(values: Sequence[str], names: Sequence[str]) -> Table:
+def _one_hot(values: Sequence[Sequence[str]], names: Sequence[str]) -> Table:
+    """A one for each that a row has; a piece of several layers has several."""
     place = {name: column for column, name in enumerate(names)}
     matrix = np.zeros((len(values), len(names)))
-    rows = [row for row, value in enumerate(values) if value in place]
-    matrix[rows, [place[values[row]] for row in rows]] = 1.0
+    ones = [(row, place[value]) for row, many in enumerate(values) for value in many if value in place]
+    if ones:
+        rows, columns = zip(*ones, strict=True)
+        matrix[rows, columns] = 1.0
     return matrix
 
 
@@ -163,7 +166,7 @@ def _padding(raw: dict[str, Table], block: int) -> Table:
 
 def _shape(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:
     """Channels, height and width; where channels come last, as in tokens (1, L, D), the rest is the height."""
-    if len(shape) == 4 and kind not in CHANNELS_LAST:
+    if len(shape) == 4 and base_kind(kind) not in CHANNELS_LAST:
         return shape[1], shape[2], shape[3]
     return shape[-1], math.prod(shape[:-1]), 1
 

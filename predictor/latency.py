@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from edgecloud.models.graph import INPUT
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.predictor.dataset import Machine, Whole
 from edgecloud.predictor.features import FEATURE_HASH, Described, table
+from edgecloud.predictor.joined import Units
 from edgecloud.predictor.pace import Pace
 from edgecloud.predictor.quality import MOST_KIND
 from edgecloud.predictor.regressors import FORMS, LEAST_S, Fitted, Seconds
@@ -128,23 +130,46 @@ class Predictors:
             factors[mine] = self.spreads[kind].at(seconds[mine])
         return seconds, factors
 
-    def network(self, layers: Sequence[Described], corrections: Mapping[str, float] | None = None) -> PredictedTimes:
+    def network(
+        self, layers: Sequence[Described] | Units, corrections: Mapping[str, float] | None = None
+    ) -> PredictedTimes:
         """A whole network's table; layer 0 is the input and takes nothing. `corrections` multiply, by kind.
+
+        Of layers that are computed in one piece the first takes all of it. A tail that begins within such a piece
+        computes the rest of it by itself, which is part of its start.
 
         Raises UnknownLayerError for a kind never fitted.
         """
-        seconds, factors = self.layers(layers)
-        kinds = ["input", *(layer.spec.kind for layer in layers)]
+        units = layers if isinstance(layers, Units) else Units.single(layers)
         by = corrections or {}
-        warm = [0.0, *(float(s) * by.get(kind, 1.0) for s, kind in zip(seconds, kinds[1:], strict=True))]
+        seconds, factors = self.layers(units.described)
+        warm = units.by_layer(
+            [float(s) * by.get(unit.spec.kind, 1.0) for s, unit in zip(seconds, units.described, strict=True)]
+        )
+        rest_s = self._rest_s(units, by)
+        placed_factors, kinds = [1.0] * units.count, [""] * units.count
+        kinds[INPUT] = "input"
+        for numbers, unit, factor in zip(units.layers, units.described, factors, strict=True):
+            placed_factors[numbers[0]], kinds[numbers[0]] = float(factor), unit.spec.kind
         done = list(accumulate(warm))
         rested = [work_s + self.start.extra_s(work_s) for work_s in done]
         placed = [0.0, *(end - begin for begin, end in pairwise(rested))]
         start_s = []
-        for before_s, rested_s in zip(done, rested, strict=True):
-            tail_s = done[-1] - before_s
+        for number, (before_s, rested_s) in enumerate(zip(done, rested, strict=True)):
+            tail_s = done[-1] - before_s + rest_s.get(number, 0.0)
             start_s.append(max(0.0, tail_s + self.start.extra_s(tail_s) - (rested[-1] - rested_s)))
-        return PredictedTimes(tuple(placed), tuple(start_s), (1.0, *map(float, factors)), tuple(kinds))
+        return PredictedTimes(tuple(placed), tuple(start_s), tuple(placed_factors), tuple(kinds))
+
+    def _rest_s(self, units: Units, by: Mapping[str, float]) -> dict[int, float]:
+        """For layers within pieces, seconds of what is left of those for a tail that begins there, as far as known."""
+        places = [
+            (number, layer) for number, left in units.rest.items() for layer in left if layer.spec.kind in self.kinds
+        ]
+        seconds, _ = self.layers([layer for _, layer in places])
+        sums: dict[int, float] = {}
+        for (number, layer), left_s in zip(places, seconds.tolist(), strict=True):
+            sums[number] = sums.get(number, 0.0) + left_s * by.get(layer.spec.kind, 1.0)
+        return sums
 
 
 def combine(

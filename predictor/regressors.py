@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
 
+from edgecloud.models.specs import base_kind
 from edgecloud.predictor.features import FEATURES, Table, linear_part
 
 Seconds = NDArray[np.float64]
@@ -97,7 +98,7 @@ def paper_variables(kind: str, features: Table) -> Table:
 
     Those of convolutions, pools and fully connected layers are also in Edgent's table I (arXiv 1806.07840).
     """
-    variables: Table = np.column_stack([variable(features) for variable in PAPER.get(kind, _SIZE)])
+    variables: Table = np.column_stack([variable(features) for variable in PAPER.get(base_kind(kind), _SIZE)])
     return variables
 
 

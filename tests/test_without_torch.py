@@ -9,6 +9,7 @@ UNDERNEATH = (
     *("engine.packing", "engine.times", "models.network", "models.preprocessing", "models.registry", "net.codec"),
     *("net.server", "partition.bottleneck", "partition.decide", "partition.schedule", "tasks.pipeline"),
     *("tasks.task_runner", "library.network", "library.edge", "library.cloud", "server.cloud", "tools.whatif"),
+    *("tools.survey", "predictor.kernels"),
 )
 
 

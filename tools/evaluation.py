@@ -1,8 +1,9 @@
 """Fits and evaluates predictors, for layers and for full networks: deployment.py fit, evaluate."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -10,18 +11,22 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import make_executor
-from edgecloud.engine.times import layers_of
-from edgecloud.models import registry
+from edgecloud.engine.executor import TORCH, Executor, make_executor
+from edgecloud.engine.times import units_of
+from edgecloud.models import bundle, bundle_network, registry
+from edgecloud.models.network import Array, Network
 from edgecloud.predictor import dataset, latency
 from edgecloud.predictor.dataset import Dataset, Machine
+from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.latency import Predictors, combine
+from edgecloud.predictor.pace import HEAVY, NO_PACE, READ_TIMES, Pace, Run
 from edgecloud.predictor.profile import Profile
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE, Fitness, p90
 from edgecloud.predictor.regressors import FORMS
 from edgecloud.predictor.train import KindFit, fit_all, fitness
 from edgecloud.tools.survey import pace_of, this_machine
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.extras import require_torch
 from edgecloud.utils.files import writing
 from edgecloud.utils.inference_utils import keep_freed_memory
 from edgecloud.utils.progress import Show
@@ -32,6 +37,8 @@ MANY_NETWORKS = (
     *("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:resnet50", "torchvision:googlenet"),
     *("torchvision:densenet121", "torchvision:squeezenet1_1", "torchvision:shufflenet_v2_x1_0"),
 )
+REST_S, SEGMENT_RUNS = 0.05, 5
+MOST_BYTES = 1 << 30
 CUTS = (0.25, 0.5, 0.75)  # of the time of a pass: where heads end and tails begin
 
 
@@ -43,11 +50,18 @@ class PartTimes:
     after: str
     predicted_s: float
     measured_s: float
+    again_s: float | None = None
+    """Measured once more, in turns with the first time; None where it was not."""
 
     @property
     def error(self) -> float:
         """Signed, as a share of what was measured."""
         return self.predicted_s / self.measured_s - 1
+
+    @property
+    def noise(self) -> float | None:
+        """How far off the second measurement is, signed, as a share of the first."""
+        return None if self.again_s is None else self.again_s / self.measured_s - 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,12 @@ class Evaluation:
         parts = [part for network in self.networks for part in network.parts]
         return sum(abs(part.error) <= 0.1 for part in parts) / len(parts) if parts else 0.0
 
+    @property
+    def noise_within_10(self) -> float | None:
+        """The same of second measurements as predictions of the first: no predictor can do better. None without any."""
+        noise = [part.noise for network in self.networks for part in network.parts if part.noise is not None]
+        return sum(abs(each) <= 0.1 for each in noise) / len(noise) if noise else None
+
 
 def fit(source: Path, progress: Show) -> Evaluation:
     """Fit a data set. Raises UsageError for one that is missing, damaged, or too small."""
@@ -119,7 +139,8 @@ def evaluate_networks(
 ) -> Evaluation:
     """Predict networks, then measure them, where the data set is of this machine."""
     machine = evaluation.dataset.machine
-    here, _ = this_machine(device, machine.threads if machine is not None and threads is None else threads)
+    backend = TORCH if machine is None else machine.backend
+    here = this_machine(device, machine.threads if machine is not None and threads is None else threads, backend)
     if machine != here:
         why = f"the data set is from another machine ({machine or 'unknown'})"
         return _with_networks(evaluation, (), why)
@@ -128,18 +149,112 @@ def evaluate_networks(
     results = []
     for number, name in enumerate(names):
         progress(f"measuring {name}", number / len(names))
-        entry = registry.resolve_trusted(name)
-        executor = make_executor(entry.network(), device)
-        layers = layers_of(executor)
+        network = network_for(name, backend, cache_dir, progress)
+        units = units_of(network, backend)
         began = time.perf_counter()
-        predicted = evaluation.predictors.network(layers)
+        predicted = evaluation.predictors.network(units)
         predict_s = time.perf_counter() - began
-        profile = executor.profile(cache_dir, tails=True, is_fresh=True).at(evaluation.predictors.pace)
-        twins = sum(layer.spec in specs for layer in layers)
-        parts = _parts([layer.id for layer in executor.network.graph.layers], predicted, profile)
-        noise = 0.0 if profile.noise is None else profile.noise.whole
-        results.append(NetworkResult(entry.name, parts, twins, len(layers), predict_s, noise))
+        executor = make_executor(network, device, backend=backend)
+        if backend == TORCH:
+            profile = executor.profile(cache_dir, tails=True, is_fresh=True).at(evaluation.predictors.pace)
+            parts = _parts([layer.id for layer in network.graph.layers], predicted, profile)
+            noise = 0.0 if profile.noise is None else profile.noise.whole
+        else:
+            parts = SegmentTimer(executor, evaluation.predictors.pace, cache_dir).parts(predicted)
+            noise = abs(parts[0].noise or 0.0)
+        twins = sum(unit.spec in specs for unit in units.described)
+        results.append(NetworkResult(network.graph.name, parts, twins, len(units.described), predict_s, noise))
     return _with_networks(evaluation, tuple(results), "")
+
+
+def network_for(name: str, backend: str, cache_dir: Path, progress: Show) -> Network:
+    """A network that a back-end runs: where that takes bundles, the one that is named, or a new one of the name's.
+
+    New ones are kept in the cache directory. Raises UsageError for an unknown name, MissingTorchError where torch is
+    needed to make a bundle.
+    """
+    if backend == TORCH or bundle.is_bundle(name):
+        return registry.resolve_trusted(name).network()
+    path = cache_dir / "bundles" / f"{name.replace(':', '-')}{bundle.SUFFIX}"
+    if not path.is_file():
+        require_torch(f"a bundle of {name}")
+        from edgecloud.tools import export
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export.export(name, "default", path, progress)
+    return bundle_network.read(path)
+
+
+class SegmentTimer:
+    """Times a network, and heads and tails of it, each twice in turns, as the machine takes them at a pace."""
+
+    def __init__(self, executor: Executor, pace: Pace | None, folder: Path) -> None:
+        machine = executor.machine
+        self._executor, self._pace = executor, pace
+        self._gauge = Gauge.of(time.perf_counter, machine.threads, folder, asdict(machine), is_work=False)
+        self._values: dict[int, Array] = {}
+
+    def parts(self, predicted: latency.PredictedTimes, points: Sequence[int] | None = None) -> tuple[PartTimes, ...]:
+        """The whole, and heads and tails at some points of the graph by their numbers, or at shares of the time."""
+        graph = self._executor.network.graph
+        done = list(accumulate(predicted.seconds))
+        inner = graph.points[1:-1]
+        if points is None:
+            found = [min(inner, key=lambda point: abs(done[point.layer] - share * done[-1])) for share in CUTS if inner]
+            points = sorted({point.number for point in found})
+        layers = {graph.points[number].layer for number in points}
+        self._executor.network.each_output(
+            self._executor.network.example.array,
+            lambda number, array: self._values.__setitem__(number, array.copy()) if number in {0, *layers} else None,
+        )
+        wanted = [("whole", "", done[-1], graph.everything)]
+        for number in points:
+            layer, head = graph.points[number].layer, graph.head_at(number)
+            name = graph.layers[layer].id
+            wanted.append(("head", name, done[layer], head))
+            tail_s = done[-1] - done[layer] + predicted.start_s[layer]
+            wanted.append(("tail", name, tail_s, graph.everything - head))
+        times = self._in_turns([layers for _, _, _, layers in wanted])
+        return tuple(
+            PartTimes(part, after, forecast_s, first_s, again_s)
+            for (part, after, forecast_s, _), (first_s, again_s) in zip(wanted, times, strict=True)
+        )
+
+    def _in_turns(self, wanted: Sequence[frozenset[int]]) -> list[tuple[float, float]]:
+        """Seconds of segments, twice; those that are measured in turns hold no more than MOST_BYTES together."""
+        found: list[tuple[float, float]] = []
+        ready: list[Callable[[], object]] = []
+        held = 0
+        for layers in wanted:
+            segment = self._executor.load(layers)
+            size = getattr(segment, "weight_bytes", 0)
+            if ready and held + size > MOST_BYTES:
+                found += self._timed(ready)
+                ready, held = [], 0
+            ready.append(partial(segment, [self._values[number] for number in segment.inputs]))
+            held += size
+        return found + self._timed(ready)
+
+    def _timed(self, runs: Sequence[Callable[[], object]]) -> list[tuple[float, float]]:
+        found: list[tuple[list[float], list[float]]] = [([], []) for _ in runs]
+        for run in runs:
+            run(), run()
+        for turn in range(2 * SEGMENT_RUNS):
+            for run, times in zip(runs, found, strict=True):
+                times[turn % 2].append(self._time(run))
+        return [(median(first), median(again)) for first, again in found]
+
+    def _time(self, run: Callable[[], object]) -> float:
+        reference = self._gauge.reference
+        time.sleep(REST_S)
+        before = reference.read(READ_TIMES) if reference is not None else NO_PACE
+        began = self._gauge.clock()
+        run()
+        seconds = self._gauge.clock() - began
+        if reference is None or self._pace is None:
+            return seconds
+        mix = HEAVY.in_all if self._gauge.is_elapsed else HEAVY
+        return Run((seconds,), before, reference.read(READ_TIMES)).quietly(self._pace, [mix])[0]
 
 
 def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], why: str) -> Evaluation:
@@ -189,7 +304,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
                 "predicted_s": network.whole.predicted_s,
                 "measured_s": network.whole.measured_s,
                 "error": network.whole.error,
-                "parts": [asdict(part) | {"error": part.error} for part in network.parts[1:]],
+                "again_s": network.whole.again_s,
+                "parts": [asdict(part) | {"error": part.error, "noise": part.noise} for part in network.parts[1:]],
                 "known_layers": network.known,
                 "layers": network.layers,
                 "predict_s": network.predict_s,
@@ -198,6 +314,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             for network in evaluation.networks
         },
         "parts_within_10": evaluation.parts_within_10,
+        "noise_within_10": evaluation.noise_within_10,
         "fitness": {
             "is_fit": not evaluation.fitness.why_not,
             "why_not": evaluation.fitness.why_not,
@@ -240,7 +357,9 @@ def forms_table(evaluation: Evaluation) -> Table:
 
 def networks_table(evaluation: Evaluation) -> Table:
     """Predicted beside measured."""
-    title = f"\nfull networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %"
+    noise = evaluation.noise_within_10
+    told = "" if noise is None else f"; of second measurements of the same {noise:.0%}"
+    title = f"\nfull networks, {evaluation.parts_within_10:.0%} of the parts within ±10 %{told}"
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("network")
     for name in ("predicted", "measured", "error", "noise", "heads and tails", "known layers"):

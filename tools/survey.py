@@ -2,18 +2,16 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from edgecloud.engine.executor import TORCH
-from edgecloud.models.specs import KINDS
+from edgecloud.engine.executor import ONNXRUNTIME, TORCH
+from edgecloud.engine.times import for_backend
+from edgecloud.models.specs import JOINED_KINDS, KINDS
 from edgecloud.predictor import dataset
-from edgecloud.predictor.blocks import DRAWN
-from edgecloud.predictor.collect import Collected, Collector
+from edgecloud.predictor.collecting import Collected, Collector
 from edgecloud.predictor.dataset import COLUMNS, Dataset, Machine, to_cells
 from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.pace import Pace, noise_by_kind, within
@@ -22,6 +20,7 @@ from edgecloud.predictor.store import default_folder
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import (
+    CPU,
     device_name,
     find_device,
     keep_freed_memory,
@@ -31,6 +30,9 @@ from edgecloud.utils.inference_utils import (
 )
 from edgecloud.utils.names import is_checkout
 from edgecloud.utils.progress import Show
+
+if TYPE_CHECKING:
+    import torch
 
 ABOUT = "about.json"
 SAVE_EVERY_S = 10.0
@@ -48,6 +50,7 @@ class SurveyConfig:
     budget_s: float
     folder: Path
     is_fresh: bool = False
+    backend: str = TORCH
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,17 @@ class Survey:
     def missing(self) -> dict[str, int]:
         """Kinds that have too few rows to fit anything, with their rows."""
         kinds = self.kinds
-        return {kind: kinds.get(kind, 0) for kind in sorted(DRAWN) if kinds.get(kind, 0) < FEWEST_ROWS}
+        return {kind: kinds.get(kind, 0) for kind in sorted(self.drawn) if kinds.get(kind, 0) < FEWEST_ROWS}
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """Kinds that its random networks have."""
+        return _BENCHES[self.machine.backend].drawn()
 
     @property
     def enough_s(self) -> float | None:
         """The seconds of measuring that would do; None where no kind is missing."""
-        return enough_s(self.kinds, DRAWN, FEWEST_ROWS, self.collected.spent_s)
+        return enough_s(self.kinds, self.drawn, FEWEST_ROWS, self.collected.spent_s)
 
     @property
     def noise(self) -> Mapping[str, float]:
@@ -113,9 +121,10 @@ def datasets() -> Path:
     return Path(dataset.__file__).with_name("dataset") if is_checkout() else default_folder() / "dataset"
 
 
-def folder_of(role: str, threads: int) -> Path:
-    """Where the rows of a role are."""
-    return datasets() / (f"{role}-{threads}t" if is_beside(role, threads) else role)
+def folder_of(role: str, threads: int, backend: str = TORCH) -> Path:
+    """Where the rows of a role are: `edge`, `edge-1t`, `edge-onnxruntime`."""
+    folder = for_backend(datasets() / role, backend)
+    return folder.with_name(f"{folder.name}-{threads}t") if is_beside(role, threads) else folder
 
 
 def one_thread_survey() -> Path:
@@ -130,15 +139,78 @@ def thread_counts(role: str, device: str, threads: int | None) -> tuple[int, ...
     An emulated edge, one under a small quota and the lab's run one thread. The first number is what is usual here.
     """
     whole = threads or usual_threads()
-    is_cpu = find_device(device).type == "cpu"
+    is_cpu = device == CPU or find_device(device).type == CPU
     return (whole, 1) if role == "edge" and threads is None and is_cpu and whole > 1 else (whole,)
 
 
-def this_machine(device: str, threads: int | None) -> tuple[Machine, torch.device]:
-    """What times measured on this machine depend on. Raises UsageError for a missing device."""
+@dataclass(frozen=True)
+class _Bench:
+    """How one back-end is surveyed."""
+
+    machine: Callable[[str, int | None], Machine]
+    """What times measured here depend on, of a device and a number of threads, which is set."""
+    collector: Callable[[SurveyConfig, Machine, int], Collector[Any]]
+    """Of a survey on a machine, with a seed."""
+    drawn: Callable[[], frozenset[str]]
+    """Kinds of pieces that it measures."""
+
+
+def this_machine(device: str, threads: int | None, backend: str = TORCH) -> Machine:
+    """What times measured on this machine depend on. Raises UsageError for a missing device, and for a back-end that
+    cannot be surveyed."""
+    if backend not in _BENCHES:
+        raise UsageError(
+            f"there are no predictors for --backend {backend}: its networks are measured, in seconds "
+            "(deployment.py profile -t FILE.bundle)"
+        )
+    return _BENCHES[backend].machine(device, threads)
+
+
+def _torch_machine(device: str, threads: int | None) -> Machine:
     torch_device = find_device(device)
-    name = f"{torch_device} {device_name(torch_device)}"
-    return Machine(name, set_threads(threads), torch.__version__, TORCH), torch_device
+    import torch
+
+    return Machine(f"{torch_device} {device_name(torch_device)}", set_threads(threads), torch.__version__, TORCH)
+
+
+def _torch_collector(config: SurveyConfig, machine: Machine, seed: int) -> Collector[Any]:
+    from edgecloud.predictor import collect
+
+    device = find_device(config.device)
+    return collect.Collector(device, _gauge_of(device, config.folder, machine), seed)
+
+
+def _torch_drawn() -> frozenset[str]:
+    from edgecloud.predictor.blocks import DRAWN
+
+    return DRAWN
+
+
+def _onnxruntime_machine(device: str, threads: int | None) -> Machine:
+    from edgecloud.engine.onnxruntime_executor import machine_of
+
+    if device != CPU:
+        raise UsageError(f"--backend {ONNXRUNTIME} computes on the processor: use -d cpu")
+    return machine_of(set_threads(threads))
+
+
+def _onnxruntime_collector(config: SurveyConfig, machine: Machine, seed: int) -> Collector[Any]:
+    from edgecloud.predictor import kernels
+
+    gauge = Gauge.of(time.perf_counter, machine.threads, config.folder, asdict(machine), is_work=False)
+    return kernels.Collector(machine.threads, gauge, seed)
+
+
+def _onnxruntime_drawn() -> frozenset[str]:
+    from edgecloud.predictor.kernels import KINDS_DRAWN
+
+    return KINDS_DRAWN
+
+
+_BENCHES = {
+    TORCH: _Bench(_torch_machine, _torch_collector, _torch_drawn),
+    ONNXRUNTIME: _Bench(_onnxruntime_machine, _onnxruntime_collector, _onnxruntime_drawn),
+}
 
 
 def survey(config: SurveyConfig, progress: Show) -> Survey:
@@ -146,7 +218,7 @@ def survey(config: SurveyConfig, progress: Show) -> Survey:
 
     Raises UsageError where the folder holds rows of another machine, or cannot be written.
     """
-    machine, device = this_machine(config.device, config.threads)
+    machine = this_machine(config.device, config.threads, config.backend)
     keep_freed_memory()
     collected = Collected() if config.is_fresh else _kept(config.folder, machine)
     if config.is_fresh:
@@ -164,14 +236,14 @@ def survey(config: SurveyConfig, progress: Show) -> Survey:
     progress("measuring layers", 0.0)
     if collected.spent_s < config.budget_s:
         try:
-            gauge = _gauge_of(device, config.folder, machine)
-            Collector(device, gauge, seed=collected.networks).run(collected, config.budget_s, on_rows)
+            collector = _BENCHES[config.backend].collector(config, machine, collected.networks)
+            collector.run(collected, config.budget_s, on_rows)
         finally:
             _save(config.folder, collected, machine)
     return Survey(machine, config.folder, collected)
 
 
-def _gauge_of(device: torch.device, folder: Path, machine: Machine) -> Gauge:
+def _gauge_of(device: "torch.device", folder: Path, machine: Machine) -> Gauge:
     if device.type != "cpu":
         return Gauge(wall_clock(device), is_elapsed=True)
     return Gauge.of(wall_clock(device), machine.threads, folder, asdict(machine), is_work=False)
@@ -221,7 +293,7 @@ def again_of(folder: Path) -> list[tuple[str, float, float]]:
 
 def _clear(folder: Path) -> None:
     """Forget an earlier survey; files that it did not write stay."""
-    names = {ABOUT, dataset.WHOLE, *(f"{kind}.csv" for kind in KINDS)}
+    names = {ABOUT, dataset.WHOLE, *(f"{kind}.csv" for kind in (*KINDS, *JOINED_KINDS))}
     for path in folder.glob("*"):
         if path.name in names:
             path.unlink()

@@ -19,7 +19,7 @@ import torch
 from edgecloud import deployment, edge_api
 from edgecloud.engine.times import for_threads
 from edgecloud.models.specs import KINDS, LayerSpec
-from edgecloud.predictor import collect, dataset, latency
+from edgecloud.predictor import collecting, dataset, latency
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
 from edgecloud.predictor.regressors import FORMS
 from edgecloud.predictor.train import fit_kind
@@ -237,8 +237,8 @@ def test_a_survey_tells_its_own_noise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks are measured a second time, later; here each, and soon."""
-    monkeypatch.setattr(collect, "EVERY_AGAIN", 1)
-    monkeypatch.setattr(collect, "AGAIN_AFTER", 0)
+    monkeypatch.setattr(collecting, "EVERY_AGAIN", 1)
+    monkeypatch.setattr(collecting, "AGAIN_AFTER", 0)
     budget_s = 0.0
     noise: dict[str, Any] = {}
     flags: list[str] = []
