@@ -25,7 +25,7 @@ class Allowed:
     def alone(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
         """The ways of sending the output of a layer that crosses alone, of those that a cloud knows; maybe none."""
         ways = (*self.lossless[layer], *self.lossy.get(layer, ()))
-        return [packed for packed in ways if packed.codec.partition(":")[0] in codecs]  # of `learned:NAME` the kind
+        return [packed for packed in ways if packed.codec in codecs]
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""

@@ -1,17 +1,20 @@
 """The two small networks of a learned codec while they are trained, in torch: net.convolutions runs them afterwards."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edgecloud.net.ans import TOTAL
 from edgecloud.net.convolutions import Geometry
 from edgecloud.net.encodings import Shape
 from edgecloud.net.learned import as_map
-from edgecloud.net.learned_file import Tensors
+from edgecloud.net.learned_file import FREQUENCIES, Tensors
 
 SMALL = 4096
 """Numbers of a tensor up to which its networks see one column, and are linear; larger ones are seen as maps."""
@@ -23,6 +26,9 @@ FLAT_LATENTS, MAP_LATENTS = 48, 24
 """Channels of the whole numbers."""
 FINEST = 6.0
 """Spread of the first whole number of a column at the beginning."""
+MIXED = 0.02
+"""Of the distribution that is fitted, in the frequencies that are counted."""
+TRIED_AT_ONCE = 64
 LIMIT = 31
 """Whole numbers are from -31 to 31."""
 
@@ -68,6 +74,9 @@ def _kernel(stride: int) -> tuple[int, int]:
     return (3, 2) if stride == 2 else (4, 4)
 
 
+_FAST = ("gain", "prior.")
+
+
 class Autoencoder:
     """Parameters, drawn from a generator, and what they make of a batch of tensors."""
 
@@ -91,6 +100,7 @@ class Autoencoder:
                 self.parameters[f"{name}.{number}.bias"] = torch.zeros(filters)
                 channels = filters // geometry.grows**2
         latents = design.encoder[-1][1]
+        self.parameters["gain"] = torch.zeros(latents, 1, 1)
         self.parameters["prior.mean"] = torch.zeros(latents, 1, 1)
         self.parameters["prior.scale"] = torch.zeros(latents, 1, 1)
         if not design.is_flat:  # so that at first whole numbers differ at all
@@ -114,7 +124,7 @@ class Autoencoder:
     def whole(self, x: torch.Tensor) -> torch.Tensor:
         """What the encoder makes of tensors of shape (n, ...), before it is rounded."""
         x = (x.reshape(len(x), *as_map(self.design.shape, is_flat=self.design.is_flat)) - self.mean) / self.scale
-        return self._run("encoder", self.design.encoder, x)
+        return self._run("encoder", self.design.encoder, x) * torch.exp(self.parameters["gain"])
 
     def rounded(self, latent: torch.Tensor) -> torch.Tensor:
         """As it travels; the gradient goes through."""
@@ -124,7 +134,8 @@ class Autoencoder:
     def tensor(self, latent: torch.Tensor) -> torch.Tensor:
         """What the decoder makes of them, shape (n, ...)."""
         _, height, width = as_map(self.design.shape, is_flat=self.design.is_flat)
-        made = self._run("decoder", self.design.decoder, latent)[:, :, :height, :width]
+        given = latent * torch.exp(-self.parameters["gain"])
+        made = self._run("decoder", self.design.decoder, given)[:, :, :height, :width]
         return (made * self.scale + self.mean).reshape(len(latent), *self.design.shape[1:])
 
     def bits(self, latent: torch.Tensor) -> torch.Tensor:
@@ -147,12 +158,31 @@ class Autoencoder:
                 x = functional.pixel_shuffle(x, geometry.grows)
         return x
 
-    def learned(self) -> Iterator[torch.Tensor]:
-        """All that is trained."""
-        return iter(self.parameters.values())
+    def frequencies(self, tensors: torch.Tensor) -> npt.NDArray[np.uint16]:
+        """How often each whole number comes in such tensors, as net.ans wants it: a row for each channel. A little of
+        the logistic distribution is mixed in, for those that never came."""
+        limit = self.design.limit
+        every = torch.arange(-limit, limit + 1.0)
+        with torch.inference_mode():
+            latent = torch.cat([self.rounded(self.whole(part)) for part in tensors.split(TRIED_AT_ONCE)])
+            counts = (latent.movedim(1, 0).flatten(1)[:, :, None] == every).sum(1).double()
+            prior = torch.exp2(-self.bits(every[None, :, None].expand(latent.shape[1], -1, 1))[:, :, 0]).double()
+        shares = (1 - MIXED) * counts / counts.sum(1, keepdim=True) + MIXED * prior / prior.sum(1, keepdim=True)
+        whole = 1 + torch.floor(shares * (TOTAL - len(every))).long()
+        whole[torch.arange(len(whole)), whole.argmax(1)] += TOTAL - whole.sum(1)
+        return whole.numpy().astype(np.uint16)
 
-    def arrays(self) -> Tensors:
-        """What goes into a file."""
+    def learned(self, *, is_fast: bool) -> list[torch.Tensor]:
+        """All that is trained: weights, or the few numbers for each channel that say how finely it is told."""
+        return [each for name, each in self.parameters.items() if name.startswith(_FAST) == is_fast]
+
+    def arrays(self, tensors: torch.Tensor) -> Tensors:
+        """What goes into a file, with frequencies of the codes of such tensors."""
         made = {"mean": self.mean.reshape(-1), "scale": self.scale.reshape(-1)}
-        made |= {name: each for name, each in self.parameters.items() if not name.startswith("prior.")}
-        return {name: each.detach().numpy() for name, each in made.items()}
+        made |= {name: each for name, each in self.parameters.items() if not name.startswith(_FAST)}
+        gain, last = torch.exp(self.parameters["gain"]), f"encoder.{len(self.design.encoder) - 1}"
+        made[f"{last}.weight"] = made[f"{last}.weight"] * gain[..., None]
+        made[f"{last}.bias"] = made[f"{last}.bias"] * gain[:, 0, 0]
+        made["decoder.0.weight"] = made["decoder.0.weight"] / gain
+        weights = {name: each.detach().numpy() for name, each in made.items()}
+        return {FREQUENCIES: self.frequencies(tensors), **weights}

@@ -18,13 +18,16 @@ from edgecloud.tools.autoencoder import Autoencoder
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced, writing
 
-RATE = 2e-3
+RATE, FAST_RATE = 2e-3, 2e-2
 """Of learning ..."""
 DROPS = 2
 """... which falls so often ..."""
 DROP = 0.3
 """... to so much of it where nothing gets better."""
-BITS_WEIGHT, GROWTH, SHRINK = 2e-3, 1.2, 0.7
+WARM_BITS_WEIGHT = 0.01
+BITS_WEIGHT, FIRST_GROWTH, GROWTH, SHRINK = 0.02, 1.4, 1.2, 0.7
+"""Of the bits, as a share of those at the beginning, and how it changes after a round: at first it grows fast, until it
+is too much."""
 TENSOR_WEIGHT = 0.1
 AVERAGED = 0.98
 """Of the parameters that are tried, a running mean."""
@@ -58,7 +61,7 @@ class Settings:
     """Share of answers that may change."""
     batch: int = 64
     max_rounds: int = 150
-    patience: int = 10
+    patience: int = 6
     """Rounds without progress until the rate of learning falls."""
     seed: int = 0
 
@@ -69,6 +72,9 @@ class State:
 
     round: int = 0
     bits_weight: float = BITS_WEIGHT
+    first_bits: float = 0.0
+    has_exceeded: bool = False
+    """Whether the bits have weighed too much once, for the budget."""
     drops: int = 0
     stale: int = 0
     """Rounds without progress."""
@@ -100,7 +106,11 @@ class Training:
         """Begins, or goes on from a state."""
         self._codec, self._tail, self._settings = codec, tail, settings
         self._train, self._choose = train, choose
-        self._optimiser = torch.optim.Adam(codec.learned(), lr=RATE)
+        groups = [
+            {"params": codec.learned(is_fast=is_fast), "lr": rate}
+            for is_fast, rate in zip((False, True), (RATE, FAST_RATE), strict=True)
+        ]
+        self._optimiser = torch.optim.Adam(groups)
         self.state = state or State()
         self._weights = self._importance()
         if state is None:
@@ -124,6 +134,8 @@ class Training:
             for _ in range(WARM_STEPS):
                 batch = torch.randint(len(self._train.tensors), (settings.batch,), generator=generator)
                 self._step(batch, generator, is_warm=True)
+        if not state.round:
+            state.first_bits = max(1.0, self._tried()[1])
         for batch in order.split(settings.batch)[: STEPS if is_flat else MAP_STEPS]:
             self._step(batch, generator)
         state.round += 1
@@ -153,14 +165,17 @@ class Training:
         tensors, answers = self._train.tensors[batch], self._train.answers[batch]
         latent = self._codec.whole(tensors)
         noise = torch.rand(latent.shape, generator=generator) - 0.5
-        bits = self._codec.bits(latent + noise).mean()
+        bits = self._codec.bits(latent + noise)
         made = self._codec.tensor(self._codec.rounded(latent))
         difference = ((made - tensors).square() * self._weights).mean()
-        loss = difference if is_warm else TENSOR_WEIGHT * difference + distance(self._tail(made), answers)
-        loss = loss + self.state.bits_weight * bits
+        if is_warm:
+            loss = difference + WARM_BITS_WEIGHT * bits.mean()
+        else:
+            share = bits.sum() / len(batch) / self.state.first_bits
+            loss = distance(self._tail(made), answers) + TENSOR_WEIGHT * difference + self.state.bits_weight * share
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(list(self._codec.learned()), CLIP)
+        torch.nn.utils.clip_grad_norm_(self._codec.learned(is_fast=False), CLIP)
         self._optimiser.step()
         with torch.no_grad():
             for name, each in self._codec.parameters.items():
@@ -173,7 +188,9 @@ class Training:
         changed, bits = self._tried()
         _fill(self._codec.parameters, state.parameters)
         is_within = changed <= self._settings.budget * count
-        state.bits_weight *= GROWTH if is_within else SHRINK
+        state.has_exceeded |= state.is_within and not is_within
+        growth = GROWTH if state.has_exceeded else FIRST_GROWTH
+        state.bits_weight *= growth if is_within else SHRINK
         is_better = (
             (not state.is_within or bits < BETTER * state.bits)
             if is_within
@@ -182,7 +199,7 @@ class Training:
         if is_better:
             state.bits, state.changed, state.is_within, state.stale = bits, changed, is_within, 0
             state.best = {name: each.clone() for name, each in state.averages.items()}
-        else:
+        elif state.has_exceeded or not is_within:
             state.stale += 1
         self._drop_rate()
 
@@ -191,7 +208,7 @@ class Training:
         if state.stale >= self._settings.patience:
             state.stale, state.drops = 0, state.drops + 1
             for group in self._optimiser.param_groups:
-                group["lr"] = RATE * DROP**state.drops
+                group["lr"] *= DROP
         state.is_done = state.drops > DROPS or state.round >= self._settings.max_rounds
 
     def _tried(self) -> tuple[int, float]:
