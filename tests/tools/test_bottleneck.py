@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-import deployment
+from edgecloud import deployment
 from edgecloud.engine import learned
 from edgecloud.models import registry
 from edgecloud.models.torch_network import TorchNetwork
