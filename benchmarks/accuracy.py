@@ -17,7 +17,7 @@ from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import INPUT, Point
 from edgecloud.models.torch_network import prepare
-from edgecloud.net.codec import encode
+from edgecloud.net.codec import KINDS, encode, kind_of
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.inference_utils import find_device
@@ -44,8 +44,8 @@ def rows_of(name: str) -> list[list[str]]:
         lossless = ("pixels", RAW) if point.layer == INPUT else (RAW,)
         tried = [each for each in found.tried if each.layer == layer.id]
         for codec, each in [*((name, None) for name in lossless), *((each.codec, each) for each in tried)]:
-            under = "zstd" if codec == RAW else f"{codec}+zstd"
-            sizes = [encode(tensor, under).nbytes for tensor in tensors]
+            under = "zstd" if codec == RAW else codec if kind_of(codec) in KINDS else f"{codec}+zstd"
+            sizes = [encode(tensor, under, found.sided.get((layer.id, codec))).nbytes for tensor in tensors]
             size, ms = sum(sizes) / len(sizes), 1e3 * layer.out_bytes * sum(packed.rates[under])
             row = [name.removeprefix("torchvision:"), layer.id, codec, format_bytes(layer.out_bytes)]
             row += [format_bytes(round(size)), f"{layer.out_bytes / size:.1f}", f"{ms:.2f}", *_loss(each)]

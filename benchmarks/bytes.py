@@ -85,6 +85,7 @@ def ways_of(edge: Edge, problem: Problem, kept: calibration.Calibration) -> list
     ways = []
     for codec, budget in found:
         wanted = CodecPolicy.of(codec, kept, budget)
+        edge.sided = wanted.sided_by_number(edge.graph)
         packing = packing_of(edge.network, wanted, default_folder())
         decision: Decision = decide(problem, Goal(), allowed=wanted.allowed(edge.graph, packing, edge.executor.share))
         point = decision.point(edge.graph)

@@ -32,6 +32,7 @@ from edgecloud.utils.errors import AppError, ProtocolError, UsageError
 from edgecloud.utils.files import write_atomically, writing
 from edgecloud.utils.inference_utils import check_device, set_threads
 from edgecloud.utils.progress import Show
+from edgecloud.utils.resources import shipped
 from edgecloud.utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ OF_INPUT = ("jpeg",)
 HOPELESS = 0.2  # share of changed answers from which coarser roundings are not tried
 SURE, SPARE = 0.25, 2  # after this share of the pictures, those finer than the coarsest that changed no answer and
 # these many next to it are not tried any more: they take more bytes, and change no less
+SHIPPED = ("efficientnet_lite0", "le_net", "mnist")
+"""Networks with trained weights, with which a calibration comes along (tools.calibrations)."""
 MAX_PICTURES = 500
 MAX_FILE_BYTES = 4 << 20
 CROPS = 50
@@ -140,9 +143,14 @@ def calibrate(
     check_device(device)
     network = entry.network(source)
     executor = make_executor(network, device, backend=backend)
-    samples = read_samples(entry, pictures)
+    return calibrate_on(executor, read_samples(entry, pictures), progress)
+
+
+def calibrate_on(executor: Executor, samples: "Samples", progress: Show) -> Calibration:
+    """Try every rounding at every point worth sending of the executor's network, on these samples."""
+    network = executor.network
     tried, sides = _try_all(executor, samples, progress)
-    return Calibration(entry.name, network.graph.digest, network.weights.digest, samples.source, tried, sides)
+    return Calibration(network.graph.name, network.graph.digest, network.weights.digest, samples.source, tried, sides)
 
 
 @dataclass(frozen=True)
@@ -207,14 +215,14 @@ def _try_all(executor: Executor, samples: Samples, progress: Show) -> tuple[tupl
     counts = _Counts(len(samples.tensors), samples.labels, coded)
     for number, tensor in enumerate(samples.tensors):
         progress("measuring lossy codecs", number / len(samples.tensors))
-        crossing, answer = _whole(executor, tensor, points)
+        crossing, answer = whole(executor, tensor, points)
         counts.whole(number, answer)
         for point in points:
             for rounding in counts.hopeful(point.layer, number):
                 rounded = _rounded(crossing[point.layer], rounding, found.get((point.layer, rounding)))
                 if rounded is None:
                     continue
-                changed = _rest(executor, point, rounded)
+                changed = rest(executor, point, rounded)
                 error = float(np.abs(rounded - crossing[point.layer]).max() / max(1e-30, np.abs(rounded).max()))
                 counts.add_sample(number, point.layer, rounding, changed, error)
     tried = counts.tried(graph, len(samples.tensors))
@@ -231,7 +239,7 @@ def _find_tables(
     of_layer: dict[int, list[Array]] = {point.layer: [] for point in points if point.layer != INPUT}
     for number, tensor in enumerate(fit):
         progress(number / len(fit))
-        crossing, _ = _whole(executor, tensor, points)
+        crossing, _ = whole(executor, tensor, points)
         for layer, seen in of_layer.items():
             if len(seen) * graph.layers[layer].out_bytes < FIT_BYTES:
                 seen.append(crossing[layer])
@@ -247,7 +255,7 @@ def _find_tables(
     return found
 
 
-def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
+def whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[dict[int, Array], Array]:
     """The tensors after some points, and the answer."""
     graph, values, begin = executor.network.graph, {INPUT: tensor}, 0
     for end in [*(point.layer for point in points[1:]), len(graph.layers) - 1]:
@@ -258,7 +266,7 @@ def _whole(executor: Executor, tensor: Array, points: Sequence[Point]) -> tuple[
     return values, values[graph.outputs[0]]
 
 
-def _rest(executor: Executor, point: Point, tensor: Array) -> Array:
+def rest(executor: Executor, point: Point, tensor: Array) -> Array:
     graph = executor.network.graph
     segment = executor.load(frozenset(range(point.layer + 1, len(graph.layers))))
     ran = executor.run(segment, [tensor])
@@ -362,12 +370,31 @@ def to_text(calibration: Calibration) -> str:
 
 
 def find(folder: Path, network: Network) -> Calibration | None:
-    """The one that is kept for a network, or None. One that is damaged counts as none, and is told.
+    """The one that is kept for a network, else the one that comes along with it, or None. One that is damaged counts as
+    none, and is told.
 
     Raises UsageError where the file cannot be read.
     """
     graph = network.graph
-    path = path_of(folder, graph.name, graph.digest, network.weights.digest)
+    kept = _read(path_of(folder, graph.name, graph.digest, network.weights.digest))
+    return kept or _coming_along(network)
+
+
+def _coming_along(network: Network) -> Calibration | None:
+    name = network.graph.name
+    found = _read(shipped("models.zoo", "calibrations", f"{name}.json")) if name in SHIPPED else None
+    is_for_it = found is not None and (found.graph, found.weights) == (network.graph.digest, network.weights.digest)
+    return found if is_for_it else None
+
+
+def why_none(network: Network) -> str:
+    """Why there is no calibration for a network that takes pictures, and what to do."""
+    name = network.graph.name
+    cure = f"run deployment.py calibrate -t {name}"
+    return f"the one that comes along is for other weights: {cure}" if name in SHIPPED else cure
+
+
+def _read(path: Path) -> Calibration | None:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")

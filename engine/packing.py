@@ -145,9 +145,7 @@ def codec_policy_of(
         raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
     if budget and name == AUTO and kept is None and not within:
         model = network.graph.name
-        remedy = (
-            f"run deployment.py calibrate -t {model}" if takes == PICTURE else "only image networks can be calibrated"
-        )
+        remedy = calibration.why_none(network) if takes == PICTURE else "only image networks can be calibrated"
         log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", model, remedy)
     return CodecPolicy.of(name, kept, budget).with_learned(trained, within)
 

@@ -1,4 +1,4 @@
-"""A17: learned codecs: payloads that are not theirs, sent to a cloud that has one, and files that are not right."""
+"""A18: learned codecs: payloads that are not theirs, sent to a cloud that has one, and files that are not right."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def learned(cache: Path) -> list[Row]:
     path.write_bytes(content)
     codec = learned_file.read(content)
     payload = codec.encode(tensor)
-    what = f"A17 {SENT} payloads of a learned codec: truncated, changed, of other shapes"
+    what = f"A18 {SENT} payloads of a learned codec: truncated, changed, of other shapes"
     with site(cache, *UNPACED, "--codec-file", str(path)) as there, watched(there, what) as row:
         for shape, damaged in sent(codec, payload):
             provoke(there, row, frame(there, codec.side.wire_name, shape, damaged), *REFUSALS, is_connected=True)
@@ -103,7 +103,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 def decoded(codec: LearnedCodec, payload: bytes) -> Row:
     """Payloads in this process."""
-    row, rng = Row(f"A17 {MUTATED} mutated payloads, in one process"), np.random.default_rng(1)
+    row, rng = Row(f"A18 {MUTATED} mutated payloads, in one process"), np.random.default_rng(1)
     for _ in range(MUTATED):
         damaged, began = mutated(payload, rng), time.monotonic()
         end = "tensor" if is_decoded(codec, damaged) else "refused"
@@ -113,7 +113,7 @@ def decoded(codec: LearnedCodec, payload: bytes) -> Row:
 
 def files(content: bytes) -> Row:
     """Files in this process, most of them changed in their header: refused, or a codec that works."""
-    row, rng = Row(f"A17 {MUTATED // 10} mutated files, in one process"), np.random.default_rng(2)
+    row, rng = Row(f"A18 {MUTATED // 10} mutated files, in one process"), np.random.default_rng(2)
     header = 8 + int.from_bytes(content[:8], "little")
     for number in range(MUTATED // 10):
         place = header if number % 10 else len(content)

@@ -25,7 +25,7 @@ from edgecloud.engine.packing import codec_policy_of, packing_of
 from edgecloud.models import inputs, registry
 from edgecloud.models.graph import INPUT
 from edgecloud.net import codec, tensors
-from edgecloud.net.codec import CODECS, STANDARD, CodecError
+from edgecloud.net.codec import CODECS, NAMES, STANDARD, CodecError
 from edgecloud.net.encodings import Array
 from edgecloud.net.frames import Limits, TooLargeError
 from edgecloud.net.jpeg import MAX_HEAD_BYTES, MAX_PIXELS, QUALITY, Jpeg
@@ -382,7 +382,7 @@ def test_auto_takes_it_where_it_was_tried_and_the_cloud_announces_it(tmp_path: P
 def test_the_documents_say_what_is_so() -> None:
     text = (ROOT / "docs/codecs.md").read_text()
     wire = (ROOT / "docs/wire.md").read_text()
-    assert all(f"`{name}`" in wire for name in CODECS)
+    assert all(f"`{name}`" in wire for name in NAMES)
     assert f"quality {QUALITY}" in text
     found = re.search(r"photograph of `alex_net`: (\d+) kB as JPEG, (\d+) kB as `pixels\+zstd`", text)
     assert found is not None
