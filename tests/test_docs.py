@@ -22,7 +22,8 @@ OF_OTHERS = {"--build", "--build-arg", "--exit-code-from", "--for", "--from-file
 OF_OTHERS |= {"--now", "--yes"}
 """Of docker, kubectl, mypy, systemctl and apt."""
 COMMAND = re.compile(
-    r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?(?: (plan|profile|fit|evaluate|calibrate|bottleneck))?)(?: |$)"
+    r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?"
+    r"(?: (plan|profile|fit|evaluate|calibrate|bottleneck))?)(?: |$)"
 )
 
 

@@ -239,8 +239,8 @@ class Learning:
         return Material(torch.cat(tensors), torch.cat(answers))
 
     def _new(self) -> Autoencoder:
-        generator = torch.Generator().manual_seed(self._config.seed)
-        return Autoencoder(Design.of(self._cut.shape), self._train.tensors, generator)
+        matters = distill.importance(self._tail, self._train, MAP_BATCH, self._config.seed)
+        return Autoencoder(Design.of(self._cut.shape), self._train.tensors, matters)
 
     def _key(self, settings: Settings) -> str:
         """Of all that a training depends on."""
@@ -307,8 +307,8 @@ class Learning:
             shape=design.shape,
             is_flat=design.is_flat,
             limit=design.limit,
-            encoder=tuple(each for each, _ in design.encoder),
-            decoder=tuple(each for each, _ in design.decoder),
+            encoder=(design.encoder[0],),
+            decoder=(design.decoder[0],),
             pictures=pictures,
             changed=changed,
             bytes=size,

@@ -43,8 +43,8 @@ def made() -> tuple[bytes, np.ndarray]:
     x = network.example.array
     tensors = torch.cat([cut.before(np.roll(x, n, 3)) for n in range(8)])
     design = Design.of(cut.shape)
-    codec = Autoencoder(design, tensors, torch.Generator().manual_seed(0))
-    encoder, decoder = (tuple(each for each, _ in side) for side in (design.encoder, design.decoder))
+    codec = Autoencoder(design, tensors, torch.ones_like(tensors[:1]))
+    encoder, decoder = ((each[0],) for each in (design.encoder, design.decoder))
     layer, graph = network.graph.layers[cut.point.layer].id, network.graph
     texts = ("hostile", graph.name, graph.digest, network.weights.digest, layer, POINT)
     about = About(*texts, design.shape, design.is_flat, design.limit, encoder, decoder, 100, 0, 9, 8, "here")

@@ -39,8 +39,8 @@ def write(net: ec.Network, path: Path, changed: int) -> Path:
     cut = Cut.of(network, network.graph.points[POINT])
     tensors = torch.cat([cut.before(np.roll(net.sample, shift, 3)) for shift in range(6)])
     design = Design.of(cut.shape)
-    codec = Autoencoder(design, tensors, torch.Generator().manual_seed(0))
-    encoder, decoder = (tuple(each for each, _ in side) for side in (design.encoder, design.decoder))
+    codec = Autoencoder(design, tensors, torch.ones_like(tensors[:1]))
+    encoder, decoder = ((each[0],) for each in (design.encoder, design.decoder))
     graph = network.graph
     texts = ("tiny", graph.name, graph.digest, network.weights.digest, graph.layers[cut.point.layer].id, POINT)
     about = About(*texts, design.shape, design.is_flat, design.limit, encoder, decoder, 200, changed, 9, 6, "here")
