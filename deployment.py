@@ -140,7 +140,7 @@ def _add_bottleneck(commands: "argparse._SubParsersAction[script.Parser]") -> No
         help="stop after N rounds, if not before (default: %(default)s)",
     )
     parser.add_argument("--seed", type=arguments.count, default=0, metavar="N", help="seed (default: 0)")
-    parser.add_argument("--threads", type=arguments.positive_int, metavar="N", help="threads of one layer")
+    parser.add_argument("--threads", type=arguments.positive_int, metavar="N", help="threads of one layer (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

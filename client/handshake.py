@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecloud.client.fallback import busy_pause_s
+from edgecloud.engine.learned import with_names
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Error, Hello, Ready
@@ -99,7 +100,8 @@ def _once(
         on_connection(connection)
         for hello in hellos:
             connection.send(hello, deadline)
-            ready[hello.model] = answer = connection.receive(deadline).read(Ready)
+            answer = connection.receive(deadline).read(Ready)
+            ready[hello.model] = answer = replace(answer, codecs=with_names(answer.codecs))
             if {len(answer.seconds), len(answer.start_s)} != {layers[hello.model]}:
                 raise ProtocolError(f"the cloud's times do not match {hello.model}")
     except AppError:

@@ -104,10 +104,10 @@ def plan_of(
 def allowed_of(edge: Edge, config: EdgeConfig) -> Allowed:
     """How tensors may travel; measured on this input where that is not known yet."""
     codec, folder = config.codec, config.device.cache_dir
-    policy = codec_policy_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder)
+    policy = codec_policy_of(edge.network, edge.entry.takes, codec.name, codec.accuracy_budget, folder, codec.files)
     if edge.ready is not None:
         check_taken(codec.name, edge.ready.codecs)
-        policy = replace(policy, known=frozenset(edge.ready.codecs))
+        policy = policy.at(edge.ready.codecs)
     edge.sided = policy.sided_by_number(edge.graph)
     packing = packing_of(edge.network, policy, folder)
     return policy.allowed(edge.graph, packing, edge.executor.share)

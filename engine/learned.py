@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgecloud.models.network import Network
 from edgecloud.net import learned_file
-from edgecloud.net.codec import Codec
 from edgecloud.net.learned_file import BadFileError, LearnedCodec
+from edgecloud.net.sides import SidedCodec
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file
 from edgecloud.utils.units import printable
@@ -33,7 +33,9 @@ def read(path: Path) -> LearnedCodec:
 @lru_cache(maxsize=8)
 def _read(path: Path, _changed_ns: int, _bytes: int) -> LearnedCodec:
     """Once, as long as the file does not change: every plan asks for it."""
-    return learned_file.read(path.read_bytes())
+    codec = learned_file.read(path.read_bytes())
+    _names[codec.side.wire_name] = codec.name
+    return codec
 
 
 def read_all(paths: Iterable[Path]) -> tuple[LearnedCodec, ...]:
@@ -42,28 +44,46 @@ def read_all(paths: Iterable[Path]) -> tuple[LearnedCodec, ...]:
     for path in paths:
         codec = read(path)
         other = codecs.setdefault(codec.name, codec)
-        if other.digest != codec.digest:
+        if other.side.digest != codec.side.digest:
             raise UsageError(f"{path}: another file has a codec of the same name, {codec.name}")
     return tuple(codecs.values())
 
 
-def serving(network: Network, codecs: Sequence[LearnedCodec]) -> dict[str, list[LearnedCodec]]:
-    """By the names of layers, those that were trained for this network with these weights. The others are told."""
-    by_layer: dict[str, list[LearnedCodec]] = {}
+def serving(network: Network, codecs: Sequence[LearnedCodec]) -> tuple[LearnedCodec, ...]:
+    """Those that were trained for this network with these weights. The others are told."""
     graph, weights = network.graph, network.weights.digest
-    for codec in codecs:
-        about = codec.about
-        if (about.graph, about.weights) == (graph.digest, weights):
-            by_layer.setdefault(about.layer, []).append(codec)
-        else:
-            log.warning(
-                "%s was trained for another network or other weights than those of %s: it is not used",
-                printable(codec.name, 60),
-                graph.name,
-            )
-    return by_layer
+    served = tuple(each for each in codecs if (each.about.graph, each.about.weights) == (graph.digest, weights))
+    for each in codecs:
+        if each not in served:
+            tell(f"{each.name} was trained for another network or other weights than those of {graph.name}: not used")
+    return served
 
 
-def by_wire_name(paths: Iterable[Path]) -> dict[str, Codec]:
+def within(codecs: Sequence[LearnedCodec], budget: float) -> tuple[LearnedCodec, ...]:
+    """Those that changed at most a share `budget` of the answers. The others are told."""
+    for each in codecs:
+        about = each.about
+        if about.loss > budget:
+            changed = f"{each.name} changed {about.changed} of {about.pictures} answers ({about.loss:.2%})"
+            tell(f"{changed}: not used with --accuracy-budget {budget:.2%}")
+    return tuple(each for each in codecs if each.about.loss <= budget)
+
+
+@lru_cache(maxsize=256)
+def tell(text: str) -> None:
+    """Warn, once: every plan comes by here."""
+    log.warning("%s", printable(text, 300))
+
+
+def by_wire_name(paths: Iterable[Path]) -> dict[str, SidedCodec]:
     """What a cloud decodes with. Raises UsageError."""
-    return {each.codec.name: each.codec for each in read_all(paths)}
+    return {each.side.wire_name: each for each in read_all(paths)}
+
+
+def with_names(codecs: Sequence[str]) -> list[str]:
+    """What a cloud announces, and of codecs that were read here from files the names that plans have for them."""
+    return [*codecs, *(_names[codec] for codec in codecs if codec in _names)]
+
+
+_names: dict[str, str] = {}
+"""By the name on the wire, which has the digest of the file in it. Only grows, by what a user names."""

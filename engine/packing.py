@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgecloud.engine import learned
 from edgecloud.engine.executor import Executor
 from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
@@ -23,7 +24,8 @@ from edgecloud.models.graph import INPUT, LayerGraph
 from edgecloud.models.inputs import PICTURE
 from edgecloud.models.network import Network
 from edgecloud.net import codec
-from edgecloud.net.codec import CODECS, KINDS, NAMES, OPTIONAL, Encoded, is_name, kind_of
+from edgecloud.net.codec import CODECS, KINDS, LEARNED, NAMES, OPTIONAL, Encoded, is_name, kind_of
+from edgecloud.net.learned_file import LearnedCodec
 from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.packing import Allowed
@@ -50,6 +52,8 @@ def check_taken(name: str, known: Collection[str]) -> None:
     """Raises MismatchError where a codec was asked for by its name that not every cloud takes."""
     if name in OPTIONAL and name not in known:
         raise MismatchError(f"the cloud does not accept the codec {name}: start it with {OPTIONAL[name]}")
+    if kind_of(name) == LEARNED and name not in known:
+        raise MismatchError(f"the cloud does not have the codec {name}: start it with --codec-file and the same file")
     if kind_of(name) in KINDS and kind_of(name) not in known:
         raise MismatchError(f"the cloud does not accept the codec {name}: use --codec auto, or another cloud")
 
@@ -83,6 +87,20 @@ class CodecPolicy:
         within = kept.within(budget) if is_lossy and kept is not None else {}
         return cls(name, within, sided={} if kept is None else kept.sided)
 
+    def with_learned(self, trained: Sequence[LearnedCodec], within: Sequence[LearnedCodec]) -> "CodecPolicy":
+        """The same with learned codecs, those of them allowed that are within the budget."""
+        roundings = dict(self.roundings)
+        for each in within:
+            roundings[each.about.layer] = [*roundings.get(each.about.layer, ()), each.name]
+        sided = {**self.sided, **{(each.about.layer, each.name): each for each in trained}}
+        return replace(self, roundings=roundings, sided=sided, known=self.known | {each.name for each in trained})
+
+    def at(self, known: Collection[str]) -> "CodecPolicy":
+        """The same with what a cloud announces; a learned codec that it does not have is told."""
+        for name in {name for _, name in self.sided if kind_of(name) == LEARNED and name not in known}:
+            learned.tell(f"the cloud does not have the codec {name}: planning without it (cloud_api.py --codec-file)")
+        return replace(self, known=frozenset(known))
+
     def sided_by_number(self, graph: LayerGraph) -> dict[tuple[int, str], SidedCodec]:
         """The same by number of the layer."""
         numbers = {layer.id: number for number, layer in enumerate(graph.layers)}
@@ -100,7 +118,7 @@ class CodecPolicy:
         )
 
     def _known(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if kind_of(name) in self.known)
+        return tuple(name for name in names if name in self.known)
 
     def allowed(self, graph: LayerGraph, packing: CodecCosts, share: float) -> Allowed:
         """The same with sizes and seconds; what a codec does not take travels raw."""
@@ -112,14 +130,17 @@ class CodecPolicy:
         return Allowed(lossless, {n: ways for n, ways in lossy.items() if ways})
 
 
-def codec_policy_of(network: Network, takes: str, name: str, budget: float, folder: Path) -> CodecPolicy:
+def codec_policy_of(
+    network: Network, takes: str, name: str, budget: float, folder: Path, files: Sequence[Path] = ()
+) -> CodecPolicy:
     """What `--codec` and `--accuracy-budget` allow for a network, with the calibration that is kept in a cache folder.
 
-    `takes` is the kind of its inputs, as in `models.registry`. A warning says where a budget cannot be used since
-    nothing was tried. Raises UsageError where the calibration cannot be read.
+    `takes` is the kind of its inputs, as in `models.registry`, `files` are of learned codecs. A warning says where a
+    budget cannot be used since nothing was tried. Raises UsageError where the calibration or a file cannot be read.
     """
+    trained = learned.serving(network, learned.read_all(files))
     graph = network.graph
-    return policy_of(graph.name, graph.digest, network.weights.digest, name, budget, folder, takes)
+    return policy_of(graph.name, graph.digest, network.weights.digest, name, budget, folder, takes, trained)
 
 
 def policy_of(
@@ -130,8 +151,12 @@ def policy_of(
     budget: float,
     folder: Path,
     takes: str = PICTURE,
+    trained: Sequence[LearnedCodec] = (),
 ) -> CodecPolicy:
     """The same for a network that is known by its name and the digests of its graph and its weights."""
+    if kind_of(name) == LEARNED and name not in {codec.name for codec in trained}:
+        raise UsageError(f"{name} is not there for {model}: give its file with --codec-file")
+    within = learned.within(trained, budget) if name == AUTO else ()
     is_sided = kind_of(name) in KINDS
     is_asked = (name == AUTO and budget) or is_sided
     kept = None
@@ -141,10 +166,10 @@ def policy_of(
         kept = calibration.find_of(folder, model, graph, weights_digest)
     if is_sided and (kept is None or not any(codec_name == name for _, codec_name in kept.sided)):
         raise UsageError(f"{name} is not calibrated for {model}: run deployment.py calibrate -t {model}")
-    if budget and name == AUTO and kept is None:
+    if budget and name == AUTO and kept is None and not within:
         remedy = calibration.why_none(model) if takes == PICTURE else "only image networks can be calibrated"
         log.warning("the accuracy of lossy codecs is unknown for %s, using lossless ones only: %s", model, remedy)
-    return CodecPolicy.of(name, kept, budget)
+    return CodecPolicy.of(name, kept, budget).with_learned(trained, within)
 
 
 def packing_of(
@@ -264,6 +289,12 @@ class _Tries:
         return CodecCosts(self._sizes, rates)
 
 
+def is_known(name: str, sided: SidedCodec | None, known: Collection[str]) -> bool:
+    """Whether a cloud that announces some codecs can unpack this one."""
+    is_here = sided is None or not sided.side.is_file or sided.side.wire_name in known
+    return name in known and is_here
+
+
 def pack(
     executor: Executor,
     tensors: Sequence[Array],
@@ -280,7 +311,7 @@ def pack(
     began, work_began = time.perf_counter(), time.thread_time()
     sides = sided or [None] * len(tensors)
     packed = [
-        _packed(array, name if kind_of(name) in known else RAW, side)
+        _packed(array, name if is_known(name, side, known) else RAW, side)
         for array, name, side in zip(tensors, codecs, sides, strict=True)
     ]
     executor.slow_down(began, time.thread_time() - work_began)

@@ -25,6 +25,7 @@ __all__ = [
     "CODECS",
     "DTYPES",
     "KINDS",
+    "LEARNED",
     "NAMES",
     "OPTIONAL",
     "RAW",
@@ -204,11 +205,13 @@ DECODED = tuple(kind for kind in KINDS if entropy.CAN_DECODE or kind not in entr
 """Those of them that this machine decodes."""
 NAMES = (*CODECS, *KINDS)
 """What a plan may name; a kind may be followed by a colon and a name."""
+LEARNED = "learned"
+"""The kind of codecs that come from files (net.learned_file): a plan calls them `learned:NAME`."""
 
 
 def is_name(name: str) -> bool:
     """Whether a plan may name such a codec."""
-    return name in CODECS or kind_of(name) in KINDS
+    return name in CODECS or kind_of(name) in KINDS or name.startswith(f"{LEARNED}:")
 
 
 def is_lossless(name: str) -> bool:
@@ -223,7 +226,7 @@ def encode(array: Array, codec: str, sided: SidedCodec | None = None) -> Encoded
     """
     if sided is not None:
         return Encoded(array.dtype.name, tuple(array.shape), codec, (memoryview(sided.encode(array)),), sided)
-    if kind_of(codec) in KINDS:
+    if kind_of(codec) in (*KINDS, LEARNED):
         raise CodecError(f"{codec[:40]} was not calibrated for this tensor")
     if codec not in CODECS:
         raise CodecError(f"unknown codec {codec[:40]!r}: choose one of {', '.join(CODECS)}")

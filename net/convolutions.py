@@ -30,7 +30,8 @@ class Geometry:
     def padding(self, size: int) -> tuple[int, int]:
         """Zeros before and behind one axis, so that it gets ceil(size / stride) outputs."""
         total = max((self._outputs(size) - 1) * self.stride + self.kernel - size, 0)
-        return total // 2, total - total // 2
+        before = min(total, max(self.kernel - self.stride, 0) // 2)
+        return before, total - before
 
     def _outputs(self, size: int) -> int:
         return -(-size // self.stride)

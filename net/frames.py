@@ -15,7 +15,7 @@ from edgecloud.utils import defaults
 from edgecloud.utils.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from edgecloud.net.codec import Codec
+    from edgecloud.net.sides import SidedCodec
 
 MAGIC = b"ECCI"
 VERSION = 1
@@ -56,7 +56,7 @@ class Limits:
     dimensions: int = 8
     more_codecs: frozenset[str] = frozenset()
     """Of the optional ones (net.codec) those that are taken; all others are unknown to this side."""
-    learned: "Mapping[str, Codec]" = field(default_factory=dict, hash=False)
+    learned: "Mapping[str, SidedCodec]" = field(default_factory=dict, hash=False)
     """Learned codecs of this side's own files, by their names on the wire."""
 
     def header_of(self, kind: FrameType) -> int:

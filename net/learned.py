@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgecloud.net.ans import Codes
 from edgecloud.net.convolutions import Convolution, run
-from edgecloud.net.encodings import Array, Bytes, CodecError, Floats, Shape, as_float32
+from edgecloud.net.encodings import Array, CodecError, Floats, Shape, as_float32
 from edgecloud.utils.errors import ProtocolError
-
-KIND = "learned"
-"""Such codecs are called `learned:NAME`, and on the wire `learned@DIGEST`."""
-_NO_BYTES = np.empty(0, np.uint8)
 
 
 def as_map(shape: Shape, *, is_flat: bool) -> Shape:
@@ -34,8 +31,7 @@ def as_map(shape: Shape, *, is_flat: bool) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """One `net.encodings.Form`: float32 of one shape as whole numbers of at most `limit`, each a byte: the number and
-    `limit` more."""
+    """float32 of one shape as codes: whole numbers of at most `limit`, and `limit` more, so that none is below zero."""
 
     shape: Shape
     latent: Shape
@@ -49,20 +45,9 @@ class Learned:
     """... and how far it goes from there: the networks see (tensor - mean) / scale."""
     encoder: Sequence[Convolution]
     decoder: Sequence[Convolution]
-    is_lossless: bool = False
 
-    def parameter_bytes(self, shape: Shape) -> int:
-        """None."""
-        return 0
-
-    def code_bytes(self, dtype: str, shape: Shape) -> int:
-        """One for each whole number. Raises ProtocolError for another shape."""
-        if shape != self.shape:
-            raise ProtocolError(f"this learned codec carries {self.shape}, not {shape}"[:200])
-        return math.prod(self.latent)
-
-    def encode(self, array: Array) -> tuple[Bytes, Bytes]:
-        """The whole numbers, channel after channel. Raises CodecError for another shape or dtype, NaN and infinity."""
+    def encode(self, array: Array) -> Codes:
+        """Of an array, one row for each channel. Raises CodecError for another shape or dtype, NaN and infinity."""
         if array.shape != self.shape:
             raise CodecError(f"this learned codec carries {self.shape}, not {array.shape}")
         x = as_float32(array).reshape(as_map(self.shape, is_flat=self.is_flat))
@@ -72,17 +57,14 @@ class Learned:
             raise CodecError("lossy codecs only encode finite numbers")
         limit = np.float32(self.limit)
         whole = np.clip(np.rint(made), -limit, limit)
-        return _NO_BYTES, (whole + limit).astype(np.uint8).reshape(-1)
+        return (whole + limit).astype(np.int32).reshape(self.latent[0], -1)
 
-    def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
-        """A new float32 array of `shape`. Raises ProtocolError for a code that no encoder makes."""
-        whole = np.frombuffer(codes, np.uint8)
-        if whole.max() > 2 * self.limit:
-            raise ProtocolError("a code of a learned codec is too large")
-        latent = whole.astype(np.float32).reshape(self.latent) - np.float32(self.limit)
+    def decode(self, codes: Codes) -> Array:
+        """A new float32 array. Raises ProtocolError for codes that weights make infinite numbers of."""
+        latent = codes.astype(np.float32).reshape(self.latent) - np.float32(self.limit)
         _, height, width = as_map(self.shape, is_flat=self.is_flat)
         with np.errstate(all="ignore"):  # what overflows is looked for
             made = run(self.decoder, latent)[:, :height, :width] * self.scale + self.mean
         if not np.isfinite(made).all():
             raise ProtocolError("a learned codec has made numbers that are not finite")
-        return np.ascontiguousarray(made, np.float32).reshape(shape)
+        return np.ascontiguousarray(made, np.float32).reshape(self.shape)

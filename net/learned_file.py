@@ -4,20 +4,24 @@ Everything in it is untrusted until it was checked: sizes before anything is mad
 that all numbers are finite. The codec's name has the digest of the whole file in it, so a name stands for one content.
 """
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from edgecloud.net.codec import ZSTD, Codec
+from edgecloud.net import ans
+from edgecloud.net.ans import Model
+from edgecloud.net.codec import LEARNED
 from edgecloud.net.convolutions import Convolution, Geometry
-from edgecloud.net.encodings import Floats, Shape
-from edgecloud.net.learned import KIND, Learned, as_map
+from edgecloud.net.encodings import Array, Shape
+from edgecloud.net.learned import Learned, as_map
+from edgecloud.net.sides import Side
+from edgecloud.utils.errors import ProtocolError
 
 FORMAT = "edgecloud learned codec 1"
 MAX_FILE_BYTES = 16 << 20
@@ -30,8 +34,20 @@ MAX_WORK = 1 << 31  # multiplications of the encoder, and of the decoder: some s
 MAX_LIMIT = 127
 MAX_TEXT = 200
 KERNELS, STRIDES, GROWTHS = range(1, 8), (1, 2, 4), (1, 2, 4)
+FREQUENCIES = "frequencies"
 LARGEST = 1e30
 """Of a weight."""
+_STATE_BYTES = 8  # more than the codes, at most
+
+
+class _Dtype(NamedTuple):
+    name: str
+    """In a safetensors file."""
+    numpy: np.dtype[Any]
+
+
+_DTYPES = {False: _Dtype("F32", np.dtype("<f4")), True: _Dtype("U16", np.dtype("<u2"))}
+"""By whether a tensor holds frequencies."""
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}", re.ASCII)
 
 
@@ -76,28 +92,46 @@ class About:
         return self.changed / self.pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LearnedCodec:
-    """A file that was read."""
+    """A file that was read: one `net.sides.SidedCodec`, whose side both have from files."""
 
     about: About
-    digest: str
-    """SHA-256 of the file."""
-    codec: Codec = field(repr=False)
+    side: Side = field(repr=False)
+    form: Learned = field(repr=False)
+    models: tuple[Model, ...] = field(repr=False)
+    """How often each code comes, for every channel of them."""
 
     @property
     def name(self) -> str:
-        """In plans, and for `--codec`; on the wire its codec is named by the digest."""
-        return f"{KIND}:{self.about.name}"
+        """In plans, and for `--codec`."""
+        return f"{LEARNED}:{self.about.name}"
+
+    def encode(self, array: Array) -> bytes:
+        """The bytes of an array. Raises CodecError for one that it cannot carry."""
+        return ans.encode(list(zip(self.models, self.form.encode(array), strict=True)))
+
+    def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
+        """Raises ProtocolError for another tensor, and for more bytes than its codes can take."""
+        if dtype != "float32" or shape != self.form.shape:
+            raise ProtocolError(f"{LEARNED} carries float32 {self.form.shape}, not {dtype} {shape}"[:MAX_TEXT])
+        if not 0 < buffer.nbytes <= 2 * math.prod(self.form.latent) + _STATE_BYTES:
+            raise ProtocolError("a learned codec with data of a size that its codes cannot have")
+
+    def decode(self, dtype: str, shape: Shape, buffer: memoryview) -> Array:
+        """A new float32 array of `shape`, of what was checked. Raises ProtocolError."""
+        width = math.prod(self.form.latent[1:])
+        return self.form.decode(np.stack(ans.decode(buffer, [(model, width) for model in self.models])))
 
 
-Tensors = Mapping[str, Floats]
+Tensors = Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]]
+"""By name; `frequencies` are whole numbers, of which each row sums to `ans.TOTAL`."""
 
 
 def names_of(about: About) -> list[str]:
     """The tensors that such a file has, in their order."""
     steps = [*(f"encoder.{n}" for n in range(len(about.encoder))), *(f"decoder.{n}" for n in range(len(about.decoder)))]
-    return ["mean", "scale", *(f"{step}.{what}" for step in steps for what in ("weight", "bias"))]
+    return [FREQUENCIES, "mean", "scale", *(f"{step}.{what}" for step in steps for what in ("weight", "bias"))]
 
 
 def write(about: About, tensors: Tensors) -> bytes:
@@ -105,8 +139,9 @@ def write(about: About, tensors: Tensors) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "about": json.dumps(asdict(about))}}
     parts, end = [], 0
     for name in names_of(about):
-        array = np.ascontiguousarray(tensors[name], "<f4")
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        dtype = _DTYPES[name == FREQUENCIES]
+        array = np.ascontiguousarray(tensors[name], dtype.numpy)
+        header[name] = {"dtype": dtype.name, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
         parts.append(array.tobytes())
     text = json.dumps(header).encode()
@@ -124,9 +159,17 @@ def read(content: bytes) -> LearnedCodec:
         raise BadFileError("it is no learned codec (deployment.py bottleneck makes them)")
     about = _about(_document(metadata["about"], "its description"))
     tensors = _tensors(header, data, names_of(about))
-    digest = hashlib.sha256(content).hexdigest()
     form = _form(about, tensors)
-    return LearnedCodec(about, digest, Codec(f"{KIND}@{digest[:16]}", form, ZSTD))
+    return LearnedCodec(about, Side(LEARNED, content, is_file=True), form, _models(tensors[FREQUENCIES], form))
+
+
+def _models(frequencies: npt.NDArray[Any], form: Learned) -> tuple[Model, ...]:
+    if frequencies.shape != (form.latent[0], 2 * form.limit + 1):
+        raise BadFileError(f"{FREQUENCIES} has another shape than one row for each channel of codes")
+    try:
+        return tuple(Model(row.astype(np.int64)) for row in frequencies)
+    except ValueError as error:
+        raise BadFileError(f"{FREQUENCIES}: {error}") from None
 
 
 def _parts(content: bytes) -> tuple[dict[str, Any], memoryview]:
@@ -228,15 +271,16 @@ def _geometry(value: Any, name: str) -> Geometry:
 # --- the numbers
 
 
-def _tensors(header: dict[str, Any], data: memoryview, names: Sequence[str]) -> dict[str, Floats]:
+def _tensors(header: dict[str, Any], data: memoryview, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     if list(header) != list(names):
         raise BadFileError("its tensors are not those that its description names")
-    end, tensors = 0, {}
+    end, tensors = 0, dict[str, npt.NDArray[Any]]()
     for name in names:
         shape, begin, end = _place(header[name], name, end)
         if end > data.nbytes:
             raise BadFileError("it is truncated")
-        tensors[name] = np.frombuffer(data[begin:end], "<f4").reshape(shape).astype(np.float32)
+        numbers = np.frombuffer(data[begin:end], _DTYPES[name == FREQUENCIES].numpy).reshape(shape)
+        tensors[name] = numbers.astype(numbers.dtype.newbyteorder("="))
         if not np.isfinite(tensors[name]).all() or np.abs(tensors[name]).max() > LARGEST:
             raise BadFileError(f"{name} has numbers that are not finite, or too large")
     if end != data.nbytes:
@@ -246,13 +290,14 @@ def _tensors(header: dict[str, Any], data: memoryview, names: Sequence[str]) -> 
 
 def _place(value: Any, name: str, begin: int) -> tuple[Shape, int, int]:
     """Its shape, and where it lies."""
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"} or value["dtype"] != "F32":
-        raise BadFileError(f"{name} is not float32")
+    dtype = _DTYPES[name == FREQUENCIES]
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"} or value["dtype"] != dtype.name:
+        raise BadFileError(f"{name} is not {dtype.name}")
     shape = value["shape"]
     is_shape = isinstance(shape, list) and 1 <= len(shape) <= 4
     if not is_shape or not all(type(size) is int and 1 <= size <= MAX_NUMBERS for size in shape):
         raise BadFileError(f"{name} has no shape")
-    end = begin + 4 * math.prod(shape)
+    end = begin + dtype.numpy.itemsize * math.prod(shape)
     if value["data_offsets"] != [begin, end] or not all(type(each) is int for each in value["data_offsets"]):
         raise BadFileError(f"{name} does not lie where it should")
     return tuple(shape), begin, end

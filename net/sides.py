@@ -34,6 +34,8 @@ class Side:
 
     kind: str
     data: bytes
+    is_file: bool = False
+    """Whether both sides have it from files of their own, so that it never travels."""
 
     @cached_property
     def digest(self) -> str:
@@ -131,8 +133,9 @@ class Sent:
 
     def missing(self, sides: Collection[Side]) -> list[Side]:
         """Those of a message that have to come along; from now on they count as sent. At most `ASSUMED` of them."""
-        new = list({side.wire_name: side for side in sides if side.wire_name not in self._names}.values())
-        for side in sides:
+        travelling = [side for side in sides if not side.is_file]
+        new = list({side.wire_name: side for side in travelling if side.wire_name not in self._names}.values())
+        for side in travelling:
             self._names[side.wire_name] = None
             self._names.move_to_end(side.wire_name)
         while len(self._names) > ASSUMED:

@@ -106,7 +106,9 @@ def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Descr
     return Described(name, shape, found, bytes_)
 
 
-def _codec(name: str, limits: Limits) -> Codec | Pending | None:
+def _codec(name: str, limits: Limits) -> Codec | SidedCodec | Pending | None:
+    if name in limits.learned:
+        return limits.learned[name]
     if name in STANDARD or name in limits.more_codecs:
         return CODECS[name]
     return pending(name, DECODED)

@@ -27,7 +27,7 @@ class Allowed:
 
         None: of all that there are."""
         ways = (*self.lossless[layer], *self.lossy.get(layer, ()))
-        return [p for p in ways if codecs is None or p.codec.partition(":")[0] in codecs]  # of `learned:NAME` the kind
+        return [packed for packed in ways if codecs is None or packed.codec in codecs]
 
     def exact(self, problem: Problem, weights: StageWeights) -> Problem:
         """The problem with the best lossless codec for each tensor."""

@@ -396,7 +396,8 @@ class Networks:
 
     def _served(self, entry: registry.Entry, executor: Executor, timing: FoundTimes, network: Network) -> Served:
         graph = network.graph
-        hello = hello_of(network, codecs=[*STANDARD, *DECODED, *sorted(self._config.limits.more_codecs)])
+        more = sorted((*self._config.limits.more_codecs, *self._config.limits.learned))
+        hello = hello_of(network, codecs=[*STANDARD, *DECODED, *more])
         about = (network.weights.origin, network.weights.names)
         return Served(executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about)
 

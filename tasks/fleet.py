@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecloud.client.conditions import Conditions
+from edgecloud.client.config import CodecConfig
 from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, make_executor
 from edgecloud.engine.identity import hello_of
@@ -110,15 +111,13 @@ class Fleet:
                 problems.append(RejectedLine(task.id, wrong[key]))
         return problems
 
-    def allowed(self, model: str, tasks: Sequence[Task], codec: str, budget: float, progress: Progress) -> Allowed:
-        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs.
-
-        `budget` is the share of answers that lossy codecs may change.
-        """
+    def allowed(self, model: str, tasks: Sequence[Task], codec: CodecConfig, progress: Progress) -> Allowed:
+        """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
         arrays = [self._input(member.entry, source).array for source in islice(sources, INPUTS_TRIED)]
-        policy = codec_policy_of(member.network, member.entry.takes, codec, budget, self._times.cache_dir)
+        given = (codec.name, codec.accuracy_budget, self._times.cache_dir, codec.files)
+        policy = codec_policy_of(member.network, member.entry.takes, *given)
         member.sided.update(policy.sided_by_number(member.network.graph))
         packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
         return policy.allowed(member.network.graph, packing, member.executor.share)

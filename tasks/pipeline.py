@@ -20,7 +20,6 @@ from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
 from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.engine.packing import is_lossless, pack
-from edgecloud.net.codec import kind_of
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
@@ -292,7 +291,7 @@ class Pipeline:
         planned with measured seconds end 5 to 10 % sooner so over 5 mbit, and at the same time from 20 mbit on.
         """
         request, record, choice = flying.request, flying.record, flying.record.choice
-        if choice is None or (request.packed and all(kind_of(one.codec) in codecs for one in request.packed)):
+        if choice is None or (request.packed and all(one.codec in codecs for one in request.packed)):
             return
         member, crossing = self._fleet.members[request.model], request.graph.inputs_of(request.tail)
         sided = [member.sided.get((number, choice.codec)) for number in crossing]

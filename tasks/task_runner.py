@@ -304,8 +304,7 @@ def make_planner(config: TasksConfig, tasks: Sequence[Task], fleet: Fleet, progr
     """A closed queue, or open arrivals."""
     profiles = {}
     for name, member in fleet.members.items():
-        policy = (config.codec.name, config.codec.accuracy_budget)
-        allowed = fleet.allowed(name, tasks, *policy, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
+        allowed = fleet.allowed(name, tasks, config.codec, lambda done, name=name: progress(f"packing {name}", done))  # type: ignore[misc]
         profiles[name] = Profiled(member.network.graph, member.timing.quiet.seconds, allowed)
     if config.rate_per_s is None:
         return ClosedQueue(tasks, profiles, is_serial=config.is_serial, sharing=sharing_of(config, fleet))

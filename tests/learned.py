@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgecloud.net import learned_file
+from edgecloud.net.ans import TOTAL
 from edgecloud.net.convolutions import Geometry
 from edgecloud.net.learned import as_map
-from edgecloud.net.learned_file import About, Tensors
+from edgecloud.net.learned_file import FREQUENCIES, About, Tensors
 
 Steps = Sequence[tuple[Geometry, int]]
 FLAT: tuple[Steps, Steps] = (((Geometry(1), 4),), ((Geometry(1), 24),))
@@ -37,7 +38,9 @@ def weights_of(about: About, steps: tuple[Steps, Steps]) -> Tensors:
             made[f"{name}.{number}.weight"] = 3 * rng.normal(size=size) / math.sqrt(math.prod(size[1:]))
             made[f"{name}.{number}.bias"] = rng.normal(size=filters)
             channels = filters // geometry.grows**2
-    return {name: each.astype(np.float32) for name, each in made.items()}
+    frequencies = np.full((steps[0][-1][1], 2 * about.limit + 1), 100, np.uint16)
+    frequencies[:, about.limit] = TOTAL - 100 * 2 * about.limit
+    return {FREQUENCIES: frequencies, **{name: each.astype(np.float32) for name, each in made.items()}}
 
 
 def flat_file() -> bytes:

@@ -22,7 +22,8 @@ OF_OTHERS = {"--build", "--build-arg", "--exit-code-from", "--for", "--from-file
 OF_OTHERS |= {"--no-deps", "--now", "--yes"}
 """Of docker, kubectl, mypy, pip, systemctl and apt."""
 COMMAND = re.compile(
-    r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?(?: (plan|profile|fit|evaluate|calibrate))?)(?: |$)"
+    r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?"
+    r"(?: (plan|profile|fit|evaluate|calibrate|bottleneck))?)(?: |$)"
 )
 
 

@@ -1,40 +1,47 @@
 """The two small networks of a learned codec while they are trained, in torch: net.convolutions runs them afterwards."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edgecloud.net.ans import TOTAL
 from edgecloud.net.convolutions import Geometry
 from edgecloud.net.encodings import Shape
 from edgecloud.net.learned import as_map
-from edgecloud.net.learned_file import Tensors
+from edgecloud.net.learned_file import FREQUENCIES, Tensors
 
 SMALL = 4096
-"""Numbers of a tensor up to which its networks see one column, and are linear; larger ones are seen as maps."""
-EXTENT = 7
-"""About the side of the map of whole numbers."""
-WIDTHS = (16, 48)
-"""The least and the most channels inside."""
-FLAT_LATENTS, MAP_LATENTS = 48, 24
-"""Channels of the whole numbers."""
-FINEST = 6.0
-"""Spread of the first whole number of a column at the beginning."""
-LIMIT = 31
-"""Whole numbers are from -31 to 31."""
+"""Numbers of a tensor up to which it is one column; larger ones are maps of patches."""
+EXTENT, MAX_SIDE = 7, 4
+"""Patches along a side from which on they become larger, up to 4 x 4."""
+IMPORTANCE = (0.1, 10.0)
+"""Of a channel, at least and at most."""
+FLAT_LATENTS, MAP_LATENTS = 48, 64
+"""Whole numbers of a column, and of each patch, at most."""
+FINEST = 8.0
+"""Spread of the first of them at the beginning."""
+MAX_ROWS = 8192
+"""Of patches, for their principal components."""
+MIXED = 0.02
+"""Of the distribution that is fitted, in the frequencies that are counted."""
+TRIED_AT_ONCE = 64
+LIMIT = 63
+"""Whole numbers are from -63 to 63."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Geometry and filters of every step."""
+    """Geometry and filters of the encoder and the decoder, which are linear: one step each."""
 
     shape: Shape
     is_flat: bool
-    encoder: tuple[tuple[Geometry, int], ...]
-    decoder: tuple[tuple[Geometry, int], ...]
+    encoder: tuple[Geometry, int]
+    decoder: tuple[Geometry, int]
     limit: int = LIMIT
 
     @classmethod
@@ -42,79 +49,66 @@ class Design:
         """For a tensor of shape (1, ...). Raises ValueError for one that learned codecs cannot carry."""
         is_flat = math.prod(shape) <= SMALL
         channels, height, width = as_map(shape, is_flat=is_flat)
-        if is_flat:
-            step = Geometry(1)
-            return cls(shape, is_flat, ((step, min(FLAT_LATENTS, channels)),), ((step, channels),))
-        inside = min(max(2 * channels, WIDTHS[0]), WIDTHS[1])
-        strides = _strides(max(height, width))
-        down = [Geometry(*_kernel(stride), is_relu=True) for stride in strides]
-        encoder = [*((each, inside) for each in down), (Geometry(1), MAP_LATENTS)]
-        up = [(Geometry(3 if n == 2 else 1, grows=n, is_relu=True), inside * n**2) for n in reversed(strides)]
-        if not up:
-            up = [(Geometry(3, is_relu=True), inside)]
-        return cls(shape, is_flat, tuple(encoder), (*up, (Geometry(3), channels)))
+        side = 1
+        while side < MAX_SIDE and max(height, width) > EXTENT * side:
+            side *= 2
+        latents = min(FLAT_LATENTS if is_flat else MAP_LATENTS, channels * side**2)
+        return cls(shape, is_flat, (Geometry(side, side), latents), (Geometry(1, grows=side), channels * side**2))
+
+    @property
+    def map(self) -> Shape:
+        """How the networks see the tensor: (channels, height, width)."""
+        return as_map(self.shape, is_flat=self.is_flat)
 
 
-def _strides(extent: int) -> list[int]:
-    strides = []
-    while extent > EXTENT:
-        strides.append(4 if extent > 8 * EXTENT else 2)
-        extent = -(-extent // strides[-1])
-    return strides
-
-
-def _kernel(stride: int) -> tuple[int, int]:
-    """And the stride, of a step that makes a map smaller."""
-    return (3, 2) if stride == 2 else (4, 4)
+_FAST = ("gain", "prior.")
 
 
 class Autoencoder:
-    """Parameters, drawn from a generator, and what they make of a batch of tensors."""
+    """Parameters, and what they make of a batch of tensors. They begin as principal components, which is what a linear
+    codec of this size keeps best, of columns or patches whose channels are weighed by how much they matter."""
 
-    def __init__(self, design: Design, tensors: torch.Tensor, generator: torch.Generator) -> None:
-        """For tensors such as these, shape (n, ...)."""
+    def __init__(self, design: Design, tensors: torch.Tensor, importance: torch.Tensor) -> None:
+        """For tensors such as these, shape (n, ...). `importance` says for each number of a tensor, shape (1, ...),
+        how much answers depend on it, relative to the mean of all."""
         self.design = design
-        maps = tensors.reshape(len(tensors), *as_map(design.shape, is_flat=design.is_flat))
-        mean, scale = maps.mean((0, 2, 3)), maps.std((0, 2, 3))
-        if design.is_flat:  # a number that is the same in all pictures must not become important
-            scale = scale.square().mean().sqrt().expand(len(scale))
-        scale = torch.maximum(scale, 1e-3 * scale.max()).clamp_min(1e-6)
-        self.mean, self.scale = mean.reshape(-1, 1, 1), scale.reshape(-1, 1, 1).clone()
-        self.parameters: dict[str, torch.Tensor] = {}
-        channels = len(mean)
-        for name, steps in (("encoder", design.encoder), ("decoder", design.decoder)):
-            for number, (geometry, filters) in enumerate(steps):
-                size = (filters, channels, geometry.kernel, geometry.kernel)
-                bound = math.sqrt((6 if geometry.is_relu else 3) / math.prod(size[1:]))
-                weight = (torch.rand(size, generator=generator) * 2 - 1) * bound
-                self.parameters[f"{name}.{number}.weight"] = weight
-                self.parameters[f"{name}.{number}.bias"] = torch.zeros(filters)
-                channels = filters // geometry.grows**2
-        latents = design.encoder[-1][1]
-        self.parameters["prior.mean"] = torch.zeros(latents, 1, 1)
-        self.parameters["prior.scale"] = torch.zeros(latents, 1, 1)
-        if not design.is_flat:  # so that at first whole numbers differ at all
-            self.parameters[f"encoder.{len(design.encoder) - 1}.weight"] *= 4
-        else:
-            self._take_components((maps - self.mean) / self.scale, latents)
+        maps = tensors.reshape(len(tensors), *design.map)
+        of_channel = importance.reshape(design.map).mean((1, 2)).clamp(*IMPORTANCE)
+        self.mean = maps.mean((0, 2, 3)).reshape(-1, 1, 1)
+        self.scale = (maps.std().clamp_min(1e-6) / of_channel.sqrt()).reshape(-1, 1, 1)
+        weights, spread = self._components((maps - self.mean) / self.scale)
+        count, side = len(weights), design.encoder[0].kernel
+        step = spread[0] / FINEST
+        self.parameters: dict[str, torch.Tensor] = {
+            "encoder.0.weight": (weights / step).reshape(count, -1, side, side).contiguous(),
+            "encoder.0.bias": torch.zeros(count),
+            "decoder.0.weight": (weights.T * step).reshape(-1, count, 1, 1).contiguous(),
+            "decoder.0.bias": torch.zeros(weights.shape[1]),
+            "gain": torch.zeros(count, 1, 1),
+            "prior.mean": torch.zeros(count, 1, 1),
+            "prior.scale": torch.log((spread / step).clamp_min(0.05) * math.sqrt(3) / math.pi).reshape(-1, 1, 1),
+        }
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
 
-    def _take_components(self, maps: torch.Tensor, count: int) -> None:
-        """Begin with the principal components: what a linear codec of this size keeps best."""
-        rows = maps.reshape(len(maps), -1)
+    def _components(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A row for each component, and how far the patches spread along it."""
+        geometry, count = self.design.encoder
+        patches = functional.unfold(_padded(maps, geometry), geometry.kernel, stride=geometry.stride)
+        rows = patches.movedim(1, 2).reshape(-1, patches.shape[1])
+        rows = rows[:: -(-len(rows) // MAX_ROWS)]
         _, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
-        components = vectors.T.flip(0)[:count]
-        step = (rows @ components[0]).std() / FINEST
-        self.parameters["encoder.0.weight"] = (components / step).reshape(count, -1, 1, 1).contiguous()
-        self.parameters["decoder.0.weight"] = (components.T * step).reshape(-1, count, 1, 1).contiguous()
-        spread = (rows @ components.T / step).std(0).clamp_min(0.05)
-        self.parameters["prior.scale"] = torch.log(spread * math.sqrt(3) / math.pi).reshape(-1, 1, 1)
+        weights = vectors.T.flip(0)[:count]
+        return weights, (rows @ weights.T).std(0, unbiased=False).clamp_min(1e-6)
 
     def whole(self, x: torch.Tensor) -> torch.Tensor:
         """What the encoder makes of tensors of shape (n, ...), before it is rounded."""
-        x = (x.reshape(len(x), *as_map(self.design.shape, is_flat=self.design.is_flat)) - self.mean) / self.scale
-        return self._run("encoder", self.design.encoder, x)
+        geometry, _ = self.design.encoder
+        x = (x.reshape(len(x), *self.design.map) - self.mean) / self.scale
+        weight, bias = self.parameters["encoder.0.weight"], self.parameters["encoder.0.bias"]
+        return functional.conv2d(_padded(x, geometry), weight, bias, geometry.stride) * torch.exp(
+            self.parameters["gain"]
+        )
 
     def rounded(self, latent: torch.Tensor) -> torch.Tensor:
         """As it travels; the gradient goes through."""
@@ -123,9 +117,15 @@ class Autoencoder:
 
     def tensor(self, latent: torch.Tensor) -> torch.Tensor:
         """What the decoder makes of them, shape (n, ...)."""
-        _, height, width = as_map(self.design.shape, is_flat=self.design.is_flat)
-        made = self._run("decoder", self.design.decoder, latent)[:, :, :height, :width]
+        _, height, width = self.design.map
+        given = latent * torch.exp(-self.parameters["gain"])
+        made = functional.conv2d(given, self.parameters["decoder.0.weight"], self.parameters["decoder.0.bias"])
+        made = functional.pixel_shuffle(made, self.design.decoder[0].grows)[:, :, :height, :width]
         return (made * self.scale + self.mean).reshape(len(latent), *self.design.shape[1:])
+
+    def difference(self, made: torch.Tensor, tensors: torch.Tensor) -> torch.Tensor:
+        """Of what comes out from what went in, each channel weighed by how much it matters."""
+        return ((made - tensors).reshape(-1, *self.design.map) / self.scale).square().mean()
 
     def bits(self, latent: torch.Tensor) -> torch.Tensor:
         """About what each of them takes to tell, one logistic distribution for each channel."""
@@ -134,25 +134,36 @@ class Autoencoder:
         share = torch.sigmoid((centred + 0.5) / scale) - torch.sigmoid((centred - 0.5) / scale)
         return -torch.log2(share.clamp_min(1e-6))
 
-    def _run(self, name: str, steps: Sequence[tuple[Geometry, int]], x: torch.Tensor) -> torch.Tensor:
-        for number, (geometry, _) in enumerate(steps):
-            (top, bottom), (left, right) = (geometry.padding(size) for size in x.shape[2:])
-            if top or bottom or left or right:
-                x = functional.pad(x, (left, right, top, bottom))
-            weight, bias = (self.parameters[f"{name}.{number}.{what}"] for what in ("weight", "bias"))
-            x = functional.conv2d(x, weight, bias, geometry.stride)
-            if geometry.is_relu:
-                x = functional.relu(x)
-            if geometry.grows > 1:
-                x = functional.pixel_shuffle(x, geometry.grows)
-        return x
+    def frequencies(self, tensors: torch.Tensor) -> npt.NDArray[np.uint16]:
+        """How often each whole number comes in such tensors, as net.ans wants it: a row for each channel. A little of
+        the logistic distribution is mixed in, for those that never came."""
+        limit = self.design.limit
+        every = torch.arange(-limit, limit + 1.0)
+        with torch.inference_mode():
+            latent = torch.cat([self.rounded(self.whole(part)) for part in tensors.split(TRIED_AT_ONCE)])
+            counts = (latent.movedim(1, 0).flatten(1)[:, :, None] == every).sum(1).double()
+            prior = torch.exp2(-self.bits(every[None, :, None].expand(latent.shape[1], -1, 1))[:, :, 0]).double()
+        shares = (1 - MIXED) * counts / counts.sum(1, keepdim=True) + MIXED * prior / prior.sum(1, keepdim=True)
+        whole = 1 + torch.floor(shares * (TOTAL - len(every))).long()
+        whole[torch.arange(len(whole)), whole.argmax(1)] += TOTAL - whole.sum(1)
+        return whole.numpy().astype(np.uint16)
 
-    def learned(self) -> Iterator[torch.Tensor]:
-        """All that is trained."""
-        return iter(self.parameters.values())
+    def learned(self, *, is_fast: bool) -> list[torch.Tensor]:
+        """All that is trained: weights, or the few numbers for each channel that say how finely it is told."""
+        return [each for name, each in self.parameters.items() if name.startswith(_FAST) == is_fast]
 
-    def arrays(self) -> Tensors:
-        """What goes into a file."""
+    def arrays(self, tensors: torch.Tensor) -> Tensors:
+        """What goes into a file, with frequencies of the codes of such tensors."""
         made = {"mean": self.mean.reshape(-1), "scale": self.scale.reshape(-1)}
-        made |= {name: each for name, each in self.parameters.items() if not name.startswith("prior.")}
-        return {name: each.detach().numpy() for name, each in made.items()}
+        made |= {name: each for name, each in self.parameters.items() if not name.startswith(_FAST)}
+        gain = torch.exp(self.parameters["gain"])
+        made["encoder.0.weight"] = made["encoder.0.weight"] * gain[..., None]
+        made["encoder.0.bias"] = made["encoder.0.bias"] * gain[:, 0, 0]
+        made["decoder.0.weight"] = made["decoder.0.weight"] / gain
+        weights = {name: each.detach().numpy() for name, each in made.items()}
+        return {FREQUENCIES: self.frequencies(tensors), **weights}
+
+
+def _padded(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    (top, bottom), (left, right) = (geometry.padding(size) for size in x.shape[2:])
+    return functional.pad(x, (left, right, top, bottom))

@@ -16,7 +16,6 @@ from edgecloud.models.network import DEFAULT
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import learned_file
-from edgecloud.net.codec import Codec
 from edgecloud.net.encodings import Shape
 from edgecloud.net.learned_file import About, LearnedCodec
 from edgecloud.tools import distill, views
@@ -53,6 +52,7 @@ class BottleneckConfig:
     max_rounds: int = Settings.max_rounds
     seed: int = 0
     threads: int | None = None
+    """None: one. The products are small, and more threads wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def bottleneck(config: BottleneckConfig, progress: Show) -> Trained:
     entry = registry.resolve_trusted(config.model)
     if entry.takes != inputs.PICTURE:
         raise UsageError(f"{entry.name} does not take images: codecs are only learned for image networks")
-    set_threads(config.threads)
+    set_threads(config.threads or 1)
     network = entry.network(config.weights)
     if not isinstance(network, TorchNetwork):
         raise UsageError(f"{config.model} is a bundle: codecs are learned on the network that it was made of")
@@ -155,6 +155,8 @@ def _serves(graph: LayerGraph, point: Point) -> bool:
 
 def _check(graph: LayerGraph, point: Point) -> None:
     layer = graph.layers[point.layer]
+    if point.number == 0:
+        raise UsageError("point 0 sends the input: learned codecs are for the tensors behind it (jpeg is for images)")
     if point.number == len(graph.points) - 1:
         raise UsageError(f"point {point.number} runs everything on the edge: nothing is sent")
     try:
@@ -237,8 +239,8 @@ class Learning:
         return Material(torch.cat(tensors), torch.cat(answers))
 
     def _new(self) -> Autoencoder:
-        generator = torch.Generator().manual_seed(self._config.seed)
-        return Autoencoder(Design.of(self._cut.shape), self._train.tensors, generator)
+        matters = distill.importance(self._tail, self._train, MAP_BATCH, self._config.seed)
+        return Autoencoder(Design.of(self._cut.shape), self._train.tensors, matters)
 
     def _key(self, settings: Settings) -> str:
         """Of all that a training depends on."""
@@ -269,7 +271,8 @@ class Learning:
         """The file, with what was measured on the pictures set aside: what travels is what an edge would send."""
         shown = self._shown
         about = self._about(name, len(shown.measure), 0, 0)
-        codec = learned_file.read(learned_file.write(about, self._codec.arrays())).codec
+        arrays = self._codec.arrays(self._train.tensors)
+        codec = learned_file.read(learned_file.write(about, arrays))
         changed, sizes, wrong, wrong_whole = 0, [], 0, 0
         for number, view in enumerate(shown.measure):
             self._progress("measuring on the images set aside", number / len(shown.measure))
@@ -281,16 +284,16 @@ class Learning:
                 wrong_whole += whole != shown.labels[number]
         self.labelled = None if shown.labels is None else Labelled(wrong, wrong_whole)
         about = self._about(name, len(shown.measure), changed, round(mean(sizes)))
-        return learned_file.write(about, self._codec.arrays())
+        return learned_file.write(about, arrays)
 
-    def _answers(self, codec: Codec, view: Numbers) -> tuple[int, int, int]:
+    def _answers(self, codec: LearnedCodec, view: Numbers) -> tuple[int, int, int]:
         """The top of the whole network and of what went through the codec, and the bytes that travelled."""
         with torch.no_grad():
             tensor = self._cut.before(view)
             packed = codec.encode(tensor.numpy())
-            came = codec.decode(packed.dtype, packed.shape, memoryview(b"".join(packed.parts)))
+            came = codec.decode("float32", self._cut.shape, memoryview(packed))
             got = self._cut.after(torch.from_numpy(came))
-            return int(self._cut.after(tensor).argmax()), int(got.argmax()), packed.nbytes
+            return int(self._cut.after(tensor).argmax()), int(got.argmax()), len(packed)
 
     def _about(self, name: str, pictures: int, changed: int, size: int) -> About:
         graph, weights, design = self._cut.network.graph, self._cut.network.weights, self._codec.design
@@ -304,8 +307,8 @@ class Learning:
             shape=design.shape,
             is_flat=design.is_flat,
             limit=design.limit,
-            encoder=tuple(each for each, _ in design.encoder),
-            decoder=tuple(each for each, _ in design.decoder),
+            encoder=(design.encoder[0],),
+            decoder=(design.decoder[0],),
             pictures=pictures,
             changed=changed,
             bytes=size,
@@ -323,7 +326,7 @@ def to_json(trained: Trained) -> dict[str, Any]:
     return {
         "codec": trained.codec.name,
         "file": str(trained.path),
-        "digest": f"sha256:{trained.codec.digest}",
+        "digest": f"sha256:{trained.codec.side.digest}",
         **{name: about[name] for name in (*names, "source", "seed")},
         **labels,
         "loss": trained.codec.about.loss,

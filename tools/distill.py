@@ -18,13 +18,15 @@ from edgecloud.tools.autoencoder import Autoencoder
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced, writing
 
-RATE = 2e-3
+RATE, FAST_RATE = 2e-3, 2e-2
 """Of learning ..."""
 DROPS = 2
 """... which falls so often ..."""
 DROP = 0.3
 """... to so much of it where nothing gets better."""
-BITS_WEIGHT, GROWTH, SHRINK = 2e-3, 1.2, 0.7
+BITS_WEIGHT, FIRST_GROWTH, GROWTH, SHRINK = 0.02, 1.4, 1.2, 0.7
+"""Of the bits, as a share of those at the beginning, and how it changes after a round: at first it grows fast, until it
+is too much."""
 TENSOR_WEIGHT = 0.1
 AVERAGED = 0.98
 """Of the parameters that are tried, a running mean."""
@@ -32,11 +34,10 @@ BETTER = 0.99
 """Of the bits so far: less counts as progress."""
 STEPS, MAP_STEPS = 60, 20
 """Of a round at most, for columns and for maps."""
-WARM_STEPS = 600
-"""Of maps before the first round, without the network behind the cut, which takes most of the time."""
-LOOKED_AT = 64
-"""Views from which it is told how much each channel counts."""
-LEAST_WEIGHT = 0.1
+GAINS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
+"""How finely the components are told at the beginning: the coarsest that keeps to the budget. Logarithms."""
+LOOKED_AT = 128
+"""Views from which it is told how much the numbers of a tensor matter."""
 CLIP = 1.0
 
 Tail = Callable[[torch.Tensor], torch.Tensor]
@@ -58,7 +59,7 @@ class Settings:
     """Share of answers that may change."""
     batch: int = 64
     max_rounds: int = 150
-    patience: int = 10
+    patience: int = 6
     """Rounds without progress until the rate of learning falls."""
     seed: int = 0
 
@@ -68,7 +69,11 @@ class State:
     """Where the training is: all of it is in a checkpoint."""
 
     round: int = 0
+    steps: int = 0
     bits_weight: float = BITS_WEIGHT
+    first_bits: float = 0.0
+    has_exceeded: bool = False
+    """Whether the bits have weighed too much once, for the budget."""
     drops: int = 0
     stale: int = 0
     """Rounds without progress."""
@@ -100,9 +105,12 @@ class Training:
         """Begins, or goes on from a state."""
         self._codec, self._tail, self._settings = codec, tail, settings
         self._train, self._choose = train, choose
-        self._optimiser = torch.optim.Adam(codec.learned(), lr=RATE)
+        groups = [
+            {"params": codec.learned(is_fast=is_fast), "lr": rate}
+            for is_fast, rate in zip((False, True), (RATE, FAST_RATE), strict=True)
+        ]
+        self._optimiser = torch.optim.Adam(groups)
         self.state = state or State()
-        self._weights = self._importance()
         if state is None:
             self.state.averages = {name: each.detach().clone() for name, each in codec.parameters.items()}
         else:
@@ -119,52 +127,47 @@ class Training:
         state, settings = self.state, self._settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.round)
         order = torch.randperm(len(self._train.tensors), generator=generator)
-        is_flat = self._codec.design.is_flat
-        if not state.round and not is_flat:
-            for _ in range(WARM_STEPS):
-                batch = torch.randint(len(self._train.tensors), (settings.batch,), generator=generator)
-                self._step(batch, generator, is_warm=True)
-        for batch in order.split(settings.batch)[: STEPS if is_flat else MAP_STEPS]:
+        if not state.round:
+            self._begin()
+        for batch in order.split(settings.batch)[: STEPS if self._codec.design.is_flat else MAP_STEPS]:
             self._step(batch, generator)
         state.round += 1
         state.parameters = {name: each.detach().clone() for name, each in self._codec.parameters.items()}
         self._judge()
         state.optimiser = self._optimiser.state_dict()
 
-    def _importance(self) -> torch.Tensor:
-        """How much the answer depends on each channel, relative to the mean, over the variance of the tensors: the
-        Fisher information of answers that are drawn from what the network says."""
-        given = self._train.tensors[:LOOKED_AT].clone().requires_grad_(True)
-        drawn = torch.multinomial(
-            functional.softmax(logits(self._train.answers[:LOOKED_AT]), 1),
-            1,
-            generator=torch.Generator().manual_seed(self._settings.seed),
-        )
-        with torch.enable_grad():
-            parts = zip(given.split(self._settings.batch), drawn[:, 0].split(self._settings.batch), strict=True)
-            loss = sum(functional.cross_entropy(logits(self._tail(x)), y, reduction="sum") for x, y in parts)
-            (gradient,) = torch.autograd.grad(loss, given)  # type: ignore[arg-type]
-        over = [each for each in range(gradient.ndim) if each != 1]
-        energy = gradient.square().mean(over, keepdim=True)
-        relative = energy / energy.mean().clamp_min(1e-30)
-        return relative.clamp_min(LEAST_WEIGHT) / self._train.tensors.var().clamp_min(1e-12)
+    def _begin(self) -> None:
+        """As coarse as the budget allows, before anything is learned."""
+        state, parameters = self.state, self._codec.parameters
+        for gain in GAINS:
+            with torch.no_grad():
+                parameters["prior.scale"] += gain - parameters["gain"]
+                parameters["gain"].fill_(gain)
+            changed, bits = self._tried()
+            if changed <= self._settings.budget * len(self._choose.tensors):
+                break
+        state.first_bits = max(1.0, bits)
+        state.averages = {name: each.detach().clone() for name, each in parameters.items()}
+        self._note(changed, bits)
 
-    def _step(self, batch: torch.Tensor, generator: torch.Generator, *, is_warm: bool = False) -> None:
+    def _step(self, batch: torch.Tensor, generator: torch.Generator) -> None:
         tensors, answers = self._train.tensors[batch], self._train.answers[batch]
         latent = self._codec.whole(tensors)
         noise = torch.rand(latent.shape, generator=generator) - 0.5
-        bits = self._codec.bits(latent + noise).mean()
+        bits = self._codec.bits(latent + noise)
         made = self._codec.tensor(self._codec.rounded(latent))
-        difference = ((made - tensors).square() * self._weights).mean()
-        loss = difference if is_warm else TENSOR_WEIGHT * difference + distance(self._tail(made), answers)
-        loss = loss + self.state.bits_weight * bits
+        difference = self._codec.difference(made, tensors)
+        share = bits.sum() / len(batch) / self.state.first_bits
+        loss = distance(self._tail(made), answers) + TENSOR_WEIGHT * difference + self.state.bits_weight * share
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(list(self._codec.learned()), CLIP)
+        torch.nn.utils.clip_grad_norm_(self._codec.learned(is_fast=False), CLIP)
         self._optimiser.step()
+        self.state.steps += 1
+        kept = min(AVERAGED, self.state.steps / (self.state.steps + 10))  # less of where it began
         with torch.no_grad():
             for name, each in self._codec.parameters.items():
-                self.state.averages[name].lerp_(each, 1 - AVERAGED)
+                self.state.averages[name].lerp_(each, 1 - kept)
 
     def _judge(self) -> None:
         """Try the running mean on the pictures that choose, and steer."""
@@ -173,25 +176,32 @@ class Training:
         changed, bits = self._tried()
         _fill(self._codec.parameters, state.parameters)
         is_within = changed <= self._settings.budget * count
-        state.bits_weight *= GROWTH if is_within else SHRINK
-        is_better = (
-            (not state.is_within or bits < BETTER * state.bits)
-            if is_within
-            else not state.is_within and (changed < state.changed or not state.best)
-        )
+        state.has_exceeded |= state.is_within and not is_within
+        growth = GROWTH if state.has_exceeded else FIRST_GROWTH
+        state.bits_weight *= growth if is_within else SHRINK
+        if not self._note(changed, bits) and (state.has_exceeded or not is_within):
+            state.stale += 1
+        self._drop_rate()
+
+    def _note(self, changed: int, bits: float) -> bool:
+        """Keep the running mean where it is the best so far; returns whether it is."""
+        state = self.state
+        is_within = changed <= self._settings.budget * len(self._choose.tensors)
+        if is_within:
+            is_better = not state.is_within or bits < BETTER * state.bits
+        else:
+            is_better = not state.is_within and (changed < state.changed or not state.best)
         if is_better:
             state.bits, state.changed, state.is_within, state.stale = bits, changed, is_within, 0
             state.best = {name: each.clone() for name, each in state.averages.items()}
-        else:
-            state.stale += 1
-        self._drop_rate()
+        return is_better
 
     def _drop_rate(self) -> None:
         state = self.state
         if state.stale >= self._settings.patience:
             state.stale, state.drops = 0, state.drops + 1
             for group in self._optimiser.param_groups:
-                group["lr"] = RATE * DROP**state.drops
+                group["lr"] *= DROP
         state.is_done = state.drops > DROPS or state.round >= self._settings.max_rounds
 
     def _tried(self) -> tuple[int, float]:
@@ -208,6 +218,20 @@ class Training:
     def take_best(self) -> None:
         """The codec becomes the best that was tried."""
         _fill(self._codec.parameters, self.state.best)
+
+
+def importance(tail: Tail, material: Material, batch: int, seed: int) -> torch.Tensor:
+    """How much answers depend on each number of a tensor, relative to the mean, shape (1, ...): the Fisher information
+    of classes that are drawn from what the network answers."""
+    given = material.tensors[:LOOKED_AT].clone().requires_grad_(True)
+    shares = functional.softmax(logits(material.answers[:LOOKED_AT]), 1)
+    drawn = torch.multinomial(shares, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+    with torch.enable_grad():
+        parts = zip(given.split(batch), drawn.split(batch), strict=True)
+        loss = torch.stack([functional.cross_entropy(logits(tail(x)), y, reduction="sum") for x, y in parts]).sum()
+        (gradient,) = torch.autograd.grad(loss, given)
+    energy = gradient.square().mean(0, keepdim=True)
+    return energy / energy.mean().clamp_min(1e-30)
 
 
 def distance(made: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,8 @@ def read(entry: Entry, folder: Path | None, seed: int, progress: Progress) -> Vi
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"no directory {folder}")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in inputs.PICTURES)[:MAX_PICTURES]
+    return list({hashlib.sha256(path.read_bytes()).digest(): path for path in reversed(paths)}.values())[::-1]
 
 
 def _split(count: int, seed: int) -> dict[str, list[int]]:
@@ -100,7 +101,8 @@ def _digits(entry: Entry, seed: int) -> Views:
 
 
 def _of_drawings(entry: Entry, paths: Sequence[Path], source: str, seed: int) -> Views:
-    tensors = [inputs.from_image(path, entry.preprocess).array for path in paths]
+    made = (inputs.from_image(path, entry.preprocess).array for path in paths)
+    tensors = list({each.tobytes(): each for each in made}.values())  # what is there twice would be in two sets
     parts = {name: [tensors[n] for n in numbers] for name, numbers in _split(len(tensors), seed).items()}
     _check(parts["train"], source)
     return Views(source, _moved(parts["train"], seed), _moved(parts["choose"], seed), parts["measure"])

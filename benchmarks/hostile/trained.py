@@ -28,11 +28,11 @@ def learned(cache: Path) -> list[Row]:
     path = cache / "hostile.codec"
     path.write_bytes(content)
     codec = learned_file.read(content)
-    payload = b"".join(codec.codec.encode(tensor).parts)
+    payload = codec.encode(tensor)
     what = f"A18 {SENT} payloads of a learned codec: truncated, changed, of other shapes"
     with site(cache, *UNPACED, "--codec-file", str(path)) as there, watched(there, what) as row:
         for shape, damaged in sent(codec, payload):
-            provoke(there, row, frame(there, codec.codec.name, shape, damaged), *REFUSALS, is_connected=True)
+            provoke(there, row, frame(there, codec.side.wire_name, shape, damaged), *REFUSALS, is_connected=True)
     return [row, decoded(codec, payload), files(content)]
 
 
@@ -43,12 +43,12 @@ def made() -> tuple[bytes, np.ndarray]:
     x = network.example.array
     tensors = torch.cat([cut.before(np.roll(x, n, 3)) for n in range(8)])
     design = Design.of(cut.shape)
-    codec = Autoencoder(design, tensors, torch.Generator().manual_seed(0))
-    encoder, decoder = (tuple(each for each, _ in side) for side in (design.encoder, design.decoder))
+    codec = Autoencoder(design, tensors, torch.ones_like(tensors[:1]))
+    encoder, decoder = ((each[0],) for each in (design.encoder, design.decoder))
     layer, graph = network.graph.layers[cut.point.layer].id, network.graph
     texts = ("hostile", graph.name, graph.digest, network.weights.digest, layer, POINT)
     about = About(*texts, design.shape, design.is_flat, design.limit, encoder, decoder, 100, 0, 9, 8, "here")
-    return learned_file.write(about, codec.arrays()), tensors[:1].numpy()
+    return learned_file.write(about, codec.arrays(tensors)), tensors[:1].numpy()
 
 
 def frame(there: Site, name: str, shape: tuple[int, ...], payload: bytes) -> bytes:
@@ -77,8 +77,8 @@ def is_decoded(codec: LearnedCodec, payload: bytes) -> bool:
     """Whether a tensor of finite numbers comes of it; else it is refused."""
     shape, buffer = codec.about.shape, memoryview(payload)
     try:
-        codec.codec.check("float32", shape, buffer)
-        made = codec.codec.decode("float32", shape, buffer)
+        codec.check("float32", shape, buffer)
+        made = codec.decode("float32", shape, buffer)
     except ProtocolError:
         return False
     if made.shape != shape or not np.isfinite(made).all():
@@ -126,9 +126,9 @@ def end_of(content: bytes) -> str:
     """What becomes of a file."""
     try:
         codec = learned_file.read(content)
-        packed = codec.codec.encode(np.ones(codec.about.shape, np.float32))
-        buffer = memoryview(b"".join(packed.parts))
-        codec.codec.check("float32", packed.shape, buffer)
-        return "codec" if np.isfinite(codec.codec.decode("float32", packed.shape, buffer)).all() else "wrong"
+        shape = codec.about.shape
+        buffer = memoryview(codec.encode(np.ones(shape, np.float32)))
+        codec.check("float32", shape, buffer)
+        return "codec" if np.isfinite(codec.decode("float32", shape, buffer)).all() else "wrong"
     except (BadFileError, CodecError, ProtocolError):
         return "refused"
