@@ -3,7 +3,8 @@
     taskset -c 1 python -m benchmarks.codecs
 
 The tensors are the boundaries at a few points of each network, for the sample photographs: the points whose boundary is
-smaller than at every earlier point, where cuts pay most, and a few between. The weights are seeded. Besides the codecs
+smaller than at every earlier point, where cuts pay most, and a few between. The weights are seeded, except those of
+efficientnet_lite0. Tables of the entropy-coded ones are found with crops of the other photograph. Besides the codecs
 there are variants that were tried and rejected.
 """
 
@@ -12,29 +13,45 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import geometric_mean, median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from benchmarks.fingerprint import write_table
+from edgecloud.engine import tables
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.split import segment
 from edgecloud.models.torch_network import prepare
+from edgecloud.net import entropy
 from edgecloud.net.affine import Affine
-from edgecloud.net.codec import CODECS, ZSTD, Codec
+from edgecloud.net.codec import CODECS, ZSTD, Codec, Encoded, encode
 from edgecloud.net.encodings import Array, Bytes, Form, Half, Raw, Shape
 from edgecloud.net.pixels import Pixels
+from edgecloud.net.sides import SidedCodec
 from edgecloud.utils.units import format_bytes
 
-MODELS = ("alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")
+MODELS = ("efficientnet_lite0", "alex_net", "vgg_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")
+FIT = 12  # crops that tables are found with
 LEAST_BYTES, MOST_BYTES = 30_000, 4_000_000
 LOWS, BETWEEN = 4, 3  # points of each network
 REPEATS = 7
 TIMED_BYTES = 100_000  # smaller tensors say more about the calls than about the codec
 PER_BYTES = 200_000
-SHOWN = ("zstd", "fp16+zstd", "int8", "int8+zstd", "int8c+zstd", "int6+zstd", "int4+zstd", "int4c+zstd")
+SHOWN = (
+    "zstd",
+    "fp16+zstd",
+    "int8",
+    "int8+zstd",
+    "int8c+zstd",
+    "int6+zstd",
+    "int4+zstd",
+    "int4c+zstd",
+    "ec8",
+    "ec6",
+    "ec4",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,8 @@ class Crossing:
 
     where: str
     array: Array
+    fit: list[Array]
+    """The same of other pictures."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +130,14 @@ def crossings(name: str) -> list[Crossing]:
     found = []
     for turn, number in enumerate(chosen(traced.graph)):
         head, photo = segment(traced, traced.graph.head_at(number)), photos[turn % len(photos)]
+        other = inputs.samples(entry.sample)[(turn + 1) % len(photos)]
+        crops = [torch.from_numpy(entry.preprocess(crop)) for crop in inputs.crops(other, FIT)]
         with torch.inference_mode():
             (out,) = head.module(photo.tensor)
+            fit = [head.module(crop)[0].contiguous().numpy() for crop in crops]
         after = traced.graph.layers[traced.graph.points[number].layer].id
         where = f"{entry.name.removeprefix('torchvision:')} {number} {after} ({photo.source})"
-        found.append(Crossing(where, out.contiguous().numpy()))
+        found.append(Crossing(where, out.contiguous().numpy(), fit))
     return found
 
 
@@ -129,8 +151,38 @@ def seconds(call: Callable[[], Any]) -> float:
     return median(times)
 
 
-def measure(codec: Codec, array: Array) -> Measured:
+@dataclass(frozen=True)
+class Coded:
+    """An entropy-coded codec, whose tables are found for each tensor."""
+
+    name: str
+
+    def found(self, crossing: Crossing) -> Codec:
+        """With these."""
+        sided = entropy.parse(tables.find(crossing.fit, entropy.BITS_OF[self.name]).side)
+        return cast(Codec, _Sided(self.name, sided))
+
+
+@dataclass(frozen=True)
+class _Sided:
+    """The methods of a codec that are used here."""
+
+    name: str
+    sided: SidedCodec
+
+    def encode(self, array: Array) -> Encoded:
+        return encode(array, self.name, self.sided)
+
+    def check(self, dtype: str, shape: Shape, buffer: memoryview) -> None:
+        self.sided.check(dtype, shape, buffer)
+
+    def decode(self, dtype: str, shape: Shape, buffer: memoryview) -> Array:
+        return self.sided.decode(dtype, shape, buffer)
+
+
+def measure(one: Codec | Coded, crossing: Crossing) -> Measured:
     """Encode and decode, as the wire does."""
+    codec, array = one.found(crossing) if isinstance(one, Coded) else one, crossing.array
     encoded = codec.encode(array)
     buffer = memoryview(b"".join(encoded.parts))
 
@@ -164,8 +216,9 @@ def main() -> int:
     torch.set_num_threads(1)
     tensors = [crossing for name in MODELS for crossing in crossings(name)]
     general = [codec for codec in CODECS.values() if not isinstance(codec.form, Pixels)]  # those are for inputs
-    codecs = [*general, *(replace(codec, name=f"*{codec.name}*") for codec in LEFT_OUT)]
-    measured = {codec.name: [measure(codec, crossing.array) for crossing in tensors] for codec in codecs}
+    left_out = [replace(codec, name=f"*{codec.name}*") for codec in LEFT_OUT]
+    codecs: list[Codec | Coded] = [*general, *map(Coded, entropy.NAMES), *left_out]
+    measured = {codec.name: [measure(codec, crossing) for crossing in tensors] for codec in codecs}
     columns = ["tensor", "bytes", "zeros", *SHOWN]
     notes = [
         f"{len(tensors)} tensors, {format_bytes(LEAST_BYTES)} to {format_bytes(MOST_BYTES)}, in parentheses the "

@@ -179,7 +179,7 @@ def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         type=arguments.percent,
         default=f"{defaults.Codec.ACCURACY_BUDGET:.0%}",
         metavar="SHARE",
-        help="share of answers that lossy codecs may change, such as 0.5%%; requires deployment.py calibrate",
+        help="share of answers that lossy codecs may change, such as 0.5%%; as calibrated (docs/codecs.md)",
     )
 
 

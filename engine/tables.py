@@ -73,7 +73,8 @@ def _evened(numbers: Floats, lo: Floats, scale: Floats, levels: int) -> tuple[Fl
     wide = np.quantile(scale[is_varied] / deviation[is_varied], EVENED)
     wider = np.where(is_varied, np.maximum(scale, (wide * deviation).astype(np.float32)), scale)
     room = np.where(lo == 0, 0, levels * (wider - scale)).astype(np.float32)  # half of it below the old range
-    return _range(lo - room / 2, lo - room / 2 + levels * wider, levels)
+    low = (lo - room / 2).astype(np.float32)
+    return _range(low, (low + levels * wider).astype(np.float32), levels)
 
 
 def _range(low: Floats, high: Floats, levels: int) -> tuple[Floats, Floats]:
@@ -131,12 +132,13 @@ def _shares(counts: Counts) -> Counts:
         padded = np.pad(near, ((0, 0), (1, 1)), mode="edge")
         near = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     prior = (near + total / width / 50) / (total * 1.02)
-    return (counts + _PRIOR * np.sqrt(width) * prior) / (total + _PRIOR * np.sqrt(width))
+    shares: Counts = (counts + _PRIOR * np.sqrt(width) * prior) / (total + _PRIOR * np.sqrt(width))
+    return shares
 
 
 def _frequencies(counts: Counts) -> npt.NDArray[np.int64]:
     """Whole numbers of at least 1 that sum to what the coder wants."""
     shares = _shares(counts[None])[0]
-    whole = 1 + np.floor(shares / shares.sum() * (ans.TOTAL - len(shares))).astype(np.int64)
+    whole: npt.NDArray[np.int64] = 1 + np.floor(shares / shares.sum() * (ans.TOTAL - len(shares))).astype(np.int64)
     whole[whole.argmax()] += ans.TOTAL - whole.sum()
     return whole

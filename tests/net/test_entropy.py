@@ -13,7 +13,7 @@ from edgecloud.net import ans, codec, entropy, tensors
 from edgecloud.net.codec import KINDS, CodecError
 from edgecloud.net.encodings import Array
 from edgecloud.net.entropy import EntropyCodec, Tables
-from edgecloud.net.sides import Side
+from edgecloud.net.sides import MAX_BYTES, Side
 from edgecloud.utils.errors import ProtocolError
 
 SHAPE = (1, 6, 8, 8)
@@ -157,7 +157,7 @@ def test_tables_are_checked_in_every_count_and_sum() -> None:
         Side("ec4", side.data[:-1]),
         Side("ec4", side.data + b"\0"),
         Side("ec4", b""),
-        Side("ec4", bytes(entropy.MAX_SIDE_BYTES + 1)),
+        Side("ec4", bytes(MAX_BYTES + 1)),
         changed(side, 0, b"\2"),
         changed(side, 1, b"\5"),
         changed(side, 1, b"\0"),
