@@ -272,10 +272,8 @@ def _comparison(outcome: Outcome) -> Table:
     for name, runs in rows:
         table.add_row(name, format_seconds(runs.typical.total_s), f"{runs.typical.total_s / total_s:.2f} x")
     if outcome.measured_gain is not None:
-        table.caption, table.caption_justify = (
-            f"measured gain over the better end: {outcome.measured_gain:.2f} x",
-            "left",
-        )
+        table.caption = f"measured gain over the better end: {outcome.measured_gain:.2f} x"
+        table.caption_justify = "left"
     return table
 
 

@@ -119,7 +119,9 @@ class DecisionMap:
         ends = [*(1 / piece.begin for piece in pieces[1:]), between[0]]
         spans = zip(pieces, ends, strict=True)
         regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in spans][::-1]
-        ways = [()] if allowed is None else [((INPUT, way),) for way in allowed.alone(INPUT)]
+        ways: list[tuple[tuple[int, Packed], ...]] = [()]
+        if allowed is not None:
+            ways = [((INPUT, way),) for way in allowed.alone(INPUT)]
         whole = [_Cut(graph.everything), *(_Cut(frozenset({INPUT}), way) for way in ways)]
         begins = tuple(region.from_bytes_per_s for region in regions)
         return cls(graph, tuple(regions), begins, tuple(map(line_of, whole)), between[1])

@@ -52,8 +52,6 @@ def made_training(rounds: int = 4, state: distill.State | None = None) -> Traini
     codec = Autoencoder(Design.of((1, 32)), train.tensors, torch.ones(1, 32))
     settings = Settings(0.05, 16, patience=15, max_rounds=rounds)
     return Training(codec, lambda x: x @ matrix, train, choose, settings, state)
-        codec, lambda x: x @ matrix, train, choose, Settings(0.05, 16, patience=15, max_rounds=rounds), state
-    )
 
 
 def test_training_makes_it_smaller_within_the_budget() -> None:
