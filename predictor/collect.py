@@ -29,7 +29,7 @@ from edgecloud.predictor.design import draw
 from edgecloud.predictor.draft import Bounds, Design, Shape
 from edgecloud.predictor.features import in_context, table
 from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.pace import MOVED, NO_PACE, Mix, Pace, Run, blend, medians, moved, quiet_of
+from edgecloud.predictor.pace import MOVED, NO_PACE, Mix, Pace, Run, blend, medians, moved, quiet_of, steadied
 from edgecloud.predictor.regressors import quick_errors
 from edgecloud.predictor.synthetic import Parameters, build
 from edgecloud.predictor.timing import mixes_of, with_clock
@@ -183,7 +183,7 @@ class Collector:
             best = min(best, (unsteady, runs), key=lambda pair: pair[0])
             if unsteady <= MOVED and (self._pace is not None or self._reference.is_steady()):
                 break
-        return [self._quietly(each, mixes) for each in best[1]]
+        return [self._quietly(each, mixes) for each in steadied(best[1])]
 
     def _read_around(self, run: Callable[[], tuple[float, ...]], before: Pace | None = None) -> Run:
         reference = self._gauge.reference
