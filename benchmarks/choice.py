@@ -148,7 +148,10 @@ def measure_cell(edge: Edge, cpu: float, link: str, times: str) -> Cell:
     plan = decide(problem, Goal(method="chain"))
     decision_s = time.perf_counter() - started
     x = np.asarray(edge.network.example.tensor)
-    sds = (max(MEASURED_SD, math.log(found.factor) / P90_SDS), PREDICTED_SD if times == "predicted" else MEASURED_SD)
+    sds = (
+        max(MEASURED_SD, math.log(found.times.factor) / P90_SDS),
+        PREDICTED_SD if times == "predicted" else MEASURED_SD,
+    )
     said = plan.predicted
     cell = Cell(
         edge.graph.name, cpu, link, chosen_of(plan), {}, [], decision_s, first_interval(said, *sds), said.total_s

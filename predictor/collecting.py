@@ -26,7 +26,7 @@ from edgecloud.predictor.design import draw
 from edgecloud.predictor.draft import Bounds, Design, Shape
 from edgecloud.predictor.features import Described, table
 from edgecloud.predictor.gauge import Gauge
-from edgecloud.predictor.pace import MOVED, NO_PACE, Mix, Pace, Run, medians, moved, quiet_of
+from edgecloud.predictor.pace import MOVED, NO_PACE, Mix, Pace, Run, medians, moved, quiet_of, steadied
 from edgecloud.utils.extras import is_there
 
 MIN_PASSES, MAX_PASSES, ENOUGH_S = 3, 11, 0.05
@@ -185,7 +185,7 @@ class Collector(ABC, Generic[S]):
             best = min(best, (unsteady, runs), key=lambda pair: pair[0])
             if unsteady <= MOVED and self._is_steady():
                 break
-        return [self._quietly(each, subject.mixes) for each in best[1]]
+        return [self._quietly(each, subject.mixes) for each in steadied(best[1])]
 
     def _is_steady(self) -> bool:
         """Whether the device is as fast as usual, where the reference work cannot tell."""

@@ -116,6 +116,18 @@ class Run:
         return tuple(s / slow[mix] for s, mix in zip(self.seconds, mixes, strict=True))
 
 
+def steadied(runs: Sequence[Run]) -> list[Run]:
+    """Runs that came one right after the other, all with the median of their readings.
+
+    While the speed stays, one reading is further off than the speed is, and what small layers feel makes that more.
+    """
+    paces = [pace for run in runs for pace in (run.before, run.after)]
+    if not paces:
+        return []
+    now = Pace(median(pace.compute_s for pace in paces), median(pace.memory_s for pace in paces))
+    return [Run(run.seconds, now, now) for run in runs]
+
+
 def blend(seconds: Sequence[float], mixes: Sequence[Mix]) -> Mix:
     """What several layers feel together, by their shares of the time; HEAVY where they take none."""
     whole = math.fsum(seconds)

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.choice import Cell, read
+import pytest
+
+from benchmarks.choice import Cell, read, report
 
 CELL = Cell(
     "alex_net",
@@ -42,3 +44,13 @@ def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read(path) == []
     path.write_text(json.dumps(vars(CELL) | {"machine": {"cores": "2"}}) + "\n")
     assert read(path) == [CELL]
+
+
+def test_the_table_says_what_is_beyond_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.fingerprint.RESULTS", tmp_path)
+    slow = replace(CELL, measured={3: [1.5, 1.4, 1.5, 1.45, 1.5], 4: [1.0, 0.98, 1.02, 1.0]})
+    report([CELL, slow], "cells")
+    text = (tmp_path / "cells.md").read_text()
+    assert "in 0 of 2 cells (0%)" in text
+    assert "More than 1.05 x beyond the noise in 1." in text
+    assert "80 % intervals held for 3 of 10 totals (30%)" in text

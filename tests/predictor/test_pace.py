@@ -26,6 +26,7 @@ from edgecloud.predictor.pace import (
     noise_by_kind,
     noise_of,
     quiet_of,
+    steadied,
     within,
 )
 from edgecloud.predictor.profile import Profile, ProfileKey
@@ -89,6 +90,25 @@ def test_the_quiet_machine_is_among_the_readings_but_not_the_luckiest_of_many(pa
     assert found.compute_s <= median(computes)
     if len(readings) > 10:
         assert found.compute_s >= computes[1]
+
+
+@given(st.randoms(use_true_random=False), slow)
+def test_one_reading_that_is_off_moves_nothing(chance: random.Random, slower: float) -> None:
+    """A network's passes while the machine is steadily slower, and readings of which one in five met a burst."""
+    true = Pace(QUIET.compute_s * slower, QUIET.memory_s * slower)
+
+    def read() -> Pace:
+        burst = chance.uniform(1.5, 2.5) if chance.random() < 0.2 else 1.0
+        return Pace(true.compute_s * burst, true.memory_s * burst)
+
+    seconds = tuple(s * mix.slowdown(true, QUIET) for s, mix in zip(SECONDS, MIXES, strict=True))
+    runs = [Run(seconds, read(), read()) for _ in range(9)]
+    kept = [run.quietly(QUIET, MIXES) for run in steadied(runs)]
+    assert all(row == kept[0] for row in kept)
+    plain = [run.quietly(QUIET, MIXES) for run in runs]
+    off = [max(apart(row[2], SECONDS[2]) for row in rows) for rows in (kept, plain)]
+    assert off[0] <= off[1] + 1e-9
+    assert steadied([]) == []
 
 
 def test_helpers() -> None:
