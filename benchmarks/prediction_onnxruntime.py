@@ -1,18 +1,20 @@
 """How good are predictions of ONNX Runtime? Held-out pieces, and networks that were never measured, with their noise.
 
-    python -m benchmarks.prediction_onnxruntime [--dataset DIR] [--bundles DIR] [--cuts N] [NETWORK ...]
+    python -m benchmarks.prediction_onnxruntime --measure [--dataset DIR] [--bundles DIR] [--cuts N] [NETWORK ...]
+    python -m benchmarks.prediction_onnxruntime [--dataset DIR] [--bundles DIR] [NETWORK ...]
 
-Expects rows of this machine (deployment.py profile --backend onnxruntime --threads 1). The predictors for whole
-networks are fitted without any piece that occurs in one of those networks, so that none of their shapes was seen. Every
-network, head and tail is measured twice, in turns: how far the second measurement is from the first is the noise, and
-no prediction can be better.
+Expects rows of this machine (deployment.py profile --backend onnxruntime --threads 1). The first call, which wants a
+quiet machine, measures the networks; the second fits, predicts and compares. The predictors for whole networks are
+fitted without any piece that occurs in one of those networks, so that none of their shapes was seen. Every network,
+head and tail is measured twice, in turns: how far the second measurement is from the first is the noise, and no
+prediction can be better.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -22,16 +24,18 @@ from benchmarks.prediction import HEAD, kind_rows
 from edgecloud.engine.executor import ONNXRUNTIME, make_executor
 from edgecloud.engine.times import units_of
 from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.predictor import segments
 from edgecloud.predictor.dataset import Dataset, read, read_whole
-from edgecloud.predictor.latency import PredictedTimes, Predictors, combine
+from edgecloud.predictor.latency import Predictors, combine
 from edgecloud.predictor.store import default_folder
 from edgecloud.predictor.train import fit_all
-from edgecloud.tools.evaluation import MANY_NETWORKS, PartTimes, SegmentTimer, fit, short
+from edgecloud.tools.evaluation import MANY_NETWORKS, MeasuredPart, PartTimes, SegmentTimer, beside, fit, short
 from edgecloud.tools.survey import folder_of, pace_of
 from edgecloud.utils.inference_utils import keep_freed_memory, set_threads
 
 NETWORKS = (*MANY_NETWORKS, "torchvision:efficientnet_b0", "efficientnet_lite0")
 LIMIT = 0.1
+MEASURED = "networks.json"
 
 
 def without(dataset: Dataset, networks: Sequence[BundleNetwork]) -> Dataset:
@@ -41,21 +45,23 @@ def without(dataset: Dataset, networks: Sequence[BundleNetwork]) -> Dataset:
     return replace(dataset, rows=kept)
 
 
-def points_of(network: BundleNetwork, predicted: PredictedTimes, count: int) -> list[int]:
-    """So many points, evenly spread over the predicted time."""
-    done = list(accumulate(predicted.seconds))
-    inner = network.graph.points[1:-1]
-    shares = [(step + 1) / (count + 1) for step in range(count)]
-    found = (min(inner, key=lambda point: abs(done[point.layer] - share * done[-1])) for share in shares)
-    return sorted({point.number for point in found})
+def measure(networks: Mapping[str, BundleNetwork], folder: Path, cuts: int) -> None:
+    """Every network, and heads and tails of some cuts, evenly spread over the work; kept beside the rows."""
+    keep_freed_memory()
+    found = {}
+    for name, network in networks.items():
+        print(name, file=sys.stderr, flush=True)
+        executor = make_executor(network, "cpu", backend=ONNXRUNTIME)
+        points = segments.chosen(network.graph, segments.work_of(network.graph, network.specs()), cuts)
+        timer = SegmentTimer(executor, pace_of(folder), default_folder())
+        found[name] = [asdict(part) for part in timer.measured(points)]
+        (folder / MEASURED).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(network: BundleNetwork, predictors: Predictors, cuts: int) -> tuple[PartTimes, ...]:
-    """The whole, heads and tails, predicted and measured."""
-    predicted = predictors.network(units_of(network, ONNXRUNTIME))
-    executor = make_executor(network, "cpu", backend=ONNXRUNTIME)
-    timer = SegmentTimer(executor, predictors.pace, default_folder())
-    return timer.parts(predicted, points_of(network, predicted, cuts))
+def compared(name: str, network: BundleNetwork, predictors: Predictors, folder: Path) -> tuple[PartTimes, ...]:
+    """The whole, heads and tails of a network, predicted and measured."""
+    rows = json.loads((folder / MEASURED).read_text(encoding="utf-8"))[name]
+    return beside([MeasuredPart(**row) for row in rows], predictors.network(units_of(network, ONNXRUNTIME)))
 
 
 def row_of(name: str, parts: Sequence[PartTimes]) -> list[str]:
@@ -86,9 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", type=Path, default=None, metavar="DIR")
     parser.add_argument("--bundles", type=Path, default=Path("bundles"), metavar="DIR")
     parser.add_argument("--cuts", type=int, default=5, metavar="N")
+    parser.add_argument("--measure", action="store_true", help="measure the networks")
     options = parser.parse_args(argv)
     set_threads(1)
     folder = options.dataset or folder_of("edge", 1, ONNXRUNTIME)
+    networks = {name: bundled(name, options.bundles) for name in options.networks}
+    if options.measure:
+        measure(networks, folder, options.cuts)
+        return 0
     found = fit(folder, lambda _what, _done: None)
     counts = {kind: len(rows) for kind, rows in found.dataset.rows.items()}
     notes = [
@@ -97,19 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     title = "Pieces of held-out networks in ONNX Runtime"
     write_table("prediction_onnxruntime_layers", title, HEAD, kind_rows(found.fits, counts), notes)
-    networks = {name: bundled(name, options.bundles) for name in options.networks}
     data = without(read(folder), list(networks.values()))
     predictors = combine(fit_all(data), data.machine, read_whole(folder), pace_of(folder))
-    keep_freed_memory()
-    parts = {}
-    for name, network in networks.items():
-        print(name, file=sys.stderr)
-        parts[name] = measured(network, predictors, options.cuts)
+    parts = {name: compared(name, network, predictors, folder) for name, network in networks.items()}
     every = [part for those in parts.values() for part in those]
     notes = [
         f"{sum(abs(part.error) <= LIMIT for part in every) / len(every):.0%} of the parts within ±10 %; second "
         f"measurements of the same: {sum(abs(part.noise or 0.0) <= LIMIT for part in every) / len(every):.0%}.",
-        "Heads, tails and second measurements: within ±10 %. Cut where the predicted time is divided evenly.",
+        "Heads, tails and second measurements: within ±10 %. Cuts are evenly spread over the work.",
     ]
     head = ["network", "predicted", "measured", "error", "second", "heads", "tails", "second", "median error"]
     title = "Networks none of whose pieces were measured, in ONNX Runtime"

@@ -14,6 +14,7 @@ from rich.table import Table
 from edgecloud.engine.executor import TORCH, Executor, make_executor
 from edgecloud.engine.times import units_of
 from edgecloud.models import bundle, bundle_network, registry
+from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Array, Network
 from edgecloud.predictor import dataset, latency
 from edgecloud.predictor.dataset import Dataset, Machine
@@ -185,6 +186,31 @@ def network_for(name: str, backend: str, cache_dir: Path, progress: Show) -> Net
     return bundle_network.read(path)
 
 
+@dataclass(frozen=True)
+class MeasuredPart:
+    """A whole network, or its head or tail at a layer, by its number and its name, measured twice."""
+
+    part: str
+    layer: int
+    after: str
+    first_s: float
+    again_s: float
+
+
+def beside(measured: Sequence[MeasuredPart], predicted: latency.PredictedTimes) -> tuple[PartTimes, ...]:
+    """What was measured beside what is predicted, as a plan adds it up."""
+    done = list(accumulate(predicted.seconds))
+    forecast = {
+        "whole": lambda _layer: done[-1],
+        "head": lambda layer: done[layer],
+        "tail": lambda layer: done[-1] - done[layer] + predicted.start_s[layer],
+    }
+    return tuple(
+        PartTimes(each.part, each.after, forecast[each.part](each.layer), each.first_s, each.again_s)
+        for each in measured
+    )
+
+
 class SegmentTimer:
     """Times a network, and heads and tails of it, each twice in turns, as the machine takes them at a pace."""
 
@@ -194,31 +220,32 @@ class SegmentTimer:
         self._gauge = Gauge.of(time.perf_counter, machine.threads, folder, asdict(machine), is_work=False)
         self._values: dict[int, Array] = {}
 
-    def parts(self, predicted: latency.PredictedTimes, points: Sequence[int] | None = None) -> tuple[PartTimes, ...]:
-        """The whole, and heads and tails at some points of the graph by their numbers, or at shares of the time."""
-        graph = self._executor.network.graph
-        done = list(accumulate(predicted.seconds))
+    def parts(self, predicted: latency.PredictedTimes) -> tuple[PartTimes, ...]:
+        """The whole, and heads and tails at shares of the predicted time, predicted and measured."""
+        graph, done = self._executor.network.graph, list(accumulate(predicted.seconds))
         inner = graph.points[1:-1]
-        if points is None:
-            found = [min(inner, key=lambda point: abs(done[point.layer] - share * done[-1])) for share in CUTS if inner]
-            points = sorted({point.number for point in found})
+        found = [min(inner, key=lambda point: abs(done[point.layer] - share * done[-1])) for share in CUTS if inner]
+        return beside(self.measured(sorted({point.number for point in found})), predicted)
+
+    def measured(self, points: Sequence[int]) -> list[MeasuredPart]:
+        """The whole, and heads and tails at some points of the graph by their numbers."""
+        graph, example = self._executor.network.graph, self._executor.network.example.array
         layers = {graph.points[number].layer for number in points}
-        self._executor.network.each_output(
-            self._executor.network.example.array,
-            lambda number, array: self._values.__setitem__(number, array.copy()) if number in {0, *layers} else None,
-        )
-        wanted = [("whole", "", done[-1], graph.everything)]
+
+        def take(number: int, array: Array) -> None:
+            if number in {INPUT, *layers}:
+                self._values[number] = array.copy()
+
+        self._executor.network.each_output(example, take)
+        wanted = [("whole", INPUT, graph.everything)]
         for number in points:
             layer, head = graph.points[number].layer, graph.head_at(number)
-            name = graph.layers[layer].id
-            wanted.append(("head", name, done[layer], head))
-            tail_s = done[-1] - done[layer] + predicted.start_s[layer]
-            wanted.append(("tail", name, tail_s, graph.everything - head))
-        times = self._in_turns([layers for _, _, _, layers in wanted])
-        return tuple(
-            PartTimes(part, after, forecast_s, first_s, again_s)
-            for (part, after, forecast_s, _), (first_s, again_s) in zip(wanted, times, strict=True)
-        )
+            wanted += [("head", layer, head), ("tail", layer, graph.everything - head)]
+        times = self._in_turns([layers for _, _, layers in wanted])
+        return [
+            MeasuredPart(part, layer, graph.layers[layer].id if layer else "", *pair)
+            for (part, layer, _), pair in zip(wanted, times, strict=True)
+        ]
 
     def _in_turns(self, wanted: Sequence[frozenset[int]]) -> list[tuple[float, float]]:
         """Seconds of segments, twice; those that are measured in turns hold no more than MOST_BYTES together."""
