@@ -56,10 +56,10 @@ def cloud(le_net: ec.Network, file: Path) -> Iterator[ec.Cloud]:
 
 @pytest.mark.parametrize("wanted", [{"codec": NAME}, {"accuracy_budget": 0.005}])
 def test_both_have_it_and_few_bytes_travel(
-    le_net: ec.Network, file: Path, cloud: ec.Cloud, wanted: dict[str, object], tmp_path: Path
+    le_net: ec.Network, file: Path, cloud: ec.Cloud, wanted: dict[str, object], cache: Path
 ) -> None:
     """By its name, and within the budget because it takes least; the answer has the same top."""
-    settings = {"codec_files": [file], "point": POINT, "link": ec.Link("0.2mbit"), "cache_dir": tmp_path}
+    settings = {"codec_files": [file], "point": POINT, "link": ec.Link("0.2mbit"), "cache_dir": cache}
     with ec.Edge(le_net, cloud.address, **settings, **wanted) as edge:  # type: ignore[arg-type]
         answer = edge(le_net.sample)
     assert list(answer.plan.codecs.values()) == [NAME]
@@ -73,11 +73,11 @@ def test_both_have_it_and_few_bytes_travel(
 
 
 def test_a_cloud_without_it_gets_something_else(
-    le_net: ec.Network, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    le_net: ec.Network, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The edge plans without it, and says so in one line; asked for by its name it is a mismatch."""
     learned.tell.cache_clear()
-    settings = {"codec_files": [file], "point": POINT, "cache_dir": tmp_path}
+    settings = {"codec_files": [file], "point": POINT, "cache_dir": cache}
     with ec.Cloud(networks=[le_net]) as bare:
         with ec.Edge(le_net, bare.address, accuracy_budget=0.005, **settings) as edge:  # type: ignore[arg-type]
             answer = edge(le_net.sample)
@@ -91,12 +91,12 @@ def test_a_cloud_without_it_gets_something_else(
 
 
 def test_the_budget_decides_whether_it_is_used(
-    le_net: ec.Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    le_net: ec.Network, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three of 200 changed answers are more than half a percent."""
     learned.tell.cache_clear()
     path = write(le_net, tmp_path / "tiny.codec", changed=3)
-    settings = {"codec_files": [path], "point": POINT, "cache_dir": tmp_path, "accuracy_budget": 0.005}
+    settings = {"codec_files": [path], "point": POINT, "cache_dir": cache, "accuracy_budget": 0.005}
     with ec.Cloud(networks=[le_net], codec_files=[path]) as cloud, ec.Edge(le_net, cloud.address, **settings) as edge:  # type: ignore[arg-type]
         answer = edge(le_net.sample)
     assert NAME not in answer.plan.codecs.values()

@@ -50,7 +50,8 @@ def made_training(rounds: int = 4, state: distill.State | None = None) -> Traini
     matrix = directions[:, :2] @ torch.randn(2, 5, generator=generator)
     train, choose = (Material(part, part @ matrix) for part in (tensors[:200], tensors[200:]))
     codec = Autoencoder(Design.of((1, 32)), train.tensors, torch.ones(1, 32))
-    return Training(codec, lambda x: x @ matrix, train, choose, Settings(0.05, 16, patience=15, max_rounds=rounds), state)
+    settings = Settings(0.05, 16, patience=15, max_rounds=rounds)
+    return Training(codec, lambda x: x @ matrix, train, choose, settings, state)
 
 
 def test_training_makes_it_smaller_within_the_budget() -> None:
