@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -396,9 +396,10 @@ def why_none(network: Network) -> str:
 
 def _read(path: Path) -> Calibration | None:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        about = path.stat()
+        if about.st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+        return _parsed_file(path, (about.st_mtime_ns, about.st_size, about.st_ino))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -406,6 +407,12 @@ def _read(path: Path) -> Calibration | None:
     except (ValueError, TypeError, KeyError, RecursionError, ProtocolError) as error:
         log.warning("the calibration %s is damaged (%s), ignored: run deployment.py calibrate again", path, error)
         return None
+
+
+@lru_cache(maxsize=8)
+def _parsed_file(path: Path, about: tuple[int, int, int]) -> Calibration:
+    """Plans are made anew while a program runs; a file is read once, unless it was changed."""
+    return _parsed(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _parsed(document: Any) -> Calibration:

@@ -22,6 +22,7 @@ from edgecloud.net.pacing import Spending
 from edgecloud.net.penalties import source_of
 from edgecloud.net.security import is_token_right
 from edgecloud.net.server import Peer, Server
+from edgecloud.net.sides import KEPT as MAX_SIDES
 from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
 from edgecloud.net.sides import UnknownSideError
 from edgecloud.net.tensors import RAW, Described
@@ -276,8 +277,8 @@ class Cloud:
         """The tensors that layers read. What came for the codecs is kept first, whatever becomes of the request: the
         edge will not send it again. Raises ProtocolError."""
         names = request.sides.split()
-        if len(names) > len(described):
-            raise ProtocolError("fewer tensors than data of codecs")
+        if len(names) > min(len(described), MAX_SIDES):
+            raise ProtocolError(f"data of more codecs than there are tensors, or than {MAX_SIDES}")
         count = len(described) - len(names)
         for name, one in zip(names, described[count:], strict=True):
             if one.dtype != "uint8" or one.nbytes > MAX_SIDE_BYTES:

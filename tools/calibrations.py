@@ -22,7 +22,7 @@ from edgecloud.utils import output
 from edgecloud.utils.inference_utils import set_threads
 from edgecloud.utils.resources import shipped
 
-TRIED, FIT = 60, 12
+TRIED, FIT = 40, 10
 """Crops of each photograph."""
 LARGEST_LOSS = 0.05  # rows and tables of coarser codings would only take room
 

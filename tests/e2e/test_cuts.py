@@ -147,13 +147,15 @@ def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Ours comes along; the user's own replaces it."""
     if (cache / "profiles").is_dir():
         shutil.copytree(cache / "profiles", tmp_path / "profiles")  # layers that were measured need not be again
     command = ["--cache-dir", str(tmp_path), "--threads", THREADS, *at(cloud), "-t", "le_net", "--point", "6", "--json"]
     slow = [*command, *SLOW, "--verify", "--accuracy-budget", "1%"]
-    without = call(edge_api.main, slow, capsys)
-    assert without.document["plan"]["codec"] in ("raw", "zstd")
-    assert "deployment.py calibrate -t le_net" in caplog.text
+    at_once = call(edge_api.main, slow, capsys)
+    assert at_once.document["plan"]["codec"].startswith("ec")
+    assert at_once.document["verify"]["matches"]
+    assert "calibrate" not in caplog.text
     (digits, _), (_, held_out) = digit_pictures(), split_digits()
     (tmp_path / "digits").mkdir()
     for number in held_out[: many(40, 450)]:
@@ -162,7 +164,7 @@ def test_lossy_codecs_are_chosen_only_where_they_were_calibrated(
     assert deployment.main(["calibrate", "-t", "le_net", *pictures]) == 0
     capsys.readouterr()
     found = call(edge_api.main, slow, capsys).document
-    assert found["plan"]["codec"].startswith("int")
+    assert found["plan"]["codec"].startswith(("int", "ec"))
     assert found["verify"]["matches"]
     assert found["measured"]["payload_bytes"] < found["measured"]["raw_bytes"] / 4
     strict = call(edge_api.main, [*command, *SLOW], capsys).document

@@ -107,13 +107,13 @@ def test_only_lossless_codecs_without_a_calibration_or_a_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("takes", "remedy"), [("picture", "run deployment.py calibrate -t le_net"), ("speech", "only")]
+    ("takes", "remedy"), [("picture", "run deployment.py calibrate -t alex_net"), ("speech", "only")]
 )
 def test_a_budget_without_a_calibration_is_told_with_what_helps(
     takes: str, remedy: str, network: Callable[[str], TorchNetwork], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is to be calibrated where a network takes no pictures."""
-    assert packing.codec_policy_of(network("le_net"), takes, "auto", 0.01, tmp_path).roundings == {}
+    assert packing.codec_policy_of(network("alex_net"), takes, "auto", 0.01, tmp_path).roundings == {}
     (line,) = caplog.messages
     assert remedy in line
     assert ("calibrate -t" in line) == (takes == "picture")
@@ -204,7 +204,8 @@ def test_a_damaged_calibration_is_not_used(
     ):
         path.write_text(damaged)
         caplog.clear()
-        assert calibration.find(tmp_path, subject) is None, damaged[:80]
+        coming_along = calibration.find(tmp_path, subject)
+        assert coming_along is None or coming_along.source != "s", damaged[:80]
         assert "damaged" in caplog.text
 
 

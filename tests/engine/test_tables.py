@@ -16,6 +16,7 @@ from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import codec, entropy
 from edgecloud.net.encodings import Array
 from edgecloud.utils.errors import UsageError
+from tests.conftest import CallEdge, CloudProcess, at
 from tests.net.test_entropy import features
 
 MOST_BYTES = 200_000  # of a calibration that comes along
@@ -126,3 +127,13 @@ def test_finding_tables_takes_any_shape() -> None:
         made: list[Array] = [rng.normal(size=shape).astype(np.float32) for _ in range(4)]
         one = entropy.parse(tables.find(made, 4).side)
         assert np.abs(codec.decode(codec.encode(made[0], "ec4", one)) - made[0]).max() < 1
+
+
+def test_a_budget_works_at_once_over_a_slow_link(edge: CallEdge, cloud: CloudProcess) -> None:
+    arguments = ("--point", "6", "--bandwidth", "0.05mbit", "--rtt", "20ms", "--repeat", "2", "--warm-up", "0")
+    done = edge("-t", "le_net", *at(cloud), *arguments, "--accuracy-budget", "1%", "--verify", "--json")
+    assert done.code == 0, done.stderr
+    plan, measured = done.document["plan"], done.document["measured"]
+    assert plan["codec"] in entropy.NAMES
+    assert done.document["verify"]["matches"]
+    assert all(each["payload_bytes"] < 300 and each["completed_by"] == "split" for each in measured["repeats"])

@@ -19,7 +19,7 @@ from edgecloud.engine.packing import CodecPolicy, pack, packing_of
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import inputs, registry
 from edgecloud.models.torch_network import TorchNetwork
-from edgecloud.net.codec import CODECS
+from edgecloud.net.codec import CODECS, is_name
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import Ready
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, parts_of, predict
@@ -214,13 +214,12 @@ def test_a_lossy_codec_by_name_is_compared_by_its_top_1(
     assert summary["max_abs_diff"] > 1e-3  # more than what `matches` takes for equal
 
 
-def test_a_budget_without_a_calibration_is_told_once(cache: Path, served: CloudProcess) -> None:
+def test_a_budget_works_at_once_where_a_calibration_comes_along(cache: Path, served: CloudProcess) -> None:
     flags = ("-p", served.port, "-t", "le_net", "--tasks", 6, *SLOW)
-    done = run_tasks(cache, *flags, "--accuracy-budget", "0.5%")
-    assert done.stderr.count("run deployment.py calibrate -t le_net") == len(done.stderr.splitlines()) == 1
+    done = run_tasks(cache, *flags, "--accuracy-budget", "1%")
+    assert done.stderr == ""
     summary = all_right(done, 6)
-    assert all(CODECS[name].is_lossless for name in summary["codecs"]["le_net"])
-    assert summary["max_abs_diff"] < 1e-3
+    assert all(is_name(name) for name in summary["codecs"]["le_net"])
 
 
 @pytest.mark.slow  # of one inference, in test_cuts_end_to_end.py, it is tried always
