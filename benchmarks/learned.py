@@ -10,6 +10,7 @@ folder, and are used again.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ CALIBRATED = 100
 """Views from which tables are found, as `deployment.py calibrate` takes them."""
 SAME = 0.003
 """Of the accuracy: 0.3 points."""
+ROUNDS = 15
+"""Of training, at most."""
+LARGE_ROUNDS = 3
+LARGE = 4096
+"""Numbers of a tensor from which on only some of the untrained codecs are tried, and few rounds are trained: each
+answer takes long."""
+SOME = ("int8+zstd", "int4+zstd", "int4c+zstd")
 UNTRAINED = tuple(name for name in CODECS if name not in ("jpeg", "pixels", "pixels+zstd"))
 
 
@@ -98,6 +106,11 @@ class Cell:
         """What an answer should be."""
         return self._whole if self.shown.labels is None else self.shown.labels
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its tensor is."""
+        return math.prod(self.cut.shape) > LARGE
+
     def whole(self) -> float:
         """How often the network itself is right."""
         return mean(a == b for a, b in zip(self._whole, self.truth, strict=True))
@@ -110,7 +123,7 @@ class Cell:
             coded = EntropyCodec((tables := find(seen, bits)).side, tables)
             packed = [codec.encode(tensor.numpy(), name, coded) for tensor in self._tensors]
             yield self._measured(name, [one.nbytes for one in packed], map(decode, packed))
-        for name in UNTRAINED:
+        for name in SOME if self.is_large else UNTRAINED:
             try:
                 packed = [CODECS[name].encode(tensor.numpy()) for tensor in self._tensors]
             except CodecError:
@@ -137,7 +150,10 @@ def codec_of(cell: Cell, model: str, folder: Path, threads: int | None) -> Learn
     if not path.is_file():
         budget = BUDGETS.get(model, BUDGET)
         pictures = pictures_for(model, folder)
-        config = BottleneckConfig(model, path, pictures=pictures, point=number, budget=budget, threads=threads)
+        rounds = LARGE_ROUNDS if cell.is_large else ROUNDS
+        config = BottleneckConfig(
+            model, path, pictures=pictures, point=number, budget=budget, threads=threads, max_rounds=rounds
+        )
         trained = bottleneck.bottleneck(config, lambda _what, _done: None)
         print("\n".join(bottleneck.to_lines(trained, budget)), flush=True)
     return learned.read(path)

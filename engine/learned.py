@@ -61,6 +61,10 @@ def serving(network: Network, codecs: Sequence[LearnedCodec]) -> tuple[LearnedCo
 
 def within(codecs: Sequence[LearnedCodec], budget: float) -> tuple[LearnedCodec, ...]:
     """Those that changed at most a share `budget` of the answers. The others are told."""
+    if not budget:
+        for each in codecs:
+            tell(f"{each.name} may change answers: not used without --accuracy-budget")
+        return ()
     for each in codecs:
         about = each.about
         if about.loss > budget:

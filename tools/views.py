@@ -17,7 +17,7 @@ from edgecloud.utils.errors import UsageError
 
 MAX_PICTURES = 5000
 MIN_PICTURES = 2
-VIEWS = {"train": 1000, "choose": 200, "measure": 200}
+VIEWS = {"train": 400, "choose": 150, "measure": 200}
 """How many views of photographs are wanted, where there are fewer pictures."""
 FEW = 10
 """Photographs of which some would be too few to measure on."""

@@ -1,6 +1,9 @@
 """A learned codec between ec.Edge and ec.Cloud, through real sockets: used where both have the file, else not."""
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,19 @@ import torch
 import edgecloud as ec
 from edgecloud import cloud_api, edge_api
 from edgecloud.engine import learned
+from edgecloud.engine.identity import hello_of
+from edgecloud.models.network import Network
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import learned_file
+from edgecloud.net.codec import Encoded
+from edgecloud.net.connection import Frame, connect
+from edgecloud.net.frames import FrameType
 from edgecloud.net.learned_file import About
+from edgecloud.net.messages import Error, Infer, Ready, from_header
 from edgecloud.tools.autoencoder import Autoencoder, Design
 from edgecloud.tools.bottleneck import Cut
-from tests.conftest import call
+from edgecloud.utils.deadline import Deadline
+from tests.conftest import LONG_S, call
 
 POINT = 3
 NAME = "learned:tiny"
@@ -56,10 +66,10 @@ def cloud(le_net: ec.Network, file: Path) -> Iterator[ec.Cloud]:
 
 @pytest.mark.parametrize("wanted", [{"codec": NAME}, {"accuracy_budget": 0.005}])
 def test_both_have_it_and_few_bytes_travel(
-    le_net: ec.Network, file: Path, cloud: ec.Cloud, wanted: dict[str, object], tmp_path: Path
+    le_net: ec.Network, file: Path, cloud: ec.Cloud, wanted: dict[str, object], cache: Path
 ) -> None:
     """By its name, and within the budget because it takes least; the answer has the same top."""
-    settings = {"codec_files": [file], "point": POINT, "link": ec.Link("0.2mbit"), "cache_dir": tmp_path}
+    settings = {"codec_files": [file], "point": POINT, "link": ec.Link("0.2mbit"), "cache_dir": cache}
     with ec.Edge(le_net, cloud.address, **settings, **wanted) as edge:  # type: ignore[arg-type]
         answer = edge(le_net.sample)
     assert list(answer.plan.codecs.values()) == [NAME]
@@ -73,11 +83,11 @@ def test_both_have_it_and_few_bytes_travel(
 
 
 def test_a_cloud_without_it_gets_something_else(
-    le_net: ec.Network, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    le_net: ec.Network, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The edge plans without it, and says so in one line; asked for by its name it is a mismatch."""
     learned.tell.cache_clear()
-    settings = {"codec_files": [file], "point": POINT, "cache_dir": tmp_path}
+    settings = {"codec_files": [file], "point": POINT, "cache_dir": cache}
     with ec.Cloud(networks=[le_net]) as bare:
         with ec.Edge(le_net, bare.address, accuracy_budget=0.005, **settings) as edge:  # type: ignore[arg-type]
             answer = edge(le_net.sample)
@@ -91,22 +101,65 @@ def test_a_cloud_without_it_gets_something_else(
 
 
 def test_the_budget_decides_whether_it_is_used(
-    le_net: ec.Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    le_net: ec.Network, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three of 200 changed answers are more than half a percent."""
     learned.tell.cache_clear()
     path = write(le_net, tmp_path / "tiny.codec", changed=3)
-    settings = {"codec_files": [path], "point": POINT, "cache_dir": tmp_path, "accuracy_budget": 0.005}
+    settings = {"codec_files": [path], "point": POINT, "cache_dir": cache, "accuracy_budget": 0.005}
     with ec.Cloud(networks=[le_net], codec_files=[path]) as cloud, ec.Edge(le_net, cloud.address, **settings) as edge:  # type: ignore[arg-type]
         answer = edge(le_net.sample)
     assert NAME not in answer.plan.codecs.values()
     assert "learned:tiny changed 3 of 200 answers (1.50%): not used with --accuracy-budget 0.50%" in caplog.text
 
 
+def test_without_a_budget_answers_stay_exact(
+    le_net: ec.Network, cloud: ec.Cloud, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also by a codec that changed none where it was tried."""
+    learned.tell.cache_clear()
+    path = write(le_net, tmp_path / "tiny.codec", changed=0)
+    with ec.Edge(le_net, cloud.address, codec_files=[path], point=POINT, cache_dir=cache) as edge:
+        assert NAME not in edge(le_net.sample).plan.codecs.values()
+    assert "learned:tiny may change answers: not used without --accuracy-budget" in caplog.text
+
+
 def test_a_name_without_a_file_is_refused(le_net: ec.Network, cloud: ec.Cloud) -> None:
     """With what to do."""
     with pytest.raises(ec.UsageError, match="learned:other is not there for le_net"):
         ec.Edge(le_net, cloud.address, codec="learned:other", point=POINT)
+
+
+def test_payloads_that_are_not_of_the_file_are_refused(le_net: ec.Network, file: Path, cloud: ec.Cloud) -> None:
+    """Empty, too long, of codes that there are not, or for a file that the cloud does not have; it goes on serving."""
+    codec, network = learned.read(file), le_net.made
+    shape = codec.about.shape
+    good = codec.encode(np.zeros(shape, np.float32))
+    other = replace(codec, side=replace(codec.side, data=b"another file"))
+    for data, sided in ((b"", codec), (good + bytes(5000), codec), (b"\0" * len(good), codec), (good, other)):
+        frame = answer_to(cloud, network, Encoded("float32", shape, NAME, (memoryview(data),), sided))
+        assert from_header(Error, frame.header).code == "PROTOCOL"
+    frame = answer_to(cloud, network, Encoded("float32", shape, NAME, (memoryview(good),), codec))
+    assert frame.kind is FrameType.RESULT
+    assert frame.arrays()[0].shape == (1, 10)
+
+
+def answer_to(cloud: ec.Cloud, network: Network, boundary: Encoded) -> Frame:
+    """What the cloud sends back on a connection of its own."""
+    host, _, port = cloud.address.rpartition(":")
+    deadline = Deadline.after(LONG_S, "no answer")
+    with closing(connect(host, int(port), LONG_S)) as connection:
+        connection.send(hello_of(network), deadline)
+        assert boundary.sided is not None
+        announced = connection.receive(deadline).read(Ready).codecs
+        assert [name for name in announced if name.startswith("learned")] == [learned_wire_name(announced)]
+        connection.send(Infer(1, [[POINT + 1, len(network.graph.layers)]], LONG_S), deadline, [boundary])
+        return connection.receive(deadline)
+
+
+def learned_wire_name(announced: list[str]) -> str:
+    """Of the one file that the cloud has."""
+    return next(name for name in announced if re.fullmatch("learned@[0-9a-f]{16}", name))
 
 
 @pytest.mark.parametrize("main", [cloud_api.main, edge_api.main])

@@ -132,6 +132,26 @@ def test_it_learns_from_a_folder_and_nothing_of_the_network_changes(
     assert codec.about == learned_file.read(path.read_bytes()).about
 
 
+def test_ctrl_c_loses_at_most_a_round(pictures: Path, tmp_path: Path) -> None:
+    """The same call again continues, and writes the very file that it would have written."""
+
+    def interrupt(what: str, done: float) -> None:
+        if what.startswith("training") and done > 1 / 3:
+            raise KeyboardInterrupt
+
+    config = BottleneckConfig("le_net", tmp_path / "a.codec", pictures=pictures, max_rounds=3)
+    with pytest.raises(KeyboardInterrupt):
+        bottleneck.bottleneck(config, interrupt)
+    assert not config.output.exists()
+    trained = bottleneck.bottleneck(config, lambda _what, _done: None)
+    assert (trained.resumed_at, trained.rounds) == (2, 3)
+    assert "resumed after 2" in "\n".join(bottleneck.to_lines(trained, 0.01))
+    (tmp_path / "b").mkdir()
+    whole = replace(config, output=tmp_path / "b" / "a.codec")
+    bottleneck.bottleneck(whole, lambda _what, _done: None)
+    assert whole.output.read_bytes() == config.output.read_bytes()
+
+
 def test_the_codec_of_a_file_computes_what_was_trained(network: TorchNetwork) -> None:
     """numpy on the edge and the cloud, torch in training: the same codes, and nearly the same tensor."""
     point = bottleneck.chosen_point(network, None)
