@@ -9,7 +9,7 @@ default, and with one that does, so that the plan and all on the cloud may use J
 within the budget. What is the same is run once, so that a plan that is an end gains exactly 1.
 
 Each cell is written down as soon as it is measured, and is not measured again: what was stopped goes on where it was.
-`--seconds` stops before a cell after so long.
+`--seconds` stops before a cell after so long; with 0 only the table is written anew.
 """
 
 import argparse
@@ -179,6 +179,8 @@ def measure(options: argparse.Namespace, records: Path) -> None:
         link: [cpu for cpu in cpus if (options.model, cpu, link, budget) not in known]
         for link in options.link.split(",")
     }
+    if not any(todo.values()) or options.seconds <= 0:
+        return
     set_threads(1)
     flags = ["--threads", str(CLOUD_THREADS), "--cache-dir", str(default_folder()), "--allow-jpeg"]
     with ExitStack() as stack:
