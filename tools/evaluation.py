@@ -268,9 +268,10 @@ class SegmentTimer:
         return [(median(first), median(again)) for first, again in found]
 
     def _time(self, run: Callable[[], object]) -> float:
+        """Seconds of a run after a rest, as it is after a wait for the link."""
         reference = self._gauge.reference
-        time.sleep(REST_S)
         before = reference.read(READ_TIMES) if reference is not None else NO_PACE
+        time.sleep(REST_S)
         began = self._gauge.clock()
         run()
         seconds = self._gauge.clock() - began
