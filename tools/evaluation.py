@@ -281,6 +281,11 @@ class SegmentTimer:
         return Run((seconds,), before, reference.read(READ_TIMES)).quietly(self._pace, [mix])[0]
 
 
+def without_networks(evaluation: Evaluation, why: str) -> Evaluation:
+    """The same, with the reason why no networks were measured."""
+    return _with_networks(evaluation, (), why)
+
+
 def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], why: str) -> Evaluation:
     before = evaluation
     return Evaluation(before.dataset, before.fits, before.predictors, networks, before.fit_s, why)
