@@ -586,10 +586,12 @@ def with_networks(
 ) -> "Evaluation":
     """Real networks too; `some` and `many` are lists of ours."""
     from edgecloud.predictor.store import default_folder
-    from edgecloud.tools.evaluation import MANY_NETWORKS, NETWORKS, evaluate_networks
+    from edgecloud.tools.evaluation import MANY_NETWORKS, NETWORKS, evaluate_networks, without_networks
 
     lists: dict[tuple[str, ...], tuple[str, ...]] = {("some",): NETWORKS, ("many",): MANY_NETWORKS, ("none",): ()}
     networks = lists.get(tuple(names), tuple(names))
+    if networks and tuple(names) in lists and not extras.is_there(*extras.TORCH):
+        return without_networks(evaluation, "only bundles, without torch: name them with --networks")
     cache_dir = options.cache_dir or default_folder()
     return (
         evaluate_networks(evaluation, networks, options.device, options.threads, cache_dir, progress)

@@ -27,10 +27,11 @@ from edgecloud.models.bundle_network import BundleNetwork
 from edgecloud.predictor import segments
 from edgecloud.predictor.dataset import Dataset, read, read_whole
 from edgecloud.predictor.latency import Predictors, combine
+from edgecloud.predictor.pace import within
 from edgecloud.predictor.store import default_folder
 from edgecloud.predictor.train import fit_all
 from edgecloud.tools.evaluation import MANY_NETWORKS, MeasuredPart, PartTimes, SegmentTimer, beside, fit, short
-from edgecloud.tools.survey import folder_of, pace_of
+from edgecloud.tools.survey import ABOUT, SAME, folder_of, pace_of
 from edgecloud.utils.inference_utils import keep_freed_memory, set_threads
 
 NETWORKS = (*MANY_NETWORKS, "torchvision:efficientnet_b0", "efficientnet_lite0")
@@ -62,6 +63,12 @@ def compared(name: str, network: BundleNetwork, predictors: Predictors, folder: 
     """The whole, heads and tails of a network, predicted and measured."""
     rows = json.loads((folder / MEASURED).read_text(encoding="utf-8"))[name]
     return beside([MeasuredPart(**row) for row in rows], predictors.network(units_of(network, ONNXRUNTIME)))
+
+
+def again(twice: Sequence[tuple[str, float, float]], kind: str = "") -> str:
+    """How many pieces of a kind, or of all, agree with a second measurement, some networks later."""
+    pairs = [(first_s, again_s) for found, first_s, again_s in twice if kind in ("", found)]
+    return f"{within(pairs, SAME):.0%} of {len(pairs)}" if pairs else "-"
 
 
 def row_of(name: str, parts: Sequence[PartTimes]) -> list[str]:
@@ -107,7 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A fifth of the networks was held out; columns after MAPE are within ±20 % in the cross-validation.",
     ]
     title = "Pieces of held-out networks in ONNX Runtime"
-    write_table("prediction_onnxruntime_layers", title, HEAD, kind_rows(found.fits, counts), notes)
+    twice = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["again"]
+    rows = [[*row, again(twice, row[0])] for row in kind_rows(found.fits, counts)]
+    head = [*HEAD, f"second ±{SAME:.0%}"]
+    notes.append(f"Pieces that were measured twice and agree within ±{SAME:.0%}: {again(twice)}.")
+    write_table("prediction_onnxruntime_layers", title, head, rows, notes)
     data = without(read(folder), list(networks.values()))
     predictors = combine(fit_all(data), data.machine, read_whole(folder), pace_of(folder))
     parts = {name: compared(name, network, predictors, folder) for name, network in networks.items()}

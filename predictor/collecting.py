@@ -99,6 +99,8 @@ class Collector(ABC, Generic[S]):
     """Whether it measures layers that few networks have."""
     reads: ClassVar[int] = 1
     """Of the reference work, of which one reading is made."""
+    retries: ClassVar[int] = RETRIES
+    """How often a network is measured again that was met in a moment when the speed moved."""
 
     def __init__(self, gauge: Gauge, seed: int, pool_bytes: int, rate: float) -> None:
         """`pool_bytes` are those of the weights that are there, `rate` multiply-adds in a second."""
@@ -179,7 +181,7 @@ class Collector(ABC, Generic[S]):
         While the speed stays; a network met in a moment when it moved is measured again.
         """
         best: tuple[float, list[Run]] = (math.inf, [])
-        for _ in range(1 + RETRIES):
+        for _ in range(1 + self.retries):
             runs = self._runs(subject)
             unsteady = median(moved(each.before, each.after) for each in runs)
             best = min(best, (unsteady, runs), key=lambda pair: pair[0])

@@ -42,16 +42,15 @@ from edgecloud.predictor.draft import Bounds, Design, Shape, Step
 from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.joined import JOINED, Units, joined
 from edgecloud.predictor.onnx_design import Pool, write
-from edgecloud.predictor.pace import HEAVY, READ_TIMES, Mix, Run, blend
+from edgecloud.predictor.pace import HEAVY, MOVED, READ_TIMES, Mix, Run, blend, moved
 from edgecloud.utils.inference_utils import Clock
 
-WARM_UP, PLAIN = 2, 5
+WARM_UP, PLAIN = 2, 3
 SMALL, SMALL_NETWORKS, SMALL_PASSES = Bounds(10**6, 64 << 10, 40), 8, 16
 LEAST_SHARE = 0.2  # of what the profile says of a node
 HALF_S = 0.5e-6
 """The profile drops parts of a microsecond."""
-HELD_UP = 0.9
-"""Passes that had the processor for less of their time only count where there are no others."""
+HELD_UP = 0.9  # of its time a pass should have had the processor
 MAX_EVENTS_BYTES = 64 << 20
 NOT_DRAWN = ("local", "lrn")
 """Layers that are not written as ONNX here: networks that have them are measured."""
@@ -77,6 +76,7 @@ class Collector(collecting.Collector[_Kernels]):
 
     has_rare = False
     reads = READ_TIMES
+    retries = 0  # another session takes longer than passes that are left out
 
     def __init__(self, threads: int, gauge: Gauge, seed: int) -> None:
         self._threads = threads
@@ -155,7 +155,8 @@ class Collector(collecting.Collector[_Kernels]):
 def _pieces(units: Units, runs: Sequence[Run], passes: Sequence[Pass], excess_s: float) -> list[Run]:
     """Seconds of units in every pass, in time of the gauge's clock: the profile tells elapsed time.
 
-    Each node is said to take `excess_s` too long.
+    Each node is said to take `excess_s` too long. Passes that waited for the processor, or around which the speed
+    moved, are left out where there are others.
     """
     place = {number: at for at, numbers in enumerate(units.layers) for number in numbers}
     found: list[tuple[float, Run]] = []
@@ -167,7 +168,8 @@ def _pieces(units: Units, runs: Sequence[Run], passes: Sequence[Pass], excess_s:
             if number in place:
                 seconds[place[number]] += had * sum(max(LEAST_SHARE * s, s - excess_s) for s in nodes)
         found.append((had, replace(run, seconds=tuple(seconds))))
-    return [run for had, run in found if had >= HELD_UP] or [max(found, key=lambda pair: pair[0])[1]]
+    kept = [run for had, run in found if had >= HELD_UP] or [max(found, key=lambda pair: pair[0])[1]]
+    return [run for run in kept if moved(run.before, run.after) <= MOVED] or kept
 
 
 def read_profile(path: Path) -> list[Pass]:

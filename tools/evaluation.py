@@ -272,9 +272,10 @@ class SegmentTimer:
         return [(median(first), median(again)) for first, again in found]
 
     def _time(self, run: Callable[[], object]) -> float:
+        """Seconds of a run after a rest, as it is after a wait for the link."""
         reference = self._gauge.reference
-        time.sleep(REST_S)
         before = reference.read(READ_TIMES) if reference is not None else NO_PACE
+        time.sleep(REST_S)
         began = self._gauge.clock()
         run()
         seconds = self._gauge.clock() - began
@@ -282,6 +283,11 @@ class SegmentTimer:
             return seconds
         mix = HEAVY.in_all if self._gauge.is_elapsed else HEAVY
         return Run((seconds,), before, reference.read(READ_TIMES)).quietly(self._pace, [mix])[0]
+
+
+def without_networks(evaluation: Evaluation, why: str) -> Evaluation:
+    """The same, with the reason why no networks were measured."""
+    return _with_networks(evaluation, (), why)
 
 
 def _with_networks(evaluation: Evaluation, networks: tuple[NetworkResult, ...], why: str) -> Evaluation:

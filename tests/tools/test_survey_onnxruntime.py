@@ -28,7 +28,7 @@ from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.inference_utils import set_threads
 from tests import bundles
 from tests.conftest import LONG_S, until
-from tests.missing import call_without_torch
+from tests.missing import call_without_torch, run_without
 
 NETWORKS = 40
 SLOWER = 3.0  # than the law of torch's rows
@@ -205,3 +205,22 @@ def test_an_edge_without_torch_measures_and_says_what_fitting_needs(tmp_path: Pa
     ended = call_without_torch("deployment", "fit", "--dataset", str(tmp_path / "d"))
     assert ended.code == 1
     assert "needs scikit-learn" in ended.stderr
+
+
+def test_predictors_are_fitted_and_used_without_torch(rows: Path, bundle: Path, tmp_path: Path) -> None:
+    code = """
+from edgecloud import deployment
+from edgecloud.predictor.train import fit_all
+from edgecloud.tools import evaluation
+evaluation.fit_all = lambda data, progress: fit_all(data, progress, ("roofline_trees",))
+rows, bundle, cache = sys.argv[1:]
+flags = ["evaluate", "--dataset", rows, "--cache-dir", cache, "--json"]
+for networks in (bundle, "some"):
+    assert deployment.main([*flags, "--networks", networks]) == 0
+"""
+    ended = run_without(("torch", "torchvision", "onnx"), code, str(rows), str(bundle), str(tmp_path))
+    assert (ended.code, ended.stderr) == (0, "")
+    one, none = map(json.loads, ended.stdout.splitlines())
+    (network,) = one["networks"].values()
+    assert network["predicted_s"] > 0
+    assert none["networks"] == {}
