@@ -126,11 +126,13 @@ class Cloud:
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        named = {name: source for name, source in self._config.weights.items() if name}
+        if not named:
+            return  # of bundles alone, perhaps, where there is no torch
         from edgecloud.models import weights
 
-        for name, source in self._config.weights.items():
-            if name:
-                weights.load(registry.lookup(name), source)
+        for name, source in named.items():
+            weights.load(registry.lookup(name), source)
 
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
