@@ -153,7 +153,14 @@ def _add_export(commands: "argparse._SubParsersAction[script.Parser]") -> None:
     parser.set_defaults(work=export_bundle)
     parser.add_argument("-t", "--type", "--model", dest="type", required=True, metavar="MODEL", help=flags.MODELS)
     parser.add_argument("--weights", default="default", metavar="SOURCE", help=flags.WEIGHTS)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.bundle", help="output file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.bundle",
+        help="output file (default: in the cache, where --backend auto finds it for -t MODEL)",
+    )
+    flags.add_cache_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_bottleneck(commands)
 
@@ -454,9 +461,11 @@ def calibrate(options: argparse.Namespace, progress: "Show") -> int:
 
 def export_bundle(options: argparse.Namespace, progress: "Show") -> int:
     """Export, compare, show."""
+    from edgecloud.predictor.store import default_folder
     from edgecloud.tools import export
 
-    written = export.export(options.type, options.weights, options.output, progress)
+    path = options.output or export.kept_path(options.type, options.cache_dir or default_folder())
+    written = export.export(options.type, options.weights, path, progress)
     script.say(json.dumps(export.to_json(written)) if options.json else "\n".join(export.to_lines(written)))
     return 0
 

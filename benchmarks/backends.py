@@ -1,25 +1,25 @@
-"""Whole networks on one thread: eager torch, our ONNX Runtime back-end, and a bare session with the runtime's defaults.
+"""Whole networks: eager torch, our ONNX Runtime back-end, and a bare session with the runtime's defaults.
 
     python -m benchmarks.backends [--bundles DIR] [--rounds N] [NETWORK ...]
 
 Interleaved: each round runs every one of them once, after a rest, so that what the machine does hits all alike. The
-bundles are made in DIR if they are not there, which takes up to a minute for each.
+bundles are made in DIR, a folder of the cache, if they are not there, which takes up to a minute for each.
+End to end, with a cloud and a link: benchmarks.end_to_end.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import permutations
 
+from benchmarks.bundles import bundled, parser_of
 from benchmarks.noise import Versus
 from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor, make_executor
-from edgecloud.models import bundle_network, registry
+from edgecloud.models import registry
 from edgecloud.models.bundle_network import BundleNetwork
 from edgecloud.models.network import Array
 from edgecloud.models.onnx_session import runtime
-from edgecloud.tools import export
 from edgecloud.utils.inference_utils import set_threads
 
 NETWORKS = (
@@ -31,15 +31,6 @@ BARE = "bare session"
 Run = Callable[[], object]
 
 
-def bundled(name: str, folder: Path) -> BundleNetwork:
-    """The network as a bundle, made now or before."""
-    path = folder / f"{name.rpartition(':')[2]}.bundle"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        export.export(name, "default", path, lambda _what, _done: None)
-    return bundle_network.read(path)
-
-
 def runs_of(name: str, network: BundleNetwork) -> dict[str, Run]:
     """What is compared, ready to run."""
     x = network.example.array
@@ -48,7 +39,8 @@ def runs_of(name: str, network: BundleNetwork) -> dict[str, Run]:
         TORCH: make_executor(torch_network, "cpu", backend=TORCH),
         ONNXRUNTIME: make_executor(network, "cpu", backend=ONNXRUNTIME),
     }
-    return {key: _whole(executor, x) for key, executor in executors.items()} | {BARE: _bare(network, x)}
+    bare = _bare(network, x, executors[ONNXRUNTIME].machine.threads)
+    return {key: _whole(executor, x) for key, executor in executors.items()} | {BARE: bare}
 
 
 def _whole(executor: Executor, x: Array) -> Run:
@@ -56,12 +48,12 @@ def _whole(executor: Executor, x: Array) -> Run:
     return partial(executor.run, segment, [x])
 
 
-def _bare(network: BundleNetwork, x: Array) -> Run:
+def _bare(network: BundleNetwork, x: Array, threads: int) -> Run:
     """The same graph in a session that is only told how many threads there are."""
     library = runtime()
     part = network.bundle.part(network.graph.everything)
     options = library.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     values = [library.OrtValue.ortvalue_from_numpy(network.bundle.weight(weight)) for weight in part.weights]
     options.add_external_initializers(list(part.weights), values)
     session = library.InferenceSession(part.model, options, providers=["CPUExecutionProvider"])
@@ -71,9 +63,9 @@ def _bare(network: BundleNetwork, x: Array) -> Run:
 def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
     """Seconds of each, round by round."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    orders = list(permutations(runs))  # each comes behind each other one as often: some leave warm caches behind
     for count in range(WARM_UP + rounds):
-        names = list(runs)
-        for name in names[count % len(names) :] + names[: count % len(names)]:  # each comes first, and last, in turn
+        for name in orders[count % len(orders)]:
             run = runs[name]
             time.sleep(REST_S)
             began = time.perf_counter()
@@ -85,12 +77,14 @@ def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
-    parser.add_argument("--bundles", type=Path, default=Path("bundles"), metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=15, metavar="N")
+    parser = parser_of(__doc__, NETWORKS)
+    parser.add_argument("--rounds", type=int, default=18, metavar="N")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="0: as many as a quota or an affinity allows"
+    )
     options = parser.parse_args(argv)
-    set_threads(1)
+    threads = set_threads(options.threads or None)
+    print(f"threads: {threads}")
     print("| network | torch | onnxruntime | bare session | torch / onnxruntime | onnxruntime / bare |")
     print("|---|---|---|---|---|---|")
     ratios, bare = [], []

@@ -1,12 +1,11 @@
 """How well the profile of a back-end that joins layers tells the heads and tails of all cuts.
 
-    python -m benchmarks.segments [--bundles DIR] [--points N] [NETWORK ...]
+    python -m benchmarks.segments [--bundles DIR] [--points N] [--details] [NETWORK ...]
 
 The profile is measured first. Then every head and tail is measured twice, in one interleaved run. How far the second
 measurement is from the first one is the noise: no prediction can be better.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.backends import bundled
+from benchmarks.bundles import bundled, parser_of
 from edgecloud.engine import times
 from edgecloud.engine.executor import ONNXRUNTIME, Executor, make_executor
 from edgecloud.models.network import Array
@@ -48,10 +47,9 @@ def predicted_s(found: times.LayerTimes, layers: frozenset[int], name: str) -> f
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK")
-    parser.add_argument("--bundles", type=Path, default=Path("bundles"), metavar="DIR")
+    parser = parser_of(__doc__, NETWORKS)
     parser.add_argument("--points", type=int, default=1000, metavar="N")
+    parser.add_argument("--details", action="store_true", help="also print every head and tail")
     options = parser.parse_args(argv)
     set_threads(1)
     print("| network | heads and tails | within 10 % | noise: within 10 % | median error | profile |")
@@ -76,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         shares = [sum(each <= LIMIT for each in those) / len(those) for those in (errors, noise)]
         cells = (name, len(runs), f"{shares[0]:.0%}", f"{shares[1]:.0%}", f"{median(errors):.1%}", f"{took_s:.1f} s")
         print("|", " | ".join(map(str, cells)), "|", flush=True)
+        for key in runs if options.details else ():
+            told = predicted_s(found, runs[key][1], key)
+            print(f"  {key}: {1e3 * told:.3f} ms, measured {1e3 * first[key]:.3f}, {1e3 * second[key]:.3f} ms")
 
 
 if __name__ == "__main__":

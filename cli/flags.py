@@ -25,7 +25,7 @@ MODELS = (
     f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, a FILE.py (docs/networks.md), "
     "or a FILE.bundle (docs/bundle.md)"
 )
-BACKENDS = ("auto", "torch", "onnxruntime")
+BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 EDGE_HOST = "address of the cloud (default: start a local cloud for this call)"
 WEIGHTS = "default (trained if available, otherwise seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 
@@ -157,11 +157,16 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default=defaults.Device.BACKEND,
-        help="what computes the layers: torch, onnxruntime (needs a bundle), or the faster one (auto)",
+        help="what computes the layers: torch, onnxruntime or openvino (need a bundle), or the fastest (auto)",
     )
     parser.add_argument(
         "--threads", type=arguments.positive_int, metavar="N", help="threads per layer (default: all cores)"
     )
+    add_cache_flag(parser)
+
+
+def add_cache_flag(parser: argparse.ArgumentParser) -> None:
+    """Where what was found out is kept."""
     parser.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="cache of measured times (default: the XDG cache directory)"
     )

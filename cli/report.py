@@ -79,7 +79,7 @@ def _result(outcome: Outcome) -> dict[str, Any]:
 
 
 def _plan(outcome: Outcome) -> dict[str, Any]:
-    decision, graph = outcome.plan.decision, outcome.graph
+    decision, graph, (here, there) = outcome.plan.decision, outcome.graph, outcome.backends
     point = decision.point(graph)
     return {
         "point": point,
@@ -94,7 +94,8 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "optimal": decision.is_optimal,
         "gap": decision.gap,
         "cost": decision.cost,
-        "backend": dict(zip(("edge", "cloud"), outcome.backends, strict=True)),
+        "backend": {"edge": here.backend, "cloud": None if there is None else there.backend},
+        "backend_reason": {"edge": here.why, "cloud": None if there is None else there.why},
         "keeps_up": decision.keeps_up,
         "decision_s": outcome.plan.decision_s,
         "predicted": decision.predicted.to_json() | _interval(outcome),
@@ -175,6 +176,18 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(_answer(outcome), highlight=False)
 
 
+def _with_lines(outcome: Outcome) -> list[str]:
+    """What computes on both sides, and why."""
+    here, there = outcome.backends
+    line = f"with:   {here.backend} on the edge ({here.why})"
+    if there is None:
+        return [line]
+    told = f"{printable(there.backend, 40)} on the cloud"
+    if there.why in ("", here.why):
+        return [f"{line}, {told}"]
+    return [line, f"        {told} ({printable(there.why, 160)})"]
+
+
 def _headline(outcome: Outcome) -> Group:
     plan, graph, link = outcome.plan, outcome.graph, outcome.link
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
@@ -184,8 +197,7 @@ def _headline(outcome: Outcome) -> Group:
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
         lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}")
-    there = f", {printable(outcome.backends[1], 40)} on the cloud" if outcome.backends[1] else ""
-    lines.append(f"with:   {outcome.backends[0]} on the edge ({outcome.why_backend}){there}")
+    lines += _with_lines(outcome)
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MultiplexedClient, Request
+from edgecloud.engine.auto_executor import AutoExecutor, Choice
 from edgecloud.engine.backend_choice import choose
-from edgecloud.engine.executor import CpuShare, Executor, make_executor
+from edgecloud.engine.executor import CpuShare, Executor, Ran
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import pack
 from edgecloud.models import inputs
@@ -77,8 +78,10 @@ class Edge:
     """Held while computing: concurrent inferences take turns."""
     sided: dict[tuple[int, str], SidedCodec] = field(default_factory=dict, repr=False)
     """By number of the layer and by name, what codecs with a side pack with; known once there is a plan."""
-    on_ran: Callable[[frozenset[int], float], None] | None = field(default=None, repr=False)
-    """Is told the layers and the seconds of every stage here that did not run for the first time."""
+    on_ran: Callable[[frozenset[int], Ran], None] | None = field(default=None, repr=False)
+    """Is told the layers of every stage here, and what running them gave."""
+    _ran_there: str = field(default="", repr=False)
+    """What computed the last request, where the cloud said so."""
 
     @classmethod
     def build(cls, config: EdgeConfig, entry: Entry, example: Input) -> "Edge":
@@ -93,10 +96,24 @@ class Edge:
         check_device(config.device.name)
         set_threads(1 if config.cpu_share is not None else config.device.threads)
         share = None if config.cpu_share is None else CpuShare(config.cpu_share)
-        choice = choose(network, config.device.name, share, config.device.backend, config.device.cache_dir)
-        executor = make_executor(network, config.device.name, share, choice.backend)
-        executor.look_for_limit()
-        return cls(entry, network, executor, tls=config.cloud.tls, why_backend=choice.why)
+        device = config.device
+        chosen = choose(network, device.name, share, device.backend, device.cache_dir)
+        chosen.executor.look_for_limit()
+        return cls(entry, network, chosen.executor, tls=config.cloud.tls, why_backend=chosen.why)
+
+    def backend(self, layers: frozenset[int]) -> Choice:
+        """What runs some layers here, and why."""
+        if isinstance(self.executor, AutoExecutor):
+            return self.executor.choice(layers)
+        return Choice(self.executor.machine.backend, self.why_backend)
+
+    @property
+    def cloud_backend(self) -> Choice | None:
+        """What the cloud said last that it computes with, and why; None without one, or where it does not say."""
+        ready = self.ready
+        if ready is None or not ready.backend:
+            return None
+        return Choice(self._ran_there or ready.backend, ready.backend_reason)
 
     @property
     def graph(self) -> LayerGraph:
@@ -177,6 +194,7 @@ class Edge:
         request = Request(0, self.graph.name, self.graph, tail, [], boundary)
         result, arrays = (client or self._cloud.ready_client(deadline)).ask(request, deadline)
         self._cloud.on_result(result)
+        self._ran_there = result.backend
         return result, arrays
 
     def close(self) -> None:
@@ -208,8 +226,8 @@ class Inference:
         with self.edge.computing:
             segment = executor.load(layers)
             ran = executor.run(segment, [self.values[number] for number in segment.inputs])
-            if self.edge.on_ran is not None and not ran.is_first:
-                self.edge.on_ran(layers, ran.seconds)
+            if self.edge.on_ran is not None:
+                self.edge.on_ran(layers, ran)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
         self.measured = self.measured.plus(StageTimes(ran.seconds))
 

@@ -1,7 +1,7 @@
 """From a configuration to measured inferences: prepare, decide, measure, verify. cli.report shows what came of it."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -37,7 +37,7 @@ from edgecloud.engine.answers import (
     rank_rows,
 )
 from edgecloud.engine.packing import is_lossless
-from edgecloud.engine.times import FoundTimes, Times
+from edgecloud.engine.times import Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -146,7 +146,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     edge = entered.edge
     times = Times.of(config.device, "edge")
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
-    edge.on_ran = timing.ran if timing.teacher is None else None  # what learns does so at the end: _learn
+    edge.on_ran = timing.ran
     network = edge.network
     whole = cache(lambda: network.whole(network.example.array))
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
@@ -166,7 +166,7 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     runs_of = {way: Runs(way.parts, ran) for way, ran in answers.items()}
     runs_of[planned] = plan_runs = Runs(final_plan.decision.parts, answers[planned])
     compared = tuple(Compared(name, way, runs_of[way]) for name, way in zip(COMPARED, runner.ways, strict=False))
-    corrections = _learn(timing, runs_of.values())
+    corrections = timing.keep()
     energy = _energy(prepared.power, runner.link, final_plan, plan_runs, metered)
     outcome = _outcome(
         prepared, runner.link, final_plan, plan_runs, compared, corrections, energy, verify=config.verify
@@ -257,18 +257,6 @@ def _repeat(
     return {way: tuple(repeats[config.warm_up :]) for way, repeats in answers.items()}
 
 
-def _learn(timing: FoundTimes, runs: Iterable[Runs]) -> dict[str, float]:
-    """Let the predictor see what every head took."""
-    if timing.teacher is None:
-        return {}
-    for run in (answer for repeated in runs for answer in repeated.answers):
-        head = frozenset().union(*(part.layers for part in run.parts if part.place == "edge"))
-        if len(head) > 1 and len(run.parts) <= 2 and run.fallback is None:  # else more ran here than the head
-            timing.ran(head, run.measured.edge_s)
-    timing.teacher.keep()
-    return dict(timing.teacher.corrections.factors)
-
-
 def _energy(power: PowerChoice, link: LinkEstimate | None, plan: Plan, runs: Runs, metered: Metered) -> EnergyReport:
     is_local = all(part.place == "edge" for part in runs.parts)
     return EnergyReport.of(power, link, plan.decision.predicted, runs.typical, metered, is_local=is_local)
@@ -301,8 +289,7 @@ def _outcome(
         source=edge.network.example.source,
         link=link,
         cloud_device=None if edge.ready is None else edge.ready.device,
-        why_backend=edge.why_backend,
-        backends=(edge.executor.machine.backend, None if edge.ready is None else edge.ready.backend or None),
+        backends=(edge.backend(plan.decision.head), edge.cloud_backend),
         plan=plan,
         runs=runs,
         top=rank(answer, labels) if is_ranked else (),

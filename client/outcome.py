@@ -7,6 +7,7 @@ from statistics import median_low
 from edgecloud.client.edge import Answered, ran_by
 from edgecloud.client.energy_report import EnergyReport
 from edgecloud.engine.answers import Ranked
+from edgecloud.engine.auto_executor import Choice
 from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.link import LinkEstimate
@@ -170,9 +171,7 @@ class Outcome:
     source: str
     link: LinkEstimate | None
     cloud_device: str | None
-    why_backend: str
-    """Why the edge computes with its back-end."""
-    backends: tuple[str, str | None]
+    backends: tuple[Choice, Choice | None]
     """What computes on the edge, and on the cloud: None where there is none, or it does not say."""
     plan: Plan
     runs: Runs

@@ -1,67 +1,94 @@
-"""Which back-end computes a network on one side, and why. No torch.
+"""Which back-ends can compute a network on one side, and what `--backend` comes to. No torch.
 
-`auto` takes what runs the network and was measured fastest on this machine, for the same numbers of threads. Nothing is
-measured for it alone: what `deployment.py profile --backend NAME` or an inference has measured is remembered.
+`auto` takes, for each segment, what is fastest here (engine.auto_executor), where there is more than one that can.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, candidates
+from edgecloud.engine.auto_executor import AutoExecutor, Candidate
+from edgecloud.engine.executor import AUTO, ONNXRUNTIME, OPENVINO, TORCH, CpuShare, Executor, make_executor
+from edgecloud.models import bundle_cache
+from edgecloud.models.bundle_network import BundleNetwork, is_in_torch
 from edgecloud.models.network import Network
-from edgecloud.predictor import store
-from edgecloud.predictor.profile import ProfileKey
-from edgecloud.utils.errors import UsageError
-from edgecloud.utils.inference_utils import CPU, threads_in_force
-from edgecloud.utils.units import format_seconds
+from edgecloud.models.onnx_session import OPTIONS as ONNXRUNTIME_OPTIONS
+from edgecloud.models.openvino_session import OPTIONS as OPENVINO_OPTIONS
+from edgecloud.utils.extras import TORCH as LIBRARIES
+from edgecloud.utils.extras import is_there, version_of
+from edgecloud.utils.inference_utils import CPU
 
-WORTH = 0.97
-"""Another back-end than the first is only taken where it needs less than this share of the time."""
+AS_SAID = "as --backend says"
+NO_BUNDLE = "onnxruntime needs a bundle: deployment.py export makes one"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A back-end by name, and why it was taken."""
+class Chosen:
+    """What computes a network, and why, as far as that is known before anything has run."""
 
-    backend: str
+    executor: Executor
     why: str
 
 
-def choose(network: Network, device: str, share: CpuShare | None, wanted: str, cache_dir: Path | None) -> Choice:
-    """What computes a network on a device."""
+@dataclass(frozen=True)
+class Candidates:
+    """Back-ends that can run a network, the usual one first, and why there are no others."""
+
+    found: tuple[Candidate, ...]
+    missing: tuple[str, ...]
+
+
+def choose(
+    network: Network,
+    device: str,
+    share: CpuShare | None,
+    wanted: str,
+    cache_dir: Path | None,
+    *,
+    is_behind: bool = False,
+) -> Chosen:
+    """What computes a network on a device. Nothing is measured for it yet.
+
+    Raises UsageError, and AppError where what is wanted is not there.
+    """
     if wanted != AUTO:
-        return Choice(wanted, "as --backend says")
-    names = candidates(network, device)
-    if len(names) == 1:
-        return Choice(names[0], _REASONS[names[0]] if device == CPU else f"nothing else computes on {device}")
-    times = {} if cache_dir is None else _whole_s(network, names, 1 if share is not None else None, cache_dir)
-    if len(times) < len(names):
-        return Choice(names[0], "the network is a bundle, and no other back-end was measured")
-    best = min(times, key=times.__getitem__)
-    taken = best if times[best] < WORTH * times[names[0]] else names[0]
-    told = ", ".join(f"{name} {format_seconds(times[name])}" for name in names)
-    return Choice(taken, f"measured: {told}")
+        given = network if wanted == TORCH or device != CPU else _bundle_of(network, cache_dir) or network
+        return Chosen(make_executor(given, device, share, wanted, is_behind=is_behind), AS_SAID)
+    candidates = candidates_of(network, device, cache_dir)
+    if len(candidates.found) > 1 and cache_dir is not None:
+        auto = AutoExecutor(network.graph, candidates.found, share, cache_dir, is_behind=is_behind)
+        return Chosen(auto, "")
+    first = candidates.found[0]
+    executor = make_executor(first.network, device, share, first.backend, is_behind=is_behind)
+    return Chosen(executor, "; ".join(candidates.missing) or "nothing else can compute it here")
 
 
-_REASONS = {
-    TORCH: "onnxruntime needs a bundle: deployment.py export makes one",
-    ONNXRUNTIME: "the network is a bundle, and torch cannot run it here",
-}
+def candidates_of(network: Network, device: str, cache_dir: Path | None) -> Candidates:
+    """What can run a network on a device. Imports nothing."""
+    if device != CPU:
+        return Candidates((Candidate(TORCH, network, ""),), (f"nothing else computes on {device}",))
+    ours = None if isinstance(network, BundleNetwork) else Candidate(TORCH, network, version_of("torch"))
+    bundle = _bundle_of(network, cache_dir)
+    found, missing = ([], [NO_BUNDLE]) if bundle is None else _of_bundle(bundle)
+    if ours is not None:
+        return Candidates((ours, *found), tuple(missing))
+    if isinstance(network, BundleNetwork) and is_in_torch(network):
+        found.append(Candidate(TORCH, network, version_of("torch"), is_heavy=True))
+    else:
+        missing.append(f"torch {'does not know this network by name' if is_there(*LIBRARIES) else 'is not installed'}")
+    return Candidates(tuple(found) or (Candidate(ONNXRUNTIME, network, ""),), tuple(missing))
 
 
-def _whole_s(network: Network, names: tuple[str, ...], threads: int | None, folder: Path) -> dict[str, float]:
-    """Seconds of the whole network by back-end, as the newest profiles of this machine say."""
-    times: dict[str, float] = {}
-    for path in store.profile_paths(folder, network.graph.name):
-        try:
-            profile = store.read(path).profile
-        except UsageError:  # said when it is used
-            continue
-        if profile.key.backend in names and profile.key.backend not in times and _fits(profile.key, network, threads):
-            times[profile.key.backend] = sum(profile.seconds)
-    return times
+def _of_bundle(bundle: BundleNetwork) -> tuple[list[Candidate], list[str]]:
+    """The runtimes that are installed. OpenVINO is optional, so nothing is said where it is missing."""
+    found: list[Candidate] = []
+    if is_there("onnxruntime"):
+        found.append(Candidate(ONNXRUNTIME, bundle, f"{version_of('onnxruntime')} ({ONNXRUNTIME_OPTIONS})"))
+    if is_there("openvino"):
+        found.append(Candidate(OPENVINO, bundle, f"{version_of('openvino')} ({OPENVINO_OPTIONS})"))
+    return found, [] if is_there("onnxruntime") else ["onnxruntime is not installed"]
 
 
-def _fits(key: ProfileKey, network: Network, threads: int | None) -> bool:
-    same = (key.graph, key.weights) == (network.graph.digest, network.weights.digest)
-    return same and key.threads == (threads or threads_in_force()) and key.device.startswith(f"{CPU} ")
+def _bundle_of(network: Network, cache_dir: Path | None) -> BundleNetwork | None:
+    if isinstance(network, BundleNetwork):
+        return network
+    return None if cache_dir is None else bundle_cache.find(cache_dir, network)

@@ -14,7 +14,7 @@ class DeviceConfig:
     threads: int | None = None
     """For one layer; None: all cores."""
     backend: str = defaults.Device.BACKEND
-    """What computes the layers: torch, onnxruntime, or auto, whichever is faster."""
+    """What computes the layers: torch, onnxruntime, openvino, or auto: for each segment the fastest."""
     cache_dir: Path = Path()
     times: str = defaults.Device.TIMES
     predictors: Path | None = None

@@ -8,7 +8,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -59,6 +59,8 @@ class Ran:
     is_first: bool = False
     """Whether the segment had not run before: memory was fetched and kernels were chosen, which says nothing of later
     runs."""
+    backend: str = ""
+    """What ran it."""
 
 
 class Executor(Protocol):
@@ -88,6 +90,9 @@ class Executor(Protocol):
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
+
+    def forget(self, layers: frozenset[int]) -> None:
+        """Let the segment of these layers go; where it is wanted all the same it is made again."""
 
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
@@ -192,6 +197,10 @@ class BaseExecutor(ABC):
         """Whether the segment of these layers is ready."""
         return layers in self._segments
 
+    def forget(self, layers: frozenset[int]) -> None:
+        """Let a segment go that is not wanted any more."""
+        self._segments.pop(layers, None)
+
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
         is_first = segment.runs == 0
@@ -199,7 +208,7 @@ class BaseExecutor(ABC):
         results = segment(arrays)
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
-        return Ran(results, self._clock() - started, is_first=is_first)
+        return Ran(results, self._clock() - started, is_first=is_first, backend=self.backend)
 
     def slow_down(self, started: float, work_s: float) -> None:
         """Let other work of this device, which began at `started`, last as long as on the emulated one."""
@@ -279,6 +288,16 @@ class BaseExecutor(ABC):
         return 1.0 if self._share is None else self._share.share
 
 
+AUTO, TORCH, ONNXRUNTIME, OPENVINO = "auto", "torch", "onnxruntime", "openvino"
+
+
+class Maker(Protocol):
+    """Makes an executor for a network and the name of a device."""
+
+    def __call__(self, network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+        """Raises UsageError where the back-end cannot run that."""
+
+
 def _torch(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
     from edgecloud.engine.torch_executor import TorchExecutor
 
@@ -298,18 +317,14 @@ def _onnxruntime(network: Network, device: str, share: CpuShare | None, *, is_be
     return OnnxRuntimeExecutor(network, device, share, is_behind=is_behind)
 
 
-AUTO, TORCH, ONNXRUNTIME = "auto", "torch", "onnxruntime"
-BACKENDS: dict[str, Callable[..., Executor]] = {TORCH: _torch, ONNXRUNTIME: _onnxruntime}
-"""Made with a network, the name of a device and a CpuShare or None, and `is_behind` by name; imported by who asks."""
+def _openvino(network: Network, device: str, share: CpuShare | None, *, is_behind: bool) -> Executor:
+    from edgecloud.engine.openvino_executor import OpenVinoExecutor
+
+    return OpenVinoExecutor(network, device, share, is_behind=is_behind)
 
 
-def candidates(network: Network, device: str) -> tuple[str, ...]:
-    """The back-ends that can run a network on a device, the one first that is taken if nothing is known of them."""
-    from edgecloud.models.bundle_network import BundleNetwork, is_in_torch
-
-    if not isinstance(network, BundleNetwork) or device != CPU:
-        return (TORCH,)
-    return (ONNXRUNTIME, TORCH) if is_in_torch(network) else (ONNXRUNTIME,)
+BACKENDS: dict[str, Maker] = {TORCH: _torch, ONNXRUNTIME: _onnxruntime, OPENVINO: _openvino}
+"""Imported by who asks."""
 
 
 def make_executor(
@@ -322,10 +337,18 @@ def make_executor(
 ) -> Executor:
     """What runs the segments of a network on a device, slowed down to a share of a core where one is given.
 
-    With `is_behind` it measures with patience, in a process that others take the processor away from.
+    `auto` is what the network was made for: engine.backend_choice compares. With `is_behind` it measures with patience,
+    in a process that others take the processor away from.
     """
     if backend == AUTO:
-        backend = candidates(network, device)[0]
+        backend = usual(network, device)
     if backend not in BACKENDS:
         raise UsageError(f"backend is one of {', '.join((AUTO, *BACKENDS))}, not {backend!r}")
     return BACKENDS[backend](network, device, share, is_behind=is_behind)
+
+
+def usual(network: Network, device: str) -> str:
+    """The back-end that a network was made for: ONNX Runtime of a bundle, on the processor."""
+    from edgecloud.models.bundle_network import BundleNetwork
+
+    return ONNXRUNTIME if isinstance(network, BundleNetwork) and device == CPU else TORCH

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor
+from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor, Ran
 from edgecloud.engine.speed import Speed, SpeedMeter, meter_of, pace_of
 from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
@@ -253,16 +253,32 @@ class FoundTimes:
         quiet = self.quiet
         return quiet.at(self.meter.look(sum(quiet.seconds)))
 
-    def ran(self, layers: frozenset[int], seconds: float, first: int = INPUT) -> None:
-        """A stage took so long, not for the first time; `first` is the layer after which it begins.
+    def ran(self, layers: frozenset[int], ran: Ran) -> None:
+        """A stage of these layers has run, on whichever side. What runs for the first time says nothing of later runs,
+        nor do several requests at once say what one takes.
 
         Measured times tell how fast the machine is by it. Predicted ones may be wrong themselves: the speed is then
         known from probes alone, and what is left is what the predictions learn from.
         """
-        if self.teacher is not None:
-            self.teacher.learn(layers, seconds * self.meter.now().value)
+        if ran.is_first or ran.batch > 1 or layers <= {INPUT}:
             return
-        self.meter.record(seconds, sum(self.times.seconds[number] for number in layers) + self.times.start_s[first])
+        if self.teacher is not None:
+            self.teacher.learn(layers, ran.seconds * self.meter.now().value)
+            return
+        self.meter.record(ran.seconds, self.quiet_s(layers))
+
+    def quiet_s(self, layers: frozenset[int]) -> float:
+        """What the quiet machine takes for a stage, as it was found at first: its layers, and the start where it begins
+        behind others."""
+        start_s = self.times.start_s[max(INPUT, min(layers) - 1)]
+        return sum(self.times.seconds[number] for number in layers) + start_s
+
+    def keep(self) -> dict[str, float]:
+        """Keep what was learnt; returns what predictions are multiplied by from now on, by kind."""
+        if self.teacher is None:
+            return {}
+        self.teacher.keep()
+        return dict(self.teacher.corrections.factors)
 
 
 def layers_of(executor: Executor) -> tuple[Described, ...]:

@@ -176,19 +176,23 @@ class Bundle:
             self._checked.add(blob.sha256)
         return np.frombuffer(raw, dtype=np.dtype(weight.dtype).newbyteorder("<")).reshape(weight.shape)
 
-    def part(self, layers: Collection[int], outputs: Sequence[int] | None = None) -> Part:
+    def part(self, layers: Collection[int], outputs: Sequence[int] | None = None, *, has_weights: bool = False) -> Part:
         """The ONNX model of a segment: its inputs, and its outputs if no others are named, are those of `io_of`.
 
-        Raises UsageError where the segment cannot be taken out.
+        Where it `has_weights` they are copied into it. Raises UsageError where the segment cannot be taken out.
         """
         inputs, usual = self.io_of(layers)
         outputs = usual if outputs is None else outputs
         passed = {self.content.tensors[number] for number in inputs}
         made = [number for number in outputs if self.content.tensors[number] not in passed]
         try:
-            return onnx_graph.take(self.onnx, self._values(inputs), self._values(made))
+            numbers_of = self._numbers_of if has_weights else None
+            return onnx_graph.take(self.onnx, self._values(inputs), self._values(made), numbers_of)
         except WireError as error:
             raise UsageError(f"{self.path}: {error}") from None
+
+    def _numbers_of(self, name: str) -> bytes:
+        return self.weight(name).tobytes()
 
     def io_of(self, layers: Collection[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The layers whose tensors a segment takes, and those whose tensors it gives."""

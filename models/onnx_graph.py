@@ -5,7 +5,7 @@ its outputs need, in the same order. A node that reads a whole sub-graph (If, Lo
 numbers in other files are refused: nothing here needs them, and what they read could not be told.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecloud.models import protobuf
@@ -230,8 +230,13 @@ def weight_message(name: str, dtype: str, shape: Sequence[int]) -> bytes:
     )
 
 
-def take(graph: OnnxGraph, inputs: Iterable[Value], outputs: Iterable[Value]) -> Part:
-    """The model of a segment: what makes `outputs` out of `inputs`.
+def take(
+    graph: OnnxGraph,
+    inputs: Iterable[Value],
+    outputs: Iterable[Value],
+    numbers_of: Callable[[str], bytes] | None = None,
+) -> Part:
+    """The model of a segment: what makes `outputs` out of `inputs`. With `numbers_of` a weight, it holds its weights.
 
     Raises WireError where that needs anything that is neither an input nor a constant.
     """
@@ -240,7 +245,9 @@ def take(graph: OnnxGraph, inputs: Iterable[Value], outputs: Iterable[Value]) ->
     places, names = _needed(graph, given, [value.name for value in outputs])
     weights = tuple(name for name in names if name in graph.weights)
     tensors = [graph.constants[name] for name in names if name in graph.constants]
-    tensors += [memoryview(_declared(graph.weights[name])) for name in weights]
+    for name in weights:
+        weight = graph.weights[name]
+        tensors.append(memoryview(_declared(weight) if numbers_of is None else _held(weight, numbers_of(name))))
     body = b"".join(
         (
             *(bytes_field(_NODE, _without(graph.nodes[place], given)) for place in places),
@@ -291,6 +298,18 @@ def _without(node: Node, given: set[str]) -> bytes | memoryview:
         is_given = field == _NODE_OUTPUT and text(value) in given
         changed.append(bytes_field(field, f"unread:{text(value)}" if is_given else chunk(value)))
     return b"".join(changed)
+
+
+def _held(tensor: Tensor, numbers: bytes) -> bytes:
+    """With its numbers in it."""
+    return b"".join(
+        (
+            *(varint_field(_DIMS, side) for side in tensor.shape),
+            varint_field(_DATA_TYPE, TYPES[tensor.dtype]),
+            bytes_field(_TENSOR_NAME, tensor.name),
+            bytes_field(_RAW_DATA, numbers),
+        )
+    )
 
 
 def _declared(tensor: Tensor) -> bytes:

@@ -5,19 +5,16 @@ the bundle's file. What is set here, and why: docs/decisions/0025-bundles-and-on
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgecloud.models.bundle import Bundle
+from edgecloud.models.bundle_part import Array, BundlePart, Compiled
 from edgecloud.models.onnx_graph import Part
 from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.extras import MissingLibraryError
 
-Array = NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
 AS_NEEDED = 1
 NO_MEMORY = "allocate memory"
@@ -53,47 +50,24 @@ def _prepared(library: Any) -> Any:
     return library
 
 
-class OnnxPart:
-    """Some layers of a network. The numbers of its inputs and outputs are layer numbers of the graph."""
+class OnnxPart(BundlePart):
+    """Some layers of a network, in a session of ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle, layers: Collection[int], threads: int, outputs: Sequence[int] | None = None):
-        """Raises UsageError where the weights are damaged or the layers cannot be taken out of the graph.
+    def _prepare(self, bundle: Bundle, part: Part, threads: int) -> Compiled:
+        session = _session(bundle, part, threads)
+        read = tuple(value.name for value in session.get_inputs())
 
-        `outputs` are the layers' own where no others of them are wanted.
-        """
-        self.inputs, usual = bundle.io_of(layers)
-        self.outputs = usual if outputs is None else tuple(outputs)
-        self.runs = 0
-        tensors = bundle.content.tensors
-        self._inputs = tuple(tensors[number] for number in self.inputs)
-        self._outputs = tuple(tensors[number] for number in self.outputs)
-        self._made = tuple(name for name in dict.fromkeys(self._outputs) if name not in self._inputs)
-        part = bundle.part(layers, self.outputs) if self._made else None
-        self.weight_bytes = 0 if part is None else sum(bundle.weight(name).nbytes for name in part.weights)
-        """Of its own layers: what it may hold a copy of."""
-        self._session: Any = None if part is None else _session(bundle, part, threads)
-        self._read = [] if self._session is None else [value.name for value in self._session.get_inputs()]
+        def run(feeds: dict[str, Array]) -> list[Array]:
+            """Raises MemoryError where there is none left: its errors have no class that could be imported."""
+            try:
+                results: list[Array] = session.run(self.made, feeds)
+            except Exception as error:
+                if NO_MEMORY in str(error):
+                    raise MemoryError(str(error)) from None
+                raise
+            return results
 
-    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run it on the arrays of its inputs, which stay as they are. An output that is an input is that array."""
-        self.runs += 1
-        values: dict[str, Array] = {
-            name: np.asarray(array, order="C") for name, array in zip(self._inputs, arrays, strict=True)
-        }
-        if self._session is not None:
-            feeds = {name: values[name] for name in self._read}
-            values |= zip(self._made, self._run(feeds), strict=True)
-        return [values[name] for name in self._outputs]
-
-    def _run(self, feeds: dict[str, Array]) -> list[Array]:
-        """Raises MemoryError where there is none left: its errors have no class of their own that could be imported."""
-        try:
-            results: list[Array] = self._session.run(self._made, feeds)
-        except Exception as error:
-            if NO_MEMORY in str(error):
-                raise MemoryError(str(error)) from None
-            raise
-        return results
+        return read, run
 
 
 def _session(bundle: Bundle, part: Part, threads: int) -> Any:

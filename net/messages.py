@@ -58,6 +58,8 @@ class Ready:
     """What computes there; an older cloud does not say."""
     speed: SpeedValue = 1.0
     """How fast it is now beside itself when nothing else runs there, 0.01 to 10; 1 where it does not say."""
+    backend_reason: str = ""
+    """Why that computes there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Result:
     """What unpacking the tensors of the request took, before it was queued."""
     speed: SpeedValue = 1.0
     """As in READY."""
+    backend: str = ""
+    """What computed this, where that is not what READY said."""
 
 
 @dataclass(frozen=True, slots=True)

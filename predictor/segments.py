@@ -87,6 +87,27 @@ def _between(graph: LayerGraph, work: Sequence[float], known: Mapping[int, float
     return tuple(seconds)
 
 
+def best_of(
+    times: Sequence[tuple[Sequence[float], Sequence[float]]], layers: Sequence[int], *, tails: bool
+) -> tuple[tuple[float, ...], dict[int, float]]:
+    """Of several profiles, seconds of layers and starts of tails, the best of all heads, or with `tails` of all tails.
+
+    `layers` are those of the inner points, for which the tail that begins after each is given as well. Where a head is
+    best with one of them and the tail behind it with another, only the one or the other can be right: an edge needs
+    heads, a cloud tails.
+    """
+    done = [list(accumulate(seconds)) for seconds, _ in times]
+    left = {
+        layer: min(sums[-1] - sums[layer] + starts[layer] for sums, (_, starts) in zip(done, times, strict=True))
+        for layer in layers
+    }
+    if tails:
+        rest = [min(sums[-1] - sums[layer] for sums in done) for layer in range(len(done[0]))]
+        return (0.0, *(max(0.0, before - after) for before, after in pairwise(rest))), left
+    heads = [min(sums[layer] for sums in done) for layer in range(len(done[0]))]
+    return (0.0, *(max(0.0, after - before) for before, after in pairwise(heads))), {}
+
+
 def checked(graph: LayerGraph, work: Sequence[float], times: CutTimes) -> float:
     """The median error of a head that is left out and told from the others, as a share of it; 0 where none can be."""
     errors = []

@@ -11,16 +11,14 @@ for the start there: for some tails that extra is measured, and between them it 
 
 The machine may be slower now than it was or will be. After every run the reference work is timed with the clock of the
 layers, and what is kept is what the quiet machine takes (predictor.pace). A run around which the speed moved, or in
-which others had the processor, is run again. Half of the passes come last, after the tails: how well they predict the
-first half is the noise of the profile.
+which others had the processor, is run again (predictor.watch). Half of the passes come last, after the tails: how well
+they predict the first half is the noise of the profile.
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from statistics import median
-from typing import TypeVar
 
 import torch
 from torch import fx
@@ -30,21 +28,18 @@ from edgecloud.models.specs import UnknownLayerError, describe
 from edgecloud.models.split import split
 from edgecloud.models.steps import Steps
 from edgecloud.models.trace import Traced
-from edgecloud.predictor.gauge import Gauge, Readings
-from edgecloud.predictor.pace import MOVED as MOVED_SHARE
-from edgecloud.predictor.pace import Mix, Pace, Run, blend, medians, moved
+from edgecloud.predictor.gauge import Gauge
+from edgecloud.predictor.pace import Mix, Pace, Run, blend, medians
 from edgecloud.predictor.profile import Profile, ProfileKey, Progress
-from edgecloud.utils.inference_utils import Clock, waited_s
+from edgecloud.predictor.watch import Watch
+from edgecloud.utils.inference_utils import Clock
 
-R = TypeVar("R")
 WARM_UP_PASSES = 2
 MIN_PASSES, MAX_PASSES = 3, 6  # of each half
 ENOUGH_S = 0.75  # of measured work, of each half
 REST_S = 0.1
 MIN_STARTS, MAX_STARTS, START_PASSES = 3, 10, 3
 STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
-HELD_UP, TRIES = 0.05, 4  # how much of its time a run may have waited for a processor; how often it is run
-PATIENCE_S, LONG_PATIENCE_S = 1.0, 5.0  # for runs that are repeated
 
 
 def measure(
@@ -62,7 +57,7 @@ def measure(
     Six to twelve passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well. One
     that `is_behind` others, who take the processor away, has more patience for running again what was held up.
     """
-    watch = _Watch(gauge, LONG_PATIENCE_S if is_behind else PATIENCE_S)
+    watch = Watch(gauge, is_behind=is_behind)
     half = 0.25 if tails else 0.5
     with torch.inference_mode():
         first = _measure_passes(traced, x, watch, lambda done: progress(done * half))
@@ -110,31 +105,7 @@ def quiet_profile(
     return Profile(key, passes, tail_times, quiet, len(first))
 
 
-class _Watch:
-    """Runs things between readings of the reference work, and again what was held up, as long as there is time."""
-
-    def __init__(self, gauge: Gauge, patience_s: float) -> None:
-        self.gauge, self._left_s = gauge, patience_s
-        self.readings = Readings(gauge)
-
-    def run(self, run: Callable[[], R], seconds_of: Callable[[R], tuple[float, ...]]) -> Run:
-        """The first run that hardly waited and around which the speed stayed; of some the one with least of that."""
-        runs: list[tuple[float, Run]] = []
-        while True:
-            before = self.readings.last
-            waited, began = waited_s(), time.perf_counter()
-            result = run()
-            took_s = time.perf_counter() - began
-            held_up = (waited_s() - waited) / max(took_s - REST_S, took_s / 10)
-            after = self.readings.read()
-            blame = max(held_up / HELD_UP if self.gauge.is_elapsed else 0.0, moved(before, after) / MOVED_SHARE)
-            runs.append((blame, Run(seconds_of(result), before, after)))
-            self._left_s -= took_s if len(runs) > 1 else 0.0
-            if blame <= 1 or len(runs) >= TRIES or self._left_s < took_s:
-                return min(runs, key=lambda pair: pair[0])[1]
-
-
-def _measure_passes(traced: Traced, x: torch.Tensor, watch: _Watch, progress: Progress) -> list[Run]:
+def _measure_passes(traced: Traced, x: torch.Tensor, watch: Watch, progress: Progress) -> list[Run]:
     module = with_clock(traced, watch.gauge.clock)
     for _ in range(WARM_UP_PASSES):
         module(x)
@@ -147,7 +118,7 @@ def _measure_passes(traced: Traced, x: torch.Tensor, watch: _Watch, progress: Pr
     passes: list[Run] = []
     spent = 0.0
     while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
-        passes.append(watch.run(one_pass, lambda stamps: (0.0, *_between(stamps))))
+        passes.append(watch.run(one_pass, lambda stamps: (0.0, *_between(stamps)), REST_S))
         spent += sum(passes[-1].seconds)
         progress(min(len(passes) / MIN_PASSES, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), 1.0))
     return passes
@@ -175,7 +146,7 @@ def with_clock(traced: Traced, clock: Clock) -> Steps:
 
 
 def _measure_tails(
-    traced: Traced, x: torch.Tensor, watch: _Watch, starts: list[int], progress: Progress
+    traced: Traced, x: torch.Tensor, watch: Watch, starts: list[int], progress: Progress
 ) -> dict[int, list[Run]]:
     times: dict[int, list[Run]] = {}
     for count, layer in enumerate(starts):
@@ -183,7 +154,7 @@ def _measure_tails(
         boundary = dict(zip(head.outputs, head.module(x), strict=True))
         crossing = [boundary[number] for number in tail.inputs]
         time_tail = partial(_time_tail, tail.module, crossing, watch.gauge.clock)
-        times[layer] = [watch.run(time_tail, lambda seconds: (seconds,)) for _ in range(START_PASSES)]
+        times[layer] = [watch.run(time_tail, lambda seconds: (seconds,), REST_S) for _ in range(START_PASSES)]
         progress((count + 1) / len(starts))
     return times
 

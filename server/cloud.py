@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 ALL = "all"
 MAX_PROBE_REPLY = 4 << 20
+MOST_REASON = 300  # characters
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter while another wants it. With Python's own 5 ms every layer of a network
 waits that long where a connection is busy, since torch releases the interpreter in each."""
@@ -129,11 +130,13 @@ class Cloud:
 
     def check_weights(self) -> None:
         """Read the weights that were named for a network, so that a wrong file is met before any edge is."""
+        named = {name: source for name, source in self._config.weights.items() if name}
+        if not named:
+            return  # of bundles alone, perhaps, where there is no torch
         from edgecloud.models import weights
 
-        for name, source in self._config.weights.items():
-            if name:
-                weights.load(registry.lookup(name), source)
+        for name, source in named.items():
+            weights.load(registry.lookup(name), source)
 
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
@@ -200,6 +203,7 @@ class Cloud:
             load=self._meter.load,
             backend=served.executor.machine.backend,
             speed=self._speed,
+            backend_reason=served.why_backend[:MOST_REASON],
         )
         peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
         self._look_at_speed()
@@ -265,7 +269,7 @@ class Cloud:
         session.answer_later(
             request.id,
             job.future,
-            lambda ran, queue_s: self._result(arrival, ran, queue_s),
+            lambda ran, queue_s: self._result(arrival, ran, queue_s, served),
             held_bytes,
             lambda ran, queue_s, sent_bytes: self._on_answer(arrival, ran, queue_s, sent_bytes),
         )
@@ -294,7 +298,7 @@ class Cloud:
         whole_s = time.perf_counter() - arrival.at + arrival.received_s
         self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
 
-    def _result(self, arrival: Arrival, ran: Ran, queue_s: float) -> Result:
+    def _result(self, arrival: Arrival, ran: Ran, queue_s: float, served: Served) -> Result:
         return Result(
             id=arrival.request_id,
             queue_s=queue_s,
@@ -306,6 +310,7 @@ class Cloud:
             batch=ran.batch,
             decode_s=arrival.decode_s,
             speed=self._speed,
+            backend="" if ran.backend == served.executor.machine.backend else ran.backend,
         )
 
     @property

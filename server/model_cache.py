@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecloud.engine.answers import is_close
-from edgecloud.engine.backend_choice import choose
-from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
+from edgecloud.engine.auto_executor import AutoExecutor
+from edgecloud.engine.backend_choice import Chosen, choose
+from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.speed import SpeedMeter
@@ -65,6 +66,8 @@ class Served:
     """Where its parameters come from."""
     names: tuple[str, ...] = ()
     """Of the tensors in the digest of its weights."""
+    why_backend: str = ""
+    """Why it is computed with what it is computed with."""
     batched: dict[frozenset[int], bool] = field(default_factory=dict)
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
 
@@ -80,8 +83,8 @@ class Served:
     def _run_one(self, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         """It tells the present speed, and where the time was predicted, the prediction learns from the real one."""
         ran = self._executed(self.executor.load(layers), arrays)
+        self.timing.ran(layers, ran)
         if not ran.is_first:  # that would be no load
-            self.timing.ran(layers, ran.seconds, self._entry(layers))
             self.meter.record(ran.seconds, self._idle_s(layers))
         return ran
 
@@ -105,7 +108,8 @@ class Served:
         count = len(requests)
         if layers in self.batched:  # not where it is tried for the first time
             self.meter.record(ran.seconds, count * self._idle_s(layers))
-        return [Ran([array[n : n + 1] for array in ran.arrays], ran.seconds, count) for n in range(count)]
+        each = ([array[n : n + 1] for array in ran.arrays] for n in range(count))
+        return [Ran(arrays, ran.seconds, count, backend=ran.backend) for arrays in each]
 
     def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         """Not every graph is written for more than one input: the first time, compare with one after the other."""
@@ -135,12 +139,7 @@ class Served:
 
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
-        times = self.timing.times
-        return sum(times.seconds[number] for number in layers) + times.start_s[self._entry(layers)]
-
-    def _entry(self, layers: frozenset[int]) -> int:
-        """The layer after which a segment begins."""
-        return self.graph.points[self.graph.entry(range(min(layers)))].layer
+        return self.timing.quiet_s(layers)
 
 
 @dataclass(eq=False)
@@ -196,10 +195,10 @@ class Networks:
 
     def hold(self, entry: registry.Entry, network: Network) -> None:
         """Serve a network that is loaded already. Its layers are measured now, in the caller's thread."""
-        executor = self._executor(network)
-        timing = self._times.find(executor, lambda _: None, tails=True)
+        chosen = self._chosen(network)
+        timing = self._times.find(chosen.executor, lambda _: None, tails=True)
         with self._lock:
-            self._networks[entry.name] = self._served(entry, executor, timing, network)
+            self._networks[entry.name] = self._served(entry, chosen, timing, network)
 
     def give_way(self) -> None:
         """Somebody is being served: what is being loaded steps back."""
@@ -336,12 +335,12 @@ class Networks:
             log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
         network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
-        executor = self._executor(network)
+        chosen = self._chosen(network)
         if times is not None:
-            timing = FoundTimes(times, meter=self._times.meter(executor))
+            timing = FoundTimes(times, meter=self._times.meter(chosen.executor))
         else:
-            timing = self._times.find(executor, lambda _: None, tails=True)
-        return self._served(entry, executor, timing, network)
+            timing = self._times.find(chosen.executor, lambda _: None, tails=True)
+        return self._served(entry, chosen, timing, network)
 
     def _load_there(self, wish: Wish) -> tuple[bytes, int]:
         """What the other process does."""
@@ -354,7 +353,7 @@ class Networks:
         loaded = weights.load(entry, self._weights_of(entry))
         shared = parcel.share(loaded.model)
         network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
-        executor = make_executor(network, self._config.device.name, backend=self._config.device.backend, is_behind=True)
+        executor = self._chosen(network, is_behind=True).executor
         timing = self._times.find(executor, lambda _: None, tails=True)
         times = timing.times if timing.teacher is None else None  # what learns has to be in the process that serves
         try:
@@ -382,24 +381,33 @@ class Networks:
 
         def make_ready() -> Served:
             network = network_of()
-            executor = self._executor(network)
-            return self._served(entry, executor, self._times.find(executor, lambda _: None, tails=True), network)
+            chosen = self._chosen(network)
+            timing = self._times.find(chosen.executor, lambda _: None, tails=True)
+            return self._served(entry, chosen, timing, network)
 
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
 
-    def _executor(self, network: Network) -> Executor:
-        choice = choose(
-            network, self._config.device.name, None, self._config.device.backend, self._config.device.cache_dir
-        )
-        log.info("= %s is computed by %s: %s", network.graph.name, choice.backend, choice.why)
-        return make_executor(network, self._config.device.name, backend=choice.backend)
+    def _chosen(self, network: Network, *, is_behind: bool = False) -> Chosen:
+        device = self._config.device
+        return choose(network, device.name, None, device.backend, device.cache_dir, is_behind=is_behind)
 
-    def _served(self, entry: registry.Entry, executor: Executor, timing: FoundTimes, network: Network) -> Served:
-        graph = network.graph
+    def _served(self, entry: registry.Entry, chosen: Chosen, timing: FoundTimes, network: Network) -> Served:
+        graph, executor = network.graph, chosen.executor
+        log.info("= %s is computed by %s: %s", graph.name, executor.machine.backend, why_of(chosen))
         more = sorted((*self._config.limits.more_codecs, *self._config.limits.learned))
         hello = hello_of(network, codecs=[*STANDARD, *DECODED, *more])
         about = (network.weights.origin, network.weights.names)
-        return Served(executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about)
+        return Served(
+            executor, graph, timing, entry.parameter_bytes, hello, self._meter, *about, why_backend=why_of(chosen)
+        )
+
+
+def why_of(chosen: Chosen) -> str:
+    """Why a back-end computes a network, by what is known once it was measured."""
+    executor = chosen.executor
+    if not isinstance(executor, AutoExecutor):
+        return chosen.why
+    return executor.choice(executor.network.graph.everything).why
 
 
 def _wait(loading: _Loading, turn: Deadline, is_wanted: Callable[[], bool]) -> Served:

@@ -11,7 +11,7 @@ import numpy as np
 from edgecloud.client.conditions import Conditions
 from edgecloud.client.config import CodecConfig
 from edgecloud.engine.backend_choice import choose
-from edgecloud.engine.executor import CpuShare, Executor, make_executor
+from edgecloud.engine.executor import CpuShare, Executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import codec_policy_of, packing_of
 from edgecloud.engine.times import FoundTimes, Times
@@ -66,8 +66,7 @@ class Fleet:
         if entry.name in self.members:
             return
         network = entry.network(self._source)
-        choice = choose(network, self._device, self._share, self._backend, self._times.cache_dir)
-        executor = make_executor(network, self._device, self._share, choice.backend)
+        executor = choose(network, self._device, self._share, self._backend, self._times.cache_dir).executor
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 

@@ -258,8 +258,7 @@ class Pipeline:
         segment = member.executor.load(head)
         record.started_s = self.now_s
         ran = member.executor.run(segment, [x])
-        if not ran.is_first and member.timing.teacher is None:
-            member.timing.ran(head, ran.seconds)
+        member.timing.ran(head, ran)
         record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:

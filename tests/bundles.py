@@ -7,10 +7,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecloud.models import bundle, export
+from edgecloud.models import bundle, bundle_network, export
 from edgecloud.models.bundle import Content, Identity, InputForm
+from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.models.inputs import Input
+from edgecloud.models.network import Weights
 from edgecloud.models.specs import UnknownLayerError, describe
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.models.trace import Traced, trace
+from edgecloud.models.weights import Loaded
 
 
 class Chain(nn.Module):
@@ -94,3 +99,16 @@ def write(path: Path, traced: Traced, x: torch.Tensor) -> export.Exported:
     )
     bundle.write(path, content, exported.model, exported.weights, np.asarray(x))
     return exported
+
+
+def pair(path: Path, module: nn.Module, shape: tuple[int, ...] = (1, 3, 24, 24)) -> tuple[BundleNetwork, TorchNetwork]:
+    """A bundle, and the network that it was made of."""
+    traced, x = traced_of(module, shape)
+    write(path, traced, x)
+    return bundle_network.read(path), in_torch(traced, x)
+
+
+def in_torch(traced: Traced, x: torch.Tensor, weights: str = "sha256:0") -> TorchNetwork:
+    """A captured module as a network."""
+    loaded = Loaded(*vars(Weights(weights, "test", trained=False)).values(), model=traced.module)
+    return TorchNetwork(loaded, traced, Input(np.asarray(x), "test"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecloud.engine import certificates
 from edgecloud.engine.executor import make_executor
-from edgecloud.models import bundle, bundle_network, registry
+from edgecloud.models import bundle, bundle_cache, bundle_network, registry
 from edgecloud.models.bundle import Content, Identity, InputForm
 from edgecloud.models.network import Network
 from edgecloud.models.preprocessing import to_document
@@ -70,6 +70,14 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
         content = replace(content, certificates=certified)
         bundle.write(temporary, content, *arrays)
     return Written(path, content, path.stat().st_size, time.perf_counter() - began)
+
+
+def kept_path(name: str, folder: Path) -> Path:
+    """Where the bundle of a network is kept for `--backend auto`, whose folder is made. Raises UsageError."""
+    path = bundle_cache.path_of(folder, registry.resolve_trusted(name).name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def content_of(entry: Entry, network: Network, tensors: tuple[str, ...], *, is_batched: bool) -> Content:

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecloud.engine.executor import AUTO, make_executor
+from edgecloud.engine.backend_choice import choose
+from edgecloud.engine.executor import AUTO
 from edgecloud.models.network import Network
 from edgecloud.predictor.layer_table import COLUMNS, LayerRow, cells, layer_table, to_csv
 from edgecloud.predictor.profile import Profile, Progress
@@ -48,7 +49,7 @@ def measured(
     """Time the layers of a network that is loaded, or take the times from the cache. Raises UsageError."""
     check_device(device)
     set_threads(threads)
-    executor = make_executor(network, device, backend=backend)
+    executor = choose(network, device, None, backend, cache_dir).executor
     return executor.profile(cache_dir, progress, tails=tails, is_fresh=is_fresh)
 
 

@@ -42,19 +42,22 @@ class MissingLibraryError(AppError):
 
 
 class MissingTorchError(AppError):
-    """What was asked for is computed, or built, by torch, which is not installed."""
+    """What was asked for is computed, or built, by torch, which is not installed. `instead` is how to get on without,
+    which usually is a bundle."""
 
-    def __init__(self, what: str = "") -> None:
+    def __init__(self, what: str = "", instead: str = "") -> None:
+        instead = instead or (
+            "use -t FILE.bundle, made by deployment.py export -t MODEL -o FILE.bundle on a machine with torch"
+        )
         super().__init__(
-            f"{what} needs torch, which is not installed: use -t FILE.bundle, made by deployment.py export -t MODEL "
-            f"-o FILE.bundle on a machine with torch, or install it: {installs('torch')}".lstrip()
+            f"{what} needs torch, which is not installed: {instead}, or install it: {installs('torch')}".lstrip()
         )
 
 
-def require_torch(what: str = "") -> None:
+def require_torch(what: str = "", instead: str = "") -> None:
     """Raise MissingTorchError, which says what needs it and how to get on without it, where torch is not installed."""
     if not is_there(*TORCH):
-        raise MissingTorchError(what)
+        raise MissingTorchError(what, instead)
 
 
 def is_there(*libraries: str) -> bool:
@@ -65,6 +68,16 @@ def is_there(*libraries: str) -> bool:
         return all(find_spec(library) is not None for library in libraries)
     except ImportError:
         return False
+
+
+def version_of(package: str) -> str:
+    """Of a package as it is installed, without importing it; "" where there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def require(*libraries: str, extra: str = "") -> None:

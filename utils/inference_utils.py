@@ -117,7 +117,7 @@ def check_device(name: str) -> None:
 
 def find_device(name: str) -> "torch.device":
     """Read a `--device`. Raises UsageError for one that is unknown or absent; it never falls back to another."""
-    require_torch(f"device {name!r}")
+    require_torch(f"device {name!r}", "without it only the processor computes: use -d cpu, which runs bundles")
     import torch
 
     try:

@@ -1,6 +1,7 @@
 """Networks as bundles, run by the real programs. See docs/bundle.md."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import edgecloud as ec
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
 from edgecloud.models.graph import LayerGraph
+from edgecloud.tools import export
 from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
-from tests.missing import call_without_torch
+from tests.missing import EDGE, call_without_torch, run_without
 
 
 @pytest.fixture(autouse=True)
@@ -105,12 +107,47 @@ def test_a_cloud_runs_a_bundle_for_an_edge_with_torch(le_net: Path, cache: Path,
 
 
 def test_both_ends_run_a_bundle_and_plan_with_its_times(le_net: Path, tmp_path: Path, edge: CallEdge) -> None:
-    """Where nothing was measured before: another back-end that was, and is faster, would be taken."""
+    """With whatever is fastest on either side, which is measured, since nothing was before; and it is said why."""
     where = ("--emulate-link", "5mbit,20ms", "--cache-dir", str(tmp_path))
-    (document,) = _documents(edge("-t", str(le_net), *where, "--json"))
-    assert document["plan"]["backend"] == {"edge": "onnxruntime", "cloud": "onnxruntime"}
+    (document,) = _documents(edge("-t", str(le_net), *where, "--verify", "--json"))
+    for side in ("edge", "cloud"):
+        assert document["plan"]["backend"][side] in ("torch", "onnxruntime", "openvino")
+        assert "measured" in document["plan"]["backend_reason"][side]
+        assert "onnxruntime " in document["plan"]["backend_reason"][side]
+    assert document["verify"]["matches"]
     assert document["weights_origin"] == "shipped"
     assert document["input"] == "sample:digit.png"
+
+
+def test_a_cloud_without_torch_serves_an_edge_without_it(le_net: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, edgecloud as ec\n"
+        "net = ec.load(sys.argv[1])\n"
+        "with ec.Cloud(networks=[net], cache_dir=sys.argv[2]) as cloud:\n"
+        "    with ec.Edge(net, cloud=cloud.address, point=4, cache_dir=sys.argv[2]) as edge:\n"
+        "        answer = edge(net.sample)\n"
+        "print(answer.completed_by, answer.outputs[0].argmax(), 'torch' in sys.modules)\n"
+    )
+    run = run_without(EDGE, code, str(le_net), str(tmp_path))
+    assert run.code == 0, run.stderr
+    assert run.stdout.split() == ["split", str(_top_of("le_net")), "False"]
+
+
+def _top_of(name: str) -> int:
+    network = registry.built_in(name).network()
+    return int(network.whole(network.example.array)[0].argmax())
+
+
+def test_a_bundle_in_the_cache_is_compared_with_torch(le_net: Path, tmp_path: Path, edge: CallEdge) -> None:
+    kept = export.kept_path("le_net", tmp_path)
+    shutil.copy(le_net, kept)
+    flags = ("-t", "le_net", "--point", "12", "--verify", "--json", "--cache-dir", str(tmp_path))
+    for backend in ("auto", "onnxruntime"):
+        (document,) = _documents(edge(*flags, "--backend", backend))
+        reason = document["plan"]["backend_reason"]["edge"]
+        assert ("torch " in reason and "onnxruntime " in reason) == (backend == "auto")
+        assert document["verify"]["matches"]
+    assert document["plan"]["backend"]["edge"] == "onnxruntime"
 
 
 def test_torch_can_run_what_a_bundle_was_made_of(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:

@@ -2,15 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from edgecloud.engine import backend_choice
-from edgecloud.engine.backend_choice import choose
-from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare
-from edgecloud.models import bundle_network
+from edgecloud.engine.auto_executor import AutoExecutor
+from edgecloud.engine.backend_choice import candidates_of, choose
+from edgecloud.engine.executor import AUTO, ONNXRUNTIME, OPENVINO, TORCH, CpuShare
+from edgecloud.models import bundle_cache, bundle_network
 from edgecloud.models.bundle_network import BundleNetwork
-from edgecloud.predictor import store
-from edgecloud.predictor.profile import Profile, ProfileKey
-from edgecloud.utils.inference_utils import set_threads
+from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.utils.extras import is_there
 from tests import bundles
+
+SHARE = CpuShare(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -21,44 +22,35 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> BundleNetwork:
     return bundle_network.read(path)
 
 
-def _keep(
-    folder: Path, network: BundleNetwork, backend: str, seconds: float, threads: int = 1, weights: str = ""
-) -> None:
-    key = ProfileKey(
-        model="le_net",
-        graph=network.graph.digest,
-        weights=weights or network.weights.digest,
-        device="cpu x",
-        threads=threads,
-        backend=backend,
-        clock="wall",
-        torch="1",
-    )
-    layers = len(network.graph.layers)
-    store.save(folder, Profile(key, ((0.0, *[seconds / (layers - 1)] * (layers - 1)),), {}), network.graph)
+def _names(network: BundleNetwork | TorchNetwork, device: str = "cpu", cache_dir: Path | None = None) -> list[str]:
+    return [each.backend for each in candidates_of(network, device, cache_dir).found if each.backend != OPENVINO]
 
 
-def test_the_faster_one_is_taken_once_both_were_measured(network: BundleNetwork, tmp_path: Path) -> None:
-    share = CpuShare(0.5)
-    assert choose(network, "cpu", share, AUTO, tmp_path).backend == ONNXRUNTIME
-    _keep(tmp_path, network, ONNXRUNTIME, 0.020)
-    assert "no other back-end was measured" in choose(network, "cpu", share, AUTO, tmp_path).why
-    _keep(tmp_path, network, TORCH, 0.010, threads=7)
-    _keep(tmp_path, network, TORCH, 0.010, weights="sha256:other")
-    assert choose(network, "cpu", share, AUTO, tmp_path).backend == ONNXRUNTIME
-    _keep(tmp_path, network, TORCH, 0.010)
-    assert choose(network, "cpu", share, AUTO, tmp_path) == backend_choice.Choice(
-        TORCH, "measured: onnxruntime 20 ms, torch 10 ms"
-    )
-
-
-def test_a_difference_that_may_be_noise_changes_nothing(network: BundleNetwork, tmp_path: Path) -> None:
-    set_threads(1)
-    _keep(tmp_path, network, ONNXRUNTIME, 0.0200)
-    _keep(tmp_path, network, TORCH, 0.0198)
-    assert choose(network, "cpu", None, AUTO, tmp_path).backend == ONNXRUNTIME
+def test_a_bundle_may_be_run_by_all_that_are_installed(network: BundleNetwork, tmp_path: Path) -> None:
+    assert _names(network) == [ONNXRUNTIME, TORCH]
+    assert isinstance(choose(network, "cpu", SHARE, AUTO, tmp_path).executor, AutoExecutor)
+    found = [each.backend for each in candidates_of(network, "cpu", None).found]
+    assert (OPENVINO in found) == is_there("openvino")
 
 
 def test_what_the_user_says_is_taken(network: BundleNetwork, tmp_path: Path) -> None:
-    assert choose(network, "cpu", None, TORCH, tmp_path).backend == TORCH
-    assert choose(network, "cuda", None, AUTO, tmp_path).backend == TORCH
+    chosen = choose(network, "cpu", SHARE, ONNXRUNTIME, tmp_path)
+    assert chosen.executor.machine.backend == ONNXRUNTIME
+    assert chosen.why == "as --backend says"
+    assert _names(network, "cuda") == [TORCH]
+
+
+def test_a_network_of_torch_is_run_by_torch_until_a_bundle_of_it_is_kept(tmp_path: Path) -> None:
+    traced, x = bundles.traced_of(bundles.FixedShape(), (1, 3, 4), "net:a")
+    ours = bundles.in_torch(traced, x)
+    chosen = choose(ours, "cpu", SHARE, AUTO, tmp_path)
+    assert chosen.executor.machine.backend == TORCH
+    assert chosen.why == "onnxruntime needs a bundle: deployment.py export makes one"
+    path = bundle_cache.path_of(tmp_path, "net:a")
+    path.parent.mkdir()
+    bundles.write(path, traced, x)
+    assert _names(ours, cache_dir=tmp_path) == [TORCH, ONNXRUNTIME]
+    assert choose(ours, "cpu", SHARE, ONNXRUNTIME, tmp_path).executor.machine.backend == ONNXRUNTIME
+    assert _names(bundles.in_torch(traced, x, "sha256:1"), cache_dir=tmp_path) == [TORCH]  # of other weights
+    path.write_bytes(path.read_bytes()[:-40])
+    assert _names(ours, cache_dir=tmp_path) == [TORCH]

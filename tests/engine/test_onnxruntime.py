@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecloud.engine import certificates, onnxruntime_executor
+from edgecloud.engine import bundle_executor, certificates
 from edgecloud.engine.answers import is_close
-from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, Executor, candidates, make_executor
+from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, Executor, make_executor, usual
 from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
-from edgecloud.models import bundle_network
 from edgecloud.models.bundle_network import BundleNetwork
-from edgecloud.models.inputs import Input
-from edgecloud.models.network import Array, Weights
+from edgecloud.models.network import Array
 from edgecloud.models.torch_network import TorchNetwork
-from edgecloud.models.weights import Loaded
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.extras import MissingLibraryError
 from tests import bundles
@@ -25,11 +22,7 @@ Pair = tuple[BundleNetwork, TorchNetwork]
 @pytest.fixture(scope="module", params=[bundles.Chain, bundles.Branches])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A bundle, and what it was made of."""
-    traced, x = bundles.traced_of(request.param(), (1, 3, 24, 24))
-    path = tmp_path_factory.mktemp("bundles") / "x.bundle"
-    bundles.write(path, traced, x)
-    loaded = Loaded(*vars(Weights("", "", trained=False)).values(), model=traced.module)
-    return bundle_network.read(path), TorchNetwork(loaded, traced, Input(x.numpy(), "test"))
+    return bundles.pair(tmp_path_factory.mktemp("bundles") / "x.bundle", request.param())
 
 
 def _whole(network: TorchNetwork, x: Array) -> list[Array]:
@@ -107,14 +100,14 @@ def test_a_head_holds_only_its_own_weights(pair: Pair) -> None:
 
 def test_segments_go_where_they_hold_too_much(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = pair
-    monkeypatch.setattr(onnxruntime_executor, "KEPT_BYTES", 1)
+    monkeypatch.setattr(bundle_executor, "KEPT_BYTES", 1)
     executor = OnnxRuntimeExecutor(ours, "cpu")
     cuts = [frozenset(range(number, len(ours.graph.layers))) for number in range(len(ours.graph.layers))]
     for layers in cuts:
         executor.load(layers)
         assert executor.has(layers)
     kept = [layers for layers in cuts if executor.has(layers)]
-    assert executor._held_bytes() <= executor._most_bytes or len(kept) == onnxruntime_executor.LEAST_KEPT
+    assert executor._held_bytes() <= executor._most_bytes or len(kept) == bundle_executor.LEAST_KEPT
     assert kept == cuts[-len(kept) :]
 
 
@@ -150,9 +143,9 @@ def test_a_profile_is_kept_by_all_that_it_depends_on(pair: Pair, tmp_path: Path)
 
 def test_auto_takes_onnxruntime_for_a_bundle_on_the_processor_only(pair: Pair) -> None:
     ours, theirs = pair
-    assert candidates(ours, "cpu") == (ONNXRUNTIME,)  # torch knows no such network by name
-    assert candidates(ours, "cuda") == (TORCH,)
-    assert candidates(theirs, "cpu") == (TORCH,)
+    assert usual(ours, "cpu") == ONNXRUNTIME
+    assert usual(ours, "cuda") == TORCH
+    assert usual(theirs, "cpu") == TORCH
     executor: Executor = make_executor(ours, "cpu", backend=AUTO)
     assert executor.machine.backend == ONNXRUNTIME
 
@@ -165,7 +158,7 @@ def test_what_it_cannot_run_is_said_with_what_to_do(pair: Pair, monkeypatch: pyt
         make_executor(ours, "cuda", backend=ONNXRUNTIME)
     with pytest.raises(UsageError, match="is not a built-in network"):
         make_executor(ours, "cpu", backend=TORCH)
-    with pytest.raises(UsageError, match="backend is one of auto, torch, onnxruntime, not 'tvm'"):
+    with pytest.raises(UsageError, match="backend is one of auto, torch, onnxruntime, openvino, not 'tvm'"):
         make_executor(ours, "cpu", backend="tvm")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingLibraryError, match="needs onnxruntime"):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecloud.engine.executor import Ran
 from edgecloud.engine.speed import (
     KNOWN,
     MOST_PROBE_S,
@@ -143,11 +144,11 @@ def test_times_follow_the_speed() -> None:
     found = FoundTimes(LayerTimes((0.0, 0.1, 0.3), (0.0, 0.01, 0.0), "measured"), meter=meter)
     assert found.current.seconds == found.quiet.seconds
     for _ in range(50):
-        found.ran(frozenset({0, 1, 2}), 0.8)
+        found.ran(frozenset({0, 1, 2}), Ran([], 0.8))
     assert found.current.seconds == pytest.approx((0.0, 0.2, 0.6), rel=0.02)
     assert found.current.start_s == pytest.approx((0.0, 0.02, 0.0), rel=0.02)
     assert found.quiet.seconds == (0.0, 0.1, 0.3)
-    found.ran(frozenset({2}), 0.62, first=1)
+    found.ran(frozenset({2}), Ran([], 0.62))  # which begins behind others
     assert found.current.seconds == pytest.approx((0.0, 0.2, 0.6), rel=0.02)
 
 

@@ -73,3 +73,22 @@ def test_the_check_finds_what_the_others_cannot_tell() -> None:
     assert segments.checked(graph, work, even) == pytest.approx(0)
     odd = CutTimes({1: (0.1,), 2: (2.0,), 3: (2.1,), 4: (4.0,)}, {})
     assert segments.checked(graph, work, odd) > 0.3
+
+
+Rows = st.lists(st.lists(st.floats(0, 1), min_size=6, max_size=6), min_size=1, max_size=3)
+
+
+@given(seconds=Rows, starts=st.lists(st.floats(0, 1), min_size=6, max_size=6), tails=st.booleans())
+def test_the_best_of_several_profiles_has_the_best_head_or_tail_of_every_cut(
+    seconds: list[list[float]], starts: list[float], tails: bool
+) -> None:
+    times = [([0.0, *row[1:]], starts) for row in seconds]
+    best, left = segments.best_of(times, range(1, 5), tails=tails)
+    assert min(best) >= 0
+    for layer in range(1, 5):
+        if tails:
+            told = min(sum(row[layer + 1 :]) + starts[layer] for row, _ in times)
+            assert left[layer] == pytest.approx(told)
+            assert sum(best[layer + 1 :]) <= told + 1e-9
+        else:
+            assert sum(best[: layer + 1]) == pytest.approx(min(sum(row[: layer + 1]) for row, _ in times))
