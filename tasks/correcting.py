@@ -46,7 +46,8 @@ class Side:
 
     def corrected(self, seconds: Sequence[float]) -> list[float]:
         """The seconds of all layers, each by the factor of its kind."""
-        return (np.asarray(seconds) * self.factors.factors[list(self.kinds.of)]).tolist()
+        factors = self.factors.factors[list(self.kinds.of)]
+        return [s * float(factor) for s, factor in zip(seconds, factors, strict=True)]
 
 
 class Corrections:
