@@ -14,6 +14,7 @@ from edgecloud.cli import answer_file
 from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.outcome import Compared, Outcome, PlanMove, Runs, Sources
 from edgecloud.engine.answers import told_difference
+from edgecloud.engine.speed import Speed
 from edgecloud.partition.cost import StageTimes
 from edgecloud.partition.packing import RAW
 from edgecloud.tools.plan_gain import ENDS, Now, gain_json, gain_lines
@@ -120,8 +121,12 @@ SIZES = ("payload_bytes", "raw_bytes", "received_bytes")
 def _times_json(times: Sources) -> dict[str, Any]:
     """Where the times come from, and how fast both sides are now."""
     told = {name: getattr(times, name) for name in ("edge", "edge_factor", "cloud", "edge_why")}
-    speed, sd = {"edge": times.edge_speed.value, "cloud": times.cloud_speed}, {"edge": times.edge_speed.sd}
-    return told | {"speed": speed, "speed_sd": sd}
+    return told | speeds_json(times.edge_speed, times.cloud_speed)
+
+
+def speeds_json(edge: Speed, cloud: float | None) -> dict[str, Any]:
+    """How fast both sides are now beside themselves when they are quiet, and how sure the edge's is."""
+    return {"speed": {"edge": edge.value, "cloud": cloud}, "speed_sd": {"edge": edge.sd}}
 
 
 def speed_text(times: Sources) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.table import Table
 
+from edgecloud.cli.report import speeds_json
 from edgecloud.tasks.bound import STAGES
 from edgecloud.tasks.pipeline import TaskRecord, stages_of
 from edgecloud.tasks.task_runner import TasksOutcome, TasksRun
@@ -144,6 +145,7 @@ def to_json(outcome: TasksOutcome) -> dict[str, Any]:
     return {
         "summary": summary(outcome),
         "link": asdict(outcome.first_link) | {"history": [list(pair) for pair in outcome.history]},
+        "times": speeds_json(outcome.edge_speed, outcome.cloud_speed),
         "tasks": [row(record) for record in outcome.records],
         "problems": [asdict(problem) for problem in outcome.problems],
     }

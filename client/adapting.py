@@ -131,6 +131,11 @@ class Adapter:
         return cloud is not None and not cloud.is_left_alone
 
     @property
+    def _is_all_here(self) -> bool:
+        """Whether the running cut asks nothing of the cloud, whose answers would say how busy it is."""
+        return all(part.place == "edge" for part in self.plan.decision.parts)
+
+    @property
     def _most_s(self) -> float:
         return DEADLINE_SHARE * self._config.cloud.timeout_s
 
@@ -173,6 +178,8 @@ class Adapter:
         cloud = self._prepared.edge.cloud
         if cloud is not None and cloud.is_left_alone:
             cloud.look()  # a plan for the edge alone would never ask for it
+        elif cloud is not None and self._is_all_here:
+            cloud.ask_meanwhile()
         conditions = None if cloud is None else cloud.conditions()
         if conditions is not None and conditions.link is not None:
             link = conditions.link

@@ -48,6 +48,8 @@ IDLE_ANSWER_S = 0.25
 LONGEST_PAUSE_S = 30.0
 LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
+NEWS_S = 1.0  # without any news of a cloud that is not used, after which it is asked how busy it is ...
+NEWS_SHARE = 0.03  # ... but no longer than for this share of the time
 LEAST_S = 0.1  # for the second handshake, where the first one took all the time
 END_S = 0.5
 AWAY = "cloud unreachable: "
@@ -93,11 +95,11 @@ def connection_of(
     )
 
 
-class Reconnector:
-    """Opens a connection in a separate thread; its result is read later."""
+class Meanwhile:
+    """Does one thing in a thread of its own, such as opening a connection; its result is read later."""
 
-    def __init__(self, open_connection: Callable[[], None]) -> None:
-        self._open = open_connection
+    def __init__(self, do: Callable[[], None], name: str) -> None:
+        self._do, self._name = do, name
         self._thread: threading.Thread | None = None
 
     @property
@@ -107,13 +109,49 @@ class Reconnector:
 
     def start(self) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._open, name="reconnects", daemon=True)
+        self._thread = threading.Thread(target=self._do, name=self._name, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for its end, so long at most; None: as long as it takes."""
         if self._thread is not None:
             self._thread.join(seconds)
+
+
+class _Asker:
+    """Asks a cloud that is not used how busy it is, in a thread of its own; a cloud that does not answer is gone."""
+
+    def __init__(self, client: Callable[[], MultiplexedClient | None], note: Callable[[State], None]) -> None:
+        self._client, self._note = client, note
+        self._meanwhile = Meanwhile(self._ask, "asks how busy it is")
+        self._at, self._took_s, self._timeout_s = 0.0, 0.0, 0.0
+
+    def ask_if_due(self, timeout_s: float) -> None:
+        """Begin, where nobody has heard of the cloud for long enough and there is time for a question."""
+        client, now = self._client(), time.perf_counter()
+        pause_s = max(NEWS_S, self._took_s / NEWS_SHARE)
+        if client is None or client.outstanding or now - max(client.last_used, self._at) < pause_s:
+            return
+        if not self._meanwhile.is_busy:
+            self._at, self._timeout_s = now, timeout_s
+            self._meanwhile.start()
+
+    def _ask(self) -> None:
+        client = self._client()
+        if client is None:
+            return
+        try:
+            reply = client.ask_state(self._timeout_s)
+            if reply is None:
+                client.close(DeadlineError("no STATUS answer from a cloud that was not used"))
+            else:
+                self._note(reply[0])
+        except AppError as error:
+            log.info("a cloud that is not used did not answer: %s", error)
+            client.close(error)
+        except Exception:  # nobody would hear of it
+            log.exception("internal error while asking how busy the cloud is")
+        self._took_s = time.perf_counter() - self._at
 
 
 class ConnectionManager:
@@ -138,7 +176,10 @@ class ConnectionManager:
         self._speed: float | None = None
         self._forget_s = LOAD_FORGET_S
         self._breaker, self._budget = Breaker(Backoff(longest_s=LONGEST_PAUSE_S)), RetryBudget()
-        self._reconnector = Reconnector(self._open_for_later)
+        self._reconnector, self._asker = (
+            Meanwhile(self._open_for_later, "reconnects"),
+            _Asker(lambda: self.client, self._note_state),
+        )
         self._lost_at: float | None = None
         self._is_surveying = False
         """Whether a plan is made from what the link is measured to be."""
@@ -283,6 +324,15 @@ class ConnectionManager:
         """Ask the cloud how busy it is. Raises AppError where it is lost."""
         return self._state_from(self._needed(), timeout_s)
 
+    def ask_meanwhile(self) -> None:
+        """Have a cloud that is not used asked how busy it is, where nobody has heard of it for a while.
+
+        No inference waits for that. A question lasts as long as a round trip, hardly computes, and is asked again only
+        after so long that all of them take 3 % of the time.
+        """
+        if not self._is_leaving:
+            self._asker.ask_if_due(IDLE_ANSWER_S + ROUND_TRIPS * self._rtt_s)
+
     def _state_from(self, client: MultiplexedClient, timeout_s: float) -> State:
         reply = client.ask_state(timeout_s)
         if reply is None:
@@ -316,7 +366,7 @@ class ConnectionManager:
         self._use(client)
 
     def _open_for_later(self) -> None:
-        """What the Reconnector does."""
+        """What the reconnector does."""
         ready_s = self._config.ready_s if not self.connects else min(RECONNECT_S, self._config.ready_s)
         is_first, self.error = not self.why and not self.connects, None
         try:

@@ -24,6 +24,8 @@ class Gauges:
     connections: Callable[[], float]
     waiting: Callable[[], float]
     load: Callable[[], float]
+    speed: Callable[[], float]
+    """Of the machine now, beside itself when it is quiet."""
 
 
 class Metrics(Protocol):

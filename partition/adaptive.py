@@ -25,6 +25,8 @@ from edgecloud.partition.drift import FIRST_NOISE, TICK_S, Floats, SideFactors, 
 
 MARGIN = 0.02  # of the running way's seconds
 SURE = 1.5  # standard deviations: from there another way is taken for better ...
+AGAIN = 3.0  # ... for a better one that was left before, on the same machines: near ties are no swing
+FRESH = 0.75  # ... just after a change, when nothing speaks for the running way any more
 LIKELY = 0.5  # ... and from there it is tried
 HORIZON = 60  # inferences that a try is for, where there is no end
 FIRST_TRIES = 3.0  # inferences of the running way that all tries may cost together, at first ...
@@ -71,6 +73,26 @@ class Believed:
     def changes(self) -> int:
         """Alarms so far."""
         return sum(side.changes for side in self.sides)
+
+    @property
+    def suspicion(self) -> float:
+        """How likely it is that one of them has changed, from 0 to 1."""
+        return max(side.suspicion for side in self.sides)
+
+    @property
+    def suspect(self) -> int:
+        """The side that has changed most likely: 0 is the edge, 1 the link, 2 the cloud."""
+        return max(range(3), key=lambda side: self.sides[side].suspicion)
+
+    @property
+    def if_unchanged(self) -> "Believed":
+        """If all that was far off lately was chance."""
+        return Believed(*(side.if_unchanged for side in self.sides))
+
+    @property
+    def if_changed(self) -> "Believed":
+        """If none of that was."""
+        return Believed(*(side.if_changed if side.suspicion else side for side in self.sides))
 
     def later(self, seconds: float) -> "Believed":
         """So many seconds have passed."""
@@ -147,12 +169,18 @@ class Budget:
         return Budget(min(max(MOST_TRIES, self.tries), self.tries + BUDGET) - max(0.0, lost))
 
 
-def steady(totals: Totals, running: int, allowed: Sequence[bool] | None = None) -> int:
-    """The best way if it is surely better than the running one, else that one."""
+def steady(
+    totals: Totals, running: int, allowed: Sequence[bool] | None = None, sure: Sequence[float] | None = None
+) -> int:
+    """The best way if it is surely better than the running one, else that one.
+
+    `sure` says of every way by how many standard deviations it has to be; SURE where nothing is said.
+    """
     seconds = totals.seconds if allowed is None else np.where(allowed, totals.seconds, math.inf)
     best = int(np.argmin(seconds))
     saved_s = float(totals.seconds[running] - seconds[best])
-    needed_s = max(MARGIN * float(totals.seconds[running]), SURE * float(totals.sd_of_difference(running)[best]))
+    sds = SURE if sure is None else sure[best]
+    needed_s = max(MARGIN * float(totals.seconds[running]), sds * float(totals.sd_of_difference(running)[best]))
     return best if saved_s > needed_s else running
 
 
@@ -166,6 +194,23 @@ def leaning(totals: Totals, running: int, allowed: Sequence[bool], most_s: float
     saved_s, running_s = float(totals.seconds[running] - seconds[best]), float(totals.seconds[running])
     needed_s = max(2 * MARGIN * running_s, LIKELY * float(totals.sd_of_difference(running)[best]))
     return best if saved_s > needed_s and seconds[best] <= most_s else None
+
+
+def detour(
+    unchanged: Totals, changed: Totals, suspicion: float, running: int, allowed: Sequence[bool], most_s: float
+) -> int | None:
+    """The way that is to be run meanwhile, where what was seen may be a change and may be a burst; None where none is.
+
+    What it saves if that is a change, and what it costs if it is none, are weighed by how likely that is.
+    """
+    seconds = np.where(allowed, changed.seconds, math.inf)
+    best = int(np.argmin(seconds))
+    if best == running or max(seconds[best], unchanged.seconds[best]) > most_s:
+        return None
+    saved_s = float(changed.seconds[running] - seconds[best])
+    cost_s = float(unchanged.seconds[best] - unchanged.seconds[running])
+    is_worth_it = suspicion * saved_s > (1 - suspicion) * cost_s and saved_s > MARGIN * changed.seconds[running]
+    return best if is_worth_it else None
 
 
 def improvement(gain_s: Floats, sd_s: Floats) -> Floats:

@@ -23,8 +23,17 @@ Floats = NDArray[np.float64]
 HUBER = 2.5  # standard deviations; what is further away moves the factors no more than that
 CLIPPED = 4.0  # one residual counts no more than this for a change ...
 SLACK = 1.0  # ... this much less than it is ...
-ALARM = 7.5  # ... and the sum of them has to be above this
+BURSTS, GOES_ON = 0.01, 0.2  # of inferences one in a hundred is slow by chance, and the next one then with this chance
+FIRST_PACE_S = 0.5  # of an inference, before one has ended
+CHANGES_S = 100.0  # a machine becomes another one about so often
+SURE_ODDS = 25.0  # how much likelier a change has to be than a burst, to be one
+LEAST_ALARM, MOST_ALARM = 4.5, 17.5  # of the sum, for that
+SUSPICIOUS = 2.5  # from this sum on something may have changed: one inference that is far off is enough
+MOST_LOOKS = 6  # inferences after which that is no outlier any more, but what is measured
+LITTLE = 0.25  # of the seconds of the stage that was far off: one that is predicted to take less says nothing of that
+MOST_SKIPPED = 3  # inferences on other sides that count as if they had been slow, where the next one here is
 CHANGE_SD = 0.6  # of the logarithm of the drift after an alarm: up to twice as slow or fast is nothing special
+DOUBT_SD = 0.2  # of another side's, then
 WALK_SD = 0.015  # by which the logarithm of the drift walks from one inference to the next, and in a second ...
 YOUNG_SD, YOUNG = (
     0.15,
@@ -100,6 +109,12 @@ class SideFactors:
     _since: tuple[Stage, ...] = ()
     _up: float = 0.0
     _down: float = 0.0
+    _skipped: int = 0
+    """Inferences that did not run here since the last one that did, while something may have changed."""
+    _looks: int = 0
+    """Inferences that ran here since something may have changed."""
+    _pace_s: float = FIRST_PACE_S
+    """Between two inferences, about."""
 
     @classmethod
     def start(cls, kind_sds: Sequence[float], noise: float = FIRST_NOISE) -> "SideFactors":
@@ -136,7 +151,52 @@ class SideFactors:
         uncertain = min(1.0, float(estimate.cov[-1, -1]) / MOST_WALK_SD**2)
         mean = estimate.mean.copy()
         mean[-1] *= 0.5 ** (uncertain * passed / RETURNING)
-        return replace(self, estimate=Estimate(mean, estimate.cov), age=self.age + passed)
+        pace_s = math.sqrt(self._pace_s * min(max(seconds, 1e-4), 1e3))
+        return replace(self, estimate=Estimate(mean, estimate.cov), age=self.age + passed, _pace_s=pace_s)
+
+    def doubted(self) -> "SideFactors":
+        """Another side has become another machine: what slowed one down may have come from here, or gone here."""
+        room = MOST_WALK_SD**2 - float(self.estimate.cov[-1, -1])
+        return replace(self, estimate=self.estimate.with_drift(min(DOUBT_SD**2, max(0.0, room))))
+
+    # --- whether it has changed
+
+    def _evidence(self, odds: float) -> float:
+        """The sum that makes a change so much likelier than a burst. Who infers more often meets more bursts in a
+        minute, and no more changes."""
+        first = self._pace_s / CHANGES_S / BURSTS  # after one inference that was far off
+        more = math.log(odds / first) / math.log(1 / GOES_ON)
+        return (CLIPPED - SLACK) * (1 + more)
+
+    @property
+    def _alarm(self) -> float:
+        """What the sum has to be above."""
+        return min(MOST_ALARM, max(LEAST_ALARM, self._evidence(SURE_ODDS) - SLACK))
+
+    @property
+    def suspicion(self) -> float:
+        """How likely it is that it has changed, from 0 to 1; 0 while nothing was far off, or long after that."""
+        most = max(self._up, self._down)
+        if most < SUSPICIOUS or self._skipped > MOST_SKIPPED or self._looks > MOST_LOOKS:
+            return 0.0
+        odds = math.pow(GOES_ON, (self._evidence(1.0) - most) / (CLIPPED - SLACK))
+        return odds / (1 + odds)
+
+    @property
+    def missing(self) -> int:
+        """Inferences that are still to be skipped or slow before a slow one raises the alarm."""
+        each = CLIPPED - SLACK
+        return min(MOST_SKIPPED, math.floor((self._alarm - max(self._up, self._down)) / each)) - self._skipped
+
+    @property
+    def if_unchanged(self) -> "SideFactors":
+        """What is believed if all that was far off was chance."""
+        return self if self._anchor is None else replace(self, estimate=self._anchor)
+
+    @property
+    def if_changed(self) -> "SideFactors":
+        """What is believed if it was none."""
+        return self if self._anchor is None else self._changed(self._anchor, self._since)
 
     def after(self, *stages: Stage) -> "SideFactors":
         """What is believed once an inference was measured: its stages on this side, the one that says most first.
@@ -145,6 +205,8 @@ class SideFactors:
         """
         side = self
         usable = [stage for stage in stages if stage.is_usable]
+        if not usable and self._anchor is not None:
+            return replace(self, _skipped=self._skipped + 1)
         for number, stage in enumerate(usable):
             side = side._after(stage, counts=number == 0)
         return side
@@ -154,16 +216,40 @@ class SideFactors:
         if not counts:
             since = (*self._since, stage) if self._since else ()
             return replace(self, estimate=estimate, _since=since)
-        counted = max(-CLIPPED, min(CLIPPED, score))
-        up, down = max(0.0, self._up + counted - SLACK), max(0.0, self._down - counted - SLACK)
+        if self._since and stage.predicted.sum() < LITTLE * self._since[0].predicted.sum():
+            return replace(self, estimate=estimate, _skipped=self._skipped + 1)
         noise = self._noise_after(score, noise_share)
+        if self._anchor is not None and self.suspicion > 0:
+            _, score, _ = self._anchor.step(stage, self.noise, HUBER)  # as if what was far off had been chance
+        counted = max(-CLIPPED, min(CLIPPED, score))
+        if self._is_still_off(score):
+            counted *= 1 + min(MOST_SKIPPED, self._skipped)  # it was no burst: that would have ended meanwhile
+        up, down = max(0.0, self._up + counted - SLACK), max(0.0, self._down - counted - SLACK)
         if up <= 0 and down <= 0:
-            return replace(self, estimate=estimate, noise=noise, _anchor=None, _since=(), _up=0.0, _down=0.0)
+            return self._settled(estimate, noise)
         since = (*self._since, stage)[-12:]
-        if max(up, down) > ALARM:
+        if max(up, down) > self._alarm:
             return self._changed(self._anchor or self.estimate, since)
-        anchor = self._anchor or self.estimate
-        return replace(self, estimate=estimate, noise=noise, _anchor=anchor, _since=since, _up=up, _down=down)
+        anchor, looks = self._anchor or self.estimate, self._looks + (max(up, down) >= SUSPICIOUS)
+        return replace(
+            self,
+            estimate=estimate,
+            noise=noise,
+            _anchor=anchor,
+            _since=since,
+            _up=up,
+            _down=down,
+            _skipped=0,
+            _looks=looks,
+        )
+
+    def _settled(self, estimate: Estimate, noise: float) -> "SideFactors":
+        """Nothing is far off any more."""
+        return SideFactors(estimate, noise, self.changes, self.age, _pace_s=self._pace_s)
+
+    def _is_still_off(self, score: float) -> bool:
+        """Whether a residual is as far off, and to the same side, as what was seen before."""
+        return (score > SUSPICIOUS and self._up >= SUSPICIOUS) or (score < -SUSPICIOUS and self._down >= SUSPICIOUS)
 
     def _noise_after(self, score: float, share: float) -> float:
         """Follows the size of the residuals, as far as noise is what they come from."""
@@ -175,7 +261,7 @@ class SideFactors:
         estimate = anchor.with_drift(CHANGE_SD**2)
         for stage in since:
             estimate, *_ = estimate.step(stage, self.noise, math.inf)
-        return SideFactors(estimate, self.noise, self.changes + 1, 0.0)
+        return SideFactors(estimate, self.noise, self.changes + 1, 0.0, _pace_s=self._pace_s)
 
 
 def quadratic(rows: Floats, cov: Floats) -> Floats:

@@ -15,7 +15,7 @@ LEAST_SD = 0.03
 FIRST_SD, FIRST_COUNT = 0.1, 3
 KEPT = 40
 TOLERATED = 0.01
-LEAST_RUNS = 2
+LEAST_RUNS, LEAST_OF_END = 3, 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Measured:
     @property
     def mean(self) -> float:
         """Of the logarithms, with the most extreme ones drawn in: one stall is no loss."""
-        middle = sorted(self.logs)[len(self.logs) // 2]
+        middle = sorted(self.logs)[(len(self.logs) - 1) // 2]  # of two the lower one: the other may be the stall
         drawn = [min(max(value, middle - 0.25), middle + 0.25) for value in self.logs]
         return sum(drawn) / len(drawn)
 
@@ -58,7 +58,7 @@ def boundary(count: float) -> float:
 def loses(way: Measured, end: Measured) -> float | None:
     """By which ratio a way is slower than an end, where that is no chance; else None."""
     counts = len(way.logs), len(end.logs)
-    if min(counts) < LEAST_RUNS:
+    if counts[0] < LEAST_RUNS or counts[1] < LEAST_OF_END:
         return None
     prior = FIRST_SD**2 * FIRST_COUNT
     sd = math.sqrt((prior + way.squares + end.squares) / (FIRST_COUNT + sum(counts) - 2))
@@ -78,6 +78,10 @@ class Guard:
     def after(self, way: str, seconds: float) -> "Guard":
         """One more inference."""
         return Guard({**self.totals, way: self.totals.get(way, Measured()).after(seconds)})
+
+    def without(self, way: str) -> "Guard":
+        """The same, but for what a way took: that was of another time, where it is only now run again."""
+        return Guard({name: totals for name, totals in self.totals.items() if name != way})
 
     def typical_s(self, way: str) -> float:
         """What it took in the middle since then, in seconds; 0 where it did not run."""

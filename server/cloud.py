@@ -120,7 +120,9 @@ class Cloud:
         )
         self._metrics = self.server.metrics
         self._metrics.watch(
-            Gauges(lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load),
+            Gauges(
+                lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load, lambda: self._speed
+            ),
         )
 
     @property

@@ -68,6 +68,7 @@ class PrometheusMetrics:
             ("open_connections", "Open connections.", gauges.connections),
             ("queue_length", "Queued requests.", gauges.waiting),
             ("load", "Recent slowdown of the cloud relative to idle.", gauges.load),
+            ("speed", "Present speed of the machine relative to when it is quiet, as it was seen last.", gauges.speed),
         ):
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 

@@ -14,6 +14,7 @@ from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import codec_policy_of, packing_of
+from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.models import inputs, registry
 from edgecloud.models.inputs import Input
@@ -70,10 +71,14 @@ class Fleet:
         timing = self._times.find(executor, progress, tails=False)
         self.members[entry.name] = Member(entry, network, executor, timing)
 
+    @property
+    def speed(self) -> Speed:
+        """How fast this machine is at present, as far as it is known; nothing is run."""
+        return next((member.timing.meter.now() for member in self.members.values()), QUIET)
+
     def conditions(self, cloud: Conditions) -> Conditions:
         """What a decision depends on, with the present speed of this machine; nothing is run."""
-        speed = next((member.timing.meter.now().value for member in self.members.values()), 1.0)
-        speed = max(STEP, round(speed / STEP) * STEP)  # or every task would make a plan anew
+        speed = max(STEP, round(self.speed.value / STEP) * STEP)  # or every task would make a plan anew
         return replace(cloud, edge_speed=speed)
 
     def look(self) -> None:

@@ -2,14 +2,15 @@
 
 A closed queue is planned as a whole, cuts and order together, so that the last task ends early (partition.schedule).
 Open arrivals are cut one by one: for the least latency while the stages sustain the rate, else for the minimum
-bottleneck stage (DADS, Algorithm 3). A plan is kept until conditions have really changed.
+bottleneck stage (DADS, Algorithm 3). A plan is kept until conditions have really changed, or what tasks took has shown
+that their seconds are predicted wrong (tasks.correcting).
 """
 
 import heapq
 import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from edgecloud.client.conditions import Conditions
@@ -21,6 +22,7 @@ from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.partition.schedule import APART, Sharing
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.bound import Options
+from edgecloud.tasks.correcting import Corrections, Ran, differ
 from edgecloud.tasks.tasks import Task
 
 PLAN_EVERY_S = 0.5
@@ -50,6 +52,8 @@ class Option(NamedTuple):
     layer: int
     codec: str
     stages: Stages
+    told: Stages | None = None
+    """As they were predicted, where they are corrected."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,18 @@ class TaskPlan:
     codec: str
     stages: Stages
     objective: str
+    told: Stages | None = None
+    """As they were predicted, where they are corrected."""
+
+    @classmethod
+    def of(cls, option: Option, objective: str) -> "TaskPlan":
+        """An option that was chosen."""
+        return cls(option.point, option.layer, option.codec, option.stages, objective, option.told)
+
+    @property
+    def predicted(self) -> Stages:
+        """Its stages before anything was corrected: what a bound is made from."""
+        return self.told or self.stages
 
     @property
     def is_local(self) -> bool:
@@ -138,6 +154,9 @@ class Planner(Protocol):
     def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
         """Take note of the conditions; the link and the cloud have work for `backlog_s`."""
 
+    def ran(self, model: str, side: str, ran: Ran) -> None:
+        """A stage of a task was measured, on the `edge` or the `cloud`; in any thread."""
+
     def take(self, now_s: float, line: Line) -> tuple[Task, TaskPlan] | None:
         """The next task that is there, with its cut, which is then under way; None where none should start yet."""
 
@@ -173,6 +192,41 @@ def options_of(profile: Profiled, conditions: Conditions) -> list[Option]:
     return [Option(point.number, point.layer, codec, throughput.stages_of(times)) for point, codec, times in every]
 
 
+class _Learning:
+    """What both queues learn from stages that ran."""
+
+    def __init__(self, profiles: Mapping[str, Profiled]) -> None:
+        self._profiles = profiles
+        self._corrections = Corrections()
+        self._now: Conditions | None = None
+        """The conditions when they were looked at last."""
+
+    def ran(self, model: str, side: str, ran: Ran) -> None:
+        """A stage of a task was measured, on the `edge` or the `cloud`; in any thread."""
+        profile, now = self._profiles[model], self._now
+        if now is None:
+            return
+        if side == "edge":
+            self._corrections.note(
+                model, side, profile.graph, profile.seconds, replace(ran, slowdown=1 / now.edge_speed)
+            )
+        elif now.ready is not None:
+            seconds = now.ready[model].seconds
+            self._corrections.note(model, side, profile.graph, seconds, replace(ran, slowdown=now.load))
+
+    def _options_of(self, model: str, conditions: Conditions) -> list[Option]:
+        """The options of a network, with what was learnt of it."""
+        profile = self._profiles[model]
+        plain = options_of(profile, conditions)
+        better = replace(profile, seconds=self._corrections.of(model, "edge", profile.seconds))
+        if conditions.ready is not None:
+            ready = conditions.ready[model]
+            there = replace(ready, seconds=list(self._corrections.of(model, "cloud", ready.seconds)))
+            conditions = replace(conditions, ready={**conditions.ready, model: there})
+        pairs = zip(options_of(better, conditions), plain, strict=True)
+        return [option._replace(told=before.stages) for option, before in pairs]
+
+
 def best_of(options: Sequence[Option], objective: str) -> Option:
     """The one of least latency, or with the minimum bottleneck stage."""
     if objective == "latency":
@@ -182,10 +236,10 @@ def best_of(options: Sequence[Option], objective: str) -> Option:
 
 def _note(seen: Options, options: Mapping[str, Sequence[Option]]) -> None:
     for model, each in options.items():
-        seen.note(model, (((option.point, option.codec), option.stages) for option in each))
+        seen.note(model, (((option.point, option.codec), option.told or option.stages) for option in each))
 
 
-class ClosedQueue:
+class ClosedQueue(_Learning):
     """All tasks are there: cuts and order for the least makespan, priorities and deadlines first.
 
     Of a long queue the most urgent `HORIZON` tasks are planned, and more when most of them are done.
@@ -199,9 +253,10 @@ class ClosedQueue:
         is_serial: bool = False,
         sharing: Sharing = APART,
     ) -> None:
+        super().__init__(profiles)
         self._is_serial, self._sharing = is_serial, sharing
         self._later = deque(sorted(tasks, key=lambda task: task.urgency))
-        self._count, self._profiles = len(tasks), profiles
+        self._count, self._factors = len(tasks), self._corrections.factors()
         self._near: list[Task] = []
         self._order: deque[tuple[Task, TaskPlan]] = deque()
         self._conditions: Conditions | None = None
@@ -219,7 +274,9 @@ class ClosedQueue:
 
     def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
         """Plan again where conditions have changed, where little of the plan is left, or where one side has no work."""
+        self._now = conditions
         if self.left and self._is_due(now_s, conditions, backlog_s):
+            self._factors = self._corrections.factors()
             self._conditions, self._planned_at = conditions, now_s
             self._plan(conditions, backlog_s)
 
@@ -231,7 +288,9 @@ class ClosedQueue:
             return True
         if now_s - self._planned_at < PLAN_EVERY_S:
             return False
-        return conditions.differs(before) or (conditions.has_cloud and self._is_one_sided(backlog_s))
+        if conditions.differs(before) or differ(self._corrections.factors(), self._factors):
+            return True
+        return conditions.has_cloud and self._is_one_sided(backlog_s)
 
     def _is_one_sided(self, backlog_s: float) -> bool:
         """Whether the edge has nothing left to compute and the cloud has, or the cloud nothing for as long as the edge:
@@ -246,7 +305,7 @@ class ClosedQueue:
         is_whole = self._count == len(self._later) <= HORIZON
         while self._later and len(self._near) < HORIZON:
             self._near.append(self._later.popleft())
-        options = {model: options_of(profile, conditions) for model, profile in self._profiles.items()}
+        options = {model: self._options_of(model, conditions) for model in self._profiles}
         _note(self.options, options)
         if self._is_serial:
             self._plan_serially(options, is_whole=is_whole)
@@ -264,11 +323,11 @@ class ClosedQueue:
         for job in plan.order:
             if job >= len(first):
                 task = self._near[job - len(first)]
-                self._order.append((task, TaskPlan(*options[task.model][plan.chosen[job]], "makespan")))
+                self._order.append((task, TaskPlan.of(options[task.model][plan.chosen[job]], "makespan")))
 
     def _plan_serially(self, options: Mapping[str, Sequence[Option]], *, is_whole: bool) -> None:
         """One after the other: the least latency of each is the least time of all."""
-        choices = {model: TaskPlan(*best_of(each, "latency"), "latency") for model, each in options.items()}
+        choices = {model: TaskPlan.of(best_of(each, "latency"), "latency") for model, each in options.items()}
         self._order = deque((task, choices[task.model]) for task in self._near)
         if is_whole:
             self.bound_s = self.makespan_s = sum(choice.stages.total_s for _, choice in self._order)
@@ -290,12 +349,13 @@ class ClosedQueue:
         return None
 
 
-class OpenQueue:
+class OpenQueue(_Learning):
     """Tasks arrive over time: each is cut when it starts; the most urgent one that has arrived is next."""
 
     def __init__(self, tasks: Sequence[Task], profiles: Mapping[str, Profiled], rate_per_s: float) -> None:
         self._coming = deque(sorted(tasks, key=lambda task: task.arrival_s))
-        self._profiles, self._rate_per_s = profiles, rate_per_s
+        super().__init__(profiles)
+        self._rate_per_s, self._factors = rate_per_s, self._corrections.factors()
         models = [task.model for task in tasks]
         self._weights = {model: models.count(model) for model in dict.fromkeys(models)}
         self._arrived: dict[str, list[tuple[tuple[int, float], float, int, Task]]] = {
@@ -319,10 +379,12 @@ class OpenQueue:
     def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
         """Choose a cut for each network; one in use is left only for one that is clearly better."""
         del backlog_s
-        if conditions == self._conditions:
+        self._now, factors = conditions, self._corrections.factors()
+        if conditions == self._conditions and not differ(factors, self._factors):
             return
+        self._factors = factors
         self._now_s, self._conditions = now_s, conditions
-        options = {model: options_of(self._profiles[model], conditions) for model in self._weights}
+        options = {model: self._options_of(model, conditions) for model in self._weights}
         _note(self.options, options)
         fastest = [best_of(options[model], "latency").stages for model in self._weights]
         counts = list(self._weights.values())
@@ -332,7 +394,7 @@ class OpenQueue:
 
     def _settle(self, model: str, options: Sequence[Option]) -> None:
         """The codec follows the link at once: to change it costs nothing."""
-        best, old = TaskPlan(*best_of(options, self.objective), self.objective), self._choices.get(model)
+        best, old = TaskPlan.of(best_of(options, self.objective), self.objective), self._choices.get(model)
         here = [option for option in options if old is not None and option.point == old.point]
         current = best_of(here, self.objective) if here else None
         if old is None or current is None or self._is_worth(current.stages, best):
@@ -340,7 +402,7 @@ class OpenQueue:
                 self.moves.append(Move(self._now_s, model, old.point, best.point))
             self._choices[model] = best
         else:
-            self._choices[model] = TaskPlan(*current, self.objective)
+            self._choices[model] = TaskPlan.of(current, self.objective)
 
     def _is_worth(self, current: Stages, best: TaskPlan) -> bool:
         if best.objective == "latency":

@@ -13,6 +13,7 @@ from edgecloud.client.handshake import is_nobody
 from edgecloud.client.subprocesses import CloudAccess, own_cloud_threads
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
+from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.engine.times import Times
 from edgecloud.models import registry
 from edgecloud.net.link import LinkEstimate
@@ -66,6 +67,10 @@ class TasksOutcome:
     is_interrupted: bool = False
     left: int = 0
     objective: str = ""
+    edge_speed: Speed = QUIET
+    """How fast this machine was at the end beside itself when it is quiet, and how sure that is ..."""
+    cloud_speed: float | None = None
+    """... and the cloud, as it said last; None where there was none."""
 
 
 @dataclass
@@ -226,13 +231,15 @@ def _outcome(prepared: _Prepared, planner: Planner, cloud: ConnectionManager, pi
         cloud_error=cloud.why,
         left=planner.left,
         objective=planner.objective,
+        edge_speed=prepared.fleet.speed,
+        cloud_speed=cloud.speed,
     )
 
 
 def _bound_s(prepared: _Prepared, planner: Planner, pipeline: Pipeline) -> float | None:
     done = [record for record in pipeline.records if record.completed_by]
     ran = [
-        (record.choice.stages, stages_of(record))
+        (record.choice.predicted, stages_of(record))
         for record in done
         if record.choice is not None and record.completed_by != "fallback"
     ]

@@ -12,6 +12,7 @@ import torch
 
 from edgecloud.client.adapting import MEASURED_SD, interval_of, is_adaptable
 from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
+from edgecloud.client.connection_manager import NEWS_S
 from edgecloud.client.edge import Edge
 from edgecloud.client.edge_client import EdgeClient
 from edgecloud.client.outcome import PlanMove
@@ -21,6 +22,7 @@ from edgecloud.engine.executor import Ran, Segment
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
 from edgecloud.models.torch_network import TorchNetwork, whole_answer
+from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Link
 from edgecloud.partition.decide import Goal
@@ -187,6 +189,29 @@ def test_what_is_adapted_and_how_sure_it_is_at_first(edge: Edge, config: EdgeCon
 )
 def test_a_move_is_told_in_a_line(move: PlanMove, text: str) -> None:
     assert str(move) == text
+
+
+def test_a_cloud_that_is_not_used_is_asked_how_busy_it_is_now_and_then(edge: Edge, config: EdgeConfig) -> None:
+    """It was loaded, so all runs here; that it is not any more is found without trying it, and costs no inference."""
+    x = edge.network.example.tensor.numpy()
+    with EdgeClient(config, edge) as client:
+        assert client.plan.decision.head == edge.graph.everything
+        manager = edge.cloud
+        assert manager is not None
+        manager._note_state(State(9.0, 0.0, 0, 32, 1))
+        manager._forget_s = 1e9
+        heard, told, end = manager.state, [time.perf_counter()], time.monotonic() + LONG_S
+        while len(told) < 3 and time.monotonic() < end:
+            answer = client.infer(x)
+            if manager.state is not heard:
+                heard = manager.state
+                told.append(time.perf_counter())
+        tries, load = client.plan.tries, manager.conditions().load
+    assert len(told) == 3
+    assert told[2] - told[1] > 0.9 * NEWS_S, "it is asked too often"
+    assert load < 5, "it is as loaded as it was believed to be"
+    assert answer.requests <= 1
+    assert tries <= len(told)
 
 
 def test_a_cloud_that_is_gone_is_not_tried(edge: Edge, executor: SlowedExecutor, config: EdgeConfig) -> None:

@@ -53,6 +53,7 @@ def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[s
     assert seen["edgecloud_open_connections"] == 1
     assert seen["edgecloud_queue_length"] == 0
     assert seen["edgecloud_load"] >= 1
+    assert 0 < seen["edgecloud_speed"] <= 10
     parts = [seen[f'edgecloud_{part}_seconds_sum{{model="le_net"}}'] for part in ("queue", "decode", "compute")]
     assert seen['edgecloud_request_seconds_count{model="le_net"}'] == 3
     assert 0 < sum(parts) <= seen['edgecloud_request_seconds_sum{model="le_net"}']
@@ -73,7 +74,7 @@ def uses(path: Path) -> bool:
 def test_two_clouds_in_one_process_do_not_count_together() -> None:
     one, two = PrometheusMetrics(), PrometheusMetrics()
     for metrics in (one, two):
-        metrics.watch(Gauges(lambda: 1, lambda: 2, lambda: 3))
+        metrics.watch(Gauges(lambda: 1, lambda: 2, lambda: 3, lambda: 0.5))
     one.connected()
     one.refused("BUSY")
     one.received("m", {"raw": 10})
@@ -81,6 +82,7 @@ def test_two_clouds_in_one_process_do_not_count_together() -> None:
     assert one.registry.get_sample_value("edgecloud_connections_total") == 1
     assert two.registry.get_sample_value("edgecloud_connections_total") == 0
     assert two.registry.get_sample_value("edgecloud_queue_length") == 2
+    assert two.registry.get_sample_value("edgecloud_speed") == 0.5
 
 
 def test_a_port_that_is_taken_is_one_line_and_code_3() -> None:
