@@ -5,15 +5,14 @@
 
 edge_api.py runs there, with the bundle of each network and `--verify`, which compares answers with the whole bundle.
 The whole bundle is compared here with the module in plain torch, on the same input. All chain points are tried; of
-networks with many layers, ten that are evenly spread. Bundles and results are kept in DIR, so that a run goes on where
-another one ended.
+networks with many layers, ten that are evenly spread. Bundles, measured times and results are kept in DIR: a run
+goes on where another one ended.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +68,18 @@ def cuts_of(name: str, edge_python: str, bundles: Path, port: int, cache: Path) 
     points = points_of(len(network.graph.points), name in SOME)
     command = [
         *(edge_python, "edge_api.py", "-t", str(network.bundle.path), "-i", "127.0.0.1", "-p", str(port)),
-        *("--cache-dir", str(cache), "--points", ",".join(map(str, points)), "--verify", "--json", "--warm-up", "0"),
+        *(
+            "--cache-dir",
+            str(cache),
+            "--points",
+            ",".join(map(str, points)),
+            "--verify",
+            "--json",
+            "--warm-up",
+            "0",
+            "--threads",
+            "1",
+        ),
     ]
     began = time.perf_counter()
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -107,11 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{options.edge_python} has {there}: make edge makes one without")
     options.folder.mkdir(parents=True, exist_ok=True)
     files = {name: options.folder / f"{name.replace(':', '_')}.json" for name in [*ALL, *SOME, *options.networks]}
-    with tempfile.TemporaryDirectory() as folder, running_cloud(Path(folder), "--models", "all") as cloud:
+    cache = options.folder / "cache"
+    with running_cloud(cache, "--models", "all", "--threads", "1") as cloud:
         for name in options.networks:
             if files[name].is_file():
                 continue
-            cuts = cuts_of(name, options.edge_python, options.folder, cloud.port, Path(folder) / "edge")
+            cuts = cuts_of(name, options.edge_python, options.folder, cloud.port, cache)
             files[name].write_text(json.dumps(asdict(cuts)))
             print(" | ".join(cells(name, cuts)), file=sys.stderr)
     every = {name: Cuts(**json.loads(file.read_text())) for name, file in files.items() if file.is_file()}

@@ -4,11 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from itertools import groupby
-from typing import Any
-
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from edgecloud.cli import answer_file
 from edgecloud.client.edge import Answered, Fallback
@@ -28,7 +24,20 @@ from edgecloud.tools.plan_table import (
     part_line,
     why_line,
 )
+from edgecloud.utils.later import later
 from edgecloud.utils.units import format_rate, format_seconds, printable, readable
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+else:  # only what is for people needs them
+    Console, Group, Table, Text = (
+        later("rich.console", "Console"),
+        later("rich.console", "Group"),
+        later("rich.table", "Table"),
+        later("rich.text", "Text"),
+    )
 
 NO_LINK = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
 FALLBACKS_SHOWN, ROWS_SHOWN, OUTPUTS_SHOWN = 5, 28, 10

@@ -281,4 +281,4 @@ def read_input(config: EdgeConfig, entry: Entry) -> Input:
     for kind, what in sources.items():
         if what is not None:
             return inputs.read(entry.name, entry.takes, kind, what, entry.preprocess)
-    return inputs.sample(entry.sample, entry.preprocess)
+    return entry.default_input()

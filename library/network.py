@@ -211,7 +211,7 @@ def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
         raise UsageError("the module holds its weights: load them into it, and leave `weights` out")
     with _CAPTURING, building.seeded():
         entry, loaded = given_module.read(what[0], what[1], name)
-        example = inputs.sample(entry.sample, entry.preprocess)
+        example = entry.default_input()
         return Network(entry, prepare(loaded, example, entry.name), entry.name, is_module=True)
 
 

@@ -86,13 +86,19 @@ class Entry:
 
     bundle: Path | None = None
     """Of a network that is a bundle, its file: no torch is needed."""
+    example: Callable[[], inputs.Input] | None = None
+    """Its default input where that is ready, and need not be read and preprocessed."""
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
     def network(self, weights: str = DEFAULT, example: inputs.Input | None = None) -> Network:
         """The network with parameters as `models.weights` takes them, ready to be cut; its sample is the example
         unless another one is given. Raises UsageError and MismatchError for parameters that do not serve."""
-        return self.load(self, weights, example or inputs.sample(self.sample, self.preprocess))
+        return self.load(self, weights, example or self.default_input())
+
+    def default_input(self) -> inputs.Input:
+        """What it is run on where a user gives nothing."""
+        return inputs.sample(self.sample, self.preprocess) if self.example is None else self.example()
 
     @property
     def is_drawn(self) -> bool:
@@ -213,6 +219,7 @@ def _of_bundle(path: Path) -> Entry:
         takes=takes,
         code=about.code,
         bundle=path,
+        example=lambda: inputs.Input(opened.example, form.source, form.rows),
         load=partial(_with_bundle, opened),
     )
 

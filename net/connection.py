@@ -358,10 +358,11 @@ def _lost(error: OSError, deadline: Deadline) -> AppError:
     """What an error of the socket means. A time-out of ours has no number, one of TCP has."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return deadline.passed()
-    if type(error).__module__ == "ssl":  # which is only imported for TLS
-        from edgecloud.net import tls
+    ssl = sys.modules.get("ssl")  # nobody else imports it
+    if ssl is not None and isinstance(error, ssl.SSLError):
+        from edgecloud.net.tls import explain
 
-        return tls.explain(error)
+        return explain(error)
     return PeerClosedError(f"connection failed: {error.strerror or error}")
 
 

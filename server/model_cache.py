@@ -364,7 +364,7 @@ class Networks:
     def _load_here(self, entry: registry.Entry) -> Served:
         """Parameters are read in the caller's thread. The rest is the worker's: capturing a graph changes torch's own
         classes while it lasts, so nothing else may run then, and measuring must not be disturbed either."""
-        example = inputs.sample(entry.sample, entry.preprocess)
+        example = entry.default_input()
         if entry.bundle is not None:
             read = entry.network(self._weights_of(entry), example)
 

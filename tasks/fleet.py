@@ -135,7 +135,7 @@ class Fleet:
 def read_input(entry: Entry, source: str) -> Input:
     """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
     if not source:
-        return inputs.sample(entry.sample, entry.preprocess)
+        return entry.default_input()
     path = Path(source)
     kind = KINDS_OF_FILES.get(path.suffix.lower(), inputs.PICTURE)
     try:

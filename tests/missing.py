@@ -19,6 +19,8 @@ def run_without(names: tuple[str, ...], code: str, *arguments: str) -> Finished:
     return run_script("-c", _BEGIN.format(names=names) + code, *arguments)
 
 
-def call_without_torch(script: str, *arguments: str) -> Finished:
-    """Call a script as on an edge that was installed with `make edge`."""
-    return run_without(EDGE, f"from edgecloud import {script}\nsys.exit({script}.main(sys.argv[1:]))", *arguments)
+def call_without_torch(script: str, *arguments: str, nor: tuple[str, ...] = ()) -> Finished:
+    """Call a script as on an edge that was installed with `make edge`, without some more libraries."""
+    return run_without(
+        (*EDGE, *nor), f"from edgecloud import {script}\nsys.exit({script}.main(sys.argv[1:]))", *arguments
+    )

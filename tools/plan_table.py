@@ -1,10 +1,7 @@
 """A decision next to its alternatives, as a table. Pure."""
 
 from collections.abc import Sequence
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.chain import Candidate
@@ -13,7 +10,14 @@ from edgecloud.partition.decide import Decision
 from edgecloud.partition.gain import Gain
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.partition.packing import RAW
+from edgecloud.utils.later import later
 from edgecloud.utils.units import format_bytes, format_seconds, middle_cut, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+else:  # only what is for people needs them
+    Table, Text = (later("rich.table", "Table"), later("rich.text", "Text"))
 
 BAR = 32
 SHOWN = 30

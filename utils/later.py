@@ -11,12 +11,17 @@ from typing import Any
 
 
 class later:  # noqa: N801  stands for a module
-    """A module by its name. Only what is asked of it imports it; then it is asked once for each name."""
+    """A module by its name, or what it calls `what`. Only using it imports it; it is asked once for each name."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, what: str = "") -> None:
+        self._name, self._what = name, what
 
-    def __getattr__(self, what: str) -> Any:
-        value = getattr(import_module(self._name), what)
-        setattr(self, what, value)
+    def __getattr__(self, name: str) -> Any:
+        module = import_module(self._name)
+        value = getattr(getattr(module, self._what) if self._what else module, name)
+        setattr(self, name, value)
         return value
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call it, or make one of it."""
+        return getattr(import_module(self._name), self._what)(*given, **named)
