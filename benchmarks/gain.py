@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from benchmarks.noise import Figure, Versus
 from edgecloud.cli.arguments import percent
-from edgecloud.client.config import CodecConfig, EdgeConfig
+from edgecloud.client.config import CodecConfig, DeviceConfig, EdgeConfig
 from edgecloud.client.edge import Edge, read_input
 from edgecloud.client.outcome import Way
 from edgecloud.client.planning import allowed_of, problem_of
@@ -103,9 +103,9 @@ def read(records: Path) -> dict[tuple[str, float, str, float], Cell]:
     cells = {}
     for line in records.read_text().splitlines() if records.exists() else ():
         row = json.loads(line)
-        row.pop("machine")
-        sides = {name: Side(**row.pop(name)) for name in ("plain", "with_jpeg")}
-        cell = Cell(**row, **sides)
+        del row["machine"]
+        row |= {name: Side(**row[name]) for name in ("plain", "with_jpeg")}
+        cell = Cell(**row)
         cells[cell.key] = cell
     return cells
 
@@ -143,8 +143,8 @@ def measure_cell(edge: Edge, cpu: float, link: str, budget: float, rounds: int) 
     """Decide, and run everything in turns."""
     assert edge.cloud is not None
     edge.executor = TorchExecutor(edge.network, find_device("cpu"), CpuShare(cpu))
-    config = EdgeConfig(model=edge.graph.name, cpu_share=cpu, codec=CodecConfig(accuracy_budget=budget))
-    folder = default_folder()
+    folder, codec = default_folder(), CodecConfig(accuracy_budget=budget)
+    config = EdgeConfig(model=edge.graph.name, cpu_share=cpu, codec=codec, device=DeviceConfig(cache_dir=folder))
     timing = Times("measured", predictors_path(folder, "edge"), folder).find(edge.executor, lambda _: None, tails=False)
     estimate = edge.cloud.measure()
     problem = problem_of(edge, timing.look().seconds, estimate, edge.status(TIMEOUT_S))

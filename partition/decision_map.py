@@ -106,7 +106,7 @@ class DecisionMap:
             if allowed.lossy:
                 points = allowed.with_lossy(there, weights)
                 found.append((points, best_cut(points, weights, None)))
-            packed, head = min(found, key=lambda pair: weights.value(_predicted(*pair, link)))
+            packed, head = min(found, key=lambda pair: weights.value(_predicted(pair[0], pair[1], link)))
             return _Cut(head, tuple((n, packed.packed[n]) for n in graph.boundary(head)) if packed.packed else ())
 
         def line_of(cut: _Cut) -> Line:

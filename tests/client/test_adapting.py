@@ -15,7 +15,7 @@ from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, Edge
 from edgecloud.client.connection_manager import NEWS_S
 from edgecloud.client.edge import Edge
 from edgecloud.client.edge_client import EdgeClient
-from edgecloud.client.outcome import PlanMove
+from edgecloud.client.outcome import PlanMove, Way
 from edgecloud.client.runner import Runner
 from edgecloud.engine.answers import matches
 from edgecloud.engine.executor import Ran, Segment
@@ -132,7 +132,7 @@ def test_a_cut_that_is_asked_for_runs_as_it_is_and_teaches(edge: Edge, config: E
         parts = tuple(runner.plan.decision.parts)
         assert runner._adapter is not None
         cloud_alone = runner._adapter._table.parts[0]
-        answers = [runner.infer(x, cloud_alone) for _ in range(3)]
+        answers = [runner.infer(x, Way(cloud_alone)) for _ in range(3)]
         assert [answer.completed_by for answer in answers] == ["cloud"] * 3
         assert {answer.parts for answer in answers} == {cloud_alone}
         assert runner.plan.decision.parts == parts
