@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 from benchmarks import decision
@@ -34,6 +35,11 @@ def problem_of(name: str) -> Problem:
     return Problem(graph, edge_s, CloudTimes(cloud_s, starts_s), decision.LINK)
 
 
+def best_point(problem: Problem) -> object:
+    """A decision that tries all points."""
+    return best(scan(problem))
+
+
 def measured(names: Sequence[str]) -> Found:
     """In this process."""
     found: Found = {}
@@ -45,7 +51,7 @@ def measured(names: Sequence[str]) -> Found:
         found[name] = {
             "new graph": median(decision.first_decision(decision.unknown(problem)) for _ in range(TIMES)),
             "new link": median(decision.update_s(solver, other) for other in others),
-            "all points": median(decision.timed(lambda p=problem: best(scan(p))) for _ in others),
+            "all points": median(decision.timed(partial(best_point, problem)) for _ in others),
         }
     return found
 
