@@ -10,7 +10,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -59,8 +61,13 @@ def figures(process: "subprocess.Popen[str]") -> Figures:
     found = json.loads(text)
     seconds = found["seconds"]
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
-    noise = [Figure.of_blocks(seconds, lambda block, at=at: float(np.percentile(block, at))).noise for at in (95, 99)]
+    noise = [Figure.of_blocks(seconds, partial(percentile, at)).noise for at in (95, 99)]
     return Figures(p50, p95, p99, max(seconds), len(seconds), found["late"], *noise)
+
+
+def percentile(at: float, values: Sequence[float]) -> float:
+    """Of some seconds."""
+    return float(np.percentile(values, at))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -276,11 +277,12 @@ PARTS: dict[str, Callable[[], None]] = {part.__name__: part for part in (pipelin
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write benchmarks/results/tasks_*.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=(__doc__ or "").split("\n")[0])
-    parts = {**PARTS, "drift": lambda: drift(options.pairs, options.seconds)}
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (default: all)")
+    names = ", ".join((*PARTS, "drift"))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{names} (default: all)")
     parser.add_argument("--pairs", type=int, default=10, help="of runs of drift, pipelined and one after the other")
     parser.add_argument("--seconds", type=float, default=math.inf, help="drift begins no pair that would end later")
     options = parser.parse_args(argv)
+    parts = {**PARTS, "drift": partial(drift, options.pairs, options.seconds)}
     for name in options.parts or parts:
         parts[name]()
     return 0
