@@ -2,12 +2,14 @@
 
     python -m benchmarks.segments [--bundles DIR] [--points N] [--details] [NETWORK ...]
 
-The profile is measured first. Then every head and tail is measured twice, in one interleaved run. How far the second
-measurement is from the first one is the noise: no prediction can be better.
+The profile is measured first. Then every head and tail is measured twice, in one interleaved run, on one thread, in
+time of the processor, relative to its present speed, as the profile is. How far the second measurement is from the
+first one is the noise: no prediction can be better.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,7 +18,10 @@ from tempfile import TemporaryDirectory
 from benchmarks.bundles import bundled, parser_of
 from edgecloud.engine import times
 from edgecloud.engine.executor import ONNXRUNTIME, Executor, make_executor
+from edgecloud.engine.speed import pace_of
 from edgecloud.models.network import Array
+from edgecloud.predictor.gauge import Gauge, Readings
+from edgecloud.predictor.pace import HEAVY, Run
 from edgecloud.utils.inference_utils import set_threads
 
 NETWORKS = ("alex_net", "mobile_net", "torchvision:resnet18", "torchvision:googlenet")
@@ -45,6 +50,22 @@ def predicted_s(found: times.LayerTimes, layers: frozenset[int], name: str) -> f
     return sum(found.seconds[number] for number in layers) + start
 
 
+def timer_of(executor: Executor, folder: Path) -> Callable[[Callable[[], object]], float]:
+    """Tells what a run takes on the quiet machine."""
+    machine = executor.machine
+    gauge = Gauge.of(time.perf_counter, machine.threads, folder, asdict(machine), is_work=False)
+    readings = Readings(gauge)
+    quiet = pace_of(folder, machine) or readings.last
+
+    def timed(run: Callable[[], object]) -> float:
+        before, began = readings.read(), gauge.clock()
+        run()
+        seconds = gauge.clock() - began
+        return Run((seconds,), before, readings.read()).quietly(quiet, [HEAVY])[0]
+
+    return timed
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table."""
     parser = parser_of(__doc__, NETWORKS)
@@ -61,13 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             began = time.perf_counter()
             found = times.measured(executor, Path(folder), tails=True)
             took_s = time.perf_counter() - began
+            timed = timer_of(executor, Path(folder))
         measured: tuple[dict[str, list[float]], ...] = ({key: [] for key in runs}, {key: [] for key in runs})
         for turn in range(2 * RUNS):
             for key, (run, _) in runs.items():
                 time.sleep(REST_S)
-                began = time.perf_counter()
-                run()
-                measured[turn % 2][key].append(time.perf_counter() - began)
+                measured[turn % 2][key].append(timed(run))
         first, second = ({key: median(each) for key, each in part.items()} for part in measured)
         errors = [abs(predicted_s(found, layers, key) / first[key] - 1) for key, (_, layers) in runs.items()]
         noise = [abs(second[key] / first[key] - 1) for key in runs]

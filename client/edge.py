@@ -102,7 +102,7 @@ class Edge:
         return cls(entry, network, chosen.executor, tls=config.cloud.tls, why_backend=chosen.why)
 
     def backend(self, layers: frozenset[int]) -> Choice:
-        """What runs some layers here, and why."""
+        """What runs some layers on this device, and why."""
         if isinstance(self.executor, AutoExecutor):
             return self.executor.choice(layers)
         return Choice(self.executor.machine.backend, self.why_backend)

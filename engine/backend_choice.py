@@ -48,7 +48,7 @@ def choose(
 ) -> Chosen:
     """What computes a network on a device. Nothing is measured for it yet.
 
-    Raises UsageError, and AppError where what is wanted is not there.
+    Raises UsageError, and AppError for a back-end that is not installed.
     """
     if wanted != AUTO:
         given = network if wanted == TORCH or device != CPU else _bundle_of(network, cache_dir) or network
