@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +31,7 @@ MEMORY_BYTES, PART_BYTES, PARTS = 16 << 20, 1 << 20, 4
 FINE_S = 1e-6
 """A clock that is coarser than this cannot tell layers apart."""
 BETTER = 0.99  # what is written to disk again
+LOOKS = 9
 SCHEMA = 1
 MAX_FILE_BYTES = 4096
 
@@ -96,6 +98,26 @@ class Reference:
         """End its threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+@cache
+def cores_at_work(cores: int) -> float:
+    """How many of so many processors there are for work that computes: two that are threads of one core share what it
+    computes. Two threads at once tell, beside one; it takes some 30 ms, once in a process."""
+    if cores < 2:
+        return float(cores)
+    one, two = Reference(1, time.perf_counter), Reference(2, time.perf_counter)
+    try:
+        pairs = [(one.read().compute_s, two.read().compute_s) for _ in range(LOOKS)]
+    finally:
+        one.close()
+        two.close()
+    return cores_from(cores, min(pair[0] for pair in pairs), min(pair[1] for pair in pairs))
+
+
+def cores_from(cores: int, one_s: float, two_s: float) -> float:
+    """The same from what the work takes on one thread, and on two at once: half as many at least, `cores` at most."""
+    return cores * min(1.0, max(0.5, one_s / two_s))
 
 
 class Quiet:

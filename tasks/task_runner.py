@@ -21,6 +21,7 @@ from edgecloud.net.monitor import Monitor
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import Array
 from edgecloud.partition.schedule import APART, Sharing
+from edgecloud.predictor.reference import cores_at_work
 from edgecloud.tasks import bound
 from edgecloud.tasks.fleet import Fleet, inputs_for, known_models, pictures_in
 from edgecloud.tasks.pipeline import Pipeline, TaskRecord, stages_of
@@ -260,7 +261,7 @@ def sharing_of(config: TasksConfig, fleet: Fleet) -> Sharing:
         (member.executor.machine.threads * member.executor.share for member in fleet.members.values()), default=1.0
     )
     cloud = 1 if config.cloud.own is None else own_cloud_threads()  # of a cloud that was given only that it computes
-    return Sharing(available_cores(), edge, cloud)
+    return Sharing(cores_at_work(available_cores()), edge, cloud)
 
 
 def _ended(

@@ -30,7 +30,7 @@ from edgecloud.predictor.pace import (
     within,
 )
 from edgecloud.predictor.profile import Profile, ProfileKey
-from edgecloud.predictor.reference import Quiet, Reference
+from edgecloud.predictor.reference import Quiet, Reference, cores_at_work, cores_from
 
 QUIET = Pace(5e-4, 4e-4)
 MIXES = (LIGHT, HEAVY, LIGHT, HEAVY)
@@ -171,6 +171,15 @@ def test_the_reference_work_is_timed_with_the_clock_that_it_is_given() -> None:
     several = Reference(2, lambda: float(next(ticks)))
     assert several.read(3) == Pace(1.0, 1.0)
     several.close()
+
+
+def test_processors_that_share_a_core_count_as_one() -> None:
+    assert cores_from(2, 1.0, 1.0) == 2
+    assert cores_from(2, 1.0, 0.9) == 2  # noise
+    assert cores_from(2, 1.0, 1.6) == pytest.approx(1.25)
+    assert cores_from(8, 1.0, 2.1) == 4
+    assert cores_at_work(1) == 1
+    assert 1 <= cores_at_work(2) <= 2
 
 
 def test_the_quiet_machine_only_becomes_faster(tmp_path: Path) -> None:
