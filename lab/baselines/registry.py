@@ -125,7 +125,8 @@ def needs(names: Sequence[str]) -> set[Needs]:
 
 def cloud_flags(names: Sequence[str]) -> list[str]:
     """What the lab's cloud has to be started with where these are measured."""
-    return [BASELINES[name].cloud_flag for name in names if name in BASELINES and BASELINES[name].cloud_flag]
+    flags = [BASELINES[name].cloud_flag for name in names if name in BASELINES]
+    return list(dict.fromkeys(flag for flag in flags if flag))
 
 
 def _require_known(names: Sequence[str], known: Sequence[str]) -> None:
