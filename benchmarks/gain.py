@@ -184,9 +184,9 @@ def measure(options: argparse.Namespace, records: Path) -> None:
     set_threads(1)
     flags = ["--threads", str(CLOUD_THREADS), "--cache-dir", str(default_folder()), "--allow-jpeg"]
     with ExitStack() as stack:
-        cloud = stack.enter_context(own_cloud(flags))
+        address = stack.enter_context(own_cloud(flags)).address()
         for link, missing in ((link, missing) for link, missing in todo.items() if missing):
-            with connected_edge(options.model, cloud.address(), link) as edge:
+            with connected_edge(options.model, address, link) as edge:
                 for cpu in missing:
                     if time.monotonic() > until:
                         return
