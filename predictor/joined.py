@@ -35,6 +35,9 @@ PADS = {"pad", "zeropad2d"}
 """What the convolution behind it does, if that alone reads it."""
 PARTS = {"chunk", "split"}
 """What comes out of one node, however many parts of it are read."""
+PLAIN = "contiguous"
+"""The variant of what could be computed in blocks of channels, and is not: it takes other code, and several times as
+long."""
 BLOCK = 8
 """Channels of one block; with wider registers 16."""
 HALF_BLOCK = 4
@@ -198,6 +201,8 @@ class _Joining:
         wants = _lies_in_blocks(unit.base, spec, is_there, self._specs, unit.reads)
         if wants:
             self._in_blocks.add(number)
+        elif unit.base in _IN_BLOCKS and len(spec.in_shape) == 4:
+            unit.variants.append(PLAIN)
         needs = wants and not (unit.base == "conv" and spec.in_shape[1] < BLOCK)
         for read, is_ready in zip(unit.reads, is_there, strict=True):
             if is_ready != needs and len(spec.in_shape) == 4 and (is_ready or needs):

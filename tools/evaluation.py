@@ -200,7 +200,7 @@ class MeasuredPart:
 def beside(measured: Sequence[MeasuredPart], predicted: latency.PredictedTimes) -> tuple[PartTimes, ...]:
     """What was measured beside what is predicted, as a plan adds it up."""
     done = list(accumulate(predicted.seconds))
-    forecast = {
+    forecast: dict[str, Callable[[int], float]] = {
         "whole": lambda _layer: done[-1],
         "head": lambda layer: done[layer],
         "tail": lambda layer: done[-1] - done[layer] + predicted.start_s[layer],

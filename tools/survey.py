@@ -148,7 +148,7 @@ class _Bench:
     """How one back-end is surveyed."""
 
     machine: Callable[[str, int | None], Machine]
-    """What times measured here depend on, of a device and a number of threads, which is set."""
+    """What times measured on this machine depend on, of a device and a number of threads, which is set."""
     collector: Callable[[SurveyConfig, Machine, int], Collector[Any]]
     """Of a survey on a machine, with a seed."""
     drawn: Callable[[], frozenset[str]]
