@@ -189,7 +189,7 @@ def main() -> int:
     return 0
 
 
-def write(rows: Sequence[Sequence[str]]) -> None:
+def write(rows: list[list[str]]) -> None:
     """The table so far: a row takes minutes."""
     head = ["network", "point (after)", "raw", "best untrained", "its bytes", "right", "learned", "right "]
     notes = [
