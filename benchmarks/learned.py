@@ -193,7 +193,7 @@ def write(rows: list[list[str]]) -> None:
     """The table so far: a row takes minutes."""
     head = ["network", "point (after)", "raw", "best untrained", "its bytes", "right", "learned", "right "]
     notes = [
-        "Right: answers that are the label of a held-out digit; of photographs, whose labels are not known, answers that are",
+        "Right: answers that are the label of a held-out digit; of photographs without labels, those that are",
         "the full model's. The untrained codec is the smallest at most 0.3 points worse.",
     ]
     write_table("learned", "Learned codecs", [*head, "full model", "same top-1", "times smaller"], rows, notes)
