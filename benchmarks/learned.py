@@ -189,12 +189,12 @@ def main() -> int:
     return 0
 
 
-def write(rows: Sequence[Sequence[str]]) -> None:
+def write(rows: list[list[str]]) -> None:
     """The table so far: a row takes minutes."""
     head = ["network", "point (after)", "raw", "best untrained", "its bytes", "right", "learned", "right "]
     notes = [
-        "Right: answers that are the label of a held-out digit; for efficientnet_lite0, whose photographs here have no",
-        "labels, answers that are the full model's. The untrained codec is the smallest at most 0.3 points worse.",
+        "Right: answers that are the label of a held-out digit; of photographs without labels, those that are",
+        "the full model's. The untrained codec is the smallest at most 0.3 points worse.",
     ]
     write_table("learned", "Learned codecs", [*head, "full model", "same top-1", "times smaller"], rows, notes)
 

@@ -124,7 +124,7 @@ class LearnedCodec:
         return self.form.decode(np.stack(ans.decode(buffer, [(model, width) for model in self.models])))
 
 
-Tensors = Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]]
+Tensors = Mapping[str, npt.NDArray[Any]]
 """By name; `frequencies` are whole numbers, of which each row sums to `ans.TOTAL`."""
 
 
@@ -225,7 +225,8 @@ def _about(document: dict[str, Any]) -> About:
         raise BadFileError("is_flat is neither true nor false")
     shape = _shape(document["shape"], is_flat=is_flat)
     steps = {name: _steps(document[name], name) for name in ("encoder", "decoder")}
-    return About(**texts, **numbers, **steps, shape=shape, is_flat=is_flat)
+    checked: dict[str, Any] = {**texts, **numbers, **steps, "shape": shape, "is_flat": is_flat}
+    return About(**checked)
 
 
 def _text(value: Any, name: str) -> str:

@@ -140,7 +140,7 @@ class Autoencoder:
         limit = self.design.limit
         every = torch.arange(-limit, limit + 1.0)
         with torch.inference_mode():
-            latent = torch.cat([self.rounded(self.whole(part)) for part in tensors.split(TRIED_AT_ONCE)])
+            latent = torch.cat([self.rounded(self.whole(part)) for part in tensors.split(TRIED_AT_ONCE)])  # type: ignore[no-untyped-call]
             counts = (latent.movedim(1, 0).flatten(1)[:, :, None] == every).sum(1).double()
             prior = torch.exp2(-self.bits(every[None, :, None].expand(latent.shape[1], -1, 1))[:, :, 0]).double()
         shares = (1 - MIXED) * counts / counts.sum(1, keepdim=True) + MIXED * prior / prior.sum(1, keepdim=True)

@@ -129,7 +129,7 @@ class Training:
         order = torch.randperm(len(self._train.tensors), generator=generator)
         if not state.round:
             self._begin()
-        for batch in order.split(settings.batch)[: STEPS if self._codec.design.is_flat else MAP_STEPS]:
+        for batch in order.split(settings.batch)[: STEPS if self._codec.design.is_flat else MAP_STEPS]:  # type: ignore[no-untyped-call]
             self._step(batch, generator)
         state.round += 1
         state.parameters = {name: each.detach().clone() for name, each in self._codec.parameters.items()}
@@ -208,7 +208,7 @@ class Training:
         """How many answers change, and the bits of one tensor in the mean."""
         changed, bits = 0, 0.0
         with torch.inference_mode():
-            for batch in torch.arange(len(self._choose.tensors)).split(self._settings.batch):
+            for batch in torch.arange(len(self._choose.tensors)).split(self._settings.batch):  # type: ignore[no-untyped-call]
                 latent = self._codec.rounded(self._codec.whole(self._choose.tensors[batch]))
                 bits += float(self._codec.bits(latent).sum())
                 answers = self._tail(self._codec.tensor(latent))
@@ -227,7 +227,7 @@ def importance(tail: Tail, material: Material, batch: int, seed: int) -> torch.T
     shares = functional.softmax(logits(material.answers[:LOOKED_AT]), 1)
     drawn = torch.multinomial(shares, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
     with torch.enable_grad():
-        parts = zip(given.split(batch), drawn.split(batch), strict=True)
+        parts = zip(given.split(batch), drawn.split(batch), strict=True)  # type: ignore[no-untyped-call]
         loss = torch.stack([functional.cross_entropy(logits(tail(x)), y, reduction="sum") for x, y in parts]).sum()
         (gradient,) = torch.autograd.grad(loss, given)
     energy = gradient.square().mean(0, keepdim=True)

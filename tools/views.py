@@ -128,7 +128,7 @@ def _of_photos(entry: Entry, paths: Sequence[Path], source: str, seed: int, prog
     """Whole ones and squares of them; of few ones strips that share no pixel, and squares of those."""
     if len(paths) <= FEW:
         return _of_halves(entry, paths, source, seed)
-    parts, done = {}, 0
+    parts, done = dict[str, list[Numbers]](), 0
     for name, numbers in _split(len(paths), seed).items():
         parts[name] = []
         each = -(-VIEWS[name] // max(1, len(numbers)))

@@ -171,9 +171,9 @@ def test_the_codec_of_a_file_computes_what_was_trained(network: TorchNetwork) ->
 def bottleneck_about(cut: Cut, design: Design) -> learned_file.About:
     """As a training writes it."""
     graph, layer = cut.network.graph, cut.network.graph.layers[cut.point.layer]
-    steps = [(side[0],) for side in (design.encoder, design.decoder)]
+    encoder, decoder = (design.encoder[0],), (design.decoder[0],)
     texts = ("x", graph.name, graph.digest, cut.network.weights.digest, layer.id, cut.point.number)
-    return learned_file.About(*texts, design.shape, design.is_flat, design.limit, *steps, 1, 0, 1, 1, "here")
+    return learned_file.About(*texts, design.shape, design.is_flat, design.limit, encoder, decoder, 1, 0, 1, 1, "here")
 
 
 @pytest.mark.parametrize(
