@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from edgecloud.client.conditions import slowdown
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.outcome import Interval, Plan, PlanMove
@@ -33,6 +34,7 @@ REPLAN_RATE, REPLAN_FACTOR = 0.25, 0.15  # relative changes of the link, and of 
 REPLAN_S = 1.0  # and how often at most
 DECIDING_SHARE = 0.02  # of the time, for deciding and learning
 MOST_REST_S = 0.2  # between two decisions: one that took very long was held up by something else
+NEWS = 0.2  # of the logarithm of the slowdown that a cloud tells: from there it is news
 STREAM = 1000  # inferences that are left, where nobody says
 DEADLINE_SHARE = 0.5  # of the time-out: nothing is tried that may take longer
 
@@ -68,7 +70,7 @@ class Adapter:
         self._prepared, self._config, self.plan = prepared, config, plan
         self._lock = threading.Lock()
         self._problem = replace(plan.problem, packed=None)
-        """As it was predicted, with the link and the load of now."""
+        """As it was predicted, with the link of now."""
         self._table = self._table_of(plan)
         self._packed_by = plan
         """Whose problems have the packing of the ways."""
@@ -81,6 +83,9 @@ class Adapter:
         self._searched_at, self._searched_link = time.monotonic(), self._problem.link.up_bytes_per_s
         self._searched_factors = self._factors()
         self._learnt_at = time.monotonic()
+        cloud = prepared.edge.cloud
+        self._heard, self._slow = None if cloud is None else cloud.state, self._problem.cloud.load
+        """What the cloud said last, and how much slower than when it is idle it was then, or when it ran last."""
         self._usual: Turn | None = None
         """How the running cut runs, while nothing is decided; None: it is decided ..."""
         self._decides_at = 0.0
@@ -169,6 +174,9 @@ class Adapter:
         if self._steering.running in names:  # else other ways were found meanwhile
             measured = _measurement(turn, answered.measured, elapsed_s, is_whole=is_whole)
             self._steering.record(names, turn.ways, Pick(names.index(turn.name), turn.is_try), measured)
+            cloud = self._prepared.edge.cloud
+            if answered.requests and cloud is not None:
+                self._slow = cloud.conditions().load
             self._follow()
 
     # --- other conditions, another plan
@@ -189,14 +197,26 @@ class Adapter:
                 down_bytes_per_s=link.down_bytes_per_s,
                 rtt_s=link.rtt_s,
             )
-            busy = replace(self._problem.cloud, load=conditions.load, queue_s=conditions.queue_s)
+            busy = replace(self._problem.cloud, queue_s=conditions.queue_s)
             self._problem = replace(self._problem, link=rates, cloud=busy)
-        timing = self._prepared.timing
-        if timing.teacher is None:  # else it learns when all is over
-            self._problem = replace(self._problem, edge_s=timing.current.seconds)
+        self._hear()
         self._ways = self._table.at(self._problem)
         if self._is_search_due():
             self._search()
+
+    def _hear(self) -> None:
+        """What a cloud says of itself that is not used.
+
+        How fast both sides are is told by what runs on them. The load and the speed that a side knows of itself are
+        not: they come from the same runs, so what a profile is wrong by would count twice, and no more once it rests.
+        """
+        cloud = self._prepared.edge.cloud
+        state = None if cloud is None else cloud.state
+        if state is None or state is self._heard:
+            return
+        self._heard, before, self._slow = state, self._slow, slowdown(state)
+        if abs(math.log(self._slow / before)) > NEWS:
+            self._steering.tell_cloud(self._slow / before)
 
     def _is_search_due(self) -> bool:
         if time.monotonic() - self._searched_at < REPLAN_S:

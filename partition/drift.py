@@ -25,6 +25,7 @@ CLIPPED = 4.0  # one residual counts no more than this for a change ...
 SLACK = 1.0  # ... this much less than it is ...
 BURSTS, GOES_ON = 0.01, 0.2  # of inferences one in a hundred is slow by chance, and the next one then with this chance
 FIRST_PACE_S = 0.5  # of an inference, before one has ended
+BEGINNING = 4  # inferences on a side after which it is known what is usual there
 CHANGES_S = 100.0  # a machine becomes another one about so often
 SURE_ODDS = 25.0  # how much likelier a change has to be than a burst, to be one
 LEAST_ALARM, MOST_ALARM = 4.5, 17.5  # of the sum, for that
@@ -113,6 +114,8 @@ class SideFactors:
     """Inferences that did not run here since the last one that did, while something may have changed."""
     _looks: int = 0
     """Inferences that ran here since something may have changed."""
+    _count: int = 0
+    """Inferences that ran here so far, up to BEGINNING."""
     _pace_s: float = FIRST_PACE_S
     """Between two inferences, about."""
 
@@ -159,6 +162,14 @@ class SideFactors:
         room = MOST_WALK_SD**2 - float(self.estimate.cov[-1, -1])
         return replace(self, estimate=self.estimate.with_drift(min(DOUBT_SD**2, max(0.0, room))))
 
+    def told(self, ratio: float) -> "SideFactors":
+        """It says of itself that it takes so much longer than when it ran last. That may be so, or not at all."""
+        half = 0.5 * math.log(ratio)
+        estimate = self.estimate.with_drift(half**2)
+        mean = estimate.mean.copy()
+        mean[-1] += half
+        return replace(self, estimate=Estimate(mean, estimate.cov))
+
     # --- whether it has changed
 
     def _evidence(self, odds: float) -> float:
@@ -170,7 +181,9 @@ class SideFactors:
 
     @property
     def _alarm(self) -> float:
-        """What the sum has to be above."""
+        """What the sum has to be above; at first, when it is likelier that the prediction is wrong, that of two."""
+        if self._count < BEGINNING:
+            return LEAST_ALARM
         return min(MOST_ALARM, max(LEAST_ALARM, self._evidence(SURE_ODDS) - SLACK))
 
     @property
@@ -209,7 +222,7 @@ class SideFactors:
             return replace(self, _skipped=self._skipped + 1)
         for number, stage in enumerate(usable):
             side = side._after(stage, counts=number == 0)
-        return side
+        return replace(side, _count=side._count + 1) if usable and side._count < BEGINNING else side
 
     def _after(self, stage: Stage, *, counts: bool) -> "SideFactors":
         estimate, score, noise_share = self.estimate.step(stage, self.noise, HUBER)
@@ -245,7 +258,7 @@ class SideFactors:
 
     def _settled(self, estimate: Estimate, noise: float) -> "SideFactors":
         """Nothing is far off any more."""
-        return SideFactors(estimate, noise, self.changes, self.age, _pace_s=self._pace_s)
+        return SideFactors(estimate, noise, self.changes, self.age, _count=self._count, _pace_s=self._pace_s)
 
     def _is_still_off(self, score: float) -> bool:
         """Whether a residual is as far off, and to the same side, as what was seen before."""
@@ -261,7 +274,7 @@ class SideFactors:
         estimate = anchor.with_drift(CHANGE_SD**2)
         for stage in since:
             estimate, *_ = estimate.step(stage, self.noise, math.inf)
-        return SideFactors(estimate, self.noise, self.changes + 1, 0.0, _pace_s=self._pace_s)
+        return SideFactors(estimate, self.noise, self.changes + 1, 0.0, _count=self._count, _pace_s=self._pace_s)
 
 
 def quadratic(rows: Floats, cov: Floats) -> Floats:

@@ -199,6 +199,10 @@ class Steering:
             self._guard = self._guard.after(names[way], measured.total_s)
             self._give_up(names)
 
+    def tell_cloud(self, ratio: float) -> None:
+        """The cloud says that it is so much slower than when it ran last; a try shows whether that is so."""
+        self.believed = Believed(self.believed.edge, self.believed.link, self.believed.cloud.told(ratio))
+
     def _note_excess(self, names: Sequence[str], ways: Ways, way: int) -> None:
         seconds = self._totals(ways).seconds
         end_s = min((float(seconds[names.index(end)]) for end in self._ends if end in names), default=0.0)
