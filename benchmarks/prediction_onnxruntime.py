@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.backends import bundled
+from benchmarks.bundles import bundled
 from benchmarks.fingerprint import write_table
 from benchmarks.prediction import HEAD, kind_rows
 from edgecloud.engine.executor import ONNXRUNTIME, make_executor

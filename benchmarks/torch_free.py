@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.backends import bundled
+from benchmarks.bundles import bundled
 from benchmarks.clouds import running_cloud
 from benchmarks.fingerprint import write_table
 from edgecloud.models import registry, weights

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from edgecloud.models import onnx_graph
-from edgecloud.models.onnx_session import Array, session_of
+from edgecloud.models.bundle_part import Array
+from edgecloud.models.onnx_session import session_of
 from edgecloud.predictor import collecting
 from edgecloud.predictor.blocks import DRAWN
 from edgecloud.predictor.collecting import (

@@ -108,7 +108,9 @@ def test_npy_is_for_one_output_only(tmp_path: Path) -> None:
 def test_answers_of_many_tasks_go_into_one_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"all{suffix}"
     path.write_text("earlier")
-    expected = {number: [np.full((1, number), number, np.float32), np.arange(number)] for number in (3, 1, 12)}
+    expected: dict[int, list[Array]] = {
+        number: [np.full((1, number), number, np.float32), np.arange(number)] for number in (3, 1, 12)
+    }
     with answer_file.answers_to(path) as answers:
         for number, outputs in expected.items():
             answers.add(number, ABOUT, outputs)
