@@ -203,7 +203,12 @@ def read(path: Path) -> list[Part]:
     """The parts that were run so far."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     documents: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [Part(**{key: tuple(v) if isinstance(v, list) else v for key, v in each.items()}) for each in documents]
+    return [Part(**{key: _as_written(value) for key, value in each.items()}) for each in documents]
+
+
+def _as_written(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def report(options: argparse.Namespace, evaluation: Evaluation, surveyed: Survey, parts: Sequence[Part]) -> None:

@@ -78,7 +78,7 @@ def asking(cloud: CloudProcess, le_net: TorchNetwork) -> Iterator[Connection]:
 
 def boundary(le_net: TorchNetwork, number: int) -> np.ndarray:
     outputs: dict[int, np.ndarray] = {}
-    le_net.each_output(le_net.example.array, lambda at, output: outputs.setdefault(at, output.copy()))
+    le_net.each_output(le_net.example.array, lambda at, output: outputs.update({at: output.copy()}))
     return np.asarray(outputs[number])
 
 
