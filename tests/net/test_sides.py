@@ -13,6 +13,7 @@ from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import codec, entropy
 from edgecloud.net.codec import KINDS, Encoded
 from edgecloud.net.connection import Connection
+from edgecloud.net.encodings import Array
 from edgecloud.net.entropy import EntropyCodec
 from edgecloud.net.messages import Infer, Result
 from edgecloud.net.sides import ASSUMED, KEPT, Held, Pending, Sent, Side, UnknownSideError, pending
@@ -76,8 +77,8 @@ def asking(cloud: CloudProcess, le_net: TorchNetwork) -> Iterator[Connection]:
         connection.close()
 
 
-def boundary(le_net: TorchNetwork, number: int) -> np.ndarray:
-    outputs = {}
+def boundary(le_net: TorchNetwork, number: int) -> Array:
+    outputs: dict[int, Array] = {}
     le_net.each_output(le_net.example.array, lambda at, output: outputs.setdefault(at, output.copy()))
     return np.asarray(outputs[number])
 
@@ -149,7 +150,7 @@ def test_lies_about_tables_end_the_connection_and_the_cloud_goes_on(
     other = entropy.parse(tables.find(features(), 6).side)  # six channels, of another tensor
     data, named = np.frombuffer(one.side.data, np.uint8), f"ec6:{one.side.digest}"
     damaged = Side("ec6", one.side.data[:-2] + b"\0\0")
-    sides, arrays = {
+    cases: dict[str, tuple[str, list[Array | Encoded]]] = {
         "digest": (f"ec6:{one.side.digest[::-1]}", [packed, data]),
         "kind": (f"ec5:{one.side.digest}", [packed, data]),
         "too large": (named, [packed, np.zeros(300_000, np.uint8)]),
@@ -160,7 +161,8 @@ def test_lies_about_tables_end_the_connection_and_the_cloud_goes_on(
             f"ec6:{other.side.digest}",
             [Encoded("float32", packed.shape, "ec6", packed.parts, other), np.frombuffer(other.side.data, np.uint8)],
         ),
-    }[case]
+    }
+    sides, arrays = cases[case]
     with asking(cloud, le_net) as connection:
         connection.send(request_of(tail, sides), soon(), arrays)
         with pytest.raises(AppError, match=r"PROTOCOL|another shape"):
