@@ -79,7 +79,11 @@ def asking(cloud: CloudProcess, le_net: TorchNetwork) -> Iterator[Connection]:
 
 def boundary(le_net: TorchNetwork, number: int) -> Array:
     outputs: dict[int, Array] = {}
-    le_net.each_output(le_net.example.array, lambda at, output: outputs.setdefault(at, output.copy()))
+
+    def keep(at: int, output: Array) -> None:
+        outputs[at] = output.copy()
+
+    le_net.each_output(le_net.example.array, keep)
     return np.asarray(outputs[number])
 
 
