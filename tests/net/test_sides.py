@@ -13,6 +13,7 @@ from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net import codec, entropy
 from edgecloud.net.codec import KINDS, Encoded
 from edgecloud.net.connection import Connection
+from edgecloud.net.encodings import Array
 from edgecloud.net.entropy import EntropyCodec
 from edgecloud.net.messages import Infer, Result
 from edgecloud.net.sides import ASSUMED, KEPT, Held, Pending, Sent, Side, UnknownSideError, pending
@@ -76,9 +77,13 @@ def asking(cloud: CloudProcess, le_net: TorchNetwork) -> Iterator[Connection]:
         connection.close()
 
 
-def boundary(le_net: TorchNetwork, number: int) -> np.ndarray:
-    outputs: dict[int, np.ndarray] = {}
-    le_net.each_output(le_net.example.array, lambda at, output: outputs.update({at: output.copy()}))
+def boundary(le_net: TorchNetwork, number: int) -> Array:
+    outputs: dict[int, Array] = {}
+
+    def keep(at: int, output: Array) -> None:
+        outputs[at] = output.copy()
+
+    le_net.each_output(le_net.example.array, keep)
     return np.asarray(outputs[number])
 
 
@@ -149,7 +154,7 @@ def test_lies_about_tables_end_the_connection_and_the_cloud_goes_on(
     other = entropy.parse(tables.find(features(), 6).side)  # six channels, of another tensor
     data, named = np.frombuffer(one.side.data, np.uint8), f"ec6:{one.side.digest}"
     damaged = Side("ec6", one.side.data[:-2] + b"\0\0")
-    cases: dict[str, tuple[str, list[np.ndarray | Encoded]]] = {
+    cases: dict[str, tuple[str, list[Array | Encoded]]] = {
         "digest": (f"ec6:{one.side.digest[::-1]}", [packed, data]),
         "kind": (f"ec5:{one.side.digest}", [packed, data]),
         "too large": (named, [packed, np.zeros(300_000, np.uint8)]),
