@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=10, help="of runs of drift, pipelined and one after the other")
     parser.add_argument("--seconds", type=float, default=math.inf, help="drift begins no pair that would end later")
     options = parser.parse_args(argv)
-    parts = {**PARTS, "drift": partial(drift, options.pairs, options.seconds)}
+    parts: dict[str, Callable[[], None]] = {**PARTS, "drift": partial(drift, options.pairs, options.seconds)}
     for name in options.parts or parts:
         parts[name]()
     return 0
