@@ -24,6 +24,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ def shares(parts: Sequence[Part]) -> tuple[float, float, float]:
 
 def middle(parts: Sequence[Part], what: str) -> float:
     """The median error, signed: what all parts are off by alike."""
-    return median(median(getattr(part, what)) for part in parts) - 1
+    return float(median(median(getattr(part, what)) for part in parts)) - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,9 +202,9 @@ def in_time(names: Iterable[str], until: float) -> Iterator[str]:
 def read(path: Path) -> list[Part]:
     """The parts that were run so far."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [
-        Part(**{key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(line).items()}) for line in lines
-    ]
+    documents: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    lists = ("predicted", "measured", "took_s")
+    return [Part(**{**found, **{name: tuple(found[name]) for name in lists}}) for found in documents]
 
 
 def report(options: argparse.Namespace, evaluation: Evaluation, surveyed: Survey, parts: Sequence[Part]) -> None:
