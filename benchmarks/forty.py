@@ -141,8 +141,8 @@ def ran_once(run: Program, reference: Reference, more: Sequence[str]) -> Ran:
     before = middle(reference.read_for(READ_S))
     summary = run("tasks_edge_api.py", *FLAGS, *more)["summary"]
     names = ("throughput_per_s", "bound_fraction", "completed", "cuts")
-    told = {name: summary[name] for name in names}
-    return Ran(**told, before=before, after=middle(reference.read_for(READ_S)))
+    after = middle(reference.read_for(READ_S))
+    return Ran(**{name: summary[name] for name in names}, before=before, after=after)
 
 
 def middle(readings: Sequence[Pace]) -> Pace:

@@ -203,12 +203,8 @@ def read(path: Path) -> list[Part]:
     """The parts that were run so far."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     documents: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [Part(**{key: _as_written(value) for key, value in each.items()}) for each in documents]
-
-
-def _as_written(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
+    lists = ("predicted", "measured", "took_s")
+    return [Part(**{**found, **{name: tuple(found[name]) for name in lists}}) for found in documents]
 
 
 def report(options: argparse.Namespace, evaluation: Evaluation, surveyed: Survey, parts: Sequence[Part]) -> None:
