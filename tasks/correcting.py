@@ -58,7 +58,7 @@ class Corrections:
         self._sides: dict[tuple[str, str], Side] = {}
         self._at: dict[tuple[str, str], float] = {}
 
-    def note(self, model: str, side: str, graph: LayerGraph, seconds: Sequence[float], ran: "Ran") -> None:
+    def note(self, model: str, side: str, graph: LayerGraph, seconds: Sequence[float], ran: "MeasuredStage") -> None:
         """A stage of a network ran on the `edge` or the `cloud`, where its layers are predicted to take `seconds`."""
         key = model, side
         with self._lock:
@@ -80,7 +80,7 @@ class Corrections:
 
 
 @dataclass(frozen=True)
-class Ran:
+class MeasuredStage:
     """A stage that was measured, at so many seconds after the start."""
 
     layers: Collection[int]

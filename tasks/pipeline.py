@@ -25,7 +25,7 @@ from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
 from edgecloud.partition.schedule import makespan
 from edgecloud.partition.throughput import Stages
-from edgecloud.tasks.correcting import Ran
+from edgecloud.tasks.correcting import MeasuredStage
 from edgecloud.tasks.fleet import Fleet
 from edgecloud.tasks.planner import Line, Planner, TaskPlan
 from edgecloud.tasks.tasks import Task
@@ -261,7 +261,7 @@ class Pipeline:
         ran = member.executor.run(segment, [x])
         member.timing.ran(head, ran)
         if not ran.is_first:
-            self._planner.ran(task.model, "edge", Ran(head, ran.seconds, self.now_s))
+            self._planner.ran(task.model, "edge", MeasuredStage(head, ran.seconds, self.now_s))
         record.head_done_s, record.times = self.now_s, StageTimes(ran.seconds)
         values = dict(zip(segment.outputs, ran.arrays, strict=True))
         if choice.is_local:
@@ -370,7 +370,7 @@ class Pipeline:
             self._doubt(flying, outputs)
             return
         if result.batch == 1:  # what a task takes of a batch is not known layer by layer
-            self._planner.ran(request.model, "cloud", Ran(request.tail, result.cloud_s, now_s))
+            self._planner.ran(request.model, "cloud", MeasuredStage(request.tail, result.cloud_s, now_s))
         self._cloud.on_result(result)
         self._cloud.on_success()
         record.completed_by = ran_by(request)

@@ -22,7 +22,7 @@ from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.partition.schedule import APART, Sharing
 from edgecloud.partition.throughput import Stages
 from edgecloud.tasks.bound import Options
-from edgecloud.tasks.correcting import Corrections, Ran, differ
+from edgecloud.tasks.correcting import Corrections, MeasuredStage, differ
 from edgecloud.tasks.tasks import Task
 
 PLAN_EVERY_S = 0.5
@@ -154,7 +154,7 @@ class Planner(Protocol):
     def refresh(self, now_s: float, conditions: Conditions, backlog_s: float = 0.0) -> None:
         """Take note of the conditions; the link and the cloud have work for `backlog_s`."""
 
-    def ran(self, model: str, side: str, ran: Ran) -> None:
+    def ran(self, model: str, side: str, ran: MeasuredStage) -> None:
         """A stage of a task was measured, on the `edge` or the `cloud`; in any thread."""
 
     def take(self, now_s: float, line: Line) -> tuple[Task, TaskPlan] | None:
@@ -201,7 +201,7 @@ class _Learning:
         self._now: Conditions | None = None
         """The conditions when they were looked at last."""
 
-    def ran(self, model: str, side: str, ran: Ran) -> None:
+    def ran(self, model: str, side: str, ran: MeasuredStage) -> None:
         """A stage of a task was measured, on the `edge` or the `cloud`; in any thread."""
         profile, now = self._profiles[model], self._now
         if now is None:

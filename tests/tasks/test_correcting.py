@@ -13,7 +13,7 @@ from edgecloud.client.conditions import Conditions
 from edgecloud.engine.speed import Speed
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.net.messages import Ready
-from edgecloud.tasks.correcting import Corrections, Ran, differ
+from edgecloud.tasks.correcting import Corrections, MeasuredStage, differ
 from edgecloud.tasks.planner import ClosedQueue, OpenQueue, Profiled, options_of
 from edgecloud.tasks.task_runner import TasksOutcome
 from edgecloud.tasks.tasks import Task
@@ -40,7 +40,7 @@ def test_every_kind_of_layer_is_corrected_whatever_the_speed_of_the_machine(
     true = np.array([s * (wrong[KINDS.index(layer.kind)] if n else 1) for n, (s, layer) in truth()])
     for number in range(60):
         head = range(1 + number % 6 + 1)
-        ran = Ran(head, slowdown * float(true[list(head)].sum()), 0.1 * number, slowdown)
+        ran = MeasuredStage(head, slowdown * float(true[list(head)].sum()), 0.1 * number, slowdown)
         known.note("a", "edge", graph(), SECONDS, ran)
     found = np.array(known.of("a", "edge", SECONDS))
     for last in range(1, 7):
@@ -73,7 +73,7 @@ def test_cuts_follow_what_tasks_took_and_the_bound_stays_with_what_was_predicted
     queue.refresh(0.0, now)
     before = {option.point: option.stages for option in options_of(profile, now)}
     for number in range(12):
-        queue.ran("a", "edge", Ran(range(7), 4 * sum(SECONDS), 0.1 * number))
+        queue.ran("a", "edge", MeasuredStage(range(7), 4 * sum(SECONDS), 0.1 * number))
     queue.refresh(2.0, now)
     pair = queue.take(100.0)
     assert pair is not None
@@ -94,7 +94,7 @@ def test_a_cloud_that_is_predicted_wrong_is_left() -> None:
     graph, ready = known["a"].graph, now.ready["a"]
     assert pair[1].point < len(graph.points) - 1
     for number in range(12):
-        queue.ran("a", "cloud", Ran(range(1, len(graph.layers)), 60 * sum(ready.seconds), 0.1 * number))
+        queue.ran("a", "cloud", MeasuredStage(range(1, len(graph.layers)), 60 * sum(ready.seconds), 0.1 * number))
     queue.refresh(2.0, now)
     pair = queue.take(2.0)
     assert pair is not None
@@ -104,9 +104,9 @@ def test_a_cloud_that_is_predicted_wrong_is_left() -> None:
 def test_what_ran_before_anything_was_planned_teaches_nothing() -> None:
     profile = Profiled(graph(), SECONDS)
     queue = ClosedQueue([Task(1, "a")], {"a": profile})
-    queue.ran("a", "edge", Ran(range(7), 9.0, 0.0))
+    queue.ran("a", "edge", MeasuredStage(range(7), 9.0, 0.0))
     queue.refresh(0.0, replace(Conditions(), edge_speed=1.0))
-    queue.ran("a", "cloud", Ran(range(1, 7), 9.0, 0.0))
+    queue.ran("a", "cloud", MeasuredStage(range(1, 7), 9.0, 0.0))
     pair = queue.take(0.0)
     assert pair is not None
     assert pair[1].stages.edge_s == pytest.approx(sum(SECONDS))
