@@ -17,6 +17,7 @@ from statistics import median
 
 import edgecloud as ec
 from benchmarks.bundles import parser_of, path_of
+from benchmarks.noise import Versus
 from edgecloud.client.subprocesses import own_cloud
 from edgecloud.engine.executor import AUTO, TORCH
 from edgecloud.engine.segment_profile import work_of
@@ -59,8 +60,8 @@ def edges(
         }
 
 
-def totals(both: dict[str, ec.Edge], rounds: int) -> dict[str, float]:
-    """Median seconds of an inference with each, by turns; fewer of them where they take long."""
+def totals(both: dict[str, ec.Edge], rounds: int) -> dict[str, list[float]]:
+    """Seconds of inferences with each, by turns; fewer of them where they take long."""
     seconds: dict[str, list[float]] = {name: [] for name in both}
     x = next(iter(both.values())).net.sample
     warm_up, count = WARM_UP, 0
@@ -71,7 +72,7 @@ def totals(both: dict[str, ec.Edge], rounds: int) -> dict[str, float]:
         if count == 0 and min(map(min, seconds.values())) > SLOW_S:
             warm_up, rounds = 1, SHORT_ROUNDS
         count += 1
-    return {name: median(each[warm_up:]) for name, each in seconds.items()}
+    return {name: each[warm_up:] for name, each in seconds.items()}
 
 
 def row(name: str, link: str, way: str, both: dict[str, ec.Edge], rounds: int) -> Sequence[object]:
@@ -82,8 +83,8 @@ def row(name: str, link: str, way: str, both: dict[str, ec.Edge], rounds: int) -
     layers = " / ".join(str(len(head) - 1) for head in heads)
     there = "" if auto.cloud_backend is None else auto.cloud_backend.backend
     taken = f"{auto.backend(heads[1]).backend}, {there or '-'}"
-    cells = [f"{1e3 * s[backend]:.0f} ms" for backend in BACKENDS]
-    return (name, link, way, layers, taken, *cells, f"{s[AUTO] / s[TORCH]:.2f}")
+    cells = [f"{1e3 * median(s[backend]):.0f} ms" for backend in BACKENDS]
+    return (name, link, way, layers, taken, *cells, Versus.of(s[AUTO], s[TORCH]).ratio)
 
 
 def measure(

@@ -57,7 +57,7 @@ JPEG = "jpeg"
 
 @dataclass
 class Side:
-    """The plan beside both ends, with one kind of cloud: seconds in turns."""
+    """The plan compared with both ends, with one kind of cloud: seconds in turns."""
 
     point: int | None
     codec: str

@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, script
@@ -33,6 +32,8 @@ def parse_weights(texts: Sequence[str]) -> dict[str, str]:
 
 def build_config(options: argparse.Namespace) -> "CloudConfig":
     """The arguments as a frozen configuration. Raises UsageError for files and texts that do not serve."""
+    from dataclasses import replace
+
     from edgecloud.engine import learned
     from edgecloud.net.codec import OPTIONAL
     from edgecloud.net.frames import Limits

@@ -114,7 +114,7 @@ class Way:
 
     @classmethod
     def of(cls, graph: LayerGraph, parts: tuple[Part, ...], codecs: Mapping[int, str]) -> "Way":
-        """With the codecs of what crosses; what they do not name travels as it is."""
+        """With the codecs of the boundary; tensors that they do not name travel as they are."""
         crossing = {n for part in parts if part.place == "cloud" for n in graph.inputs_of(part.layers)}
         return cls(parts, tuple((n, codecs.get(n, RAW)) for n in sorted(crossing)))
 

@@ -111,11 +111,11 @@ class SideFactors:
     _up: float = 0.0
     _down: float = 0.0
     _skipped: int = 0
-    """Inferences that did not run here since the last one that did, while something may have changed."""
+    """Inferences that did not run on this side since the last one that did, while something may have changed."""
     _looks: int = 0
-    """Inferences that ran here since something may have changed."""
+    """Inferences that ran on this side since something may have changed."""
     _count: int = 0
-    """Inferences that ran here so far, up to BEGINNING."""
+    """Inferences that ran on this side so far, up to BEGINNING."""
     _pace_s: float = FIRST_PACE_S
     """Between two inferences, about."""
 

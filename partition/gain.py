@@ -48,7 +48,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A plan beside both ends."""
+    """A plan compared with both ends."""
 
     value: float
     """What the plan takes, of what is minimized ..."""
@@ -143,7 +143,7 @@ class Setting:
     """As `DecisionMap.of` takes them."""
     link_at: Callable[[float], Link]
     fits: Callable[[Point], bool] = lambda _: True
-    """Whether a frame can carry what crosses at a point."""
+    """Whether a frame can carry the boundary of a point."""
 
     @property
     def graph(self) -> LayerGraph:

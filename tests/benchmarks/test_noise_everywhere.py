@@ -10,9 +10,11 @@ import benchmarks
 FOLDER = Path(benchmarks.__file__).parent
 IN_TURNS = ("in turns", "by turns", "take turns", "Interleaved")
 EXCEPT = {
+    "cells.py": "the cut that runs is told beside how far even and odd turns of the best one differ",
     "codecs.py": "the photographs take turns, and sizes have no noise",
     "decision.py": "every link is told, from the lowest ratio to the highest",
     "noise.py": "the helper itself",
+    "prediction_onnxruntime.py": "every error is told beside that of a second measurement",
 }
 
 

@@ -245,7 +245,7 @@ def test_every_flag_of_every_script_can_be_set(monkeypatch: pytest.MonkeyPatch) 
         deployment.build_parser(),
         *commands._group_actions[0].choices.values(),  # type: ignore[union-attr]
     ]
-    assert len(parsers) == 10
+    assert len(parsers) == 11
     for parser in parsers:
         flags = settings._flags(parser)
         assert "log-level" in flags

@@ -241,13 +241,6 @@ def test_flags_that_do_not_go_with_a_bundle(
     assert len(run.stderr.strip().splitlines()) == 1
 
 
-def test_predictors_are_of_torch_only(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("fit", "evaluate", "profile"):
-        run = call(deployment.main, [command, "--backend", "onnxruntime"], capsys)
-        assert run.code == 2
-        assert "deployment.py profile -t FILE.bundle" in run.stderr
-
-
 def test_files_that_are_no_bundles(tmp_path: Path, le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
     damaged = tmp_path / "damaged.bundle"
     damaged.write_bytes(le_net.read_bytes()[:-100])

@@ -155,7 +155,7 @@ def test_only_what_needs_an_extra_imports_it() -> None:
         for path in (ROOT / package).rglob("*.py")
         if at_the_top(path) & set(extras.EXTRAS)
     }
-    pictures = {f"tools/pictures/{name}.py" for name in ("front", "graph", "layers", "layout", "map", "style")}
+    pictures = {f"tools/pictures/{name}.py" for name in ("front", "gain", "graph", "layers", "layout", "map", "style")}
     assert found == pictures | {
         *("predictor/regressors.py", "models/zoo/digits.py", "server/prometheus.py"),
         *("lab/report/html.py", "lab/report/pictures.py", "utils/excel_utils.py", "utils/plots.py"),

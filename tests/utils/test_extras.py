@@ -58,7 +58,6 @@ def uses(files: Path) -> list[tuple[str, str, list[str]]]:
         ("prometheus_client", "cloud_api", [*cache, "-p", "0", "--metrics-port", "0"]),
         ("jinja2", "lab.__main__", ["report", str(files / "records")]),
         ("sklearn", "deployment", ["fit", *cache]),
-        ("sklearn", "deployment", ["profile", "--budget", "1s", *cache]),
         ("sklearn", "deployment", ["calibrate", "-t", "le_net", *cache]),
         ("sklearn", "edge_api", ["-t", "le_net", "--times", "predicted", "--cache-dir", str(files / "fitted")]),
         ("sklearn", "lab.__main__", ["run", "--model", "le_net", *baselines]),
