@@ -17,26 +17,26 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from benchmarks.choice import RTT, TIMEOUT_S, connected_edge
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from benchmarks.noise import Figure, Versus
 from edgecloud.cli.arguments import percent
 from edgecloud.client.config import CodecConfig, DeviceConfig, EdgeConfig
-from edgecloud.client.edge import Edge, read_input
+from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Way
 from edgecloud.client.planning import allowed_of, problem_of
-from edgecloud.client.subprocesses import emulated_link, own_cloud
+from edgecloud.client.subprocesses import own_cloud
 from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import Times, predictors_path
 from edgecloud.engine.torch_executor import TorchExecutor
-from edgecloud.models import registry
 from edgecloud.models.graph import INPUT
 from edgecloud.partition.cost import Problem, parts_of
 from edgecloud.partition.decide import Decision, Goal, decide
@@ -47,9 +47,7 @@ from edgecloud.utils.units import format_seconds
 
 MODEL = "efficientnet_lite0"
 CPUS, LINKS = "0.03,0.05,0.07,0.1,0.2", "0.5mbit,1mbit,2mbit,5mbit,10mbit,20mbit"
-RTT = "20ms"
 ROUNDS = 5
-TIMEOUT_S = 60.0
 CLOUD_THREADS = 1
 GOOD = 1.2
 JPEG = "jpeg"
@@ -108,19 +106,6 @@ def read(records: Path) -> dict[tuple[str, float, str, float], Cell]:
         cell = Cell(**row)
         cells[cell.key] = cell
     return cells
-
-
-@contextmanager
-def connected_edge(model: str, address: tuple[str, int], link: str) -> Iterator[Edge]:
-    """An edge behind an emulated link."""
-    with emulated_link(*address, f"{link},{RTT}") as relay:
-        config, entry = EdgeConfig(model=model, cpu_share=1.0), registry.lookup(model)
-        edge = Edge.build(config, entry, read_input(config, entry))
-        edge.connect(*relay.address(), "", TIMEOUT_S)
-        try:
-            yield edge
-        finally:
-            edge.close()
 
 
 def without_jpeg(allowed: Allowed) -> Allowed:
