@@ -85,6 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _calibrate_flags(calibrate_flags)
     calibrate_flags.set_defaults(work=calibrate)
+    _add_plan(commands)
+    _add_export(commands)
+    _add_bottleneck(commands)
+    return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[script.Parser]") -> None:
     what = (
         "Compute the best cut of a network for any link and load from saved measurements, without connecting to a "
         "cloud. Packed tensor sizes are measured once if no edge has measured them."
@@ -92,8 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
     plan_flags = commands.add_parser("plan", help="compute where a network would be cut", description=what)
     _plan_flags(plan_flags)
     plan_flags.set_defaults(work=plan)
-    _add_export(commands)
-    return parser
 
 
 def _add_bottleneck(commands: "argparse._SubParsersAction[script.Parser]") -> None:
@@ -162,7 +167,6 @@ def _add_export(commands: "argparse._SubParsersAction[script.Parser]") -> None:
     )
     flags.add_cache_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    _add_bottleneck(commands)
 
 
 def _calibrate_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,11 +14,11 @@ from edgecloud.client.conditions import slowdown
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.outcome import Interval, Plan, PlanMove
-from edgecloud.client.planning import Parts, Prepared, plan_of
+from edgecloud.client.planning import Parts, Prepared, plan_of, room_of
 from edgecloud.partition import chain
 from edgecloud.partition.adaptive import Pick, Ways, first_interval
 from edgecloud.partition.cost import Problem, StageTimes, parts_of, predict
-from edgecloud.partition.decide import FrameLimits, with_gain
+from edgecloud.partition.decide import with_gain
 from edgecloud.partition.drift import Stage
 from edgecloud.partition.steering import Measurement, Move, Steering
 from edgecloud.partition.ways import Table, corrected, first_belief, stages_of, table_of
@@ -323,10 +323,9 @@ def _head(parts: Parts) -> frozenset[int]:
 
 def _fits(edge: Edge, problem: Problem) -> list[bool]:
     """Of every point whether one frame of this cloud can carry it."""
-    graph, limits = edge.graph, None if edge.cloud is None else edge.cloud.limits
-    if limits is None:
+    if edge.cloud is None:
         return []
-    room = FrameLimits(limits.payload_bytes, limits.tensors)
+    graph, room = edge.graph, room_of(edge.cloud)
     heads = [graph.head_at(point.number) for point in graph.points]
     return [all(room.fits(graph, part) for part in parts_of(graph, head)) for head in heads]
 

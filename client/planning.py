@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgecloud.client.conditions import slowdown
 from edgecloud.client.config import EdgeConfig
+from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
@@ -80,13 +81,13 @@ def plan_of(
 ) -> Plan:
     """Choose what runs where, or take the point, or the head, that was given. Runs nothing."""
     assert edge.cloud is not None  # or there would be no problem
-    allowed, watts, limits = allowed_of(edge, config), power.at(problem.link), edge.cloud.limits
+    allowed, watts = allowed_of(edge, config), power.at(problem.link)
     if config.point is None and head is None:
         load_solvers(edge.graph, config.goal)
     started = time.perf_counter()
     exact = allowed.exact(problem, config.goal.weights(watts))
     points = allowed.with_lossy(problem, config.goal.weights(watts)) if allowed.lossy else None
-    room = FrameLimits(limits.payload_bytes, limits.tensors)
+    room = room_of(edge.cloud)
     if config.point is not None:
         decision = _fixed_decision(points or exact, edge.graph.head_at(config.point))
     elif head is not None:
@@ -99,6 +100,12 @@ def plan_of(
         decision = with_gain(decision, packings, config.goal, watts, room)
     codecs = {INPUT: (points or exact).crossing((INPUT,)).codec, **decision.codecs}
     return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points, allowed=allowed)
+
+
+def room_of(cloud: ConnectionManager) -> FrameLimits:
+    """What one frame to this cloud can carry."""
+    limits = cloud.limits
+    return FrameLimits(limits.payload_bytes, limits.tensors)
 
 
 def allowed_of(edge: Edge, config: EdgeConfig) -> Allowed:
@@ -118,9 +125,8 @@ def lossless_decision(edge: Edge, plan: Plan, config: EdgeConfig) -> Decision | 
     problem, allowed = plan.problem, plan.allowed
     if edge.cloud is None or problem is None or allowed is None or not allowed.lossy or plan.decision.method == "given":
         return None
-    limits, watts = edge.cloud.limits, PowerChoice.of(config.power, config.radio).at(problem.link)
-    room = FrameLimits(limits.payload_bytes, limits.tensors)
-    return decide(problem, config.goal, watts, room, allowed=Allowed(allowed.lossless, {}))
+    watts = PowerChoice.of(config.power, config.radio).at(problem.link)
+    return decide(problem, config.goal, watts, room_of(edge.cloud), allowed=Allowed(allowed.lossless, {}))
 
 
 def prospects_of(edge: Edge, plan: Plan, config: EdgeConfig, power: PowerChoice) -> Prospects | None:
@@ -129,8 +135,7 @@ def prospects_of(edge: Edge, plan: Plan, config: EdgeConfig, power: PowerChoice)
     is_given = decision.method == "given" or config.goal.max_cost is not None
     if edge.cloud is None or problem is None or allowed is None or decision.is_of_stage or is_given:
         return None
-    limits = edge.cloud.limits
-    room, goal = FrameLimits(limits.payload_bytes, limits.tensors), config.goal
+    room, goal = room_of(edge.cloud), config.goal
 
     def weights_at(link: Link) -> StageWeights:
         return goal.weights(power.at(link))
