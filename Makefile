@@ -35,8 +35,10 @@ run: $(READY) ## a trained network on a photograph, split between an emulated sl
 
 edge: $(EDGE) ## .venv-edge without torch, for a weak device: it runs bundles (docs/bundle.md)
 
+# Tests that start programs compete for the cores. What fails among others has to pass alone, and is printed both times.
 test: $(DEV) ## the tests, three at a time: one in three waits
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal --durations=10
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal --durations=10 || { [ $$? = 1 ] && \
+	  echo "Again, one at a time: the tests that failed" && $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none; }
 
 slow: $(DEV) ## the long tests too, ten times the random examples, every program started anew; half an hour
 	THOROUGH=1 COLD=1 $(BIN)/python -m pytest -q -m ""
