@@ -222,6 +222,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         help="share of answers that lossy codecs may change, such as 1%%; requires a calibration",
     )
     network.add_argument("--allow-jpeg", action="store_true", help="the cloud takes JPEG (cloud_api.py --allow-jpeg)")
+    flags.add_codec_file_flag(network)
     network.add_argument(
         "--cache-dir",
         type=Path,
@@ -528,6 +529,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         codec=options.codec,
         accuracy_budget=options.accuracy_budget,
         has_jpeg=options.allow_jpeg,
+        codec_files=tuple(options.codec_file),
     )
     planned = make_plan(config, progress)
     if options.export is not None:

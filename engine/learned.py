@@ -51,11 +51,15 @@ def read_all(paths: Iterable[Path]) -> tuple[LearnedCodec, ...]:
 
 def serving(network: Network, codecs: Sequence[LearnedCodec]) -> tuple[LearnedCodec, ...]:
     """Those that were trained for this network with these weights. The others are told."""
-    graph, weights = network.graph, network.weights.digest
-    served = tuple(each for each in codecs if (each.about.graph, each.about.weights) == (graph.digest, weights))
+    return serving_digests(network.graph.name, network.graph.digest, network.weights.digest, codecs)
+
+
+def serving_digests(name: str, graph: str, weights: str, codecs: Sequence[LearnedCodec]) -> tuple[LearnedCodec, ...]:
+    """The same for a network that is known by its name and the digests of its graph and its weights."""
+    served = tuple(each for each in codecs if (each.about.graph, each.about.weights) == (graph, weights))
     for each in codecs:
         if each not in served:
-            tell(f"{each.name} was trained for another network or other weights than those of {graph.name}: not used")
+            tell(f"{each.name} was trained for another network or other weights than those of {name}: not used")
     return served
 
 

@@ -263,7 +263,8 @@ def decide(
     lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
     decision = min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
     packings = [(exact, lossless_decision.candidates), (lossy, lossy_decision.candidates)]
-    return with_gain(decision, packings, goal, power, room)
+    every_point = replace(decision, candidates=lossy_decision.candidates)  # whichever won: what each of them would take
+    return with_gain(every_point, packings, goal, power, room)
 
 
 def with_gain(

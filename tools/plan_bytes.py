@@ -52,11 +52,15 @@ class Packing:
     codec: str = AUTO
     budget: float = 0.0
     has_jpeg: bool = False
+    files: tuple[Path, ...] = ()
+    """Of learned codecs, which the cloud has as well."""
 
 
 def of_file(graph: LayerGraph, rows: Sequence[Mapping[str, Any]], name: str, wanted: Packing, share: float) -> Counted:
     """What a --graph file says of each layer: `packed`, a list of ways. Raises UsageError for what is wrong with it."""
     codec = wanted.codec
+    if wanted.files:
+        raise UsageError(f"--codec-file is for networks by name (-t), the bytes of {name} are those that it says")
     ways_by_layer = [_given(row, graph_json.where_of(name, row), share) for row in rows]
     codecs = {way.codec for ways in ways_by_layer for way, _ in ways}
     if codec not in {AUTO, RAW, *codecs}:
@@ -175,12 +179,14 @@ def _policy(key: ProfileKey, folder: Path, wanted: Packing) -> "CodecPolicy":
 
 def policy_for(name: str, graph: str, weights: str, folder: Path, wanted: Packing) -> "CodecPolicy":
     """What codecs are allowed for a network that is known by its digests. A cloud takes JPEG only if that is said."""
+    from edgecloud.engine import learned
     from edgecloud.engine.packing import policy_of
     from edgecloud.net.codec import CODECS, KINDS, STANDARD
 
-    policy = policy_of(name, graph, weights, wanted.codec, wanted.budget, folder)
+    trained = learned.serving_digests(name, graph, weights, learned.read_all(wanted.files))
+    policy = policy_of(name, graph, weights, wanted.codec, wanted.budget, folder, trained=trained)
     taken = CODECS if wanted.has_jpeg or wanted.codec != AUTO else STANDARD
-    return replace(policy, known=frozenset((*taken, *KINDS)))
+    return replace(policy, known=frozenset((*taken, *KINDS, *(each.name for each in trained))))
 
 
 def _measure(model: str, key: ProfileKey, folder: Path, policy: "CodecPolicy", progress: Show) -> None:

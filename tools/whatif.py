@@ -65,11 +65,13 @@ class PlanConfig:
     """Share of answers that lossy codecs may change, as calibrated."""
     has_jpeg: bool = False
     """Whether the cloud takes JPEG."""
+    codec_files: tuple[Path, ...] = ()
+    """Of learned codecs, which the cloud has as well."""
 
     @property
     def packing(self) -> Packing:
         """What it says of codecs."""
-        return Packing(self.codec, self.accuracy_budget, self.has_jpeg)
+        return Packing(self.codec, self.accuracy_budget, self.has_jpeg, self.codec_files)
 
 
 @dataclass(frozen=True)

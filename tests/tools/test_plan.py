@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import graph_json
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.net import learned_file
+from edgecloud.net.convolutions import Geometry
 from edgecloud.partition.cost import Part, Power, predict
 from edgecloud.predictor import store
 from edgecloud.predictor.quota import Quota
 from edgecloud.tools.whatif import PlanConfig, plan, problem_of, to_document
 from edgecloud.utils.errors import UsageError
+from tests import learned
 from tests.conftest import ROOT, THREADS, CloudProcess, at, call
 from tests.models.test_graph import random_graph
 from tests.partition.test_chain import random_problem
@@ -271,6 +275,33 @@ def test_what_packing_costs_is_measured_where_it_never_was_or_counted_raw(
     assert (found["packing"], found["codec"]) == ("raw", "raw")
     assert "is for other weights" in found["packing_source"]
     assert found["candidates"][0]["boundary_bytes"] == 4 * 28 * 28
+
+
+def test_a_learned_codec_is_planned_with_within_its_budget(
+    network: Callable[[str], TorchNetwork],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    graph_file: Callable[..., Path],
+) -> None:
+    """One that has few bytes for the output of a layer, and changed 1 of 200 answers."""
+    import torch
+
+    subject = network("le_net")
+    TorchExecutor(subject, torch.device("cpu")).profile(tmp_path, tails=True)
+    graph = subject.graph
+    point = next(p for p in graph.points if graph.layers[p.layer].id == "features.2")
+    layer = graph.layers[point.layer]
+    steps = (((Geometry(1), 4),), ((Geometry(1), layer.out_bytes // 4),))
+    about = learned.about_of(layer.out_shape, steps, is_flat=True)
+    about = replace(about, model="le_net", graph=graph.digest, weights=subject.weights.digest, layer=layer.id)
+    file = tmp_path / "tiny.codec"
+    file.write_bytes(learned_file.write(about, learned.weights_of(about, steps)))
+    where = ("-t", "le_net", "--cache-dir", tmp_path, "--bandwidth", "20kbit", "--codec-file", file)
+    within = document_of(capsys, *where, "--accuracy-budget", "1%")["candidates"][point.number]
+    beyond = document_of(capsys, *where, "--accuracy-budget", "0.1%")["candidates"][point.number]
+    assert 0 < within["boundary_bytes"] < beyond["boundary_bytes"] / 4
+    assert run("--graph", graph_file(), *LINK, "--codec-file", file) == 2
+    assert "--codec-file is for networks by name (-t)" in capsys.readouterr().err
 
 
 def test_planning_from_what_was_measured_loads_no_torch(
