@@ -67,6 +67,8 @@ class Built:
     held: tuple["Held", ...]
     is_drawn: bool
     """Whether a parameter depends on the seed, and so was not learnt."""
+    unwrapped: str = ""
+    """What was taken off the network, such as torch.compile."""
 
     def check(self, held: Iterable["Held"], given: Iterable[str] = ()) -> None:
         """Raises UsageError for the first thing that a later build, but for what was `given` by a file, has not."""
@@ -223,13 +225,15 @@ def _first(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
     from edgecloud.models.fingerprint import held_by
 
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        held = tuple(_named(place, lambda: held_by(_built(place, function, example))))
+        network, taken = _built(place, function, example)
+        held = tuple(_named(place, partial(held_by, network)))
+        del network
         drawn = is_drawn()
     if drawn:
         with building.seeded(1):
-            others = _named(place, lambda: held_by(_built(place, function, example)))
+            others = _named(place, lambda: held_by(_built(place, function, example)[0]))
             drawn = any(one.is_saved and one.digest != other.digest for one, other in zip(held, others, strict=False))
-    return Built(place.path, held, drawn)
+    return Built(place.path, held, drawn, taken)
 
 
 def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held"]:
@@ -244,24 +248,23 @@ def _again(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
     from edgecloud.models import building
 
     with building.other_memory(is_first=False), building.seeded():
-        return _built(place, function, example)
+        return _built(place, function, example)[0]
 
 
-def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
-    """Call what makes the network; lazy layers get their size from the example, as they would from any input."""
+def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> tuple["nn.Module", str]:
+    """Call what makes the network; lazy layers get their size from the example, as they would from any input.
+
+    Gives what was taken off it, too.
+    """
     import torch
-    from torch import nn
 
     from edgecloud.models import building
 
     what = f"{place.function}()"
-    network = _called(place, what, function)
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise UsageError(f"{place.path}: {what} must return a torch.nn.Module, not {kind}")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return the original module")
-    _called(place, f"eval() of the result of {what}", network.eval)
+    network, taken = building.unwrapped(_called(place, what, function))
+    if reason := building.why_no_network(network):
+        raise UsageError(f"{place.path}: {what} {reason}")
+    _called(place, f"eval() of the result of {what}", lambda: building.in_eval_mode(network))
     if building.is_unfinished(network):
         with torch.no_grad():
             _called(
@@ -269,7 +272,7 @@ def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
                 f"the network, called with its example of shape {tuple(example.shape)},",
                 lambda: network(example.clone()),
             )
-    return network
+    return network, taken
 
 
 def _example(place: Where, module: ModuleType) -> "torch.Tensor":

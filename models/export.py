@@ -51,6 +51,8 @@ def export(traced: Traced, example: torch.Tensor) -> Exported:
     """
     require("onnx", "onnxscript", "onnx_ir")
     name = traced.graph.name
+    for kept, why in traced.kept.items():
+        raise UsageError(f"{name} cannot be exported: {kept} runs your own code ({why}), which ONNX has no words for")
     module, example = _with_all_outputs(traced), example.detach().cpu()
     _check_dtypes(module, name)
     reason = ""
