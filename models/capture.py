@@ -311,16 +311,14 @@ def why(reasons: Mapping[str, Exception]) -> str:
     if _DEPENDS.search(first_lines[last]):
         spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
         where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
-        return (
-            f"its control flow depends on the values of its input{where}, which a graph cannot express: "
-            "move that code into a torch.nn.Module of its own, which is then kept as one layer"
-        )
+        return f"its control flow depends on the values of its input{where}, which a graph cannot express{_CURE}"
     is_told_twice = all(isinstance(error, NotCuttableError) for error in reasons.values())
     if is_told_twice or re.search("[Pp]rox|symbolically traced|torch_function", first_lines["fx"]):
         first_lines.pop("fx")
+    cure = "" if isinstance(reasons[last], NotCuttableError) else _CURE
     if len(first_lines) == 1:
-        return next(iter(first_lines.values()))[:_REASON_CHARS]
-    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items())
+        return next(iter(first_lines.values()))[:_REASON_CHARS] + cure
+    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items()) + cure
 
 
 def why_kept(error: Exception) -> str:
@@ -329,6 +327,7 @@ def why_kept(error: Exception) -> str:
     return next((text for pattern, text in _KEPT_FOR if re.search(pattern, line)), line[:_REASON_CHARS])
 
 
+_CURE = ": move that code into a torch.nn.Module of its own, which is then kept as one layer"
 _DEPENDS = re.compile("data-dependent|Dynamic control flow")
 _KEPT_FOR = (
     (_DEPENDS, "its control flow depends on its values"),

@@ -17,6 +17,7 @@ compute something else than the whole network. Where that could happen the funct
 import hashlib
 import operator
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -282,6 +283,8 @@ def _fold_constants(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set
     for node in list(graph.nodes):
         if node.op in ("placeholder", "output") or records[node].holds_tensors or node in bound:
             continue
+        if isinstance(records[node].value, nn.Module):
+            continue  # a branch of torch.cond, say: it is called by its name
         value = _plain(records[node].value)
         for user in list(node.users):
             user.args = _replace(user.args, node, value)
@@ -376,7 +379,7 @@ def _number_layers(
     has any of them.
     """
     together = bound | unsent
-    kept = {node for node in module.graph.nodes if KEPT in node.meta}
+    kept = {node for node in module.graph.nodes if KEPT in node.meta or _branches(node)}
     number_of: dict[fx.Node, int] = {source: 0}
     groups: list[tuple[fx.Node, ...]] = [(source,)]
     layers = [_layer("input", "input", (), records[source])]
@@ -403,12 +406,26 @@ def _number_layers(
         named = group[0] if _selects(group) and not bound.intersection(inner) else node
         kind = _kind_of(module, group, named, is_of_values=bool((bound | kept).intersection(group)))
         layers.append(_layer(_unique_id(named, ids), kind, inputs, records[node]))
+    _forbid_writing_twice(groups, records)
     outputs = tuple(number_of[node] for node in _answers(module.graph))
     views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, records)) | _later_of_one(groups)
     strided = frozenset(n for n, group in enumerate(groups) if not records[group[-1]].is_contiguous)
     holding = frozenset(n for n, group in enumerate(groups) if (bound | kept).intersection(group))
     graph = LayerGraph(name, tuple(layers), outputs)
     return Traced(graph, module, tuple(groups), capture, views, strided, _overwritten(groups, records), holding)
+
+
+def _branches(node: fx.Node) -> bool:
+    """Whether it is torch.cond or its like, which take one way for all that they are given."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _forbid_writing_twice(groups: list[tuple[fx.Node, ...]], records: dict[fx.Node, _Record]) -> None:
+    """Raise where something works in place and is in several layers: on two sides it would do so twice."""
+    count = Counter(node for group in groups for node in group)
+    for node, times in count.items():
+        if times > 1 and records[node].changed:
+            raise NotCuttableError(f"{node.name} works in place, and several layers need it")
 
 
 def _selects(group: tuple[fx.Node, ...]) -> bool:

@@ -128,6 +128,10 @@ def in_the_low(_: Net, y: torch.Tensor) -> Any:
         return (y @ y.transpose(1, 2) @ y).float()
 
 
+def one_way(_: Net, y: torch.Tensor) -> Any:
+    return torch.cond(y.sum() > 3, lambda z: z * 2, lambda z: z - 1, (y,))
+
+
 SEVERAL: dict[str, tuple[Callable[[Net, torch.Tensor], Any], nn.Module | None]] = {
     "states": (lstm, nn.LSTM(4, 4, 2, batch_first=True)),
     "states of one in another": (two_lstms, nn.LSTM(4, 4, batch_first=True)),
@@ -143,6 +147,7 @@ SEVERAL: dict[str, tuple[Callable[[Net, torch.Tensor], Any], nn.Module | None]] 
     "complex, read twice": (spectrum_twice, None),
     "attention and its weights": (attention, nn.MultiheadAttention(4, 2, batch_first=True)),
     "autocast": (in_the_low, None),
+    "one way of two": (one_way, None),
 }
 
 
