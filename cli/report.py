@@ -50,6 +50,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "weights": outcome.weights,
         "weights_origin": outcome.origin,
         "input": outcome.source,
+        "kept": dict(outcome.kept),
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome) | gain_json(outcome.graph, outcome.plan.decision, outcome.prospects),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
@@ -208,6 +209,7 @@ def _with_lines(outcome: Outcome) -> list[str]:
 def _headline(outcome: Outcome) -> Group:
     plan, graph, link = outcome.plan, outcome.graph, outcome.link
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
+    lines += [f"kept:   {name} is one layer ({why})" for name, why in outcome.kept.items()]
     if link is not None:
         lines.append(
             f"link:   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "

@@ -284,6 +284,7 @@ def _outcome(
         graph=edge.graph,
         weights=weights.digest,
         origin=weights.origin,
+        kept=edge.network.kept,
         is_trained=weights.trained,
         has_imagenet=edge.entry.imagenet is not None,
         source=edge.network.example.source,

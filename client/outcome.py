@@ -195,6 +195,8 @@ class Outcome:
     """Where a cut would pay; None where that is not looked for."""
     cpu_share: float | None = None
     """The emulated share of a core."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Modules that could not be captured inside and are one layer each, with the reason."""
 
     output_names: tuple[str, ...] = ()
     """What each output is called in the network's answer (`models.form`)."""

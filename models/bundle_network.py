@@ -1,5 +1,6 @@
 """A network that is a bundle: what the other packages need to know of it, without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,11 @@ class BundleNetwork:
     def bound(self) -> frozenset[int]:
         """Layers that hold something which could not cross a cut."""
         return self.bundle.content.bound
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """None: what could not be captured inside cannot be exported."""
+        return {}
 
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""

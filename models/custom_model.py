@@ -66,6 +66,8 @@ class Built:
     held: tuple["Held", ...]
     is_drawn: bool
     """Whether a parameter depends on the seed, and so was not learnt."""
+    unwrapped: str = ""
+    """What was taken off the network, such as torch.compile."""
 
     def check(self, held: Iterable["Held"], given: Iterable[str] = ()) -> None:
         """Raises UsageError for the first thing that a later build, but for what was `given` by a file, has not."""
@@ -230,19 +232,19 @@ def _first(place: Where, function: Callable[[], Any], given: Any) -> "tuple[Buil
     from edgecloud.models.example import parameters_of
     from edgecloud.models.fingerprint import held_by
 
-    def once() -> "tuple[tuple[Held, ...], tuple[str, ...]]":
-        network = _built(place, function, given)
-        return tuple(_named(place, lambda: held_by(network))), parameters_of(network)
+    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], str]":
+        network, taken = _built(place, function, given)
+        return tuple(_named(place, lambda: held_by(network))), parameters_of(network), taken
 
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        held, parameters = once()
+        held, parameters, taken = once()
         drawn = is_drawn()
     example = _input(place, "example()", lambda: given, parameters)
     if drawn:
         with building.seeded(1):
-            others = _named(place, lambda: held_by(_built(place, function, given)))
+            others = _named(place, lambda: held_by(_built(place, function, given)[0]))
             drawn = any(one.is_saved and one.digest != other.digest for one, other in zip(held, others, strict=False))
-    return Built(place.path, held, drawn), example
+    return Built(place.path, held, drawn, taken), example
 
 
 def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held"]:
@@ -257,31 +259,30 @@ def _again(place: Where, function: Callable[[], Any], given: Any) -> "nn.Module"
     from edgecloud.models import building
 
     with building.other_memory(is_first=False), building.seeded():
-        return _built(place, function, given)
+        return _built(place, function, given)[0]
 
 
-def _built(place: Where, function: Callable[[], Any], given: Any) -> "nn.Module":
-    """Call what makes the network; lazy layers get their size from the example, as they would from any input."""
+def _built(place: Where, function: Callable[[], Any], given: Any) -> tuple["nn.Module", str]:
+    """Call what makes the network; lazy layers get their size from the example, as they would from any input.
+
+    Gives what was taken off it, too.
+    """
     import torch
-    from torch import nn
 
     from edgecloud.models import building
 
     what = f"{place.function}()"
-    network = _called(place, what, function)
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise UsageError(f"{place.path}: {what} must return a torch.nn.Module, not {kind}")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return the original module")
-    _called(place, f"eval() of the result of {what}", network.eval)
+    network, taken = building.unwrapped(_called(place, what, function))
+    if reason := building.why_no_network(network):
+        raise UsageError(f"{place.path}: {what} {reason}")
+    _called(place, f"eval() of the result of {what}", lambda: building.in_eval_mode(network))
     if building.is_unfinished(network):
         from edgecloud.models.example import parameters_of
 
         example = _input(place, "example()", lambda: given, parameters_of(network))
         with torch.no_grad():
             _called(place, f"the network, called with its example, {example.told},", lambda: example.answer(network))
-    return network
+    return network, taken
 
 
 def _given(place: Where, module: ModuleType) -> Any:

@@ -53,6 +53,8 @@ def export(traced: Traced, examples: Sequence[torch.Tensor]) -> Exported:
     """
     require("onnx", "onnxscript", "onnx_ir")
     name = traced.graph.name
+    for kept, why in traced.kept.items():
+        raise UsageError(f"{name} cannot be exported: {kept} runs your own code ({why}), which ONNX has no words for")
     if strange := {layer.out_dtype for layer in traced.graph.layers} - set(TYPES):
         raise UsageError(f"{name} cannot be exported: nothing that runs bundles knows tensors of {min(strange)}")
     module, given = _with_all_outputs(traced), tuple(each.detach().cpu() for each in examples)

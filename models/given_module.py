@@ -32,6 +32,7 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
 
     Raises UsageError for what is no module, cannot be copied, or takes something else.
     """
+    module, _ = building.unwrapped(module, is_deep=False)
     called = _name(module, name)
     model = _copied(module, called)
     with in_words(f"{called}: the example input"):
@@ -62,6 +63,8 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
 def _name(module: Any, name: str | None) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         raise UsageError("TorchScript cannot be cut: give the module that it was made from")
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UsageError("an ExportedProgram is no module: give its module()")
     if not isinstance(module, nn.Module):
         raise UsageError(f"a network is a torch.nn.Module, not {type(module).__name__}")
     called = type(module).__name__ if name is None else name
@@ -73,7 +76,7 @@ def _name(module: Any, name: str | None) -> str:
 def _copied(module: nn.Module, name: str) -> nn.Module:
     """On the CPU, in eval mode. What the caller does with its own later does not reach it."""
     try:
-        return copy.deepcopy(module).cpu().eval()
+        return building.in_eval_mode(building.unwrapped(copy.deepcopy(module))[0].cpu())
     except Exception as error:  # whatever the module's own code raises
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UsageError(f"{name} cannot be copied (copy.deepcopy: {type(error).__name__}: {reason})") from error

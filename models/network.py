@@ -3,7 +3,7 @@
 A network made of a torch module is `models.torch_network.TorchNetwork`; another kind is a class with the same members.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Protocol, TypeAlias
 
@@ -83,6 +83,10 @@ class Network(Protocol):
     @property
     def bound(self) -> frozenset[int]:
         """Layers that hold something which depends on the values of the input and could not cross a cut."""
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Modules that could not be captured inside and are one layer each, with the reason."""
 
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError for one that nobody described."""

@@ -61,6 +61,11 @@ class TorchNetwork:
         """Layers that hold something which could not cross a cut."""
         return self.traced.bound
 
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Modules that could not be captured inside and are one layer each, with the reason."""
+        return self.traced.kept
+
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""
         return describe(self.traced)

@@ -5,8 +5,9 @@ what fx cannot, and what fx captures but cannot be cut safely. The captured grap
 
 * values that are not tensors (shapes, flags) are folded to constants, since the input size is fixed, so that only
   tensors can cross a cut; what depends on the values of the input (`models.bound`) is in one layer with its readers;
-* an operation that makes several tensors is joined with the selection of one of them, so that every layer makes
-  exactly one tensor;
+* every layer makes exactly one tensor that can be sent: what makes several at once, or one of a type that no message
+  has, is in one layer with each of its readers (for an LSTM, one layer for each of its states), and runs once for all
+  of those on a side;
 * what depends on parameters alone is a constant: no layer, but copied to the side that needs it.
 
 In-place operations are the trap: cut between such an operation and another reader of its input, the two halves would
@@ -14,15 +15,12 @@ compute something else than the whole network. Where that could happen the funct
 """
 
 import hashlib
-import logging
 import operator
-import re
 import time
-import warnings
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,12 +29,27 @@ from torch.fx.node import map_aggregate
 from torch.nn.parameter import is_lazy
 
 from edgecloud.models.bound import find_bound, through
+from edgecloud.models.building import in_eval_mode
+from edgecloud.models.capture import (
+    KEPT,
+    KEPT_S,
+    MAX_KEPT,
+    Capture,
+    NotCuttableError,
+    capture_export,
+    capture_fx,
+    first_line,
+    left_as_it_is,
+    to_keep,
+    why,
+    why_kept,
+)
 from edgecloud.models.example import Example, Tensors, take_apart
+from edgecloud.models.fingerprint import address, update_tensor
 from edgecloud.models.form import ALONE, Call, Form, FormError
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.utils.dtypes import TRAVELLING
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.quiet import silent_stderr
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,8 @@ class Traced:
     """Of a custom model, a digest of the numbers in the graph that are not parameters."""
     answer: Form = ALONE
     """The structure of its answer, of which the graph's outputs are the tensors."""
-
-
-class NotCuttableError(Exception):
-    """This capture of the network cannot be cut; another one may."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Modules that could not be captured inside and are one layer each, with the reason."""
 
 
 def trace(
@@ -76,148 +87,59 @@ def trace(
     neither fx nor export gives a graph that computes what the network computes. Without the check the graph is good for
     measuring only.
     """
-    model.eval()
+    in_eval_mode(model)
     example = Example.of(example) if isinstance(example, torch.Tensor) else example
     cases = _Cases(model, example, name, is_own) if is_checked else None
     form = ALONE if cases is None else cases.form
-    reasons = {}
+    attempt = partial(_attempt, model, example, form, name, cases)
+    reasons: dict[str, Exception] = {}
+    traced = None
     for capture, take in _CAPTURES.items():
         try:
-            # fx and export raise whatever the network's own code makes them raise
-            with _left_as_it_is(model):
-                captured = take(model, example, form)
-            traced = _put_in_order(captured, example, form, name, capture)
-            if cases is not None:
-                _check_equal(traced, cases)
-        except Exception as error:  # noqa: BLE001
+            traced = traced or attempt(capture, take)
+        except Exception as error:  # noqa: BLE001  fx and export raise whatever the network's own code makes them raise
             reasons[capture] = error
-        else:
-            return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
-    if cases is not None and not cases.is_steady:
+    if traced is None and cases is not None and not cases.is_steady:
         raise UsageError(f"{name} gives a different answer each time: forward() uses random numbers or keeps state")
-    raise UsageError(f"{name} cannot be captured as a graph of layers ({_why(reasons)})")
+    for capture in reversed(_CAPTURES):
+        traced = traced or _with_kept_blocks(model, attempt, capture, reasons[capture])
+    if traced is not None:
+        return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
+    raise UsageError(f"{name} cannot be captured as a graph of layers ({why(reasons)})")
 
 
-@contextmanager
-def _left_as_it_is(model: nn.Module) -> Iterator[None]:
-    """Capturing runs the network's code with stand-ins for tensors, which it may keep in its attributes."""
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    snapshots = [(module, dict(vars(module))) for module in modules]
-    holders = [(each, each.copy()) for _, inside in snapshots for each in inside.values() if type(each) in _HOLDERS]
-    try:
-        yield
-    finally:
-        for module, inside in snapshots:
-            vars(module).clear()
-            vars(module).update(inside)
-        for holder, inside in holders:
-            holder.clear()
-            (holder.extend if isinstance(holder, list) else holder.update)(inside)
+def _attempt(
+    model: nn.Module, example: Example, form: Form, name: str, cases: "_Cases | None", capture: str, take: Capture
+) -> Traced:
+    """Capture in one way, and compare. Raises whatever the network's own code raises, or NotCuttableError."""
+    with left_as_it_is(model):
+        captured = take(model, example, form)
+    traced = _put_in_order(captured, example, form, name, capture)
+    if cases is not None:
+        _check_equal(traced, cases)
+    return traced
 
 
-_HOLDERS = (dict, OrderedDict, list, set)
-
-
-def _why(reasons: Mapping[str, Exception]) -> str:
-    """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true."""
-    first_lines = {capture: _first_line(error) for capture, error in reasons.items()}
-    last = next(reversed(first_lines))
-    if _DEPENDS.search(first_lines[last]):
-        spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
-        where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
-        return f"its control flow depends on the values of its input{where}, which a graph cannot express"
-    if re.search("[Pp]rox|symbolically traced|torch_function", first_lines["fx"]):
-        first_lines.pop("fx")
-    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items())
-
-
-_DEPENDS = re.compile("data-dependent|Dynamic control flow")
-_SPOT = re.compile(r'File "([^"]+\.py)", line (\d+)')
-_REASON_CHARS = 160
-
-
-class _Tracer(fx.Tracer):
-    """Takes torch's own modules for layers, and those of others that say that they are one.
-
-    The network is followed from tensors to tensors: what they stand in on their way in and out is no part of the graph.
-    """
-
-    def __init__(self, example: Example, form: Form) -> None:
-        super().__init__()
-        self._example, self._form = example, form
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """What is followed, and what it is given: the network itself, and something that stands in for each input."""
-        names = [re.sub(r"\W", "_", name) for name in self._example.call.names]
-        names = names if len(set(names)) == len(names) else [f"input_{number}" for number in range(len(names))]
-        inputs = [self.create_proxy("placeholder", name, (), {}) for name in names]
-
-        def flat(root: nn.Module, *given: Any) -> Any:
-            args, kwargs = self._example.call.arguments(given)
-            return _flat(self._form, root_fn(root, *args, **kwargs))
-
-        return flat, [self.root, *inputs]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_one = getattr(m, "is_one_layer", False) or isinstance(m, torch.jit.ScriptModule)
-        return bool(is_one) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _flat(form: Form, answer: Any) -> Any:
-    """The tensors of an answer, and behind them what stands in place of its constants and may be none."""
-    tensors, numbers = form.leaves(answer, lambda value: isinstance(value, _STAND_INS))
-    return tensors[0] if form.spec == 0 else (*tensors, *numbers)
-
-
-_STAND_INS = (fx.Proxy, torch.SymInt, torch.SymFloat, torch.SymBool)
-
-
-class _Flat(nn.Module):
-    """A network from tensors to tensors, for torch.export, which knows only some of the structures around them."""
-
-    def __init__(self, model: nn.Module, example: Example, form: Form) -> None:
-        super().__init__()
-        self.model, self._example, self._form = model, example, form
-
-    def forward(self, *given: torch.Tensor) -> Any:
-        args, kwargs = self._example.call.arguments(given)
-        return _flat(self._form, self.model(*args, **kwargs))
-
-
-def _capture_fx(model: nn.Module, example: Example, form: Form) -> fx.GraphModule:
-    graph = _Tracer(example, form).trace(model)
-    module = fx.GraphModule(model, graph, type(model).__name__)
-    for node in list(module.graph.nodes):
-        if node.target in (torch._assert, torch._check):
-            module.graph.erase_node(node)
-    return module
-
-
-def _capture_export(model: nn.Module, example: Example, form: Form) -> fx.GraphModule:
-    is_plain = example.call.is_one and form.is_flat
-    module = model if is_plain else _Flat(model, example, form).eval()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = log.level
-    with warnings.catch_warnings(), silent_stderr():  # a graph that it gives up is printed
-        warnings.simplefilter("ignore")  # torch's own deprecations, of no use to our users
-        log.setLevel(logging.ERROR)
+def _with_kept_blocks(
+    model: nn.Module, attempt: Callable[[str, Capture], Traced], capture: str, error: Exception
+) -> Traced | None:
+    """Keep the smallest module in which capturing failed as one layer, and try again; None where it is the network."""
+    kept: dict[str, str] = {}
+    begun = time.perf_counter()
+    for _ in range(MAX_KEPT):
+        path = to_keep(model, error, tuple(kept))
+        if not path or time.perf_counter() - begun > KEPT_S:
+            return None
+        reason = next((why for other, why in kept.items() if other.startswith(f"{path}.")), why_kept(error))
+        kept = {other: why for other, why in kept.items() if not other.startswith(f"{path}.")} | {path: reason}
         try:
-            program = torch.export.export(module, example.tensors).run_decompositions({})
-        finally:
-            log.setLevel(level)
-        captured: fx.GraphModule = program.module(check_guards=False)
-    captured.graph.set_codegen(fx.graph.CodeGen())  # plain tensors in and out
-    for node in captured.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
-        captured.graph.erase_node(node)  # the network worked in place on its input, which nobody looks at afterwards
-    return captured
+            return replace(attempt(capture, partial(_CAPTURES[capture], kept=tuple(kept))), kept=kept)
+        except Exception as another:  # noqa: BLE001  as before
+            error = another
+    return None
 
 
-_CAPTURES: dict[str, Callable[[nn.Module, Example, Form], fx.GraphModule]] = {
-    "fx": _capture_fx,
-    "export": _capture_export,
-}
+_CAPTURES: dict[str, Capture] = {"fx": capture_fx, "export": capture_export}
 
 
 # --- one run that tells what every node makes and whom it changes
@@ -235,10 +157,30 @@ class _Record:
     """Storages that the node wrote into."""
     is_tensor: bool = False
     is_contiguous: bool = True
+    parts: "tuple[_Record, ...] | None" = None
+    """Of a tuple or list, what is in it."""
+    sequence: type | None = None
+    """Which of the two it is, or a named tuple."""
 
     @property
     def holds_tensors(self) -> bool:
         return bool(self.shapes)
+
+
+def _record(value: Any, changed: frozenset[int] = frozenset()) -> _Record:
+    tensors = _tensors(value)
+    return _Record(
+        value=None if tensors else value,
+        shapes=tuple(tuple(t.shape) for t in tensors),
+        dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        storages=frozenset(map(_storage, tensors)),
+        changed=changed,
+        is_tensor=isinstance(value, torch.Tensor),
+        is_contiguous=all(t.layout is not torch.strided or t.is_contiguous() for t in tensors),
+        parts=tuple(map(_record, value)) if tensors and isinstance(value, tuple | list) else None,
+        sequence=type(value) if isinstance(value, tuple | list) else None,
+    )
 
 
 @dataclass
@@ -256,17 +198,7 @@ class _Recorder(fx.Interpreter):
         versions = [t._version for t in arguments]
         value = super().run_node(n)
         changed = frozenset(_storage(t) for t, before in zip(arguments, versions, strict=True) if t._version != before)
-        tensors = _tensors(value)
-        self.records[n] = _Record(
-            value=None if tensors else value,
-            shapes=tuple(tuple(t.shape) for t in tensors),
-            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
-            bytes=sum(t.numel() * t.element_size() for t in tensors),
-            storages=frozenset(map(_storage, tensors)),
-            changed=changed,
-            is_tensor=isinstance(value, torch.Tensor),
-            is_contiguous=all(t.is_contiguous() for t in tensors),
-        )
+        self.records[n] = _record(value, changed)
         return value
 
 
@@ -277,7 +209,10 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # made of other tensors, as quantised ones of packages are
+        return id(tensor)
 
 
 # --- putting the graph in order
@@ -299,12 +234,13 @@ def _put_in_order(module: fx.GraphModule, example: Example, form: Form, name: st
         raise NotCuttableError("a layer modifies the network's input")
     bound = _find_bound(graph, sources, records)
     _fold_constants(graph, records, bound)
+    _take_apart(graph, records, bound)
     _erase_unread(graph, records)
-    _select_one_tensor(graph, records, bound)
-    _answer_constants_last(graph, records)
     graph.lint()
     module.recompile()
-    traced = _number_layers(module, example.call, records, bound & set(graph.nodes), name, capture)
+    left = set(graph.nodes)
+    unsent = _find_unsent(graph, records)
+    traced = _number_layers(module, example.call, records, bound & left, unsent, name, capture)
     return replace(traced, answer=form)
 
 
@@ -319,7 +255,10 @@ def _find_bound(graph: fx.Graph, sources: list[fx.Node], records: Mapping[fx.Nod
     for node in graph.output_node().all_input_nodes:
         if node in bound:
             what = "the shape of its answer" if records[node].holds_tensors else "its answer is a number that"
-            raise NotCuttableError(f"{what} depends on the values of its input ({node.name}), not on its shape alone")
+            raise NotCuttableError(
+                f"{what} depends on the values of its input ({node.name}), not on its shape alone: return tensors of a "
+                "fixed size"
+            )
     for node in bound:
         if records[node].changed:
             raise NotCuttableError(f"{node.name} works in place, on data that depends on the values of the input")
@@ -345,6 +284,8 @@ def _fold_constants(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set
     for node in list(graph.nodes):
         if node.op in ("placeholder", "output") or records[node].holds_tensors or node in bound:
             continue
+        if isinstance(records[node].value, nn.Module):
+            continue  # a branch of torch.cond, say: it is called by its name
         value = _plain(records[node].value)
         for user in list(node.users):
             user.args = _replace(user.args, node, value)
@@ -368,44 +309,60 @@ def _erase_unread(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
             graph.erase_node(node)
 
 
-def _select_one_tensor(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
-    """Give every selection from a node of several tensors a maker of its own, which costs nothing for views."""
+def _take_apart(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
+    """Where several tensors are used as one value, as a list is, name each of them: then each can cross a cut."""
     for node in list(graph.nodes):
-        if node.op == "output" or records[node].is_tensor or node in bound:
+        if node.op == "output" or records[node].parts is None or node in bound:
             continue
-        selections = list(node.users)
-        if any(user.target is not operator.getitem for user in selections):
-            raise NotCuttableError(f"{node.name} produces several tensors that are used as one value")
-        is_view = bool(node.all_input_nodes) and records[node].storages <= records[node.all_input_nodes[0]].storages
-        if len(selections) > 1 and not is_view:
-            raise NotCuttableError(f"{node.name} produces several tensors at once")
-        for selection in selections[1:]:
-            with graph.inserting_before(selection):
-                copy = graph.node_copy(node, lambda a: a)
-            records[copy] = records[node]
-            selection.replace_input_with(node, copy)
+        is_plain = records[node].sequence in (tuple, list)
+        users = [
+            user
+            for user in node.users
+            if user.op == "output" or (is_plain and not (user.target is operator.getitem and user.args[0] is node))
+        ]
+        whole = _each_of(graph, node, records) if users else None
+        for user in users:
+            user.args = _replace(user.args, node, whole)
+            user.kwargs = _replace(user.kwargs, node, whole)
 
 
-def _answer_constants_last(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
-    """What is answered and is the same for every input is made at the end, where it keeps no tensor waiting."""
-    constants, output = _constants(graph), graph.output_node()
-    for node in output.all_input_nodes:
-        if node in constants:
-            with graph.inserting_before(output):
-                copy = graph.node_copy(node, lambda a: a)
-            records[copy] = records[node]
-            output.replace_input_with(node, copy)
-            if not node.users:
-                graph.erase_node(node)
+def _each_of(graph: fx.Graph, node: fx.Node, records: dict[fx.Node, _Record]) -> Any:
+    """The same tuple or list, of nodes."""
+    record, members = records[node], []
+    for number, part in enumerate(record.parts or ()):
+        if not part.holds_tensors:
+            members.append(_plain(part.value))
+            continue
+        with graph.inserting_after(members[-1] if members and isinstance(members[-1], fx.Node) else node):
+            member = graph.call_function(operator.getitem, (node, number))
+        records[member] = part
+        members.append(member)
+    members = [
+        _each_of(graph, each, records) if isinstance(each, fx.Node) and records[each].parts is not None else each
+        for each in members
+    ]
+    return members if record.sequence is list else tuple(members)
 
 
-def _constants(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that depend on no input."""
-    constants: set[fx.Node] = set()
+def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
+    """The nodes that make something other than one tensor, or one of a type that no message has.
+
+    Raises NotCuttableError where that is the answer, or the only trace of it is what was written elsewhere.
+    """
+    unsent = set()
     for node in graph.nodes:
-        if node.op not in ("placeholder", "output") and all(read in constants for read in node.all_input_nodes):
-            constants.add(node)
-    return constants
+        record = records.get(node)
+        if node.op in ("placeholder", "output") or record is None or not record.holds_tensors:
+            continue
+        strange = sorted(set(record.dtypes) - set(TRAVELLING)) if record.is_tensor else []
+        if record.is_tensor and not strange:
+            continue
+        if strange and graph.output_node() in node.users:
+            raise NotCuttableError(f"its answer has tensors of {strange[0]}, which cannot be sent")
+        if record.changed and not node.users:
+            raise NotCuttableError(f"{node.name} works in place on what cannot be sent")
+        unsent.add(node)
+    return unsent
 
 
 def _number_layers(
@@ -413,12 +370,17 @@ def _number_layers(
     call: Call,
     records: dict[fx.Node, _Record],
     bound: set[fx.Node],
+    unsent: set[fx.Node],
     name: str,
     capture: str,
 ) -> Traced:
-    strange = {dtype for record in records.values() for dtype in record.dtypes} - set(TRAVELLING)
-    if strange:
-        raise NotCuttableError(f"tensors of {', '.join(sorted(strange))} cannot be sent")
+    """Every tensor that can be sent is a layer, with what it is made of that cannot.
+
+    Several tensors that are made at once are several layers with the same node in them: it runs once on each side that
+    has any of them.
+    """
+    together = bound | unsent
+    kept = {node for node in module.graph.nodes if KEPT in node.meta or _branches(node)}
     sources, answers = list(module.graph.find_nodes(op="placeholder")), _answers(module.graph)
     number_of: dict[fx.Node, int] = {source: number for number, source in enumerate(sources)}
     groups: list[tuple[fx.Node, ...]] = [(source,) for source in sources]
@@ -426,37 +388,84 @@ def _number_layers(
     names = ["input"] if len(sources) == 1 else [_unused(each[:100], ids) for each in call.names]
     ids.update(names)
     layers = [_layer(each, "input", (), records[source]) for each, source in zip(names, sources, strict=True)]
-    constants = _constants(module.graph)
+    constants: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node in number_of or node.op == "output":
             continue
-        if node in constants:
-            if node in answers:  # every layer reads something, and this one nothing that matters
-                number_of[node] = len(layers)
-                groups.append((node,))
-                layers.append(_layer(_unique_id(node, ids), CONSTANT, (len(layers) - 1,), records[node]))
-            continue
-        if not records[node].is_tensor or node in bound:
+        if all(read in constants for read in node.all_input_nodes):
+            constants.add(node)
+            together.discard(node)
+            if node not in answers or not records[node].is_tensor:
+                continue
+        if not records[node].is_tensor or node in together:
             continue  # joins the selection that reads it, or whatever else does
-        inner = tuple(through(node, bound))
-        maker = node.all_input_nodes[0]
-        group = (*inner, node) if inner or records[maker].is_tensor else (maker, node)
+        inner = tuple(through(node, together))
+        group = (*inner, node)
         reads = [read for member in group for read in member.all_input_nodes]
         inputs = tuple(dict.fromkeys(number_of[read] for read in reads if read in number_of))
+        inputs = inputs or (len(layers) - 1,)  # a part of the answer that no input changes comes where the others do
         number_of[node] = len(layers)
         groups.append(group)
-        kind = _kind(module, node) + OF_VALUES if inner else _kind(module, group[0])
-        layers.append(_layer(_unique_id(node if inner else group[0], ids), kind, inputs, records[node]))
+        named = group[0] if _selects(group) and not bound.intersection(inner) else node
+        kind = _kind_of(module, group, named, is_of_values=bool((bound | kept).intersection(group)))
+        layers.append(_layer(_unique_id(named, ids), kind, inputs, records[node]))
+    _forbid_writing_twice(groups, records)
     outputs = tuple(number_of[node] for node in answers)
-    views = frozenset(n for n, group in enumerate(groups) if layers[n].inputs and _is_view(group, records))
+    views = frozenset(
+        n for n, group in enumerate(groups) if layers[n].inputs and _is_view(group, records)
+    ) | _later_of_one(groups)
     strided = frozenset(n for n, group in enumerate(groups) if not records[group[-1]].is_contiguous)
-    holding = frozenset(n for n, group in enumerate(groups) if bound.intersection(group))
+    holding = frozenset(n for n, group in enumerate(groups) if (bound | kept).intersection(group))
     graph = LayerGraph(name, tuple(layers), outputs)
-    return Traced(graph, module, tuple(groups), capture, views, strided, _overwritten(groups, records), holding)
+    return Traced(
+        graph,
+        module,
+        tuple(groups),
+        capture,
+        _later_of_one(groups) | views,
+        strided,
+        _overwritten(groups, records),
+        holding,
+    )
 
 
-CONSTANT = "constant"
-"""The kind of a layer whose output is no more than a parameter, or made of parameters, and is answered."""
+def _branches(node: fx.Node) -> bool:
+    """Whether it is torch.cond or its like, which take one way for all that they are given."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _forbid_writing_twice(groups: list[tuple[fx.Node, ...]], records: dict[fx.Node, _Record]) -> None:
+    """Raise where something works in place and is in several layers: on two sides it would do so twice."""
+    count = Counter(node for group in groups for node in group)
+    for node, times in count.items():
+        if times > 1 and records[node].changed:
+            raise NotCuttableError(f"{node.name} works in place, and several layers need it")
+
+
+def _selects(group: tuple[fx.Node, ...]) -> bool:
+    """Whether all but the first node only take something out of what the first makes."""
+    return all(node.target in (operator.getitem, getattr) and len(node.all_input_nodes) == 1 for node in group[1:])
+
+
+def _later_of_one(groups: list[tuple[fx.Node, ...]]) -> frozenset[int]:
+    """Layers that only take another tensor out of what an earlier one has made."""
+    makers: set[fx.Node] = set()
+    later = set()
+    for number, group in enumerate(groups):
+        if len(group) > 1 and _selects(group):
+            if group[0] in makers:
+                later.add(number)
+            makers.add(group[0])
+    return frozenset(later)
+
+
+def _kind_of(module: fx.GraphModule, group: tuple[fx.Node, ...], named: fx.Node, *, is_of_values: bool) -> str:
+    kind = _kind(module, named)
+    if is_of_values:
+        return kind + OF_VALUES
+    return kind if named is group[0] else f"{_kind(module, group[0])}+{kind}"
+
+
 OF_VALUES = "_of_values"
 """Ends the kind of a layer with numbers in it that depend on the values of its input: no predictor knows those."""
 
@@ -521,11 +530,23 @@ class _AsIfCut(fx.Interpreter):
     the two differ, and a cut would change the answer.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, traced: Traced) -> None:
+        super().__init__(traced.module, garbage_collect_values=False)
+        self.layers = {group[-1]: layer for group, layer in zip(traced.nodes, traced.graph.layers, strict=True)}
 
     def run_node(self, n: fx.Node) -> Any:
-        return map_aggregate(super().run_node(n), lambda v: v.contiguous() if isinstance(v, torch.Tensor) else v)
+        value = super().run_node(n)
+        layer = self.layers.get(n)
+        if layer is not None and tuple(value.shape) != layer.out_shape:
+            raise NotCuttableError(
+                f"the shape of {layer.id} depends on the values of the input, not on its shape alone"
+            )
+        return map_aggregate(value, _as_sent)
+
+
+def _as_sent(value: Any) -> Any:
+    is_plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return value.contiguous() if is_plain else value
 
 
 @dataclass
@@ -544,7 +565,7 @@ class _Cases:
             with torch.no_grad():
                 whole = self.example.answer(self.model)
         except Exception as error:  # noqa: BLE001  whatever the network's own code raises
-            raise UsageError(f"{self.name} fails on its {self.example.told}: {_first_line(error)[:200]}") from None
+            raise UsageError(f"{self.name} fails on its {self.example.told}: {first_line(error)[:200]}") from None
         self.took_s = time.perf_counter() - begun
         try:
             self.form, answer = take_apart(whole)
@@ -649,7 +670,7 @@ def _check_equal(traced: Traced, cases: _Cases) -> None:
     Raises NotCuttableError where they differ.
     """
     _compare(traced.module, *cases.first)
-    as_if_cut = _AsIfCut(traced.module).run
+    as_if_cut = _AsIfCut(traced).run
     for x, expected in cases.others:
         _compare(as_if_cut, x, expected)
 
@@ -677,7 +698,7 @@ def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _numbers(traced: Traced, model: nn.Module) -> str:
     """A digest of what every operation of the graph is given but tensors that are parameters or buffers."""
-    addresses = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
+    addresses = {address(tensor) for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
     sha = hashlib.sha256()
     number_of = {node: f"%{number}" for number, node in enumerate(traced.module.graph.nodes)}
     for node in traced.module.graph.nodes:
@@ -685,8 +706,8 @@ def _numbers(traced: Traced, model: nn.Module) -> str:
         sha.update(f"{node.op} {_kind(traced.module, node)} {_text(arguments, number_of)}\n".encode())
         if node.op == "get_attr":
             tensor = operator.attrgetter(str(node.target))(traced.module)
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in addresses:
-                sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if isinstance(tensor, torch.Tensor) and address(tensor) not in addresses:
+                update_tensor(sha, tensor.detach())
         elif node.op == "call_module":
             sha.update(traced.module.get_submodule(str(node.target)).extra_repr().encode())
     return "sha256:" + sha.hexdigest()
@@ -703,7 +724,3 @@ def _text(value: Any, number_of: Mapping[fx.Node, str]) -> str:
         return _text((value.start, value.stop, value.step), number_of)
     plain = value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device | torch.layout)
     return repr(value) if plain or isinstance(value, torch.memory_format) else type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
