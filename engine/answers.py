@@ -109,7 +109,7 @@ def _rows(answer: Array) -> Array:
 def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[str, ...]) -> bool:
     """Whether it is that of a classifier: one output of real numbers, a row of classes. With labels, or with names of
     rows, it may have several rows of them; without, that may be anything."""
-    if len(answer) != 1 or answer[0].dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
+    if len(answer) != 1 or widened(answer[0]).dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
         return False
     return answer[0].ndim == 2 or (answer[0].ndim == 3 and bool(labels or rows))
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FUNCTION = "build"
 _NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
 MAX_FILE_BYTES = 1 << 20
+NOISE = "of_input_shape"
+"""Marks the noise that stands for INPUT_SHAPE."""
 
 
 @dataclass(frozen=True)
@@ -232,14 +234,15 @@ def _first(place: Where, function: Callable[[], Any], given: Any) -> "tuple[Buil
     from edgecloud.models.example import parameters_of
     from edgecloud.models.fingerprint import held_by
 
-    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], str]":
+    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], Any, str]":
         network, taken = _built(place, function, given)
-        return tuple(_named(place, lambda: held_by(network))), parameters_of(network), taken
+        held, x = tuple(_named(place, lambda: held_by(network))), _of_its_type(given, network)
+        return held, parameters_of(network), x, taken
 
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        held, parameters, taken = once()
+        held, parameters, x, taken = once()
         drawn = is_drawn()
-    example = _input(place, "example()", lambda: given, parameters)
+    example = _input(place, "example()", lambda: x, parameters)
     if drawn:
         with building.seeded(1):
             others = _named(place, lambda: held_by(_built(place, function, given)[0]))
@@ -301,7 +304,15 @@ def _given(place: Where, module: ModuleType) -> Any:
             f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
         )
     noise = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
-    return torch.from_numpy(noise)
+    made = torch.from_numpy(noise)
+    setattr(made, NOISE, True)
+    return made
+
+
+def _of_its_type(given: Any, network: "nn.Module") -> Any:
+    """Noise of INPUT_SHAPE, which says nothing of types, in the one that the network's parameters have."""
+    types = {tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()}
+    return given.to(*types) if getattr(given, NOISE, False) and len(types) == 1 else given
 
 
 def _input(place: Where, what: str, make: Callable[[], Any], parameters: Sequence[str]) -> "Example":
