@@ -68,7 +68,14 @@ DTYPES = {
     13: "uint64",
 }
 """By ONNX's numbers. Text, complex numbers and what is smaller than a byte are missing on purpose."""
-_STRANGE = {8: "text", 14: "complex64", 15: "complex128", 16: "bfloat16", 21: "uint4", 22: "int4"}
+_STRANGE = {
+    8: "text",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16 (convert it to float32)",
+    21: "uint4",
+    22: "int4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class Constant:
         return self.elements * np.dtype(self.dtype).itemsize
 
 
-Attribute = int | float | str | Constant | tuple[int, ...] | tuple[float, ...]
+Attribute = int | float | str | Constant | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +183,8 @@ _REFUSED = {
     ("the graph", 15): "sparse tensors: store them densely",
     ("a node", 8): "an overload of a function",
     ("a node", 10): "settings for several devices",
-    ("an attribute", 6): "a graph of its own (If, Loop, Scan)",
-    ("an attribute", 11): "graphs of its own",
+    ("an attribute", 6): "a graph: export the network without control flow (If, Loop, Scan)",
+    ("an attribute", 11): "graphs: export the network without control flow",
     ("an attribute", 14): "a type",
     ("an attribute", 15): "types",
     ("an attribute", 21): "a reference to a function's attribute",
@@ -185,7 +192,7 @@ _REFUSED = {
     ("an attribute", 23): "sparse tensors",
     ("a tensor", 3): "a segment of a tensor",
     ("a tensor", 6): "text",
-    ("a tensor", 13): "numbers in another file",
+    ("a tensor", 13): "numbers in another file: write it as one file with onnx.save_model(onnx.load(FILE), NEW_FILE)",
 }
 """Why a field is refused, where it is known."""
 
@@ -195,7 +202,7 @@ _NODE = {3: "name", 4: "operator", 6: "description", 7: "domain"}
 _ATTRIBUTE = {1: "name", 2: "f", 3: "i", 4: "s", 5: "t", 13: "description", 20: "type"}
 _TENSOR = {2: "type", 8: "name", 9: "raw", 12: "description", 14: "place"}
 _NOTHING: frozenset[int] = frozenset()
-_ATTRIBUTE_TYPES = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
+_ATTRIBUTE_TYPES = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
 _BELOW_ZERO = 1 << 63
 
 
@@ -293,13 +300,7 @@ class _Reader:
     def _node(self, message: memoryview, place: int) -> Op:
         inputs: list[str] = []
         outputs: list[str] = []
-        attributes: dict[str, Attribute] = {}
-
-        def attribute(value: Value) -> None:
-            name, content = self._attribute(chunk(value))
-            if name in attributes or len(attributes) >= self._limits.attributes:
-                raise OnnxError(f"node {place} has too many attributes, or {_quoted(name)} twice")
-            attributes[name] = content
+        parts: list[memoryview] = []
 
         def edge(into: list[str]) -> Callable[[Value], None]:
             def add(value: Value) -> None:
@@ -310,11 +311,9 @@ class _Reader:
 
             return add
 
-        try:
-            rows = {1: edge(inputs), 2: edge(outputs), 5: attribute}
-            found = _Message("a node", message, _NODE, frozenset({9}))(rows)
-        except OnnxError as error:
-            raise OnnxError(f"node {place}: {error}") from None
+        rows: dict[int, Callable[[Value], None]] = {1: edge(inputs), 2: edge(outputs)}
+        rows[5] = lambda value: parts.append(chunk(value))
+        found = _Message("a node", message, _NODE, frozenset({9}))(rows)
         kind = self._name(found.get("operator", memoryview(b"")))
         name = self._name(found["name"]) if "name" in found else ""
         label = f"node {_quoted(name or str(place))} ({printable(kind, 40)})"
@@ -324,21 +323,39 @@ class _Reader:
                 f"{label} is an operator of {_quoted(domain)}; only those of ONNX itself are taken: "
                 "export the network without a runtime's own optimisation"
             )
-        return Op(label, kind, tuple(inputs), tuple(outputs), attributes)
+        return Op(label, kind, tuple(inputs), tuple(outputs), self._attributes(label, kind, parts))
+
+    def _attributes(self, label: str, kind: str, parts: list[memoryview]) -> dict[str, Attribute]:
+        attributes: dict[str, Attribute] = {}
+        if len(parts) > self._limits.attributes:
+            raise OnnxError(f"{label}: it has more than {self._limits.attributes} attributes")
+        for part in parts:
+            try:
+                name, content = self._attribute(part)
+            except OnnxError as error:
+                raise OnnxError(f"{label}: {error}") from None
+            if name in attributes:
+                raise OnnxError(f"{label}: it has the attribute {_quoted(name)} twice")
+            if not _is_sane(content, is_constant=kind == "Constant"):
+                raise OnnxError(f"{label}: its attribute {_quoted(name)} is not finite")
+            attributes[name] = content
+        return attributes
 
     def _attribute(self, message: memoryview) -> tuple[str, Attribute]:
         floats: list[float] = []
         ints: list[int] = []
-        rows = {7: self._floats(floats), 8: self._ints(ints), 9: _no_texts, 10: _no_texts}
+        texts: list[str] = []
+        rows = {7: self._floats(floats), 8: self._ints(ints), 9: self._texts(texts), 10: _no_tensors}
         found = _Message("an attribute", message, _ATTRIBUTE, _NOTHING)(rows)
         name = self._name(found.get("name", memoryview(b"")))
         given = {key for key in ("f", "i", "s", "t") if key in found}
-        given |= {key for key, values in (("floats", floats), ("ints", ints)) if values}
+        lists = {"floats": floats, "ints": ints, "strings": texts}
+        given |= {key for key, values in lists.items() if values}
         declared = _ATTRIBUTE_TYPES.get(number(found.get("type", 0)), "")
         if not declared or given - {declared}:
             raise OnnxError(f"its attribute {_quoted(name)} is of another type than it says, or of one that is refused")
-        if declared in ("floats", "ints"):
-            return name, tuple(floats) if declared == "floats" else tuple(ints)
+        if declared in lists:
+            return name, tuple(lists[declared])
         return name, self._single(name, declared, found.get(declared))
 
     def _single(self, name: str, kind: str, value: Value | None) -> Attribute:
@@ -366,6 +383,14 @@ class _Reader:
             into.extend([_signed(value)] if isinstance(value, int) else _packed(value, room))
             if len(into) > self._limits.attribute_values:
                 raise OnnxError("an attribute holds too many numbers")
+
+        return add
+
+    def _texts(self, into: list[str]) -> Callable[[Value], None]:
+        def add(value: Value) -> None:
+            into.append(self._name(value))
+            if len(into) > self._limits.attributes:
+                raise OnnxError("an attribute holds too many texts")
 
         return add
 
@@ -406,7 +431,9 @@ class _Reader:
         name = self._name(found.get("name", memoryview(b"")))
         if not name:
             raise OnnxError("an input or output has no name")
-        kind = _Message("a type", chunk(found.get("type", memoryview(b""))), {1: "tensor", 6: "description"}, _NOTHING)
+        if "type" not in found:  # an output needs none
+            return Declared(name, "", None)
+        kind = _Message("a type", chunk(found["type"]), {1: "tensor", 6: "description"}, _NOTHING)
         tensor_message = kind({})
         if "tensor" not in tensor_message:
             raise OnnxError(f"{_quoted(name)} is no tensor")
@@ -436,8 +463,15 @@ _LONGEST_NAME = 4096
 _TYPED = (4, 5, 7, 10, 11)
 
 
-def _no_texts(_: Value) -> None:
-    raise OnnxError("an attribute holds several texts or tensors")
+def _is_sane(content: Attribute, *, is_constant: bool) -> bool:
+    """Whether an attribute's numbers are finite: a constant may be infinite, as masks are."""
+    numbers = content if isinstance(content, tuple) else (content,)
+    real = [each for each in numbers if isinstance(each, float)]
+    return not any(math.isnan(each) or (math.isinf(each) and not is_constant) for each in real)
+
+
+def _no_tensors(_: Value) -> None:
+    raise OnnxError("an attribute holds several tensors")
 
 
 def check_shape(shape: list[int], limits: Limits) -> None:
