@@ -112,6 +112,8 @@ class Op:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+    message: memoryview
+    """As it is written in the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,8 @@ class _Reader:
                 f"{label} is an operator of {_quoted(domain)}; only those of ONNX itself are taken: "
                 "export the network without a runtime's own optimisation"
             )
-        return Op(label, kind, tuple(inputs), tuple(outputs), self._attributes(label, kind, parts))
+        attributes = self._attributes(label, kind, parts)
+        return Op(label, kind, tuple(inputs), tuple(outputs), attributes, message)
 
     def _attributes(self, label: str, kind: str, parts: list[memoryview]) -> dict[str, Attribute]:
         attributes: dict[str, Attribute] = {}
