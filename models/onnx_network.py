@@ -64,7 +64,7 @@ class Untouched:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def opened(place: Where, folder: Path | None = None) -> Bundle:
