@@ -29,9 +29,9 @@ class Limits:
     """What a model may hold and need. Sizes are in bytes, of one run on the inputs that are given."""
 
     model_bytes: int = 2 << 30
-    nodes: int = 50_000
-    initialisers: int = 50_000
-    edges: int = 500_000
+    nodes: int = 20_000
+    initialisers: int = 20_000
+    edges: int = 200_000
     """Inputs and outputs of all nodes."""
     attributes: int = 32
     """Of one node."""
@@ -41,7 +41,7 @@ class Limits:
     side: int = 1 << 31
     weight_bytes: int = 2 << 30
     tensor_bytes: int = 1 << 30
-    """Of one output of a node."""
+    """Of one output of a node, or of what it needs besides while it runs."""
     total_bytes: int = 8 << 30
     """Of all outputs of all nodes: what a runtime could need that gives nothing back while it runs."""
     operations: float = 5e12

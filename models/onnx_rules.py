@@ -30,9 +30,9 @@ class Checked:
     infos: Mapping[str, Info]
     """Every tensor by name: the inputs, the constants and what the nodes make."""
     total_bytes: int
-    """Of all that all nodes make."""
+    """Of all that all nodes make, and need besides."""
     largest_bytes: int
-    """Of the largest tensor that a node makes."""
+    """The most that one node makes at once, or needs besides."""
     operations: float
     """Multiplications and additions of one run."""
 
@@ -128,6 +128,12 @@ class _Budget:
                 raise call.refused(f"it makes {info.bytes} bytes at once; at most {limits.tensor_bytes} are allowed")
             self.largest_bytes = max(self.largest_bytes, info.bytes)
             self.total_bytes += info.bytes
+        if call.scratch > limits.tensor_bytes:
+            raise call.refused(
+                f"it needs {call.scratch} bytes while it runs; at most {limits.tensor_bytes} are allowed"
+            )
+        self.largest_bytes = max(self.largest_bytes, call.scratch)
+        self.total_bytes += call.scratch
         if self.total_bytes > limits.total_bytes:
             raise call.refused(f"with it the nodes make more than {limits.total_bytes} bytes")
         touched = sum(info.elements for info in (*made, *call.inputs) if info is not None)
