@@ -175,7 +175,7 @@ def main() -> int:
 
 _SAID = """\
 `python -m benchmarks.onnx_files --rapidocr FOLDER --output benchmarks/results/onnx_files.md`. The files are those of
-the onnx package (`onnx/backend/test/data/light`) and of rapidocr 3. The answer of head and tail at up to seven points is
+the onnx package (`onnx/backend/test/data/light`) and of rapidocr 3. The answer of head and tail at seven points is
 compared with that of ONNX Runtime on the file as it is (rtol 1e-4). All weights of a light model are one number, so
 its answer hardly depends on the input: `-random` is the same file with weights from a seed. "Several at once" is
 three inputs through a tail from the middle. "First use" is with all that is checked, measured under load.
