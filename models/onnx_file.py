@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from edgecloud.models import onnx_graph, onnx_model, onnx_rules
 from edgecloud.models.bundle import Content, Identity, InputForm
-from edgecloud.models.graph import INPUT, Layer, LayerGraph
+from edgecloud.models.form import Call, Form
+from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.models.graph_json import MAX_NAME
 from edgecloud.models.onnx_graph import TYPES, Value
 from edgecloud.models.onnx_model import Constant, Declared, Model, OnnxError, Op
@@ -50,6 +51,7 @@ _NAME = re.compile(r"(?P<file>.*\.onnx)(:(?P<sizes>[^:]+))?", re.DOTALL | re.IGN
 _SIZES = re.compile(r"((?P<name>.+)=)?(?P<sides>[0-9]{1,9}(x[0-9]{1,9})*)", re.DOTALL)
 BATCHES = (2, 3)
 SEED = 0
+_SEVERAL = "{} has several inputs: no predictor knows such layers"
 
 Array = NDArray[Any]
 Sizes = tuple[int, ...]
@@ -111,7 +113,8 @@ class Converted:
     content: Content
     model: bytes
     weights: Mapping[str, Array]
-    example: Array
+    fed: tuple[Array, ...]
+    """An example of each input."""
 
 
 def convert(raw: memoryview, place: Where, *, may_batch: bool = True) -> Converted:
@@ -132,30 +135,31 @@ def convert(raw: memoryview, place: Where, *, may_batch: bool = True) -> Convert
 
 def _inputs(model: Model, place: Where) -> dict[str, Info]:
     sizes = place.given()
-    if len(model.inputs) != 1:
-        names = ", ".join(printable(each.name, 40) for each in model.inputs[:8]) or "none"
-        raise OnnxError(f"a network takes one input, and it has {len(model.inputs)}: {names}")
-    unknown = set(sizes) - {"", *(each.name for each in model.inputs)}
-    if unknown:
-        raise OnnxError(f"it has no input {printable(min(unknown), 80)!r}: it has {model.inputs[0].name}")
+    names = [each.name for each in model.inputs]
+    if not names:
+        raise OnnxError("it has no input")
+    if unknown := sorted(set(sizes) - {"", *names}):
+        raise OnnxError(f"it has no input {printable(unknown[0], 80)!r}: it has {_listed(names)}")
+    if "" in sizes and len(names) > 1:
+        raise OnnxError(f"it has {len(names)} inputs ({_listed(names)}): say which the sizes are of, NAME=1x3x224x224")
     return {each.name: _input(each, sizes.get(each.name, sizes.get("")), place) for each in model.inputs}
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(printable(name, 40) for name in names[:8])
+
+
 def _input(declared: Declared, sizes: Sizes | None, place: Where) -> Info:
-    if declared.dtype != "float32":
-        raise OnnxError(f"its input {declared.name!r} is {declared.dtype}; networks take float32")
+    if declared.dtype not in TYPES:
+        raise OnnxError(f"its input {declared.name!r} is {declared.dtype}, which cannot travel")
     if declared.shape is None and sizes is None:
-        raise OnnxError(f"it does not say the shape of its input {declared.name!r}: {_cure(place, ())}")
-    shape = declared.shape if declared.shape is not None else sizes or ()
-    if not shape:
-        raise OnnxError(f"its input {declared.name!r} is a single number; the first axis has to count inputs")
+        raise OnnxError(f"it does not say the shape of its input {declared.name!r}: {_cure(place, declared)}")
+    shape = declared.shape or ()
     if sizes is None:
         known = [1 if number == 0 and isinstance(side, str) else side for number, side in enumerate(shape)]
         if any(isinstance(side, str) for side in known):
-            raise OnnxError(f"its input {declared.name!r} is {_told(shape)}: {_cure(place, shape)}")
+            raise OnnxError(f"its input {declared.name!r} is {_told(shape)}: {_cure(place, declared)}")
         sizes = tuple(side for side in known if isinstance(side, int))
-    if sizes[0] != 1:
-        raise OnnxError(f"its input {declared.name!r} is {_told(sizes)}; the first axis has to be 1, or free")
     return Info(declared.dtype, sizes)
 
 
@@ -163,10 +167,10 @@ def _told(shape: Sequence[int | str]) -> str:
     return " x ".join(printable(str(side), 40) for side in shape)
 
 
-def _cure(place: Where, shape: Sequence[int | str]) -> str:
+def _cure(place: Where, declared: Declared) -> str:
+    shape = declared.shape or (1, 3, 224, 224)
     known = [side if isinstance(side, int) else 1 if number == 0 else 224 for number, side in enumerate(shape)]
-    example = "x".join(map(str, known)) or "1x3x224x224"
-    return f"say its sizes on both sides, for example {place.path.name}:{example}"
+    return f"say its sizes on both sides, for example {place.path.name}:{declared.name}={'x'.join(map(str, known))}"
 
 
 # --- what is a layer
@@ -199,9 +203,9 @@ class _Plan:
             self._place(op, made)
 
     @property
-    def input(self) -> str:
-        """The name of the network's input."""
-        return self.checked.model.inputs[0].name
+    def inputs(self) -> list[str]:
+        """The names of the network's inputs."""
+        return [each.name for each in self.checked.model.inputs]
 
     def _place(self, op: Op, made: list[str]) -> None:
         if all(name in self.fixed for name in op.inputs if name):
@@ -290,6 +294,8 @@ def _free_shape(op: Op, walks: Sequence[Checked]) -> list[int] | None:
 def _batched(model: Model, given: Mapping[str, Info], one: Checked) -> _Plan | None:
     """The plan for any number of inputs in the first axis; None where not every layer's tensor follows that."""
     walks = []
+    if any(info.shape[:1] != (1,) for info in given.values()):
+        return None
     free = Model(model.ir_version, model.opset, model.ops, model.constants, _any_batch(model.inputs), model.outputs)
     for count in BATCHES:
         try:
@@ -315,7 +321,7 @@ def _any_batch(inputs: Sequence[Declared]) -> list[Declared]:
 
 def _needed(plan: _Plan) -> list[str]:
     """The layers that the answer needs, in order. Raises OnnxError for an answer that does not depend on the input."""
-    waiting, needed = [], set()
+    waiting, needed, inputs = [], set(), set(plan.inputs)
     for each in plan.checked.model.outputs:
         behind = plan.behind([each.name])
         if not behind:
@@ -323,7 +329,7 @@ def _needed(plan: _Plan) -> list[str]:
         waiting += behind
     while waiting:
         name = waiting.pop()
-        if name != plan.input and name not in needed:
+        if name not in inputs and name not in needed:
             needed.add(name)
             waiting += plan.reads(name)
     return [name for name in plan.layers if name in needed]
@@ -333,39 +339,44 @@ def _needed(plan: _Plan) -> list[str]:
 
 
 def _converted(plan: _Plan, place: Where, digest: str) -> Converted:
-    names = [plan.input, *_needed(plan)]
-    infos = plan.checked.infos
-    for name in names[1:]:
+    inputs, made = plan.inputs, _needed(plan)
+    names, infos = [*inputs, *made], plan.checked.infos
+    for name in made:
         _check_layer(plan.makers[name], infos[name])
     numbers = {name: number for number, name in enumerate(names)}
     ids = _ids(names)
-    layers = [
-        _layer(ids[name], infos[name], "input" if number == INPUT else plan.makers[name].kind, inputs)
-        for number, name in enumerate(names)
-        for inputs in [tuple(sorted(numbers[each] for each in plan.reads(name))) if number else ()]
-    ]
+    layers = [_layer(ids[name], infos[name], "input", ()) for name in inputs]
+    for name in made:
+        reads = tuple(sorted(numbers[each] for each in plan.reads(name)))
+        layers.append(_layer(ids[name], infos[name], plan.makers[name].kind, reads))
     outputs = tuple(numbers[_answer(plan, each.name)] for each in plan.checked.model.outputs)
     graph = LayerGraph(place.name, tuple(layers), outputs)
     model, weights = _written(plan, names)
     _check_cuts(graph, names, model)
-    info = infos[plan.input]
-    specs, why_not = _specs(plan, names[1:], place.name)
+    specs, why_not = (None, _SEVERAL.format(place.name)) if len(inputs) > 1 else _specs(plan, made, place.name)
+    call = Call(Form({"dict": [[name, number] for number, name in enumerate(inputs)]}), len(inputs), len(inputs))
     content = Content(
         identity=Identity(place.name, digest, f"file {place.path.name}", is_trained=True),
-        input=InputForm(info.shape[1:], "tensor", "random numbers (seed 0)", sample="example"),
+        input=InputForm(infos[inputs[0]].shape[1:], "tensor", "random numbers (seed 0)", sample="example", call=call),
         graph=graph,
         tensors=tuple(names),
         is_batched=bool(plan.others),
         specs=specs,
         why_no_specs=why_not,
         made_by={"onnx file": str(VERSION)},
+        answer=Form({"dict": [[each.name, number] for number, each in enumerate(plan.checked.model.outputs)]}),
     )
-    return Converted(content, model, weights, example_of(info.shape))
+    return Converted(
+        content, model, weights, tuple(example_of(infos[name].shape, infos[name].dtype) for name in inputs)
+    )
 
 
-def example_of(shape: Sizes, seed: int = SEED) -> Array:
-    """An input that is always the same."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+def example_of(shape: Sizes, dtype: str = "float32", seed: int = SEED) -> Array:
+    """An input that is always the same. Whole numbers are 0 and 1, which any table and any mask takes."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
 
 
 def _answer(plan: _Plan, name: str) -> str:
@@ -421,12 +432,12 @@ def _written(plan: _Plan, names: Sequence[str]) -> tuple[bytes, dict[str, Array]
 
 def _parts(plan: _Plan, names: Sequence[str]) -> tuple[list[bytes], dict[str, Array]]:
     """The nodes in the order of the file, and the constants, that it takes to make some tensors."""
-    wanted, seen = list(names), set()
+    wanted, seen, inputs = list(names), set(), set(plan.inputs)
     ops: dict[int, Op] = {}
     constants: dict[str, Array] = {}
     while wanted:
         name = wanted.pop()
-        if not name or name in seen or name == plan.input:
+        if not name or name in seen or name in inputs:
             continue
         seen.add(name)
         if name in plan.folded:
@@ -475,7 +486,7 @@ def _check_cuts(graph: LayerGraph, names: Sequence[str], model: bytes) -> None:
     """Raise WireError unless every layer can be taken out of the graph by itself."""
     parsed = onnx_graph.parse(memoryview(model))
     for number, layer in enumerate(graph.layers):
-        if number != INPUT:
+        if layer.inputs:
             given = [Value(names[source], "float32", (), False) for source in layer.inputs]
             onnx_graph.take(parsed, given, [Value(names[number], "float32", (), False)])
 

@@ -17,7 +17,7 @@ from edgecloud.models import bundle, onnx_file
 from edgecloud.models.bundle import Bundle
 from edgecloud.models.bundle_network import BundleNetwork
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import Array
+from edgecloud.models.network import Array, Fed, arrays_of
 from edgecloud.models.onnx_file import Converted, Where
 from edgecloud.models.onnx_session import OnnxPart, runtime
 from edgecloud.utils.errors import UsageError
@@ -36,8 +36,8 @@ class OnnxNetwork(BundleNetwork):
 
     file: Path
 
-    def whole(self, x: Array) -> list[Array]:
-        """The answer of the file as it is to an input of shape (1, ...), in ONNX Runtime."""
+    def whole(self, x: Fed) -> list[Array]:
+        """The answer of the file as it is, in ONNX Runtime."""
         return self._session(x)
 
     @cached_property
@@ -57,9 +57,9 @@ class Untouched:
             raise UsageError(f"{path}: onnxruntime cannot run it: {_line(error)}") from error
         self._names = [each.name for each in self._session.get_inputs()]
 
-    def __call__(self, *arrays: Array) -> list[Array]:
+    def __call__(self, x: Fed) -> list[Array]:
         """Its answer."""
-        answers: list[Array] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        answers: list[Array] = self._session.run(None, dict(zip(self._names, arrays_of(x), strict=True)))
         return answers
 
 
@@ -93,28 +93,30 @@ def _made(raw: memoryview, place: Where, kept: Path) -> Bundle:
         converted = onnx_file.convert(raw, place, may_batch=False)
         _write(kept, converted)
     made = bundle.read(kept)
-    if not _is_same(_run(made, converted.example), whole(converted.example)):
+    if not _is_same(_run(made, converted.fed), whole(converted.fed)):
         kept.unlink()
         raise UsageError(f"{place.path}: its layers give another answer than the file as it is, so it cannot be cut")
     return made
 
 
 def _write(path: Path, converted: Converted) -> None:
-    bundle.write(path, converted.content, converted.model, converted.weights, converted.example)
+    bundle.write(path, converted.content, converted.model, converted.weights, converted.fed)
 
 
-def _run(made: Bundle, x: Array) -> list[Array]:
+def _run(made: Bundle, x: Fed) -> list[Array]:
     part = OnnxPart(made, made.graph.everything, 1)
-    answers = dict(zip(part.outputs, part([x]), strict=True))
+    answers = dict(zip(part.outputs, part(arrays_of(x)), strict=True))
     return [answers[number] for number in made.graph.outputs]
 
 
 def _takes_batches(made: Bundle, whole: Untouched) -> bool:
     """Whether several different inputs at once get the answer that the file gives to each alone."""
-    shape = made.example.shape
-    several = [onnx_file.example_of(shape, seed) for seed in range(max(onnx_file.BATCHES))]
+    several = [
+        tuple(onnx_file.example_of(each.shape, each.dtype, seed) for each in made.inputs)
+        for seed in range(max(onnx_file.BATCHES))
+    ]
     try:
-        together = _run(made, np.concatenate(several))
+        together = _run(made, tuple(map(np.concatenate, zip(*several, strict=True))))
     except Exception as error:  # noqa: BLE001  whatever the runtime makes of it
         log.info("not several at once: %s", _line(error))
         return False
@@ -140,4 +142,4 @@ def _difference(a: Array, b: Array) -> float:
 def read(place: Where, made: Bundle, example: Input | None = None) -> OnnxNetwork:
     """A bundle of a file as a network, with the example in it unless another is given."""
     form = made.content.input
-    return OnnxNetwork(made, example or Input(made.example, form.source, form.rows), place.path)
+    return OnnxNetwork(made, example or Input(made.fed, form.source, form.rows), place.path)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.hostile_onnx import node, wholes
 
-KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 
 
 class Drawn:
@@ -38,10 +38,11 @@ Sides = Sequence[int | str]
 def model(
     nodes: Sequence[Any], drawn: Drawn, shape: Sides, outputs: Sequence[str] = ("y",), opset: int = 17, **more: Any
 ) -> Any:
-    """A model of one input x."""
-    x = helper.make_tensor_value_info("x", KINDS[more.pop("dtype", "float32")], shape)
+    """A model of one input x, or of several, `inputs`: types and shapes by their names."""
+    inputs = more.pop("inputs", {"x": ("float32", shape)})
+    given = [helper.make_tensor_value_info(name, KINDS[dtype], sides) for name, (dtype, sides) in inputs.items()]
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    graph = helper.make_graph(list(nodes), "g", [x], made, drawn.tensors)
+    graph = helper.make_graph(list(nodes), "g", given, made, drawn.tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, **more)
 
 
@@ -147,12 +148,50 @@ def scales() -> Any:
     return model(nodes, w, ["N", 3, 16, 16], ["y", "z", "whole"], opset=13)
 
 
+def tokens() -> Any:
+    """Token ids, a mask and a flag for each row: three inputs of other types, of which the last is only read late."""
+    w = Drawn()
+    w.tensors.append(numpy_helper.from_array(np.array(-1e9, np.float32), "never"))
+    w.tensors.append(numpy_helper.from_array(np.array(0, np.int64), "none"))
+    nodes = [
+        node("Gather", [w("table", 4, 8), "ids"], ["embedded"]),
+        node("MatMul", ["embedded", w("k", 8, 8)], ["keys"]),
+        node("Transpose", ["keys"], ["turned"], perm=[0, 2, 1]),
+        node("MatMul", ["embedded", "turned"], ["scores"]),
+        node("Unsqueeze", ["mask", w.wholes("one", 1)], ["mask_wide"]),
+        node("Equal", ["mask_wide", "none"], ["is_hidden"]),
+        node("Where", ["is_hidden", "never", "scores"], ["masked"]),
+        node("Softmax", ["masked"], ["shares"], axis=-1),
+        node("MatMul", ["shares", "embedded"], ["seen"]),
+        node("ReduceMax", ["seen"], ["best"], axes=[1], keepdims=0),
+        node("Where", ["flag", "best", w("other", 1, 8)], ["y"]),
+        node("ArgMax", ["best"], ["z"], axis=1, keepdims=1),
+    ]
+    inputs = {"ids": ("int64", ["N", 6]), "mask": ("int64", ["N", 6]), "flag": ("bool", ["N", 1])}
+    made = model(nodes, w, [], ["y", "z"], inputs=inputs)
+    made.graph.output[1].type.tensor_type.elem_type = TensorProto.INT64
+    return made
+
+
+def rows() -> Any:
+    """Three at once, always."""
+    w = Drawn()
+    nodes = [
+        node("Gemm", ["x", w("w", 4, 5)], ["a"]),
+        node("Tanh", ["a"], ["b"]),
+        node("Softmax", ["b"], ["y"], axis=0),
+    ]
+    return model(nodes, w, [3, 4])
+
+
 FILES: dict[str, Callable[[], Any]] = {
     "pictures": pictures,
     "fixed": lambda: pictures(1, is_flattened_by_shape=False),
     "words": words,
     "sounds": sounds,
     "scales": scales,
+    "tokens": tokens,
+    "rows": rows,
 }
 
 
