@@ -89,7 +89,7 @@ def enter(
 
 def _building(config: EdgeConfig) -> Callable[[], Edge]:
     """What builds the network that is named, once its input has been read. Raises UsageError for what there is not."""
-    entry = registry.resolve_trusted(config.model)
+    entry = registry.resolve_trusted(config.model, config.device.cache_dir)
     return partial(Edge.build, config, entry, read_input(config, entry))
 
 

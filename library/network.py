@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from edgecloud.library.tensors import Array, Given, Tensors, as_given
-from edgecloud.models import bundle, inputs, network, registry
+from edgecloud.models import inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.models.inputs import InputSpec
 from edgecloud.models.network import DEFAULT
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 Loadable: TypeAlias = "str | Path | tuple[nn.Module, Any] | Network"
 """A name, a file, a module with an example of its inputs, or a network that is loaded."""
 
-_LATER = {
-    ".onnx": "ONNX files are not read yet: give a FILE.bundle (docs/bundle.md), FILE.py or (module, example_input)",
-}
 _CAPTURING = threading.Lock()
 """To capture a graph changes torch's own classes while it lasts."""
 
@@ -175,10 +172,11 @@ def load(
     """Load a network and find its layers.
 
     `what` is a name of the registry (`alex_net`, `mobile_net`, `le_net`, ..., `torchvision:resnet18`), a FILE.py with
-    one function (docs/networks.md), which is run, or a torch module of your own with an example of its inputs:
-    `(module, x)`, or the two as arguments. `x` is a tensor or an array, a tuple of what it takes by position, or a dict
-    of what it takes by name. The module is copied, so yours is left as it is; it is run in eval mode on inputs
-    of the shapes and dtypes of `x`. `name` is what both sides call such a network; else its class is.
+    one function (docs/networks.md), which is run, a FILE.onnx[:SIZES] or a FILE.bundle, which are data, or a torch
+    module of your own with an example of its inputs: `(module, x)`, or the two as arguments. `x` is a tensor or an
+    array, a tuple of what it takes by position, or a dict of what it takes by name. The module is copied, so yours is
+    left as it is; it is run in eval mode on inputs of the shapes and dtypes of `x`. `name` is what both sides call such
+    a network; else its class is.
 
     `weights` are `default` (trained where there are such, else drawn from a seed, the same on every machine),
     `imagenet`, or a file of weights for a network of the registry or a FILE.py.
@@ -209,10 +207,7 @@ def load(
 
 
 def _named(what: str, source: str) -> Network:
-    ending = Path(what).suffix.lower()
-    if ending in _LATER:
-        raise UsageError(f"{what}: {_LATER[ending]}")
-    with _CAPTURING, nullcontext() if bundle.is_bundle(what) else _seeded(what):
+    with _CAPTURING, nullcontext() if registry.file_of_data(what) else _seeded(what):
         entry = registry.resolve_trusted(what)
         return Network(entry, entry.network(source), entry.name)
 

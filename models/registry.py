@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecloud.models import audio, bundle, custom_model, inputs
+from edgecloud.models import audio, bundle, custom_model, inputs, onnx_file
 from edgecloud.models.form import ONE, Call
 from edgecloud.models.inputs import Preprocess
 from edgecloud.models.network import DEFAULT, Network
@@ -130,15 +130,15 @@ def lookup(name: str) -> Entry:
         return _OWN[name]
     if name in _ENTRIES:
         return _ENTRIES[name]()
+    for ending, where in ((".py", custom_model.where), (onnx_file.SUFFIX, onnx_file.where)):
+        if where(name) is not None:
+            cure = f"use cloud_api.py --network FILE{ending}"
+            raise UsageError(f"{name[:64]!r} is a file that this cloud was not started with: {cure}")
     short = name.removeprefix(TORCHVISION)
     if short != name:
         require_torch(name[:64])
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
-    if custom_model.where(name) is not None:
-        raise UsageError(
-            f"{name[:64]!r} is a file that this cloud was not started with: use cloud_api.py --network FILE.py"
-        )
     known = ", ".join(_ENTRIES)
     ending = name[name.rfind(".") :].lower() if "." in name else ""
     if ending in _FILES:
@@ -163,7 +163,6 @@ _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
     ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
-    ".onnx": "is ONNX, which is not supported yet (deployment.py export makes a bundle of a network in torch)",
     ".bundle": "is a bundle that this cloud was not started with: use cloud_api.py --network FILE.bundle. Otherwise",
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
@@ -171,14 +170,26 @@ _FILES = {
 """What people give in place of a network, by its ending. The name may be untrusted: nothing is opened."""
 
 
-def resolve_trusted(name: str) -> Entry:
-    """Look up a name from our own command line, also FILE.bundle, or FILE.py[:FUNCTION], whose code is run.
+def file_of_data(name: str) -> str:
+    """The whole path, with what follows it, of a name that is a FILE.bundle or FILE.onnx[:SIZES]; "" for all others."""
+    place = onnx_file.where(name)
+    if place is not None:
+        return place.flag
+    return str(Path(name).resolve()) if bundle.is_bundle(name) else ""
 
-    Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
-    UsageError where the file does not make a network.
+
+def resolve_trusted(name: str, folder: Path | None = None) -> Entry:
+    """Look up a name from our own command line, also FILE.bundle, FILE.onnx[:SIZES], or FILE.py[:FUNCTION], whose code
+    is run.
+
+    Never for a name that came over the network. From then on `find` knows the network by the name of its file. What is
+    made of a FILE.onnx is kept in the cache `folder`. Raises UsageError where the file does not make a network.
     """
     if bundle.is_bundle(name):
         return _hold(_of_bundle(Path(name)))
+    onnx = onnx_file.where(name)
+    if onnx is not None and not (name in _OWN and not onnx.path.is_file()):
+        return _hold(_of_onnx(onnx, folder))
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
@@ -216,7 +227,20 @@ def built_in(name: str) -> Entry:
 
 
 def _of_bundle(path: Path) -> Entry:
-    opened = bundle.read(path)
+    return _of_opened(path, bundle.read(path), _with_bundle)
+
+
+def _of_onnx(place: onnx_file.Where, folder: Path | None) -> Entry:
+    from edgecloud.models import onnx_network
+
+    def load(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
+        _no_weights(source, place.path)
+        return onnx_network.read(place, opened, example)
+
+    return _of_opened(place.path, onnx_network.opened(place, folder), load)
+
+
+def _of_opened(path: Path, opened: "Bundle", load: Callable[["Bundle", Entry, str, inputs.Input], Network]) -> Entry:
     form, about = opened.content.input, opened.content.identity
     takes, preprocess, sample = _input_of(opened)
     return Entry(
@@ -233,20 +257,24 @@ def _of_bundle(path: Path) -> Entry:
         own_inputs=opened.inputs,
         call=form.call,
         example=lambda: inputs.Input(opened.fed, form.source, form.rows),
-        load=partial(_with_bundle, opened),
+        load=partial(load, opened),
     )
 
 
 def _no_module(path: Path) -> "nn.Module":
-    raise UsageError(f"{path} is a bundle, which holds no torch module")
+    raise UsageError(f"{path} holds no torch module")
 
 
 def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
     from edgecloud.models.bundle_network import BundleNetwork
 
-    if source != DEFAULT:
-        raise UsageError(f"--weights cannot be combined with {opened.path}, which holds its weights: export it again")
+    _no_weights(source, opened.path)
     return BundleNetwork(opened, example)
+
+
+def _no_weights(source: str, path: Path) -> None:
+    if source != DEFAULT:
+        raise UsageError(f"--weights cannot be combined with {path}, which holds its weights: export it again")
 
 
 def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:

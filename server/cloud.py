@@ -91,8 +91,9 @@ class Cloud:
         """With `loaded`, networks that are loaded already, it serves those alone."""
         if not loaded and is_there(*TORCH):
             vision.torchvision()  # now: not on the first client's request, and not while a network is captured
-        more = tuple(registry.resolve_trusted(name).name for name in config.networks)
-        models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
+        find = partial(registry.resolve_trusted, folder=config.device.cache_dir)
+        more = tuple(find(name).name for name in config.networks)
+        models = tuple(name if name == ALL else find(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
         self._loaded = {entry.name: entry for entry, _ in loaded}
         config = replace(config, weights=named, models=(*(models or self._loaded or registry.NAMES), *more))

@@ -283,7 +283,7 @@ def _ended(
 def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
     """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
     problems: list[RejectedLine] = []
-    entries = [registry.resolve_trusted(model) for model in config.models]
+    entries = [registry.resolve_trusted(model, config.device.cache_dir) for model in config.models]
     if config.tasks_file is not None:
         tasks, problems = read_file(config.tasks_file)
     else:

@@ -174,7 +174,7 @@ def network_for(name: str, backend: str, cache_dir: Path, progress: Show) -> Net
     New ones are kept in the cache directory. Raises UsageError for an unknown name, MissingTorchError where torch is
     needed to make a bundle.
     """
-    if backend == TORCH or bundle.is_bundle(name):
+    if backend == TORCH or registry.file_of_data(name):
         return registry.resolve_trusted(name).network()
     path = cache_dir / "bundles" / f"{name.replace(':', '-')}{bundle.SUFFIX}"
     if not path.is_file():

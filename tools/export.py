@@ -46,8 +46,8 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
 
     if not bundle.is_bundle(path.name):
         raise UsageError(f"{path}: the name of a bundle ends in {bundle.SUFFIX}")
-    if bundle.is_bundle(name):
-        raise UsageError(f"{name} is a bundle already")
+    if registry.file_of_data(name):
+        raise UsageError(f"{name} is data already: use it as it is, with -t")
     began = time.perf_counter()
     progress("loading the network", 0.0)
     entry = registry.resolve_trusted(name)

@@ -14,7 +14,7 @@ from typing import Any
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing_store import AUTO
-from edgecloud.models import bundle, custom_model, graph_json
+from edgecloud.models import bundle, custom_model, graph_json, onnx_file
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Power, Problem, StageWeights
 from edgecloud.partition.decide import Decision, Goal, decide, load_solvers
@@ -213,6 +213,9 @@ def _name_of(model: str) -> str:
     """What a network is called that -t names: of a file, the network in it."""
     if bundle.is_bundle(model):
         return bundle.read(Path(model)).graph.name
+    onnx = onnx_file.where(model)
+    if onnx is not None:
+        return onnx.name
     place = custom_model.where(model)
     return model if place is None else place.name
 

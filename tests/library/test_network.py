@@ -140,7 +140,7 @@ X = torch.zeros(1, 8)
     ("make", "words"),
     [
         (lambda: LOAD("le_nett"), "did you mean le_net?"),
-        (lambda: LOAD("net.onnx"), "ONNX files are not read yet"),
+        (lambda: LOAD("net.onnx"), "no file net.onnx"),
         (lambda: LOAD(Path("a/net.bundle")), "no file a/net.bundle"),
         (lambda: LOAD("none.py"), "none.py"),
         (lambda: LOAD(3), "a network is a name, FILE.py or (module, example_input), not int"),
