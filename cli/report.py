@@ -81,7 +81,10 @@ def _compared(outcome: Outcome, each: Compared) -> dict[str, Any]:
 
 def _result(outcome: Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top]}
-    document |= {"shape": list(outcome.outputs[0].shape), "outputs": answer_file.describe(outcome.outputs)}
+    document |= {
+        "shape": list(outcome.outputs[0].shape),
+        "outputs": answer_file.describe(outcome.outputs, outcome.output_names),
+    }
     if outcome.truth:
         document["truth"] = outcome.truth
     if outcome.rows:
@@ -321,7 +324,9 @@ def _answer(outcome: Outcome) -> Group:
     lines = ["", f"answer{of_row}"]
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
     if not outcome.top:
-        lines += [_output_line(each) for each in answer_file.describe(outcome.outputs)[:OUTPUTS_SHOWN]]
+        lines += [
+            _output_line(each) for each in answer_file.describe(outcome.outputs, outcome.output_names)[:OUTPUTS_SHOWN]
+        ]
         left = len(outcome.outputs) - OUTPUTS_SHOWN
         lines += [f"  and {left} more (see --json)"] if left > 0 else []
         lines.append("  (--output FILE writes the numbers)")

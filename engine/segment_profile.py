@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from edgecloud.engine.executor import Segment
-from edgecloud.models.network import Network
+from edgecloud.models.network import Network, fed_layers
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import segments
@@ -45,10 +45,11 @@ def measure(
     is_behind: bool = False,
 ) -> Profile:
     """Time the segments that `make` gives; the profile's one pass is fitted to them."""
-    graph, x = network.graph, network.example.array
+    graph = network.graph
+    given = fed_layers(graph, network.example.fed)
     timer = _Timer(make, Watch(gauge, is_behind=is_behind))
     work = work_of(network)
-    whole = timer.run(graph.everything, {0: x}, WHOLE_RUNS)[0]
+    whole = timer.run(graph.everything, given, WHOLE_RUNS)[0]
     points = segments.chosen(graph, work, _affordable(min(run.seconds[0] for run in whole), tails=tails))
     heads: Runs = {len(graph.points) - 1: whole}
     rests: Runs = {0: whole} if tails else {}
@@ -58,7 +59,7 @@ def measure(
             break  # what was measured so far is spread over the network
         progress((count + 1) / (len(points) + 1))
         head = graph.head_at(number)
-        heads[number], crossing = timer.run(head, {0: x}, RUNS)
+        heads[number], crossing = timer.run(head, given, RUNS)
         if tails:
             rests[number] = timer.run(graph.everything - head, crossing, RUNS)[0]
     quiet = timer.watch.readings.quiet()

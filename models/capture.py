@@ -20,10 +20,12 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from edgecloud.models.example import Example, take_apart
+from edgecloud.models.form import Form
 from edgecloud.utils.quiet import silent_stderr
 
 Capture = Callable[..., fx.GraphModule]
-"""Of a network, its example, and the names of the modules that are `kept`."""
+"""Of a network, its example, the form of its answer, and the names of the modules that are `kept`."""
 KEPT = "kept"
 """Marks a node that calls a module which could not be captured inside."""
 MAX_KEPT, KEPT_S = 8, 60.0
@@ -56,11 +58,28 @@ _HOLDERS = (dict, OrderedDict, list, set)
 
 
 class _Tracer(fx.Tracer):
-    """Takes torch's own modules for layers, and those of others that say that they are one."""
+    """Takes torch's own modules for layers, and those of others that say that they are one.
 
-    def __init__(self, kept: Sequence[str]) -> None:
+    The network is followed from tensors to tensors: what they stand in on their way in and out is no part of the graph.
+    """
+
+    def __init__(self, example: Example, form: Form, kept: Sequence[str]) -> None:
         super().__init__()
-        self.kept = kept
+        self._example, self._form, self.kept = example, form, kept
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """What is followed, and what it is given: the network itself, and something that stands in for each input."""
+        names = [re.sub(r"\W", "_", name) for name in self._example.call.names]
+        names = names if len(set(names)) == len(names) else [f"input_{number}" for number in range(len(names))]
+        inputs = [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+        def flat(root: nn.Module, *given: Any) -> Any:
+            args, kwargs = self._example.call.arguments(given)
+            return _flat(self._form, root_fn(root, *args, **kwargs))
+
+        return flat, [self.root, *inputs]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -72,9 +91,31 @@ def _is_one_layer(module: nn.Module) -> bool:
     return bool(getattr(module, "is_one_layer", False)) or isinstance(module, torch.jit.ScriptModule)
 
 
-def capture_fx(model: nn.Module, example: torch.Tensor, kept: Sequence[str] = ()) -> fx.GraphModule:
+def _flat(form: Form, answer: Any) -> Any:
+    """The tensors of an answer, and behind them what stands in place of its constants and may be none."""
+    tensors, numbers = form.leaves(answer, lambda value: isinstance(value, _STAND_INS))
+    return tensors[0] if form.spec == 0 else (*tensors, *numbers)
+
+
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_STAND_INS = (fx.Proxy, *_SYMBOLS)
+
+
+class _Flat(nn.Module):
+    """A network from tensors to tensors, for torch.export, which knows only some of the structures around them."""
+
+    def __init__(self, model: nn.Module, example: Example, form: Form) -> None:
+        super().__init__()
+        self.model, self._example, self._form = model, example, form
+
+    def forward(self, *given: torch.Tensor) -> Any:
+        args, kwargs = self._example.call.arguments(given)
+        return _flat(self._form, self.model(*args, **kwargs))
+
+
+def capture_fx(model: nn.Module, example: Example, form: Form, kept: Sequence[str] = ()) -> fx.GraphModule:
     """Follow the network's code with stand-ins that note what is done to them; modules called `kept` are called."""
-    graph = _Tracer(kept).trace(model)
+    graph = _Tracer(example, form, kept).trace(model)
     module = fx.GraphModule(model, graph, type(model).__name__)
     for node in list(module.graph.nodes):
         if node.target in (torch._assert, torch._check):
@@ -84,12 +125,14 @@ def capture_fx(model: nn.Module, example: torch.Tensor, kept: Sequence[str] = ()
     return module
 
 
-def capture_export(model: nn.Module, example: torch.Tensor, kept: Sequence[str] = ()) -> fx.GraphModule:
+def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequence[str] = ()) -> fx.GraphModule:
     """Follow it with tensors that have shapes and no values; what modules called `kept` do is not looked into."""
     blocks = {
         name: module for name, module in model.named_modules() if name in kept or (name and _is_one_layer(module))
     }
     calls = _calls_of(model, blocks, example)
+    is_plain = example.call.is_one and form.is_flat
+    whole = model if is_plain else _Flat(model, example, form).eval()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = log.level
     with warnings.catch_warnings(), silent_stderr():  # a graph that it gives up is printed
@@ -97,7 +140,7 @@ def capture_export(model: nn.Module, example: torch.Tensor, kept: Sequence[str] 
         log.setLevel(logging.ERROR)
         try:
             with _in_place_of(model, {name: _StandIn(block, calls[name]) for name, block in blocks.items()}):
-                program = torch.export.export(model, (example,)).run_decompositions({})
+                program = torch.export.export(whole, example.tensors).run_decompositions({})
         finally:
             log.setLevel(level)
         module: fx.GraphModule = program.module(check_guards=False)
@@ -124,14 +167,13 @@ class _Call:
     arguments: pytree.TreeSpec
     plain: tuple[Any, ...]
     """The arguments in the order of `arguments`; `_TENSOR` for a tensor."""
-    answer: pytree.TreeSpec
-    is_tensor: tuple[bool, ...]
-    """Of each leaf of the answer; the others are None."""
+    answer: Form
     like: tuple[torch.Tensor, ...]
     """For every tensor of the answer one of its shape and type without memory."""
 
 
 _TENSOR = object()
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format)
 _KNOWN: dict[str, _Call] = {}
 """The calls of the network that is being captured."""
 
@@ -148,13 +190,12 @@ class _Noting(nn.Module):
         inside, arguments = pytree.tree_flatten((args, kwargs))
         plain = tuple(_TENSOR if isinstance(one, torch.Tensor) else one for one in inside)
         answer = self.held[0](*args, **kwargs)
-        leaves, spec = pytree.tree_flatten(answer)
-        if odd := [one for one in leaves if one is not None and not isinstance(one, torch.Tensor)]:
-            kind = type(odd[0]).__name__
-            raise NotCuttableError(f"{self.name} returns a {kind}, and can be one layer only if it returns tensors")
-        like = tuple(one.detach().to("meta") for one in leaves if one is not None)
-        are_tensors = tuple(one is not None for one in leaves)
-        self.calls.append(_Call(f"{self.name}#{len(self.calls)}", arguments, plain, spec, are_tensors, like))
+        form, tensors = take_apart(answer)
+        odd = [one for one in plain if one is not _TENSOR and not (one is None or isinstance(one, _PLAIN))]
+        if odd or any(one is not None and not isinstance(one, str) for one in form.constants):
+            raise NotCuttableError(f"{self.name} takes or returns more than tensors, and so it cannot be one layer")
+        like = tuple(one.detach().to("meta") for one in tensors)
+        self.calls.append(_Call(f"{self.name}#{len(self.calls)}", arguments, plain, form, like))
         return answer
 
 
@@ -177,9 +218,10 @@ class _StandIn(nn.Module):
         call = self.calls[self.count % len(self.calls)]
         self.count += 1
         inside, _ = pytree.tree_flatten((args, kwargs))
+        if any(isinstance(one, _SYMBOLS) for one in inside):
+            raise NotCuttableError(f"{call.name} is given a number that depends on the values of the input")
         tensors = [one for one in inside if isinstance(one, torch.Tensor)]
-        made = iter(_operation()(tensors, call.name))
-        return pytree.tree_unflatten([next(made) if is_one else None for is_one in call.is_tensor], call.answer)
+        return call.answer.build(_operation()(tensors, call.name))
 
 
 @cache
@@ -198,12 +240,12 @@ def _operation() -> Any:
     return operation
 
 
-def _calls_of(model: nn.Module, blocks: Mapping[str, nn.Module], example: torch.Tensor) -> dict[str, list[_Call]]:
+def _calls_of(model: nn.Module, blocks: Mapping[str, nn.Module], example: Example) -> dict[str, list[_Call]]:
     calls: dict[str, list[_Call]] = {name: [] for name in blocks}
     if blocks:
         noting = {name: _Noting(block, name, calls[name]) for name, block in blocks.items()}
         with _in_place_of(model, noting), torch.no_grad():
-            model(example.clone())
+            example.answer(model)
     _KNOWN.clear()
     _KNOWN.update({call.name: call for each in calls.values() for call in each})
     return calls
@@ -243,7 +285,7 @@ def _put_back(module: fx.GraphModule, blocks: Mapping[str, nn.Module], kept: Seq
             made = graph.call_module(name, args, kwargs)
             if name in kept:
                 made.meta[KEPT] = True
-            each = made if call.answer.is_leaf() else graph.call_function(tensors_in, (made,))
+            each = made if call.answer.spec == 0 else graph.call_function(tensors_in, (made,))
         if each is made:
             for selection in list(node.users):
                 selection.replace_all_uses_with(made)
@@ -255,7 +297,7 @@ def _put_back(module: fx.GraphModule, blocks: Mapping[str, nn.Module], kept: Seq
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in what a module returned, in order."""
-    return [one for one in pytree.tree_leaves(value) if isinstance(one, torch.Tensor)]
+    return list(take_apart(value)[1])
 
 
 def to_keep(model: nn.Module, error: BaseException, kept: Sequence[str]) -> str:

@@ -23,12 +23,11 @@ from edgecloud.utils.files import require_file
 from edgecloud.utils.names import is_checkout
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
     from torch import nn
 
+    from edgecloud.models.example import Example
     from edgecloud.models.fingerprint import Held
+    from edgecloud.models.inputs import Fed, InputSpec
 
 FUNCTION = "build"
 _NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
@@ -99,33 +98,41 @@ class Own:
     build: Callable[[], "nn.Module"]
     """The network as the file makes it from seed 0. Raises UsageError where the file's function fails."""
     built: "Built"
-    example: "torch.Tensor"
-    """An input, shape (1, ...), float32."""
+    example: "Example"
+    """What it is given."""
     parameter_bytes: int
     code: str
     """SHA-256 of the file."""
     labels: tuple[str, ...] = ()
-    preprocess: Callable[[Any], "torch.Tensor"] | None = None
+    preprocess: Callable[[Any], Any] | None = None
     """From a PIL picture to an input, where the file has such a function."""
 
-    def tensor(self, picture: Any) -> "torch.Tensor":
+    @property
+    def inputs(self) -> "tuple[InputSpec, ...]":
+        """What it takes."""
+        return self.example.inputs
+
+    def fed(self, picture: Any) -> "Fed":
         """The input that a picture makes, in the example's shape; of None, the example.
 
         Raises UsageError where the file's function fails or makes something else.
         """
         if picture is None or self.preprocess is None:
-            return self.example
-        preprocess = self.preprocess
-        tensor = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
-        if tensor.shape != self.example.shape:
-            shapes = f"{tuple(tensor.shape)} but the example has {tuple(self.example.shape)}"
-            raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
-        return tensor
+            return self.example.fed
+        preprocess, what = self.preprocess, "preprocess(picture)"
+        names = tuple(key for key, _ in self.example.call.form.spec["dict"])
+        made = _input(self.place, what, lambda: preprocess(picture), names)
+        if made.inputs != self.example.inputs:
+            shapes = f"{_told(made)} but the example has {_told(self.example)}"
+            raise UsageError(f"{self.place.path}: {what} returns a tensor of shape {shapes}")
+        return made.fed
 
-    def array(self, picture: Any) -> "NDArray[np.float32]":
-        """The same as numpy sees it."""
-        array: NDArray[np.float32] = self.tensor(picture).numpy()
-        return array
+
+def _told(example: "Example") -> str:
+    """The shape of one tensor of float32, else all that there is to say."""
+    if len(example.inputs) == 1 and example.inputs[0].dtype == "float32":
+        return str(example.inputs[0].shape)
+    return ", ".join(f"{each.name}: {each.dtype} {each.shape}" for each in example.inputs)
 
 
 def load(place: Where) -> Own:
@@ -142,11 +149,11 @@ def load(place: Where) -> Own:
     function = getattr(module, place.function, None)
     if not callable(function):
         raise UsageError(f"{place.path} has no function {place.function}(): it must return the network")
-    example = _example(place, module)
-    built = _first(place, function, example)
+    given = _given(place, module)
+    built, example = _first(place, function, given, is_noise=not callable(getattr(module, "example", None)))
     network = Own(
         place=place,
-        build=partial(_again, place, function, example),
+        build=partial(_again, place, function, given),
         built=built,
         example=example,
         parameter_bytes=sum(each.bytes for each in built.held),
@@ -219,21 +226,26 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
         raise UsageError(f"{spot}: {raised}: {text}") from error
 
 
-def _first(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> Built:
+def _first(place: Where, function: Callable[[], Any], given: Any, *, is_noise: bool) -> "tuple[Built, Example]":
     """Build a network once, keep its digests and let it go; once more from another seed if anything was drawn."""
     from edgecloud.models import building
+    from edgecloud.models.example import parameters_of
     from edgecloud.models.fingerprint import held_by
 
+    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], str, Any]":
+        network, taken = _built(place, function, given)
+        held = tuple(_named(place, lambda: held_by(network)))
+        return held, parameters_of(network), taken, building.in_type_of(network, given) if is_noise else given
+
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        network, taken = _built(place, function, example)
-        held = tuple(_named(place, partial(held_by, network)))
-        del network
+        held, parameters, taken, fitting = once()
         drawn = is_drawn()
+    example = _input(place, "example()", lambda: fitting, parameters)
     if drawn:
         with building.seeded(1):
-            others = _named(place, lambda: held_by(_built(place, function, example)[0]))
+            others = _named(place, lambda: held_by(_built(place, function, given)[0]))
             drawn = any(one.is_saved and one.digest != other.digest for one, other in zip(held, others, strict=False))
-    return Built(place.path, held, drawn, taken)
+    return Built(place.path, held, drawn, taken), example
 
 
 def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held"]:
@@ -244,14 +256,14 @@ def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held
         raise error if known else UsageError(f"{place.path}: {error}") from None
 
 
-def _again(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
+def _again(place: Where, function: Callable[[], Any], given: Any) -> "nn.Module":
     from edgecloud.models import building
 
     with building.other_memory(is_first=False), building.seeded():
-        return _built(place, function, example)[0]
+        return _built(place, function, given)[0]
 
 
-def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> tuple["nn.Module", str]:
+def _built(place: Where, function: Callable[[], Any], given: Any) -> tuple["nn.Module", str]:
     """Call what makes the network; lazy layers get their size from the example, as they would from any input.
 
     Gives what was taken off it, too.
@@ -266,16 +278,15 @@ def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -
         raise UsageError(f"{place.path}: {what} {reason}")
     _called(place, f"eval() of the result of {what}", lambda: building.in_eval_mode(network))
     if building.is_unfinished(network):
+        from edgecloud.models.example import parameters_of
+
+        example = _input(place, "example()", lambda: given, parameters_of(network))
         with torch.no_grad():
-            _called(
-                place,
-                f"the network, called with its example of shape {tuple(example.shape)},",
-                lambda: network(example.clone()),
-            )
+            _called(place, f"the network, called with its example, {example.told},", lambda: example.answer(network))
     return network, taken
 
 
-def _example(place: Where, module: ModuleType) -> "torch.Tensor":
+def _given(place: Where, module: ModuleType) -> Any:
     """What `example()` returns, else noise of INPUT_SHAPE, the same on every machine."""
     import numpy as np
     import torch
@@ -284,7 +295,7 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
 
     if callable(getattr(module, "example", None)):
         with building.seeded():
-            return _input(place, "example()", module.example)
+            return _called(place, "example()", module.example)
     shape = getattr(module, "INPUT_SHAPE", None)
     if not isinstance(shape, tuple | list) or not shape or not all(type(side) is int and side > 0 for side in shape):
         raise UsageError(
@@ -294,15 +305,13 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
     return torch.from_numpy(noise)
 
 
-def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
-    """Call a function that makes an input, and look at what it returns."""
-    import torch
+def _input(place: Where, what: str, make: Callable[[], Any], parameters: Sequence[str]) -> "Example":
+    """Call a function that makes what the network is given, and look at it."""
+    from edgecloud.models.example import example_of
+    from edgecloud.models.form import FormError
 
-    tensor = _called(place, what, make)
-    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float32 or tensor.shape[:1] != (1,):
-        is_tensor = isinstance(tensor, torch.Tensor)
-        actual = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
-        raise UsageError(f"{place.path}: {what} must return a float32 tensor of shape (1, ...), not {actual}")
-    if not torch.isfinite(tensor).all():
-        raise UsageError(f"{place.path}: {what} returns NaN or infinity")
-    return tensor.detach().contiguous()
+    given = _called(place, what, make)
+    try:
+        return example_of(given, parameters)
+    except FormError as error:
+        raise UsageError(f"{place.path}: {what} returns what is no input: {error}") from None

@@ -1,14 +1,14 @@
-"""A network that the caller has built: a torch module and an example of its input. The caller's own stays as it is."""
+"""A network that the caller has built: a torch module and an example of its inputs. The caller's own stays as it is."""
 
 import copy
 import re
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgecloud.models import building, inputs
+from edgecloud.models.example import example_of, in_words, parameters_of
 from edgecloud.models.fingerprint import held_by, of_held
 from edgecloud.models.registry import Entry
 from edgecloud.models.weights import Loaded
@@ -27,33 +27,38 @@ def is_given(name: str) -> bool:
 
 
 def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
-    """A copy of a module in eval mode, and how it is fed. `example` is an input, float32 of shape (1, ...).
+    """A copy of a module in eval mode, and how it is fed. `example` is what it is given: a tensor or an array, a tuple
+    of what is given by position, or a dict of what is given by name.
 
     Raises UsageError for what is no module, cannot be copied, or takes something else.
     """
-    module, _ = building.unwrapped(module, is_deep=False)
+    module, wrapper = building.unwrapped(module, is_deep=False)
     called = _name(module, name)
-    x = _example(example, called)
-    model = _copied(module, called)
+    model, inner = _copied(module, called)
+    origin = f"{ORIGIN} (taken out of {wrapper or inner})" if wrapper or inner else ORIGIN
+    with in_words(f"{called}: the example input"):
+        given = example_of(example, parameters_of(model))
     if building.is_unfinished(model):
         with torch.no_grad():
-            model(x.clone())
+            given.answer(model)
     model.requires_grad_(False)
     held = list(held_by(model))
     fingerprint = of_held(held, CODE)
     entry = Entry(
         name=called,
-        build=lambda: _copied(module, called),
-        input_shape=tuple(x.shape[1:]),
-        preprocess=lambda _: x.numpy(),
+        build=lambda: _copied(module, called)[0],
+        input_shape=given.inputs[0].shape[1:],
+        preprocess=lambda _: given.fed,
         labels=(),
         parameter_bytes=sum(each.bytes for each in held),
         sample="example",
         takes=inputs.TENSOR,
         code=CODE,
+        own_inputs=given.inputs,
+        call=given.call,
     )
     about = (CODE, fingerprint.names, fingerprint.marks)
-    return entry, Loaded(fingerprint.digest, ORIGIN, True, *about, model=model)
+    return entry, Loaded(fingerprint.digest, origin, True, *about, model=model)
 
 
 def _name(module: Any, name: str | None) -> str:
@@ -69,27 +74,11 @@ def _name(module: Any, name: str | None) -> str:
     return PREFIX + called
 
 
-def _example(example: Any, name: str) -> torch.Tensor:
-    if isinstance(example, tuple | list):
-        if len(example) != 1:
-            raise UsageError(f"{name}: a network takes one tensor, {len(example)} example inputs were given")
-        example = example[0]
-    if isinstance(example, np.ndarray):
-        example = torch.from_numpy(np.ascontiguousarray(example))
-    if not isinstance(example, torch.Tensor):
-        raise UsageError(f"{name}: an example input is a tensor or an array, not {type(example).__name__}")
-    if example.dtype != torch.float32 or example.shape[:1] != (1,):
-        shape = tuple(example.shape)
-        raise UsageError(f"{name}: an example input is float32 of shape (1, ...), not {example.dtype} of shape {shape}")
-    if not torch.isfinite(example).all():
-        raise UsageError(f"{name}: the example input holds NaN or infinity")
-    return example.detach().cpu().clone().contiguous()
-
-
-def _copied(module: nn.Module, name: str) -> nn.Module:
-    """On the CPU, in eval mode. What the caller does with its own later does not reach it."""
+def _copied(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """On the CPU, in eval mode, and what was taken off. What the caller does with its own later does not reach it."""
     try:
-        return building.in_eval_mode(building.unwrapped(copy.deepcopy(module))[0].cpu())
+        copied, taken = building.unwrapped(copy.deepcopy(module))
+        return building.in_eval_mode(copied.cpu()), taken
     except Exception as error:  # whatever the module's own code raises
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UsageError(f"{name} cannot be copied (copy.deepcopy: {type(error).__name__}: {reason})") from error

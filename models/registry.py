@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecloud.models import audio, bundle, custom_model, inputs
+from edgecloud.models.form import ONE, Call
 from edgecloud.models.inputs import Preprocess
 from edgecloud.models.network import DEFAULT, Network
 from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words, from_document
@@ -54,7 +55,7 @@ def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
     from edgecloud.models import weights
     from edgecloud.models.torch_network import prepare
 
-    return prepare(weights.load(entry, source), example, entry.name)
+    return prepare(weights.load(entry, source), example, entry.name, entry.call)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Entry:
     build: "Callable[[], nn.Module]"
     """A network with any parameters; `models.weights` fills them."""
     input_shape: tuple[int, ...]
+    """Of its first input, without the batch axis."""
     preprocess: Preprocess
     """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) array."""
     labels: tuple[str, ...]
@@ -88,6 +90,10 @@ class Entry:
     """Of a network that is a bundle, its file: no torch is needed."""
     example: Callable[[], inputs.Input] | None = None
     """Its default input where that is ready, and need not be read and preprocessed."""
+    own_inputs: tuple[inputs.InputSpec, ...] = ()
+    """What it takes, where that is not one array of float32, (1, *input_shape)."""
+    call: Call = ONE
+    """How it is given that."""
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -107,9 +113,14 @@ class Entry:
         return self.shipped is None and not is_packaged and not self.code
 
     @property
+    def input_specs(self) -> tuple[inputs.InputSpec, ...]:
+        """What it takes."""
+        return self.own_inputs or (inputs.InputSpec(self.call.names[0], (1, *self.input_shape)),)
+
+    @property
     def input_sources(self) -> inputs.InputSources:
         """What an array for it has to be."""
-        return inputs.InputSources(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
+        return inputs.InputSources(self.name, self.takes, self.input_specs, self.preprocess, bool(self.code))
 
 
 def lookup(name: str) -> Entry:
@@ -219,7 +230,9 @@ def _of_bundle(path: Path) -> Entry:
         takes=takes,
         code=about.code,
         bundle=path,
-        example=lambda: inputs.Input(opened.example, form.source, form.rows),
+        own_inputs=opened.inputs,
+        call=form.call,
+        example=lambda: inputs.Input(opened.fed, form.source, form.rows),
         load=partial(_with_bundle, opened),
     )
 
@@ -241,7 +254,7 @@ def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
     preprocessing is code of the user's own."""
     form = opened.content.input
     if not form.preprocess:
-        return inputs.TENSOR, lambda _: opened.example, "example"
+        return inputs.TENSOR, lambda _: opened.fed, "example"
     try:
         preprocess = from_document(form.preprocess)
         if (preprocess.takes, preprocess.shape) != (form.takes, form.shape):
@@ -365,14 +378,16 @@ def _own(network: custom_model.Own) -> Entry:
     return Entry(
         name=network.place.name,
         build=network.build,
-        input_shape=tuple(network.example.shape[1:]),
-        preprocess=network.array,
+        input_shape=network.inputs[0].shape[1:],
+        preprocess=network.fed,
         labels=network.labels,
         parameter_bytes=network.parameter_bytes,
         sample="example",
         takes=inputs.PICTURE if takes_pictures else inputs.TENSOR,
         code=network.code,
         built=network.built,
+        own_inputs=network.inputs,
+        call=network.example.call,
     )
 
 

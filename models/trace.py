@@ -40,11 +40,14 @@ from edgecloud.models.capture import (
     capture_fx,
     first_line,
     left_as_it_is,
+    tensors_in,
     to_keep,
     why,
     why_kept,
 )
+from edgecloud.models.example import Example, Tensors, take_apart
 from edgecloud.models.fingerprint import address, update_tensor
+from edgecloud.models.form import ALONE, Call, Form, FormError
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.utils.dtypes import TRAVELLING
 from edgecloud.utils.errors import UsageError
@@ -57,7 +60,7 @@ class Traced:
     graph: LayerGraph
     module: fx.GraphModule
     nodes: tuple[tuple[fx.Node, ...], ...]
-    """For every layer its fx nodes; the last one makes the layer's tensor. The input's is the placeholder."""
+    """For every layer its fx nodes; the last one makes the layer's tensor. Those of inputs are the placeholders."""
     capture: str
     """`fx` or `export`."""
     views: frozenset[int] = frozenset()
@@ -72,20 +75,24 @@ class Traced:
     """Of a custom model, a digest of the numbers in the graph that are not parameters."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Modules that could not be captured inside and are one layer each, with the reason."""
+    answer: Form = ALONE
+    """The structure of its answer, of which the graph's outputs are the tensors."""
 
 
 def trace(
-    model: nn.Module, example: torch.Tensor, name: str, *, is_checked: bool = True, is_own: bool = False
+    model: nn.Module, example: torch.Tensor | Example, name: str, *, is_checked: bool = True, is_own: bool = False
 ) -> Traced:
-    """Capture `model`, put in eval mode, for inputs of the shape of `example` (1, ...); neither is changed.
+    """Capture `model`, put in eval mode, for inputs of the shapes of `example`; neither is changed.
 
     A custom model is checked on more inputs, and the numbers in its graph get a digest. Raises UsageError where
     neither fx nor export gives a graph that computes what the network computes. Without the check the graph is good for
     measuring only.
     """
     in_eval_mode(model)
+    example = Example.of(example) if isinstance(example, torch.Tensor) else example
     cases = _Cases(model, example, name, is_own) if is_checked else None
-    attempt = partial(_attempt, model, example, name, cases)
+    form = ALONE if cases is None else cases.form
+    attempt = partial(_attempt, model, example, form, name, cases)
     reasons: dict[str, Exception] = {}
     traced = None
     for capture, take in _CAPTURES.items():
@@ -103,12 +110,12 @@ def trace(
 
 
 def _attempt(
-    model: nn.Module, example: torch.Tensor, name: str, cases: "_Cases | None", capture: str, take: Capture
+    model: nn.Module, example: Example, form: Form, name: str, cases: "_Cases | None", capture: str, take: Capture
 ) -> Traced:
     """Capture in one way, and compare. Raises whatever the network's own code raises, or NotCuttableError."""
     with left_as_it_is(model):
-        captured = take(model, example)
-    traced = _put_in_order(captured, example, name, capture)
+        captured = take(model, example, form)
+    traced = _put_in_order(captured, example, form, name, capture)
     if cases is not None:
         _check_equal(traced, cases)
     return traced
@@ -212,35 +219,40 @@ def _storage(tensor: torch.Tensor) -> int:
 # --- putting the graph in order
 
 
-def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capture: str) -> Traced:
+def _put_in_order(module: fx.GraphModule, example: Example, form: Form, name: str, capture: str) -> Traced:
     graph = module.graph
-    source = _only_input(graph)
+    sources = list(graph.find_nodes(op="placeholder"))
+    if len(sources) != len(example.tensors):
+        raise NotCuttableError(f"the graph reads {len(sources)} inputs, {len(example.tensors)} are given")
     recorder = _Recorder(module)
-    x = example.clone()
+    given = [tensor.clone() for tensor in example.tensors]
     with torch.no_grad():
-        recorder.run(x)
+        recorder.run(*given)
     records = recorder.records
     _forbid_shared_in_place(graph, records)
-    if not torch.allclose(x, example, rtol=0, atol=0, equal_nan=True):
+    pairs = zip(given, example.tensors, strict=True)
+    if not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs):
         raise NotCuttableError("a layer modifies the network's input")
-    bound = _find_bound(graph, source, records)
+    bound = _find_bound(graph, sources, records)
     _fold_constants(graph, records, bound)
     _take_apart(graph, records, bound)
     _erase_unread(graph, records)
+    _answer_constants_last(graph, records)
     graph.lint()
     module.recompile()
-    left = set(graph.nodes)
-    return _number_layers(module, source, records, bound & left, _find_unsent(graph, records), name, capture)
+    left, unsent = set(graph.nodes), _find_unsent(graph, records)
+    traced = _number_layers(module, example.call, records, bound & left, unsent, name, capture)
+    return replace(traced, answer=form)
 
 
-def _find_bound(graph: fx.Graph, source: fx.Node, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
+def _find_bound(graph: fx.Graph, sources: list[fx.Node], records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
     """Raises NotCuttableError where the answer itself could not travel."""
     tensors = {
         node: tuple((shape, getattr(torch, dtype)) for shape, dtype in zip(record.shapes, record.dtypes, strict=True))
         for node, record in records.items()
         if record.holds_tensors
     }
-    bound = find_bound(graph, source, tensors)
+    bound = find_bound(graph, sources, tensors)
     for node in graph.output_node().all_input_nodes:
         if node in bound:
             what = "the shape of its answer" if records[node].holds_tensors else "its answer is a number that"
@@ -252,16 +264,6 @@ def _find_bound(graph: fx.Graph, source: fx.Node, records: Mapping[fx.Node, _Rec
         if records[node].changed:
             raise NotCuttableError(f"{node.name} works in place, on data that depends on the values of the input")
     return bound
-
-
-def _only_input(graph: fx.Graph) -> fx.Node:
-    inputs: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
-    if len(inputs) != 1:
-        raise NotCuttableError(f"the network reads {len(inputs)} inputs, but only one is supported")
-    for node in graph.find_nodes(op="placeholder"):
-        if node is not inputs[0]:
-            graph.erase_node(node)
-    return inputs[0]
 
 
 def _forbid_shared_in_place(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
@@ -364,9 +366,31 @@ def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.
     return unsent
 
 
+def _answer_constants_last(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
+    """What is answered and is the same for every input is made at the end, where it keeps no tensor waiting."""
+    constants, output = _constants(graph), graph.output_node()
+    for node in output.all_input_nodes:
+        if node in constants:
+            with graph.inserting_before(output):
+                copy = graph.node_copy(node, lambda a: a)
+            records[copy] = records[node]
+            output.replace_input_with(node, copy)
+            if not node.users:
+                graph.erase_node(node)
+
+
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that depend on no input."""
+    constants: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op not in ("placeholder", "output") and all(read in constants for read in node.all_input_nodes):
+            constants.add(node)
+    return constants
+
+
 def _number_layers(
     module: fx.GraphModule,
-    source: fx.Node,
+    call: Call,
     records: dict[fx.Node, _Record],
     bound: set[fx.Node],
     unsent: set[fx.Node],
@@ -378,37 +402,40 @@ def _number_layers(
     Several tensors that are made at once are several layers with the same node in them: it runs once on each side that
     has any of them.
     """
-    together = bound | unsent
+    constants = _constants(module.graph)
+    together = (bound | unsent) - constants
     kept = {node for node in module.graph.nodes if KEPT in node.meta or _branches(node)}
-    number_of: dict[fx.Node, int] = {source: 0}
-    groups: list[tuple[fx.Node, ...]] = [(source,)]
-    layers = [_layer("input", "input", (), records[source])]
-    constants: set[fx.Node] = set()
-    answers = set(_answers(module.graph))
-    ids = {"input"}
+    sources, answers = list(module.graph.find_nodes(op="placeholder")), _answers(module.graph)
+    number_of: dict[fx.Node, int] = {source: number for number, source in enumerate(sources)}
+    groups: list[tuple[fx.Node, ...]] = [(source,) for source in sources]
+    ids: set[str] = set()
+    names = ["input"] if len(sources) == 1 else [_unused(each[:100], ids) for each in call.names]
+    ids.update(names)
+    layers = [_layer(each, "input", (), records[source]) for each, source in zip(names, sources, strict=True)]
     for node in module.graph.nodes:
-        if node is source or node.op == "output":
+        if node in number_of or node.op == "output":
             continue
-        if all(read in constants for read in node.all_input_nodes):
-            constants.add(node)
-            together.discard(node)
-            if node not in answers or not records[node].is_tensor:
-                continue
+        if node in constants:
+            if node in answers:  # every layer reads something, and this one nothing that matters
+                number_of[node] = len(layers)
+                groups.append((node,))
+                layers.append(_layer(_unique_id(node, ids), CONSTANT, (len(layers) - 1,), records[node]))
+            continue
         if not records[node].is_tensor or node in together:
             continue  # joins the selection that reads it, or whatever else does
         inner = tuple(through(node, together))
         group = (*inner, node)
         reads = [read for member in group for read in member.all_input_nodes]
         inputs = tuple(dict.fromkeys(number_of[read] for read in reads if read in number_of))
-        inputs = inputs or (len(layers) - 1,)  # a part of the answer that no input changes comes where the others do
         number_of[node] = len(layers)
         groups.append(group)
         named = group[0] if _selects(group) and not bound.intersection(inner) else node
         kind = _kind_of(module, group, named, is_of_values=bool((bound | kept).intersection(group)))
         layers.append(_layer(_unique_id(named, ids), kind, inputs, records[node]))
     _forbid_writing_twice(groups, records)
-    outputs = tuple(number_of[node] for node in _answers(module.graph))
-    views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, records)) | _later_of_one(groups)
+    outputs = tuple(number_of[node] for node in answers)
+    views = frozenset(n for n, group in enumerate(groups) if layers[n].inputs and _is_view(group, records))
+    views |= _later_of_one(groups)
     strided = frozenset(n for n, group in enumerate(groups) if not records[group[-1]].is_contiguous)
     holding = frozenset(n for n, group in enumerate(groups) if (bound | kept).intersection(group))
     graph = LayerGraph(name, tuple(layers), outputs)
@@ -430,7 +457,8 @@ def _forbid_writing_twice(groups: list[tuple[fx.Node, ...]], records: dict[fx.No
 
 def _selects(group: tuple[fx.Node, ...]) -> bool:
     """Whether all but the first node only take something out of what the first makes."""
-    return all(node.target in (operator.getitem, getattr) and len(node.all_input_nodes) == 1 for node in group[1:])
+    selecting = (operator.getitem, getattr, tensors_in)
+    return all(node.target in selecting and len(node.all_input_nodes) == 1 for node in group[1:])
 
 
 def _later_of_one(groups: list[tuple[fx.Node, ...]]) -> frozenset[int]:
@@ -452,6 +480,8 @@ def _kind_of(module: fx.GraphModule, group: tuple[fx.Node, ...], named: fx.Node,
     return kind if named is group[0] else f"{_kind(module, group[0])}+{kind}"
 
 
+CONSTANT = "constant"
+"""The kind of a layer whose output is no more than a parameter, or made of parameters, and is answered."""
 OF_VALUES = "_of_values"
 """Ends the kind of a layer with numbers in it that depend on the values of its input: no predictor knows those."""
 
@@ -480,7 +510,10 @@ def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], record: _Record) -
 
 def _unique_id(node: fx.Node, ids: set[str]) -> str:
     """The module's own dotted name where there is one, else fx's name; a module called again gets a number."""
-    name = str(node.target) if node.op == "call_module" else node.name
+    return _unused(str(node.target) if node.op == "call_module" else node.name, ids)
+
+
+def _unused(name: str, ids: set[str]) -> str:
     candidate, again = name, 1
     while candidate in ids:
         again += 1
@@ -500,9 +533,7 @@ def _kind(module: fx.GraphModule, node: fx.Node) -> str:
 def _answers(graph: fx.Graph) -> list[fx.Node]:
     (answer,) = graph.output_node().args
     answers = list(answer) if isinstance(answer, tuple | list) else [answer]
-    if not answers or not all(isinstance(node, fx.Node) for node in answers):
-        raise NotCuttableError("the network must return a tensor or a tuple of tensors")
-    return answers  # type: ignore[return-value]  # checked above
+    return [node for node in answers if isinstance(node, fx.Node)]  # the others are numbers that never change
 
 
 # --- the oracle
@@ -539,7 +570,7 @@ class _Cases:
     """Inputs, and what the network itself answers to them; how many there are depends on how long it takes."""
 
     model: nn.Module
-    example: torch.Tensor
+    example: Example
     name: str
     is_own: bool
 
@@ -547,14 +578,16 @@ class _Cases:
         """Raises UsageError where the network does not take its own example."""
         begun = time.perf_counter()
         try:
-            answer = self._answer(self.example)
-        except UsageError as error:
-            raise UsageError(f"{self.name}: {error}") from None
+            with torch.no_grad():
+                whole = self.example.answer(self.model)
         except Exception as error:  # noqa: BLE001  whatever the network's own code raises
-            shape = tuple(self.example.shape)
-            raise UsageError(f"{self.name} fails on its input of shape {shape}: {first_line(error)[:200]}") from None
+            raise UsageError(f"{self.name} fails on its {self.example.told}: {first_line(error)[:200]}") from None
         self.took_s = time.perf_counter() - begun
-        self.first = (self.example, answer)
+        try:
+            self.form, answer = take_apart(whole)
+        except FormError as error:
+            raise UsageError(f"{self.name}: what forward() returns cannot be taken apart: {error}") from None
+        self.first = (self.example.tensors, tuple(tensor.clone() for tensor in answer))
         self._others: list[_Case] | None = None
 
     @property
@@ -571,40 +604,80 @@ class _Cases:
         return self._others
 
     def _made(self) -> "Iterator[_Case]":
-        noise = torch.randn(self.example.shape, generator=torch.Generator().manual_seed(1)).to(self.example)
+        noise = _noise(self.example.tensors)
         if not self.is_own:
             yield noise, self._answer(noise)
             return
         affordable = max(MIN_CASES, int(CASES_S / max(self.took_s, 1e-9)))
-        for x in list(_harder(self.example, noise))[:affordable]:
+        for x in list(_harder(self.example.tensors, noise))[:affordable]:
             try:
                 answer = self._answer(x)
+            except FormError:
+                raise
             except Exception:  # noqa: BLE001  no valid input: a token that there is not, say
                 continue
             if all(torch.isfinite(one).all() for one in answer if one.is_floating_point()):
                 yield x, answer
 
-    def _answer(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _answer(self, x: Tensors) -> Tensors:
+        """Raises FormError where the answer has another structure than the first."""
         with torch.no_grad():
-            return tuple(one.clone() for one in _as_tuple(self.model(x.clone())))
+            tensors, _ = self.form.leaves(self.example.answer(self.model, x), lambda _: False)
+        return tuple(one.clone() for one in tensors)
 
 
-_Case = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+_Case = tuple[Tensors, Tensors]
 MIN_CASES, CASES_S = 3, 1.0
 
 
-def _harder(example: torch.Tensor, noise: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Inputs that reach what noise does not, the most telling first: other orders of valid values, large, few, none."""
+def _noise(example: Tensors) -> Tensors:
+    """Noise in place of numbers; of what may be anything but a number, such as tokens or a mask, other valid values."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        torch.randn(each.shape, generator=generator).to(each) if _is_number(each) else _drawn(each, generator)
+        for each in example
+    )
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _drawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Values of a tensor, each at any place."""
+    if not tensor.numel():
+        return tensor.clone()
+    places = torch.randint(tensor.numel(), (tensor.numel(),), generator=generator)
+    return tensor.reshape(-1)[places].reshape(tensor.shape)
+
+
+def _shuffled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    order = torch.randperm(tensor.numel(), generator=generator)
+    return tensor.reshape(-1)[order].reshape(tensor.shape)
+
+
+def _harder(example: Tensors, noise: Tensors) -> Iterator[Tensors]:
+    """Inputs that reach what noise does not, the most telling first: other orders of valid values, large, few, none.
+
+    Whole numbers and flags may be tokens or masks: they stay within the values of the example.
+    """
     generator = torch.Generator().manual_seed(2)
-    order = torch.randperm(example.numel(), generator=generator)
-    yield example.reshape(-1)[order].reshape(example.shape)
-    few = torch.rand(example.shape, generator=generator) < 0.1
-    yield noise * 100 * few.to(example)
-    yield noise
-    yield torch.zeros_like(example)
-    yield example * 100
-    yield -example
-    yield example + 1000
+    yield tuple(_shuffled(each, generator) for each in example)
+
+    def few(tensor: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return noise * 100 * (torch.rand(tensor.shape, generator=generator) < 0.1).to(tensor)
+
+    changes: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = (
+        few,
+        lambda tensor, noise: noise,
+        lambda tensor, noise: torch.zeros_like(tensor),
+        lambda tensor, noise: tensor * 100,
+        lambda tensor, noise: -tensor,
+        lambda tensor, noise: tensor + 1000,
+    )
+    for change in changes:
+        pairs = zip(example, noise, strict=True)
+        yield tuple(change(a, b) if _is_number(a) else _drawn(a, generator) for a, b in pairs)
 
 
 def _check_equal(traced: Traced, cases: _Cases) -> None:
@@ -618,9 +691,10 @@ def _check_equal(traced: Traced, cases: _Cases) -> None:
         _compare(as_if_cut, x, expected)
 
 
-def _compare(run: Callable[[torch.Tensor], Any], x: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> None:
+def _compare(run: Callable[..., Any], x: Tensors, expected: Tensors) -> None:
     with torch.no_grad():
-        answers = _as_tuple(run(x.clone()))
+        answer = run(*(each.clone() for each in x))
+    answers = (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)[: len(expected)]
     if len(answers) != len(expected) or not all(map(_is_close, answers, expected)):
         raise NotCuttableError("the captured graph gives a different answer than the network")
 
@@ -666,11 +740,3 @@ def _text(value: Any, number_of: Mapping[fx.Node, str]) -> str:
         return _text((value.start, value.stop, value.step), number_of)
     plain = value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device | torch.layout)
     return repr(value) if plain or isinstance(value, torch.memory_format) else type(value).__name__
-
-
-def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
-    if isinstance(value, torch.Tensor):
-        return (value,)
-    if isinstance(value, tuple | list) and value and all(isinstance(v, torch.Tensor) for v in value):
-        return tuple(value)
-    raise UsageError(f"a network must return a tensor or a tuple of tensors, not {type(value).__name__}")

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.utils.units import format_seconds
 
 Place = Literal["edge", "cloud"]
@@ -262,9 +262,10 @@ def predict(problem: Problem, parts: Iterable[Part]) -> StageTimes:
 
 def _in_turn(graph: LayerGraph, parts: Iterable[Part]) -> Iterator[tuple[frozenset[int], Part]]:
     """Every part with the layers that have run before it. Raises ValueError where they cannot run like that."""
-    done: frozenset[int] = frozenset({INPUT})
+    inputs = graph.only_inputs
+    done = inputs
     for part in parts:
-        is_new = not part.layers & (done - {INPUT}) and (part.place == "edge" or INPUT not in part.layers)
+        is_new = not part.layers & (done - inputs) and (part.place == "edge" or not part.layers & inputs)
         if not is_new or not set(graph.inputs_of(part.layers)) <= done:
             raise ValueError(f"{graph.name}: a part reads what is not there yet, or holds a layer twice")
         yield done, part

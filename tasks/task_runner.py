@@ -325,7 +325,7 @@ def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     planner.refresh(0.0, fleet.conditions(cloud.conditions()))
     for member in fleet.members.values():
         graph = member.network.graph
-        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.array])
+        member.executor.warm_up(member.executor.load(graph.everything), member.network.example.arrays)
 
 
 class Checker:

@@ -97,7 +97,7 @@ def traced_of(module: nn.Module, shape: tuple[int, ...], name: str = "") -> tupl
 
 def write(path: Path, traced: Traced, x: torch.Tensor) -> export.Exported:
     """A bundle of a captured network."""
-    exported = export.export(traced, x)
+    exported = export.export(traced, (x,))
     try:
         specs = describe(traced)
     except UnknownLayerError:

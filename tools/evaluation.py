@@ -229,11 +229,11 @@ class SegmentTimer:
 
     def measured(self, points: Sequence[int]) -> list[MeasuredPart]:
         """The whole, and heads and tails at some points of the graph by their numbers."""
-        graph, example = self._executor.network.graph, self._executor.network.example.array
+        graph, example = self._executor.network.graph, self._executor.network.example.fed
         layers = {graph.points[number].layer for number in points}
 
         def take(number: int, array: Array) -> None:
-            if number in {INPUT, *layers}:
+            if number in {*graph.inputs, *layers}:
                 self._values[number] = array.copy()
 
         self._executor.network.each_output(example, take)
