@@ -103,7 +103,7 @@ def trace(
     if traced is None and cases is not None and not cases.is_steady:
         raise UsageError(f"{name} gives a different answer each time: forward() uses random numbers or keeps state")
     for capture in reversed(_CAPTURES):
-        traced = traced or _with_kept_blocks(model, attempt, capture, reasons[capture])
+        traced = traced or _with_kept_blocks(model, attempt, capture, reasons)
     if traced is not None:
         return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
     raise UsageError(f"{name} cannot be captured as a graph of layers ({why(reasons)})")
@@ -122,10 +122,14 @@ def _attempt(
 
 
 def _with_kept_blocks(
-    model: nn.Module, attempt: Callable[[str, Capture], Traced], capture: str, error: Exception
+    model: nn.Module, attempt: Callable[[str, Capture], Traced], capture: str, reasons: dict[str, Exception]
 ) -> Traced | None:
-    """Keep the smallest module in which capturing failed as one layer, and try again; None where it is the network."""
+    """Keep the smallest module in which capturing failed as one layer, and try again; None where it is the network.
+
+    What could then not be cut is the reason in the end.
+    """
     kept: dict[str, str] = {}
+    error = reasons[capture]
     begun = time.perf_counter()
     for _ in range(MAX_KEPT):
         path = to_keep(model, error, tuple(kept))
@@ -137,6 +141,8 @@ def _with_kept_blocks(
             return replace(attempt(capture, partial(_CAPTURES[capture], kept=tuple(kept))), kept=kept)
         except Exception as another:  # noqa: BLE001  as before
             error = another
+            if isinstance(error, NotCuttableError):
+                reasons[capture] = error
     return None
 
 
@@ -555,7 +561,8 @@ class _AsIfCut(fx.Interpreter):
         layer = self.layers.get(n)
         if layer is not None and tuple(value.shape) != layer.out_shape:
             raise NotCuttableError(
-                f"the shape of {layer.id} depends on the values of the input, not on its shape alone"
+                f"the shape of {layer.id} depends on the values of the input, not on its shape alone: return tensors of "
+                "a fixed size"
             )
         return map_aggregate(value, _as_sent)
 
