@@ -97,7 +97,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
     point = decision.point(graph)
     return {
         "point": point,
-        "layer": None if point is None else graph.layers[graph.points[point].layer].id,
+        "layer": None if point is None else graph.name_at(point),
         "head": len(decision.head) - 1,  # layers on the edge, the input not counted
         "tail": len(graph.layers) - len(decision.head),
         "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
@@ -168,7 +168,7 @@ def point_line(request: str, outcome: Outcome, *, as_json: bool) -> str:
         return json.dumps({"asked": request} | to_json(outcome))
     graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
     point = decision.point(graph)
-    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
+    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.name_at(point)
     number = "-" if point is None else str(point)
     stages = run.to_json()
     times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(stages[name])}" for name, *_ in STAGES)

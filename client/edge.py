@@ -26,6 +26,7 @@ from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
 from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import check_device, set_threads
 
 if TYPE_CHECKING:
@@ -225,7 +226,11 @@ class Inference:
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
-            ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+            try:
+                ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+            except IndexError as error:  # of a table, which only the numbers of an input can lead beyond
+                reason = (str(error).splitlines() or [""])[0][:200]
+                raise UsageError(f"{self.edge.graph.name} does not take this input: {reason}") from None
             if self.edge.on_ran is not None:
                 self.edge.on_ran(layers, ran)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)

@@ -30,7 +30,13 @@ from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgecloud.net.tls import ClientTls
+
+
+NOT_SAID = "not said"
+"""In place of a cloud that may be given by position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,8 @@ class Answer:
 class Edge:
     """A network on this device, and a cloud that runs the rest of it: split where that takes least.
 
-    `net` is what `load` takes. `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
+    `net` is what `load` takes, or a module and behind it an example of its inputs: `Edge(module, x, cloud=...)`.
+    `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
     measures its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans
     for `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on
     the cloud.
@@ -107,9 +114,9 @@ class Edge:
 
     def __init__(
         self,
-        net: Loadable,
-        cloud: str | None,
-        *,
+        net: "Loadable | nn.Module",
+        *more: Any,
+        cloud: str | None = NOT_SAID,
         token: str | None = None,
         link: Link | None = None,
         objective: str | Goal = "latency",
@@ -135,7 +142,8 @@ class Edge:
         tls_key: str | Path | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.net = load(net)
+        what, cloud = _network_and_cloud(net, more, cloud)
+        self.net = load(what)
         """The network."""
         place = _place(cloud)
         if cloud is None:
@@ -314,6 +322,18 @@ class Edge:
         outputs = as_given(answered.outputs, given)
         value = self.net.value(outputs)
         return Answer(outputs, answered.measured, self.plan, answered.completed_by, why, value)
+
+
+def _network_and_cloud(net: Any, more: Sequence[Any], cloud: str | None) -> tuple[Loadable, str | None]:
+    """What was given by position: a network, or a module with an example; and behind it perhaps the cloud."""
+    is_module = not isinstance(net, str | Path | tuple | Network)
+    if is_module and not more:
+        raise UsageError(f"{type(net).__name__} needs an example of its inputs: Edge(module, example, cloud=...)")
+    what: Loadable = (net, more[0]) if is_module else net
+    rest = [*more[1 if is_module else 0 :], *([] if cloud is NOT_SAID else [cloud])]
+    if len(rest) != 1:
+        raise UsageError("an edge is told one cloud: cloud='HOST:PORT', or cloud=None to use the edge only")
+    return what, rest[0]
 
 
 def _place(cloud: str | None) -> addresses.Place:

@@ -107,6 +107,7 @@ class _Flat(nn.Module):
     def __init__(self, model: nn.Module, example: Example, form: Form) -> None:
         super().__init__()
         self.model, self._example, self._form = model, example, form
+        self.training = False
 
     def forward(self, *given: torch.Tensor) -> Any:
         args, kwargs = self._example.call.arguments(given)
@@ -132,7 +133,7 @@ def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequenc
     }
     calls = _calls_of(model, blocks, example)
     is_plain = example.call.is_one and form.is_flat
-    whole = model if is_plain else _Flat(model, example, form).eval()
+    whole = model if is_plain else _Flat(model, example, form)
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = log.level
     with warnings.catch_warnings(), silent_stderr():  # a graph that it gives up is printed

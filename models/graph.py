@@ -122,6 +122,10 @@ class LayerGraph:
             return self.boundary(self.only_inputs)
         return (self.points[point].layer,) if point < len(self.points) - 1 else ()
 
+    def name_at(self, point: int) -> str:
+        """The layer after which a point cuts, by its id; `inputs` where the network has several and nothing has run."""
+        return "inputs" if point == 0 and len(self.inputs) > 1 else self.layers[self.points[point].layer].id
+
     def entry(self, done: Collection[int]) -> int:
         """Number of the last point, all on the edge left out, whose layer has run: where what is left begins."""
         return next(p.number for p in reversed(self.points[: max(1, len(self.points) - 1)]) if p.layer in done)

@@ -561,8 +561,8 @@ class _AsIfCut(fx.Interpreter):
         layer = self.layers.get(n)
         if layer is not None and tuple(value.shape) != layer.out_shape:
             raise NotCuttableError(
-                f"the shape of {layer.id} depends on the values of the input, not on its shape alone: return tensors of "
-                "a fixed size"
+                f"the shape of {layer.id} depends on the values of the input, not on its shape alone: return tensors "
+                "of a fixed size"
             )
         return map_aggregate(value, _as_sent)
 

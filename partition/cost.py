@@ -61,6 +61,13 @@ class Packed:
     decode_s: float = 0.0
 
 
+def joined(packings: Sequence[Packed]) -> Packed:
+    """Several tensors as one: all that they take together."""
+    codec = ",".join(dict.fromkeys(each.codec for each in packings))
+    size, encode_s, decode_s = (sum(getattr(each, name) for each in packings) for name in _PACKED_SUMS)
+    return Packed(codec, int(size), encode_s, decode_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a search looks at: a graph, what each layer costs on either side, and the link between them."""
@@ -78,10 +85,7 @@ class Problem:
         """What it takes to send the outputs of some layers up."""
         if self.packed is None:
             return Packed("raw", self.graph.bytes_of(layers))
-        packings = [self.packed[layer] for layer in layers]
-        codec = ",".join(dict.fromkeys(each.codec for each in packings))
-        size, encode_s, decode_s = (sum(getattr(each, name) for each in packings) for name in _PACKED_SUMS)
-        return Packed(codec, int(size), encode_s, decode_s)
+        return joined([self.packed[layer] for layer in layers])
 
     @property
     def result_bytes(self) -> int:

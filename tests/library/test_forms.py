@@ -84,6 +84,22 @@ def test_a_whole_that_is_bfloat16_is_answered(tmp_path: Path) -> None:
     assert np.array_equal(widened.value, module(x).float().detach().numpy())
 
 
+def test_a_module_and_an_example_are_enough(tmp_path: Path) -> None:
+    module = Tagger().eval()
+    with ec.Edge(module, (IDS, MASK), cloud=None, cache_dir=tmp_path) as edge:
+        answer = edge(IDS, MASK)
+        assert torch.equal(answer.value.logits, module(IDS, MASK).logits)
+        with pytest.raises(ec.UsageError, match="module:Tagger does not take this input: index out of range"):
+            edge(IDS + 1000, MASK)
+    edge_of: Any = ec.Edge
+    with pytest.raises(ec.UsageError, match="needs an example of its inputs"):
+        edge_of(module, cloud=None)
+    with pytest.raises(ec.UsageError, match="told one cloud"):
+        edge_of(module, IDS)
+    with pytest.raises(ec.UsageError, match="told one cloud"):
+        edge_of("le_net", "127.0.0.1:1", cloud="127.0.0.1:1")
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "words"),
     [
