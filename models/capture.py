@@ -179,12 +179,27 @@ _KNOWN: dict[str, _Call] = {}
 """The calls of the network that is being captured."""
 
 
-class _Noting(nn.Module):
+class _InPlace(nn.Module):
+    """Stands in the place of a module."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.held = [block]  # no child of this one, so that its parameters are not seen
+        self.training = block.training
+
+    def __getattr__(self, name: str) -> Any:
+        """Others may read what a module holds, such as its number of classes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.held[0], name)
+
+
+class _Noting(_InPlace):
     """Runs a module and notes what goes in and out of every call."""
 
     def __init__(self, block: nn.Module, name: str, calls: list[_Call]) -> None:
-        super().__init__()
-        self.held = [block]  # no child of this one, so that its parameters are not seen
+        super().__init__(block)
         self.name, self.calls = name, calls
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -200,20 +215,12 @@ class _Noting(nn.Module):
         return answer
 
 
-class _StandIn(nn.Module):
+class _StandIn(_InPlace):
     """What torch.export sees in place of a module."""
 
     def __init__(self, block: nn.Module, calls: list[_Call]) -> None:
-        super().__init__()
-        self.held, self.calls, self.count = [block], calls, 0
-        self.training = block.training
-
-    def __getattr__(self, name: str) -> Any:
-        """Others may read what a module holds, such as its number of classes."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.held[0], name)
+        super().__init__(block)
+        self.calls, self.count = calls, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         call = self.calls[self.count % len(self.calls)]
@@ -338,7 +345,7 @@ def _owners(error: BaseException) -> Iterator[int]:
         first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
         for name in first:
             owner = frame.f_locals.get(name)
-            if isinstance(owner, _StandIn | _Noting):
+            if isinstance(owner, _InPlace):
                 owner = owner.held[0]
             yield id(owner)
         trace = trace.tb_next
