@@ -31,9 +31,11 @@ from benchmarks.fingerprint import write_table
 from edgecloud.engine.answers import max_abs_diff, told_difference
 from edgecloud.engine.executor import make_executor
 from edgecloud.models import registry, vision
-from edgecloud.models.network import Network
+from edgecloud.models.network import Network, fed_layers
+from edgecloud.models.torch_arrays import to_array
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
+from edgecloud.utils.dtypes import widened
 from edgecloud.utils.errors import AppError
 
 LIMIT_S = 240
@@ -96,7 +98,7 @@ def _answer(path: Path, given: Sequence[torch.Tensor]) -> list[Array]:
             answer = model(*x)
         else:
             answer = model(x)
-    return [_array(one) for one in _tensors(answer)]
+    return [widened(to_array(one)) for one in _tensors(answer)]
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -113,32 +115,17 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         yield from _tensors(vars(value))
 
 
-def _array(tensor: torch.Tensor) -> Array:
-    tensor = tensor.detach()
-    widened: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-    return widened
-
-
 def _halves(network: Network, point: int) -> list[Array]:
     """The head, and the tail on what crosses, each made of the layers that it has."""
     executor = make_executor(network, "cpu")
     graph, head = network.graph, network.graph.head_at(point)
-    values = dict(zip(_inputs(network), _given(network), strict=True))
+    values = fed_layers(graph, network.example.fed)
     for layers in (head, graph.everything - head):
         if layers:
             segment = executor.load(layers)
             ran = executor.run(segment, [values[number] for number in segment.inputs])
             values |= zip(segment.outputs, ran.arrays, strict=True)
     return [values[number] for number in graph.outputs]
-
-
-def _inputs(network: Network) -> Sequence[int]:
-    return tuple(getattr(network.graph, "inputs", (0,)))
-
-
-def _given(network: Network) -> Sequence[Array]:
-    example = network.example
-    return tuple(getattr(example, "arrays", None) or (example.array,))
 
 
 def tried(path: Path) -> Row:
@@ -150,11 +137,10 @@ def tried(path: Path) -> Row:
         return Row(name, refusal=str(error), took_s=time.perf_counter() - began)
     points = network.graph.points
     cuts = sorted({0, len(points) - 1, *(round(place * (len(points) - 1)) for place in PLACES)})
-    expected = _answer(path, [torch.from_numpy(array) for array in _given(network)])
+    expected = _answer(path, network.example.tensors)
     wrong, largest = "", 0.0
     for point in cuts:
-        answer = [np.asarray(each) for each in _halves(network, point)]
-        answer = [each if each.dtype.name != "bfloat16" else each.astype(np.float32) for each in answer]
+        answer = [widened(each) for each in _halves(network, point)]
         largest = max(largest, max_abs_diff(answer, expected))
         if not _is_close(answer, expected):
             wrong = wrong or f"point {point} differs: {told_difference(max_abs_diff(answer, expected))}"

@@ -1,5 +1,6 @@
 """Compares a captured graph with the network itself, the user's own module, on more inputs than the example."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class Cases:
             with torch.no_grad():
                 whole = self.example.answer(self.model)
         except Exception as error:  # noqa: BLE001  whatever the network's own code raises
-            raise UsageError(f"{self.name} fails on its {self.example.told}: {first_line(error)[:200]}") from None
+            reason = first_line(error)[:200]
+            cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason)), "")
+            raise UsageError(f"{self.name} fails on its {self.example.told}: {reason}{cure}") from None
         self.took_s = time.perf_counter() - begun
         try:
             self.form, answer = take_apart(whole)
@@ -104,6 +107,11 @@ class Cases:
         return tuple(one.clone() for one in tensors)
 
 
+_CURES = (
+    ("required .*argument", ": an example gives all that forward() needs, as a tuple or as a dict by name"),
+    ("dtype|should be the same|scalar type", ": an example is of the type that the network computes in"),
+    ("", ": example() has to return what forward() takes"),
+)
 _Case = tuple[Tensors, Tensors]
 MIN_CASES, CASES_S = 3, 1.0
 

@@ -392,6 +392,11 @@ ONE = Call(Form({"dict": [["input", 0]]}))
 """One tensor, given by position."""
 
 
+def by_name(names: Sequence[str]) -> Call:
+    """One tensor for each name, given by name; a caller may give them by position too."""
+    return Call(Form({"dict": [[name, number] for number, name in enumerate(names)]}), 0, len(names))
+
+
 def call_of(given: Any, parameters: Sequence[str], is_tensor: Test) -> tuple[Call, list[Any]]:
     """How the example of an input is given, and the tensors in it.
 
