@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edgecloud.client.adapting import MEASURED_SD, interval_of, is_adaptable
+from edgecloud.client.conditions import slowdown
 from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
 from edgecloud.client.connection_manager import NEWS_S
 from edgecloud.client.edge import Edge
@@ -210,7 +211,8 @@ def test_a_cloud_that_is_not_used_is_asked_how_busy_it_is_now_and_then(edge: Edg
         tries, load = client.plan.tries, manager.conditions().load
     assert len(told) == 3
     assert told[2] - began > 0.9 * NEWS_S, "it is asked too often"  # the first time may be at once
-    assert load < 5, "it is as loaded as it was believed to be"
+    assert heard is not None
+    assert load == pytest.approx(slowdown(heard), abs=0.01), "it is as loaded as it was believed to be"
     assert answer.requests <= 1
     assert tries <= len(told)
 
