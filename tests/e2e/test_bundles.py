@@ -21,7 +21,7 @@ from edgecloud.models.graph import LayerGraph
 from edgecloud.models.registry import Entry
 from edgecloud.tools import export
 from tests import warm
-from tests.conftest import THREADS, CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
+from tests.conftest import THREADS, CallEdge, CloudProcess, Finished, at, call, running_cloud
 from tests.missing import EDGE, call_without_torch, run_without
 
 
@@ -224,10 +224,8 @@ def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge)
     """An edge without torch, and one with it."""
     file = tmp_path / "small.py"
     file.write_text(MANY_KINDS)
-    path = tmp_path / "small.bundle"
-    written = run_script("deployment.py", "export", "-t", str(file), "-o", str(path))
-    assert written.code == 0, written.stderr
-    assert "match the full model in torch" in written.stdout
+    path = _exported(str(file), tmp_path / "small.bundle")
+    registry._OWN.clear()
     with running_cloud(cache, "--network", str(file)) as there:
         _assert_cuts_are_right(path, registry.resolve_trusted(str(file)), there, tmp_path)
         registry._OWN.clear()
