@@ -117,5 +117,8 @@ def test_what_a_copy_could_not_be_is_started_as_usual(monkeypatch: pytest.Monkey
     assert not is_copied(python, "edge_api.py", uid=1)
     assert not is_copied(python, "edge_api.py", preexec_fn=print)
     assert not is_copied(python, "edge_api.py", env={})
+    for name in warm.SET_LATER:
+        monkeypatch.setenv(name, "as libraries do")
+    assert is_copied(python, "edge_api.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert not is_copied(python, "edge_api.py")

@@ -40,6 +40,9 @@ OURS = ("client.inference", "client.points", "models.registry", "partition.decid
 THREADS = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_")
 READ_ONCE = ("COVERAGE_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TORCH", *THREADS)
 """How the variables begin that Python or a library reads when it starts, and not again."""
+SET_LATER = {"TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+"""But for what torch sets itself when it exports, and looks up each time, and scikit-learn when it is imported, for an
+OpenMP that torch has not. From then on no program could be a copy."""
 UNUSUAL = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
 ROOM = 1 << 12
 """Bytes for the command line of a copy, and as many more for its environment."""
@@ -64,7 +67,8 @@ def is_wanted() -> bool:
 
 def read_once(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that have to be what they were when the process to be copied was started."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    found = {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    return {name: value for name, value in found.items() if name not in SET_LATER}
 
 
 def serves(pid: int) -> bool:

@@ -28,6 +28,9 @@ def test_a_core_is_taken_until_nothing_more_is_said() -> None:
     over = threading.Event()
     worked_s: list[float] = []
 
+    def has_worked() -> bool:
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident or 0)) > 0.01
+
     def shares() -> Iterator[str]:
         yield "0.9\n"
         over.wait(LONG_S)
@@ -39,7 +42,7 @@ def test_a_core_is_taken_until_nothing_more_is_said() -> None:
 
     thread = threading.Thread(target=take)
     thread.start()
-    time.sleep(0.2)
+    until(has_worked)
     over.set()
     until(lambda: not thread.is_alive())
     assert worked_s[0] > 0.005

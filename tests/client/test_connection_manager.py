@@ -27,7 +27,7 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
     cloud: CloudProcess, network: Callable[[str], TorchNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was kept for good, and everything ran on the edge: part of a frame was sent, and nothing can follow that."""
-    monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(module, "PROBE_TIMEOUT_S", LONG_S)  # but for the one that is to end
     found = network("le_net")
     graph = found.traced.graph
     hello = Hello(graph.name, found.loaded.digest, graph.digest, list(CODECS), "")
@@ -51,12 +51,14 @@ def test_a_link_that_falls_silent_within_a_probe_is_connected_to_again(
         def ask_and_freeze(timeout_s: float) -> tuple[State, float] | None:
             state = ask(timeout_s)
             relay.freeze(60)
+            monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.5)
             return state
 
         monkeypatch.setattr(client, "ask_state", ask_and_freeze)
         manager.tick()
         assert not is_connected()
         relay.freeze(0)
+        monkeypatch.setattr(module, "PROBE_TIMEOUT_S", LONG_S)
         manager.tick()
         assert is_connected()
         assert manager.connects == 2

@@ -85,11 +85,15 @@ def test_a_cloud_that_comes_later_takes_part_from_then_on(
 def test_a_call_is_planned_anew_when_its_cloud_comes(cloud: CloudProcess, edge: CallEdge) -> None:
     """It hangs up on the first handshake; the document is that of the plan with it."""
     flags = ("-t", "le_net", "--point", "3", "--bandwidth", "50mbit", "--codec", "raw", "--emulate-cpu", "0.005")
-    with closing(FrameProxy((HOST, cloud.port), [(Place(FrameType.HELLO), close)])) as link:
-        done = edge("-i", HOST, "-p", str(link.port), *flags, "--repeat", "40", "--verify", "--json", "--threads", "1")
-    assert done.code == 0, done.stderr
-    got = done.document
-    by = [each["completed_by"] for each in got["measured"]["repeats"]]
+    more = ("--verify", "--json", "--threads", "1")
+    for count in ("40", "400"):  # on a busy machine the cloud may come later
+        with closing(FrameProxy((HOST, cloud.port), [(Place(FrameType.HELLO), close)])) as link:
+            done = edge("-i", HOST, "-p", str(link.port), *flags, "--repeat", count, *more)
+        assert done.code == 0, done.stderr
+        got = done.document
+        by = [each["completed_by"] for each in got["measured"]["repeats"]]
+        if by[-1] == "split":
+            break
     assert (by[0], by[-1], got["verify"]["matches"]) == ("fallback", "split", True)
     assert (got["plan"]["point"], got["link"]["source"], got["times"]["cloud"]) == (3, "given", "measured")
 

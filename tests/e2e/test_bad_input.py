@@ -148,7 +148,8 @@ def test_a_link_that_dies_under_an_inference_is_a_clear_end(
         assert relay.stdout is not None
         port = relay.stdout.readline().strip().rpartition(":")[2]
         flags = ("-t", "le_net", "--point", "0", "--codec", "raw", "--bandwidth", "10mbit", "--fallback", "off")
-        run = edge("-i", "127.0.0.1", "-p", port, *flags, "--timeout", "2s")
+        timeout = "60s" if fault[0] == "--cut-at" else "2s"
+        run = edge("-i", "127.0.0.1", "-p", port, *flags, "--timeout", timeout)
     finally:
         relay.kill()
         relay.communicate()

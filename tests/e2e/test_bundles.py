@@ -1,6 +1,9 @@
 """Networks as bundles, run by the real programs. See docs/bundle.md."""
 
+import contextlib
+import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 import edgecloud as ec
 from edgecloud import deployment, tasks_edge_api
 from edgecloud.models import bundle, registry, weights
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.registry import Entry
 from edgecloud.tools import export
-from tests.conftest import CallEdge, CloudProcess, Finished, at, call, run_script, running_cloud
+from tests import warm
+from tests.conftest import THREADS, CallEdge, CloudProcess, Finished, at, call, running_cloud
 from tests.missing import EDGE, call_without_torch, run_without
 
 
@@ -26,9 +32,14 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _exported(name: str, path: Path, *arguments: str) -> Path:
-    written = run_script("deployment.py", "export", "-t", name, "-o", str(path), *arguments)
-    assert written.code == 0, written.stderr
-    assert "match the full model in torch" in written.stdout
+    """In this process: a program of its own would load for some seconds first what exports."""
+    told, before = io.StringIO(), warm.read_once(os.environ)
+    with contextlib.redirect_stdout(told):
+        code = deployment.main(["export", "-t", name, "-o", str(path), *arguments])
+    torch.set_num_threads(int(THREADS))  # a script sets them for its whole process
+    assert code == 0, told.getvalue()
+    assert "match the full model in torch" in told.getvalue()
+    assert warm.read_once(os.environ) == before, "no program could start as a copy any more"
     return path
 
 
@@ -48,9 +59,8 @@ def _documents(run: Finished) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _oracle(name: str, document: dict[str, Any]) -> None:
+def _oracle(entry: Entry, document: dict[str, Any]) -> None:
     """The answer is that of the module in plain torch."""
-    entry = registry.built_in(name)
     network = entry.network()
     (expected,) = network.whole(network.example.array)
     scores = np.exp(expected[0] - expected[0].max())
@@ -59,18 +69,21 @@ def _oracle(name: str, document: dict[str, Any]) -> None:
     assert top["probability"] == pytest.approx(float(scores.max() / scores.sum()), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["le_net", "mobile_net"])
+@pytest.mark.parametrize("name", ["le_net", pytest.param("mobile_net", marks=pytest.mark.slow)])
 def test_cuts_of_an_edge_without_torch_against_a_cloud_with_it(
     name: str, request: pytest.FixtureRequest, cloud: CloudProcess, tmp_path: Path
 ) -> None:
     """A cut after each kind of layer, and both ends: every cut was compared with torch when the bundle was made, and
-    `python -m benchmarks.torch_free` runs them all."""
-    path = request.getfixturevalue(name)
+    `python -m benchmarks.torch_free` runs them all. Kinds that le_net has not are in `MANY_KINDS` below."""
+    _assert_cuts_are_right(request.getfixturevalue(name), registry.built_in(name), cloud, tmp_path)
+
+
+def _assert_cuts_are_right(path: Path, entry: Entry, cloud: CloudProcess, cache: Path) -> None:
     content = bundle.read(path).content
     assert {each.point for each in content.certificates} == set(range(len(content.graph.points)))
     points = _one_of_each_kind(content.graph)
     numbers = ",".join(map(str, points))
-    what = ("--points", numbers, "--verify", "--json", "--warm-up", "0", "--cache-dir", str(tmp_path))
+    what = ("--points", numbers, "--verify", "--json", "--warm-up", "0", "--cache-dir", str(cache))
     run = call_without_torch("edge_api", "-t", str(path), *at(cloud), *what, nor=("scipy", "rich", "PIL", "ssl"))
     documents = list(_documents(run))
     assert [document["plan"]["point"] for document in documents] == points
@@ -81,7 +94,7 @@ def test_cuts_of_an_edge_without_torch_against_a_cloud_with_it(
         _same_answer(document, documents[0])
     assert documents[0]["plan"]["backend"]["cloud"] == "torch"
     assert documents[0]["completed_by"] == "cloud"
-    _oracle(name, documents[0])
+    _oracle(entry, documents[0])
 
 
 def _one_of_each_kind(graph: LayerGraph) -> list[int]:
@@ -103,7 +116,7 @@ def test_a_cloud_runs_a_bundle_for_an_edge_with_torch(le_net: Path, cache: Path,
         (document,) = _documents(edge("-t", "le_net", *at(there), "--point", "4", "--verify", "--json"))
     assert document["plan"]["backend"] == {"edge": "torch", "cloud": "onnxruntime"}
     assert document["verify"]["matches"]
-    _oracle("le_net", document)
+    _oracle(registry.built_in("le_net"), document)
 
 
 def test_both_ends_run_a_bundle_and_plan_with_its_times(le_net: Path, tmp_path: Path, edge: CallEdge) -> None:
@@ -160,17 +173,18 @@ def test_torch_can_run_what_a_bundle_was_made_of(le_net: Path, cloud: CloudProce
 
 
 def test_a_slow_edge_is_emulated(le_net: Path, cloud: CloudProcess, edge: CallEdge) -> None:
-    point = ("--point", "12", "--json", "--repeat", "3")
-    (slow,) = _documents(edge("-t", str(le_net), *at(cloud), *point, "--threads", "1", "--emulate-cpu", "0.01"))
-    (fast,) = _documents(edge("-t", str(le_net), *at(cloud), *point))
-    assert slow["measured"]["edge_s"] > 5 * fast["measured"]["edge_s"]
+    flags = ("-t", str(le_net), *at(cloud), "--point", "12", "--json", "--threads", "1")
+    (slow,) = _documents(edge(*flags, "--repeat", "3", "--emulate-cpu", "0.01"))
+    (fast,) = _documents(edge(*flags, "--repeat", "20"))
+    quickest_s = [min(each["edge_s"] for each in one["measured"]["repeats"]) for one in (slow, fast)]
+    assert quickest_s[0] > 5 * quickest_s[1]  # of 20 one at least was not held up
 
 
 def test_the_edge_answers_alone_without_a_cloud(le_net: Path, edge: CallEdge) -> None:
     run = edge("-t", str(le_net), "-i", "127.0.0.1:1", "--fallback", "always", "--json")
     (document,) = _documents(run)
     assert document["completed_by"] == "fallback"
-    _oracle("le_net", document)
+    _oracle(registry.built_in("le_net"), document)
 
 
 def test_other_weights_of_the_same_network_are_refused(tmp_path: Path, cloud: CloudProcess, edge: CallEdge) -> None:
@@ -182,18 +196,41 @@ def test_other_weights_of_the_same_network_are_refused(tmp_path: Path, cloud: Cl
     assert "differ" in run.stderr
 
 
-def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge) -> None:
-    file = tmp_path / "small.py"
-    file.write_text(
-        "from torch import nn\nINPUT_SHAPE = (3, 16, 16)\n"
-        "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(inplace=True), nn.Flatten(), nn.Linear(784, 5))\n"
+MANY_KINDS = """
+from torch import nn
+
+INPUT_SHAPE = (3, 16, 16)
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6(inplace=True))
+        self.deep = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Hardswish(inplace=True))
+        self.thin = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        return x + self.thin(self.deep(self.wide(x)))
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.SiLU(inplace=True), Block(), nn.MaxPool2d(2), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 5),
     )
+"""
+"""What mobile_net has, in little."""
+
+
+def test_a_bundle_of_a_custom_model(tmp_path: Path, cache: Path, edge: CallEdge) -> None:
+    """An edge without torch, and one with it."""
+    file = tmp_path / "small.py"
+    file.write_text(MANY_KINDS)
     path = _exported(str(file), tmp_path / "small.bundle")
+    registry._OWN.clear()
     with running_cloud(cache, "--network", str(file)) as there:
-        run = edge("-t", str(path), *at(there), "--points", "all", "--verify", "--json")
-        documents = list(_documents(run))
-    assert len(documents) == 5
+        _assert_cuts_are_right(path, registry.resolve_trusted(str(file)), there, tmp_path)
+        registry._OWN.clear()
+        documents = list(_documents(edge("-t", str(path), *at(there), "--points", "all", "--verify", "--json")))
+    assert len(documents) == len(bundle.read(path).content.graph.points)
     assert all(document["verify"]["matches"] for document in documents)
 
 

@@ -244,7 +244,7 @@ def test_a_stranger_cannot_make_a_cloud_load_code(serving: CloudProcess, tmp_pat
 def test_it_is_a_task_among_others_with_a_cloud_of_its_own(cache: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "my_net.py")
     tasks = tmp_path / "tasks.csv"
-    tasks.write_text("model,input\nmy_net.py,\nsenna_chk,text:Ada left London .\nmnist,\nmy_net.py,\n")
+    tasks.write_text("model,input\nmy_net.py,\nsenna_chk,text:Ada left London .\nle_net,\nmy_net.py,\n")
     arguments = ("--tasks-file", str(tasks), "-t", str(path), "--verify", "--json", "--threads", "1")
     done = run_script("tasks_edge_api.py", "--cache-dir", str(cache), *arguments)
     assert done.code == 0, done.stderr

@@ -50,7 +50,7 @@ def connected(cloud: CloudProcess, network: Callable[[str], TorchNetwork]) -> It
         edge.close()
 
 
-@pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["cifar_alexnet", "mobile_net", "torchvision:shufflenet_v2_x0_5"])
 def test_split_equals_whole_over_a_real_socket(
     name: str, connected: Callable[[str], Edge], network: Callable[[str], TorchNetwork]
 ) -> None:
@@ -65,7 +65,7 @@ def test_split_equals_whole_over_a_real_socket(
         assert answered.measured.payload_bytes == graph.bytes_of(graph.boundary(head))
 
 
-@pytest.mark.parametrize("name", ["alex_net", "torchvision:resnet18"])
+@pytest.mark.parametrize("name", ["cifar_alexnet", "torchvision:shufflenet_v2_x0_5"])
 def test_parts_that_go_back_and_forth_give_the_whole_networks_answer(
     name: str, connected: Callable[[str], Edge], network: Callable[[str], TorchNetwork]
 ) -> None:

@@ -171,8 +171,11 @@ def test_output_that_nobody_takes_is_no_traceback(redirect: str, code: int, told
 
 
 def test_an_answer_into_a_full_disk_is_an_error(cloud: CloudProcess, cache: Path) -> None:
-    command = f"{sys.executable} edge_api.py --cache-dir {cache} -p {cloud.port} -t le_net --point 3 --json > /dev/full"
-    run = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "edge_api.py", "--cache-dir", str(cache), "-p", str(cloud.port), "-t", "le_net"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [*command, "--point", "3", "--json"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert (run.returncode, "Traceback" in run.stderr) == (1, False), run.stderr
 
 

@@ -37,7 +37,7 @@ from edgecloud.utils.deadline import Deadline
 from tests.conftest import LONG_S, CallEdge, CloudProcess, at, run_edge, running_cloud, until
 
 MBIT = 1e6 / 8
-LATE_S = 5.0  # what a loaded machine may add to anything
+LATE_S = 15.0  # what a loaded machine may add to anything; less than TIMEOUT_S
 TIMEOUT_S = 30.0  # where a test is not about it
 
 # --- an edge, and clouds that are real processes
@@ -118,6 +118,7 @@ def test_a_killed_cloud_costs_no_answer_and_is_used_again_when_it_is_back(cache:
             link = stack.enter_context(relay(cloud.port, LinkShape(0.03 * MBIT, 50 * MBIT)))
             found = subject(link.address[1])
             assert found.infer().completed_by == "split"  # its 4.7 kB take 1.3 s
+            os.kill(cloud.process.pid, signal.SIGSTOP)  # so that it does not answer, should the timer be late
             timer = threading.Timer(0.3, cloud.kill)
             timer.start()
             answered = found.infer()
@@ -244,9 +245,10 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=2.0)) as link:
         found = subject(link.address[1])
         assert found.infer().completed_by == "split"
+        before = found.cloud.reconnects
         time.sleep(2.5)
         answered = found.infer()
-        assert (answered.completed_by, found.cloud.reconnects) == ("split", 1)
+        assert (answered.completed_by, found.cloud.reconnects > before) == ("split", True)
         assert answered.measured.total_s < TIMEOUT_S / 2
 
 

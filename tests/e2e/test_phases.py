@@ -243,7 +243,7 @@ def refuses(code: str, times: int = 1000) -> Rewrite:
 def test_only_what_somebody_has_to_mend_is_an_error(program: str, subject: Subject) -> None:
     for code, exit_code in (("MISMATCH", 4), ("UNKNOWN_MODEL", 4), ("VERSION", 4), ("TOKEN", 3)):
         link = subject.link(rewrite=refuses(code))
-        assert subject.call(program, link.port).code == exit_code
+        assert subject.call(program, link.port, timeout_s=30.0).code == exit_code
         found = subject.answered(program, link, "--fallback", "always")
         assert "not you" in told(program, found)
     assert "INTERNAL" in told(program, subject.answered(program, subject.link(rewrite=refuses("INTERNAL"))))

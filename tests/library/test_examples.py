@@ -3,8 +3,6 @@
 import json
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,22 +44,14 @@ def cells(path: Path) -> list[str]:
     return found
 
 
-def test_the_cells_of_the_notebook_run_in_order(tmp_path: Path) -> None:
-    program = tmp_path / "cells.py"
-    code = "scope = {'__name__': '__main__'}\nfor cell in CELLS:\n    exec(compile(cell, '<cell>', 'exec'), scope)\n"
-    program.write_text(f"CELLS = {cells(FOLDER / NOTEBOOK)!r}\n{code}")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(program)!r})",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "split\nfallback since" in done.stdout
+def test_the_cells_of_the_notebook_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "__main__"}
+    for cell in cells(FOLDER / NOTEBOOK):
+        exec(compile(cell, "<cell>", "exec"), scope)
+    assert "split\nfallback since" in capsys.readouterr().out
 
 
 def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

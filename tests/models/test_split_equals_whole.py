@@ -38,10 +38,10 @@ def whole(network: TorchNetwork) -> torch.Tensor:
 @pytest.mark.parametrize("name", EVERY_POINT)
 def test_split_equals_whole_at_every_point(name: str, network: Callable[[str], TorchNetwork]) -> None:
     """From point to point each piece goes on with what the one before has made; and head and tail are run at every
-    point, of deep networks at every fourth unless `make slow` wants all."""
+    point, of deep networks at every eighth unless `make slow` wants all."""
     subject = network(name)
     traced, graph, expected = subject.traced, subject.traced.graph, whole(subject)
-    step = 4 if len(graph.points) > MANY_POINTS and not THOROUGH else 1
+    step = 8 if len(graph.points) > MANY_POINTS and not THOROUGH else 1
     done: frozenset[int] = frozenset()
     values: dict[int, torch.Tensor] = {INPUT: subject.example.tensor}
     for point in graph.points:

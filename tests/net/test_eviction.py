@@ -123,7 +123,7 @@ def test_a_good_edge_gets_in_while_a_crowd_takes_every_place(
 
     with running_cloud(cache, "--max-connections", "8", "--hello-timeout", "10min") as cloud, ExitStack() as stack:
         greet(cloud, hello_of(subject)).close()
-        for _ in range(30):
+        for _ in range(16):  # twice as many as there are places
             sock = stack.enter_context(raw_socket(cloud))
             sock.sendall(b"ECCI\x01\x01")
         for _ in range(3):

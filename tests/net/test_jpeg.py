@@ -295,7 +295,7 @@ def taking(cache: Path) -> Iterator[CloudProcess]:
         yield process
 
 
-@pytest.mark.parametrize("name", ["le_net", "alex_net"])
+@pytest.mark.parametrize("name", ["le_net", "cifar_alexnet"])  # grey, and in colour
 def test_a_cloud_that_is_told_to_answers(name: str, edge: CallEdge, taking: CloudProcess) -> None:
     arguments = ("-t", name, *at(taking), "--point", "0", "--repeat", "1", "--warm-up", "0", "--verify", "--json")
     done = edge(*arguments, "--codec", "jpeg")

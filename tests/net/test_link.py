@@ -133,12 +133,12 @@ def test_the_probe_finds_the_rates_and_no_burst_deceives_it(
 
 @pytest.mark.parametrize(("link", "burst"), [("2mbit,30ms,8mbit", 0), ("50mbit,0ms,5mbit", 0), ("8mbit", 16_384)])
 def test_the_probe_goes_through_the_relay(link: str, burst: int) -> None:
-    """Real time: within a factor of three, whatever else the machine does; the bare loopback is 100 times as fast."""
+    """Real time, which a busy machine makes longer; the bare loopback is 100 times as fast."""
     shape = replace(LinkShape(*parse_link(link)), burst_bytes=burst)
     with link_through(shape) as (connection, _):
         found = Prober(connection, soon()).estimate()
-    assert 1 / 3 < found.up_bytes_per_s / shape.up_bytes_per_s < 3
-    assert 1 / 3 < found.down_bytes_per_s / shape.down_bytes_per_s < 3
+    assert 1 / 7 < found.up_bytes_per_s / shape.up_bytes_per_s < 3
+    assert 1 / 7 < found.down_bytes_per_s / shape.down_bytes_per_s < 3
     assert found.rtt_s >= shape.rtt_s
 
 

@@ -228,6 +228,7 @@ def test_loading_a_network_does_not_disturb_requests_for_another(cache: Path, le
             assert time.monotonic() < end
             edge.send(Infer(1, [[1, 13]], 30.0), soon(), [x])
             np.testing.assert_allclose(edge.receive(soon()).arrays()[0], expected, rtol=1e-4, atol=1e-4)
+            time.sleep(0.01)  # a little for those who load, or it takes minutes
         assert [answer(sock) for sock in loaders] == ["MISMATCH"] * 2
 
 
@@ -249,7 +250,7 @@ def test_a_network_that_comes_back_with_other_weights_is_not_used(
     with running_cloud(cache, *limits) as cloud, closing(greet(cloud, hello_of(first))) as edge:
         write(2)
         evict(cloud)
-        edge.send(Infer(1, [[1, 13]], 30.0), soon(), [np.asarray(first.example.tensor)])
+        edge.send(Infer(1, [[1, 13]], LONG_S), soon(), [np.asarray(first.example.tensor)])  # it is loaded first
         with pytest.raises(MismatchError, match="weights differ"):
             edge.receive(soon()).read(Result)
         path.unlink()

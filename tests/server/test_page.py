@@ -123,6 +123,7 @@ def test_who_does_not_take_its_answer_has_a_few_seconds(monkeypatch: pytest.Monk
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         sock.recv(1)
         until(lambda: not found._visitors)
+        monkeypatch.setattr(page, "STAY_S", LONG_S)
         with shown() as (other, _):
             assert said(other, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,14 @@ from edgecloud import deployment, edge_api
 from edgecloud.engine.times import for_threads
 from edgecloud.models.specs import KINDS, LayerSpec
 from edgecloud.predictor import collecting, dataset, latency
+from edgecloud.predictor.dataset import Row
+from edgecloud.predictor.design import draw
+from edgecloud.predictor.draft import Bounds
+from edgecloud.predictor.features import in_context
+from edgecloud.predictor.onnx_design import Pool, write
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
 from edgecloud.predictor.regressors import FORMS
-from edgecloud.predictor.train import fit_kind
+from edgecloud.predictor.train import fit_all, fit_kind
 from edgecloud.tools import evaluation, survey
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.predictor.test_dataset import PUBLISHED
@@ -30,24 +36,45 @@ from tests.predictor.test_dataset import PUBLISHED
 USUAL = {"conv", "dw_conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "concat", "view"}
 OF_LE_NET = {"conv", "linear", "activation", "maxpool", "avgpool", "view"}
 ENOUGH = 12  # rows, for a regression
+NETWORKS = 40
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers measured on this machine, as many as it takes, on one thread: two wait for each other beside others."""
+    """Layers measured on this machine, a few, on one thread: two wait for each other beside others."""
     found = tmp_path_factory.mktemp("survey") / "edge"
     budget_s = 0.0
 
-    def is_enough() -> bool:
+    def is_some() -> bool:
         nonlocal budget_s
-        budget_s += 3.0
+        budget_s += 1.0
         arguments = ["profile", "--threads", "1", "--budget", f"{budget_s}s", "--output", str(found)]
         assert deployment.main(arguments) == 0
-        rows = dataset.read(found).rows
-        return set(rows) >= USUAL and all(len(rows[kind]) >= ENOUGH for kind in OF_LE_NET)
+        return bool(dataset.read_whole(found))
 
-    until(is_enough, 5 * LONG_S)
+    until(is_some)
     return found
+
+
+@pytest.fixture(scope="module")
+def plenty(folder: Path) -> Path:
+    """The same with more layers, of random networks that were drawn alike and not measured, which would take long."""
+    machine = dataset.read(folder).machine
+    assert machine is not None
+    found: dict[str, list[Row]] = {}
+    pool = Pool(16 << 20)
+    for seed in range(NETWORKS):
+        written = write(draw(Random(seed), Bounds(10**8, 8 << 20, 60)), pool)
+        for layer in in_context(written.specs, written.inputs):
+            kept = found.setdefault(layer.spec.kind, [])
+            if len(kept) < 3 * ENOUGH:  # each takes its time to fit
+                kept.append(Row(layer, f"n{seed}", (lawful_s(layer.spec, seed),) * 3))
+    found = {kind: found[kind] for kind in USUAL}
+    assert min(map(len, found.values())) >= ENOUGH
+    to = folder.parent / "plenty"
+    shutil.copytree(folder, to)
+    dataset.write(to, found, machine)
+    return to
 
 
 def made_up(folder: Path, to: Path, seconds: Callable[[LayerSpec, int], float]) -> Path:
@@ -77,14 +104,16 @@ def lawful_s(spec: LayerSpec, _number: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def fitted(folder: Path) -> Path:
+def fitted(plenty: Path) -> Path:
     """A cache folder with predictors for both roles.
 
     Their errors are said to be small: of a few seconds of measuring nobody knows how large they are.
     """
-    cache, rows = folder.parent / "cache", made_up(folder, folder.parent / "lawful", lawful_s)
+    cache, rows = plenty.parent / "cache", made_up(plenty, plenty.parent / "lawful", lawful_s)
     fit = ["fit", "--role", "edge", "--dataset", str(rows), "--cache-dir", str(cache), "--force"]
-    assert deployment.main(fit) == 0
+    with pytest.MonkeyPatch.context() as patched:  # by one regressor alone, since all of them take long
+        patched.setattr(evaluation, "fit_all", lambda data, progress: fit_all(data, progress, ("roofline_trees",)))
+        assert deployment.main(fit) == 0
     found = latency.load(cache / "predictors" / "edge.skops")
     assert set(found.errors) == set(found.kinds)
     latency.save(replace(found, errors=dict.fromkeys(found.kinds, 1.1)), cache / "predictors" / "edge.skops")
@@ -171,9 +200,9 @@ def test_rows_of_another_machine_are_not_mixed_in(
 
 
 def test_evaluate_tells_how_good_every_kind_is(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    plenty: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    rows = only(folder, tmp_path / "rows", OF_LE_NET)
+    rows = only(plenty, tmp_path / "rows", OF_LE_NET)
     flags = ("--dataset", rows, "--cache-dir", tmp_path, "--plots", tmp_path / "plots", "--networks", "le_net")
     document = run(capsys, "evaluate", *flags)
     conv = document["kinds"]["conv"]
@@ -192,11 +221,11 @@ def test_evaluate_tells_how_good_every_kind_is(
 
 
 def test_predictors_that_are_not_fit_for_use_are_not_installed(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plenty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As where other programs ran while it was measured: then the older ones stay."""
     chance = np.random.default_rng(1)
-    all_rows = made_up(folder, tmp_path / "all", lambda _spec, _number: float(chance.lognormal(-8, 3)))
+    all_rows = made_up(plenty, tmp_path / "all", lambda _spec, _number: float(chance.lognormal(-8, 3)))
     rows = only(all_rows, tmp_path / "rows", ("conv", "linear"))
     installed = tmp_path / "predictors" / "edge.skops"
     installed.parent.mkdir()
@@ -284,8 +313,8 @@ def test_an_edge_is_measured_for_all_threads_and_for_one(
     assert json.loads(capsys.readouterr().out)["also"] == []
 
 
-def test_people_get_tables(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = only(folder, tmp_path / "rows", ("conv", "batchnorm"))
+def test_people_get_tables(plenty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = only(plenty, tmp_path / "rows", ("conv", "batchnorm"))
     assert deployment.main(["evaluate", "--dataset", str(rows), "--networks", "none"]) == 0
     shown = capsys.readouterr().out
     for words in ("±20 %", "roof+trees", "batchnorm", "after an idle period"):
