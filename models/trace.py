@@ -346,7 +346,7 @@ def _each_of(graph: fx.Graph, node: fx.Node, records: dict[fx.Node, _Record]) ->
 
 
 def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
-    """The nodes that make something other than one tensor, or one of a type that no message has.
+    """The nodes that make something other than one tensor, or one that no message has: by its type, or without numbers.
 
     Raises NotCuttableError where that is the answer, or the only trace of it is what was written elsewhere.
     """
@@ -356,6 +356,7 @@ def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.
         if node.op in ("placeholder", "output") or record is None or not record.holds_tensors:
             continue
         strange = sorted(set(record.dtypes) - set(TRAVELLING)) if record.is_tensor else []
+        strange += [f"shape {record.shapes[0]}"] if record.is_tensor and 0 in record.shapes[0] else []
         if record.is_tensor and not strange:
             continue
         if strange and graph.output_node() in node.users:
