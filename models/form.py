@@ -59,6 +59,11 @@ class Form:
         places = self.spec.get("tuple") or self.spec.get("list") or [None]
         return "class" not in self.spec and all(isinstance(each, int) for each in places)
 
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """What is in it beside tensors."""
+        return tuple(_constants(self.spec, self.kept))
+
     def build(self, tensors: Sequence[Any]) -> Any:
         """The value with these tensors in their places."""
         return _built(self.spec, tensors, self.kept)
@@ -163,6 +168,15 @@ def _places(spec: Spec, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         return
     for key, each in _inner(spec):
         yield from _places(each, (*path, str(key)))
+
+
+def _constants(spec: Spec, kept: Sequence[Any]) -> Iterator[Any]:
+    if isinstance(spec, int):
+        return
+    if "constant" in spec:
+        yield kept[spec["kept"]] if "kept" in spec and kept else spec["constant"]
+    for _, each in _inner(spec):
+        yield from _constants(each, kept)
 
 
 def _inner(spec: Mapping[str, Any]) -> list[tuple[Any, Spec]]:
