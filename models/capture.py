@@ -6,6 +6,8 @@ that torch.export does not know) stays what it is: while torch.export follows th
 the same shapes, and in the graph the module itself is called.
 """
 
+import dis
+import inspect
 import logging
 import re
 import warnings
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -81,6 +84,14 @@ class _Tracer(fx.Tracer):
 
         return flat, [self.root, *inputs]
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """What a check of the network's own asks, which would raise, holds as it did for the example; any other
+        question cannot be answered."""
+        frame = inspect.currentframe()
+        asking = frame.f_back.f_back if frame is not None and frame.f_back is not None else None  # of Proxy.__bool__
+        expected = None if asking is None else _not_to_raise(asking.f_code, asking.f_lasti)
+        return bool(super().to_bool(obj)) if expected is None else expected
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             module_qualified_name in self.kept or _is_one_layer(m) or super().is_leaf_module(m, module_qualified_name)
@@ -89,6 +100,34 @@ class _Tracer(fx.Tracer):
 
 def _is_one_layer(module: nn.Module) -> bool:
     return bool(getattr(module, "is_one_layer", False)) or isinstance(module, torch.jit.ScriptModule)
+
+
+def _not_to_raise(code: CodeType, offset: int) -> bool | None:
+    """What has to be answered to the question at this place in a function if the other answer only leads to `raise`, as
+    in an assertion; None where both lead on."""
+    steps = list(dis.get_instructions(code))
+    number = next((n for n, step in enumerate(steps) if step.offset == offset), len(steps))
+    if number < len(steps) and steps[number].opname == "TO_BOOL":  # since Python 3.13 in front of the jump
+        number += 1
+    if number >= len(steps) or not re.fullmatch("POP_JUMP_(FORWARD_)?IF_(TRUE|FALSE)", steps[number].opname):
+        return None
+    if code.co_exceptiontable:
+        return None  # it may catch what is raised
+    jumps_if = steps[number].opname.endswith("TRUE")
+    target = steps[number].argval
+    there = next((n for n, step in enumerate(steps) if step.offset == target), number)
+    if _only_raises(steps[number + 1 : there], target):
+        return jumps_if
+    raising = next((n for n in range(there, len(steps)) if steps[n].opname == "RAISE_VARARGS"), there)
+    return not jumps_if if there > number and _only_raises(steps[there : raising + 1], None) else None
+
+
+def _only_raises(steps: Sequence[dis.Instruction], elsewhere: int | None) -> bool:
+    """Whether steps do nothing but raise, or ask more questions that lead `elsewhere`."""
+    if not steps or steps[-1].opname != "RAISE_VARARGS":
+        return False
+    does = [step for step in steps if step.opname.startswith(("STORE", "POP_TOP", "RETURN", "DELETE", "YIELD"))]
+    return not does and all(step.argval == elsewhere for step in steps if "JUMP" in step.opname)
 
 
 def _flat(form: Form, answer: Any) -> Any:

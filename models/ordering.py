@@ -267,6 +267,7 @@ def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.
             continue
         strange = sorted(set(record.dtypes) - set(TRAVELLING)) if record.is_tensor else []
         strange += [f"shape {record.shapes[0]}"] if record.is_tensor and 0 in record.shapes[0] else []
+        strange += [f"shape {record.shapes[0]}"] if record.is_tensor and 0 in record.shapes[0] else []
         if record.is_tensor and not strange:
             continue
         if strange and graph.output_node() in node.users:

@@ -37,6 +37,33 @@ def wider():
 """
 
 
+ODD = """
+import torch
+from torch import nn
+
+INPUT_SHAPE = (6, 8)
+
+class Halving(nn.Module):
+    def forward(self, x):
+        while x.abs().max() > 0.1:
+            x = x / 2
+        return x
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.recurrent = nn.Linear(8, 8), nn.LSTM(8, 8, batch_first=True)
+        self.halving, self.last = Halving(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        made, (state, cell) = self.recurrent(self.first(x))
+        made = self.halving(made[:, -1] + state[0] * cell[0])
+        return {"scores": self.last(made), "best": self.last(made).topk(2)}
+
+build = lambda: nn.DataParallel(Net())
+"""
+
+
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
@@ -203,7 +230,8 @@ def test_a_file_that_is_missing_or_none(tmp_path: Path) -> None:
 def serving(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
     """A cloud that was started with a copy of the file."""
     path = write(tmp_path_factory.mktemp("cloud") / "my_net.py")
-    with running_cloud(cache, "--models", "senna_pos", "--network", str(path)) as cloud:
+    odd = write(path.with_name("odd_net.py"), ODD)
+    with running_cloud(cache, "--models", "senna_pos", "--network", str(path), "--network", str(odd)) as cloud:
         yield cloud
 
 
@@ -214,6 +242,22 @@ def test_it_runs_split_between_two_programs(serving: CloudProcess, cache: Path, 
     found = done.document
     assert found["verify"] == {"matches": True, "max_abs_diff": 0.0}
     assert (found["completed_by"], found["model"]) == ("split", "my_net.py")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.export's own
+def test_what_cannot_be_captured_is_one_layer_on_either_side(
+    serving: CloudProcess, edge: CallEdge, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "odd_net.py", ODD)
+    last = len(registry.resolve_trusted(str(path)).network().graph.points) - 1
+    for point in (1, last - 1):
+        done = edge("-p", str(serving.port), "-t", str(path), "--verify", "--json", "--point", str(point))
+        assert done.code == 0, done.stderr
+        found = done.document
+        assert found["verify"]["matches"]
+        assert found["completed_by"] == "split"
+        assert found["kept"] == {"halving": "its control flow depends on its values"}
+        assert found["weights_origin"] == "seed 0 (untrained) (taken out of DataParallel)"
 
 
 def test_another_file_of_that_name_is_refused(serving: CloudProcess, edge: CallEdge, tmp_path: Path) -> None:
