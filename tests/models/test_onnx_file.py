@@ -24,6 +24,7 @@ IS_BATCHED = {
     "pictures": True,
     "fixed": False,
     "words": True,
+    "stacked": True,
     "sounds": False,
     "scales": True,
     "tokens": True,
