@@ -145,7 +145,7 @@ HEAD = [
     *("first use", ""),
 ]
 NOTES = [
-    "The files are those of the onnx package (`onnx/backend/test/data/light`) and of rapidocr 3. The answer of head and "
+    "The files are those of the onnx package (`onnx/backend/test/data/light`) and of rapidocr. The answer of head and "
     "tail at up to seven points is compared with that of ONNX Runtime on the file as it is (rtol 1e-4). All weights of "
     "a light model are one number, so its answer hardly depends on the input: `-random` is the same file with weights "
     f'from a seed. "Several at once" is {BATCH} inputs through a tail from the middle. "First use" is with all that is '
