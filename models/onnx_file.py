@@ -182,6 +182,8 @@ class _Plan:
 
     checked: Checked
     others: Sequence[Checked]
+    inner: frozenset[str] = frozenset()
+    """Tensors that are no layers, though they could be: their nodes belong to those that read them."""
     fixed: set[str] = field(default_factory=set)
     """What does not depend on the input."""
     folded: dict[str, Array] = field(default_factory=dict)
@@ -225,7 +227,10 @@ class _Plan:
             return
         for name in made:
             self._free(op, name)
-            self.layers.append(name)
+            if name in self.inner:
+                self.sources[name] = self.reads(name)
+            else:
+                self.layers.append(name)
 
     def behind(self, names: Iterable[str]) -> tuple[str, ...]:
         """The layers, and the input, that some tensors are made of."""
@@ -254,6 +259,8 @@ class _Plan:
 
 _NOTHING = ("Identity", "Dropout")
 """Nodes that give what they take."""
+_MOVES = ("Transpose", "Reshape", "Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Flatten")
+"""Nodes that only move numbers: it costs little to do that again where they are read."""
 
 
 def _numbers(op: Op, info: Info) -> Array:
@@ -292,7 +299,11 @@ def _free_shape(op: Op, walks: Sequence[Checked]) -> list[int] | None:
 
 
 def _batched(model: Model, given: Mapping[str, Info], one: Checked) -> _Plan | None:
-    """The plan for any number of inputs in the first axis; None where not every layer's tensor follows that."""
+    """The plan for any number of inputs in the first axis; None where the network is written for the number it has.
+
+    What follows in another axis, such as queries, keys and values that were stacked before, is no layer where that only
+    takes moving numbers: nobody could tell one input from the next at such a cut.
+    """
     walks = []
     if any(info.shape[:1] != (1,) for info in given.values()):
         return None
@@ -304,13 +315,18 @@ def _batched(model: Model, given: Mapping[str, Info], one: Checked) -> _Plan | N
         except OnnxError:  # a shape that is fixed, say
             return None
     plan = _Plan(one, walks)
-    for name in _needed(plan):
-        shape = one.infos[name].shape
-        if shape[:1] != (1,) or any(
-            walk.infos[name].shape != (count, *shape[1:]) for count, walk in zip(BATCHES, walks, strict=True)
-        ):
-            return None
-    return plan
+    strange = {name for name in _needed(plan) if not _follows(name, one, walks)}
+    plan = _Plan(one, walks, frozenset(name for name in strange if plan.makers[name].kind in _MOVES))
+    is_told = all(one.infos[name].shape[:1] != (1,) for name in strange.intersection(_needed(plan)))
+    return plan if is_told and all(_follows(each.name, one, walks) for each in model.outputs) else None
+
+
+def _follows(name: str, one: Checked, walks: Sequence[Checked]) -> bool:
+    """Whether the first axis of a tensor counts inputs."""
+    shape = one.infos[name].shape
+    return shape[:1] == (1,) and all(
+        walk.infos[name].shape == (count, *shape[1:]) for count, walk in zip(BATCHES, walks, strict=True)
+    )
 
 
 def _any_batch(inputs: Sequence[Declared]) -> list[Declared]:

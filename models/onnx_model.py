@@ -48,7 +48,7 @@ class Limits:
     """Multiplications and additions."""
     value_elements: int = 65_536
     """Of one constant that is worked out here to know a shape."""
-    all_value_elements: int = 20_000_000
+    all_value_elements: int = 5_000_000
     opsets: tuple[int, int] = (7, 26)
     ir_versions: tuple[int, int] = (3, 13)
 

@@ -109,6 +109,42 @@ def words() -> Any:
     return model(nodes, w, ["batch", 5, 8], ["y", "z"])
 
 
+def stacked() -> Any:
+    """Queries, keys and values in one tensor whose second axis counts inputs, as vision transformers do."""
+    w = Drawn()
+    parts = [
+        each
+        for number, name in enumerate("qkv")
+        for each in (
+            node(
+                "Slice",
+                [
+                    "turned",
+                    w.wholes(f"{name}_from", number),
+                    w.wholes(f"{name}_to", number + 1),
+                    w.wholes(f"{name}_axis", 0),
+                ],
+                [f"{name}_all"],
+            ),
+            node("Squeeze", [f"{name}_all", w.wholes(f"{name}_zero", 0)], [name]),
+        )
+    ]
+    nodes = [
+        node("MatMul", ["x", w("qkv", 8, 24)], ["mixed"]),
+        node("Reshape", ["mixed", w.wholes("five", -1, 5, 3, 2, 4)], ["five_axes"]),
+        node("Transpose", ["five_axes"], ["turned"], perm=[2, 0, 3, 1, 4]),
+        *parts,
+        node("Transpose", ["k"], ["k_t"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q", "k_t"], ["scores"]),
+        node("Softmax", ["scores"], ["shares"], axis=-1),
+        node("MatMul", ["shares", "v"], ["seen"]),
+        node("Transpose", ["seen"], ["back"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["back", w.wholes("joined", -1, 5, 8)], ["merged"]),
+        node("Add", ["merged", "x"], ["y"]),
+    ]
+    return model(nodes, w, ["N", 5, 8])
+
+
 def sounds() -> Any:
     """A recurrent layer whose sequence and state are both read; inputs are joined along the second axis."""
     w = Drawn()
@@ -184,14 +220,28 @@ def rows() -> Any:
     return model(nodes, w, [3, 4])
 
 
+def passed() -> Any:
+    """An answer that is the input, one that is an inner tensor that is read on, and one tensor under two names."""
+    w = Drawn()
+    nodes = [
+        node("Identity", ["x"], ["y"]),
+        node("Gemm", ["x", w("w", 4, 4)], ["inner"]),
+        node("Identity", ["inner"], ["again"]),
+        node("Relu", ["inner"], ["z"]),
+    ]
+    return model(nodes, w, ["N", 4], ["y", "inner", "again", "z"])
+
+
 FILES: dict[str, Callable[[], Any]] = {
     "pictures": pictures,
     "fixed": lambda: pictures(1, is_flattened_by_shape=False),
     "words": words,
+    "stacked": stacked,
     "sounds": sounds,
     "scales": scales,
     "tokens": tokens,
     "rows": rows,
+    "passed": passed,
 }
 
 

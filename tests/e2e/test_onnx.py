@@ -69,6 +69,7 @@ def test_a_tensor_of_the_users_own_gets_the_answer_of_the_file(
     session = onnxruntime.InferenceSession(str(words), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"x": x})
     with np.load(answer) as found:
+        assert found.files == ["y", "z"]
         for array, name in zip(expected, found.files, strict=True):
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6)
 
