@@ -18,10 +18,12 @@ import hashlib
 import json
 import math
 import mmap
+import re
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ from edgecloud.utils.units import printable
 SUFFIX = ".bundle"
 MAGIC, VERSION = b"ECBUNDLE", 1
 _PREFIX = struct.Struct("<8sI4xQ32s8x")
+PREFIX_BYTES = _PREFIX.size
+_HEXADECIMAL = re.compile("[0-9a-f]{64}")
 _ALIGN = 64
 MAX_HEADER_BYTES, MAX_GRAPH_BYTES, MAX_EXAMPLE_BYTES = 64 << 20, 256 << 20, 256 << 20
 MAX_TEXT, MAX_TEXTS = 1 << 20, 200_000
@@ -151,6 +155,11 @@ class Bundle:
     def example(self) -> NDArray[Any]:
         """An input, shape (1, ...), in memory of its own. Raises UsageError where it is damaged."""
         return np.array(self._array(self._example))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its header, which holds that of everything else."""
+        return hashlib.sha256(self._data[_PREFIX.size : head_bytes(bytes(self._data[: _PREFIX.size]))]).hexdigest()
 
     @property
     def parameter_bytes(self) -> int:
@@ -309,6 +318,74 @@ def read(path: Path) -> Bundle:
         raise UsageError(f"{path} is not a bundle that can be used: {_said(error)}") from None
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What the head of a bundle, all before its blobs, says of the rest, which need not be there."""
+
+    digest: str
+    """SHA-256 of the header, which holds that of everything else: whoever has the same has the same network."""
+    content: Content
+    head_bytes: int
+    """Up to the end of the header."""
+    bytes: int
+    """Of the whole file."""
+    blobs: tuple[Blob, ...]
+    """Each once, in the order of the file, by its place in that; none overlaps another."""
+    parameter_bytes: int
+    example: Weight
+
+
+def head_bytes(prefix: bytes) -> int:
+    """How long a head is, by its first `PREFIX_BYTES` bytes. Raises UsageError where no bundle begins so."""
+    try:
+        _check_prefix(prefix, MAX_HEADER_BYTES + _PREFIX.size)
+    except _DamagedError as error:
+        raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
+    return _PREFIX.size + int(_PREFIX.unpack(prefix)[2])
+
+
+def outline(head: bytes, size: int) -> Outline:
+    """Read the head of a bundle of `size` bytes. Raises UsageError for one that lies, is damaged, or newer."""
+    try:
+        document, start = _header(head[: _PREFIX.size], size, lambda count: _exactly(head[_PREFIX.size :], count))
+        rows = _list(document["arrays"])
+        if start + _whole(document["bytes"]) != size:
+            raise _DamagedError(f"it has {size} bytes, and should have {start + document['bytes']}")
+        weights = _weights(rows, start, size)
+        model = _blob(document["onnx"], start, size)
+        if model.bytes > MAX_GRAPH_BYTES or weights[_EXAMPLE].blob.bytes > MAX_EXAMPLE_BYTES:
+            raise _DamagedError("its ONNX graph or its example is too large")
+        blobs = {model, *(weight.blob for weight in weights.values())}
+        in_order = tuple(sorted(blobs, key=lambda blob: (blob.offset, blob.bytes)))
+        if any(one.offset + one.bytes > other.offset for one, other in pairwise(in_order)):
+            raise _DamagedError("its parts overlap")
+        if not all(_HEXADECIMAL.fullmatch(blob.sha256) for blob in blobs):
+            raise _DamagedError("a part has no SHA-256")
+        parameters = {weight.blob for name, weight in weights.items() if name != _EXAMPLE}
+        digest = hashlib.sha256(head[_PREFIX.size :]).hexdigest()
+        total = sum(blob.bytes for blob in parameters)
+        return Outline(digest, _content(document), len(head), size, in_order, total, weights[_EXAMPLE])
+    except (_DamagedError, UsageError, WireError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
+
+
+def outline_of(path: Path) -> Outline:
+    """The same of a file. Raises UsageError."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(_PREFIX.size)
+            return outline(prefix + file.read(head_bytes(prefix) - _PREFIX.size), path.stat().st_size)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _exactly(raw: bytes, count: int) -> bytes:
+    if len(raw) != count:
+        raise _DamagedError("its header is of another length than it says")
+    return raw
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {printable(str(error.args[0]), 60)}"
@@ -325,15 +402,15 @@ _OTHERS = {
 }
 
 
-def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
-    """The document, and where the blobs begin."""
+def _check_prefix(prefix: bytes, size: int) -> None:
+    """Whether a file of so many bytes may begin so."""
     if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
         what = next((what for magic, what in _OTHERS.items() if prefix.startswith(magic)), "")
         if not what and prefix[:1] == b"\x08" and len(prefix) > 2:
             what = "an ONNX model: export the network that it was made from with deployment.py export"
         kind = f"it is {what}" if what else "it does not begin as one (deployment.py export makes bundles)"
         raise _DamagedError(kind)
-    _, version, length, digest = _PREFIX.unpack(prefix)
+    _, version, length, _ = _PREFIX.unpack(prefix)
     if version != VERSION:
         is_newer = version > VERSION
         raise _DamagedError(
@@ -342,6 +419,12 @@ def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
         )
     if length > min(MAX_HEADER_BYTES, size - _PREFIX.size):
         raise _DamagedError("it is cut off: its header is longer than the file")
+
+
+def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
+    """The document, and where the blobs begin."""
+    _check_prefix(prefix, size)
+    _, _, length, digest = _PREFIX.unpack(prefix)
     raw = more(length)
     if hashlib.sha256(raw).digest() != digest:
         raise _DamagedError("its header is damaged")
