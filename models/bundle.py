@@ -140,8 +140,16 @@ class Content:
 class Bundle:
     """A bundle that was opened. Its arrays are read-only views of the file."""
 
-    def __init__(self, path: Path, content: Content, onnx: OnnxGraph, weights: Mapping[str, Weight], file: mmap.mmap):
-        self.path, self.content, self.onnx = path, content, onnx
+    def __init__(
+        self,
+        path: Path,
+        content: Content,
+        model: memoryview,
+        onnx: OnnxGraph,
+        weights: Mapping[str, Weight],
+        file: mmap.mmap,
+    ):
+        self.path, self.content, self.model, self.onnx = path, content, model, onnx
         self._weights, self._file, self._data = weights, file, memoryview(file)
         self._checked: set[str] = set()
         self._example: Weight = weights[_EXAMPLE]
@@ -166,6 +174,11 @@ class Bundle:
         """Bytes of all weights, each counted once."""
         blobs = {weight.blob.sha256: weight.blob.bytes for weight in self._weights.values() if weight.name != _EXAMPLE}
         return sum(blobs.values())
+
+    @property
+    def weight_forms(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every weight by its name in the ONNX graph."""
+        return {name: (each.dtype, each.shape) for name, each in self._weights.items() if name != _EXAMPLE}
 
     def weight(self, name: str) -> NDArray[Any]:
         """A weight by the name that the ONNX graph knows it by. Raises UsageError where it is damaged."""
@@ -451,7 +464,7 @@ def _bundle(path: Path, document: Any, data: mmap.mmap, start: int) -> Bundle:
         raise _DamagedError("its ONNX graph is damaged")
     onnx = onnx_graph.parse(raw)
     _check_together(content, onnx, weights)
-    return Bundle(path, content, onnx, weights, data)
+    return Bundle(path, content, raw, onnx, weights, data)
 
 
 def _check_together(content: Content, onnx: OnnxGraph, weights: Mapping[str, Weight]) -> None:
