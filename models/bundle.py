@@ -362,6 +362,9 @@ def outline(head: bytes, size: int) -> Outline:
     try:
         document, start = _header(head[: _PREFIX.size], size, lambda count: _exactly(head[_PREFIX.size :], count))
         rows = _list(document["arrays"])
+        digest = hashlib.sha256(head[_PREFIX.size :])
+        if head[: _PREFIX.size] != _PREFIX.pack(MAGIC, VERSION, len(head) - _PREFIX.size, digest.digest()):
+            raise _DamagedError("its first bytes hold something else where zeros belong")
         if start + _whole(document["bytes"]) != size:
             raise _DamagedError(f"it has {size} bytes, and should have {start + document['bytes']}")
         weights = _weights(rows, start, size)
@@ -375,9 +378,8 @@ def outline(head: bytes, size: int) -> Outline:
         if not all(_HEXADECIMAL.fullmatch(blob.sha256) for blob in blobs):
             raise _DamagedError("a part has no SHA-256")
         parameters = {weight.blob for name, weight in weights.items() if name != _EXAMPLE}
-        digest = hashlib.sha256(head[_PREFIX.size :]).hexdigest()
         total = sum(blob.bytes for blob in parameters)
-        return Outline(digest, _content(document), len(head), size, in_order, total, weights[_EXAMPLE])
+        return Outline(digest.hexdigest(), _content(document), len(head), size, in_order, total, weights[_EXAMPLE])
     except (_DamagedError, UsageError, WireError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
 

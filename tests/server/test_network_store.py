@@ -103,7 +103,10 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(made: Path, tmp_path: Pat
     assert hashlib.sha256((tmp_path / f"{wanted.digest}.bundle").read_bytes()).digest() == hashlib.sha256(raw).digest()
 
 
-def test_only_what_no_other_bundle_holds_is_wanted(made: Path, other: Path, tmp_path: Path) -> None:
+def test_only_what_no_other_bundle_holds_is_wanted(
+    made: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_store, "SHARED_BYTES", 64)
     store, wanted = NetworkStore(tmp_path, 1 << 20), wanted_of(other)
     for path in (made, other):
         with store.upload(wanted_of(path), "a") as upload:
