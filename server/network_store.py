@@ -48,6 +48,8 @@ SHARED_BYTES = 4096
 MAX_NOTE_BYTES = 4096
 _ID = re.compile("[0-9a-f]{64}")
 LATER_S = 5.0
+TIMES = "times"
+"""The folder in it for what was measured of its networks."""
 
 
 class NotTakenError(AppError):
@@ -272,6 +274,8 @@ class NetworkStore:
     def _remove(self, digest: str) -> None:
         for ending in ("part", "json", "bundle", "proof"):
             (self.folder / f"{digest}.{ending}").unlink(missing_ok=True)
+        for path in (self.folder / TIMES / "profiles").glob(f"*{digest[:12]}*"):
+            path.unlink(missing_ok=True)
         gone = [key for key, place in self._places.items() if place.path.stem == digest]
         for key in gone:
             del self._places[key]
