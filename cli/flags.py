@@ -90,6 +90,7 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
     from edgecloud.net.security import read_token
 
     host, port = place_of(options)
+    is_series = getattr(options, "points", None) is not None  # of cuts, which only a cloud can run
     return CloudConfig(
         host=host,
         port=port,
@@ -97,7 +98,7 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
         tls=_tls_of(options, host),
         own=own,
         fallback=options.fallback,
-        ship=options.ship,
+        ship="wait" if is_series and options.ship == "background" else options.ship,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
     )

@@ -406,7 +406,7 @@ class ConnectionManager:
             try:
                 return greet()
             except AppError as error:
-                if not self._is_sent_for(error) or not self._config.is_shipping_awaited:
+                if not self._is_sent_for(error) or not self._waits_for_shipping:
                     raise
         return greet()
 
@@ -429,10 +429,15 @@ class ConnectionManager:
             if reason := shipping.why(error.model):
                 error.accepts, error.args = 0, (f"{error}; the network was not taken: {reason}",)
             return False
-        if self._config.is_shipping_awaited:
+        if self._waits_for_shipping:
             shipping.wait()
             return not shipping.why(error.model) and not self._is_leaving
         return True
+
+    @property
+    def _waits_for_shipping(self) -> bool:
+        """At first only: no inference waits for it later."""
+        return self._config.is_shipping_awaited and not self.connects
 
     def _on_shipped(self, model: str, digest: str) -> None:
         """The cloud has a network by now: connect again at once, whether anybody asks or not."""
@@ -440,7 +445,7 @@ class ConnectionManager:
             self._hellos = [replace(one, bundle=digest) if one.model == model else one for one in self._hellos]
             self._breaker.forgive()
             is_open = self._breaker.is_open
-        if is_open and not self._is_leaving and not self._config.is_shipping_awaited and not self._reconnector.is_busy:
+        if is_open and not self._is_leaving and not self._waits_for_shipping and not self._reconnector.is_busy:
             self._reconnector.start()
 
     def _greeted(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
