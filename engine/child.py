@@ -32,7 +32,6 @@ def main(argv: list[str]) -> int:
     """Serve until the other side closes."""
     path, threads, more_bytes = Path(argv[0]), int(argv[1]), int(argv[2])
     sock = socket.socket(fileno=0)
-    confine.step_back()
     try:
         opened, kept = _ready(path, threads, more_bytes)
     except (AppError, MemoryError, OSError) as error:

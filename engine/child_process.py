@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecloud.engine import child_frames
+from edgecloud.engine import child_frames, confine
 from edgecloud.models.graph import to_ranges
 from edgecloud.net.tensors import Array
 from edgecloud.utils.commands import command_of
@@ -67,6 +67,7 @@ class ChildProcess:
         finally:
             there.close()
         self._end = weakref.finalize(self, _end, self._sock, self._process)
+        confine.step_back(self._process.pid)
         self.kept = tuple(map(str, self._heard(0, Deadline.after(START_S, "the network was not checked"))[0]["kept"]))
         """What the system did not allow it to give up."""
 

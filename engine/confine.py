@@ -79,12 +79,12 @@ def limit_memory(more_bytes: int) -> None:
         resource.setrlimit(what, (0, 0))
 
 
-def step_back() -> None:
-    """Compute behind everybody else, and be the first to go where memory runs out."""
+def step_back(pid: int) -> None:
+    """Let a process that has just started compute behind all others, and be the first to go where memory runs out."""
     with contextlib.suppress(OSError):
-        os.nice(STEPS_BACK)
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK))
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_bytes(KILLED_FIRST)
+        Path(f"/proc/{pid}/oom_score_adj").write_bytes(KILLED_FIRST)
 
 
 def confine() -> tuple[str, ...]:
