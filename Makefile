@@ -48,8 +48,9 @@ coverage: $(DEV) ## which branches the tests reach: 85 % of all, 100 % of what o
 	$(BIN)/python -m coverage report --skip-covered --fail-under=85
 	$(BIN)/python -m coverage report --include="$$($(BIN)/python -m tests.pure),utils/cpu_limit.py" --fail-under=100
 
-fuzz: $(DEV) ## look for bytes that break the wire or a live cloud; about half an hour
+fuzz: $(DEV) ## look for bytes that break the wire, a live cloud or the check of networks; about half an hour
 	for target in prefix header messages payload session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
+	$(BIN)/python -m tests.fuzz.onnx_models --mutants 20000
 
 check: $(DEV) ## style and types
 	$(BIN)/ruff check .

@@ -46,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--text", type=arguments.sentence, metavar="SENTENCE", help="sentence, for senna_pos, senna_ner, senna_chk"
     )
-    what.add_argument("--input", type=Path, metavar="FILE.npy", help="preprocessed input tensor")
+    what.add_argument(
+        "--input", type=Path, metavar="FILE", help="preprocessed input: FILE.npy, or FILE.npz with each input by name"
+    )
     what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("Partitioning")
     where.add_argument(
@@ -176,7 +178,7 @@ def infer(options: argparse.Namespace) -> int:
     try:
         if options.output is not None:
             about = {"model": outcome.graph.name, "input": outcome.source}
-            answer_file.write(options.output, about, outcome.outputs)
+            answer_file.write(options.output, about, outcome.outputs, outcome.output_names)
     except AppError as error:  # the figures are worth more than the file
         failed = error
     print_outcome(outcome, as_json=options.json)

@@ -190,7 +190,7 @@ def answer_writer(path: Path, files: ExitStack) -> Callable[["TaskRecord"], None
 
     def on_answer(record: "TaskRecord") -> None:
         about = {"model": record.task.model, "input": record.task.input}
-        answers.add(record.task.id, about, record.outputs)
+        answers.add(record.task.id, about, record.outputs, record.names)
 
     return on_answer
 

@@ -90,7 +90,7 @@ def _exported(name: str, folder: Path) -> Path:
 def _parcel(path: Path) -> Parcel:
     network = bundle_network.read(path)
     found = bundle.outline_of(path)
-    return Parcel(path, found.digest, found.head_bytes, found.bytes, tuple(network.whole(network.example.array)))
+    return Parcel(path, found.digest, found.head_bytes, found.bytes, tuple(network.whole(network.example.fed)))
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 `.npy` holds the one output of a network as numpy saves it; `.npz` holds outputs by name, in a file of several tasks
 after the number of the task (`7/output`); `.json` holds names, shapes, element types and numbers. JSON has neither NaN
-nor infinity: those are the words "NaN", "Infinity" and "-Infinity".
+nor infinity: those are the words "NaN", "Infinity" and "-Infinity"; a complex number is a pair. numpy has no bfloat16:
+those numbers are written as float32, which holds each of them.
 """
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,13 +18,14 @@ from typing import IO, Any, Protocol, TypeAlias
 import numpy as np
 
 from edgecloud.net.tensors import Array
+from edgecloud.utils.dtypes import name_of, widened
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced, writing
 
 SEVERAL = (".npz", ".json")
 """Suffixes of files that hold several arrays."""
 SUFFIXES = (".npz", ".npy", ".json")
-OUTPUT = "output"
+OUTPUT, MAX_NAME = "output", 200
 
 
 def check_name(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -41,25 +44,36 @@ def check_count(path: Path, count: int) -> None:
         raise UsageError(f"--output {path}: .npy holds one array, and this network has {count} outputs: use .npz")
 
 
-def names_of(count: int) -> tuple[str, ...]:
-    """What the outputs of a network are called: `output`, or `output_0`, `output_1`, ... where there are several."""
-    return (OUTPUT,) if count == 1 else tuple(f"{OUTPUT}_{number}" for number in range(count))
+def names_of(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What the outputs of a network are called, of which `names` are in its answer (`models.form`): a key or a field,
+    with dots between those that lead to it. What has no name is `output`, or `output_0`, `output_1`, ... where there
+    are several."""
+    if not names:
+        return (OUTPUT,) if count == 1 else tuple(f"{OUTPUT}_{number}" for number in range(count))
+    taken: dict[str, None] = {}
+    for name in names:
+        whole = "_".join(part for part in (OUTPUT if name[:1].isdecimal() or not name else "", name) if part)
+        safe, again = re.sub(r"[^\w.:+ -]", "_", whole)[:MAX_NAME] or OUTPUT, 1
+        while (safe if again == 1 else f"{safe}:{again}") in taken:
+            again += 1
+        taken[safe if again == 1 else f"{safe}:{again}"] = None
+    return tuple(taken)
 
 
-def describe(outputs: Sequence[Array]) -> list[dict[str, Any]]:
+def describe(outputs: Sequence[Array], names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Name, shape and element type of every output, for JSON."""
-    names = names_of(len(outputs))
-    return [_described(name, array) for name, array in zip(names, outputs, strict=True)]
+    named = zip(names_of(len(outputs), names), outputs, strict=True)
+    return [_described(name, array) for name, array in named]
 
 
 def _described(name: str, array: Array) -> dict[str, Any]:
-    return {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+    return {"name": name, "shape": list(array.shape), "dtype": name_of(array.dtype)}
 
 
-def write(path: Path, about: Mapping[str, Any], outputs: Sequence[Array]) -> None:
+def write(path: Path, about: Mapping[str, Any], outputs: Sequence[Array], names: Sequence[str] = ()) -> None:
     """Write one answer; `about` goes before it where the file is JSON. Raises UsageError where it cannot be written."""
     check_name(path)
-    named = dict(zip(names_of(len(outputs)), outputs, strict=True))
+    named = dict(zip(names_of(len(outputs), names), outputs, strict=True))
     check_count(path, len(outputs))
     with writing(path), replaced(path) as temporary, temporary.open("wb") as file:
         _WRITERS[path.suffix.lower()](file, about, named)
@@ -93,17 +107,19 @@ def _append(archive: zipfile.ZipFile, named: Mapping[str, Array]) -> None:
 
 
 def _save(file: IO[bytes], array: Array) -> None:
-    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+    np.lib.format.write_array(file, np.asanyarray(widened(array)), allow_pickle=False)
 
 
 def _values_of(named: Mapping[str, Array]) -> list[dict[str, Any]]:
-    return [_described(name, array) | {"values": _plain(array.tolist())} for name, array in named.items()]
+    return [_described(name, array) | {"values": _plain(widened(array).tolist())} for name, array in named.items()]
 
 
 def _plain(value: Any) -> Any:
     """The same without what JSON has no word for."""
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if isinstance(value, complex):
+        return [_plain(value.real), _plain(value.imag)]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
@@ -158,12 +174,12 @@ class TaskAnswers:
         self.error: OSError | None = None
         self.count = 0
 
-    def add(self, number: int, about: Mapping[str, Any], outputs: Sequence[Array]) -> None:
+    def add(self, number: int, about: Mapping[str, Any], outputs: Sequence[Array], names: Sequence[str] = ()) -> None:
         """Write the answer of task `number`."""
         if self.error is not None:
             return
         try:
-            self._layout.add(number, about, dict(zip(names_of(len(outputs)), outputs, strict=True)))
+            self._layout.add(number, about, dict(zip(names_of(len(outputs), names), outputs, strict=True)))
             self.count += 1
         except OSError as error:
             self.error = error

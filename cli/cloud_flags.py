@@ -35,7 +35,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         action="append",
         default=[],
         metavar="FILE",
-        help="also serve a custom model, FILE.py[:FUNCTION], or a FILE.bundle; repeatable",
+        help="also serve a custom model, FILE.py[:FUNCTION], FILE.onnx[:SIZES], or a FILE.bundle; repeatable",
     )
     parser.add_argument(
         "--allow-jpeg",

@@ -22,8 +22,8 @@ NETWORKS = (
     *("senna_ner", "senna_chk", "cifar_alexnet", "cifar_vgg16"),
 )
 MODELS = (
-    f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, a FILE.py (docs/networks.md), "
-    "or a FILE.bundle (docs/bundle.md)"
+    f"{', '.join(NETWORKS)}, torchvision:NAME such as torchvision:resnet18, a FILE.py or "
+    "FILE.onnx (docs/networks.md), or a FILE.bundle (docs/bundle.md)"
 )
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 EDGE_HOST = "address of the cloud (default: start a local cloud for this call)"

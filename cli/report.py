@@ -50,6 +50,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "weights": outcome.weights,
         "weights_origin": outcome.origin,
         "input": outcome.source,
+        "kept": dict(outcome.kept),
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome) | gain_json(outcome.graph, outcome.plan.decision, outcome.prospects),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
@@ -84,7 +85,10 @@ def _compared(outcome: Outcome, each: Compared) -> dict[str, Any]:
 
 def _result(outcome: Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {"top": [asdict(ranked) for ranked in outcome.top]}
-    document |= {"shape": list(outcome.outputs[0].shape), "outputs": answer_file.describe(outcome.outputs)}
+    document |= {
+        "shape": list(outcome.outputs[0].shape),
+        "outputs": answer_file.describe(outcome.outputs, outcome.output_names),
+    }
     if outcome.truth:
         document["truth"] = outcome.truth
     if outcome.rows:
@@ -97,7 +101,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
     point = decision.point(graph)
     return {
         "point": point,
-        "layer": None if point is None else graph.layers[graph.points[point].layer].id,
+        "layer": None if point is None else graph.name_at(point),
         "head": len(decision.head) - 1,  # layers on the edge, the input not counted
         "tail": len(graph.layers) - len(decision.head),
         "boundary": [graph.layers[number].id for number in decision.boundary(graph)],
@@ -168,7 +172,7 @@ def point_line(request: str, outcome: Outcome, *, as_json: bool) -> str:
         return json.dumps({"asked": request} | to_json(outcome))
     graph, decision, run = outcome.graph, outcome.plan.decision, outcome.runs.typical
     point = decision.point(graph)
-    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.layers[graph.points[point].layer].id
+    place = f"{len(decision.boundary(graph))} tensors" if point is None else graph.name_at(point)
     number = "-" if point is None else str(point)
     stages = run.to_json()
     times = ", ".join(f"{name.removesuffix('_s')} {format_seconds(stages[name])}" for name, *_ in STAGES)
@@ -209,6 +213,7 @@ def _with_lines(outcome: Outcome) -> list[str]:
 def _headline(outcome: Outcome) -> Group:
     plan, graph, link = outcome.plan, outcome.graph, outcome.link
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
+    lines += [f"kept:   {name} is one layer ({why})" for name, why in outcome.kept.items()]
     if link is not None:
         lines.append(
             f"link:   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
@@ -323,7 +328,9 @@ def _answer(outcome: Outcome) -> Group:
     lines = ["", f"answer{of_row}"]
     lines += [f"  {ranked.probability:7.2%}  {ranked.label}" for ranked in outcome.top]
     if not outcome.top:
-        lines += [_output_line(each) for each in answer_file.describe(outcome.outputs)[:OUTPUTS_SHOWN]]
+        lines += [
+            _output_line(each) for each in answer_file.describe(outcome.outputs, outcome.output_names)[:OUTPUTS_SHOWN]
+        ]
         left = len(outcome.outputs) - OUTPUTS_SHOWN
         lines += [f"  and {left} more (see --json)"] if left > 0 else []
         lines.append("  (--output FILE writes the numbers)")

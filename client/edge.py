@@ -16,9 +16,9 @@ from edgecloud.engine.executor import CpuShare, Executor, Ran
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.packing import pack
 from edgecloud.models import inputs
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import Network
+from edgecloud.models.network import Fed, Network, fed_layers
 from edgecloud.models.registry import Entry
 from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
@@ -26,6 +26,7 @@ from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
 from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import check_device, set_threads
 
 if TYPE_CHECKING:
@@ -150,27 +151,27 @@ class Edge:
             raise ValueError("no cloud was named")
         return self.cloud
 
-    def infer(self, x: Array, head: frozenset[int], timeout_s: float) -> Answered:
+    def infer(self, x: Fed, head: frozenset[int], timeout_s: float) -> Answered:
         """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
 
     def infer_parts(
-        self, x: Array, parts: Sequence[Part], timeout_s: float, codecs: Mapping[int, str] = AS_THEY_ARE
+        self, x: Fed, parts: Sequence[Part], timeout_s: float, codecs: Mapping[int, str] = AS_THEY_ARE
     ) -> Answered:
         """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
-        `x` is the input, shape (1, ...); `codecs` say how the output of each layer is packed. Raises DeadlineError
+        `x` is what the network is run on; `codecs` say how the output of each layer is packed. Raises DeadlineError
         after `timeout_s` seconds and AppError where the cloud refuses or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
         self.load(parts)
-        inference = Inference(self, {INPUT: x}, codecs)
+        inference = Inference(self, fed_layers(self.graph, x), codecs)
         for part in parts:
             if part.place == "edge":
                 inference.run_here(part.layers)
             else:
                 inference.run_there(part.layers, self._cloud.ready_client(deadline), deadline)
-        return inference.answered(ran_by(parts))
+        return inference.answered(ran_by(self.graph, parts))
 
     def load(self, parts: Iterable[Part]) -> None:
         """Prepare what runs on the edge."""
@@ -225,7 +226,11 @@ class Inference:
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
-            ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+            try:
+                ran = executor.run(segment, [self.values[number] for number in segment.inputs])
+            except IndexError as error:  # of a table, which only the numbers of an input can lead beyond
+                reason = (str(error).splitlines() or [""])[0][:200]
+                raise UsageError(f"{self.edge.graph.name} does not take this input: {reason}") from None
             if self.edge.on_ran is not None:
                 self.edge.on_ran(layers, ran)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
@@ -267,9 +272,9 @@ class Inference:
         return Answered(outputs, times, completed_by, fallback, self.requests)
 
 
-def ran_by(parts: Iterable[Part]) -> str:
+def ran_by(graph: LayerGraph, parts: Iterable[Part]) -> str:
     """`edge` or `cloud` where one of them runs every layer, else `split`."""
-    places = {part.place for part in parts if part.layers != {INPUT}}
+    places = {part.place for part in parts if part.layers != graph.only_inputs}
     return "split" if len(places) > 1 else str(places.pop())
 
 

@@ -11,8 +11,8 @@ from edgecloud.client.inference import Entered, compared_ways, enter, first_plan
 from edgecloud.client.outcome import Plan
 from edgecloud.client.planning import Prepared
 from edgecloud.client.runner import Runner
+from edgecloud.models.network import Fed
 from edgecloud.net.link import LinkEstimate
-from edgecloud.net.tensors import Array
 from edgecloud.utils.progress import Show
 
 WINDOW = 6
@@ -104,14 +104,14 @@ class EdgeClient:
         """What the link was like when that was planned; None without a cloud."""
         return self.runner.link
 
-    def infer(self, x: Array) -> Answered:
+    def infer(self, x: Fed) -> Answered:
         """Run the network on `x`, shape (1, ...), and wait for the answer.
 
         Raises AppError for what a cloud or a link can do where the fallback is off, ValueError where it is not open.
         """
         return self.runner.infer(x)
 
-    def submit(self, x: Array) -> "Future[Answered]":
+    def submit(self, x: Fed) -> "Future[Answered]":
         """Run the network on `x` meanwhile. The heads are computed one after the other, in about this order, while what
         others have sent travels or is on the cloud. Raises ValueError where it is not open."""
         runner = self.runner

@@ -14,6 +14,7 @@ from edgecloud.net.refusals import refusal
 from edgecloud.net.tensors import Array
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.dtypes import name_of
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
 
 if TYPE_CHECKING:
@@ -119,4 +120,4 @@ def _once(
 def are_outputs(arrays: Sequence[Array], graph: LayerGraph, tail: frozenset[int]) -> bool:
     """Whether arrays have the shapes and dtypes of what a tail makes, in order."""
     expected = [graph.layers[number] for number in graph.outputs_of(tail)]
-    return [(a.shape, a.dtype.name) for a in arrays] == [(e.out_shape, e.out_dtype) for e in expected]
+    return [(a.shape, name_of(a.dtype)) for a in arrays] == [(e.out_shape, e.out_dtype) for e in expected]

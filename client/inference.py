@@ -90,7 +90,7 @@ def enter(
 
 def _building(config: EdgeConfig) -> Callable[[], Edge]:
     """What builds the network that is named, once its input has been read. Raises UsageError for what there is not."""
-    entry = registry.resolve_trusted(config.model)
+    entry = registry.resolve_trusted(config.model, config.device.cache_dir)
     return partial(Edge.build, config, entry, read_input(config, entry))
 
 
@@ -150,7 +150,7 @@ def prepared_with(entered: Entered, config: EdgeConfig, progress: Show) -> Prepa
     timing = times.find(edge.executor, lambda done: progress("measuring the layers", done), tails=False)
     edge.on_ran = timing.ran
     network = edge.network
-    whole = cache(lambda: network.whole(network.example.array))
+    whole = cache(lambda: network.whole(network.example.fed))
     return Prepared(edge, PowerChoice.of(config.power, config.radio), timing, whole)
 
 
@@ -165,8 +165,8 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     answers = _repeat(runner, edge, (planned, *runner.ways), config, progress)
     metered.stop()
     final_plan = runner.plan  # another one, where the cloud has come
-    runs_of = {way: Runs(way.parts, ran) for way, ran in answers.items()}
-    runs_of[planned] = plan_runs = Runs(final_plan.decision.parts, answers[planned])
+    runs_of = {way: Runs(edge.graph, way.parts, ran) for way, ran in answers.items()}
+    runs_of[planned] = plan_runs = Runs(edge.graph, final_plan.decision.parts, answers[planned])
     compared = tuple(Compared(name, way, runs_of[way]) for name, way in zip(COMPARED, runner.ways, strict=False))
     corrections = timing.keep()
     energy = _energy(prepared.power, runner.link, final_plan, plan_runs, metered)
@@ -250,7 +250,7 @@ def _repeat(
 ) -> dict[Way, tuple[Answered, ...]]:
     """Run the network as planned, which is the first of the ways, and in the others, in turns: a machine that gets
     slower gets slower for all of them."""
-    x = edge.network.example.array
+    x = edge.network.example.fed
     rounds = config.warm_up + config.repeat
     answers: dict[Way, list[Answered]] = {way: [] for way in ways}
     for done in range(rounds):
@@ -288,9 +288,11 @@ def _outcome(
         graph=edge.graph,
         weights=weights.digest,
         origin=weights.origin,
+        kept=edge.network.kept,
         is_trained=weights.trained,
         has_imagenet=edge.entry.imagenet is not None,
         source=edge.network.example.source,
+        output_names=edge.network.answer.names,
         link=link,
         cloud_device=None if edge.ready is None else edge.ready.device,
         backends=(edge.backend(plan.decision.head), edge.cloud_backend),

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from edgecloud.client.connection_manager import AWAY, ConnectionManager
 from edgecloud.client.edge import Answered, Edge, Inference
 from edgecloud.client.resilient import ResilientClient, all_here
-from edgecloud.models.graph import INPUT
-from edgecloud.net.tensors import Array
+from edgecloud.models.network import Fed, fed_layers
 from edgecloud.partition.cost import Part
 from edgecloud.utils.errors import AppError
 
@@ -26,7 +25,7 @@ class LateEdge:
         self._edge, self._cloud, self._begin = edge, cloud, begin
         self._begun: tuple[tuple[Part, ...], ResilientClient] | None = None
 
-    def infer(self, x: Array, parts: tuple[Part, ...]) -> Answered:
+    def infer(self, x: Fed, parts: tuple[Part, ...]) -> Answered:
         """Run the network on `x`, shape (1, ...). `parts` are those of a plan without a cloud."""
         del parts
         if self._begun is None:
@@ -36,7 +35,7 @@ class LateEdge:
         if self._begun is not None:
             planned, resilient = self._begun
             return resilient.infer(x, planned)
-        return all_here(Inference(self._edge, {INPUT: x}), self._cloud.why)
+        return all_here(Inference(self._edge, fed_layers(self._edge.graph, x)), self._cloud.why)
 
     def _try(self) -> None:
         try:

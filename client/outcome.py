@@ -83,6 +83,7 @@ class Plan:
 class Runs:
     """Repeated inferences as planned, the warm-up left out. `parts` are those of the plan in the end."""
 
+    graph: LayerGraph
     parts: tuple[Part, ...]
     answers: tuple[Answered, ...]
 
@@ -95,7 +96,7 @@ class Runs:
     def completed_by(self) -> str:
         """Who ran every layer, or `fallback` if the edge completed any inference instead."""
         places = {answer.completed_by for answer in self.answers}
-        return "fallback" if "fallback" in places else ran_by(self.parts)
+        return "fallback" if "fallback" in places else ran_by(self.graph, self.parts)
 
     @property
     def typical(self) -> StageTimes:
@@ -197,6 +198,11 @@ class Outcome:
     """The emulated share of a core."""
     shipping: Progress | None = None
     """How far the network is that is sent to the cloud, or was; None where none was sent."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Modules that could not be captured inside and are one layer each, with the reason."""
+
+    output_names: tuple[str, ...] = ()
+    """What each output is called in the network's answer (`models.form`)."""
 
     @property
     def outputs(self) -> Sequence[Array]:

@@ -68,7 +68,7 @@ def maker_of(
             raise UsageError(f"{network.graph.name} was exported as another network: use the same --weights")
         own = bundle_network.read(kept.bundle.path)  # with the example that is in it
         with computing:
-            proof = network.whole(own.example.array)
+            proof = network.whole(own.example.fed)
         found = outline_of(kept.bundle.path)
         return Parcel(kept.bundle.path, found.digest, found.head_bytes, found.bytes, tuple(proof))
 

@@ -14,7 +14,7 @@ from edgecloud.client.power import PowerChoice
 from edgecloud.engine import calibration
 from edgecloud.engine.packing import AUTO, CodecPolicy, check_taken, codec_policy_of, packing_of
 from edgecloud.engine.times import FoundTimes
-from edgecloud.models.graph import INPUT, Point
+from edgecloud.models.graph import Point
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
@@ -98,8 +98,10 @@ def plan_of(
     if decision.gain is None:
         packings = [(each, chain.scan(each)) for each in (exact, points) if each is not None]
         decision = with_gain(decision, packings, config.goal, watts, room)
-    codecs = {INPUT: (points or exact).crossing((INPUT,)).codec, **decision.codecs}
-    return Plan(decision, decision_s, exact, codecs=codecs, points_problem=points, allowed=allowed)
+    of_inputs = {number: (points or exact).crossing((number,)).codec for number in edge.graph.inputs}
+    return Plan(
+        decision, decision_s, exact, codecs={**of_inputs, **decision.codecs}, points_problem=points, allowed=allowed
+    )
 
 
 def room_of(cloud: ConnectionManager) -> FrameLimits:

@@ -15,7 +15,7 @@ from edgecloud.client.outcome import Outcome
 from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem_of
 from edgecloud.client.runner import Runner
 from edgecloud.engine.packing import AUTO
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.net.codec import NAMES, is_name
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
@@ -83,7 +83,7 @@ def _head(text: str, graph: LayerGraph) -> frozenset[int]:
     if unknown is not None:
         raise UsageError(f"{graph.name} has no layer {unknown[:60]!r}")
     try:
-        return graph.check_cut({INPUT, *(numbers[name] for name in names)})
+        return graph.check_cut({*graph.inputs, *(numbers[name] for name in names)})
     except ValueError as error:
         raise UsageError(str(error)) from None
 

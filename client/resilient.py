@@ -14,8 +14,7 @@ from edgecloud.client.connection_manager import AWAY, ConnectionManager
 from edgecloud.client.edge import AS_THEY_ARE, Answered, Edge, Fallback, Inference, ran_by
 from edgecloud.client.fallback import fits, is_worth_asking, patience_s
 from edgecloud.engine.answers import NOT_FINITE, is_finite, is_finite_alike
-from edgecloud.models.graph import INPUT
-from edgecloud.net.tensors import Array
+from edgecloud.models.network import Fed, fed_layers
 from edgecloud.partition.cost import Part
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ProtocolError
@@ -62,7 +61,7 @@ class ResilientClient:
 
     def infer(
         self,
-        x: Array,
+        x: Fed,
         parts: tuple[Part, ...],
         codecs: Mapping[int, str] | None = None,
         waiting_s: float | None = None,
@@ -75,7 +74,7 @@ class ResilientClient:
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._cloud.look()
         self._edge.load(parts)
-        inference = Inference(self._edge, {INPUT: x}, self._codecs if codecs is None else codecs)
+        inference = Inference(self._edge, fed_layers(self._edge.graph, x), self._codecs if codecs is None else codecs)
         there_s = self._waiting_s.get(parts, 0.0) if waiting_s is None else waiting_s
         if self._cloud.is_left_alone:
             return all_here(inference, self._cloud.why)
@@ -93,7 +92,7 @@ class ResilientClient:
             return self._blamed(inference)
         self._cloud.on_success()
         self._reason = ""
-        return inference.answered(ran_by(parts))
+        return inference.answered(ran_by(self._edge.graph, parts))
 
     # --- an answer that is no number
 

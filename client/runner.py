@@ -11,8 +11,8 @@ from edgecloud.client.late import LateEdge
 from edgecloud.client.outcome import Plan, Way
 from edgecloud.client.planning import Parts, Prepared, plan_with_cloud
 from edgecloud.client.resilient import ResilientClient
+from edgecloud.models.network import Fed
 from edgecloud.net.link import LinkEstimate
-from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import predict
 from edgecloud.utils.errors import ProtocolError
 
@@ -61,7 +61,7 @@ class Runner:
             return 0
         return self._cloud.reconnects - self._reconnects_before
 
-    def infer(self, x: Array, way: Way | None = None, left: int | None = None) -> Answered:
+    def infer(self, x: Fed, way: Way | None = None, left: int | None = None) -> Answered:
         """Run the network on `x`, shape (1, ...), as planned or in one of the ways that were wanted.
 
         `left` inferences are left, this one included, where that is known: another cut is tried only where it pays.
@@ -80,7 +80,7 @@ class Runner:
         used = adapter.plan.codecs if turn is None else turn.codecs
         return replace(answered, parts=parts or self.plan.decision.parts if turn is None else turn.parts, codecs=used)
 
-    def _infer(self, x: Array, parts: Parts, turn: Turn | None, codecs: Mapping[int, str] | None = None) -> Answered:
+    def _infer(self, x: Fed, parts: Parts, turn: Turn | None, codecs: Mapping[int, str] | None = None) -> Answered:
         if self._late is not None and self._resilient is None:
             return self._late.infer(x, parts)
         codecs = codecs if turn is None else turn.codecs

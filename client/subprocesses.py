@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from edgecloud.client.config import ClientConfig
-from edgecloud.models import bundle, custom_model
+from edgecloud.models import custom_model, registry
 from edgecloud.net.codec import OPTIONAL
 from edgecloud.net.connection import CONNECT_S, connect
 from edgecloud.utils.commands import command_of
@@ -174,10 +174,8 @@ def network_flags(models: Iterable[str]) -> tuple[str, ...]:
 
 def _file_of(model: str) -> str:
     """The file that holds a network, for another program on this machine; "" where it has a name."""
-    if bundle.is_bundle(model):
-        return str(Path(model).resolve())
     place = custom_model.where(model)
-    return "" if place is None else place.flag
+    return registry.file_of_data(model) if place is None else place.flag
 
 
 def codec_flags(*named: str | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecloud.net.tensors import Array
+from edgecloud.utils.dtypes import widened
 
 NOT_FINITE = "the cloud returned NaN or infinity, but the local full model does not"
 NETWORK_NOT_FINITE = (
@@ -35,14 +36,20 @@ def is_close(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
     """Of the same shapes, and equal within rtol 1e-4 (atol 1e-5 of the largest finite value); NaN equals NaN."""
     with np.errstate(over="ignore"):  # a difference that float32 does not hold is one
         return len(answer) == len(expected) and all(
-            a.shape == b.shape and np.allclose(a, b, rtol=RTOL, atol=ATOL * _largest(b), equal_nan=True)
+            a.shape == b.shape and np.allclose(_wide(a), _wide(b), rtol=RTOL, atol=ATOL * _largest(b), equal_nan=True)
             for a, b in zip(answer, expected, strict=True)
         )
 
 
+def _wide(array: Array) -> Array:
+    """The numbers in a type that has room for their differences."""
+    array = widened(array)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
 def _largest(array: Array) -> float:
     """The largest finite size of a number."""
-    sizes = np.abs(array.astype(np.float64))
+    sizes = np.abs(_wide(array))
     return float(sizes.max(initial=0.0, where=np.isfinite(sizes)))
 
 
@@ -59,12 +66,14 @@ def is_same_top(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
 
 def is_finite(arrays: Iterable[Array]) -> bool:
     """Whether no number is NaN or infinite."""
-    return all(bool(np.isfinite(array).all()) for array in arrays)
+    return all(bool(np.isfinite(widened(array)).all()) for array in arrays)
 
 
 def is_finite_alike(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
     """Whether both have NaN or infinity in the same places, so that it is the network that makes them."""
-    return all(np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in zip(answer, expected, strict=True))
+    return all(
+        np.array_equal(np.isfinite(widened(a)), np.isfinite(widened(b))) for a, b in zip(answer, expected, strict=True)
+    )
 
 
 def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
@@ -76,7 +85,7 @@ def max_abs_diff(answer: Sequence[Array], expected: Sequence[Array]) -> float:
 
 
 def _difference(a: Array, b: Array) -> float:
-    ours, others = a.astype(np.float64), b.astype(np.float64)
+    ours, others = _wide(a), _wide(b)
     is_same = (ours == others) | (np.isnan(ours) & np.isnan(others))
     with np.errstate(invalid="ignore", over="ignore"):
         sizes = np.where(is_same, 0.0, np.abs(ours - others))
@@ -89,14 +98,18 @@ def told_difference(difference: float) -> tuple[float | None, str]:
 
 
 def _rows(answer: Array) -> Array:
-    """The rows of an answer of shape (1, rows, classes); any other is one row."""
+    """The rows of an answer of shape (1, rows, classes), or (rows, classes) where there are several inputs at once; any
+    other is one row."""
+    answer = widened(answer)
+    if answer.ndim == 2 and answer.size:
+        return answer
     return answer[0] if answer.ndim == 3 and answer.shape[0] == 1 else answer.reshape(1, -1)
 
 
 def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[str, ...]) -> bool:
     """Whether it is that of a classifier: one output of real numbers, a row of classes. With labels, or with names of
     rows, it may have several rows of them; without, that may be anything."""
-    if len(answer) != 1 or answer[0].dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
+    if len(answer) != 1 or widened(answer[0]).dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
         return False
     return answer[0].ndim == 2 or (answer[0].ndim == 3 and bool(labels or rows))
 

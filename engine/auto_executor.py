@@ -20,7 +20,7 @@ from statistics import median
 
 from edgecloud.engine.contest import WORTH, Contest
 from edgecloud.engine.executor import AUTO, SEGMENTS_KEPT, CpuShare, Executor, Ran, Segment, make_executor
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import compared, segments, store
@@ -211,7 +211,7 @@ class AutoExecutor:
         contest = self._contests.get(layers)
         if contest is not None:
             return contest.winner
-        return (self._fastest(layers) if layers != {INPUT} else None) or self.lead.machine.backend
+        return (self._fastest(layers) if layers != self._graph.only_inputs else None) or self.lead.machine.backend
 
     def choice(self, layers: frozenset[int]) -> Choice:
         """What runs a segment, and why."""
@@ -220,7 +220,7 @@ class AutoExecutor:
         whole = self._entry(self._graph.everything)
         if contest is not None and len(seconds := contest.seconds()) > 1:
             return Choice(backend, f"measured while it runs: {_told(seconds)}, and tried on")
-        if entry is not None and layers != {INPUT}:
+        if entry is not None and layers != self._graph.only_inputs:
             what = "measured" if entry.is_measured else "told from measured heads and tails"
             return Choice(backend, f"{what}: {_told(entry.seconds)}")
         if whole is not None and len(whole.seconds) > 1:
@@ -295,7 +295,7 @@ class AutoExecutor:
     def _is_usual(self, segment: AutoSegment, arrays: Sequence[Array]) -> bool:
         """Whether it computes something, for one input: what several take at once is another question."""
         first = segment.inputs[0]
-        return segment.layers != {INPUT} and arrays[0].shape == self._graph.layers[first].out_shape
+        return segment.layers != self._graph.only_inputs and arrays[0].shape == self._graph.layers[first].out_shape
 
     def _contest(self, layers: frozenset[int]) -> Contest | None:
         """Of a segment of which too little is known; None where it is decided."""
@@ -437,7 +437,7 @@ class AutoExecutor:
         for name in self._names:
             try:
                 member = self._member(name)
-                segment, arrays = member.load(everything), [member.network.example.array]
+                segment, arrays = member.load(everything), list(member.network.example.arrays)
                 member.warm_up(segment, arrays)
             except (AppError, RuntimeError, MemoryError) as error:
                 self._leave_out(name, error)

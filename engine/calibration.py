@@ -143,6 +143,8 @@ def calibrate(
         raise UsageError(f"{entry.name} does not take images: only image networks can be calibrated")
     set_threads(threads)
     check_device(device)
+    if len(entry.input_specs) > 1:
+        raise UsageError(f"{entry.name} has several inputs: only networks of one image can be calibrated")
     network = entry.network(source)
     executor = make_executor(network, device, backend=backend)
     return calibrate_on(executor, read_samples(entry, pictures), progress)

@@ -11,6 +11,7 @@ import numpy as np
 from edgecloud.engine.answers import is_close, is_same_top, max_abs_diff
 from edgecloud.engine.executor import Executor
 from edgecloud.models.bundle import Certificate
+from edgecloud.models.network import Fed, arrays_of, fed_layers
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.profile import Progress
 from edgecloud.utils.errors import AppError
@@ -23,13 +24,13 @@ class NotCertifiedError(AppError):
 
 
 def certify(
-    executor: Executor, whole: Callable[[Array], Sequence[Array]], *, is_batched: bool, progress: Progress
+    executor: Executor, whole: Callable[[Fed], Sequence[Array]], *, is_batched: bool, progress: Progress
 ) -> tuple[Certificate, ...]:
     """A certificate for every point, and for several inputs at once at the first.
 
     Raises NotCertifiedError where a cut gives another answer.
     """
-    graph, x = executor.network.graph, executor.network.example.array
+    graph, x = executor.network.graph, executor.network.example.fed
     expected = whole(x)
     certificates = []
     for point in graph.points:
@@ -37,17 +38,22 @@ def certify(
         certificates.append(_compared(graph.name, point.number, 1, answer, expected))
         progress((point.number + 1) / len(graph.points))
     if is_batched:
-        several = [x * np.float32(1 - 0.25 * number) for number in range(BATCH)]
-        together = run(executor, graph.head_at(0), np.concatenate(several))
+        several = [tuple(_other(array, number) for array in arrays_of(x)) for number in range(BATCH)]
+        together = run(executor, graph.head_at(0), tuple(map(np.concatenate, zip(*several, strict=True))))
         each = [np.concatenate(arrays) for arrays in zip(*map(whole, several), strict=True)]
         certificates.append(_compared(graph.name, 0, BATCH, together, each))
     return tuple(certificates)
 
 
-def run(executor: Executor, head: frozenset[int], x: Array) -> list[Array]:
+def _other(array: Array, number: int) -> Array:
+    """Another input than the example: whole numbers may be tokens, and are put in another order."""
+    return array * array.dtype.type(1 - 0.25 * number) if array.dtype.kind == "f" else np.roll(array, number, axis=-1)
+
+
+def run(executor: Executor, head: frozenset[int], x: Fed) -> list[Array]:
     """The answer of a network that is cut, head and tail run on this device, one after the other."""
     graph = executor.network.graph
-    values = {0: x}
+    values = fed_layers(graph, x)
     for layers in (head, graph.everything - head):
         if layers:
             segment = executor.load(frozenset(layers))

@@ -9,11 +9,12 @@ from edgecloud.engine.bundle_executor import KEPT_BYTES, LEAST_KEPT
 from edgecloud.engine.child_process import ChildError, ChildProcess
 from edgecloud.engine.executor import ONNXRUNTIME, BaseExecutor, Segment
 from edgecloud.engine.onnxruntime_executor import machine_of
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
+from edgecloud.utils.dtypes import name_of
 from edgecloud.utils.inference_utils import threads_in_force
 
 MEASURE_S = 3.0
@@ -24,7 +25,7 @@ class ChildSegment:
     """One `engine.executor.Segment`, which is in the child."""
 
     def __init__(self, child: ChildProcess, graph: LayerGraph, layers: frozenset[int], seconds: float) -> None:
-        own = (INPUT,) if INPUT in layers else ()
+        own = tuple(number for number in graph.inputs if number in layers)
         self.inputs, self.outputs = own + graph.inputs_of(layers), graph.outputs_of(layers)
         self.runs = 0
         self._child, self._seconds = child, seconds
@@ -37,7 +38,7 @@ class ChildSegment:
         """Run it. Raises ChildError, also for an answer of other shapes than the network's layers make."""
         self.runs += 1
         results = self._child.run(self._number, arrays, self._most_bytes, self._seconds)
-        if [(array.shape, array.dtype.name) for array in results] != self._made:
+        if [(array.shape, name_of(array.dtype)) for array in results] != self._made:
             raise ChildError("the network made tensors of other shapes than it said")
         return results
 

@@ -20,9 +20,9 @@ from edgecloud.engine.packing_store import AUTO as AUTO
 from edgecloud.engine.packing_store import CodecCosts as CodecCosts
 from edgecloud.engine.packing_store import KeptPacking as KeptPacking
 from edgecloud.engine.packing_store import lossless, path_of, read, write
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import PICTURE
-from edgecloud.models.network import Network
+from edgecloud.models.network import Fed, Network, fed_layers
 from edgecloud.net import codec
 from edgecloud.net.codec import CODECS, KINDS, LEARNED, NAMES, OPTIONAL, Encoded, is_name, kind_of
 from edgecloud.net.learned_file import LearnedCodec
@@ -177,7 +177,7 @@ def packing_of(
     policy: CodecPolicy,
     folder: Path,
     progress: Progress = lambda _: None,
-    inputs: Sequence[Array] | None = None,
+    inputs: Sequence[Fed] | None = None,
 ) -> CodecCosts:
     """Sizes and rates of what `policy` asks for: kept ones, or measured now and kept.
 
@@ -186,18 +186,18 @@ def packing_of(
     graph = network.graph
     needed = needed_of(graph, policy)
     sided = policy.sided_by_number(graph)
-    arrays = [network.example.array] if inputs is None else inputs
-    of_input = _of_input(arrays, {name for n, name in needed if n == INPUT})
-    inner = {(n, name) for n, name in needed if n != INPUT}
+    given = [fed_layers(graph, x) for x in ([network.example.fed] if inputs is None else inputs)]
+    of_input = _of_input(given, {key for key in needed if key[0] in graph.only_inputs})
+    inner = {key for key in needed if key[0] not in graph.only_inputs}
     path = path_of(folder, graph.name, graph.digest, network.weights.digest)
     kept = read(path)
     packing, tried = kept.packing, kept.tried
     labels = {key: _label(key, sided) for key in inner}
     if not set(labels.values()) <= tried:
-        measured = measure(network, network.example.array, inner, progress, sided)
+        measured = measure(network, network.example.fed, inner, progress, sided)
         packing = packing.joined(measured.renamed(labels))
         tried |= set(labels.values())
-    now = kept.with_input(of_input, {(n, name) for n, name in needed if n == INPUT})
+    now = kept.with_input(of_input, needed - inner)
     if tried != kept.tried or now.of_input.sizes != kept.of_input.sizes or now.of_input_tried != kept.of_input_tried:
         write(path, replace(now, packing=packing, tried=tried))
     return of_input.joined(packing.renamed({label: key for key, label in labels.items()}))
@@ -223,27 +223,27 @@ def _label(key: tuple[int, str], sided: Mapping[tuple[int, str], SidedCodec]) ->
     return (key[0], sided[key].side.wire_name) if key in sided else key
 
 
-def _of_input(arrays: Sequence[Array], codecs: Iterable[str]) -> CodecCosts:
-    """Of the input itself, anew for each: what is a picture and what is none differ, and no layer has to run.
+def _of_input(given: Sequence[Mapping[int, Array]], needed: Iterable[tuple[int, str]]) -> CodecCosts:
+    """Of the inputs themselves, anew for each: what is a picture and what is none differ, and no layer has to run.
 
     A codec that one of the inputs does not take is none for inputs."""
     tries, sizes = _Tries({}), {}
-    for name in codecs:
-        measurements = [tries.measure(INPUT, name, array) for array in arrays]
+    for number, name in needed:
+        measurements = [tries.measure(number, name, arrays[number]) for arrays in given]
         accepted = [size for size in measurements if size is not None]
-        if accepted and len(accepted) == len(arrays):
-            sizes[INPUT, name] = round(mean(accepted))
+        if accepted and len(accepted) == len(given):
+            sizes[number, name] = round(mean(accepted))
     return CodecCosts(sizes, tries.packing().rates)
 
 
 def measure(
     network: Network,
-    x: Array,
+    x: Fed,
     needed: Iterable[tuple[int, str]],
     progress: Progress = lambda _: None,
     sided: Mapping[tuple[int, str], SidedCodec] | None = None,
 ) -> CodecCosts:
-    """Run the network once on `x`, shape (1, ...), and try the codecs on what each layer makes."""
+    """Run the network once on `x`, and try the codecs on what each layer makes."""
     tries, layers = _Tries(sided or {}), len(network.graph.layers)
     codecs: dict[int, list[str]] = {}
     for number, name in needed:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from edgecloud.engine.executor import Segment
-from edgecloud.models.network import Network
+from edgecloud.models.network import Network, fed_layers
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import segments
@@ -46,10 +46,11 @@ def measure(
     budget_s: float = BUDGET_S,
 ) -> Profile:
     """Time the segments that `make` gives, for about so long; the profile's one pass is fitted to them."""
-    graph, x = network.graph, network.example.array
+    graph = network.graph
+    given = fed_layers(graph, network.example.fed)
     timer = _Timer(make, Watch(gauge, is_behind=is_behind))
     work = work_of(network)
-    whole = timer.run(graph.everything, {0: x}, WHOLE_RUNS)[0]
+    whole = timer.run(graph.everything, given, WHOLE_RUNS)[0]
     count = _affordable(min(run.seconds[0] for run in whole), budget_s, tails=tails)
     points = segments.chosen(graph, work, count)
     heads: Runs = {len(graph.points) - 1: whole}
@@ -60,7 +61,7 @@ def measure(
             break  # what was measured so far is spread over the network
         progress((count + 1) / (len(points) + 1))
         head = graph.head_at(number)
-        heads[number], crossing = timer.run(head, {0: x}, RUNS)
+        heads[number], crossing = timer.run(head, given, RUNS)
         if tails:
             rests[number] = timer.run(graph.everything - head, crossing, RUNS)[0]
     quiet = timer.watch.readings.quiet()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.executor import ONNXRUNTIME, TORCH, Executor, Ran
 from edgecloud.engine.speed import Speed, SpeedMeter, meter_of, pace_of
-from edgecloud.models.graph import INPUT
 from edgecloud.models.network import Network
 from edgecloud.predictor import correct
 from edgecloud.predictor.features import Described, in_context
@@ -260,7 +259,7 @@ class FoundTimes:
         Measured times tell how fast the machine is by it. Predicted ones may be wrong themselves: the speed is then
         known from probes alone, and what is left is what the predictions learn from.
         """
-        if ran.is_first or ran.batch > 1 or layers <= {INPUT}:
+        if ran.is_first or ran.batch > 1 or not any(self.times.seconds[number] for number in layers):
             return
         if self.teacher is not None:
             self.teacher.learn(layers, ran.seconds * self.meter.now().value)
@@ -270,7 +269,7 @@ class FoundTimes:
     def quiet_s(self, layers: frozenset[int]) -> float:
         """What the quiet machine takes for a stage, as it was found at first: its layers, and the start where it begins
         behind others."""
-        start_s = self.times.start_s[max(INPUT, min(layers) - 1)]
+        start_s = self.times.start_s[max(0, min(layers) - 1)]
         return sum(self.times.seconds[number] for number in layers) + start_s
 
     def keep(self) -> dict[str, float]:

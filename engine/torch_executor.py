@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from edgecloud.engine.executor import BaseExecutor, CpuShare
 from edgecloud.models import split
 from edgecloud.models.network import Network
+from edgecloud.models.torch_arrays import to_array, to_tensor
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.gauge import Gauge
@@ -51,12 +51,12 @@ class TorchSegment:
         """Run it; the inputs stay as they are."""
         with torch.inference_mode():
             outputs = self.part.module(*self._tensors(arrays))
-            return [np.asarray(tensor.cpu()) for tensor in outputs]
+            return [to_array(tensor) for tensor in outputs]
 
     def _tensors(self, arrays: Sequence[Array]) -> Iterator[torch.Tensor]:
         """Of what the segment writes into a copy: the caller may need it again, if the cloud does not answer, say."""
         for number, array in zip(self.part.inputs, arrays, strict=True):
-            here = torch.from_numpy(array)
+            here = to_tensor(array)
             there = here.to(self.device)
             yield there.clone() if there is here and number in self.part.overwritten else there
 
@@ -92,5 +92,5 @@ class TorchExecutor(BaseExecutor):
         return TorchSegment(split.segment(self.traced, layers), self._device)
 
     def _measure(self, gauge: Gauge, key: ProfileKey, progress: Progress, *, tails: bool) -> Profile:
-        x = torch.from_numpy(self._network.example.array).to(self._device)
-        return measure(self.traced, x, gauge, key, progress, tails=tails, is_behind=self._is_behind)
+        tensors = [each.to(self._device) for each in self._network.example.tensors]
+        return measure(self.traced, tensors, gauge, key, progress, tails=tails, is_behind=self._is_behind)

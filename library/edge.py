@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from edgecloud.engine.times import POLICIES
 from edgecloud.library.network import Loadable, Network, load
 from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s, goal_of
 from edgecloud.library.settings import cache_of, path_of, token_of
-from edgecloud.library.tensors import Tensors, as_given, as_input
+from edgecloud.library.tensors import Given, Tensors, as_given
 from edgecloud.library.wording import worded, wording, words
 from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import EdgeCloudError, UsageError
@@ -30,15 +30,22 @@ from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgecloud.net.tls import ClientTls
+
+
+NOT_SAID = "not said"
+"""In place of a cloud that may be given by position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one inference gave.
 
-    `outputs` has one entry for each output of the network: numpy arrays, or torch tensors where the input was one, of
-    the shapes that the whole network gives. `times` are measured seconds of every stage. `plan` is what was to run
+    `value` is the answer in the structure that the network gives: its tuples, dicts and dataclasses. `outputs` are the
+    tensors in it, in order: numpy arrays, or torch tensors where an input was one, of the shapes that the whole network
+    gives. `times` are measured seconds of every stage. `plan` is what was to run
     where. `completed_by` says who did: `edge`, `cloud`, `split`, or `fallback` where the edge finished what the cloud
     did not answer; `fallback` then says why.
 
@@ -55,19 +62,23 @@ class Answer:
     plan: Plan
     completed_by: str
     fallback: str = ""
+    value: Any = None
+    """The outputs in the structure that the network itself answers."""
 
 
 class Edge:
     """A network on this device, and a cloud that runs the rest of it: split where that takes least.
 
-    `net` is what `load` takes. `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
+    `net` is what `load` takes, or a module and behind it an example of its inputs: `Edge(module, x, cloud=...)`.
+    `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
     measures its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans
     for `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on
     the cloud.
 
     `edge(x)` answers one input, `submit(x)` returns a future, `map(xs)` answers many, up to `window` of them under way
     at once, so that the edge computes while the link and the cloud are busy. An input is a numpy array or a torch
-    tensor, float32 of `net.input_shape`; the first axis may be left out.
+    tensor, of the shape and the dtype in `net.inputs`; a first axis of 1 may be left out. A network of several takes
+    them by position or by name: `edge(ids, mask)`, `edge(input_ids=ids, attention_mask=mask)`.
 
     Whatever the cloud does, an answer comes: what it does not answer within `timeout` (seconds, or a text such as
     `"2s"`) is completed on the edge, and the answer says so. With `fallback="off"` that is an error; with `"always"`
@@ -104,9 +115,9 @@ class Edge:
 
     def __init__(
         self,
-        net: Loadable,
-        cloud: str | None,
-        *,
+        net: "Loadable | nn.Module",
+        *more: Any,
+        cloud: str | None = NOT_SAID,
         token: str | None = None,
         link: Link | None = None,
         objective: str | Goal = "latency",
@@ -133,7 +144,8 @@ class Edge:
         tls_key: str | Path | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.net = load(net)
+        what, cloud = _network_and_cloud(net, more, cloud)
+        self.net = load(what)
         """The network."""
         place = _place(cloud)
         if cloud is None:
@@ -224,19 +236,20 @@ class Edge:
             return None
         return Link(link.up_bytes_per_s, rtt=link.rtt_s, down=link.down_bytes_per_s)
 
-    def __call__(self, x: Any) -> Answer:
-        """Answer one input, and wait for that. Raises UsageError for an input that does not fit."""
-        array = self._input(x)
+    def __call__(self, *args: Any, **kwargs: Any) -> Answer:
+        """Answer one input, and wait for that; a network of several takes them by position or by name. Raises
+        UsageError for an input that does not fit."""
+        given = self._given(args, kwargs)
         with wording(is_module=self.net.is_module), self._open():
-            return self._answer(self.client.infer(array), x)
+            return self._answer(self.client.infer(given.fed), given)
 
-    def submit(self, x: Any) -> "Future[Answer]":
-        """Begin to answer one input. At most `window` are under way; more wait. What is in `x` is not to be changed
+    def submit(self, *args: Any, **kwargs: Any) -> "Future[Answer]":
+        """Begin to answer one input. At most `window` are under way; more wait. What is given is not to be changed
         until then. Raises UsageError for an input that does not fit; the future raises what `edge(x)` would.
         """
-        array = self._input(x)
+        given = self._given(args, kwargs)
         with self._open():
-            inner = self.client.submit(array)
+            inner = self.client.submit(given.fed)
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
@@ -249,17 +262,21 @@ class Edge:
             if error is not None:
                 outer.set_exception(worded(error) if isinstance(error, EdgeCloudError) else error)
             else:
-                outer.set_result(self._answer(answered.result(), x))
+                outer.set_result(self._answer(answered.result(), given))
 
         inner.add_done_callback(on_answer)
         return outer
 
     def map(self, xs: Iterable[Any]) -> Iterator[Answer]:
-        """Answer many inputs, pipelined; the answers come in the order of `xs`, which is read as it is needed."""
+        """Answer many inputs, pipelined; the answers come in the order of `xs`, which is read as it is needed.
+
+        For a network of several inputs each of `xs` is a tuple of what is given by position, or a dict by name.
+        """
         pending: deque[Future[Answer]] = deque()
         try:
             for x in xs:
-                pending.append(self.submit(x))
+                args, kwargs = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else ((x,), {})
+                pending.append(self.submit(*args, **kwargs))
                 if len(pending) > self._window:
                     yield pending.popleft().result()
             while pending:
@@ -300,13 +317,26 @@ class Edge:
                 raise
         raise UsageError("this edge is closed")
 
-    def _input(self, x: Any) -> Any:
-        return as_input(x, self.net.input_shape, self.net.name)
+    def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:
+        return Given.of(args, kwargs, self.net.entry)
 
-    def _answer(self, answered: Answered, x: Any) -> Answer:
+    def _answer(self, answered: Answered, given: Given) -> Answer:
         why = "" if answered.fallback is None else words(answered.fallback.reason)
-        outputs = as_given(answered.outputs, x)
-        return Answer(outputs, answered.measured, self.plan, answered.completed_by, why)
+        outputs = as_given(answered.outputs, given)
+        value = self.net.value(outputs)
+        return Answer(outputs, answered.measured, self.plan, answered.completed_by, why, value)
+
+
+def _network_and_cloud(net: Any, more: Sequence[Any], cloud: str | None) -> tuple[Loadable, str | None]:
+    """What was given by position: a network, or a module with an example; and behind it perhaps the cloud."""
+    is_module = not isinstance(net, str | Path | tuple | Network)
+    if is_module and not more:
+        raise UsageError(f"{type(net).__name__} needs an example of its inputs: Edge(module, example, cloud=...)")
+    what: Loadable = (net, more[0]) if is_module else net
+    rest = [*more[1 if is_module else 0 :], *([] if cloud is NOT_SAID else [cloud])]
+    if len(rest) != 1:
+        raise UsageError("an edge is told one cloud: cloud='HOST:PORT', or cloud=None to use the edge only")
+    return what, rest[0]
 
 
 def _place(cloud: str | None) -> addresses.Place:

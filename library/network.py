@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from edgecloud.library.tensors import Array, Tensors, as_given, as_input
-from edgecloud.models import bundle, inputs, network, registry
+from edgecloud.library.tensors import Array, Given, Tensors, as_given
+from edgecloud.models import inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
+from edgecloud.models.inputs import InputSpec
 from edgecloud.models.network import DEFAULT
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.extras import require_torch
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
     from edgecloud.tools.whatif import PlanConfig
 
 Loadable: TypeAlias = "str | Path | tuple[nn.Module, Any] | Network"
-"""A name, a file, a module with an example of its input, or a network that is loaded."""
+"""A name, a file, a module with an example of its inputs, or a network that is loaded."""
 
-_LATER = {
-    ".onnx": "ONNX files are not read yet: give a FILE.bundle (docs/bundle.md), FILE.py or (module, example_input)",
-}
 _CAPTURING = threading.Lock()
 """To capture a graph changes torch's own classes while it lasts."""
 
@@ -56,17 +54,24 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of an input, (1, ...); its numbers are float32."""
-        return (1, *self._entry.input_shape)
+        """Shape of an input, with the batch axis. Raises UsageError for a network of several: `inputs` has each."""
+        if len(self.inputs) > 1:
+            raise UsageError(f"{self.name} has {len(self.inputs)} inputs: net.inputs has the shape of each")
+        return self.inputs[0].shape
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What it takes: `name`, `shape` and `dtype` of every input, in order."""
+        return self._entry.input_specs
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers in program order, without the input: `id`, `kind`, `out_shape`, `out_bytes` of each."""
-        return self.graph.layers[1:]
+        """The layers in program order, without the inputs: `id`, `kind`, `out_shape`, `out_bytes` of each."""
+        return self.graph.layers[len(self.graph.inputs) :]
 
     @property
     def graph(self) -> LayerGraph:
-        """The layers, the input first, and how they are joined."""
+        """The layers, the inputs first, and how they are joined."""
         return self._network.graph
 
     @property
@@ -80,9 +85,14 @@ class Network:
         return self._network.weights.trained
 
     @property
-    def sample(self) -> Array:
-        """An input to try it with, shape `input_shape`: a new array each time."""
-        return self._network.example.array.copy()
+    def sample(self) -> Any:
+        """An input to try it with, new each time: an array of `input_shape`, or for a network that takes something else
+        what it takes by name: `edge(**net.sample)`."""
+        return self._given([array.copy() for array in self._network.example.arrays])
+
+    def _given(self, arrays: Sequence[Array]) -> Any:
+        call = self._entry.call
+        return arrays[0] if call.is_one else call.form.build(arrays)
 
     @property
     def made(self) -> network.Network:
@@ -113,32 +123,43 @@ class Network:
         """How it is built and fed."""
         return self._entry
 
-    def read(self, what: str | Path) -> Array:
-        """A picture, a .wav or a .npy file, or for networks that take one a sentence, as an input of `input_shape`.
+    def read(self, what: str | Path) -> Any:
+        """A picture, a .wav, .npy or .npz file, or for networks that take one a sentence, as `sample` is.
 
         It goes through the network's own preprocessing. Raises UsageError for a file that does not serve.
         """
         entry, path = self._entry, Path(what)
-        if entry.takes == inputs.SENTENCE and path.suffix != ".npy":
+        if entry.takes == inputs.SENTENCE and path.suffix not in (".npy", ".npz"):
             sample = inputs.from_text(str(what), entry.preprocess)
-        elif path.suffix == ".npy":
+        elif path.suffix in (".npy", ".npz"):
             sample = inputs.from_array(path, entry.input_sources)
         else:
             kind = inputs.SPEECH if path.suffix.lower() == ".wav" else inputs.PICTURE
             sample = inputs.read(self.name, entry.takes, kind, path, entry.preprocess)
-        return sample.array
+        return self._given(sample.arrays)
 
     @overload
-    def __call__(self, x: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
+    def __call__(self, *args: "torch.Tensor", **kwargs: "torch.Tensor") -> "tuple[torch.Tensor, ...]": ...
     @overload
-    def __call__(self, x: Array) -> tuple[Array, ...]: ...
-    def __call__(self, x: Any) -> Tensors:
-        """The whole network's answer to `x`, shape `input_shape`: one array (or tensor, as `x` is) for each output.
+    def __call__(self, *args: Array, **kwargs: Array) -> tuple[Array, ...]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensors:
+        """The whole network's answer to its inputs, by position or by name: one array (or tensor, as they are) for each
+        output.
 
         Raises UsageError for an input of another shape or dtype, or with NaN or infinity.
         """
-        array = as_input(x, self.input_shape, self.name)
-        return as_given(self._network.whole(array), x)
+        given = Given.of(args, kwargs, self._entry)
+        return as_given(self._network.whole(given.fed), given)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What every output is called: the keys, names or numbers that lead to it in the answer, with dots between
+        them; nothing for one that stands alone."""
+        return self._network.answer.names
+
+    def value(self, outputs: Tensors) -> Any:
+        """Outputs in the structure that the network itself answers: its tuples, dicts and dataclasses."""
+        return self._network.answer.build(outputs)
 
 
 def load(
@@ -151,10 +172,11 @@ def load(
     """Load a network and find its layers.
 
     `what` is a name of the registry (`alex_net`, `mobile_net`, `le_net`, ..., `torchvision:resnet18`), a FILE.py with
-    one function (docs/networks.md), which is run, or a torch module of your own with an example of its input:
-    `(module, x)`, or the two as arguments. The module is copied, so yours is left as it is; it is run in eval mode on
-    one float32 tensor whose shape is that of `x`, (1, ...). `name` is what both sides call such a network; else its
-    class is.
+    one function (docs/networks.md), which is run, a FILE.onnx[:SIZES] or a FILE.bundle, which are data, or a torch
+    module of your own with an example of its inputs: `(module, x)`, or the two as arguments. `x` is a tensor or an
+    array, a tuple of what it takes by position, or a dict of what it takes by name. The module is copied, so yours is
+    left as it is; it is run in eval mode on inputs of the shapes and dtypes of `x`. `name` is what both sides call such
+    a network; else its class is.
 
     `weights` are `default` (trained where there are such, else drawn from a seed, the same on every machine),
     `imagenet`, or a file of weights for a network of the registry or a FILE.py.
@@ -185,10 +207,7 @@ def load(
 
 
 def _named(what: str, source: str) -> Network:
-    ending = Path(what).suffix.lower()
-    if ending in _LATER:
-        raise UsageError(f"{what}: {_LATER[ending]}")
-    with _CAPTURING, nullcontext() if bundle.is_bundle(what) else _seeded(what):
+    with _CAPTURING, nullcontext() if registry.file_of_data(what) else _seeded(what):
         entry = registry.resolve_trusted(what)
         return Network(entry, entry.network(source), entry.name)
 
@@ -212,7 +231,7 @@ def _of_module(what: Sequence[Any], source: str, name: str | None) -> Network:
     with _CAPTURING, building.seeded():
         entry, loaded = given_module.read(what[0], what[1], name)
         example = entry.default_input()
-        return Network(entry, prepare(loaded, example, entry.name), entry.name, is_module=True)
+        return Network(entry, prepare(loaded, example, entry.name, entry.call), entry.name, is_module=True)
 
 
 def all_loaded(networks: Sequence[Loadable]) -> list[Network]:

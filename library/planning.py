@@ -9,7 +9,7 @@ from edgecloud.engine.packing_store import AUTO
 from edgecloud.library.settings import cache_of
 from edgecloud.library.wording import wording
 from edgecloud.models import graph_json
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import cost
 from edgecloud.partition.cost import StageTimes as StageTimes
 from edgecloud.partition.decide import Decision
@@ -155,8 +155,8 @@ class Plan:
             objective=decision.objective,
             method=decision.method,
             point=decision.point(graph),
-            edge=_ids(graph, head - {INPUT}),
-            cloud=_ids(graph, graph.everything - head - {INPUT}),
+            edge=_ids(graph, head - graph.only_inputs),
+            cloud=_ids(graph, graph.everything - head - graph.only_inputs),
             boundary=_ids(graph, boundary),
             codecs={graph.layers[layer].id: decision.codecs.get(layer, "raw") for layer in boundary},
             predicted=decision.predicted,

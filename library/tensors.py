@@ -1,49 +1,67 @@
 """Inputs as callers have them, and answers of the same kind: numpy arrays or torch tensors."""
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgecloud.models.form import FormError
+from edgecloud.models.inputs import Array as Array
+from edgecloud.models.inputs import Fed, InputSpec, fitted
+from edgecloud.models.registry import Entry
+from edgecloud.utils.dtypes import widened
 from edgecloud.utils.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
-Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Iterable[Array]
 Tensors: TypeAlias = "tuple[Array, ...] | tuple[torch.Tensor, ...]"
 """Arrays or tensors: those that were given."""
 
 
-def as_input(x: Any, shape: tuple[int, ...], name: str) -> Array:
-    """An input as float32 of `shape`, (1, ...), whose first axis may be left out. Raises UsageError for another one.
+@dataclass(frozen=True)
+class Given:
+    """What a caller gave: `fed` as a network takes it, and what it was."""
 
-    What is returned may be the caller's memory, which nothing here writes into.
-    """
-    array = _numbers(x, name)
-    if array.shape == shape[1:]:
-        array = array[None]
-    if array.shape != shape:
-        raise UsageError(f"{name} takes an input of shape {shape}, not {np.shape(x)}")
+    fed: Fed
+    tensors: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], entry: Entry) -> Self:
+        """Arrays or tensors, by position or by name as the network takes them. Raises UsageError for what does not fit.
+
+        What is fed may be the caller's memory, which nothing here writes into.
+        """
+        try:
+            tensors = entry.call.tensors_of(args, kwargs, lambda x: isinstance(x, np.ndarray) or is_tensor(x))
+        except FormError as error:
+            raise UsageError(f"an input for {entry.name}: {error}") from None
+        arrays = tuple(_fitted(*each, entry) for each in zip(tensors, entry.input_specs, strict=True))
+        return cls(arrays if len(arrays) > 1 else arrays[0], tuple(tensors))
+
+
+def _fitted(x: Any, spec: InputSpec, entry: Entry) -> Array:
+    array = _numbers(x)
+    if not (len(entry.input_specs) == 1 and spec.dtype == "float32"):
+        return fitted(array, spec, f"{spec.name} for {entry.name}")
+    if spec.shape not in (array.shape, (1, *array.shape)):
+        raise UsageError(f"{entry.name} takes an input of shape {spec.shape}, not {np.shape(x)}")
     if array.dtype.kind != "f":
-        raise UsageError(f"{name} takes float32, not {array.dtype}: scale and convert the numbers as it was trained")
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
-        array = np.asarray(array, dtype=np.float32, order="C")
-    if not np.isfinite(array).all():
-        raise UsageError(f"the input for {name} holds NaN or infinity")
-    return array
+        raise UsageError(
+            f"{entry.name} takes float32, not {array.dtype}: scale and convert the numbers as it was trained"
+        )
+    return fitted(array, spec, f"the input for {entry.name}")
 
 
-def _numbers(x: Any, name: str) -> Array:
+def _numbers(x: Any) -> Array:
     if isinstance(x, np.ndarray):
         return x
-    if is_tensor(x):
-        array: Array = x.detach().cpu().numpy()
-        return array
-    raise UsageError(f"an input for {name} is a numpy array or a torch tensor, not {type(x).__name__}")
+    from edgecloud.models.torch_arrays import to_array
+
+    return to_array(x)
 
 
 def is_tensor(x: Any) -> bool:
@@ -52,10 +70,12 @@ def is_tensor(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def as_given(arrays: Arrays, x: Any) -> Tensors:
-    """Outputs of the kind that the input `x` is of, on its device."""
-    if not is_tensor(x):
-        return tuple(arrays)
-    import torch
+def as_given(arrays: Arrays, given: Given) -> Tensors:
+    """Outputs of the kind that the inputs are of: tensors, on the device of the first one, where any is one. numpy has
+    no bfloat16, and gets float32 of the same numbers."""
+    device = next((x.device for x in given.tensors if is_tensor(x)), None)
+    if device is None:
+        return tuple(map(widened, arrays))
+    from edgecloud.models.torch_arrays import to_tensor
 
-    return tuple(torch.from_numpy(np.ascontiguousarray(each)).to(x.device) for each in arrays)
+    return tuple(to_tensor(np.asarray(each, order="C")).to(device) for each in arrays)

@@ -2,11 +2,11 @@
 
 A number that depends on shapes alone is a constant, since the shape of the input is fixed. One that depends on values
 (`(x > 50).sum().item()`) is another one for every input, and so is the size of `x[x > 0]`. Neither may become a
-constant, nor travel. Which nodes those are is decided by following the graph from the input, not by trying inputs;
+constant, nor travel. Which nodes those are is decided by following the graph from its inputs, not by trying inputs;
 where that does not tell, a shape is taken for one that depends on values.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +57,13 @@ class _Bound:
 
 
 def find_bound(
-    graph: fx.Graph, source: fx.Node, tensors: Mapping[fx.Node, tuple[torch.Size | Any, ...]]
+    graph: fx.Graph, sources: Iterable[fx.Node], tensors: Mapping[fx.Node, tuple[torch.Size | Any, ...]]
 ) -> set[fx.Node]:
     """The nodes that make something that depends on the input's values and cannot cross a cut.
 
     `tensors` has for every node that makes any the (shape, dtype) of its tensors.
     """
-    depends, bound = {source}, dict[fx.Node, _Bound]()
+    depends, bound = set(sources), dict[fx.Node, _Bound]()
     for node in graph.nodes:
         reads = node.all_input_nodes
         if node.op in ("placeholder", "output") or not any(read in depends for read in reads):

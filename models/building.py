@@ -5,6 +5,7 @@ after it, and that is all. Memory that it takes and never writes would come out 
 chance: so what lies in fresh memory is made different from one build to the next.
 """
 
+import contextlib
 import ctypes
 import random
 import sys
@@ -78,6 +79,65 @@ def other_memory(*, is_first: bool) -> Iterator[None]:
 def _mallopt() -> Callable[[int, int], int] | None:
     mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt
+
+
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """The same, in eval mode. What torch.export has made has no modes."""
+    with contextlib.suppress(NotImplementedError):
+        model.eval()
+    return model
+
+
+def unwrapped(model: Any, *, is_deep: bool = True) -> tuple[Any, str]:
+    """The network inside of what DataParallel or torch.compile made of it, and what was taken off, or "".
+
+    Where it `is_deep`, wrappers are taken off the modules in it, too, which changes it.
+    """
+    taken: dict[str, None] = {}
+    while isinstance(model, nn.Module) and (inner := _inside(model)) is not None:
+        taken[_WRAPPERS[type(model).__name__]] = None
+        model = inner
+    if is_deep and isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
+        for module in list(model.modules()):
+            for key, child in list(module._modules.items()):
+                while child is not None and (inner := _inside(child)) is not None:
+                    taken[_WRAPPERS[type(child).__name__]] = None
+                    module._modules[key] = child = inner
+            if getattr(module, "_compiled_call_impl", None) is not None:  # module.compile()
+                taken[_WRAPPERS["OptimizedModule"]] = None
+                module._compiled_call_impl = None
+    return model, " and ".join(taken)
+
+
+def why_no_network(made: Any) -> str:
+    """Why what somebody made is no network that can be cut, and what to do; "" where it is one."""
+    if isinstance(made, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        return "returns TorchScript, which cannot be cut: return the original module"
+    if isinstance(made, torch.export.ExportedProgram):
+        return "returns an ExportedProgram: return its module()"
+    named = ("model", "module", "net")
+    inner = next((key for key in named if isinstance(getattr(made, key, None), nn.Module)), "")
+    if not isinstance(made, nn.Module):
+        hint = f", such as its .{inner}" if inner else ""
+        return f"must return a torch.nn.Module{hint}, not {type(made).__name__}"
+    if type(made).forward is nn.Module.forward and "forward" not in vars(made):
+        hint = f": return its .{inner}" if inner else ""
+        return f"returns {type(made).__name__}, which has no forward(){hint}"
+    return ""
+
+
+_WRAPPERS = {
+    "DataParallel": "DataParallel",
+    "DistributedDataParallel": "DistributedDataParallel",
+    "OptimizedModule": "torch.compile",
+}
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: nn.Module = module.module
+        return inner
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # of torch._dynamo, which is slow
 
 
 def is_unfinished(model: nn.Module) -> bool:

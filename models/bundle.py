@@ -30,18 +30,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecloud.models import graph_json, onnx_graph
+from edgecloud.models import form, graph_json, onnx_graph
+from edgecloud.models.form import ALONE, ONE, Call, Form
 from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.inputs import Fed, InputSpec, arrays_of
 from edgecloud.models.onnx_graph import OnnxGraph, Part, Value
 from edgecloud.models.protobuf import WireError
 from edgecloud.models.specs import LayerSpec
-from edgecloud.utils.dtypes import TRAVELLING
+from edgecloud.utils.dtypes import TRAVELLING, dtype_of, name_of
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced, require_file, writing
 from edgecloud.utils.units import printable
 
 SUFFIX = ".bundle"
-MAGIC, VERSION = b"ECBUNDLE", 1
+MAGIC, FIRST, VERSION = b"ECBUNDLE", 1, 2
+READABLE = (FIRST, VERSION)
+"""A network of several inputs needs the second version; others are written in the first."""
 _PREFIX = struct.Struct("<8sI4xQ32s8x")
 PREFIX_BYTES = _PREFIX.size
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
@@ -115,6 +119,8 @@ class InputForm:
     """What the rows of the answer to the example stand for."""
     sample: str = ""
     """Name of the default input among those of the program."""
+    call: Call = ONE
+    """How the network is given its inputs."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,8 @@ class Content:
     why_no_specs: str = ""
     certificates: tuple[Certificate, ...] = ()
     made_by: Mapping[str, str] = field(default_factory=dict)
+    answer: Form = ALONE
+    """The structure of its answer, of which the outputs of the graph are the tensors."""
 
 
 class Bundle:
@@ -152,7 +160,7 @@ class Bundle:
         self.path, self.content, self.model, self.onnx = path, content, model, onnx
         self._weights, self._file, self._data = weights, file, memoryview(file)
         self._checked: set[str] = set()
-        self._example: Weight = weights[_EXAMPLE]
+        self._examples = [weights[name] for name in _examples_of(content.graph)]
 
     @property
     def graph(self) -> LayerGraph:
@@ -160,9 +168,17 @@ class Bundle:
         return self.content.graph
 
     @cached_property
-    def example(self) -> NDArray[Any]:
-        """An input, shape (1, ...), in memory of its own. Raises UsageError where it is damaged."""
-        return np.array(self._array(self._example))
+    def fed(self) -> Fed:
+        """An example of what it is run on, in memory of its own. Raises UsageError where it is damaged."""
+        arrays = tuple(np.array(self._array(each)) for each in self._examples)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What it takes."""
+        layers = [self.graph.layers[number] for number in self.graph.inputs]
+        named = zip(self.content.input.call.names, layers, strict=True)
+        return tuple(InputSpec(name, layer.out_shape, layer.out_dtype) for name, layer in named)
 
     @cached_property
     def digest(self) -> str:
@@ -172,7 +188,11 @@ class Bundle:
     @property
     def parameter_bytes(self) -> int:
         """Bytes of all weights, each counted once."""
-        blobs = {weight.blob.sha256: weight.blob.bytes for weight in self._weights.values() if weight.name != _EXAMPLE}
+        blobs = {
+            weight.blob.sha256: weight.blob.bytes
+            for weight in self._weights.values()
+            if not weight.name.startswith(_EXAMPLE)
+        }
         return sum(blobs.values())
 
     @property
@@ -196,7 +216,7 @@ class Bundle:
             if hashlib.sha256(raw).hexdigest() != blob.sha256:
                 raise UsageError(f"{self.path} is damaged: the numbers of {printable(weight.name, 80)} have changed")
             self._checked.add(blob.sha256)
-        return np.frombuffer(raw, dtype=np.dtype(weight.dtype).newbyteorder("<")).reshape(weight.shape)
+        return np.frombuffer(raw, dtype=dtype_of(weight.dtype).newbyteorder("<")).reshape(weight.shape)
 
     def part(self, layers: Collection[int], outputs: Sequence[int] | None = None, *, has_weights: bool = False) -> Part:
         """The ONNX model of a segment: its inputs, and its outputs if no others are named, are those of `io_of`.
@@ -219,7 +239,7 @@ class Bundle:
     def io_of(self, layers: Collection[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The layers whose tensors a segment takes, and those whose tensors it gives."""
         inside = frozenset(layers)
-        own = (INPUT,) if INPUT in inside else ()
+        own = tuple(number for number in self.graph.inputs if number in inside)
         return own + self.graph.inputs_of(inside), self.graph.outputs_of(inside)
 
     def _values(self, numbers: Sequence[int]) -> list[Value]:
@@ -233,25 +253,27 @@ class Bundle:
 
 
 _EXAMPLE = "example input"
-"""Name of the array that is no weight."""
+"""Name of the array that is no weight; of several inputs the others have a number behind it."""
+
+
+def _examples_of(graph: LayerGraph) -> list[str]:
+    return [_EXAMPLE if number == INPUT else f"{_EXAMPLE} {number}" for number in graph.inputs]
 
 
 # --- writing
 
 
-def write(
-    path: Path, content: Content, model: bytes, weights: Mapping[str, NDArray[Any]], example: NDArray[Any]
-) -> None:
+def write(path: Path, content: Content, model: bytes, weights: Mapping[str, NDArray[Any]], example: Fed) -> None:
     """Write a bundle under a temporary name, then rename it. Raises UsageError where it cannot be written."""
-    arrays = {_EXAMPLE: example, **weights}
+    arrays = {**dict(zip(_examples_of(content.graph), arrays_of(example), strict=True)), **weights}
     blobs, places, end = _laid_out(model, arrays)
     rows = [
-        {"name": name, "dtype": str(array.dtype), "shape": list(array.shape), **asdict(places[name])}
+        {"name": name, "dtype": name_of(array.dtype), "shape": list(array.shape), **asdict(places[name])}
         for name, array in arrays.items()
     ]
     document = _to_document(content) | {"onnx": asdict(places[""]), "arrays": rows, "bytes": end}
     header = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(header), hashlib.sha256(header).digest())
+    prefix = _PREFIX.pack(MAGIC, _version_of(content), len(header), hashlib.sha256(header).digest())
     start = _aligned(_PREFIX.size + len(header))
     with writing(path), replaced(path) as temporary, temporary.open("wb") as file:
         file.write(prefix + header)
@@ -260,6 +282,11 @@ def write(
             file.write(raw)
         file.truncate(start + end)
     read(path)
+
+
+def _version_of(content: Content) -> int:
+    """The oldest that reads it: one input needs nothing new."""
+    return VERSION if len(content.graph.inputs) > 1 else FIRST
 
 
 def _laid_out(
@@ -293,7 +320,7 @@ def _to_document(content: Content) -> dict[str, Any]:
     return {
         "made_by": dict(content.made_by),
         "network": asdict(content.identity) | {"graph": content.graph.digest},
-        "input": asdict(content.input),
+        "input": {each.name: getattr(content.input, each.name) for each in fields(InputForm) if each.name != "call"},
         "graph": graph_json.to_document(content.graph),
         "tensors": list(content.tensors),
         "is_batched": content.is_batched,
@@ -301,6 +328,7 @@ def _to_document(content: Content) -> dict[str, Any]:
         "specs": None if content.specs is None else [asdict(spec) for spec in content.specs],
         "why_no_specs": content.why_no_specs,
         "certificates": [asdict(certificate) for certificate in content.certificates],
+        "form": {"call": form.call_document(content.input.call), "answer": form.form_document(content.answer)},
     }
 
 
@@ -345,7 +373,8 @@ class Outline:
     blobs: tuple[Blob, ...]
     """Each once, in the order of the file, by its place in that; none overlaps another."""
     parameter_bytes: int
-    example: Weight
+    examples: tuple[Weight, ...]
+    """One for each input."""
 
 
 def head_bytes(prefix: bytes) -> int:
@@ -363,13 +392,16 @@ def outline(head: bytes, size: int) -> Outline:
         document, start = _header(head[: _PREFIX.size], size, lambda count: _exactly(head[_PREFIX.size :], count))
         rows = _list(document["arrays"])
         digest = hashlib.sha256(head[_PREFIX.size :])
-        if head[: _PREFIX.size] != _PREFIX.pack(MAGIC, VERSION, len(head) - _PREFIX.size, digest.digest()):
+        version = _PREFIX.unpack(head[: _PREFIX.size])[1]
+        if head[: _PREFIX.size] != _PREFIX.pack(MAGIC, version, len(head) - _PREFIX.size, digest.digest()):
             raise _DamagedError("its first bytes hold something else where zeros belong")
         if start + _whole(document["bytes"]) != size:
             raise _DamagedError(f"it has {size} bytes, and should have {start + document['bytes']}")
         weights = _weights(rows, start, size)
         model = _blob(document["onnx"], start, size)
-        if model.bytes > MAX_GRAPH_BYTES or weights[_EXAMPLE].blob.bytes > MAX_EXAMPLE_BYTES:
+        content = _content(document)
+        examples = tuple(weights[name] for name in _examples_of(content.graph))
+        if model.bytes > MAX_GRAPH_BYTES or any(each.blob.bytes > MAX_EXAMPLE_BYTES for each in examples):
             raise _DamagedError("its ONNX graph or its example is too large")
         blobs = {model, *(weight.blob for weight in weights.values())}
         in_order = tuple(sorted(blobs, key=lambda blob: (blob.offset, blob.bytes)))
@@ -377,9 +409,9 @@ def outline(head: bytes, size: int) -> Outline:
             raise _DamagedError("its parts overlap")
         if not all(_HEXADECIMAL.fullmatch(blob.sha256) for blob in blobs):
             raise _DamagedError("a part has no SHA-256")
-        parameters = {weight.blob for name, weight in weights.items() if name != _EXAMPLE}
+        parameters = {weight.blob for name, weight in weights.items() if not name.startswith(_EXAMPLE)}
         total = sum(blob.bytes for blob in parameters)
-        return Outline(digest.hexdigest(), _content(document), len(head), size, in_order, total, weights[_EXAMPLE])
+        return Outline(digest.hexdigest(), content, len(head), size, in_order, total, examples)
     except (_DamagedError, UsageError, WireError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
 
@@ -426,7 +458,7 @@ def _check_prefix(prefix: bytes, size: int) -> None:
         kind = f"it is {what}" if what else "it does not begin as one (deployment.py export makes bundles)"
         raise _DamagedError(kind)
     _, version, length, _ = _PREFIX.unpack(prefix)
-    if version != VERSION:
+    if version not in READABLE:
         is_newer = version > VERSION
         raise _DamagedError(
             f"it is of version {version}, and this program reads version {VERSION}: "
@@ -459,7 +491,9 @@ def _bundle(path: Path, document: Any, data: mmap.mmap, start: int) -> Bundle:
     content = _content(document)
     model = _blob(document["onnx"], start, len(data))
     weights = _weights(document["arrays"], start, len(data))
-    if model.bytes > MAX_GRAPH_BYTES or weights[_EXAMPLE].blob.bytes > MAX_EXAMPLE_BYTES:
+    if model.bytes > MAX_GRAPH_BYTES or any(
+        weights[name].blob.bytes > MAX_EXAMPLE_BYTES for name in _examples_of(content.graph)
+    ):
         raise _DamagedError("its ONNX graph or its example is too large")
     raw = memoryview(data)[model.offset : model.offset + model.bytes]
     if hashlib.sha256(raw).hexdigest() != model.sha256:
@@ -471,21 +505,20 @@ def _bundle(path: Path, document: Any, data: mmap.mmap, start: int) -> Bundle:
 
 def _check_together(content: Content, onnx: OnnxGraph, weights: Mapping[str, Weight]) -> None:
     """What the parts of a file say of each other."""
-    for name in content.tensors[1:]:
-        if name not in onnx.made_by and name != content.tensors[INPUT]:
+    given = {content.tensors[number] for number in content.graph.inputs}
+    for name in content.tensors:
+        if name not in onnx.made_by and name not in given:
             raise _DamagedError(f"its ONNX graph does not make {name[:80]!r}")
     for name, tensor in onnx.weights.items():
         weight = weights.get(name)
         if weight is None or (weight.dtype, weight.shape) != (tensor.dtype, tensor.shape):
             raise _DamagedError(f"it has no weights {name[:80]!r} of the shape in its ONNX graph")
-    example = weights[_EXAMPLE]
-    first = content.graph.layers[INPUT]
-    if (
-        example.shape != first.out_shape
-        or example.dtype != first.out_dtype
-        or example.shape != (1, *content.input.shape)
-    ):
-        raise _DamagedError("its example is of another shape than its input")
+    for name, number in zip(_examples_of(content.graph), content.graph.inputs, strict=True):
+        example, layer = weights[name], content.graph.layers[number]
+        if (example.shape, example.dtype) != (layer.out_shape, layer.out_dtype):
+            raise _DamagedError("its example is of another shape than its input")
+    if content.graph.layers[INPUT].out_shape[1:] != content.input.shape:
+        raise _DamagedError("its input is of another shape than it says")
 
 
 def _content(document: Any) -> Content:
@@ -498,12 +531,13 @@ def _content(document: Any) -> Content:
     bound = frozenset(_whole(number) for number in _list(document["bound"]))
     if len(tensors) != len(graph.layers) or not bound <= graph.everything:
         raise _DamagedError("its graph and the tensors of its layers do not fit")
+    call, answer = _forms(document.get("form"), len(graph.inputs), len(graph.outputs))
     specs = document["specs"]
     if specs is not None and len(_list(specs)) != len(graph.layers) - 1:
         raise _DamagedError("it does not describe every layer")
     return Content(
         identity=_identity(document["network"]),
-        input=_input(document["input"]),
+        input=_input(document["input"], call),
         graph=graph,
         tensors=tensors,
         is_batched=_flag(document["is_batched"]),
@@ -512,6 +546,7 @@ def _content(document: Any) -> Content:
         why_no_specs=_text(document["why_no_specs"]),
         certificates=tuple(_certificate(row, len(graph.points)) for row in _list(document["certificates"])),
         made_by={_text(key): _text(value) for key, value in _object(document["made_by"]).items()},
+        answer=answer,
     )
 
 
@@ -520,10 +555,20 @@ def _identity(row: Any) -> Identity:
     return Identity(**texts, is_trained=_flag(row["is_trained"]), names=_texts(row["names"]))
 
 
-def _input(row: Any) -> InputForm:
+def _forms(document: Any, inputs: int, outputs: int) -> tuple[Call, Form]:
+    """How it is called, and how its answer is built; a file without that has one input, and tensors for its answer."""
+    if document is None:
+        if inputs != 1:
+            raise _DamagedError("it has several inputs, and does not say how they are given")
+        return ONE, ALONE if outputs == 1 else Form({"tuple": list(range(outputs))})
+    return form.read_call(document["call"], inputs), form.read(document["answer"], outputs)
+
+
+def _input(row: Any, call: Call) -> InputForm:
     texts = {key: _text(row[key]) for key in ("takes", "source", "sample")}
     labels, rows = _texts(row["labels"]), _texts(row["rows"])
-    return InputForm(_shape(row["shape"]), **texts, preprocess=_object(row["preprocess"]), labels=labels, rows=rows)
+    preprocess = _object(row["preprocess"])
+    return InputForm(_shape(row["shape"]), **texts, preprocess=preprocess, labels=labels, rows=rows, call=call)
 
 
 _SHAPES, _PAIRS = ("in_shape", "out_shape"), ("kernel", "stride")
@@ -563,7 +608,7 @@ def _weights(rows: Any, start: int, size: int) -> dict[str, Weight]:
         blob = _blob(row, start, size)
         if dtype not in TRAVELLING or name in weights:
             raise _DamagedError(f"{name[:80]!r} is of the type {dtype[:40]!r}, or there twice")
-        if math.prod(shape) * np.dtype(dtype).itemsize != blob.bytes:
+        if math.prod(shape) * dtype_of(dtype).itemsize != blob.bytes:
             raise _DamagedError(f"{name[:80]!r} has {blob.bytes} bytes, which does not fit its shape")
         weights[name] = Weight(name, dtype, shape, blob)
     return weights

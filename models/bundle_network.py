@@ -1,5 +1,6 @@
 """A network that is a bundle: what the other packages need to know of it, without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 
 from edgecloud.models import bundle
 from edgecloud.models.bundle import Bundle
+from edgecloud.models.form import Call, Form
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import DEFAULT, Array, Network, Take, Weights
+from edgecloud.models.network import DEFAULT, Array, Fed, Network, Take, Weights, arrays_of
 from edgecloud.models.onnx_session import OnnxPart
 from edgecloud.models.specs import LayerSpec, UnknownLayerError
 from edgecloud.utils.errors import UsageError
@@ -26,8 +28,18 @@ class BundleNetwork:
 
     @property
     def graph(self) -> LayerGraph:
-        """Its layers, the input first."""
+        """Its layers, the inputs first."""
         return self.bundle.graph
+
+    @property
+    def call(self) -> Call:
+        """How it is given its inputs."""
+        return self.bundle.content.input.call
+
+    @property
+    def answer(self) -> Form:
+        """The structure of its answer."""
+        return self.bundle.content.answer
 
     @cached_property
     def weights(self) -> Weights:
@@ -50,6 +62,11 @@ class BundleNetwork:
         """Layers that hold something which could not cross a cut."""
         return self.bundle.content.bound
 
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """None: what could not be captured inside cannot be exported."""
+        return {}
+
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""
         content = self.bundle.content
@@ -57,10 +74,10 @@ class BundleNetwork:
             raise UnknownLayerError(content.why_no_specs or f"{self.graph.name}: no predictor for some of its layers")
         return content.specs
 
-    def whole(self, x: Array) -> list[Array]:
-        """The answer to an input of shape (1, ...), run in one piece."""
+    def whole(self, x: Fed) -> list[Array]:
+        """The tensors of the answer, run in one piece."""
         part = self._whole_part
-        answers = dict(zip(part.outputs, part([x]), strict=True))
+        answers = dict(zip(part.outputs, part(arrays_of(x)), strict=True))
         return [answers[number] for number in self.graph.outputs]
 
     @cached_property
@@ -71,11 +88,11 @@ class BundleNetwork:
         """Itself: nothing of it moves to another device."""
         return self
 
-    def each_output(self, x: Array, take: Take) -> None:
+    def each_output(self, x: Fed, take: Take) -> None:
         """Run it once on `x` and hand over the output of every layer."""
         numbers = range(len(self.graph.layers))
         part = OnnxPart(self.bundle, self.graph.everything, 1, outputs=numbers)
-        for number, array in zip(numbers, part([x]), strict=True):
+        for number, array in zip(numbers, part(arrays_of(x)), strict=True):
             take(number, np.asarray(array, order="C"))
 
 
@@ -110,5 +127,5 @@ def read(path: Path, example: Input | None = None) -> BundleNetwork:
     opened = bundle.read(path)
     if example is None:
         form = opened.content.input
-        example = Input(opened.example, form.source, form.rows)
+        example = Input(opened.fed, form.source, form.rows)
     return BundleNetwork(opened, example)

@@ -23,16 +23,17 @@ from edgecloud.utils.files import require_file
 from edgecloud.utils.names import is_checkout
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
     from torch import nn
 
+    from edgecloud.models.example import Example
     from edgecloud.models.fingerprint import Held
+    from edgecloud.models.inputs import Fed, InputSpec
 
 FUNCTION = "build"
 _NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
 MAX_FILE_BYTES = 1 << 20
+NOISE = "of_input_shape"
+"""Marks the noise that stands for INPUT_SHAPE."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Built:
     held: tuple["Held", ...]
     is_drawn: bool
     """Whether a parameter depends on the seed, and so was not learnt."""
+    unwrapped: str = ""
+    """What was taken off the network, such as torch.compile."""
 
     def check(self, held: Iterable["Held"], given: Iterable[str] = ()) -> None:
         """Raises UsageError for the first thing that a later build, but for what was `given` by a file, has not."""
@@ -97,33 +100,41 @@ class Own:
     build: Callable[[], "nn.Module"]
     """The network as the file makes it from seed 0. Raises UsageError where the file's function fails."""
     built: "Built"
-    example: "torch.Tensor"
-    """An input, shape (1, ...), float32."""
+    example: "Example"
+    """What it is given."""
     parameter_bytes: int
     code: str
     """SHA-256 of the file."""
     labels: tuple[str, ...] = ()
-    preprocess: Callable[[Any], "torch.Tensor"] | None = None
+    preprocess: Callable[[Any], Any] | None = None
     """From a PIL picture to an input, where the file has such a function."""
 
-    def tensor(self, picture: Any) -> "torch.Tensor":
+    @property
+    def inputs(self) -> "tuple[InputSpec, ...]":
+        """What it takes."""
+        return self.example.inputs
+
+    def fed(self, picture: Any) -> "Fed":
         """The input that a picture makes, in the example's shape; of None, the example.
 
         Raises UsageError where the file's function fails or makes something else.
         """
         if picture is None or self.preprocess is None:
-            return self.example
-        preprocess = self.preprocess
-        tensor = _input(self.place, "preprocess(picture)", lambda: preprocess(picture))
-        if tensor.shape != self.example.shape:
-            shapes = f"{tuple(tensor.shape)} but the example has {tuple(self.example.shape)}"
-            raise UsageError(f"{self.place.path}: preprocess(image) returns a tensor of shape {shapes}")
-        return tensor
+            return self.example.fed
+        preprocess, what = self.preprocess, "preprocess(picture)"
+        names = tuple(key for key, _ in self.example.call.form.spec["dict"])
+        made = _input(self.place, what, lambda: preprocess(picture), names)
+        if made.inputs != self.example.inputs:
+            shapes = f"{_told(made)} but the example has {_told(self.example)}"
+            raise UsageError(f"{self.place.path}: {what} returns a tensor of shape {shapes}")
+        return made.fed
 
-    def array(self, picture: Any) -> "NDArray[np.float32]":
-        """The same as numpy sees it."""
-        array: NDArray[np.float32] = self.tensor(picture).numpy()
-        return array
+
+def _told(example: "Example") -> str:
+    """The shape of one tensor of float32, else all that there is to say."""
+    if len(example.inputs) == 1 and example.inputs[0].dtype == "float32":
+        return str(example.inputs[0].shape)
+    return ", ".join(f"{each.name}: {each.dtype} {each.shape}" for each in example.inputs)
 
 
 def load(place: Where) -> Own:
@@ -140,11 +151,11 @@ def load(place: Where) -> Own:
     function = getattr(module, place.function, None)
     if not callable(function):
         raise UsageError(f"{place.path} has no function {place.function}(): it must return the network")
-    example = _example(place, module)
-    built = _first(place, function, example)
+    given = _given(place, module)
+    built, example = _first(place, function, given)
     network = Own(
         place=place,
-        build=partial(_again, place, function, example),
+        build=partial(_again, place, function, given),
         built=built,
         example=example,
         parameter_bytes=sum(each.bytes for each in built.held),
@@ -217,19 +228,26 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
         raise UsageError(f"{spot}: {raised}: {text}") from error
 
 
-def _first(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> Built:
+def _first(place: Where, function: Callable[[], Any], given: Any) -> "tuple[Built, Example]":
     """Build a network once, keep its digests and let it go; once more from another seed if anything was drawn."""
     from edgecloud.models import building
+    from edgecloud.models.example import parameters_of
     from edgecloud.models.fingerprint import held_by
 
+    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], Any, str]":
+        network, taken = _built(place, function, given)
+        held, x = tuple(_named(place, lambda: held_by(network))), _of_its_type(given, network)
+        return held, parameters_of(network), x, taken
+
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        held = tuple(_named(place, lambda: held_by(_built(place, function, example))))
+        held, parameters, x, taken = once()
         drawn = is_drawn()
+    example = _input(place, "example()", lambda: x, parameters)
     if drawn:
         with building.seeded(1):
-            others = _named(place, lambda: held_by(_built(place, function, example)))
+            others = _named(place, lambda: held_by(_built(place, function, given)[0]))
             drawn = any(one.is_saved and one.digest != other.digest for one, other in zip(held, others, strict=False))
-    return Built(place.path, held, drawn)
+    return Built(place.path, held, drawn, taken), example
 
 
 def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held"]:
@@ -240,39 +258,37 @@ def _named(place: Where, look: Callable[[], Iterable["Held"]]) -> Iterable["Held
         raise error if known else UsageError(f"{place.path}: {error}") from None
 
 
-def _again(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
+def _again(place: Where, function: Callable[[], Any], given: Any) -> "nn.Module":
     from edgecloud.models import building
 
     with building.other_memory(is_first=False), building.seeded():
-        return _built(place, function, example)
+        return _built(place, function, given)[0]
 
 
-def _built(place: Where, function: Callable[[], Any], example: "torch.Tensor") -> "nn.Module":
-    """Call what makes the network; lazy layers get their size from the example, as they would from any input."""
+def _built(place: Where, function: Callable[[], Any], given: Any) -> tuple["nn.Module", str]:
+    """Call what makes the network; lazy layers get their size from the example, as they would from any input.
+
+    Gives what was taken off it, too.
+    """
     import torch
-    from torch import nn
 
     from edgecloud.models import building
 
     what = f"{place.function}()"
-    network = _called(place, what, function)
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise UsageError(f"{place.path}: {what} must return a torch.nn.Module, not {kind}")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise UsageError(f"{place.path}: {what} returns TorchScript, which cannot be cut: return the original module")
-    _called(place, f"eval() of the result of {what}", network.eval)
+    network, taken = building.unwrapped(_called(place, what, function))
+    if reason := building.why_no_network(network):
+        raise UsageError(f"{place.path}: {what} {reason}")
+    _called(place, f"eval() of the result of {what}", lambda: building.in_eval_mode(network))
     if building.is_unfinished(network):
+        from edgecloud.models.example import parameters_of
+
+        example = _input(place, "example()", lambda: given, parameters_of(network))
         with torch.no_grad():
-            _called(
-                place,
-                f"the network, called with its example of shape {tuple(example.shape)},",
-                lambda: network(example.clone()),
-            )
-    return network
+            _called(place, f"the network, called with its example, {example.told},", lambda: example.answer(network))
+    return network, taken
 
 
-def _example(place: Where, module: ModuleType) -> "torch.Tensor":
+def _given(place: Where, module: ModuleType) -> Any:
     """What `example()` returns, else noise of INPUT_SHAPE, the same on every machine."""
     import numpy as np
     import torch
@@ -281,25 +297,31 @@ def _example(place: Where, module: ModuleType) -> "torch.Tensor":
 
     if callable(getattr(module, "example", None)):
         with building.seeded():
-            return _input(place, "example()", module.example)
+            return _called(place, "example()", module.example)
     shape = getattr(module, "INPUT_SHAPE", None)
     if not isinstance(shape, tuple | list) or not shape or not all(type(side) is int and side > 0 for side in shape):
         raise UsageError(
             f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
         )
     noise = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
-    return torch.from_numpy(noise)
+    made = torch.from_numpy(noise)
+    setattr(made, NOISE, True)
+    return made
 
 
-def _input(place: Where, what: str, make: Callable[[], Any]) -> "torch.Tensor":
-    """Call a function that makes an input, and look at what it returns."""
-    import torch
+def _of_its_type(given: Any, network: "nn.Module") -> Any:
+    """Noise of INPUT_SHAPE, which says nothing of types, in the one that the network's parameters have."""
+    types = {tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()}
+    return given.to(*types) if getattr(given, NOISE, False) and len(types) == 1 else given
 
-    tensor = _called(place, what, make)
-    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float32 or tensor.shape[:1] != (1,):
-        is_tensor = isinstance(tensor, torch.Tensor)
-        actual = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if is_tensor else type(tensor).__name__
-        raise UsageError(f"{place.path}: {what} must return a float32 tensor of shape (1, ...), not {actual}")
-    if not torch.isfinite(tensor).all():
-        raise UsageError(f"{place.path}: {what} returns NaN or infinity")
-    return tensor.detach().contiguous()
+
+def _input(place: Where, what: str, make: Callable[[], Any], parameters: Sequence[str]) -> "Example":
+    """Call a function that makes what the network is given, and look at it."""
+    from edgecloud.models.example import example_of
+    from edgecloud.models.form import FormError
+
+    given = _called(place, what, make)
+    try:
+        return example_of(given, parameters)
+    except FormError as error:
+        raise UsageError(f"{place.path}: {what} returns what is no input: {error}") from None

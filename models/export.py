@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from edgecloud.models import onnx_graph
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.example import Tensors
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.onnx_graph import TYPES, OnnxGraph
 from edgecloud.models.protobuf import WireError, bytes_field, varint_field
 from edgecloud.models.trace import Traced
@@ -44,19 +45,24 @@ class Exported:
     """Whether the graph takes any number of inputs in the first axis."""
 
 
-def export(traced: Traced, example: torch.Tensor) -> Exported:
-    """Export a network for inputs of the shape of `example`, (1, ...), or of many of them where it allows that.
+def export(traced: Traced, examples: Sequence[torch.Tensor]) -> Exported:
+    """Export a network for inputs of the shapes of `examples`, or where those are (1, ...) and it allows that for any
+    number of them.
 
     Raises UsageError where ONNX cannot express it, and MissingLibraryError where what exports is not installed.
     """
     require("onnx", "onnxscript", "onnx_ir")
     name = traced.graph.name
-    module, example = _with_all_outputs(traced), example.detach().cpu()
+    for kept, why in traced.kept.items():
+        raise UsageError(f"{name} cannot be exported: {kept} runs your own code ({why}), which ONNX has no words for")
+    if strange := {layer.out_dtype for layer in traced.graph.layers} - set(TYPES):
+        raise UsageError(f"{name} cannot be exported: nothing that runs bundles knows tensors of {min(strange)}")
+    module, given = _with_all_outputs(traced), tuple(each.detach().cpu() for each in examples)
     _check_dtypes(module, name)
     reason = ""
-    for count in (2, 1) if _takes_batches(traced, module, example) else (1,):
+    for count in (2, 1) if _takes_batches(traced, module, given) else (1,):
         try:
-            model = _to_onnx(module, example.repeat(count, *[1] * (example.dim() - 1)), is_batched=count > 1)
+            model = _to_onnx(module, tuple(torch.cat([each] * count) for each in given), is_batched=count > 1)
             return _in_order(traced.graph, model, is_batched=count > 1)
         except WireError as error:
             reason = str(error)
@@ -91,17 +97,19 @@ def _check_dtypes(module: fx.GraphModule, name: str) -> None:
         raise UsageError(f"{name} holds {', '.join(strange)} numbers: convert it to float32 (.float()) in its build()")
 
 
-def _takes_batches(traced: Traced, module: fx.GraphModule, example: torch.Tensor) -> bool:
+def _takes_batches(traced: Traced, module: fx.GraphModule, given: Tensors) -> bool:
     """Whether two different inputs at once give what each gives alone, in every layer: their shapes may be fixed."""
     if traced.capture != "fx" or traced.bound:
         return False
-    inputs = (example, example.flip(-1) * 0.5)
+    if any(each.shape[:1] != (1,) for each in given):
+        return False
+    inputs = (given, tuple(_other(each) for each in given))
     with torch.no_grad():
-        singles = [module(x.clone()) for x in inputs]
+        singles = [module(*(each.clone() for each in x)) for x in inputs]
         if any(tensor.shape[:1] != (1,) for tensor in singles[0]):
             return False
         try:
-            both = module(torch.cat(inputs))
+            both = module(*map(torch.cat, zip(*inputs, strict=True)))
         except Exception:  # noqa: BLE001  a shape that was folded to a number, say
             return False
     return all(
@@ -111,11 +119,18 @@ def _takes_batches(traced: Traced, module: fx.GraphModule, example: torch.Tensor
     )
 
 
-def _to_onnx(module: fx.GraphModule, x: torch.Tensor, *, is_batched: bool) -> Any:
-    shapes = ({0: torch.export.Dim(onnx_graph.BATCH)},) if is_batched else None
+def _other(tensor: torch.Tensor) -> torch.Tensor:
+    """Other values that the network takes too: whole numbers may be tokens."""
+    flipped = tensor.flip(-1)
+    return flipped * 0.5 if tensor.is_floating_point() else flipped
+
+
+def _to_onnx(module: fx.GraphModule, x: Tensors, *, is_batched: bool) -> Any:
+    batch = torch.export.Dim(onnx_graph.BATCH)
+    shapes = tuple({0: batch} for _ in x) if is_batched else None
     with _quiet():
         program = torch.onnx.export(
-            module, (x,), dynamo=True, optimize=False, dynamic_shapes=shapes, opset_version=OPSET, verbose=False
+            module, x, dynamo=True, optimize=False, dynamic_shapes=shapes, opset_version=OPSET, verbose=False
         )
     if program is None:
         raise WireError("torch.onnx gave no program")
@@ -184,7 +199,7 @@ def _folded(model: Any) -> Any:
 def check(graph: LayerGraph, onnx: OnnxGraph, tensors: Sequence[str]) -> None:
     """Raise WireError unless every layer can be taken out of an ONNX graph by itself."""
     for number, layer in enumerate(graph.layers):
-        if number == INPUT or tensors[number] in {tensors[source] for source in layer.inputs}:
+        if number in graph.only_inputs or tensors[number] in {tensors[source] for source in layer.inputs}:
             continue
         inputs = [onnx_graph.Value(tensors[source], "float32", (), False) for source in layer.inputs]
         try:

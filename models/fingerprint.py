@@ -65,16 +65,16 @@ def held_by(model: nn.Module) -> Iterator[Held]:
     Raises UsageError where something has no memory that could be read.
     """
     state = model.state_dict()
-    seen = {_address(tensor) for tensor in _tensors(list(state.values()))}
+    seen = {address(tensor) for tensor in _tensors(list(state.values()))}
     for name, value in sorted(state.items()):
         yield _held(name, value, is_saved=True)
     for name, value in sorted((*model.named_parameters(), *model.named_buffers())):
-        if name not in state and _address(value) not in seen:
-            seen.add(_address(value))
+        if name not in state and address(value) not in seen:
+            seen.add(address(value))
             yield _held(name, value, is_saved=False)
     for prefix, module in model.named_modules():
         for key, value in sorted(vars(module).items()):
-            others = [t for t in _tensors(value) if _address(t) not in seen] if key not in _OF_TORCH else []
+            others = [t for t in _tensors(value) if address(t) not in seen] if key not in _OF_TORCH else []
             if others:
                 yield _held(f"{prefix}.{key}".lstrip("."), others, is_saved=False)
 
@@ -83,7 +83,8 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has: parameters and buffers are looked at by themselves, hooks are code."""
 
 
-def _address(tensor: torch.Tensor) -> int:
+def address(tensor: torch.Tensor) -> int:
+    """Where its numbers lie, which tells one tensor from another."""
     try:
         return tensor.data_ptr()
     except RuntimeError:  # made of other tensors, or of none yet
@@ -114,7 +115,7 @@ def _held(name: str, value: Any, *, is_saved: bool) -> Held:
 def _update(sha: Any, value: Any) -> None:
     """Quantised layers keep tuples, types and None beside their tensors."""
     if isinstance(value, torch.Tensor):
-        _update_tensor(sha, value.detach())
+        update_tensor(sha, value.detach())
     elif isinstance(value, list | tuple):
         sha.update(f"{len(value)} of them\n".encode())
         for each in value:
@@ -127,7 +128,8 @@ def _update(sha: Any, value: Any) -> None:
         raise TypeError(f"a {type(value).__name__}")
 
 
-def _update_tensor(sha: Any, tensor: torch.Tensor) -> None:
+def update_tensor(sha: Any, tensor: torch.Tensor) -> None:
+    """Add the numbers of a tensor, whatever it is made of. Raises TypeError for one that has none yet."""
     if is_lazy(tensor):
         raise TypeError("its size is unknown: call the network once in build()")
     if tensor.is_meta:
@@ -141,9 +143,9 @@ def _update_tensor(sha: Any, tensor: torch.Tensor) -> None:
         per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric)
         scales = (tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()) if per_channel else ()
         _update(sha, scales or (tensor.q_scale(), tensor.q_zero_point()))
-        _update_tensor(sha, tensor.int_repr())
+        update_tensor(sha, tensor.int_repr())
     elif tensor.layout is not torch.strided:
-        _update_tensor(sha, tensor.to_dense())
+        update_tensor(sha, tensor.to_dense())
     else:
         plain = tensor.resolve_conj().resolve_neg().cpu().contiguous()
         sha.update(plain.reshape(-1).view(torch.uint8).numpy())

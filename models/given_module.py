@@ -1,14 +1,14 @@
-"""A network that the caller has built: a torch module and an example of its input. The caller's own stays as it is."""
+"""A network that the caller has built: a torch module and an example of its inputs. The caller's own stays as it is."""
 
 import copy
 import re
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgecloud.models import building, inputs
+from edgecloud.models.example import example_of, in_words, parameters_of
 from edgecloud.models.fingerprint import held_by, of_held
 from edgecloud.models.registry import Entry
 from edgecloud.models.weights import Loaded
@@ -27,29 +27,34 @@ def is_given(name: str) -> bool:
 
 
 def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
-    """A copy of a module in eval mode, and how it is fed. `example` is an input, float32 of shape (1, ...).
+    """A copy of a module in eval mode, and how it is fed. `example` is what it is given: a tensor or an array, a tuple
+    of what is given by position, or a dict of what is given by name.
 
     Raises UsageError for what is no module, cannot be copied, or takes something else.
     """
+    module, _ = building.unwrapped(module, is_deep=False)
     called = _name(module, name)
-    x = _example(example, called)
     model = _copied(module, called)
+    with in_words(f"{called}: the example input"):
+        given = example_of(example, parameters_of(model))
     if building.is_unfinished(model):
         with torch.no_grad():
-            model(x.clone())
+            given.answer(model)
     model.requires_grad_(False)
     held = list(held_by(model))
     fingerprint = of_held(held, CODE)
     entry = Entry(
         name=called,
         build=lambda: _copied(module, called),
-        input_shape=tuple(x.shape[1:]),
-        preprocess=lambda _: x.numpy(),
+        input_shape=given.inputs[0].shape[1:],
+        preprocess=lambda _: given.fed,
         labels=(),
         parameter_bytes=sum(each.bytes for each in held),
         sample="example",
         takes=inputs.TENSOR,
         code=CODE,
+        own_inputs=given.inputs,
+        call=given.call,
     )
     about = (CODE, fingerprint.names, fingerprint.marks)
     return entry, Loaded(fingerprint.digest, ORIGIN, True, *about, model=model)
@@ -58,6 +63,8 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
 def _name(module: Any, name: str | None) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         raise UsageError("TorchScript cannot be cut: give the module that it was made from")
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UsageError("an ExportedProgram is no module: give its module()")
     if not isinstance(module, nn.Module):
         raise UsageError(f"a network is a torch.nn.Module, not {type(module).__name__}")
     called = type(module).__name__ if name is None else name
@@ -66,27 +73,10 @@ def _name(module: Any, name: str | None) -> str:
     return PREFIX + called
 
 
-def _example(example: Any, name: str) -> torch.Tensor:
-    if isinstance(example, tuple | list):
-        if len(example) != 1:
-            raise UsageError(f"{name}: a network takes one tensor, {len(example)} example inputs were given")
-        example = example[0]
-    if isinstance(example, np.ndarray):
-        example = torch.from_numpy(np.ascontiguousarray(example))
-    if not isinstance(example, torch.Tensor):
-        raise UsageError(f"{name}: an example input is a tensor or an array, not {type(example).__name__}")
-    if example.dtype != torch.float32 or example.shape[:1] != (1,):
-        shape = tuple(example.shape)
-        raise UsageError(f"{name}: an example input is float32 of shape (1, ...), not {example.dtype} of shape {shape}")
-    if not torch.isfinite(example).all():
-        raise UsageError(f"{name}: the example input holds NaN or infinity")
-    return example.detach().cpu().clone().contiguous()
-
-
 def _copied(module: nn.Module, name: str) -> nn.Module:
     """On the CPU, in eval mode. What the caller does with its own later does not reach it."""
     try:
-        return copy.deepcopy(module).cpu().eval()
+        return building.in_eval_mode(building.unwrapped(copy.deepcopy(module))[0].cpu())
     except Exception as error:  # whatever the module's own code raises
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UsageError(f"{name} cannot be copied (copy.deepcopy: {type(error).__name__}: {reason})") from error

@@ -1,11 +1,11 @@
 """The graph of layers, as the rest of the program sees it. Pure: no torch.
 
-A *cut* is the set of layers that run on the edge; it holds the input and is closed under inputs. A *point* is the
-number of a cut with one boundary tensor, in program order: 0 runs everything on the cloud, the last one runs everything
-on the edge and sends nothing.
+A *cut* is the set of layers that run on the edge; it holds the inputs and is closed under what layers read. A *point*
+is the number of a cut with one boundary tensor, in program order: 0 runs everything on the cloud, and sends every input
+that is read; the last one runs everything on the edge and sends nothing.
 
 Layers are numbered in program order, which is a topological one: every layer reads only layers with smaller numbers.
-Layer 0 is the input.
+The first ones are the inputs, which read nothing; most networks have one.
 """
 
 import hashlib
@@ -13,10 +13,12 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from edgecloud.utils.errors import UsageError
 
 INPUT = 0
+"""The first input, of most networks the only one: all are `LayerGraph.inputs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A cut with one boundary tensor: the head is layers[: layer + 1], and the boundary is the output of `layer`."""
+    """A cut with one boundary tensor: the head is layers[: layer + 1], and the boundary is the output of `layer`; at
+    point 0 the boundary is all inputs, the last of which is `layer`."""
 
     number: int
     layer: int
@@ -43,8 +46,8 @@ class Point:
 class LayerGraph:
     """The directed acyclic graph of the layers of one network.
 
-    Raises ValueError where the first layer is not the input, a layer reads nothing or one that does not come before it,
-    or an output is no layer.
+    Raises ValueError where the first layer is no input, a later one reads nothing, a layer reads one that does not come
+    before it, or an output is no layer.
     """
 
     name: str
@@ -52,15 +55,25 @@ class LayerGraph:
     outputs: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.layers or self.layers[INPUT].inputs:
+        if not self.inputs:
             raise ValueError(f"graph {self.name}: the first layer must be the input")
         for number, layer in enumerate(self.layers):
-            if number and not layer.inputs:
-                raise ValueError(f"graph {self.name}: layer {layer.id} has no inputs, only the first layer may")
+            if number >= len(self.inputs) and not layer.inputs:
+                raise ValueError(f"graph {self.name}: layer {layer.id} has no inputs, only the first layers may")
             if any(not 0 <= source < number for source in layer.inputs):
                 raise ValueError(f"graph {self.name}: layer {layer.id} reads a layer that does not precede it")
         if not self.outputs or any(not 0 <= out < len(self.layers) for out in self.outputs):
             raise ValueError(f"graph {self.name}: outputs must name layers of the graph")
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """The inputs of the network: the leading layers that read nothing."""
+        return tuple(number for number, _ in takewhile(lambda each: not each[1].inputs, enumerate(self.layers)))
+
+    @cached_property
+    def only_inputs(self) -> frozenset[int]:
+        """The cut that leaves everything to the cloud."""
+        return frozenset(self.inputs)
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
@@ -85,14 +98,16 @@ class LayerGraph:
     def points(self) -> tuple[Point, ...]:
         """Every cut that a single tensor crosses, in program order; the last one is crossed by nothing.
 
-        A cut crossed by one tensor t alone is t's layer and all that it needs, so it is a prefix of program order.
+        A cut crossed by one tensor t alone is t's layer and all that it needs, so it is a prefix of program order. The
+        first one is crossed by all inputs that are read, however many there are.
         """
         last_reader = [max(readers, default=number) for number, readers in enumerate(self.readers)]
         points: list[Point] = []
         still_read: set[int] = set()
         for number in range(len(self.layers)):
             still_read = {source for source in (*still_read, number) if last_reader[source] > number}
-            if still_read == {number} or number == len(self.layers) - 1:
+            is_first, is_last = number == self.inputs[-1], number == len(self.layers) - 1
+            if is_first or is_last or (still_read == {number} and number > self.inputs[-1]):
                 points.append(Point(len(points), number))
         return tuple(points)
 
@@ -100,6 +115,16 @@ class LayerGraph:
     def is_chain(self) -> bool:
         """Whether every layer reads the one before it and nothing else: then every cut is a point."""
         return all(layer.inputs == (number - 1,) for number, layer in enumerate(self.layers) if number)
+
+    def crossing_at(self, point: int) -> tuple[int, ...]:
+        """The layers whose outputs cross at a point: one, at point 0 every input that is read, at the last one none."""
+        if point == 0:
+            return self.boundary(self.only_inputs)
+        return (self.points[point].layer,) if point < len(self.points) - 1 else ()
+
+    def name_at(self, point: int) -> str:
+        """The layer after which a point cuts, by its id; `inputs` where the network has several and nothing has run."""
+        return "inputs" if point == 0 and len(self.inputs) > 1 else self.layers[self.points[point].layer].id
 
     def entry(self, done: Collection[int]) -> int:
         """Number of the last point, all on the edge left out, whose layer has run: where what is left begins."""
@@ -117,7 +142,7 @@ class LayerGraph:
     def check_cut(self, head: Collection[int]) -> frozenset[int]:
         """Return `head` as a set if it is a cut of this graph; raise ValueError if it is not."""
         cut = frozenset(head)
-        if INPUT not in cut or not cut <= self.everything:
+        if not self.only_inputs <= cut <= self.everything:
             raise ValueError(f"{self.name}: a cut must contain the input and only layers of the graph")
         for number in cut:
             if any(source not in cut for source in self.layers[number].inputs):

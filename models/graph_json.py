@@ -2,13 +2,14 @@
 
     {"layers": [{"id", "inputs": [ids], "out_bytes", ...}, ...], "outputs": [ids]}
 
-The first layer is the input. Layers may come in any order that has no cycle; outputs default to the last layer; what
-no output needs is dropped.
+The first layers, with no inputs of their own, are the inputs of the network. The others may come in any order that has
+no cycle; outputs default to the last layer; what no output needs is dropped, but for the inputs.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from typing import Any
 
 from edgecloud.models.graph import Layer, LayerGraph
@@ -34,12 +35,14 @@ def parse(document: Any, name: str) -> tuple[LayerGraph, list[Row]]:
         twice = next(each for each in ids if ids.count(each) > 1)
         raise UsageError(f"{name}: duplicate layer id {twice!r}")
     reads = {each: _inputs(row, rows, name) for each, row in rows.items()}
-    first, outputs = next(iter(rows)), _names(document.get("outputs", list(rows)[-1:]), f"{name}: outputs", rows)
-    for each, inputs in reads.items():
-        if bool(inputs) != (each != first):
-            told = "the input, which has no inputs" if inputs else "has no inputs, which only the first layer may"
-            raise UsageError(f"{name}: layer {each!r} {'must be ' if inputs else ''}{told}")
-    order = _in_order(reads, outputs, name)
+    outputs = _names(document.get("outputs", list(rows)[-1:]), f"{name}: outputs", rows)
+    inputs = list(takewhile(lambda each: not reads[each], rows))
+    if not inputs:
+        raise UsageError(f"{name}: layer {next(iter(rows))!r} must be the input, which has no inputs")
+    for each in list(rows)[len(inputs) :]:
+        if not reads[each]:
+            raise UsageError(f"{name}: layer {each!r} has no inputs, which only the first layers may")
+    order = _in_order(reads, (*inputs, *outputs), name)
     numbers = {each: number for number, each in enumerate(order)}
     layers = tuple(_layer(each, rows[each], [numbers[read] for read in reads[each]], name) for each in order)
     graph = LayerGraph(printable(name, MAX_NAME), layers, tuple(numbers[out] for out in outputs))
@@ -88,7 +91,7 @@ def _id(row: Any, number: int, name: str) -> str:
 def _inputs(row: Row, rows: Mapping[str, Row], name: str) -> list[str]:
     if "inputs" not in row:
         raise UsageError(f"{where_of(name, row)} has no inputs (the first layer has [])")
-    return _names(row["inputs"], f"{where_of(name, row)}: inputs", rows, is_needed=False)
+    return list(dict.fromkeys(_names(row["inputs"], f"{where_of(name, row)}: inputs", rows, is_needed=False)))
 
 
 def _names(ids: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = True) -> list[str]:
@@ -97,7 +100,7 @@ def _names(ids: Any, what: str, rows: Mapping[str, Row], *, is_needed: bool = Tr
     for each in ids:
         if each not in rows:
             raise UsageError(f"{what}: unknown layer {printable(each, MAX_NAME)!r}")
-    return list(dict.fromkeys(ids))
+    return ids
 
 
 def _in_order(reads: Mapping[str, Sequence[str]], outputs: Sequence[str], name: str) -> list[str]:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecloud.models import arrays, audio, pictures, text
+from edgecloud.utils.dtypes import as_type, dtype_of, name_of, widened
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.later import later
 from edgecloud.utils.resources import shipped
@@ -21,19 +22,28 @@ if TYPE_CHECKING:
 else:
     Image, ImageOps = later("PIL.Image"), later("PIL.ImageOps")
 
+Array: TypeAlias = NDArray[Any]
+Fed: TypeAlias = "Array | tuple[Array, ...]"
+"""What a network is run on: the array of its one input, or of several a tuple with one for each, in order."""
 Numbers = NDArray[np.float32]
-Preprocess = Callable[[Any], Numbers]
-"""From a PIL picture, an `audio.Waveform` or a sentence, as the network takes it, to a (1, ...) float32 array."""
+Preprocess = Callable[[Any], Any]
+"""From a PIL picture, an `audio.Waveform` or a sentence to what the network takes: a (1, ...) float32 array, or for a
+custom model what it is fed."""
 PICTURES = pictures.SUFFIXES
 LARGEST_PIXEL = 10.0
 """What no preprocessing of the registry's networks makes of a pixel; plain ones go up to 255."""
 
 
+def arrays_of(fed: Fed) -> tuple[Array, ...]:
+    """One array for each input of a network."""
+    return fed if isinstance(fed, tuple) else (fed,)
+
+
 @dataclass(frozen=True)
 class Input:
-    """What a network is run on, shape (1, *input_shape), float32, and where it came from."""
+    """What a network is run on, and where it came from: the array of its one input, or of several inputs a tuple."""
 
-    array: Numbers
+    fed: "Fed"
     source: str
     rows: tuple[str, ...] = ()
     """What the rows of the answer stand for, where it has several: the words of a sentence, the moments of a sound."""
@@ -41,11 +51,28 @@ class Input:
     """The label that a network should answer; "" where nobody knows it."""
 
     @property
-    def tensor(self) -> "torch.Tensor":
-        """The same memory as torch sees it."""
-        import torch
+    def arrays(self) -> tuple[Array, ...]:
+        """One for each input, in the order of the network's."""
+        return arrays_of(self.fed)
 
-        return torch.from_numpy(self.array)
+    @property
+    def array(self) -> Array:
+        """The one of a network with one input. Raises ValueError for another one."""
+        (only,) = self.arrays
+        return only
+
+    @property
+    def tensors(self) -> "tuple[torch.Tensor, ...]":
+        """The same memory as torch sees it."""
+        from edgecloud.models.torch_arrays import to_tensor
+
+        return tuple(map(to_tensor, self.arrays))
+
+    @property
+    def tensor(self) -> "torch.Tensor":
+        """The one of a network with one input. Raises ValueError for another one."""
+        (only,) = self.tensors
+        return only
 
 
 def rgb_array(side: int, picture: "Image.Image") -> Numbers:
@@ -81,33 +108,98 @@ def _in_brackets(note: str) -> str:
     return f" ({note})" if note else ""
 
 
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a network."""
+
+    name: str
+    """Of the argument that takes it; with dots for what is inside of an argument."""
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def bytes(self) -> int:
+        """What an array of it has."""
+        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+
+
+_CASTS = {"f": "f", "i": "iu", "u": "iu", "b": "b", "c": "fc", "V": "f"}
+"""From which kinds of numbers an input is made, by its own kind."""
+
+
+def fitted(array: Array, spec: InputSpec, what: str) -> Array:
+    """An array as an input takes it: of its shape, whose first axis may be left out where that is 1, and its type.
+
+    Raises UsageError, which calls the array `what`, for one of another size, of numbers of another kind, of whole
+    numbers that the type does not hold, and with NaN or infinity.
+    """
+    given = array[None] if array.shape == spec.shape[1:] and spec.shape[:1] == (1,) else array
+    if given.shape != spec.shape:
+        raise UsageError(f"{what} has shape {array.shape}, not {spec.shape}: the network was captured for that size")
+    dtype = dtype_of(spec.dtype)
+    if array.dtype != dtype and array.dtype.kind not in _CASTS[dtype.kind]:
+        raise UsageError(f"{what} is {name_of(array.dtype)}, not {spec.dtype}: convert it as the network needs it")
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is refused below
+        numbers = as_type(given, dtype)
+    if dtype.kind in "iu" and not np.array_equal(numbers, given):
+        raise UsageError(f"{what} holds whole numbers that {spec.dtype} does not hold")
+    if not np.isfinite(widened(numbers)).all():
+        raise UsageError(f"{what} holds NaN or infinity")
+    return numbers
+
+
 @dataclass(frozen=True)
 class InputSources:
     """What a network takes, for those who read an array for it."""
 
     name: str
     takes: str
-    shape: tuple[int, ...]
-    """Without the batch axis."""
+    inputs: tuple[InputSpec, ...]
     preprocess: Preprocess
     is_own: bool
     """Whether only its user knows what its numbers mean."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its first input, without the batch axis."""
+        return self.inputs[0].shape[1:]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes one array of float32."""
+        return len(self.inputs) == 1 and self.inputs[0].dtype == "float32"
+
 
 def from_array(path: Path, source: InputSources) -> Input:
-    """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 an image where one is taken.
+    """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 an image where one is taken. Or a
+    .npz file, with an array for each input by its name.
 
     Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
     takes: a network answers anything, and nothing would show that it was asked something else.
     """
+    if path.suffix.lower() == ".npz":
+        most = {spec.name: max(8 * math.prod(spec.shape), spec.bytes) for spec in source.inputs}
+        found = arrays.read_several(path, most)
+        made = tuple(fitted(found[spec.name], spec, f"{path}: {spec.name}") for spec in source.inputs)
+        return Input(made if len(made) > 1 else made[0], f"arrays:{path}")
+    if len(source.inputs) > 1:
+        names = ", ".join(spec.name for spec in source.inputs)
+        raise UsageError(f"{path}: {source.name} has {len(source.inputs)} inputs ({names}): give FILE.npz with each")
+    if not source.is_plain:
+        (spec,) = source.inputs
+        most_bytes = max(8 * math.prod(spec.shape), spec.bytes)
+        return Input(
+            fitted(arrays.read(path, math.prod(spec.shape), most_bytes, "fiubc"), spec, str(path)), f"array:{path}"
+        )
     takes_pictures = source.takes == PICTURE
-    array = arrays.read(path, math.prod(source.shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
+    array = arrays.read(path, math.prod(source.inputs[0].shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
     if array.dtype.kind in "iu":
         return _from_whole_numbers(path, array, source)
-    if array.shape not in (source.shape, (1, *source.shape)):
-        raise UsageError(f"{path}: shape {array.shape} does not match the network's input {(1, *source.shape)}")
+    wanted = source.inputs[0].shape
+    if array.shape != wanted and (1, *array.shape) != wanted:
+        raise UsageError(f"{path}: shape {array.shape} does not match the network's input {wanted}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
-        numbers = np.array(array, dtype=np.float32, order="C").reshape(1, *source.shape)
+        numbers = np.array(array, dtype=np.float32, order="C").reshape(wanted)
     if not np.isfinite(numbers).all():
         raise UsageError(f"{path}: contains NaN or infinity")
     largest = float(np.abs(numbers).max(initial=0.0))
@@ -133,7 +225,7 @@ def _from_whole_numbers(path: Path, array: NDArray[Any], source: InputSources) -
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not pixels.size:
         raise UsageError(
             f"{path}: whole numbers of shape {array.shape} are not an image: (H, W), (H, W, 3) or (3, H, W) is, and a "
-            f"tensor is floats of shape {(1, *source.shape)}"
+            f"tensor is floats of shape {source.inputs[0].shape}"
         )
     if pixels.min() < 0 or pixels.max() > 255:
         raise UsageError(

@@ -3,18 +3,18 @@
 A network made of a torch module is `models.torch_network.TorchNetwork`; another kind is a class with the same members.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-from numpy.typing import NDArray
-
+from edgecloud.models.form import Call, Form
 from edgecloud.models.graph import LayerGraph
-from edgecloud.models.inputs import Input
+from edgecloud.models.inputs import Array, Fed, Input, arrays_of
 from edgecloud.models.specs import LayerSpec
 from edgecloud.utils import defaults
 
-Array: TypeAlias = NDArray[Any]
+__all__ = ["DEFAULT", "IMAGENET", "Array", "Fed", "Network", "Take", "Weights", "arrays_of", "fed_layers"]
+
 Take: TypeAlias = Callable[[int, Array], None]
 """Is given the number of a layer and its output, which may change afterwards."""
 DEFAULT = defaults.Edge.WEIGHTS
@@ -44,16 +44,29 @@ class Weights:
         return Weights(*(getattr(self, each.name) for each in fields(Weights)))
 
 
+def fed_layers(graph: LayerGraph, x: Fed) -> dict[int, Array]:
+    """What a network is run on, by the number of the input's layer. Raises ValueError for another number of arrays."""
+    return dict(zip(graph.inputs, arrays_of(x), strict=True))
+
+
 class Network(Protocol):
     """A network that is ready to be cut: its parameters, its graph, and a real input to measure it with."""
 
     @property
     def graph(self) -> LayerGraph:
-        """Its layers, the input first."""
+        """Its layers, the inputs first."""
 
     @property
     def example(self) -> Input:
         """An input, and how it was made."""
+
+    @property
+    def call(self) -> Call:
+        """How it is given its inputs."""
+
+    @property
+    def answer(self) -> Form:
+        """The structure of its answer, of which the outputs of the graph are the tensors."""
 
     @property
     def weights(self) -> Weights:
@@ -71,14 +84,18 @@ class Network(Protocol):
     def bound(self) -> frozenset[int]:
         """Layers that hold something which depends on the values of the input and could not cross a cut."""
 
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Modules that could not be captured inside and are one layer each, with the reason."""
+
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError for one that nobody described."""
 
-    def whole(self, x: Array) -> list[Array]:
-        """The answer to an input of shape (1, ...), run on this device in one piece, and not slowed down."""
+    def whole(self, x: Fed) -> list[Array]:
+        """The tensors of the answer, run on this device in one piece, and not slowed down."""
 
     def copied(self) -> "Network":
         """The same over memory of its own, so that it may move to another device."""
 
-    def each_output(self, x: Array, take: Take) -> None:
+    def each_output(self, x: Fed, take: Take) -> None:
         """Run it once on `x` and hand over the output of every layer, before anything else can change it."""

@@ -29,9 +29,9 @@ class Limits:
     """What a model may hold and need. Sizes are in bytes, of one run on the inputs that are given."""
 
     model_bytes: int = 2 << 30
-    nodes: int = 50_000
-    initialisers: int = 50_000
-    edges: int = 500_000
+    nodes: int = 20_000
+    initialisers: int = 20_000
+    edges: int = 200_000
     """Inputs and outputs of all nodes."""
     attributes: int = 32
     """Of one node."""
@@ -41,7 +41,7 @@ class Limits:
     side: int = 1 << 31
     weight_bytes: int = 2 << 30
     tensor_bytes: int = 1 << 30
-    """Of one output of a node."""
+    """Of one output of a node, or of what it needs besides while it runs."""
     total_bytes: int = 8 << 30
     """Of all outputs of all nodes: what a runtime could need that gives nothing back while it runs."""
     operations: float = 5e12
@@ -112,6 +112,8 @@ class Op:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+    message: memoryview
+    """As it is written in the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,8 @@ class _Reader:
                 f"{label} is an operator of {_quoted(domain)}; only those of ONNX itself are taken: "
                 "export the network without a runtime's own optimisation"
             )
-        return Op(label, kind, tuple(inputs), tuple(outputs), self._attributes(label, kind, parts))
+        attributes = self._attributes(label, kind, parts)
+        return Op(label, kind, tuple(inputs), tuple(outputs), attributes, message)
 
     def _attributes(self, label: str, kind: str, parts: list[memoryview]) -> dict[str, Attribute]:
         attributes: dict[str, Attribute] = {}

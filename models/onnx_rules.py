@@ -8,7 +8,7 @@ exactly the bytes that its shape needs; and where the size of all that every nod
 before and within the limits. What is left to a runtime is what it computes. docs/bundle.md lists the operators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,9 @@ class Checked:
     infos: Mapping[str, Info]
     """Every tensor by name: the inputs, the constants and what the nodes make."""
     total_bytes: int
-    """Of all that all nodes make."""
+    """Of all that all nodes make, and need besides."""
     largest_bytes: int
-    """Of the largest tensor that a node makes."""
+    """The most that one node makes at once, or needs besides."""
     operations: float
     """Multiplications and additions of one run."""
 
@@ -87,12 +87,17 @@ def _given(model: Model, inputs: Mapping[str, Info], limits: Limits) -> dict[str
         if given.dtype != each.dtype:
             raise OnnxError(f"its input {_quoted(each.name)} is {each.dtype}, not {given.dtype}")
         if each.shape is not None and not _fits(given.shape, each.shape):
-            raise OnnxError(f"its input {_quoted(each.name)} is {each.shape}, which {given.shape} does not fit")
+            shape = f"{_told(each.shape)}, which {_told(given.shape)} does not fit"
+            raise OnnxError(f"its input {_quoted(each.name)} is {shape}")
     for name, info in inputs.items():
         check_shape(list(info.shape), limits)
         if not name:
             raise OnnxError("an input has no name")
     return dict(inputs)
+
+
+def _told(shape: Sequence[int | str]) -> str:
+    return " x ".join(printable(str(side), 40) for side in shape)
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int | str, ...]) -> bool:
@@ -128,6 +133,12 @@ class _Budget:
                 raise call.refused(f"it makes {info.bytes} bytes at once; at most {limits.tensor_bytes} are allowed")
             self.largest_bytes = max(self.largest_bytes, info.bytes)
             self.total_bytes += info.bytes
+        if call.scratch > limits.tensor_bytes:
+            raise call.refused(
+                f"it needs {call.scratch} bytes while it runs; at most {limits.tensor_bytes} are allowed"
+            )
+        self.largest_bytes = max(self.largest_bytes, call.scratch)
+        self.total_bytes += call.scratch
         if self.total_bytes > limits.total_bytes:
             raise call.refused(f"with it the nodes make more than {limits.total_bytes} bytes")
         touched = sum(info.elements for info in (*made, *call.inputs) if info is not None)

@@ -49,6 +49,8 @@ class Call:
         self.op, self.inputs, self.opset, self.limits = op, inputs, opset, limits
         self.operations = 0.0
         """What it computes besides one operation for each number that it reads or makes."""
+        self.scratch = 0
+        """Bytes that runtimes take for it besides its outputs, while it runs."""
 
     def refused(self, reason: str) -> OnnxError:
         """The error that says why this node is refused."""
@@ -626,6 +628,7 @@ def _non_max_suppression(call: Call) -> list[Info]:
         most = 0
     elif call[2].value is not None:
         most = min(boxes, max(0, *call.constant(2)))
+    call.operations = float(batch * classes * boxes * (most + 1))
     return [Info("int64", (batch * classes * most, 3), None, False)]
 
 
@@ -701,9 +704,11 @@ def _einsum(call: Call) -> list[Info]:
     if set(right) - set(sides) or len(set(right)) != len(right) or not set(left) - {","} <= _LETTERS:
         raise call.refused("its equation is not one that is taken")
     call.operations = 2.0 * math.prod(sides.values()) * len(terms)
+    call.scratch = math.prod(sides.values()) * _WIDEST if len(terms) > _PAIR else 0
     return call.like(tuple(sides[letter] for letter in right))
 
 
+_PAIR, _WIDEST = 2, 8
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -774,11 +779,15 @@ def _conv(call: Call) -> list[Info]:
 
 
 def _conv_integer(call: Call) -> list[Info]:
-    return [Info("int32", _convolved(call, call[0], call[1]))]
+    made = _convolved(call, call[0], call[1])
+    call.scratch = math.prod(call[1].shape[1:]) * math.prod(made[2:])
+    return [Info("int32", made)]
 
 
 def _q_linear_conv(call: Call) -> list[Info]:
-    return [Info(call[7].dtype, _convolved(call, call[0], call[3]))]
+    made = _convolved(call, call[0], call[3])
+    call.scratch = math.prod(call[3].shape[1:]) * math.prod(made[2:])
+    return [Info(call[7].dtype, made)]
 
 
 def _conv_transpose(call: Call) -> list[Info]:
@@ -806,6 +815,7 @@ def _conv_transpose(call: Call) -> list[Info]:
             for place, side in enumerate(x[2:])
         )
     call.operations = 2.0 * math.prod(x) * math.prod(weights[1:])
+    call.scratch = math.prod(x[2:]) * math.prod(weights[1:]) * _WIDEST
     return call.like(_positive(call, (x[0], weights[1] * group, *spatial)))
 
 
@@ -862,6 +872,7 @@ def _recurrent(gates: int) -> Infer:
             raise call.refused("its weights do not fit")
         _check_states(call, directions, hidden)
         call.operations = 2.0 * x[0] * x[1] * directions * gates * hidden * (x[2] + hidden)
+        call.scratch = x[0] * x[1] * directions * gates * hidden * _WIDEST
         state = (directions, x[1], hidden)
         made = [(x[0], directions, x[1], hidden), state, state]
         return [Info(call[0].dtype, shape) for shape in made[: max(1, len(call.op.outputs))]]
@@ -917,6 +928,7 @@ def _attention(call: Call) -> list[Info]:
     if q[0] != k[0] or q[3] != k[3] or k[:3] != v[:3] or k[1] < 1 or q[1] % k[1]:
         raise call.refused("its inputs do not fit")
     call.operations = 4.0 * math.prod(q[:3]) * k[2] * max(q[3], v[3])
+    call.scratch = math.prod(q[:3]) * k[2] * _WIDEST
     return call.like((*q[:3], v[3]))
 
 

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecloud.models import audio, bundle, custom_model, inputs
+from edgecloud.models import audio, bundle, custom_model, inputs, onnx_file
+from edgecloud.models.form import ONE, Call
 from edgecloud.models.inputs import Preprocess
 from edgecloud.models.network import DEFAULT, Network
 from edgecloud.models.preprocessing import Digit, Photo, Speech, Square, Words, from_document
@@ -54,7 +55,7 @@ def _with_torch(entry: "Entry", source: str, example: inputs.Input) -> Network:
     from edgecloud.models import weights
     from edgecloud.models.torch_network import prepare
 
-    return prepare(weights.load(entry, source), example, entry.name)
+    return prepare(weights.load(entry, source), example, entry.name, entry.call)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Entry:
     build: "Callable[[], nn.Module]"
     """A network with any parameters; `models.weights` fills them."""
     input_shape: tuple[int, ...]
+    """Of its first input, without the batch axis."""
     preprocess: Preprocess
     """Turns what it takes, a PIL picture or another of `models.inputs.KINDS`, into a (1, *input_shape) array."""
     labels: tuple[str, ...]
@@ -88,6 +90,10 @@ class Entry:
     """Of a network that is a bundle, its file: no torch is needed."""
     example: Callable[[], inputs.Input] | None = None
     """Its default input where that is ready, and need not be read and preprocessed."""
+    own_inputs: tuple[inputs.InputSpec, ...] = ()
+    """What it takes, where that is not one array of float32, (1, *input_shape)."""
+    call: Call = ONE
+    """How it is given that."""
     load: Callable[["Entry", str, inputs.Input], Network] = _with_torch
     """Builds the network with its parameters, and finds its layers."""
 
@@ -107,9 +113,14 @@ class Entry:
         return self.shipped is None and not is_packaged and not self.code
 
     @property
+    def input_specs(self) -> tuple[inputs.InputSpec, ...]:
+        """What it takes."""
+        return self.own_inputs or (inputs.InputSpec(self.call.names[0], (1, *self.input_shape)),)
+
+    @property
     def input_sources(self) -> inputs.InputSources:
         """What an array for it has to be."""
-        return inputs.InputSources(self.name, self.takes, self.input_shape, self.preprocess, bool(self.code))
+        return inputs.InputSources(self.name, self.takes, self.input_specs, self.preprocess, bool(self.code))
 
 
 def lookup(name: str) -> Entry:
@@ -119,15 +130,15 @@ def lookup(name: str) -> Entry:
         return _OWN[name]
     if name in _ENTRIES:
         return _ENTRIES[name]()
+    for ending, where in ((".py", custom_model.where), (onnx_file.SUFFIX, onnx_file.where)):
+        if where(name) is not None:
+            cure = f"use cloud_api.py --network FILE{ending}"
+            raise UsageError(f"{name[:64]!r} is a file that this cloud was not started with: {cure}")
     short = name.removeprefix(TORCHVISION)
     if short != name:
         require_torch(name[:64])
     if short in torchvision_names():
         return _torchvision(TORCHVISION + short, short)
-    if custom_model.where(name) is not None:
-        raise UsageError(
-            f"{name[:64]!r} is a file that this cloud was not started with: use cloud_api.py --network FILE.py"
-        )
     known = ", ".join(_ENTRIES)
     ending = name[name.rfind(".") :].lower() if "." in name else ""
     if ending in _FILES:
@@ -152,7 +163,6 @@ _FILES = {
     **dict.fromkeys((".pth", ".ckpt", ".bin", ".safetensors"), _WEIGHTS),
     ".pt": f"is not supported by -t. If it {_WEIGHTS}",
     **dict.fromkeys((".pt2", ".ts", ".torchscript", ".jit"), _PROGRAM),
-    ".onnx": "is ONNX, which is not supported yet (deployment.py export makes a bundle of a network in torch)",
     ".bundle": "is a bundle that this cloud was not started with: use cloud_api.py --network FILE.bundle. Otherwise",
     **dict.fromkeys((".h5", ".keras", ".tflite", ".pb"), "is a TensorFlow network, which is not supported"),
     **dict.fromkeys((".engine", ".plan", ".trt", ".mlmodel", ".gguf", ".caffemodel"), "is a file of another program"),
@@ -160,14 +170,26 @@ _FILES = {
 """What people give in place of a network, by its ending. The name may be untrusted: nothing is opened."""
 
 
-def resolve_trusted(name: str) -> Entry:
-    """Look up a name from our own command line, also FILE.bundle, or FILE.py[:FUNCTION], whose code is run.
+def file_of_data(name: str) -> str:
+    """The whole path, with what follows it, of a name that is a FILE.bundle or FILE.onnx[:SIZES]; "" for all others."""
+    place = onnx_file.where(name)
+    if place is not None:
+        return place.flag
+    return str(Path(name).resolve()) if bundle.is_bundle(name) else ""
 
-    Never for a name that came over the network. From then on `find` knows the network by the name of its file. Raises
-    UsageError where the file does not make a network.
+
+def resolve_trusted(name: str, folder: Path | None = None) -> Entry:
+    """Look up a name from our own command line, also FILE.bundle, FILE.onnx[:SIZES], or FILE.py[:FUNCTION], whose code
+    is run.
+
+    Never for a name that came over the network. From then on `find` knows the network by the name of its file. What is
+    made of a FILE.onnx is kept in the cache `folder`. Raises UsageError where the file does not make a network.
     """
     if bundle.is_bundle(name):
         return _hold(_of_bundle(Path(name)))
+    onnx = onnx_file.where(name)
+    if onnx is not None and not (name in _OWN and not onnx.path.is_file()):
+        return _hold(_of_onnx(onnx, folder))
     where = custom_model.where(name)
     if where is None or (name in _OWN and not where.path.is_file()):
         return lookup(name)
@@ -205,7 +227,20 @@ def built_in(name: str) -> Entry:
 
 
 def _of_bundle(path: Path) -> Entry:
-    opened = bundle.read(path)
+    return _of_opened(path, bundle.read(path), _with_bundle)
+
+
+def _of_onnx(place: onnx_file.Where, folder: Path | None) -> Entry:
+    from edgecloud.models import onnx_network
+
+    def load(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
+        _no_weights(source, place.path)
+        return onnx_network.read(place, opened, example)
+
+    return _of_opened(place.path, onnx_network.opened(place, folder), load)
+
+
+def _of_opened(path: Path, opened: "Bundle", load: Callable[["Bundle", Entry, str, inputs.Input], Network]) -> Entry:
     form, about = opened.content.input, opened.content.identity
     takes, preprocess, sample = _input_of(opened)
     return Entry(
@@ -219,21 +254,27 @@ def _of_bundle(path: Path) -> Entry:
         takes=takes,
         code=about.code,
         bundle=path,
-        example=lambda: inputs.Input(opened.example, form.source, form.rows),
-        load=partial(_with_bundle, opened),
+        own_inputs=opened.inputs,
+        call=form.call,
+        example=lambda: inputs.Input(opened.fed, form.source, form.rows),
+        load=partial(load, opened),
     )
 
 
 def _no_module(path: Path) -> "nn.Module":
-    raise UsageError(f"{path} is a bundle, which holds no torch module")
+    raise UsageError(f"{path} holds no torch module")
 
 
 def _with_bundle(opened: "Bundle", entry: Entry, source: str, example: inputs.Input) -> Network:
     from edgecloud.models.bundle_network import BundleNetwork
 
-    if source != DEFAULT:
-        raise UsageError(f"--weights cannot be combined with {opened.path}, which holds its weights: export it again")
+    _no_weights(source, opened.path)
     return BundleNetwork(opened, example)
+
+
+def _no_weights(source: str, path: Path) -> None:
+    if source != DEFAULT:
+        raise UsageError(f"--weights cannot be combined with {path}, which holds its weights: export it again")
 
 
 def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
@@ -241,7 +282,7 @@ def _input_of(opened: "Bundle") -> tuple[str, Preprocess, str]:
     preprocessing is code of the user's own."""
     form = opened.content.input
     if not form.preprocess:
-        return inputs.TENSOR, lambda _: opened.example, "example"
+        return inputs.TENSOR, lambda _: opened.fed, "example"
     try:
         preprocess = from_document(form.preprocess)
         if (preprocess.takes, preprocess.shape) != (form.takes, form.shape):
@@ -365,14 +406,16 @@ def _own(network: custom_model.Own) -> Entry:
     return Entry(
         name=network.place.name,
         build=network.build,
-        input_shape=tuple(network.example.shape[1:]),
-        preprocess=network.array,
+        input_shape=network.inputs[0].shape[1:],
+        preprocess=network.fed,
         labels=network.labels,
         parameter_bytes=network.parameter_bytes,
         sample="example",
         takes=inputs.PICTURE if takes_pictures else inputs.TENSOR,
         code=network.code,
         built=network.built,
+        own_inputs=network.inputs,
+        call=network.example.call,
     )
 
 

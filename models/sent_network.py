@@ -6,6 +6,7 @@ that it says, and its name has the digest in it, so that it is mistaken for noth
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from edgecloud.models import bundle_rules
 from edgecloud.models.bundle import Bundle, Outline
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import Array, Take, Weights
+from edgecloud.models.network import Array, Fed, Take, Weights
 from edgecloud.models.onnx_rules import Limits, OnnxError
 from edgecloud.models.specs import LayerSpec, UnknownLayerError
-from edgecloud.utils.dtypes import TRAVELLING
+from edgecloud.utils.dtypes import TRAVELLING, dtype_of
 from edgecloud.utils.errors import UsageError
 
 NAME_CHARS, DIGEST_CHARS = 40, 12
@@ -44,7 +45,10 @@ class SentNetwork:
         self.numbers = ""
         self.made_with = ""
         self.bound = outline.content.bound
-        self.example = Input(example_of(path, outline), "sent by an edge")
+        self.kept: Mapping[str, str] = {}
+        self.call, self.answer = outline.content.input.call, outline.content.answer
+        arrays = examples_of(path, outline)
+        self.example = Input(arrays if len(arrays) > 1 else arrays[0], "sent by an edge")
 
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""
@@ -52,7 +56,7 @@ class SentNetwork:
             raise UnknownLayerError(f"{self.graph.name}: no predictor for some of its layers")
         return self._outline.content.specs
 
-    def whole(self, x: Array) -> list[Array]:
+    def whole(self, x: Fed) -> list[Array]:
         """Not here: only its process runs it."""
         raise UsageError(f"{self.graph.name} runs in a process of its own")
 
@@ -60,7 +64,7 @@ class SentNetwork:
         """Itself: nothing of it moves to another device."""
         return self
 
-    def each_output(self, x: Array, take: Take) -> None:
+    def each_output(self, x: Fed, take: Take) -> None:
         """Not here either."""
         self.whole(x)
 
@@ -77,19 +81,25 @@ def check_graph(graph: LayerGraph) -> None:
         elements = 1
         for side in layer.out_shape:
             elements *= side
-        if layer.out_bytes != elements * np.dtype(layer.out_dtype).itemsize:
+        if layer.out_bytes != elements * dtype_of(layer.out_dtype).itemsize:
             raise UsageError(f"layer {layer.id!r} makes a tensor of another size than its shape")
 
 
-def example_of(path: Path, outline: Outline) -> Array:
-    """The example in a bundle. Raises UsageError where it is damaged."""
-    weight = outline.example
-    with path.open("rb") as file:
-        file.seek(weight.blob.offset)
-        raw = file.read(weight.blob.bytes)
-    if hashlib.sha256(raw).hexdigest() != weight.blob.sha256:
-        raise UsageError("its example is damaged")
-    return np.frombuffer(raw, np.dtype(weight.dtype).newbyteorder("<")).reshape(weight.shape)
+def examples_of(path: Path, outline: Outline) -> tuple[Array, ...]:
+    """The example in a bundle, an array for each input. Raises UsageError where it is damaged, or of another shape."""
+    graph = outline.content.graph
+    arrays = []
+    for weight, number in zip(outline.examples, graph.inputs, strict=True):
+        layer = graph.layers[number]
+        if (weight.shape, weight.dtype) != (layer.out_shape, layer.out_dtype):
+            raise UsageError("its example is of another shape than its input")
+        with path.open("rb") as file:
+            file.seek(weight.blob.offset)
+            raw = file.read(weight.blob.bytes)
+        if hashlib.sha256(raw).hexdigest() != weight.blob.sha256:
+            raise UsageError("its example is damaged")
+        arrays.append(np.frombuffer(raw, dtype_of(weight.dtype)).reshape(weight.shape))
+    return tuple(arrays)
 
 
 def check(opened: Bundle, most_bytes: int) -> None:

@@ -64,7 +64,10 @@ class UnknownLayerError(UsageError):
 
 
 def describe(traced: "Traced") -> tuple[LayerSpec, ...]:
-    """The layers of a network without its input. Raises UnknownLayerError for a layer that nobody described."""
+    """The layers of a network without its input. Raises UnknownLayerError for a layer that nobody described, and for a
+    network of several inputs: predictors know those of one."""
+    if len(traced.graph.inputs) > 1:
+        raise UnknownLayerError(f"{traced.graph.name} has several inputs: no predictor knows such layers")
     return tuple(_describe(traced, number) for number in range(INPUT + 1, len(traced.graph.layers)))
 
 

@@ -14,8 +14,8 @@ from edgecloud.models.trace import Traced
 class Segment:
     """Some layers of a network: `module` takes the tensors of `inputs` and returns a tuple with those of `outputs`.
 
-    The numbers are layer numbers of the graph. The input layer belongs to the segment that holds it, which then takes
-    the network's input and passes it on if others read it.
+    The numbers are layer numbers of the graph. An input layer belongs to the segment that holds it, which then takes
+    that input of the network and passes it on if others read it.
     """
 
     module: Steps
@@ -33,11 +33,11 @@ def device_of(module: nn.Module) -> torch.device:
 def segment(traced: Traced, layers: Collection[int]) -> Segment:
     """Build the function of any layers; it shares parameters with the whole network and copies none."""
     inside = frozenset(layers)
-    inputs = ((0,) if 0 in inside else ()) + traced.graph.inputs_of(inside)
+    inputs = tuple(number for number in traced.graph.inputs if number in inside) + traced.graph.inputs_of(inside)
     outputs = traced.graph.outputs_of(inside)
     sources = [traced.nodes[number][-1] for number in inputs]
     nodes = dict.fromkeys(sources)
-    for number in sorted(inside - {0}):
+    for number in sorted(inside - traced.graph.only_inputs):
         for node in traced.nodes[number]:
             _take(node, nodes)
     answer = tuple(traced.nodes[number][-1] for number in outputs)

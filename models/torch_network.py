@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from edgecloud.models.example import Example, take_apart
+from edgecloud.models.form import ONE, Call, Form
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import Array, Take
+from edgecloud.models.network import Array, Fed, Take, arrays_of
 from edgecloud.models.specs import LayerSpec, describe
 from edgecloud.models.split import device_of
+from edgecloud.models.torch_arrays import to_array, to_tensor
 from edgecloud.models.trace import Traced, trace
 from edgecloud.models.weights import Loaded
 
@@ -25,11 +28,18 @@ class TorchNetwork:
     loaded: Loaded
     traced: Traced
     example: Input
+    call: Call = ONE
+    """How it is given its inputs."""
 
     @property
     def graph(self) -> LayerGraph:
-        """Its layers, the input first."""
+        """Its layers, the inputs first."""
         return self.traced.graph
+
+    @property
+    def answer(self) -> Form:
+        """The structure of its answer."""
+        return self.traced.answer
 
     @property
     def weights(self) -> Loaded:
@@ -51,38 +61,46 @@ class TorchNetwork:
         """Layers that hold something which could not cross a cut."""
         return self.traced.bound
 
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Modules that could not be captured inside and are one layer each, with the reason."""
+        return self.traced.kept
+
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""
         return describe(self.traced)
 
-    def whole(self, x: Array) -> list[Array]:
-        """The answer of the user's own module to an input of shape (1, ...)."""
-        return whole_answer(self.loaded.model, torch.from_numpy(x))
+    def whole(self, x: Fed) -> list[Array]:
+        """The tensors of the answer of the user's own module."""
+        return whole_answer(self.loaded.model, *map(to_tensor, arrays_of(x)), call=self.call)
 
-    def each_output(self, x: Array, take: Take) -> None:
+    def each_output(self, x: Fed, take: Take) -> None:
         """Run the graph once on `x` and hand over the output of every layer."""
         numbers = {group[-1]: number for number, group in enumerate(self.traced.nodes)}
         with torch.inference_mode():
-            _Watch(self.traced.module, numbers, take).run(torch.from_numpy(x).to(device_of(self.traced.module)))
+            device = device_of(self.traced.module)
+            _Watch(self.traced.module, numbers, take).run(*(to_tensor(each).to(device) for each in arrays_of(x)))
 
     def copied(self) -> "TorchNetwork":
         """The same over parameters of its own, so that it may move to another device."""
         loaded = replace(self.loaded, model=copy.deepcopy(self.loaded.model))
-        return prepare(loaded, self.example, self.graph.name)
+        return prepare(loaded, self.example, self.graph.name, self.call)
 
 
-def prepare(loaded: Loaded, example: Input, name: str) -> TorchNetwork:
+def prepare(loaded: Loaded, example: Input, name: str, call: Call = ONE) -> TorchNetwork:
     """Capture the graph of a network."""
-    return TorchNetwork(loaded, trace(loaded.model, example.tensor, name, is_own=bool(loaded.code)), example)
+    given = Example(call, example.tensors)
+    return TorchNetwork(loaded, trace(loaded.model, given, name, is_own=bool(loaded.code)), example, call)
 
 
-def whole_answer(model: nn.Module, x: torch.Tensor) -> list[Array]:
-    """What a module answers to an input of shape (1, ...) that is run locally, and not slowed down."""
+def whole_answer(model: nn.Module, *tensors: torch.Tensor, call: Call = ONE) -> list[Array]:
+    """The tensors of what a module answers that is run locally, and not slowed down."""
     device = device_of(model)
     model = model.to(device)  # what the captured graph does not share may still be elsewhere
     with torch.inference_mode():
-        output = model(x.clone().to(device))  # which may work in place
-    return [t.cpu().numpy() for t in (output if isinstance(output, tuple | list) else (output,))]
+        given = Example(call, tuple(each.to(device) for each in tensors))
+        _, answer = take_apart(given.answer(model))
+    return [to_array(each) for each in answer]
 
 
 class _Watch(fx.Interpreter):
@@ -97,5 +115,5 @@ class _Watch(fx.Interpreter):
         value = super().run_node(n)
         number = self._numbers.get(n)
         if number is not None and isinstance(value, torch.Tensor):
-            self._take(number, np.asarray(value.cpu(), order="C"))
+            self._take(number, np.asarray(to_array(value), order="C"))
         return value

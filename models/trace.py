@@ -5,8 +5,9 @@ what fx cannot, and what fx captures but cannot be cut safely. The captured grap
 
 * values that are not tensors (shapes, flags) are folded to constants, since the input size is fixed, so that only
   tensors can cross a cut; what depends on the values of the input (`models.bound`) is in one layer with its readers;
-* an operation that makes several tensors is joined with the selection of one of them, so that every layer makes
-  exactly one tensor;
+* every layer makes exactly one tensor that can be sent: what makes several at once, or one of a type that no message
+  has, is in one layer with each of its readers (for an LSTM, one layer for each of its states), and runs once for all
+  of those on a side;
 * what depends on parameters alone is a constant: no layer, but copied to the side that needs it.
 
 In-place operations are the trap: cut between such an operation and another reader of its input, the two halves would
@@ -14,15 +15,13 @@ compute something else than the whole network. Where that could happen the funct
 """
 
 import hashlib
-import logging
 import operator
 import re
 import time
-import warnings
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,10 +30,27 @@ from torch.fx.node import map_aggregate
 from torch.nn.parameter import is_lazy
 
 from edgecloud.models.bound import find_bound, through
+from edgecloud.models.building import in_eval_mode
+from edgecloud.models.capture import (
+    KEPT,
+    KEPT_S,
+    MAX_KEPT,
+    Capture,
+    NotCuttableError,
+    capture_export,
+    capture_fx,
+    first_line,
+    left_as_it_is,
+    to_keep,
+    why,
+    why_kept,
+)
+from edgecloud.models.example import Example, Tensors, take_apart
+from edgecloud.models.fingerprint import address, update_tensor
+from edgecloud.models.form import ALONE, Call, Form, FormError
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.utils.dtypes import TRAVELLING
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.quiet import silent_stderr
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Traced:
     graph: LayerGraph
     module: fx.GraphModule
     nodes: tuple[tuple[fx.Node, ...], ...]
-    """For every layer its fx nodes; the last one makes the layer's tensor. The input's is the placeholder."""
+    """For every layer its fx nodes; the last one makes the layer's tensor. Those of inputs are the placeholders."""
     capture: str
     """`fx` or `export`."""
     views: frozenset[int] = frozenset()
@@ -57,117 +73,74 @@ class Traced:
     """Layers that hold something which depends on the values of the input and could not cross a cut."""
     numbers: str = ""
     """Of a custom model, a digest of the numbers in the graph that are not parameters."""
-
-
-class NotCuttableError(Exception):
-    """This capture of the network cannot be cut; another one may."""
+    answer: Form = ALONE
+    """The structure of its answer, of which the graph's outputs are the tensors."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Modules that could not be captured inside and are one layer each, with the reason."""
 
 
 def trace(
-    model: nn.Module, example: torch.Tensor, name: str, *, is_checked: bool = True, is_own: bool = False
+    model: nn.Module, example: torch.Tensor | Example, name: str, *, is_checked: bool = True, is_own: bool = False
 ) -> Traced:
-    """Capture `model`, put in eval mode, for inputs of the shape of `example` (1, ...); neither is changed.
+    """Capture `model`, put in eval mode, for inputs of the shapes of `example`; neither is changed.
 
     A custom model is checked on more inputs, and the numbers in its graph get a digest. Raises UsageError where
     neither fx nor export gives a graph that computes what the network computes. Without the check the graph is good for
     measuring only.
     """
-    model.eval()
+    in_eval_mode(model)
+    example = Example.of(example) if isinstance(example, torch.Tensor) else example
     cases = _Cases(model, example, name, is_own) if is_checked else None
-    reasons = {}
+    form = ALONE if cases is None else cases.form
+    attempt = partial(_attempt, model, example, form, name, cases)
+    reasons: dict[str, Exception] = {}
+    traced = None
     for capture, take in _CAPTURES.items():
         try:
-            # fx and export raise whatever the network's own code makes them raise
-            with _left_as_it_is(model):
-                captured = take(model, example)
-            traced = _put_in_order(captured, example, name, capture)
-            if cases is not None:
-                _check_equal(traced, cases)
-        except Exception as error:  # noqa: BLE001
+            traced = traced or attempt(capture, take)
+        except Exception as error:  # noqa: BLE001  fx and export raise whatever the network's own code makes them raise
             reasons[capture] = error
-        else:
-            return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
-    if cases is not None and not cases.is_steady:
+    if traced is None and cases is not None and not cases.is_steady:
         raise UsageError(f"{name} gives a different answer each time: forward() uses random numbers or keeps state")
-    raise UsageError(f"{name} cannot be captured as a graph of layers ({_why(reasons)})")
+    for capture in reversed(_CAPTURES):
+        traced = traced or _with_kept_blocks(model, attempt, capture, reasons[capture])
+    if traced is not None:
+        return replace(traced, numbers=_numbers(traced, model)) if is_own else traced
+    raise UsageError(f"{name} cannot be captured as a graph of layers ({why(reasons)})")
 
 
-@contextmanager
-def _left_as_it_is(model: nn.Module) -> Iterator[None]:
-    """Capturing runs the network's code with stand-ins for tensors, which it may keep in its attributes."""
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    snapshots = [(module, dict(vars(module))) for module in modules]
-    holders = [(each, each.copy()) for _, inside in snapshots for each in inside.values() if type(each) in _HOLDERS]
-    try:
-        yield
-    finally:
-        for module, inside in snapshots:
-            vars(module).clear()
-            vars(module).update(inside)
-        for holder, inside in holders:
-            holder.clear()
-            (holder.extend if isinstance(holder, list) else holder.update)(inside)
+def _attempt(
+    model: nn.Module, example: Example, form: Form, name: str, cases: "_Cases | None", capture: str, take: Capture
+) -> Traced:
+    """Capture in one way, and compare. Raises whatever the network's own code raises, or NotCuttableError."""
+    with left_as_it_is(model):
+        captured = take(model, example, form)
+    traced = _put_in_order(captured, example, form, name, capture)
+    if cases is not None:
+        _check_equal(traced, cases)
+    return traced
 
 
-_HOLDERS = (dict, OrderedDict, list, set)
-
-
-def _why(reasons: Mapping[str, Exception]) -> str:
-    """One line. What fx cannot follow export may: where fx stumbled over a stand-in, the last reason is the true."""
-    first_lines = {capture: _first_line(error) for capture, error in reasons.items()}
-    last = next(reversed(first_lines))
-    if _DEPENDS.search(first_lines[last]):
-        spots = [spot for spot in _SPOT.findall(str(reasons[last])) if "site-packages" not in spot[0]]
-        where = f" ({spots[-1][0]}, line {spots[-1][1]})" if spots else ""
-        return f"its control flow depends on the values of its input{where}, which a graph cannot express"
-    if re.search("[Pp]rox|symbolically traced|torch_function", first_lines["fx"]):
-        first_lines.pop("fx")
-    return "; ".join(f"{capture}: {reason[:_REASON_CHARS]}" for capture, reason in first_lines.items())
-
-
-_DEPENDS = re.compile("data-dependent|Dynamic control flow")
-_SPOT = re.compile(r'File "([^"]+\.py)", line (\d+)')
-_REASON_CHARS = 160
-
-
-class _Tracer(fx.Tracer):
-    """Takes torch's own modules for layers, and those of others that say that they are one."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_one = getattr(m, "is_one_layer", False) or isinstance(m, torch.jit.ScriptModule)
-        return bool(is_one) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _capture_fx(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    graph = _Tracer().trace(model)
-    module = fx.GraphModule(model, graph, type(model).__name__)
-    for node in list(module.graph.nodes):
-        if node.target in (torch._assert, torch._check):
-            module.graph.erase_node(node)
-    return module
-
-
-def _capture_export(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = log.level
-    with warnings.catch_warnings(), silent_stderr():  # a graph that it gives up is printed
-        warnings.simplefilter("ignore")  # torch's own deprecations, of no use to our users
-        log.setLevel(logging.ERROR)
+def _with_kept_blocks(
+    model: nn.Module, attempt: Callable[[str, Capture], Traced], capture: str, error: Exception
+) -> Traced | None:
+    """Keep the smallest module in which capturing failed as one layer, and try again; None where it is the network."""
+    kept: dict[str, str] = {}
+    begun = time.perf_counter()
+    for _ in range(MAX_KEPT):
+        path = to_keep(model, error, tuple(kept))
+        if not path or time.perf_counter() - begun > KEPT_S:
+            return None
+        reason = next((why for other, why in kept.items() if other.startswith(f"{path}.")), why_kept(error))
+        kept = {other: why for other, why in kept.items() if not other.startswith(f"{path}.")} | {path: reason}
         try:
-            program = torch.export.export(model, (example,)).run_decompositions({})
-        finally:
-            log.setLevel(level)
-        module: fx.GraphModule = program.module(check_guards=False)
-    module.graph.set_codegen(fx.graph.CodeGen())  # plain tensors in and out
-    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
-        module.graph.erase_node(node)  # the network worked in place on its input, which nobody looks at afterwards
-    return module
+            return replace(attempt(capture, partial(_CAPTURES[capture], kept=tuple(kept))), kept=kept)
+        except Exception as another:  # noqa: BLE001  as before
+            error = another
+    return None
 
 
-_CAPTURES: dict[str, Callable[[nn.Module, torch.Tensor], fx.GraphModule]] = {
-    "fx": _capture_fx,
-    "export": _capture_export,
-}
+_CAPTURES: dict[str, Capture] = {"fx": capture_fx, "export": capture_export}
 
 
 # --- one run that tells what every node makes and whom it changes
@@ -185,10 +158,30 @@ class _Record:
     """Storages that the node wrote into."""
     is_tensor: bool = False
     is_contiguous: bool = True
+    parts: "tuple[_Record, ...] | None" = None
+    """Of a tuple or list, what is in it."""
+    sequence: type | None = None
+    """Which of the two it is, or a named tuple."""
 
     @property
     def holds_tensors(self) -> bool:
         return bool(self.shapes)
+
+
+def _record(value: Any, changed: frozenset[int] = frozenset()) -> _Record:
+    tensors = _tensors(value)
+    return _Record(
+        value=None if tensors else value,
+        shapes=tuple(tuple(t.shape) for t in tensors),
+        dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        storages=frozenset(map(_storage, tensors)),
+        changed=changed,
+        is_tensor=isinstance(value, torch.Tensor),
+        is_contiguous=all(t.layout is not torch.strided or t.is_contiguous() for t in tensors),
+        parts=tuple(map(_record, value)) if tensors and isinstance(value, tuple | list) else None,
+        sequence=type(value) if isinstance(value, tuple | list) else None,
+    )
 
 
 @dataclass
@@ -206,17 +199,7 @@ class _Recorder(fx.Interpreter):
         versions = [t._version for t in arguments]
         value = super().run_node(n)
         changed = frozenset(_storage(t) for t, before in zip(arguments, versions, strict=True) if t._version != before)
-        tensors = _tensors(value)
-        self.records[n] = _Record(
-            value=None if tensors else value,
-            shapes=tuple(tuple(t.shape) for t in tensors),
-            dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors),
-            bytes=sum(t.numel() * t.element_size() for t in tensors),
-            storages=frozenset(map(_storage, tensors)),
-            changed=changed,
-            is_tensor=isinstance(value, torch.Tensor),
-            is_contiguous=all(t.is_contiguous() for t in tensors),
-        )
+        self.records[n] = _record(value, changed)
         return value
 
 
@@ -227,58 +210,60 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # made of other tensors, as quantised ones of packages are
+        return id(tensor)
 
 
 # --- putting the graph in order
 
 
-def _put_in_order(module: fx.GraphModule, example: torch.Tensor, name: str, capture: str) -> Traced:
+def _put_in_order(module: fx.GraphModule, example: Example, form: Form, name: str, capture: str) -> Traced:
     graph = module.graph
-    source = _only_input(graph)
+    sources = list(graph.find_nodes(op="placeholder"))
+    if len(sources) != len(example.tensors):
+        raise NotCuttableError(f"the graph reads {len(sources)} inputs, {len(example.tensors)} are given")
     recorder = _Recorder(module)
-    x = example.clone()
+    given = [tensor.clone() for tensor in example.tensors]
     with torch.no_grad():
-        recorder.run(x)
+        recorder.run(*given)
     records = recorder.records
     _forbid_shared_in_place(graph, records)
-    if not torch.allclose(x, example, rtol=0, atol=0, equal_nan=True):
+    pairs = zip(given, example.tensors, strict=True)
+    if not all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs):
         raise NotCuttableError("a layer modifies the network's input")
-    bound = _find_bound(graph, source, records)
+    bound = _find_bound(graph, sources, records)
     _fold_constants(graph, records, bound)
+    _take_apart(graph, records, bound)
     _erase_unread(graph, records)
-    _select_one_tensor(graph, records, bound)
     graph.lint()
     module.recompile()
-    return _number_layers(module, source, records, bound & set(graph.nodes), name, capture)
+    left = set(graph.nodes)
+    unsent = _find_unsent(graph, records)
+    traced = _number_layers(module, example.call, records, bound & left, unsent, name, capture)
+    return replace(traced, answer=form)
 
 
-def _find_bound(graph: fx.Graph, source: fx.Node, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
+def _find_bound(graph: fx.Graph, sources: list[fx.Node], records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
     """Raises NotCuttableError where the answer itself could not travel."""
     tensors = {
         node: tuple((shape, getattr(torch, dtype)) for shape, dtype in zip(record.shapes, record.dtypes, strict=True))
         for node, record in records.items()
         if record.holds_tensors
     }
-    bound = find_bound(graph, source, tensors)
+    bound = find_bound(graph, sources, tensors)
     for node in graph.output_node().all_input_nodes:
         if node in bound:
             what = "the shape of its answer" if records[node].holds_tensors else "its answer is a number that"
-            raise NotCuttableError(f"{what} depends on the values of its input ({node.name}), not on its shape alone")
+            raise NotCuttableError(
+                f"{what} depends on the values of its input ({node.name}), not on its shape alone: return tensors of a "
+                "fixed size"
+            )
     for node in bound:
         if records[node].changed:
             raise NotCuttableError(f"{node.name} works in place, on data that depends on the values of the input")
     return bound
-
-
-def _only_input(graph: fx.Graph) -> fx.Node:
-    inputs: list[fx.Node] = [node for node in graph.find_nodes(op="placeholder") if node.users]
-    if len(inputs) != 1:
-        raise NotCuttableError(f"the network reads {len(inputs)} inputs, but only one is supported")
-    for node in graph.find_nodes(op="placeholder"):
-        if node is not inputs[0]:
-            graph.erase_node(node)
-    return inputs[0]
 
 
 def _forbid_shared_in_place(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
@@ -300,6 +285,8 @@ def _fold_constants(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set
     for node in list(graph.nodes):
         if node.op in ("placeholder", "output") or records[node].holds_tensors or node in bound:
             continue
+        if isinstance(records[node].value, nn.Module):
+            continue  # a branch of torch.cond, say: it is called by its name
         value = _plain(records[node].value)
         for user in list(node.users):
             user.args = _replace(user.args, node, value)
@@ -323,63 +310,161 @@ def _erase_unread(graph: fx.Graph, records: dict[fx.Node, _Record]) -> None:
             graph.erase_node(node)
 
 
-def _select_one_tensor(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
-    """Give every selection from a node of several tensors a maker of its own, which costs nothing for views."""
+def _take_apart(graph: fx.Graph, records: dict[fx.Node, _Record], bound: set[fx.Node]) -> None:
+    """Where several tensors are used as one value, as a list is, name each of them: then each can cross a cut."""
     for node in list(graph.nodes):
-        if node.op == "output" or records[node].is_tensor or node in bound:
+        if node.op == "output" or records[node].parts is None or node in bound:
             continue
-        selections = list(node.users)
-        if any(user.target is not operator.getitem for user in selections):
-            raise NotCuttableError(f"{node.name} produces several tensors that are used as one value")
-        is_view = bool(node.all_input_nodes) and records[node].storages <= records[node.all_input_nodes[0]].storages
-        if len(selections) > 1 and not is_view:
-            raise NotCuttableError(f"{node.name} produces several tensors at once")
-        for selection in selections[1:]:
-            with graph.inserting_before(selection):
-                copy = graph.node_copy(node, lambda a: a)
-            records[copy] = records[node]
-            selection.replace_input_with(node, copy)
+        is_plain = records[node].sequence in (tuple, list)
+        users = [
+            user
+            for user in node.users
+            if user.op == "output" or (is_plain and not (user.target is operator.getitem and user.args[0] is node))
+        ]
+        whole = _each_of(graph, node, records) if users else None
+        for user in users:
+            user.args = _replace(user.args, node, whole)
+            user.kwargs = _replace(user.kwargs, node, whole)
+
+
+def _each_of(graph: fx.Graph, node: fx.Node, records: dict[fx.Node, _Record]) -> Any:
+    """The same tuple or list, of nodes."""
+    record, members = records[node], []
+    for number, part in enumerate(record.parts or ()):
+        if not part.holds_tensors:
+            members.append(_plain(part.value))
+            continue
+        with graph.inserting_after(members[-1] if members and isinstance(members[-1], fx.Node) else node):
+            member = graph.call_function(operator.getitem, (node, number))
+        records[member] = part
+        members.append(member)
+    members = [
+        _each_of(graph, each, records) if isinstance(each, fx.Node) and records[each].parts is not None else each
+        for each in members
+    ]
+    return members if record.sequence is list else tuple(members)
+
+
+def _find_unsent(graph: fx.Graph, records: Mapping[fx.Node, _Record]) -> set[fx.Node]:
+    """The nodes that make something other than one tensor, or one of a type that no message has.
+
+    Raises NotCuttableError where that is the answer, or the only trace of it is what was written elsewhere.
+    """
+    unsent = set()
+    for node in graph.nodes:
+        record = records.get(node)
+        if node.op in ("placeholder", "output") or record is None or not record.holds_tensors:
+            continue
+        strange = sorted(set(record.dtypes) - set(TRAVELLING)) if record.is_tensor else []
+        if record.is_tensor and not strange:
+            continue
+        if strange and graph.output_node() in node.users:
+            raise NotCuttableError(f"its answer has tensors of {strange[0]}, which cannot be sent")
+        if record.changed and not node.users:
+            raise NotCuttableError(f"{node.name} works in place on what cannot be sent")
+        unsent.add(node)
+    return unsent
 
 
 def _number_layers(
     module: fx.GraphModule,
-    source: fx.Node,
+    call: Call,
     records: dict[fx.Node, _Record],
     bound: set[fx.Node],
+    unsent: set[fx.Node],
     name: str,
     capture: str,
 ) -> Traced:
-    strange = {dtype for record in records.values() for dtype in record.dtypes} - set(TRAVELLING)
-    if strange:
-        raise NotCuttableError(f"tensors of {', '.join(sorted(strange))} cannot be sent")
-    number_of: dict[fx.Node, int] = {source: 0}
-    groups: list[tuple[fx.Node, ...]] = [(source,)]
-    layers = [_layer("input", "input", (), records[source])]
+    """Every tensor that can be sent is a layer, with what it is made of that cannot.
+
+    Several tensors that are made at once are several layers with the same node in them: it runs once on each side that
+    has any of them.
+    """
+    together = bound | unsent
+    kept = {node for node in module.graph.nodes if KEPT in node.meta or _branches(node)}
+    sources, answers = list(module.graph.find_nodes(op="placeholder")), _answers(module.graph)
+    number_of: dict[fx.Node, int] = {source: number for number, source in enumerate(sources)}
+    groups: list[tuple[fx.Node, ...]] = [(source,) for source in sources]
+    ids: set[str] = set()
+    names = ["input"] if len(sources) == 1 else [_unused(each[:100], ids) for each in call.names]
+    ids.update(names)
+    layers = [_layer(each, "input", (), records[source]) for each, source in zip(names, sources, strict=True)]
     constants: set[fx.Node] = set()
-    ids = {"input"}
     for node in module.graph.nodes:
-        if node is source or node.op == "output":
+        if node in number_of or node.op == "output":
             continue
         if all(read in constants for read in node.all_input_nodes):
             constants.add(node)
-            continue
-        if not records[node].is_tensor or node in bound:
+            together.discard(node)
+            if node not in answers or not records[node].is_tensor:
+                continue
+        if not records[node].is_tensor or node in together:
             continue  # joins the selection that reads it, or whatever else does
-        inner = tuple(through(node, bound))
-        maker = node.all_input_nodes[0]
-        group = (*inner, node) if inner or records[maker].is_tensor else (maker, node)
+        inner = tuple(through(node, together))
+        group = (*inner, node)
         reads = [read for member in group for read in member.all_input_nodes]
         inputs = tuple(dict.fromkeys(number_of[read] for read in reads if read in number_of))
+        inputs = inputs or (len(layers) - 1,)  # a part of the answer that no input changes comes where the others do
         number_of[node] = len(layers)
         groups.append(group)
-        kind = _kind(module, node) + OF_VALUES if inner else _kind(module, group[0])
-        layers.append(_layer(_unique_id(node if inner else group[0], ids), kind, inputs, records[node]))
-    outputs = tuple(number_of[node] for node in _answers(module.graph))
-    views = frozenset(n for n, group in enumerate(groups) if n and _is_view(group, records))
+        named = group[0] if _selects(group) and not bound.intersection(inner) else node
+        kind = _kind_of(module, group, named, is_of_values=bool((bound | kept).intersection(group)))
+        layers.append(_layer(_unique_id(named, ids), kind, inputs, records[node]))
+    _forbid_writing_twice(groups, records)
+    outputs = tuple(number_of[node] for node in answers)
+    views = frozenset(
+        n for n, group in enumerate(groups) if layers[n].inputs and _is_view(group, records)
+    ) | _later_of_one(groups)
     strided = frozenset(n for n, group in enumerate(groups) if not records[group[-1]].is_contiguous)
-    holding = frozenset(n for n, group in enumerate(groups) if bound.intersection(group))
+    holding = frozenset(n for n, group in enumerate(groups) if (bound | kept).intersection(group))
     graph = LayerGraph(name, tuple(layers), outputs)
-    return Traced(graph, module, tuple(groups), capture, views, strided, _overwritten(groups, records), holding)
+    return Traced(
+        graph,
+        module,
+        tuple(groups),
+        capture,
+        _later_of_one(groups) | views,
+        strided,
+        _overwritten(groups, records),
+        holding,
+    )
+
+
+def _branches(node: fx.Node) -> bool:
+    """Whether it is torch.cond or its like, which take one way for all that they are given."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _forbid_writing_twice(groups: list[tuple[fx.Node, ...]], records: dict[fx.Node, _Record]) -> None:
+    """Raise where something works in place and is in several layers: on two sides it would do so twice."""
+    count = Counter(node for group in groups for node in group)
+    for node, times in count.items():
+        if times > 1 and records[node].changed:
+            raise NotCuttableError(f"{node.name} works in place, and several layers need it")
+
+
+def _selects(group: tuple[fx.Node, ...]) -> bool:
+    """Whether all but the first node only take something out of what the first makes."""
+    return all(node.target in (operator.getitem, getattr) and len(node.all_input_nodes) == 1 for node in group[1:])
+
+
+def _later_of_one(groups: list[tuple[fx.Node, ...]]) -> frozenset[int]:
+    """Layers that only take another tensor out of what an earlier one has made."""
+    makers: set[fx.Node] = set()
+    later = set()
+    for number, group in enumerate(groups):
+        if len(group) > 1 and _selects(group):
+            if group[0] in makers:
+                later.add(number)
+            makers.add(group[0])
+    return frozenset(later)
+
+
+def _kind_of(module: fx.GraphModule, group: tuple[fx.Node, ...], named: fx.Node, *, is_of_values: bool) -> str:
+    kind = _kind(module, named)
+    if is_of_values:
+        return kind + OF_VALUES
+    return kind if named is group[0] else f"{_kind(module, group[0])}+{kind}"
 
 
 OF_VALUES = "_of_values"
@@ -410,7 +495,10 @@ def _layer(layer_id: str, kind: str, inputs: tuple[int, ...], record: _Record) -
 
 def _unique_id(node: fx.Node, ids: set[str]) -> str:
     """The module's own dotted name where there is one, else fx's name; a module called again gets a number."""
-    name = str(node.target) if node.op == "call_module" else node.name
+    return _unused(str(node.target) if node.op == "call_module" else node.name, ids)
+
+
+def _unused(name: str, ids: set[str]) -> str:
     candidate, again = name, 1
     while candidate in ids:
         again += 1
@@ -430,9 +518,7 @@ def _kind(module: fx.GraphModule, node: fx.Node) -> str:
 def _answers(graph: fx.Graph) -> list[fx.Node]:
     (answer,) = graph.output_node().args
     answers = list(answer) if isinstance(answer, tuple | list) else [answer]
-    if not answers or not all(isinstance(node, fx.Node) for node in answers):
-        raise NotCuttableError("the network must return a tensor or a tuple of tensors")
-    return answers  # type: ignore[return-value]  # checked above
+    return [node for node in answers if isinstance(node, fx.Node)]  # the others are numbers that never change
 
 
 # --- the oracle
@@ -445,11 +531,23 @@ class _AsIfCut(fx.Interpreter):
     the two differ, and a cut would change the answer.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, traced: Traced) -> None:
+        super().__init__(traced.module, garbage_collect_values=False)
+        self.layers = {group[-1]: layer for group, layer in zip(traced.nodes, traced.graph.layers, strict=True)}
 
     def run_node(self, n: fx.Node) -> Any:
-        return map_aggregate(super().run_node(n), lambda v: v.contiguous() if isinstance(v, torch.Tensor) else v)
+        value = super().run_node(n)
+        layer = self.layers.get(n)
+        if layer is not None and tuple(value.shape) != layer.out_shape:
+            raise NotCuttableError(
+                f"the shape of {layer.id} depends on the values of the input, not on its shape alone"
+            )
+        return map_aggregate(value, _as_sent)
+
+
+def _as_sent(value: Any) -> Any:
+    is_plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return value.contiguous() if is_plain else value
 
 
 @dataclass
@@ -457,7 +555,7 @@ class _Cases:
     """Inputs, and what the network itself answers to them; how many there are depends on how long it takes."""
 
     model: nn.Module
-    example: torch.Tensor
+    example: Example
     name: str
     is_own: bool
 
@@ -465,14 +563,18 @@ class _Cases:
         """Raises UsageError where the network does not take its own example."""
         begun = time.perf_counter()
         try:
-            answer = self._answer(self.example)
-        except UsageError as error:
-            raise UsageError(f"{self.name}: {error}") from None
+            with torch.no_grad():
+                whole = self.example.answer(self.model)
         except Exception as error:  # noqa: BLE001  whatever the network's own code raises
-            shape = tuple(self.example.shape)
-            raise UsageError(f"{self.name} fails on its input of shape {shape}: {_first_line(error)[:200]}") from None
+            reason = first_line(error)[:200]
+            cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason)), "")
+            raise UsageError(f"{self.name} fails on its {self.example.told}: {reason}{cure}") from None
         self.took_s = time.perf_counter() - begun
-        self.first = (self.example, answer)
+        try:
+            self.form, answer = take_apart(whole)
+        except FormError as error:
+            raise UsageError(f"{self.name}: what forward() returns cannot be taken apart: {error}") from None
+        self.first = (self.example.tensors, tuple(tensor.clone() for tensor in answer))
         self._others: list[_Case] | None = None
 
     @property
@@ -489,40 +591,84 @@ class _Cases:
         return self._others
 
     def _made(self) -> "Iterator[_Case]":
-        noise = torch.randn(self.example.shape, generator=torch.Generator().manual_seed(1)).to(self.example)
+        noise = _noise(self.example.tensors)
         if not self.is_own:
             yield noise, self._answer(noise)
             return
         affordable = max(MIN_CASES, int(CASES_S / max(self.took_s, 1e-9)))
-        for x in list(_harder(self.example, noise))[:affordable]:
+        for x in list(_harder(self.example.tensors, noise))[:affordable]:
             try:
                 answer = self._answer(x)
+            except FormError:
+                raise
             except Exception:  # noqa: BLE001  no valid input: a token that there is not, say
                 continue
             if all(torch.isfinite(one).all() for one in answer if one.is_floating_point()):
                 yield x, answer
 
-    def _answer(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _answer(self, x: Tensors) -> Tensors:
+        """Raises FormError where the answer has another structure than the first."""
         with torch.no_grad():
-            return tuple(one.clone() for one in _as_tuple(self.model(x.clone())))
+            tensors, _ = self.form.leaves(self.example.answer(self.model, x), lambda _: False)
+        return tuple(one.clone() for one in tensors)
 
 
-_Case = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+_CURES = (
+    ("required .*argument", ": an example gives all that forward() needs, as a tuple or as a dict by name"),
+    ("dtype|should be the same|scalar type", ": an example is of the type that the network computes in"),
+)
+_Case = tuple[Tensors, Tensors]
 MIN_CASES, CASES_S = 3, 1.0
 
 
-def _harder(example: torch.Tensor, noise: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Inputs that reach what noise does not, the most telling first: other orders of valid values, large, few, none."""
+def _noise(example: Tensors) -> Tensors:
+    """Noise in place of numbers; of what may be anything but a number, such as tokens or a mask, other valid values."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        torch.randn(each.shape, generator=generator).to(each) if _is_number(each) else _drawn(each, generator)
+        for each in example
+    )
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _drawn(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Values of a tensor, each at any place."""
+    if not tensor.numel():
+        return tensor.clone()
+    places = torch.randint(tensor.numel(), (tensor.numel(),), generator=generator)
+    return tensor.reshape(-1)[places].reshape(tensor.shape)
+
+
+def _shuffled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    order = torch.randperm(tensor.numel(), generator=generator)
+    return tensor.reshape(-1)[order].reshape(tensor.shape)
+
+
+def _harder(example: Tensors, noise: Tensors) -> Iterator[Tensors]:
+    """Inputs that reach what noise does not, the most telling first: other orders of valid values, large, few, none.
+
+    Whole numbers and flags may be tokens or masks: they stay within the values of the example.
+    """
     generator = torch.Generator().manual_seed(2)
-    order = torch.randperm(example.numel(), generator=generator)
-    yield example.reshape(-1)[order].reshape(example.shape)
-    few = torch.rand(example.shape, generator=generator) < 0.1
-    yield noise * 100 * few.to(example)
-    yield noise
-    yield torch.zeros_like(example)
-    yield example * 100
-    yield -example
-    yield example + 1000
+    yield tuple(_shuffled(each, generator) for each in example)
+
+    def few(tensor: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return noise * 100 * (torch.rand(tensor.shape, generator=generator) < 0.1).to(tensor)
+
+    changes: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = (
+        few,
+        lambda tensor, noise: noise,
+        lambda tensor, noise: torch.zeros_like(tensor),
+        lambda tensor, noise: tensor * 100,
+        lambda tensor, noise: -tensor,
+        lambda tensor, noise: tensor + 1000,
+    )
+    for change in changes:
+        pairs = zip(example, noise, strict=True)
+        yield tuple(change(a, b) if _is_number(a) else _drawn(a, generator) for a, b in pairs)
 
 
 def _check_equal(traced: Traced, cases: _Cases) -> None:
@@ -531,14 +677,15 @@ def _check_equal(traced: Traced, cases: _Cases) -> None:
     Raises NotCuttableError where they differ.
     """
     _compare(traced.module, *cases.first)
-    as_if_cut = _AsIfCut(traced.module).run
+    as_if_cut = _AsIfCut(traced).run
     for x, expected in cases.others:
         _compare(as_if_cut, x, expected)
 
 
-def _compare(run: Callable[[torch.Tensor], Any], x: torch.Tensor, expected: tuple[torch.Tensor, ...]) -> None:
+def _compare(run: Callable[..., Any], x: Tensors, expected: Tensors) -> None:
     with torch.no_grad():
-        answers = _as_tuple(run(x.clone()))
+        answer = run(*(each.clone() for each in x))
+    answers = (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)[: len(expected)]
     if len(answers) != len(expected) or not all(map(_is_close, answers, expected)):
         raise NotCuttableError("the captured graph gives a different answer than the network")
 
@@ -558,7 +705,7 @@ def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _numbers(traced: Traced, model: nn.Module) -> str:
     """A digest of what every operation of the graph is given but tensors that are parameters or buffers."""
-    addresses = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
+    addresses = {address(tensor) for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)}
     sha = hashlib.sha256()
     number_of = {node: f"%{number}" for number, node in enumerate(traced.module.graph.nodes)}
     for node in traced.module.graph.nodes:
@@ -566,8 +713,8 @@ def _numbers(traced: Traced, model: nn.Module) -> str:
         sha.update(f"{node.op} {_kind(traced.module, node)} {_text(arguments, number_of)}\n".encode())
         if node.op == "get_attr":
             tensor = operator.attrgetter(str(node.target))(traced.module)
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in addresses:
-                sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if isinstance(tensor, torch.Tensor) and address(tensor) not in addresses:
+                update_tensor(sha, tensor.detach())
         elif node.op == "call_module":
             sha.update(traced.module.get_submodule(str(node.target)).extra_repr().encode())
     return "sha256:" + sha.hexdigest()
@@ -584,15 +731,3 @@ def _text(value: Any, number_of: Mapping[fx.Node, str]) -> str:
         return _text((value.start, value.stop, value.step), number_of)
     plain = value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device | torch.layout)
     return repr(value) if plain or isinstance(value, torch.memory_format) else type(value).__name__
-
-
-def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
-    if isinstance(value, torch.Tensor):
-        return (value,)
-    if isinstance(value, tuple | list) and value and all(isinstance(v, torch.Tensor) for v in value):
-        return tuple(value)
-    raise UsageError(f"a network must return a tensor or a tuple of tensors, not {type(value).__name__}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

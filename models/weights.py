@@ -21,6 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from edgecloud.models import checkpoints, custom_model
+from edgecloud.models.building import in_eval_mode
 from edgecloud.models.fingerprint import Fingerprint, held_by, of_held, of_state
 from edgecloud.models.network import DEFAULT, IMAGENET, Weights
 from edgecloud.models.registry import Entry, Packaged, file_of
@@ -82,7 +83,9 @@ def digest(model: nn.Module) -> str:
 
 def _finish(model: nn.Module, entry: Entry, origin: str, *, trained: bool, given: Iterable[str] = ()) -> Loaded:
     """Of a custom model, all it holds but what was `given` by a file has to be what it was built as first."""
-    model.eval().requires_grad_(False)
+    in_eval_mode(model).requires_grad_(False)
+    if entry.built is not None and entry.built.unwrapped:
+        origin = f"{origin} (taken out of {entry.built.unwrapped})"
     fingerprint = of_state(model) if entry.built is None else _compared(model, entry.built, entry.code, given)
     about = (fingerprint.digest, origin, trained, entry.code, fingerprint.names, fingerprint.marks)
     return Loaded(*about, model=model)

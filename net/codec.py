@@ -19,6 +19,7 @@ from edgecloud.net.encodings import DTYPES, Array, Bytes, CodecError, Compressor
 from edgecloud.net.jpeg import Jpeg
 from edgecloud.net.pixels import Pixels
 from edgecloud.net.sides import Parse, SidedCodec, kind_of
+from edgecloud.utils.dtypes import name_of
 from edgecloud.utils.errors import ProtocolError
 
 __all__ = [
@@ -87,7 +88,7 @@ class Codec:
 
         Raises CodecError for an array that this codec cannot carry: lossy ones carry finite float32 only.
         """
-        name = array.dtype.name
+        name = name_of(array.dtype)
         if name not in DTYPES:
             raise CodecError(f"dtype {name} is not supported")
         parameters, codes = self.form.encode(array)
@@ -225,7 +226,7 @@ def encode(array: Array, codec: str, sided: SidedCodec | None = None) -> Encoded
     Raises CodecError where there is none or it cannot carry this array.
     """
     if sided is not None:
-        return Encoded(array.dtype.name, tuple(array.shape), codec, (memoryview(sided.encode(array)),), sided)
+        return Encoded(name_of(array.dtype), tuple(array.shape), codec, (memoryview(sided.encode(array)),), sided)
     if kind_of(codec) in (*KINDS, LEARNED):
         raise CodecError(f"{codec[:40]} was not calibrated for this tensor")
     if codec not in CODECS:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgecloud.utils.dtypes import TRAVELLING
+from edgecloud.utils.dtypes import TRAVELLING, dtype_of, name_of
 from edgecloud.utils.errors import AppError, ProtocolError
 
 Array = npt.NDArray[Any]
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Shape = tuple[int, ...]
 
-DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name).newbyteorder("<") for name in TRAVELLING}
+DTYPES: dict[str, np.dtype[Any]] = {name: dtype_of(name).newbyteorder("<") for name in TRAVELLING}
 """The element types of the wire, by name; little-endian."""
 
 PIECE = 1 << 14  # numbers worked on at once: 64 KiB of float32
@@ -86,7 +86,7 @@ class Raw:
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """A view of a contiguous array, else of a copy."""
-        return _NO_BYTES, np.asarray(array, dtype=DTYPES[array.dtype.name], order="C").reshape(-1).view(np.uint8)
+        return _NO_BYTES, np.asarray(array, dtype=DTYPES[name_of(array.dtype)], order="C").reshape(-1).view(np.uint8)
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
         """A view of the codes. Raises ProtocolError for a bool that is neither 0 nor 1."""

@@ -69,7 +69,8 @@ def exact(problem: Problem, time_limit_s: float = 1.0) -> Bottleneck:
     solver = CutSolver(problem.graph)
     terms = _terms(solver, problem)
     cuts = [_cut(problem, _best_prefix(problem, terms))]
-    if all(number - 1 in layer.inputs for number, layer in enumerate(problem.graph.layers) if number):
+    first = len(problem.graph.inputs)
+    if all(number - 1 in layer.inputs for number, layer in enumerate(problem.graph.layers) if number > first):
         return _proven(cuts[0], WALK)  # a chain, or one with shortcuts: it has no other cuts
     heads = Walk(problem.graph, terms, cuts[0].predicted.longest_s).best(STEPS)
     if heads is not None:
@@ -131,6 +132,7 @@ def _best_prefix(problem: Problem, terms: Terms) -> frozenset[int]:
     total_s += link.rtt_s + problem.cloud.queue_s + problem.result_bytes / link.down_bytes_per_s
     longest_s = np.maximum(edge_s, np.maximum(upload_s, cloud_s))
     longest_s[-1] = total_s[-1] = edge_s[-1]  # nothing is left for the cloud
+    longest_s[: graph.inputs[-1]] = np.inf  # every cut holds all inputs
     equal = np.flatnonzero(longest_s <= (1 + TIE) * longest_s.min())
     return frozenset(range(int(equal[np.argmin(total_s[equal])]) + 1))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.mincut import Terms
 
 Flags = NDArray[np.bool_]
@@ -44,13 +44,13 @@ class Walk:
         for number in reversed(range(len(graph.layers))):
             for reader in graph.readers[number]:
                 self._followers[number] |= self._followers[reader]
-        self._everything = _mask(graph.everything)
+        self._everything, self._inputs = _mask(graph.everything), graph.inputs
         self._best_s = best_s
 
     def best(self, steps: int) -> list[frozenset[int]] | None:
         """The best cut, if there is one that is as good as the one known; None if it takes more steps than that."""
         cuts: list[tuple[float, float, int]] = []
-        stack = [_State(1 << INPUT, 0, self._edge_s[INPUT], 0.0, 0.0)]
+        stack = [_State(_mask(self._inputs), 0, sum(self._edge_s[number] for number in self._inputs), 0.0, 0.0)]
         while stack and steps:
             steps -= 1
             state = stack.pop()

@@ -26,7 +26,7 @@ def scan(problem: Problem) -> tuple[Candidate, ...]:
     head_s, head_cloud_s = list(accumulate(problem.edge_s)), list(accumulate(cloud.seconds))
     candidates = []
     for point in graph.points[:-1]:
-        crossing = problem.crossing((point.layer,))
+        crossing = problem.crossing(graph.crossing_at(point.number))
         tail_s = max(0.0, head_cloud_s[-1] - head_cloud_s[point.layer]) + cloud.start_s[point.layer]
         predicted = latency(
             head_s[point.layer], crossing, tail_s, problem.result_bytes, link, cloud.load, cloud.queue_s

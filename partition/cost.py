@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.utils.units import format_seconds
 
 Place = Literal["edge", "cloud"]
@@ -61,6 +61,13 @@ class Packed:
     decode_s: float = 0.0
 
 
+def joined(packings: Sequence[Packed]) -> Packed:
+    """Several tensors as one: all that they take together."""
+    codec = ",".join(dict.fromkeys(each.codec for each in packings))
+    size, encode_s, decode_s = (sum(getattr(each, name) for each in packings) for name in _PACKED_SUMS)
+    return Packed(codec, int(size), encode_s, decode_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a search looks at: a graph, what each layer costs on either side, and the link between them."""
@@ -78,10 +85,7 @@ class Problem:
         """What it takes to send the outputs of some layers up."""
         if self.packed is None:
             return Packed("raw", self.graph.bytes_of(layers))
-        packings = [self.packed[layer] for layer in layers]
-        codec = ",".join(dict.fromkeys(each.codec for each in packings))
-        size, encode_s, decode_s = (sum(getattr(each, name) for each in packings) for name in _PACKED_SUMS)
-        return Packed(codec, int(size), encode_s, decode_s)
+        return joined([self.packed[layer] for layer in layers])
 
     @property
     def result_bytes(self) -> int:
@@ -262,9 +266,10 @@ def predict(problem: Problem, parts: Iterable[Part]) -> StageTimes:
 
 def _in_turn(graph: LayerGraph, parts: Iterable[Part]) -> Iterator[tuple[frozenset[int], Part]]:
     """Every part with the layers that have run before it. Raises ValueError where they cannot run like that."""
-    done: frozenset[int] = frozenset({INPUT})
+    inputs = graph.only_inputs
+    done = inputs
     for part in parts:
-        is_new = not part.layers & (done - {INPUT}) and (part.place == "edge" or INPUT not in part.layers)
+        is_new = not part.layers & (done - inputs) and (part.place == "edge" or not part.layers & inputs)
         if not is_new or not set(graph.inputs_of(part.layers)) <= done:
             raise ValueError(f"{graph.name}: a part reads what is not there yet, or holds a layer twice")
         yield done, part

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import chain
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import (
@@ -279,7 +279,7 @@ def with_gain(
     """
     problem, weights = packings[0][0], goal.weights(power)
     graph = problem.graph
-    cloud = () if room is None and goal.max_cost is None else parts_of(graph, frozenset({INPUT}))
+    cloud = () if room is None and goal.max_cost is None else parts_of(graph, graph.only_inputs)
     has_room = room is None or all(room.fits(graph, part) for part in cloud)
     is_cheap = goal.max_cost is None or cost_of(problem, cloud, goal.price) <= goal.max_cost
 

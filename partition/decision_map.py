@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import chain
 from edgecloud.partition.cost import LATENCY, Link, Packed, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.envelope import Line, envelope
@@ -121,8 +121,8 @@ class DecisionMap:
         regions = [Region(end, piece.item.head, piece.line, piece.item.codec) for piece, end in spans][::-1]
         ways: list[tuple[tuple[int, Packed], ...]] = [()]
         if allowed is not None:
-            ways = [((INPUT, way),) for way in allowed.alone(INPUT)]
-        whole = [_Cut(graph.everything), *(_Cut(frozenset({INPUT}), way) for way in ways)]
+            ways = _ways_of_inputs(graph, allowed)
+        whole = [_Cut(graph.everything), *(_Cut(graph.only_inputs, way) for way in ways)]
         begins = tuple(region.from_bytes_per_s for region in regions)
         return cls(graph, tuple(regions), begins, tuple(map(line_of, whole)), between[1])
 
@@ -143,6 +143,18 @@ class DecisionMap:
         for region, (begin, end) in zip(self.regions, pairwise((*self.begins, self.fastest)), strict=True):
             gain, x = most_gained(region.line, self.ends, 1 / end, 1 / begin)
             yield gain, 1 / x
+
+
+def _ways_of_inputs(graph: LayerGraph, allowed: Allowed) -> list[tuple[tuple[int, Packed], ...]]:
+    """How the inputs may travel; several of them with the same codec, but for those that do not take it."""
+    crossing = graph.crossing_at(0)
+    if len(crossing) == 1:
+        return [((crossing[0], way),) for way in allowed.alone(crossing[0])]
+    by_codec = [{way.codec: way for way in allowed.lossless[number]} for number in crossing]
+    codecs = dict.fromkeys(codec for ways in by_codec for codec in ways)
+    first = [next(iter(ways.values())) for ways in by_codec]
+    each = list(zip(crossing, by_codec, first, strict=True))
+    return [tuple((number, ways.get(codec, way)) for number, ways, way in each) for codec in codecs]
 
 
 def best_cut(problem: Problem, weights: StageWeights, solver: CutSolver | None) -> frozenset[int]:

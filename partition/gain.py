@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from edgecloud.models.graph import INPUT, LayerGraph, Point
+from edgecloud.models.graph import LayerGraph, Point
 from edgecloud.partition import chain
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import Link, Place, Problem, StageTimes, StageWeights
@@ -77,7 +77,7 @@ def ends_of(packings: Sequence[Packing], value: Value, *, has_cloud: bool = True
     if has_cloud:
         problem, candidates = min(packings, key=lambda packing: value(packing[1][0].predicted))
         there = candidates[0].predicted
-        ends.insert(0, End("cloud", problem.crossing((INPUT,)).codec, there, value(there)))
+        ends.insert(0, End("cloud", problem.crossing(problem.graph.crossing_at(0)).codec, there, value(there)))
     return tuple(ends)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.branch_and_bound import TIE, Flags, needs_of
 from edgecloud.partition.mincut import Terms, Values
 from edgecloud.utils.quiet import silent_stdout
@@ -108,7 +108,7 @@ def _forced(graph: LayerGraph, edge: Values, cloud: Values, start: float, limit:
     A layer on the edge takes all that it needs with it, and one on the cloud all that needs it.
     """
     needs = needs_of(graph)
-    on_edge = np.arange(len(graph.layers)) == INPUT
+    on_edge = np.arange(len(graph.layers)) < len(graph.inputs)
     on_cloud, count = np.zeros_like(on_edge), 0
     while count < on_edge.sum() + on_cloud.sum():
         count = on_edge.sum() + on_cloud.sum()
@@ -144,7 +144,7 @@ def _stage_rows(graph: LayerGraph, edge: Values, cloud: Values, tensor: Values, 
 
 def _closed(graph: LayerGraph, chosen: Iterable[int]) -> frozenset[int]:
     """The layers among the chosen ones whose inputs are too: a cut."""
-    head = {INPUT}
+    head = set(graph.inputs)
     for number in sorted(chosen):
         if head.issuperset(graph.layers[number].inputs):
             head.add(number)

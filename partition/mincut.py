@@ -4,7 +4,7 @@ The flow network has a vertex for each layer, between a source, which is the edg
 layer that ends on the source's side runs on the edge. Three things that the paper leaves out are needed for the cut of
 least value to be the cut of least cost:
 
-* the input is pinned to the edge, or the upload of everything would come free,
+* the inputs are pinned to the edge, or the upload of everything would come free,
 * each arc between layers has an infinite arc back, or a cut could go from the cloud back to the edge at no cost,
 * what does not depend on single layers, the round trip and the start of a tail after each point, is an arc between
   consecutive points, of which every cut but all-on-the-edge cuts exactly one.
@@ -61,7 +61,7 @@ class CutSolver:
 
     def __init__(self, graph: LayerGraph) -> None:
         self._graph = graph
-        self._points = np.array([point.layer for point in graph.points[:-1]] or [INPUT])
+        self._points = np.array([point.layer for point in graph.points[:-1]] or [graph.inputs[-1]])
         self._out_bytes = np.array([layer.out_bytes for layer in graph.layers], dtype=np.float64)
         self._barriers = np.array(_barriers(graph))
         ends = [*self._barriers[1:].tolist(), len(graph.layers) - 1]
@@ -111,11 +111,14 @@ class CutSolver:
         barriers = self._barriers[self._barriers < last]
         edge_s = np.cumsum(terms.edge)
         cloud_s = np.append(np.cumsum(terms.cloud[::-1])[::-1], 0.0)
-        values = edge_s[barriers] + cloud_s[barriers + 1] + terms.tensor[barriers] + terms.entry[: len(barriers)]
+        crossing, ends = terms.tensor[barriers], barriers.copy()
+        crossing[:1] = terms.tensor[list(self._graph.crossing_at(0))].sum()
+        ends[:1] = self._graph.inputs[-1]
+        values = edge_s[ends] + cloud_s[ends + 1] + crossing + terms.entry[: len(barriers)]
         values = np.append(values, edge_s[last])
         number = int(np.argmax(values * ALMOST <= values.min()))
         layer = int(barriers[number]) if number < len(barriers) else last
-        return frozenset(range(layer + 1)), float(values[number])
+        return self._graph.only_inputs | set(range(layer + 1)), float(values[number])
 
     def _least(
         self, block: "_Block", terms: Terms, edge_s: Values, cloud_s: Values, least: Values, tensor: Values
@@ -131,10 +134,11 @@ class CutSolver:
 def _barriers(graph: LayerGraph) -> list[int]:
     """Layers that all layers before them lead to: where one runs on the edge, all before it do.
 
-    Every point is one, up to the first layer that nobody reads.
+    Every point is one, up to the first layer that nobody reads; the first one begins at the first input.
     """
-    dead_end = next(number for number, readers in enumerate(graph.readers) if not readers)
-    return [point.layer for point in graph.points if point.layer <= dead_end]
+    behind = graph.inputs[-1]
+    dead_end = next((n for n, readers in enumerate(graph.readers) if n > behind and not readers), behind)
+    return [INPUT, *(point.layer for point in graph.points[1:] if point.layer <= dead_end)]
 
 
 class _Block:
@@ -146,7 +150,7 @@ class _Block:
 
     def __init__(self, graph: LayerGraph, number: int, begin: int, end: int) -> None:
         self.number, self.begin, self.end = number, begin, end
-        self.is_closed = all(graph.readers[layer] for layer in range(begin, end))
+        self.is_closed = all(graph.readers[layer] or layer in graph.only_inputs for layer in range(begin, end))
         inside = range(begin, end if self.is_closed else end + 1)
         self._layers = list(inside)
         size = len(inside)
@@ -158,7 +162,7 @@ class _Block:
         """What each arc and its opposite one cost: a term and its place in it."""
         for layer in inside:
             if layer != begin:
-                self._join(0, layer - begin, ("cloud", layer))
+                self._join(0, layer - begin, _NEVER_CUT if layer in graph.only_inputs else ("cloud", layer))
                 self._join(layer - begin, sink, ("edge", layer))
             self._join_readers(graph, layer)
             if not graph.readers[layer]:  # `whole` is on the edge's side only if all layers are

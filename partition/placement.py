@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import constrained_path
 from edgecloud.partition.cost import LATENCY, Part, Place, Problem, StageTimes, StageWeights, cost_of, predict
 from edgecloud.utils.errors import UsageError
@@ -39,7 +39,7 @@ class Placement:
 
 
 def steps(graph: LayerGraph) -> tuple[frozenset[int], ...]:
-    """The layers between consecutive points: what is placed as a whole. The input is in none of them."""
+    """The layers between consecutive points: what is placed as a whole. The inputs are in none of them."""
     ends = [point.layer for point in graph.points]
     return tuple(frozenset(range(a + 1, b + 1)) for a, b in pairwise(ends))
 
@@ -49,7 +49,7 @@ def placed(graph: LayerGraph, places: Iterable[Place]) -> tuple[Part, ...]:
 
     Raises ValueError unless there is one place for each step.
     """
-    groups: list[tuple[Place, set[int]]] = [("edge", {INPUT})]
+    groups: list[tuple[Place, set[int]]] = [("edge", set(graph.inputs))]
     for place, step in zip(places, steps(graph), strict=True):
         if place != groups[-1][0]:
             groups.append((place, set()))
@@ -113,7 +113,10 @@ def _terms_of(problem: Problem, weights: StageWeights) -> constrained_path.StepT
         return weights.download * graph.bytes_of(tensors) / link.down_bytes_per_s
 
     busy, waits = weights.cloud * cloud.load, weights.rtt * link.rtt_s + weights.queue * cloud.queue_s
-    ups = [weights.crossing(problem.crossing((layer,)), link.up_bytes_per_s) for layer in points]
+    ups = [
+        weights.crossing(problem.crossing(graph.crossing_at(number)), link.up_bytes_per_s)
+        for number in range(len(points))
+    ]
     cloud_s = [math.fsum(cloud.seconds[layer] for layer in step) for step in inner]
     there_s = [cloud.start_s[layer] for layer in points]
     there = [waits + up + busy * start_s for up, start_s in zip(ups, there_s, strict=True)]

@@ -44,7 +44,7 @@ def spread(points: Sequence[int]) -> list[int]:
 def work_of(graph: LayerGraph, specs: Sequence[LayerSpec] | None) -> tuple[float, ...]:
     """How much there is to do in every layer, in no unit: only shares count, and only between measured cuts."""
     if specs is None:
-        return (0.0, *(1.0 + layer.out_bytes for layer in graph.layers[1:]))
+        return tuple(1.0 + layer.out_bytes if layer.inputs else 0.0 for layer in graph.layers)
     return (0.0, *(_work(spec) for spec in specs))
 
 
@@ -76,7 +76,8 @@ def fitted(graph: LayerGraph, work: Sequence[float], times: CutTimes) -> tuple[t
 def _between(graph: LayerGraph, work: Sequence[float], known: Mapping[int, float]) -> tuple[float, ...]:
     """Seconds of every layer, so that their sums are what is known at points, none below zero."""
     seconds = [0.0] * len(graph.layers)
-    places = [(0, 0.0), *((graph.points[number].layer, known[number]) for number in sorted(known) if number)]
+    measured = ((graph.points[number].layer, known[number]) for number in sorted(known) if number)
+    places = [(graph.inputs[-1], 0.0), *measured]
     highest = 0.0
     for (begin, _), (end, until_s) in pairwise(places):
         span = range(begin + 1, end + 1)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,11 @@ from edgecloud.predictor.pace import Pace
 from edgecloud.predictor.profile import SCHEMA, Profile, ProfileKey
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import require_file, write_atomically
+from edgecloud.utils.folders import default_folder as default_folder
 
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 64 << 20
-
-
-def default_folder() -> Path:
-    """The user's cache folder (XDG base directories). Raises UsageError for a user who has no home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-cloud-inference"
-    except RuntimeError:
-        raise UsageError("no home directory: use --cache-dir DIR") from None
 
 
 def path_of(folder: Path, key: ProfileKey) -> Path:

@@ -16,6 +16,7 @@ they predict the first half is the noise of the profile.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import median
@@ -44,7 +45,7 @@ STARTS_ENOUGH_S = 4.0  # of work that measuring tails should cost
 
 def measure(
     traced: Traced,
-    x: torch.Tensor,
+    x: Sequence[torch.Tensor],
     gauge: Gauge,
     key: ProfileKey,
     progress: Progress,
@@ -52,7 +53,7 @@ def measure(
     tails: bool,
     is_behind: bool = False,
 ) -> Profile:
-    """Time the layers of a network on the input `x`, shape (1, ...), already on the device of the network.
+    """Time the layers of a network on the inputs `x`, already on the device of the network.
 
     Six to twelve passes, until 1.5 seconds of work are measured; with `tails`, three to ten tails of it as well. One
     that `is_behind` others, who take the processor away, has more patience for running again what was held up.
@@ -105,14 +106,14 @@ def quiet_profile(
     return Profile(key, passes, tail_times, quiet, len(first))
 
 
-def _measure_passes(traced: Traced, x: torch.Tensor, watch: Watch, progress: Progress) -> list[Run]:
+def _measure_passes(traced: Traced, x: Sequence[torch.Tensor], watch: Watch, progress: Progress) -> list[Run]:
     module = with_clock(traced, watch.gauge.clock)
     for _ in range(WARM_UP_PASSES):
-        module(x)
+        module(*x)
 
     def one_pass() -> list[float]:
         time.sleep(REST_S)
-        stamps: list[float] = module(x)[1]
+        stamps: list[float] = module(*x)[1]
         return stamps
 
     passes: list[Run] = []
@@ -132,26 +133,26 @@ def with_clock(traced: Traced, clock: Clock) -> Steps:
     """The network with the clock read before the first layer and after each one: makes (answers, stamps)."""
     last_of_layer = {group[-1] for group in traced.nodes[1:]}
     ticking = fx.Graph()
-    source = traced.nodes[0][0]
+    sources = [traced.nodes[number][0] for number in traced.graph.inputs]
     nodes: list[fx.Node] = []
     stamps: list[fx.Node] = []
     for node in traced.module.graph.nodes:
         if node.op not in ("placeholder", "output"):
             nodes.append(node)
-        if node is source or node in last_of_layer:
+        if node is sources[0] or node in last_of_layer:
             stamps.append(ticking.call_function(clock))
             nodes.append(stamps[-1])
     answers = tuple(traced.nodes[number][-1] for number in traced.graph.outputs)
-    return Steps(traced.module, [source], nodes, (answers, stamps))
+    return Steps(traced.module, sources, nodes, (answers, stamps))
 
 
 def _measure_tails(
-    traced: Traced, x: torch.Tensor, watch: Watch, starts: list[int], progress: Progress
+    traced: Traced, x: Sequence[torch.Tensor], watch: Watch, starts: list[int], progress: Progress
 ) -> dict[int, list[Run]]:
     times: dict[int, list[Run]] = {}
     for count, layer in enumerate(starts):
         head, tail = split(traced, range(layer + 1))
-        boundary = dict(zip(head.outputs, head.module(x), strict=True))
+        boundary = dict(zip(head.outputs, head.module(*x), strict=True))
         crossing = [boundary[number] for number in tail.inputs]
         time_tail = partial(_time_tail, tail.module, crossing, watch.gauge.clock)
         times[layer] = [watch.run(time_tail, lambda seconds: (seconds,), REST_S) for _ in range(START_PASSES)]

@@ -29,6 +29,7 @@ from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import bundle
 from edgecloud.models.bundle import Outline
 from edgecloud.models.graph import LayerGraph
+from edgecloud.models.network import fed_layers
 from edgecloud.models.sent_network import SentNetwork, check_graph
 from edgecloud.net.codec import DECODED, STANDARD
 from edgecloud.net.messages import Hello
@@ -39,6 +40,7 @@ from edgecloud.server.model_cache import RETRY_S, Served
 from edgecloud.server.network_store import TIMES, NetworkStore, NotTakenError
 from edgecloud.server.session import RequestError
 from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.dtypes import dtype_of, name_of, widened
 from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.inference_utils import threads_in_force
 from edgecloud.utils.units import printable
@@ -158,7 +160,7 @@ class Accepting:
 
     def prove(self, digest: str, outline: Outline, answer: Sequence[Array]) -> None:
         """Keep what an edge says that the example gives. Raises RequestError for other tensors than the outputs."""
-        if [(array.shape, array.dtype.name) for array in answer] != _outputs(outline.content.graph):
+        if [(array.shape, name_of(array.dtype)) for array in answer] != _outputs(outline.content.graph):
             raise RequestError("PROOF: these are not the tensors of the network's outputs")
         self.store.prove(digest, b"".join(np.ascontiguousarray(array).tobytes() for array in answer))
 
@@ -258,7 +260,8 @@ class Accepting:
         executor = ChildExecutor(network, child, FIRST_S, outline.parameter_bytes)
         whole = executor.load(network.graph.everything)
         began = time.monotonic()
-        answer = dict(zip(whole.outputs, whole([network.example.array]), strict=True))
+        given = fed_layers(network.graph, network.example.fed)
+        answer = dict(zip(whole.outputs, whole([given[number] for number in whole.inputs]), strict=True))
         took_s = time.monotonic() - began
         _compare(network.graph, [answer[number] for number in network.graph.outputs], proof)
         executor.run_s = max(RUN_S, RUN_TIMES * took_s)
@@ -345,10 +348,10 @@ def _compare(graph: LayerGraph, answer: Sequence[Array], proof: bytes) -> None:
     """Raises NotTakenError where the network gives something else here than at the edge."""
     expected, at = [], 0
     for shape, dtype in _outputs(graph):
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        size = int(np.prod(shape, dtype=np.int64)) * dtype_of(dtype).itemsize
         if at + size > len(proof):
             raise NotTakenError("the edge's own answer is cut off")
-        expected.append(np.frombuffer(proof[at : at + size], np.dtype(dtype)).reshape(shape))
+        expected.append(np.frombuffer(proof[at : at + size], dtype_of(dtype)).reshape(shape))
         at += size
     if not all(map(_is_same, answer, expected)):
         raise NotTakenError(f"it gives another answer here than at the edge, by {max_abs_diff(answer, expected):.3g}")
@@ -356,7 +359,8 @@ def _compare(graph: LayerGraph, answer: Sequence[Array], proof: bytes) -> None:
 
 def _is_same(answer: Array, expected: Array) -> bool:
     """Within a thousandth, for processors of other kinds."""
-    sizes = np.abs(expected.astype(np.float64))
+    answer, expected = widened(answer), widened(expected)
+    sizes = np.abs(expected.astype(np.complex128 if np.iscomplexobj(expected) else np.float64))
     largest = float(sizes.max(initial=0.0, where=np.isfinite(sizes)))
     with np.errstate(all="ignore"):
         return bool(np.allclose(answer, expected, rtol=SAME, atol=SAME / 10 * largest, equal_nan=True))

@@ -92,8 +92,9 @@ class Cloud:
         """With `loaded`, networks that are loaded already, it serves those alone."""
         if loaded is None and is_there(*TORCH):
             vision.torchvision()  # now: not on the first client's request, and not while a network is captured
-        more = tuple(registry.resolve_trusted(name).name for name in config.networks)
-        models = tuple(name if name == ALL else registry.resolve_trusted(name).name for name in config.models)
+        find = partial(registry.resolve_trusted, folder=config.device.cache_dir)
+        more = tuple(find(name).name for name in config.networks)
+        models = tuple(name if name == ALL else find(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
         self._loaded = None if loaded is None else {entry.name: entry for entry, _ in loaded}
         usual = registry.NAMES if self._loaded is None else tuple(self._loaded)

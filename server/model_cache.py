@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgecloud.engine.answers import is_close
+from edgecloud.engine.answers import is_close, is_finite
 from edgecloud.engine.auto_executor import AutoExecutor
 from edgecloud.engine.backend_choice import Chosen, choose
 from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment
@@ -22,7 +22,7 @@ from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.speed import SpeedMeter
 from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.engine.worker import BusyError, Worker
-from edgecloud.models import inputs, registry
+from edgecloud.models import registry
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import DEFAULT, Network
 from edgecloud.net.codec import DECODED, STANDARD
@@ -122,7 +122,7 @@ class Served:
     def _try_batch(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         """Not every graph is written for more than one input: the first time, compare with one after the other."""
         singles = self._run_each(layers, requests)
-        if not all(np.isfinite(array).all() for ran in singles for array in ran.arrays):
+        if not all(is_finite(ran.arrays) for ran in singles):
             return singles  # NaN equals nothing: somebody's bad input decides nothing for the others
         crossing = [*self.graph.inputs_of(layers), *self.graph.outputs_of(layers)]
         fits = all(self.graph.layers[number].out_shape[:1] == (1,) for number in crossing)
@@ -346,7 +346,7 @@ class Networks:
         except (CannotLoadThereError, parcel.CannotPackError) as error:
             log.warning("= loading %s in the serving process: %s", entry.name, error)
             return None
-        network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example)
+        network = TorchNetwork(Loaded(**vars(about), model=traced.module), traced, example, entry.call)
         chosen = self._chosen(network)
         if times is not None:
             timing = FoundTimes(times, meter=self._times.meter(chosen.executor))
@@ -364,7 +364,7 @@ class Networks:
         entry = registry.lookup(wish.name)
         loaded = weights.load(entry, self._weights_of(entry))
         shared = parcel.share(loaded.model)
-        network = prepare(loaded, inputs.sample(entry.sample, entry.preprocess), entry.name)
+        network = prepare(loaded, entry.default_input(), entry.name, entry.call)
         executor = self._chosen(network, is_behind=True).executor
         timing = self._times.find(executor, lambda _: None, tails=True)
         times = timing.times if timing.teacher is None else None  # what learns has to be in the process that serves
@@ -389,7 +389,7 @@ class Networks:
             loaded = weights.load(entry, self._weights_of(entry))
 
             def network_of() -> Network:
-                return prepare(loaded, example, entry.name)
+                return prepare(loaded, example, entry.name, entry.call)
 
         def make_ready() -> Served:
             network = network_of()

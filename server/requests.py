@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise, product
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.marks import first_other
 from edgecloud.net.messages import Hello, Infer
 from edgecloud.net.tensors import Described
@@ -65,7 +65,7 @@ def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset
     if not bounds or bounds[-1] > len(graph.layers) or any(a >= b for a, b in pairwise(bounds)):
         raise RequestError(f"layer ranges must be ascending, and {graph.name} has layers 1 to {len(graph.layers) - 1}")
     layers = frozenset(number for start, stop in request.layers for number in range(start, stop))
-    if INPUT in layers:
+    if layers & graph.only_inputs:
         raise RequestError("the input cannot be an output")
     if graph.bytes_of(graph.outputs_of(layers)) > max_bytes:
         raise RequestError(f"the outputs of these layers exceed {max_bytes} bytes (--max-payload)")

@@ -18,7 +18,7 @@ from edgecloud.engine.speed import QUIET, Speed
 from edgecloud.engine.times import FoundTimes, Times
 from edgecloud.models import inputs, registry
 from edgecloud.models.inputs import Input
-from edgecloud.models.network import Network
+from edgecloud.models.network import Fed, Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.messages import Hello
 from edgecloud.net.sides import SidedCodec
@@ -31,7 +31,7 @@ from edgecloud.utils.errors import AppError, UsageError
 TENSORS_KEPT = 256
 TEXT = "text:"
 """What the input of a task begins with that is a sentence and no file."""
-KINDS_OF_FILES = {".npy": inputs.TENSOR, ".wav": inputs.SPEECH}
+KINDS_OF_FILES = {".npy": inputs.TENSOR, ".npz": inputs.TENSOR, ".wav": inputs.SPEECH}
 """By suffix; every other file is taken for a picture."""
 INPUTS_TRIED = 8  # of each network, with every codec for inputs
 STEP = 0.05  # of the present speed
@@ -86,9 +86,9 @@ class Fleet:
         for member in self.members.values():
             member.timing.look()
 
-    def array(self, task: Task) -> Array:
-        """The input tensor of a task, shape (1, ...). Raises UsageError where its file does not serve."""
-        return self._input(self.members[task.model].entry, task.input).array
+    def fed(self, task: Task) -> Fed:
+        """The input of a task. Raises UsageError where its file does not serve."""
+        return self._input(self.members[task.model].entry, task.input).fed
 
     def _input(self, entry: Entry, source: str) -> Input:
         key = (entry.name, source)
@@ -107,7 +107,7 @@ class Fleet:
             key = (task.model, task.input)
             if key not in wrong:
                 try:
-                    self.array(task)
+                    self.fed(task)
                     wrong[key] = ""
                 except UsageError as error:
                     wrong[key] = str(error)
@@ -119,21 +119,21 @@ class Fleet:
         """How the tensors of a network may travel: sizes of the input are those of some of the tasks' inputs."""
         member = self.members[model]
         sources = dict.fromkeys(task.input for task in tasks if task.model == model)
-        arrays = [self._input(member.entry, source).array for source in islice(sources, INPUTS_TRIED)]
+        given_inputs = [self._input(member.entry, source).fed for source in islice(sources, INPUTS_TRIED)]
         given = (codec.name, codec.accuracy_budget, self._times.cache_dir, codec.files)
         policy = codec_policy_of(member.network, member.entry.takes, *given)
         member.sided.update(policy.sided_by_number(member.network.graph))
-        packing = packing_of(member.network, policy, self._times.cache_dir, progress, arrays)
+        packing = packing_of(member.network, policy, self._times.cache_dir, progress, given_inputs)
         return policy.allowed(member.network.graph, packing, member.executor.share)
 
     def whole(self, task: Task) -> list[Array]:
         """What the full model answers, run locally."""
         member = self.members[task.model]
-        return member.network.whole(self._input(member.entry, task.input).array)
+        return member.network.whole(self._input(member.entry, task.input).fed)
 
 
 def read_input(entry: Entry, source: str) -> Input:
-    """A picture, .wav or .npy file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
+    """A picture, .wav, .npy or .npz file, or `text:` and a sentence; "" is the network's sample. Raises UsageError."""
     if not source:
         return entry.default_input()
     path = Path(source)

@@ -20,6 +20,7 @@ from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
 from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.engine.packing import is_lossless, pack
+from edgecloud.models.network import arrays_of
 from edgecloud.net.messages import Error, Result
 from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import NO_TIMES, StageTimes
@@ -61,6 +62,8 @@ class TaskRecord:
     """split, edge, cloud, or fallback: completed on the edge after the cloud did not answer. Empty: failed."""
     error: str = ""
     outputs: list[Array] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    """What each output is called in the network's answer."""
     top: int | None = None
     """The class with the largest output."""
     matches: bool | None = None
@@ -249,7 +252,7 @@ class Pipeline:
         """Run the head; hand the boundary over if there is a tail."""
         record = TaskRecord(task, choice)
         try:
-            x = self._fleet.array(task)
+            x = self._fleet.fed(task)
         except AppError as error:  # it could be read before
             self._fail(record, str(error))
             return
@@ -258,7 +261,7 @@ class Pipeline:
         head = frozenset(range(choice.layer + 1))
         segment = member.executor.load(head)
         record.started_s = self.now_s
-        ran = member.executor.run(segment, [x])
+        ran = member.executor.run(segment, arrays_of(x))
         member.timing.ran(head, ran)
         if not ran.is_first:
             self._planner.ran(task.model, "edge", MeasuredStage(head, ran.seconds, self.now_s))
@@ -336,6 +339,7 @@ class Pipeline:
         record.done_s = self.now_s
         if is_finite(outputs[:1]):
             record.completed_by, record.outputs = by, outputs
+            record.names = self._fleet.members[record.task.model].network.answer.names
         else:
             record.error = NETWORK_NOT_FINITE
 
@@ -447,7 +451,7 @@ class Pipeline:
 
 def ran_by(request: Request) -> str:
     """`cloud` where it ran every layer, else `split`."""
-    return "cloud" if len(request.tail) == len(request.graph.layers) - 1 else "split"
+    return "cloud" if request.tail == request.graph.everything - request.graph.only_inputs else "split"
 
 
 def stages_of(record: TaskRecord) -> Stages:

@@ -17,7 +17,7 @@ from edgecloud.client.conditions import Conditions
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.estimator import should_move
 from edgecloud.partition import chain, schedule, throughput
-from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem
+from edgecloud.partition.cost import CloudTimes, Link, Packed, Problem, joined
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.partition.schedule import APART, Sharing
 from edgecloud.partition.throughput import Stages
@@ -39,8 +39,15 @@ class Profiled:
     allowed: Allowed | None = None
     """None: as they are."""
 
-    def ways(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
-        """How the output of a layer may travel to a cloud that knows some codecs."""
+    def ways(self, point: int, codecs: Collection[str]) -> Sequence[Packed]:
+        """How what crosses at a point may travel to a cloud that knows some codecs; several inputs with one for all."""
+        crossing = self.graph.crossing_at(point)
+        each = [{way.codec: way for way in self._ways(layer, codecs)} for layer in crossing]
+        common = [codec for codec in each[0] if all(codec in ways for ways in each)] if each else []
+        raw = Packed(RAW, self.graph.bytes_of(crossing))
+        return [joined([ways[codec] for ways in each]) for codec in common] or [raw]
+
+    def _ways(self, layer: int, codecs: Collection[str]) -> Sequence[Packed]:
         packings = () if self.allowed is None else self.allowed.alone(layer, codecs)
         return packings or (Packed(RAW, self.graph.layers[layer].out_bytes),)
 
@@ -186,7 +193,7 @@ def options_of(profile: Profiled, conditions: Conditions) -> list[Option]:
         (c.point, packed.codec, c.predicted.sent_as(packed, link))
         for c in cuts
         if c.boundary_bytes <= conditions.max_payload  # as it is: so the cloud counts it
-        for packed in profile.ways(c.point.layer, ready.codecs)
+        for packed in profile.ways(c.point.number, ready.codecs)
     )
     every = (*ways, (alone.point, RAW, alone.predicted))
     return [Option(point.number, point.layer, codec, throughput.stages_of(times)) for point, codec, times in every]

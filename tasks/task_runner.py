@@ -285,7 +285,7 @@ def _ended(
 def gather(config: TasksConfig) -> tuple[list[Task], list[RejectedLine]]:
     """The tasks, and what is wrong with lines of their file. Raises UsageError where there are none at all."""
     problems: list[RejectedLine] = []
-    entries = [registry.resolve_trusted(model) for model in config.models]
+    entries = [registry.resolve_trusted(model, config.device.cache_dir) for model in config.models]
     if config.tasks_file is not None:
         tasks, problems = read_file(config.tasks_file)
     else:
@@ -327,7 +327,7 @@ def _warm_up(fleet: Fleet, planner: Planner, cloud: ConnectionManager) -> None:
     planner.refresh(0.0, fleet.conditions(cloud.conditions()))
     for member in fleet.members.values():
         graph = member.network.graph
-        member.executor.warm_up(member.executor.load(graph.everything), [member.network.example.array])
+        member.executor.warm_up(member.executor.load(graph.everything), member.network.example.arrays)
 
 
 class Checker:

@@ -24,7 +24,7 @@ class Task:
     """Of a file: its line."""
     model: str
     input: str = ""
-    """A picture, .wav or .npy file, or `text:` and a sentence; empty: the network's sample."""
+    """A picture, .wav, .npy or .npz file, or `text:` and a sentence; empty: the network's sample."""
     priority: int = 0
     """Larger ones go first."""
     deadline_s: float | None = None

@@ -41,6 +41,19 @@ class Chain(nn.Module):
         return self.layers(x)
 
 
+class States(nn.Module):
+    """Layers that make several tensors at once, of more than one type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.last = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        output, (hidden, cell) = self.recurrent(x)
+        largest, places = (output * cell[0].unsqueeze(1)).topk(2, dim=1)
+        return self.last(largest + hidden[0].unsqueeze(1)), places
+
+
 class Branches(nn.Module):
     """Tensors that are read again later, a layer called twice, tensors split and joined, two answers."""
 
@@ -84,7 +97,7 @@ def traced_of(module: nn.Module, shape: tuple[int, ...], name: str = "") -> tupl
 
 def write(path: Path, traced: Traced, x: torch.Tensor) -> export.Exported:
     """A bundle of a captured network."""
-    exported = export.export(traced, x)
+    exported = export.export(traced, (x,))
     try:
         specs = describe(traced)
     except UnknownLayerError:

@@ -256,6 +256,27 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda: _bomb("ConvTranspose", floats("w", 3, 1, 3, 3), inputs=["x", "w"], output_shape=[1 << 20, 1 << 20]),
         "bytes",
     ),
+    "a bomb inside a ConvTranspose": (
+        lambda: model(
+            [
+                node("Expand", ["x", "s"], ["a"]),
+                node("Slice", ["a", "from", "to", "axis"], ["b"]),
+                node("ConvTranspose", ["b", "w"]),
+            ],
+            [
+                wholes("s", 1, 3, 4, 4),
+                wholes("from", 0),
+                wholes("to", 3),
+                wholes("axis", 2),
+                floats("w", 3, 8, 1500, 1500),
+            ],
+        ),
+        "while it runs",
+    ),
+    "a bomb inside an Einsum": (
+        lambda: model([node("Einsum", ["a", "a", "a"], equation="i,j,k->i")], [floats("a", 1 << 10)]),
+        "while it runs",
+    ),
     "a bomb by EyeLike and MatMul": (
         lambda: model(
             [
@@ -303,8 +324,8 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda: model([node("NonZero", ["x"], ["n"]), node("Reshape", ["x", "n"])]),
         "depends on the values",
     ),
-    "a million nodes": (_million, "more than 50000 nodes"),
-    "a million initialisers": (_million_initialisers, "more than 50000 initialisers"),
+    "a million nodes": (_million, "more than 20000 nodes"),
+    "a million initialisers": (_million_initialisers, "more than 20000 initialisers"),
     "messages 20,000 deep": (_deep, "a graph"),
     "a circle": (lambda: model([node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"]), RELU]), "circle"),
     "a node that reads itself": (lambda: model([node("Add", ["x", "y"])]), "circle"),

@@ -174,7 +174,7 @@ def network_for(name: str, backend: str, cache_dir: Path, progress: Show) -> Net
     New ones are kept in the cache directory. Raises UsageError for an unknown name, MissingTorchError where torch is
     needed to make a bundle.
     """
-    if backend == TORCH or bundle.is_bundle(name):
+    if backend == TORCH or registry.file_of_data(name):
         return registry.resolve_trusted(name).network()
     path = cache_dir / "bundles" / f"{name.replace(':', '-')}{bundle.SUFFIX}"
     if not path.is_file():
@@ -229,11 +229,11 @@ class SegmentTimer:
 
     def measured(self, points: Sequence[int]) -> list[MeasuredPart]:
         """The whole, and heads and tails at some points of the graph by their numbers."""
-        graph, example = self._executor.network.graph, self._executor.network.example.array
+        graph, example = self._executor.network.graph, self._executor.network.example.fed
         layers = {graph.points[number].layer for number in points}
 
         def take(number: int, array: Array) -> None:
-            if number in {INPUT, *layers}:
+            if number in {*graph.inputs, *layers}:
                 self._values[number] = array.copy()
 
         self._executor.network.each_output(example, take)

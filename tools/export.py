@@ -46,8 +46,8 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
 
     if not bundle.is_bundle(path.name):
         raise UsageError(f"{path}: the name of a bundle ends in {bundle.SUFFIX}")
-    if bundle.is_bundle(name):
-        raise UsageError(f"{name} is a bundle already")
+    if registry.file_of_data(name):
+        raise UsageError(f"{name} is data already: use it as it is, with -t")
     began = time.perf_counter()
     progress("loading the network", 0.0)
     entry = registry.resolve_trusted(name)
@@ -55,9 +55,9 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
     if not isinstance(network, TorchNetwork):
         raise UsageError(f"{name} is no network of torch")
     progress("exporting the network", 0.0)
-    exported = exporting.export(network.traced, network.example.tensor)
+    exported = exporting.export(network.traced, network.example.tensors)
     content = content_of(entry, network, exported.tensors, is_batched=exported.is_batched)
-    arrays = (exported.model, exported.weights, network.example.array)
+    arrays = (exported.model, exported.weights, network.example.fed)
     with writing(path), replaced(path) as temporary:
         bundle.write(temporary, content, *arrays)
         executor = make_executor(bundle_network.read(temporary), CPU, backend="onnxruntime")
@@ -107,6 +107,7 @@ def content_of(entry: Entry, network: Network, tensors: tuple[str, ...], *, is_b
         specs=specs,
         why_no_specs=why_not,
         made_by={"torch": network.made_with},
+        answer=network.answer,
     )
 
 
@@ -120,6 +121,7 @@ def form_of(entry: Entry, network: Network) -> InputForm:
         labels=entry.labels,
         rows=network.example.rows,
         sample=entry.sample,
+        call=network.call,
     )
 
 

@@ -1,5 +1,6 @@
 """Times one network on this device, without a cloud: deployment.py profile."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,20 @@ class MeasuredNetwork:
     source: str
     profile: Profile
     rows: tuple[LayerRow, ...]
+    kept: Mapping[str, str]
+    """Modules that could not be captured inside and are one layer each, with the reason."""
 
 
 def described(network: Network, profile: Profile) -> MeasuredNetwork:
     """A network with its layers beside the times that were measured of them."""
     graph = network.graph
     return MeasuredNetwork(
-        graph.name, network.weights.origin, network.example.source, profile, layer_table(graph, profile)
+        graph.name,
+        network.weights.origin,
+        network.example.source,
+        profile,
+        layer_table(graph, profile),
+        network.kept,
     )
 
 
@@ -73,6 +81,7 @@ def to_json(measured: MeasuredNetwork) -> dict[str, Any]:
     """The document of `deployment.py profile --json`."""
     return {
         "model": measured.model,
+        "kept": dict(measured.kept),
         "measured_on": notes(measured),
         "layers": [asdict(row) for row in measured.rows],
         "total_s": measured.rows[-1].accumulated_s,
@@ -104,6 +113,7 @@ def to_table(measured: MeasuredNetwork) -> Table:
     title = f"{measured.model}, weights {measured.origin}, {key.device}, {key.threads} threads"
     if measured.profile.noise is not None:
         title += f"\nnoise: a second measurement differs by {noise_text(measured.profile)}"
+    title += "".join(f"\nkept: {name} is one layer ({why})" for name, why in measured.kept.items())
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("", "layer", "kind", "time", "spread", "output", "elements", "size", "accumulated"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right", no_wrap=True)

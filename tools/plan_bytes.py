@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecloud.engine import packing_store
 from edgecloud.engine.packing_store import AUTO
-from edgecloud.models import bundle, custom_model, graph_json
+from edgecloud.models import custom_model, graph_json
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import Packed
 from edgecloud.partition.gain import BUDGETS
@@ -189,7 +189,7 @@ def _measure(model: str, key: ProfileKey, folder: Path, policy: "CodecPolicy", p
     from edgecloud.models import registry
 
     progress("measuring the codecs", 0.0)
-    is_file = custom_model.where(model) is not None or bundle.is_bundle(model)
+    is_file = custom_model.where(model) is not None or bool(registry.file_of_data(model))
     entry = registry.resolve_trusted(model if is_file else key.model)
     network = entry.network()
     if network.weights.digest != key.weights:

@@ -56,7 +56,7 @@ def candidates_table(
         names = ("→", "-", middle_cut(short_name(graph, decision), most))
         _add(table, names, boundary_bytes or 0, decision.predicted, gain, longest, bar)
     for candidate in rows:
-        number, layer = candidate.point.number, graph.layers[candidate.point.layer].id
+        number, layer = candidate.point.number, graph.name_at(candidate.point.number)
         names = ("→" if number == chosen else "", str(number), middle_cut(printable(layer, NAME), most))
         _add(table, names, candidate.boundary_bytes, candidate.predicted, gain, longest, bar)
     return table
@@ -148,7 +148,7 @@ def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
 
 def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:
     """One point for programs: where it cuts, the bytes that cross there, and the predicted seconds of its stages."""
-    place = {"point": candidate.point.number, "layer": graph.layers[candidate.point.layer].id}
+    place = {"point": candidate.point.number, "layer": graph.name_at(candidate.point.number)}
     return place | {"boundary_bytes": candidate.boundary_bytes} | candidate.predicted.to_json()
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.packing_store import AUTO
-from edgecloud.models import bundle, custom_model, graph_json
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models import bundle, custom_model, graph_json, onnx_file
+from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.cost import CloudTimes, Link, Packed, Power, Problem, StageWeights
 from edgecloud.partition.decide import Decision, Goal, decide, load_solvers
 from edgecloud.partition.decision_map import FASTEST, SLOWEST, DecisionMap, follow, keep_download
@@ -211,6 +211,9 @@ def _name_of(model: str) -> str:
     """What a network is called that -t names: of a file, the network in it."""
     if bundle.is_bundle(model):
         return bundle.read(Path(model)).graph.name
+    onnx = onnx_file.where(model)
+    if onnx is not None:
+        return onnx.name
     place = custom_model.where(model)
     return model if place is None else place.name
 
@@ -291,7 +294,7 @@ def problem_of(document: Any, name: str, config: PlanConfig, edge: StoredProfile
     def column(field_name: str, default: float | None = None) -> list[float]:
         values = []
         for number, row in enumerate(rows):
-            is_free = field_name not in row and (number == INPUT or default is not None)
+            is_free = field_name not in row and (number in graph.only_inputs or default is not None)
             where = graph_json.where_of(name, row)
             values.append(default or 0.0 if is_free else graph_json.number_of(row, field_name, where))
         return values

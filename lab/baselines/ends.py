@@ -5,10 +5,9 @@ all-cloud-in-budget   all on the cloud, the input as a JPEG of quality 90 where 
 """
 
 from edgecloud.lab.baselines.inputs import JPEG, PACKED_PIXELS, BaselineInputs, Choice
-from edgecloud.models.graph import INPUT
 
 
 def cloud_in_budget(inputs: BaselineInputs) -> Choice:
     """Point 0, and how its input travels."""
     codec = JPEG if JPEG in inputs.of_input else PACKED_PIXELS
-    return Choice("all-cloud-in-budget", frozenset({INPUT}), 0, codec)
+    return Choice("all-cloud-in-budget", inputs.graph.only_inputs, 0, codec)

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 
 RAW, PIXELS, PACKED_PIXELS, JPEG = "raw", "pixels", "pixels+zstd", "jpeg"
 
@@ -83,5 +83,5 @@ class Choice:
         """The cut for `edge_api.py --points`: `22:raw`, or `head=LAYER+LAYER:raw` with all layers of the head."""
         if self.point is not None:
             return f"{self.point}:{self.codec}"
-        names = "+".join(graph.layers[number].id for number in sorted(self.head - {INPUT}))
+        names = "+".join(graph.layers[number].id for number in sorted(self.head - graph.only_inputs))
         return f"head={names}:{self.codec}"

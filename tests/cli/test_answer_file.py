@@ -15,6 +15,7 @@ from edgecloud import edge_api, tasks_edge_api
 from edgecloud.cli import answer_file
 from edgecloud.engine.answers import names_classes
 from edgecloud.net.tensors import Array
+from edgecloud.utils.dtypes import BFLOAT16, as_type
 from edgecloud.utils.errors import UsageError
 from tests.conftest import Finished, call
 
@@ -57,6 +58,30 @@ def from_json(output: dict[str, object]) -> Array:
         return [number(each) for each in value] if isinstance(value, list) else WORDS.get(str(value), value)
 
     return np.array(number(output["values"]), output["dtype"]).reshape(output["shape"])  # type: ignore[call-overload,no-any-return]
+
+
+def test_outputs_have_the_names_that_they_have_in_the_answer(tmp_path: Path) -> None:
+    assert answer_file.names_of(1, ("",)) == ("output",)
+    assert answer_file.names_of(2, ("0", "1")) == ("output_0", "output_1")
+    names = ("logits", "out.hidden", "0.1", "a/../b", "logits")
+    called = ("logits", "out.hidden", "output_0.1", "a_.._b", "logits:2")
+    assert answer_file.names_of(5, names) == called
+    outputs = [np.full((1, 2), number, np.float32) for number in range(5)]
+    answer_file.write(tmp_path / "a.npz", ABOUT, outputs, names)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert tuple(read.files) == called
+        assert read["logits:2"].tolist() == [[4, 4]]
+    assert [each["name"] for each in answer_file.describe(outputs, names)] == list(called)
+
+
+def test_complex_numbers_and_bfloat16_are_written(tmp_path: Path) -> None:
+    halves = as_type(np.array([1.5, -2.0]), BFLOAT16)
+    answer_file.write(tmp_path / "a.json", ABOUT, [np.array([1 + 2j, np.inf]), halves])
+    document = json.loads((tmp_path / "a.json").read_text())
+    told = [(each["dtype"], each["values"]) for each in document["outputs"]]
+    assert told == [("complex128", [[1.0, 2.0], ["Infinity", 0.0]]), ("bfloat16", [1.5, -2.0])]
+    answer_file.write(tmp_path / "a.npy", ABOUT, [halves])
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.array([1.5, -2.0], np.float32), strict=True)
 
 
 @given(st.lists(ARRAYS, min_size=1, max_size=3))

@@ -250,7 +250,7 @@ def test_files_that_are_no_bundles(tmp_path: Path, le_net: Path, cloud: CloudPro
         (damaged, "is not a bundle that can be used"),
         (onnx, "ONNX model"),
         (tmp_path / "none.bundle", "no file"),
-        (tmp_path / "net.onnx", "is ONNX"),
+        (tmp_path / "net.onnx", "no file"),
     ]:
         run = edge("-t", str(name), *at(cloud))
         assert run.code == 2

@@ -1,13 +1,14 @@
 """The numbers of a network of one's own are those that its file makes in plain torch, to the last bit."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.custom_weights import WAYS, Made, plain_answers, same_bits, write_ways
 from edgecloud.engine.identity import hello_of
@@ -116,8 +117,13 @@ REFUSED = {
     "scripted": ("build = lambda: torch.jit.script(nn.Linear(4, 3))\n", "returns TorchScript, which cannot be cut"),
     "meta": ("build = lambda: nn.Linear(4, 3, device='meta')\n", "bias cannot be compared: .* meta"),
     "exported": (
-        "build = lambda: torch.export.export(nn.Linear(4, 3), (torch.zeros(1, 4),)).module()\n",
-        "eval\\(\\) of the result of build\\(\\) raises",
+        "build = lambda: torch.export.export(nn.Linear(4, 3), (torch.zeros(1, 4),))\n",
+        "returns an ExportedProgram: return its module\\(\\)",
+    ),
+    "no forward": (
+        "class YOLO(nn.Module):\n    def __init__(self):\n        super().__init__(); self.model = nn.Linear(4, 3)\n"
+        "build = YOLO\n",
+        "returns YOLO, which has no forward\\(\\): return its .model",
     ),
     "lazy": ("build = lambda: nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))\n", r"its example of shape \(1, 4\)"),
 }
@@ -134,6 +140,42 @@ def test_a_network_that_is_not_the_same_each_time_is_refused_by_the_name_of_what
     with pytest.raises(UsageError, match=f"net.py.*{told}") as caught:
         weights.load(registry.resolve_trusted(str(path)))
     assert "\n" not in str(caught.value)
+
+
+WRAPPED = {
+    "DataParallel": "build = lambda: nn.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)))\n",
+    "torch.compile": "build = lambda: torch.compile(nn.Sequential(nn.Linear(4, 4), torch.compile(nn.Linear(4, 3))))\n",
+}
+SAVED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "plain": lambda network: network,
+    "module.": nn.DataParallel,
+    "_orig_mod.": torch.compile,  # type: ignore[dict-item]  # a module of a module
+    "_orig_mod.module.": lambda network: torch.compile(nn.DataParallel(network)),  # type: ignore[return-value]
+}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_wrapped_network_is_taken_out_and_filled_from_a_file_of_any_wrapper(
+    wrapped: str, saved: str, tmp_path: Path
+) -> None:
+    registry._OWN.clear()
+    entry = registry.resolve_trusted(str(own(tmp_path, WRAPPED[wrapped])))
+    assert weights.load(entry).origin == f"seed 0 (untrained) (taken out of {wrapped})"
+    trained = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).requires_grad_(False)
+    torch.save({"epoch": 3, "state_dict": SAVED[saved](trained).state_dict()}, tmp_path / "trained.ckpt")
+    loaded = weights.load(entry, str(tmp_path / "trained.ckpt"))
+    told = "" if saved == "plain" else f", without the prefix '{saved}'"
+    assert f"(taken from 'state_dict'{told}" in loaded.origin
+    x = torch.rand(1, 4)
+    assert torch.equal(loaded.model(x), trained(x))
+
+
+def test_the_module_of_an_exported_program_is_a_network(tmp_path: Path) -> None:
+    registry._OWN.clear()
+    text = "build = lambda: torch.export.export(nn.Linear(4, 3).eval(), (torch.zeros(1, 4),)).module()\n"
+    network = registry.resolve_trusted(str(own(tmp_path, text))).network()
+    assert [layer.kind for layer in network.graph.layers] == ["input", "linear"]
 
 
 def test_a_file_of_weights_fills_what_build_leaves_open_and_what_torch_does_not_save(tmp_path: Path) -> None:

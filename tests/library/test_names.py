@@ -19,14 +19,14 @@ RECORDS = ["Answer", "Network", "Plan", "Profile", "StageTimes"]
 WORDS = {
     "Answer": ("shape", "seconds"),
     "Cloud": ("port", "characters"),
-    "Edge": ("input_shape", "float32", "seconds"),
+    "Edge": ("net.inputs", "dtype", "seconds"),
     "Goal": ("seconds", "joule"),
     "Link": ("bits", "bytes a second", "seconds"),
     "Network": ("input_shape",),
     "Plan": ("seconds", "ids"),
     "Profile": ("seconds",),
     "StageTimes": ("seconds", "bytes"),
-    "load": ("float32", "shape", "(1, ...)"),
+    "load": ("shapes", "dtypes", "by position", "by name"),
     "plan": ("seconds", "bytes"),
     "profile": ("seconds",),
 }

@@ -31,7 +31,7 @@ def _use(path: Path) -> list[np.ndarray[Any, Any]]:
     opened = bundle.read(path)
     arrays = [opened.weight(name) for name in opened.onnx.weights]
     parts = [opened.part(range(number, len(opened.graph.layers))) for number in range(len(opened.graph.layers))]
-    return [*arrays, opened.example, *(np.frombuffer(part.model, np.uint8) for part in parts)]
+    return [*arrays, opened.fed, *(np.frombuffer(part.model, np.uint8) for part in parts)]
 
 
 def _refused(path: Path) -> str:
@@ -49,7 +49,7 @@ def test_what_is_written_is_read(made: Path) -> None:
     opened = bundle.read(made)
     assert opened.graph == traced.graph
     assert opened.graph.digest == traced.graph.digest
-    assert np.array_equal(opened.example, x.numpy())
+    assert np.array_equal(opened.fed, x.numpy())
     assert opened.content.input.labels == ("a", "b")
     assert opened.content.specs is not None
     assert [spec.kind for spec in opened.content.specs[:2]] == ["conv", "batchnorm"]

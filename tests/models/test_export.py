@@ -20,6 +20,7 @@ Made = tuple[Traced, torch.Tensor, Bundle]
 NETWORKS = {
     "chain": (bundles.Chain, (1, 3, 8, 8)),
     "branches": (bundles.Branches, (1, 3, 8, 8)),
+    "states": (bundles.States, (1, 3, 4)),
     "fixed": (bundles.FixedShape, (1, 3, 4)),
 }
 
@@ -125,7 +126,7 @@ def test_weights_of_the_same_numbers_are_stored_once(tmp_path: Path) -> None:
 def test_half_precision_is_refused_with_its_cure() -> None:
     traced, x = bundles.traced_of(Half(), (1, 4))
     with pytest.raises(UsageError, match="float16 numbers: convert it to float32"):
-        export.export(traced, x)
+        export.export(traced, (x,))
 
 
 class Half(nn.Module):

@@ -14,25 +14,28 @@ def chain(sizes: list[int]) -> LayerGraph:
     return LayerGraph("chain", tuple(layers), (len(sizes) - 1,))
 
 
-def random_graph(rng: random.Random, count: int) -> LayerGraph:
+def random_graph(rng: random.Random, count: int, inputs: int = 1) -> LayerGraph:
     """Every layer is read by someone, except the last."""
-    reads: list[set[int]] = [set()] + [{rng.randrange(n)} for n in range(1, count)]
-    for n in range(1, count):
+    reads: list[set[int]] = [set() for _ in range(inputs)] + [{rng.randrange(n)} for n in range(inputs, count)]
+    for n in range(inputs, count):
         reads[n] |= {rng.randrange(n) for _ in range(rng.randrange(2))}
     for n in range(count - 1):
         if not any(n in reads[m] for m in range(n + 1, count)):
-            reads[rng.randrange(n + 1, count)].add(n)
-    layers = [Layer(f"l{n}", "k" if n else "input", tuple(sorted(reads[n])), rng.randrange(1, 9)) for n in range(count)]
+            reads[rng.randrange(max(n + 1, inputs), count)].add(n)
+    layers = [
+        Layer(f"l{n}", "k" if n >= inputs else "input", tuple(sorted(reads[n])), rng.randrange(1, 9))
+        for n in range(count)
+    ]
     return LayerGraph("random", tuple(layers), (count - 1,))
 
 
 def all_cuts(graph: LayerGraph) -> list[frozenset[int]]:
-    """Every set that holds the input and is closed under inputs."""
+    """Every set that holds the inputs and is closed under what layers read."""
     found = []
-    others = range(1, len(graph.layers))
+    others = range(len(graph.inputs), len(graph.layers))
     for size in range(len(graph.layers)):
         for chosen in itertools.combinations(others, size):
-            head = frozenset(chosen) | {0}
+            head = frozenset(chosen) | graph.only_inputs
             if all(source in head for number in head for source in graph.layers[number].inputs):
                 found.append(head)
     return found
@@ -48,9 +51,12 @@ def test_a_chain_has_a_point_after_every_layer() -> None:
 def test_points_are_all_cuts_that_one_tensor_crosses() -> None:
     rng = random.Random(1)
     for _ in range(300):
-        graph = random_graph(rng, rng.randrange(2, 9))
-        expected = {head for head in all_cuts(graph) if len(graph.boundary(head)) <= 1}
+        inputs = rng.choice([1, 1, 2, 3])
+        graph = random_graph(rng, rng.randrange(inputs + 1, inputs + 8), inputs)
+        expected = {head for head in all_cuts(graph) if len(graph.boundary(head)) <= 1} | {graph.only_inputs}
         assert {graph.head_at(p.number) for p in graph.points} == expected
+        for point in graph.points:
+            assert graph.crossing_at(point.number) == graph.boundary(graph.head_at(point.number))
 
 
 def test_a_tensor_with_two_readers_crosses_once() -> None:

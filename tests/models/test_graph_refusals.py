@@ -14,8 +14,19 @@ def rows(count: int) -> list[dict[str, object]]:
 
 
 def test_a_layer_that_reads_nothing_is_no_layer() -> None:
-    with pytest.raises(ValueError, match="layer b has no inputs, only the first layer may"):
-        LayerGraph("g", (Layer("a", "input", (), 1), Layer("b", "k", (), 1)), (1,))
+    with pytest.raises(ValueError, match="layer c has no inputs, only the first layers may"):
+        LayerGraph("g", (Layer("a", "input", (), 1), Layer("b", "k", (0,), 1), Layer("c", "k", (), 1)), (1,))
+
+
+def test_several_inputs_come_first_in_a_document() -> None:
+    document = [*rows(3), {"id": "late", "inputs": [], "out_bytes": 1}]
+    with pytest.raises(UsageError, match="layer 'late' has no inputs, which only the first layers may"):
+        graph_json.parse({"layers": document}, "g")
+    inputs = [{"id": name, "inputs": [], "out_bytes": 1} for name in ("a", "b", "unread")]
+    last = {"id": "sum", "inputs": ["a", "b"], "out_bytes": 1}
+    found, _ = graph_json.parse({"layers": [*inputs, last], "outputs": ["sum", "sum", "a"]}, "g")
+    assert (found.inputs, found.outputs, found.crossing_at(0)) == ((0, 1, 2), (3, 3, 0), (0, 1))
+    assert graph_json.parse(graph_json.to_document(found), "g")[0] == found
 
 
 def test_a_graph_has_so_many_layers_and_no_more() -> None:

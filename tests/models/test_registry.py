@@ -231,8 +231,6 @@ def test_an_unknown_network_lists_the_known_ones(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("resnet.onnx", r"'resnet\.onnx' is ONNX, which is not supported yet.*FILE\.py"),
-        ("RESNET.ONNX", "is ONNX"),
         ("a/b.pt2", r"compiled program.*FILE\.py"),
         ("b.ts", "compiled program"),
         ("b.pth", "contains weights, not a network: use --weights FILE"),

@@ -56,7 +56,7 @@ def any_problem(rng: random.Random, most: int) -> Problem:
     count = rng.randrange(1, most + 1)
     if rng.random() < 0.5 or count < 2:
         return awkward_problem(rng, count)
-    return random_problem(rng, random_graph(rng, count))
+    return random_problem(rng, random_graph(rng, count, 1 + count % 2 if count > 4 else 1))
 
 
 def every_prediction(problem: Problem) -> list[StageTimes]:

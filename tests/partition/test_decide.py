@@ -49,7 +49,7 @@ def test_every_objective_is_least_of_all_cuts(objective: str) -> None:
     rng = random.Random(1)
     goal = Goal(objective, seconds_per_joule=0.3 if objective == "weighted" else None)
     for count in range(60):
-        graph = random_graph(rng, rng.randrange(3, 9)) if count % 2 else make_chain([5, 9, 2, 4])
+        graph = random_graph(rng, rng.randrange(3, 9), 1 + count // 2 % 2) if count % 2 else make_chain([5, 9, 2, 4])
         problem = random_problem(rng, graph)
         found = decide(problem, goal, POWER)
         every = [predict(problem, parts_of(graph, cut)) for cut in all_cuts(graph)]

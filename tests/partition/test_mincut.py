@@ -48,10 +48,10 @@ def adversarial(rng: random.Random, graph: LayerGraph) -> Problem:
     return Problem(graph, edge_s, CloudTimes(cloud_s, start_s, rng.choice([1.0, 0.1, 5.0])), link)
 
 
-def with_dead_ends(rng: random.Random, count: int) -> LayerGraph:
+def with_dead_ends(rng: random.Random, count: int, inputs: int = 1) -> LayerGraph:
     """Any layer may be one that nobody reads and no output needs."""
-    layers = [Layer("in", "input", (), 5)]
-    for number in range(1, count):
+    layers = [Layer(f"in{number}", "input", (), 5) for number in range(inputs)]
+    for number in range(inputs, count):
         reads = {rng.randrange(number) for _ in range(rng.randrange(1, 4))}
         layers.append(Layer(f"l{number}", "k", tuple(sorted(reads)), rng.randrange(1, 9)))
     return LayerGraph("dead ends", tuple(layers), (count - 1,))
@@ -62,7 +62,8 @@ def problems(seed: int, count: int, most: int = 10) -> list[Problem]:
     rng, found = random.Random(seed), []
     for number in range(count):
         size = rng.randrange(3, most + 1) if number % 4 else rng.randrange(2, 7)
-        graph = with_dead_ends(rng, size) if number % 3 == 0 else random_graph(rng, size)
+        inputs = rng.choice([1, 1, 2, 3]) if size > 3 else 1
+        graph = with_dead_ends(rng, size, inputs) if number % 3 == 0 else random_graph(rng, size, inputs)
         found.append(adversarial(rng, graph) if number % 2 else random_problem(rng, graph))
     return found
 

@@ -71,7 +71,7 @@ def test_every_point_with_every_codec_has_the_stages_of_the_formula(profiled: Pr
     ready = now.ready[graph.name]
     cloud = CloudTimes(ready.seconds, ready.start_s, now.load, now.queue_s)
     for option in options:
-        packed = next((p for p in profiled.ways(option.layer, CODECS) if p.codec == option.codec), None)
+        packed = next((p for p in profiled.ways(option.point, CODECS) if p.codec == option.codec), None)
         assert packed is not None
         problem = Problem(graph, profiled.seconds, cloud, Link(5 * MBIT, 20 * MBIT, 0.02), packed=[packed] * 999)
         found = predict(problem, parts_of(graph, graph.head_at(option.point)))

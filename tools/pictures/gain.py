@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from edgecloud.models.graph import INPUT
 from edgecloud.partition.decision_map import FASTEST, SLOWEST, DecisionMap, Region
 from edgecloud.partition.gain import PAYS
 from edgecloud.tools.pictures.map import why_no_map
@@ -90,7 +89,7 @@ def _gain(decisions: DecisionMap, rate: float) -> float:
 
 
 def _area(planned: Planned, region: Region) -> int:
-    return {frozenset({INPUT}): ON_CLOUD, planned.graph.everything: ON_EDGE}.get(region.head, CUT)
+    return {planned.graph.only_inputs: ON_CLOUD, planned.graph.everything: ON_EDGE}.get(region.head, CUT)
 
 
 def _draw(axes: Axes, planned: Planned, surface: Surface) -> None:

@@ -109,7 +109,7 @@ class Layout:
 
     def _label_texts(self, crossing: frozenset[int]) -> dict[int, str]:
         """The boundary and its size, and where dots have no names, both ends."""
-        ends = set() if self.is_named else {INPUT, *self._graph.outputs}
+        ends = set() if self.is_named else {*self._graph.inputs, *self._graph.outputs}
         sizes = {number: "  " + format_bytes(self._graph.layers[number].out_bytes) for number in crossing}
         return {number: layer_name(self._graph, number) + sizes.get(number, "") for number in ends | crossing}
 

@@ -18,7 +18,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from edgecloud.models.graph import INPUT, LayerGraph
+from edgecloud.models.graph import LayerGraph
 from edgecloud.tools.whatif import Planned
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.files import replaced, writing
@@ -113,7 +113,7 @@ def cut_label(graph: LayerGraph, head: frozenset[int]) -> str:
     """Where a cut is, in a few words."""
     if head == graph.everything:
         return "all on the edge"
-    if head == {INPUT}:
+    if head == graph.only_inputs:
         return "all on the cloud"
     boundary = graph.boundary(head)
     after = f"after {layer_name(graph, boundary[-1])}"
