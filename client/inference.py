@@ -175,8 +175,8 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     )
     found = prospects_of(edge, final_plan, config, prepared.power)
     shipping = None if edge.cloud is None else edge.cloud.shipped
-    more = {"reconnects": runner.reconnects, "prospects": found, "cpu_share": config.cpu_share, "shipping": shipping}
-    return replace(outcome, **more)
+    outcome = replace(outcome, reconnects=runner.reconnects, prospects=found, shipping=shipping)
+    return replace(outcome, cpu_share=config.cpu_share)
 
 
 def first_plan(

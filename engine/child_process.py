@@ -54,7 +54,7 @@ class ChildProcess:
         try:
             self._process = subprocess.Popen(
                 command_of(["-m", "edgecloud.engine.child", self._path, str(threads), str(more_bytes)]),
-                stdin=there,
+                stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
@@ -74,12 +74,12 @@ class ChildProcess:
     @property
     def pid(self) -> int:
         """Of the process."""
-        return self._process.pid
+        return int(self._process.pid)
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked."""
-        return self._end.alive
+        return bool(self._end.alive)
 
     def close(self) -> None:
         """End it."""

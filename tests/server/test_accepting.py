@@ -121,11 +121,11 @@ def test_a_network_that_was_sent_answers_as_the_users_module_at_every_cut(
         size = network.bundle.path.stat().st_size
         assert 0.9 * size < shipping.progress.sent <= size
         connection = greet(port, hello, len(graph.layers))
+        values: dict[int, Array] = {0: x}
+        own.each_output(x, lambda number, array: values.update({number: np.array(array)}))
         for point in graph.points[:-1]:
             head = graph.head_at(point.number)
             tail = graph.everything - head - {0}
-            values = dict(zip([0], [x], strict=True))
-            own.each_output(x, lambda number, array, values=values: values.__setitem__(number, np.array(array)))
             answer = ask(connection, graph, tail, [values[number] for number in graph.inputs_of(tail)])
             np.testing.assert_allclose(answer[0], expected, rtol=1e-3, atol=1e-4)
         connection.send(Status(), soon())
@@ -141,7 +141,8 @@ def test_a_network_that_was_sent_answers_as_the_users_module_at_every_cut(
         other = replace(hello, graph="sha256:other")
         with pytest.raises(MismatchError, match="graph differs"):
             greet(port, other, len(graph.layers))
-        (held,) = made._accepting._held.values() if made._accepting is not None else ()
+        assert made._accepting is not None
+        (held,) = made._accepting._held.values()
         assert "system calls" not in held.child.kept
     until(lambda: not Path(f"/proc/{held.child.pid}").exists())
 
@@ -287,8 +288,7 @@ def test_what_takes_too_long_or_sends_back_too_much_ends_its_process_only(
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(ChildError, match="longer than"):
         child.run(1, [network.example.array], 20, 0.2)
-    assert not child.is_alive
-    until(lambda: not Path(f"/proc/{child.pid}").exists())
+    until(lambda: not child.is_alive and not Path(f"/proc/{child.pid}").exists())
     other = ChildProcess(path, 1, 1 << 30)
     number, _ = other.load(network.graph.everything)
     with pytest.raises(ChildError, match="too large"):
