@@ -49,6 +49,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     stops = parser.add_argument("--exit-on-stdin-eof", action="store_true", help="also stop at end of standard input")
     flags.add_old_name(parser, stops, "--until-stdin-closes")
     add_door_flags(parser)
+    add_network_flags(parser)
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
@@ -93,6 +94,30 @@ def add_door_flags(parser: argparse.ArgumentParser) -> None:
         help="maximum time a source is blocked after wrong tokens, invalid data or silence; 0s: never block",
     )
     group.add_argument("--penalise-loopback", action="store_true", help="apply the limits per source to loopback too")
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Networks that edges bring along."""
+    group = parser.add_argument_group("Networks of edges")
+    group.add_argument(
+        "--accept-networks",
+        action="store_true",
+        help="take a network that this cloud does not have from an edge with the token or a client certificate, or on "
+        "loopback; it runs in a process of its own (SECURITY.md)",
+    )
+    group.add_argument(
+        "--network-store",
+        metavar="DIR",
+        type=Path,
+        help="where such networks are kept (default: sent, in the cache folder); none: until the cloud ends",
+    )
+    group.add_argument(
+        "--max-store",
+        metavar="SIZE",
+        type=arguments.size,
+        default=format_size(Server.STORE_BYTES),
+        help="maximum size of all such networks together; those not used for longest are removed",
+    )
 
 
 def add_time_flags(parser: argparse.ArgumentParser) -> None:

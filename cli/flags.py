@@ -90,6 +90,7 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
     from edgecloud.net.security import read_token
 
     host, port = place_of(options)
+    is_series = getattr(options, "points", None) is not None  # of cuts, which only a cloud can run
     return CloudConfig(
         host=host,
         port=port,
@@ -97,6 +98,7 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
         tls=_tls_of(options, host),
         own=own,
         fallback=options.fallback,
+        ship="wait" if is_series and options.ship == "background" else options.ship,
         timeout_s=options.timeout,
         ready_s=options.ready_timeout,
     )
@@ -248,6 +250,13 @@ def add_fallback_flag(parser: argparse._ArgumentGroup) -> None:
         default=defaults.Cloud.FALLBACK,
         help="on: finish on the edge if the cloud does not answer in time; off: fail; always: also run without a cloud "
         "at the start, and use it once it is reachable",
+    )
+    parser.add_argument(
+        "--ship",
+        choices=("background", "wait", "off"),
+        default=defaults.Cloud.SHIP,
+        help="send the network to a cloud that does not have it and was started with --accept-networks: while the edge "
+        "answers by itself, before anything runs, or not at all",
     )
 
 

@@ -63,6 +63,10 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "corrections": outcome.corrections,
         "energy": outcome.energy.to_json(),
     }
+    if outcome.shipping is not None:
+        sent = outcome.shipping
+        document["shipping"] = {"state": sent.state, "bytes": sent.bytes, "have": sent.have, "sent": sent.sent}
+        document["shipping"] |= {"seconds": sent.seconds, "left_s": sent.left_s, "why": sent.why}
     if outcome.verified is not None:
         difference, reason = told_difference(outcome.verified.max_abs_diff)
         document["verify"] = {"matches": outcome.verified.matches, "max_abs_diff": difference}

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, script
@@ -66,6 +67,10 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         max_queue=options.max_queue,
         max_batch=options.max_batch,
         batch_wait_s=options.batch_wait,
+        accepts_networks=options.accept_networks,
+        network_store=store_of(options),
+        max_store_bytes=options.max_store,
+        authenticates=options.tls_client_ca is not None,
         max_network_bytes=options.max_network_bytes,
         load_budget_s=options.load_budget,
         hello_s=options.hello_timeout,
@@ -73,6 +78,13 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         request_s=options.timeout,
         drain_s=options.drain_timeout,
     )
+
+
+def store_of(options: argparse.Namespace) -> Path | None:
+    """Where networks that edges send are kept; None: until the cloud ends. Raises UsageError."""
+    if options.network_store is None:
+        return Path(flags.device_of(options).cache_dir) / "sent"
+    return None if str(options.network_store) == "none" else Path(options.network_store)
 
 
 def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgecloud.client.fallback import Mode
 from edgecloud.engine.device_config import DeviceConfig as DeviceConfig  # shared with the cloud
@@ -13,6 +13,9 @@ from edgecloud.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from edgecloud.net.tls import ClientTls
+
+
+Ship = Literal["background", "wait", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,16 @@ class CloudConfig:
     """Start a cloud on loopback with these arguments, and use that one."""
     fallback: Mode = defaults.Cloud.FALLBACK
     """Finish inferences here that the cloud does not answer; `always`: also where no cloud has come yet."""
+    ship: Ship = defaults.Cloud.SHIP
+    """A network that the cloud does not have and takes is sent: in the `background`, while this edge answers, or that
+    is waited for (`wait`), or it is not (`off`). Without a fallback it is always waited for."""
     timeout_s: float = defaults.Cloud.TIMEOUT_S
     ready_s: float = defaults.Cloud.READY_S
+
+    @property
+    def is_shipping_awaited(self) -> bool:
+        """Whether nothing runs before the cloud has the network."""
+        return self.ship == "wait" or self.fallback == "off"
 
     @property
     def first_s(self) -> float:

@@ -13,8 +13,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
@@ -33,8 +33,11 @@ from edgecloud.utils.errors import AppError, DeadlineError, PeerClosedError
 from edgecloud.utils.units import format_seconds, printable
 
 if TYPE_CHECKING:
+    from edgecloud.client.progress import Progress
+    from edgecloud.client.shipping import Shipping
     from edgecloud.net.tls import ClientTls
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PROBE_S = 0.1  # of a link that is idle
@@ -74,12 +77,20 @@ class ConnectionConfig:
     """Believed altogether: nothing is measured, not even the round trip."""
     on_sample: OnSample | None = None
     """Is told the upload over time, in seconds of time.perf_counter; 0 where the connection is lost."""
+    shipping: "Shipping | None" = None
+    """Sends networks that the cloud does not have, where it takes them ..."""
+    is_shipping_awaited: bool = False
+    """... and whether that is waited for, or everything runs on the edge meanwhile."""
     first_s: float | None = None
     """How long the first handshake may take in all; None: `ready_s`."""
 
 
 def connection_of(
-    config: ClientConfig, address: tuple[str, int], recorder: Recorder | None = None, interval_s: float | None = None
+    config: ClientConfig,
+    address: tuple[str, int],
+    recorder: Recorder | None = None,
+    interval_s: float | None = None,
+    shipping: "Shipping | None" = None,
 ) -> ConnectionConfig:
     """How the connection to the cloud at an address is kept, as an edge is told; what is seen of the link is noted."""
     return ConnectionConfig(
@@ -92,6 +103,8 @@ def connection_of(
         link=config.link.given,
         on_sample=None if recorder is None else recorder.note,
         first_s=config.cloud.first_s,
+        shipping=shipping,
+        is_shipping_awaited=config.cloud.is_shipping_awaited,
     )
 
 
@@ -161,14 +174,15 @@ class ConnectionManager:
     """Is told what becomes of requests that are not asked; to be set before the connection is opened."""
 
     def __init__(self, config: ConnectionConfig, hellos: Sequence[Hello], layers: Mapping[str, int]) -> None:
-        self._config, self._hellos, self._layers = config, hellos, layers
+        self._config, self._hellos, self._layers = config, list(hellos), layers
+        if config.shipping is not None:
+            config.shipping.on_shipped = self._on_shipped
         self._opening: Connection | None = None
         self._peer: tuple[str, int] | None = None
         self._is_leaving = False
-        self._lock = threading.Lock()
-        """Held for moments only, and never while anything else of this project is called."""
-        self._replacing = threading.Lock()
-        """Held while a connection is replaced that an inference needs."""
+        self._lock, self._replacing = threading.Lock(), threading.Lock()
+        """One held for moments only, and never while anything else of this project is called; the other while a
+        connection is replaced that an inference needs."""
         self._client: MultiplexedClient | None = None
         self._estimator: Estimator | None = None
         self._load, self._load_at = 1.0, time.perf_counter()
@@ -188,8 +202,7 @@ class ConnectionManager:
         self._sent_bytes = 0
         self.history: list[tuple[float, float]] = []
         """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
-        self.probes, self.probe_bytes = 0, 0
-        self.connects = 0
+        self.probes, self.probe_bytes, self.connects = 0, 0, 0
         self.link: LinkEstimate | None = None
         """As it was measured last ..."""
         self.first_link: LinkEstimate | None = None
@@ -383,6 +396,59 @@ class ConnectionManager:
             self._failed(self.error)
 
     def _connected(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
+        """Raises AppError."""
+        return self._with_networks(lambda: self._greeted(address, ready_s))
+
+    def _with_networks(self, greet: Callable[[], T]) -> T:
+        """Do what says hello. A network that the cloud does not have and takes is sent; where that is waited for, what
+        follows is as if it had been there. Raises AppError."""
+        for _ in self._hellos:
+            try:
+                return greet()
+            except AppError as error:
+                if not self._is_sent_for(error) or not self._waits_for_shipping:
+                    raise
+        return greet()
+
+    @property
+    def shipped(self) -> "Progress | None":
+        """How far the network is that is sent, or was last; None where none was."""
+        return None if self._shipping is None else self._shipping.progress
+
+    @property
+    def _shipping(self) -> "Shipping | None":
+        return self._config.shipping
+
+    def _is_sent_for(self, error: AppError) -> bool:
+        """Whether a refusal is mended by sending a network, which is under way then, or done where it is awaited."""
+        shipping = self._shipping
+        if shipping is None or not error.accepts:
+            error.accepts = 0  # nothing is sent
+            return False
+        if not shipping.takes(error, error.model):
+            if reason := shipping.why(error.model):
+                error.accepts, error.args = 0, (f"{error}; the network was not taken: {reason}",)
+            return False
+        if self._waits_for_shipping:
+            shipping.wait()
+            return not shipping.why(error.model) and not self._is_leaving
+        return True
+
+    @property
+    def _waits_for_shipping(self) -> bool:
+        """At first only: no inference waits for it later."""
+        return self._config.is_shipping_awaited and not self.connects
+
+    def _on_shipped(self, model: str, digest: str) -> None:
+        """The cloud has a network by now: connect again at once, whether anybody asks or not."""
+        with self._lock:
+            self._hellos = [replace(one, bundle=digest) if one.model == model else one for one in self._hellos]
+            self._breaker.forgive()
+            is_open = self._breaker.is_open
+        if is_open and not self._is_leaving and not self._waits_for_shipping and not self._reconnector.is_busy:
+            self._reconnector.start()
+
+    def _greeted(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
         config = self._config
         client = MultiplexedClient.open(
             address,
@@ -402,10 +468,14 @@ class ConnectionManager:
         return client
 
     def _measure_apart(self, ready_s: float) -> LinkEstimate:
-        hello, config = self._hellos[0], self._config
-        connection, _ = handshake(
-            config.address, [hello], self._layers, ready_s, self._on_connection, config.tls, lambda: self._is_leaving
-        )
+        config = self._config
+
+        def greet() -> Connection:
+            hello, is_given_up = self._hellos[0], lambda: self._is_leaving
+            more = (self._on_connection, config.tls, is_given_up)
+            return handshake(config.address, [hello], self._layers, ready_s, *more)[0]
+
+        connection = self._with_networks(greet)
         self.has_connected = True
         try:
             return self._measure_link(connection)
@@ -566,8 +636,15 @@ class ConnectionManager:
 
     def look(self) -> None:
         """Begin a handshake with a cloud that is not used, if it is time for that."""
+        if self._shipping is not None and self._shipping.is_busy:
+            self._say_how_far()
+            return
         if self._breaker.may_probe(time.monotonic()) and not self._reconnector.is_busy and not self._is_leaving:
             self._reconnector.start()
+
+    def _say_how_far(self) -> None:
+        if self._shipping is not None and self._shipping.progress is not None:
+            self.why = self._shipping.progress.text()
 
     def _failed(self, error: AppError) -> None:
         """The handshake with the cloud failed."""
@@ -683,6 +760,9 @@ class ConnectionManager:
         """For the monitor: connect again where it is time for that."""
         if self._is_leaving or self._reconnector.is_busy:
             return
+        if self._shipping is not None and self._shipping.is_busy:
+            self._say_how_far()
+            return
         with self._lock:
             if self._client is not None and not self._breaker.is_open:
                 self._breaker.lost(time.monotonic())
@@ -696,6 +776,8 @@ class ConnectionManager:
     def leave(self) -> None:
         """Connect no more, and do not wait for a connection that is being opened."""
         self._is_leaving = True
+        if self._shipping is not None:
+            self._shipping.leave()
         if self._opening is not None:
             self._opening.close()
 

@@ -41,6 +41,8 @@ def is_covered(error: AppError, mode: Mode) -> bool:
     """
     if isinstance(error, UsageError) and not error.refusal:
         return False
+    if error.accepts:  # it is sent, and meanwhile the edge answers
+        return mode != "off"
     if mode != "on":
         return mode == "always"  # an address, a token, a network that are wrong may be right when the cloud comes
     if error.refusal:
@@ -181,6 +183,11 @@ class Breaker:
             self.failed(now)
         else:
             self.state, self._refusals, self._probe_at = "open", 0, now
+
+    def forgive(self) -> None:
+        """What was wrong is mended: there is no reason to wait any longer."""
+        self._backoff.reset()
+        self._probe_at = float("-inf")
 
     def may_probe(self, now: float) -> bool:
         """Whether it is time to reconnect."""

@@ -101,7 +101,11 @@ def _once(
         on_connection(connection)
         for hello in hellos:
             connection.send(hello, deadline)
-            answer = connection.receive(deadline).read(Ready)
+            try:
+                answer = connection.receive(deadline).read(Ready)
+            except AppError as error:
+                error.model = hello.model
+                raise
             ready[hello.model] = answer = replace(answer, codecs=with_names(answer.codecs))
             if {len(answer.seconds), len(answer.start_s)} != {layers[hello.model]}:
                 raise ProtocolError(f"the cloud's times do not match {hello.model}")

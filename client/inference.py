@@ -24,6 +24,7 @@ from edgecloud.client.planning import (
 )
 from edgecloud.client.power import PowerChoice
 from edgecloud.client.runner import Runner
+from edgecloud.client.shipping import shipping_of
 from edgecloud.client.subprocesses import CloudAccess
 from edgecloud.engine.answers import (
     NETWORK_NOT_FINITE,
@@ -115,7 +116,8 @@ def _reach(
         if config.cloud.fallback != "always":
             raise _hinted(error, edge) from None
         return Entered(edge, gone_on(error))
-    manager = edge.use(connection_of(config, address, recorder), config.cloud.token)
+    shipping = shipping_of(config, address, [(edge.entry, edge.network)], edge.computing)
+    manager = edge.use(connection_of(config, address, recorder, shipping=shipping), config.cloud.token)
     if not is_awaited:
         manager.open_in_background()
         return Entered(edge, is_awaited=False)
@@ -172,7 +174,9 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
         prepared, runner.link, final_plan, plan_runs, compared, corrections, energy, verify=config.verify
     )
     found = prospects_of(edge, final_plan, config, prepared.power)
-    return replace(outcome, reconnects=runner.reconnects, prospects=found, cpu_share=config.cpu_share)
+    shipping = None if edge.cloud is None else edge.cloud.shipped
+    outcome = replace(outcome, reconnects=runner.reconnects, prospects=found, shipping=shipping)
+    return replace(outcome, cpu_share=config.cpu_share)
 
 
 def first_plan(

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -195,6 +196,7 @@ class MultiplexedClient:
         self._turn = threading.Lock()
         """Who holds it may send and receive, as long as there are no threads for that."""
         self._threads: list[threading.Thread] = []
+        _CLIENTS.add(self)
 
     def start(self) -> None:
         """Start the threads that send and receive, once nobody does without. Raises AppError where that cannot be."""
@@ -507,6 +509,14 @@ class MultiplexedClient:
             if request.listener is not None:
                 request.listener.lost([request], error)
         self._listener.lost([request for request in pending if request.listener is None], error)
+
+
+_CLIENTS: "weakref.WeakSet[MultiplexedClient]" = weakref.WeakSet()
+
+
+def is_any_under_way() -> bool:
+    """Whether a request of this process has no answer yet: what can wait then waits."""
+    return any(client.outstanding for client in list(_CLIENTS))
 
 
 _HANDLERS: dict[FrameType, Callable[[MultiplexedClient, Frame], None]] = {

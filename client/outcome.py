@@ -6,6 +6,7 @@ from statistics import median_low
 
 from edgecloud.client.edge import Answered, ran_by
 from edgecloud.client.energy_report import EnergyReport
+from edgecloud.client.progress import Progress
 from edgecloud.engine.answers import Ranked
 from edgecloud.engine.auto_executor import Choice
 from edgecloud.engine.speed import QUIET, Speed
@@ -195,6 +196,8 @@ class Outcome:
     """Where a cut would pay; None where that is not looked for."""
     cpu_share: float | None = None
     """The emulated share of a core."""
+    shipping: Progress | None = None
+    """How far the network is that is sent to the cloud, or was; None where none was sent."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Modules that could not be captured inside and are one layer each, with the reason."""
 

@@ -43,14 +43,16 @@ def measure(
     *,
     tails: bool,
     is_behind: bool = False,
+    budget_s: float = BUDGET_S,
 ) -> Profile:
-    """Time the segments that `make` gives; the profile's one pass is fitted to them."""
+    """Time the segments that `make` gives, for about so long; the profile's one pass is fitted to them."""
     graph = network.graph
     given = fed_layers(graph, network.example.fed)
     timer = _Timer(make, Watch(gauge, is_behind=is_behind))
     work = work_of(network)
     whole = timer.run(graph.everything, given, WHOLE_RUNS)[0]
-    points = segments.chosen(graph, work, _affordable(min(run.seconds[0] for run in whole), tails=tails))
+    count = _affordable(min(run.seconds[0] for run in whole), budget_s, tails=tails)
+    points = segments.chosen(graph, work, count)
     heads: Runs = {len(graph.points) - 1: whole}
     rests: Runs = {0: whole} if tails else {}
     until = time.perf_counter() + MOST_S
@@ -77,10 +79,10 @@ def work_of(network: Network) -> tuple[float, ...]:
         return segments.work_of(network.graph, None)
 
 
-def _affordable(whole_s: float, *, tails: bool) -> int:
+def _affordable(whole_s: float, budget_s: float, *, tails: bool) -> int:
     runs = RUNS + 1
     one_s = SETUP_S + runs * (REST_S + whole_s) + (SETUP_S + runs * REST_S if tails else 0.0)
-    return max(MIN_POINTS, min(MAX_POINTS, int(BUDGET_S / one_s)))
+    return max(MIN_POINTS, min(MAX_POINTS, int(budget_s / one_s)))
 
 
 def _quietly(runs: Runs, quiet: Pace | None, gauge: Gauge) -> dict[int, tuple[float, ...]]:

@@ -32,7 +32,9 @@ class Cloud:
     are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
     `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
     where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`,
-    `backend` and `threads` are as for `Edge`; `max_batch` requests for one network and one cut are computed together.
+    `backend` and `threads` are as for `Edge`; with `accept_networks` networks of edges that authenticated, or on
+    loopback, are taken as well, run in processes of their own (docs/operating.md), and kept in the folder
+    `network_store`, or until it is closed; `max_batch` requests for one network and one cut are computed together.
 
     It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.
 
@@ -51,7 +53,9 @@ class Cloud:
     def __init__(
         self,
         *,
-        networks: Sequence[Loadable],
+        networks: Sequence[Loadable] = (),
+        accept_networks: bool = False,
+        network_store: str | Path | None = None,
         port: int = 0,
         host: str = CloudConfig.host,
         token: str | None = None,
@@ -72,7 +76,7 @@ class Cloud:
             secret = token_of(token)
             tls = server_context(*map(path_of, (tls_cert, tls_key, tls_client_ca)))
             check_binding(host, secret, has_tls=tls is not None, insecure=insecure)
-            loaded = all_loaded(networks)
+            loaded = [] if accept_networks and not networks else all_loaded(networks)
             config = CloudConfig(
                 host=host,
                 port=port,
@@ -83,6 +87,9 @@ class Cloud:
                     more_codecs=frozenset(OPTIONAL) if allow_jpeg else frozenset(),
                     learned=by_wire_name(map(Path, codec_files)),
                 ),
+                accepts_networks=accept_networks,
+                network_store=None if network_store is None else Path(network_store),
+                authenticates=tls_client_ca is not None,
                 max_batch=max_batch,
                 max_connections=max_connections,
                 drain_s=DRAIN_S,

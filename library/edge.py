@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig
+from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig, Ship
 from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
@@ -83,7 +83,8 @@ class Edge:
     Whatever the cloud does, an answer comes: what it does not answer within `timeout` (seconds, or a text such as
     `"2s"`) is completed on the edge, and the answer says so. With `fallback="off"` that is an error; with `"always"`
     the edge also begins without a cloud, and uses it once it is there. `ready_timeout` is for the cloud to load the
-    network.
+    network. A network that the cloud does not have is sent to one that takes networks (docs/operating.md): in the
+    `background`, while the edge answers; `ship="wait"` waits until it is there, and `"off"` sends nothing.
 
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
@@ -125,6 +126,7 @@ class Edge:
         accuracy_budget: float = CodecConfig.accuracy_budget,
         codec_files: Sequence[str | Path] = (),
         fallback: Mode = CloudConfig.fallback,
+        ship: Ship = CloudConfig.ship,
         timeout: str | float = CloudConfig.timeout_s,
         ready_timeout: str | float = CloudConfig.ready_s,
         window: int = WINDOW,
@@ -149,7 +151,7 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, times=times, window=window, backend=backend)
+        _check_choices(fallback=fallback, ship=ship, times=times, window=window, backend=backend)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -173,6 +175,7 @@ class Edge:
                     token=token_of(token),
                     tls=_tls(tls_ca, tls_cert, tls_key, place.host),
                     fallback=fallback,
+                    ship=ship,
                     timeout_s=duration_s(timeout),
                     ready_s=duration_s(ready_timeout),
                 ),
@@ -355,9 +358,10 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, times: str, window: int, backend: str) -> None:
+def _check_choices(*, fallback: str, ship: str, times: str, window: int, backend: str) -> None:
     given = (
         ("fallback", fallback, get_args(Mode)),
+        ("ship", ship, get_args(Ship)),
         ("times", times, POLICIES),
         ("backend", backend, (AUTO, *BACKENDS)),
     )

@@ -18,10 +18,12 @@ import hashlib
 import json
 import math
 import mmap
+import re
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ MAGIC, FIRST, VERSION = b"ECBUNDLE", 1, 2
 READABLE = (FIRST, VERSION)
 """A network of several inputs needs the second version; others are written in the first."""
 _PREFIX = struct.Struct("<8sI4xQ32s8x")
+PREFIX_BYTES = _PREFIX.size
+_HEXADECIMAL = re.compile("[0-9a-f]{64}")
 _ALIGN = 64
 MAX_HEADER_BYTES, MAX_GRAPH_BYTES, MAX_EXAMPLE_BYTES = 64 << 20, 256 << 20, 256 << 20
 MAX_TEXT, MAX_TEXTS = 1 << 20, 200_000
@@ -175,6 +179,11 @@ class Bundle:
         layers = [self.graph.layers[number] for number in self.graph.inputs]
         named = zip(self.content.input.call.names, layers, strict=True)
         return tuple(InputSpec(name, layer.out_shape, layer.out_dtype) for name, layer in named)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its header, which holds that of everything else."""
+        return hashlib.sha256(self._data[_PREFIX.size : head_bytes(bytes(self._data[: _PREFIX.size]))]).hexdigest()
 
     @property
     def parameter_bytes(self) -> int:
@@ -350,6 +359,80 @@ def read(path: Path) -> Bundle:
         raise UsageError(f"{path} is not a bundle that can be used: {_said(error)}") from None
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What the head of a bundle, all before its blobs, says of the rest, which need not be there."""
+
+    digest: str
+    """SHA-256 of the header, which holds that of everything else: whoever has the same has the same network."""
+    content: Content
+    head_bytes: int
+    """Up to the end of the header."""
+    bytes: int
+    """Of the whole file."""
+    blobs: tuple[Blob, ...]
+    """Each once, in the order of the file, by its place in that; none overlaps another."""
+    parameter_bytes: int
+    examples: tuple[Weight, ...]
+    """One for each input."""
+
+
+def head_bytes(prefix: bytes) -> int:
+    """How long a head is, by its first `PREFIX_BYTES` bytes. Raises UsageError where no bundle begins so."""
+    try:
+        _check_prefix(prefix, MAX_HEADER_BYTES + _PREFIX.size)
+    except _DamagedError as error:
+        raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
+    return _PREFIX.size + int(_PREFIX.unpack(prefix)[2])
+
+
+def outline(head: bytes, size: int) -> Outline:
+    """Read the head of a bundle of `size` bytes. Raises UsageError for one that lies, is damaged, or newer."""
+    try:
+        document, start = _header(head[: _PREFIX.size], size, lambda count: _exactly(head[_PREFIX.size :], count))
+        rows = _list(document["arrays"])
+        digest = hashlib.sha256(head[_PREFIX.size :])
+        version = _PREFIX.unpack(head[: _PREFIX.size])[1]
+        if head[: _PREFIX.size] != _PREFIX.pack(MAGIC, version, len(head) - _PREFIX.size, digest.digest()):
+            raise _DamagedError("its first bytes hold something else where zeros belong")
+        if start + _whole(document["bytes"]) != size:
+            raise _DamagedError(f"it has {size} bytes, and should have {start + document['bytes']}")
+        weights = _weights(rows, start, size)
+        model = _blob(document["onnx"], start, size)
+        content = _content(document)
+        examples = tuple(weights[name] for name in _examples_of(content.graph))
+        if model.bytes > MAX_GRAPH_BYTES or any(each.blob.bytes > MAX_EXAMPLE_BYTES for each in examples):
+            raise _DamagedError("its ONNX graph or its example is too large")
+        blobs = {model, *(weight.blob for weight in weights.values())}
+        in_order = tuple(sorted(blobs, key=lambda blob: (blob.offset, blob.bytes)))
+        if any(one.offset + one.bytes > other.offset for one, other in pairwise(in_order)):
+            raise _DamagedError("its parts overlap")
+        if not all(_HEXADECIMAL.fullmatch(blob.sha256) for blob in blobs):
+            raise _DamagedError("a part has no SHA-256")
+        parameters = {weight.blob for name, weight in weights.items() if not name.startswith(_EXAMPLE)}
+        total = sum(blob.bytes for blob in parameters)
+        return Outline(digest.hexdigest(), content, len(head), size, in_order, total, examples)
+    except (_DamagedError, UsageError, WireError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UsageError(f"this is not a bundle that can be used: {_said(error)}") from None
+
+
+def outline_of(path: Path) -> Outline:
+    """The same of a file. Raises UsageError."""
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(_PREFIX.size)
+            return outline(prefix + file.read(head_bytes(prefix) - _PREFIX.size), path.stat().st_size)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _exactly(raw: bytes, count: int) -> bytes:
+    if len(raw) != count:
+        raise _DamagedError("its header is of another length than it says")
+    return raw
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {printable(str(error.args[0]), 60)}"
@@ -366,15 +449,15 @@ _OTHERS = {
 }
 
 
-def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
-    """The document, and where the blobs begin."""
+def _check_prefix(prefix: bytes, size: int) -> None:
+    """Whether a file of so many bytes may begin so."""
     if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
         what = next((what for magic, what in _OTHERS.items() if prefix.startswith(magic)), "")
         if not what and prefix[:1] == b"\x08" and len(prefix) > 2:
             what = "an ONNX model: export the network that it was made from with deployment.py export"
         kind = f"it is {what}" if what else "it does not begin as one (deployment.py export makes bundles)"
         raise _DamagedError(kind)
-    _, version, length, digest = _PREFIX.unpack(prefix)
+    _, version, length, _ = _PREFIX.unpack(prefix)
     if version not in READABLE:
         is_newer = version > VERSION
         raise _DamagedError(
@@ -383,6 +466,12 @@ def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
         )
     if length > min(MAX_HEADER_BYTES, size - _PREFIX.size):
         raise _DamagedError("it is cut off: its header is longer than the file")
+
+
+def _header(prefix: bytes, size: int, more: Any) -> tuple[Any, int]:
+    """The document, and where the blobs begin."""
+    _check_prefix(prefix, size)
+    _, _, length, digest = _PREFIX.unpack(prefix)
     raw = more(length)
     if hashlib.sha256(raw).digest() != digest:
         raise _DamagedError("its header is damaged")

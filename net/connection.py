@@ -333,8 +333,8 @@ class _Progress:
 
 
 def _check_opening(prefix: Prefix) -> None:
-    if prefix.kind not in (FrameType.HELLO, FrameType.STATUS):
-        raise ProtocolError("the first message must be HELLO, or STATUS")
+    if prefix.kind not in (FrameType.HELLO, FrameType.STATUS, FrameType.OFFER):
+        raise ProtocolError("the first message must be HELLO, STATUS or OFFER")
 
 
 class ClosedAtBoundaryError(PeerClosedError):

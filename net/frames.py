@@ -40,10 +40,14 @@ class FrameType(IntEnum):
     ERROR = 7
     STATUS = 8
     STATE = 9
+    OFFER = 10
+    WANT = 11
+    PIECE = 12
+    PROOF = 13
 
 
-_WITH_PAYLOAD = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROBE, FrameType.PROBED})
-_WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT})
+_WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROOF})
+_WITH_PAYLOAD = _WITH_TENSORS | {FrameType.PROBE, FrameType.PROBED, FrameType.PIECE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Hello:
     """... the digest of the file of a custom model ..."""
     tensors: str = ""
     """... and six hexadecimal digits for each of at most 128 runs of tensors: for a refusal to say what differs."""
+    bundle: str = ""
+    """SHA-256 of the header of the bundle that the edge has of it, where it has one: 64 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,10 @@ class State:
     """Whether it finishes what is in hand and takes nothing new."""
     speed: SpeedValue = 1.0
     """As in READY."""
+    sent: str = ""
+    """Names of the networks that edges sent and that run now, with spaces between ..."""
+    store_bytes: int = 0
+    """... and the bytes of all that are kept."""
 
 
 MAX_ERROR_TEXT = 300
@@ -163,16 +169,65 @@ class Error:
     """Of the request that is refused; 0 where it is none."""
     retry_after_s: float = 0.0
     """With BUSY: when it may be worth another try."""
+    accepts: int = 0
+    """With UNKNOWN_MODEL and MISMATCH: how many bytes a bundle may have that the edge sends; 0: none is taken."""
 
     @classmethod
     def of(cls, error: AppError, request_id: int = 0) -> "Error":
         """What the other side is told about an error of ours."""
-        return cls(error.code, str(error)[:MAX_ERROR_TEXT], request_id, getattr(error, "retry_after_s", 0.0))
+        text, retry_after_s = str(error)[:MAX_ERROR_TEXT], getattr(error, "retry_after_s", 0.0)
+        return cls(error.code, text, request_id, retry_after_s, getattr(error, "accepts", 0))
 
 
-Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Edge to cloud, first on a connection of its own: a network as a bundle, where an ERROR said that one is taken."""
+
+    TYPE: ClassVar[FrameType] = FrameType.OFFER
+    token: str
+    model: str
+    bundle: str
+    """SHA-256 of the bundle's header, which names that of everything else in it."""
+    head_bytes: int
+    """Of the file up to the end of its header ..."""
+    bytes: int
+    """... and of all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Cloud to edge, for an OFFER, every PIECE and a PROOF: what is missing, and how far it is."""
+
+    TYPE: ClassVar[FrameType] = FrameType.WANT
+    ranges: list[list[int]]
+    """Half-open ranges of the file that are to be sent next, in order; none while enough is on its way."""
+    have: int
+    """Bytes of the file that are there."""
+    is_whole: bool = False
+    """Whether all of it is: the PROOF is missing ..."""
+    is_ready: bool = False
+    """... or nothing: a HELLO that names the bundle will be answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Edge to cloud: bytes of the file from an offset on, which are the payload."""
+
+    TYPE: ClassVar[FrameType] = FrameType.PIECE
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Edge to cloud: its own answer to the example in the bundle, as the tensors of the network's outputs."""
+
+    TYPE: ClassVar[FrameType] = FrameType.PROOF
+    bundle: str
+
+
+Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State | Offer | Want | Piece | Proof
 MAX_DURATION_S = 1e9
-M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State)
+M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State, Offer, Want, Piece, Proof)
 
 
 def to_header(message: Message) -> dict[str, Any]:

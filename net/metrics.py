@@ -26,6 +26,10 @@ class Gauges:
     load: Callable[[], float]
     speed: Callable[[], float]
     """Of the machine now, beside itself when it is quiet."""
+    sent: Callable[[], float] = lambda: 0.0
+    """Networks that edges sent and that run now ..."""
+    store_bytes: Callable[[], float] = lambda: 0.0
+    """... and the bytes of all that are kept."""
 
 
 class Metrics(Protocol):

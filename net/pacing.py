@@ -29,6 +29,8 @@ class Spending(Enum):
     PROBE = "PROBE"
     SMALL = "small"
     """STATUS, and requests that are refused because they are wrong."""
+    PIECE = "piece"
+    """Of a network that an edge sends."""
     COMPUTED = "computed"
     """Requests that are computed: only long headers, and refusals because the cloud is busy."""
 
@@ -47,6 +49,7 @@ BUDGETS: dict[Spending, Budget] = {
     Spending.HELLO: Budget(1, BURST_S),
     Spending.PROBE: Budget(4, 8.0),  # the 84 transfers of net.link at once from 16 edges behind one address
     Spending.SMALL: Budget(1, BURST_S),
+    Spending.PIECE: Budget(8, BURST_S),  # 25 MB/s of 64 KiB each
     Spending.COMPUTED: Budget(16, BURST_S),
 }
 _SPENDINGS = {

@@ -17,10 +17,15 @@ _REFUSALS: dict[str, type[AppError]] = {
 }
 
 
+MISSING = frozenset({"UNKNOWN_MODEL", "MISMATCH"})
+SEND = "; or start the cloud with --accept-networks, and this edge sends it its network"
+
+
 def refusal(error: Error) -> AppError:
     """What an ERROR of the cloud means on the edge."""
     kind = _REFUSALS.get(error.code, AppError)
     what = "is busy" if error.code == "BUSY" else "refused"
-    exception = kind(f"the cloud {what} ({printable(error.code, 32)}): {printable(error.text, 300)}")
-    exception.refusal, exception.retry_after_s = error.code, error.retry_after_s
+    cure = SEND if error.code in MISSING and not error.accepts else ""
+    exception = kind(f"the cloud {what} ({printable(error.code, 32)}): {printable(error.text, 300)}{cure}")
+    exception.refusal, exception.retry_after_s, exception.accepts = error.code, error.retry_after_s, error.accepts
     return exception

@@ -16,7 +16,7 @@ from edgecloud.models import registry, vision
 from edgecloud.models.network import Network
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Hello, Infer, Probe, Probed, Ready, Result, State, Status
+from edgecloud.net.messages import Hello, Infer, Offer, Probe, Probed, Ready, Result, State, Status
 from edgecloud.net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from edgecloud.net.pacing import Spending
 from edgecloud.net.penalties import source_of
@@ -26,6 +26,7 @@ from edgecloud.net.sides import KEPT as MAX_SIDES
 from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
 from edgecloud.net.sides import UnknownSideError
 from edgecloud.net.tensors import RAW, Described
+from edgecloud.server import receiving
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
 from edgecloud.server.requests import check_layers, check_tensors
@@ -33,7 +34,7 @@ from edgecloud.server.session import RequestError, Session
 from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.environment import SECRET
-from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError, UsageError
+from edgecloud.utils.errors import AppError, DeadlineError, MismatchError, ProtocolError, UsageError
 from edgecloud.utils.extras import TORCH, is_there
 from edgecloud.utils.inference_utils import check_device, set_threads
 
@@ -86,26 +87,28 @@ class Cloud:
         config: CloudConfig,
         metrics: Metrics | None = None,
         visits: Visits | None = None,
-        loaded: Sequence[tuple[registry.Entry, Network]] = (),
+        loaded: Sequence[tuple[registry.Entry, Network]] | None = None,
     ) -> None:
         """With `loaded`, networks that are loaded already, it serves those alone."""
-        if not loaded and is_there(*TORCH):
+        if loaded is None and is_there(*TORCH):
             vision.torchvision()  # now: not on the first client's request, and not while a network is captured
         find = partial(registry.resolve_trusted, folder=config.device.cache_dir)
         more = tuple(find(name).name for name in config.networks)
         models = tuple(name if name == ALL else find(name).name for name in config.models)
         named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
-        self._loaded = {entry.name: entry for entry, _ in loaded}
-        config = replace(config, weights=named, models=(*(models or self._loaded or registry.NAMES), *more))
+        self._loaded = None if loaded is None else {entry.name: entry for entry, _ in loaded}
+        usual = registry.NAMES if self._loaded is None else tuple(self._loaded)
+        config = replace(config, weights=named, models=(*(models or usual), *more))
         self._config = config
         self._visits = visits or Visits()
         check_device(config.device.name)
+        self._accepting = receiving.accepting(config)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        has_loader = not loaded
+        has_loader = loaded is None
         self._networks = Networks(config, self._worker, self._meter, has_loader=has_loader)
         set_threads(config.device.threads)  # from here on torch has some, and no process is split off any more
-        for entry, network in loaded:
+        for entry, network in loaded or ():
             self._networks.hold(entry, network)
         self.server = Server(
             config.host,
@@ -122,7 +125,12 @@ class Cloud:
         self._metrics = self.server.metrics
         self._metrics.watch(
             Gauges(
-                lambda: self.server.count, lambda: self._worker.waiting, lambda: self._meter.load, lambda: self._speed
+                lambda: self.server.count,
+                lambda: self._worker.waiting,
+                lambda: self._meter.load,
+                lambda: self._speed,
+                lambda: 0 if self._accepting is None else len(self._accepting.names),
+                lambda: 0 if self._accepting is None else self._accepting.store.used_bytes,
             ),
         )
 
@@ -145,6 +153,8 @@ class Cloud:
         """End the worker; what it is doing has a moment to finish."""
         self._worker.close(CLOSE_S)
         self._networks.close()
+        if self._accepting is not None:
+            self._accepting.close()
 
     def _converse(self, peer: Peer) -> None:
         if self._config.tls is not None:
@@ -162,6 +172,8 @@ class Cloud:
             raise BusyError("not enough memory, try again later", NO_MEMORY_S) from None
         finally:
             self._worker.drop(peer)
+            if self._accepting is not None:
+                self._accepting.drop(peer)
             session.close()
             self._visits.left(peer.name)
         peer.connection.end(END_S)
@@ -172,6 +184,8 @@ class Cloud:
             session.take(frame.kind, frame.header_bytes)
             if frame.kind is FrameType.HELLO:
                 session.agree(self._greet(session, frame))
+            elif frame.kind is FrameType.OFFER:
+                self._receive_network(session, frame)
             else:
                 self._answer(session, frame)
             session.end()
@@ -198,12 +212,12 @@ class Cloud:
         ready = Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
-            queue_s=self._worker.queue_s,
+            queue_s=(served.worker or self._worker).queue_s,
             device=served.executor.machine.device,
             codecs=served.hello.codecs,
             max_payload=self._config.limits.payload_bytes,
             times=times.source,
-            load=self._meter.load,
+            load=served.meter.load,
             backend=served.executor.machine.backend,
             speed=self._speed,
             backend_reason=served.why_backend[:MOST_REASON],
@@ -215,17 +229,41 @@ class Cloud:
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
-        entry = self._named(hello.model)
-        source = source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
-        return self._networks.get(entry, hello, turn, lambda: not peer.connection.peer_has_left(), source)
+        source, sent = self._source(peer), self._accepting
+        is_wanted = lambda: not peer.connection.peer_has_left()  # noqa: E731
+        if sent is not None and sent.is_held(hello.bundle):
+            return sent.get(hello, turn, is_wanted, source)
+        try:
+            return self._networks.get(self._named(hello.model), hello, turn, is_wanted, source)
+        except (UnknownModelError, MismatchError) as error:
+            if sent is None or not receiving.may_send(self._config, peer):
+                raise
+            if sent.has(hello.bundle):
+                return sent.get(hello, turn, is_wanted, source)
+            error.accepts = sent.store.max_bytes
+            raise
+
+    def _source(self, peer: Peer) -> str | None:
+        return source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
+
+    def _receive_network(self, session: Session, frame: Frame) -> None:
+        """Take a network that an edge offers. Raises UnknownModelError where none is taken, and TokenError."""
+        offer = frame.read(Offer)
+        self._check_token(offer.token)
+        if self._accepting is None or not receiving.may_send(self._config, session.peer):
+            raise UnknownModelError("this cloud takes no networks: start it with --accept-networks")
+        if self.server.is_stopping:
+            raise BusyError("the cloud is stopping")
+        session.peer.is_known = session.peer.has_agreed = True
+        receiving.receive(self._accepting, session, offer, self._source(session.peer), self._networks.is_serving)
 
     def _named(self, name: str) -> registry.Entry:
         """Raises UnknownModelError for a network that does not exist, or that the operator has not named."""
         served = self._config.models
-        if name in self._loaded:
-            return self._loaded[name]
-        if self._loaded:
-            only = f"this cloud serves only {', '.join(served)}"
+        if self._loaded is not None:
+            if name in self._loaded:
+                return self._loaded[name]
+            only = f"this cloud serves only {', '.join(served) or 'what edges send'}"
             raise UnknownModelError(f"{only}: add that network to ec.Cloud(networks=[...])")
         try:
             entry = registry.lookup(name)
@@ -234,6 +272,8 @@ class Cloud:
         if ALL not in served and entry.name not in served:
             cure = f"start it with --models {entry.name} or --models {ALL}"
             raise UnknownModelError(f"this cloud serves only {', '.join(served)}: {cure}")
+        if entry.bundle is None and not is_there(*TORCH):
+            raise UnknownModelError(f"this cloud has no torch for {entry.name}: start it with --network FILE.bundle")
         return entry
 
     def _answer(self, session: Session, frame: Frame) -> None:
@@ -259,7 +299,7 @@ class Cloud:
         job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, key)
         arrival = Arrival(
             request.id,
-            served.hello.model,
+            served.label,
             at,
             decode_s,
             frame.received_s,
@@ -279,7 +319,7 @@ class Cloud:
         if not served.executor.has(layers):
             session.charge(len(layers) / LAYERS_PER_TOKEN)
         self._networks.give_way()
-        self._worker.submit(job)
+        (served.worker or self._worker).submit(job)
 
     def _without_sides(self, session: Session, request: Infer, described: list[Described]) -> list[Described]:
         """The tensors that layers read. What came for the codecs is kept first, whatever becomes of the request: the
@@ -306,7 +346,7 @@ class Cloud:
             id=arrival.request_id,
             queue_s=queue_s,
             cloud_s=ran.seconds,
-            load=self._meter.load,
+            load=served.meter.load,
             received_s=arrival.received_s,
             timed_bytes=arrival.timed_bytes,
             timed_s=arrival.timed_s,
@@ -342,7 +382,7 @@ class Cloud:
         session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
 
     def _status(self, session: Session, frame: Frame) -> None:
-        request, worker, server = frame.read(Status), self._worker, self.server
+        request, worker, server, sent = frame.read(Status), self._worker, self.server, self._accepting
         if not session.agreed:
             self._check_token(request.token)
             session.peer.is_known = True
@@ -355,6 +395,8 @@ class Cloud:
                 connections=server.count,
                 draining=server.is_stopping,
                 speed=self._speed,
+                sent=" ".join(sent.names) if sent is not None else "",
+                store_bytes=sent.store.used_bytes if sent is not None else 0,
             )
         )
         self._look_at_speed()

@@ -1,6 +1,7 @@
 """What a cloud is told."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.engine.device_config import DeviceConfig
@@ -38,6 +39,13 @@ class CloudConfig:
     """Requests of one network and one cut that are computed together."""
     batch_wait_s: float = defaults.Server.BATCH_WAIT_S
     """How long a request waits for others to go with it."""
+    accepts_networks: bool = False
+    """Whether networks are taken from edges that authenticated, or that are on loopback."""
+    network_store: Path | None = None
+    """Where they are kept; None: until the cloud ends."""
+    max_store_bytes: int = defaults.Server.STORE_BYTES
+    authenticates: bool = False
+    """Whether every client has proved who it is before it is heard, by a certificate."""
     max_network_bytes: int = defaults.Server.NETWORK_BYTES
     load_budget_s: float = defaults.Server.LOAD_BUDGET_S
     """Seconds of loading that one source may cause in an hour."""

@@ -9,7 +9,7 @@ from edgecloud.net.messages import State, Status
 from edgecloud.net.tls import ClientTls
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError
-from edgecloud.utils.units import format_seconds
+from edgecloud.utils.units import format_seconds, format_size
 
 ANSWER_S = 3.0
 
@@ -54,12 +54,17 @@ def to_line(health: Health) -> str:
         return f"unhealthy: {health.reason}"
     word = "healthy" if health.is_healthy else f"unhealthy: {health.reason}"
     busy = f"load {state.load:.2f}, {state.waiting} of {state.max_queue} queued, {_others(state)} connections"
-    return f"{word}; {busy}, response time {format_seconds(health.took_s)}"
+    sent = (
+        f", {len(state.sent.split())} networks of edges ({format_size(state.store_bytes)})" if state.store_bytes else ""
+    )
+    return f"{word}; {busy}{sent}, response time {format_seconds(health.took_s)}"
 
 
 def to_json(health: Health) -> dict[str, Any]:
     """For machines."""
-    fields = {} if health.state is None else asdict(health.state) | {"connections": _others(health.state)}
+    fields: dict[str, Any] = {}
+    if health.state is not None:
+        fields = asdict(health.state) | {"connections": _others(health.state), "sent": health.state.sent.split()}
     return {"healthy": health.is_healthy, "reason": health.reason, "took_s": health.took_s, **fields}
 
 

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 LOAD_S = 600.0
 LOOK_S = 0.25  # how often who waits for a network looks whether its edge is still there
 RECENT_S = 60.0  # somebody who was served so lately is still being served
+SERVING_S = 1.0
 MAX_LOADING = 8  # networks that are loaded or wait for it
 RETRY_S = 2.0
 NO_MEMORY = "not enough memory for this request"
@@ -70,6 +71,13 @@ class Served:
     """Why it is computed with what it is computed with."""
     batched: dict[frozenset[int], bool] = field(default_factory=dict)
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
+    worker: Worker | None = None
+    """Who runs it, where it is not the cloud's own worker."""
+
+    @property
+    def label(self) -> str:
+        """What figures of it are kept under, of which there may only be so many."""
+        return self.hello.model
 
     def run(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         """Run a segment for several requests, each with arrays of shape (1, ...); joined along that axis, and so at
@@ -199,6 +207,10 @@ class Networks:
         timing = self._times.find(chosen.executor, lambda _: None, tails=True)
         with self._lock:
             self._networks[entry.name] = self._served(entry, chosen, timing, network)
+
+    def is_serving(self) -> bool:
+        """Whether somebody was served in the last moments."""
+        return time.monotonic() - self._served_at < SERVING_S
 
     def give_way(self) -> None:
         """Somebody is being served: what is being loaded steps back."""

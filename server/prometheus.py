@@ -69,6 +69,8 @@ class PrometheusMetrics:
             ("queue_length", "Queued requests.", gauges.waiting),
             ("load", "Recent slowdown of the cloud relative to idle.", gauges.load),
             ("speed", "Present speed of the machine relative to when it is quiet, as it was seen last.", gauges.speed),
+            ("sent_networks", "Networks sent by edges that run now.", gauges.sent),
+            ("store_bytes", "Bytes of all networks sent by edges that are kept.", gauges.store_bytes),
         ):
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 

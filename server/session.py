@@ -115,6 +115,13 @@ class Session:
         if not self.agreed:
             self.begin()
 
+    def await_turn(self, spending: Spending) -> None:
+        """Pay for a message that belongs to what is in hand, and wait where that is not possible yet. Raises BusyError
+        where the cloud is stopping."""
+        self._server.take_turn(self.peer, spending, 1)
+        if self._server.is_stopping:
+            raise BusyError("the cloud is stopping", 1.0)
+
     def begin(self) -> None:
         """Something is in hand."""
         with self._lock:

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import is_nobody
+from edgecloud.client.shipping import shipping_of
 from edgecloud.client.subprocesses import CloudAccess, own_cloud_threads
 from edgecloud.engine.answers import is_same_top, matches, max_abs_diff, told_difference, top_of
 from edgecloud.engine.packing import check_taken
@@ -207,7 +208,8 @@ def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
 
 def _manager_of(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
-    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s)
+    shipping = shipping_of(config, prepared.address, [(each.entry, each.network) for each in members.values()])
+    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s, shipping)
     hellos = [member.hello(config.cloud.token) for member in members.values()]
     return ConnectionManager(
         settings, hellos, {name: len(member.network.graph.layers) for name, member in members.items()}

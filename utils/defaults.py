@@ -21,6 +21,7 @@ class Cloud:
     """How an edge waits for its cloud, in seconds, and what it does without."""
 
     FALLBACK: Final = "on"
+    SHIP: Final = "background"
     TIMEOUT_S = 60.0
     READY_S = 300.0
 
@@ -67,6 +68,7 @@ class Server:
     BATCH_OF_TASKS = 8
     BATCH_WAIT_S = 0.0
     NETWORK_BYTES = 4 << 30
+    STORE_BYTES = 2 << 30
     LOAD_BUDGET_S = 600.0
     HELLO_S = 10.0
     IDLE_S = 600.0

@@ -28,6 +28,10 @@ class EdgeCloudError(Exception):
     """The code of the ERROR with which a cloud has refused, where that is what happened ..."""
     retry_after_s: float = 0.0
     """... and after how many seconds it may be worth another try."""
+    accepts: int = 0
+    """How many bytes a network may have that this cloud takes from an edge instead; 0: it takes none."""
+    model: str = ""
+    """The network of which a cloud said that, in the handshake."""
 
 
 AppError = EdgeCloudError

@@ -22,7 +22,7 @@ from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Error, Hello, Infer, Probe, Result, Status, from_header
+from edgecloud.net.messages import Error, Hello, Infer, Offer, Probe, Result, Status, from_header
 from edgecloud.net.tensors import Array
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
@@ -61,7 +61,8 @@ class Live:
         """Good frames, to be broken."""
         whole = [[1, len(self.subject.traced.graph.layers)]]
         frames = [encode(Infer(1, whole, 5.0), [self.x]), encode(Infer(2, [[3, 5], [7, 9]], 5.0, "le_net"), [self.x])]
-        return [self.hello, *frames, encode(Probe(1, 256), []), encode(Status(), [])]
+        offer = encode(Offer("", "le_net", "0" * 64, 100, 200), [])
+        return [self.hello, *frames, encode(Probe(1, 256), []), encode(Status(), []), offer]
 
     def attack(self, data: bytes) -> bool:
         """Send bytes and hear the cloud out; returns whether it took them without a refusal."""

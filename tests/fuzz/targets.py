@@ -14,12 +14,16 @@ from edgecloud.net.messages import (
     Hello,
     Infer,
     Message,
+    Offer,
+    Piece,
     Probe,
     Probed,
+    Proof,
     Ready,
     Result,
     State,
     Status,
+    Want,
     from_header,
     to_header,
 )
@@ -27,7 +31,21 @@ from edgecloud.utils.errors import ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
 PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)
-KINDS: tuple[type[Any], ...] = (Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State)
+KINDS: tuple[type[Any], ...] = (
+    Hello,
+    Ready,
+    Infer,
+    Result,
+    Probe,
+    Probed,
+    Error,
+    Status,
+    State,
+    Offer,
+    Want,
+    Piece,
+    Proof,
+)
 
 Target = Callable[[bytes], bool]
 

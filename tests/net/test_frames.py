@@ -27,12 +27,16 @@ from edgecloud.net.messages import (
     Hello,
     Infer,
     Message,
+    Offer,
+    Piece,
     Probe,
     Probed,
+    Proof,
     Ready,
     Result,
     State,
     Status,
+    Want,
     from_header,
     to_header,
 )
@@ -58,6 +62,13 @@ MESSAGES: list[Message] = [
     State(1.5, 0.25, 3, 32, 2, speed=0.5),
     Result(3, 0.0, 0.25, speed=0.25),
     Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured", speed=1.5),
+    Hello("alex_net", "sha256:ab", "sha256:cd", ["raw"], "", bundle="ab" * 32),
+    Error("UNKNOWN_MODEL", "send it", accepts=1 << 31),
+    Offer("secret", "alex_net", "ab" * 32, 5000, 244_000_000),
+    Want([[0, 5000], [5056, 244_000_000]], 0),
+    Want([], 244_000_000, is_whole=True, is_ready=True),
+    Piece(5056),
+    Proof("ab" * 32),
 ]
 
 
@@ -115,7 +126,7 @@ def test_other_versions_are_refused(offset: int, value: int, error: type[Protoco
         parse_prefix(prefix, LIMITS)
 
 
-@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 10), (5, 255), (6, 1), (7, 1)])
+@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 14), (5, 255), (6, 1), (7, 1)])
 def test_unknown_types_and_flags_are_refused(offset: int, value: int) -> None:
     prefix = bytearray(pack_prefix(FrameType.HELLO, 0, 0))
     prefix[offset] = value

@@ -1,0 +1,120 @@
+"""What an edge sends where a cloud does not have its network: the bundle, and its own answer to the example in it.
+
+A network of torch has to be exported first, which a program of its own does (`deployment.py export`), behind everything
+else and into the cache folder, where it stays for the next start.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecloud.models import bundle_cache, bundle_network, custom_model
+from edgecloud.models.bundle import outline_of
+from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.models.network import DEFAULT, IMAGENET, Network
+from edgecloud.models.registry import Entry
+from edgecloud.net.tensors import Array
+from edgecloud.utils.commands import command_of
+from edgecloud.utils.environment import without_settings
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.units import printable
+
+log = logging.getLogger(__name__)
+
+STEPS_BACK = 10
+LOOK_S = 0.1
+EXPORT_S = 3600.0
+MODULE = "module:"
+"""How names of modules begin that only this process knows (models.given_module, which needs torch)."""
+END_S = 2.0
+
+IsLeaving = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A bundle that is ready to be sent."""
+
+    path: Path
+    digest: str
+    """SHA-256 of its header."""
+    head_bytes: int
+    bytes: int
+    proof: tuple[Array, ...]
+    """The edge's own answer to the example in it."""
+
+
+MakeParcel = Callable[[IsLeaving], Parcel]
+"""Raises AppError for a network that cannot be sent, or where this program is leaving."""
+
+
+def maker_of(
+    entry: Entry, network: Network, computing: AbstractContextManager[object], cache_dir: Path, weights: str
+) -> MakeParcel:
+    """What makes the parcel of a network, when it is first asked for. `computing` is held while it is run."""
+
+    def make(is_leaving: IsLeaving) -> Parcel:
+        kept = network if isinstance(network, BundleNetwork) else bundle_cache.find(cache_dir, network)
+        if kept is None:
+            _export(entry, network, cache_dir, weights, is_leaving)
+            kept = bundle_cache.find(cache_dir, network)
+        if kept is None:
+            raise UsageError(f"{network.graph.name} was exported as another network: use the same --weights")
+        own = bundle_network.read(kept.bundle.path)  # with the example that is in it
+        with computing:
+            proof = network.whole(own.example.fed)
+        found = outline_of(kept.bundle.path)
+        return Parcel(kept.bundle.path, found.digest, found.head_bytes, found.bytes, tuple(proof))
+
+    return make
+
+
+def _export(entry: Entry, network: Network, cache_dir: Path, weights: str, is_leaving: IsLeaving) -> None:
+    """Let another program export a network. Raises UsageError where that cannot be."""
+    command = ["deployment.py", "export", "-t", _called(entry), "--cache-dir", str(cache_dir.resolve())]
+    if weights != DEFAULT:
+        command += ["--weights", weights if weights == IMAGENET else str(Path(weights).resolve())]
+    log.warning("exporting %s, to send it to the cloud", network.graph.name)
+    process = subprocess.Popen(
+        command_of(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+        env=without_settings(os.environ),
+        start_new_session=True,
+    )
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK))
+    end, words = time.monotonic() + EXPORT_S, ""
+    try:
+        while process.poll() is None:
+            if is_leaving() or time.monotonic() > end:
+                raise AppError(f"{network.graph.name} was not exported yet")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                words = process.communicate(timeout=LOOK_S)[1]
+    finally:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+    if process.returncode:
+        reason = ([line for line in words.splitlines() if line.strip()] or ["no output"])[-1]
+        raise UsageError(f"{network.graph.name} cannot be sent: {printable(reason.strip(), 200)}")
+
+
+def _called(entry: Entry) -> str:
+    """What `-t` calls it. Raises UsageError for a module that only this process knows."""
+    if entry.built is not None:
+        place = custom_model.where(entry.name)
+        function = custom_model.FUNCTION if place is None else place.function
+        return f"{entry.built.path.resolve()}:{function}"
+    if entry.name.startswith(MODULE):
+        raise UsageError("a module of this program cannot be sent: put it into a file (docs/custom-models.md)")
+    return entry.name
