@@ -149,7 +149,7 @@ class CloudView:
         sent_s = max(0.0, spent.whole_s - sum(seconds for _, seconds in known))
         about = {"peer": spent.peer, "point": spent.point, "batch": spent.batch, "completed_by": "cloud"}
         began_s = max(0.0, served.at - spent.whole_s - self._began)
-        return Row(number, served.model, began_s, spent.whole_s, in_turn((*known, ("transfer", sent_s))), (), about)
+        return Row(number, served.model, began_s, spent.whole_s, in_turn((*known, ("send", sent_s))), (), about)
 
     def _banners(self, found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """What is wrong, as codes with numbers: the page has the words."""

@@ -120,7 +120,7 @@ function draw() {
 function drawBanners() {
   const shown = state.banners.map((banner) => {
     const values = { ...banner, age: seconds(banner.age), speed: percent(banner.speed), ratio: banner.ratio?.toFixed(2), load: banner.load?.toFixed(1) };
-    return html("div", { class: "banner" }, html("strong", {}, named(banner.code, values)), named(`${banner.code}_do`, values));
+    return html("div", { class: "banner" }, html("strong", {}, named(banner.code, values)), named(WORDS.en[`${banner.code}_${banner.code_of}_do`] ? `${banner.code}_${banner.code_of}_do` : `${banner.code}_do`, values));
   });
   const text = shown.map((each) => each.textContent).join("\n");
   if (byId("banners").dataset.text !== text) { // read aloud once, not with every frame
@@ -171,7 +171,7 @@ function edgeFacts() {
   const gain = plan.gain == null ? "" : say("gain_text", plan.gain.toFixed(2));
   return [
     ...fact("plan", say("plan_text", place(plan.point, plan.last), seconds(plan.total_s)) + gain),
-    ...fact("link", linkText(link)), ...fact("cloud_at", cloudText(cloud)),
+    ...fact("weights", state.weights), ...fact("link", linkText(link)), ...fact("cloud_at", cloudText(cloud)),
     ...(cloud && cloud.load != null ? fact("load", say("load_text", cloud.load.toFixed(2), seconds(cloud.queue_s))) : []),
     ...fact("speeds", say("speeds_text", percent(state.speed.edge), percent(state.speed.cloud))),
     ...fact("count", String(state.count)), ...fact("by", byText(state.completed_by)),
@@ -209,12 +209,12 @@ function drawEdges() {
     [each.count, "n"], [seconds(each.p50_s), "n"], [seconds(each.p95_s), "n"], [each.batch ? each.batch.toFixed(1) : "-", "n"], [each.refusals, each.refusals ? "n bad" : "n"]])));
 }
 function drawCells() {
-  const heads = state.columns.map((name) => [name]);
+  const heads = state.columns.map((name) => [say(name)]);
   keepScroll("cells", table(heads, state.cells.map((cells) => cells.map((text) => [text]))));
 }
 function drawRequests() {
   const stages = [...new Set(rows.flatMap((row) => [...row.stages, ...row.predicted].map(([name]) => name)))];
-  const order = ["receive", "edge", "encode", "wait", "transfer", "decode", "queue", "cloud"].filter((name) => stages.includes(name));
+  const order = ["receive", "edge", "encode", "wait", "transfer", "decode", "queue", "cloud", "send"].filter((name) => stages.includes(name));
   const keys = order.map((name) => html("span", {}, svg("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" }, svg("rect", { width: 12, height: 12, class: `fill-${name}` })), say(name)));
   fill("legend", ...keys, ...(rows.some((row) => row.predicted.length) ? [html("span", {}, say("predicted"))] : []));
   if (rows.length) {
@@ -245,12 +245,22 @@ function drawCuts() {
   for (const button of byId("pin").querySelectorAll("button")) button.disabled = !token;
   if (!byId("pin-state").dataset.error) byId("pin-state").textContent = plan.pinned != null ? say("pinned_to", place(plan.pinned, plan.last)) : token ? say("free") : say("needs_token");
 }
+// The rate that the predictions are made with: the measured one, as corrected by what was learnt.
+function ratesNow() {
+  const sent = state.points.find((p) => p.up_bytes > 0 && p.upload_s > 0);
+  return { ...state.link, up_bytes_per_s: sent ? sent.up_bytes / sent.upload_s : state.link.up_bytes_per_s };
+}
+function bestNow() {
+  const now = ratesNow();
+  return bestAt(state.points, now, now.up_bytes_per_s, now.edge_speed);
+}
 function drawMap() {
   const { points, link, trail } = state;
   if (!(link.up_bytes_per_s > 0) || points.length < 2) { fill("map", html("p", { class: "note" }, say("no_link"))); return; }
-  const best = bestAt(points, link, link.up_bytes_per_s, link.edge_speed);
+  const factor = ratesNow().up_bytes_per_s / link.up_bytes_per_s, best = bestNow();
+  const along = trail.map((each) => ({ ...each, up_bytes_per_s: each.up_bytes_per_s * factor }));
   byId("map").dataset.best = best;
-  fill("map", decisionMap(wide("map"), points, link, trail, { x: say("map_x"), y: say("map_y"), label: `${say("map")}: ${place(best, state.plan.last)}` }));
+  fill("map", decisionMap(wide("map"), points, ratesNow(), along, { x: say("map_x"), y: say("map_y"), label: `${say("map")}: ${place(best, state.plan.last)}` }));
 }
 
 // --- what may be done
