@@ -44,7 +44,7 @@ class Frame:
     at: float
     """When it came, by time.perf_counter."""
     read: "Callable[[], Image.Image]"
-    """Raises UsageError for a file that is no picture."""
+    """Raises UsageError for a file that cannot be read as a picture."""
 
 
 class Frames(Protocol):
@@ -188,7 +188,7 @@ class Shown:
 def inputs_of(frames: Frames, preprocess: inputs.Preprocess, most: int | None = None) -> Iterator[Shown]:
     """At most so many pictures as inputs of a network, each to be answered before the next is asked for.
 
-    A file that is no picture is warned of, and passed over.
+    A file that cannot be read as a picture is warned of, and passed over.
     """
     moments: list[float] = []
     count = 0

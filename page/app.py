@@ -26,10 +26,10 @@ from edgecloud.utils.resources import shipped
 
 log = logging.getLogger(__name__)
 
-LIVE_ROWS = 50
-"""Requests that one frame brings: of a fast program the last ones."""
-STATE_S = 0.5
-"""How often everything that is no request is looked at, however many pages are open."""
+FIRST_ROWS, LIVE_ROWS = 50, 20
+"""Requests that the first frame brings, and every other one: of a fast program the last ones."""
+STATE_S, ROWS_S = 1.0, 0.2
+"""How often everything that is no request is looked at, and the requests, however many pages are open."""
 TOKEN_BYTES = 16
 JSON = "application/json"
 FILES = {
@@ -59,12 +59,12 @@ class View(Protocol):
         """Changes of plan, link and speed."""
 
     def picture(self) -> bytes | None:
-        """What is answered, as a PNG; None where it is no picture."""
+        """What is answered, as a PNG; None where it is something else."""
 
 
 @dataclass(frozen=True)
 class Door:
-    """Who may come in."""
+    """Decides who sees what, and who may change it."""
 
     host: str
     """As it was given."""
@@ -115,6 +115,7 @@ class Page:
             path: (shipped("page", "static", name).read_bytes(), kind) for path, (name, kind) in FILES.items()
         }
         self._state, self._state_at = "", float("-inf")
+        self._rows, self._rows_at = (-1, "", 0), float("-inf")
         self._site: Site | None = None
 
     def open(self, port: int) -> str:
@@ -197,8 +198,13 @@ class Page:
         return self._state
 
     def _rows_after(self, number: int) -> tuple[str, int]:
-        rows = self._view.rows(number, LIVE_ROWS)
-        return _dump([row.to_json() for row in rows]), rows[-1].number if rows else number
+        """As JSON, with the number of the last one; pages that were told as much get the same."""
+        now = time.monotonic()
+        if number != self._rows[0] or now >= self._rows_at + ROWS_S:
+            rows = self._view.rows(number, LIVE_ROWS if number else FIRST_ROWS)
+            text, last = _dump([row.to_json() for row in rows]), rows[-1].number if rows else number
+            self._rows, self._rows_at = (number, text, last), now
+        return self._rows[1:]
 
 
 def _dump(document: Any) -> str:

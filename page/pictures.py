@@ -15,7 +15,7 @@ CHANNELS = (1, 3)
 
 
 def png_of(array: Numbers) -> bytes | None:
-    """A PNG of a (1, channels, height, width) array; None for one that is no picture."""
+    """A PNG of a (1, channels, height, width) array; None for one that does not look like a picture."""
     if array.ndim != 4 or array.shape[1] not in CHANNELS or min(array.shape[2:]) < 2:
         return None
     numbers = np.nan_to_num(array[0].astype(np.float32))

@@ -1,4 +1,4 @@
-"""One request as the page shows it, whoever answered it. Pure."""
+"""One request as the page shows it, of an edge, a cloud or a queue of tasks. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
