@@ -157,7 +157,7 @@ class Page:
             return Reply(200, _dump(document).encode(), JSON)
         if path == "/picture.png":
             picture = self._view.picture()
-            return Reply(404) if picture is None else Reply(200, picture, "image/png")
+            return Reply(204) if picture is None else Reply(200, picture, "image/png")
         return Reply(404)
 
     def _act(self, name: str, request: Request) -> Reply:

@@ -1,5 +1,6 @@
 """What the page of an edge shows: its requests, its plan and all others, its link, and how fast both sides are."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from edgecloud.page.rows import Mark, Row, stages_of
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import Link, Part, Power, StageTimes, energy_of
 from edgecloud.utils.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often link and speed are written down, while inferences run."""
@@ -86,6 +89,14 @@ class EdgeView:
     # --- by the threads that run inferences
 
     def _on_answer(self, began: float, answered: Answered, plan: Plan) -> None:
+        """An answer is worth more than the page: what goes wrong here is logged once, and the page stands still."""
+        try:
+            self._note(began, answered, plan)
+        except Exception:
+            log.exception("! page: internal error")
+            self._client.runner.watcher = None
+
+    def _note(self, began: float, answered: Answered, plan: Plan) -> None:
         now, runner = time.perf_counter(), self._client.runner
         self._answer = (self._input, answered)
         self._completed[answered.completed_by] += 1

@@ -13,11 +13,11 @@ import pytest
 import edgecloud as ec
 from edgecloud.client.config import DeviceConfig
 from edgecloud.client.edge import Answered
-from edgecloud.library.cloud import Cloud
 from edgecloud.net.metrics import Spent
 from edgecloud.page.app import Page
 from edgecloud.page.cloud import CloudView
 from edgecloud.page.edge import EdgeView
+from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
 from tests.browser import Tab, find_browser, running_browser
 from tests.conftest import LONG_S, THREADS, running_cloud, until
@@ -25,6 +25,8 @@ from tests.page.test_trace import check_format, slices
 
 PHONE, DESK = 390, 1400
 COUNT = 20
+CloudPage = tuple[str, str, CloudView]
+"""Where the page is, where the cloud is, and what the page shows."""
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -199,27 +201,27 @@ def test_the_page_survives_the_death_and_the_return_of_the_cloud(tab: Tab, cache
 
 
 @pytest.fixture(scope="module")
-def cloud_page(cache: Path) -> Iterator[tuple[str, Cloud, CloudView]]:
+def cloud_page(cache: Path) -> Iterator[CloudPage]:
     """A cloud of this process with its page."""
-    view = CloudView("cpu")
-    config = CloudConfig(port=0, models=("le_net",), device=DeviceConfig(cache_dir=cache, threads=int(THREADS)))
-    with Cloud.of(config, view) as cloud:
-        thread = threading.Thread(target=cloud.serve)
-        thread.start()
-        with closing(Page(view, "127.0.0.1")) as page:
-            yield page.open(0), cloud, view
-        cloud.stop()
-        thread.join()
+    view, net = CloudView("cpu"), ec.load("le_net")
+    config = CloudConfig(port=0, device=DeviceConfig(cache_dir=cache, threads=int(THREADS)))
+    cloud = Cloud(config, view, loaded=[(net.entry, net.made_for("cpu"))])
+    host, port = cloud.server.open()
+    thread = threading.Thread(target=cloud.server.serve)
+    thread.start()
+    with closing(Page(view, "127.0.0.1")) as page:
+        yield page.open(0), f"{host}:{port}", view
+    cloud.server.stop()
+    thread.join()
+    cloud.close()
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_a_clouds_page_shows_its_edges(
-    tab: Tab, cloud_page: tuple[str, Cloud, CloudView], cache: Path, language: str
-) -> None:
-    url, cloud, view = cloud_page
+def test_a_clouds_page_shows_its_edges(tab: Tab, cloud_page: CloudPage, cache: Path, language: str) -> None:
+    url, address, view = cloud_page
     assert "token" not in url
     before = view.state()["count"]
-    with ec.Edge("le_net", cloud.address, point=3, link=ec.Link("50mbit"), cache_dir=cache) as edge:
+    with ec.Edge("le_net", address, point=3, link=ec.Link("50mbit"), cache_dir=cache) as edge:
         for _ in range(COUNT):
             edge.client.infer(edge.client.prepared.edge.network.example.array)
         opened(tab, with_language(url, language), DESK)
@@ -233,7 +235,7 @@ def test_a_clouds_page_shows_its_edges(
         assert_undisturbed(tab, url)
 
 
-def test_scripts_in_names_are_shown_as_text(tab: Tab, cloud_page: tuple[str, Cloud, CloudView]) -> None:
+def test_scripts_in_names_are_shown_as_text(tab: Tab, cloud_page: CloudPage) -> None:
     url, _, view = cloud_page
     view.answered(SCRIPT, Spent(0.0, 0.0, 0.1, 0.1, SCRIPT), {})
     view.refused("BUSY", SCRIPT)
