@@ -26,8 +26,8 @@ from edgecloud.utils.units import parse_rate
 
 if TYPE_CHECKING:
     from edgecloud.client.config import EdgeConfig
-    from edgecloud.client.edge_client import EdgeClient
     from edgecloud.client.outcome import Outcome
+    from edgecloud.library.edge import Edge
     from edgecloud.page.edge import EdgeView
 
 
@@ -208,7 +208,7 @@ def infer(options: argparse.Namespace) -> int:
         from edgecloud.library.edge import Edge
 
         config = build_config(options)
-        with Edge.of(config, progress) as edge, live.shown(options, lambda: view_of(edge.client)):
+        with Edge.of(config, progress) as edge, live.shown(options, lambda: view_of(edge)):
             prepared = edge.client.prepared
             if options.output is not None:
                 answer_file.check_count(options.output, len(prepared.edge.graph.outputs))
@@ -244,20 +244,20 @@ def infer_frames(options: argparse.Namespace) -> int:
         entry = edge.client.prepared.edge.entry
         if entry.takes != inputs.PICTURE:
             raise UsageError(f"--watch and --video require a network that takes images, and {entry.name} does not")
-        view = stack.enter_context(live.shown(options, lambda: view_of(edge.client)))
+        view = stack.enter_context(live.shown(options, lambda: view_of(edge)))
         for shown in frames.inputs_of(source, entry.preprocess, options.frames):
             if view is not None:
                 view.show(shown)
             answered = edge.client.infer(shown.what.array)
-            script.say(frame_report.line(edge.client, shown, answered, as_json=options.json))
+            script.say(frame_report.line(edge, shown, answered, as_json=options.json))
     return 0
 
 
-def view_of(client: "EdgeClient") -> "EdgeView":
-    """What the page shows of an open client."""
+def view_of(edge: "Edge") -> "EdgeView":
+    """What the page shows of an edge."""
     from edgecloud.page.edge import EdgeView
 
-    return EdgeView(client)
+    return EdgeView(edge.client)
 
 
 def infer_points(options: argparse.Namespace) -> int:

@@ -6,19 +6,19 @@ from dataclasses import asdict, replace
 
 from edgecloud.cli.report import times_of
 from edgecloud.client.edge import Answered
-from edgecloud.client.edge_client import EdgeClient
 from edgecloud.client.frames import Shown
 from edgecloud.engine.answers import names_classes, rank
+from edgecloud.library.edge import Edge
 from edgecloud.utils.units import format_seconds, readable
 
 
-def line(client: EdgeClient, shown: Shown, answered: Answered, *, as_json: bool) -> str:
+def line(edge: Edge, shown: Shown, answered: Answered, *, as_json: bool) -> str:
     """What came of a frame that was answered just now."""
     age_s = time.perf_counter() - shown.frame.at
-    edge, frame = client.prepared.edge, shown.frame
-    outputs, labels = answered.outputs, edge.entry.labels
+    frame, graph = shown.frame, edge.net.graph
+    outputs, labels = answered.outputs, edge.net.entry.labels
     top = rank(outputs[0], labels) if names_classes(outputs, labels, ()) else ()
-    point = replace(client.plan.decision, parts=answered.parts).point(edge.graph) if answered.parts else None
+    point = replace(edge.client.plan.decision, parts=answered.parts).point(graph) if answered.parts else None
     if as_json:
         about = {"frame": frame.number, "name": frame.name, "age_s": age_s, "rate_per_s": shown.rate_per_s}
         about |= {"dropped": shown.dropped, "top": [asdict(ranked) for ranked in top]}
