@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgecloud.models import inputs, pictures
 from edgecloud.models.inputs import Input
 from edgecloud.utils.errors import AppError, UsageError
-from edgecloud.utils.extras import require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,9 +115,11 @@ class Video:
     """A camera by its number, or a file that plays as fast as it was recorded. Read by a thread of its own."""
 
     def __init__(self, source: str) -> None:
-        """Raises UsageError for what cannot be opened, and MissingLibraryError without OpenCV."""
-        require("cv2")
-        import cv2
+        """Raises UsageError for what cannot be opened, and AppError without OpenCV."""
+        try:
+            import cv2
+        except ImportError as error:
+            raise AppError(f"--video needs OpenCV ({error}): pip install opencv-python-headless") from None
 
         is_camera = source.isdecimal()
         self._capture = cv2.VideoCapture(int(source) if is_camera else source)

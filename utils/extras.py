@@ -24,10 +24,9 @@ EXTRAS = {
     "defusedxml": "spreadsheets",
     "prometheus_client": "metrics",
     "jinja2": "lab",
-    "cv2": "video",
 }
 """By the name that is imported: the extra in pyproject.toml."""
-PACKAGES = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 """What installs a library, where that is called otherwise."""
 TORCH = ("torch", "torchvision")
 """What networks that are no bundles are built with."""

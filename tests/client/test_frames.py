@@ -12,8 +12,8 @@ from PIL import Image
 
 from edgecloud.client import frames
 from edgecloud.client.frames import Folder, Frame, inputs_of
-from edgecloud.utils.errors import UsageError
-from edgecloud.utils.extras import MissingLibraryError, is_there
+from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.extras import is_there
 
 
 def picture(path: Path, shade: int, at_ns: int) -> None:
@@ -107,7 +107,7 @@ def test_a_source_that_ends_ends_the_answers_and_the_rate_is_of_the_last_ones() 
 
 @pytest.mark.skipif(is_there("cv2"), reason="OpenCV is installed")
 def test_without_opencv_a_video_names_what_to_install() -> None:
-    with pytest.raises(MissingLibraryError, match="opencv-python-headless"):
+    with pytest.raises(AppError, match="opencv-python-headless"):
         frames.Video("0")
 
 
