@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.pacing import Bucket
 from edgecloud.net.security import is_loopback
 from edgecloud.page.http import BACKLOG, Site
 from edgecloud.page.requests import Reply, Request, event
@@ -30,6 +31,8 @@ FIRST_ROWS, LIVE_ROWS = 50, 20
 """Requests that the first frame brings, and every other one: of a fast program the last ones."""
 STATE_S, ROWS_S = 1.0, 0.2
 """How often everything that is no request is looked at, and the requests, however many pages are open."""
+TRACES_PER_S, TRACES_S = 0.5, 4.0
+"""How many traces are made a second, and for how many seconds' worth at once: one of 1,000 requests takes a while."""
 TOKEN_BYTES = 16
 JSON = "application/json"
 FILES = {
@@ -116,6 +119,7 @@ class Page:
         }
         self._state, self._state_at = "", float("-inf")
         self._rows, self._rows_at = (-1, "", 0), float("-inf")
+        self._traces = Bucket(TRACES_PER_S, TRACES_S)
         self._site: Site | None = None
 
     def open(self, port: int) -> str:
@@ -153,6 +157,10 @@ class Page:
         if path == "/state.json":
             return Reply(200, f'{{"state":{self._state_now()},"rows":{self._rows_after(0)[0]}}}'.encode(), JSON)
         if path == "/trace.json":
+            now = time.monotonic()
+            if self._traces.pay(1, now):
+                self._traces.pay(-1, now)
+                return Reply(429)
             document = trace(self._view.program, self._view.rows(0, 1000), self._view.marks())
             return Reply(200, _dump(document).encode(), JSON)
         if path == "/picture.png":

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 128
 PLACES, STREAMS = 64, 32
-STAY_S = 5.0  # from coming to having asked, and from then to having taken the answer
+STAY_S = 5.0  # from coming to having asked, and from then on without taking anything of the answer
+MOST_S = 120.0  # for all of it
 LEAVE_S, DROPPED_BYTES = 1.0, 64 << 10  # for what a visitor still sends after that
 TICK_S = 0.5  # between two looks at what is new, for streams
 SLOW_S = 20.0  # in which a stream's frame has to be taken
@@ -43,6 +44,8 @@ class _Visitor:
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
     """What is still to be sent."""
     has_asked: bool = False
+    leaves_at: float = float("inf")
+    """Whatever it takes until then; a stream stays."""
     is_leaving: bool = False
     dropped: int = 0
     frames: Frames | None = None
@@ -202,6 +205,8 @@ class Site:
 
     def _reply(self, visitor: _Visitor, reply: Reply, *, has_body: bool = True) -> None:
         visitor.has_asked = True
+        if visitor.frames is None:
+            visitor.leaves_at = time.monotonic() + MOST_S
         self._put(visitor, to_bytes(reply, has_body=has_body), STAY_S)
 
     def _put(self, visitor: _Visitor, data: bytes, seconds: float) -> None:
@@ -220,9 +225,10 @@ class Site:
         self._put(visitor, data or BEAT, SLOW_S)
 
     def _send(self, visitor: _Visitor) -> None:
+        is_stream = visitor.frames is not None
         with contextlib.suppress(BlockingIOError):
             visitor.rest = visitor.rest[visitor.sock.send(visitor.rest) :] if visitor.rest else visitor.rest
-        is_stream = visitor.frames is not None
+            visitor.until = min(visitor.leaves_at, time.monotonic() + (SLOW_S if is_stream else STAY_S))
         reads = selectors.EVENT_READ if is_stream else 0
         if visitor.rest:
             self._selector.modify(visitor.sock, reads | selectors.EVENT_WRITE, visitor)

@@ -274,7 +274,11 @@ async function pin(point) {
   }
 }
 async function download() {
-  const reply = await fetch("/trace.json", { headers: headers() });
+  let reply = null;
+  for (let tries = 0; tries < 5 && !(reply && reply.ok); tries++) {
+    if (reply) await new Promise((resolve) => setTimeout(resolve, 2 * PAUSE_MS));
+    reply = await fetch("/trace.json", { headers: headers() });
+  }
   if (!reply.ok) return;
   const link = html("a", { download: `${state ? state.program : "edgecloud"}-trace.json`, href: URL.createObjectURL(await reply.blob()) });
   link.click();

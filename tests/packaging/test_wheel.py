@@ -99,7 +99,7 @@ def test_all_packages_and_scripts_are_mapped() -> None:
 
 
 OF_ITS_OWN = ("video",)
-"""Extras that bring what nothing else of the project is measured with, and that is large: it is not in requirements.txt."""
+"""Extras that bring something large that nothing is measured with: requirements.txt does without."""
 
 
 def optional() -> dict[str, list[str]]:

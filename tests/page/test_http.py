@@ -292,6 +292,28 @@ def test_a_view_that_fails_is_an_error_and_not_the_end() -> None:
         assert ask(port, "/state.json")[0] == 200
 
 
+def test_traces_are_not_made_without_end(port: int) -> None:
+    statuses = [said(port, b"GET /trace.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").split()[1] for _ in range(12)]
+    assert b"429" in statuses
+
+
+def test_who_takes_an_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "STAY_S", 0.4)
+    monkeypatch.setattr(site, "SENT_AHEAD_BYTES", 4096)
+    with served() as (port, page), closing(socket.socket()) as sock:
+        body = b"x" * 200_000
+        page._files["/page.css"] = (body, "text/css")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(b"GET /page.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        began, answer = time.monotonic(), b""
+        while got := sock.recv(8192):
+            answer += got
+            time.sleep(0.03)
+        assert answer.endswith(body)
+        assert time.monotonic() - began > 0.4
+
+
 def test_a_script_in_a_name_travels_as_data(port: int) -> None:
     status, text = ask(port, "/state.json")
     assert status == 200
