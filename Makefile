@@ -32,6 +32,9 @@ $(DEV): $(READY) requirements-dev.txt
 run: $(READY) ## a trained network on a photograph, split between an emulated slow device and a cloud here; then AlexNet
 	$(BIN)/python edge_api.py -t efficientnet_lite0 --emulate-cpu 0.07 --emulate-link 1.5mbit,20ms --accuracy-budget 1% --repeat 5 --verify --compare
 	$(BIN)/python edge_api.py -t alex_net --emulate-cpu 0.05 --emulate-link 5mbit,20ms --repeat 5 --verify --compare
+	@echo
+	@echo "To watch requests on a live page (docs/page.md), run this and open the address that it prints:"
+	@echo "  $(BIN)/python edge_api.py -t efficientnet_lite0 --emulate-cpu 0.07 --emulate-link 1.5mbit,20ms --accuracy-budget 1% --repeat 500 --page 8080"
 
 edge: $(EDGE) ## .venv-edge without torch, for a weak device: it runs bundles (docs/bundle.md)
 

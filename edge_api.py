@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecloud.cli import arguments, flags, script
+from edgecloud.cli import arguments, flags, live, script
 from edgecloud.partition.objectives import OBJECTIVES
 from edgecloud.utils import defaults
 from edgecloud.utils.errors import AppError, UsageError
@@ -27,6 +27,8 @@ from edgecloud.utils.units import parse_rate
 if TYPE_CHECKING:
     from edgecloud.client.config import EdgeConfig
     from edgecloud.client.outcome import Outcome
+    from edgecloud.library.edge import Edge
+    from edgecloud.page.edge import EdgeView
 
 
 LISTENS_S = 600.0
@@ -48,6 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--input", type=Path, metavar="FILE", help="preprocessed input: FILE.npy, or FILE.npz with each input by name"
+    )
+    what.add_argument(
+        "--watch", type=Path, metavar="DIR", help="answer every new picture in this directory, the newest first"
+    )
+    what.add_argument(
+        "--video",
+        metavar="FILE|N",
+        help="answer the newest frame of a video file, or of camera N (needs opencv-python-headless)",
+    )
+    what.add_argument(
+        "--frames", type=arguments.positive_int, metavar="N", help="with --watch or --video: stop after N answers"
     )
     what.add_argument("--weights", default=defaults.Edge.WEIGHTS, metavar="SOURCE", help=flags.WEIGHTS)
     where = parser.add_argument_group("Partitioning")
@@ -88,13 +101,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("--verify", action="store_true", help="also run the full model locally and compare the answers")
     runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all on the edge")
-    runs.add_argument("--json", action="store_true", help="print one JSON document")
+    runs.add_argument(
+        "--json", action="store_true", help="print one JSON document; with --watch or --video one line per answer"
+    )
     flags.add_output_flag(runs, "FILE.npz, FILE.npy or FILE.json")
     flags.add_record_flag(runs)
     flags.add_timeout_flags(runs, "inference")
     flags.add_fallback_flag(runs)
     flags.add_edge_tls_flags(parser)
     flags.add_emulation_flags(parser)
+    live.add_page_flags(parser)
     return parser
 
 
@@ -150,11 +166,34 @@ def check(options: argparse.Namespace) -> None:
         answer_file.check_name(options.output)
     if options.points is not None and options.output is not None:
         raise UsageError("--points cannot be combined with --output")
+    check_frames(options)
+    if options.page is not None and (options.points is not None or (options.repeat == 1 and not has_frames(options))):
+        raise UsageError("--page requires --repeat N, --watch or --video, and cannot be combined with --points")
     wishes = (options.objective != "latency", options.method != "auto", options.max_cost is not None)
     if options.points is not None and (options.point is not None or options.compare or options.max_cost is not None):
         raise UsageError("--points cannot be combined with --point, --compare or --max-cost")
     if options.point is not None and any(wishes):
         raise UsageError("--point cannot be combined with --objective, --method or --max-cost")
+
+
+def has_frames(options: argparse.Namespace) -> bool:
+    """Whether pictures keep coming."""
+    return options.watch is not None or options.video is not None
+
+
+def check_frames(options: argparse.Namespace) -> None:
+    """Refuse what does not go with pictures that keep coming. Raises UsageError."""
+    if not has_frames(options):
+        if options.frames is not None:
+            raise UsageError("--frames requires --watch or --video")
+        return
+    if options.watch is not None and options.video is not None:
+        raise UsageError("--watch cannot be combined with --video")
+    name = "--watch" if options.video is None else "--video"
+    others = ("image", "audio", "text", "input", "points", "output", "verify", "compare")
+    given = next((f"--{each}" for each in others if getattr(options, each)), "--repeat" if options.repeat > 1 else "")
+    if given:
+        raise UsageError(f"{name} cannot be combined with {given}")
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -163,13 +202,15 @@ def infer(options: argparse.Namespace) -> int:
 
     if options.points is not None:
         return infer_points(options)
+    if has_frames(options):
+        return infer_frames(options)
     with on_terminal() as progress:
         from edgecloud.cli import answer_file
         from edgecloud.client.inference import measure
         from edgecloud.library.edge import Edge
 
         config = build_config(options)
-        with Edge.of(config, progress) as edge:
+        with Edge.of(config, progress) as edge, live.shown(options, lambda: view_of(edge)):
             prepared = edge.client.prepared
             if options.output is not None:
                 answer_file.check_count(options.output, len(prepared.edge.graph.outputs))
@@ -186,6 +227,39 @@ def infer(options: argparse.Namespace) -> int:
         script.complain(f"edge_api.py: {failed}")  # on stdout there is one document
         return failed.exit_code
     return 0 if outcome.verified is None or outcome.verified.matches else 1
+
+
+def infer_frames(options: argparse.Namespace) -> int:
+    """Answer pictures as they come, each printed at once, until there are no more, or Ctrl-C."""
+    from edgecloud.cli import frame_report
+    from edgecloud.client import frames
+    from edgecloud.library.edge import Edge
+    from edgecloud.models import inputs
+    from edgecloud.utils.progress import on_terminal
+
+    config = build_config(options)
+    source: frames.Frames = frames.Video(options.video) if options.watch is None else frames.Folder(options.watch)
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        with on_terminal() as progress:
+            edge = stack.enter_context(Edge.of(config, progress))
+        entry = edge.client.prepared.edge.entry
+        if entry.takes != inputs.PICTURE:
+            raise UsageError(f"--watch and --video require a network that takes images, and {entry.name} does not")
+        view = stack.enter_context(live.shown(options, lambda: view_of(edge)))
+        for shown in frames.inputs_of(source, entry.preprocess, options.frames):
+            if view is not None:
+                view.show(shown)
+            answered = edge.client.infer(shown.what.array)
+            script.say(frame_report.line(edge, shown, answered, as_json=options.json))
+    return 0
+
+
+def view_of(edge: "Edge") -> "EdgeView":
+    """What the page shows of an edge."""
+    from edgecloud.page.edge import EdgeView
+
+    return EdgeView(edge.client)
 
 
 def infer_points(options: argparse.Namespace) -> int:

@@ -18,14 +18,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecloud.cli import arguments, flags, script
+from edgecloud.cli import arguments, flags, live, script
 from edgecloud.utils import defaults
 from edgecloud.utils.errors import EXIT_INTERRUPTED, EXIT_OK, AppError, UsageError
 from edgecloud.utils.units import format_duration, parse_rate
 
 if TYPE_CHECKING:
+    from edgecloud.page.tasks import TasksView
     from edgecloud.tasks.pipeline import TaskRecord
-    from edgecloud.tasks.task_runner import TasksOutcome, TasksRun
+    from edgecloud.tasks.task_runner import OnRecord, TasksOutcome, TasksRun
     from edgecloud.tasks.tasks_config import TasksConfig
     from edgecloud.utils.progress import Show
 
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_record_flag(shown)
     flags.add_edge_tls_flags(parser)
     flags.add_emulation_flags(parser)
+    live.add_page_flags(parser)
     return parser
 
 
@@ -177,9 +179,30 @@ def infer(options: argparse.Namespace) -> int:
             config, call = build_config(options), TasksRun()
             if options.output is not None:
                 call.on_answer = answer_writer(options.output, files)
+            on_record = teller(options, progress)
+            view = files.enter_context(live.shown(options, view_of))
+            if view is not None:
+                on_record = both(view.on_record, on_record)
             with script.interrupt_stops(call.stop, "finishing the tasks in flight; press Ctrl-C again to stop at once"):
-                outcome = run(config, progress, teller(options, progress), call)
+                outcome = run(config, progress, on_record, call)
         return finish(outcome, options, files)
+
+
+def view_of() -> "TasksView":
+    """What the page shows."""
+    from edgecloud.page.tasks import TasksView
+
+    return TasksView()
+
+
+def both(one: "OnRecord", other: "OnRecord") -> "OnRecord":
+    """Both are told."""
+
+    def on_record(call: "TasksRun", record: "TaskRecord") -> None:
+        one(call, record)
+        other(call, record)
+
+    return on_record
 
 
 def answer_writer(path: Path, files: ExitStack) -> Callable[["TaskRecord"], None]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.addresses import MAX_PORT
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import parse_duration, parse_link, parse_size, parse_wait
@@ -76,6 +76,16 @@ def place(text: str) -> str:
     """An argument such as 192.168.1.20, cloud.example:9999, fe80::1%eth0 or [::1]:9999, as it was written."""
     checked(addresses.parse)(text)
     return text
+
+
+def page_place(text: str) -> tuple[str, int]:
+    """An argument such as 8080, 192.168.1.20:8080 or [::1]:8080, to listen on; a port alone is on loopback."""
+    if text.strip().isdecimal():
+        return defaults.HOST, port(text)
+    place = checked(addresses.parse)(text)
+    if place.port is None:
+        raise argparse.ArgumentTypeError(f"{text!r} names no port: give PORT, HOST:PORT or [IPV6]:PORT")
+    return place.host, place.port
 
 
 def place_there(text: str) -> str:

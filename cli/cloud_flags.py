@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from edgecloud.cli import arguments, flags, script
+from edgecloud.cli import arguments, flags, live, script
 from edgecloud.utils import defaults
 from edgecloud.utils.defaults import Server
 from edgecloud.utils.units import format_duration, format_size
@@ -68,6 +68,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         default=defaults.HOST,
         help="address of the metrics endpoint; it has no authentication",
     )
+    live.add_page_flags(parser)
     return parser
 
 

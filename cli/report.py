@@ -54,7 +54,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "link": NO_LINK if outcome.link is None else asdict(outcome.link),
         "plan": _plan(outcome) | gain_json(outcome.graph, outcome.plan.decision, outcome.prospects),
         "candidates": [candidate_json(outcome.graph, c) for c in outcome.plan.decision.candidates],
-        "measured": _times_of(outcome.runs.typical)
+        "measured": times_of(outcome.runs.typical)
         | {"repeats": [_answered(outcome, run) for run in outcome.runs.answers]},
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
@@ -80,7 +80,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 def _compared(outcome: Outcome, each: Compared) -> dict[str, Any]:
     point = replace(outcome.plan.decision, parts=each.way.parts).point(outcome.graph)
     about = {"point": point, "codec": each.way.codec or None, "completed_by": each.runs.completed_by}
-    return _times_of(each.runs.typical) | about
+    return times_of(each.runs.typical) | about
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def speed_text(times: Sources) -> str:
     return f"edge {edge.value:.0%} ± {edge.sd:.0%}{there} of what they are when quiet"
 
 
-def _times_of(run: StageTimes) -> dict[str, Any]:
+def times_of(run: StageTimes) -> dict[str, Any]:
     """What is measured of the link is one number: its parts are only predicted."""
     times = run.to_json()
     return {name: times[name] for name in MEASURED} | {name: getattr(run, name) for name in SIZES}
@@ -163,7 +163,7 @@ def _answered(outcome: Outcome, answer: Answered) -> dict[str, Any]:
     fallback = None if answer.fallback is None else asdict(answer.fallback)
     point = replace(outcome.plan.decision, parts=answer.parts or outcome.runs.parts).point(outcome.graph)
     about = {"completed_by": answer.completed_by, "requests": answer.requests, "fallback": fallback, "point": point}
-    return _times_of(answer.measured) | about
+    return times_of(answer.measured) | about
 
 
 def point_line(request: str, outcome: Outcome, *, as_json: bool) -> str:

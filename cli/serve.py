@@ -4,10 +4,11 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecloud.cli import flags, script
+from edgecloud.cli import flags, live, script
 from edgecloud.cli.cloud_flags import build_parser
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
@@ -15,6 +16,7 @@ from edgecloud.utils.errors import AppError, UsageError
 if TYPE_CHECKING:
     from edgecloud.library.cloud import Cloud
     from edgecloud.net.metrics import Metrics
+    from edgecloud.page.cloud import CloudView
     from edgecloud.server.cloud_config import CloudConfig
 
 
@@ -106,14 +108,32 @@ def serve(options: argparse.Namespace) -> int:
     config = build_config(options)
     check_door(config, insecure=options.insecure, has_client_ca=options.tls_client_ca is not None)
     metrics = listen_for_scrapes(options.metrics_host, options.metrics_port)
+    view = None if options.page is None else view_of(config)
+    told: list[Metrics] = [each for each in (metrics, view) if each is not None]
 
-    with opened(config, metrics, is_quiet=options.quiet) as cloud:
+    with opened(config, all_of(told), is_quiet=options.quiet) as cloud, ExitStack() as stack:
+        if view is not None:
+            stack.enter_context(live.shown(options, lambda: view))
         first, *others = cloud.addresses
         script.announce(f"listening on {addresses.show(*first)}")
         for more in others:
             script.say(f"and on {addresses.show(*more)}")
         cloud.serve()
     return 0
+
+
+def all_of(told: "list[Metrics]") -> "Metrics | None":
+    """One that tells all of them."""
+    from edgecloud.net.metrics import Several
+
+    return Several(told) if len(told) > 1 else next(iter(told), None)
+
+
+def view_of(config: "CloudConfig") -> "CloudView":
+    """What the page shows of a cloud that is about to begin."""
+    from edgecloud.page.cloud import CloudView
+
+    return CloudView(config.device.name)
 
 
 def opened(config: "CloudConfig", metrics: "Metrics | None", *, is_quiet: bool) -> "Cloud":

@@ -296,6 +296,13 @@ class Adapter:
             tries=self._steering.tries,
         )
 
+    def forecast(self) -> tuple[chain.Candidate, ...]:
+        """All points as they are believed to be now."""
+        with self._lock:
+            problem, packed_by = corrected(self._problem, self._table, self._steering.believed), self._packed_by
+        packed = packed_by.points_problem or packed_by.problem
+        return chain.scan(replace(problem, packed=None if packed is None else packed.packed))
+
     def _interval(self) -> Interval:
         low_s, _, high_s = self._steering.interval(self._table.names, self._ways, self._steering.running)
         return Interval(low_s, high_s)

@@ -1,6 +1,7 @@
 """Carrying out a plan, inference after inference, with the cloud that there is, or with one that comes later."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from edgecloud.client.adapting import Adapter, Turn, interval_of, is_adaptable
@@ -9,12 +10,16 @@ from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Answered, Fallback
 from edgecloud.client.late import LateEdge
 from edgecloud.client.outcome import Plan, Way
-from edgecloud.client.planning import Parts, Prepared, plan_with_cloud
+from edgecloud.client.planning import Parts, Prepared, check_sizes, plan_with_cloud
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.models.network import Fed
 from edgecloud.net.link import LinkEstimate
-from edgecloud.partition.cost import predict
-from edgecloud.utils.errors import ProtocolError
+from edgecloud.partition.chain import Candidate
+from edgecloud.partition.cost import parts_of, predict
+from edgecloud.utils.errors import ProtocolError, UsageError
+
+Watcher = Callable[[float, Answered, Plan], None]
+"""Is told of every inference: when it began, by time.perf_counter, what came of it, and the plan that it was for."""
 
 
 class Runner:
@@ -39,6 +44,9 @@ class Runner:
         self.ways = tuple(ways)
         self._prepared, self._config, self._late = prepared, config, None
         self._adapter: Adapter | None = None
+        self.watcher: Watcher | None = None
+        self.pinned: Way | None = None
+        """How inferences run that are to run as planned, where somebody has said so while it runs: see `pin`."""
         self._is_adaptive = is_adaptive
         self._cloud, self._resilient = prepared.edge.cloud, None
         self._reconnects_before = 0
@@ -67,6 +75,35 @@ class Runner:
         `left` inferences are left, this one included, where that is known: another cut is tried only where it pays.
         Raises AppError for what a cloud or a link can do, where there is no fallback.
         """
+        if self.watcher is None:
+            return self._carry_out(x, way or self.pinned, left)
+        began = time.perf_counter()
+        answered = self._carry_out(x, way or self.pinned, left)
+        self.watcher(began, answered, self.plan)
+        return answered
+
+    def pin(self, point: int | None) -> None:
+        """Cut at a point from now on, whatever is predicted; None: as planned again. From any thread.
+
+        Raises UsageError for a point that there is not, or that needs a cloud where none has come, and ProtocolError
+        for one whose tensor this cloud does not take.
+        """
+        if point is None:
+            self.pinned = None
+            return
+        edge, plan = self._prepared.edge, self.plan
+        parts, problem = parts_of(edge.graph, edge.graph.head_at(point)), plan.points_problem or plan.problem
+        if len(parts) > 1 and problem is None:
+            raise UsageError("no cloud is connected: only the last point runs without one")
+        check_sizes(edge, parts)
+        bare = replace(plan.decision, parts=parts, codecs={})
+        self.pinned = Way.of(edge.graph, parts, bare.codecs if problem is None else bare.packed_as(problem).codecs)
+
+    def forecast(self) -> tuple[Candidate, ...]:
+        """All points as they are predicted to be now, with what was learnt; as planned where nothing is learnt."""
+        return self._plan.decision.candidates if self._adapter is None else self._adapter.forecast()
+
+    def _carry_out(self, x: Fed, way: Way | None, left: int | None) -> Answered:
         adapter, parts = self._adapter, None if way is None else way.parts
         if adapter is None:
             parts = parts or self._plan.decision.parts

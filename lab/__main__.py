@@ -22,6 +22,7 @@ from edgecloud.utils.suggest import nearest
 COMMANDS = {
     "run": "edgecloud.lab.run",
     "report": "edgecloud.lab.report",
+    "page": "edgecloud.lab.live",
     "compare": "edgecloud.lab.compare",
     "doctor": "edgecloud.lab.doctor",
     "baselines": "edgecloud.lab.baselines.command",

@@ -1,7 +1,7 @@
 """Metrics hooks of a cloud; server.prometheus implements them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -15,6 +15,16 @@ class Spent:
     """Of the batch that it was computed in."""
     whole_s: float
     """From its first byte to when the kernel had taken the answer."""
+    peer: str = ""
+    """The connection that it came over ..."""
+    point: int | None = None
+    """... and where its network was cut; None where several tensors crossed."""
+    received_s: float = 0.0
+    """From its first byte to its last."""
+    up_bytes_per_s: float = 0.0
+    """The rate of those bytes; 0 where they were too few to tell."""
+    batch: int = 1
+    """Requests that were computed with it, this one included."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,16 @@ class Gauges:
     """Networks that edges sent and that run now ..."""
     store_bytes: Callable[[], float] = lambda: 0.0
     """... and the bytes of all that are kept."""
+    queue_s: Callable[[], float] = lambda: 0.0
+    """Predicted seconds that a new request waits."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """By flag."""
+    peers: Callable[[], Sequence[str]] = tuple
+    """The open connections, as `Spent.peer` names them."""
+    networks: Callable[[], Mapping[str, int]] = dict
+    """What is loaded, with the bytes of its parameters."""
+    blocked: Callable[[], Mapping[str, float]] = dict
+    """Sources that are turned away, and for how many seconds more."""
 
 
 class Metrics(Protocol):
@@ -38,7 +58,7 @@ class Metrics(Protocol):
     def connected(self) -> None:
         """A connection was let in."""
 
-    def refused(self, code: str) -> None:
+    def refused(self, code: str, peer: str = "") -> None:
         """A connection or a request was refused."""
 
     def received(self, model: str, payload: Mapping[str, int]) -> None:
@@ -57,7 +77,7 @@ class NoMetrics:
     def connected(self) -> None:
         """Nothing."""
 
-    def refused(self, code: str) -> None:
+    def refused(self, code: str, peer: str = "") -> None:
         """Nothing."""
 
     def received(self, model: str, payload: Mapping[str, int]) -> None:
@@ -68,6 +88,38 @@ class NoMetrics:
 
     def watch(self, gauges: Gauges) -> None:
         """Nothing."""
+
+
+class Several:
+    """Tells all of them."""
+
+    def __init__(self, metrics: Sequence[Metrics]) -> None:
+        self._all = tuple(metrics)
+
+    def connected(self) -> None:
+        """A connection was let in."""
+        for one in self._all:
+            one.connected()
+
+    def refused(self, code: str, peer: str = "") -> None:
+        """A connection or a request was refused."""
+        for one in self._all:
+            one.refused(code, peer)
+
+    def received(self, model: str, payload: Mapping[str, int]) -> None:
+        """A request is complete and is queued."""
+        for one in self._all:
+            one.received(model, payload)
+
+    def answered(self, model: str, spent: Spent, payload: Mapping[str, int]) -> None:
+        """An answer has left."""
+        for one in self._all:
+            one.answered(model, spent, payload)
+
+    def watch(self, gauges: Gauges) -> None:
+        """From now on these can be looked at."""
+        for one in self._all:
+            one.watch(gauges)
 
 
 def bytes_by_codec(header: Mapping[str, Any]) -> dict[str, int]:

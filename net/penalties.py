@@ -121,6 +121,11 @@ class AdmissionControl:
         penalty.is_active = penalty.is_active or penalty.until - now >= policy.least_s
         return self._penalised_s(source, now)
 
+    def blocked(self, now: float) -> dict[str, float]:
+        """The sources that are turned away at a moment, and for how many seconds more."""
+        left = {source: self._penalised_s(source, now) for source in self._penalties}
+        return {source: seconds for source, seconds in left.items() if seconds > 0}
+
     def _penalised_s(self, source: str, now: float) -> float:
         penalty = self._penalties.get(source)
         return max(0.0, penalty.until - now) if penalty is not None and penalty.is_active else 0.0

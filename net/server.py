@@ -157,6 +157,18 @@ class Server:
         """Open connections."""
         return len(self._peers)
 
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The names of those who have said a HELLO that was answered."""
+        with self._lock:
+            return tuple(peer.name for peer in self._peers if peer.has_agreed)
+
+    @property
+    def blocked(self) -> dict[str, float]:
+        """Sources that are turned away, and for how many seconds more."""
+        with self._lock:
+            return self._door.blocked(time.monotonic())
+
     def stop(self) -> None:
         """Ask `serve` to end. Safe in a signal handler."""
         self._stopping.set()
@@ -264,7 +276,7 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, name: str, denial: Denial, *, is_flood: bool = False) -> None:
         self._refusals.tell("! %s refused, %s: %s", name, denial.code, denial.text)
-        self.metrics.refused(denial.code)
+        self.metrics.refused(denial.code, name)
         error = Error(denial.code, denial.text, retry_after_s=denial.retry_after_s)
         is_patient = denial.code == "BUSY" and not is_flood and self._refusers.acquire(blocking=False)
         if not is_patient:  # a flood, or who is penalised: what the kernel takes at once, and no more manners
@@ -291,7 +303,7 @@ class Server:
         if peer.is_evicted:
             error = EvictedError(self._full)
         self._refusals.tell("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
-        self.metrics.refused(error.code)
+        self.metrics.refused(error.code, peer.name)
         fault = fault_of(error.code, is_known=peer.is_known)
         if fault is not None:
             with self._lock:
@@ -314,7 +326,7 @@ class Server:
             self._fail(peer, error)
         except Exception:
             log.exception("! %s: internal error, connection closed", peer.name)
-            self.metrics.refused("INTERNAL")
+            self.metrics.refused("INTERNAL", peer.name)
             peer.connection.refuse(Error("INTERNAL", "the cloud failed on this request"), REFUSAL_S)
         finally:
             self._forget(peer)

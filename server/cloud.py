@@ -29,7 +29,7 @@ from edgecloud.net.tensors import RAW, Described
 from edgecloud.server import receiving
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
-from edgecloud.server.requests import check_layers, check_tensors
+from edgecloud.server.requests import check_layers, check_tensors, point_of
 from edgecloud.server.session import RequestError, Session
 from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
@@ -65,6 +65,7 @@ class Arrival:
     timed_bytes: int
     timed_s: float
     peer: str = ""
+    point: int | None = None
 
 
 class TokenError(AppError):
@@ -131,6 +132,15 @@ class Cloud:
                 lambda: self._speed,
                 lambda: 0 if self._accepting is None else len(self._accepting.names),
                 lambda: 0 if self._accepting is None else self._accepting.store.used_bytes,
+                lambda: self._worker.queue_s,
+                {
+                    "max_queue": config.max_queue,
+                    "max_connections": config.max_connections,
+                    "max_batch": config.max_batch,
+                },
+                lambda: self.server.peers,
+                lambda: self._networks.held_bytes,
+                lambda: self.server.blocked,
             ),
         )
 
@@ -306,6 +316,7 @@ class Cloud:
             frame.timed_bytes,
             frame.timed_s,
             session.peer.name,
+            None if isinstance(self._metrics, NoMetrics) else point_of(served.graph, layers),
         )
         self._metrics.received(arrival.model, bytes_by_codec(frame.header))
         held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
@@ -339,7 +350,10 @@ class Cloud:
     def _on_answer(self, arrival: Arrival, ran: Ran, queue_s: float, sent_bytes: int) -> None:
         self._visits.answered(arrival.peer, arrival.model)
         whole_s = time.perf_counter() - arrival.at + arrival.received_s
-        self._metrics.answered(arrival.model, Spent(queue_s, arrival.decode_s, ran.seconds, whole_s), {RAW: sent_bytes})
+        rate = arrival.timed_bytes / arrival.timed_s if arrival.timed_s > 0 else 0.0
+        about = (arrival.peer, arrival.point, arrival.received_s, rate, ran.batch)
+        spent = Spent(queue_s, arrival.decode_s, ran.seconds, whole_s, *about)
+        self._metrics.answered(arrival.model, spent, {RAW: sent_bytes})
 
     def _result(self, arrival: Arrival, ran: Ran, queue_s: float, served: Served) -> Result:
         return Result(

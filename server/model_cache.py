@@ -196,6 +196,12 @@ class Networks:
         """Who knows how fast this machine is just now; None before the first network."""
         return next(iter(self._times.meters.copy().values()), None)
 
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes of the parameters of every network in memory."""
+        with self._lock:
+            return {name: served.parameter_bytes for name, served in self._networks.items()}
+
     def close(self) -> None:
         """End what loads."""
         if self._loader is not None:

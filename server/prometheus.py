@@ -40,8 +40,8 @@ class PrometheusMetrics:
         """A connection was let in."""
         self._connections.inc()
 
-    def refused(self, code: str) -> None:
-        """A connection or a request was refused."""
+    def refused(self, code: str, peer: str = "") -> None:
+        """A connection or a request was refused; of whom there is no label, since there are any number of them."""
         self._refusals.labels(code).inc()
 
     def received(self, model: str, payload: Mapping[str, int]) -> None:

@@ -72,6 +72,14 @@ def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset
     return layers
 
 
+def point_of(graph: LayerGraph, layers: frozenset[int]) -> int | None:
+    """The number of the cut whose tail these layers are; None where they are a part, or several tensors cross."""
+    first = min(layers)
+    if len(layers) != len(graph.layers) - first:
+        return None
+    return next((point.number for point in graph.points if point.layer == first - 1), None)
+
+
 def check_tensors(described: Sequence[Described], layers: frozenset[int], graph: LayerGraph) -> None:
     """Raises RequestError where these are not the tensors that the layers read."""
     expected = [graph.layers[number] for number in graph.inputs_of(layers)]

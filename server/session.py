@@ -161,7 +161,7 @@ class Session:
     def refuse(self, request_id: int, error: AppError) -> None:
         """Say why a request is not carried out; a flood of refusals is logged once a second."""
         self._pay_refusal(error.code)
-        self._server.metrics.refused(error.code)
+        self._server.metrics.refused(error.code, self.peer.name)
         level = logging.WARNING if time.monotonic() - self._told_at > LOG_EVERY_S else logging.DEBUG
         self._told_at = time.monotonic() if level == logging.WARNING else self._told_at
         log.log(level, "! %s refused, %s: %s", self.peer.name, error.code, printable(str(error), 300))

@@ -59,15 +59,15 @@ class Tab:
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    def open(self, path: Path, width: int, height: int = 900, *, dark: bool = False) -> None:
-        """Show a file as a screen of this width does."""
+    def open(self, path: Path | str, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Show a file, or what is at an address, as a screen of this width does."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self._loaded = False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         while not self._loaded:
             self._next()
 

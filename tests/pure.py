@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BELOW_THE_COMMAND_LINE = ("models", "net", "predictor", "partition", "engine", "client", "server", "tasks", "tools")
-PACKAGES = (*BELOW_THE_COMMAND_LINE, "library", "cli", "lab", "utils")
+PACKAGES = (*BELOW_THE_COMMAND_LINE, "library", "page", "cli", "lab", "utils")
 
 
 def says_pure(path: Path) -> bool:

@@ -29,8 +29,9 @@ BELOW = {
     "tasks": CLIENT,
     "tools": CLIENT,
     "library": {"server", "tools", *CLIENT},
-    "cli": {"library", "server", "tasks", "tools", *CLIENT},
-    "lab": {"cli", "server", "tasks", "tools", *CLIENT},
+    "page": {"tasks", *CLIENT},
+    "cli": {"library", "page", "server", "tasks", "tools", *CLIENT},
+    "lab": {"cli", "page", "server", "tasks", "tools", *CLIENT},
 }
 """What each package may import from."""
 

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 PACKAGES = (
     *("cli", "client", "server", "tasks", "tools", "engine", "net", "models", "partition", "predictor", "lab"),
-    *("utils", "edgecloud", "library", "benchmarks", "examples"),
+    *("utils", "edgecloud", "library", "page", "benchmarks", "examples"),
 )
 PHRASES = (
     r"leave (?:\S+ )+away",
