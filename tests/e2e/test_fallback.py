@@ -240,8 +240,8 @@ def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     cloud: CloudProcess, subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an address translator does it: no end, no reset, just silence."""
-    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_S", 0.2)
-    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_ANSWER_S", 0.25)
+    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_S", 2.0)
+    monkeypatch.setattr("edgecloud.client.connection_manager.IDLE_ANSWER_S", 3.0)  # one that is there has answered
     with relay(cloud.port, LinkShape(50 * MBIT, 50 * MBIT, forget_s=2.0)) as link:
         found = subject(link.address[1])
         assert found.infer().completed_by == "split"

@@ -28,7 +28,7 @@ from edgecloud.predictor.features import in_context
 from edgecloud.predictor.onnx_design import Pool, write
 from edgecloud.predictor.quality import MOST_KIND, MOST_WHOLE
 from edgecloud.predictor.regressors import FORMS
-from edgecloud.predictor.train import fit_all, fit_kind
+from edgecloud.predictor.train import fit_kind
 from edgecloud.tools import evaluation, survey
 from tests.conftest import LONG_S, ROOT, THREADS, CloudProcess, Finished, call, running_cloud, until
 from tests.predictor.test_dataset import PUBLISHED
@@ -111,9 +111,7 @@ def fitted(plenty: Path) -> Path:
     """
     cache, rows = plenty.parent / "cache", made_up(plenty, plenty.parent / "lawful", lawful_s)
     fit = ["fit", "--role", "edge", "--dataset", str(rows), "--cache-dir", str(cache), "--force"]
-    with pytest.MonkeyPatch.context() as patched:  # by one regressor alone, since all of them take long
-        patched.setattr(evaluation, "fit_all", lambda data, progress: fit_all(data, progress, ("roofline_trees",)))
-        assert deployment.main(fit) == 0
+    assert deployment.main(fit) == 0
     found = latency.load(cache / "predictors" / "edge.skops")
     assert set(found.errors) == set(found.kinds)
     latency.save(replace(found, errors=dict.fromkeys(found.kinds, 1.1)), cache / "predictors" / "edge.skops")
