@@ -78,7 +78,7 @@ def test_a_whole_that_is_bfloat16_is_answered(tmp_path: Path) -> None:
     ):
         answer, widened = edge(x), edge(x.float().numpy())
     assert answer.completed_by == "split"
-    assert answer.outputs[0].dtype is torch.bfloat16  # type: ignore[comparison-overlap]
+    assert answer.outputs[0].dtype is torch.bfloat16
     assert torch.equal(answer.value, module(x))
     assert widened.value.dtype == np.float32
     assert np.array_equal(widened.value, module(x).float().detach().numpy())
