@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,11 +246,17 @@ class NetworkStore:
             self._remove(oldest.stem)
 
     def _forget_late(self) -> None:
-        end = time.time() - KEPT_S
+        end = self._now() - KEPT_S
         for path in list(self._files("part")):
             if path.stem not in self._open and path.stat().st_mtime < end:
                 log.info("= nothing more came of %s: removed", path.stem[:12])
                 self._remove(path.stem)
+
+    def _now(self) -> float:
+        """As the file system would date what is written now: only that is compared with the dates of files."""
+        lock = self.folder / ".lock"
+        os.utime(lock)
+        return lock.stat().st_mtime
 
     def _make_room(self, needed: int, own: str) -> None:
         """Raises NoRoomYetError where all of it is in use, or the disk is full."""
