@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from edgecloud.models import inputs, pictures
 from edgecloud.models.inputs import Input
 from edgecloud.utils.errors import AppError, UsageError
@@ -111,6 +113,13 @@ def _image_of(path: Path) -> "Image.Image":
     return pictures.read(path).image
 
 
+def _image_of_pixels(pixels: Any) -> "Image.Image":
+    """OpenCV has blue first."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
+
+
 class Video:
     """A camera by its number, or a file that plays as fast as it was recorded. Read by a thread of its own."""
 
@@ -127,7 +136,7 @@ class Video:
             what = f"camera {source}" if is_camera else source
             raise UsageError(f"--video {what}: cannot be opened as a {'camera' if is_camera else 'video'}")
         self._pace_s = 0.0 if is_camera else 1 / (self._capture.get(cv2.CAP_PROP_FPS) or USUAL_FPS)
-        self._source, self._to_rgb = source, lambda frame: cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        self._source = source
         self.dropped = 0
         self._latest: Frame | None = None
         self._is_over = False
@@ -164,11 +173,7 @@ class Video:
             self._changed.notify_all()
 
     def _take(self, number: int, pixels: Any) -> None:
-        from PIL import Image
-
-        frame = Frame(
-            number, f"{self._source} {number}", time.perf_counter(), lambda: Image.fromarray(self._to_rgb(pixels))
-        )
+        frame = Frame(number, f"{self._source} {number}", time.perf_counter(), partial(_image_of_pixels, pixels))
         with self._changed:
             self.dropped += self._latest is not None
             self._latest = frame

@@ -144,8 +144,8 @@ class CloudView:
 
     def _row(self, number: int, served: _Served) -> Row:
         spent = served.spent
-        known = (("receive", spent.received_s), ("decode", spent.decode_s), ("queue", spent.queue_s))
-        known += (("cloud", spent.compute_s),)
+        known = [("receive", spent.received_s), ("decode", spent.decode_s), ("queue", spent.queue_s)]
+        known.append(("cloud", spent.compute_s))
         sent_s = max(0.0, spent.whole_s - sum(seconds for _, seconds in known))
         about = {"peer": spent.peer, "point": spent.point, "batch": spent.batch, "completed_by": "cloud"}
         began_s = max(0.0, served.at - spent.whole_s - self._began)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from edgecloud.net.pacing import Bucket
 from edgecloud.page.requests import HEAD_BYTES, BadRequestError, Reply, Request, parse, to_bytes
@@ -94,7 +95,7 @@ class Site:
                 if key.fileobj in self._listeners:
                     self._accept(key.fileobj)  # type: ignore[arg-type]  # a socket of ours
                 elif isinstance(key.data, _Visitor) and key.data in self._visitors:
-                    self._guarded(key.data, lambda visitor, events=events: self._serve_visitor(visitor, events))
+                    self._guarded(key.data, partial(self._serve_visitor, events=events))
             self._look_after_all(time.monotonic())
         for visitor in list(self._visitors):
             self._close(visitor)

@@ -127,7 +127,7 @@ def test_an_edges_page_shows_what_was_measured(tab: Tab, edge: Watched, language
     assert tab.ask("state.points.length") == len(edge.edge.net.graph.points)
     assert tab.ask("document.querySelectorAll('#cuts .strong').length") == 2
     assert tab.ask("document.querySelectorAll('#map circle.now').length") == 1
-    assert tab.ask("document.querySelectorAll('#top .share').length") == 5
+    shows(tab, "document.querySelectorAll('#top .share').length === 5")
     shows(tab, "!document.getElementById('picture').hidden && document.getElementById('picture').width > 20")
     assert tab.ask("document.documentElement.scrollWidth") <= DESK
     assert_undisturbed(tab, edge.url)

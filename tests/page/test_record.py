@@ -20,7 +20,12 @@ def test_what_is_asked_for_is_the_end_of_all_that_was_added(added: int, size: in
 
 def test_several_threads_add_and_none_is_lost() -> None:
     record: Record[int] = Record(5000)
-    threads = [threading.Thread(target=lambda: [record.add(1) for _ in range(1000)]) for _ in range(4)]
+
+    def add() -> None:
+        for _ in range(1000):
+            record.add(1)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
