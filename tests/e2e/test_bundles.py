@@ -69,7 +69,7 @@ def _oracle(entry: Entry, document: dict[str, Any]) -> None:
     assert top["probability"] == pytest.approx(float(scores.max() / scores.sum()), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["le_net", pytest.param("mobile_net", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["le_net", "mobile_net"])
 def test_cuts_of_an_edge_without_torch_against_a_cloud_with_it(
     name: str, request: pytest.FixtureRequest, cloud: CloudProcess, tmp_path: Path
 ) -> None:
