@@ -497,7 +497,7 @@ def _packed(message: memoryview, most: int) -> list[int]:
 
 def _floats_of(message: memoryview, size: int) -> list[float]:
     if len(message) % 4 or (size and len(message) != size):
-        raise OnnxError("an attribute is no number of 32 bits")
+        raise OnnxError("an attribute does not fit into 32 bits")
     return [float(each) for each in np.frombuffer(message, "<f4")]
 
 

@@ -201,7 +201,7 @@ def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", **envi
     """A cloud of its own, on a core of its own."""
     pin(1)
     cloud = running_cloud(
-        cache, "--threads", "1", "--log-level", "error", *flags, EDGE_CLOUD_TOKEN=token, **environment
+        cache, "--threads", "1", "--log-level", "error", *flags, **{"EDGE_CLOUD_TOKEN": token, **environment}
     )
     with ExitStack() as stack:
         try:

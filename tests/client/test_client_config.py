@@ -19,6 +19,7 @@ FLAGS = (
     *("-i", "10.0.0.2", "-p", "7000", "-d", "cuda", "--threads", "3", "--timeout", "7s", "--ready-timeout", "9s"),
     *("--fallback", "always", "--codec", "zstd", "--accuracy-budget", "1%", "--times", "measured"),
     *("--emulate-link", "5mbit,20ms", "--bandwidth", "5mbit", "--weights", "imagenet", "--backend", "torch"),
+    *("--ship", "wait"),
 )
 
 
@@ -43,7 +44,7 @@ def test_without_flags_the_configuration_is_the_default_one(tmp_path: Path) -> N
     device = DeviceConfig(cache_dir=tmp_path)
     assert configs(*PLACE, *folder) == (EdgeConfig("le_net", device=device), TasksConfig(device=device))
     options = cloud_flags.build_parser("cloud_api.py", "", server.CloudConfig.max_batch).parse_args(folder)
-    assert cloud_config(options) == server.CloudConfig(device=device)
+    assert cloud_config(options) == server.CloudConfig(device=device, network_store=tmp_path / "sent")
 
 
 def written(path: Path) -> Iterator[str]:

@@ -112,7 +112,7 @@ def measured_on(machine: Machine, folder: Path, patched: pytest.MonkeyPatch, *, 
     patched.setattr(reference, "_Work", machine.pieces())
     gauge = Gauge(machine, is_elapsed=is_elapsed, reference=Reference(1, machine), quiet=Quiet(folder, {}))
     with one_thread():
-        return measure(traced, x, gauge, KEY, lambda _: None, tails=True)
+        return measure(traced, (x,), gauge, KEY, lambda _: None, tails=True)
 
 
 @pytest.mark.parametrize("drifts", [False, True])
@@ -140,7 +140,7 @@ def test_tails_are_measured_beside_it(network: Callable[[str], TorchNetwork], tm
     gauge = Gauge.of(work_clock, 1, tmp_path, {"device": "x"}, is_work=True)
     subject = network("le_net")
     with one_thread():
-        found = measure(subject.traced, torch.from_numpy(subject.example.array), gauge, KEY, told.append, tails=True)
+        found = measure(subject.traced, subject.example.tensors, gauge, KEY, told.append, tails=True)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
     assert found.pace is not None

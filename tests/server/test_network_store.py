@@ -36,7 +36,7 @@ def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {name: opened.weight(name) for name in opened.onnx.weights}
     start = raw.index(bytes(_graph(opened, raw)))
     model = raw[start : start + len(_graph(opened, raw))]
-    bundle.write(path, place, model, weights, np.asarray(opened.example) + np.float32(1))
+    bundle.write(path, place, model, weights, np.asarray(opened.fed) + np.float32(1))
     return path
 
 
