@@ -148,7 +148,7 @@ class Made:
         """Build it as edge_api.py does. Raises UsageError where it is refused."""
         entry = registry.resolve_trusted(str(path))
         example = inputs.sample(entry.sample, entry.preprocess)
-        network = prepare(weights.load(entry), example, entry.name)
+        network = prepare(weights.load(entry), example, entry.name, entry.call)
         return cls(path, network, Edge(entry, network, make_executor(network, "cpu")))
 
     @property

@@ -97,7 +97,7 @@ def test_one_function_and_a_shape_are_enough(tmp_path: Path) -> None:
     assert example.tensor.shape == (1, 3, 16, 16)
     one, two = weights.load(entry), weights.load(registry.resolve_trusted(str(tmp_path / "my_net.py")))
     assert (one.digest, one.origin, one.trained) == (two.digest, "seed 0 (untrained)", False)
-    network = prepare(one, example, entry.name)
+    network = prepare(one, example, entry.name, entry.call)
     assert [layer.kind for layer in network.traced.graph.layers[1:]] == [
         "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear",
     ]  # fmt: skip
