@@ -1,7 +1,8 @@
 """What an edge sends where a cloud does not have its network: the bundle, and its own answer to the example in it.
 
 A network of torch has to be exported first, which a program of its own does (`deployment.py export`), behind everything
-else and into the cache folder, where it stays for the next start.
+else and into the cache folder, where it stays for the next start. A module that only this process knows is exported by
+it.
 """
 
 import contextlib
@@ -62,7 +63,10 @@ def maker_of(
     def make(is_leaving: IsLeaving) -> Parcel:
         kept = network if isinstance(network, BundleNetwork) else bundle_cache.find(cache_dir, network)
         if kept is None:
-            _export(entry, network, cache_dir, weights, is_leaving)
+            if entry.name.startswith(MODULE):
+                _export_here(entry, network, cache_dir, computing)
+            else:
+                _export(entry, network, cache_dir, weights, is_leaving)
             kept = bundle_cache.find(cache_dir, network)
         if kept is None:
             raise UsageError(f"{network.graph.name} was exported as another network: use the same --weights")
@@ -109,12 +113,25 @@ def _export(entry: Entry, network: Network, cache_dir: Path, weights: str, is_le
         raise UsageError(f"{network.graph.name} cannot be sent: {printable(reason.strip(), 200)}")
 
 
+def _export_here(entry: Entry, network: Network, cache_dir: Path, computing: AbstractContextManager[object]) -> None:
+    """Export a module that no other program knows. Nothing is computed meanwhile: what torch does to follow a network
+    holds for the whole process. Raises UsageError where that cannot be."""
+    from edgecloud.engine import bundling  # needs torch, which is here
+
+    log.warning("exporting %s, to send it to the cloud; answers wait for that", network.graph.name)
+    path = bundle_cache.path_of(cache_dir, network.graph.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    with computing:
+        bundling.write(entry, network, path, lambda *_: None)
+
+
 def _called(entry: Entry) -> str:
-    """What `-t` calls it. Raises UsageError for a module that only this process knows."""
+    """What `-t` calls it."""
     if entry.built is not None:
         place = custom_model.where(entry.name)
         function = custom_model.FUNCTION if place is None else place.function
         return f"{entry.built.path.resolve()}:{function}"
-    if entry.name.startswith(MODULE):
-        raise UsageError("a module of this program cannot be sent: put it into a file (docs/custom-models.md)")
     return entry.name

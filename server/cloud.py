@@ -273,7 +273,7 @@ class Cloud:
         if self._loaded is not None:
             if name in self._loaded:
                 return self._loaded[name]
-            only = f"this cloud serves only {', '.join(served) or 'what edges send'}"
+            only = f"this cloud serves only {', '.join(served) or 'networks that edges send'}"
             raise UnknownModelError(f"{only}: add that network to ec.Cloud(networks=[...])")
         try:
             entry = registry.lookup(name)

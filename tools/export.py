@@ -1,39 +1,13 @@
 """`deployment.py export`: a network of torch becomes a bundle, and every cut of it is compared with the network."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecloud.engine import certificates
-from edgecloud.engine.executor import make_executor
-from edgecloud.models import bundle, bundle_cache, bundle_network, registry
-from edgecloud.models.bundle import Content, Identity, InputForm
-from edgecloud.models.network import Network
-from edgecloud.models.preprocessing import to_document
-from edgecloud.models.registry import Entry
-from edgecloud.models.specs import UnknownLayerError
+from edgecloud.engine import bundling
+from edgecloud.engine.bundling import Show, Written
+from edgecloud.models import bundle, bundle_cache, registry
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.files import replaced, writing
-from edgecloud.utils.inference_utils import CPU
-
-Show = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Written:
-    """A bundle that was written."""
-
-    path: Path
-    content: Content
-    bytes: int
-    seconds: float
-
-    @property
-    def worst(self) -> bundle.Certificate:
-        """The cut that differs most from the network, by the size of its answer."""
-        return max(self.content.certificates, key=lambda each: each.largest_difference / max(each.largest, 1e-30))
+from edgecloud.utils.files import writing
 
 
 def export(name: str, weights: str, path: Path, progress: Show) -> Written:
@@ -41,35 +15,13 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
 
     Raises UsageError for a network that cannot be exported, NotCertifiedError where a cut is not the same.
     """
-    from edgecloud.models import export as exporting
-    from edgecloud.models.torch_network import TorchNetwork
-
     if not bundle.is_bundle(path.name):
         raise UsageError(f"{path}: the name of a bundle ends in {bundle.SUFFIX}")
     if registry.file_of_data(name):
         raise UsageError(f"{name} is data already: use it as it is, with -t")
-    began = time.perf_counter()
     progress("loading the network", 0.0)
     entry = registry.resolve_trusted(name)
-    network = entry.network(weights)
-    if not isinstance(network, TorchNetwork):
-        raise UsageError(f"{name} is no network of torch")
-    progress("exporting the network", 0.0)
-    exported = exporting.export(network.traced, network.example.tensors)
-    content = content_of(entry, network, exported.tensors, is_batched=exported.is_batched)
-    arrays = (exported.model, exported.weights, network.example.fed)
-    with writing(path), replaced(path) as temporary:
-        bundle.write(temporary, content, *arrays)
-        executor = make_executor(bundle_network.read(temporary), CPU, backend="onnxruntime")
-        certified = certificates.certify(
-            executor,
-            network.whole,
-            is_batched=content.is_batched,
-            progress=lambda done: progress("comparing every cut with the network", done),
-        )
-        content = replace(content, certificates=certified)
-        bundle.write(temporary, content, *arrays)
-    return Written(path, content, path.stat().st_size, time.perf_counter() - began)
+    return bundling.write(entry, entry.network(weights), path, progress)
 
 
 def kept_path(name: str, folder: Path) -> Path:
@@ -78,51 +30,6 @@ def kept_path(name: str, folder: Path) -> Path:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def content_of(entry: Entry, network: Network, tensors: tuple[str, ...], *, is_batched: bool) -> Content:
-    """What a bundle says of a network."""
-    about = network.weights
-    identity = Identity(
-        name=network.graph.name,
-        weights=about.digest,
-        origin=about.origin,
-        is_trained=about.trained,
-        code=about.code,
-        marks=about.marks,
-        numbers=network.numbers,
-        names=about.names,
-    )
-    try:
-        specs, why_not = network.specs(), ""
-    except UnknownLayerError as error:
-        specs, why_not = None, str(error)
-    return Content(
-        identity=identity,
-        input=form_of(entry, network),
-        graph=network.graph,
-        tensors=tensors,
-        is_batched=is_batched,
-        bound=network.bound,
-        specs=specs,
-        why_no_specs=why_not,
-        made_by={"torch": network.made_with},
-        answer=network.answer,
-    )
-
-
-def form_of(entry: Entry, network: Network) -> InputForm:
-    """What an input of the network is."""
-    return InputForm(
-        shape=entry.input_shape,
-        takes=entry.takes,
-        source=network.example.source,
-        preprocess=to_document(entry.preprocess) or {},
-        labels=entry.labels,
-        rows=network.example.rows,
-        sample=entry.sample,
-        call=network.call,
-    )
 
 
 def to_json(written: Written) -> dict[str, Any]:

@@ -287,6 +287,19 @@ def test_nobody_at_an_address_is_an_error_of_its_kind(le_net: ec.Network) -> Non
     assert raised.value.exit_code == 3
 
 
+def test_a_module_is_sent_to_a_cloud_that_takes_networks(tmp_path: Path) -> None:
+    """It is known to this process alone, and the cloud computes all of it in a process of its own."""
+    expected = WIDE(X)
+    with ec.Cloud(accept_networks=True, cache_dir=tmp_path / "cloud") as cloud:
+        flags: dict[str, Any] = {"ship": "wait", "point": 0, "cache_dir": tmp_path}
+        with ec.Edge(WIDE, X, cloud=cloud.address, **flags) as edge:
+            answer = edge(X)
+    assert answer.completed_by == "cloud"
+    assert isinstance(answer.value, tuple)
+    for one, other in zip(answer.value, expected, strict=True):
+        torch.testing.assert_close(torch.as_tensor(one), other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_cloud_serves_what_it_was_given_and_nothing_else(served: ec.Cloud) -> None:
     with pytest.raises(ec.MismatchError, match="serves only le_net, module:Wide"):
         ec.Edge("mnist", served.address)
