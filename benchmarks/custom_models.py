@@ -70,7 +70,7 @@ def _own(path: Path) -> Any:
     """The user's own module as python runs it, from seed 0, untouched by anything of ours."""
     spec = importlib.util.spec_from_file_location(f"plain_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no file of Python")
+        raise ValueError(f"{path} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     _seed()
@@ -118,7 +118,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _halves(network: Network, point: int) -> list[Array]:
-    """The head, and the tail on what crosses, each made of the layers that it has."""
+    """The head, then the tail on the boundary, each made of the layers that it has."""
     executor = make_executor(network, "cpu")
     graph, head = network.graph, network.graph.head_at(point)
     values = fed_layers(graph, network.example.fed)

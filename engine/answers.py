@@ -98,18 +98,24 @@ def told_difference(difference: float) -> tuple[float | None, str]:
 
 
 def _rows(answer: Array) -> Array:
-    """The rows of an answer of shape (1, rows, classes), or (rows, classes) where there are several inputs at once; any
-    other is one row."""
+    """The rows of an answer of shape (1, rows, classes); any other is one row."""
     answer = widened(answer)
-    if answer.ndim == 2 and answer.size:
-        return answer
     return answer[0] if answer.ndim == 3 and answer.shape[0] == 1 else answer.reshape(1, -1)
+
+
+def _rows_of_classes(answer: Array) -> Array:
+    """The same of a classifier, where (rows, classes) is what it answers to several inputs at once."""
+    return widened(answer) if answer.ndim == 2 else _rows(answer)
 
 
 def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[str, ...]) -> bool:
     """Whether it is that of a classifier: one output of real numbers, a row of classes. With labels, or with names of
     rows, it may have several rows of them; without, that may be anything."""
-    if len(answer) != 1 or widened(answer[0]).dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
+    if (
+        len(answer) != 1
+        or widened(answer[0]).dtype.kind != "f"
+        or _rows_of_classes(answer[0]).shape[-1] < LEAST_CLASSES
+    ):
         return False
     is_row = answer[0].ndim == 2 and len(answer[0]) == 1
     return is_row or (answer[0].ndim in (2, 3) and bool(labels or rows))
@@ -117,12 +123,12 @@ def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[
 
 def top_of(answer: Array) -> int:
     """The class with the largest number, of the first row where there are several."""
-    return int(_rows(answer)[0].argmax())
+    return int(_rows_of_classes(answer)[0].argmax())
 
 
 def rank(logits: Array, labels: tuple[str, ...]) -> tuple[Ranked, ...]:
     """The five classes with the largest softmax, of the first row where there are several."""
-    return _ranked(_rows(logits)[0], labels, TOP)
+    return _ranked(_rows_of_classes(logits)[0], labels, TOP)
 
 
 def rank_rows(logits: Array, labels: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, Ranked], ...]:
@@ -130,7 +136,7 @@ def rank_rows(logits: Array, labels: tuple[str, ...], names: tuple[str, ...]) ->
 
     Rows without a name are padding where others have one, else they are counted from 1. At most 1,000 are looked at.
     """
-    rows = _rows(logits)
+    rows = _rows_of_classes(logits)
     if len(rows) == 1:
         return ()
     called = names or tuple(str(number) for number in range(1, min(len(rows), MAX_ROWS) + 1))

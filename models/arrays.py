@@ -74,7 +74,7 @@ def _member(what: str, archive: zipfile.ZipFile, name: str, most_bytes: int) -> 
         raw = file.read(size + 1)
     if len(raw) != size:
         raise UsageError(f"{what} is damaged or truncated")
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if is_fortran else "C")
+    return np.frombuffer(bytearray(raw), dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _head(path: Path, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Held:
     name: str
     digest: bytes
     bytes: int
+    """0 where another name for the same memory came before."""
     is_saved: bool
     """Whether it is in a file of the network's weights."""
     has_nan: bool
@@ -65,9 +66,12 @@ def held_by(model: nn.Module) -> Iterator[Held]:
     Raises UsageError where something has no memory that could be read.
     """
     state = model.state_dict()
-    seen = {address(tensor) for tensor in _tensors(list(state.values()))}
+    seen: set[int] = set()
     for name, value in sorted(state.items()):
-        yield _held(name, value, is_saved=True)
+        places = {address(tensor) for tensor in _tensors([value])}
+        held = _held(name, value, is_saved=True)
+        yield replace(held, bytes=0) if places and places <= seen else held  # one parameter under two names
+        seen |= places
     for name, value in sorted((*model.named_parameters(), *model.named_buffers())):
         if name not in state and address(value) not in seen:
             seen.add(address(value))

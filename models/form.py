@@ -119,6 +119,8 @@ class _Apart:
         inner = [[key, self.spec_of(each, depth + 1)] for key, each in parts]
         if type(value) is dict:
             return {"dict": inner}
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):  # what torch.max returns, say
+            return {"tuple": [each for _, each in inner], "class": _name(type(value)), "kept": self._keep(type(value))}
         if len(self.tensors) == before and not isinstance(value, Mapping | tuple) and not is_dataclass(value):
             return self._constant(value)
         return {"dict": inner, "class": _name(type(value)), "kept": self._keep(type(value))}
@@ -215,7 +217,9 @@ def _built(spec: Spec, tensors: Sequence[Any], kept: Sequence[Any]) -> Any:
         return kept[spec["kept"]] if "kept" in spec and kept else spec["constant"]
     if "dict" not in spec:
         values = [_built(each, tensors, kept) for each in spec.get("list", spec.get("tuple", ()))]
-        return values if "list" in spec else tuple(values)
+        if "list" in spec:
+            return values
+        return _made_of(kept[spec["kept"]], values) if "class" in spec and kept else tuple(values)
     parts = {key: _built(each, tensors, kept) for key, each in spec["dict"]}
     if "class" not in spec:
         return parts
@@ -246,8 +250,6 @@ def _made(kind: type, parts: Mapping[Any, Any]) -> Any:
     try:
         if is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
             return kind(**parts)
-        if issubclass(kind, tuple | list):
-            return kind(parts.values())
         if issubclass(kind, Mapping):
             return kind(parts)  # type: ignore[call-arg]
         made = kind.__new__(kind)
@@ -255,6 +257,14 @@ def _made(kind: type, parts: Mapping[Any, Any]) -> Any:
     except Exception:  # noqa: BLE001  whatever the class asks for that it has not been given
         return dict(parts)
     return made
+
+
+def _made_of(kind: Any, values: list[Any]) -> Any:
+    """A tuple of a class of its own; a plain one where it is not made of its values."""
+    try:
+        return kind(values)
+    except Exception:  # noqa: BLE001  as above
+        return tuple(values)
 
 
 # --- as data

@@ -117,9 +117,10 @@ def _measure_passes(traced: Traced, x: Sequence[torch.Tensor], watch: Watch, pro
         return stamps
 
     passes: list[Run] = []
+    of_inputs = (0.0,) * len(traced.graph.inputs)
     spent = 0.0
     while len(passes) < MIN_PASSES or (spent < ENOUGH_S and len(passes) < MAX_PASSES):
-        passes.append(watch.run(one_pass, lambda stamps: (0.0, *_between(stamps)), REST_S))
+        passes.append(watch.run(one_pass, lambda stamps: (*of_inputs, *_between(stamps)), REST_S))
         spent += sum(passes[-1].seconds)
         progress(min(len(passes) / MIN_PASSES, max(spent / ENOUGH_S, len(passes) / MAX_PASSES), 1.0))
     return passes
@@ -131,7 +132,7 @@ def _between(stamps: list[float]) -> list[float]:
 
 def with_clock(traced: Traced, clock: Clock) -> Steps:
     """The network with the clock read before the first layer and after each one: makes (answers, stamps)."""
-    last_of_layer = {group[-1] for group in traced.nodes[1:]}
+    last_of_layer = {group[-1] for group in traced.nodes[len(traced.graph.inputs) :]}
     ticking = fx.Graph()
     sources = [traced.nodes[number][0] for number in traced.graph.inputs]
     nodes: list[fx.Node] = []
@@ -139,7 +140,7 @@ def with_clock(traced: Traced, clock: Clock) -> Steps:
     for node in traced.module.graph.nodes:
         if node.op not in ("placeholder", "output"):
             nodes.append(node)
-        if node is sources[0] or node in last_of_layer:
+        if node is sources[-1] or node in last_of_layer:
             stamps.append(ticking.call_function(clock))
             nodes.append(stamps[-1])
     answers = tuple(traced.nodes[number][-1] for number in traced.graph.outputs)

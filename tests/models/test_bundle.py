@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecloud.models import bundle, registry
+from edgecloud.models.inputs import arrays_of
 from edgecloud.models.preprocessing import Square
 from edgecloud.utils.errors import UsageError
 from tests import bundles
@@ -31,7 +32,7 @@ def _use(path: Path) -> list[np.ndarray[Any, Any]]:
     opened = bundle.read(path)
     arrays = [opened.weight(name) for name in opened.onnx.weights]
     parts = [opened.part(range(number, len(opened.graph.layers))) for number in range(len(opened.graph.layers))]
-    return [*arrays, opened.fed, *(np.frombuffer(part.model, np.uint8) for part in parts)]
+    return [*arrays, *arrays_of(opened.fed), *(np.frombuffer(part.model, np.uint8) for part in parts)]
 
 
 def _refused(path: Path) -> str:

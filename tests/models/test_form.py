@@ -111,6 +111,22 @@ def test_classes_come_back_where_this_process_has_them_and_else_as_dicts() -> No
     assert form.read(document, 4).build(leaves)["out"]["logits"] == Leaf(0)
 
 
+class Triple(tuple[Any, ...]):
+    """As what torch.max returns: no named tuple, and no plain one."""
+
+    __slots__ = ()
+
+
+def test_a_tuple_of_a_class_of_its_own_is_one_again() -> None:
+    found, leaves = take_apart({"x": Triple((Leaf(0), 2, Leaf(1)))}, is_leaf)
+    assert found.names == ("x.0", "x.2")
+    built = found.build(leaves)["x"]
+    assert (type(built), built) == (Triple, Triple((Leaf(0), 2, Leaf(1))))
+    assert found.leaves({"x": Triple((Leaf(5), 2, Leaf(6)))}, lambda _: False)[0] == [Leaf(5), Leaf(6)]
+    read = form.read(form.form_document(found), 2).build(leaves)["x"]
+    assert (type(read), read) == (tuple, (Leaf(0), 2, Leaf(1)))
+
+
 def test_no_class_is_taken_that_is_made_of_other_parts_or_was_never_loaded() -> None:
     for name in (
         "os.system",

@@ -22,7 +22,7 @@ def test_several_inputs_come_first_in_a_document() -> None:
     document = [*rows(3), {"id": "late", "inputs": [], "out_bytes": 1}]
     with pytest.raises(UsageError, match="layer 'late' has no inputs, which only the first layers may"):
         graph_json.parse({"layers": document}, "g")
-    inputs = [{"id": name, "inputs": [], "out_bytes": 1} for name in ("a", "b", "unread")]
+    inputs: list[object] = [{"id": name, "inputs": [], "out_bytes": 1} for name in ("a", "b", "unread")]
     last = {"id": "sum", "inputs": ["a", "b"], "out_bytes": 1}
     found, _ = graph_json.parse({"layers": [*inputs, last], "outputs": ["sum", "sum", "a"]}, "g")
     assert (found.inputs, found.outputs, found.crossing_at(0)) == ((0, 1, 2), (3, 3, 0), (0, 1))
