@@ -312,6 +312,41 @@ def test_a_block_that_cannot_be_captured_is_one_layer_and_the_rest_is_cut(name: 
     assert isinstance(model.block, type(block))
 
 
+class One(nn.Module):
+    """Says itself that it is one layer."""
+
+    is_one_layer = True
+
+    def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return y * 2, y.sum()
+
+
+class Counted(One):
+    """Returns what torch.export cannot be given by anybody else."""
+
+    def forward(self, y: torch.Tensor) -> Any:
+        return y * 2, y.shape[1]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own
+@pytest.mark.parametrize(
+    ("block", "layers"),
+    [(One(), ["block", "block:2"]), (Counted(), []), (torch.jit.script(nn.Sequential(nn.ReLU())), ["block"])],
+)
+def test_what_says_that_it_is_one_layer_is_one_where_it_can_be(block: nn.Module, layers: list[str]) -> None:
+    def use(block: nn.Module, y: torch.Tensor) -> torch.Tensor:
+        made = block(y)
+        result: torch.Tensor = made[0] + made[1] if isinstance(made, tuple) else made
+        return result
+
+    torch.manual_seed(0)
+    model = Around(block, use).eval().requires_grad_(False)
+    traced = trace(model, X, "net", is_own=True)
+    assert (traced.capture, traced.kept) == ("export", {})
+    assert [layer.id for layer in traced.graph.layers if layer.id.startswith("block")] == layers
+    check_every_cut(model, traced)
+
+
 class Varies(nn.Module):
     """Its answer has as many rows as the values say."""
 
