@@ -330,17 +330,19 @@ class Counted(One):
 
 @pytest.mark.filterwarnings("ignore")  # torch's own
 @pytest.mark.parametrize(
-    ("block", "layers"),
-    [(One(), ["block", "block:2"]), (Counted(), []), (torch.jit.script(nn.Sequential(nn.ReLU())), ["block"])],
+    ("make", "layers"),
+    [(One, ["block", "block:2"]), (Counted, []), (lambda: torch.jit.script(nn.Sequential(nn.ReLU())), ["block"])],
 )
-def test_what_says_that_it_is_one_layer_is_one_where_it_can_be(block: nn.Module, layers: list[str]) -> None:
+def test_what_says_that_it_is_one_layer_is_one_where_it_can_be(
+    make: Callable[[], nn.Module], layers: list[str]
+) -> None:
     def use(block: nn.Module, y: torch.Tensor) -> torch.Tensor:
         made = block(y)
         result: torch.Tensor = made[0] + made[1] if isinstance(made, tuple) else made
         return result
 
     torch.manual_seed(0)
-    model = Around(block, use).eval().requires_grad_(False)
+    model = Around(make(), use).eval().requires_grad_(False)
     traced = trace(model, X, "net", is_own=True)
     assert (traced.capture, traced.kept) == ("export", {})
     assert [layer.id for layer in traced.graph.layers if layer.id.startswith("block")] == layers
