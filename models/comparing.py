@@ -111,7 +111,6 @@ _CURES = (
     ("required .*argument", ": an example gives all that forward() needs, as a tuple or as a dict by name"),
     ("dtype|should be the same|scalar type", ": an example is of the type that the network computes in"),
     ("", ": an example is what forward() takes, a tensor, a tuple, or a dict by the names of its arguments"),
-    ("", ": example() has to return what forward() takes"),
 )
 _Case = tuple[Tensors, Tensors]
 MIN_CASES, CASES_S = 3, 1.0
