@@ -24,7 +24,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from edgecloud.models.example import Example, take_apart
-from edgecloud.models.form import Form
+from edgecloud.models.form import Form, FormError
 from edgecloud.utils.quiet import silent_stderr
 
 Capture = Callable[..., fx.GraphModule]
@@ -167,10 +167,9 @@ def capture_fx(model: nn.Module, example: Example, form: Form, kept: Sequence[st
 
 def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequence[str] = ()) -> fx.GraphModule:
     """Follow it with tensors that have shapes and no values; what modules called `kept` do is not looked into."""
-    blocks = {
-        name: module for name, module in model.named_modules() if name in kept or (name and _is_one_layer(module))
-    }
-    calls = _calls_of(model, blocks, example)
+    named = {name: module for name, module in model.named_modules() if name in kept or (name and _is_one_layer(module))}
+    calls = _calls_of(model, named, kept, example)
+    blocks = {name: module for name, module in named.items() if calls[name]}
     is_plain = example.call.is_one and form.is_flat
     whole = model if is_plain else _Flat(model, example, form)
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -190,10 +189,6 @@ def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequenc
     if blocks:
         _put_back(module, blocks, kept)
     return module
-
-
-def _is_inside(name: str, others: Sequence[str]) -> bool:
-    return any(name.startswith(f"{other}.") for other in others)
 
 
 # --- modules that are not looked into
@@ -239,16 +234,21 @@ class _Noting(_InPlace):
 
     def __init__(self, block: nn.Module, name: str, calls: list[_Call]) -> None:
         super().__init__(block)
-        self.name, self.calls = name, calls
+        self.name, self.calls, self.odd = name, calls, ""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inside, arguments = pytree.tree_flatten((args, kwargs))
         plain = tuple(_TENSOR if isinstance(one, torch.Tensor) else one for one in inside)
         answer = self.held[0](*args, **kwargs)
-        form, tensors = take_apart(answer)
-        odd = [one for one in plain if one is not _TENSOR and not (one is None or isinstance(one, _PLAIN))]
-        if odd or any(one is not None and not isinstance(one, str) for one in form.constants):
-            raise NotCuttableError(f"{self.name} takes or returns more than tensors, and so it cannot be one layer")
+        try:
+            form, tensors = take_apart(answer)
+        except FormError as error:
+            self.odd = f"returns what is no tensor: {error}"
+            return answer
+        if any(one is not _TENSOR and not (one is None or isinstance(one, _PLAIN)) for one in plain):
+            self.odd = "takes more than tensors and plain values"
+        if any(one is not None and not isinstance(one, str) for one in form.constants):
+            self.odd = "returns more than tensors"
         like = tuple(one.detach().to("meta") for one in tensors)
         self.calls.append(_Call(f"{self.name}#{len(self.calls)}", arguments, plain, form, like))
         return answer
@@ -287,12 +287,23 @@ def _operation() -> Any:
     return operation
 
 
-def _calls_of(model: nn.Module, blocks: Mapping[str, nn.Module], example: Example) -> dict[str, list[_Call]]:
+def _calls_of(
+    model: nn.Module, blocks: Mapping[str, nn.Module], kept: Sequence[str], example: Example
+) -> dict[str, list[_Call]]:
+    """How each of the modules is called; not at all where no stand-in can take its place.
+
+    Raises NotCuttableError where that is one that has to be kept.
+    """
     calls: dict[str, list[_Call]] = {name: [] for name in blocks}
-    if blocks:
-        noting = {name: _Noting(block, name, calls[name]) for name, block in blocks.items()}
+    noting = {name: _Noting(block, name, calls[name]) for name, block in blocks.items()}
+    if noting:
         with _in_place_of(model, noting), torch.no_grad():
             example.answer(model)
+    for name, each in noting.items():
+        if each.odd and name in kept:
+            raise NotCuttableError(f"{name} {each.odd}, and so it cannot be one layer")
+        if each.odd:
+            calls[name].clear()
     _KNOWN.clear()
     _KNOWN.update({call.name: call for each in calls.values() for call in each})
     return calls

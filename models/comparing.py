@@ -61,7 +61,7 @@ class Cases:
                 whole = self.example.answer(self.model)
         except Exception as error:  # noqa: BLE001  whatever the network's own code raises
             reason = first_line(error)[:200]
-            cure = next((cure for pattern, cure in _CURES if re.search(pattern, reason)), "")
+            cure = next(cure for pattern, cure in _CURES if re.search(pattern, reason))
             raise UsageError(f"{self.name} fails on its {self.example.told}: {reason}{cure}") from None
         self.took_s = time.perf_counter() - begun
         try:
@@ -110,7 +110,7 @@ class Cases:
 _CURES = (
     ("required .*argument", ": an example gives all that forward() needs, as a tuple or as a dict by name"),
     ("dtype|should be the same|scalar type", ": an example is of the type that the network computes in"),
-    ("", ": example() has to return what forward() takes"),
+    ("", ": an example is what forward() takes, a tensor, a tuple, or a dict by the names of its arguments"),
 )
 _Case = tuple[Tensors, Tensors]
 MIN_CASES, CASES_S = 3, 1.0

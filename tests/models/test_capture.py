@@ -213,19 +213,23 @@ def test_a_module_that_returns_a_tuple_may_be_the_network() -> None:
     check_every_cut(model, traced)
 
 
-def checked(net: Net, y: torch.Tensor) -> Any:
+CHECKED = """
+def checked(net, y):
     assert y.shape[2] == 4, f"not of shape {y.shape}"
-    assert (y >= 0).all()
-    assert not y.isnan().any(), "NaN"
+    assert (y >= 0).all() and not y.isnan().any()
+    assert y.dim() == 2 or y.dim() == 3
     if y.dim() != 3 or y.shape[1] > 100:
         raise ValueError(f"not {y.shape}")
     if not torch.isfinite(y).all():
         raise ValueError("not finite")
     return y * 2
+"""
 
 
 def test_checks_of_its_own_are_no_branches() -> None:
-    model = Net(checked).eval().requires_grad_(False)
+    names: dict[str, Any] = {"torch": torch}
+    exec(compile(CHECKED, "user.py", "exec"), names)  # pytest makes something else of the assertions in its own files
+    model = Net(names["checked"]).eval().requires_grad_(False)
     traced = trace(model, X, "net", is_own=True)
     assert traced.capture == "fx"
     assert "mul" in [layer.id for layer in traced.graph.layers]
@@ -306,6 +310,43 @@ def test_a_block_that_cannot_be_captured_is_one_layer_and_the_rest_is_cut(name: 
     assert held
     assert traced.bound.issuperset(held), "requests for it must not be run together"
     assert isinstance(model.block, type(block))
+
+
+class One(nn.Module):
+    """Says itself that it is one layer."""
+
+    is_one_layer = True
+
+    def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return y * 2, y.sum()
+
+
+class Counted(One):
+    """Returns what torch.export cannot be given by anybody else."""
+
+    def forward(self, y: torch.Tensor) -> Any:
+        return y * 2, y.shape[1]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [(One, ["block", "block:2"]), (Counted, []), (lambda: torch.jit.script(nn.Sequential(nn.ReLU())), ["block"])],
+)
+def test_what_says_that_it_is_one_layer_is_one_where_it_can_be(
+    make: Callable[[], nn.Module], layers: list[str]
+) -> None:
+    def use(block: nn.Module, y: torch.Tensor) -> torch.Tensor:
+        made = block(y)
+        result: torch.Tensor = made[0] + made[1] if isinstance(made, tuple) else made
+        return result
+
+    torch.manual_seed(0)
+    model = Around(make(), use).eval().requires_grad_(False)
+    traced = trace(model, X, "net", is_own=True)
+    assert (traced.capture, traced.kept) == ("export", {})
+    assert [layer.id for layer in traced.graph.layers if layer.id.startswith("block")] == layers
+    check_every_cut(model, traced)
 
 
 class Varies(nn.Module):
