@@ -107,7 +107,7 @@ def _cloud(folder: Path, store: str) -> Iterator[CloudProcess]:
         "--threads",
         "1",
     )
-    with running_cloud(folder / "cache", *flags, *more) as cloud:
+    with running_cloud(folder / "cache", *flags) as cloud:
         yield cloud
 
 
