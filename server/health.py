@@ -9,7 +9,7 @@ from edgecloud.net.messages import State, Status
 from edgecloud.net.tls import ClientTls
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError
-from edgecloud.utils.units import format_seconds, format_size
+from edgecloud.utils.units import format_seconds
 
 ANSWER_S = 3.0
 
