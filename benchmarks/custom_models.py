@@ -56,10 +56,12 @@ class Row:
     refusal: str = ""
     wrong: str = ""
     took_s: float = 0.0
+    kept: tuple[str, ...] = ()
 
     def cells(self) -> list[str]:
         """As a row of the table."""
-        found = [self.capture, str(self.layers), str(self.points), " ".join(map(str, self.cuts))]
+        kept = f", {', '.join(self.kept)} as one layer" if self.kept else ""
+        found = [self.capture + kept, str(self.layers), str(self.points), " ".join(map(str, self.cuts))]
         difference = "" if not self.capture else f"{self.difference:.3g}"
         return [self.name, *(found if self.capture else [""] * 4), difference, self.wrong or self.refusal]
 
@@ -68,7 +70,7 @@ def _own(path: Path) -> Any:
     """The user's own module as python runs it, from seed 0, untouched by anything of ours."""
     spec = importlib.util.spec_from_file_location(f"plain_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no file of Python")
+        raise ValueError(f"{path} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     _seed()
@@ -116,7 +118,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _halves(network: Network, point: int) -> list[Array]:
-    """The head, and the tail on what crosses, each made of the layers that it has."""
+    """The head, then the tail on the boundary, each made of the layers that it has."""
     executor = make_executor(network, "cpu")
     graph, head = network.graph, network.graph.head_at(point)
     values = fed_layers(graph, network.example.fed)
@@ -145,8 +147,9 @@ def tried(path: Path) -> Row:
         if not _is_close(answer, expected):
             wrong = wrong or f"point {point} differs: {told_difference(max_abs_diff(answer, expected))}"
     capture = network.traced.capture if isinstance(network, TorchNetwork) else "bundle"
+    kept = tuple(network.kept)
     took_s = time.perf_counter() - began
-    return Row(name, capture, len(network.graph.layers), len(points), tuple(cuts), largest, "", wrong, took_s)
+    return Row(name, capture, len(network.graph.layers), len(points), tuple(cuts), largest, "", wrong, took_s, kept)
 
 
 def _is_close(answer: Sequence[Array], expected: Sequence[Array]) -> bool:
@@ -179,19 +182,37 @@ def each_of(paths: Sequence[Path]) -> Iterator[Row]:
         theirs.close()
         try:
             document = ours.recv()
-            yield Row(**document | {"cuts": tuple(document["cuts"])})
+            yield Row(**document | {key: tuple(document[key]) for key in ("cuts", "kept")})
         except EOFError:
             process.join()
             yield Row(path.stem.removeprefix("my_"), wrong=f"its process ended with {process.exitcode}")
         process.join()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def imported(paths: Sequence[Path]) -> None:
+    """Import the packages that files name once, and not once in the process of each."""
+    text = "".join(path.read_text(encoding="utf-8") for path in paths)
+    for package in ("timm", "transformers", "ultralytics", "segmentation_models_pytorch"):
+        if package in text:
+            with suppress(ImportError):
+                importlib.import_module(package)
+
+
+def rows_in(path: Path) -> Iterator[Row]:
+    """The rows that an earlier run has printed; what else it has printed is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("{"):
+            document = json.loads(line)
+            yield Row(**document | {key: tuple(document.get(key, ())) for key in ("cuts", "kept")})
+
+
+def main(argv: Sequence[str] | None = None, title: str = "Custom models") -> int:
     """Print a line of JSON for each file, and write a table where one is wanted."""
     parser = argparse.ArgumentParser("benchmarks.custom_models", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="of names without my_ and .py, such as 'hf_*'")
     parser.add_argument("-o", dest="table", metavar="NAME", help="also write benchmarks/results/NAME.md")
+    parser.add_argument("--rows", type=Path, nargs="+", metavar="FILE", help="what earlier runs printed, not run again")
     options = parser.parse_args(argv)
     patterns = options.patterns or ["*"]
     paths = [
@@ -199,20 +220,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in sorted(options.folder.glob("*.py"))
         if any(fnmatch(path.stem.removeprefix("my_"), pattern) for pattern in patterns)
     ]
-    vision.torchvision()
-    with suppress(ImportError):
-        importlib.import_module("transformers")
-    rows = []
-    for row in each_of(paths):
-        rows.append(row)
+    known = {row.name: row for path in options.rows or () for row in rows_in(path)}
+    left = [path for path in paths if path.stem.removeprefix("my_") not in known]
+    if left:
+        vision.torchvision()
+        imported(left)
+    for row in each_of(left):
+        known[row.name] = row
         print(json.dumps(asdict(row)), flush=True)
+    rows = [known[name] for name in (path.stem.removeprefix("my_") for path in paths)]
     right = sum(bool(row.capture) and not row.wrong for row in rows)
     refused = sum(bool(row.refusal) for row in rows)
     about = f"{right} of {len(rows)} equal the user's own module at every cut, {refused} are refused with a reason"
     print(about, file=sys.stderr)
     if options.table is not None:
         columns = ["file", "captured with", "layers", "points", "cuts tried", "largest difference", "refused or wrong"]
-        write_table(options.table, "Custom models", columns, [row.cells() for row in rows], [about])
+        write_table(options.table, title, columns, [row.cells() for row in rows], [about])
     return 0
 
 

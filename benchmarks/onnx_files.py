@@ -1,6 +1,6 @@
 """ONNX files that nobody here made: each cut of them against ONNX Runtime on the file as it is.
 
-    python -m benchmarks.onnx_files [FILE.onnx[:SIZES] ...] --output results/onnx_files.md
+    python -m benchmarks.onnx_files [FILE.onnx[:SIZES] ...]
 
 Without files: the light models of the onnx package (whose weights are all one number, so that they are also taken with
 random ones), and those of rapidocr where that is installed (--rapidocr FOLDER).
@@ -9,7 +9,6 @@ random ones), and those of rapidocr where that is installed (--rapidocr FOLDER).
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from benchmarks.fingerprint import write_table
 from edgecloud.engine import certificates
 from edgecloud.engine.answers import is_close, max_abs_diff
 from edgecloud.engine.executor import make_executor
@@ -33,6 +33,9 @@ SIZES = {
     "PP-OCRv6_rec_small.onnx": "1x3x48x320",
 }
 """Of those that take any: what their program feeds them."""
+
+LARGE = ("light_bvlc_alexnet", "light_vgg19", "light_zfnet512")
+"""Of more than 200 MB with weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def tried(name: str, folder: Path) -> Row:
 def _batched(network: BundleNetwork, executor: Any, whole: Untouched) -> str:
     if not network.bundle.content.is_batched:
         return "no"
-    several = [onnx_file.example_of(network.example.array.shape, seed) for seed in range(BATCH)]
+    several = [onnx_file.example_of(network.example.array.shape, seed=seed) for seed in range(BATCH)]
     graph = network.graph
     middle = graph.head_at(len(graph.points) // 2)
     together = certificates.run(executor, middle, np.concatenate(several))
@@ -127,34 +130,41 @@ def _batched(network: BundleNetwork, executor: Any, whole: Untouched) -> str:
     return f"{BATCH} equal" if is_close(together, each) else "DIFFERS"
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """In Markdown."""
-    heads = ("file", "nodes (operators)", "layers", "points", "cuts run", "largest difference (of)", "several at once")
-    yield f"| {' | '.join((*heads, 'first use', ''))} |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        if row.layers == 0:
-            yield f"| {row.file} | {row.nodes} ({row.operators}) | | | | | | | {row.word} |"
-            continue
-        yield (
-            f"| {row.file} | {row.nodes} ({row.operators}) | {row.layers} | {row.points} | {row.cuts} | "
-            f"{row.difference:.1e} ({row.largest:.2g}) | {row.batched} | {row.seconds:.1f} s | {row.word} |"
-        )
+def cells(row: Row) -> list[str]:
+    """One row of the table."""
+    nodes = f"{row.nodes} ({row.operators})"
+    if not row.layers:
+        return [row.file, nodes, *[""] * 6, row.word]
+    difference = f"{row.difference:.1e} ({row.largest:.2g})"
+    counts = [str(row.layers), str(row.points), str(row.cuts)]
+    return [row.file, nodes, *counts, difference, row.batched, f"{row.seconds:.1f} s", row.word]
+
+
+HEAD = [
+    *("file", "nodes (operators)", "layers", "points", "cuts run", "largest difference (of)", "several at once"),
+    *("first use", ""),
+]
+NOTES = [
+    "The files are those of the onnx package (`onnx/backend/test/data/light`) and of rapidocr. The answer of head and "
+    "tail at up to seven points is compared with that of ONNX Runtime on the file as it is (rtol 1e-4). All weights of "
+    "a light model are one number, so its answer hardly depends on the input: `-random` is the same file with weights "
+    f'from a seed. "Several at once" is {BATCH} inputs through a tail from the middle. "First use" is with all that is '
+    "checked, measured under load.",
+]
 
 
 def main() -> int:
-    """Run all files and write the table."""
+    """Run all files and write benchmarks/results/onnx_files.md; 1 where an answer differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.onnx_files")
     parser.add_argument("files", nargs="*", metavar="FILE.onnx[:SIZES]")
     parser.add_argument("--rapidocr", type=Path, metavar="FOLDER", help="models/ of an installed rapidocr")
-    parser.add_argument("--output", type=Path, metavar="FILE.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         names = list(options.files)
         if not names:
             names += [str(path) for path in light()]
-            names += [str(with_numbers(path, folder)) for path in light()]
+            names += [str(with_numbers(path, folder)) for path in light() if path.stem not in LARGE]
             found = sorted(options.rapidocr.glob("*.onnx")) if options.rapidocr else []
             names += [str(path) for path in found]
             names += [f"{path}:{SIZES[path.name]}" for path in found if path.name in SIZES]
@@ -164,23 +174,8 @@ def main() -> int:
             print(f"{rows[-1].file}: {rows[-1].word}", flush=True)
             for kept in (folder / "cache" / "bundles").glob("*.bundle"):
                 kept.unlink()
-    lines = list(table(rows))
-    print("\n".join(lines))
-    if options.output:
-        options.output.write_text(
-            "# ONNX files that nobody here made\n\n" + _SAID + "\n".join(lines) + "\n", encoding="utf-8"
-        )
+    write_table("onnx_files", "ONNX files that nobody here made", HEAD, [cells(row) for row in rows], NOTES)
     return int(any("DIFFERS" in (row.word, row.batched) for row in rows))
-
-
-_SAID = """\
-`python -m benchmarks.onnx_files --rapidocr FOLDER --output benchmarks/results/onnx_files.md`. The files are those of
-the onnx package (`onnx/backend/test/data/light`) and of rapidocr 3. The answer of head and tail at seven points is
-compared with that of ONNX Runtime on the file as it is (rtol 1e-4). All weights of a light model are one number, so
-its answer hardly depends on the input: `-random` is the same file with weights from a seed. "Several at once" is
-three inputs through a tail from the middle. "First use" is with all that is checked, measured under load.
-
-"""
 
 
 if __name__ == "__main__":

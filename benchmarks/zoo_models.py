@@ -160,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("benchmarks.zoo_models", description=__doc__)
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="of names, such as 'timm_*'")
     parser.add_argument("-o", dest="table", metavar="NAME", help="also write benchmarks/results/NAME.md")
+    parser.add_argument("--rows", nargs="+", metavar="FILE", help="what earlier runs printed, not run again")
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="where to keep the files")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -168,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, text in files().items():
             (folder / f"{name}.py").write_text(text, encoding="utf-8")
         table = ["-o", options.table] if options.table else []
-        return custom_models.main([str(folder), *options.patterns, *table])
+        rows = ["--rows", *options.rows] if options.rows else []
+        return custom_models.main([str(folder), *options.patterns, *table, *rows], "Networks of public packages")
 
 
 if __name__ == "__main__":

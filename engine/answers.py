@@ -111,7 +111,8 @@ def names_classes(answer: Sequence[Array], labels: tuple[str, ...], rows: tuple[
     rows, it may have several rows of them; without, that may be anything."""
     if len(answer) != 1 or widened(answer[0]).dtype.kind != "f" or _rows(answer[0]).shape[-1] < LEAST_CLASSES:
         return False
-    return answer[0].ndim == 2 or (answer[0].ndim == 3 and bool(labels or rows))
+    is_row = answer[0].ndim == 2 and len(answer[0]) == 1
+    return is_row or (answer[0].ndim in (2, 3) and bool(labels or rows))
 
 
 def top_of(answer: Array) -> int:

@@ -140,6 +140,19 @@ def _inside(module: nn.Module) -> nn.Module | None:
     return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # of torch._dynamo, which is slow
 
 
+def in_type_of(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
+    """Noise of the type that a network computes in, where it takes no other."""
+    types = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    if len(types) != 1 or types <= {noise.dtype}:
+        return noise
+    try:
+        with torch.no_grad():
+            model(noise.clone())
+    except Exception:  # noqa: BLE001  whatever the network's own code raises
+        return noise.to(*types)
+    return noise
+
+
 def is_unfinished(model: nn.Module) -> bool:
     """Whether a lazy layer waits for its first input to know its size."""
     return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))

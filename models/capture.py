@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from edgecloud.models.example import Example
+from edgecloud.models.example import Example, take_apart
 from edgecloud.models.form import Form
 from edgecloud.utils.quiet import silent_stderr
 
@@ -87,13 +87,18 @@ class _Tracer(fx.Tracer):
         )
 
 
+def _is_one_layer(module: nn.Module) -> bool:
+    return bool(getattr(module, "is_one_layer", False)) or isinstance(module, torch.jit.ScriptModule)
+
+
 def _flat(form: Form, answer: Any) -> Any:
     """The tensors of an answer, and behind them what stands in place of its constants and may be none."""
     tensors, numbers = form.leaves(answer, lambda value: isinstance(value, _STAND_INS))
     return tensors[0] if form.spec == 0 else (*tensors, *numbers)
 
 
-_STAND_INS = (fx.Proxy, torch.SymInt, torch.SymFloat, torch.SymBool)
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_STAND_INS = (fx.Proxy, *_SYMBOLS)
 
 
 class _Flat(nn.Module):
@@ -107,10 +112,6 @@ class _Flat(nn.Module):
     def forward(self, *given: torch.Tensor) -> Any:
         args, kwargs = self._example.call.arguments(given)
         return _flat(self._form, self.model(*args, **kwargs))
-
-
-def _is_one_layer(module: nn.Module) -> bool:
-    return bool(getattr(module, "is_one_layer", False)) or isinstance(module, torch.jit.ScriptModule)
 
 
 def capture_fx(model: nn.Module, example: Example, form: Form, kept: Sequence[str] = ()) -> fx.GraphModule:
@@ -132,7 +133,7 @@ def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequenc
     }
     calls = _calls_of(model, blocks, example)
     is_plain = example.call.is_one and form.is_flat
-    followed = model if is_plain else _Flat(model, example, form)
+    whole = model if is_plain else _Flat(model, example, form)
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = log.level
     with warnings.catch_warnings(), silent_stderr():  # a graph that it gives up is printed
@@ -140,7 +141,7 @@ def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequenc
         log.setLevel(logging.ERROR)
         try:
             with _in_place_of(model, {name: _StandIn(block, calls[name]) for name, block in blocks.items()}):
-                program = torch.export.export(followed, example.tensors).run_decompositions({})
+                program = torch.export.export(whole, example.tensors).run_decompositions({})
         finally:
             log.setLevel(level)
         module: fx.GraphModule = program.module(check_guards=False)
@@ -167,46 +168,23 @@ class _Call:
     arguments: pytree.TreeSpec
     plain: tuple[Any, ...]
     """The arguments in the order of `arguments`; `_TENSOR` for a tensor."""
-    answer: pytree.TreeSpec
-    is_tensor: tuple[bool, ...]
-    """Of each leaf of the answer; the others are None."""
+    answer: Form
     like: tuple[torch.Tensor, ...]
     """For every tensor of the answer one of its shape and type without memory."""
 
 
 _TENSOR = object()
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format)
 _KNOWN: dict[str, _Call] = {}
 """The calls of the network that is being captured."""
 
 
-class _Noting(nn.Module):
-    """Runs a module and notes what goes in and out of every call."""
+class _InPlace(nn.Module):
+    """Stands in the place of a module."""
 
-    def __init__(self, block: nn.Module, name: str, calls: list[_Call]) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.held = [block]  # no child of this one, so that its parameters are not seen
-        self.name, self.calls = name, calls
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        inside, arguments = pytree.tree_flatten((args, kwargs))
-        plain = tuple(_TENSOR if isinstance(one, torch.Tensor) else one for one in inside)
-        answer = self.held[0](*args, **kwargs)
-        leaves, spec = pytree.tree_flatten(answer)
-        if odd := [one for one in leaves if one is not None and not isinstance(one, torch.Tensor)]:
-            kind = type(odd[0]).__name__
-            raise NotCuttableError(f"{self.name} returns a {kind}, and can be one layer only if it returns tensors")
-        like = tuple(one.detach().to("meta") for one in leaves if one is not None)
-        are_tensors = tuple(one is not None for one in leaves)
-        self.calls.append(_Call(f"{self.name}#{len(self.calls)}", arguments, plain, spec, are_tensors, like))
-        return answer
-
-
-class _StandIn(nn.Module):
-    """What torch.export sees in place of a module."""
-
-    def __init__(self, block: nn.Module, calls: list[_Call]) -> None:
-        super().__init__()
-        self.held, self.calls, self.count = [block], calls, 0
         self.training = block.training
 
     def __getattr__(self, name: str) -> Any:
@@ -216,13 +194,42 @@ class _StandIn(nn.Module):
         except AttributeError:
             return getattr(self.held[0], name)
 
+
+class _Noting(_InPlace):
+    """Runs a module and notes what goes in and out of every call."""
+
+    def __init__(self, block: nn.Module, name: str, calls: list[_Call]) -> None:
+        super().__init__(block)
+        self.name, self.calls = name, calls
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        inside, arguments = pytree.tree_flatten((args, kwargs))
+        plain = tuple(_TENSOR if isinstance(one, torch.Tensor) else one for one in inside)
+        answer = self.held[0](*args, **kwargs)
+        form, tensors = take_apart(answer)
+        odd = [one for one in plain if one is not _TENSOR and not (one is None or isinstance(one, _PLAIN))]
+        if odd or any(one is not None and not isinstance(one, str) for one in form.constants):
+            raise NotCuttableError(f"{self.name} takes or returns more than tensors, and so it cannot be one layer")
+        like = tuple(one.detach().to("meta") for one in tensors)
+        self.calls.append(_Call(f"{self.name}#{len(self.calls)}", arguments, plain, form, like))
+        return answer
+
+
+class _StandIn(_InPlace):
+    """What torch.export sees in place of a module."""
+
+    def __init__(self, block: nn.Module, calls: list[_Call]) -> None:
+        super().__init__(block)
+        self.calls, self.count = calls, 0
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         call = self.calls[self.count % len(self.calls)]
         self.count += 1
         inside, _ = pytree.tree_flatten((args, kwargs))
+        if any(isinstance(one, _SYMBOLS) for one in inside):
+            raise NotCuttableError(f"{call.name} is given a number that depends on the values of the input")
         tensors = [one for one in inside if isinstance(one, torch.Tensor)]
-        made = iter(_operation()(tensors, call.name))
-        return pytree.tree_unflatten([next(made) if is_one else None for is_one in call.is_tensor], call.answer)
+        return call.answer.build(_operation()(tensors, call.name))
 
 
 @cache
@@ -286,7 +293,7 @@ def _put_back(module: fx.GraphModule, blocks: Mapping[str, nn.Module], kept: Seq
             made = graph.call_module(name, args, kwargs)
             if name in kept:
                 made.meta[KEPT] = True
-            each = made if call.answer.is_leaf() else graph.call_function(tensors_in, (made,))
+            each = made if call.answer.spec == 0 else graph.call_function(tensors_in, (made,))
         if each is made:
             for selection in list(node.users):
                 selection.replace_all_uses_with(made)
@@ -298,7 +305,7 @@ def _put_back(module: fx.GraphModule, blocks: Mapping[str, nn.Module], kept: Seq
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in what a module returned, in order."""
-    return [one for one in pytree.tree_leaves(value) if isinstance(one, torch.Tensor)]
+    return list(take_apart(value)[1])
 
 
 def to_keep(model: nn.Module, error: BaseException, kept: Sequence[str]) -> str:
@@ -338,7 +345,7 @@ def _owners(error: BaseException) -> Iterator[int]:
         first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
         for name in first:
             owner = frame.f_locals.get(name)
-            if isinstance(owner, _StandIn | _Noting):
+            if isinstance(owner, _InPlace):
                 owner = owner.held[0]
             yield id(owner)
         trace = trace.tb_next

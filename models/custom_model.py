@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 FUNCTION = "build"
 _NAME = re.compile(r"(?P<file>.*?(?P<stem>[^/\\]+)\.py)(:(?P<function>\w+))?", re.DOTALL)
 MAX_FILE_BYTES = 1 << 20
-NOISE = "of_input_shape"
-"""Marks the noise that stands for INPUT_SHAPE."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def load(place: Where) -> Own:
     if not callable(function):
         raise UsageError(f"{place.path} has no function {place.function}(): it must return the network")
     given = _given(place, module)
-    built, example = _first(place, function, given)
+    built, example = _first(place, function, given, is_noise=not callable(getattr(module, "example", None)))
     network = Own(
         place=place,
         build=partial(_again, place, function, given),
@@ -228,21 +226,21 @@ def _called(place: Where, what: str, call: Callable[[], Any]) -> Any:
         raise UsageError(f"{spot}: {raised}: {text}") from error
 
 
-def _first(place: Where, function: Callable[[], Any], given: Any) -> "tuple[Built, Example]":
+def _first(place: Where, function: Callable[[], Any], given: Any, *, is_noise: bool) -> "tuple[Built, Example]":
     """Build a network once, keep its digests and let it go; once more from another seed if anything was drawn."""
     from edgecloud.models import building
     from edgecloud.models.example import parameters_of
     from edgecloud.models.fingerprint import held_by
 
-    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], Any, str]":
+    def once() -> "tuple[tuple[Held, ...], tuple[str, ...], str, Any]":
         network, taken = _built(place, function, given)
-        held, x = tuple(_named(place, lambda: held_by(network))), _of_its_type(given, network)
-        return held, parameters_of(network), x, taken
+        held = tuple(_named(place, lambda: held_by(network)))
+        return held, parameters_of(network), taken, building.in_type_of(network, given) if is_noise else given
 
     with building.other_memory(is_first=True), building.seeded() as is_drawn:
-        held, parameters, x, taken = once()
+        held, parameters, taken, fitting = once()
         drawn = is_drawn()
-    example = _input(place, "example()", lambda: x, parameters)
+    example = _input(place, "example()", lambda: fitting, parameters)
     if drawn:
         with building.seeded(1):
             others = _named(place, lambda: held_by(_built(place, function, given)[0]))
@@ -304,15 +302,7 @@ def _given(place: Where, module: ModuleType) -> Any:
             f"{place.path}: define the input, for example INPUT_SHAPE = (3, 32, 32), or a function example()"
         )
     noise = np.random.Generator(np.random.PCG64(0)).random((1, *shape), dtype=np.float32)
-    made = torch.from_numpy(noise)
-    setattr(made, NOISE, True)
-    return made
-
-
-def _of_its_type(given: Any, network: "nn.Module") -> Any:
-    """Noise of INPUT_SHAPE, which says nothing of types, in the one that the network's parameters have."""
-    types = {tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()}
-    return given.to(*types) if getattr(given, NOISE, False) and len(types) == 1 else given
+    return torch.from_numpy(noise)
 
 
 def _input(place: Where, what: str, make: Callable[[], Any], parameters: Sequence[str]) -> "Example":

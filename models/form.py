@@ -59,6 +59,11 @@ class Form:
         places = self.spec.get("tuple") or self.spec.get("list") or [None]
         return "class" not in self.spec and all(isinstance(each, int) for each in places)
 
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """What is in it beside tensors."""
+        return tuple(_constants(self.spec, self.kept))
+
     def build(self, tensors: Sequence[Any]) -> Any:
         """The value with these tensors in their places."""
         return _built(self.spec, tensors, self.kept)
@@ -163,6 +168,15 @@ def _places(spec: Spec, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         return
     for key, each in _inner(spec):
         yield from _places(each, (*path, str(key)))
+
+
+def _constants(spec: Spec, kept: Sequence[Any]) -> Iterator[Any]:
+    if isinstance(spec, int):
+        return
+    if "constant" in spec:
+        yield kept[spec["kept"]] if "kept" in spec and kept else spec["constant"]
+    for _, each in _inner(spec):
+        yield from _constants(each, kept)
 
 
 def _inner(spec: Mapping[str, Any]) -> list[tuple[Any, Spec]]:
@@ -376,6 +390,11 @@ def _fill(spec: Spec, value: Any, name: str, is_tensor: Test, found: dict[int, A
 
 ONE = Call(Form({"dict": [["input", 0]]}))
 """One tensor, given by position."""
+
+
+def by_name(names: Sequence[str]) -> Call:
+    """One tensor for each name, given by name; a caller may give them by position too."""
+    return Call(Form({"dict": [[name, number] for number, name in enumerate(names)]}), 0, len(names))
 
 
 def call_of(given: Any, parameters: Sequence[str], is_tensor: Test) -> tuple[Call, list[Any]]:

@@ -32,9 +32,10 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
 
     Raises UsageError for what is no module, cannot be copied, or takes something else.
     """
-    module, _ = building.unwrapped(module, is_deep=False)
+    module, wrapper = building.unwrapped(module, is_deep=False)
     called = _name(module, name)
-    model = _copied(module, called)
+    model, inner = _copied(module, called)
+    origin = f"{ORIGIN} (taken out of {wrapper or inner})" if wrapper or inner else ORIGIN
     with in_words(f"{called}: the example input"):
         given = example_of(example, parameters_of(model))
     if building.is_unfinished(model):
@@ -45,7 +46,7 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
     fingerprint = of_held(held, CODE)
     entry = Entry(
         name=called,
-        build=lambda: _copied(module, called),
+        build=lambda: _copied(module, called)[0],
         input_shape=given.inputs[0].shape[1:],
         preprocess=lambda _: given.fed,
         labels=(),
@@ -57,7 +58,7 @@ def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
         call=given.call,
     )
     about = (CODE, fingerprint.names, fingerprint.marks)
-    return entry, Loaded(fingerprint.digest, ORIGIN, True, *about, model=model)
+    return entry, Loaded(fingerprint.digest, origin, True, *about, model=model)
 
 
 def _name(module: Any, name: str | None) -> str:
@@ -73,10 +74,11 @@ def _name(module: Any, name: str | None) -> str:
     return PREFIX + called
 
 
-def _copied(module: nn.Module, name: str) -> nn.Module:
-    """On the CPU, in eval mode. What the caller does with its own later does not reach it."""
+def _copied(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """On the CPU, in eval mode, and what was taken off. What the caller does with its own later does not reach it."""
     try:
-        return building.in_eval_mode(building.unwrapped(copy.deepcopy(module))[0].cpu())
+        copied, taken = building.unwrapped(copy.deepcopy(module))
+        return building.in_eval_mode(copied.cpu()), taken
     except Exception as error:  # whatever the module's own code raises
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UsageError(f"{name} cannot be copied (copy.deepcopy: {type(error).__name__}: {reason})") from error

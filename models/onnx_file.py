@@ -279,9 +279,9 @@ def _free_shape(op: Op, walks: Sequence[Checked]) -> list[int] | None:
     """A shape that serves any number of inputs, where only one side of it follows that; None where there is none."""
     values = [walk.infos[op.inputs[1]].value for walk in walks]
     shapes = [walk.infos[op.inputs[0]].shape for walk in walks]
-    if any(value is None or value.shape != values[0].shape for value in values if values[0] is not None):
+    rows = [[int(side) for side in value.reshape(-1)] for value in values if value is not None]
+    if len(rows) < len(walks) or len({len(row) for row in rows}) != 1:
         return None
-    rows = [[int(side) for side in value] for value in values if value is not None]
     differing = [place for place in range(len(rows[0])) if len({row[place] for row in rows}) > 1]
     if len(differing) != 1:
         return None

@@ -8,6 +8,7 @@ and cuts numbers to their width: nothing that could be read in two ways passes h
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Limits:
     """Multiplications and additions."""
     value_elements: int = 65_536
     """Of one constant that is worked out here to know a shape."""
-    all_value_elements: int = 20_000_000
+    all_value_elements: int = 5_000_000
     opsets: tuple[int, int] = (7, 26)
     ir_versions: tuple[int, int] = (3, 13)
 
@@ -153,7 +154,6 @@ def _quoted(name: str) -> str:
 
 
 Value = int | memoryview
-_Parse = Callable[[Value], object]
 
 
 class _Message:
@@ -352,7 +352,7 @@ class _Reader:
         found = _Message("an attribute", message, _ATTRIBUTE, _NOTHING)(rows)
         name = self._name(found.get("name", memoryview(b"")))
         given = {key for key in ("f", "i", "s", "t") if key in found}
-        lists = {"floats": floats, "ints": ints, "strings": texts}
+        lists: dict[str, list[Any]] = {"floats": floats, "ints": ints, "strings": texts}
         given |= {key for key, values in lists.items() if values}
         declared = _ATTRIBUTE_TYPES.get(number(found.get("type", 0)), "")
         if not declared or given - {declared}:

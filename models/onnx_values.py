@@ -197,7 +197,7 @@ def _tile(_: Op, inputs: Sequence[Array | None]) -> Array:
 
 def _transpose(op: Op, inputs: Sequence[Array | None]) -> Array:
     perm = op.attributes.get("perm")
-    return np.transpose(_given(inputs[0]), perm if isinstance(perm, tuple) else None)  # type: ignore[arg-type]
+    return np.transpose(_given(inputs[0]), [int(axis) for axis in perm] if isinstance(perm, tuple) else None)
 
 
 def _reduced(compute: Callable[..., Any]) -> Evaluate:

@@ -87,7 +87,9 @@ class Entry:
     """Of a custom model, what it was built as first."""
 
     bundle: Path | None = None
-    """Of a network that is a bundle, its file: no torch is needed."""
+    """Of a network that is data, its file: no torch is needed."""
+    digest: str = ""
+    """Of its weights, where it is data."""
     example: Callable[[], inputs.Input] | None = None
     """Its default input where that is ready, and need not be read and preprocessed."""
     own_inputs: tuple[inputs.InputSpec, ...] = ()
@@ -207,8 +209,20 @@ def _hold(entry: Entry) -> Entry:
     known = _OWN.get(entry.name)
     if known is not None and known.bundle is None:
         raise UsageError(f"{entry.bundle} and another network are both named {entry.name}: give one of them")
+    if (
+        known is not None
+        and onnx_file.where(entry.name)
+        and known.digest != entry.digest
+        and not _is_same_file(known, entry)
+    ):
+        raise UsageError(f"two files are named {entry.name}: rename one of them")
     _OWN[entry.name] = entry
     return entry
+
+
+def _is_same_file(one: Entry, other: Entry) -> bool:
+    """One that was written again since is read again."""
+    return one.bundle is not None and other.bundle is not None and one.bundle.resolve() == other.bundle.resolve()
 
 
 def is_built_in(name: str) -> bool:
@@ -254,6 +268,7 @@ def _of_opened(path: Path, opened: "Bundle", load: Callable[["Bundle", Entry, st
         takes=takes,
         code=about.code,
         bundle=path,
+        digest=about.weights,
         own_inputs=opened.inputs,
         call=form.call,
         example=lambda: inputs.Input(opened.fed, form.source, form.rows),

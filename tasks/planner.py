@@ -40,7 +40,7 @@ class Profiled:
     """None: as they are."""
 
     def ways(self, point: int, codecs: Collection[str]) -> Sequence[Packed]:
-        """How what crosses at a point may travel to a cloud that knows some codecs; several inputs with one for all."""
+        """How the boundary of a point may travel to a cloud that knows some codecs; several inputs with one for all."""
         crossing = self.graph.crossing_at(point)
         each = [{way.codec: way for way in self._ways(layer, codecs)} for layer in crossing]
         common = [codec for codec in each[0] if all(codec in ways for ways in each)] if each else []

@@ -109,6 +109,7 @@ def write(path: Path, traced: Traced, x: torch.Tensor) -> export.Exported:
         tensors=exported.tensors,
         is_batched=exported.is_batched,
         specs=specs,
+        answer=traced.answer,
     )
     bundle.write(path, content, exported.model, exported.weights, np.asarray(x))
     return exported

@@ -49,7 +49,7 @@ W = floats("w", 5, 3, 3, 3)
 
 
 def _lying(**fields: Any) -> Any:
-    tensor = floats("w", 2, 2)
+    tensor: Any = floats("w", 2, 2)
     for name, value in fields.items():
         tensor.ClearField(name)
         if isinstance(value, list):

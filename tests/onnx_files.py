@@ -220,6 +220,18 @@ def rows() -> Any:
     return model(nodes, w, [3, 4])
 
 
+def passed() -> Any:
+    """An answer that is the input, one that is an inner tensor that is read on, and one tensor under two names."""
+    w = Drawn()
+    nodes = [
+        node("Identity", ["x"], ["y"]),
+        node("Gemm", ["x", w("w", 4, 4)], ["inner"]),
+        node("Identity", ["inner"], ["again"]),
+        node("Relu", ["inner"], ["z"]),
+    ]
+    return model(nodes, w, ["N", 4], ["y", "inner", "again", "z"])
+
+
 FILES: dict[str, Callable[[], Any]] = {
     "pictures": pictures,
     "fixed": lambda: pictures(1, is_flattened_by_shape=False),
@@ -229,6 +241,7 @@ FILES: dict[str, Callable[[], Any]] = {
     "scales": scales,
     "tokens": tokens,
     "rows": rows,
+    "passed": passed,
 }
 
 

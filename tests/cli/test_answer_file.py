@@ -206,6 +206,8 @@ def test_tasks_go_on_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.
         ([(1, 10), (1, 10)], "float32", ("a",), False),
         ([(1, 28, 45)], "float32", ("a",), True),
         ([(1, 16, 768)], "float32", (), False),
+        ([(4, 10)], "float32", ("a",), True),
+        ([(300, 6)], "float32", (), False),
         ([(1, 21, 8, 8)], "float32", ("a",), False),
     ],
 )

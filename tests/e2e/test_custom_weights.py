@@ -125,7 +125,10 @@ REFUSED = {
         "build = YOLO\n",
         "returns YOLO, which has no forward\\(\\): return its .model",
     ),
-    "lazy": ("build = lambda: nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))\n", r"its example of shape \(1, 4\)"),
+    "lazy": (
+        "build = lambda: nn.Sequential(nn.Linear(5, 4), nn.LazyLinear(3))\n",
+        r"its example, input of shape \(1, 4\)",
+    ),
 }
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from edgecloud.models.building import unwrapped
@@ -160,6 +162,33 @@ def test_what_makes_several_tensors_or_what_cannot_be_sent_is_cut_around(name: s
     assert not traced.kept
     assert len(traced.graph.layers) > 3
     check_every_cut(model, traced)
+
+
+def first(of: Callable[[Net, torch.Tensor], Any]) -> Callable[[Net, torch.Tensor], torch.Tensor]:
+    """What is made of the tensor alone, of a middle that answers more."""
+
+    def one(net: Net, y: torch.Tensor) -> torch.Tensor:
+        made = of(net, y)
+        result: torch.Tensor = made[0] if isinstance(made, tuple) else made
+        return result
+
+    return one
+
+
+STEPS = [first(of) for of in (moments, largest, by_name, sorted_rows, halved, list_of_parts, rows, grid, spectrum)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(steps=st.lists(st.sampled_from(STEPS), min_size=2, max_size=4))
+def test_they_may_follow_each_other(steps: list[Callable[[Net, torch.Tensor], torch.Tensor]]) -> None:
+    def middle(net: Net, y: torch.Tensor) -> torch.Tensor:
+        for step in steps:
+            y = step(net, y)
+        return y
+
+    torch.manual_seed(0)
+    model = Net(middle).eval().requires_grad_(False)
+    check_every_cut(model, trace(model, X, "net", is_own=True))
 
 
 def test_the_states_of_a_layer_are_layers_and_it_runs_once() -> None:

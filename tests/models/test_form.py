@@ -244,6 +244,13 @@ def test_a_wrong_call_is_told(args: Any, kwargs: Any, words: str) -> None:
         call.tensors_of(args, kwargs, is_leaf)
 
 
+def test_a_call_by_names_takes_positions_too() -> None:
+    call = form.by_name(("x:0", "mask"))
+    assert (call.names, call.arguments([1, 2])) == (("x:0", "mask"), ([], {"x:0": 1, "mask": 2}))
+    assert call.tensors_of((Leaf(1),), {"mask": Leaf(2)}, is_leaf) == [Leaf(1), Leaf(2)]
+    assert form.read_call(form.call_document(call), 2) == call
+
+
 def test_one_tensor_is_one_tensor() -> None:
     assert Call(Form({"dict": [["input", 0]]})) == form.ONE
     assert form.ONE.is_one

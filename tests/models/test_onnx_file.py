@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgecloud.engine import certificates
@@ -17,7 +19,8 @@ from edgecloud.models import onnx_file, onnx_network, registry
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.onnx_network import OnnxNetwork
 from edgecloud.utils.errors import UsageError
-from tests import onnx_files
+from tests import onnx_drawn, onnx_files
+from tests.conftest import many
 from tests.hostile_onnx import node
 
 IS_BATCHED = {
@@ -29,6 +32,7 @@ IS_BATCHED = {
     "scales": True,
     "tokens": True,
     "rows": False,
+    "passed": True,
 }
 
 
@@ -132,7 +136,11 @@ def test_both_sides_name_it_by_its_file_and_digest(tmp_path: Path) -> None:
     changed = onnx_files.pictures()
     changed.graph.node[-1].name = "renamed"
     other = onnx_files.write(tmp_path / "net.onnx", changed)
-    networks = [loaded(path) for path in (first, again, other)]
+    networks = [loaded(path) for path in (first, again)]
+    with pytest.raises(UsageError, match=r"two files are named net\.onnx: rename one"):
+        loaded(other)
+    registry._OWN.clear()
+    networks.append(loaded(other))
     assert {network.graph.name for network in networks} == {"net.onnx"}
     assert networks[0].weights.digest == networks[1].weights.digest != networks[2].weights.digest
     assert networks[0].weights.origin == "file net.onnx"
@@ -277,3 +285,23 @@ def test_a_file_of_the_onnx_package_runs_at_every_cut(tmp_path: Path) -> None:
     assert np.ptp(expected[0]) > 1e-6
     for cut in cuts_of(network.graph, 2)[::4]:
         assert_same(certificates.run(executor, cut, network.example.array), expected)
+
+
+@settings(max_examples=many(12, 400))
+@given(seed=st.integers(0, 1 << 40))
+def test_any_cut_of_a_network_that_was_drawn_gives_what_the_file_gives(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    registry._OWN.clear()
+    path = onnx_files.write(tmp_path_factory.mktemp("drawn") / "drawn.onnx", onnx_drawn.drawn(seed))
+    network = loaded(path)
+    executor = make_executor(network, "cpu", backend="onnxruntime")
+    xs = [other(network, number) for number in range(3)]
+    singles = [bare(path, x) for x in xs]
+    for cut in cuts_of(network.graph, 3):
+        assert_same(certificates.run(executor, cut, xs[1]), singles[1])
+        if network.bundle.content.is_batched and all(
+            network.graph.layers[number].out_shape[:1] == (1,) for number in network.graph.boundary(cut)
+        ):
+            expected = [np.concatenate(rows) for rows in zip(*singles, strict=True)]
+            assert_same(certificates.run(executor, cut, joined(xs)), expected)

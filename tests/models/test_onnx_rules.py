@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecloud.models import onnx_rules
+from edgecloud.models import onnx_model, onnx_rules
 from edgecloud.models.onnx_rules import Info, Limits, OnnxError
 from tests import hostile_onnx
 from tests.conftest import many
@@ -276,3 +276,37 @@ def test_any_bytes_are_refused_or_known_to_stay_within_the_limits(data: bytes) -
 
 def test_the_models_that_are_broken_would_pass() -> None:
     assert all(onnx_models.accepts(raw) for raw in onnx_models.seeds())
+
+
+@pytest.mark.slow
+def test_what_is_known_of_the_cases_of_the_onnx_package_is_true() -> None:
+    """Every operator as onnx itself tests it: what passes makes tensors of just these types and shapes."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    limits = Limits(opsets=(1, 99), ir_versions=(1, 99))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    compared = 0
+    for case in cases:
+        for fed, answers in case.data_sets if case.model is not None else ():
+            raw = memoryview(case.model.SerializeToString())
+            try:
+                read = onnx_model.read(raw, limits)
+                arrays = [np.asarray(each) for each in fed]
+                given = {
+                    each.name: Info(str(array.dtype), array.shape, array)
+                    for each, array in zip(read.inputs, arrays, strict=False)
+                }
+                infos = onnx_rules.walk(read, given, limits).infos
+            except OnnxError:
+                continue
+            for each, answer in zip(read.outputs, map(np.asarray, answers), strict=True):
+                info = infos[each.name]
+                fits = info.shape == answer.shape or (not info.is_exact and info.elements >= answer.size)
+                assert fits, (case.name, info, answer.shape)
+                assert info.dtype == str(answer.dtype), (case.name, info, answer.dtype)
+                if info.value is not None:
+                    np.testing.assert_array_equal(info.value, answer)
+                compared += 1
+    assert compared > 1300
