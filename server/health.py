@@ -9,7 +9,7 @@ from edgecloud.net.messages import State, Status
 from edgecloud.net.tls import ClientTls
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError
-from edgecloud.utils.units import format_seconds, format_size
+from edgecloud.utils.units import format_seconds
 
 ANSWER_S = 3.0
 
@@ -54,9 +54,8 @@ def to_line(health: Health) -> str:
         return f"unhealthy: {health.reason}"
     word = "healthy" if health.is_healthy else f"unhealthy: {health.reason}"
     busy = f"load {state.load:.2f}, {state.waiting} of {state.max_queue} queued, {_others(state)} connections"
-    sent = (
-        f", {len(state.sent.split())} networks of edges ({format_size(state.store_bytes)})" if state.store_bytes else ""
-    )
+    count, kept = len(state.sent.split()), state.store_bytes / 1e6
+    sent = f", {count} networks of edges run ({kept:.3g} MB kept)" if kept else ""
     return f"{word}; {busy}{sent}, response time {format_seconds(health.took_s)}"
 
 
