@@ -47,8 +47,17 @@ def ratio(on: list[list[float]], off: list[list[float]], share: float) -> tuple[
     return ratios[len(ratios) // 10], statistics.median(ratios), ratios[-1 - len(ratios) // 10]
 
 
-def measure(model: str, rounds: int, count: int, cache: Path) -> dict[str, list[list[float]]]:
-    """By what is open: the seconds of every round."""
+def processor_s(page: Page) -> float:
+    """Seconds of a processor that the page's thread has had."""
+    fields = Path(f"/proc/self/task/{page.thread_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    model: str, rounds: int, count: int, cache: Path
+) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
+    """By what is open: the seconds of every inference by rounds, and what the page's thread had of a core."""
+    shares: dict[str, list[float]] = {"none": [], "one": [], "twenty": []}
     found: dict[str, list[list[float]]] = {"none": [], "one": [], "twenty": []}
     pages = {"none": 0, "one": 1, "twenty": MOST}
     with running_cloud(cache, "--models", model) as cloud:
@@ -67,11 +76,13 @@ def measure(model: str, rounds: int, count: int, cache: Path) -> dict[str, list[
                     command = [sys.executable, "-c", READER, port, str(pages[name])]
                     with subprocess.Popen(command, stdin=subprocess.PIPE) as reader:
                         time.sleep(1.0)  # the pages have all by then
+                        used_s, began = processor_s(page), time.monotonic()
                         found[name].append(block(edge, count))
+                        shares[name].append((processor_s(page) - used_s) / (time.monotonic() - began))
                         assert reader.stdin is not None
                         reader.stdin.close()
             page.close()
-    return found
+    return found, shares
 
 
 def main() -> None:
@@ -83,18 +94,18 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, default=Path("/tmp/edgecloud-page"))
     options = parser.parse_args()
     options.cache_dir.mkdir(exist_ok=True)
-    found = measure(options.model, options.rounds, options.count, options.cache_dir)
+    found, shares = measure(options.model, options.rounds, options.count, options.cache_dir)
     middle = statistics.median(s for seconds in found["none"] for s in seconds)
     print(f"{options.model}: {options.rounds} rounds of {options.count} inferences, {os.cpu_count()} cores")
     print(f"no page: median {middle * 1e3:.2f} ms")
-    print("| pages open | median, times | middle 80 % | p95, times | middle 80 % |")
-    print("|---|---|---|---|---|")
+    print("| pages open | median, times | middle 80 % | p95, times | middle 80 % | page's thread, of a core |")
+    print("|---|---|---|---|---|---|")
     for name in ("one", "twenty"):
         cells = []
         for share in (0.5, 0.95):
             low, mid, high = ratio(found[name], found["none"], share)
             cells.append(f"{mid:.3f} | {low:.3f} .. {high:.3f}")
-        print(f"| {name} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(cells)} | {statistics.mean(shares[name]):.2%} |")
 
 
 if __name__ == "__main__":

@@ -133,6 +133,11 @@ class Page:
         token = "" if self._door.is_open and not self._view.actions else f"#token={self._door.token}"
         return f"http://{addresses.show(*name_of(listeners[0]))}/{token}"
 
+    @property
+    def thread_id(self) -> int | None:
+        """Of the thread that serves it, for a measurement."""
+        return None if self._site is None else self._site.thread_id
+
     def close(self) -> None:
         """End it."""
         if self._site is not None:

@@ -84,6 +84,11 @@ class Site:
             self._thread.join()
 
     @property
+    def thread_id(self) -> int | None:
+        """Of the thread, as the system counts them; None before `start`."""
+        return None if self._thread is None else self._thread.native_id
+
+    @property
     def streams(self) -> int:
         """Open streams."""
         return sum(visitor.frames is not None for visitor in list(self._visitors))

@@ -105,6 +105,7 @@ function keepScroll(id, child) {
 }
 function draw() {
   if (!state) return;
+  if (!document.body.dataset.program && state.program === "tasks") byId("aligned").value = "time"; // they overlap
   document.body.dataset.program = state.program;
   const title = [state.network || state.name, say(`title_${state.program}`)].filter(Boolean).join(" · ");
   document.title = byId("title").textContent = title;

@@ -23,7 +23,7 @@ TYPES = (
         arguments.share,
     ),
     *(arguments.duration, arguments.link, arguments.wait, arguments.size, arguments.payload_size),
-    *(arguments.header_size, arguments.arrivals),
+    *(arguments.header_size, arguments.arrivals, arguments.page_place),
 )
 
 
@@ -37,6 +37,9 @@ TYPES = (
         (arguments.percent, " 100 % ", 1.0),
         (arguments.percent, "0.25", 0.25),
         (arguments.port, "65535", 65535),
+        (arguments.page_place, "8080", ("127.0.0.1", 8080)),
+        (arguments.page_place, "0.0.0.0:0", ("0.0.0.0", 0)),
+        (arguments.page_place, "[::1]:8080", ("::1", 8080)),
         (arguments.address, "127.0.0.1:9999", ("127.0.0.1", 9999)),
         (arguments.address, "cloud.example:1", ("cloud.example", 1)),
         (arguments.address, "[::1]:80", ("::1", 80)),
@@ -71,6 +74,8 @@ def test_what_a_text_becomes(read: Callable[[str], Any], text: str, value: objec
         (arguments.percent, "-0.1", "is not a percentage from 0% to 100%"),
         (arguments.percent, "2", "is not a percentage from 0% to 100%"),
         (arguments.port, "65536", "is not a whole number from 0 to 65535"),
+        (arguments.page_place, "localhost", "names no port"),
+        (arguments.page_place, "65536", "is not a whole number from 0 to 65535"),
         (arguments.address, "9999", "is not HOST:PORT"),
         (arguments.address, ":9999", "is not HOST"),
         (arguments.address, "[]:9999", "is not HOST"),

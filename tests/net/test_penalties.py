@@ -20,6 +20,15 @@ def test_one_mistake_costs_nothing_and_the_third_wrong_token_costs_a_quarter_of_
     assert (denial.code, denial.retry_after_s) == ("PENALTY", 14.0)
 
 
+def test_who_is_turned_away_is_told_with_the_seconds_that_are_left() -> None:
+    door = AdmissionControl()
+    door.penalise("192.0.2.8", Fault.TOKEN, 0.0)  # once is not enough
+    for _ in range(3):
+        door.penalise(HERE, Fault.TOKEN, 0.0)
+    assert door.blocked(5.0) == {HERE: 10.0}
+    assert door.blocked(15.0) == {}
+
+
 def test_a_penalty_ends_by_itself_and_then_nothing_is_left_of_it() -> None:
     door = AdmissionControl()
     for _ in range(3):

@@ -76,3 +76,5 @@ def test_stages_of_a_request_add_up_to_it() -> None:
 def test_a_change_of_plan_is_a_mark() -> None:
     (mark,) = [e for e in trace("edge", [], [Mark(2.0, "plan", "moved to point 3")])["traceEvents"] if e["ph"] == "i"]
     assert (mark["ts"], mark["name"], mark["s"]) == (2e6, "moved to point 3", "p")
+    told = Mark(2.0, "plan", "moved", {"to": 3}).to_json()
+    assert told == {"at_s": 2.0, "kind": "plan", "text": "moved", "to": 3}

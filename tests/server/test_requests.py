@@ -17,7 +17,7 @@ from edgecloud.models.marks import MOST as MOST_MARKS
 from edgecloud.net.frames import Limits
 from edgecloud.net.messages import MAX_ERROR_TEXT, Hello, Infer
 from edgecloud.net.tensors import describe, read
-from edgecloud.server.requests import check_layers, check_same, check_tensors
+from edgecloud.server.requests import check_layers, check_same, check_tensors, point_of
 from edgecloud.server.session import RequestError
 from edgecloud.utils.errors import MismatchError
 from tests.models.test_graph import chain, random_graph
@@ -25,6 +25,15 @@ from tests.models.test_graph import chain, random_graph
 MOST = 13
 GRAPH = chain([5, 3, 9, 14, 4, 2])
 SIZE = len(GRAPH.layers)
+
+
+def test_the_point_of_a_tail_is_that_of_its_cut() -> None:
+    for graph in (GRAPH, random_graph(random.Random(3), 12)):
+        for point in graph.points[:-1]:
+            assert point_of(graph, graph.everything - graph.head_at(point.number)) == point.number
+    assert point_of(GRAPH, frozenset({2, 3})) is None, "a part of it in the middle"
+    branched = LayerGraph("b", tuple(Layer(str(n), "x", i, 4) for n, i in enumerate(((), (0,), (0,), (1, 2)))), (3,))
+    assert point_of(branched, frozenset({2, 3})) is None, "two tensors cross"
 
 
 def test_ranges_are_taken_where_they_rise_within_the_network_and_what_they_make_is_not_too_large() -> None:
