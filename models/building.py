@@ -137,7 +137,8 @@ def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner: nn.Module = module.module
         return inner
-    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # of torch._dynamo, which is slow
+    compiled: nn.Module | None = getattr(module, "_orig_mod", None)
+    return compiled if type(module).__name__ == "OptimizedModule" else None  # of torch._dynamo, which is slow
 
 
 def in_type_of(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
@@ -149,7 +150,7 @@ def in_type_of(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             model(noise.clone())
     except Exception:  # noqa: BLE001  whatever the network's own code raises
-        return noise.to(*types)
+        return noise.to(types.pop())
     return noise
 
 

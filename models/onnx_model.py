@@ -351,7 +351,7 @@ class _Reader:
         rows = {7: self._floats(floats), 8: self._ints(ints), 9: self._texts(texts), 10: _no_tensors}
         found = _Message("an attribute", message, _ATTRIBUTE, _NOTHING)(rows)
         name = self._name(found.get("name", memoryview(b"")))
-        given = {key for key in ("f", "i", "s", "t") if key in found}
+        given = {key for key in found if key in ("f", "i", "s", "t")}
         lists: dict[str, list[Any]] = {"floats": floats, "ints": ints, "strings": texts}
         given |= {key for key, values in lists.items() if values}
         declared = _ATTRIBUTE_TYPES.get(number(found.get("type", 0)), "")

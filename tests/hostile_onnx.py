@@ -141,7 +141,7 @@ def _no_number(value: float) -> Any:
 
 
 def _strings() -> Any:
-    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])
+    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])  # type: ignore[list-item]  # it takes text too
     return model([node("Identity", ["t"])], [text])
 
 

@@ -200,9 +200,8 @@ class Site:
 def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", **environment: str) -> Iterator[Site]:
     """A cloud of its own, on a core of its own."""
     pin(1)
-    cloud = running_cloud(
-        cache, "--threads", "1", "--log-level", "error", *flags, **{"EDGE_CLOUD_TOKEN": token, **environment}
-    )
+    environment = {"EDGE_CLOUD_TOKEN": token, **environment}
+    cloud = running_cloud(cache, "--threads", "1", "--log-level", "error", *flags, ends_with=0, **environment)
     with ExitStack() as stack:
         try:
             started = stack.enter_context(cloud)

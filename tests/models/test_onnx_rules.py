@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def test_they_are_refused_where_python_leaves_assertions_out() -> None:
     assert done.stdout.strip() == f"{len(HOSTILE)} []", done.stderr
 
 
-def model(nodes: list[Any], tensors: list[Any], inputs: dict[str, tuple[str, tuple[int, ...]]], outs: list[str]) -> Any:
+def model(
+    nodes: list[Any], tensors: list[Any], inputs: Mapping[str, tuple[str, tuple[int, ...]]], outs: list[str]
+) -> Any:
     kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
     given = [helper.make_tensor_value_info(name, kinds[dtype], shape) for name, (dtype, shape) in inputs.items()]
     made = [helper.make_empty_tensor_value_info(name) for name in outs]
@@ -289,7 +292,9 @@ def test_what_is_known_of_the_cases_of_the_onnx_package_is_true() -> None:
         cases = collect_testcases(None)
     compared = 0
     for case in cases:
-        for fed, answers in case.data_sets if case.model is not None else ():
+        if case.model is None:
+            continue
+        for fed, answers in case.data_sets or ():
             raw = memoryview(case.model.SerializeToString())
             try:
                 read = onnx_model.read(raw, limits)
