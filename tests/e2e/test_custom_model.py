@@ -202,8 +202,8 @@ WRONG = {
     "odd shape": (BUILD.replace("(3,)", "(0, -1)") + "return nn.ReLU()\n", "INPUT_SHAPE"),
     "example": (BUILD + "return nn.ReLU()\ndef example():\n    return [1]\n", "no input: there is no tensor in it"),
     "dtype": (
-        "import torch\n" + BUILD + "return nn.ReLU()\ndef example():\n    return torch.zeros(1, 3).double()\n",
-        "not torch.float64",
+        f"import torch\n{BUILD}return nn.ReLU()\ndef example():\n    return torch.zeros(1, 3).to(torch.float8_e5m2)\n",
+        "tensor of float8_e5m2, .* which does not travel",
     ),
 }
 
