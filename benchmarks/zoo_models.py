@@ -9,6 +9,7 @@ them is `benchmarks.custom_models`. Needs timm and transformers:
 """
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ _TRANSFORMERS: dict[str, tuple[str, str]] = {
     ),
 }
 _TRANSFORMER = """import torch
-from transformers import *
+from transformers import {classes}
 
 
 def example():
@@ -149,7 +150,9 @@ def files() -> dict[str, str]:
     """Names of the networks, and what their files say."""
     made = {f"timm_{name}": _TIMM.format(name=name, side=240 if "240" in name else 224) for name in TIMM}
     made |= {
-        f"transformers_{name}": _TRANSFORMER.format(build=build, example=example)
+        f"transformers_{name}": _TRANSFORMER.format(
+            build=build, example=example, classes=", ".join(re.findall(r"\b([A-Z]\w+)\(", build))
+        )
         for name, (build, example) in _TRANSFORMERS.items()
     }
     return made | {"yolo_shaped": _YOLO}

@@ -137,8 +137,10 @@ def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner: nn.Module = module.module
         return inner
-    compiled: nn.Module | None = getattr(module, "_orig_mod", None)
-    return compiled if type(module).__name__ == "OptimizedModule" else None  # of torch._dynamo, which is slow
+    if type(module).__name__ != "OptimizedModule":  # of torch._dynamo, which takes long to import
+        return None
+    original = module._orig_mod
+    return original if isinstance(original, nn.Module) else None
 
 
 def in_type_of(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
@@ -150,7 +152,8 @@ def in_type_of(model: nn.Module, noise: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             model(noise.clone())
     except Exception:  # noqa: BLE001  whatever the network's own code raises
-        return noise.to(types.pop())
+        (only,) = types
+        return noise.to(dtype=only)
     return noise
 
 

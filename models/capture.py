@@ -382,7 +382,7 @@ def _culprit(model: nn.Module, error: BaseException) -> str | None:
         chain.append(error)
         error = error.__cause__ or error.__context__  # type: ignore[assignment]  # ends with None
     for one in reversed(chain):
-        found: list[str] = [name for name in map(names.get, _owners(one)) if name]
+        found: list[str] = [names[owner] for owner in _owners(one) if owner in names]
         if found:
             return found[-1]
     return None
