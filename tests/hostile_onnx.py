@@ -141,7 +141,8 @@ def _no_number(value: float) -> Any:
 
 
 def _strings() -> Any:
-    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])
+    values: Any = [b"x"]
+    text = helper.make_tensor("t", TensorProto.STRING, [1], values)
     return model([node("Identity", ["t"])], [text])
 
 

@@ -1,5 +1,6 @@
 """Files that others might have made: small networks in ONNX with random numbers, as exporters write them."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Drawn:
         self.tensors: list[Any] = []
 
     def __call__(self, name: str, *shape: int) -> str:
-        scale = 1 / np.sqrt(max(1, np.prod(shape[1:])))
+        scale = max(1, math.prod(shape[1:])) ** -0.5
         array = (self._rng.standard_normal(shape) * scale).astype(np.float32)
         self.tensors.append(numpy_helper.from_array(array, name))
         return name
