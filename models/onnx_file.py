@@ -337,7 +337,9 @@ def _any_batch(inputs: Sequence[Declared]) -> list[Declared]:
 
 def _needed(plan: _Plan) -> list[str]:
     """The layers that the answer needs, in order. Raises OnnxError for an answer that does not depend on the input."""
-    waiting, needed, inputs = [], set(), set(plan.inputs)
+    waiting: list[str] = []
+    needed: set[str] = set()
+    inputs = set(plan.inputs)
     for each in plan.checked.model.outputs:
         behind = plan.behind([each.name])
         if not behind:
