@@ -88,7 +88,7 @@ def tried(name: str, folder: Path) -> Row:
     """Run a file at several cuts, and several inputs at once where it takes them."""
     place = onnx_file.where(name)
     if place is None:
-        raise UsageError(f"{name}: give a file in .onnx")
+        raise UsageError(f"{name} is not a FILE.onnx")
     graph = onnx.load_model(str(place.path), load_external_data=False).graph
     about = (place.name, len({each.op_type for each in graph.node}), len(graph.node))
     began = time.perf_counter()

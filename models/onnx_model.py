@@ -351,7 +351,7 @@ class _Reader:
         rows = {7: self._floats(floats), 8: self._ints(ints), 9: self._texts(texts), 10: _no_tensors}
         found = _Message("an attribute", message, _ATTRIBUTE, _NOTHING)(rows)
         name = self._name(found.get("name", memoryview(b"")))
-        given = {key for key in found if key in ("f", "i", "s", "t")}
+        given: set[str] = {key for key in ("f", "i", "s", "t") if key in found}
         lists: dict[str, list[Any]] = {"floats": floats, "ints": ints, "strings": texts}
         given |= {key for key, values in lists.items() if values}
         declared = _ATTRIBUTE_TYPES.get(number(found.get("type", 0)), "")
@@ -497,7 +497,7 @@ def _packed(message: memoryview, most: int) -> list[int]:
 
 def _floats_of(message: memoryview, size: int) -> list[float]:
     if len(message) % 4 or (size and len(message) != size):
-        raise OnnxError("an attribute does not fit into 32 bits")
+        raise OnnxError("an attribute does not hold 32 bits")
     return [float(each) for each in np.frombuffer(message, "<f4")]
 
 

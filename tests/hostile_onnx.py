@@ -141,7 +141,8 @@ def _no_number(value: float) -> Any:
 
 
 def _strings() -> Any:
-    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])  # type: ignore[list-item]  # it takes text too
+    values: Any = [b"x"]
+    text = helper.make_tensor("t", TensorProto.STRING, [1], values)
     return model([node("Identity", ["t"])], [text])
 
 
@@ -166,7 +167,7 @@ def _bomb(kind: str, *constants: onnx.TensorProto, inputs: Sequence[str], **attr
 Make = Callable[[], Any]
 HOSTILE: dict[str, tuple[Make, str]] = {
     "a contributed operator": (lambda: model([node("Gelu", ["x"], domain="com.microsoft")]), "com.microsoft"),
-    "an operator of a stranger": (lambda: model([node("Run", ["x"], domain="evil")]), "evil"),
+    "an operator of another domain": (lambda: model([node("Run", ["x"], domain="evil")]), "evil"),
     "an operator that nobody knows": (lambda: model([node("Exec", ["x"])]), "not taken"),
     "a function": (_function, "functions"),
     "If": (lambda: _branch("If"), "a graph"),

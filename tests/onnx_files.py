@@ -22,7 +22,7 @@ class Drawn:
         self.tensors: list[Any] = []
 
     def __call__(self, name: str, *shape: int) -> str:
-        scale = 1 / np.sqrt(max(1, math.prod(shape[1:])))
+        scale = max(1, math.prod(shape[1:])) ** -0.5
         array = (self._rng.standard_normal(shape) * scale).astype(np.float32)
         self.tensors.append(numpy_helper.from_array(array, name))
         return name

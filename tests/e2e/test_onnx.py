@@ -68,8 +68,12 @@ def test_inputs_of_the_users_own_get_the_answer_of_the_file_under_its_names(
     tokens: Path, there: CloudProcess, edge: CallEdge, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(8)
-    fed = {"ids": rng.integers(0, 4, (1, 6)), "mask": rng.integers(0, 2, (1, 6)), "flag": np.array([[True]])}
-    np.savez(tmp_path / "x.npz", **fed)  # type: ignore[arg-type]  # its stubs
+    fed: dict[str, Any] = {
+        "ids": rng.integers(0, 4, (1, 6)),
+        "mask": rng.integers(0, 2, (1, 6)),
+        "flag": np.array([[True]]),
+    }
+    np.savez(tmp_path / "x.npz", **fed)
     answer = tmp_path / "answer.npz"
     flags = ("--input", str(tmp_path / "x.npz"), "--output", str(answer), "--point", "1", "--json")
     _documents(edge("-t", str(tokens), *at(there), *flags))

@@ -168,9 +168,9 @@ def _folders(parent: Path, names: str) -> list[str]:
 def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = onnx_files.write(tmp_path / "net.onnx", onnx_files.pictures())
     first = loaded(path)
-    monkeypatch.setattr(onnx_network, "_made", lambda *_: pytest.fail("converted again"))
-    assert loaded(path).graph == first.graph
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(onnx_network, "_made", lambda *_: pytest.fail("converted again"))
+        assert loaded(path).graph == first.graph
     kept = first.bundle.path
     kept.write_bytes(kept.read_bytes()[:-100])
     assert loaded(path).graph == first.graph  # a damaged one is made again
