@@ -15,6 +15,7 @@ import numpy as np
 
 import edgecloud as ec
 from benchmarks.clouds import running_cloud
+from benchmarks.noise import Versus
 from edgecloud.page.app import Page
 from edgecloud.page.edge import EdgeView
 
@@ -41,10 +42,9 @@ def block(edge: ec.Edge, count: int) -> list[float]:
     return [edge.client.infer(x).measured.total_s for _ in range(count)]
 
 
-def ratio(on: list[list[float]], off: list[list[float]], share: float) -> tuple[float, float, float]:
-    """The ratio of a quantile, over the rounds: the median with the middle 80 %."""
-    ratios = sorted(float(np.quantile(a, share) / np.quantile(b, share)) for a, b in zip(on, off, strict=True))
-    return ratios[len(ratios) // 10], statistics.median(ratios), ratios[-1 - len(ratios) // 10]
+def ratio(on: list[list[float]], off: list[list[float]], share: float) -> Versus:
+    """Of a quantile, over the rounds."""
+    return Versus.of([float(np.quantile(a, share)) for a in on], [float(np.quantile(b, share)) for b in off])
 
 
 def processor_s(page: Page) -> float:
@@ -98,13 +98,10 @@ def main() -> None:
     middle = statistics.median(s for seconds in found["none"] for s in seconds)
     print(f"{options.model}: {options.rounds} rounds of {options.count} inferences, {os.cpu_count()} cores")
     print(f"no page: median {middle * 1e3:.2f} ms")
-    print("| pages open | median, times | middle 80 % | p95, times | middle 80 % | page's thread, of a core |")
-    print("|---|---|---|---|---|---|")
+    print("| pages open | median, times | p95, times | page's thread, of a core |")
+    print("|---|---|---|---|")
     for name in ("one", "twenty"):
-        cells = []
-        for share in (0.5, 0.95):
-            low, mid, high = ratio(found[name], found["none"], share)
-            cells.append(f"{mid:.3f} | {low:.3f} .. {high:.3f}")
+        cells = [str(ratio(found[name], found["none"], share)) for share in (0.5, 0.95)]
         print(f"| {name} | {' | '.join(cells)} | {statistics.mean(shares[name]):.2%} |")
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.client.parcels import Parcel
 from edgecloud.client.shipping import Shipping
 from edgecloud.client.subprocesses import Child
@@ -210,10 +211,11 @@ def _beside(path: Path, folder: Path) -> list[list[str]]:
             edge.wait(120)
         edge.kill()
         reader.join(5)
-    p95 = {sends: float(np.median([np.percentile(block, 95) for block in blocks])) for sends, blocks in times.items()}
+    blocks = {sends: [float(np.percentile(block, 95)) for block in each] for sends, each in times.items()}
+    p95 = {sends: float(np.median(each)) for sends, each in blocks.items()}
     alone = [moment for moment, by in answers if by == "fallback"]
     told = f"{alone[0]:.2f} s after it connects, {len(alone)} answers meanwhile, the last by `{answers[-1][1]}`"
-    ratio = f"{p95[True] * 1e3:.2f} against {p95[False] * 1e3:.2f} ms: {p95[True] / p95[False]:.3f} x"
+    ratio = f"{p95[True] * 1e3:.2f} against {p95[False] * 1e3:.2f} ms: {Versus.of(blocks[True], blocks[False])} x"
     return [
         [f"p95 of another edge beside, {len(times[True])} blocks each", ratio, "<= 1.15 x"],
         [f"first answer of the edge that sends {size / 1e6:.0f} MB", told, "first second"],

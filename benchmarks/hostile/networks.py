@@ -17,6 +17,7 @@ from benchmarks import legitimate_edge
 from benchmarks.hostile import sent
 from benchmarks.hostile.attacks import encode
 from benchmarks.hostile.site import HOST, UNPACED, Row, Site, site, soon, watched
+from benchmarks.noise import Versus
 from edgecloud.client.shipping import Shipping
 from edgecloud.models import bundle
 from edgecloud.net import plain_pickle
@@ -173,7 +174,7 @@ def _beside(there: Site, row: Row, folder: Path) -> None:
             beside.append(_p95(there))
     ratio = float(np.median(beside) / np.median(alone))
     row.count("p95 in time" if ratio <= MOST_RATIO else f"p95 {ratio:.2f} x", ["p95 in time"])
-    row.note = f"p95 {np.median(alone) * 1e3:.2f} ms alone, {np.median(beside) * 1e3:.2f} ms beside: {ratio:.2f} x"
+    row.note = f"p95 {np.median(alone) * 1e3:.2f} ms alone, {np.median(beside) * 1e3:.2f} ms beside: {Versus.of(beside, alone)} x"
     there.check(row)
 
 

@@ -49,7 +49,8 @@ def test_a_task_on_the_edge_has_one_stage_and_a_failed_one_a_banner() -> None:
     view.on_record(call, TaskRecord(Task(2, "net"), error="the input cannot be read"))
     whole, failed = view.rows(0, 50)
     (stage,) = whole.stages
-    assert (stage.name, stage.seconds) == ("edge", pytest.approx(0.3))
+    assert stage.name == "edge"
+    assert stage.seconds == pytest.approx(0.3)
     assert failed.stages == ()
     (banner,) = view.state()["banners"]
     assert banner == {"code": "task_failed", "count": 1, "why": "the input cannot be read"}
