@@ -145,7 +145,7 @@ def test_packing_is_measured_on_what_the_layers_make(network: Callable[[str], To
         assert packing.packing_of(subject, wanted, tmp_path).sizes == found.sizes
     path.write_text(kept)
     noise = torch.rand(subject.example.tensor.shape).numpy()
-    other = packing.packing_of(replace(subject, example=replace(subject.example, array=noise)), wanted, tmp_path)
+    other = packing.packing_of(replace(subject, example=replace(subject.example, fed=noise)), wanted, tmp_path)
     assert (INPUT, "pixels") not in other.sizes  # what is no picture has none, whatever was kept of another input
     before, after = json.loads(kept), json.loads(path.read_text())
     assert {name: after[name] for name in ("sizes", "rates", "tried")} == {

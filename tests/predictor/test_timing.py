@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 def profile_of(network: TorchNetwork, clock: Callable[[], float], quiet: Quiet, *, tails: bool = False) -> Profile:
     gauge = Gauge(clock, is_elapsed=True, reference=Reference(1, clock), quiet=quiet)
     with one_thread():
-        return measure(network.traced, torch.from_numpy(network.example.array), gauge, KEY, lambda _: None, tails=tails)
+        return measure(network.traced, network.example.tensors, gauge, KEY, lambda _: None, tails=tails)
 
 
 def test_what_is_kept_is_relative_to_the_speed_of_that_moment(
@@ -69,7 +69,7 @@ def test_tails_are_relative_to_it_as_well(network: Callable[[str], TorchNetwork]
     gauge = Gauge.of(work_clock, 1, tmp_path, {"device": "x"}, is_work=True)
     subject = network("le_net")
     with one_thread():
-        found = measure(subject.traced, torch.from_numpy(subject.example.array), gauge, KEY, told.append, tails=True)
+        found = measure(subject.traced, subject.example.tensors, gauge, KEY, told.append, tails=True)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
     assert found.pace is not None
