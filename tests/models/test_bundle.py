@@ -191,7 +191,7 @@ def test_numbers_that_changed_are_refused_when_they_are_used(made: Path, tmp_pat
 def test_newer_older_and_other_files_are_told_apart(made: Path, tmp_path: Path) -> None:
     whole = bytearray(made.read_bytes())
     path = tmp_path / "odd.bundle"
-    whole[8] = 2
+    whole[8] = 3
     path.write_bytes(whole)
     assert "update this program" in _refused(path)
     whole[8] = 0

@@ -160,7 +160,7 @@ class CalledTwice(nn.Module):
         return result
 
 
-CUT_BY_FX = [Branches, Chunks, Attention, TwoOutputs, CalledTwice, ScalarOnTheWay, NumberOfValues]
+CUT_BY_FX = [Branches, Chunks, Attention, TwoOutputs, CalledTwice, ScalarOnTheWay, NumberOfValues, HalfBrain]
 CUT_BY_EXPORT = [SharedInPlace, InPlaceThroughAView, InPlaceOnTheInput, Loop, CopyThatBecomesAView]
 
 
@@ -192,8 +192,8 @@ def test_a_segment_holds_its_own_parameters_only(network: Callable[[str], TorchN
 
 
 class Unsuitable(nn.Module):
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits": x.relu()}
+    def forward(self, x: torch.Tensor) -> dict[str, int]:
+        return {"count": x.shape[0]}
 
 
 class DataDependent(nn.Module):
@@ -202,9 +202,9 @@ class DataDependent(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.export's own
-@pytest.mark.parametrize("kind", [Unsuitable, DataDependent, HalfBrain])
+@pytest.mark.parametrize("kind", [Unsuitable, DataDependent])
 def test_a_network_that_cannot_be_cut_says_why(kind: type[nn.Module]) -> None:
-    with pytest.raises(UsageError, match=r"cannot be captured|must return"):
+    with pytest.raises(UsageError, match=r"cannot be captured|no tensor in it"):
         trace(kind(), X, "toy")
 
 
