@@ -57,7 +57,7 @@ def test_every_point_of_an_edge_without_torch_gives_what_the_file_gives(
     documents = _documents(run)
     assert len(documents) == len(registry.resolve_trusted(str(net), tmp_path).network().graph.points) > 4
     for document in documents:
-        assert document["network"] == "net.onnx"
+        assert document["model"] == "net.onnx"
         assert document["verify"]["matches"]
         assert document["verify"]["max_abs_diff"] <= 1e-5
         assert document["weights_origin"] == "file net.onnx"
