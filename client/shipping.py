@@ -196,7 +196,7 @@ class Shipping:
             connection.close()
 
     def _send_pieces(self, connection: Connection, parcel: Parcel, want: Want) -> Want:
-        """Send what is wanted until all is there; returns the last answer. Raises AppError."""
+        """Send the ranges that the cloud asks for until all is there; returns the last answer. Raises AppError."""
         pieces, flow = _Pieces(want.ranges, parcel.bytes), _Flow()
         progress = replace(self.progress or Progress(""), bytes=parcel.bytes, have=want.have, state="sending")
         begun, sent = time.monotonic(), progress.sent
@@ -246,7 +246,7 @@ def _soon() -> Deadline:
 
 
 class _Pieces:
-    """What is wanted, cut into pieces. Raises ProtocolError for what no cloud may want."""
+    """The ranges that the cloud asked for, cut into pieces. Raises ProtocolError for what no cloud may want."""
 
     def __init__(self, ranges: list[list[int]], size: int) -> None:
         self._size = size

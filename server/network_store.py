@@ -1,6 +1,6 @@
 """Networks that edges have sent: bundles in a folder of bounded size, and what is there of those that are on their way.
 
-    ID.bundle   a bundle that is whole; ID is the SHA-256 of its header, so whoever names it means these bytes
+    ID.bundle   a bundle that is whole; ID is the SHA-256 of its header, so that it means these bytes
     ID.proof    the edge's own answer to the example in it
     ID.part     one that is on its way, with what is missing as zeros
     ID.json     of that: whose it is, and up to where it is there
