@@ -364,7 +364,7 @@ class Outline:
     """What the head of a bundle, all before its blobs, says of the rest, which need not be there."""
 
     digest: str
-    """SHA-256 of the header, which holds that of everything else: two bundles with the same one are the same network."""
+    """SHA-256 of the header, which holds that of everything else: two bundles with the same one are the same."""
     content: Content
     head_bytes: int
     """Up to the end of the header."""
