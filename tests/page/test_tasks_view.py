@@ -48,7 +48,8 @@ def test_a_task_on_the_edge_has_one_stage_and_a_failed_one_a_banner() -> None:
     view.on_record(call, record(1, 0.0, is_local=True))
     view.on_record(call, TaskRecord(Task(2, "net"), error="the input cannot be read"))
     whole, failed = view.rows(0, 50)
-    assert [(stage.name, stage.seconds) for stage in whole.stages] == [("edge", pytest.approx(0.3))]
+    assert [stage.name for stage in whole.stages] == ["edge"]
+    assert whole.stages[0].seconds == pytest.approx(0.3)
     assert failed.stages == ()
     (banner,) = view.state()["banners"]
     assert banner == {"code": "task_failed", "count": 1, "why": "the input cannot be read"}
