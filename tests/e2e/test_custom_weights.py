@@ -153,7 +153,7 @@ SAVED: dict[str, Callable[[nn.Module], nn.Module]] = {
     "plain": lambda network: network,
     "module.": nn.DataParallel,
     "_orig_mod.": torch.compile,  # type: ignore[dict-item]  # a module of a module
-    "_orig_mod.module.": lambda network: torch.compile(nn.DataParallel(network)),  # type: ignore[return-value]
+    "_orig_mod.module.": lambda network: torch.compile(nn.DataParallel(network)),  # type: ignore[dict-item, return-value]
 }
 
 
