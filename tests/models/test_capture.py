@@ -371,7 +371,7 @@ def test_wrappers_of_torch_are_taken_off_at_any_depth() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     assert unwrapped(nn.DataParallel(plain)) == (plain, "DataParallel")
     assert unwrapped(torch.compile(nn.DataParallel(plain))) == (plain, "torch.compile and DataParallel")
-    inside = nn.Sequential(nn.Linear(4, 4), torch.compile(plain))  # type: ignore[call-overload]
+    inside = nn.Sequential(nn.Linear(4, 4), torch.compile(plain))  # type: ignore[call-overload]  # a module of a module
     assert unwrapped(inside) == (inside, "torch.compile")
     assert inside[1] is plain
     plain.compile()
