@@ -40,7 +40,7 @@ def networks(cache: Path) -> list[Row]:
         store = str(cache / f"store{optimize}")
         flags = ("--accept-networks", "--network-store", store, "--load-budget", "60min", *UNPACED)
         name = "A19 networks by hand" + (", python -O" if optimize else "")
-        with site(cache, *flags, PYTHONOPTIMIZE=optimize) as there:
+        with site(cache, *flags, optimize=optimize) as there:
             with watched(there, name) as row:
                 _by_hand(there, row, cache, canary, every=3 if optimize else 1)
                 row.count("canary there" if canary.exists() else "no canary", ["no canary"])

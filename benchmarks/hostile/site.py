@@ -197,7 +197,7 @@ class Site:
 
 
 @contextmanager
-def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", **environment: str) -> Iterator[Site]:
+def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", optimize: str = "") -> Iterator[Site]:
     """A cloud of its own, on a core of its own."""
     pin(1)
     cloud = running_cloud(
