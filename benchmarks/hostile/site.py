@@ -200,9 +200,8 @@ class Site:
 def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", optimize: str = "") -> Iterator[Site]:
     """A cloud of its own, on a core of its own."""
     pin(1)
-    cloud = running_cloud(
-        cache, "--threads", "1", "--log-level", "error", *flags, EDGE_CLOUD_TOKEN=token, **environment
-    )
+    how = ("--threads", "1", "--log-level", "error", *flags)
+    cloud = running_cloud(cache, *how, EDGE_CLOUD_TOKEN=token, PYTHONOPTIMIZE=optimize)
     with ExitStack() as stack:
         try:
             started = stack.enter_context(cloud)
