@@ -130,7 +130,7 @@ def _mutated(there: Site, row: Row, folder: Path, count: int) -> None:
     row.note = ", ".join(f"{number} x {end}" for end, number in ends.most_common(5))
 
 
-REFUSED = ("PROTOCOL", "MALFORMED", "TOO_LARGE", "BAD_MAGIC", "VERSION", "BAD_REQUEST", "BUSY")
+REFUSED = ("PROTOCOL", "MALFORMED", "TOO_LARGE", "BAD_MAGIC", "VERSION", "BAD_REQUEST", "BUSY", "CLOSED")
 EXPECTED = (*REFUSED, "closed", "WANT")
 
 
