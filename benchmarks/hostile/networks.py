@@ -41,7 +41,7 @@ def networks(cache: Path) -> list[Row]:
         store = str(cache / f"store{optimize}")
         flags = ("--accept-networks", "--network-store", store, "--load-budget", "60min", *UNPACED)
         name = "A19 networks by hand" + (", python -O" if optimize else "")
-        with site(cache, *flags, PYTHONOPTIMIZE=optimize) as there:
+        with site(cache, *flags, optimize=optimize) as there:
             with watched(there, name) as row:
                 _by_hand(there, row, cache, canary, every=3 if optimize else 1)
                 row.count("canary there" if canary.exists() else "no canary", ["no canary"])
@@ -131,7 +131,7 @@ def _mutated(there: Site, row: Row, folder: Path, count: int) -> None:
     row.note = ", ".join(f"{number} x {end}" for end, number in ends.most_common(5))
 
 
-REFUSED = ("PROTOCOL", "MALFORMED", "TOO_LARGE", "BAD_MAGIC", "VERSION", "BAD_REQUEST", "BUSY")
+REFUSED = ("PROTOCOL", "MALFORMED", "TOO_LARGE", "BAD_MAGIC", "VERSION", "BAD_REQUEST", "BUSY", "CLOSED")
 EXPECTED = (*REFUSED, "closed", "WANT")
 
 

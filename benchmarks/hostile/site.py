@@ -197,11 +197,11 @@ class Site:
 
 
 @contextmanager
-def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", **environment: str) -> Iterator[Site]:
+def site(cache: Path, *flags: str, name: str = "le_net", token: str = "", optimize: str = "") -> Iterator[Site]:
     """A cloud of its own, on a core of its own."""
     pin(1)
-    environment = {"EDGE_CLOUD_TOKEN": token, **environment}
-    cloud = running_cloud(cache, "--threads", "1", "--log-level", "error", *flags, ends_with=0, **environment)
+    how = ("--threads", "1", "--log-level", "error", *flags)
+    cloud = running_cloud(cache, *how, EDGE_CLOUD_TOKEN=token, PYTHONOPTIMIZE=optimize)
     with ExitStack() as stack:
         try:
             started = stack.enter_context(cloud)

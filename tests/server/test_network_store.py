@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecloud.models import bundle
+from edgecloud.models import bundle, network
 from edgecloud.server import network_store
 from edgecloud.server.network_store import NetworkStore, NoRoomYetError, NotTakenError, Upload, Wanted
 from edgecloud.utils.errors import AppError, ProtocolError, UsageError
@@ -36,7 +36,8 @@ def other(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {name: opened.weight(name) for name in opened.onnx.weights}
     start = raw.index(bytes(_graph(opened, raw)))
     model = raw[start : start + len(_graph(opened, raw))]
-    bundle.write(path, place, model, weights, np.asarray(opened.fed) + np.float32(1))
+    (example,) = network.arrays_of(opened.fed)
+    bundle.write(path, place, model, weights, example + np.float32(1))
     return path
 
 
