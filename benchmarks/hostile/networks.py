@@ -174,7 +174,8 @@ def _beside(there: Site, row: Row, folder: Path) -> None:
             beside.append(_p95(there))
     ratio = float(np.median(beside) / np.median(alone))
     row.count("p95 in time" if ratio <= MOST_RATIO else f"p95 {ratio:.2f} x", ["p95 in time"])
-    row.note = f"p95 {np.median(alone) * 1e3:.2f} ms alone, {np.median(beside) * 1e3:.2f} ms beside: {Versus.of(beside, alone)} x"
+    told = f"p95 {np.median(alone) * 1e3:.2f} ms alone, {np.median(beside) * 1e3:.2f} ms beside"
+    row.note = f"{told}: {Versus.of(beside, alone)} x"
     there.check(row)
 
 
