@@ -26,11 +26,14 @@ _SET_FILTER, _ALL_THREADS = 1, 1
 _NEW_NET, _NEW_IPC = 0x40000000, 0x08000000
 WATCH_S = 1.0
 
-_LOAD, _EQUALS, _SET, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: load a word, jump if equal, jump if a bit is set
+_LOAD, _EQUALS, _LEAST, _SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+"""BPF: load a word, jump if equal, if not below, if a bit is set."""
 _ALLOW, _REFUSE, _ABSENT, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000  # EPERM, ENOSYS
 _NUMBER_AT, _ARCH_AT, _FIRST_AT = 0, 4, 16
 _CLONE_THREAD = 0x00010000
 _CLONE3 = 435
+_OTHER_NAMES = 0x40000000
+"""From here on x86-64 has other numbers for the same calls (x32)."""
 
 _X86 = (
     # execve execveat socket connect bind ptrace fork vfork kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo
@@ -162,6 +165,7 @@ def _refuse_calls() -> bool:
 def _program(system: _System) -> bytes:
     """One decision after the other; a jump counts the instructions that it leaves out."""
     steps = [(_LOAD, 0, 0, _ARCH_AT), (_EQUALS, 1, 0, system.arch), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER_AT)]
+    steps += [(_LEAST, 0, 1, _OTHER_NAMES), (_RETURN, 0, 0, _ABSENT)]
     for number in system.refused:
         steps += [(_EQUALS, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
     steps += [(_EQUALS, 0, 1, _CLONE3), (_RETURN, 0, 0, _ABSENT)]  # the C library then takes clone
