@@ -63,6 +63,11 @@ TEXT = 160
 SAME = 1e-3
 
 
+class DisprovedError(RequestError):
+    """A network gives something else than the edge that sent it says. That may be the fault of either: the network is
+    kept, for an edge that says what it gives."""
+
+
 @dataclass(frozen=True)
 class SentServed(Served):
     """A network that an edge sent, ready: a fault of it is the fault of a request."""
@@ -225,6 +230,9 @@ class Accepting:
 
     def _as_told(self, digest: str, error: BaseException) -> BaseException:
         """What an edge hears. A network that is at fault itself is not taken again."""
+        if isinstance(error, DisprovedError):
+            log.warning("! a network that was sent is not used (%s): %s", digest[:12], error)
+            self.store.disprove(digest)
         if not isinstance(error, NotTakenError | ChildError | UsageError):
             return error
         why = printable(str(error), TEXT)
@@ -345,16 +353,16 @@ def _outputs(graph: LayerGraph) -> list[tuple[tuple[int, ...], str]]:
 
 
 def _compare(graph: LayerGraph, answer: Sequence[Array], proof: bytes) -> None:
-    """Raises NotTakenError where the network gives something else here than at the edge."""
+    """Raises DisprovedError where the network gives something else here than at the edge."""
     expected, at = [], 0
     for shape, dtype in _outputs(graph):
         size = int(np.prod(shape, dtype=np.int64)) * dtype_of(dtype).itemsize
         if at + size > len(proof):
-            raise NotTakenError("the edge's own answer is cut off")
+            raise DisprovedError("the edge's own answer is cut off")
         expected.append(np.frombuffer(proof[at : at + size], dtype_of(dtype)).reshape(shape))
         at += size
     if not all(map(_is_same, answer, expected)):
-        raise NotTakenError(f"it gives another answer here than at the edge, by {max_abs_diff(answer, expected):.3g}")
+        raise DisprovedError(f"it gives another answer here than at the edge, by {max_abs_diff(answer, expected):.3g}")
 
 
 def _is_same(answer: Array, expected: Array) -> bool:

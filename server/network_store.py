@@ -142,6 +142,11 @@ class NetworkStore:
             temporary.write_bytes(hashlib.sha256(answer).digest() + answer)
             temporary.replace(path)
 
+    def disprove(self, digest: str) -> None:
+        """Forget that answer: it is not what the network gives."""
+        with self._lock:
+            (self.folder / f"{digest}.proof").unlink(missing_ok=True)
+
     def drop(self, digest: str) -> None:
         """Let a network go: it proved to be of no use."""
         with self._lock:
