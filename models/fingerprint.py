@@ -112,8 +112,17 @@ def _held(name: str, value: Any, *, is_saved: bool) -> Held:
     except (RuntimeError, NotImplementedError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{name} cannot be compared: {reason[:120]}") from None
-    has_nan = any(t.is_floating_point() and not t.is_quantized and bool(torch.isnan(t).any()) for t in tensors)
+    has_nan = any(map(_has_nan, tensors))
     return Held(name, sha.digest(), sum(t.numel() * t.element_size() for t in tensors), is_saved, has_nan)
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_quantized:
+        return False
+    try:
+        return bool(torch.isnan(tensor).any())
+    except (RuntimeError, NotImplementedError):  # made of other tensors, of whole numbers and their scales
+        return False
 
 
 def _update(sha: Any, value: Any) -> None:

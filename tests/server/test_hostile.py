@@ -155,10 +155,8 @@ def test_a_gadget_in_any_message_runs_nothing(cloud: CloudProcess, le_net: Torch
             for header in (pickle.dumps(gadget, 5), pickle.dumps({"model": gadget, "id": gadget}, 5)):
                 with raw_socket(cloud) as sock:
                     sock.sendall(pack_prefix(kind, len(header), 0) + header)
-                    opens = kind in (
-                        FrameType.HELLO,
-                        FrameType.STATUS,
-                    )  # others are refused before their header is read
+                    # others are refused before their header is read
+                    opens = kind in (FrameType.HELLO, FrameType.STATUS, FrameType.OFFER)
                     assert answer(sock) == ("MALFORMED" if opens else "PROTOCOL")
                 sent += 1
     assert sent >= 100
