@@ -18,6 +18,7 @@ from benchmarks.clouds import running_cloud
 from benchmarks.noise import Versus
 from edgecloud.page.app import Page
 from edgecloud.page.edge import EdgeView
+from edgecloud.predictor.store import default_folder
 
 MOST = 20
 READER = """
@@ -91,9 +92,9 @@ def main() -> None:
     parser.add_argument("--model", default="mobile_net")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--cache-dir", type=Path, default=Path("/tmp/edgecloud-page"))
+    parser.add_argument("--cache-dir", type=Path, default=default_folder())
     options = parser.parse_args()
-    options.cache_dir.mkdir(exist_ok=True)
+    options.cache_dir.mkdir(parents=True, exist_ok=True)
     found, shares = measure(options.model, options.rounds, options.count, options.cache_dir)
     middle = statistics.median(s for seconds in found["none"] for s in seconds)
     print(f"{options.model}: {options.rounds} rounds of {options.count} inferences, {os.cpu_count()} cores")
