@@ -2,9 +2,12 @@
 
 import numpy as np
 
-from edgecloud.net import plain_pickle, tensors
+from edgecloud.engine import tables
+from edgecloud.net import entropy, learned_file, plain_pickle, tensors
 from edgecloud.net.frames import FrameType, pack_prefix
 from edgecloud.net.messages import to_header
+from tests import learned
+from tests.fuzz.targets import CODED_SHAPE, LEARNED_SHAPE
 from tests.net.test_frames import MESSAGES
 
 _HEADERS = [plain_pickle.dumps(to_header(message)) for message in MESSAGES]
@@ -21,9 +24,28 @@ def _with_payload(arrays: list[tensors.Array]) -> bytes:
     return bytes([len(data) // 4]) + data + plain_pickle.dumps(described)
 
 
+def _with_side(side: bytes, packed: bytes) -> bytes:
+    """Two bytes that say how long the side of a codec is, the side, what it packed."""
+    return len(side).to_bytes(2, "little") + side + packed
+
+
+def _coded() -> bytes:
+    array = np.random.default_rng(1).normal(size=CODED_SHAPE).astype(np.float32)
+    found = tables.find([array], 4)
+    return _with_side(found.to_bytes(), entropy.parse(found.side).encode(array))
+
+
+def _learned() -> bytes:
+    array = np.random.default_rng(2).normal(size=LEARNED_SHAPE).astype(np.float32)
+    file = learned.map_file()
+    return _with_side(file, learned_file.read(file).encode(array))
+
+
 SEEDS: dict[str, list[bytes]] = {
     "prefix": [pack_prefix(kind, 120, 8 if kind is FrameType.INFER else 0) for kind in FrameType],
     "header": [*_HEADERS, plain_pickle.dumps({"a": [1, 2.5, None, True, "x", b"y", (1, 2)], "b": {"a": -1}})],
     "messages": _HEADERS,
     "payload": [_with_payload(arrays) for arrays in _ARRAYS],
+    "coded": [_coded()],
+    "learned": [_learned()],
 }

@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgecloud.net import plain_pickle, tensors
+import numpy as np
+
+from edgecloud.net import entropy, learned_file, plain_pickle, tensors
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
 from edgecloud.net.messages import (
     Error,
@@ -27,6 +29,8 @@ from edgecloud.net.messages import (
     from_header,
     to_header,
 )
+from edgecloud.net.sides import Side, SidedCodec
+from edgecloud.net.tensors import Array
 from edgecloud.utils.errors import ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
@@ -110,7 +114,52 @@ def payload(data: bytes) -> bool:
     return bool(arrays)
 
 
-TARGETS: dict[str, Target] = {"prefix": prefix, "header": header, "messages": messages, "payload": payload}
+CODED_SHAPE, LEARNED_SHAPE = (1, 3, 6, 8), (1, 2, 5, 7)
+
+
+def coded(data: bytes) -> bool:
+    """Tables and a payload are the tensor that was described, or refused."""
+    side, packed = _two(data)
+    try:
+        array = _decoded(entropy.parse(Side("ec4", side)), CODED_SHAPE, packed)
+    except ProtocolError:
+        return False
+    assert array.dtype == np.float32
+    assert array.shape == CODED_SHAPE
+    return True
+
+
+def learned(data: bytes) -> bool:
+    """The file of a learned codec and a payload are the tensor that was described, or refused."""
+    file, packed = _two(data)
+    try:
+        array = _decoded(learned_file.read(file), LEARNED_SHAPE, packed)
+    except (ProtocolError, learned_file.BadFileError):
+        return False
+    assert array.dtype == np.float32
+    assert array.shape == LEARNED_SHAPE
+    return True
+
+
+def _decoded(codec: SidedCodec, shape: tuple[int, ...], packed: bytes) -> Array:
+    codec.check("float32", shape, memoryview(packed))
+    return codec.decode("float32", shape, memoryview(packed))
+
+
+def _two(data: bytes) -> tuple[bytes, bytes]:
+    """What follows two bytes that tell the length of the first, as far as there is so much."""
+    end = 2 + int.from_bytes(data[:2], "little")
+    return data[2:end], data[end:]
+
+
+TARGETS: dict[str, Target] = {
+    "prefix": prefix,
+    "header": header,
+    "messages": messages,
+    "payload": payload,
+    "coded": coded,
+    "learned": learned,
+}
 
 
 def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
