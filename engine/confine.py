@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecloud.utils.niceness import put_behind
+
 NOBODY = 65534
-STEPS_BACK = 10  # of niceness, as of what loads: others are served first
 KILLED_FIRST = b"1000"  # where memory runs out
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -85,7 +86,7 @@ def limit_memory(more_bytes: int) -> None:
 def step_back(pid: int) -> None:
     """Let a process that has just started compute behind all others, and be the first to go where memory runs out."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK))
+        put_behind(pid)
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_bytes(KILLED_FIRST)
 

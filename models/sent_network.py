@@ -5,6 +5,7 @@ that it says, and its name has the digest in it, so that it is mistaken for noth
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,10 +79,7 @@ def check_graph(graph: LayerGraph) -> None:
             raise UsageError(f"layer {layer.id!r} makes a tensor of an impossible shape")
         if layer.out_dtype not in TRAVELLING:
             raise UsageError(f"layer {layer.id!r} makes numbers of an unknown type")
-        elements = 1
-        for side in layer.out_shape:
-            elements *= side
-        if layer.out_bytes != elements * dtype_of(layer.out_dtype).itemsize:
+        if layer.out_bytes != math.prod(layer.out_shape) * dtype_of(layer.out_dtype).itemsize:
             raise UsageError(f"layer {layer.id!r} makes a tensor of another size than its shape")
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecloud.utils.errors import AppError, MismatchError, UsageError
+from edgecloud.utils.niceness import STEPS_BACK, put_behind
 
 log = logging.getLogger(__name__)
 
-STEPS_BACK = 10  # of niceness: a tenth of a processor is left where we want all of it, so a load comes to an end
 MESSAGE_BYTES = 1 << 16
 END_S, NOTICED_S = 5.0, 0.01
 KILLED_FIRST = b"1000"  # where memory runs out
@@ -159,10 +159,9 @@ def _raised(answer: dict[str, Any]) -> Exception:
 
 def _put_behind(pid: int) -> None:
     """Every thread of a process; the system keeps a priority for each."""
-    niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK)
     with contextlib.suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
+            put_behind(int(task.name))
 
 
 # --- the other process

@@ -25,11 +25,12 @@ from edgecloud.net.tensors import Array
 from edgecloud.server.budget import WINDOW_S, LoadBudget
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.digests import Known, KnownDigests
-from edgecloud.server.loader import STEPS_BACK, Loader, NoRoomError, Wish, is_possible
+from edgecloud.server.loader import Loader, NoRoomError, Wish, is_possible
 from edgecloud.server.model_cache import MAX_LOADING, Networks
 from edgecloud.server.session import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
+from edgecloud.utils.niceness import STEPS_BACK
 from tests.conftest import LONG_S, CloudProcess, children_of, is_running, running_cloud, until
 from tests.serving import running
 
