@@ -18,21 +18,19 @@ from pathlib import Path
 from edgecloud.models import bundle_cache, bundle_network, custom_model
 from edgecloud.models.bundle import outline_of
 from edgecloud.models.bundle_network import BundleNetwork
-from edgecloud.models.network import DEFAULT, IMAGENET, Network
+from edgecloud.models.network import DEFAULT, GIVEN, IMAGENET, Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.tensors import Array
 from edgecloud.utils.commands import command_of
 from edgecloud.utils.environment import without_settings
 from edgecloud.utils.errors import AppError, UsageError
+from edgecloud.utils.niceness import put_behind
 from edgecloud.utils.units import printable
 
 log = logging.getLogger(__name__)
 
-STEPS_BACK = 10
 LOOK_S = 0.1
 EXPORT_S = 3600.0
-MODULE = "module:"
-"""How names of modules begin that only this process knows (models.given_module, which needs torch)."""
 END_S = 2.0
 
 IsLeaving = Callable[[], bool]
@@ -63,7 +61,7 @@ def maker_of(
     def make(is_leaving: IsLeaving) -> Parcel:
         kept = network if isinstance(network, BundleNetwork) else bundle_cache.find(cache_dir, network)
         if kept is None:
-            if entry.name.startswith(MODULE):
+            if entry.name.startswith(GIVEN):
                 _export_here(entry, network, cache_dir, computing)
             else:
                 _export(entry, network, cache_dir, weights, is_leaving)
@@ -96,7 +94,7 @@ def _export(entry: Entry, network: Network, cache_dir: Path, weights: str, is_le
         start_new_session=True,
     )
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, process.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_BACK))
+        put_behind(process.pid)
     end, words = time.monotonic() + EXPORT_S, ""
     try:
         while process.poll() is None:
@@ -119,11 +117,7 @@ def _export_here(entry: Entry, network: Network, cache_dir: Path, computing: Abs
     from edgecloud.engine import bundling  # needs torch, which is here
 
     log.warning("exporting %s, to send it to the cloud; answers wait for that", network.graph.name)
-    path = bundle_cache.path_of(cache_dir, network.graph.name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    path = bundle_cache.place_of(cache_dir, network.graph.name)
     with computing:
         bundling.write(entry, network, path, lambda *_: None)
 

@@ -8,6 +8,7 @@ from edgecloud.models.bundle import SUFFIX
 from edgecloud.models.bundle_network import BundleNetwork
 from edgecloud.models.network import Network
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.files import writing
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +16,14 @@ log = logging.getLogger(__name__)
 def path_of(folder: Path, name: str) -> Path:
     """Where the bundle of a network is kept."""
     return folder / "bundles" / f"{name.replace(':', '-').replace('/', '-')}{SUFFIX}"
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """The same for one that is to be written: its folder is made. Raises UsageError."""
+    path = path_of(folder, name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def find(folder: Path, network: Network) -> BundleNetwork | None:

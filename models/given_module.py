@@ -10,20 +10,14 @@ from torch import nn
 from edgecloud.models import building, inputs
 from edgecloud.models.example import example_of, in_words, parameters_of
 from edgecloud.models.fingerprint import held_by, of_held
+from edgecloud.models.network import GIVEN
 from edgecloud.models.registry import Entry
 from edgecloud.models.weights import Loaded
 from edgecloud.utils.errors import UsageError
 
-PREFIX = "module:"
-"""Of the names of such networks: no cloud of a program knows one."""
 CODE = "a module"
 """In place of the digest of a file. Both sides name it, so that they hold the same kind of network."""
 ORIGIN = "as given"
-
-
-def is_given(name: str) -> bool:
-    """Whether a network of this name was given as a module."""
-    return name.startswith(PREFIX)
 
 
 def read(module: Any, example: Any, name: str | None) -> tuple[Entry, Loaded]:
@@ -71,7 +65,7 @@ def _name(module: Any, name: str | None) -> str:
     called = type(module).__name__ if name is None else name
     if not re.fullmatch(r"[\w.-]{1,100}", called, re.ASCII):
         raise UsageError(f"{called[:100]!r} is no name for a network: letters, digits, _ . and - are")
-    return PREFIX + called
+    return GIVEN + called
 
 
 def _copied(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -19,6 +19,8 @@ Take: TypeAlias = Callable[[int, Array], None]
 """Is given the number of a layer and its output, which may change afterwards."""
 DEFAULT = defaults.Edge.WEIGHTS
 """Weights that a network has where none are named: trained ones where the project ships such, else seeded ones."""
+GIVEN = "module:"
+"""How the names of networks begin that were given as modules: no other program knows one."""
 IMAGENET = "imagenet"
 """Those that torchvision publishes."""
 

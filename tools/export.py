@@ -7,7 +7,6 @@ from edgecloud.engine import bundling
 from edgecloud.engine.bundling import Show, Written
 from edgecloud.models import bundle, bundle_cache, registry
 from edgecloud.utils.errors import UsageError
-from edgecloud.utils.files import writing
 
 
 def export(name: str, weights: str, path: Path, progress: Show) -> Written:
@@ -26,10 +25,7 @@ def export(name: str, weights: str, path: Path, progress: Show) -> Written:
 
 def kept_path(name: str, folder: Path) -> Path:
     """Where the bundle of a network is kept for `--backend auto`, whose folder is made. Raises UsageError."""
-    path = bundle_cache.path_of(folder, registry.resolve_trusted(name).name)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return bundle_cache.place_of(folder, registry.resolve_trusted(name).name)
 
 
 def to_json(written: Written) -> dict[str, Any]:
