@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.http import METHODS, Reply, Request, event
 from edgecloud.net.pacing import Bucket
 from edgecloud.net.security import is_loopback
-from edgecloud.page.http import BACKLOG, Site
-from edgecloud.page.requests import Reply, Request, event
+from edgecloud.net.site import BACKLOG, Rules, Site
 from edgecloud.page.rows import Mark, Row
 from edgecloud.page.trace import trace
 from edgecloud.utils import addresses
@@ -34,6 +34,7 @@ STATE_S, ROWS_S = 1.0, 0.2
 TRACES_PER_S, TRACES_S = 0.5, 4.0
 """How many traces are made a second, and for how many seconds' worth at once: one of 1,000 requests takes a while."""
 TOKEN_BYTES = 16
+RULES = Rules("live page", methods=(*METHODS, "POST"))
 JSON = "application/json"
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -128,7 +129,7 @@ class Page:
         Raises ConnectError.
         """
         listeners = listen(self._door.host, port, BACKLOG, "--page")
-        self._site = Site(listeners, self.answer)
+        self._site = Site(listeners, self.answer, RULES)
         self._site.start()
         token = "" if self._door.is_open and not self._view.actions else f"#token={self._door.token}"
         return f"http://{addresses.show(*name_of(listeners[0]))}/{token}"

@@ -134,6 +134,8 @@ class Loader:
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         data, files, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, 2)
+        if not data:
+            raise ConnectionResetError("it ended without an answer")
         return json.loads(data), files
 
 

@@ -1,15 +1,24 @@
-"""Prometheus metrics of a cloud, over HTTP. Imported only on demand."""
+"""Prometheus metrics of a cloud, over HTTP with limits of its own, so that its visitors take no resources from edges.
 
-from collections.abc import Mapping
+Imported only on demand.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from edgecloud.net.endpoints import listen, name_of
+from edgecloud.net.http import Reply, Request
 from edgecloud.net.metrics import Gauges, Spent
-from edgecloud.net.page import BACKLOG, Page
+from edgecloud.net.pacing import Bucket
+from edgecloud.net.site import BACKLOG, Rules, Site
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 PREFIX = "edgecloud"
+RULES = Rules("metrics port", places=16, streams=0, requests_per_s=1000.0)
+PAGES_PER_S = 10.0  # that are made anew; a visitor beyond that gets the latest once more
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -77,5 +86,21 @@ class PrometheusMetrics:
     def listen(self, host: str, port: int) -> int:
         """Answer scrapes in a thread of its own from now on; returns the port. Raises ConnectError."""
         listeners = listen(host, port, BACKLOG, "--metrics-port")
-        Page(listeners, lambda: generate_latest(self.registry), CONTENT_TYPE).start()
+        scrapes(listeners, lambda: generate_latest(self.registry)).start()
         return name_of(listeners[0])[1]
+
+
+def scrapes(listeners: Sequence[socket.socket], make: Callable[[], bytes]) -> Site:
+    """A site that answers every path with what `make` gives."""
+    latest, pages = b"", Bucket(PAGES_PER_S)
+
+    def answer(_: Request) -> Reply:
+        nonlocal latest
+        now = time.monotonic()
+        if pages.pay(1, now) and latest:
+            pages.pay(-1, now)
+        else:
+            latest = make()
+        return Reply(200, latest, CONTENT_TYPE)
+
+    return Site(listeners, answer, RULES)

@@ -8,8 +8,8 @@ import pytest
 
 from edgecloud.lab.live import COLUMNS, STUCK_S, GridView, main
 from edgecloud.lab.records import RECORDS, SPEC, open_records, write_environment
+from edgecloud.net.http import Request
 from edgecloud.page.app import Page
-from edgecloud.page.requests import Request
 from edgecloud.utils.errors import UsageError
 from tests.made_records import ENVIRONMENT, cell_of, grid
 

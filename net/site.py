@@ -1,4 +1,4 @@
-"""The page over HTTP: one thread, limits on everything that comes, and streams that no slow reader holds up.
+"""A few pages over HTTP: one thread, limits on everything that comes, and streams that no slow reader holds up.
 
 A visitor has a few seconds to ask and to take the answer. A stream of events gets at most one frame at a time: a reader
 that has not taken the last one gets no other until it has, and one that takes nothing for a while is left.
@@ -14,20 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from edgecloud.net.http import HEAD_BYTES, METHODS, BadRequestError, Reply, Request, parse, to_bytes
 from edgecloud.net.pacing import Bucket
-from edgecloud.page.requests import HEAD_BYTES, BadRequestError, Reply, Request, parse, to_bytes
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 128
-PLACES, STREAMS = 64, 32
 STAY_S = 5.0  # from coming to having asked, and from then on without taking anything of the answer
 MOST_S = 120.0  # for all of it
 LEAVE_S, DROPPED_BYTES = 1.0, 64 << 10  # for what a visitor still sends after that
 TICK_S = 0.5  # between two looks at what is new, for streams
 SLOW_S = 20.0  # in which a stream's frame has to be taken
 BEAT_S = 10.0  # an empty line, so that a stream that nobody reads any more is noticed
-ACCEPTS_PER_S, REQUESTS_PER_S = 200.0, 50.0
+ACCEPTS_PER_S = 200.0
 READ_BYTES = 4 << 10
 NO_DESCRIPTORS_S = 0.1
 SENT_AHEAD_BYTES = 128 << 10  # that the system keeps of one answer
@@ -35,6 +34,20 @@ BEAT = b":\n\n"
 
 Frames = Callable[[], bytes | None]
 """What a stream sends next; None: nothing is new."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a site takes."""
+
+    name: str
+    """As its log says."""
+    methods: tuple[str, ...] = METHODS
+    places: int = 64
+    """Visitors at once, those of streams not counted; one that has not asked makes room for the next."""
+    streams: int = 32
+    requests_per_s: float = 50.0
+    """Of all visitors together; further ones are told to come later."""
 
 
 @dataclass(eq=False)
@@ -57,13 +70,13 @@ class _Visitor:
 class Site:
     """Serves `answer`, which is called by one thread and must not wait; a stream where its reply has `frames`."""
 
-    def __init__(self, listeners: Sequence[socket.socket], answer: Callable[[Request], Reply]) -> None:
-        self._listeners, self._answer_to = listeners, answer
+    def __init__(self, listeners: Sequence[socket.socket], answer: Callable[[Request], Reply], rules: Rules) -> None:
+        self._listeners, self._answer_to, self._rules = listeners, answer, rules
         self._visitors: dict[_Visitor, None] = {}  # in the order of their coming
         self._selector = selectors.DefaultSelector()
         self._wake, self._wakeup = socket.socketpair()
         self._is_stopping = False
-        self._accepts, self._requests = Bucket(ACCEPTS_PER_S), Bucket(REQUESTS_PER_S)
+        self._accepts, self._requests = Bucket(ACCEPTS_PER_S), Bucket(rules.requests_per_s)
         self._accept_at = self._tick_at = 0.0
         self._thread: threading.Thread | None = None
         for sock in (*listeners, self._wakeup):
@@ -72,7 +85,7 @@ class Site:
 
     def start(self) -> None:
         """Serve in a thread of its own, which does not keep the process alive."""
-        self._thread = threading.Thread(target=self.serve, name="live page", daemon=True)
+        self._thread = threading.Thread(target=self.serve, name=self._rules.name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -137,7 +150,7 @@ class Site:
         except OSError:
             self._close(visitor)
         except Exception:
-            log.exception("! page: internal error")
+            log.exception("! %s: internal error", self._rules.name)
             self._close(visitor)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -149,11 +162,11 @@ class Site:
         except BlockingIOError:
             return
         except OSError as error:
-            log.warning("cannot accept a connection for the page: %s", error)
+            log.warning("cannot accept a connection for the %s: %s", self._rules.name, error)
             time.sleep(NO_DESCRIPTORS_S)
             return
         others = [one for one in self._visitors if one.frames is None]
-        if len(others) >= PLACES:
+        if len(others) >= self._rules.places:
             self._close(next((one for one in others if not one.has_asked), others[0]))
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD_BYTES)
@@ -182,9 +195,9 @@ class Site:
             self._close(visitor)
             return
         try:
-            request = parse(bytes(visitor.request))
+            request = parse(bytes(visitor.request), self._rules.methods)
         except BadRequestError as error:
-            self._reply(visitor, Reply(error.status))
+            self._reply(visitor, error.reply)
             return
         if request is not None:
             self._answer(visitor, request)
@@ -200,9 +213,9 @@ class Site:
         try:
             reply = self._answer_to(request)
         except Exception:
-            log.exception("! page: internal error")
+            log.exception("! %s: internal error", self._rules.name)
             reply = Reply(500)
-        if reply.frames is not None and self.streams >= STREAMS:
+        if reply.frames is not None and self.streams >= self._rules.streams:
             reply = Reply(503)
         if reply.frames is not None and request.method == "GET":
             visitor.frames, visitor.beat_at = reply.frames, now + BEAT_S

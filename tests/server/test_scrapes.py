@@ -15,29 +15,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecloud.models.torch_network import TorchNetwork
-from edgecloud.net import page
+from edgecloud.net import site
 from edgecloud.net.endpoints import listen, name_of
-from edgecloud.net.page import HEAD_BYTES, PLACES, Page, reply
+from edgecloud.net.http import HEAD_BYTES
+from edgecloud.net.site import Site
+from edgecloud.server.prometheus import PAGES_PER_S, RULES, scrapes
 from tests.conftest import LONG_S, running_cloud, until
 from tests.server.test_hostile import assert_serves, greet, hello_of
 
 TEXT = b"edgecloud_load 1.0\n" * 2000
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
 
 
 @contextmanager
-def shown(make: Callable[[], bytes] = lambda: TEXT) -> Iterator[tuple[int, Page]]:
+def shown(make: Callable[[], bytes] = lambda: TEXT) -> Iterator[tuple[int, Site]]:
     """A page on loopback, and its port."""
-    listeners = listen("127.0.0.1", 0, page.BACKLOG)
+    listeners = listen("127.0.0.1", 0, site.BACKLOG)
     port = name_of(listeners[0])[1]
-    found = Page(listeners, make, "text/plain")
-    thread = found.start()
+    found = scrapes(listeners, make)
+    found.start()
     try:
         yield port, found
     finally:
         found.stop()
-        thread.join(LONG_S)
-        assert not thread.is_alive()
 
 
 def come(port: int) -> socket.socket:
@@ -69,14 +70,14 @@ def test_a_get_and_a_head_are_answered(port: int) -> None:
     for path in ("/metrics", "/", "/metrics?name[]=x"):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=LONG_S) as found:
             assert (found.status, found.read()) == (200, TEXT)
-    head = said(port, b"HEAD / HTTP/1.0\r\n\r\n")
+    head = said(port, b"HEAD / HTTP/1.0\r\nHost: x\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert f"Content-Length: {len(TEXT)}".encode() in head
     assert head.endswith(b"\r\n\r\n")
 
 
 def test_a_request_may_come_in_pieces(port: int) -> None:
-    assert said(port, *(bytes([one]) for one in b"GET / HTTP/1.1\r\n\r\n")).endswith(TEXT)
+    assert said(port, *(bytes([one]) for one in GET)).endswith(TEXT)
 
 
 @pytest.mark.parametrize(
@@ -105,37 +106,37 @@ def test_any_bytes_leave_it_standing(port: int, data: bytes) -> None:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         rest(sock)
-    assert said(port, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
+    assert said(port, GET).endswith(TEXT)
 
 
 def test_who_has_half_asked_has_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "STAY_S", 0.3)
+    monkeypatch.setattr(site, "STAY_S", 0.3)
     with shown() as (port, _), come(port) as sock:
         sock.sendall(HALF)
         assert b" 408 " in rest(sock)
 
 
 def test_who_does_not_take_its_answer_has_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "STAY_S", 0.3)
+    monkeypatch.setattr(site, "STAY_S", 0.3)
     with shown(lambda: bytes(64 << 20)) as (port, found), closing(socket.socket()) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", port))
-        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sock.sendall(GET)
         sock.recv(1)
         until(lambda: not found._visitors)
-        monkeypatch.setattr(page, "STAY_S", LONG_S)
+        monkeypatch.setattr(site, "STAY_S", LONG_S)
         with shown() as (other, _):
-            assert said(other, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
+            assert said(other, GET).endswith(TEXT)
 
 
 def test_a_crowd_that_only_half_asks_keeps_nobody_out_and_has_its_places_and_no_more() -> None:
     with shown() as (port, found), ExitStack() as stack:
         before = threading.active_count()
-        for _ in range(10 * PLACES):
+        for _ in range(10 * RULES.places):
             stack.enter_context(come(port)).sendall(HALF)
         for _ in range(3):
-            assert said(port, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
-        assert len(found._visitors) <= PLACES
+            assert said(port, GET).endswith(TEXT)
+        assert len(found._visitors) <= RULES.places
         assert threading.active_count() == before
 
 
@@ -148,8 +149,8 @@ def test_a_page_that_cannot_be_made_is_an_error_and_not_the_end() -> None:
         return TEXT
 
     with shown(make) as (port, _):
-        assert b" 500 " in said(port, b"GET / HTTP/1.1\r\n\r\n")
-        assert said(port, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
+        assert b" 500 " in said(port, GET)
+        assert said(port, GET).endswith(TEXT)
 
 
 def test_a_flood_of_scrapes_gets_the_latest_page_again() -> None:
@@ -162,15 +163,10 @@ def test_a_flood_of_scrapes_gets_the_latest_page_again() -> None:
     with shown(make) as (port, _):
         began = time.monotonic()
         for _ in range(100):
-            assert said(port, b"GET / HTTP/1.1\r\n\r\n").endswith(TEXT)
+            assert said(port, GET).endswith(TEXT)
         seconds = time.monotonic() - began
-    most = page.PAGES_PER_S * (2.0 + seconds) + 1
+    most = PAGES_PER_S * (2.0 + seconds) + 1
     assert len(made) <= most
-
-
-def test_an_answer_has_a_length_and_an_end() -> None:
-    assert reply("404 Not Found").endswith(b"\r\n\r\n404 Not Found\n")
-    assert reply("200 OK", b"x", has_body=False).endswith(b"Connection: close\r\n\r\n")
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot limit another process")
@@ -188,7 +184,7 @@ def test_half_open_scrapes_do_not_stop_a_cloud(cache: Path, network: Callable[[s
         for _ in range(3):
             assert_serves(cloud, subject)
             assert cloud.figures()["edgecloud_open_connections"] >= 1
-        assert cloud.descriptors <= held + PLACES + 16
+        assert cloud.descriptors <= held + RULES.places + 16
         del edge
         for sock in crowd:
             sock.close()

@@ -1,16 +1,16 @@
-"""HTTP requests and replies of the page, as data. Pure.
+"""HTTP requests and replies of the live page and of the port for scrapes, as data. Pure.
 
 Nothing of a request ever stands in a reply's head. A request that is not plain is refused: no folded lines, no line
 that ends with one character, no second Host or length, no chunks.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 HEAD_BYTES = 8 << 10
 BODY_BYTES = 1 << 10
-METHODS = ("GET", "HEAD", "POST")
+METHODS = ("GET", "HEAD")
 ONCE = ("host", "content-length", "authorization", "origin")
 _FIRST = re.compile(r"([A-Z]{1,10}) (/[\x21-\x7e]{0,1000}) HTTP/1\.[01]")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,80}):[ \t]*([\x20-\x7e\t\x80-\xff]*)")
@@ -32,7 +32,7 @@ STATUSES = {
     501: "Not Implemented",
     503: "Service Unavailable",
 }
-MORE = {405: f"Allow: {', '.join(METHODS)}\r\n", 401: "WWW-Authenticate: Bearer\r\n", 503: "Retry-After: 5\r\n"}
+MORE = {401: "WWW-Authenticate: Bearer\r\n", 503: "Retry-After: 5\r\n"}
 SAFE = (
     "Content-Security-Policy: default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
     "X-Content-Type-Options: nosniff\r\n"
@@ -47,9 +47,9 @@ SAFE = (
 class BadRequestError(Exception):
     """A request that is not answered."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, allowed: Sequence[str] = ()) -> None:
         super().__init__(STATUSES[status])
-        self.status = status
+        self.reply = Reply(status, allowed=tuple(allowed))
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,13 @@ class Reply:
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     frames: Callable[[], bytes | None] | None = None
+    allowed: tuple[str, ...] = ()
+    """With 405: the methods that there are."""
 
 
-def parse(data: bytes) -> Request | None:
-    """The request that these bytes are; None where more has to come. Raises BadRequestError."""
+def parse(data: bytes, methods: Sequence[str] = METHODS) -> Request | None:
+    """The request that these bytes are; None where more has to come. Raises BadRequestError, also for a method that is
+    not one of `methods`."""
     head, end, body = data.partition(b"\r\n\r\n")
     if not end:
         if len(data) > HEAD_BYTES:
@@ -86,8 +89,8 @@ def parse(data: bytes) -> Request | None:
     match = _FIRST.fullmatch(first)
     if match is None:
         raise BadRequestError(400)
-    if match[1] not in METHODS:
-        raise BadRequestError(405)
+    if match[1] not in methods:
+        raise BadRequestError(405, methods)
     fields = _fields(lines)
     length = _length(fields)
     if len(body) < length:
@@ -124,7 +127,8 @@ def _length(fields: Mapping[str, str]) -> int:
 def to_bytes(reply: Reply, *, has_body: bool = True) -> bytes:
     """What is sent, after which the connection ends, unless it is a stream. Without a body its status stands there."""
     name = STATUSES[reply.status]
-    head = f"HTTP/1.1 {reply.status} {name}\r\n{SAFE}{MORE.get(reply.status, '')}Connection: close\r\n"
+    more = f"Allow: {', '.join(reply.allowed)}\r\n" if reply.allowed else MORE.get(reply.status, "")
+    head = f"HTTP/1.1 {reply.status} {name}\r\n{SAFE}{more}Connection: close\r\n"
     if reply.frames is not None:
         return f"{head}Content-Type: text/event-stream\r\n\r\n".encode()
     body = reply.body or (b"" if reply.status == 204 else f"{reply.status} {name}\n".encode())

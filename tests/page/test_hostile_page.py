@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecloud.net import site
+from edgecloud.net.http import BODY_BYTES, HEAD_BYTES, STATUSES, BadRequestError, Reply, parse, to_bytes
 from edgecloud.net.metrics import Gauges, Spent
-from edgecloud.page import http as site
-from edgecloud.page.app import FILES, Page
+from edgecloud.page import app
+from edgecloud.page.app import FILES, RULES, Page
 from edgecloud.page.cloud import CloudView
-from edgecloud.page.requests import BODY_BYTES, HEAD_BYTES, METHODS, STATUSES, BadRequestError, Reply, parse, to_bytes
 from edgecloud.utils.errors import UsageError
 
 LONG_S = 120.0
@@ -184,7 +186,7 @@ def test_what_is_no_plain_request_is_refused(port: int, data: bytes, status: int
 
 @given(
     st.binary(max_size=300)
-    | st.tuples(st.sampled_from(METHODS), st.binary(max_size=200)).map(
+    | st.tuples(st.sampled_from(RULES.methods), st.binary(max_size=200)).map(
         lambda pair: pair[0].encode() + b" /" + pair[1] + b"\r\n\r\n"
     )
 )
@@ -192,11 +194,11 @@ def test_any_bytes_are_a_request_or_refused_or_wait_for_more(data: bytes) -> Non
     try:
         request = parse(data)
     except BadRequestError as error:
-        request, status = None, error.status
+        request, status = None, error.reply.status
     else:
         status = 200
     assert status in STATUSES
-    assert request is None or (request.method in METHODS and "host" in request.fields)
+    assert request is None or (request.method in RULES.methods and "host" in request.fields)
     assert request is None or len(request.body) <= BODY_BYTES
 
 
@@ -248,7 +250,7 @@ def test_five_hundred_connections_keep_nobody_out() -> None:
         assert ask(port, "/state.json")[0] == 200
         assert threading.active_count() == before
         assert page._site is not None
-        assert len(page._site._visitors) <= site.PLACES + site.STREAMS
+        assert len(page._site._visitors) <= RULES.places + RULES.streams
         page._view.answered("le_net", Spent(0.0, 0.0, 0.5, 0.5), {})  # type: ignore[attr-defined]
         assert any(frame["rows"] for frame in frames)
 
@@ -276,7 +278,7 @@ def test_slow_readers_hold_nobody_up_and_are_left(monkeypatch: pytest.MonkeyPatc
 
 
 def test_there_are_only_so_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "STREAMS", 2)
+    monkeypatch.setattr(app, "RULES", replace(RULES, streams=2))
     with served() as (port, _), ExitStack() as stack:
         for _ in range(2):
             next(events(stack.enter_context(closing(stream(port)))))
