@@ -1,11 +1,12 @@
 """An edge in this process: `Edge`, and the `Answer` that it gives. The client is that of edge_api.py."""
 
+import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -24,8 +25,9 @@ from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s,
 from edgecloud.library.settings import cache_of, path_of, token_of
 from edgecloud.library.tensors import Given, Tensors, as_given
 from edgecloud.library.wording import worded, wording, words
+from edgecloud.models.inputs import InputSpec
 from edgecloud.utils import addresses, defaults
-from edgecloud.utils.errors import EdgeCloudError, UsageError
+from edgecloud.utils.errors import EdgeCloudError, MismatchError, UsageError
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from edgecloud.net.tls import ClientTls
 
 
+log = logging.getLogger(__name__)
+
+SIZES_KEPT = 4
+"""Of inputs of other sizes than the example's, each with a graph and a connection of its own."""
 NOT_SAID = "not said"
 """In place of a cloud that may be given by position."""
 
@@ -78,7 +84,9 @@ class Edge:
     `edge(x)` answers one input, `submit(x)` returns a future, `map(xs)` answers many, up to `window` of them under way
     at once, so that the edge computes while the link and the cloud are busy. An input is a numpy array or a torch
     tensor, of the shape and the dtype in `net.inputs`; a first axis of 1 may be left out. A network of several takes
-    them by position or by name: `edge(ids, mask)`, `edge(input_ids=ids, attention_mask=mask)`.
+    them by position or by name: `edge(ids, mask)`, `edge(input_ids=ids, attention_mask=mask)`. For inputs of other
+    sizes it captures the network once more, where that takes them, and plans for them; a cloud needs to take networks
+    for that (`cloud_api.py --accept-networks`), else they are answered on the edge.
 
     Whatever the cloud does, an answer comes: what it does not answer within `timeout` (seconds, or a text such as
     `"2s"`) is completed on the edge, and the answer says so. With `fallback="off"` that is an error; with `"always"`
@@ -186,9 +194,13 @@ class Edge:
                 ),
                 codec=CodecConfig(name=codec, accuracy_budget=accuracy_budget, files=tuple(map(Path, codec_files))),
             )
-            edge = client.Edge.around(config, self.net.entry, self.net.made_for(device))
-            self.client = EdgeClient(config, edge, window)
-            self.client.open()
+            self._begin(config, window)
+
+    def _begin(self, config: EdgeConfig, window: int) -> None:
+        """Connect and plan. Raises AppError."""
+        edge = client.Edge.around(config, self.net.entry, self.net.made_for(config.device.name))
+        self.client = EdgeClient(config, edge, window)
+        self.client.open()
         self._prepare(window)
 
     @classmethod
@@ -215,6 +227,9 @@ class Edge:
         self._last: tuple[Plan, Link | None] | None = None
         self._is_closed = False
         self._closing = threading.Lock()
+        self._resizing = threading.RLock()  # a future that is cancelled by closing comes back here
+        self._users = 0
+        self._resized: OrderedDict[tuple[InputSpec, ...], Edge] = OrderedDict()
 
     @property
     def plan(self) -> Plan:
@@ -239,17 +254,25 @@ class Edge:
     def __call__(self, *args: Any, **kwargs: Any) -> Answer:
         """Answer one input, and wait for that; a network of several takes them by position or by name. Raises
         UsageError for an input that does not fit."""
-        given = self._given(args, kwargs)
-        with wording(is_module=self.net.is_module), self._open():
-            return self._answer(self.client.infer(given.fed), given)
+        edge, given = self._for(args, kwargs)
+        try:
+            with wording(is_module=self.net.is_module), edge._open():
+                return edge._answer(edge.client.infer(given.fed), given)
+        finally:
+            self._leave(edge)
 
     def submit(self, *args: Any, **kwargs: Any) -> "Future[Answer]":
         """Begin to answer one input. At most `window` are under way; more wait. What is given is not to be changed
         until then. Raises UsageError for an input that does not fit; the future raises what `edge(x)` would.
         """
-        given = self._given(args, kwargs)
-        with self._open():
-            inner = self.client.submit(given.fed)
+        edge, given = self._for(args, kwargs)
+        try:
+            with edge._open():
+                inner = edge.client.submit(given.fed)
+        except BaseException:
+            self._leave(edge)
+            raise
+        inner.add_done_callback(lambda _: self._leave(edge))
         outer: Future[Answer] = Future()
         outer.add_done_callback(lambda ended: inner.cancel() if ended.cancelled() else None)
 
@@ -262,7 +285,7 @@ class Edge:
             if error is not None:
                 outer.set_exception(worded(error) if isinstance(error, EdgeCloudError) else error)
             else:
-                outer.set_result(self._answer(answered.result(), given))
+                outer.set_result(edge._answer(answered.result(), given))
 
         inner.add_done_callback(on_answer)
         return outer
@@ -293,6 +316,9 @@ class Edge:
                     self._last = (self.plan, self.link)
                 self._is_closed = True
                 self.client.close()
+                with self._resizing:
+                    for other in self._resized.values():
+                        other.close()
 
     def __enter__(self) -> Self:
         return self
@@ -317,8 +343,44 @@ class Edge:
                 raise
         raise UsageError("this edge is closed")
 
-    def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:
-        return Given.of(args, kwargs, self.net.entry)
+    def _for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "tuple[Edge, Given]":
+        """Who answers these inputs: this edge, or one for inputs of their sizes, which is made the first time."""
+        specs = self.net.resized_specs(args, kwargs)
+        given = self.net.given(args, kwargs, specs)
+        if specs is None:
+            return self, given
+        with self._open(), self._resizing, wording(is_module=self.net.is_module):
+            if specs not in self._resized:
+                self._resized[specs] = self._made_for(specs, given)
+                idle = [each for each, other in self._resized.items() if not other._users and each != specs]
+                for oldest in idle[: len(self._resized) - SIZES_KEPT]:
+                    self._resized.pop(oldest).close()
+            self._resized.move_to_end(specs)
+            self._resized[specs]._users += 1
+            return self._resized[specs], given
+
+    def _leave(self, edge: "Edge") -> None:
+        """What one caller of `_for` wanted is done."""
+        if edge is not self:
+            with self._resizing:
+                edge._users -= 1
+
+    def _made_for(self, specs: tuple[InputSpec, ...], given: Given) -> "Edge":
+        """An edge for inputs of other sizes. It has no cloud where ours has no graph for them and takes none.
+
+        Raises UsageError where the network does not take them."""
+        edge, config = Edge.__new__(Edge), self.client.config
+        edge.net = self.net.resized(specs, given)
+        last = len(edge.net.graph.points) - 1
+        if config.point == len(self.net.graph.points) - 1:
+            config = replace(config, point=last)
+        try:
+            edge._begin(config, self._window)
+        except MismatchError as error:
+            sizes = ", ".join(str(spec.shape) for spec in specs)
+            log.warning("inputs of %s are answered on the edge: the cloud has no graph for them (%s)", sizes, error)
+            edge._begin(replace(config, point=last, goal=Goal()), self._window)
+        return edge
 
     def _answer(self, answered: Answered, given: Given) -> Answer:
         why = "" if answered.fallback is None else words(answered.fallback.reason)

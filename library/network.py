@@ -1,13 +1,13 @@
 """Networks as the library hands them about: `load`, and the `Network` that it returns."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from edgecloud.library.tensors import Array, Given, Tensors, as_given
+from edgecloud.library.tensors import Array, Given, Tensors, as_given, resized_specs
 from edgecloud.models import inputs, network, registry
 from edgecloud.models.graph import Layer, LayerGraph
 from edgecloud.models.inputs import InputSpec
@@ -146,10 +146,45 @@ class Network:
         """The whole network's answer to its inputs, by position or by name: one array (or tensor, as they are) for each
         output.
 
-        Raises UsageError for an input of another shape or dtype, or with NaN or infinity.
+        Inputs may have other sizes than those that it was captured for. Raises UsageError where it does not take them,
+        for an input of another dtype, and for one with NaN or infinity.
         """
-        given = Given.of(args, kwargs, self._entry)
-        return as_given(self._network.whole(given.fed), given)
+        specs = self.resized_specs(args, kwargs)
+        given = self.given(args, kwargs, specs)
+        try:
+            return as_given(self._network.whole(given.fed), given)
+        except RuntimeError as error:  # torch, of sizes that do not fit
+            if specs is None:
+                raise
+            raise _does_not_fit(self.name, specs, error) from None
+
+    def given(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], specs: tuple[InputSpec, ...] | None = None
+    ) -> Given:
+        """What a caller gave, as the network takes it, or as one of other `specs` does. Raises UsageError."""
+        return Given.of(args, kwargs, self._entry if specs is None else replace(self._entry, own_inputs=specs))
+
+    def resized_specs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...] | None:
+        """What it would have to take for inputs of other sizes than it was captured for; None where it need not be
+        another, or where it is data that cannot be captured again."""
+        return None if self._entry.bundle is not None else resized_specs(args, kwargs, self._entry)
+
+    def resized(self, specs: Sequence[InputSpec], given: Given) -> "Network":
+        """The same network, with the same parameters, captured for inputs of other sizes, with these as the example.
+
+        Raises UsageError where it does not take them, or cannot be captured with them.
+        """
+        from edgecloud.models import building
+        from edgecloud.models.torch_network import TorchNetwork, prepare
+
+        made = self._network
+        assert isinstance(made, TorchNetwork)  # only data is something else
+        arrays = tuple(array.copy() for array in inputs.arrays_of(given.fed))
+        example = inputs.Input(arrays if len(arrays) > 1 else arrays[0], "example")
+        with _CAPTURING, building.seeded():
+            network = prepare(made.loaded, example, made.graph.name, made.call)
+        entry = replace(self._entry, own_inputs=tuple(specs), input_shape=specs[0].shape[1:], example=lambda: example)
+        return replace(self, _entry=entry, _network=network)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -160,6 +195,12 @@ class Network:
     def value(self, outputs: Tensors) -> Any:
         """Outputs in the structure that the network itself answers: its tuples, dicts and dataclasses."""
         return self._network.answer.build(outputs)
+
+
+def _does_not_fit(name: str, specs: Sequence[InputSpec], error: Exception) -> UsageError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    sizes = ", ".join(str(spec.shape) for spec in specs)
+    return UsageError(f"{name} does not take inputs of {sizes}: {reason}")
 
 
 def load(

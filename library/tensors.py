@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
 from edgecloud.models.form import FormError
 from edgecloud.models.inputs import Array as Array
-from edgecloud.models.inputs import Fed, InputSpec, fitted
+from edgecloud.models.inputs import Fed, InputSpec, fitted, is_resized
 from edgecloud.models.registry import Entry
 from edgecloud.utils.dtypes import widened
 from edgecloud.utils.errors import UsageError
@@ -35,12 +35,30 @@ class Given:
 
         What is fed may be the caller's memory, which nothing here writes into.
         """
-        try:
-            tensors = entry.call.tensors_of(args, kwargs, lambda x: isinstance(x, np.ndarray) or is_tensor(x))
-        except FormError as error:
-            raise UsageError(f"an input for {entry.name}: {error}") from None
+        tensors = _tensors_of(args, kwargs, entry)
         arrays = tuple(_fitted(*each, entry) for each in zip(tensors, entry.input_specs, strict=True))
         return cls(arrays if len(arrays) > 1 else arrays[0], tuple(tensors))
+
+
+def _tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any], entry: Entry) -> list[Any]:
+    try:
+        return entry.call.tensors_of(args, kwargs, lambda x: isinstance(x, np.ndarray) or is_tensor(x))
+    except FormError as error:
+        raise UsageError(f"an input for {entry.name}: {error}") from None
+
+
+def resized_specs(args: Sequence[Any], kwargs: Mapping[str, Any], entry: Entry) -> tuple[InputSpec, ...] | None:
+    """What a network would have to take for these inputs; None where it takes them, or where something else than the
+    lengths of axes is another. Raises UsageError for inputs that are no call of it."""
+    tensors, specs = _tensors_of(args, kwargs, entry), entry.input_specs
+    shapes = [tuple(np.shape(each)) for each in tensors]
+    is_other = [is_resized(shape, spec.shape) for shape, spec in zip(shapes, specs, strict=True)]
+    if not any(is_other):
+        return None
+    return tuple(
+        replace(spec, shape=shape) if changed else spec
+        for shape, spec, changed in zip(shapes, specs, is_other, strict=True)
+    )
 
 
 def _fitted(x: Any, spec: InputSpec, entry: Entry) -> Array:

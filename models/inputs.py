@@ -1,7 +1,7 @@
 """Inputs of a network: an image, a recording or a sentence with its preprocessing, or a saved tensor."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,11 @@ class InputSpec:
     def bytes(self) -> int:
         """What an array of it has."""
         return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+
+
+def is_resized(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether an array has as many axes as an input, one of which is longer or shorter."""
+    return len(shape) == len(wanted) and tuple(shape) != tuple(wanted) and min(shape, default=1) > 0
 
 
 _CASTS = {"f": "f", "i": "iu", "u": "iu", "b": "b", "c": "fc", "V": "f"}

@@ -108,7 +108,8 @@ def test_a_module_and_an_example_are_enough(tmp_path: Path) -> None:
         ((IDS, MASK, MASK), {}, "3 were given by position"),
         ((IDS,), {"mask": MASK}, "captured without 'mask'"),
         ((IDS.float(), MASK), {}, "input_ids for module:Tagger is float32, not int64"),
-        ((IDS[:, :5], MASK), {}, "has shape (1, 5), not (1, 6): the network was captured for that size"),
+        ((IDS[:, :5], MASK), {}, "module:Tagger does not take inputs of (1, 5), (1, 6): "),
+        ((IDS[0, :5], MASK), {}, "has shape (5,), not (1, 6): the network was captured for that size"),
         ((IDS, [[1]]), {}, "attention_mask is a numpy array or a torch tensor, not list"),
     ],
 )
