@@ -89,6 +89,7 @@ class Edge:
         """Load the network. Raises UsageError and MismatchError for a device or weights that do not serve."""
         check_device(config.device.name)
         set_threads(1 if config.cpu_share is not None else config.device.threads)
+        entry = entry.resized(example)
         return cls.around(config, entry, entry.network(config.weights, example))
 
     @classmethod
@@ -281,7 +282,9 @@ def ran_by(graph: LayerGraph, parts: Iterable[Part]) -> str:
 def read_input(config: EdgeConfig, entry: Entry) -> Input:
     """What the user gave, else the sample. Raises UsageError for what does not serve, or not this network."""
     if config.array is not None:
-        return inputs.from_array(config.array, entry.input_sources)
+        return inputs.from_array(
+            config.array, entry.input_sources, may_resize=bool(entry.code) and entry.bundle is None
+        )
     sources = {inputs.PICTURE: config.image, inputs.SPEECH: config.audio, inputs.SENTENCE: config.text}
     for kind, what in sources.items():
         if what is not None:

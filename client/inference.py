@@ -45,7 +45,7 @@ from edgecloud.net.messages import State
 from edgecloud.net.recorder import Recorder
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.cost import parts_of
-from edgecloud.utils.errors import AppError, ConnectError, ProtocolError
+from edgecloud.utils.errors import AppError, ConnectError, MismatchError, ProtocolError
 from edgecloud.utils.progress import Show
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,9 @@ def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s
 
 
 def _hinted(error: AppError, edge: Edge) -> AppError:
-    """With what needs no cloud, where there is none."""
+    """With what needs no cloud, where there is none, or what a graph for inputs of other sizes needs."""
+    if isinstance(error, MismatchError) and edge.entry.is_resized:
+        return MismatchError(f"{error}; inputs of this size need a graph of their own")
     if not isinstance(error, ConnectError):
         return error
     last = len(edge.graph.points) - 1

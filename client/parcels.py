@@ -61,7 +61,7 @@ def maker_of(
     def make(is_leaving: IsLeaving) -> Parcel:
         kept = network if isinstance(network, BundleNetwork) else bundle_cache.find(cache_dir, network)
         if kept is None:
-            if entry.name.startswith(GIVEN):
+            if entry.name.startswith(GIVEN) or entry.is_resized:  # which another program would not know
                 _export_here(entry, network, cache_dir, computing)
             else:
                 _export(entry, network, cache_dir, weights, is_leaving)

@@ -370,7 +370,7 @@ class Edge:
 
         Raises UsageError where the network does not take them."""
         edge, config = Edge.__new__(Edge), self.client.config
-        edge.net = self.net.resized(specs, given)
+        edge.net = self.net.resized(given)
         last = len(edge.net.graph.points) - 1
         if config.point == len(self.net.graph.points) - 1:
             config = replace(config, point=last)

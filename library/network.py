@@ -169,7 +169,7 @@ class Network:
         another, or where it is data that cannot be captured again."""
         return None if self._entry.bundle is not None else resized_specs(args, kwargs, self._entry)
 
-    def resized(self, specs: Sequence[InputSpec], given: Given) -> "Network":
+    def resized(self, given: Given) -> "Network":
         """The same network, with the same parameters, captured for inputs of other sizes, with these as the example.
 
         Raises UsageError where it does not take them, or cannot be captured with them.
@@ -183,8 +183,7 @@ class Network:
         example = inputs.Input(arrays if len(arrays) > 1 else arrays[0], "example")
         with _CAPTURING, building.seeded():
             network = prepare(made.loaded, example, made.graph.name, made.call)
-        entry = replace(self._entry, own_inputs=tuple(specs), input_shape=specs[0].shape[1:], example=lambda: example)
-        return replace(self, _entry=entry, _network=network)
+        return replace(self, _entry=self._entry.resized(example), _network=network)
 
     @property
     def output_names(self) -> tuple[str, ...]:

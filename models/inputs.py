@@ -175,32 +175,37 @@ class InputSources:
         return len(self.inputs) == 1 and self.inputs[0].dtype == "float32"
 
 
-def from_array(path: Path, source: InputSources) -> Input:
+RESIZED_FLOATS = 64 << 20
+
+
+def from_array(path: Path, source: InputSources, *, may_resize: bool = False) -> Input:
     """Read a .npy file: floats are the tensor itself, whole numbers from 0 to 255 an image where one is taken. Or a
-    .npz file, with an array for each input by its name.
+    .npz file, with an array for each input by its name. With `may_resize` a tensor may have other sizes than the
+    network's example.
 
     Raises UsageError where it is not such an array, holds NaN or infinity, or numbers that cannot be what the network
     takes: a network answers anything, and nothing would show that it was asked something else.
     """
     if path.suffix.lower() == ".npz":
-        most = {spec.name: max(8 * math.prod(spec.shape), spec.bytes) for spec in source.inputs}
+        most = {spec.name: _most_bytes(spec, may_resize=may_resize) for spec in source.inputs}
         found = arrays.read_several(path, most)
-        made = tuple(fitted(found[spec.name], spec, f"{path}: {spec.name}") for spec in source.inputs)
+        specs = [_sized(spec, found[spec.name], may_resize=may_resize) for spec in source.inputs]
+        made = tuple(fitted(found[spec.name], spec, f"{path}: {spec.name}") for spec in specs)
         return Input(made if len(made) > 1 else made[0], f"arrays:{path}")
     if len(source.inputs) > 1:
         names = ", ".join(spec.name for spec in source.inputs)
         raise UsageError(f"{path}: {source.name} has {len(source.inputs)} inputs ({names}): give FILE.npz with each")
     if not source.is_plain:
         (spec,) = source.inputs
-        most_bytes = max(8 * math.prod(spec.shape), spec.bytes)
-        return Input(
-            fitted(arrays.read(path, math.prod(spec.shape), most_bytes, "fiubc"), spec, str(path)), f"array:{path}"
-        )
+        most_bytes = _most_bytes(spec, may_resize=may_resize)
+        array = arrays.read(path, most_bytes // 8, most_bytes, "fiubc")
+        return Input(fitted(array, _sized(spec, array, may_resize=may_resize), str(path)), f"array:{path}")
     takes_pictures = source.takes == PICTURE
-    array = arrays.read(path, math.prod(source.inputs[0].shape), 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
+    most_floats = RESIZED_FLOATS if may_resize else math.prod(source.inputs[0].shape)
+    array = arrays.read(path, most_floats, 4 * pictures.MAX_PIXELS if takes_pictures else 1 << 20)
     if array.dtype.kind in "iu":
         return _from_whole_numbers(path, array, source)
-    wanted = source.inputs[0].shape
+    wanted = _sized(source.inputs[0], array, may_resize=may_resize).shape
     if array.shape != wanted and (1, *array.shape) != wanted:
         raise UsageError(f"{path}: shape {array.shape} does not match the network's input {wanted}")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused below
@@ -214,6 +219,16 @@ def from_array(path: Path, source: InputSources) -> Input:
             "divide them by 255, or save them as uint8, which is read as --image is"
         )
     return Input(numbers, f"array:{path}")
+
+
+def _most_bytes(spec: InputSpec, *, may_resize: bool) -> int:
+    """Of an array for an input, of numbers of any size."""
+    return 8 * RESIZED_FLOATS if may_resize else max(8 * math.prod(spec.shape), spec.bytes)
+
+
+def _sized(spec: InputSpec, array: Array, *, may_resize: bool) -> InputSpec:
+    """What an input is with the sizes of an array, where it may have those."""
+    return replace(spec, shape=array.shape) if may_resize and is_resized(array.shape, spec.shape) else spec
 
 
 def _from_whole_numbers(path: Path, array: NDArray[Any], source: InputSources) -> Input:

@@ -1,7 +1,7 @@
 """The networks by name. To add one, add an entry to `_ENTRIES`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -118,6 +118,19 @@ class Entry:
     def input_specs(self) -> tuple[inputs.InputSpec, ...]:
         """What it takes."""
         return self.own_inputs or (inputs.InputSpec(self.call.names[0], (1, *self.input_shape)),)
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether it is of other sizes of inputs than its own example's: both sides need its graph for those."""
+        return self.example is not None and self.bundle is None
+
+    def resized(self, example: inputs.Input) -> "Entry":
+        """The same with inputs of the sizes of an example; itself where those are its own."""
+        shapes = [array.shape for array in example.arrays]
+        specs = tuple(replace(spec, shape=shape) for spec, shape in zip(self.input_specs, shapes, strict=True))
+        if specs == self.input_specs:
+            return self
+        return replace(self, own_inputs=specs, input_shape=shapes[0][1:], example=lambda: example)
 
     @property
     def input_sources(self) -> inputs.InputSources:
