@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # `typing` takes its time
 if TYPE_CHECKING:
     from edgecloud.library.cloud import Cloud
     from edgecloud.library.edge import Answer, Edge
+    from edgecloud.library.frames import Frames
     from edgecloud.library.network import Network, load
     from edgecloud.library.planning import Goal, Link, Plan, StageTimes, plan
     from edgecloud.library.profiling import Profile, profile
@@ -43,6 +44,7 @@ __all__ = [
     "DeadlineError",
     "Edge",
     "EdgeCloudError",
+    "Frames",
     "Goal",
     "Link",
     "MismatchError",
@@ -60,6 +62,7 @@ __all__ = [
 _HOMES = {
     "library.cloud": ("Cloud",),
     "library.edge": ("Answer", "Edge"),
+    "library.frames": ("Frames",),
     "library.network": ("Network", "load"),
     "library.planning": ("Goal", "Link", "Plan", "StageTimes", "plan"),
     "library.profiling": ("Profile", "profile"),

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from edgecloud.client.power import PowerChoice
 from edgecloud.engine.executor import AUTO, BACKENDS
 from edgecloud.engine.packing import check_codec
 from edgecloud.engine.times import POLICIES
+from edgecloud.library.frames import Frame, Frames
 from edgecloud.library.network import Loadable, Network, load
 from edgecloud.library.planning import Goal, Link, Plan, StageTimes, duration_s, goal_of
 from edgecloud.library.settings import cache_of, path_of, token_of
@@ -70,6 +72,8 @@ class Answer:
     fallback: str = ""
     value: Any = None
     """The outputs in the structure that the network itself answers."""
+    frame: Frame | None = None
+    """Of `Frames`: which picture this answers, and how old it was by then."""
 
 
 class Edge:
@@ -290,11 +294,15 @@ class Edge:
         inner.add_done_callback(on_answer)
         return outer
 
-    def map(self, xs: Iterable[Any]) -> Iterator[Answer]:
+    def map(self, xs: "Iterable[Any] | Frames") -> Iterator[Answer]:
         """Answer many inputs, pipelined; the answers come in the order of `xs`, which is read as it is needed.
 
-        For a network of several inputs each of `xs` is a tuple of what is given by position, or a dict by name.
+        For a network of several inputs each of `xs` is a tuple of what is given by position, or a dict by name. Of
+        `Frames` the newest picture is answered, one at a time, and `answer.frame` says which.
         """
+        if isinstance(xs, Frames):
+            yield from self._of_frames(xs)
+            return
         pending: deque[Future[Answer]] = deque()
         try:
             for x in xs:
@@ -307,6 +315,12 @@ class Edge:
         finally:
             for future in pending:
                 future.cancel()
+
+    def _of_frames(self, frames: Frames) -> Iterator[Answer]:
+        for shown in frames.of(self.net.entry):
+            answer = self(shown.what.array)
+            age_s = time.perf_counter() - shown.frame.at
+            yield replace(answer, frame=Frame(shown.frame.number, shown.frame.name, age_s))
 
     def close(self) -> None:
         """Close: running inferences are completed first, waiting ones are cancelled. A second call does nothing."""

@@ -20,6 +20,7 @@ WORDS = {
     "Answer": ("shape", "seconds"),
     "Cloud": ("port", "characters"),
     "Edge": ("net.inputs", "dtype", "seconds"),
+    "Frames": ("seconds",),
     "Goal": ("seconds", "joule"),
     "Link": ("bits", "bytes a second", "seconds"),
     "Network": ("input_shape",),
