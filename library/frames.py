@@ -43,8 +43,8 @@ class Frames:
     """
 
     def __init__(self, source: str | Path | int, most: int | None = None) -> None:
-        is_folder = not isinstance(source, int) and Path(source).is_dir()
-        self._frames: frames.Frames = frames.Folder(Path(source)) if is_folder else frames.Video(str(source))
+        folder = None if isinstance(source, int) or not Path(source).is_dir() else Path(source)
+        self._frames: frames.Frames = frames.Video(str(source)) if folder is None else frames.Folder(folder)
         self._most = most
 
     @property
