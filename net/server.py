@@ -146,8 +146,7 @@ class Server:
             self._stopping.wait(0.1)
             return
         try:
-            ip = str(address[0])
-            self._admit(sock, ip, addresses.show(str(addresses.ip_of(ip)), int(address[1])))
+            self._admit(sock, *_named(sock, address))
         except OSError as error:  # it has gone again
             log.info("! %s: %s", address, error)
             sock.close()
@@ -348,3 +347,11 @@ class Server:
             if peer in peers:
                 log.warning("! %s: still working after %.0f s, closed", peer.name, self.drain_s)
             peer.connection.close()
+
+
+def _named(sock: socket.socket, address: tuple[str, int] | str) -> tuple[str, str]:
+    """The address of who has connected, and a name for logs."""
+    if sock.family == socket.AF_UNIX:
+        return addresses.UNIX, f"{addresses.UNIX}{sock.fileno()}"
+    ip = str(address[0])
+    return ip, addresses.show(str(addresses.ip_of(ip)), int(address[1]))
