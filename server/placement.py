@@ -70,7 +70,25 @@ def _local(text: str, setup: Setup) -> Placement:
     return LocalPlacement(int(text), setup)
 
 
-PLACEMENTS: dict[str, Maker] = {LOCAL: _local}
+def _ray(text: str, setup: Setup) -> Placement:
+    from edgecloud.server.ray_placement import RayPlacement
+
+    return RayPlacement(text, setup)
+
+
+def _addresses(text: str, setup: Setup) -> Placement:
+    from edgecloud.server.address_placement import AddressPlacement
+
+    return AddressPlacement(text, setup)
+
+
+def _dns(text: str, setup: Setup) -> Placement:
+    from edgecloud.server.address_placement import DnsPlacement
+
+    return DnsPlacement(text, setup)
+
+
+PLACEMENTS: dict[str, Maker] = {LOCAL: _local, RAY: _ray, ADDRESSES: _addresses, DNS: _dns}
 """By the kind that `cli.arguments.workers` finds in the text of --workers."""
 
 
