@@ -213,6 +213,18 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     )
 
 
+RAY_FLAGS = {
+    "ray-address": (
+        "HOST:PORT",
+        "the cluster to join, auto for that of this machine, or local for one of its own (default: that of this "
+        "machine, or else its own)",
+    ),
+    "ray-cpus": ("N", "cores of each worker, also parts of one (default: --threads, or 1)"),
+    "ray-gpus": ("N", "GPUs of each worker, also parts of one (default: 1 with -d cuda, otherwise 0)"),
+}
+"""Of one placement; they arrive there as they were written."""
+
+
 def add_worker_flags(parser: argparse.ArgumentParser) -> None:
     """A gateway, and its workers."""
     group = parser.add_argument_group("Gateway and workers")
@@ -220,9 +232,11 @@ def add_worker_flags(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=arguments.workers,
         metavar="WHAT",
-        help="be a gateway, and let workers compute: N child processes, or addresses HOST:PORT,HOST:PORT or "
-        "dns:NAME:PORT of workers that run already (docs/scaling.md)",
+        help="be a gateway, and let workers compute: N child processes, ray or ray:N for actors that Ray places, or "
+        "addresses HOST:PORT,HOST:PORT or dns:NAME:PORT of workers that run already (docs/scaling.md)",
     )
+    for name, (metavar, text) in RAY_FLAGS.items():
+        group.add_argument(f"--{name}", metavar=metavar, help=f"with --workers ray: {text}")
     group.add_argument(
         "--worker-token-file",
         type=Path,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, live, script
-from edgecloud.cli.cloud_flags import build_parser
+from edgecloud.cli.cloud_flags import RAY_FLAGS, build_parser
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 
@@ -82,8 +82,18 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         drain_s=options.drain_timeout,
         workers=options.workers,
         worker_token="" if options.worker_token_file is None else read_token(options.worker_token_file),
+        worker_options=options_of_ray(options),
         is_worker=options.worker,
     )
+
+
+def options_of_ray(options: argparse.Namespace) -> dict[str, str]:
+    """What is for Ray. Raises UsageError where nothing is placed by it."""
+    given = {name: getattr(options, name.replace("-", "_")) for name in RAY_FLAGS}
+    told = {name: text for name, text in given.items() if text is not None}
+    if told and (options.workers is None or options.workers[0] != "ray"):
+        raise UsageError(f"--{next(iter(told))} requires --workers ray")
+    return told
 
 
 def store_of(options: argparse.Namespace) -> Path | None:
