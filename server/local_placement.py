@@ -129,7 +129,7 @@ class LocalPlacement:
         threads = self.setup.threads or max(1, available_cores() // max(1, self.wanted))
         place = ["-i", f"unix:{self._path(slot.name)}", "--threads", str(threads)]
         device = device_of(self.setup.device, slot.number, gpus())
-        return [PROGRAM, "--worker", "--exit-on-stdin-eof", *place, "-d", device, *self.setup.arguments]
+        return [PROGRAM, "--worker", "--quiet", "--exit-on-stdin-eof", *place, "-d", device, *self.setup.arguments]
 
     def _ended(self, slot: _Slot) -> None:
         was_steady = time.monotonic() - slot.begun_at > STEADY_S
