@@ -141,8 +141,8 @@ class Fleet:
         named = {address.name: address for address in addresses}
         with self._lock:
             for name, member in self._members.items():
-                if member.address != named.get(name) and not member.is_leaving:
-                    member.is_leaving = True
+                is_draining = member.state is not None and member.state.draining
+                member.is_leaving = is_draining or member.address != named.get(name)  # one may be named again
             new = [address for name, address in named.items() if name not in self._members]
             for address in new:
                 self._members[address.name] = Member(address)

@@ -130,7 +130,9 @@ class RayPlacement:
             self._closing.wait(max(1.0, pause_s(failures)))
 
     def _ended(self) -> str:
-        return f"the process that talks to Ray has ended: {self._last or 'without a word'}"
+        code = self._process.poll() if self._process is not None else None
+        how = f"by signal {-code}" if code is not None and code < 0 else self._last or f"with exit code {code}"
+        return f"the process that talks to Ray has ended: {how}"
 
     def _drive(self, generation: int) -> None:
         """One driver, from its start to its end."""
