@@ -53,6 +53,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
+    add_worker_flags(parser)
     add_health_flags(parser)
     group = parser.add_argument_group("Prometheus metrics")
     group.add_argument(
@@ -209,6 +210,43 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     wait = "how long an idle processor waits to fill a batch"
     group.add_argument(
         "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(Server.BATCH_WAIT_S), help=wait
+    )
+
+
+RAY_FLAGS = {
+    "ray-address": (
+        "HOST:PORT",
+        "the cluster to join, auto for that of this machine, or local for one of its own (default: that of this "
+        "machine, or else its own)",
+    ),
+    "ray-cpus": ("N", "cores of each worker, also parts of one (default: --threads, or 1)"),
+    "ray-gpus": ("N", "GPUs of each worker, also parts of one (default: 1 with -d cuda, otherwise 0)"),
+}
+"""Of one placement; they arrive there as they were written."""
+
+
+def add_worker_flags(parser: argparse.ArgumentParser) -> None:
+    """A gateway, and its workers."""
+    group = parser.add_argument_group("Gateway and workers")
+    group.add_argument(
+        "--workers",
+        type=arguments.workers,
+        metavar="WHAT",
+        help="be a gateway, and let workers compute: N child processes, ray or ray:N for actors that Ray places, or "
+        "addresses HOST:PORT,HOST:PORT or dns:NAME:PORT of workers that run already (docs/scaling.md)",
+    )
+    for name, (metavar, text) in RAY_FLAGS.items():
+        group.add_argument(f"--{name}", metavar=metavar, help=f"with --workers ray: {text}")
+    group.add_argument(
+        "--worker-token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the secret of workers that run already; not that of clients",
+    )
+    group.add_argument(
+        "--worker",
+        action="store_true",
+        help="be a worker, whose clients are gateways: requires a token, or -i unix:PATH in a folder with mode 0700",
     )
 
 

@@ -35,7 +35,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
     parser.add_argument(
         "-i",
         "--ip",
-        type=arguments.place if listens else arguments.place_there,
+        type=arguments.listening_place if listens else arguments.place_there,
         metavar="HOST[:PORT]",
         default=defaults.HOST if listens else None,
         help=host_help,
@@ -58,6 +58,8 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
 
 def place_of(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
+    if addresses.is_unix(options.ip or ""):
+        return options.ip, 0
     place = addresses.parse(defaults.HOST if options.ip is None else options.ip)
     if place.port is None:
         return place.host, defaults.PORT if options.port is None else options.port

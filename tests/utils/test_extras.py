@@ -57,6 +57,7 @@ def uses(files: Path) -> list[tuple[str, str, list[str]]]:
         ("xlrd", "tasks_edge_api", [*cache, "--tasks-file", str(files / "tasks.xls")]),
         ("prometheus_client", "cloud_api", [*cache, "-p", "0", "--metrics-port", "0"]),
         ("jinja2", "lab.__main__", ["report", str(files / "records")]),
+        ("ray", "cloud_api", [*cache, "-p", "0", "--workers", "ray"]),
         ("sklearn", "deployment", ["fit", *cache]),
         ("sklearn", "deployment", ["calibrate", "-t", "le_net", *cache]),
         ("sklearn", "edge_api", ["-t", "le_net", "--times", "predicted", "--cache-dir", str(files / "fitted")]),
