@@ -79,6 +79,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         idle_s=options.idle_timeout,
         request_s=options.timeout,
         drain_s=options.drain_timeout,
+        connection_age_s=options.max_connection_age,
     )
 
 

@@ -53,3 +53,5 @@ class CloudConfig:
     idle_s: float = defaults.Server.IDLE_S
     request_s: float = defaults.Server.REQUEST_S
     drain_s: float = defaults.Server.DRAIN_S
+    connection_age_s: float = defaults.Server.CONNECTION_AGE_S
+    """After how long, a fifth more or less, an edge is asked to choose its cloud again; 0: never."""
