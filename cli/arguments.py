@@ -89,9 +89,9 @@ def page_place(text: str) -> tuple[str, int]:
     return place.host, place.port
 
 
-def place_there(text: str) -> str:
-    """The same, to connect to."""
-    if checked(addresses.parse)(text).port == 0:
+def places_there(text: str) -> str:
+    """The same, to connect to, or several with commas between."""
+    if any(place.port == 0 for place in checked(addresses.parse_several)(text)):
         raise argparse.ArgumentTypeError(f"{text!r}: port 0 is only for listening")
     return text
 

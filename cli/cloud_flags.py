@@ -141,6 +141,14 @@ def add_time_flags(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(flag, metavar="TIME", type=arguments.duration, default=format_duration(default), help=text)
     group.add_argument(
+        "--max-connection-age",
+        metavar="TIME",
+        type=arguments.wait,
+        default=format_duration(Server.CONNECTION_AGE_S),
+        help="ask an edge to choose its cloud again after this time, a fifth more or less, for several clouds behind "
+        "one name or list; 0s: never",
+    )
+    group.add_argument(
         "--min-rate",
         metavar="SIZE",
         type=arguments.size,

@@ -26,7 +26,10 @@ MODELS = (
     "FILE.onnx (docs/networks.md), or a FILE.bundle (docs/bundle.md)"
 )
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
-EDGE_HOST = "address of the cloud (default: start a local cloud for this call)"
+EDGE_HOST = (
+    "address of the cloud, or of several with commas between: the least busy one is used "
+    "(default: start a local cloud for this call)"
+)
 WEIGHTS = "default (trained if available, otherwise seeded), imagenet, or a .safetensors, .pt, .bin or .ckpt file"
 
 
@@ -35,8 +38,8 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
     parser.add_argument(
         "-i",
         "--ip",
-        type=arguments.listening_place if listens else arguments.place_there,
-        metavar="HOST[:PORT]",
+        type=arguments.listening_place if listens else arguments.places_there,
+        metavar="HOST[:PORT]" if listens else "HOST[:PORT][,...]",
         default=defaults.HOST if listens else None,
         help=host_help,
     )
@@ -60,12 +63,21 @@ def place_of(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
     if addresses.is_unix(options.ip or ""):
         return options.ip, 0
-    place = addresses.parse(defaults.HOST if options.ip is None else options.ip)
-    if place.port is None:
-        return place.host, defaults.PORT if options.port is None else options.port
-    if options.port not in (None, place.port):
-        raise UsageError(f"-i {options.ip} and -p {options.port} name different ports: give only one")
-    return place.host, place.port
+    return places_of(options)[0]
+
+
+def places_of(options: argparse.Namespace) -> tuple[tuple[str, int], ...]:
+    """The same for a list of hosts: -p is the port of those that name none. Raises UsageError for a place that is there
+    twice, too."""
+    found = []
+    for place in addresses.parse_several(defaults.HOST if options.ip is None else options.ip):
+        if place.port is not None and options.port not in (None, place.port):
+            raise UsageError(f"-i {options.ip} and -p {options.port} name different ports: give only one")
+        usual = defaults.PORT if options.port is None else options.port
+        found.append((place.host, usual if place.port is None else place.port))
+    if len(set(found)) < len(found):
+        raise UsageError(f"-i {options.ip} names an address twice")
+    return tuple(found)
 
 
 def device_of(options: argparse.Namespace) -> "DeviceConfig":
@@ -91,11 +103,12 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
     from edgecloud.client.config import CloudConfig
     from edgecloud.net.security import read_token
 
-    host, port = place_of(options)
+    (host, port), *more = places_of(options)
     is_series = getattr(options, "points", None) is not None  # of cuts, which only a cloud can run
     return CloudConfig(
         host=host,
         port=port,
+        more=tuple(more),
         token=read_token(options.token_file),
         tls=_tls_of(options, host),
         own=own,

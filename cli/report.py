@@ -59,6 +59,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "result": _result(outcome),
         "completed_by": outcome.runs.completed_by,
         "reconnects": outcome.reconnects,
+        "cloud": {"address": outcome.cloud_place, "moved": outcome.moved} if outcome.cloud_place else None,
         "times": _times_json(outcome.times),
         "corrections": outcome.corrections,
         "energy": outcome.energy.to_json(),

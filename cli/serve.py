@@ -84,6 +84,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         worker_token="" if options.worker_token_file is None else read_token(options.worker_token_file),
         worker_options=options_of_ray(options),
         is_worker=options.worker,
+        connection_age_s=options.max_connection_age,
     )
 
 

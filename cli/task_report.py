@@ -128,6 +128,7 @@ def _traffic(outcome: TasksOutcome, done: Sequence[TaskRecord]) -> dict[str, Any
         "probes": outcome.probes,
         "probe_bytes": outcome.probe_bytes,
         "connects": outcome.connects,
+        "cloud": {"address": outcome.cloud_place, "moved": outcome.moved} if outcome.cloud_place else None,
         "cloud_error": outcome.cloud_error or None,
     }
 

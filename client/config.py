@@ -24,6 +24,8 @@ class CloudConfig:
 
     host: str = defaults.HOST
     port: int = defaults.PORT
+    more: tuple[tuple[str, int], ...] = ()
+    """Further clouds: whenever the edge connects it takes the one with the least queued seconds."""
     token: str = ""
     tls: "ClientTls | None" = None
     own: tuple[str, ...] | None = None
@@ -35,6 +37,11 @@ class CloudConfig:
     is waited for (`wait`), or it is not (`off`). Without a fallback it is always waited for."""
     timeout_s: float = defaults.Cloud.TIMEOUT_S
     ready_s: float = defaults.Cloud.READY_S
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Of all clouds."""
+        return (self.host, *(host for host, _ in self.more))
 
     @property
     def is_shipping_awaited(self) -> bool:

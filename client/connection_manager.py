@@ -16,20 +16,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from edgecloud.client.clouds import CloudAddress, Clouds
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
 from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
-from edgecloud.client.handshake import RefusedError, blaming, handshake
+from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
+from edgecloud.client.moving import Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
-from edgecloud.net.connection import BURST_BYTES, Connection
+from edgecloud.net.connection import BURST_BYTES, Connection, connect
 from edgecloud.net.estimator import Estimator, OnSample
 from edgecloud.net.frames import Limits
 from edgecloud.net.link import LinkEstimate, Prober
-from edgecloud.net.messages import Hello, Ready, Result, State
+from edgecloud.net.messages import Hello, Move, Ready, Result, State
 from edgecloud.net.recorder import Recorder
 from edgecloud.partition.cost import Link
+from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, DeadlineError, PeerClosedError
+from edgecloud.utils.errors import AppError, DeadlineError, PeerClosedError, UsageError
 from edgecloud.utils.units import format_seconds, printable
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ LOAD_FORGET_S, LONGEST_FORGET_S = 10.0, 160.0
 STILL_LOADED = 1.25
 NEWS_S = 1.0  # without any news of a cloud that is not used, after which it is asked how busy it is ...
 NEWS_SHARE = 0.03  # ... but no longer than for this share of the time
+SEEN_OFF_S, SEEN_OFF_NAP_S = 1.0, 0.05  # a connection that was left for another one is closed when unused for so long
 LEAST_S = 0.1  # for the second handshake, where the first one took all the time
 END_S = 0.5
 AWAY = "cloud unreachable: "
@@ -64,6 +68,8 @@ class ConnectionConfig:
     """Where the cloud is, and how long things may take."""
 
     address: tuple[str, int]
+    more: tuple[CloudAddress, ...] = ()
+    """Further clouds: each time the best of all is taken."""
     interval_s: float | None = None
     """How often `tick` is called; None: never."""
     ready_s: float = CloudConfig.ready_s
@@ -91,10 +97,12 @@ def connection_of(
     recorder: Recorder | None = None,
     interval_s: float | None = None,
     shipping: "Shipping | None" = None,
+    more: tuple[CloudAddress, ...] = (),
 ) -> ConnectionConfig:
     """How the connection to the cloud at an address is kept, as an edge is told; what is seen of the link is noted."""
     return ConnectionConfig(
         address,
+        more,
         interval_s,
         config.cloud.ready_s,
         config.cloud.timeout_s,
@@ -172,9 +180,29 @@ class ConnectionManager:
 
     listener: Listener = SILENT
     """Is told what becomes of requests that are not asked; to be set before the connection is opened."""
+    link: LinkEstimate | None = None
+    """As it was measured last ..."""
+    first_link: LinkEstimate | None = None
+    """... and first."""
+    state: State | None = None
+    """How busy the cloud said that it is when it was asked last."""
+    has_connected = False
+    """Whether a cloud has ever been there."""
+    why = ""
+    """Why there was no cloud when it was looked for last ..."""
+    error: AppError | None = None
+    """... as the error in which the last try in the background ended."""
+    moved = 0
+    """How often a cloud had this edge connect anew."""
 
     def __init__(self, config: ConnectionConfig, hellos: Sequence[Hello], layers: Mapping[str, int]) -> None:
-        self._config, self._hellos, self._layers = config, list(hellos), layers
+        self._config, self._layers = config, layers
+        self._hellos = [replace(hello, moves=True) for hello in hellos]
+        token = hellos[0].token if hellos else ""
+        self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
+        self._mover = Mover(self._move, lambda: self._is_leaving or self._alive is None)
+        self._seen_off: list[MultiplexedClient] = []
+        """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
             config.shipping.on_shipped = self._on_shipped
         self._opening: Connection | None = None
@@ -203,20 +231,8 @@ class ConnectionManager:
         self.history: list[tuple[float, float]] = []
         """Moments of time.perf_counter, and the upload in bytes per second as estimated then."""
         self.probes, self.probe_bytes, self.connects = 0, 0, 0
-        self.link: LinkEstimate | None = None
-        """As it was measured last ..."""
-        self.first_link: LinkEstimate | None = None
-        """... and first."""
         self.ready: Mapping[str, Ready] = {}
         """What the cloud said last of every network; it stays where the connection does not."""
-        self.state: State | None = None
-        """How busy the cloud said that it is when it was asked last."""
-        self.has_connected = False
-        """Whether a cloud has ever been there."""
-        self.why = ""
-        """Why there was no cloud when it was looked for last ..."""
-        self.error: AppError | None = None
-        """... as the error in which the last try in the background ended."""
 
     # --- what there is
 
@@ -244,8 +260,9 @@ class ConnectionManager:
     @property
     def sent_bytes(self) -> int:
         """Bytes of all boundaries that have left."""
-        client = self._client
-        return self._sent_bytes + (0 if client is None else client.sent_bytes)
+        with self._lock:
+            open_ones = [*self._seen_off, *([] if self._client is None else [self._client])]
+            return self._sent_bytes + sum(client.sent_bytes for client in open_ones)
 
     @property
     def speed(self) -> float | None:
@@ -254,8 +271,13 @@ class ConnectionManager:
 
     @property
     def reconnects(self) -> int:
-        """Connections after the first one."""
-        return max(0, self.connects - 1)
+        """Connections after the first one that nobody had asked for."""
+        return max(0, self.connects - self.moved - 1)
+
+    @property
+    def place(self) -> str:
+        """Where the cloud is that is connected, or was last: its address in numbers and the port; "" for none."""
+        return "" if self._peer is None else addresses.show(*self._peer)
 
     @property
     def limits(self) -> Limits:
@@ -305,7 +327,7 @@ class ConnectionManager:
 
     def connect(self, ready_s: float | None = None) -> MultiplexedClient:
         """Connect and agree on the networks, within `ready_s` seconds; the link is not measured. Raises AppError."""
-        client = self._connected(self._config.address, self._config.ready_s if ready_s is None else ready_s)
+        client = self._connected(self._clouds.dial, self._config.ready_s if ready_s is None else ready_s)
         self._use(client)
         return client
 
@@ -369,9 +391,9 @@ class ConnectionManager:
         try:
             if self._config.interval_s is not None:
                 self._estimate_from(self._measure_apart(ready_s))  # it may be another link by now
-                client = self._connected(self._config.address, max(end - time.monotonic(), LEAST_S))
+                client = self._connected(self._clouds.again, max(end - time.monotonic(), LEAST_S))
             else:
-                client = self._connected(self._config.address, ready_s)
+                client = self._connected(self._clouds.dial, ready_s)
                 self._survey(client)
         except AppError as error:
             self._failed(error)
@@ -395,9 +417,29 @@ class ConnectionManager:
             self.error = AppError(f"handshake failed: {type(error).__name__}")
             self._failed(self.error)
 
-    def _connected(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
+    def _connected(self, dial: Dial, ready_s: float) -> MultiplexedClient:
         """Raises AppError."""
-        return self._with_networks(lambda: self._greeted(address, ready_s))
+        return self._with_networks(lambda: self._of_any(self._greeted, dial, ready_s))
+
+    def _of_any(self, greet: Callable[[Dial, float], T], dial: Dial, ready_s: float) -> T:
+        """Do what says hello, to one cloud after the other where there are several. Raises AppError: what the first one
+        has refused with, or rather the one that takes networks."""
+        end, left_s = time.monotonic() + ready_s, ready_s
+        refusals: list[tuple[AppError, CloudAddress | None]] = []
+        while True:
+            try:
+                done = greet(dial, left_s)
+            except AppError as error:
+                refusals.append((error, self._clouds.used))
+                left_s = end - time.monotonic()
+                if is_nobody(error) or self._is_leaving or not self._clouds.give_another() or left_s <= 0:
+                    break
+                dial = self._clouds.dial
+            else:
+                self._clouds.forgive()
+                return done
+        why, self._clouds.used = max(refusals, key=lambda refusal: refusal[0].accepts > 0)  # the first one of them
+        raise why
 
     def _with_networks(self, greet: Callable[[], T]) -> T:
         """Do what says hello. A network that the cloud does not have and takes is sent; where that is waited for, what
@@ -425,6 +467,7 @@ class ConnectionManager:
         if shipping is None or not error.accepts:
             error.accepts = 0  # nothing is sent
             return False
+        self._clouds.lead(shipping)
         if not shipping.takes(error, error.model):
             if reason := shipping.why(error.model):
                 error.accepts, error.args = 0, (f"{error}; the network was not taken: {reason}",)
@@ -448,10 +491,10 @@ class ConnectionManager:
         if is_open and not self._is_leaving and not self._waits_for_shipping and not self._reconnector.is_busy:
             self._reconnector.start()
 
-    def _greeted(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
+    def _greeted(self, dial: Dial, ready_s: float) -> MultiplexedClient:
         config = self._config
         client = MultiplexedClient.open(
-            address,
+            config.address,
             self._hellos,
             self._layers,
             self.listener,
@@ -461,6 +504,7 @@ class ConnectionManager:
             timeout_s=config.timeout_s,
             tls=config.tls,
             is_given_up=lambda: self._is_leaving,
+            dial=dial,
         )
         self.has_connected = True
         if config.interval_s is not None:
@@ -470,12 +514,12 @@ class ConnectionManager:
     def _measure_apart(self, ready_s: float) -> LinkEstimate:
         config = self._config
 
-        def greet() -> Connection:
-            hello, is_given_up = self._hellos[0], lambda: self._is_leaving
-            more = (self._on_connection, config.tls, is_given_up)
-            return handshake(config.address, [hello], self._layers, ready_s, *more)[0]
+        def greet(dial: Dial, left_s: float) -> Connection:
+            hello = replace(self._hellos[0], moves=False)  # it ends soon
+            more = (self._on_connection, config.tls, lambda: self._is_leaving, dial)
+            return handshake(config.address, [hello], self._layers, left_s, *more)[0]
 
-        connection = self._with_networks(greet)
+        connection = self._with_networks(lambda: self._of_any(greet, self._clouds.dial, ready_s))
         self.has_connected = True
         try:
             return self._measure_link(connection)
@@ -510,11 +554,16 @@ class ConnectionManager:
             self.link, self.first_link = link, self.first_link or link
         self._note_rate()
 
-    def _use(self, client: MultiplexedClient) -> None:
-        """From now on requests go over this connection."""
+    def _use(self, client: MultiplexedClient, instead_of: MultiplexedClient | None = None) -> bool:
+        """From now on requests go over this connection; False where it was to replace one that there is no more."""
         now = time.perf_counter()
         with self._lock:
+            if instead_of is not None and self._client is not instead_of:
+                return False
             old, self._client, self._opening = self._client, client, None
+            if instead_of is not None:
+                self._seen_off.append(instead_of)
+                self.moved += 1
             self._peer = client.connection.peer or self._peer
             self.ready = client.ready
             self._load = max(slowdown(ready) for ready in client.ready.values())
@@ -530,16 +579,76 @@ class ConnectionManager:
             self._config.on_sample(now, self._estimator.up_bytes_per_s)
         if lost_at is not None:
             log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - lost_at))
-        self._leave_behind(old)
+        if instead_of is None:
+            self._leave_behind(old)
+        return True
 
     def _leave_behind(self, old: MultiplexedClient | None) -> None:
         if old is not None:
             self._sent_bytes += old.sent_bytes
             old.close()
 
+    # --- moving, because a cloud asks for it
+
+    def _move(self, move: Move) -> bool:
+        """Open a connection to another cloud, and use that one once it is ready. Until then, and where none is found,
+        the old one goes on; what is under way on it is finished. Returns whether that is all."""
+        old = self._alive
+        if old is None or self._is_leaving:
+            return True
+        try:
+            client = self._elsewhere(old, move.address)
+        except UsageError as error:
+            log.warning("a MOVE was not followed: %s", printable(str(error), 200))
+            return True
+        except AppError as error:
+            log.info("this edge stays with its cloud: %s", printable(str(error), 200))
+            return not old.is_alive
+        if client is None:
+            log.info("this edge stays with its cloud, which is the best")
+            return True
+        rtt_s = self._clouds.rtt_s
+        if not self._use(client, instead_of=old):  # the old one was lost and replaced meanwhile
+            client.close()
+            return True
+        if self._estimator is not None and rtt_s is not None:
+            with self._lock:
+                self._estimator.sample_rtt(rtt_s, time.perf_counter())
+        log.info("moved to the cloud at %s", self.place)
+        Meanwhile(lambda: self._see_off(old), "sees a connection off").start()
+        return True
+
+    def _elsewhere(self, old: MultiplexedClient, text: str) -> MultiplexedClient | None:
+        """A connection that is ready for requests; None where the old one is the best. Raises AppError."""
+        current, ready_s = old.connection.peer, min(RECONNECT_S, self._config.ready_s)
+        first = self._clouds.elsewhere(text, current, ready_s)
+        if first is None:
+            return None
+        opened = [first]
+
+        def dial(seconds: float) -> Connection:
+            connection = opened.pop() if opened else self._clouds.elsewhere(text, current, seconds)
+            if connection is None:
+                raise AppError("it is the best by now")
+            return connection
+
+        return self._greeted(dial, ready_s)
+
+    def _see_off(self, old: MultiplexedClient) -> None:
+        """Close a connection once its last answer has come; who took it just before the move may still use it."""
+        while old.is_alive and not self._is_leaving:
+            if old.is_overdue:
+                old.close(DeadlineError(f"no answer within {self._config.timeout_s:g} s (--timeout)"))
+            if time.perf_counter() - old.last_used > SEEN_OFF_S and old.retire():
+                break
+            time.sleep(SEEN_OFF_NAP_S)
+        with self._lock:
+            self._seen_off.remove(old)
+        self._leave_behind(old)
+
     def _on_connection(self, connection: Connection) -> None:
         """Remember what is being opened, so that `leave` can end it."""
-        self._opening = connection
+        self._opening, connection.on_move = connection, self._mover.told
         if self._is_leaving:
             connection.close()
 
@@ -550,6 +659,9 @@ class ConnectionManager:
         there is none a new one is made. Raises AppError."""
         with self._replacing:
             client, slack_s = self._alive, ROUND_TRIPS * self._rtt_s
+            if client is not None:
+                client.hear(IDLE_ANSWER_S + slack_s)
+                client = self._alive
             if client is not None and time.perf_counter() - client.last_used > IDLE_S:
                 try:
                     if client.ask_state(min(IDLE_ANSWER_S + slack_s, deadline.remaining())) is None:
@@ -561,14 +673,21 @@ class ConnectionManager:
             return client or self._replaced(deadline, slack_s)
 
     def _replaced(self, deadline: Deadline, slack_s: float) -> MultiplexedClient:
-        self._drop()
         wait_s = min(AGAIN_S + slack_s, deadline.remaining())
+        self._mover.wait(wait_s)
+        if (moved := self._alive) is not None:
+            return moved
+        self._drop()
         try:
-            client = self._connected(self._peer or self._config.address, wait_s)
+            client = self._connected(self._peer_again if self._clouds.is_one else self._clouds.dial, wait_s)
         except DeadlineError:  # its text speaks of the first handshake
             raise DeadlineError(f"a new connection was not ready within {wait_s:.3g} s") from None
         self._use(client)
         return client
+
+    def _peer_again(self, seconds: float) -> Connection:
+        """The one cloud that there is, by its address in numbers: no name server is asked."""
+        return connect(*(self._peer or self._config.address), seconds, tls=self._config.tls)
 
     @property
     def _rtt_s(self) -> float:
@@ -785,6 +904,7 @@ class ConnectionManager:
         """Close the connection, and do not reconnect."""
         self.leave()
         self.wait(END_S)
-        client = self._client
-        if client is not None:
+        with self._lock:
+            open_ones = [*self._seen_off, *([] if self._client is None else [self._client])]
+        for client in open_ones:
             client.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
-from edgecloud.client.multiplexed import MultiplexedClient, Request
+from edgecloud.client.multiplexed import MovedError, MultiplexedClient, Request
 from edgecloud.engine.auto_executor import AutoExecutor, Choice
 from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, Ran
@@ -152,6 +152,10 @@ class Edge:
             raise ValueError("no cloud was named")
         return self.cloud
 
+    def next_client(self, deadline: Deadline) -> MultiplexedClient:
+        """The connection that requests go over now. Raises AppError, ValueError where no cloud was named."""
+        return self._cloud.ready_client(deadline)
+
     def infer(self, x: Fed, head: frozenset[int], timeout_s: float) -> Answered:
         """Run the network on `x`, the head here and the tail on the cloud; the same as `infer_parts`."""
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
@@ -239,6 +243,12 @@ class Inference:
 
     def run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:
         """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""
+        try:
+            self._run_there(layers, client, deadline)
+        except MovedError:  # before anything was sent
+            self._run_there(layers, self.edge.next_client(deadline), deadline)
+
+    def _run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:
         crossing = self.edge.graph.inputs_of(layers)
         with self.edge.computing:
             boundary, encode_s = pack(

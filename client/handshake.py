@@ -12,7 +12,6 @@ from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Error, Hello, Ready
 from edgecloud.net.refusals import refusal
 from edgecloud.net.tensors import Array
-from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.dtypes import name_of
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
@@ -27,6 +26,8 @@ NAP_S = 0.1  # how soon it is noticed that nobody waits any more
 
 OnConnection = Callable[[Connection], None]
 """Is given a connection as soon as there is one, so that another thread can close it."""
+Dial = Callable[[float], Connection]
+"""Opens a connection in so many seconds, perhaps to one of several clouds. Raises what `connect` raises."""
 
 
 class RefusedError(AppError):
@@ -59,21 +60,23 @@ def handshake(
     on_connection: OnConnection = lambda _: None,
     tls: "ClientTls | None" = None,
     is_given_up: Callable[[], bool] = lambda: False,
+    dial: Dial | None = None,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
     `layers` are the numbers of layers of each; with `tls` the cloud has to prove who it is. A cloud that says BUSY,
     since it loads the network or too many others are there, is asked again on a new connection when it said, within
-    `ready_s` seconds in all, unless that `is_given_up`.
+    `ready_s` seconds in all, unless that `is_given_up`. `dial` connects where that is not always to the address.
     Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with (the last BUSY where
     there is no time for another try), and ProtocolError where it answers something else.
     """
     end = time.monotonic() + ready_s
     left_s = ready_s
     busy: AppError | None = None
+    open_one = dial or (lambda seconds: connect(*address, seconds, tls=tls))
     while True:
         try:
-            return _once(address, hellos, layers, left_s, on_connection, tls)
+            return _once(open_one, hellos, layers, left_s, on_connection)
         except AppError as error:
             if busy is not None and (is_nobody(error) or isinstance(error, DeadlineError)):  # it was there
                 raise busy from None
@@ -86,15 +89,14 @@ def handshake(
 
 
 def _once(
-    address: tuple[str, int],
+    dial: Dial,
     hellos: Sequence[Hello],
     layers: Mapping[str, int],
     ready_s: float,
     on_connection: OnConnection,
-    tls: "ClientTls | None",
 ) -> tuple[Connection, dict[str, Ready]]:
-    connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
-    late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s ({READY_FLAG})"
+    connection = dial(min(CONNECT_S, ready_s))
+    late = f"the cloud at {connection.place} was not ready within {ready_s:g} s ({READY_FLAG})"
     deadline = Deadline.after(ready_s, late)
     ready = {}
     try:

@@ -117,7 +117,9 @@ def _reach(
             raise _hinted(error, edge) from None
         return Entered(edge, gone_on(error))
     shipping = shipping_of(config, address, [(edge.entry, edge.network)], edge.computing)
-    manager = edge.use(connection_of(config, address, recorder, shipping=shipping), config.cloud.token)
+    manager = edge.use(
+        connection_of(config, address, recorder, shipping=shipping, more=cloud.more()), config.cloud.token
+    )
     if not is_awaited:
         manager.open_in_background()
         return Entered(edge, is_awaited=False)
@@ -178,6 +180,8 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     found = prospects_of(edge, final_plan, config, prepared.power)
     shipping = None if edge.cloud is None else edge.cloud.shipped
     outcome = replace(outcome, reconnects=runner.reconnects, prospects=found, shipping=shipping)
+    if edge.cloud is not None:
+        outcome = replace(outcome, moved=edge.cloud.moved, cloud_place=edge.cloud.place)
     return replace(outcome, cpu_share=config.cpu_share)
 
 

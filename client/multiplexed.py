@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgecloud.client.fallback import patience_s
-from edgecloud.client.handshake import NOT_ASKED, OnConnection, RefusedError, are_outputs, handshake
+from edgecloud.client.handshake import NOT_ASKED, Dial, OnConnection, RefusedError, are_outputs, handshake
 from edgecloud.models.graph import LayerGraph, to_ranges
 from edgecloud.net.codec import encode
 from edgecloud.net.connection import Connection, Frame
@@ -142,6 +142,10 @@ class Reply:
         return self._answer
 
 
+class MovedError(PeerClosedError):
+    """The connection was left for another one before this request was sent: it belongs there."""
+
+
 class _Silent:
     """Listens where every request is asked by somebody who waits for it."""
 
@@ -234,13 +238,27 @@ class MultiplexedClient:
         timeout_s: float,
         tls: "ClientTls | None" = None,
         is_given_up: Callable[[], bool] = lambda: False,
+        dial: Dial | None = None,
     ) -> "MultiplexedClient":
         """Connect and agree on the networks.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `handshake` does.
         """
-        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up)
+        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up, dial)
         return cls(connection, ready, listener, window, timeout_s)
+
+    def hear(self, seconds: float) -> None:
+        """Take what the cloud has said unasked, where no thread waits for that and nothing is asked. Raises nothing:
+        a connection on which something else has come is lost."""
+        if self._threads or self._outstanding or not self.is_alive or not self.connection.has_news():
+            return
+        if self._is_alone():
+            try:
+                self.connection.hear(Deadline.after(seconds, "a frame that nobody asked for"))
+            except AppError as error:
+                self._lose(error)
+            finally:
+                self._turn.release()
 
     @property
     def is_alive(self) -> bool:
@@ -401,6 +419,16 @@ class MultiplexedClient:
             raise
         self.last_used = time.perf_counter()
 
+    def retire(self) -> bool:
+        """Close the connection unless requests are under way; what is handed over from now on is MovedError's."""
+        with self._lock:
+            if self._outstanding:
+                return False
+            self._error = self._error or MovedError("this edge has moved to another connection")
+            self._came_back.notify()
+        self._end()
+        return True
+
     def close(self, error: AppError | None = None) -> None:
         """Close the connection; requests without an answer are lost."""
         self._lose(error or PeerClosedError("the connection was closed locally"))
@@ -502,13 +530,16 @@ class MultiplexedClient:
             self._error = error
             pending, self._outstanding = list(self._outstanding.values()), {}
             self._came_back.notify()
-        self.connection.close()
-        self._line.put(None)
+        self._end()
         log.info("connection lost: %s", printable(str(error), 300))
         for request in pending:
             if request.listener is not None:
                 request.listener.lost([request], error)
         self._listener.lost([request for request in pending if request.listener is None], error)
+
+    def _end(self) -> None:
+        self.connection.close()
+        self._line.put(None)
 
 
 _CLIENTS: "weakref.WeakSet[MultiplexedClient]" = weakref.WeakSet()

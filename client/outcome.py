@@ -191,7 +191,11 @@ class Outcome:
     truth: str = ""
     """The true label of the input, where it is known and the network was trained for it."""
     reconnects: int = 0
-    """Connections to the cloud after the first one."""
+    """Connections to the cloud after the first one, where it was lost ..."""
+    moved: int = 0
+    """... and where a cloud asked for that."""
+    cloud_place: str = ""
+    """Where the cloud is that was used last: address in numbers and port; "" for none."""
     prospects: Prospects | None = None
     """Where a cut would pay; None where that is not looked for."""
     cpu_share: float | None = None

@@ -92,6 +92,10 @@ class Shipping:
         self.on_shipped: OnShipped = lambda *_: None
         self._refused: dict[str, str] = {}
 
+    def send_to(self, address: tuple[str, int], tls: "ClientTls | None") -> None:
+        """From now on networks are sent to this cloud."""
+        self._address, self._tls = address, tls
+
     @property
     def is_busy(self) -> bool:
         """Whether something is being sent."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from edgecloud.client.clouds import CloudAddress
 from edgecloud.client.config import ClientConfig
 from edgecloud.models import custom_model, registry
 from edgecloud.net.codec import OPTIONAL
@@ -222,11 +223,21 @@ class CloudAccess:
     script: str
     link_shape: str | None
     child: Child | None = None
+    others: tuple[tuple[str, int], ...] = ()
+    """Further clouds, where several were named."""
 
     @classmethod
     def of(cls, stack: ExitStack, config: ClientConfig, script: str) -> Self:
         """As an edge is told; `script` is started where the cloud is to be our own."""
-        return cls(stack, (config.cloud.host, config.cloud.port), config.cloud.own, script, config.link.shape)
+        cloud = config.cloud
+        return cls(
+            stack,
+            (cloud.host, cloud.port),
+            cloud.own,
+            script,
+            config.link.shape,
+            others=() if cloud.own else cloud.more,
+        )
 
     def start(self) -> None:
         """Start our own one, if it is to be one: it loads while we do."""
@@ -244,5 +255,24 @@ class CloudAccess:
         if self.link_shape is None:
             return address
         if is_checked:  # the relay could not say that nobody is there
-            connect(*address, CONNECT_S).close()
+            self._check(address)
         return self.stack.enter_context(emulated_link(*address, self.link_shape)).address()
+
+    def more(self) -> tuple[CloudAddress, ...]:
+        """The further clouds, each behind an emulated link of its own where there is one. To be called once."""
+        if self.link_shape is None:
+            return tuple(CloudAddress(host, port, host) for host, port in self.others)
+        links = [self.stack.enter_context(emulated_link(*place, self.link_shape)) for place in self.others]
+        named = zip(links, self.others, strict=True)
+        return tuple(CloudAddress(*link.address(), name=host) for link, (host, _) in named)
+
+    def _check(self, address: tuple[str, int]) -> None:
+        """Raises ConnectError, the first one, where nobody is at any of the addresses."""
+        try:
+            connect(*address, CONNECT_S).close()
+        except ConnectError:
+            for other in self.others:
+                with contextlib.suppress(ConnectError):
+                    connect(*other, CONNECT_S).close()
+                    return
+            raise

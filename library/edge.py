@@ -80,7 +80,8 @@ class Edge:
     """A network on this device, and a cloud that runs the rest of it: split where that takes least.
 
     `net` is what `load` takes, or a module and behind it an example of its inputs: `Edge(module, x, cloud=...)`.
-    `cloud` is `"HOST:PORT"`, or None to run everything on the edge. The edge connects,
+    `cloud` is `"HOST:PORT"`, or None to run everything on the edge; of several, `"HOST:PORT,HOST:PORT"`, or a name with
+    several addresses, the edge takes the one with the least queued seconds. The edge connects,
     measures its layers (once; they are kept in `cache_dir`), probes the link unless one is given (`Link`), and plans
     for `objective`: a name (`latency`, `energy`, `throughput`) or a `Goal`. `point` forces a cut: 0 is everything on
     the cloud.
@@ -159,7 +160,7 @@ class Edge:
         what, cloud = _network_and_cloud(net, more, cloud)
         self.net = load(what)
         """The network."""
-        place = _place(cloud)
+        place, *others = _places(cloud)
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
@@ -184,6 +185,7 @@ class Edge:
                 cloud=CloudConfig(
                     host=place.host,
                     port=place.port or 0,
+                    more=tuple((other.host, other.port or 0) for other in others),
                     token=token_of(token),
                     tls=_tls(tls_ca, tls_cert, tls_key, place.host),
                     fallback=fallback,
@@ -415,16 +417,16 @@ def _network_and_cloud(net: Any, more: Sequence[Any], cloud: str | None) -> tupl
     return what, rest[0]
 
 
-def _place(cloud: str | None) -> addresses.Place:
-    """Host and port. Raises UsageError where one is missing."""
+def _places(cloud: str | None) -> tuple[addresses.Place, ...]:
+    """Host and port of every cloud. Raises UsageError where one is missing."""
     if cloud is None:
-        return addresses.Place("127.0.0.1")
+        return (addresses.Place("127.0.0.1"),)
     if not isinstance(cloud, str):
         raise UsageError(f"cloud must be 'HOST:PORT', or None to use the edge only, not {type(cloud).__name__}")
-    place = addresses.parse(cloud)
-    if not place.port:
+    places = addresses.parse_several(cloud)
+    if not all(place.port for place in places):
         raise UsageError(f"{cloud!r} names no port: give HOST:PORT")
-    return place
+    return places
 
 
 def _all_here(points: Sequence[object], point: int | None) -> int:

@@ -8,7 +8,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from edgecloud.net import plain_pickle, tensors
 from edgecloud.net.endpoints import dial
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_prefix, parse_start
-from edgecloud.net.messages import Error, M, Message, from_header, to_header
+from edgecloud.net.messages import Error, M, Message, Move, from_header, to_header
 from edgecloud.net.refusals import refusal
 from edgecloud.net.transport import Plain, Transport
 from edgecloud.utils import addresses
@@ -83,6 +83,10 @@ class Connection:
     received_bytes: int = 0
     sent_bytes: int = 0
     """What the kernel has taken."""
+    place: str = ""
+    """What it was opened to, as that was given; empty on the side that listens."""
+    on_move: Callable[[Move], None] | None = None
+    """Is told of a MOVE, which may come between any two frames; None: it is a frame like all others."""
 
     def __post_init__(self) -> None:
         self._plain = Plain(self.sock)
@@ -217,6 +221,31 @@ class Connection:
         ProtocolError for bytes that are no frame within the limits, before memory is taken for them, and as SlowError
         for a frame that comes more slowly than `min_bytes_per_s`.
         """
+        frame = self._receive(deadline, frame_s, is_unauthenticated=is_unauthenticated)
+        while frame.kind is FrameType.MOVE and self.on_move is not None:
+            self.on_move(frame.read(Move))
+            frame = self._receive(deadline, frame_s)
+        return frame
+
+    def hear(self, deadline: Deadline) -> None:
+        """Where nothing was asked: take what has come meanwhile, if anything. Raises what `receive` does, what an ERROR
+        means, and ProtocolError for any other frame that is no MOVE."""
+        while self.has_news():
+            frame = self._receive(deadline, None)
+            move = frame.read(Move)
+            if self.on_move is None:
+                raise ProtocolError("unexpected MOVE frame")
+            self.on_move(move)
+
+    def has_news(self) -> bool:
+        """Whether bytes have come that nobody has read; not: the end."""
+        try:
+            self.sock.settimeout(0)
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:  # also: nothing has come
+            return False
+
+    def _receive(self, deadline: Deadline, frame_s: float | None, *, is_unauthenticated: bool = False) -> Frame:
         start = memoryview(bytearray(PREFIX_BYTES))
         while (got := self._receive_some(start, deadline)) is None:
             pass
@@ -375,7 +404,7 @@ def connect(
     deadline = Deadline.after(
         timeout_s, f"the cloud at {place} did not complete the TLS handshake within {timeout_s:g} s"
     )
-    connection = Connection(dial(host, port, timeout_s), limits or Limits())
+    connection = Connection(dial(host, port, timeout_s), limits or Limits(), place=place)
     if tls is not None:
         try:
             _secure(connection, tls, deadline)

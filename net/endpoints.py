@@ -183,6 +183,15 @@ def _dial_file(host: str, timeout_s: float) -> socket.socket:
     return sock
 
 
+def resolve(host: str, port: int) -> list[tuple[str, int]]:
+    """The addresses of a host in numbers, each once, in the order of the system. Raises OSError and UnicodeError."""
+    found: dict[tuple[str, int], None] = {}
+    for _, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        numbers, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)  # with its interface
+        found[numbers, port] = None
+    return list(found)
+
+
 def _why(error: Exception, host: str, words: Mapping[int, str]) -> str:
     """In words that say what to do, where that is known; `words` are those for some error numbers."""
     if isinstance(error, TimeoutError | DeadlineError):

@@ -44,6 +44,7 @@ class FrameType(IntEnum):
     WANT = 11
     PIECE = 12
     PROOF = 13
+    MOVE = 14
 
 
 _WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROOF})

@@ -36,6 +36,8 @@ class Hello:
     """... and six hexadecimal digits for each of at most 128 runs of tensors: for a refusal to say what differs."""
     bundle: str = ""
     """SHA-256 of the header of the bundle that the edge has of it, where it has one: 64 hexadecimal digits."""
+    moves: bool = False
+    """Whether this edge understands MOVE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +239,19 @@ class Proof:
     bundle: str
 
 
-Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State | Offer | Want | Piece | Proof
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Cloud to edge, unasked and between any two frames, where HELLO said that it is understood: connect anew."""
+
+    TYPE: ClassVar[FrameType] = FrameType.MOVE
+    address: str
+    """HOST:PORT, one of those that the edge was told of; empty: the edge chooses again among all of them."""
+    reason: str
+
+
+Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State | Offer | Want | Piece | Proof | Move
 MAX_DURATION_S = 1e9
-M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State, Offer, Want, Piece, Proof)
+M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State, Offer, Want, Piece, Proof, Move)
 
 
 def to_header(message: Message) -> dict[str, Any]:

@@ -32,6 +32,7 @@ REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
 SPEAK_S = 0.5  # how long an unauthenticated client may say nothing before it is the first to leave
 STAY_S, EVICTION_S = 0.02, 0.05  # how long an unauthenticated client keeps its place at least; to take the refusal
+UNUSED_S = 2.0  # how long after a stop a client that was asked to leave, and asks for nothing, keeps its connection
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""
@@ -56,6 +57,10 @@ class Peer:
     """Whether a HELLO of it was answered: from then on it keeps its place."""
     is_trusted: bool = False
     """Whether it proved to be a gateway, which is strict with those for whom it speaks: nothing is done twice."""
+    moves: bool = False
+    """Whether it leaves by itself when it is asked to: a stop leaves it the time for that."""
+    used_at: float = 0.0
+    """When something was computed for it last."""
     since: float = 0.0
     turn_at: float = 0.0
     """When its source has paid for what it asks, while it waits for that."""
@@ -173,6 +178,10 @@ class Server:
     def stop(self) -> None:
         """Ask `serve` to end. Safe in a signal handler."""
         self._stopping.set()
+
+    def wait_for_stop(self, seconds: float) -> bool:
+        """Wait until a stop is asked for, so long at most; returns whether it was."""
+        return self._stopping.wait(seconds)
 
     @property
     def is_stopping(self) -> bool:
@@ -334,15 +343,21 @@ class Server:
             log.info("> %s disconnected", peer.name)
 
     def _drain(self) -> None:
-        """Who has something in hand may finish; who comes now is still told that we are stopping."""
+        """Who has something in hand may finish, and who was asked to leave may go on until it does, or asks for nothing
+        any more; who comes now is still told that we are stopping."""
         end = time.monotonic() + self.drain_s
         with self._lock:
             peers = dict(self._peers)
+        began = time.monotonic()
         for peer in peers:
-            if not peer.is_working:
+            if not peer.is_working and not peer.moves:
                 peer.connection.close()
         while time.monotonic() < end and any(thread.is_alive() for thread in peers.values()):
             self._accept(DRAINED_NOTICED_S)
+            unused = time.monotonic() - UNUSED_S
+            for peer in peers:
+                if peer.moves and not peer.is_working and max(peer.used_at, began) < unused:
+                    peer.connection.close()
         with self._lock:
             left = list(self._peers)
         for peer in left:

@@ -47,6 +47,10 @@ class ClientTls:
     context: ssl.SSLContext
     hostname: str
 
+    def of(self, host: str) -> "ClientTls":
+        """The same trust, for a cloud that is called otherwise."""
+        return ClientTls(self.context, _hostname(host))
+
 
 def client_tls(ca: Path | None, cert: Path | None, key: Path | None, host: str) -> ClientTls | None:
     """What the flags of an edge mean; None without TLS. Raises UsageError for files that do not serve."""
@@ -59,7 +63,7 @@ def client_tls(ca: Path | None, cert: Path | None, key: Path | None, host: str) 
     _trust(context, ca)
     if cert is not None or key is not None:
         _identify(context, cert, key)
-    return ClientTls(context, host.partition("%")[0] if _is_address(host) else host)
+    return ClientTls(context, _hostname(host))
 
 
 def server_context(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
@@ -76,6 +80,11 @@ def server_context(cert: Path | None, key: Path | None, client_ca: Path | None) 
         _trust(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _hostname(host: str) -> str:
+    """What a certificate has to say: a name, or an address without its interface."""
+    return host.partition("%")[0] if _is_address(host) else host
 
 
 def _is_address(host: str) -> bool:

@@ -288,10 +288,10 @@ class EdgeView:
         cloud, ready = self._edge.cloud, self._edge.ready
         if cloud is None:
             return None
-        host, port = self._client.config.cloud.host, self._client.config.cloud.port
-        state = cloud.state
+        told, state = self._client.config.cloud, cloud.state
+        place = (told.more and cloud.place) or f"{told.host}:{told.port}"
         return {
-            "place": f"{host}:{port}" if self._client.config.cloud.own is None else "",
+            "place": place if told.own is None else "",
             "is_connected": cloud.is_connected and not cloud.is_left_alone,
             "why": cloud.why,
             "device": "" if ready is None else ready.device,

@@ -27,6 +27,7 @@ from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
 from edgecloud.net.sides import UnknownSideError
 from edgecloud.net.tensors import RAW, Described
 from edgecloud.server import receiving
+from edgecloud.server.ageing import Ageing
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
 from edgecloud.server.requests import check_layers, check_tensors, point_of
@@ -114,6 +115,7 @@ class Cloud:
             metrics or NoMetrics(),
             config.small_per_s,
         )
+        self._ageing = Ageing(config.connection_age_s, self.server.wait_for_stop)
         self._metrics = self.server.metrics
         self._metrics.watch(self._gauges())
 
@@ -194,6 +196,7 @@ class Cloud:
         except MemoryError:
             raise BusyError("not enough memory, try again later", NO_MEMORY_S) from None
         finally:
+            self._ageing.left(session)
             self._drop(session)
             session.close()
             self._visits.left(peer.name)
@@ -211,12 +214,13 @@ class Cloud:
             session.take(frame.kind, frame.header_bytes)
             if frame.kind is FrameType.HELLO:
                 session.agree(self._greet(session, frame))
+                self._ageing.agreed(session)
             elif frame.kind is FrameType.OFFER:
                 self._receive_network(session, frame)
             else:
                 self._answer(session, frame)
             session.end()
-            if self.server.is_stopping:
+            if self.server.is_stopping and not session.peer.moves:
                 return
             del frame  # and with it the payload, which would stay while nothing comes
             idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")

@@ -64,3 +64,5 @@ class CloudConfig:
     """Of a placement of one kind, by flag."""
     is_worker: bool = False
     """Its clients are gateways, which have been strict with theirs: it is not, once they have proved who they are."""
+    connection_age_s: float = defaults.Server.CONNECTION_AGE_S
+    """After how long, a fifth more or less, an edge is asked to choose its cloud again; 0: never."""

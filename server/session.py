@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from edgecloud.engine.worker import BusyError
 from edgecloud.net.codec import KINDS
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Error, Hello, Message, Result
+from edgecloud.net.messages import Error, Hello, Message, Move, Result
 from edgecloud.net.pacing import Bucket, Spending, price, spending_of
 from edgecloud.net.server import Peer, Server
 from edgecloud.net.sides import Held
@@ -87,7 +87,7 @@ class Session:
         self._answered = self._account.changed
         self._is_closed = False
         self._outstanding, self._held_bytes = 0, 0
-        self._queue: queue.SimpleQueue[_Outstanding | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Outstanding | Move | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._told_at = float("-inf")
         self._bucket = Bucket(small_per_s)  # of this connection alone, beside that of its source
@@ -96,6 +96,7 @@ class Session:
     def agree(self, hello: Hello) -> None:
         """Keep names and digests only, or no network could ever leave memory."""
         self.peer.is_known = self.peer.has_agreed = True
+        self.peer.moves, self.peer.used_at = hello.moves, time.monotonic()
         self.agreed.pop(hello.model, None)
         if len(self.agreed) >= MAX_NETWORKS:
             del self.agreed[next(iter(self.agreed))]
@@ -217,14 +218,26 @@ class Session:
             self._outstanding += 1
             self._held_bytes += held_bytes
             self._account.take(held_bytes)
-        if self._writer is None:
-            self.peer.connection.allow_duplex()
-            self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
-            self._writer.start()
+        self._begin_to_write()
         self.begin()
         future.add_done_callback(
             lambda done: self._queue.put(_Outstanding(request_id, done, to_result, held_bytes, on_answer))
         )
+
+    def _begin_to_write(self) -> None:
+        with self._lock:
+            if self._writer is None:
+                self.peer.connection.allow_duplex()
+                self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
+                self._writer.start()
+
+    def move(self, move: Move) -> None:
+        """Ask an edge that understands it to connect anew, behind the answers that wait to leave. From any thread.
+
+        Raises AppError where there are no more file descriptors.
+        """
+        self._begin_to_write()
+        self._queue.put(move)
 
     def finish(self) -> None:
         """Wait until everything is answered."""
@@ -244,6 +257,9 @@ class Session:
 
     def _write(self) -> None:
         while (request := self._queue.get()) is not None:
+            if isinstance(request, Move):
+                self._tell(request)
+                continue
             held_bytes = request.held_bytes
             self._finish(request)
             del request  # and with it the tensors, before there is room for others
@@ -252,9 +268,17 @@ class Session:
                 self._held_bytes -= held_bytes
                 if not self._is_closed:
                     self._account.give_back(1, held_bytes)
+            self.peer.used_at = time.monotonic()
             self.end()
-            if self._server.is_stopping and not self.peer.is_working:
+            if self._server.is_stopping and not self.peer.is_working and not self.peer.moves:
                 self._hang_up(socket.SHUT_RD)
+
+    def _tell(self, move: Move) -> None:
+        try:
+            self.send(move)
+        except AppError as error:
+            log.info("! %s: %s", self.peer.name, printable(str(error), 300))
+            self._hang_up(socket.SHUT_RDWR)
 
     def _finish(self, request: "_Outstanding") -> None:
         try:

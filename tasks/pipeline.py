@@ -17,7 +17,7 @@ import numpy as np
 from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.fallback import RETRIES, reserve_s
 from edgecloud.client.handshake import RefusedError
-from edgecloud.client.multiplexed import Request
+from edgecloud.client.multiplexed import MovedError, Request
 from edgecloud.engine.answers import NETWORK_NOT_FINITE, NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.engine.packing import is_lossless, pack
 from edgecloud.models.network import arrays_of
@@ -421,7 +421,11 @@ class Pipeline:
         self._cloud.give_up(printable(str(refusal), 200))  # where it has refused too often
 
     def lost(self, requests: Sequence[Request], error: AppError) -> None:
-        """The connection is gone: finish them here."""
+        """The connection is gone: finish them here, or hand over anew what was handed over while it was left."""
+        if isinstance(error, MovedError):
+            for request in requests:
+                self._submit(self._flying[request])
+            return
         if requests:
             self._cloud.on_failure(error, RETRIES + 1)  # none of them is repeated: the edge has the time for them
         self._end_all(requests, error)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgecloud.client.clouds import CloudAddress
 from edgecloud.client.connection_manager import ConnectionManager, connection_of
 from edgecloud.client.fallback import first_wait_s, is_covered
 from edgecloud.client.handshake import is_nobody
@@ -64,6 +65,10 @@ class TasksOutcome:
     probes: int = 0
     probe_bytes: int = 0
     connects: int = 0
+    moved: int = 0
+    """How many of them because a cloud asked for that."""
+    cloud_place: str = ""
+    """Where the cloud is that was used last; "" for none."""
     cloud_error: str = ""
     """Why there was no cloud when it was looked for last, where it was missed at all."""
     is_interrupted: bool = False
@@ -131,9 +136,10 @@ def run(config: TasksConfig, progress: Show, on_record: OnRecord, call: TasksRun
             return TasksOutcome(tuple(problems), skipped)
         progress("waiting for the cloud", 0.0)
         address = cloud.address(is_checked=config.cloud.fallback != "always")
+        more = cloud.more()
         if config.rate_per_s is not None:
             tasks = arriving(tasks, config.rate_per_s, config.seed)
-        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder)
+        prepared = _Prepared(config, tasks, problems, skipped, fleet, address, journal, recorder, more)
         return _run_tasks(prepared, progress, on_record, call)
 
 
@@ -153,6 +159,8 @@ class _Prepared:
     address: tuple[str, int]
     journal: "Journal | None"
     recorder: Recorder | None
+    more: tuple[CloudAddress, ...]
+    """Further clouds."""
 
 
 def _run_tasks(prepared: _Prepared, progress: Show, on_record: OnRecord, call: TasksRun) -> TasksOutcome:
@@ -209,7 +217,7 @@ def _open(config: TasksConfig, fleet: Fleet, cloud: ConnectionManager) -> None:
 def _manager_of(prepared: _Prepared) -> ConnectionManager:
     config, members = prepared.config, prepared.fleet.members
     shipping = shipping_of(config, prepared.address, [(each.entry, each.network) for each in members.values()])
-    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s, shipping)
+    settings = connection_of(config, prepared.address, prepared.recorder, config.interval_s, shipping, prepared.more)
     hellos = [member.hello(config.cloud.token) for member in members.values()]
     return ConnectionManager(
         settings, hellos, {name: len(member.network.graph.layers) for name, member in members.items()}
@@ -231,6 +239,8 @@ def _outcome(prepared: _Prepared, planner: Planner, cloud: ConnectionManager, pi
         probes=cloud.probes,
         probe_bytes=cloud.probe_bytes,
         connects=cloud.connects,
+        moved=cloud.moved,
+        cloud_place=cloud.place,
         cloud_error=cloud.why,
         left=planner.left,
         objective=planner.objective,
@@ -257,7 +267,7 @@ def _bound_s(prepared: _Prepared, planner: Planner, pipeline: Pipeline) -> float
 
 def sharing_of(config: TasksConfig, fleet: Fleet) -> Sharing:
     """Whether edge and cloud are one machine, and how much of it each occupies."""
-    if config.cloud.own is None and not addresses.is_here(config.cloud.host):
+    if config.cloud.own is None and not all(map(addresses.is_here, config.cloud.hosts)):
         return APART
     edge = min(
         (member.executor.machine.threads * member.executor.share for member in fleet.members.values()), default=1.0

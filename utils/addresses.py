@@ -13,6 +13,8 @@ from edgecloud.utils.errors import UsageError
 MAX_PORT = 65535
 UNIX = "unix:"
 MAX_UNIX = 107  # bytes of a path that the system takes
+MOST = 16
+"""Places in one list."""
 FORMS = "HOST, HOST:PORT, an IPv6 address or [IPV6]:PORT"
 _NAME = re.compile(r"[^\s\[\]:/@%\\?#,\x00-\x1f\x7f]+")
 _INTERFACE = re.compile(r"[^\s\[\]:/%\x00-\x1f\x7f]+")
@@ -43,6 +45,24 @@ def parse(text: str) -> Place:
         if not _NAME.fullmatch(host) or host.startswith("-") or "\uff1a" in host:  # a full-width colon
             raise _wrong(text)
     return Place(host, None if number is None else _port(number, text))
+
+
+def parse_several(text: str) -> tuple[Place, ...]:
+    """What a list with commas means, such as `host1,host2:9999,[::1]:9999`; one place is such a list too.
+
+    Raises UsageError for an item that is none of the forms, for one that is there twice, and for too many.
+    """
+    if "," not in text:
+        return (parse(text),)
+    items = text.split(",")
+    if not all(item.strip() for item in items):
+        raise UsageError(f"{text[:80]!r} has an empty item between its commas")
+    if len(items) > MOST:
+        raise UsageError(f"{len(items)} addresses in one list, at most {MOST}")
+    places = tuple(parse(item) for item in items)
+    if len(set(places)) < len(places):
+        raise UsageError(f"{text[:80]!r} names an address twice")
+    return places
 
 
 def _ipv6(host: str, text: str) -> str:

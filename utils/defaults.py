@@ -74,3 +74,4 @@ class Server:
     IDLE_S = 600.0
     REQUEST_S = 120.0
     DRAIN_S = 30.0
+    CONNECTION_AGE_S = 0.0

@@ -15,7 +15,7 @@ TYPES = (
     *(
         arguments.address,
         arguments.place,
-        arguments.place_there,
+        arguments.places_there,
         arguments.host,
         arguments.positive_int,
         arguments.count,

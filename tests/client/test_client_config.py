@@ -16,7 +16,20 @@ from edgecloud.tasks.tasks_config import TasksConfig
 
 PLACE = ("-i", "127.0.0.1")
 FLAGS = (
-    *("-i", "10.0.0.2", "-p", "7000", "-d", "cuda", "--threads", "3", "--timeout", "7s", "--ready-timeout", "9s"),
+    *(
+        "-i",
+        "10.0.0.2,10.0.0.3:7000",
+        "-p",
+        "7000",
+        "-d",
+        "cuda",
+        "--threads",
+        "3",
+        "--timeout",
+        "7s",
+        "--ready-timeout",
+        "9s",
+    ),
     *("--fallback", "always", "--codec", "zstd", "--accuracy-budget", "1%", "--times", "measured"),
     *("--emulate-link", "5mbit,20ms", "--bandwidth", "5mbit", "--weights", "imagenet", "--backend", "torch"),
     *("--ship", "wait"),

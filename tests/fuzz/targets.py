@@ -16,6 +16,7 @@ from edgecloud.net.messages import (
     Hello,
     Infer,
     Message,
+    Move,
     Offer,
     Piece,
     Probe,
@@ -49,6 +50,7 @@ KINDS: tuple[type[Any], ...] = (
     Want,
     Piece,
     Proof,
+    Move,
 )
 
 Target = Callable[[bytes], bool]

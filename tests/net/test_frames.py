@@ -27,6 +27,7 @@ from edgecloud.net.messages import (
     Hello,
     Infer,
     Message,
+    Move,
     Offer,
     Piece,
     Probe,
@@ -69,6 +70,9 @@ MESSAGES: list[Message] = [
     Want([], 244_000_000, is_whole=True, is_ready=True),
     Piece(5056),
     Proof("ab" * 32),
+    Hello("alex_net", "sha256:ab", "sha256:cd", ["raw"], "", moves=True),
+    Move("", "the cloud is stopping"),
+    Move("[::1]:9999", ""),
 ]
 
 
@@ -126,7 +130,7 @@ def test_other_versions_are_refused(offset: int, value: int, error: type[Protoco
         parse_prefix(prefix, LIMITS)
 
 
-@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 14), (5, 255), (6, 1), (7, 1)])
+@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 16), (5, 255), (6, 1), (7, 1)])
 def test_unknown_types_and_flags_are_refused(offset: int, value: int) -> None:
     prefix = bytearray(pack_prefix(FrameType.HELLO, 0, 0))
     prefix[offset] = value

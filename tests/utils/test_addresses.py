@@ -25,7 +25,7 @@ from edgecloud.net.messages import Probe, Probed
 from edgecloud.net.penalties import payer_of, source_of
 from edgecloud.net.security import check_binding
 from edgecloud.net.server import Peer, Server
-from edgecloud.utils.addresses import Place, ip_of, is_loopback, parse, show
+from edgecloud.utils.addresses import Place, ip_of, is_loopback, parse, parse_several, show
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import ConnectError, UsageError
 from tests import certificates
@@ -113,6 +113,28 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
     assert parse(show(place.host, 1)) == Place(place.host, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("host", [Place("host")]),
+        ("a,b:80", [Place("a"), Place("b", 80)]),
+        (" a , [::1]:9 ,::2", [Place("a"), Place("::1", 9), Place("::2")]),
+        ("a:1,a:2", [Place("a", 1), Place("a", 2)]),
+    ],
+)
+def test_a_list_names_several(text: str, places: list[Place]) -> None:
+    assert parse_several(text) == tuple(places)
+
+
+@pytest.mark.parametrize(
+    "text", ["a,", ",a", "a,,b", ",", "a, ,b", "a,a", "a:1,b,a:1", "a b,c", "a;b", ",".join("abcdefghijklmnopq")]
+)
+def test_what_is_no_list_of_addresses_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as found:
+        parse_several(text)
+    assert len(str(found.value).splitlines()) == 1
+
+
 # --- the flags
 
 
@@ -139,6 +161,23 @@ def test_address_and_port_are_said_together_or_apart(parser: Callable[[], argpar
         assert flags.place_of(options_of(parser, *words)) == place
     with pytest.raises(UsageError, match=r"-i \[::1\]:80 and -p 81 name different ports"):
         flags.place_of(options_of(parser, "-i", "[::1]:80", "-p", "81"))
+
+
+def test_an_edge_may_be_told_several_clouds() -> None:
+    for words, places in {
+        ("-i", "a,b"): (("a", 9999), ("b", 9999)),
+        ("-i", "a:80,b", "-p", "80"): (("a", 80), ("b", 80)),
+        ("-i", "a:80,b,[::1]:81"): (("a", 80), ("b", 9999), ("::1", 81)),
+    }.items():
+        assert flags.places_of(options_of(edge_parser, *words)) == places
+    with pytest.raises(UsageError, match="name different ports"):
+        flags.places_of(options_of(edge_parser, "-i", "a:80,b", "-p", "81"))
+    with pytest.raises(UsageError, match="names an address twice"):
+        flags.places_of(options_of(edge_parser, "-i", "a:9999,a"))
+    for parser, text in ((cloud_flags, "a,b"), (edge_parser, "a,b:0")):
+        with pytest.raises(SystemExit) as found:
+            options_of(parser, "-i", text)
+        assert found.value.code == 2
 
 
 @pytest.mark.parametrize(
