@@ -136,6 +136,8 @@ class StageTimes:
     """... and as it is sent."""
     received_bytes: int = 0
     """Bytes of the answers."""
+    hidden_s: float = 0.0
+    """Of all stages together, what lay behind other stages; 0 where they ran one after the other."""
 
     def plus(self, other: "StageTimes") -> "StageTimes":
         """Both, one after the other."""
@@ -152,11 +154,19 @@ class StageTimes:
             self.raw_bytes + other.raw_bytes,
             self.payload_bytes + other.payload_bytes,
             self.received_bytes + other.received_bytes,
+            self.hidden_s + other.hidden_s,
         )
 
     def lasting(self, total_s: float) -> "StageTimes":
-        """The same where all of it took so long: what no stage accounts for is the link's."""
-        return self.plus(StageTimes(link_s=total_s - self.total_s))
+        """The same where all of it took so long: what no stage accounts for is the link's, and what the stages are
+        longer by was hidden."""
+        rest_s = total_s - self.total_s
+        return self.plus(StageTimes(link_s=rest_s) if rest_s >= 0 else StageTimes(hidden_s=-rest_s))
+
+    @property
+    def stages_s(self) -> float:
+        """Seconds of all stages, as if they ran one after the other."""
+        return self.edge_s + self.encode_s + self.transfer_s + self.queue_s + self.decode_s + self.cloud_s
 
     @property
     def transfer_s(self) -> float:
@@ -171,7 +181,7 @@ class StageTimes:
     @property
     def total_s(self) -> float:
         """End-to-end latency in seconds."""
-        return self.edge_s + self.encode_s + self.transfer_s + self.queue_s + self.decode_s + self.cloud_s
+        return self.stages_s - self.hidden_s
 
     @property
     def waiting_s(self) -> float:
