@@ -23,6 +23,7 @@ from edgecloud.net.frames import (
 )
 from edgecloud.net.messages import (
     MAX_ERROR_TEXT,
+    Chunk,
     Error,
     Hello,
     Infer,
@@ -69,6 +70,10 @@ MESSAGES: list[Message] = [
     Want([], 244_000_000, is_whole=True, is_ready=True),
     Piece(5056),
     Proof("ab" * 32),
+    Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured", chunks=64),
+    Infer(4, [[1, 3]], 60.0, cuts=((2, 5, 10), (1, 64)), rows=(0, 1, 0)),
+    Chunk(4, 0, 5),
+    Result(4, 0.0, 0.25, 1.5, 0.125, 4096, 0.0625, idle_s=0.03125, rest_s=0.5),
 ]
 
 
@@ -126,7 +131,7 @@ def test_other_versions_are_refused(offset: int, value: int, error: type[Protoco
         parse_prefix(prefix, LIMITS)
 
 
-@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 14), (5, 255), (6, 1), (7, 1)])
+@pytest.mark.parametrize(("offset", "value"), [(5, 0), (5, 16), (5, 255), (6, 1), (7, 1)])
 def test_unknown_types_and_flags_are_refused(offset: int, value: int) -> None:
     prefix = bytearray(pack_prefix(FrameType.HELLO, 0, 0))
     prefix[offset] = value
