@@ -70,6 +70,10 @@ class Planes:
         """As the inner encoding."""
         return self.inner.code_bytes(dtype, shape)
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """As the inner encoding."""
+        return self.inner.splits(shape, part)
+
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """The codes of the inner encoding, transposed."""
         parameters, codes = self.inner.encode(array)

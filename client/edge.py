@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgecloud.client.chunks import Departure, fitted, stages_of
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MovedError, MultiplexedClient, Request
@@ -14,7 +15,7 @@ from edgecloud.engine.auto_executor import AutoExecutor, Choice
 from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.executor import CpuShare, Executor, Ran
 from edgecloud.engine.identity import hello_of
-from edgecloud.engine.packing import pack
+from edgecloud.engine.packing import is_known, pack
 from edgecloud.models import inputs
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
@@ -25,6 +26,7 @@ from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.sides import SidedCodec
 from edgecloud.net.tensors import RAW, Array
 from edgecloud.partition.cost import NO_TIMES, Part, StageTimes, parts_of
+from edgecloud.partition.overlap import Overlap
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import check_device, set_threads
@@ -161,43 +163,55 @@ class Edge:
         return self.infer_parts(x, parts_of(self.graph, head), timeout_s)
 
     def infer_parts(
-        self, x: Fed, parts: Sequence[Part], timeout_s: float, codecs: Mapping[int, str] = AS_THEY_ARE
+        self,
+        x: Fed,
+        parts: Sequence[Part],
+        timeout_s: float,
+        codecs: Mapping[int, str] = AS_THEY_ARE,
+        overlap: Overlap | None = None,
     ) -> Answered:
         """Run the network on `x`, part after part, each where it belongs; the next one goes on from what came back.
 
-        `x` is what the network is run on; `codecs` say how the output of each layer is packed. Raises DeadlineError
-        after `timeout_s` seconds and AppError where the cloud refuses or is lost.
+        `x` is what the network is run on; `codecs` say how the output of each layer is packed, `overlap` in which
+        chunks a boundary leaves. Raises DeadlineError after `timeout_s` seconds and AppError where the cloud refuses
+        or is lost.
         """
         deadline = Deadline.after(timeout_s, f"no answer within {timeout_s:g} s (--timeout)")
-        self.load(parts)
-        inference = Inference(self, fed_layers(self.graph, x), codecs)
+        self.load(parts, overlap)
+        inference = Inference(self, fed_layers(self.graph, x), codecs, overlap)
         for part in parts:
             if part.place == "edge":
-                inference.run_here(part.layers)
+                inference.begin_here(part.layers)
             else:
                 inference.run_there(part.layers, self._cloud.ready_client(deadline), deadline)
         return inference.answered(ran_by(self.graph, parts))
 
-    def load(self, parts: Iterable[Part]) -> None:
+    def load(self, parts: Iterable[Part], overlap: Overlap | None = None) -> None:
         """Prepare what runs on the edge."""
         with self.computing:
             for part in parts:
                 if part.place == "edge":
-                    self.executor.load(part.layers)
+                    for stage in stages_of(self.graph, part.layers, overlap):
+                        self.executor.load(stage)
 
     def ask(
         self,
         tail: frozenset[int],
-        boundary: Sequence[Encoded],
+        boundary: Sequence[Encoded] | Departure,
         deadline: Deadline,
         client: MultiplexedClient | None = None,
     ) -> tuple[Result, list[Array]]:
-        """Let the cloud run layers on the tensors that they read; returns the arrays of their outputs, in order.
+        """Let the cloud run layers on the tensors that they read, or that leave in chunks; returns the arrays of their
+        outputs, in order.
 
         Raises AppError, as RefusedError for a refusal and as ProtocolError for an answer of other shapes; ValueError
         where no cloud was named.
         """
-        request = Request(0, self.graph.name, self.graph, tail, [], boundary)
+        request = Request(0, self.graph.name, self.graph, tail, [])
+        if isinstance(boundary, Departure):
+            request.departure = boundary
+        else:
+            request.packed = boundary
         result, arrays = (client or self._cloud.ready_client(deadline)).ask(request, deadline)
         self._cloud.on_result(result)
         self._ran_there = result.backend
@@ -217,14 +231,43 @@ class Inference:
     values: dict[int, Array]
     codecs: Mapping[int, str] = field(default_factory=dict)
     """How the output of each layer is packed when it goes up; what is not named travels as it is."""
+    overlap: Overlap | None = None
+    """In which chunks a boundary leaves, if it is the one of this."""
     measured: StageTimes = NO_TIMES
     started: float = field(default_factory=time.perf_counter)
     requests: int = 0
+    _later: list[frozenset[int]] = field(default_factory=list)
+    """Stages of a head that run while what was made leaves."""
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since it began."""
         return time.perf_counter() - self.started
+
+    @property
+    def later(self) -> frozenset[int]:
+        """Layers whose turn came, and that run while what was made before leaves."""
+        return frozenset().union(*self._later)
+
+    def begin_here(self, layers: frozenset[int]) -> None:
+        """Run layers on this device, or what makes the first tensor that leaves, and the rest when it is needed."""
+        self.complete()
+        first, *self._later = stages_of(self.edge.graph, layers, self.overlap)
+        self.run_here(first)
+
+    def complete(self) -> None:
+        """Run what was left for later."""
+        while self._later:
+            self.run_here(self._later[0])
+            del self._later[0]
+
+    def _made(self, layer: int, end: int) -> Array:
+        """The output of a layer that leaves, made at least up to the end of a slice."""
+        del end  # what is made is whole
+        while layer not in self.values:
+            self.run_here(self._later[0])
+            del self._later[0]
+        return self.values[layer]
 
     def run_here(self, layers: frozenset[int]) -> None:
         """Run layers on this device; what they make joins `values`."""
@@ -249,13 +292,18 @@ class Inference:
             self._run_there(layers, self.edge.next_client(deadline), deadline)
 
     def _run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:
-        crossing = self.edge.graph.inputs_of(layers)
+        crossing, ready = self.edge.graph.inputs_of(layers), client.ready[self.edge.graph.name]
+        overlap = fitted(self.overlap, self.edge.graph, crossing, self.codecs, self.edge.sided, ready.chunks)
+        if overlap is not None:
+            self._run_in_chunks(layers, overlap, client, deadline)
+            return
+        self.complete()
         with self.edge.computing:
             boundary, encode_s = pack(
                 self.edge.executor,
                 [self.values[number] for number in crossing],
                 [self.codecs.get(number, RAW) for number in crossing],
-                client.ready[self.edge.graph.name].codecs,
+                ready.codecs,
                 [self.edge.sided.get((number, self.codecs.get(number, RAW))) for number in crossing],
             )
         self.requests += 1
@@ -275,6 +323,40 @@ class Inference:
             received_bytes=sum(array.nbytes for array in arrays),
         )
         self.measured = self.measured.plus(times)
+
+    def _run_in_chunks(
+        self, layers: frozenset[int], overlap: Overlap, client: MultiplexedClient, deadline: Deadline
+    ) -> None:
+        graph, sided = self.edge.graph, self.edge.sided
+        crossing, known = graph.inputs_of(layers), client.ready[graph.name].codecs
+        codecs = {number: self.codecs.get(number, RAW) for number in crossing}
+
+        def packed(layer: int, array: Array) -> tuple[Encoded, float]:
+            name = codecs[layer]
+            with self.edge.computing:
+                (one,), seconds = pack(self.edge.executor, [array], [name], known, [sided.get((layer, name))])
+            return one, seconds
+
+        used = [(name, sided.get((number, name))) for number, name in codecs.items()]
+        sides = [one.side for name, one in used if one is not None and is_known(name, one, known)]
+        departure = Departure(crossing, overlap, self._made, packed, self.complete, sides)
+        self.requests += 1
+        before, asked_at = self.measured.edge_s, time.perf_counter()
+        result, arrays = self.edge.ask(layers, departure, deadline, client)
+        took_s = time.perf_counter() - asked_at
+        self.values |= zip(graph.outputs_of(layers), arrays, strict=True)
+        stages = StageTimes(
+            edge_s=self.measured.edge_s - before,
+            encode_s=departure.encode_s,
+            link_s=max(0.0, took_s - min(took_s, result.rest_s) - result.idle_s),
+            queue_s=min(result.queue_s, took_s),
+            decode_s=min(result.decode_s, took_s),
+            cloud_s=min(result.cloud_s, took_s),
+            payload_bytes=departure.payload_bytes,
+            raw_bytes=graph.bytes_of(crossing),
+            received_bytes=sum(array.nbytes for array in arrays),
+        ).lasting(took_s)
+        self.measured = self.measured.plus(replace(stages, edge_s=0.0))
 
     def answered(self, completed_by: str, fallback: Fallback | None = None) -> Answered:
         """The answer, once every layer has run."""

@@ -3,6 +3,8 @@
 A request that is handed over comes back exactly once, through `Listener`: with an answer, refused, or lost with the
 connection. Its boundary stays with the request, not packed, so that the listener can complete it another way.
 
+A boundary that leaves in chunks (client.chunks) is asked for with threads: they send while the caller packs.
+
 Many are handed over with `submit`: one thread sends, another one receives. `ask` waits for the answer to one. As long
 as nobody else uses the connection it needs no threads: the caller sends, and receives what comes (a window of one).
 """
@@ -18,15 +20,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edgecloud.client.chunks import Departure, Slice
 from edgecloud.client.fallback import patience_s
 from edgecloud.client.handshake import NOT_ASKED, Dial, OnConnection, RefusedError, are_outputs, handshake
 from edgecloud.models.graph import LayerGraph, to_ranges
 from edgecloud.net.codec import encode
 from edgecloud.net.connection import Connection, Frame
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
+from edgecloud.net.messages import Chunk, Error, Hello, Infer, Probe, Probed, Ready, Result, State, Status, from_header
 from edgecloud.net.refusals import refusal
-from edgecloud.net.sides import Sent, UnknownSideError
+from edgecloud.net.sides import Sent, Side, UnknownSideError
 from edgecloud.net.tensors import Array, Encoded
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError, ProtocolError
@@ -65,6 +68,8 @@ class Request:
     """How long its answer is waited for; None: as long as the connection allows."""
     listener: "Listener | None" = None
     """Who is told what becomes of it; None: the listener of the connection."""
+    departure: Departure | None = None
+    """The boundary where it leaves in chunks; only for who asks."""
 
     @property
     def payload_bytes(self) -> int:
@@ -75,6 +80,21 @@ class Request:
     def travelling(self) -> Sequence[Array | Encoded]:
         """What is sent: the packed boundary, or else the arrays of the boundary."""
         return self.packed or self.boundary
+
+    @property
+    def sides(self) -> Sequence[Side]:
+        """What the codecs of the boundary need."""
+        if self.departure is not None:
+            return self.departure.sides
+        return [one.sided.side for one in self.packed if one.sided is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A slice of the boundary of a request, which follows it."""
+
+    request: Request
+    slice: Slice
 
 
 class Listener(Protocol):
@@ -183,7 +203,7 @@ class MultiplexedClient:
         self._state: State | None = None
         self._has_state = threading.Event()
         self.connection, self._listener = connection, listener
-        self._line: queue.Queue[Request | None] = queue.Queue()
+        self._line: queue.Queue[Request | _Chunk | None] = queue.Queue()
         self._lock = threading.Lock()
         self._came_back = threading.Condition(self._lock)
         self._outstanding: dict[int, Request] = {}
@@ -322,7 +342,9 @@ class MultiplexedClient:
         """
         request.listener = reply = Reply()
         request.timeout_s = deadline.remaining()
-        if self._is_alone():
+        if request.departure is not None:
+            self._ask_in_chunks(request, request.departure, reply, deadline)
+        elif self._is_alone():
             try:
                 self._ask_alone(request, reply, deadline)
             finally:
@@ -345,6 +367,25 @@ class MultiplexedClient:
         except AppError as error:
             self._lose(error)
         except BaseException:  # an interrupt leaves half a frame
+            self._lose(PeerClosedError("it was interrupted here"))
+            raise
+
+    def _ask_in_chunks(self, request: Request, departure: Departure, reply: Reply, deadline: Deadline) -> None:
+        """Slices are made here, while the threads send those before and receive; no more of them once it has come back,
+        as where it is refused."""
+        event = reply.expect()
+        self.submit(request)
+        try:
+            for each in departure:
+                if reply.is_there:
+                    break
+                deadline.remaining()
+                self._line.put(_Chunk(request, each))
+            if not event.wait(deadline.at - time.monotonic()):
+                raise deadline.passed()
+        except AppError as error:
+            self._lose(error)
+        except BaseException:  # an interrupt: the rest of the boundary will not come
             self._lose(PeerClosedError("it was interrupted here"))
             raise
 
@@ -439,12 +480,13 @@ class MultiplexedClient:
     # --- threads
 
     def _send_all(self) -> None:
-        while (request := self._line.get()) is not None:
-            self._await_window()
+        while (item := self._line.get()) is not None:
+            if isinstance(item, Request):
+                self._await_window()
             if not self.is_alive:
                 continue  # it was lost with the others
             try:
-                self._send(request, Deadline.after(SILENT_S, "a request"))
+                self._leave(item, Deadline.after(SILENT_S, "a request"))
             except AppError as error:
                 self._lose(error)
                 return
@@ -462,15 +504,25 @@ class MultiplexedClient:
     def _travelled(self) -> int:
         return sum(request.sent_at > 0 for request in self._outstanding.values())
 
+    def _leave(self, item: Request | _Chunk, deadline: Deadline) -> None:
+        if isinstance(item, Request):
+            self._send(item, deadline)
+            return
+        request, one = item.request, item.slice
+        if request.id in self._outstanding:  # or it was refused
+            message = Chunk(request.id, one.tensor, one.start)
+            self.sent_bytes += self.connection.send(message, deadline, [one.packed])
+
     def _send(self, request: Request, deadline: Deadline) -> None:
         self.last_used = request.sent_at = time.perf_counter()
         if self._threads:  # or nobody looks at it meanwhile
             self._sending, self._sent_until = (request.sent_at, self.connection.delivered_bytes), None
         self._listener_of(request).departed(request)
         timeout_s = self._timeout_s if request.timeout_s is None else request.timeout_s
-        sides = self._sides.missing([one.sided.side for one in request.packed if one.sided is not None])
+        sides = self._sides.missing(request.sides)
         names = " ".join(f"{side.kind}:{side.digest}" for side in sides)
-        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model, names)
+        cuts, rows = ((), ()) if request.departure is None else (request.departure.cuts, request.departure.rows)
+        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model, names, cuts, rows)
         data = [encode(np.frombuffer(side.data, np.uint8), ZSTD) for side in sides]
         self.sent_bytes += self.connection.send(message, deadline, [*request.travelling, *data])
         self._sent_until = self.connection.sent_bytes

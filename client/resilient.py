@@ -16,6 +16,7 @@ from edgecloud.client.fallback import fits, is_worth_asking, patience_s
 from edgecloud.engine.answers import NOT_FINITE, is_finite, is_finite_alike
 from edgecloud.models.network import Fed, fed_layers
 from edgecloud.partition.cost import Part
+from edgecloud.partition.overlap import Overlap
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import format_seconds, printable
@@ -65,26 +66,29 @@ class ResilientClient:
         parts: tuple[Part, ...],
         codecs: Mapping[int, str] | None = None,
         waiting_s: float | None = None,
+        overlap: Overlap | None = None,
     ) -> Answered:
         """Run the network on `x`, shape (1, ...). Raises nothing for what a cloud or a link can do.
 
-        `codecs` and `waiting_s` are those of these parts, where they are others than were told first.
+        `codecs` and `waiting_s` are those of these parts, where they are others than were told first; `overlap` says in
+        which chunks a boundary leaves.
         """
         if all(part.place == "edge" for part in parts):
             return self._edge.infer_parts(x, parts, self._timeout_s)
         self._cloud.look()
-        self._edge.load(parts)
-        inference = Inference(self._edge, fed_layers(self._edge.graph, x), self._codecs if codecs is None else codecs)
+        self._edge.load(parts, overlap)
+        codecs = self._codecs if codecs is None else codecs
+        inference = Inference(self._edge, fed_layers(self._edge.graph, x), codecs, overlap)
         there_s = self._waiting_s.get(parts, 0.0) if waiting_s is None else waiting_s
         if self._cloud.is_left_alone:
             return all_here(inference, self._cloud.why)
         at = time.monotonic() + self._timeout_s
         for number, part in enumerate(parts):
             if part.place == "edge":
-                inference.run_here(part.layers)
+                inference.begin_here(part.layers)
                 continue
             rest = rest_of(parts, number)
-            here_s = sum(self._edge_s[layer] for layer in rest)
+            here_s = sum(self._edge_s[layer] for layer in rest | inference.later)
             failure = self._ask(inference, part.layers, Expected(there_s, here_s), at)
             if failure is not None:
                 return self._finish(inference, rest, failure, at)
@@ -117,6 +121,7 @@ class ResilientClient:
     def _finish(self, inference: Inference, rest: frozenset[int], reason: str, at: float) -> Answered:
         """Run the rest here, from the tensors that are held."""
         fallback = Fallback(reason, inference.elapsed_s)
+        inference.complete()
         inference.run_here(rest)
         late_s = time.monotonic() - at
         late = f", {format_seconds(late_s)} after its deadline" if late_s > 0 else ""

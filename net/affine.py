@@ -50,6 +50,10 @@ class Affine:
         padded = self._padded(math.prod(shape))
         return padded * self.bits // 8 if self.is_packed else padded
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Where no pair serves several channels that had one each: the range of a slice is no larger."""
+        return self.rows(shape) == 1 or math.prod(part[2:]) >= CHANNEL_NUMBERS
+
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """The pairs (lo, scale), then the codes, of an array of any shape.
 

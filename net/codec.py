@@ -8,6 +8,7 @@ window and the length of every block are checked before the decoder runs, and th
 expected size.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,7 @@ __all__ = [
     "is_lossless",
     "is_name",
     "kind_of",
+    "splits",
 ]
 
 RAW = "raw"
@@ -82,6 +84,10 @@ class Codec:
     def is_lossless(self) -> bool:
         """Whether every bit comes back."""
         return self.form.is_lossless and (self.compressor is None or self.compressor.is_lossless)
+
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Whether slices of shape `part` of a tensor of `shape` can be carried each on its own, with no larger loss."""
+        return self.form.splits(shape, part) and (self.compressor is None or self.compressor.is_splitting)
 
     def encode(self, array: Array) -> Encoded:
         """An array of any shape, ready to travel; without a compressor and a lossy form its bytes may be a view of it.
@@ -168,6 +174,7 @@ class Zstd:
     """One zstd frame in place of the codes."""
 
     is_lossless: bool = True
+    is_splitting: bool = True
 
     def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The codes, one frame. A compressor is not for two threads at once, and a new one takes 10 us."""
@@ -218,6 +225,12 @@ def is_name(name: str) -> bool:
 def is_lossless(name: str) -> bool:
     """Whether every bit comes back, with the codec of a plan."""
     return name in CODECS and CODECS[name].is_lossless
+
+
+def splits(codec: str, shape: Shape, parts: Iterable[Shape], sided: SidedCodec | None = None) -> bool:
+    """Whether slices of these shapes can be carried each on its own, with the codec of that name and no larger loss."""
+    one = sided or CODECS.get(codec)
+    return one is not None and all(one.splits(shape, part) for part in set(parts))
 
 
 def encode(array: Array, codec: str, sided: SidedCodec | None = None) -> Encoded:

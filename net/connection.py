@@ -50,6 +50,12 @@ class Frame:
     """... and without the burst that a shaped link lets through at once: how many bytes came behind it ..."""
     timed_s: float = 0.0
     """... in how many seconds."""
+    at: float = 0.0
+    """When its last byte was read, by time.monotonic."""
+    is_awaited: bool = False
+    """Whether its first byte was waited for, so that it came when it was read ..."""
+    is_followed: bool = False
+    """... and whether its last one was."""
 
     def read(self, message: type[M]) -> M:
         """The message, where it is of this kind.
@@ -247,12 +253,13 @@ class Connection:
 
     def _receive(self, deadline: Deadline, frame_s: float | None, *, is_unauthenticated: bool = False) -> Frame:
         start = memoryview(bytearray(PREFIX_BYTES))
+        is_awaited = not self._has_come()
         while (got := self._receive_some(start, deadline)) is None:
             pass
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
         inside = deadline if frame_s is None else Deadline.after(frame_s, "no complete frame received")
-        progress = _Progress(time.monotonic(), self.received_bytes)
+        progress = _Progress(time.monotonic(), self.received_bytes, is_followed=is_awaited)
         while True:  # whoever speaks something else need not say all of it
             prefix = parse_start(start[:got], self.limits)
             if is_unauthenticated:
@@ -270,7 +277,15 @@ class Connection:
         self._receive_all(payload, inside, progress)
         now = time.monotonic()
         burst = (self.received_bytes - progress.burst_bytes, now - progress.burst_at) if progress.burst_at else (0, 0.0)
-        return Frame(prefix.kind, fields, payload, self.limits, prefix.header_bytes, now - progress.at, *burst)
+        times = (now - progress.at, *burst, now, is_awaited, progress.is_followed)
+        return Frame(prefix.kind, fields, payload, self.limits, prefix.header_bytes, *times)
+
+    def _has_come(self) -> bool:
+        """Whether something can be received without waiting."""
+        waiting = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):  # the latter where it is closed
+            fcntl.ioctl(self.sock, termios.FIONREAD, waiting)
+        return any(waiting)
 
     def _receive_all(self, into: memoryview, deadline: Deadline, since: "_Progress") -> None:
         received = 0
@@ -282,6 +297,7 @@ class Connection:
         got = self._receive_some(into, deadline)
         if got == 0:
             raise PeerClosedError("the other side closed the connection inside a frame")
+        since.is_followed |= got is None or got < into.nbytes  # nothing was left to be read
         elapsed = time.monotonic() - since.at
         arrived = self.received_bytes - since.received_bytes
         if arrived >= BURST_BYTES and not since.burst_at:
@@ -359,6 +375,8 @@ class _Progress:
     received_bytes: int
     burst_at: float = 0.0
     burst_bytes: int = 0
+    is_followed: bool = False
+    """Whether all that had come was read at some moment, so that the rest was read as it came."""
 
 
 def _check_opening(prefix: Prefix) -> None:

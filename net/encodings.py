@@ -46,6 +46,9 @@ class Form(Protocol):
     def code_bytes(self, dtype: str, shape: Shape) -> int:
         """Size of the codes."""
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Whether slices of shape `part` of a tensor of `shape` can be carried each on its own, with no larger loss."""
+
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """Parameters and codes of an array of any shape. Raises CodecError for one that the form cannot carry."""
 
@@ -59,6 +62,10 @@ class Compressor(Protocol):
     @property
     def is_lossless(self) -> bool:
         """Whether every code comes back."""
+
+    @property
+    def is_splitting(self) -> bool:
+        """Whether the codes of slices can be compressed each on its own, with no larger loss."""
 
     def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The codes of a tensor of this shape, smaller. Raises CodecError for what cannot be carried."""
@@ -83,6 +90,10 @@ class Raw:
     def code_bytes(self, dtype: str, shape: Shape) -> int:
         """Those of the tensor."""
         return math.prod(shape) * DTYPES[dtype].itemsize
+
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Any way."""
+        return True
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """A view of a contiguous array, else of a copy."""
@@ -127,6 +138,10 @@ class Half:
     def code_bytes(self, dtype: str, shape: Shape) -> int:
         """Two for each number."""
         return 2 * math.prod(shape)
+
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Any way."""
+        return True
 
     def encode(self, array: Array) -> tuple[Bytes, Bytes]:
         """No parameters, and two bytes for each number. Raises CodecError for all but finite float32 below 65520."""

@@ -134,6 +134,10 @@ class EntropyCodec:
         """How many a tensor must have."""
         return len(self.tables.lo)
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Where a slice has the channels of the tensor: each keeps its range and its model."""
+        return self._fits(shape) and self._fits(part)
+
     def encode(self, array: Array) -> bytes:
         """The bytes of a float32 array of so many channels, clipped to the range of each.
 

@@ -45,10 +45,11 @@ class FrameType(IntEnum):
     PIECE = 12
     PROOF = 13
     MOVE = 14
+    CHUNK = 15
 
 
 _WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROOF})
-_WITH_PAYLOAD = _WITH_TENSORS | {FrameType.PROBE, FrameType.PROBED, FrameType.PIECE}
+_WITH_PAYLOAD = _WITH_TENSORS | {FrameType.PROBE, FrameType.PROBED, FrameType.PIECE, FrameType.CHUNK}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Jpeg:
     """A JPEG in place of pixels of shape (C, H, W), a byte each; one channel is grey, three are red, green, blue."""
 
     is_lossless: bool = False
+    is_splitting: bool = False
+    """Colours are averaged over blocks, which a slice may cut."""
 
     def compress(self, codes: Bytes, shape: Shape) -> bytes:
         """The file, of pixels of shape (1, C, H, W). Raises CodecError for other channels, or too many pixels."""

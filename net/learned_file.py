@@ -107,6 +107,10 @@ class LearnedCodec:
         """In plans, and for `--codec`."""
         return f"{LEARNED}:{self.about.name}"
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Never: it was trained for tensors of one shape."""
+        return False
+
     def encode(self, array: Array) -> bytes:
         """The bytes of an array. Raises CodecError for one that it cannot carry."""
         return ans.encode(list(zip(self.models, self.form.encode(array), strict=True)))

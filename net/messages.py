@@ -6,6 +6,7 @@ Fields with a default need not be sent, and are not where they have it.
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from edgecloud.net.frames import FrameType
@@ -14,6 +15,10 @@ from edgecloud.utils.errors import AppError, ProtocolError
 MIN_SPEED, MAX_SPEED = 0.01, 10.0
 SpeedValue = Annotated[float, "speed"]
 """Divides times: 0.01 to 10."""
+Cuts = Annotated[tuple[tuple[int, ...], ...], "cuts"]
+"""Of each tensor the axis along which it is cut, from 1 on, then where its slices end, ascending from above 0."""
+Order = Annotated[tuple[int, ...], "order"]
+"""Whole numbers, not below 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Ready:
     """How fast it is now beside itself when nothing else runs there, 0.01 to 10; 1 where it does not say."""
     backend_reason: str = ""
     """Why that computes there."""
+    chunks: int = 0
+    """In how many CHUNKs the tensors of one INFER may come; 0: they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,25 @@ class Infer:
     """Of which network, of those that a HELLO named; empty: the latest."""
     sides: str = ""
     """What the last tensors are that no layer reads: data of codecs, each as `KIND:SHA-256`, with spaces between."""
+    cuts: Cuts = ()
+    """How the tensors that the layers read are cut, which come in CHUNKs then; none: they are in the payload."""
+    rows: Order = ()
+    """Where the layers may begin with the rows that have come: of every CHUNK its tensor, in the order in which they
+    come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Edge to cloud: a slice of a tensor of an INFER, which is the one tensor in the payload. Those of a tensor come in
+    order, and anything may come between."""
+
+    TYPE: ClassVar[FrameType] = FrameType.CHUNK
+    id: int
+    """Of the INFER."""
+    tensor: int
+    """Which of the tensors that its layers read."""
+    start: int
+    """Where the slice begins, along the axis that the INFER named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,10 @@ class Result:
     """As in READY."""
     backend: str = ""
     """What computed this, where that is not what READY said."""
+    idle_s: float = 0.0
+    """Of `received_s`, how long nothing of the request was on its way: the edge was not as fast as the link."""
+    rest_s: float = 0.0
+    """Of a request in CHUNKs: from its last byte to this answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +279,12 @@ class Move:
     reason: str
 
 
-Message = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State | Offer | Want | Piece | Proof | Move
+_Asked = Hello | Ready | Infer | Result | Probe | Probed | Error | Status | State
+Message = _Asked | Offer | Want | Piece | Proof | Move | Chunk
 MAX_DURATION_S = 1e9
-M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State, Offer, Want, Piece, Proof, Move)
+M = TypeVar(
+    "M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, State, Offer, Want, Piece, Proof, Move, Chunk
+)
 
 
 def to_header(message: Message) -> dict[str, Any]:
@@ -276,6 +309,10 @@ def from_header(kind: type[M], header: Any) -> M:
 def _name(annotation: Any) -> str:
     if annotation == SpeedValue:
         return f"speed from {MIN_SPEED:g} to {MAX_SPEED:g}"
+    if annotation == Order:
+        return "tuple of whole numbers"
+    if annotation == Cuts:
+        return "tuple with an axis and ascending ends for each tensor"
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -295,6 +332,20 @@ def _is_range(value: Any) -> bool:
     return type(value) is list and len(value) == 2 and all(map(_is_count, value)) and value[0] < value[1]
 
 
+def _are_cuts(value: Any) -> bool:
+    return type(value) is tuple and all(map(_is_cut, value))
+
+
+def _is_order(value: Any) -> bool:
+    return type(value) is tuple and all(map(_is_count, value))
+
+
+def _is_cut(value: Any) -> bool:
+    if not _is_order(value) or len(value) < 2:
+        return False
+    return value[0] >= 1 and value[1] >= 1 and all(start < end for start, end in pairwise(value[1:]))
+
+
 def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: type(value) is list and all(map(check, value))
 
@@ -312,6 +363,8 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     int: _is_count,
     float: _is_duration,
     SpeedValue: _is_speed,
+    Cuts: _are_cuts,
+    Order: _is_order,
     bool: _is_flag,
     list[str]: _list_of(_is_text),
     list[float]: _list_of(_is_duration),

@@ -16,6 +16,7 @@ from edgecloud.net.frames import FrameType
 
 BURST_S = 2.0  # so many seconds' worth may be spent at once
 HEADER_BYTES = 4096  # of a header for which a token is paid, whatever the message
+TINY_BYTES = 4096  # a smaller chunk of a request is paid for, or its bytes would cost more than they carry
 MOST_SOURCES = 4096  # that are remembered: the one that was not heard of for longest is forgotten for a new one
 
 
@@ -56,6 +57,7 @@ _SPENDINGS = {
     FrameType.HELLO: Spending.HELLO,
     FrameType.PROBE: Spending.PROBE,
     FrameType.INFER: Spending.COMPUTED,
+    FrameType.CHUNK: Spending.COMPUTED,
 }
 
 

@@ -55,6 +55,9 @@ class SidedCodec(Protocol):
     def side(self) -> Side:
         """What it was made of."""
 
+    def splits(self, shape: Shape, part: Shape) -> bool:
+        """Whether slices of shape `part` of a tensor of `shape` can be carried each on its own, with no larger loss."""
+
     def encode(self, array: Array) -> bytes:
         """The bytes of an array. Raises CodecError for one that it cannot carry."""
 

@@ -38,7 +38,7 @@ from edgecloud.server.budget import LoadBudget
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import RETRY_S, Served
 from edgecloud.server.network_store import TIMES, NetworkStore, NotTakenError
-from edgecloud.server.session import RequestError
+from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.dtypes import dtype_of, name_of, widened
 from edgecloud.utils.errors import MismatchError, UsageError

@@ -4,8 +4,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +15,11 @@ from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision
+from edgecloud.models.graph import Layer
 from edgecloud.models.network import Network
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Hello, Infer, Offer, Probe, Probed, Ready, Result, State, Status
+from edgecloud.net.messages import Chunk, Hello, Infer, Offer, Probe, Probed, Ready, Result, State, Status
 from edgecloud.net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from edgecloud.net.pacing import Spending
 from edgecloud.net.penalties import source_of
@@ -25,13 +28,22 @@ from edgecloud.net.server import Peer, Server
 from edgecloud.net.sides import KEPT as MAX_SIDES
 from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
 from edgecloud.net.sides import UnknownSideError
-from edgecloud.net.tensors import RAW, Described
+from edgecloud.net.tensors import RAW, Array, Described
 from edgecloud.server import receiving
 from edgecloud.server.ageing import Ageing
+from edgecloud.server.arriving import Arriving, Sink, Whole
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
-from edgecloud.server.requests import check_layers, check_tensors, point_of
-from edgecloud.server.session import RequestError, Session
+from edgecloud.server.requests import (
+    MAX_CHUNKS,
+    RequestError,
+    check_cuts,
+    check_layers,
+    check_tensors,
+    chunks_of,
+    point_of,
+)
+from edgecloud.server.session import Session
 from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.environment import SECRET
@@ -67,6 +79,34 @@ class Arrival:
     timed_s: float
     peer: str = ""
     point: int | None = None
+    idle_s: float = 0.0
+    """Of `received_s`, while nothing was on its way."""
+    is_in_chunks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for, as it was checked."""
+
+    request_id: int
+    served: Served
+    layers: frozenset[int]
+    deadline: Deadline
+    peer: Peer
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the tensors that it reads, and of those that it makes."""
+        graph = self.served.graph
+        return graph.bytes_of(graph.inputs_of(self.layers)) + graph.bytes_of(graph.outputs_of(self.layers))
+
+    def job(self, arrays: Sequence[Array], future: "Future[Any] | None" = None) -> Job:
+        """Its work on these tensors; `future` has the result."""
+        served, layers = self.served, self.layers
+        key = (served.hello.model, layers) if served.is_worth_batching(layers) else None
+        return Job(
+            lambda items: served.run(layers, items), arrays, self.deadline, self.peer, key, future=future or Future()
+        )
 
 
 class TokenError(AppError):
@@ -192,11 +232,13 @@ class Cloud:
                 self._serve(session, frame)
             if session.failure is not None:
                 raise session.failure
+            session.arrivals.abandon(RequestError("the connection ended before all chunks had come"))
             session.finish()
         except MemoryError:
             raise BusyError("not enough memory, try again later", NO_MEMORY_S) from None
         finally:
             self._ageing.left(session)
+            session.arrivals.leave()
             self._drop(session)
             session.close()
             self._visits.left(peer.name)
@@ -211,7 +253,7 @@ class Cloud:
     def _serve(self, session: Session, frame: Frame) -> None:
         """Answer frame after frame; what is computed is answered by the session's other thread."""
         while True:
-            session.take(frame.kind, frame.header_bytes)
+            session.take(frame)
             if frame.kind is FrameType.HELLO:
                 session.agree(self._greet(session, frame))
                 self._ageing.agreed(session)
@@ -220,13 +262,23 @@ class Cloud:
             else:
                 self._answer(session, frame)
             session.end()
-            if self.server.is_stopping and not session.peer.moves:
+            if self.server.is_stopping and not session.peer.moves and not len(session.arrivals):
                 return
             del frame  # and with it the payload, which would stay while nothing comes
-            idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
-            frame = session.peer.connection.receive(
-                idle, frame_s=self._config.request_s, is_unauthenticated=not session.agreed
-            )
+            frame = self._next(session)
+
+    def _next(self, session: Session) -> Frame:
+        """Wait for the next frame; requests whose chunks do not come in time are abandoned meanwhile."""
+        idle = Deadline.after(self._config.idle_s, f"the connection was idle for {self._config.idle_s:.0f} s")
+        connection, arrivals = session.peer.connection, session.arrivals
+        while True:
+            until, before = arrivals.until(idle), connection.received_bytes
+            try:
+                return connection.receive(until, frame_s=self._config.request_s, is_unauthenticated=not session.agreed)
+            except DeadlineError:
+                if until is idle or connection.received_bytes != before:
+                    raise
+                arrivals.expire()
 
     def _check_token(self, token: str) -> None:
         if not is_token_right(self._config.token, token):
@@ -262,6 +314,7 @@ class Cloud:
             backend=served.executor.machine.backend,
             speed=self._speed,
             backend_reason=served.why_backend[:MOST_REASON],
+            chunks=MAX_CHUNKS,
         )
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
@@ -328,39 +381,93 @@ class Cloud:
         try:
             served = self._find(session.hello(request.model), session.peer, deadline)
             layers = check_layers(request, served.graph, self._config.limits.payload_bytes)
-            check_tensors(described, layers, served.graph)  # before anything is decoded
+            asked = Asked(request.id, served, layers, deadline, session.peer)
+            if request.cuts:
+                most = self._config.limits.payload_bytes
+                check_cuts(request, layers, served.graph, most, is_bare=not described)
+                session.arrivals.check_room(request.id)
+            else:
+                check_tensors(described, layers, served.graph)  # before anything is decoded
             decode_began = time.perf_counter()
             arrays = [one.decode() for one in [one.bound(session.sides) for one in described]]
             decode_s = time.perf_counter() - decode_began
         except (RequestError, UnknownSideError, BusyError, DeadlineError) as error:  # the stream is still in step
+            session.arrivals.expect_dropped(request.id, chunks_of(request))
             session.refuse(request.id, error)
             return
-        key = (served.hello.model, layers) if served.is_worth_batching(layers) else None
-        job = Job(lambda items: served.run(layers, items), arrays, deadline, session.peer, key)
-        arrival = Arrival(
-            request.id,
-            served.label,
-            at,
-            decode_s,
-            frame.received_s,
-            frame.timed_bytes,
-            frame.timed_s,
-            session.peer.name,
-            None if isinstance(self._metrics, NoMetrics) else point_of(served.graph, layers),
-        )
+        if request.cuts:
+            self._expect_chunks(session, frame, request, asked)
+            return
+        job = asked.job(arrays)
+        times = (frame.received_s, frame.timed_bytes, frame.timed_s)
+        arrival = Arrival(request.id, served.label, at, decode_s, *times, session.peer.name, self._point_of(asked))
         self._metrics.received(arrival.model, bytes_by_codec(frame.header))
-        held_bytes = sum(array.nbytes for array in arrays) + served.graph.bytes_of(served.graph.outputs_of(layers))
+        try:
+            self._answer_later(session, asked, job.future, lambda: arrival)
+        except BusyError as error:
+            session.refuse(request.id, error)
+            return
+        self._submit(asked, job)
+
+    def _answer_later(
+        self, session: Session, asked: "Asked", future: "Future[Any]", arrival: Callable[[], Arrival]
+    ) -> None:
+        """Wait for room, and answer when `future` is done; what came is known then. Raises BusyError."""
         session.answer_later(
-            request.id,
-            job.future,
-            lambda ran, queue_s: self._result(arrival, ran, queue_s, served),
-            held_bytes,
-            lambda ran, queue_s, sent_bytes: self._on_answer(arrival, ran, queue_s, sent_bytes),
+            asked.request_id,
+            future,
+            lambda ran, queue_s: self._result(arrival(), ran, queue_s, asked.served),
+            asked.held_bytes,
+            lambda ran, queue_s, sent_bytes: self._on_answer(arrival(), ran, queue_s, sent_bytes),
         )
-        if not served.executor.has(layers):
-            session.charge(len(layers) / LAYERS_PER_TOKEN)
+        if not asked.served.executor.has(asked.layers):
+            session.charge(len(asked.layers) / LAYERS_PER_TOKEN)
+
+    def _submit(self, asked: "Asked", job: Job) -> None:
         self._networks.give_way()
-        (served.worker or self._worker).submit(job)
+        (asked.served.worker or self._worker).submit(job)
+
+    def _point_of(self, asked: "Asked") -> int | None:
+        return None if isinstance(self._metrics, NoMetrics) else point_of(asked.served.graph, asked.layers)
+
+    def _expect_chunks(self, session: Session, frame: Frame, request: Infer, asked: "Asked") -> None:
+        """The tensors of a request come in chunks: there must be room for all of them now."""
+        graph = asked.served.graph
+        future: Future[Any] = Future()
+        reads = [graph.layers[number] for number in graph.inputs_of(asked.layers)]
+        sink = self._sink(asked, request, reads, future)
+        arriving = Arriving(request.id, asked.served.label, reads, request.cuts, asked.deadline, sink, future)
+        arriving.train.take(frame)
+        try:
+            self._answer_later(session, asked, future, lambda: self._arrival_of(arriving, asked))
+        except BusyError as error:
+            session.arrivals.expect_dropped(request.id, chunks_of(request))
+            session.refuse(request.id, error)
+            return
+        session.arrivals.begin(arriving)
+
+    def _sink(self, asked: "Asked", request: Infer, reads: Sequence[Layer], future: "Future[Any]") -> Sink:
+        """What chunks are put into: here a tail that works on rows would begin."""
+        return Whole(reads, request.cuts, lambda arrays: self._submit(asked, asked.job(arrays, future)))
+
+    def _arrival_of(self, arriving: Arriving, asked: "Asked") -> Arrival:
+        train = arriving.train
+        at = time.perf_counter() - (time.monotonic() - train.ended_at)
+        times = (arriving.decode_s, train.received_s, train.timed_bytes, train.timed_s)
+        who = (asked.peer.name, self._point_of(asked))
+        return Arrival(asked.request_id, asked.served.label, at, *times, *who, train.idle_s, is_in_chunks=True)
+
+    def _chunk(self, session: Session, frame: Frame) -> None:
+        """Unpack a chunk, while the next one travels."""
+        chunk = frame.read(Chunk)
+        try:
+            arriving = session.arrivals.take(chunk, frame, session.sides)
+        except RequestError as error:
+            session.refuse(chunk.id, error)
+            return
+        if arriving is not None:
+            self._metrics.received(arriving.label, arriving.bytes_by_codec)
+            arriving.sink.complete()
 
     def _without_sides(self, session: Session, request: Infer, described: list[Described]) -> list[Described]:
         """The tensors that layers read. What came for the codecs is kept first, whatever becomes of the request: the
@@ -398,6 +505,8 @@ class Cloud:
             decode_s=arrival.decode_s,
             speed=self._speed,
             backend="" if ran.backend == served.executor.machine.backend else ran.backend,
+            idle_s=arrival.idle_s,
+            rest_s=time.perf_counter() - arrival.at if arrival.is_in_chunks else 0.0,
         )
 
     @property
@@ -452,6 +561,7 @@ class Cloud:
 
 _ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
     FrameType.INFER: Cloud._infer,
+    FrameType.CHUNK: Cloud._chunk,
     FrameType.PROBE: Cloud._probe,
     FrameType.STATUS: Cloud._status,
 }

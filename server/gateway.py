@@ -29,7 +29,8 @@ from edgecloud.server.fleet import Fleet
 from edgecloud.server.model_cache import LOAD_S, RETRY_S
 from edgecloud.server.placement import Placement, Setup, make_placement
 from edgecloud.server.relay import Pending, RefusedError, Relay, Relayed
-from edgecloud.server.session import RequestError, Session
+from edgecloud.server.requests import RequestError
+from edgecloud.server.session import Session
 from edgecloud.server.visits import Visits
 from edgecloud.server.worker_flags import arguments_of
 from edgecloud.utils.deadline import Deadline
@@ -167,7 +168,7 @@ class Gateway(Cloud):
         known = {*STANDARD, *DECODED, *limits.more_codecs, *limits.learned}
         codecs = [codec for codec in ready.codecs if codec in known]
         most = min(ready.max_payload, limits.payload_bytes)
-        return replace(ready, codecs=codecs, max_payload=most, queue_s=self.fleet.load_now().queue_s)
+        return replace(ready, codecs=codecs, max_payload=most, queue_s=self.fleet.load_now().queue_s, chunks=0)
 
     def _charged(self, peer: Peer, greet: Callable[[], Ready]) -> Ready:
         """Have a network loaded, from the budget of who asks for it. Raises BusyError where that is used up."""

@@ -33,8 +33,7 @@ from edgecloud.server.budget import LoadBudget
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.digests import Known, KnownDigests
 from edgecloud.server.loader import CannotLoadThereError, Loader, NoRoomError, Wish
-from edgecloud.server.requests import check_same
-from edgecloud.server.session import RequestError
+from edgecloud.server.requests import RequestError, check_same
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import MismatchError, UsageError
 from edgecloud.utils.extras import TORCH, is_there

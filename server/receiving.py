@@ -20,7 +20,8 @@ from edgecloud.net.server import Peer
 from edgecloud.server.accepting import Accepting, graph_of
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.network_store import NetworkStore, Upload, Wanted
-from edgecloud.server.session import RequestError, Session
+from edgecloud.server.requests import RequestError
+from edgecloud.server.session import Session
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import ProtocolError

@@ -22,7 +22,8 @@ from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_head
 from edgecloud.net.sides import Sent, Side
 from edgecloud.net.tensors import Array, Encoded
 from edgecloud.server.fleet import Fleet, Layers, Member
-from edgecloud.server.session import RequestError, Session
+from edgecloud.server.requests import RequestError
+from edgecloud.server.session import Session
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
 from edgecloud.utils.units import printable

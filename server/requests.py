@@ -7,8 +7,13 @@ from edgecloud.models.graph import LayerGraph
 from edgecloud.models.marks import first_other
 from edgecloud.net.messages import Hello, Infer
 from edgecloud.net.tensors import Described
-from edgecloud.server.session import RequestError
-from edgecloud.utils.errors import MismatchError
+from edgecloud.utils.errors import AppError, MismatchError
+
+
+class RequestError(AppError):
+    """A request that cannot be carried out; the connection goes on."""
+
+    code = "BAD_REQUEST"
 
 
 def check_same(hello: Hello, mine: Hello, names: Sequence[str] = ()) -> None:
@@ -70,6 +75,32 @@ def check_layers(request: Infer, graph: LayerGraph, max_bytes: int) -> frozenset
     if graph.bytes_of(graph.outputs_of(layers)) > max_bytes:
         raise RequestError(f"the outputs of these layers exceed {max_bytes} bytes (--max-payload)")
     return layers
+
+
+MAX_CHUNKS = 64
+"""In how many chunks the tensors of one request may come."""
+
+
+def check_cuts(request: Infer, layers: frozenset[int], graph: LayerGraph, max_bytes: int, *, is_bare: bool) -> None:
+    """Raises RequestError where the tensors that the layers read are not cut into slices, too many, or too large.
+    `is_bare` says that the INFER has none of them in its payload."""
+    expected = [graph.layers[number] for number in graph.inputs_of(layers)]
+    if len(request.cuts) != len(expected) or not is_bare:
+        raise RequestError(f"these layers read {len(expected)} tensors, and all of them come in chunks or none")
+    for (axis, *ends), layer in zip(request.cuts, expected, strict=True):
+        if axis >= len(layer.out_shape) or ends[-1] != layer.out_shape[axis]:
+            raise RequestError(f"layer {layer.id} makes {layer.out_shape}: no slices along axis {axis} to {ends[-1]}")
+    if request.rows and sorted(request.rows) != [n for n, cut in enumerate(request.cuts) for _ in cut[1:]]:
+        raise RequestError("the order of chunks must name each tensor as often as it has chunks")
+    if (chunks := chunks_of(request)) > MAX_CHUNKS:
+        raise RequestError(f"{chunks} chunks, the limit is {MAX_CHUNKS}")
+    if (size := graph.bytes_of(graph.inputs_of(layers))) > max_bytes:
+        raise RequestError(f"tensors of {size} bytes, the limit is {max_bytes} (--max-payload)")
+
+
+def chunks_of(request: Infer) -> int:
+    """In how many chunks its tensors come."""
+    return sum(len(cut) - 1 for cut in request.cuts)
 
 
 def point_of(graph: LayerGraph, layers: frozenset[int]) -> int | None:

@@ -17,13 +17,16 @@ from typing import Any, Protocol, TypeVar
 
 from edgecloud.engine.worker import BusyError
 from edgecloud.net.codec import KINDS
+from edgecloud.net.connection import Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Message, Move, Result
-from edgecloud.net.pacing import Bucket, Spending, price, spending_of
+from edgecloud.net.pacing import TINY_BYTES, Bucket, Spending, price, spending_of
 from edgecloud.net.server import Peer, Server
-from edgecloud.net.sides import Held
+from edgecloud.net.sides import Held, UnknownSideError
 from edgecloud.net.sources import Account
 from edgecloud.net.tensors import Array, Encoded
+from edgecloud.server.arriving import Arrivals
+from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
 from edgecloud.utils.units import printable
@@ -35,6 +38,7 @@ HELD_BYTES = 32 << 20  # of requests and answers that one connection may have ou
 NO_FAULT = frozenset({"BUSY", "DEADLINE"})  # refusals of requests that were right, and came in a bad moment
 MAX_NETWORKS = 64  # that one connection may name
 WRITER_END_S = 5.0
+FULL_S = 0.1  # when there may be room again
 LOG_EVERY_S = 1.0
 
 
@@ -50,12 +54,6 @@ R = TypeVar("R", bound=Answered)
 ToResult = Callable[[R, float], Result]
 OnAnswer = Callable[[R, float, int], None]
 """Is told of an answer that has left: what was computed, its queued seconds, and the bytes of its payload."""
-
-
-class RequestError(AppError):
-    """A request that cannot be carried out; the connection goes on."""
-
-    code = "BAD_REQUEST"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +77,8 @@ class Session:
         """Data of codecs that came on this connection."""
         self.failure: AppError | None = None
         """Why it has to end, where another thread found that."""
+        self.arrivals = Arrivals()
+        """Requests that are coming in chunks."""
         self._latest = ""
         self._request_s, self._server = request_s, server
         self._lock = threading.Lock()
@@ -125,7 +125,7 @@ class Session:
 
     # --- of the thread that receives
 
-    def take(self, kind: FrameType, header_bytes: int) -> None:
+    def take(self, frame: Frame) -> None:
         """A frame has come: pay for it, wait where that is not possible yet, and have it in hand from then on.
 
         A client with an agreed handshake has it in hand at once, so that a stop does not lose it. Raises
@@ -133,8 +133,9 @@ class Session:
         """
         if self.agreed:
             self.begin()
-        spending = spending_of(kind)
-        tokens = price(header_bytes, is_computed=spending is Spending.COMPUTED)
+        spending = spending_of(frame.kind)
+        is_tiny = frame.kind is FrameType.CHUNK and frame.payload.nbytes < TINY_BYTES
+        tokens = price(frame.header_bytes, is_computed=spending is Spending.COMPUTED and not is_tiny)
         if tokens and spending is Spending.COMPUTED:
             self._owe(self._own(tokens))
         self._server.take_turn(self.peer, spending, tokens, self._owes_until - time.monotonic())
@@ -205,7 +206,8 @@ class Session:
     ) -> None:
         """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
 
-        Raises DeadlineError where the other side does not take them.
+        Raises DeadlineError where the other side does not take them; BusyError where requests are coming in chunks, for
+        whose answers it would wait for ever, since the thread that receives them waits.
         """
 
         def has_room() -> bool:
@@ -213,6 +215,8 @@ class Session:
             return (few or not self._outstanding) and self._account.has_room(held_bytes)
 
         with self._answered:
+            if len(self.arrivals) and not has_room():
+                raise BusyError("too much is outstanding beside what is coming in chunks", FULL_S)
             if not self._answered.wait_for(has_room, self._request_s):
                 raise DeadlineError("the peer does not read its answers")
             self._outstanding += 1
@@ -294,7 +298,7 @@ class Session:
         request_id = request.request_id
         try:
             ran, queue_s = request.future.result()
-        except (RequestError, BusyError, DeadlineError, ProtocolError) as error:
+        except (RequestError, UnknownSideError, BusyError, DeadlineError, ProtocolError) as error:
             self.refuse(request_id, error)
         except CancelledError:  # the edge has left, or we are leaving
             if self._server.is_stopping:

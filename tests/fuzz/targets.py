@@ -12,6 +12,7 @@ import numpy as np
 from edgecloud.net import entropy, learned_file, plain_pickle, tensors
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
 from edgecloud.net.messages import (
+    Chunk,
     Error,
     Hello,
     Infer,
@@ -51,6 +52,7 @@ KINDS: tuple[type[Any], ...] = (
     Piece,
     Proof,
     Move,
+    Chunk,
 )
 
 Target = Callable[[bytes], bool]

@@ -23,6 +23,7 @@ from edgecloud.net.frames import (
 )
 from edgecloud.net.messages import (
     MAX_ERROR_TEXT,
+    Chunk,
     Error,
     Hello,
     Infer,
@@ -73,6 +74,10 @@ MESSAGES: list[Message] = [
     Hello("alex_net", "sha256:ab", "sha256:cd", ["raw"], "", moves=True),
     Move("", "the cloud is stopping"),
     Move("[::1]:9999", ""),
+    Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured", chunks=64),
+    Infer(4, [[1, 3]], 60.0, cuts=((2, 5, 10), (1, 64)), rows=(0, 1, 0)),
+    Chunk(4, 0, 5),
+    Result(4, 0.0, 0.25, 1.5, 0.125, 4096, 0.0625, idle_s=0.03125, rest_s=0.5),
 ]
 
 

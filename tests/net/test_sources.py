@@ -108,9 +108,9 @@ def test_frames_are_paid_from_the_budget_of_their_kind() -> None:
     assert spending_of(FrameType.HELLO) is Spending.HELLO
     assert spending_of(FrameType.PROBE) is Spending.PROBE
     assert spending_of(FrameType.INFER) is Spending.COMPUTED
-    assert {spending_of(kind) for kind in set(FrameType) - {FrameType.HELLO, FrameType.PROBE, FrameType.INFER}} == {
-        Spending.SMALL
-    }
+    assert spending_of(FrameType.CHUNK) is Spending.COMPUTED
+    others = set(FrameType) - {FrameType.HELLO, FrameType.PROBE, FrameType.INFER, FrameType.CHUNK}
+    assert {spending_of(kind) for kind in others} == {Spending.SMALL}
 
 
 def test_loopback_is_one_payer_and_so_is_a_64_of_ipv6() -> None:

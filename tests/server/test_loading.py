@@ -27,7 +27,7 @@ from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.digests import Known, KnownDigests
 from edgecloud.server.loader import Loader, NoRoomError, Wish, is_possible
 from edgecloud.server.model_cache import MAX_LOADING, Networks
-from edgecloud.server.session import RequestError
+from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, MismatchError, UsageError
 from edgecloud.utils.niceness import STEPS_BACK

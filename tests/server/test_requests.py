@@ -17,8 +17,7 @@ from edgecloud.models.marks import MOST as MOST_MARKS
 from edgecloud.net.frames import Limits
 from edgecloud.net.messages import MAX_ERROR_TEXT, Hello, Infer
 from edgecloud.net.tensors import describe, read
-from edgecloud.server.requests import check_layers, check_same, check_tensors, point_of
-from edgecloud.server.session import RequestError
+from edgecloud.server.requests import RequestError, check_layers, check_same, check_tensors, point_of
 from edgecloud.utils.errors import MismatchError
 from tests.models.test_graph import chain, random_graph
 
