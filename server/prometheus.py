@@ -29,6 +29,9 @@ class PrometheusMetrics:
         self._queue = seconds("queue", "Queueing time of answered requests.")
         self._decode = seconds("decode", "Time to decode their tensors.")
         self._compute = seconds("compute", "Compute time of their batches.")
+        self._work = counter(
+            "work_seconds", "The same, each batch counted once: its rate is how many workers are busy."
+        )
         self._whole = seconds("request", "Time from the first byte of a request until its answer was sent.")
         self._requests = counter("requests", "Requests queued.", "model")
         self._answers = counter("answers", "Answers sent.", "model")
@@ -56,6 +59,7 @@ class PrometheusMetrics:
         self._queue.labels(model).observe(spent.queue_s)
         self._decode.labels(model).observe(spent.decode_s)
         self._compute.labels(model).observe(spent.compute_s)
+        self._work.inc(spent.compute_s / max(1, spent.batch))
         self._whole.labels(model).observe(spent.whole_s)
 
     def _count(self, direction: str, payload: Mapping[str, int]) -> None:
