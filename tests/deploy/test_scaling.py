@@ -10,6 +10,7 @@ import yaml
 from edgecloud.cli import config
 from edgecloud.cli.cloud_flags import build_parser
 from edgecloud.server.placement import DNS
+from edgecloud.server.worker_flags import SPARE_CONNECTIONS
 from edgecloud.utils import environment
 from edgecloud.utils.units import parse_duration
 from tests.conftest import ROOT
@@ -60,6 +61,8 @@ def test_the_gateway_finds_the_workers_and_knows_their_secret(
     assert (port["targetPort"], worker.port, service["spec"]["clusterIP"]) == ("inference", port["port"], "None")
     assert (gateway.worker, worker.worker, worker.workers) == (False, True, None)
     assert service["spec"]["selector"] == {NAME: "worker"}
+    edges = found("Deployment", "gateway")["spec"]["replicas"] * gateway.max_connections
+    assert worker.max_connections >= edges + SPARE_CONNECTIONS
     assert gateway.worker_token_file == worker.token_file
     assert gateway.token_file != worker.token_file, "edges do not have the secret of workers"
     secrets = {
@@ -179,7 +182,9 @@ def test_compose_puts_workers_where_edges_are_not() -> None:
     assert (
         str(parsed.worker_token_file) == "/run/secrets/worker-token" == worker["environment"]["EDGE_CLOUD_TOKEN_FILE"]
     )
-    assert build_parser("cloud_api.py", "", 1).parse_args(worker["command"][1:]).worker
+    taken = build_parser("cloud_api.py", "", 1).parse_args(worker["command"][1:])
+    assert taken.worker
+    assert taken.max_connections >= parsed.max_connections + SPARE_CONNECTIONS
     for key in ("image", "read_only", "cap_drop", "security_opt", "stop_grace_period"):
         assert worker[key] == base["cloud"][key]
 
