@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -369,11 +369,6 @@ class Cloud:
             raise UnknownModelError(f"this cloud has no torch for {entry.name}: start it with --network FILE.bundle")
         return entry
 
-    def _answer(self, session: Session, frame: Frame) -> None:
-        if frame.kind not in _ANSWERS:
-            raise ProtocolError(f"unexpected {frame.kind.name} frame")
-        _ANSWERS[frame.kind](self, session, frame)
-
     def _infer(self, session: Session, frame: Frame) -> None:
         request, at = frame.read(Infer), time.perf_counter()
         described = self._without_sides(session, request, frame.described())
@@ -558,10 +553,13 @@ class Cloud:
             store_bytes=sent.store.used_bytes if sent is not None else 0,
         )
 
-
-_ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
-    FrameType.INFER: Cloud._infer,
-    FrameType.CHUNK: Cloud._chunk,
-    FrameType.PROBE: Cloud._probe,
-    FrameType.STATUS: Cloud._status,
-}
+    def _answer(self, session: Session, frame: Frame) -> None:
+        answers = {
+            FrameType.INFER: self._infer,
+            FrameType.CHUNK: self._chunk,
+            FrameType.PROBE: self._probe,
+            FrameType.STATUS: self._status,
+        }
+        if frame.kind not in answers:
+            raise ProtocolError(f"unexpected {frame.kind.name} frame")
+        answers[frame.kind](session, frame)

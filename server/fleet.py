@@ -2,7 +2,7 @@
 
 Every worker is asked for its STATUS once a second, on a connection for that alone. One that does not answer for a
 moment gets nothing new, and what it has in hand is repeated elsewhere; one that stays silent is given up, and its
-placement replaces it. Inference is pure, so the worst of a wrong guess is work that is done twice.
+placement replaces it. An inference changes nothing, so a wrong guess costs no more than work that is done twice.
 """
 
 import logging

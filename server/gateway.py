@@ -26,7 +26,7 @@ from edgecloud.server.budget import LoadBudget
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.fleet import Fleet
-from edgecloud.server.model_cache import LOAD_S, RETRY_S
+from edgecloud.server.model_cache import LOAD_S, RETRY_S, Served
 from edgecloud.server.placement import Placement, Setup, make_placement
 from edgecloud.server.relay import Pending, RefusedError, Relay, Relayed
 from edgecloud.server.requests import RequestError
@@ -149,6 +149,13 @@ class Gateway(Cloud):
                 return self._ready_here(session, hello)
             error.accepts = sent.store.max_bytes
             raise
+
+    def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
+        """A network that an edge sent; there is no other in this process."""
+        sent = self._accepting
+        if sent is None or not sent.has(hello.bundle):
+            raise RequestError(f"no HELLO named {hello.model[:64]!a}")
+        return sent.get(hello, turn, lambda: not peer.connection.peer_has_left(), self._source(peer))
 
     def _ready_here(self, session: Session, hello: Hello) -> Ready:
         """Of a network that an edge sent."""

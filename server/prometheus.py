@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from edgecloud.net.endpoints import listen, name_of
 from edgecloud.net.http import Reply, Request
-from edgecloud.net.metrics import Gauges, Spent
+from edgecloud.net.metrics import FleetLoad, Gauges, Spent
 from edgecloud.net.pacing import Bucket
 from edgecloud.net.site import BACKLOG, Rules, Site
 
@@ -38,6 +38,9 @@ class PrometheusMetrics:
         self._queue = seconds("queue", "Queueing time of answered requests.")
         self._decode = seconds("decode", "Time to decode their tensors.")
         self._compute = seconds("compute", "Compute time of their batches.")
+        self._work = counter(
+            "work_seconds", "The same, each batch counted once: its rate is how many workers are busy."
+        )
         self._whole = seconds("request", "Time from the first byte of a request until its answer was sent.")
         self._requests = counter("requests", "Requests queued.", "model")
         self._answers = counter("answers", "Answers sent.", "model")
@@ -65,6 +68,7 @@ class PrometheusMetrics:
         self._queue.labels(model).observe(spent.queue_s)
         self._decode.labels(model).observe(spent.decode_s)
         self._compute.labels(model).observe(spent.compute_s)
+        self._work.inc(spent.compute_s / max(1, spent.batch))
         self._whole.labels(model).observe(spent.whole_s)
 
     def _count(self, direction: str, payload: Mapping[str, int]) -> None:
@@ -81,6 +85,20 @@ class PrometheusMetrics:
             ("sent_networks", "Networks sent by edges that run now.", gauges.sent),
             ("store_bytes", "Bytes of all networks sent by edges that are kept.", gauges.store_bytes),
         ):
+            Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
+        if gauges.fleet is not None:
+            self._watch_fleet(gauges.fleet)
+
+    def _watch_fleet(self, fleet: Callable[[], FleetLoad]) -> None:
+        """Of a gateway: what autoscalers look at, and what an operator has to know."""
+        reads: dict[str, tuple[str, Callable[[], float]]] = {
+            "queued_seconds": ("Predicted seconds of requests that workers have.", lambda: fleet().queued_s),
+            "workers": ("Workers that may be asked.", lambda: fleet().workers),
+            "workers_wanted": ("Workers that there should be.", lambda: fleet().wanted),
+            "workers_lost": ("Workers that died or hung since the start.", lambda: fleet().lost),
+            "repeats": ("Requests sent to another worker since the start.", lambda: fleet().repeats),
+        }
+        for name, (text, read) in reads.items():
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 
     def listen(self, host: str, port: int) -> int:

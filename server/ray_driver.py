@@ -256,20 +256,26 @@ def set_environment(place: str) -> None:
 
 @contextlib.contextmanager
 def joined(ray: Any, place: str, cpus: int) -> Iterator[None]:
-    """A connection to Ray for as long as the context lasts; what is started here is ended."""
+    """A connection to Ray for as long as the context lasts; what is started here is ended. Raises ConnectError."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     own = {
         "num_cpus": cpus,
         "include_dashboard": False,
         "object_store_memory": STORE_BYTES,
     }
-    ray.init(
-        address=place,
-        log_to_driver=False,
-        configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        **(own if place == OWN else {}),
-    )
+    try:
+        ray.init(
+            address=place,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+            **(own if place == OWN else {}),
+        )
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        if place == OWN:
+            raise
+        cure = "it takes the same version of Ray and of Python, and its token where it has one (ray get-auth-token)"
+        raise ConnectError(f"cannot join Ray at {place}: {first_line(error)}; {cure}") from None
     try:
         yield
     finally:

@@ -357,7 +357,7 @@ class Relay:
     # --- INFER
 
     def submit(self, pending: Pending) -> None:
-        """Send a request to the worker that will have answered first; its future has the answer, or why there is none."""
+        """Send a request to the worker that will have answered first; its future has the answer, or why not."""
         while True:
             try:
                 if self._try(pending):

@@ -55,6 +55,7 @@ def test_a_scrape_says_what_the_cloud_has_done(cache: Path, network: Callable[[s
     assert seen["edgecloud_load"] >= 1
     assert 0 < seen["edgecloud_speed"] <= 10
     parts = [seen[f'edgecloud_{part}_seconds_sum{{model="le_net"}}'] for part in ("queue", "decode", "compute")]
+    assert seen["edgecloud_work_seconds_total"] == parts[2], "nothing was computed in batches"
     assert seen['edgecloud_request_seconds_count{model="le_net"}'] == 3
     assert 0 < sum(parts) <= seen['edgecloud_request_seconds_sum{model="le_net"}']
 
