@@ -89,6 +89,11 @@ class Clouds:
         """Whether there is no choice, as far as is known: one was named, and it has one address."""
         return len(self._named) == 1 and len(self._known.get(self._named[0], ())) <= 1
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there can be no other one: no list, and no name that may get another address."""
+        return len(self._named) == 1 and is_number(self._named[0].host)
+
     # --- connecting
 
     def dial(self, seconds: float) -> Connection:

@@ -9,6 +9,7 @@ the link was idle, disconnects from a silent cloud, and connects again. Without,
 whenever an inference needs the cloud.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
 from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
-from edgecloud.client.moving import Mover
+from edgecloud.client.moving import TRIES, Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
 from edgecloud.net.connection import BURST_BYTES, Connection, connect
 from edgecloud.net.estimator import Estimator, OnSample
@@ -200,7 +201,8 @@ class ConnectionManager:
         self._hellos = [replace(hello, moves=True) for hello in hellos]
         token = hellos[0].token if hellos else ""
         self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
-        self._mover = Mover(self._move, lambda: self._is_leaving or self._alive is None)
+        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
+        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._seen_off: list[MultiplexedClient] = []
         """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
@@ -603,7 +605,7 @@ class ConnectionManager:
             return True
         except AppError as error:
             log.info("this edge stays with its cloud: %s", printable(str(error), 200))
-            return not old.is_alive
+            return False
         if client is None:
             log.info("this edge stays with its cloud, which is the best")
             return True
@@ -617,6 +619,13 @@ class ConnectionManager:
         log.info("moved to the cloud at %s", self.place)
         Meanwhile(lambda: self._see_off(old), "sees a connection off").start()
         return True
+
+    def _stay(self) -> None:
+        """No other cloud was found: one that is stopping need not wait for this edge any longer."""
+        client = self._alive
+        if client is not None:
+            with contextlib.suppress(AppError):
+                client.ask_state(IDLE_ANSWER_S + ROUND_TRIPS * self._rtt_s, stays=True)
 
     def _elsewhere(self, old: MultiplexedClient, text: str) -> MultiplexedClient | None:
         """A connection that is ready for requests; None where the old one is the best. Raises AppError."""

@@ -32,7 +32,7 @@ REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
 SPEAK_S = 0.5  # how long an unauthenticated client may say nothing before it is the first to leave
 STAY_S, EVICTION_S = 0.02, 0.05  # how long an unauthenticated client keeps its place at least; to take the refusal
-UNUSED_S = 2.0  # how long after a stop a client that was asked to leave, and asks for nothing, keeps its connection
+UNUSED_S = 1.0  # how long after a stop a client that was asked to leave, and asks for nothing, keeps its connection
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""

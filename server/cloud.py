@@ -404,6 +404,8 @@ class Cloud:
         if not session.agreed:
             self._check_token(request.token)
             session.peer.is_known = True
+        if request.stays and server.is_stopping:
+            session.peer.moves = False
         session.send(
             State(
                 load=self._meter.load,
