@@ -557,15 +557,16 @@ class ConnectionManager:
         self._note_rate()
 
     def _use(self, client: MultiplexedClient, instead_of: MultiplexedClient | None = None) -> bool:
-        """From now on requests go over this connection; False where it was to replace one that there is no more."""
+        """From now on requests go over this connection; False where another is there by now than it was to replace."""
         now = time.perf_counter()
         with self._lock:
-            if instead_of is not None and self._client is not instead_of:
+            alive = self._alive
+            if instead_of is not None and alive is not None and alive is not instead_of:
                 return False
             old, self._client, self._opening = self._client, client, None
-            if instead_of is not None:
-                self._seen_off.append(instead_of)
-                self.moved += 1
+            if alive is not None:
+                self._seen_off.append(alive)
+            self.moved += instead_of is not None
             self._peer = client.connection.peer or self._peer
             self.ready = client.ready
             self._load = max(slowdown(ready) for ready in client.ready.values())
@@ -581,7 +582,9 @@ class ConnectionManager:
             self._config.on_sample(now, self._estimator.up_bytes_per_s)
         if lost_at is not None:
             log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - lost_at))
-        if instead_of is None:
+        if alive is not None:
+            Meanwhile(lambda: self._see_off(alive), "sees a connection off").start()
+        else:
             self._leave_behind(old)
         return True
 
@@ -617,7 +620,6 @@ class ConnectionManager:
             with self._lock:
                 self._estimator.sample_rtt(rtt_s, time.perf_counter())
         log.info("moved to the cloud at %s", self.place)
-        Meanwhile(lambda: self._see_off(old), "sees a connection off").start()
         return True
 
     def _stay(self) -> None:

@@ -192,7 +192,8 @@ class Server:
         return self._sources.pay(peer.payer, spending, tokens) if tokens else 0.0
 
     def take_turn(self, peer: Peer, spending: Spending, tokens: float, owed_s: float = 0.0) -> None:
-        """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop.
+        """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop
+        that it does not outlive.
 
         Raises PeerClosedError where its place is given to another meanwhile, whose tokens are given back.
         """
@@ -200,7 +201,7 @@ class Server:
         if wait_s <= 0:
             return
         end = peer.turn_at = time.monotonic() + wait_s
-        while not self.is_stopping and (left := end - time.monotonic()) > 0:
+        while (peer.moves or not self.is_stopping) and (left := end - time.monotonic()) > 0:
             if peer.evicted.wait(min(left, STOP_NOTICED_S)):
                 self.pay(peer, spending, -tokens)
                 raise PeerClosedError("evicted to admit another connection")
