@@ -18,6 +18,7 @@ from edgecloud.utils.units import parse_duration, parse_link, parse_size, parse_
 
 MIN_PAYLOAD = 64 << 10
 MIN_HEADER, MAX_HEADER = 4 << 10, 1 << 20
+MAX_WORKERS = 1024
 T = TypeVar("T")
 
 
@@ -101,6 +102,31 @@ def host(text: str) -> str:
     if address.port is not None:
         raise argparse.ArgumentTypeError(f"{text!r}: give the address without a port; the port has its own flag")
     return address.host
+
+
+def workers(text: str) -> tuple[str, str]:
+    """An argument such as 4, ray, dns:NAME:PORT or HOST:PORT,HOST:PORT: the kind of a placement (server.placement), and
+    what it has to know."""
+    words = text.strip()
+    kind, _, rest = words.partition(":")
+    if words.isdecimal():
+        return "local", str(_whole(words, 0, MAX_WORKERS))
+    if kind == "ray":
+        return kind, rest
+    if kind == "dns":
+        address(rest)
+        return kind, rest
+    for each in words.split(","):
+        address(each)
+    return "addresses", words
+
+
+def listening_place(text: str) -> str:
+    """An argument to listen on: a place, or unix:PATH for a worker."""
+    if addresses.is_unix(text):
+        checked(addresses.unix_path)(text)
+        return text
+    return place(text)
 
 
 def positive_int(text: str) -> int:

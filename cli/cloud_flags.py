@@ -53,6 +53,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
+    add_worker_flags(parser)
     add_health_flags(parser)
     group = parser.add_argument_group("Prometheus metrics")
     group.add_argument(
@@ -217,6 +218,29 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     wait = "how long an idle processor waits to fill a batch"
     group.add_argument(
         "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(Server.BATCH_WAIT_S), help=wait
+    )
+
+
+def add_worker_flags(parser: argparse.ArgumentParser) -> None:
+    """A gateway, and its workers."""
+    group = parser.add_argument_group("Gateway and workers")
+    group.add_argument(
+        "--workers",
+        type=arguments.workers,
+        metavar="WHAT",
+        help="be a gateway, and let workers compute: N child processes, or addresses HOST:PORT,HOST:PORT or "
+        "dns:NAME:PORT of workers that run already (docs/scaling.md)",
+    )
+    group.add_argument(
+        "--worker-token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the secret of workers that run already; not that of clients",
+    )
+    group.add_argument(
+        "--worker",
+        action="store_true",
+        help="be a worker, whose clients are gateways: requires a token, or -i unix:PATH in a folder with mode 0700",
     )
 
 

@@ -38,7 +38,7 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
     parser.add_argument(
         "-i",
         "--ip",
-        type=arguments.place if listens else arguments.places_there,
+        type=arguments.listening_place if listens else arguments.places_there,
         metavar="HOST[:PORT]" if listens else "HOST[:PORT][,...]",
         default=defaults.HOST if listens else None,
         help=host_help,
@@ -61,6 +61,8 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
 
 def place_of(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port that -i and -p say together. Raises UsageError where they name two ports."""
+    if addresses.is_unix(options.ip or ""):
+        return options.ip, 0
     return places_of(options)[0]
 
 

@@ -58,6 +58,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         token=read_token(options.token_file),
         tls=server_context(options.tls_cert, options.tls_key, options.tls_client_ca),
         limits=replace(limits, learned=learned.by_wire_name(options.codec_file)),
+        codec_files=tuple(options.codec_file),
         min_bytes_per_s=options.min_rate,
         small_per_s=options.max_control_rate,
         policy=Policy(
@@ -80,6 +81,9 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         request_s=options.timeout,
         drain_s=options.drain_timeout,
         connection_age_s=options.max_connection_age,
+        workers=options.workers,
+        worker_token="" if options.worker_token_file is None else read_token(options.worker_token_file),
+        is_worker=options.worker,
     )
 
 
@@ -94,10 +98,24 @@ def check_door(config: "CloudConfig", *, insecure: bool, has_client_ca: bool) ->
     """Raises UsageError for a port that is open to everybody, unless that is wanted. Warns where only TLS guards it."""
     from edgecloud.net.security import check_binding, is_loopback
 
+    if config.is_worker:
+        check_worker(config)
+    elif addresses.is_unix(config.host):
+        raise UsageError(f"-i {config.host}: only a worker listens on a file (--worker)")
     check_binding(config.host, config.token, has_tls=config.tls is not None, insecure=insecure)
     is_open = not (config.token or has_client_ca or insecure)
     if config.tls is not None and is_open and not is_loopback(config.host):
         script.complain("TLS alone does not authenticate clients: add --token-file or --tls-client-ca")
+
+
+def check_worker(config: "CloudConfig") -> None:
+    """Raises UsageError for a worker that anybody could use who reaches its port."""
+    if config.workers is not None:
+        raise UsageError("--worker and --workers: a worker has no workers of its own")
+    if not config.token and not addresses.is_unix(config.host):
+        raise UsageError(
+            "--worker requires a token (--token-file FILE) that the gateway has too, or -i unix:PATH on this machine"
+        )
 
 
 def serve(options: argparse.Namespace) -> int:

@@ -33,14 +33,14 @@ class Said:
     """Whether it is the cloud that the edge is connected to: one of its connections is ours."""
 
     @property
-    def others(self) -> int:
-        """Connections of others."""
-        return max(0, self.state.connections - self.is_current)
+    def others(self) -> float:
+        """Connections of others, for each worker of a gateway."""
+        return max(0, self.state.connections - self.is_current) / max(1, self.state.workers)
 
     @property
     def takes_new(self) -> bool:
-        """Whether it can be expected to answer a HELLO and to compute."""
-        return not self.state.draining
+        """Whether it can be expected to answer a HELLO and to compute: it goes on, and a gateway has workers."""
+        return not self.state.draining and (self.state.workers > 0 or not self.state.gateway)
 
 
 def ranked(said: Sequence[Said], uniform: Callable[[], float] = random.random) -> list[int]:

@@ -106,7 +106,7 @@ class Cloud:
         Errors name flags instead of keyword arguments. Raises what `Cloud(...)` raises.
         """
         cloud = cls.__new__(cls)
-        cloud._listen(server.Cloud(config, metrics))
+        cloud._listen(_made(config, metrics))
         cloud._thread = None
         return cloud
 
@@ -120,6 +120,7 @@ class Cloud:
         try:
             cloud.check_weights()
             self._place = cloud.server.open()
+            cloud.begin()
         except BaseException:
             _Switching.end()
             cloud.close()
@@ -172,6 +173,14 @@ class Cloud:
 
     def __repr__(self) -> str:
         return f"<Cloud {self.address} {', '.join(self.networks)}{' closed' if self._is_closed else ''}>"
+
+
+def _made(config: CloudConfig, metrics: Metrics | None) -> server.Cloud:
+    if config.workers is None:
+        return server.Cloud(config, metrics)
+    from edgecloud.server.gateway import Gateway
+
+    return Gateway(config, metrics)
 
 
 class _Switching:

@@ -1,13 +1,20 @@
-"""Sockets by address: listen on all addresses of a host, or connect to one of them in time."""
+"""Sockets by address: listen on all addresses of a host, or connect to one of them in time.
 
+`unix:PATH` is a socket of this machine that is a file, in a folder that only this user may enter.
+"""
+
+import contextlib
 import errno
 import logging
+import os
 import socket
+import stat
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import ConnectError, DeadlineError
+from edgecloud.utils.errors import ConnectError, DeadlineError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +29,11 @@ _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL})
 def listen(host: str, port: int, backlog: int, flag: str = "-p") -> list[socket.socket]:
     """Listen on each address of a host, at one port, which 0 chooses; `::` takes IPv4 too.
 
-    Raises ConnectError, whose text names `flag` where another port would help. Close what is returned.
+    Raises ConnectError, whose text names `flag` where another port would help, and UsageError for a `unix:PATH` in a
+    folder that others may enter. Close what is returned.
     """
+    if addresses.is_unix(host):
+        return [_listen_on_file(host, backlog)]
     try:
         endpoints = _addresses_of(host, port)
         for _ in range(PORT_TRIES):
@@ -45,6 +55,8 @@ def listen(host: str, port: int, backlog: int, flag: str = "-p") -> list[socket.
 
 def name_of(sock: socket.socket) -> tuple[str, int]:
     """Where a socket listens, an IPv6 address with its interface where it has one."""
+    if sock.family == socket.AF_UNIX:
+        return f"{addresses.UNIX}{sock.getsockname()}", 0
     host, port = socket.getnameinfo(sock.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     return host, int(port)
 
@@ -100,11 +112,45 @@ def _listen_on(family: socket.AddressFamily, address: Address, backlog: int) -> 
     return sock
 
 
+def _listen_on_file(host: str, backlog: int) -> socket.socket:
+    path = addresses.unix_path(host)
+    folder = Path(path).parent
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        about = folder.stat()
+        if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
+            raise UsageError(
+                f"{folder} may be entered by others: keep the socket in a folder of your own with mode 0700"
+            )
+        if Path(path).is_socket():
+            _remove_left(path)
+        sock.bind(path)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise ConnectError(f"cannot listen on {host}: {error.strerror or error}") from None
+    except UsageError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_left(path: str) -> None:
+    """Remove a socket that a process left behind, not one on which somebody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, contextlib.suppress(ConnectionRefusedError):
+        other.settimeout(1.0)
+        other.connect(path)
+        return
+    Path(path).unlink()
+
+
 def dial(host: str, port: int, timeout_s: float) -> socket.socket:
     """Connect to one of a host's addresses, each having its share of the time that is left.
 
     Raises ConnectError that says what to do.
     """
+    if addresses.is_unix(host):
+        return _dial_file(host, timeout_s)
     deadline = Deadline.after(timeout_s, "no answer")
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -124,6 +170,17 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
         raise ConnectError(
             f"no cloud at {place} ({why}): start cloud_api.py on that host, or check -i and -p"
         ) from None
+
+
+def _dial_file(host: str, timeout_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(addresses.unix_path(host))
+    except OSError as error:
+        sock.close()
+        raise ConnectError(f"no worker at {host} ({error.strerror or error})") from None
+    return sock
 
 
 def resolve(host: str, port: int) -> list[tuple[str, int]]:

@@ -157,6 +157,18 @@ class State:
     """Names of the networks that edges sent and that run now, with spaces between ..."""
     store_bytes: int = 0
     """... and the bytes of all that are kept."""
+    gateway: bool = False
+    """Whether workers compute for it; then ..."""
+    workers: int = 0
+    """... how many may be asked now ..."""
+    wanted: int = 0
+    """... of how many that there should be ..."""
+    queued_s: float = 0.0
+    """... the predicted seconds of all requests that they have not answered ..."""
+    lost: int = 0
+    """... how many have died or hung since it began ..."""
+    repeats: int = 0
+    """... and how many requests were sent to another one for that."""
 
 
 MAX_ERROR_TEXT = 300

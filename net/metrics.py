@@ -27,6 +27,28 @@ class Spent:
     """Requests that were computed with it, this one included."""
 
 
+@dataclass(frozen=True, slots=True)
+class FleetLoad:
+    """How the workers of a gateway are together, at one moment."""
+
+    workers: int
+    """That may be asked now ..."""
+    wanted: int
+    """... of those that there should be."""
+    load: float
+    speed: float
+    waiting: int
+    """Requests that wait for others, as far as it is known here."""
+    queue_s: float
+    """What requests waited lately; while there is no worker, until one usually answers."""
+    queued_s: float
+    """Predicted seconds of all requests that are not answered."""
+    lost: int
+    """Workers that died or hung ..."""
+    repeats: int
+    """... and requests that others got for that."""
+
+
 @dataclass(frozen=True)
 class Gauges:
     """What can be looked at in any moment."""
@@ -50,6 +72,10 @@ class Gauges:
     """What is loaded, with the bytes of its parameters."""
     blocked: Callable[[], Mapping[str, float]] = dict
     """Sources that are turned away, and for how many seconds more."""
+    fleet: "Callable[[], FleetLoad] | None" = None
+    """Of a gateway: how its workers are together ..."""
+    workers: Callable[[], Sequence[Mapping[str, object]]] = list
+    """... and each of them, for people."""
 
 
 class Metrics(Protocol):

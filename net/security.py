@@ -60,6 +60,8 @@ def check_binding(host: str, token: str, *, has_tls: bool, insecure: bool) -> No
 
 def is_loopback(host: str) -> bool:
     """Whether every address of a host is on this machine only. Raises UsageError for a host that does not exist."""
+    if addresses.is_unix(host):
+        return True
     try:
         rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):

@@ -55,6 +55,8 @@ class Peer:
     """Whether it has said who it is, and that was right."""
     has_agreed: bool = False
     """Whether a HELLO of it was answered: from then on it keeps its place."""
+    is_trusted: bool = False
+    """Whether it proved to be a gateway, which is strict with those for whom it speaks: nothing is done twice."""
     moves: bool = False
     """Whether it leaves by itself when it is asked to: a stop leaves it the time for that."""
     used_at: float = 0.0
@@ -151,8 +153,7 @@ class Server:
             self._stopping.wait(0.1)
             return
         try:
-            ip = str(address[0])
-            self._admit(sock, ip, addresses.show(str(addresses.ip_of(ip)), int(address[1])))
+            self._admit(sock, *_named(sock, address))
         except OSError as error:  # it has gone again
             log.info("! %s: %s", address, error)
             sock.close()
@@ -189,7 +190,7 @@ class Server:
 
     def pay(self, peer: Peer, spending: Spending, tokens: float) -> float:
         """Take tokens of a peer's source; returns the seconds until it owes none."""
-        return self._sources.pay(peer.payer, spending, tokens) if tokens else 0.0
+        return self._sources.pay(peer.payer, spending, tokens) if tokens and not peer.is_trusted else 0.0
 
     def take_turn(self, peer: Peer, spending: Spending, tokens: float, owed_s: float = 0.0) -> None:
         """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop
@@ -314,7 +315,7 @@ class Server:
             error = EvictedError(self._full)
         self._refusals.tell("! %s refused, %s: %s", peer.name, error.code, printable(str(error), 300))
         self.metrics.refused(error.code, peer.name)
-        fault = fault_of(error.code, is_known=peer.is_known)
+        fault = None if peer.is_trusted else fault_of(error.code, is_known=peer.is_known)
         if fault is not None:
             with self._lock:
                 seconds = self._door.penalise(peer.address, fault, time.monotonic())
@@ -364,3 +365,11 @@ class Server:
             if peer in peers:
                 log.warning("! %s: still working after %.0f s, closed", peer.name, self.drain_s)
             peer.connection.close()
+
+
+def _named(sock: socket.socket, address: tuple[str, int] | str) -> tuple[str, str]:
+    """The address of who has connected, and a name for logs."""
+    if sock.family == socket.AF_UNIX:
+        return addresses.UNIX, f"{addresses.UNIX}{sock.fileno()}"
+    ip = str(address[0])
+    return ip, addresses.show(str(addresses.ip_of(ip)), int(address[1]))

@@ -1,9 +1,10 @@
-"""The transport of a connection: a TCP socket, or TLS over one (net.tls)."""
+"""The transport of a connection: a TCP socket, TLS over one (net.tls), or a socket of this machine that is a file."""
 
 import socket
 from typing import Protocol
 
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
+FILE_BYTES = 1 << 20  # what the kernel may hold between two processes of one machine
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
 USER_TIMEOUT_S = 10
 
@@ -35,7 +36,8 @@ class Plain:
 
     def allow_duplex(self) -> None:
         """From now on one thread may send while another receives. Raises OSError without file descriptors."""
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # so that what the kernel holds is not far ahead of the link
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and not _is_file(self.sock):
+            # so that what the kernel holds is not far ahead of the link
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.out = self.sock.dup()
 
@@ -58,8 +60,15 @@ class Plain:
         """TCP's own end says it."""
 
 
+def _is_file(sock: socket.socket) -> bool:
+    return sock.family == getattr(socket, "AF_UNIX", None)
+
+
 def set_options(sock: socket.socket) -> None:
-    """No Nagle delay, and notice a peer that is gone, idle or not."""
+    """No Nagle delay, and notice a peer that is gone, idle or not. A socket that is a file has neither."""
+    if _is_file(sock):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FILE_BYTES)
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (

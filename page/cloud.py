@@ -135,6 +135,7 @@ class CloudView:
             "memory": {"rss_bytes": rss_bytes(), "networks": dict(gauges.networks())},
             "blocked": blocked,
             "count": self._served.count,
+            "workers": [dict(row) for row in gauges.workers()],
         }
         with self._lock:
             found["edges"] = [_edge_json(peer, self._edges.get(peer) or _Edge()) for peer in peers]

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -92,22 +92,13 @@ class Cloud:
         loaded: Sequence[tuple[registry.Entry, Network]] | None = None,
     ) -> None:
         """With `loaded`, networks that are loaded already, it serves those alone."""
-        if loaded is None and is_there(*TORCH):
-            vision.torchvision()  # now: not on the first client's request, and not while a network is captured
-        find = partial(registry.resolve_trusted, folder=config.device.cache_dir)
-        more = tuple(find(name).name for name in config.networks)
-        models = tuple(name if name == ALL else find(name).name for name in config.models)
-        named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
         self._loaded = None if loaded is None else {entry.name: entry for entry, _ in loaded}
-        usual = registry.NAMES if self._loaded is None else tuple(self._loaded)
-        config = replace(config, weights=named, models=(*(models or usual), *more))
-        self._config = config
+        self._config = config = self._prepared(config)
         self._visits = visits or Visits()
-        check_device(config.device.name)
         self._accepting = receiving.accepting(config)
         self._worker = Worker(config.max_queue, config.max_batch, config.batch_wait_s)
         self._meter = LoadMeter()
-        has_loader = loaded is None
+        has_loader = loaded is None and self.computes
         self._networks = Networks(config, self._worker, self._meter, has_loader=has_loader)
         set_threads(config.device.threads)  # from here on torch has some, and no process is split off any more
         for entry, network in loaded or ():
@@ -126,24 +117,41 @@ class Cloud:
         )
         self._ageing = Ageing(config.connection_age_s, self.server.wait_for_stop)
         self._metrics = self.server.metrics
-        self._metrics.watch(
-            Gauges(
-                lambda: self.server.count,
-                lambda: self._worker.waiting,
-                lambda: self._meter.load,
-                lambda: self._speed,
-                lambda: 0 if self._accepting is None else len(self._accepting.names),
-                lambda: 0 if self._accepting is None else self._accepting.store.used_bytes,
-                lambda: self._worker.queue_s,
-                {
-                    "max_queue": config.max_queue,
-                    "max_connections": config.max_connections,
-                    "max_batch": config.max_batch,
-                },
-                lambda: self.server.peers,
-                lambda: self._networks.held_bytes,
-                lambda: self.server.blocked,
-            ),
+        self._metrics.watch(self._gauges())
+
+    computes = True
+    """Whether networks run in this process: otherwise it needs no torch."""
+
+    def _prepared(self, config: CloudConfig) -> CloudConfig:
+        """The configuration with every network by its full name. Raises UsageError for what is none."""
+        if self._loaded is None and is_there(*TORCH):
+            vision.torchvision()  # now: not on the first client's request, and not while a network is captured
+        find = partial(registry.resolve_trusted, folder=config.device.cache_dir)
+        more = tuple(find(name).name for name in config.networks)
+        models = tuple(name if name == ALL else find(name).name for name in config.models)
+        named = {registry.lookup(name).name if name else "": source for name, source in config.weights.items()}
+        usual = registry.NAMES if self._loaded is None else tuple(self._loaded)
+        check_device(config.device.name)
+        return replace(config, weights=named, models=(*(models or usual), *more))
+
+    def _gauges(self) -> Gauges:
+        config = self._config
+        return Gauges(
+            lambda: self.server.count,
+            lambda: self._worker.waiting,
+            lambda: self._meter.load,
+            lambda: self._speed,
+            lambda: 0 if self._accepting is None else len(self._accepting.names),
+            lambda: 0 if self._accepting is None else self._accepting.store.used_bytes,
+            lambda: self._worker.queue_s,
+            {
+                "max_queue": config.max_queue,
+                "max_connections": config.max_connections,
+                "max_batch": config.max_batch,
+            },
+            lambda: self.server.peers,
+            lambda: self._networks.held_bytes,
+            lambda: self.server.blocked,
         )
 
     @property
@@ -160,6 +168,9 @@ class Cloud:
 
         for name, source in named.items():
             weights.load(registry.lookup(name), source)
+
+    def begin(self) -> None:
+        """It listens now. Raises AppError where it cannot serve."""
 
     def close(self) -> None:
         """End the worker; what it is doing has a moment to finish."""
@@ -179,17 +190,23 @@ class Cloud:
         try:
             with contextlib.suppress(ClosedAtBoundaryError):  # it may still read: what it asked for is answered
                 self._serve(session, frame)
+            if session.failure is not None:
+                raise session.failure
             session.finish()
         except MemoryError:
             raise BusyError("not enough memory, try again later", NO_MEMORY_S) from None
         finally:
             self._ageing.left(session)
-            self._worker.drop(peer)
-            if self._accepting is not None:
-                self._accepting.drop(peer)
+            self._drop(session)
             session.close()
             self._visits.left(peer.name)
         peer.connection.end(END_S)
+
+    def _drop(self, session: Session) -> None:
+        """Forget what an edge asked for that has left."""
+        self._worker.drop(session.peer)
+        if self._accepting is not None:
+            self._accepting.drop(session.peer)
 
     def _serve(self, session: Session, frame: Frame) -> None:
         """Answer frame after frame; what is computed is answered by the session's other thread."""
@@ -221,9 +238,19 @@ class Cloud:
         self._check_token(hello.token)
         if self.server.is_stopping and not session.agreed:
             raise BusyError("the cloud is stopping")
-        served = self._find(hello, peer, Deadline.after(LOAD_S, "the network was not ready"))
+        if self._config.is_worker:
+            session.trust()
+        ready = self._ready(session, hello)
+        peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
+        self._look_at_speed()
+        self._visits.connected(peer.name, hello.model)
+        return hello
+
+    def _ready(self, session: Session, hello: Hello) -> Ready:
+        """What an edge is told of the network that it means. Raises what `_find` does."""
+        served = self._find(hello, session.peer, Deadline.after(LOAD_S, "the network was not ready"))
         times = served.timing.quiet
-        ready = Ready(
+        return Ready(
             seconds=list(times.seconds),
             start_s=list(times.start_s),
             queue_s=(served.worker or self._worker).queue_s,
@@ -236,10 +263,6 @@ class Cloud:
             speed=self._speed,
             backend_reason=served.why_backend[:MOST_REASON],
         )
-        peer.connection.send(ready, Deadline.after(self._config.request_s, "READY"))
-        self._look_at_speed()
-        self._visits.connected(peer.name, served.hello.model)
-        return hello
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """The network that an edge means. Raises MismatchError where ours is another one, also after a reload."""
@@ -258,6 +281,9 @@ class Cloud:
             raise
 
     def _source(self, peer: Peer) -> str | None:
+        """Whose budget of loading is used; None for one that has no limit."""
+        if peer.is_trusted:
+            return None
         return source_of(peer.address, spares_loopback=self._config.policy.spares_loopback)
 
     def _receive_network(self, session: Session, frame: Frame) -> None:
@@ -289,11 +315,6 @@ class Cloud:
         if entry.bundle is None and not is_there(*TORCH):
             raise UnknownModelError(f"this cloud has no torch for {entry.name}: start it with --network FILE.bundle")
         return entry
-
-    def _answer(self, session: Session, frame: Frame) -> None:
-        if frame.kind not in _ANSWERS:
-            raise ProtocolError(f"unexpected {frame.kind.name} frame")
-        _ANSWERS[frame.kind](self, session, frame)
 
     def _infer(self, session: Session, frame: Frame) -> None:
         request, at = frame.read(Infer), time.perf_counter()
@@ -400,30 +421,33 @@ class Cloud:
         session.send(Probed(request.id), [np.zeros(request.reply_bytes, np.uint8)] if request.reply_bytes else [])
 
     def _status(self, session: Session, frame: Frame) -> None:
-        request, worker, server, sent = frame.read(Status), self._worker, self.server, self._accepting
+        request = frame.read(Status)
         if not session.agreed:
             self._check_token(request.token)
             session.peer.is_known = True
-        if request.stays and server.is_stopping:
+            if self._config.is_worker:
+                session.trust()
+        if request.stays and self.server.is_stopping:
             session.peer.moves = False
-        session.send(
-            State(
-                load=self._meter.load,
-                queue_s=worker.queue_s,
-                waiting=worker.waiting,
-                max_queue=self._config.max_queue,
-                connections=server.count,
-                draining=server.is_stopping,
-                speed=self._speed,
-                sent=" ".join(sent.names) if sent is not None else "",
-                store_bytes=sent.store.used_bytes if sent is not None else 0,
-            )
-        )
+        session.send(self._state())
         self._look_at_speed()
 
+    def _state(self) -> State:
+        worker, server, sent = self._worker, self.server, self._accepting
+        return State(
+            load=self._meter.load,
+            queue_s=worker.queue_s,
+            waiting=worker.waiting,
+            max_queue=self._config.max_queue,
+            connections=server.count,
+            draining=server.is_stopping,
+            speed=self._speed,
+            sent=" ".join(sent.names) if sent is not None else "",
+            store_bytes=sent.store.used_bytes if sent is not None else 0,
+        )
 
-_ANSWERS: dict[FrameType, Callable[[Cloud, Session, Frame], None]] = {
-    FrameType.INFER: Cloud._infer,
-    FrameType.PROBE: Cloud._probe,
-    FrameType.STATUS: Cloud._status,
-}
+    def _answer(self, session: Session, frame: Frame) -> None:
+        answers = {FrameType.INFER: self._infer, FrameType.PROBE: self._probe, FrameType.STATUS: self._status}
+        if frame.kind not in answers:
+            raise ProtocolError(f"unexpected {frame.kind.name} frame")
+        answers[frame.kind](session, frame)

@@ -1,5 +1,6 @@
 """What a cloud is told."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,5 +54,15 @@ class CloudConfig:
     idle_s: float = defaults.Server.IDLE_S
     request_s: float = defaults.Server.REQUEST_S
     drain_s: float = defaults.Server.DRAIN_S
+    codec_files: tuple[Path, ...] = ()
+    """Of the learned codecs in `limits`, for workers."""
+    workers: tuple[str, str] | None = None
+    """It is a gateway: the kind of its placement (server.placement), and what was written after that."""
+    worker_token: str = field(default="", repr=False)
+    """Of workers that somebody else has started."""
+    worker_options: Mapping[str, str] = field(default_factory=dict)
+    """Of a placement of one kind, by flag."""
+    is_worker: bool = False
+    """Its clients are gateways, which have been strict with theirs: it is not, once they have proved who they are."""
     connection_age_s: float = defaults.Server.CONNECTION_AGE_S
     """After how long, a fifth more or less, an edge is asked to choose its cloud again; 0: never."""

@@ -56,7 +56,7 @@ def to_line(health: Health) -> str:
     busy = f"load {state.load:.2f}, {state.waiting} of {state.max_queue} queued, {_others(state)} connections"
     count, kept = len(state.sent.split()), state.store_bytes / 1e6
     sent = f", {count} networks of edges run ({kept:.3g} MB kept)" if kept else ""
-    return f"{word}; {busy}{sent}, response time {format_seconds(health.took_s)}"
+    return f"{word}; {busy}{_workers(state)}{sent}, response time {format_seconds(health.took_s)}"
 
 
 def to_json(health: Health) -> dict[str, Any]:
@@ -65,6 +65,14 @@ def to_json(health: Health) -> dict[str, Any]:
     if health.state is not None:
         fields = asdict(health.state) | {"connections": _others(health.state), "sent": health.state.sent.split()}
     return {"healthy": health.is_healthy, "reason": health.reason, "took_s": health.took_s, **fields}
+
+
+def _workers(state: State) -> str:
+    """Of a gateway."""
+    if not state.gateway:
+        return ""
+    lost = f" ({state.lost} lost, {state.repeats} requests repeated)" if state.lost or state.repeats else ""
+    return f", {state.workers} of {state.wanted} workers{lost}, {format_seconds(state.queued_s)} queued"
 
 
 def _others(state: State) -> int:

@@ -1,11 +1,11 @@
 """Prometheus metrics of a cloud, over HTTP. Imported only on demand."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from edgecloud.net.endpoints import listen, name_of
-from edgecloud.net.metrics import Gauges, Spent
+from edgecloud.net.metrics import FleetLoad, Gauges, Spent
 from edgecloud.net.page import BACKLOG, Page
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -72,6 +72,20 @@ class PrometheusMetrics:
             ("sent_networks", "Networks sent by edges that run now.", gauges.sent),
             ("store_bytes", "Bytes of all networks sent by edges that are kept.", gauges.store_bytes),
         ):
+            Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
+        if gauges.fleet is not None:
+            self._watch_fleet(gauges.fleet)
+
+    def _watch_fleet(self, fleet: Callable[[], FleetLoad]) -> None:
+        """Of a gateway: what autoscalers look at, and what an operator has to know."""
+        reads: dict[str, tuple[str, Callable[[], float]]] = {
+            "queued_seconds": ("Predicted seconds of requests that workers have.", lambda: fleet().queued_s),
+            "workers": ("Workers that may be asked.", lambda: fleet().workers),
+            "workers_wanted": ("Workers that there should be.", lambda: fleet().wanted),
+            "workers_lost": ("Workers that died or hung since the start.", lambda: fleet().lost),
+            "repeats": ("Requests sent to another worker since the start.", lambda: fleet().repeats),
+        }
+        for name, (text, read) in reads.items():
             Gauge(f"{PREFIX}_{name}", text, registry=self.registry).set_function(read)
 
     def listen(self, host: str, port: int) -> int:

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from edgecloud.engine.executor import Ran
 from edgecloud.engine.worker import BusyError
 from edgecloud.net.codec import KINDS
 from edgecloud.net.frames import FrameType
@@ -23,7 +22,8 @@ from edgecloud.net.messages import Error, Hello, Message, Move, Result
 from edgecloud.net.pacing import Bucket, Spending, price, spending_of
 from edgecloud.net.server import Peer, Server
 from edgecloud.net.sides import Held
-from edgecloud.net.tensors import Array
+from edgecloud.net.sources import Account
+from edgecloud.net.tensors import Array, Encoded
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
 from edgecloud.utils.units import printable
@@ -37,8 +37,18 @@ MAX_NETWORKS = 64  # that one connection may name
 WRITER_END_S = 5.0
 LOG_EVERY_S = 1.0
 
-ToResult = Callable[[Ran, float], Result]
-OnAnswer = Callable[[Ran, float, int], None]
+
+class Answered(Protocol):
+    """What was computed: a `Ran`, or the answer of a worker."""
+
+    @property
+    def arrays(self) -> Sequence[Array | Encoded]:
+        """The tensors."""
+
+
+R = TypeVar("R", bound=Answered)
+ToResult = Callable[[R, float], Result]
+OnAnswer = Callable[[R, float, int], None]
 """Is told of an answer that has left: what was computed, its queued seconds, and the bytes of its payload."""
 
 
@@ -54,9 +64,9 @@ class _Outstanding:
 
     request_id: int
     future: "Future[Any]"
-    to_result: ToResult
+    to_result: ToResult[Any]
     held_bytes: int
-    on_answer: OnAnswer
+    on_answer: OnAnswer[Any]
 
 
 class Session:
@@ -67,6 +77,8 @@ class Session:
         self.agreed: dict[str, Hello] = {}
         self.sides = Held(KINDS)
         """Data of codecs that came on this connection."""
+        self.failure: AppError | None = None
+        """Why it has to end, where another thread found that."""
         self._latest = ""
         self._request_s, self._server = request_s, server
         self._lock = threading.Lock()
@@ -90,6 +102,19 @@ class Session:
             del self.agreed[next(iter(self.agreed))]
         self.agreed[hello.model] = hello
         self._latest = hello.model
+
+    def trust(self) -> None:
+        """The other side is a gateway: it counts what each of its sources has outstanding, and this connection is one
+        edge's."""
+        if not self.peer.is_trusted:
+            self.peer.is_known = self.peer.has_agreed = self.peer.is_trusted = True
+            self._account = Account()
+            self._answered = self._account.changed
+
+    def fail(self, error: AppError) -> None:
+        """End the conversation with this error, from another thread than the one that receives."""
+        self.failure = self.failure or error
+        self._hang_up(socket.SHUT_RD)
 
     def hello(self, model: str) -> Hello:
         """What was agreed on for a network; "" is the latest. Raises RequestError."""
@@ -142,6 +167,8 @@ class Session:
 
     def _own(self, tokens: float) -> float:
         """Pay from what this connection has; returns the seconds until it owes nothing."""
+        if self.peer.is_trusted:
+            return 0.0
         with self._lock:
             return self._bucket.pay(tokens, time.monotonic())
 
@@ -155,7 +182,7 @@ class Session:
             self._owe(self._own(1))
         self._owe(self._server.pay(self.peer, Spending.COMPUTED if code in NO_FAULT else Spending.SMALL, 1))
 
-    def send(self, message: Message, arrays: Sequence[Array] = ()) -> int:
+    def send(self, message: Message, arrays: Sequence[Array | Encoded] = ()) -> int:
         """Answer at once; returns the bytes of the payload. Raises what `Connection.send` does."""
         return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
 
@@ -169,7 +196,12 @@ class Session:
         self.send(Error.of(error, request_id))
 
     def answer_later(
-        self, request_id: int, future: "Future[Any]", to_result: ToResult, held_bytes: int, on_answer: OnAnswer
+        self,
+        request_id: int,
+        future: "Future[tuple[R, float]]",
+        to_result: ToResult[R],
+        held_bytes: int,
+        on_answer: OnAnswer[R],
     ) -> None:
         """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
 

@@ -1,4 +1,4 @@
-"""Addresses: HOST, HOST:PORT, IPv6 with or without brackets, with or without an interface.
+"""Addresses: HOST, HOST:PORT, IPv6 with or without brackets, with or without an interface; `unix:PATH` for workers.
 
 Pure: nothing is looked up. An IPv4 address that is written as an IPv6 one (::ffff:192.0.2.7) is that IPv4 address
 everywhere, or rules for loopback and for sources could be walked around.
@@ -11,12 +11,15 @@ from typing import NamedTuple
 from edgecloud.utils.errors import UsageError
 
 MAX_PORT = 65535
+UNIX = "unix:"
+MAX_UNIX = 107  # bytes of a path that the system takes
 MOST = 16
 """Places in one list."""
 FORMS = "HOST, HOST:PORT, an IPv6 address or [IPV6]:PORT"
 _NAME = re.compile(r"[^\s\[\]:/@%\\?#,\x00-\x1f\x7f]+")
 _INTERFACE = re.compile(r"[^\s\[\]:/%\x00-\x1f\x7f]+")
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+_LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 
 
 class Place(NamedTuple):  # a dataclass costs every --help a tenth of its time
@@ -84,14 +87,29 @@ def _wrong(text: str) -> UsageError:
     return UsageError(f"{text[:80]!r} is not {FORMS}")
 
 
+def is_unix(host: str) -> bool:
+    """Whether a host is a socket of this machine that is a file."""
+    return host.startswith(UNIX)
+
+
+def unix_path(host: str) -> str:
+    """The path in `unix:PATH`. Raises UsageError for one that is relative, or too long for the system."""
+    path = host.removeprefix(UNIX)
+    if not path.startswith("/") or len(path.encode()) > MAX_UNIX:
+        raise UsageError(f"{host[:120]!r}: give unix:PATH with an absolute path of at most {MAX_UNIX} bytes")
+    return path
+
+
 def show(host: str, port: int) -> str:
     """As a flag or a URL has it: an IPv6 address in brackets."""
+    if is_unix(host):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def ip_of(address: str) -> IpAddress:
-    """An address in numbers, its interface left away. Raises ValueError for what is none."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
+    """An address in numbers, its interface left away; loopback for `unix:PATH`. Raises ValueError for what is none."""
+    ip = _LOOPBACK if is_unix(address) else ipaddress.ip_address(address.partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return mapped or ip
 

@@ -198,7 +198,11 @@ function cloudFacts() {
     ...fact("speeds", percent(state.speed)), ...fact("answers", String(state.count)), ...fact("batches", batches || say("none_yet")),
     ...fact("memory", say("memory_text", bytes(memory.rss_bytes), bytes(Object.values(memory.networks).reduce((a, b) => a + b, 0)))),
     ...fact("refusals", refusals || say("nobody")), ...fact("penalties", blocked || say("nobody")),
+    ...(state.workers.length ? fact("workers", state.workers.map(workerText).join("; ")) : []),
   ];
+}
+function workerText(each) {
+  return say("worker_text", each.name, say(`worker_${each.state}`), each.in_flight, seconds(each.in_flight_s));
 }
 function labFacts() {
   const { done, total, left_s: left } = state;

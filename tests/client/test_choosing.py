@@ -40,6 +40,18 @@ def test_one_that_drains_is_the_last_whatever_its_queue() -> None:
     assert ranked([said(0.2, draining=True), said(0.1, draining=True)]) == [1, 0]
 
 
+def test_a_gateway_without_workers_comes_after_those_that_compute() -> None:
+    waking = Said(replace(IDLE, gateway=True, workers=0, wanted=2))
+    assert ranked([waking, said(9.0)]) == [1, 0]
+    assert ranked([waking, Said(replace(IDLE, gateway=True, workers=1))]) == [1, 0]
+
+
+def test_connections_count_for_each_worker() -> None:
+    large = Said(replace(IDLE, gateway=True, workers=4, connections=8))
+    assert ranked([large, said(connections=3)]) == [0, 1]
+    assert ranked([large, said(connections=1)]) == [1, 0]
+
+
 def test_where_queues_are_the_same_connections_decide() -> None:
     assert ranked([said(SAME_S / 2, 5), said(0.0, 9), said(0.0, 2)]) == [2, 0, 1]
 
