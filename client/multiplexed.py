@@ -250,9 +250,7 @@ class MultiplexedClient:
     def hear(self, seconds: float) -> None:
         """Take what the cloud has said unasked, where no thread waits for that and nothing is asked. Raises nothing:
         a connection on which something else has come is lost."""
-        if self._threads or self._outstanding or not self.is_alive or not self.connection.has_news():
-            return
-        if self._is_alone():
+        if self.is_alive and self._is_alone():  # then nothing is out either
             try:
                 deadline = Deadline.after(seconds, "a frame that nobody asked for")
                 while (frame := self.connection.hear(deadline)) is not None:

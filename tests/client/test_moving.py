@@ -19,11 +19,13 @@ import edgecloud as ec
 from edgecloud.client.choosing import FLOOD
 from edgecloud.client.clouds import CloudAddress
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
+from edgecloud.client.edge import Edge, Inference
 from edgecloud.client.multiplexed import MovedError, Request
 from edgecloud.engine.answers import matches
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
+from edgecloud.models.network import fed_layers
 from edgecloud.models.torch_network import TorchNetwork, whole_answer
 from edgecloud.net import endpoints
 from edgecloud.net.connection import ClosedAtBoundaryError, connect
@@ -220,6 +222,24 @@ def test_names_are_looked_up_with_their_interfaces() -> None:
     assert (HOST, 80) in endpoints.resolve("localhost", 80)
 
 
+def test_a_name_server_that_is_slow_for_one_name_holds_nobody_up(
+    stack: ExitStack, le_net: TorchNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [free] = sites(stack, le_net, IDLE)
+    is_over = threading.Event()
+    stack.callback(is_over.set)
+
+    def resolve(host: str, port: int) -> list[tuple[str, int]]:
+        if host == "slow.example":
+            is_over.wait(LONG_S)
+        return at(free)
+
+    monkeypatch.setattr("edgecloud.client.clouds.resolve", resolve)
+    subject = stack.enter_context(closing(Subject(le_net, ("slow.example", 9999), ("quick.example", 9999))))
+    subject.manager.connect()
+    assert subject.manager.place == free.place
+
+
 # --- moving
 
 
@@ -361,6 +381,24 @@ def test_with_tls_each_cloud_has_to_be_the_one_that_was_named(
     )
     other.manager.connect()  # by its address the third is right, and the second is not
     assert other.manager.place == trap.place
+
+
+def test_an_inference_that_holds_a_connection_that_was_left_is_sent_over_the_other_one(
+    stack: ExitStack, le_net: TorchNetwork
+) -> None:
+    """It had packed its boundary meanwhile; nothing was sent, so nothing is lost, with a fallback or without."""
+    [site] = sites(stack, le_net, IDLE)
+    edge = Edge(registry.lookup("le_net"), le_net, TorchExecutor(le_net, torch.device("cpu")))
+    stack.callback(edge.close)
+    manager = edge.use(ConnectionConfig((HOST, site.port)))
+    left = manager.connect()
+    manager.connect()
+    until(lambda: not left.is_alive)
+    inference = Inference(edge, fed_layers(edge.graph, np.asarray(le_net.example.tensor)))
+    inference.run_there(edge.graph.everything - {0}, left, soon())
+    expected = whole_answer(le_net.loaded.model, le_net.example.tensor)
+    assert matches(inference.answered("cloud").outputs, expected)
+    assert (site.answered, inference.requests) == (1, 1)
 
 
 # --- real clouds in this process

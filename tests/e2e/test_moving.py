@@ -6,7 +6,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.conftest import LONG_S, read_until, running_cloud, started_tasks
+from tests.conftest import LONG_S, CallEdge, CloudProcess, read_until, running_cloud, started_tasks
 
 
 def test_tasks_go_on_over_a_second_cloud_when_the_first_one_stops(cache: Path) -> None:
@@ -28,3 +28,15 @@ def test_tasks_go_on_over_a_second_cloud_when_the_first_one_stops(cache: Path) -
     assert re.search(r"^tasks +\d+ done, 0 failed, .*\b0 wrong", out, re.MULTILINE), out
     assert re.search(r"connected 2 times", out), out
     assert "fallback" not in out + err
+
+
+def test_the_document_says_which_cloud_was_used(cloud: CloudProcess, edge: CallEdge) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gone = listener.getsockname()[1]
+    done = edge("-i", f"127.0.0.1:{gone},127.0.0.1:{cloud.port}", "-t", "le_net", "--point", "3", "--verify", "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["cloud"] == {"address": f"127.0.0.1:{cloud.port}", "moved": 0}
+    assert (done.document["completed_by"], done.document["verify"]["matches"]) == ("split", True)
+    assert edge("-i", f"127.0.0.1:{cloud.port}", "-t", "le_net", "--point", "12", "--json").document["cloud"] is None
+    wrong = edge("-i", f"127.0.0.1:{gone},127.0.0.1:1", "-t", "le_net", "--json")
+    assert (wrong.code, wrong.document["error"]["code"]) == (3, "CANNOT_CONNECT")
