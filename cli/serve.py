@@ -80,11 +80,11 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         idle_s=options.idle_timeout,
         request_s=options.timeout,
         drain_s=options.drain_timeout,
+        connection_age_s=options.max_connection_age,
         workers=options.workers,
         worker_token="" if options.worker_token_file is None else read_token(options.worker_token_file),
         worker_options=options_of_ray(options),
         is_worker=options.worker,
-        connection_age_s=options.max_connection_age,
     )
 
 

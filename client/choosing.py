@@ -10,8 +10,8 @@ from edgecloud.utils import addresses
 from edgecloud.utils.addresses import Place
 from edgecloud.utils.errors import UsageError
 
-SAME_S = 0.01
-"""Queues that differ by less are the same."""
+SAME_S, SAME_SHARE = 0.01, 0.25
+"""Queues that differ by less than so many seconds and that share of the lesser one are the same."""
 MANY = 4
 """Of more than so many clouds two at random are asked: the lesser of two random queues is nearly the least of all, and
 edges that choose at the same moment do not all choose the same."""
@@ -33,14 +33,14 @@ class Said:
     """Whether it is the cloud that the edge is connected to: one of its connections is ours."""
 
     @property
-    def others(self) -> int:
-        """Connections of others."""
-        return max(0, self.state.connections - self.is_current)
+    def others(self) -> float:
+        """Connections of others, for each worker of a gateway."""
+        return max(0, self.state.connections - self.is_current) / max(1, self.state.workers)
 
     @property
     def takes_new(self) -> bool:
-        """Whether it can be expected to answer a HELLO and to compute."""
-        return not self.state.draining
+        """Whether it can be expected to answer a HELLO and to compute: it goes on, and a gateway has workers."""
+        return not self.state.draining and (self.state.workers > 0 or not self.state.gateway)
 
 
 def ranked(said: Sequence[Said], uniform: Callable[[], float] = random.random) -> list[int]:
@@ -53,8 +53,8 @@ def ranked(said: Sequence[Said], uniform: Callable[[], float] = random.random) -
     order: list[int] = []
     while left:
         some = [number for number in left if said[number].takes_new] or left
-        least_s = min(said[number].state.queue_s for number in some)
-        alike = [number for number in some if said[number].state.queue_s <= least_s + SAME_S]
+        most_s = (1 + SAME_SHARE) * min(said[number].state.queue_s for number in some) + SAME_S
+        alike = [number for number in some if said[number].state.queue_s <= most_s]
         best = min(alike, key=lambda number: said[number].others)  # the first of those that are equal
         left.remove(best)
         order.append(best)
@@ -83,13 +83,20 @@ def named_by(text: str, named: Sequence[Place]) -> list[Place]:
     place = addresses.parse(text)
     if not place.port:
         raise UsageError(f"{text[:80]!r} names no port")
-    same = [one for one in named if (one.host.lower(), one.port) == (place.host.lower(), place.port)]
+    same = [one for one in named if one.port == place.port and is_same(one.host, place.host)]
     if same:
         return same
     alike = [one for one in named if one.port == place.port and not is_number(one.host)]
     if not alike or not is_number(place.host):
         raise UsageError(f"{text[:80]!r} is none of the clouds that were named")
     return alike
+
+
+def is_same(host: str, other: str) -> bool:
+    """Whether two texts are one host: a name in other letters, or an address in another notation."""
+    if is_number(host) and is_number(other):
+        return addresses.ip_of(host) == addresses.ip_of(other)
+    return host.lower() == other.lower()
 
 
 def is_number(host: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecloud.client.choosing import Said, is_number, named_by, ranked, to_ask
+from edgecloud.client.choosing import Said, is_number, is_same, named_by, ranked, to_ask
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.endpoints import resolve
 from edgecloud.net.messages import State, Status
@@ -89,6 +89,11 @@ class Clouds:
         """Whether there is no choice, as far as is known: one was named, and it has one address."""
         return len(self._named) == 1 and len(self._known.get(self._named[0], ())) <= 1
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there can be no other one: no list, and no name that may get another address."""
+        return len(self._named) == 1 and is_number(self._named[0].host)
+
     # --- connecting
 
     def dial(self, seconds: float) -> Connection:
@@ -138,7 +143,8 @@ class Clouds:
         candidates = self._candidates(seconds)
         if text:
             candidates = self._allowed(text)
-        ours = next((one for one in candidates if (one.host, one.port) == current), None)
+        host, port = current or ("", 0)
+        ours = next((one for one in candidates if one.port == port and is_same(one.host, host)), None)
         deadline = Deadline.after(seconds, NO_ANSWER)
         errors: dict[CloudAddress, AppError] = {}
         for some in to_ask(candidates, ours):
@@ -202,7 +208,7 @@ class Clouds:
         named = [of_place[place] for place in named_by(text, list(of_place))]
         known = list(dict.fromkeys(each for one in named for each in self._known.get(one, [one])))
         wanted = addresses.parse(text)
-        same = [one for one in known if one.host == wanted.host]
+        same = [one for one in known if is_same(one.host, wanted.host)]
         if is_number(wanted.host) and not same:
             raise UsageError(f"{text[:80]!r} is none of the addresses of {', '.join(one.host for one in named)}")
         return same or known

@@ -9,6 +9,7 @@ the link was idle, disconnects from a silent cloud, and connects again. Without,
 whenever an inference needs the cloud.
 """
 
+import contextlib
 import logging
 import math
 import threading
@@ -22,7 +23,7 @@ from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
 from edgecloud.client.fallback import MOST_BUSY_S, RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
-from edgecloud.client.moving import Mover
+from edgecloud.client.moving import TRIES, Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
 from edgecloud.net.connection import BURST_BYTES, Connection, connect
 from edgecloud.net.estimator import Estimator, OnSample
@@ -201,7 +202,8 @@ class ConnectionManager:
         self._hellos = [replace(hello, moves=True) for hello in hellos]
         token = hellos[0].token if hellos else ""
         self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
-        self._mover = Mover(self._move, lambda: self._is_leaving or self._alive is None)
+        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
+        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._seen_off: list[MultiplexedClient] = []
         """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
@@ -564,15 +566,16 @@ class ConnectionManager:
         self._note_rate()
 
     def _use(self, client: MultiplexedClient, instead_of: MultiplexedClient | None = None) -> bool:
-        """From now on requests go over this connection; False where it was to replace one that there is no more."""
+        """From now on requests go over this connection; False where another is there by now than it was to replace."""
         now = time.perf_counter()
         with self._lock:
-            if instead_of is not None and self._client is not instead_of:
+            alive = self._alive
+            if instead_of is not None and alive is not None and alive is not instead_of:
                 return False
             old, self._client, self._opening = self._client, client, None
-            if instead_of is not None:
-                self._seen_off.append(instead_of)
-                self.moved += 1
+            if alive is not None:
+                self._seen_off.append(alive)
+            self.moved += instead_of is not None
             self._peer = client.connection.peer or self._peer
             self.ready = client.ready
             self._load = max(slowdown(ready) for ready in client.ready.values())
@@ -588,7 +591,9 @@ class ConnectionManager:
             self._config.on_sample(now, self._estimator.up_bytes_per_s)
         if lost_at is not None:
             log.warning("cloud reachable again after %s", format_seconds(time.monotonic() - lost_at))
-        if instead_of is None:
+        if alive is not None:
+            Meanwhile(lambda: self._see_off(alive), "sees a connection off").start()
+        else:
             self._leave_behind(old)
         return True
 
@@ -612,7 +617,7 @@ class ConnectionManager:
             return True
         except AppError as error:
             log.info("this edge stays with its cloud: %s", printable(str(error), 200))
-            return not old.is_alive
+            return False
         if client is None:
             log.info("this edge stays with its cloud, which is the best")
             return True
@@ -624,8 +629,14 @@ class ConnectionManager:
             with self._lock:
                 self._estimator.sample_rtt(rtt_s, time.perf_counter())
         log.info("moved to the cloud at %s", self.place)
-        Meanwhile(lambda: self._see_off(old), "sees a connection off").start()
         return True
+
+    def _stay(self) -> None:
+        """No other cloud was found: one that is stopping need not wait for this edge any longer."""
+        client = self._alive
+        if client is not None:
+            with contextlib.suppress(AppError):
+                client.ask_state(IDLE_ANSWER_S + ROUND_TRIPS * self._rtt_s, stays=True)
 
     def _elsewhere(self, old: MultiplexedClient, text: str) -> MultiplexedClient | None:
         """A connection that is ready for requests; None where the old one is the best. Raises AppError."""

@@ -289,6 +289,7 @@ class Inference:
         try:
             self._run_there(layers, client, deadline)
         except MovedError:  # before anything was sent
+            self.requests -= 1
             self._run_there(layers, self.edge.next_client(deadline), deadline)
 
     def _run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:

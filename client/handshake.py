@@ -70,6 +70,7 @@ def handshake(
     since it loads the network or too many others are there, is asked again on a new connection when it said, within
     `ready_s` seconds in all, unless that `is_given_up`, or it names more than `patience_s` seconds: it has nobody who
     computes yet, say. `dial` connects where that is not always to the address.
+
     Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with (the last BUSY where
     there is no time for another try), and ProtocolError where it answers something else.
     """

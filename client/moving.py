@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 2.0
 """After so long, a fifth more or less, it is tried again where no other cloud was found."""
-TRIES = 15
+TRIES = 3
 NAP_S = 0.05
 
 CarryOut = Callable[[Move], bool]
-"""Connects anew, or stays on purpose; False where it should be tried again."""
+"""Connects anew, or stays on purpose; False where no other cloud was found."""
 
 
 class Mover:
     """Carries out the last MOVE that has come, in a thread of its own, no more often than clouds may ask for it."""
 
-    def __init__(self, carry_out: CarryOut, is_over: Callable[[], bool]) -> None:
-        """`is_over` says that there is no connection any more that could be left."""
-        self._carry_out, self._is_over = carry_out, is_over
+    def __init__(self, carry_out: CarryOut, stay: Callable[[], None], is_over: Callable[[], bool], tries: int) -> None:
+        """`stay` is called where nothing was found; `is_over` says that there is no connection that could be left."""
+        self._carry_out, self._stay, self._is_over, self._tries = carry_out, stay, is_over, tries
         self._limit, self._lock = MoveLimit(), threading.Lock()
         self._wanted: Move | None = None
         self._thread: threading.Thread | None = None
@@ -54,10 +54,12 @@ class Mover:
 
     def _follow(self) -> None:
         while (move := self._next()) is not None:
-            for number in range(TRIES):
+            for number in range(self._tries):
                 pause_s = AGAIN_S * random.uniform(1 - JITTER, 1 + JITTER) if number else self._pause_s()
                 if self._nap(pause_s) or self._try(move):
                     break
+            else:
+                self._stay()
 
     def _next(self) -> Move | None:
         with self._lock:

@@ -274,11 +274,11 @@ class MultiplexedClient:
     def hear(self, seconds: float) -> None:
         """Take what the cloud has said unasked, where no thread waits for that and nothing is asked. Raises nothing:
         a connection on which something else has come is lost."""
-        if self._threads or self._outstanding or not self.is_alive or not self.connection.has_news():
-            return
-        if self._is_alone():
+        if self.is_alive and self._is_alone():  # then nothing is out either
             try:
-                self.connection.hear(Deadline.after(seconds, "a frame that nobody asked for"))
+                deadline = Deadline.after(seconds, "a frame that nobody asked for")
+                while (frame := self.connection.hear(deadline)) is not None:
+                    self._take(frame)
             except AppError as error:
                 self._lose(error)
             finally:
@@ -433,8 +433,9 @@ class MultiplexedClient:
         self.last_used = time.perf_counter()
         return train.rate()
 
-    def ask_state(self, timeout_s: float) -> tuple[State, float] | None:
+    def ask_state(self, timeout_s: float, *, stays: bool = False) -> tuple[State, float] | None:
         """Ask the cloud how busy it is; returns that and the round trip in seconds, or None where no answer came.
+        With `stays` it is told that this edge found no other one.
 
         Raises AppError where the question cannot be sent; without threads also where no answer comes, and then the
         connection is gone.
@@ -446,17 +447,17 @@ class MultiplexedClient:
         deadline = Deadline.after(timeout_s, late)
         if self._is_alone():
             try:
-                self._ask_state_alone(deadline)
+                self._ask_state_alone(deadline, Status(stays=stays))
             finally:
                 self._turn.release()
         else:
-            self.connection.send(Status(), deadline)
+            self.connection.send(Status(stays=stays), deadline)
             self._has_state.wait(timeout_s)
         return None if self._state is None else (self._state, time.perf_counter() - began)
 
-    def _ask_state_alone(self, deadline: Deadline) -> None:
+    def _ask_state_alone(self, deadline: Deadline, status: Status) -> None:
         try:
-            self.connection.send(Status(), deadline)
+            self.connection.send(status, deadline)
             while not self._has_state.is_set():
                 self._take(self.connection.receive(deadline))
         except AppError as error:

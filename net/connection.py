@@ -233,15 +233,15 @@ class Connection:
             frame = self._receive(deadline, frame_s)
         return frame
 
-    def hear(self, deadline: Deadline) -> None:
-        """Where nothing was asked: take what has come meanwhile, if anything. Raises what `receive` does, what an ERROR
-        means, and ProtocolError for any other frame that is no MOVE."""
+    def hear(self, deadline: Deadline) -> Frame | None:
+        """The next frame, if one has come that nobody has read; of a MOVE `on_move` is told instead. Raises what
+        `receive` does."""
         while self.has_news():
             frame = self._receive(deadline, None)
-            move = frame.read(Move)
-            if self.on_move is None:
-                raise ProtocolError("unexpected MOVE frame")
-            self.on_move(move)
+            if frame.kind is not FrameType.MOVE or self.on_move is None:
+                return frame
+            self.on_move(frame.read(Move))
+        return None
 
     def has_news(self) -> bool:
         """Whether bytes have come that nobody has read; not: the end."""

@@ -161,6 +161,8 @@ class Status:
 
     TYPE: ClassVar[FrameType] = FrameType.STATUS
     token: str = ""
+    stays: bool = False
+    """Whether this edge was asked to move and found no other cloud."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ REFUSERS = 8  # refusals under way at once
 REFUSAL_S = 1.0  # how long a refused peer has to take the refusal
 SPEAK_S = 0.5  # how long an unauthenticated client may say nothing before it is the first to leave
 STAY_S, EVICTION_S = 0.02, 0.05  # how long an unauthenticated client keeps its place at least; to take the refusal
-UNUSED_S = 2.0  # how long after a stop a client that was asked to leave, and asks for nothing, keeps its connection
+UNUSED_S = 1.0  # how long after a stop a client that was asked to leave, and asks for nothing, keeps its connection
 TURNED_AWAY_PER_S, TURNED_AWAY_S = 500.0, 0.5
 """How many of a flood are refused a second, and for how many seconds' worth at once: the rest wait to be accepted, or
 saying no would hold the interpreter all the time."""
@@ -193,7 +193,8 @@ class Server:
         return self._sources.pay(peer.payer, spending, tokens) if tokens and not peer.is_trusted else 0.0
 
     def take_turn(self, peer: Peer, spending: Spending, tokens: float, owed_s: float = 0.0) -> None:
-        """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop.
+        """Pay for what a peer asks, and wait until its source, and itself for `owed_s`, owe nothing, or until a stop
+        that it does not outlive.
 
         Raises PeerClosedError where its place is given to another meanwhile, whose tokens are given back.
         """
@@ -201,7 +202,7 @@ class Server:
         if wait_s <= 0:
             return
         end = peer.turn_at = time.monotonic() + wait_s
-        while not self.is_stopping and (left := end - time.monotonic()) > 0:
+        while (peer.moves or not self.is_stopping) and (left := end - time.monotonic()) > 0:
             if peer.evicted.wait(min(left, STOP_NOTICED_S)):
                 self.pay(peer, spending, -tokens)
                 raise PeerClosedError("evicted to admit another connection")

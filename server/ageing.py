@@ -49,11 +49,12 @@ class Ageing:
         if not session.peer.moves:
             return
         with self._lock:
+            is_new = session not in self._due_at
             self._due_at.setdefault(session, self._next())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look, name="ages", daemon=True)
                 self._thread.start()
-            is_late = self._is_stopping
+            is_late = is_new and self._is_stopping
         if is_late:
             self._ask(session, STOPPING)
 

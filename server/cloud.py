@@ -536,6 +536,8 @@ class Cloud:
             session.peer.is_known = True
             if self._config.is_worker:
                 session.trust()
+        if request.stays and self.server.is_stopping:
+            session.peer.moves = False
         session.send(self._state())
         self._look_at_speed()
 

@@ -328,7 +328,7 @@ class Relay:
 
         Raises RefusedError with what the worker says, BusyError where there is none, and DeadlineError.
         """
-        hello = replace(hello, token="")
+        hello = replace(hello, token="", moves=False)  # edges move, and gateways do not
         failed_on: set[str] = set()
         while True:
             member, _ = self.fleet.route(hello, None, failed_on, self._latest)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgecloud import deployment, edge_api, tasks_edge_api
-from edgecloud.cli import arguments, config, script, settings
+from edgecloud.cli import arguments, config, flags, script, settings
 from edgecloud.cli.cloud_flags import build_parser as cloud_parser
 from edgecloud.utils import environment
 from edgecloud.utils.errors import UsageError
@@ -82,6 +82,15 @@ def test_yaml_is_not_cleverer_than_the_command_line(tmp_path: Path) -> None:
     path = written(tmp_path, "type: le_net\nwarm-up: 010\nweights: 1:30:00\nfallback: off", "deploy.yaml")
     found = edge("--config", path)
     assert (found.warm_up, found.weights, found.fallback) == (10, "1:30:00", "off")
+
+
+def test_several_clouds_are_a_list_in_a_file_and_one_text_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, 'type = "le_net"\nip = ["10.0.0.1", "cloud.example:7000"]\n')
+    assert flags.places_of(edge("--config", path)) == (("10.0.0.1", 9999), ("cloud.example", 7000))
+    monkeypatch.setenv("EDGE_CLOUD_IP", "a,b:1")
+    assert flags.places_of(edge("--config", path)) == (("a", 9999), ("b", 1))
 
 
 def test_one_file_for_all_programs(tmp_path: Path) -> None:

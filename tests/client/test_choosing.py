@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecloud.client.choosing import FLOOD, FLOOD_S, MANY, MOVES, SAME_S, MoveLimit, Said, named_by, ranked, to_ask
+from edgecloud.client.choosing import (
+    FLOOD,
+    FLOOD_S,
+    MANY,
+    MOVES,
+    SAME_S,
+    SAME_SHARE,
+    MoveLimit,
+    Said,
+    named_by,
+    ranked,
+    to_ask,
+)
 from edgecloud.net.messages import State
 from edgecloud.utils.addresses import Place
 from edgecloud.utils.errors import UsageError
@@ -26,6 +38,18 @@ def test_the_least_queued_seconds_win() -> None:
 def test_one_that_drains_is_the_last_whatever_its_queue() -> None:
     assert ranked([said(0.0, draining=True), said(5.0), said(9.0)]) == [1, 2, 0]
     assert ranked([said(0.2, draining=True), said(0.1, draining=True)]) == [1, 0]
+
+
+def test_a_gateway_without_workers_comes_after_those_that_compute() -> None:
+    waking = Said(replace(IDLE, gateway=True, workers=0, wanted=2))
+    assert ranked([waking, said(9.0)]) == [1, 0]
+    assert ranked([waking, Said(replace(IDLE, gateway=True, workers=1))]) == [1, 0]
+
+
+def test_connections_count_for_each_worker() -> None:
+    large = Said(replace(IDLE, gateway=True, workers=4, connections=8))
+    assert ranked([large, said(connections=3)]) == [0, 1]
+    assert ranked([large, said(connections=1)]) == [1, 0]
 
 
 def test_where_queues_are_the_same_connections_decide() -> None:
@@ -57,7 +81,7 @@ def test_everyone_that_has_answered_has_a_rank(answers: list[Said]) -> None:
     assert drains == sorted(drains)
     if answers and answers[order[0]].takes_new:
         least = min(one.state.queue_s for one in answers if one.takes_new)
-        assert answers[order[0]].state.queue_s <= least + SAME_S
+        assert answers[order[0]].state.queue_s <= least * (1 + SAME_SHARE) + SAME_S
 
 
 def test_of_many_two_are_asked_and_the_others_where_those_do_not_do() -> None:
@@ -80,6 +104,7 @@ NAMED = [Place("Cloud.Example", 9999), Place("10.0.0.1", 9999), Place("::1", 700
         ("cloud.example:9999", NAMED[:1]),
         ("10.0.0.1:9999", NAMED[1:2]),
         ("[::1]:7000", NAMED[2:]),
+        ("[0:0::0:1]:7000", NAMED[2:]),
         ("10.9.9.9:9999", NAMED[:1]),  # if the name server says that it is one of that name's
     ],
 )

@@ -72,6 +72,7 @@ MESSAGES: list[Message] = [
     Piece(5056),
     Proof("ab" * 32),
     Hello("alex_net", "sha256:ab", "sha256:cd", ["raw"], "", moves=True),
+    Status(stays=True),
     Move("", "the cloud is stopping"),
     Move("[::1]:9999", ""),
     Ready([0.0], [0.0], 0.0, "cpu", ["raw"], 1, "measured", chunks=64),
