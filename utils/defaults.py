@@ -3,7 +3,7 @@
 They are not written in the configurations themselves, since dataclasses would cost every --help a third of its time.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 HOST, PORT = "127.0.0.1", 9999
 """Where a cloud listens, and where an edge looks for it."""
@@ -41,6 +41,7 @@ class Edge:
     WARM_UP = 1
     POWER = "raspberry_pi_4"
     RADIO = "wifi"
+    OVERLAP: Literal["auto", "off"] = "auto"
 
 
 class Tasks:

@@ -88,7 +88,9 @@ def expected() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 def ask(edge: Edge, head: frozenset[int], overlap: Overlap | None, codec: str = "raw") -> Answered:
     codecs = dict.fromkeys(edge.graph.boundary(head), codec)
-    return edge.infer_parts({"x": X.numpy()} if False else X.numpy(), parts_of(edge.graph, head), LONG_S, codecs, overlap)
+    return edge.infer_parts(
+        {"x": X.numpy()} if False else X.numpy(), parts_of(edge.graph, head), LONG_S, codecs, overlap
+    )
 
 
 @pytest.mark.parametrize("count", [2, 5])
