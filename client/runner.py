@@ -16,6 +16,7 @@ from edgecloud.models.network import Fed
 from edgecloud.net.link import LinkEstimate
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import parts_of, predict
+from edgecloud.partition.overlap import Overlap
 from edgecloud.utils.errors import ProtocolError, UsageError
 
 Watcher = Callable[[float, Answered, Plan], None]
@@ -121,15 +122,21 @@ class Runner:
         if self._late is not None and self._resilient is None:
             return self._late.infer(x, parts)
         codecs = codecs if turn is None else turn.codecs
+        overlap = self._overlap_of(parts)
         if self._resilient is not None:
-            return self._resilient.infer(x, parts, codecs, None if turn is None else turn.waiting_s)
+            return self._resilient.infer(x, parts, codecs, None if turn is None else turn.waiting_s, overlap)
         plan = self._plan
         answered = self._prepared.edge.infer_parts(
-            x, parts, self._config.cloud.timeout_s, plan.codecs if codecs is None else codecs
+            x, parts, self._config.cloud.timeout_s, plan.codecs if codecs is None else codecs, overlap
         )
         if not plan.failure:
             return answered
         return replace(answered, completed_by="fallback", fallback=Fallback(plan.failure, 0.0))
+
+    def _overlap_of(self, parts: Parts) -> Overlap | None:
+        """In which chunks the boundary leaves, where the parts are those of the plan."""
+        decision = self.plan.decision
+        return decision.overlap if parts == decision.parts and self._config.overlap != "off" else None
 
     def _adapt(self, plan: Plan) -> None:
         """From now on what is measured corrects the plan, where there is anything to choose."""

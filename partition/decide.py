@@ -31,6 +31,7 @@ from edgecloud.partition.cost import (
 from edgecloud.partition.gain import Gain, Packing, ends_of
 from edgecloud.partition.mincut import CutSolver
 from edgecloud.partition.objectives import METHOD, METHODS, OBJECTIVE, OBJECTIVES, Search
+from edgecloud.partition.overlap import Overlap
 from edgecloud.partition.packing import RAW, Allowed
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import printable
@@ -154,6 +155,8 @@ class Decision:
     """How the output of each layer that goes up is packed; what is not named travels as it is."""
     gain: Gain | None = None
     """Over the better of both ends, each with its own codec; None where there is no cloud to compare with."""
+    overlap: Overlap | None = None
+    """How the boundary leaves in chunks; None: in one piece."""
 
     @property
     def is_of_stage(self) -> bool:
