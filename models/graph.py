@@ -139,6 +139,15 @@ class LayerGraph:
             )
         return frozenset(range(self.points[point].layer + 1))
 
+    def needed_by(self, layer: int) -> frozenset[int]:
+        """A layer, and all that it reads, directly or not."""
+        needed, left = {layer}, [layer]
+        while left:
+            new = set(self.layers[left.pop()].inputs) - needed
+            needed |= new
+            left += new
+        return frozenset(needed)
+
     def check_cut(self, head: Collection[int]) -> frozenset[int]:
         """Return `head` as a set if it is a cut of this graph; raise ValueError if it is not."""
         cut = frozenset(head)

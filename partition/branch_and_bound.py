@@ -1,6 +1,10 @@
-"""Branch and bound over the cuts that may have the minimum bottleneck stage. Pure."""
+"""Branch and bound over cuts: those that may have the minimum bottleneck stage, or all by their sums. Pure."""
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from heapq import heappop, heappush
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +54,7 @@ class Walk:
     def best(self, steps: int) -> list[frozenset[int]] | None:
         """The best cut, if there is one that is as good as the one known; None if it takes more steps than that."""
         cuts: list[tuple[float, float, int]] = []
-        stack = [_State(_mask(self._inputs), 0, sum(self._edge_s[number] for number in self._inputs), 0.0, 0.0)]
+        stack = [self.start]
         while stack and steps:
             steps -= 1
             state = stack.pop()
@@ -60,11 +64,34 @@ class Walk:
                 stack += [s for s in self._sides(state, layer) if self._longest_s(s, self._start_s) <= self._most_s]
             elif state.tail:
                 start_s = next(start_s for point, start_s in reversed(self._starts) if point & state.head)
-                sum_s = state.edge_s + state.upload_s + state.cloud_s + start_s
-                cuts.append((self._longest_s(state, start_s), sum_s, state.head))
+                cuts.append((self._longest_s(state, start_s), self.sum_of(state), state.head))
                 self._best_s = min(self._best_s, cuts[-1][0])
         equal = [(sum_s, head) for longest_s, sum_s, head in cuts if longest_s <= self._most_s]
         return None if stack else [frozenset(_bits(head)) for _, head in sorted(equal)[:1]]
+
+    @property
+    def start(self) -> _State:
+        """Nothing but the inputs has a side."""
+        return _State(_mask(self._inputs), 0, sum(self._edge_s[number] for number in self._inputs), 0.0, 0.0)
+
+    def further(self, state: _State) -> Iterator[tuple[_State, bool]]:
+        """With one more layer on either side, and whether it is a cut by then; none that has no tail."""
+        undecided = self._everything & ~(state.head | state.tail)
+        if not undecided:
+            if state.tail:
+                yield state, True
+            return
+        for side in self._sides(state, undecided & -undecided):
+            yield side, bool(side.tail) and not self._everything & ~(side.head | side.tail)
+
+    def bound_of(self, state: _State) -> float:
+        """What any cut adds up to at least that comes of it."""
+        return state.edge_s + state.upload_s + state.cloud_s + self._start_s
+
+    def sum_of(self, state: _State) -> float:
+        """What a cut adds up to."""
+        start_s = next(start_s for point, start_s in reversed(self._starts) if point & state.head)
+        return state.edge_s + state.upload_s + state.cloud_s + start_s
 
     @property
     def _most_s(self) -> float:
@@ -96,6 +123,29 @@ class Walk:
             if not self._readers[number] & state.tail:
                 upload_s += self._tensor_s[number]
         return _State(head, tail, edge_s, upload_s, cloud_s)
+
+
+def by_sum(graph: LayerGraph, terms: Terms, steps: int) -> Iterator[tuple[float, frozenset[int] | None]]:
+    """Cuts with a tail, from the least sum of terms on, each with its sum; terms may be of less than a cut takes.
+
+    Ends with the sum that all further ones have at least, and None, where it takes more than so many steps.
+    """
+    least = np.minimum(terms.edge, terms.cloud)  # of every layer, wherever it runs
+    walk = Walk(graph, replace(terms, edge=terms.edge - least, cloud=terms.cloud - least), math.inf)
+    base_s, ticket = float(least.sum()), count()
+    waiting: list[tuple[float, int, _State, bool]] = [(walk.bound_of(walk.start), next(ticket), walk.start, False)]
+    while waiting:
+        sum_s, _, state, is_whole = heappop(waiting)
+        if is_whole:
+            yield base_s + sum_s, frozenset(_bits(state.head))
+        elif steps <= 0:
+            yield base_s + sum_s, None
+            return
+        else:
+            steps -= 1
+            for further, is_done in walk.further(state):
+                bound_s = walk.sum_of(further) if is_done else walk.bound_of(further)
+                heappush(waiting, (bound_s, next(ticket), further, is_done))
 
 
 def needs_of(graph: LayerGraph) -> Flags:

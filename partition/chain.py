@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from edgecloud.models.graph import LayerGraph, Point
+from edgecloud.partition.chunking import best_chunks
 from edgecloud.partition.cost import LATENCY, Problem, StageTimes, StageWeights, all_on_edge, latency
+from edgecloud.partition.overlap import Overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,38 @@ class Candidate:
     point: Point
     boundary_bytes: int
     predicted: StageTimes
+    overlap: Overlap | None = None
+    """How its boundary leaves in chunks; None: in one piece."""
 
 
-def scan(problem: Problem) -> tuple[Candidate, ...]:
-    """Predict every point of a graph."""
+CLOSE = 1.1
+"""How many times what the best point takes, as roughly known, another one may take to have the best chunks too."""
+
+
+def scan(problem: Problem, weights: StageWeights = LATENCY) -> tuple[Candidate, ...]:
+    """Predict every point of a graph, each with chunks that are good for what is minimized.
+
+    Those of points that are nearly the best one are searched for to the end.
+    """
+    in_turn = _in_turn(problem)
+    if problem.chunking is None:
+        return in_turn
+    rough = [_with_chunks(problem, each, weights, is_rough=True) for each in in_turn[:-1]]
+    least = min(weights.value(each.predicted) for each in (*rough, in_turn[-1]))
+    for number, each in enumerate(rough):
+        if weights.value(each.predicted) <= CLOSE * least:
+            rough[number] = _with_chunks(problem, in_turn[number], weights, is_rough=False)
+    return (*rough, in_turn[-1])
+
+
+def _with_chunks(problem: Problem, each: Candidate, weights: StageWeights, *, is_rough: bool) -> Candidate:
+    head = problem.graph.head_at(each.point.number)
+    sent = best_chunks(problem, head, each.predicted, weights, is_rough=is_rough)
+    return Candidate(each.point, each.boundary_bytes, sent.predicted, sent.overlap)
+
+
+def _in_turn(problem: Problem) -> tuple[Candidate, ...]:
+    """One stage after the other."""
     graph, cloud, link = problem.graph, problem.cloud, problem.link
     head_s, head_cloud_s = list(accumulate(problem.edge_s)), list(accumulate(cloud.seconds))
     candidates = []

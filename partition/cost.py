@@ -6,10 +6,15 @@
 All on the edge pays no link at all and needs no cloud. Neurosurgeon (Kang et al., ASPLOS 2017, Algorithm 1) leaves
 out the round trip, the queue and the download.
 
+A boundary that leaves in chunks (partition.overlap) takes less than this sum: what of it lies behind other stages is
+`hidden_s`, and the latency is the sum without that. It is a max-plus recursion over the chunks, `pipelined`; which
+chunks are best is searched for by partition.chunking.
+
     energy  = compute power * edge seconds + transmit power * sending seconds + receive power * receiving seconds
               + idle power * the rest of the time
 
-Neurosurgeon's second objective. Power is that of the edge device; the cloud's is somebody else's.
+Where stages overlap the rest of the time is shorter, and nothing else changes. Neurosurgeon's second objective. Power
+is that of the edge device; the cloud's is somebody else's.
 
     cost    = price per cloud second * cloud seconds
 
@@ -17,11 +22,15 @@ What is paid for the work of the cloud, as JointDNN limits it (Eshratifar et al.
 others make it wait, load and queue, is not billed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgecloud.models.graph import LayerGraph
+from edgecloud.partition.overlap import RowShares
 from edgecloud.utils.units import format_seconds
 
 Place = Literal["edge", "cloud"]
@@ -69,6 +78,32 @@ def joined(packings: Sequence[Packed]) -> Packed:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunking:
+    """What it costs to send a boundary in chunks, and which ones may be sent so. One chunk costs nothing more.
+
+    `chunk_bytes` gives what every further chunk of a tensor takes on the link, by its codec and shape; None: tensors
+    of this codec leave in one piece.
+    """
+
+    edge_s: float = 0.0
+    """Seconds of every further chunk on the edge: cutting it, what packing takes however little there is, its frame ...
+    """
+    cloud_s: float = 0.0
+    """... and on the cloud, in the thread that receives it."""
+    edge_step_s: float = 0.0
+    """Seconds that each layer which runs by rows takes for every further chunk, on the edge ..."""
+    cloud_step_s: float = 0.0
+    """... and on the cloud, when that is idle."""
+    most: int = 16
+    """Chunks of one request."""
+    chunk_bytes: Callable[[str, tuple[int, ...]], int | None] = field(default=lambda _codec, _shape: 0)
+    head_rows: Mapping[int, RowShares] = field(default_factory=dict)
+    """By boundary layer: what of the head has to be computed for its first rows. None where that is everything."""
+    tail_rows: Mapping[int, RowShares] = field(default_factory=dict)
+    """By boundary layer: what of the tail can be computed from its first rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What a search looks at: a graph, what each layer costs on either side, and the link between them."""
 
@@ -80,6 +115,8 @@ class Problem:
     """Bytes of the result where they are not those of the output layers."""
     packed: Sequence[Packed] | None = None
     """How the output of each layer would go up; None is as it is."""
+    chunking: Chunking | None = None
+    """What it costs to let stages overlap; None: they do not."""
 
     def crossing(self, layers: Iterable[int]) -> Packed:
         """What it takes to send the outputs of some layers up."""
@@ -107,8 +144,9 @@ class StageTimes:
 
     They add up to `total_s`: `edge_s` (computing on the edge), `encode_s` (packing the boundary), `transfer_s` (the
     link both ways, the round trip in it), `queue_s` (waiting for the cloud's processor), `decode_s` (unpacking there)
-    and `cloud_s` (computing there). `payload_bytes` go up, and were `raw_bytes` before they were packed;
-    `received_bytes` come back.
+    and `cloud_s` (computing there). Where stages overlapped they add up to more: to `total_s` and `hidden_s`, the
+    seconds that were saved. `payload_bytes` go up, and were `raw_bytes` before they were packed; `received_bytes` come
+    back.
 
     What was measured knows only the link as a whole: it is in `link_s`, and `upload_s`, `rtt_s` and `download_s` are 0
     (of a task `upload_s` is what the cloud saw). What was predicted has 0 in `link_s`.
@@ -198,7 +236,7 @@ class StageTimes:
         return max(self.edge_s + self.encode_s, self.upload_s, self.decode_s + self.cloud_s)
 
     def sent_as(self, packed: Packed, link: Link) -> "StageTimes":
-        """The same with what goes up packed another way."""
+        """The same with what goes up packed another way, in one piece."""
         upload_s = packed.bytes / link.up_bytes_per_s
         times = (self.edge_s, upload_s, self.rtt_s, self.queue_s, self.cloud_s, self.download_s)
         sizes = (self.raw_bytes, packed.bytes, self.received_bytes)
@@ -222,6 +260,7 @@ class StageTimes:
             "download_s",
             "rtt_s",
             "decode_s",
+            "hidden_s",
         )
         return {name: getattr(self, name) for name in names} | {"cloud_s": self.decode_s + self.cloud_s}
 
@@ -247,6 +286,42 @@ def latency(
     stages = (edge_s, upload_s, link.rtt_s, queue_s, load * tail_s, download_s)
     sizes = (raw_bytes or crossing.bytes, crossing.bytes, result_bytes)
     return StageTimes(*stages, crossing.encode_s, crossing.decode_s, 0.0, *sizes)
+
+
+Seconds = TypeVar("Seconds", float, NDArray[np.float64])
+Passage = tuple[Seconds, Seconds, Seconds, Seconds, Seconds]
+"""What one chunk takes: on the edge to compute and to pack it, on the link, on the cloud to unpack it, and to compute
+what can be computed once it is there."""
+
+
+def pipelined(
+    chunks: Iterable[Passage[Seconds]],
+    latest: Callable[[Seconds, Seconds], Seconds],
+    queue_s: float = 0.0,
+    *,
+    is_by_rows: bool = False,
+) -> Seconds:
+    """When everything that chunks need is done, in seconds from the beginning; at least one chunk is needed.
+
+    Chunk after chunk takes its turn at four places, each of which serves one at a time, in order: the edge's processor
+    computes and packs, the link carries, a thread of the cloud unpacks, and another one computes. The computing waits
+    `queue_s` for its turn once: where the cloud computes by rows from the first chunk on, else from the last one.
+
+    Delays that are the same for all chunks, as the round trip, only add up. `latest` is the later of two moments:
+    `max`, or `np.maximum` for arrays of many cases.
+    """
+    rest = iter(chunks)
+    head_s, encode_s, upload_s, decode_s, rows_s = next(rest)
+    packed = head_s + encode_s
+    sent = packed + upload_s
+    unpacked = sent + decode_s
+    computed = unpacked + queue_s + rows_s
+    for head_s, encode_s, upload_s, decode_s, rows_s in rest:
+        packed = packed + head_s + encode_s
+        sent = latest(packed, sent) + upload_s
+        unpacked = latest(sent, unpacked) + decode_s
+        computed = latest(unpacked, computed) + rows_s
+    return computed if is_by_rows else unpacked + queue_s
 
 
 def all_on_edge(edge_s: float) -> StageTimes:
@@ -326,6 +401,8 @@ class StageWeights:
     queue: float = 1.0
     cloud: float = 1.0
     download: float = 1.0
+    hidden: float = 1.0
+    """Of what stages saved by overlapping, which is taken off."""
 
     def plus(self, other: "StageWeights", factor: float) -> "StageWeights":
         """These, and `factor` times the others."""
@@ -340,6 +417,7 @@ class StageWeights:
             + self.queue * predicted.queue_s
             + self.cloud * (predicted.cloud_s + predicted.decode_s)
             + self.download * predicted.download_s
+            - self.hidden * predicted.hidden_s
         )
 
     def crossing(self, packed: Packed, up_bytes_per_s: float) -> float:
@@ -362,9 +440,10 @@ class Power:
 
     @property
     def weights(self) -> StageWeights:
-        """Watts of every stage: weighted so, the stages of an inference add up to its joules."""
+        """Watts of every stage: weighted so, the stages of an inference add up to its joules. What is hidden is time
+        that the edge does not wait."""
         idle = self.idle_w
-        return StageWeights(self.compute_w, idle + self.transmit_w, idle, idle, idle, idle + self.receive_w)
+        return StageWeights(self.compute_w, idle + self.transmit_w, idle, idle, idle, idle + self.receive_w, idle)
 
 
 @dataclass(frozen=True, slots=True)

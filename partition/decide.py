@@ -7,6 +7,11 @@ method      chain       cuts of one tensor, all tried
             auto        chain where the graph is one, else all cuts
 
 With a limit on what the cloud may cost, placements may go back and forth between the two (partition.placement).
+
+Where stages may overlap (Problem.chunking) the points stay exact, since each is predicted with its best chunks; all
+cuts are bounded and refined (partition.overlapped_cut); placements are found as if nothing overlapped, which is more
+than they take, and compared with the points; and the bottleneck stage, of inferences that follow each other, has
+nothing to hide.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from edgecloud.models.graph import LayerGraph
-from edgecloud.partition import chain
+from edgecloud.partition import chain, overlapped_cut
 from edgecloud.partition.chain import Candidate
+from edgecloud.partition.chunking import overlapped
 from edgecloud.partition.cost import (
     LATENCY,
     Part,
@@ -26,7 +32,6 @@ from edgecloud.partition.cost import (
     cost_of,
     is_heavy,
     parts_of,
-    predict,
 )
 from edgecloud.partition.gain import Gain, Packing, ends_of
 from edgecloud.partition.mincut import CutSolver
@@ -211,11 +216,18 @@ class _Search:
     candidates: tuple[Candidate, ...]
 
     def decision(self, method: str, parts: tuple[Part, ...], *, is_optimal: bool, gap: float = 0.0) -> Decision:
-        predicted, cost = predict(self.problem, parts), cost_of(self.problem, parts, self.goal.price)
+        sent = overlapped(self.problem, parts, self.weights)
+        predicted, cost = sent.predicted, cost_of(self.problem, parts, self.goal.price)
         rate = self.goal.rate_per_s
         keeps_up = None if rate is None else not is_heavy(predicted, rate)
         fields = (self.goal.objective, method, parts)
-        return Decision(*fields, predicted, self.candidates, cost, is_optimal, gap, keeps_up).packed_as(self.problem)
+        decision = Decision(*fields, predicted, self.candidates, cost, is_optimal, gap, keeps_up, overlap=sent.overlap)
+        return decision.packed_as(self.problem)
+
+    @property
+    def weights(self) -> StageWeights:
+        """What a second of each stage counts, where stages are added up."""
+        return self.goal.weights(self.power)
 
     def cut(self, method: str, head: frozenset[int], *, is_optimal: bool, gap: float = 0.0) -> Decision:
         return self.decision(method, parts_of(self.problem.graph, head), is_optimal=is_optimal, gap=gap)
@@ -258,12 +270,14 @@ def decide(
     `solver` is the graph's own, for those who decide often. Raises UsageError where nothing is cheap enough.
     """
     weights = goal.weights(power)
+    if OBJECTIVES[goal.objective].search is Search.STAGE:
+        problem = replace(problem, chunking=None)
     exact = problem if allowed is None else allowed.exact(problem, weights)
-    lossless_decision = _search(_Search(exact, goal, power, room, solver, chain.scan(exact)))
+    lossless_decision = _search(_Search(exact, goal, power, room, solver, chain.scan(exact, weights)))
     if allowed is None or not allowed.lossy or not goal.takes_lossy:
         return with_gain(lossless_decision, [(exact, lossless_decision.candidates)], goal, power, room)
     lossy, points = allowed.with_lossy(problem, weights), replace(goal, method="chain")
-    lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy)))
+    lossy_decision = _search(_Search(lossy, points, power, room, solver, chain.scan(lossy, weights)))
     decision = min((lossless_decision, lossy_decision), key=lambda decision: _rank(decision, weights))
     packings = [(exact, lossless_decision.candidates), (lossy, lossy_decision.candidates)]
     every_point = replace(decision, candidates=lossy_decision.candidates)  # whichever won: what each of them would take
@@ -320,18 +334,27 @@ def _cheap_enough(search: _Search, max_cost: float) -> Decision:
     problem, goal = search.problem, search.goal
     best_placement = placement.best(problem, goal.weights(search.power), goal.price, max_cost)
     is_optimal = best_placement.is_optimal and problem.graph.is_chain  # blocks of a graph stay in one place
-    return search.decision("placement", best_placement.parts, is_optimal=is_optimal)
+    if problem.chunking is None:
+        return search.decision("placement", best_placement.parts, is_optimal=is_optimal)
+    heads = [problem.graph.head_at(candidate.point.number) for candidate in search.fitting()]
+    ways = [best_placement.parts, *(parts_of(problem.graph, head) for head in heads)]
+    decisions = [search.decision("placement", parts, is_optimal=False) for parts in ways]
+    cheap = [decision for decision in decisions if decision.cost <= max_cost]
+    return min(cheap, key=lambda decision: search.weights.value(decision.predicted))
 
 
 def _point_of_least_sum(search: _Search) -> Decision:
-    weights = search.goal.weights(search.power)
-    return _least_point(search, lambda candidate: weights.value(candidate.predicted))
+    return _least_point(search, lambda candidate: search.weights.value(candidate.predicted))
 
 
 def _cut_of_least_sum(search: _Search) -> Decision:
     problem, solver = search.problem, search.solver or CutSolver(search.problem.graph)
-    head = solver.best(solver.terms(problem, search.goal.weights(search.power)))
-    return search.cut("mincut", head, is_optimal=True)
+    if problem.chunking is None:
+        return search.cut("mincut", solver.best(solver.terms(problem, search.weights)), is_optimal=True)
+    graph = problem.graph
+    points = [(graph.head_at(c.point.number), search.weights.value(c.predicted)) for c in search.candidates]
+    cut = overlapped_cut.best(problem, search.weights, solver, points)
+    return search.cut("mincut", cut.head, is_optimal=cut.is_optimal, gap=cut.gap)
 
 
 def _least_sum_of_any(search: _Search) -> Decision:
@@ -394,6 +417,8 @@ def _by_rate(search: _Search) -> Decision:
     if light.keeps_up:
         return light
     method = "auto" if search.goal.method == "mincut" else search.goal.method
+    problem = replace(search.problem, chunking=None)
+    search = replace(search, problem=problem, candidates=chain.scan(problem))
     return _shortest_stage(replace(search, goal=replace(search.goal, objective="throughput", method=method)))
 
 

@@ -2,7 +2,8 @@
 
 With everything else fixed, what a cut costs is a straight line in one over the upload rate, and the best cuts are the
 lower envelope of these lines. For a chain the lowest line anywhere is found by trying every point, for a graph by a
-minimum cut (parametric cuts; CAS, IMWUT 2021, keeps a graph of such states).
+minimum cut (parametric cuts; CAS, IMWUT 2021, keeps a graph of such states). That is without overlap: with it a cut
+takes no more than its line, so the map is an upper bound everywhere, and near its borders another cut may be better.
 """
 
 from bisect import bisect_right
@@ -93,6 +94,7 @@ class DecisionMap:
         linear in the rate for energy. With `allowed` each rate has its own best codecs, lossy ones where a single
         tensor crosses, and a region ends where they change too. Raises ValueError as `best_cut` does.
         """
+        problem = replace(problem, chunking=None)
         graph, at = problem.graph, link_at or follow(problem.link)
         solver = None if graph.is_chain else CutSolver(graph)
 

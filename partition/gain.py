@@ -181,11 +181,12 @@ class Setting:
 
 
 def prospects(setting: Setting, between: tuple[float, float], wider: Iterable[tuple[float, Allowed]] = ()) -> Prospects:
-    """The best cut between the ends, and where a cut pays.
+    """The best cut between the ends, and where a cut pays, as if no stages overlapped: then all of it is lines.
 
     Upload rates are looked at between two, in bytes per second. `wider` are accuracy budgets, as shares from small to
     large, with the ways that they allow; the first that is enough is told.
     """
+    setting = replace(setting, problem=replace(setting.problem, chunking=None))
     points = setting.points()
     if not points:
         return Prospects(None)

@@ -101,3 +101,30 @@ class Overlap:
         slices = [{"layer": each.layer, "axis": each.axis, "ends": list(each.ends)} for each in self.slices]
         shown: dict[str, object] = {"slices": slices, "head_rows": self.head_rows, "tail_rows": self.tail_rows}
         return shown | ({"order": [list(chunk) for chunk in self.order]} if self.order else {})
+
+
+@dataclass(frozen=True, slots=True)
+class RowShares:
+    """What of the work of some layers belongs to the first rows of a boundary tensor.
+
+    Of a head: what has to be computed to make them. Of a tail: what can be computed once they are there. Layers that do
+    not run by rows are not named. Raises ValueError for shares that are none.
+    """
+
+    layers: tuple[int, ...]
+    shares: tuple[tuple[float, ...], ...]
+    """For 0, 1, 2, ... rows, up to all of them, the share of each layer, from 0 to 1: none falls, the last are 1."""
+
+    def __post_init__(self) -> None:
+        if len(self.shares) < 2 or any(len(row) != len(self.layers) for row in self.shares):
+            raise ValueError("shares are of every layer, for no row and for every further one")
+        steps = (zip(row, more, strict=True) for row, more in pairwise(self.shares))
+        if any(not 0 <= now <= after <= 1 for step in steps for now, after in step):
+            raise ValueError("shares are between 0 and 1 and do not fall")
+        if any(share != 1 for share in self.shares[-1]):
+            raise ValueError("all rows are all of the work")
+
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return len(self.shares) - 1

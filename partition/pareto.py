@@ -5,15 +5,16 @@ hull are the best cuts for some price of a joule in seconds, and are found by tr
 (partition.envelope); for points, which are few, the whole front is told.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgecloud.partition.chunking import overlapped
 from edgecloud.partition.cost import LATENCY, Power, Problem, StageTimes, StageWeights, parts_of, predict
 from edgecloud.partition.decision_map import best_cut
 from edgecloud.partition.envelope import Line, envelope
 from edgecloud.partition.mincut import CutSolver
 
 DEAREST_S = 1e9  # seconds for a joule: as good as energy alone
-NO_WEIGHTS = StageWeights(0, 0, 0, 0, 0, 0)
+NO_WEIGHTS = StageWeights(0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,12 @@ def front(problem: Problem, power: Power, points: Problem | None = None) -> tupl
     """Cuts that no other beats in latency and energy both, the fastest first. `points` is the problem with the packing
     that cuts of one tensor may have, where that is another.
 
-    Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull. Raises ValueError as
+    Of a graph: all points of the front that are cuts of one tensor, and those of its convex hull. Cuts are found as if
+    nothing overlapped, and then predicted with the chunks that take least time. Raises ValueError as
     `best_cut` does.
     """
     graph, joules = problem.graph, power.weights
+    whole, problem = problem, replace(problem, chunking=None)  # lines, as the search for cuts has them
     solver = None if graph.is_chain else CutSolver(graph)
 
     def line_of(head: frozenset[int]) -> Line:
@@ -44,11 +47,11 @@ def front(problem: Problem, power: Power, points: Problem | None = None) -> tupl
 
     heads = {piece.item for piece in envelope(lowest, line_of, 0.0, DEAREST_S)}
     heads.add(best_cut(problem, NO_WEIGHTS.plus(joules, 1.0), solver))
-    found = [(head, problem) for head in heads]
-    found += [(graph.head_at(point.number), points or problem) for point in graph.points]
+    found = [(head, whole) for head in heads]
+    found += [(graph.head_at(point.number), points or whole) for point in graph.points]
     tradeoffs = []
     for head, packed in found:
-        predicted = predict(packed, parts_of(graph, head))
+        predicted = overlapped(packed, parts_of(graph, head)).predicted
         tradeoffs.append(Tradeoff(head, predicted, joules.value(predicted)))
     return _not_beaten(tradeoffs)
 

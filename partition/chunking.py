@@ -1,0 +1,351 @@
+"""The chunks in which a boundary is best sent, from the costs. Pure.
+
+A chunk that is small leaves early and is unpacked soon after it has come; but each one costs something on both sides.
+Where the link is the slowest stage, say, only the packing of the first chunk and the unpacking of the last are not
+hidden behind it: good chunks grow at the beginning and shrink towards the end. So chunks of equal sizes, and of sizes
+that grow and shrink by several factors, are tried for every count, and ends of the best one are then moved, taken away
+and added while that helps. What comes of it is near the best of all ends (docs/overlap.md says how near), and is never
+worse than one chunk, which is what `cost.predict` gives: where less is gained than predictions can tell, nothing
+overlaps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecloud.partition.cost import (
+    LATENCY,
+    Chunking,
+    Part,
+    Problem,
+    StageTimes,
+    StageWeights,
+    pipelined,
+    predict,
+)
+from edgecloud.partition.overlap import ROWS, Overlap, RowShares, Slices
+
+LEAST_SHARE, LEAST_S = 0.02, 0.5e-3
+"""What overlapping has to gain: a share of what is minimized, and seconds. Predictions are not closer than that."""
+COUNTS = (2, 3, 4, 6, 8, 12, 16)
+FACTORS = (1.0, 1.5, 2.5, 4.0)
+"""Of neighbouring chunks' sizes that are tried."""
+LEAST_ROWS, LONG = 4, 8
+"""An axis is cut where it is as long as that: of rows, and any other."""
+MOVES = 24
+"""How often ends are moved, at most ..."""
+STEPS = (1, 2, 4, 8)
+"""... and by how much."""
+FEW = 9
+"""Places at which a boundary may be cut, up to which all ends are tried."""
+Values = NDArray[np.float64]
+Ends = NDArray[np.intp]
+"""Shape (cases, chunks): where every chunk of every case ends, the last place again where there are fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlapped:
+    """What a cut takes, and how its boundary leaves; None: in one piece."""
+
+    predicted: StageTimes
+    overlap: Overlap | None = None
+
+
+def axis_of(shape: Sequence[int]) -> int | None:
+    """The axis along which a tensor is cut: the rows of pictures and feature maps, else the first one that is long
+    enough; None where there is none. The batch is never cut."""
+    if len(shape) == ROWS + 2 and shape[ROWS] >= LEAST_ROWS:
+        return ROWS
+    return next((axis for axis, size in enumerate(shape) if axis > 0 and size >= LONG), None)
+
+
+def overlapped(problem: Problem, parts: Sequence[Part], weights: StageWeights = LATENCY) -> Overlapped:
+    """What parts are predicted to take with the chunks that are best for what is minimized.
+
+    A head and a tail alone overlap, and only where the problem says what chunks cost. Raises ValueError for parts that
+    `predict` refuses.
+    """
+    in_turn = predict(problem, parts)
+    is_cut = len(parts) == 2 and parts[0].place == "edge"
+    if problem.chunking is None or not is_cut:
+        return Overlapped(in_turn)
+    return best_chunks(problem, parts[0].layers, in_turn, weights)
+
+
+def best_chunks(
+    problem: Problem,
+    head: frozenset[int],
+    in_turn: StageTimes,
+    weights: StageWeights = LATENCY,
+    *,
+    is_rough: bool = False,
+) -> Overlapped:
+    """The same for a cut whose stages are known, as they are one after the other. Rough ones take less to find."""
+    found, chunking = Overlapped(in_turn), problem.chunking
+    if chunking is None or chunking.most < 2:
+        return found
+    if most_hidden(problem, head, in_turn) * weights.hidden <= _needed(in_turn, weights):
+        return found
+    tensors = _tensors(problem, chunking, head)
+    if not tensors:
+        return found
+    least = weights.value(in_turn) - _needed(in_turn, weights)
+    for case in _cases(problem, chunking, head, tensors, in_turn):
+        ends, value = case.search(weights, is_rough=is_rough)
+        if value < least:
+            least, found = value, case.result(ends)
+    return found
+
+
+def _needed(in_turn: StageTimes, weights: StageWeights) -> float:
+    """What has to be gained."""
+    return max(LEAST_SHARE * weights.value(in_turn), LEAST_S * weights.hidden)
+
+
+def most_hidden(problem: Problem, head: frozenset[int], in_turn: StageTimes) -> float:
+    """What overlapping can save at most: all but the longest of the stages that may overlap."""
+    packing, link, unpacking = in_turn.encode_s, in_turn.upload_s, in_turn.decode_s
+    rows = _rows_of(problem, head)
+    edge_s = sum(problem.edge_s[layer] for layer in rows[0].layers) if rows[0] else 0.0
+    cloud_s = sum(problem.cloud.load * problem.cloud.seconds[layer] for layer in rows[1].layers) if rows[1] else 0.0
+    stages = (edge_s + packing, link, unpacking, cloud_s + (in_turn.queue_s if rows[1] else 0.0))
+    return sum(stages) - max(stages)
+
+
+def _rows_of(problem: Problem, head: frozenset[int]) -> tuple[RowShares | None, RowShares | None]:
+    """What of the head and of the tail runs by rows, where one tensor crosses."""
+    crossing, chunking = problem.graph.boundary(head), problem.chunking
+    if len(crossing) != 1 or chunking is None:
+        return None, None
+    return chunking.head_rows.get(crossing[0]), chunking.tail_rows.get(crossing[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One boundary tensor: along which axis it is cut, in how many steps at most, and what a chunk of it costs."""
+
+    layer: int
+    axis: int
+    size: int
+    """Of the axis."""
+    steps: int
+    """1 where it is not cut."""
+    chunk_bytes: int
+    seconds: tuple[float, float, float]
+    """To pack, to send and to unpack it."""
+
+
+def _tensors(problem: Problem, chunking: Chunking, head: frozenset[int]) -> list[_Tensor]:
+    """The boundary; nothing where a tensor has no axis but the batch."""
+    found, link = [], problem.link
+    for number in problem.graph.boundary(head):
+        shape, packed = problem.graph.layers[number].out_shape, problem.crossing((number,))
+        if len(shape) < 2:
+            return []
+        axis, more = axis_of(shape), chunking.chunk_bytes(packed.codec, shape)
+        is_cut = axis is not None and more is not None
+        axis = axis or 1
+        seconds = (packed.encode_s, packed.bytes / link.up_bytes_per_s, packed.decode_s)
+        found.append(_Tensor(number, axis, shape[axis], shape[axis] if is_cut else 1, more or 0, seconds))
+    return found if sum(tensor.steps for tensor in found) > 1 and len(found) <= chunking.most else []
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A boundary as a line of places at which it may be cut, all tensors one after the other."""
+
+    tensors: Sequence[_Tensor]
+    through: Values
+    """Seconds of everything up to each place, shape (5, places): computing, packing, sending, unpacking, computing."""
+    further: Values
+    """Seconds that every further chunk takes in addition, shape (5,)."""
+    in_turn: StageTimes
+    rest_s: float
+    """After the last chunk: what is left of the tail, and the way of the answer."""
+    most: int
+    head_rows: bool = False
+    tail_rows: bool = False
+
+    def finished(self, ends: Ends) -> tuple[Values, Values]:
+        """The totals of some cases, and how many further chunks they have."""
+        begins = np.concatenate([np.zeros((len(ends), 1), dtype=np.intp), ends[:, :-1]], axis=1)
+        is_there = ends > begins
+        seconds = self.through[:, ends] - self.through[:, begins]
+        seconds[:, :, 1:] += self.further[:, None, None] * is_there[:, 1:]
+        seconds[:, :, 0] += self.through[:, :1]  # before anything has come or gone
+        chunks = ((s[0], s[1], s[2], s[3], s[4]) for s in np.moveaxis(seconds, 2, 0))
+        done = pipelined(chunks, np.maximum, self.in_turn.queue_s, is_by_rows=self.tail_rows)
+        return done + self.rest_s, is_there.sum(axis=1) - 1.0
+
+    def values(self, ends: Ends, weights: StageWeights) -> Values:
+        """What is minimized."""
+        totals, more = self.finished(ends)
+        head, packing, link, unpacking, rows = self.further.tolist()
+        added = weights.edge * (head + packing) + weights.upload * link + weights.cloud * (unpacking + rows)
+        sums = self.in_turn.stages_s + float(self.further.sum()) * more
+        return weights.value(self.in_turn) + added * more - weights.hidden * (sums - totals)
+
+    def search(self, weights: StageWeights, *, is_rough: bool) -> tuple[tuple[int, ...], float]:
+        """The best ends that are found, and their value. Rough ones are of the sizes that are tried first."""
+        ends, value = self._best_of(self._all() if self.places <= FEW else self._shapes(), weights)
+        for _ in range(0 if is_rough or self.places <= FEW else MOVES):
+            moved, less = self._best_of(self._near(ends), weights)
+            if less >= value * (1 - 1e-9):
+                break
+            ends, value = moved, less
+        return ends, value
+
+    def _best_of(self, cases: Ends, weights: StageWeights) -> tuple[tuple[int, ...], float]:
+        values = self.values(cases, weights)
+        best = int(np.argmin(values))
+        return tuple(dict.fromkeys(cases[best].tolist())), float(values[best])
+
+    @property
+    def places(self) -> int:
+        """At how many places the line may end."""
+        return self.through.shape[1] - 1
+
+    @property
+    def _bounds(self) -> tuple[int, ...]:
+        """Where each tensor ends: no chunk is of two."""
+        return tuple(accumulate(tensor.steps for tensor in self.tensors))
+
+    def _all(self) -> Ends:
+        """All ends that there are."""
+        table = _subsets(self.places)
+        counts = (table[:, 1:] > table[:, :-1]).sum(axis=1) + 1
+        return self._with_bounds(table[counts <= max(1, self.most)])
+
+    def _shapes(self) -> Ends:
+        """Chunks of many counts and sizes, which are shares of what is sent."""
+        sent = self.through[2] + np.arange(self.places + 1) * 1e-12
+        ends = np.searchsorted(sent, fractions(self.most - len(self.tensors) + 1) * sent[-1] * (1 - 1e-9))
+        return self._with_bounds(np.maximum(ends, 1))
+
+    def _near(self, ends: Sequence[int]) -> Ends:
+        """With one end moved, taken away, or added."""
+        now, bounds = np.array(ends, dtype=np.intp), set(self._bounds)
+        movable = [number for number, end in enumerate(ends) if end not in bounds]
+        cases = [now[None, :]]
+        if movable:
+            steps = np.array([step for size in STEPS for step in (size, -size)], dtype=np.intp)
+            moved = np.tile(now, (len(movable), len(steps), 1))
+            for row, number in enumerate(movable):
+                moved[row, :, number] += steps
+            away = np.tile(now, (len(movable), 1))
+            away[np.arange(len(movable)), movable] = now[np.array(movable) + 1]
+            cases += [np.clip(moved.reshape(-1, len(now)), 1, self.places), away]
+        same = [np.concatenate([case, case[:, -1:]], axis=1) for case in cases]
+        if len(ends) < self.most:
+            middles = (now + np.concatenate([[0], now[:-1]])) // 2
+            more = np.concatenate([np.tile(now, (len(now), 1)), np.maximum(middles, 1)[:, None]], axis=1)
+            same.append(more)
+        return np.sort(np.concatenate(same), axis=1)
+
+    def _with_bounds(self, cases: Ends) -> Ends:
+        """With an end where each tensor has one."""
+        inner = np.array(self._bounds[:-1], dtype=np.intp)
+        if not len(inner):
+            return cases
+        return np.sort(np.concatenate([cases, np.tile(inner, (len(cases), 1))], axis=1), axis=1)
+
+    def result(self, ends: tuple[int, ...]) -> Overlapped:
+        """What these ends take, and what leaves."""
+        totals, more = self.finished(np.array([ends], dtype=np.intp))
+        head, packing, link, unpacking, rows = (self.further * more[0]).tolist()
+        times = replace(
+            self.in_turn,
+            edge_s=self.in_turn.edge_s + head,
+            encode_s=self.in_turn.encode_s + packing,
+            upload_s=self.in_turn.upload_s + link,
+            decode_s=self.in_turn.decode_s + unpacking,
+            cloud_s=self.in_turn.cloud_s + rows,
+        )
+        times = replace(times, hidden_s=max(0.0, times.stages_s - float(totals[0])))
+        slices, begin = [], 0
+        for tensor, bound in zip(self.tensors, self._bounds, strict=True):
+            inside = [end - begin for end in ends if begin < end <= bound]
+            slices.append(Slices(tensor.layer, tensor.axis, tuple(inside) if tensor.steps > 1 else (tensor.size,)))
+            begin = bound
+        return Overlapped(times, Overlap(tuple(slices), self.head_rows, self.tail_rows))
+
+
+def _cases(
+    problem: Problem, chunking: Chunking, head: frozenset[int], tensors: Sequence[_Tensor], in_turn: StageTimes
+) -> Iterator[_Case]:
+    """With the head and the tail in one piece, and by rows where they may."""
+    link, load = problem.link, problem.cloud.load
+    places = sum(tensor.steps for tensor in tensors) + 1
+    through = np.zeros((5, places))
+    at = 0
+    for tensor in tensors:
+        grown = np.arange(1, tensor.steps + 1)[None, :] / tensor.steps * np.array(tensor.seconds)[:, None]
+        through[1:4, at + 1 : at + tensor.steps + 1] = through[1:4, at : at + 1] + grown
+        at += tensor.steps
+    through[0] = _staged(problem, head, tensors, in_turn.edge_s)
+    after_s = in_turn.rtt_s + in_turn.download_s
+    chunk_s = max(tensor.chunk_bytes for tensor in tensors) / link.up_bytes_per_s
+    further = np.array([0.0, chunking.edge_s, chunk_s, chunking.cloud_s, 0.0])
+    whole = _Case(tensors, through, further, in_turn, after_s + in_turn.cloud_s, chunking.most)
+    yield whole
+    rows = [each if each is not None and each.size == tensors[0].steps else None for each in _rows_of(problem, head)]
+    tail = None if rows[1] is None else _by_rows(rows[1], [load * s for s in problem.cloud.seconds])
+    made = None if rows[0] is None else _by_rows(rows[0], problem.edge_s)
+    steps = [
+        0.0 if each is None else len(each.layers) * step_s
+        for each, step_s in zip(rows, (chunking.edge_step_s, load * chunking.cloud_step_s), strict=True)
+    ]
+    for with_head, with_tail in ((False, True), (True, False), (True, True)):
+        if (with_head and made is None) or (with_tail and tail is None):
+            continue
+        lines, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
+        if with_head and made is not None:
+            lines[0], more[0] = in_turn.edge_s - made[-1] + made, steps[0]
+        if with_tail and tail is not None:
+            lines[4], more[4], left_s = tail, steps[1], max(0.0, left_s - float(tail[-1]))
+        yield _Case(tensors, lines, more, in_turn, after_s + left_s, chunking.most, with_head, with_tail)
+
+
+def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], whole_s: float) -> Values:
+    """Seconds of the head up to each place: of several tensors each leaves when it is made, while the head goes on."""
+    done: frozenset[int] = problem.graph.only_inputs & head
+    passed_s, line = sum(problem.edge_s[layer] for layer in done), []
+    for number, tensor in enumerate(tensors):
+        stage = problem.graph.needed_by(tensor.layer) - done
+        passed_s += sum(problem.edge_s[layer] for layer in stage)
+        done |= stage
+        line += [passed_s] * (tensor.steps + (number == 0))
+    return np.array([*line[:-1], line[-1]]) if len(tensors) > 1 else np.full(len(line), whole_s)
+
+
+def _by_rows(rows: RowShares, seconds: Sequence[float]) -> Values:
+    """Seconds of so many rows."""
+    return np.asarray(rows.shares, dtype=np.float64) @ np.array([seconds[layer] for layer in rows.layers])
+
+
+@cache
+def fractions(most: int) -> Values:
+    """Where chunks end, as shares of all: of every count and every factor by which sizes grow and shrink."""
+    counts = [count for count in COUNTS if count <= most]
+    table = np.ones((len(counts) * len(FACTORS) ** 2, max(counts, default=1)))
+    row = 0
+    for count in counts:
+        at = np.arange(count)
+        for grows in FACTORS:
+            for shrinks in FACTORS:
+                sizes = np.minimum(grows**at, shrinks ** (count - 1 - at))
+                table[row, :count] = np.cumsum(sizes) / sizes.sum()
+                row += 1
+    return table
+
+
+@cache
+def _subsets(places: int) -> Ends:
+    """All ends of a line of so many places, one case a row."""
+    inner = (np.arange(1 << (places - 1))[:, None] >> np.arange(places - 1)) & 1
+    ends = np.where(inner == 1, np.arange(1, places), places)
+    return np.sort(np.concatenate([ends, np.full((len(ends), 1), places)], axis=1), axis=1).astype(np.intp)
