@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 Ship = Literal["background", "wait", "off"]
-OverlapMode = Literal["auto", "off"]
+Overlapping = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,5 +118,6 @@ class EdgeConfig(ClientConfig):
     compare: bool = False
     power: str = defaults.Edge.POWER
     radio: str = defaults.Edge.RADIO
-    overlap: OverlapMode = defaults.Edge.OVERLAP
-    """Whether a boundary may leave in chunks, where that takes less time and the cloud takes them."""
+    overlap: Overlapping = defaults.Edge.OVERLAP
+    """Whether a boundary may leave in chunks, so that the stages of one inference overlap, or each waits for the one
+    before."""

@@ -11,7 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig, OverlapMode, Ship
+from edgecloud.client.config import (
+    CloudConfig,
+    CodecConfig,
+    DeviceConfig,
+    EdgeConfig,
+    LinkConfig,
+    Overlapping,
+    Ship,
+)
 from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
@@ -89,7 +97,7 @@ class Edge:
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
     `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too. With `overlap="auto"` a
-    boundary leaves in chunks where that is predicted to save time (docs/overlap.md); with `"off"` never.
+    tensor leaves in chunks where that is faster (docs/overlap.md); `"off"` lets one stage wait for the other.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
     PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
     `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
@@ -126,6 +134,7 @@ class Edge:
         codec: str = CodecConfig.name,
         accuracy_budget: float = CodecConfig.accuracy_budget,
         codec_files: Sequence[str | Path] = (),
+        overlap: Overlapping = EdgeConfig.overlap,
         fallback: Mode = CloudConfig.fallback,
         ship: Ship = CloudConfig.ship,
         timeout: str | float = CloudConfig.timeout_s,
@@ -139,7 +148,6 @@ class Edge:
         times: str = DeviceConfig.times,
         power: str = EdgeConfig.power,
         radio: str = EdgeConfig.radio,
-        overlap: OverlapMode = EdgeConfig.overlap,
         record: str | Path | None = None,
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,
@@ -153,7 +161,7 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, ship=ship, times=times, window=window, backend=backend, overlap=overlap)
+        _check_choices(fallback=fallback, ship=ship, overlap=overlap, times=times, window=window, backend=backend)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -361,13 +369,13 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, ship: str, times: str, window: int, backend: str, overlap: str) -> None:
+def _check_choices(*, fallback: str, ship: str, overlap: str, times: str, window: int, backend: str) -> None:
     given = (
         ("fallback", fallback, get_args(Mode)),
         ("ship", ship, get_args(Ship)),
+        ("overlap", overlap, get_args(Overlapping)),
         ("times", times, POLICIES),
         ("backend", backend, (AUTO, *BACKENDS)),
-        ("overlap", overlap, get_args(OverlapMode)),
     )
     for name, choice, choices in given:
         if choice not in choices:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgecloud.client.config import EdgeConfig, OverlapMode
+from edgecloud.client.config import EdgeConfig, Overlapping
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine.overlapping import MOST, chunking_of
 from edgecloud.engine.packing_store import AUTO
@@ -68,7 +68,7 @@ class PlanConfig:
     """Whether the cloud takes JPEG."""
     codec_files: tuple[Path, ...] = ()
     """Of learned codecs, which the cloud has as well."""
-    overlap: OverlapMode = EdgeConfig.overlap
+    overlap: Overlapping = EdgeConfig.overlap
     """Whether stages may overlap; the cloud is thought to take chunks."""
 
     @property

@@ -3,7 +3,7 @@
 They are not written in the configurations themselves, since dataclasses would cost every --help a third of its time.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 HOST, PORT = "127.0.0.1", 9999
 """Where a cloud listens, and where an edge looks for it."""
@@ -41,7 +41,7 @@ class Edge:
     WARM_UP = 1
     POWER = "raspberry_pi_4"
     RADIO = "wifi"
-    OVERLAP: Literal["auto", "off"] = "auto"
+    OVERLAP: Final = "auto"
 
 
 class Tasks:
