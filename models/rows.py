@@ -157,6 +157,8 @@ class RowPlan:
     """Layers of a tail that run in one piece after the last step."""
     full: frozenset[int] = frozenset()
     """Of the tensors that are made or come by rows, those that are put together: somebody reads them whole."""
+    backend: str = ""
+    """What looks at its inputs so, and can follow it."""
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
