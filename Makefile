@@ -54,7 +54,7 @@ coverage: $(DEV) ## which branches the tests reach: 85 % of all, 100 % of what o
 	$(BIN)/python -m coverage report --include="$$($(BIN)/python -m tests.pure),utils/cpu_limit.py" --fail-under=100
 
 fuzz: $(DEV) ## look for bytes that break the wire, a live cloud or the check of networks; about half an hour
-	for target in prefix header messages payload coded learned session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
+	for target in prefix header messages payload coded learned chunk session; do $(BIN)/python -m tests.fuzz.long $$target || exit 1; done
 	$(BIN)/python -m tests.fuzz.onnx_models --mutants 20000
 
 check: $(DEV) ## style and types

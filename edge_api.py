@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="upload rate, such as 5mbit, instead of probing the link (units: docs/units.md)",
     )
     flags.add_codec_flags(where)
+    flags.add_overlap_flag(where)
     flags.add_times_flags(where)
     goal = parser.add_argument_group("Objective")
     flags.add_goal_flags(goal, OBJECTIVES)
@@ -148,6 +149,7 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
+        overlap=options.overlap,
         power=options.power,
         radio=options.radio,
     )

@@ -14,7 +14,7 @@ from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, pack_prefix, p
 
 CHUNK = 1 << 16
 WAIT_S = 120.0  # longest silence of either side
-UP = frozenset({FrameType.HELLO, FrameType.PROBE, FrameType.STATUS, FrameType.INFER})
+UP = frozenset({FrameType.HELLO, FrameType.PROBE, FrameType.STATUS, FrameType.INFER, FrameType.CHUNK})
 TLS = "tls"
 """Instead of a kind of frame: the first bytes of the cloud, whatever they are."""
 

@@ -4,7 +4,7 @@ The thread that asks makes and packs slices while another one sends those before
 after a lost connection the boundary leaves again from its first slice, and nothing of the head is computed twice.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgecloud.models.graph import LayerGraph
@@ -124,7 +124,7 @@ def stages_of(graph: LayerGraph, head: frozenset[int], overlap: Overlap | None) 
     return (stages[0] | (inputs & head), *stages[1:]) if stages else (head,)
 
 
-def _needed(graph: LayerGraph, wanted: Sequence[int] | frozenset[int]) -> frozenset[int]:
+def _needed(graph: LayerGraph, wanted: Collection[int]) -> frozenset[int]:
     """These layers, and all that they read, directly or not."""
     needed, left = set(wanted), list(wanted)
     while left:

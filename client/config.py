@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Ship = Literal["background", "wait", "off"]
+Overlapping = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +125,6 @@ class EdgeConfig(ClientConfig):
     compare: bool = False
     power: str = defaults.Edge.POWER
     radio: str = defaults.Edge.RADIO
+    overlap: Overlapping = defaults.Edge.OVERLAP
+    """Whether a boundary may leave in chunks, so that the stages of one inference overlap, or each waits for the one
+    before."""

@@ -220,6 +220,8 @@ class MultiplexedClient:
         self._sides = Sent()
         self._turn = threading.Lock()
         """Who holds it may send and receive, as long as there are no threads for that."""
+        self._departing = threading.Lock()
+        """Held while a boundary leaves in chunks."""
         self._threads: list[threading.Thread] = []
         _CLIENTS.add(self)
 
@@ -375,23 +377,33 @@ class MultiplexedClient:
             raise
 
     def _ask_in_chunks(self, request: Request, departure: Departure, reply: Reply, deadline: Deadline) -> None:
-        """Slices are made here, while the threads send those before and receive; no more of them once it has come back,
-        as where it is refused."""
         event = reply.expect()
-        self.submit(request)
         try:
+            self._depart(request, departure, reply, deadline)
+            if not event.wait(deadline.at - time.monotonic()):
+                raise deadline.passed()
+        except AppError as error:
+            self._lose(error)
+            if not reply.is_there:  # it was never under way
+                reply.lost([request], error)
+        except BaseException:  # an interrupt: the rest of the boundary will not come
+            self._lose(PeerClosedError("it was interrupted here"))
+            raise
+
+    def _depart(self, request: Request, departure: Departure, reply: Reply, deadline: Deadline) -> None:
+        """Slices are made here, while the threads send those before and receive; no more of them once it has come back,
+        as where it is refused. One boundary after the other: a cloud takes only a few at once."""
+        if not self._departing.acquire(timeout=deadline.remaining()):
+            raise deadline.passed()
+        try:
+            self.submit(request)
             for each in departure:
                 if reply.is_there:
                     break
                 deadline.remaining()
                 self._line.put(_Chunk(request, each))
-            if not event.wait(deadline.at - time.monotonic()):
-                raise deadline.passed()
-        except AppError as error:
-            self._lose(error)
-        except BaseException:  # an interrupt: the rest of the boundary will not come
-            self._lose(PeerClosedError("it was interrupted here"))
-            raise
+        finally:
+            self._departing.release()
 
     def sending(self) -> tuple[int, float] | None:
         """Of the frame under way: bytes that the other side has acknowledged, and seconds since its first byte left."""

@@ -13,7 +13,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig, Ship
+from edgecloud.client.config import (
+    CloudConfig,
+    CodecConfig,
+    DeviceConfig,
+    EdgeConfig,
+    LinkConfig,
+    Overlapping,
+    Ship,
+)
 from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
@@ -101,7 +109,8 @@ class Edge:
 
     `codec` is `auto` (lossless, what takes least), `raw`, or one by name, such as `int8+zstd` (docs/codecs.md);
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
-    `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too.
+    `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too. With `overlap="auto"` a
+    tensor leaves in chunks where that is faster (docs/overlap.md); `"off"` lets one stage wait for the other.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
     PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
     `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
@@ -138,6 +147,7 @@ class Edge:
         codec: str = CodecConfig.name,
         accuracy_budget: float = CodecConfig.accuracy_budget,
         codec_files: Sequence[str | Path] = (),
+        overlap: Overlapping = EdgeConfig.overlap,
         fallback: Mode = CloudConfig.fallback,
         ship: Ship = CloudConfig.ship,
         timeout: str | float = CloudConfig.timeout_s,
@@ -164,7 +174,7 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, ship=ship, times=times, window=window, backend=backend)
+        _check_choices(fallback=fallback, ship=ship, overlap=overlap, times=times, window=window, backend=backend)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -178,6 +188,7 @@ class Edge:
                 goal=goal,
                 power=power,
                 radio=radio,
+                overlap=overlap,
                 cpu_share=emulate_cpu,
                 device=DeviceConfig(
                     name=device, threads=threads, backend=backend, cache_dir=cache_of(cache_dir), times=times
@@ -436,10 +447,11 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, ship: str, times: str, window: int, backend: str) -> None:
+def _check_choices(*, fallback: str, ship: str, overlap: str, times: str, window: int, backend: str) -> None:
     given = (
         ("fallback", fallback, get_args(Mode)),
         ("ship", ship, get_args(Ship)),
+        ("overlap", overlap, get_args(Overlapping)),
         ("times", times, POLICIES),
         ("backend", backend, (AUTO, *BACKENDS)),
     )

@@ -16,10 +16,11 @@ import numpy as np
 
 from edgecloud.models.graph import Layer
 from edgecloud.net.connection import Frame
+from edgecloud.net.encodings import DTYPES
 from edgecloud.net.messages import Chunk
 from edgecloud.net.metrics import bytes_by_codec
 from edgecloud.net.sides import Held, UnknownSideError
-from edgecloud.net.tensors import DTYPES, Array, Described
+from edgecloud.net.tensors import Array, Described
 from edgecloud.net.trains import Train
 from edgecloud.server.requests import MAX_CHUNKS, RequestError
 from edgecloud.utils.deadline import Deadline

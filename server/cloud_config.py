@@ -66,3 +66,5 @@ class CloudConfig:
     """Its clients are gateways, which have been strict with theirs: it is not, once they have proved who they are."""
     connection_age_s: float = defaults.Server.CONNECTION_AGE_S
     """After how long, a fifth more or less, an edge is asked to choose its cloud again; 0: never."""
+    cpu_share: float | None = None
+    """The emulated share of a core, in computing layers; None: all that there is."""

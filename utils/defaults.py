@@ -41,6 +41,7 @@ class Edge:
     WARM_UP = 1
     POWER = "raspberry_pi_4"
     RADIO = "wifi"
+    OVERLAP: Final = "auto"
 
 
 class Tasks:

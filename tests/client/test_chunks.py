@@ -1,102 +1,255 @@
-"""Boundaries that leave in chunks: real sockets and a real cloud, and the caller's own module in torch as the oracle."""
+"""Boundaries that leave in chunks: real sockets, a real cloud, and the caller's own module in torch as the oracle."""
 
+import random
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edgecloud as ec
+from benchmarks.frame_proxy import FrameProxy, Place, Said, close, silence
+from edgecloud.client.chunks import fitted, stages_of
 from edgecloud.client.config import EdgeConfig
+from edgecloud.client.connection_manager import ConnectionConfig
 from edgecloud.client.edge import Answered, Edge
+from edgecloud.client.resilient import ResilientClient
+from edgecloud.engine import tables
+from edgecloud.engine.executor import Ran
+from edgecloud.net import entropy
+from edgecloud.net.codec import CODECS, OPTIONAL, is_lossless
+from edgecloud.net.frames import FrameType
 from edgecloud.partition.cost import parts_of
 from edgecloud.partition.overlap import Overlap, Slices
+from tests import branches
+from tests.branches import heads, overlap_of
 from tests.conftest import LONG_S
+from tests.models.test_graph import random_graph
 
-
-class Branches(nn.Module):
-    """A picture, a stem, and branches that are put together again, as in GoogLeNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.left, self.right = nn.Conv2d(8, 6, 1), nn.Conv2d(8, 4, 3, padding=1)
-        self.end, self.last = nn.Conv2d(10, 4, 3, stride=2), nn.Linear(4 * 11 * 9, 7)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x).relu()
-        x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
-        return self.last(self.end(x).relu().flatten(1))  # type: ignore[no-any-return]
-
-
-NET = Branches().eval()
-PIXELS = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (1, 3, 24, 20)).astype(np.float32))
-X = PIXELS / 255
+MODULE, X = branches.module(), branches.picture()
+with torch.inference_mode():
+    EXPECTED = MODULE(X).numpy()
 
 
 @pytest.fixture(scope="module")
 def net() -> ec.Network:
-    return ec.load(NET, X)
+    return ec.load(MODULE, X)
 
 
 @pytest.fixture(scope="module")
-def served(net: ec.Network) -> Iterator[ec.Cloud]:
+def port(net: ec.Network) -> Iterator[int]:
+    """Of a cloud that serves it."""
     with ec.Cloud(networks=[net]) as cloud:
-        yield cloud
+        yield int(cloud.address.rpartition(":")[2])
 
 
 @pytest.fixture
-def edge(net: ec.Network, served: ec.Cloud) -> Iterator[Edge]:
-    host, _, port = served.address.rpartition(":")
+def alone(net: ec.Network) -> Iterator[Edge]:
     with closing(Edge.around(EdgeConfig(net.name), net.entry, net.made_for("cpu"))) as edge:
-        edge.connect(host, int(port), "", LONG_S)
         yield edge
 
 
-def heads(edge: Edge) -> list[frozenset[int]]:
-    """Cuts at points, and through the branches: two tensors cross."""
-    graph = edge.graph
-    at = [graph.head_at(point.number) for point in graph.points[:-1]]
-    (joined,) = [number for number, layer in enumerate(graph.layers) if len(layer.inputs) > 1]
-    return [*at, frozenset(range(joined))]
-
-
-def overlap_of(edge: Edge, head: frozenset[int], count: int, axis: int | None = None) -> Overlap:
-    """About `count` slices of every tensor, which interleave."""
-    slices = []
-    for layer in edge.graph.boundary(head):
-        shape = edge.graph.layers[layer].out_shape
-        along = min(2, len(shape) - 1) if axis is None else min(axis, len(shape) - 1)
-        ends = sorted({max(1, shape[along] * (n + 1) // count) for n in range(count)})
-        slices.append(Slices(layer, along, tuple(ends)))
-    most = max(len(each) for each in slices)
-    order = tuple((t, n) for n in range(most) for t, each in enumerate(slices) if n < len(each))
-    return Overlap(tuple(slices), order=order)
-
-
-def expected() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    with torch.inference_mode():
-        return NET(X).numpy()  # type: ignore[no-any-return]
+@pytest.fixture
+def edge(alone: Edge, port: int) -> Edge:
+    alone.connect("127.0.0.1", port, "", LONG_S)
+    return alone
 
 
 def ask(edge: Edge, head: frozenset[int], overlap: Overlap | None, codec: str = "raw") -> Answered:
     codecs = dict.fromkeys(edge.graph.boundary(head), codec)
-    return edge.infer_parts(
-        {"x": X.numpy()} if False else X.numpy(), parts_of(edge.graph, head), LONG_S, codecs, overlap
-    )
+    return edge.infer_parts(X.numpy(), parts_of(edge.graph, head), LONG_S, codecs, overlap)
 
 
-@pytest.mark.parametrize("count", [2, 5])
-@pytest.mark.parametrize("axis", [1, 2, 3])
+def assert_right(answered: Answered, tolerance: float = 1e-4) -> None:
+    np.testing.assert_allclose(answered.outputs[0], EXPECTED, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("count", "axis"), [(2, 1), (2, 3), (5, 2), (24, 2)])
 def test_every_cut_in_chunks_gives_the_answer_of_the_module(edge: Edge, count: int, axis: int) -> None:
-    for head in heads(edge):
-        answered = ask(edge, head, overlap_of(edge, head, count, axis))
-        np.testing.assert_allclose(answered.outputs[0], expected(), rtol=1e-4, atol=1e-5)
-        whole = ask(edge, head, None)
-        assert answered.measured.payload_bytes == whole.measured.payload_bytes
-        assert answered.completed_by == whole.completed_by
-        assert answered.measured.hidden_s >= 0 == whole.measured.hidden_s
-        print(answered.measured, answered.measured.hidden_s, whole.measured)
+    for head in heads(edge.graph):
+        chunked, whole = ask(edge, head, overlap_of(edge.graph, head, count, axis)), ask(edge, head, None)
+        assert_right(chunked)
+        assert chunked.completed_by == whole.completed_by
+        for name in ("payload_bytes", "raw_bytes", "received_bytes"):
+            assert getattr(chunked.measured, name) == getattr(whole.measured, name)
+        assert chunked.measured.hidden_s >= 0 == whole.measured.hidden_s
+        assert chunked.measured.total_s == pytest.approx(chunked.measured.stages_s - chunked.measured.hidden_s)
+
+
+@pytest.mark.parametrize("codec", sorted(set(CODECS) - set(OPTIONAL)))
+def test_every_codec_carries_slices_or_the_tensor_leaves_in_one_piece(edge: Edge, codec: str) -> None:
+    for head in (heads(edge.graph)[0], heads(edge.graph)[-1]):
+        answered = ask(edge, head, overlap_of(edge.graph, head, 3), codec)
+        assert_right(answered, 1e-4 if is_lossless(codec) else 0.1 if "4" in codec else 0.02)
+
+
+def test_tables_travel_once_in_front_of_slices(edge: Edge) -> None:
+    head = edge.graph.head_at(1)
+    (layer,) = edge.graph.boundary(head)
+    with torch.inference_mode():
+        made = MODULE.stem(X).numpy()  # type: ignore[union-attr, operator]
+    edge.sided[layer, "ec6"] = entropy.parse(tables.find([made], 6).side)
+    first, second = (ask(edge, head, overlap_of(edge.graph, head, 4), "ec6") for _ in range(2))
+    assert_right(first, 0.05)
+    assert np.array_equal(first.outputs[0], second.outputs[0])
+    assert first.measured.payload_bytes < made.nbytes / 3
+
+
+def test_the_connection_tells_how_long_stages_took_and_what_was_hidden(edge: Edge) -> None:
+    """What each took is measured as if there were no others; what they are longer by than the whole is hidden."""
+    head = edge.graph.head_at(1)
+    times = ask(edge, head, overlap_of(edge.graph, head, 4)).measured
+    assert min(times.edge_s, times.encode_s, times.link_s, times.decode_s, times.cloud_s) > 0
+
+
+# --- what a cloud may be
+
+
+def frames_of(rewritten: dict[str, Any]) -> Any:
+    """Makes a cloud of READY without what is taken away, as an older one."""
+
+    def rewrite(kind: FrameType, header: dict[str, Any], payload: bytes) -> Said:
+        if kind is FrameType.READY:
+            header = {name: value for name, value in header.items() if name not in rewritten} | {
+                name: value for name, value in rewritten.items() if value is not None
+            }
+        return kind, header, payload
+
+    return rewrite
+
+
+@pytest.mark.parametrize("chunks", [None, 3])
+def test_an_older_cloud_or_one_that_takes_fewer_gets_one_frame(alone: Edge, port: int, chunks: int | None) -> None:
+    with closing(
+        FrameProxy(("127.0.0.1", port), [(Place(FrameType.CHUNK), close)], frames_of({"chunks": chunks}))
+    ) as link:
+        alone.connect("127.0.0.1", link.port, "", LONG_S)
+        for head in heads(alone.graph):
+            assert_right(ask(alone, head, overlap_of(alone.graph, head, 4)))
+        assert not link.is_over  # no chunk has passed
+
+
+# --- what may happen on the way
+
+
+def resilient(edge: Edge, port: int) -> ResilientClient:
+    graph = edge.graph
+    manager = edge.use(ConnectionConfig(("127.0.0.1", port), ready_s=LONG_S, timeout_s=LONG_S))
+    manager.connect()
+    return ResilientClient(edge, manager, LONG_S, [0.0] * len(graph.layers), {})
+
+
+def count_layers(edge: Edge) -> Counter[int]:
+    """How often each layer has run here."""
+    counts: Counter[int] = Counter()
+
+    def count(layers: frozenset[int], _ran: Ran) -> None:
+        counts.update(layers)
+
+    edge.on_ran = count
+    return counts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("number", [1, 3, 6])
+def test_a_connection_lost_within_a_boundary_costs_no_answer_and_no_layer_runs_twice(
+    alone: Edge, port: int, number: int, share: float
+) -> None:
+    head = heads(alone.graph)[-1]
+    with closing(FrameProxy(("127.0.0.1", port), [(Place(FrameType.CHUNK, number, share), close)])) as link:
+        client, counts = resilient(alone, link.port), count_layers(alone)
+        answered = client.infer(X.numpy(), parts_of(alone.graph, head), {}, 0.0, overlap_of(alone.graph, head, 3))
+        assert link.is_over
+    assert_right(answered)
+    assert (answered.completed_by, answered.requests) == ("split", 2)
+    assert counts == Counter(dict.fromkeys(head, 1))
+
+
+def test_a_cloud_that_falls_silent_within_a_boundary_costs_no_answer(alone: Edge, port: int) -> None:
+    head = heads(alone.graph)[-1]
+    with closing(FrameProxy(("127.0.0.1", port), [(Place(FrameType.CHUNK, 4), silence)])) as link:
+        manager = alone.use(ConnectionConfig(("127.0.0.1", link.port), ready_s=LONG_S, timeout_s=0.5))
+        manager.connect()
+        counts = count_layers(alone)
+        client = ResilientClient(alone, manager, 0.5, [0.0] * len(alone.graph.layers), {})
+        answered = client.infer(X.numpy(), parts_of(alone.graph, head), {}, 0.0, overlap_of(alone.graph, head, 3))
+    assert_right(answered)
+    assert answered.completed_by == "fallback"
+    assert counts == Counter(dict.fromkeys(alone.graph.everything, 1))
+
+
+def test_an_interrupt_within_a_boundary_ends_the_connection_and_the_next_one_answers(edge: Edge) -> None:
+    head = heads(edge.graph)[-1]
+    counts = count_layers(edge)
+    stop = edge.on_ran
+
+    def interrupt(layers: frozenset[int], ran: Ran) -> None:
+        assert stop is not None
+        stop(layers, ran)
+        if len(counts) == len(head):
+            raise KeyboardInterrupt
+
+    edge.on_ran = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        ask(edge, head, overlap_of(edge.graph, head, 3))
+    edge.on_ran = None
+    assert edge.cloud is not None
+    assert not edge.cloud.is_connected
+    assert_right(ask(edge, head, overlap_of(edge.graph, head, 3)))
+
+
+def test_many_may_ask_at_once(edge: Edge) -> None:
+    graph = edge.graph
+    ways = [(head, overlap_of(graph, head, count)) for head in heads(graph)[:3] for count in (2, 5)]
+    answers: list[Answered] = []
+    threads = [threading.Thread(target=lambda way=way: answers.append(ask(edge, *way))) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert len(answers) == len(ways)
+    for answered in answers:
+        assert_right(answered)
+
+
+# --- what is decided
+
+
+@given(st.integers(0, 10_000), st.data())
+def test_stages_are_the_head_each_layer_once_and_each_reads_what_is_there(seed: int, data: st.DataObject) -> None:
+    graph = random_graph(random.Random(seed), 12)
+    head = data.draw(st.sampled_from([graph.head_at(point.number) for point in graph.points])) | graph.only_inputs
+    boundary = [number for number in graph.boundary(head) if number in head]
+    order = data.draw(st.permutations(range(len(boundary))))
+    overlap = Overlap(tuple(Slices(boundary[n], 1, (2, 4)) for n in order)) if order else None
+    stages, done = stages_of(graph, head, overlap), set(graph.inputs)
+    assert sorted(number for stage in stages for number in stage) == sorted(head)
+    for stage in stages:
+        assert set(graph.inputs_of(stage)) <= done | set(graph.inputs)
+        done |= stage
+    assert not order or boundary[order[0]] in stages[0]
+
+
+def test_what_does_not_fit_leaves_in_one_frame(alone: Edge) -> None:
+    graph = alone.graph
+    head = heads(graph)[-1]
+    crossing, good = graph.boundary(head), overlap_of(graph, head, 3)
+    assert fitted(good, graph, crossing, {}, {}, 6) == good
+    assert fitted(good, graph, crossing, {}, {}, 5) is None
+    assert fitted(None, graph, crossing, {}, {}, 64) is None
+    assert fitted(good, graph, crossing[:1], {}, {}, 64) is None
+    one = Overlap((Slices(crossing[0], 2, (24,)),))
+    assert fitted(one, graph, crossing[:1], {}, {}, 64) is None  # a single chunk is a frame
+    longer = Overlap((Slices(crossing[0], 2, (12, 25)),))
+    assert fitted(longer, graph, crossing[:1], {}, {}, 64) is None
+    deeper = Overlap((Slices(crossing[0], 4, (12, 24)),))
+    assert fitted(deeper, graph, crossing[:1], {}, {}, 64) is None
+    mixed = fitted(good, graph, crossing, {crossing[0]: "jpeg"}, {}, 64)
+    assert mixed is not None
+    assert [len(each) for each in mixed.slices] == [1, 3]

@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from benchmarks.hostile.attacks import encode
 from edgecloud.engine import tables
+from edgecloud.net import codec as codecs
 from edgecloud.net import entropy, learned_file, plain_pickle, tensors
 from edgecloud.net.frames import FrameType, pack_prefix
-from edgecloud.net.messages import to_header
+from edgecloud.net.messages import Chunk, to_header
 from tests import learned
 from tests.fuzz.targets import CODED_SHAPE, LEARNED_SHAPE
 from tests.net.test_frames import MESSAGES
@@ -41,6 +43,11 @@ def _learned() -> bytes:
     return _with_side(file, learned_file.read(file).encode(array))
 
 
+def _chunk(codec: str) -> bytes:
+    array = np.arange(16, dtype=np.float32).reshape(1, 2, 2, 4)
+    return encode(Chunk(1, 0, 2), [codecs.encode(array, codec)])
+
+
 SEEDS: dict[str, list[bytes]] = {
     "prefix": [pack_prefix(kind, 120, 8 if kind is FrameType.INFER else 0) for kind in FrameType],
     "header": [*_HEADERS, plain_pickle.dumps({"a": [1, 2.5, None, True, "x", b"y", (1, 2)], "b": {"a": -1}})],
@@ -48,4 +55,8 @@ SEEDS: dict[str, list[bytes]] = {
     "payload": [_with_payload(arrays) for arrays in _ARRAYS],
     "coded": [_coded()],
     "learned": [_learned()],
+    "chunk": [
+        *map(_chunk, ("raw", "zstd", "fp16", "int8c+zstd")),
+        encode(Chunk(1, 1, 0), [np.zeros((1, 10), np.float32)]),
+    ],
 }

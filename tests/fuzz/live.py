@@ -22,7 +22,7 @@ from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Error, Hello, Infer, Move, Offer, Probe, Result, Status, from_header
+from edgecloud.net.messages import Chunk, Error, Hello, Infer, Move, Offer, Probe, Result, Status, from_header
 from edgecloud.net.tensors import Array
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
@@ -66,7 +66,15 @@ class Live:
         frames = [encode(Infer(1, whole, 5.0), [self.x]), encode(Infer(2, [[3, 5], [7, 9]], 5.0, "le_net"), [self.x])]
         offer = encode(Offer("", "le_net", "0" * 64, 100, 200), [])
         small = [Probe(1, 256), Status(), Status(stays=True), Move("127.0.0.1:9999", "mine"), self._hello(moves=True)]
-        return [self.hello, *frames, *(encode(message, []) for message in small), offer]
+        return [self.hello, *frames, *(encode(message, []) for message in small), offer, *self.chunks]
+
+    @property
+    def chunks(self) -> list[bytes]:
+        """A good request in three frames."""
+        whole, half = [[1, len(self.subject.traced.graph.layers)]], self.x.shape[2] // 2
+        infer = encode(Infer(3, whole, 5.0, cuts=((2, half, self.x.shape[2]),), rows=(0, 0)), [])
+        first, second = self.x[:, :, :half], self.x[:, :, half:]
+        return [infer, encode(Chunk(3, 0, 0), [first]), encode(Chunk(3, 0, half), [second])]
 
     def attack(self, data: bytes) -> bool:
         """Send bytes and hear the cloud out; returns whether it took them without a refusal."""
@@ -114,6 +122,15 @@ class Live:
         """Several frames, some of them broken in any way."""
         parts = [mutate(rng, self.seeds) if rng.random() < 0.4 else rng.choice(self.seeds) for _ in range(4)]
         return self.hello + b"".join(parts)
+
+    def broken_chunks(self, rng: random.Random) -> bytes:
+        """A request in chunks of which some are broken in any way, left out, or come in another order."""
+        infer, *chunks = self.chunks
+        parts = [mutate(rng, [chunk]) if rng.random() < 0.6 else chunk for chunk in chunks]
+        if rng.random() < 0.3:
+            rng.shuffle(parts)
+        first = mutate(rng, [infer]) if rng.random() < 0.2 else infer
+        return self.hello + first + b"".join(parts[: rng.randrange(1, 3)] if rng.random() < 0.2 else parts)
 
     def assert_serves(self) -> None:
         """A good edge gets the right answer."""

@@ -68,6 +68,7 @@ def session(options: argparse.Namespace) -> None:
             ("random frames", live.random_frame),
             ("flipped frames", live.flipped_frame),
             ("broken conversations", live.broken_session),
+            ("broken chunks", live.broken_chunks),
         ):
             loop(name, make, live.attack, options)
             live.assert_serves()

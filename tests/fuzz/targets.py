@@ -5,11 +5,14 @@ A target takes any bytes. It returns whether they were accepted, and raises wher
 
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
+from edgecloud.models.graph import Layer
 from edgecloud.net import entropy, learned_file, plain_pickle, tensors
+from edgecloud.net.connection import Frame
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
 from edgecloud.net.messages import (
     Chunk,
@@ -31,8 +34,11 @@ from edgecloud.net.messages import (
     from_header,
     to_header,
 )
-from edgecloud.net.sides import Side, SidedCodec
+from edgecloud.net.sides import Held, Side, SidedCodec
 from edgecloud.net.tensors import Array
+from edgecloud.server.arriving import Arrivals, Arriving, Whole
+from edgecloud.server.requests import RequestError
+from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
@@ -150,6 +156,49 @@ def _decoded(codec: SidedCodec, shape: tuple[int, ...], packed: bytes) -> Array:
     return codec.decode("float32", shape, memoryview(packed))
 
 
+CHUNKED = (Layer("a", "k", (), 192, (1, 2, 6, 4)), Layer("b", "k", (), 40, (1, 10)))
+CUTS = ((2, 2, 4, 6), (1, 10))
+
+
+def chunk(data: bytes) -> bool:
+    """A frame is the next chunk of a request of which one has come, or it is refused, with the request or without."""
+    start = data[:PREFIX_BYTES]
+    try:
+        found = parse_prefix(start.ljust(PREFIX_BYTES, b"\0"), LIMITS)
+        header_end = PREFIX_BYTES + found.header_bytes
+        fields = plain_pickle.loads(data[PREFIX_BYTES:header_end])
+    except ProtocolError:
+        return False
+    payload = memoryview(data[header_end : header_end + found.payload_bytes])
+    if found.kind is not FrameType.CHUNK or payload.nbytes < found.payload_bytes:
+        return False
+    arrivals, whole, arriving = _arriving()
+    frame = Frame(found.kind, fields, payload, LIMITS)
+    try:
+        arrivals.take(frame.read(Chunk), frame, Held({}))
+    except (ProtocolError, RequestError):
+        assert arriving.missing >= 2
+        return False
+    is_abandoned = arriving.future.done()
+    assert arriving.missing == 2
+    assert len(arrivals) == (not is_abandoned)
+    assert not whole
+    return not is_abandoned
+
+
+def _arriving() -> tuple[Arrivals, list[Array], Arriving]:
+    """A request of which one of four chunks has come; the list gets its tensors, once they are whole."""
+    whole: list[Array] = []
+    sink, deadline = Whole(CHUNKED, CUTS, whole.extend), Deadline.after(60.0, "the test")
+    arrivals, arriving = Arrivals(), Arriving(1, "net", CHUNKED, CUTS, deadline, sink, Future())
+    arrivals.begin(arriving)
+    described, (buffer,) = tensors.describe([np.zeros((1, 2, 2, 4), np.float32)])
+    first = to_header(Chunk(1, 0, 0)) | described
+    frame = Frame(FrameType.CHUNK, plain_pickle.loads(plain_pickle.dumps(first)), buffer, LIMITS)
+    arrivals.take(frame.read(Chunk), frame, Held({}))
+    return arrivals, whole, arriving
+
+
 def _two(data: bytes) -> tuple[bytes, bytes]:
     """What follows two bytes that tell the length of the first, as far as there is so much."""
     end = 2 + int.from_bytes(data[:2], "little")
@@ -163,6 +212,7 @@ TARGETS: dict[str, Target] = {
     "payload": payload,
     "coded": coded,
     "learned": learned,
+    "chunk": chunk,
 }
 
 

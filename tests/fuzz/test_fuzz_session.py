@@ -16,7 +16,7 @@ def live(cache: Path) -> Iterator[Live]:
         yield found
 
 
-@pytest.mark.parametrize("kind", ["random_frame", "flipped_frame", "broken_session"])
+@pytest.mark.parametrize("kind", ["random_frame", "flipped_frame", "broken_session", "broken_chunks"])
 def test_garbage_ends_its_own_conversation_only(kind: str, live: Live) -> None:
     rng = random.Random(kind)
     accepted = sum(live.attack(getattr(live, kind)(rng)) for _ in range(many(100, 150)))

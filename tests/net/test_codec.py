@@ -253,7 +253,7 @@ def test_coded_tensors_travel_over_a_socket() -> None:
 
 def test_a_coded_tensor_is_byte_exact() -> None:
     """The second example in the specification is these bytes, no others."""
-    _, example = re.findall(r"```hex\n(.*?)```", SPECIFICATION.read_text(), re.DOTALL)
+    _, example, _ = re.findall(r"```hex\n(.*?)```", SPECIFICATION.read_text(), re.DOTALL)
     golden = bytes.fromhex(re.sub(r"#.*", "", example))
     array = np.array([[-1.0, 0.0, 0.5, 2.0, 1.0]], np.float32)
     assert to_frame(Infer(1, [[2, 4]], 1.5), [codec.encode(array, "int4")]) == golden

@@ -90,6 +90,24 @@ def test_encode_is_byte_exact() -> None:
     assert encode(Infer(1, [[2, 4]], 1.5), [np.array([[1, -2]], np.float32)]) == golden
 
 
+def test_a_tensor_in_chunks_is_byte_exact() -> None:
+    """The third example."""
+    *_, example = re.findall(r"```hex\n(.*?)```", SPECIFICATION.read_text(), re.DOTALL)
+    infer = encode(Infer(1, [[2, 4]], 1.5, cuts=((1, 1, 2),)), [])
+    chunk = encode(Chunk(1, 0, 1), [np.array([[-2]], np.float32)])
+    assert infer + chunk == bytes.fromhex(re.sub(r"#.*", "", example))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [((0, 1, 2),), ((1,),), ((1, 0),), ((1, 2, 2),), ((1, 3, 2),), ((1, -1),), ((1, 2.0),), ((1, True),), (1, 2)],
+)
+def test_cuts_are_an_axis_behind_the_batch_and_ends_that_ascend(wrong: Any) -> None:
+    header = to_header(Infer(1, [[2, 4]], 1.5))
+    with pytest.raises(ProtocolError, match="'cuts' is missing or not a tuple with an axis and ascending ends"):
+        from_header(Infer, header | {"cuts": wrong})
+
+
 def test_a_prefix_is_read_as_it_was_written() -> None:
     prefix = parse_prefix(pack_prefix(FrameType.RESULT, 10, 20), LIMITS)
     assert (prefix.kind, prefix.header_bytes, prefix.payload_bytes) == (FrameType.RESULT, 10, 20)

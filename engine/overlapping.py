@@ -1,0 +1,141 @@
+"""What chunks of a boundary cost, for plans: on both sides, and on the link.
+
+Measured between two processes of one machine (python -m benchmarks.overlap --costs; docs/overlap.md).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.rows import Piece, RowPlan
+from edgecloud.net.codec import splits
+from edgecloud.net.frames import PREFIX_BYTES
+from edgecloud.net.sides import SidedCodec
+from edgecloud.partition.chunking import axis_of
+from edgecloud.partition.cost import Chunking
+from edgecloud.partition.overlap import RowShares
+
+if TYPE_CHECKING:
+    from edgecloud.engine.executor import Executor
+
+PACK_S, SEND_S = 0.08e-3, 0.2e-3
+"""Of every further chunk: it is cut out and packed, which an emulated edge does at its share of a core, and its frame
+is made and sent ..."""
+CLOUD_S = 0.3e-3
+"""... and it is checked, unpacked and put where it belongs."""
+HEADER_BYTES = 160
+"""Of a frame with one slice, above its first bytes."""
+STEP_S = 60e-6
+"""Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
+PIECES = 8
+"""In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
+evenly."""
+MOST = 16
+"""Chunks of one request: more of them gain nothing that can be measured."""
+NO_ROWS: Mapping[int, RowShares] = {}
+
+
+def chunking_of(
+    most: int,
+    share: float = 1.0,
+    head_rows: Mapping[int, RowShares] = NO_ROWS,
+    tail_rows: Mapping[int, RowShares] = NO_ROWS,
+) -> Chunking | None:
+    """What chunks cost an edge that has a share of a core, with a cloud that takes `most` of a request; None where that
+    is none."""
+    if most < 2:
+        return None
+    return Chunking(
+        edge_s=PACK_S / share + SEND_S,
+        cloud_s=CLOUD_S,
+        edge_step_s=STEP_S / share,
+        cloud_step_s=STEP_S,
+        most=min(MOST, most),
+        chunk_bytes=chunk_bytes,
+        head_rows=head_rows,
+        tail_rows=tail_rows,
+    )
+
+
+class RowsOf(Mapping[int, RowShares]):
+    """By boundary layer, what of the head or of the tail runs by rows; found out for a layer when it is asked for."""
+
+    def __init__(self, graph: LayerGraph, plan_of: Callable[[int, Sequence[Piece]], RowPlan | None]) -> None:
+        self._graph, self._plan_of = graph, plan_of
+        self._layers = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
+        self._known: dict[int, RowShares | None] = {}
+
+    @classmethod
+    def of_heads(cls, executor: "Executor") -> "RowsOf":
+        """What an executor can run by rows at the end of heads."""
+        graph = executor.network.graph
+        return cls(graph, lambda layer, pieces: executor.head_rows(graph.needed_by(layer) | graph.only_inputs, pieces))
+
+    @classmethod
+    def of_tails(cls, executor: "Executor") -> "RowsOf":
+        """What an executor like that of the cloud can run by rows at the beginning of tails."""
+        graph = executor.network.graph
+        whole = graph.everything - graph.only_inputs
+        return cls(graph, lambda layer, pieces: executor.tail_rows(whole - graph.needed_by(layer), pieces))
+
+    def __getitem__(self, layer: int) -> RowShares:
+        if layer not in self._known:
+            self._known[layer] = self._found(layer) if layer in self._layers else None
+        known = self._known[layer]
+        if known is None:
+            raise KeyError(layer)
+        return known
+
+    def __iter__(self) -> Iterator[int]:
+        return (layer for layer in sorted(self._layers) if layer in self)
+
+    def __contains__(self, layer: object) -> bool:
+        return isinstance(layer, int) and self.get(layer) is not None
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _found(self, layer: int) -> RowShares | None:
+        shape = self._graph.layers[layer].out_shape
+        axis = axis_of(shape)
+        if axis is None:
+            return None
+        size = shape[axis]
+        ends = sorted({round(size * number / PIECES) for number in range(1, PIECES + 1)} - {0})
+        pieces = [Piece(layer, start, stop, axis) for start, stop in zip((0, *ends), ends, strict=False)]
+        plan = self._plan_of(layer, pieces)
+        return None if plan is None else shares_of(plan, ends)
+
+
+def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares | None:
+    """What of each layer that a plan runs by rows belongs to the first rows, between its chunks in proportion."""
+    early = sorted({layer for step in plan.steps for layer in step.whole})
+    layers = (*plan.region, *early)
+    done, lines = dict.fromkeys(layers, 0.0), [dict.fromkeys(layers, 0.0)]
+    for step in plan.steps:
+        for made in step.made:
+            done[made.layer] = made.stop / plan.rows[made.layer]
+        done |= dict.fromkeys(step.whole, 1.0)
+        lines.append(dict(done))
+    rows = np.arange(ends[-1] + 1)
+    table = np.array([[min(1.0, line[layer]) for layer in layers] for line in lines])
+    table[-1] = 1.0
+    places = np.array([0, *ends])
+    grown = np.column_stack([np.interp(rows, places, table[:, number]) for number in range(len(layers))])
+    return RowShares(layers, tuple(map(tuple, np.minimum(grown, 1.0).tolist())))
+
+
+@lru_cache(maxsize=4096)
+def chunk_bytes(codec: str, shape: tuple[int, ...], sided: SidedCodec | None = None) -> int | None:
+    """What every further chunk of a tensor adds on the link; None where this codec takes it in one piece only."""
+    axis = axis_of(shape)
+    if axis is None:
+        return None
+    size = shape[axis]
+    parts = [(*shape[:axis], rows, *shape[axis + 1 :]) for rows in {1, size // 2, size - size // 2} if rows]
+    if not splits(codec, shape, parts, sided):
+        return None
+    return PREFIX_BYTES + HEADER_BYTES
