@@ -93,7 +93,7 @@ def test_tables_travel_once_in_front_of_slices(edge: Edge) -> None:
     head = edge.graph.head_at(1)
     (layer,) = edge.graph.boundary(head)
     with torch.inference_mode():
-        made = MODULE.stem(X).numpy()  # type: ignore[union-attr, operator]
+        made = MODULE.stem(X).numpy()  # type: ignore[operator]
     edge.sided[layer, "ec6"] = entropy.parse(tables.find([made], 6).side)
     first, second = (ask(edge, head, overlap_of(edge.graph, head, 4), "ec6") for _ in range(2))
     assert_right(first, 0.05)
