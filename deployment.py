@@ -221,6 +221,7 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of answers that lossy codecs may change, such as 1%%; requires a calibration",
     )
+    flags.add_overlap_flag(network)
     network.add_argument("--allow-jpeg", action="store_true", help="the cloud takes JPEG (cloud_api.py --allow-jpeg)")
     flags.add_codec_file_flag(network)
     network.add_argument(
@@ -530,6 +531,7 @@ def plan(options: argparse.Namespace, progress: "Show") -> int:
         accuracy_budget=options.accuracy_budget,
         has_jpeg=options.allow_jpeg,
         codec_files=tuple(options.codec_file),
+        overlap=options.overlap,
     )
     planned = make_plan(config, progress)
     if options.export is not None:

@@ -80,13 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="upload rate, such as 5mbit, instead of probing the link (units: docs/units.md)",
     )
     flags.add_codec_flags(where)
-    where.add_argument(
-        "--overlap",
-        choices=("auto", "off"),
-        default=defaults.Edge.OVERLAP,
-        help="auto: a tensor leaves in chunks, while it is still packed and computed, where that is faster; off: one "
-        "stage after the other",
-    )
+    flags.add_overlap_flag(where)
     flags.add_times_flags(where)
     goal = parser.add_argument_group("Objective")
     flags.add_goal_flags(goal, OBJECTIVES)
@@ -155,9 +149,9 @@ def build_config(options: argparse.Namespace) -> "EdgeConfig":
         warm_up=options.warm_up,
         verify=options.verify,
         compare=options.compare,
+        overlap=options.overlap,
         power=options.power,
         radio=options.radio,
-        overlap=options.overlap,
     )
 
 

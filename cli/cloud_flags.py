@@ -6,6 +6,7 @@ from pathlib import Path
 from edgecloud.cli import arguments, flags, live, script
 from edgecloud.utils import defaults
 from edgecloud.utils.defaults import Server
+from edgecloud.utils.errors import UsageError
 from edgecloud.utils.units import format_duration, format_size
 
 
@@ -53,6 +54,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     add_time_flags(parser)
     add_size_flags(parser)
     add_number_flags(parser, max_batch)
+    add_emulation_flag(parser)
     add_health_flags(parser)
     group = parser.add_argument_group("Prometheus metrics")
     group.add_argument(
@@ -210,6 +212,24 @@ def add_number_flags(parser: argparse.ArgumentParser, max_batch: int) -> None:
     group.add_argument(
         "--batch-wait", metavar="TIME", type=arguments.wait, default=format_duration(Server.BATCH_WAIT_S), help=wait
     )
+
+
+def add_emulation_flag(parser: argparse.ArgumentParser) -> None:
+    """A slower cloud."""
+    group = parser.add_argument_group("Emulation")
+    group.add_argument(
+        "--emulate-cpu",
+        type=arguments.share,
+        metavar="SHARE",
+        help="slow the computing of layers down to this share of a core (docs/emulation.md)",
+    )
+
+
+def share_of(options: argparse.Namespace) -> float | None:
+    """The emulated share of a core. Raises UsageError for what it does not go with."""
+    if options.emulate_cpu is not None and (options.device != "cpu" or options.threads != 1):
+        raise UsageError("--emulate-cpu requires -d cpu and --threads 1: it emulates a share of one core")
+    return float(options.emulate_cpu) if options.emulate_cpu is not None else None
 
 
 def add_health_flags(parser: argparse.ArgumentParser) -> None:

@@ -205,6 +205,16 @@ def add_codec_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add_codec_file_flag(parser)
 
 
+def add_overlap_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Whether stages of one inference overlap."""
+    parser.add_argument(
+        "--overlap",
+        choices=("auto", "off"),
+        default=defaults.Edge.OVERLAP,
+        help="send a boundary in chunks while it is packed, where that is predicted to save time (docs/overlap.md)",
+    )
+
+
 def add_codec_file_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Learned codecs, which both sides need."""
     parser.add_argument(

@@ -20,6 +20,8 @@ from edgecloud.tools.plan_table import (
     candidates_table,
     cut_line,
     legend,
+    overlap_json,
+    overlap_line,
     part_json,
     part_line,
     why_line,
@@ -116,6 +118,7 @@ def _plan(outcome: Outcome) -> dict[str, Any]:
         "backend_reason": {"edge": here.why, "cloud": None if there is None else there.why},
         "keeps_up": decision.keeps_up,
         "decision_s": outcome.plan.decision_s,
+        "overlap": overlap_json(graph, decision.overlap),
         "predicted": decision.predicted.to_json() | _interval(outcome),
         "moves": [_move(move) for move in outcome.plan.moves],
         "tries": outcome.plan.tries,
@@ -131,7 +134,7 @@ def _move(move: PlanMove) -> dict[str, Any]:
     return {"at": move.at, "from": move.before, "to": move.after, "why": move.why, "ratio": move.ratio}
 
 
-MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s")
+MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s", "hidden_s")
 SIZES = ("payload_bytes", "raw_bytes", "received_bytes")
 
 
@@ -224,6 +227,8 @@ def _headline(outcome: Outcome) -> Group:
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")
     lines += [f"        {part_line(graph, part)}" for part in (() if decision.is_cut else decision.parts)]
+    sent = overlap_line(graph, decision)
+    lines += [f"chunks: {sent}"] if sent else []
     chosen_reason = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
     fixed_reason = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
     lines.append(f"reason: {fixed_reason if decision.method == 'given' else chosen_reason}")
@@ -255,7 +260,9 @@ def _stages(outcome: Outcome) -> Table:
     table.add_column("stage")
     for name in ("predicted", "measured") + (("spread",) if len(repeats) > 1 else ()):
         table.add_column(name, justify="right")
-    for stage in (*(name for name, *_ in STAGES), "total_s"):
+    for stage in (*(name for name, *_ in STAGES), "hidden_s", "total_s"):
+        if stage == "hidden_s" and not any(run[stage] for run in (predicted, *repeats)):
+            continue
         row = [stage.removesuffix("_s")]
         row.append(format_seconds(predicted[stage]))
         row.append(format_seconds(typical[stage]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, live, script
-from edgecloud.cli.cloud_flags import build_parser
+from edgecloud.cli.cloud_flags import build_parser, share_of
 from edgecloud.utils import addresses
 from edgecloud.utils.errors import AppError, UsageError
 
@@ -52,6 +52,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         host=host,
         port=port,
         device=flags.device_of(options),
+        cpu_share=share_of(options),
         weights=parse_weights(options.weights),
         models=options.models,
         networks=tuple(options.network),

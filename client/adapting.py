@@ -17,9 +17,11 @@ from edgecloud.client.outcome import Interval, Plan, PlanMove
 from edgecloud.client.planning import Parts, Prepared, plan_of, room_of
 from edgecloud.partition import chain
 from edgecloud.partition.adaptive import Pick, Ways, first_interval
-from edgecloud.partition.cost import Problem, StageTimes, parts_of, predict
+from edgecloud.partition.chunking import overlapped
+from edgecloud.partition.cost import Problem, StageTimes, parts_of
 from edgecloud.partition.decide import with_gain
 from edgecloud.partition.drift import Stage
+from edgecloud.partition.overlap import Overlap
 from edgecloud.partition.steering import Measurement, Move, Steering
 from edgecloud.partition.ways import Table, corrected, first_belief, stages_of, table_of
 from edgecloud.utils.errors import AppError
@@ -49,6 +51,8 @@ class Turn:
     name: str = field(repr=False)
     table: Table = field(repr=False)
     ways: Ways = field(repr=False)
+    overlap: Overlap | None = None
+    """How the boundary leaves in chunks."""
     is_try: bool = False
     is_alone: bool = True
     is_cold: bool = False
@@ -149,10 +153,11 @@ class Adapter:
         parts = table.parts[way]
         codecs = {**self.plan.codecs, **table.codecs[way]}
         totals = self._steering.believed.totals(self._ways)
-        waiting_s = float(totals.seconds[way] - totals.stages[way, 0])
+        waiting_s = float(totals.stages[way, 1:].sum() + self._ways.waiting_s[way])  # as if nothing overlapped
         is_cold, is_alone = parts not in self._seen, not self._was_shared
         self._seen.add(parts)
-        return Turn(parts, codecs, waiting_s, table.names[way], table, self._ways, is_try, is_alone, is_cold)
+        sent = table.overlaps[way]
+        return Turn(parts, codecs, waiting_s, table.names[way], table, self._ways, sent, is_try, is_alone, is_cold)
 
     def end(self, turn: Turn | None, answered: Answered | None) -> None:
         """The inference has ended; None: it failed, and nothing is learnt of it."""
@@ -276,10 +281,12 @@ class Adapter:
         exact, points = self._packed_by.problem, self._packed_by.points_problem
         packed_by = points if points is not None and self._steering.running.isdecimal() else exact
         packed = replace(problem, packed=None if packed_by is None else packed_by.packed)
+        sent = overlapped(packed, table.parts[way])
         decision = replace(
             self.plan.decision,
             parts=table.parts[way],
-            predicted=predict(packed, table.parts[way]),
+            predicted=sent.predicted,
+            overlap=sent.overlap,
             candidates=chain.scan(packed),
             codecs=table.codecs[way],
             is_optimal=False,

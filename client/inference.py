@@ -160,7 +160,7 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     Raises AppError for an answer that is not a number, and without a fallback for what a cloud or a link can do.
     """
     edge, timing, plan = prepared.edge, prepared.timing, runner.plan
-    planned = Way.of(edge.graph, plan.decision.parts, plan.codecs)
+    planned = Way.of(edge.graph, plan.decision.parts, plan.codecs, plan.decision.overlap)
     metered = Metered()
     answers = _repeat(runner, edge, (planned, *runner.ways), config, progress)
     metered.stop()
@@ -234,7 +234,7 @@ def compared_ways(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Way, ...]
     last = len(edge.graph.points) - 1
     both = tuple(parts_of(edge.graph, edge.graph.head_at(end)) for end in (0, last))
     lossless = lossless_decision(edge, plan, config)
-    others = () if lossless is None else (Way.of(edge.graph, lossless.parts, lossless.codecs),)
+    others = () if lossless is None else (Way.of(edge.graph, lossless.parts, lossless.codecs, lossless.overlap),)
     try:
         check_sizes(edge, both[0])
     except ProtocolError as error:
@@ -242,7 +242,9 @@ def compared_ways(edge: Edge, plan: Plan, config: EdgeConfig) -> tuple[Way, ...]
             raise
         log.warning("skipping the comparison: %s", error)
         return ()
-    return (*(Way.of(edge.graph, parts, plan.codecs) for parts in both), *others)
+    chunks = (plan.decision.candidates[0].overlap, None)
+    ends = (Way.of(edge.graph, parts, plan.codecs, sent) for parts, sent in zip(both, chunks, strict=True))
+    return (*ends, *others)
 
 
 def _repeat(

@@ -16,6 +16,7 @@ from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import Part, Problem, StageTimes
 from edgecloud.partition.decide import Decision
 from edgecloud.partition.gain import Prospects
+from edgecloud.partition.overlap import Overlap
 from edgecloud.partition.packing import RAW, Allowed
 
 
@@ -113,12 +114,16 @@ class Way:
     parts: tuple[Part, ...]
     codecs: tuple[tuple[int, str], ...] = ()
     """By layer; empty where nothing goes up."""
+    overlap: Overlap | None = None
+    """How the boundary leaves in chunks; None: in one piece."""
 
     @classmethod
-    def of(cls, graph: LayerGraph, parts: tuple[Part, ...], codecs: Mapping[int, str]) -> "Way":
+    def of(
+        cls, graph: LayerGraph, parts: tuple[Part, ...], codecs: Mapping[int, str], overlap: Overlap | None = None
+    ) -> "Way":
         """With the codecs of the boundary; tensors that they do not name travel as they are."""
         crossing = {n for part in parts if part.place == "cloud" for n in graph.inputs_of(part.layers)}
-        return cls(parts, tuple((n, codecs.get(n, RAW)) for n in sorted(crossing)))
+        return cls(parts, tuple((n, codecs.get(n, RAW)) for n in sorted(crossing)), overlap)
 
     @property
     def codec(self) -> str:

@@ -12,6 +12,7 @@ from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine import calibration
+from edgecloud.engine.overlapping import chunking_of
 from edgecloud.engine.packing import AUTO, CodecPolicy, check_taken, codec_policy_of, packing_of
 from edgecloud.engine.times import FoundTimes
 from edgecloud.models.graph import Point
@@ -19,7 +20,8 @@ from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.net.tensors import Array
 from edgecloud.partition import chain
-from edgecloud.partition.cost import CloudTimes, Link, Part, Problem, StageWeights, parts_of, predict
+from edgecloud.partition.chunking import overlapped
+from edgecloud.partition.cost import Chunking, CloudTimes, Link, Part, Problem, StageWeights, parts_of
 from edgecloud.partition.decide import Decision, FrameLimits, decide, load_solvers, with_gain
 from edgecloud.partition.decision_map import FASTEST, SLOWEST, follow
 from edgecloud.partition.gain import BUDGETS, PAYS, Prospects, Setting, prospects
@@ -84,9 +86,10 @@ def plan_of(
     allowed, watts = allowed_of(edge, config), power.at(problem.link)
     if config.point is None and head is None:
         load_solvers(edge.graph, config.goal)
-    started = time.perf_counter()
-    exact = allowed.exact(problem, config.goal.weights(watts))
-    points = allowed.with_lossy(problem, config.goal.weights(watts)) if allowed.lossy else None
+    started, weights = time.perf_counter(), config.goal.weights(watts)
+    problem = replace(problem, chunking=chunking_for(edge, config))
+    exact = allowed.exact(problem, weights)
+    points = allowed.with_lossy(problem, weights) if allowed.lossy else None
     room = room_of(edge.cloud)
     if config.point is not None:
         decision = _fixed_decision(points or exact, edge.graph.head_at(config.point))
@@ -96,12 +99,20 @@ def plan_of(
         decision = decide(problem, config.goal, watts, room, allowed=allowed)
     decision_s = time.perf_counter() - started
     if decision.gain is None:
-        packings = [(each, chain.scan(each)) for each in (exact, points) if each is not None]
+        packings = [(each, chain.scan(each, weights)) for each in (exact, points) if each is not None]
         decision = with_gain(decision, packings, config.goal, watts, room)
     of_inputs = {number: (points or exact).crossing((number,)).codec for number in edge.graph.inputs}
     return Plan(
         decision, decision_s, exact, codecs={**of_inputs, **decision.codecs}, points_problem=points, allowed=allowed
     )
+
+
+def chunking_for(edge: Edge, config: EdgeConfig) -> Chunking | None:
+    """What it costs to let stages overlap; None where they are not to, or where this cloud takes no chunks. The
+    bottleneck stage, of inferences that follow each other, has nothing to gain."""
+    if config.overlap == "off" or edge.ready is None or config.goal.objective == "throughput":
+        return None
+    return chunking_of(edge.ready.chunks, edge.executor.share)
 
 
 def room_of(cloud: ConnectionManager) -> FrameLimits:
@@ -178,7 +189,9 @@ def problem_of(edge: Edge, edge_s: Sequence[float], link: LinkEstimate, state: S
 def _fixed_decision(problem: Problem, head: frozenset[int]) -> Decision:
     """The cut that the user wants."""
     parts, candidates = parts_of(problem.graph, head), chain.scan(problem)
-    return Decision("latency", "given", parts, predict(problem, parts), candidates, is_optimal=False).packed_as(problem)
+    sent, about = overlapped(problem, parts), ("latency", "given", parts)
+    decision = Decision(*about, sent.predicted, candidates, is_optimal=False, overlap=sent.overlap)
+    return decision.packed_as(problem)
 
 
 def check_sizes(edge: Edge, parts: Parts) -> None:

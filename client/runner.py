@@ -98,7 +98,9 @@ class Runner:
             raise UsageError("no cloud is connected: only the last point runs without one")
         check_sizes(edge, parts)
         bare = replace(plan.decision, parts=parts, codecs={})
-        self.pinned = Way.of(edge.graph, parts, bare.codecs if problem is None else bare.packed_as(problem).codecs)
+        codecs = bare.codecs if problem is None else bare.packed_as(problem).codecs
+        sent = next((each.overlap for each in self.forecast() if each.point.number == point), None)
+        self.pinned = Way.of(edge.graph, parts, codecs, sent)
 
     def forecast(self) -> tuple[Candidate, ...]:
         """All points as they are predicted to be now, with what was learnt; as planned where nothing is learnt."""
@@ -109,20 +111,30 @@ class Runner:
         if adapter is None:
             parts = parts or self._plan.decision.parts
             codecs = self._plan.codecs if way is None else {**self._plan.codecs, **dict(way.codecs)}
-            return replace(self._infer(x, parts, None, codecs), parts=parts, codecs=codecs)
+            sent = self._plan.decision.overlap if way is None else way.overlap
+            return replace(self._infer(x, parts, None, codecs, sent), parts=parts, codecs=codecs)
         turn, answered = adapter.begin(left, parts), None
+        sent = None if way is None else way.overlap
         try:
-            answered = self._infer(x, turn.parts if turn is not None else parts or self.plan.decision.parts, turn)
+            answered = self._infer(
+                x, turn.parts if turn is not None else parts or self.plan.decision.parts, turn, overlap=sent
+            )
         finally:
             adapter.end(turn, answered)
         used = adapter.plan.codecs if turn is None else turn.codecs
         return replace(answered, parts=parts or self.plan.decision.parts if turn is None else turn.parts, codecs=used)
 
-    def _infer(self, x: Fed, parts: Parts, turn: Turn | None, codecs: Mapping[int, str] | None = None) -> Answered:
+    def _infer(
+        self,
+        x: Fed,
+        parts: Parts,
+        turn: Turn | None,
+        codecs: Mapping[int, str] | None = None,
+        overlap: Overlap | None = None,
+    ) -> Answered:
         if self._late is not None and self._resilient is None:
             return self._late.infer(x, parts)
-        codecs = codecs if turn is None else turn.codecs
-        overlap = self._overlap_of(parts)
+        codecs, overlap = (codecs, overlap) if turn is None else (turn.codecs, turn.overlap)
         if self._resilient is not None:
             return self._resilient.infer(x, parts, codecs, None if turn is None else turn.waiting_s, overlap)
         plan = self._plan
@@ -132,11 +144,6 @@ class Runner:
         if not plan.failure:
             return answered
         return replace(answered, completed_by="fallback", fallback=Fallback(plan.failure, 0.0))
-
-    def _overlap_of(self, parts: Parts) -> Overlap | None:
-        """In which chunks the boundary leaves, where the parts are those of the plan."""
-        decision = self.plan.decision
-        return decision.overlap if parts == decision.parts and self._config.overlap != "off" else None
 
     def _adapt(self, plan: Plan) -> None:
         """From now on what is measured corrects the plan, where there is anything to choose."""
@@ -164,7 +171,8 @@ class Runner:
     def _resilient_of(self, cloud: ConnectionManager, plan: Plan, ways: Sequence[Parts]) -> ResilientClient:
         assert plan.problem is not None  # there is a cloud
         waiting_s = {parts: predict(plan.problem, parts).waiting_s for parts in ways}
-        waiting_s[plan.decision.parts] = plan.decision.predicted.waiting_s  # what it sends may be packed better
+        predicted = plan.decision.predicted  # what it sends may be packed better
+        waiting_s[plan.decision.parts] = predicted.waiting_s + predicted.hidden_s  # as if nothing overlapped
         edge_s = self._prepared.timing.current.seconds
         timeout_s = self._config.cloud.timeout_s
         return ResilientClient(self._prepared.edge, cloud, timeout_s, edge_s, waiting_s, plan.codecs)

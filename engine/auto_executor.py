@@ -18,10 +18,12 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
+from edgecloud.engine.by_rows import HeadStream, TailStream
 from edgecloud.engine.contest import WORTH, Contest
 from edgecloud.engine.executor import AUTO, SEGMENTS_KEPT, CpuShare, Executor, Ran, Segment, make_executor
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
+from edgecloud.models.rows import Piece, RowPlan
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import compared, segments, store
 from edgecloud.predictor.compared import Compared, ComparedKey, Table
@@ -291,6 +293,22 @@ class AutoExecutor:
     def _run_by(self, name: str, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         member = self._member(name)
         return member.run(member.load(layers), arrays)
+
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How a tail would run by rows with what is best for it, if that can."""
+        return self._member(self.best(layers)).tail_rows(layers, pieces)
+
+    def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How a head would run by rows with what is best for it, if that can."""
+        return self._member(self.best(layers)).head_rows(layers, pieces)
+
+    def tail_by_rows(self, plan: RowPlan) -> TailStream:
+        """One run of a tail by rows, with the back-end that the plan is for."""
+        return self._member(plan.backend).tail_by_rows(plan)
+
+    def head_by_rows(self, plan: RowPlan) -> HeadStream:
+        """One run of a head by rows, with the back-end that the plan is for."""
+        return self._member(plan.backend).head_by_rows(plan)
 
     def _is_usual(self, segment: AutoSegment, arrays: Sequence[Array]) -> bool:
         """Whether it computes something, for one input: what several take at once is another question."""

@@ -8,12 +8,16 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
+from edgecloud.engine.by_rows import HeadStream, RowBackend, TailStream
+from edgecloud.engine.segment import Ran, Segment
+from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
+from edgecloud.models.rows import Ops, Piece, RowPlan, head_plan, tail_plan
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import store
 from edgecloud.predictor.gauge import Gauge
@@ -24,43 +28,8 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 SEGMENTS_KEPT = 128
-
-
-class Segment(Protocol):
-    """Some layers of a network, ready to run on a device.
-
-    The numbers are layer numbers of the graph. The input layer belongs to the segment that holds it, which then takes
-    the network's input and passes it on if others read it.
-    """
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """The layers whose outputs it takes, in order."""
-
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        """The layers whose outputs it returns, in order."""
-
-    @property
-    def runs(self) -> int:
-        """How often it has run."""
-
-    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run all of it, at full speed; the outputs may share memory with the inputs, which stay as they are."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """The outputs of a segment and the seconds that it took, alone or in a batch of several requests."""
-
-    arrays: list[Array]
-    seconds: float
-    batch: int = 1
-    is_first: bool = False
-    """Whether the segment had not run before: memory was fetched and kernels were chosen, which says nothing of later
-    runs."""
-    backend: str = ""
-    """What ran it."""
+Result = TypeVar("Result")
+Planner: TypeAlias = Callable[[LayerGraph, Ops, frozenset[int], Sequence[Piece]], RowPlan | None]
 
 
 class Executor(Protocol):
@@ -90,6 +59,19 @@ class Executor(Protocol):
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
+
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How a tail would run by rows while its inputs come in these chunks; None where that gains nothing, or cannot
+        be done. Nothing is loaded. Raises ValueError where the chunks are not all of the inputs."""
+
+    def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """The same of a head whose outputs leave in these chunks."""
+
+    def tail_by_rows(self, plan: RowPlan) -> TailStream:
+        """Make a tail ready that runs by rows, for one run; the plan is one of `tail_rows`."""
+
+    def head_by_rows(self, plan: RowPlan) -> HeadStream:
+        """Make a head ready that runs by rows, for one run; the plan is one of `head_rows`."""
 
     def forget(self, layers: frozenset[int]) -> None:
         """Let the segment of these layers go; where it is wanted all the same it is made again."""
@@ -204,11 +186,46 @@ class BaseExecutor(ABC):
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment; the outputs may share memory with the inputs, which stay as they are."""
         is_first = segment.runs == 0
+        results, seconds = self.timed(lambda: segment(arrays))
+        return Ran(results, seconds, is_first=is_first, backend=self.backend)
+
+    def timed(self, call: Callable[[], Result]) -> tuple[Result, float]:
+        """What a call of this device's work returns, and the seconds that it took, on the emulated processor if any."""
         started, work_started = self._clock(), work_clock()
-        results = segment(arrays)
+        result = call()
         if self._share is not None:
             self._share.stretch(started, work_clock() - work_started)
-        return Ran(results, self._clock() - started, is_first=is_first, backend=self.backend)
+        return result, self._clock() - started
+
+    @property
+    def rows(self) -> RowBackend | None:
+        """What runs segments by rows; None where this back-end does not."""
+        return None
+
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How a tail would run by rows while its inputs come in these chunks; None where that gains nothing."""
+        return self._planned(tail_plan, layers, pieces)
+
+    def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How a head would run by rows so that its outputs leave in these chunks; None where that gains nothing."""
+        return self._planned(head_plan, layers, pieces)
+
+    def _planned(self, plan: Planner, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        planned = None if self.rows is None else plan(self._network.graph, self.rows.ops, layers, pieces)
+        return None if planned is None else replace(planned, backend=self.backend)
+
+    def tail_by_rows(self, plan: RowPlan) -> TailStream:
+        """One run of a tail by rows. Raises UsageError for a plan that is not this back-end's."""
+        return TailStream(self, self._rows(plan), plan)
+
+    def head_by_rows(self, plan: RowPlan) -> HeadStream:
+        """One run of a head by rows. Raises UsageError for a plan that is not this back-end's."""
+        return HeadStream(self, self._rows(plan), plan)
+
+    def _rows(self, plan: RowPlan) -> RowBackend:
+        if self.rows is None or plan.backend != self.backend:
+            raise UsageError(f"{self.backend} does not run {self._network.graph.name} by rows as {plan.backend} would")
+        return self.rows
 
     def slow_down(self, started: float, work_s: float) -> None:
         """Let other work of this device, which began at `started`, last as long as on the emulated one."""

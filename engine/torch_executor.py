@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from edgecloud.engine.executor import BaseExecutor, CpuShare
+from edgecloud.engine.executor import SEGMENTS_KEPT, BaseExecutor, CpuShare
 from edgecloud.models import split
 from edgecloud.models.network import Network
+from edgecloud.models.rows import RowPlan
 from edgecloud.models.torch_arrays import to_array, to_tensor
 from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.models.torch_rows import TorchRowRun, row_layers
+from edgecloud.models.trace import Traced
 from edgecloud.net.tensors import Array
 from edgecloud.predictor.gauge import Gauge
 from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
@@ -61,6 +65,23 @@ class TorchSegment:
             yield there.clone() if there is here and number in self.part.overwritten else there
 
 
+class TorchRows:
+    """One `engine.by_rows.RowBackend`. Nothing is made ready: rows are computed with the network's own parameters."""
+
+    def __init__(self, traced: Traced) -> None:
+        self._traced, self._layers = traced, row_layers(traced)
+        self._ran: set[RowPlan] = set()
+        self.ops = {number: layer.op for number, layer in self._layers.items()}
+
+    def start(self, plan: RowPlan) -> tuple[TorchRowRun, bool]:
+        """A run of a plan, and whether it is the first one."""
+        is_first = plan not in self._ran
+        if len(self._ran) >= SEGMENTS_KEPT:
+            self._ran.clear()
+        self._ran.add(plan)
+        return TorchRowRun(self._traced, self._layers, plan), is_first
+
+
 class TorchExecutor(BaseExecutor):
     """Runs segments of a network that was captured from a torch module."""
 
@@ -87,6 +108,15 @@ class TorchExecutor(BaseExecutor):
         """What measured times of this executor depend on."""
         device = f"{self._device} {device_name(self._device)}"
         return Machine(device, torch.get_num_threads(), torch.__version__, self.backend)
+
+    @property
+    def rows(self) -> "TorchRows | None":
+        """What runs segments by rows: on the processor."""
+        return self._by_rows if self._is_processor else None
+
+    @cached_property
+    def _by_rows(self) -> "TorchRows":
+        return TorchRows(self.traced)
 
     def _make(self, layers: frozenset[int]) -> TorchSegment:
         return TorchSegment(split.segment(self.traced, layers), self._device)

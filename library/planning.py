@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.library.settings import cache_of
@@ -194,6 +194,7 @@ def plan(
     accuracy_budget: float = defaults.Codec.ACCURACY_BUDGET,
     power: str = defaults.Edge.POWER,
     radio: str = defaults.Edge.RADIO,
+    overlap: Literal["auto", "off"] = defaults.Edge.OVERLAP,
     cache_dir: str | Path | None = None,
 ) -> Plan:
     """Say where a network is best cut, from times and a link. Runs nothing, opens no socket, and needs no torch.
@@ -207,7 +208,8 @@ def plan(
     than that, after a wait of `queue` seconds. `goal` says what is to be least: a `Goal`, or the name of an objective.
     `codec` is `auto` (what takes least), `raw` or a codec by name, of those whose sizes the rows, or the cache of a
     profiled network, hold; `accuracy_budget` is the share of answers that lossy ones may change, as a calibration of a
-    network, or `loss` in the rows, says. `power` and `radio` are what the edge's energy is modelled with.
+    network, or `loss` in the rows, says. `power` and `radio` are what the edge's energy is modelled with. Tensors whose
+    shape is known may leave in chunks (docs/overlap.md), unless `overlap` is `"off"`.
 
     Raises UsageError for times that are missing or not one for each layer, and for invalid numbers, layers or names.
 
@@ -238,6 +240,7 @@ def plan(
             power=power,
             radio=radio,
             codec=codec,
+            overlap=overlap,
             accuracy_budget=_budget(accuracy_budget),
         )
         source, counted = _source(net, edge_times, cloud_times, config)

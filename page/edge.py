@@ -20,6 +20,7 @@ from edgecloud.page.record import Record
 from edgecloud.page.rows import Mark, Row, stages_of
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import Link, Part, Power, StageTimes, energy_of
+from edgecloud.partition.timeline import spans
 from edgecloud.utils.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -275,7 +276,9 @@ class EdgeView:
             "download_s": times.download_s,
             "queue_s": times.queue_s,
             "cloud_s": times.cloud_s + times.decode_s,
+            "hidden_s": times.hidden_s,
             "total_s": times.total_s,
+            "stages": [list(span) for span in spans(times)],
         }
 
     def _moment_json(self, moment: _Moment) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgecloud.partition.cost import StageTimes
-
-STAGES = ("edge", "encode", "transfer", "queue", "cloud")
-"""In the order of the JSON documents, where the cloud unpacks within its seconds; they add up to the total."""
+from edgecloud.partition.timeline import spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,8 @@ class Mark:
 
 
 def stages_of(times: StageTimes) -> tuple[Stage, ...]:
-    """One after the other, those of no length left out. Where a measured time on the link lies is not known: all of it
-    is shown before the cloud's."""
-    seconds = times.to_json()
-    return in_turn((name, seconds[f"{name}_s"]) for name in STAGES)
+    """When each one ran, those of no length left out: one after the other, or overlapping (partition.timeline)."""
+    return tuple(Stage(*span) for span in spans(times))
 
 
 def in_turn(stages: Iterable[tuple[str, float]]) -> tuple[Stage, ...]:

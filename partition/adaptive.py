@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgecloud.partition.cost import StageTimes
+from edgecloud.partition.cost import StageTimes, pipelined
 from edgecloud.partition.drift import FIRST_NOISE, TICK_S, Floats, SideFactors, quadratic
 
 MARGIN = 0.02  # of the running way's seconds
@@ -37,7 +38,41 @@ PLAN_SD = 0.02  # of the total of a way, whatever is known of its kinds: no mode
 LOW_TO_HIGH = 0.8
 Z = 1.2816  # of a normal distribution, for that
 ADAPTING = 0.05
+NUDGE = 0.05  # of a stage, to see whether it is hidden
 LEAST_WIDTH, MOST_WIDTH = 0.3, 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """How the stages of several ways overlap: what of each stage belongs to each chunk of the boundary."""
+
+    of: Floats
+    """Shape (chunks, 5, ways): of computing and packing on the edge, sending, unpacking and computing on the cloud.
+    Chunks that a way does not have, and ways in which nothing overlaps, have 0 everywhere."""
+    by_rows: NDArray[np.bool_]
+    """Of every way, whether the cloud computes by rows."""
+
+    def hidden_s(self, stages: Floats) -> Floats:
+        """What is hidden of every way, where its stages take so long: shape (5, ways)."""
+        seconds = self.of * stages
+        chunks = [(one[0], one[1], one[2], one[3], one[4]) for one in seconds]
+        whole = pipelined(chunks, np.maximum)
+        rowwise = pipelined(chunks, np.maximum, is_by_rows=True)
+        in_turn = seconds.sum(axis=(0, 1))
+        last = seconds[:, 4].sum(axis=0)  # of computing that has to wait for the last chunk
+        return np.asarray(np.maximum(0.0, in_turn - np.where(self.by_rows, rowwise, whole + last)))
+
+    def seen(self, stages: Floats) -> Floats:
+        """Of one second more of each stage, what the total of every way takes more: 0 where it is hidden, 1 where not.
+        Shape (5, ways)."""
+        hidden_s, found = self.hidden_s(stages), np.ones_like(stages)
+        for number, stage in enumerate(stages):
+            longer = stages.copy()
+            longer[number] *= 1 + NUDGE
+            more = NUDGE * stage
+            saved = np.divide(self.hidden_s(longer) - hidden_s, more, out=np.zeros_like(stage), where=more > 0)
+            found[number] = np.clip(1 - saved, 0.0, 1.0)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +86,8 @@ class Ways:
     link: Floats
     cloud: Floats
     waiting_s: Floats
+    shares: Shares | None = None
+    """How their stages overlap; None: they do not."""
 
     def __len__(self) -> int:
         return len(self.edge)
@@ -103,7 +140,22 @@ class Believed:
         tables = (ways.edge, ways.link, ways.cloud)
         slopes = tuple(side.slopes(table) for side, table in zip(self.sides, tables, strict=True))
         stages = np.column_stack([slope[:, -1] for slope in slopes])
-        return Totals(stages, stages.sum(axis=1) + ways.waiting_s, slopes, self)
+        seconds = stages.sum(axis=1) + ways.waiting_s
+        if ways.shares is None:
+            return Totals(stages, seconds, slopes, slopes, self)
+        edge, link, cloud = slopes
+        computing, there = edge[:, :-2].sum(axis=1), cloud[:, :-2].sum(axis=1)
+        parts = np.array([computing, edge[:, -2], link[:, 0], cloud[:, -2], there])
+        seen, hidden_s = ways.shares.seen(parts), ways.shares.hidden_s(parts)
+        rest = np.ones(len(ways))
+        factors = (
+            [*[seen[0]] * (edge.shape[1] - 2), seen[1]],
+            [seen[2], *[rest] * (link.shape[1] - 2)],
+            [*[seen[4]] * (cloud.shape[1] - 2), seen[3]],
+        )
+        visible = [slope[:, :-1] * np.column_stack(each) for slope, each in zip(slopes, factors, strict=True)]
+        of_total = tuple(np.column_stack([each, each.sum(axis=1)]) for each in visible)
+        return Totals(stages, seconds - hidden_s, of_total, slopes, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +166,9 @@ class Totals:
     """Of the edge, the link and the cloud."""
     seconds: Floats
     slopes: tuple[Floats, ...]
+    """Of the totals, for each logarithm of a factor: what is hidden of a stage is not in them."""
+    shown: tuple[Floats, ...]
+    """Of the stages, which are measured whether hidden or not."""
     believed: Believed
 
     def sd_of_difference(self, other: int) -> Floats:
@@ -129,9 +184,10 @@ class Totals:
         Standard deviations in seconds, relative to the running way.
         """
         moved = np.zeros((len(self.seconds), len(self.seconds)))
-        for number, (slope, side) in enumerate(zip(self.slopes, self.believed.sides, strict=True)):
+        sides = zip(self.slopes, self.shown, self.believed.sides, strict=True)
+        for number, (slope, stage, side) in enumerate(sides):
             stage_s = np.maximum(self.stages[:, number], TICK_S)
-            rows = slope / stage_s[:, None]
+            rows = stage / stage_s[:, None]
             known = quadratic(rows, side.estimate.cov)
             shown: Floats = rows @ side.estimate.cov @ (slope - slope[running]).T
             moved += shown**2 / (known + side.noise**2 + (TICK_S / stage_s) ** 2)[:, None]
@@ -140,9 +196,9 @@ class Totals:
     def sd_of_total(self, way: int) -> float:
         """Standard deviation of the logarithm of one measured total: what is not known, and noise."""
         variance = (PLAN_SD * float(self.seconds[way])) ** 2
-        for number, (slope, side) in enumerate(zip(self.slopes, self.believed.sides, strict=True)):
+        for slope, side in zip(self.slopes, self.believed.sides, strict=True):
             row = slope[way]
-            variance += float(row @ side.estimate.cov @ row) + (side.noise * float(self.stages[way, number])) ** 2
+            variance += float(row @ side.estimate.cov @ row) + (side.noise * float(row[-1])) ** 2
         return math.sqrt(variance) / float(self.seconds[way])
 
 

@@ -90,7 +90,7 @@ class Walk:
 
     def sum_of(self, state: _State) -> float:
         """What a cut adds up to."""
-        start_s = next(start_s for point, start_s in reversed(self._starts) if point & state.head)
+        start_s = float(next(start_s for point, start_s in reversed(self._starts) if point & state.head))
         return state.edge_s + state.upload_s + state.cloud_s + start_s
 
     @property

@@ -53,6 +53,9 @@ class Overlapped:
 
     predicted: StageTimes
     overlap: Overlap | None = None
+    shares: tuple[tuple[float, ...], ...] = ()
+    """Of every chunk, in the order in which they leave: of all computing on the edge, packing, sending, unpacking and
+    computing on the cloud its own share; for who reckons with other seconds."""
 
 
 def axis_of(shape: Sequence[int]) -> int | None:
@@ -63,17 +66,20 @@ def axis_of(shape: Sequence[int]) -> int | None:
     return next((axis for axis, size in enumerate(shape) if axis > 0 and size >= LONG), None)
 
 
-def overlapped(problem: Problem, parts: Sequence[Part], weights: StageWeights = LATENCY) -> Overlapped:
+def overlapped(
+    problem: Problem, parts: Sequence[Part], weights: StageWeights = LATENCY, *, is_rough: bool = False
+) -> Overlapped:
     """What parts are predicted to take with the chunks that are best for what is minimized.
 
-    A head and a tail alone overlap, and only where the problem says what chunks cost. Raises ValueError for parts that
+    A head and a tail alone overlap, and only where the problem says what chunks cost. Rough chunks take less to find.
+    Raises ValueError for parts that
     `predict` refuses.
     """
     in_turn = predict(problem, parts)
     is_cut = len(parts) == 2 and parts[0].place == "edge"
     if problem.chunking is None or not is_cut:
         return Overlapped(in_turn)
-    return best_chunks(problem, parts[0].layers, in_turn, weights)
+    return best_chunks(problem, parts[0].layers, in_turn, weights, is_rough=is_rough)
 
 
 def best_chunks(
@@ -170,16 +176,21 @@ class _Case:
     head_rows: bool = False
     tail_rows: bool = False
 
-    def finished(self, ends: Ends) -> tuple[Values, Values]:
-        """The totals of some cases, and how many further chunks they have."""
+    def passages(self, ends: Ends) -> tuple[Values, Values]:
+        """Seconds of every chunk of some cases, shape (5, cases, chunks), and how many further chunks these have."""
         begins = np.concatenate([np.zeros((len(ends), 1), dtype=np.intp), ends[:, :-1]], axis=1)
         is_there = ends > begins
         seconds = self.through[:, ends] - self.through[:, begins]
         seconds[:, :, 1:] += self.further[:, None, None] * is_there[:, 1:]
         seconds[:, :, 0] += self.through[:, :1]  # before anything has come or gone
+        return seconds, is_there.sum(axis=1) - 1.0
+
+    def finished(self, ends: Ends) -> tuple[Values, Values]:
+        """The totals of some cases, and how many further chunks they have."""
+        seconds, more = self.passages(ends)
         chunks = ((s[0], s[1], s[2], s[3], s[4]) for s in np.moveaxis(seconds, 2, 0))
         done = pipelined(chunks, np.maximum, self.in_turn.queue_s, is_by_rows=self.tail_rows)
-        return done + self.rest_s, is_there.sum(axis=1) - 1.0
+        return np.asarray(done + self.rest_s), more
 
     def values(self, ends: Ends, weights: StageWeights) -> Values:
         """What is minimized."""
@@ -187,7 +198,7 @@ class _Case:
         head, packing, link, unpacking, rows = self.further.tolist()
         added = weights.edge * (head + packing) + weights.upload * link + weights.cloud * (unpacking + rows)
         sums = self.in_turn.stages_s + float(self.further.sum()) * more
-        return weights.value(self.in_turn) + added * more - weights.hidden * (sums - totals)
+        return np.asarray(weights.value(self.in_turn) + added * more - weights.hidden * (sums - totals))
 
     def search(self, weights: StageWeights, *, is_rough: bool) -> tuple[tuple[int, ...], float]:
         """The best ends that are found, and their value. Rough ones are of the sizes that are tried first."""
@@ -207,7 +218,7 @@ class _Case:
     @property
     def places(self) -> int:
         """At how many places the line may end."""
-        return self.through.shape[1] - 1
+        return int(self.through.shape[1]) - 1
 
     @property
     def _bounds(self) -> tuple[int, ...]:
@@ -271,7 +282,13 @@ class _Case:
             inside = [end - begin for end in ends if begin < end <= bound]
             slices.append(Slices(tensor.layer, tensor.axis, tuple(inside) if tensor.steps > 1 else (tensor.size,)))
             begin = bound
-        return Overlapped(times, Overlap(tuple(slices), self.head_rows, self.tail_rows))
+        wholes = (times.edge_s, times.encode_s, times.upload_s, times.decode_s, times.cloud_s)
+        chunks = self.passages(np.array([ends], dtype=np.intp))[0][:, 0, :].T.tolist()
+        shares = [
+            tuple(seconds / whole if whole > 0 else 0.0 for seconds, whole in zip(chunk, wholes, strict=True))
+            for chunk in chunks
+        ]
+        return Overlapped(times, Overlap(tuple(slices), self.head_rows, self.tail_rows), tuple(shares))
 
 
 def _cases(
@@ -324,7 +341,8 @@ def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], 
 
 def _by_rows(rows: RowShares, seconds: Sequence[float]) -> Values:
     """Seconds of so many rows."""
-    return np.asarray(rows.shares, dtype=np.float64) @ np.array([seconds[layer] for layer in rows.layers])
+    table, taken = np.asarray(rows.shares, dtype=np.float64), np.array([seconds[layer] for layer in rows.layers])
+    return np.asarray(table @ taken)
 
 
 @cache

@@ -5,7 +5,7 @@ are on their way. With `head_rows` a slice leaves as soon as the head has made i
 begins with the rows that are there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,9 +96,9 @@ class Overlap:
         else:
             yield from ((tensor, index) for tensor, each in enumerate(self.slices) for index in range(len(each)))
 
-    def to_json(self) -> dict[str, object]:
-        """As every JSON document has it."""
-        slices = [{"layer": each.layer, "axis": each.axis, "ends": list(each.ends)} for each in self.slices]
+    def to_json(self, name_of: Callable[[int], str]) -> dict[str, object]:
+        """As every JSON document has it, with layers by their names."""
+        slices = [{"layer": name_of(each.layer), "axis": each.axis, "ends": list(each.ends)} for each in self.slices]
         shown: dict[str, object] = {"slices": slices, "head_rows": self.head_rows, "tail_rows": self.tail_rows}
         return shown | ({"order": [list(chunk) for chunk in self.order]} if self.order else {})
 

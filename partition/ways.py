@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecloud.models.graph import LayerGraph
-from edgecloud.partition.adaptive import LINK_SD, Believed, Ways
-from edgecloud.partition.cost import Part, Problem, parts_of
+from edgecloud.partition.adaptive import LINK_SD, Believed, Shares, Ways
+from edgecloud.partition.chunking import Overlapped, overlapped
+from edgecloud.partition.cost import Part, Problem, StageTimes, parts_of
 from edgecloud.partition.drift import Floats, SideFactors, Stage
+from edgecloud.partition.overlap import Overlap
 
 MATTERS = 0.03  # of all seconds of a side: a kind with less has no factor of its own
 PACKING_SD = 0.7  # short times, of other data: a packing's first measurement says most
@@ -59,6 +61,10 @@ class Table:
     kinds: tuple[Kinds, Kinds] = field(repr=False)
     whole_s: float
     """Seconds of all layers on the edge, as they are in `edge`."""
+    overlaps: tuple[Overlap | None, ...] = ()
+    """How the boundary of each way leaves in chunks."""
+    shares: Shares | None = None
+    """How their stages overlap; None where none does."""
 
     def name_of(self, parts: Sequence[Part]) -> str | None:
         """The name of a way; None where it is none of them."""
@@ -76,17 +82,17 @@ class Table:
         edge = self.edge.copy()
         if self.whole_s > 0:
             edge[:, :-1] *= sum(problem.edge_s) / self.whole_s
-        return Ways(edge, transfer, loaded, is_sent * cloud.queue_s)
+        return Ways(edge, transfer, loaded, is_sent * cloud.queue_s, self.shares)
 
 
 def table_of(
     exact: Problem, points: Problem, others: Iterable[frozenset[int]] = (), fits: Sequence[bool] = ()
 ) -> Table:
-    """The points, with the packing of one problem, and other cuts, with that of another.
+    """The points, with the packing of one problem, and other cuts, with that of another; of these the best chunks.
 
     `fits` says of every point whether a frame can carry it; all of them where it is empty.
     """
-    graph = exact.graph
+    graph, others = exact.graph, tuple(others)
     kinds = Kinds.of_layers(graph, exact.edge_s), Kinds.of_layers(graph, exact.cloud.seconds)
     rows = kinds[0].rows(exact.edge_s), kinds[1].rows(exact.cloud.seconds)
     cuts = [
@@ -96,7 +102,8 @@ def table_of(
     ]
     known = {head for _, head, _ in cuts}
     cuts += [(_name(head), head, exact) for head in dict.fromkeys(others) if head not in known]
-    lines = [_Line.of(problem, head, rows) for _, head, problem in cuts]
+    searched = frozenset(others)
+    lines = [_Line.of(problem, head, rows, is_rough=head not in searched) for _, head, problem in cuts]
     names = tuple(name for name, *_ in cuts)
     ends = ("0", str(len(graph.points) - 1))
     return Table(
@@ -110,7 +117,20 @@ def table_of(
         tuple(end for end in ends if end in names),
         kinds,
         float(sum(exact.edge_s)),
+        tuple(line.sent.overlap for line in lines),
+        _shares([line.sent for line in lines]),
     )
+
+
+def _shares(sent: Sequence[Overlapped]) -> Shares | None:
+    longest = max(len(each.shares) for each in sent)
+    if not longest:
+        return None
+    table = np.zeros((longest, 5, len(sent)))
+    for number, each in enumerate(sent):
+        if each.shares:
+            table[: len(each.shares), :, number] = each.shares
+    return Shares(table, np.array([each.overlap is not None and each.overlap.tail_rows for each in sent]))
 
 
 def _name(head: frozenset[int]) -> str:
@@ -126,9 +146,10 @@ class _Line:
     cloud: Floats
     up_bytes: int = 0
     down_bytes: int = 0
+    sent: Overlapped = field(default_factory=lambda: Overlapped(StageTimes()))
 
     @classmethod
-    def of(cls, problem: Problem, head: frozenset[int], rows: tuple[Floats, Floats]) -> "_Line":
+    def of(cls, problem: Problem, head: frozenset[int], rows: tuple[Floats, Floats], *, is_rough: bool) -> "_Line":
         graph, parts = problem.graph, parts_of(problem.graph, head)
         edge, cloud = np.append(rows[0][sorted(head)].sum(axis=0), 0.0), np.zeros(rows[1].shape[1] + 1)
         if len(parts) == 1:
@@ -138,9 +159,13 @@ class _Line:
         packed = problem.crossing(crossing)
         cloud[:-1] = rows[1][sorted(tail)].sum(axis=0)
         cloud[-2] += problem.cloud.start_s[graph.points[graph.entry(head)].layer]
-        edge[-1], cloud[-1] = packed.encode_s, packed.decode_s
+        sent = overlapped(problem, parts, is_rough=is_rough)
+        edge[-1], cloud[-1] = sent.predicted.encode_s, sent.predicted.decode_s
+        up_bytes = packed.bytes
+        if sent.overlap is not None:  # every further chunk has a frame of its own
+            up_bytes = round(sent.predicted.upload_s * problem.link.up_bytes_per_s)
         codecs = {} if problem.packed is None else {layer: problem.packed[layer].codec for layer in crossing}
-        return cls(parts, codecs, edge, cloud, packed.bytes, max(1, problem.result_bytes))
+        return cls(parts, codecs, edge, cloud, up_bytes, max(1, problem.result_bytes), sent)
 
 
 def first_belief(table: Table, edge_sd: float, cloud_sd: float) -> Believed:

@@ -53,3 +53,5 @@ class CloudConfig:
     idle_s: float = defaults.Server.IDLE_S
     request_s: float = defaults.Server.REQUEST_S
     drain_s: float = defaults.Server.DRAIN_S
+    cpu_share: float | None = None
+    """The emulated share of a core, in computing layers; None: all that there is."""

@@ -16,7 +16,7 @@ import numpy as np
 from edgecloud.engine.answers import is_close, is_finite
 from edgecloud.engine.auto_executor import AutoExecutor
 from edgecloud.engine.backend_choice import Chosen, choose
-from edgecloud.engine.executor import SEGMENTS_KEPT, Executor, Ran, Segment
+from edgecloud.engine.executor import SEGMENTS_KEPT, CpuShare, Executor, Ran, Segment
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.load import LoadMeter
 from edgecloud.engine.speed import SpeedMeter
@@ -405,8 +405,9 @@ class Networks:
         return self._worker.run(make_ready, Deadline.after(LOAD_S, f"{entry.name} was not ready"))[0]
 
     def _chosen(self, network: Network, *, is_behind: bool = False) -> Chosen:
-        device = self._config.device
-        return choose(network, device.name, None, device.backend, device.cache_dir, is_behind=is_behind)
+        device, emulated = self._config.device, self._config.cpu_share
+        share = None if emulated is None else CpuShare(emulated)
+        return choose(network, device.name, share, device.backend, device.cache_dir, is_behind=is_behind)
 
     def _served(self, entry: registry.Entry, chosen: Chosen, timing: FoundTimes, network: Network) -> Served:
         graph, executor = network.graph, chosen.executor

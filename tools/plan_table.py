@@ -9,7 +9,9 @@ from edgecloud.partition.cost import Part, StageTimes
 from edgecloud.partition.decide import Decision
 from edgecloud.partition.gain import Gain
 from edgecloud.partition.objectives import OBJECTIVES
+from edgecloud.partition.overlap import Overlap
 from edgecloud.partition.packing import RAW
+from edgecloud.partition.timeline import spans
 from edgecloud.utils.later import later
 from edgecloud.utils.units import format_bytes, format_seconds, middle_cut, printable
 
@@ -30,7 +32,7 @@ STAGES = (
     *(("edge_s", "green", "█"), ("encode_s", "magenta", "▚"), ("transfer_s", "yellow", "▒"), ("queue_s", "red", "░")),
     ("cloud_s", "blue", "▓"),
 )
-"""As in every JSON document: unpacking is in the cloud's seconds, and all of them are the total."""
+"""As in every JSON document: unpacking is in the cloud's seconds, and all of them are the total and what is hidden."""
 
 
 def candidates_table(
@@ -92,8 +94,18 @@ def _title(count: int, shown: int) -> str:
 
 def _bar(predicted: StageTimes, longest: float, most: int) -> Text:
     bar, seconds = Text(), predicted.to_json()
-    for name, color, block in STAGES:
-        bar.append(block * (round(most * seconds[name] / longest) if longest else 0), style=color)
+    if predicted.hidden_s <= 0:
+        for name, color, block in STAGES:
+            bar.append(block * (round(most * seconds[name] / longest) if longest else 0), style=color)
+        return bar
+    look = {name.removesuffix("_s"): (color, block) for name, color, block in STAGES}
+    cells: dict[int, str] = {}
+    for span in sorted(spans(predicted), key=lambda each: each.seconds):  # where stages overlap the longer one is seen
+        first, last = (round(most * at_s / longest) for at_s in (span.begin_s, span.begin_s + span.seconds))
+        cells |= dict.fromkeys(range(first, last), span.name)
+    for _, name in sorted(cells.items()):
+        color, block = look[name]
+        bar.append(block, style=color)
     return bar
 
 
@@ -144,6 +156,23 @@ def part_line(graph: LayerGraph, part: Part) -> str:
 def part_json(graph: LayerGraph, part: Part) -> dict[str, Any]:
     """The same for programs."""
     return {"place": part.place, "layers": [graph.layers[number].id for number in sorted(part.layers)]}
+
+
+def overlap_json(graph: LayerGraph, overlap: Overlap | None) -> dict[str, Any] | None:
+    """How a boundary leaves in chunks, for programs."""
+    return None if overlap is None else overlap.to_json(lambda number: graph.layers[number].id)
+
+
+def overlap_line(graph: LayerGraph, decision: Decision) -> str:
+    """The same for people, and what that saves; "" where nothing overlaps."""
+    overlap = decision.overlap
+    if overlap is None:
+        return ""
+    tensors = [f"{len(each)} of {_id(graph, each.layer)}" for each in overlap.slices]
+    by_rows = [side for side, is_so in (("head", overlap.head_rows), ("tail", overlap.tail_rows)) if is_so]
+    rows = f", {' and '.join(by_rows)} by rows" if by_rows else ""
+    saved = f"{format_seconds(decision.predicted.hidden_s)} of the stages hidden behind others"
+    return f"{overlap.count} chunks ({', '.join(tensors)}){rows}: {saved}"
 
 
 def candidate_json(graph: LayerGraph, candidate: Candidate) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgecloud.client.config import EdgeConfig
+from edgecloud.client.config import EdgeConfig, Overlapping
 from edgecloud.client.power import PowerChoice
+from edgecloud.engine.overlapping import MOST, chunking_of
 from edgecloud.engine.packing_store import AUTO
 from edgecloud.models import bundle, custom_model, graph_json, onnx_file
 from edgecloud.models.graph import LayerGraph
@@ -67,6 +68,8 @@ class PlanConfig:
     """Whether the cloud takes JPEG."""
     codec_files: tuple[Path, ...] = ()
     """Of learned codecs, which the cloud has as well."""
+    overlap: Overlapping = EdgeConfig.overlap
+    """Whether stages may overlap; the cloud is thought to take chunks."""
 
     @property
     def packing(self) -> Packing:
@@ -168,6 +171,9 @@ def decided(
     problem = problem_of(source.document, source.name, config, source.edge)
     if counted is None:
         counted = _counted(problem.graph, source, config, progress)
+    if config.overlap == "auto":
+        share = config.cpu_share if source.edge is None else _share(source.edge, config)
+        problem = replace(problem, chunking=chunking_of(MOST, share))
     power = choice.at(problem.link)
     load_solvers(problem.graph, config.goal)
     started = time.perf_counter()

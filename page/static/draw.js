@@ -24,10 +24,15 @@ const rate = (n) => n == null ? "-" : scaled(n * 8, ["bit/s", "kbit/s", "Mbit/s"
 const percent = (x) => x == null ? "-" : `${Math.round(x * 100)} %`;
 const short = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 
+// Stages that overlap take turns in two halves, so that both are seen.
 function bar(x, y, height, scale, stages, extra) {
-  return stages.filter(([, , length]) => length * scale > 0.05).map(([name, begin, length]) => svg("rect",
-    { x: x + begin * scale, y, height, width: Math.max(0.6, length * scale), class: `fill-${name} ${extra}` }));
+  const overlap = stages.some(([, begin], index) => index && begin < stages[index - 1][1] + stages[index - 1][2] - 1e-6);
+  const part = overlap ? height / 2 : height;
+  return stages.map(([name, begin, length], index) => [name, begin, length, overlap ? index % 2 : 0]).filter(([, , length]) => length * scale > 0.05)
+    .map(([name, begin, length, lane]) => svg("rect",
+      { x: x + begin * scale, y: y + lane * part, height: part, width: Math.max(0.6, length * scale), class: `fill-${name} ${extra}` }));
 }
+const lasting = (stages) => Math.max(0, ...stages.map(([, begin, length]) => begin + length));
 // Measured in front, predicted behind and higher, so that both ends are seen.
 function waterfall(width, rows, isAligned, label) {
   const left = 46, right = 74, step = 24, inner = Math.max(40, width - left - right);
@@ -57,11 +62,7 @@ function cuts(width, points, chosen, pinned, words) {
   const most = Math.max(...points.map((p) => p.total_s), 1e-9), scale = inner / most, height = points.length * step + 4;
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words });
   points.forEach((p, index) => {
-    const y = index * step, is = p.point === chosen, stages = [];
-    let at = 0;
-    for (const [name, length] of [["edge", p.edge_s], ["encode", p.encode_s], ["transfer", p.upload_s + p.rtt_s + p.download_s], ["queue", p.queue_s], ["cloud", p.cloud_s]]) {
-      stages.push([name, at, length]); at += length;
-    }
+    const y = index * step, is = p.point === chosen, stages = p.stages, at = lasting(stages);
     if (is || p.point === pinned) picture.append(svg("rect", { x: 0, y, width, height: step, class: "chosen" }));
     picture.append(svg("text", { x: 2, y: y + 15, class: is ? "strong" : "" }, `${is ? "→ " : ""}${p.point === pinned ? "● " : ""}${p.point} ${short(p.layer, width < 600 ? 10 : 22)}`),
       ...bar(left, y + 4, 14, scale, stages, ""), svg("text", { x: left + at * scale + 5, y: y + 15, class: is ? "strong" : "" }, seconds(p.total_s)));
@@ -73,7 +74,7 @@ function bestAt(points, now, up, speed) {
   let best = points[0], least = Infinity;
   for (const p of points) {
     let total = (p.edge_s + p.encode_s) * now.edge_speed / speed;
-    if (p.up_bytes > 0) total += p.rtt_s + p.up_bytes / up + p.download_s * now.up_bytes_per_s / up + p.queue_s + p.cloud_s;
+    if (p.up_bytes > 0) total += p.rtt_s + p.up_bytes / up + p.download_s * now.up_bytes_per_s / up + p.queue_s + p.cloud_s - p.hidden_s * Math.min(1, now.up_bytes_per_s / up);
     if (total < least) { least = total; best = p; }
   }
   return best.point;

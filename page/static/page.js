@@ -228,7 +228,7 @@ function drawRequests() {
     ...(isEdge ? [[say("joules"), "n"]] : []), [say("note")]];
   keepScroll("requests", table(heads, rows.slice().reverse().map((row) => {
     const of = Object.fromEntries(row.stages.map(([name, , length]) => [name, length]));
-    const expected = row.predicted.reduce((sum, [, , length]) => sum + length, 0);
+    const expected = lasting(row.predicted);
     return [[row.number, "n"], ...(isEdge ? [] : [[row.name]]), ...(state.program === "cloud" ? [[row.peer]] : []), [seconds(row.total_s), "n"], ...order.map((name) => [of[name] == null ? "-" : seconds(of[name]), "n"]),
       ...(state.program === "cloud" ? [[row.batch, "n"]] : [[row.predicted.length ? seconds(expected) : "-", "n"], [row.codec || "-"], [bytes(row.payload_bytes), "n"], [say(`by_${row.completed_by}`), row.completed_by === "fallback" || !row.completed_by ? "bad" : ""]]),
       [row.point === null ? say("several") : String(row.point)], ...(isEdge ? [[`${row.energy_j.toPrecision(3)} J`, "n"]] : []), [row.why || "", "long"]];

@@ -42,8 +42,8 @@ def test_a_tensor_leaves_once() -> None:
 
 
 def test_as_json() -> None:
-    assert Overlap((Slices(4, 2, (3, 6)),), tail_rows=True).to_json() == {
-        "slices": [{"layer": 4, "axis": 2, "ends": [3, 6]}],
+    assert Overlap((Slices(4, 2, (3, 6)),), tail_rows=True).to_json("conv{}".format) == {
+        "slices": [{"layer": "conv4", "axis": 2, "ends": [3, 6]}],
         "head_rows": False,
         "tail_rows": True,
     }
