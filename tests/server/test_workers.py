@@ -153,9 +153,17 @@ def test_what_a_worker_may_not_be(tmp_path: Path) -> None:
         (("-i", f"unix:{tmp_path}/s"), "only a worker listens on a file"),
         (("--worker", "-i", "unix:relative"), "absolute path"),
         (("--workers", "many"), "many"),
+        (("--workers", "1", "--models", "le_nett"), "did you mean le_net"),
     ):
         done = run_script("cloud_api.py", *arguments)
         assert (done.code, said in done.stderr) == (2, True), done.stderr
+
+
+def test_workers_that_cannot_do_what_they_are_told_end_the_gateway_with_their_own_line(tmp_path: Path) -> None:
+    done = run_script("cloud_api.py", "-p", "0", "--workers", "2", "--weights", f"le_net={tmp_path}/none.pt")
+    assert (done.code, done.stdout) == (2, "")
+    assert "none.pt" in done.stderr
+    assert "the workers cannot be started" in done.stderr.splitlines()[-1]
 
 
 def test_a_socket_in_a_folder_of_others_is_refused(tmp_path: Path) -> None:
