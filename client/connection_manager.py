@@ -10,6 +10,7 @@ whenever an inference needs the cloud.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
-from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
+from edgecloud.client.fallback import MOST_BUSY_S, RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import RefusedError, blaming, handshake
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
 from edgecloud.net.connection import BURST_BYTES, Connection
@@ -448,6 +449,13 @@ class ConnectionManager:
         if is_open and not self._is_leaving and not self._waits_for_shipping and not self._reconnector.is_busy:
             self._reconnector.start()
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a cloud may say that it is busy, and be waited for all the same: where this edge can answer by
+        itself, it does so meanwhile, and comes back."""
+        config = self._config
+        return MOST_BUSY_S if config.first_s is not None and config.first_s < config.ready_s else math.inf
+
     def _greeted(self, address: tuple[str, int], ready_s: float) -> MultiplexedClient:
         config = self._config
         client = MultiplexedClient.open(
@@ -461,6 +469,7 @@ class ConnectionManager:
             timeout_s=config.timeout_s,
             tls=config.tls,
             is_given_up=lambda: self._is_leaving,
+            patience_s=self._patience_s,
         )
         self.has_connected = True
         if config.interval_s is not None:
@@ -472,7 +481,7 @@ class ConnectionManager:
 
         def greet() -> Connection:
             hello, is_given_up = self._hellos[0], lambda: self._is_leaving
-            more = (self._on_connection, config.tls, is_given_up)
+            more = (self._on_connection, config.tls, is_given_up, self._patience_s)
             return handshake(config.address, [hello], self._layers, ready_s, *more)[0]
 
         connection = self._with_networks(greet)

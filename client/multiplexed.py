@@ -8,6 +8,7 @@ as nobody else uses the connection it needs no threads: the caller sends, and re
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -234,12 +235,13 @@ class MultiplexedClient:
         timeout_s: float,
         tls: "ClientTls | None" = None,
         is_given_up: Callable[[], bool] = lambda: False,
+        patience_s: float = math.inf,
     ) -> "MultiplexedClient":
         """Connect and agree on the networks.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `handshake` does.
         """
-        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up)
+        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up, patience_s)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property
