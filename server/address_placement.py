@@ -52,7 +52,7 @@ class AddressPlacement:
         return self._workers
 
     def lost(self, name: str) -> None:
-        """Nothing: whoever started it has to replace it, at the same address, where the gateway looks again."""
+        """Nothing: who started it has to replace it, at the same address, where the gateway looks again."""
 
     def close(self, seconds: float) -> None:
         """Nothing."""
@@ -90,7 +90,7 @@ class DnsPlacement:
 
     @property
     def wanted(self) -> int:
-        """As many as there are: whoever starts them decides how many that should be."""
+        """As many as there are: who starts them decides how many that should be."""
         return len(self._workers)
 
     def addresses(self) -> Sequence[WorkerAddress]:

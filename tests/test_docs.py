@@ -20,7 +20,8 @@ DOCUMENTS = sorted(path for folder in (".", *FOLDERS) for path in (ROOT / folder
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OF_OTHERS = {"--build", "--build-arg", "--exit-code-from", "--for", "--from-file", "--platform", "--strict"}
 OF_OTHERS |= {"--no-deps", "--now", "--yes"}
-"""Of docker, kubectl, mypy, pip, systemctl and apt."""
+OF_OTHERS |= {"--scale", "--head", "--address", "--port", "--generate", "--disable-usage-stats"}
+"""Of docker, kubectl, mypy, pip, systemctl, apt and ray."""
 COMMAND = re.compile(
     r"python (?:-m (lab) (\w+)|(?:-m )?(\w[\w./]*?)(?:\.py)?"
     r"(?: (plan|profile|fit|evaluate|calibrate|bottleneck))?)(?: |$)"
