@@ -201,8 +201,6 @@ class ConnectionManager:
         self._hellos = [replace(hello, moves=True) for hello in hellos]
         token = hellos[0].token if hellos else ""
         self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
-        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
-        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._seen_off: list[MultiplexedClient] = []
         """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
@@ -210,6 +208,8 @@ class ConnectionManager:
         self._opening: Connection | None = None
         self._peer: tuple[str, int] | None = None
         self._is_leaving = False
+        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
+        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._lock, self._replacing = threading.Lock(), threading.Lock()
         """One held for moments only, and never while anything else of this project is called; the other while a
         connection is replaced that an inference needs."""
