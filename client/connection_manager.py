@@ -11,6 +11,7 @@ whenever an inference needs the cloud.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from edgecloud.client.clouds import CloudAddress, Clouds
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
-from edgecloud.client.fallback import RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
+from edgecloud.client.fallback import MOST_BUSY_S, RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
 from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
 from edgecloud.client.moving import TRIES, Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
@@ -493,6 +494,13 @@ class ConnectionManager:
         if is_open and not self._is_leaving and not self._waits_for_shipping and not self._reconnector.is_busy:
             self._reconnector.start()
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a cloud may say that it is busy, and be waited for all the same: where this edge can answer by
+        itself, it does so meanwhile, and comes back."""
+        config = self._config
+        return MOST_BUSY_S if config.first_s is not None and config.first_s < config.ready_s else math.inf
+
     def _greeted(self, dial: Dial, ready_s: float) -> MultiplexedClient:
         config = self._config
         client = MultiplexedClient.open(
@@ -507,6 +515,7 @@ class ConnectionManager:
             tls=config.tls,
             is_given_up=lambda: self._is_leaving,
             dial=dial,
+            patience_s=self._patience_s,
         )
         self.has_connected = True
         if config.interval_s is not None:
@@ -518,7 +527,7 @@ class ConnectionManager:
 
         def greet(dial: Dial, left_s: float) -> Connection:
             hello = replace(self._hellos[0], moves=False)  # it ends soon
-            more = (self._on_connection, config.tls, lambda: self._is_leaving, dial)
+            more = (self._on_connection, config.tls, lambda: self._is_leaving, dial, self._patience_s)
             return handshake(config.address, [hello], self._layers, left_s, *more)[0]
 
         connection = self._with_networks(lambda: self._of_any(greet, self._clouds.dial, ready_s))

@@ -1,5 +1,6 @@
 """The one place where an edge connects to a cloud and says hello, and checks of what it hears."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -61,12 +62,14 @@ def handshake(
     tls: "ClientTls | None" = None,
     is_given_up: Callable[[], bool] = lambda: False,
     dial: Dial | None = None,
+    patience_s: float = math.inf,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
     `layers` are the numbers of layers of each; with `tls` the cloud has to prove who it is. A cloud that says BUSY,
     since it loads the network or too many others are there, is asked again on a new connection when it said, within
-    `ready_s` seconds in all, unless that `is_given_up`. `dial` connects where that is not always to the address.
+    `ready_s` seconds in all, unless that `is_given_up`, or it names more than `patience_s` seconds: it has nobody who
+    computes yet, say. `dial` connects where that is not always to the address.
     Raises AppError: ConnectError, MismatchError and DeadlineError, what the cloud refuses with (the last BUSY where
     there is no time for another try), and ProtocolError where it answers something else.
     """
@@ -81,7 +84,8 @@ def handshake(
             if busy is not None and (is_nobody(error) or isinstance(error, DeadlineError)):  # it was there
                 raise busy from None
             busy, again_at = error, time.monotonic() + busy_pause_s(error.retry_after_s)
-            if error.refusal != BUSY or again_at >= end or is_given_up():
+            is_long = error.retry_after_s > patience_s
+            if error.refusal != BUSY or is_long or again_at >= end or is_given_up():
                 raise
         while (pause_s := again_at - time.monotonic()) > 0 and not is_given_up():
             time.sleep(min(pause_s, NAP_S))

@@ -8,6 +8,7 @@ as nobody else uses the connection it needs no threads: the caller sends, and re
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -239,12 +240,15 @@ class MultiplexedClient:
         tls: "ClientTls | None" = None,
         is_given_up: Callable[[], bool] = lambda: False,
         dial: Dial | None = None,
+        patience_s: float = math.inf,
     ) -> "MultiplexedClient":
         """Connect and agree on the networks.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `handshake` does.
         """
-        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up, dial)
+        connection, ready = handshake(
+            address, hellos, layers, ready_s, on_connection, tls, is_given_up, dial, patience_s
+        )
         return cls(connection, ready, listener, window, timeout_s)
 
     def hear(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """A cloud whose networks run in other processes: it guards the door, and workers compute.
 
-Everything that a client may do wrong is met here, as without workers: greeting, token, limits, admission, pacing, what
+Everything that a client may do wrong is met here, as without workers: handshake, token, limits, admission, pacing, what
 a source has outstanding, and what it may have loaded. Networks that edges send stay in this process's own children.
 """
 

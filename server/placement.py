@@ -42,10 +42,13 @@ class Setup:
 class Placement(Protocol):
     """Starts and watches workers. Its methods may be called from any thread."""
 
-    wanted: int
-    """How many workers there should be."""
-    waking_s: float
-    """Seconds until a new one usually answers."""
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+
+    @property
+    def waking_s(self) -> float:
+        """Seconds until a new one usually answers."""
 
     def start(self) -> None:
         """Begin; does not wait for workers. Raises AppError for what cannot work at all."""

@@ -218,8 +218,7 @@ def test_nothing_of_a_clients_token_reaches_a_worker(fleet: Fleetlet, le_net: To
 
 @pytest.mark.parametrize("kind", ["file", "tcp"])
 def test_a_stranger_who_reaches_a_worker_gets_nothing(kind: str, fleet: Fleetlet, le_net: TorchNetwork) -> None:
-    about = {"host": LOCAL} if kind == "tcp" else {}
-    worker = fleet.worker("a", le_net, **about)
+    worker = fleet.worker("a", le_net, host=LOCAL if kind == "tcp" else f"unix:{fleet.folder}/a")
     host, port = worker.server.addresses[0]
     with caller(fleet.open(), le_net) as edge:
         for first, code in (

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.server import health
 from edgecloud.server.gateway import Gateway
 from edgecloud.server.local_placement import LocalPlacement, device_of
 from edgecloud.server.placement import Setup
@@ -50,7 +51,8 @@ class Edges:
     """Edges that ask without pause, and look at every answer."""
 
     def __init__(self, port: int, subject: TorchNetwork, count: int) -> None:
-        self.right, self.wrong, self.lost = 0, 0, []
+        self.right, self.wrong = 0, 0
+        self.lost: list[str] = []
         self._is_over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(port, subject, n)) for n in range(count)]
@@ -129,10 +131,8 @@ def test_scaled_to_nothing_and_back(pair: tuple[Fleetlet, LocalPlacement], le_ne
 
 def test_a_gateway_that_is_killed_leaves_no_worker_behind(cache: Path, le_net: TorchNetwork) -> None:
     with running_cloud(cache, "--workers", "1", "--models", "le_net") as cloud:
-        with caller(cloud.port, le_net, greets=False) as edge:
-            until(lambda: children_of(cloud.process.pid))
-            until(lambda: _greets(cloud.port, le_net))
-            edge.greet()
+        until(lambda: (state := health.ask(LOCAL, cloud.port, "", None).state) is not None and state.workers == 1)
+        with caller(cloud.port, le_net) as edge:
             edge.answered()
         done = run_script("cloud_api.py", "--health", f"{LOCAL}:{cloud.port}", "--json")
         found = json.loads(done.stdout)
@@ -141,15 +141,6 @@ def test_a_gateway_that_is_killed_leaves_no_worker_behind(cache: Path, le_net: T
         assert workers
         cloud.kill()
         until(lambda: not any(map(is_running, workers)))
-
-
-def _greets(port: int, subject: TorchNetwork) -> bool:
-    with caller(port, subject, greets=False) as edge:
-        try:
-            edge.greet()
-        except AppError:
-            return False
-    return True
 
 
 def test_what_a_worker_may_not_be(tmp_path: Path) -> None:
