@@ -622,7 +622,7 @@ class ConnectionManager:
             log.info("this edge stays with its cloud, which is the best")
             return True
         rtt_s = self._clouds.rtt_s
-        if not self._use(client, instead_of=old):  # the old one was lost and replaced meanwhile
+        if self._is_leaving or not self._use(client, instead_of=old):  # lost, and replaced by another meanwhile
             client.close()
             return True
         if self._estimator is not None and rtt_s is not None:
@@ -924,6 +924,7 @@ class ConnectionManager:
         """Close the connection, and do not reconnect."""
         self.leave()
         self.wait(END_S)
+        self._mover.wait(END_S)
         with self._lock:
             open_ones = [*self._seen_off, *([] if self._client is None else [self._client])]
         for client in open_ones:
