@@ -125,12 +125,16 @@ class Clouds:
 
         Where none is, all of them may be tried again.
         """
-        if self.used is not None:
-            self._refused.add(self.used)
+        self.pass_over()
         if self.is_one or all(one in self._refused for one in self._all_known):
             self._refused.clear()
             return False
         return True
+
+    def pass_over(self) -> None:
+        """The cloud that was used last does not do: it is not chosen again until another one has agreed."""
+        if self.used is not None:
+            self._refused.add(self.used)
 
     def forgive(self) -> None:
         """One has agreed: all others may be tried again."""
@@ -147,6 +151,7 @@ class Clouds:
             candidates = self._allowed(text)
         host, port = current or ("", 0)
         ours = next((one for one in candidates if one.port == port and is_same(one.host, host)), None)
+        candidates = [one for one in candidates if one == ours or one not in self._refused]
         deadline = Deadline.after(seconds, NO_ANSWER)
         everyone: list[_Asked] = []
         for some in to_ask(candidates, ours):

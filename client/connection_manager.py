@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, TypeVar
 from edgecloud.client.clouds import CloudAddress, Clouds
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
-from edgecloud.client.fallback import MOST_BUSY_S, RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
+from edgecloud.client.fallback import (
+    MOST_BUSY_S,
+    OURS_TO_MEND,
+    RETRIES,
+    Backoff,
+    Breaker,
+    RetryBudget,
+    busy_pause_s,
+    retry_pause_s,
+)
 from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
 from edgecloud.client.moving import TRIES, Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
@@ -617,6 +626,8 @@ class ConnectionManager:
             return True
         except AppError as error:
             log.info("this edge stays with its cloud: %s", printable(str(error), 200))
+            if error.refusal in OURS_TO_MEND:  # another network, say
+                self._clouds.pass_over()
             return False
         if client is None:
             log.info("this edge stays with its cloud, which is the best")

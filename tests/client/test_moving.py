@@ -344,6 +344,19 @@ def test_an_edge_whose_cloud_is_the_best_stays(stack: ExitStack, le_net: TorchNe
     assert (subject.manager.moved, subject.manager.client, other.hellos) == (0, client, [])
 
 
+def test_an_edge_does_not_move_to_a_cloud_that_has_another_network(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """The better one refuses it: it takes the next best."""
+    old, other, third = sites(stack, le_net, IDLE, replace(IDLE, queue_s=1.0), replace(IDLE, queue_s=2.0))
+    subject = stack.enter_context(closing(Subject(le_net, *at(old, other, third))))
+    subject.manager.connect().start()
+    other.refuses = True
+    old.state = replace(IDLE, draining=True)
+    old.move()
+    until(lambda: subject.manager.moved == 1)
+    subject.ask()
+    assert (subject.manager.place, third.answered) == (third.place, 1)
+
+
 @pytest.mark.parametrize(
     "where", ["evil.example:9999", "127.0.0.1:22", "nonsense", "127.0.0.1", "[::1]:1", "\x1b[2J:1"]
 )
