@@ -19,7 +19,7 @@ from edgecloud.net.messages import State, Status
 from edgecloud.utils import addresses
 from edgecloud.utils.addresses import Place
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, UsageError
+from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, UsageError
 from edgecloud.utils.units import format_seconds, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ASK_S = 2.0
+ASK_S = CONNECT_S
 """How long a cloud has to take a connection and to say how busy it is ..."""
 PATIENCE_S = 0.1
 """... and how long the others have once one has: so long, or as long as that one took, whichever is more."""
@@ -59,6 +59,8 @@ class _Asked:
     said: Said | None = None
     took_s: float = 0.0
     error: AppError | None = None
+    is_taken: bool = False
+    """Whether something took the connection."""
 
     @property
     def is_over(self) -> bool:
@@ -103,16 +105,16 @@ class Clouds:
             return self._dial_one(self._named[0], seconds)
         deadline = Deadline.after(seconds, NO_ANSWER)
         left = [one for one in candidates if one not in self._refused] or candidates
-        errors: dict[CloudAddress, AppError] = {}
+        everyone: list[_Asked] = []
         groups = to_ask(left, self.used)
         for some in groups:
             asked = self._ask(some, None, deadline)
-            errors |= {one.address: one.error for one in asked if one.error is not None}
+            everyone += asked
             there = [one for one in asked if one.takes_new] or (asked if some is groups[-1] else [])
             best = self._best(there, asked)
             if best is not None:
                 return best
-        raise _nobody(errors, [one for one in candidates if one not in errors])
+        raise _nobody(everyone)
 
     def again(self, seconds: float) -> Connection:
         """Connect to the one that was used last. Raises what `connect` raises."""
@@ -123,12 +125,16 @@ class Clouds:
 
         Where none is, all of them may be tried again.
         """
-        if self.used is not None:
-            self._refused.add(self.used)
+        self.pass_over()
         if self.is_one or all(one in self._refused for one in self._all_known):
             self._refused.clear()
             return False
         return True
+
+    def pass_over(self) -> None:
+        """The cloud that was used last does not do: it is not chosen again until another one has agreed."""
+        if self.used is not None:
+            self._refused.add(self.used)
 
     def forgive(self) -> None:
         """One has agreed: all others may be tried again."""
@@ -145,11 +151,12 @@ class Clouds:
             candidates = self._allowed(text)
         host, port = current or ("", 0)
         ours = next((one for one in candidates if one.port == port and is_same(one.host, host)), None)
+        candidates = [one for one in candidates if one == ours or one not in self._refused]
         deadline = Deadline.after(seconds, NO_ANSWER)
-        errors: dict[CloudAddress, AppError] = {}
+        everyone: list[_Asked] = []
         for some in to_ask(candidates, ours):
             asked = self._ask(some, ours if len(candidates) > 1 else None, deadline)
-            errors |= {one.address: one.error for one in asked if one.error is not None}
+            everyone += asked
             used = self.used
             best = self._best([one for one in asked if one.takes_new], asked)
             if best is None:
@@ -159,7 +166,7 @@ class Clouds:
                 self.used = used
                 return None
             return best
-        raise _nobody(errors, [one for one in candidates if one not in errors])
+        raise _nobody(everyone)
 
     def _dial_one(self, address: CloudAddress, seconds: float) -> Connection:
         self.used = address
@@ -222,7 +229,7 @@ class Clouds:
         began = time.monotonic()
 
         def ask(one: _Asked) -> None:
-            connection, found, error = self._state_of(one.address, deadline)
+            connection, found, error = self._state_of(one, deadline)
             with changed:
                 if is_decided.is_set():
                     if connection is not None:
@@ -241,19 +248,20 @@ class Clouds:
             return any(one.takes_new for one in asked) or all(one.is_over for one in asked)
 
         with changed:
-            changed.wait_for(is_anyone_there, min(ASK_S, _left(deadline)))
-            patience_s = max(PATIENCE_S, time.monotonic() - began)
-            changed.wait_for(lambda: all(one.is_over for one in asked), min(patience_s, _left(deadline)))
+            if changed.wait_for(is_anyone_there, min(ASK_S, _left(deadline))):
+                patience_s = max(PATIENCE_S, time.monotonic() - began)
+                changed.wait_for(lambda: all(one.is_over for one in asked), min(patience_s, _left(deadline)))
             is_decided.set()
         return asked
 
     def _state_of(
-        self, address: CloudAddress, deadline: Deadline
+        self, asked: _Asked, deadline: Deadline
     ) -> tuple[Connection | None, tuple[State, float] | None, AppError | None]:
-        connection: Connection | None = None
+        connection, address = None, asked.address
         try:
             seconds = min(ASK_S, CONNECT_S, deadline.remaining())
             connection = connect(address.host, address.port, seconds, tls=self._tls_of(address))
+            asked.is_taken = True
             until, began = Deadline.after(seconds, "no STATUS answer"), time.perf_counter()
             connection.send(Status(self._token), until)
             state = connection.receive(until).read(State)
@@ -284,11 +292,16 @@ def _left(deadline: Deadline) -> float:
     return max(0.0, deadline.at - time.monotonic())
 
 
-def _nobody(errors: dict[CloudAddress, AppError], silent: Sequence[CloudAddress]) -> AppError:
-    """Why none of several clouds took a connection: a refusal says most."""
-    told = [error for error in errors.values() if error.refusal or not isinstance(error, ConnectError | DeadlineError)]
-    if told:
-        return told[0]
-    places = ", ".join(map(str, [*errors, *silent]))
-    reasons = "; ".join(dict.fromkeys(printable(str(error), 120) for error in errors.values())) or NO_ANSWER
-    return ConnectError(f"no cloud at any of {places} ({reasons}): start cloud_api.py there, or check -i and -p")
+def _nobody(asked: Sequence[_Asked]) -> AppError:
+    """Why none of several clouds is of use. A refusal says most, then what became of a connection that was taken."""
+    errors = [one.error for one in asked if one.error is not None]
+    refused = [error for error in errors if error.refusal]
+    if refused:
+        return refused[0]
+    places = ", ".join(str(one.address) for one in asked)
+    told = [printable(str(error), 120) for error in errors]
+    told += ["stopping, or without workers" for one in asked if one.said is not None]
+    reasons = "; ".join(dict.fromkeys(told)) or NO_ANSWER
+    text = f"no cloud at any of {places} ({reasons}): start cloud_api.py there, or check -i and -p"
+    is_taken = any(one.is_taken for one in asked) or any(isinstance(error, HandshakeLostError) for error in errors)
+    return (HandshakeLostError if is_taken else ConnectError)(text)

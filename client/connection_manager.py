@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, TypeVar
 from edgecloud.client.clouds import CloudAddress, Clouds
 from edgecloud.client.conditions import Conditions, slowdown
 from edgecloud.client.config import ClientConfig, CloudConfig
-from edgecloud.client.fallback import MOST_BUSY_S, RETRIES, Backoff, Breaker, RetryBudget, busy_pause_s, retry_pause_s
+from edgecloud.client.fallback import (
+    MOST_BUSY_S,
+    OURS_TO_MEND,
+    RETRIES,
+    Backoff,
+    Breaker,
+    RetryBudget,
+    busy_pause_s,
+    retry_pause_s,
+)
 from edgecloud.client.handshake import Dial, RefusedError, blaming, handshake, is_nobody
 from edgecloud.client.moving import TRIES, Mover
 from edgecloud.client.multiplexed import SILENT, TRAIN_BYTES, TRAIN_SKIPPED, Listener, MultiplexedClient
@@ -202,8 +211,6 @@ class ConnectionManager:
         self._hellos = [replace(hello, moves=True) for hello in hellos]
         token = hellos[0].token if hellos else ""
         self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
-        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
-        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._seen_off: list[MultiplexedClient] = []
         """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
@@ -211,6 +218,8 @@ class ConnectionManager:
         self._opening: Connection | None = None
         self._peer: tuple[str, int] | None = None
         self._is_leaving = False
+        is_over = lambda: self._is_leaving or self._alive is None  # noqa: E731
+        self._mover = Mover(self._move, self._stay, is_over, 1 if self._clouds.is_fixed else TRIES)
         self._lock, self._replacing = threading.Lock(), threading.Lock()
         """One held for moments only, and never while anything else of this project is called; the other while a
         connection is replaced that an inference needs."""
@@ -617,12 +626,14 @@ class ConnectionManager:
             return True
         except AppError as error:
             log.info("this edge stays with its cloud: %s", printable(str(error), 200))
+            if error.refusal in OURS_TO_MEND:  # another network, say
+                self._clouds.pass_over()
             return False
         if client is None:
             log.info("this edge stays with its cloud, which is the best")
             return True
         rtt_s = self._clouds.rtt_s
-        if not self._use(client, instead_of=old):  # the old one was lost and replaced meanwhile
+        if self._is_leaving or not self._use(client, instead_of=old):  # lost, and replaced by another meanwhile
             client.close()
             return True
         if self._estimator is not None and rtt_s is not None:
@@ -924,6 +935,7 @@ class ConnectionManager:
         """Close the connection, and do not reconnect."""
         self.leave()
         self.wait(END_S)
+        self._mover.wait(END_S)
         with self._lock:
             open_ones = [*self._seen_off, *([] if self._client is None else [self._client])]
         for client in open_ones:

@@ -30,14 +30,14 @@ from edgecloud.models.torch_network import TorchNetwork, whole_answer
 from edgecloud.net import endpoints
 from edgecloud.net.connection import ClosedAtBoundaryError, connect
 from edgecloud.net.frames import FrameType, Limits
-from edgecloud.net.messages import Hello, Infer, Move, Ready, Result, State, Status, to_header
+from edgecloud.net.messages import Hello, Infer, Move, Probe, Probed, Ready, Result, State, Status, to_header
 from edgecloud.net.server import Peer, Server
 from edgecloud.net.tensors import Array
 from edgecloud.net.tls import client_tls, server_context
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ConnectError, MismatchError, PeerClosedError
+from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, MismatchError, PeerClosedError
 from tests import certificates
 from tests.client.test_multiplexed import Ear
 from tests.conftest import LONG_S, until
@@ -62,7 +62,7 @@ class Site:
         self.state, self.hellos, self.answered = state, list[Hello](), 0
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self.refuses = False
+        self.refuses = self.chats = False
         self.peers: list[Peer] = []
         self._server = Server(HOST, port, self._converse, Limits(), drain_s=0.1)
         self.port = self._server.open()[1]
@@ -77,8 +77,12 @@ class Site:
         times = [0.0] * len(self._executor.traced.graph.layers)
         if self._tls is not None:
             peer.connection.secure(self._tls, soon())
+        seen: set[FrameType] = set()
         while True:
             frame = peer.connection.receive(soon())
+            if self.chats and frame.kind not in seen and (seen or frame.kind is FrameType.HELLO):
+                peer.connection.send(Move("", f"before the answer to {frame.kind.name}"), soon())
+                seen.add(frame.kind)
             if frame.kind is FrameType.HELLO:
                 if self.refuses:
                     raise MismatchError("this cloud has another network")
@@ -87,6 +91,9 @@ class Site:
                 peer.connection.send(Ready(times, times, 0.0, "cpu", ["raw"], 1 << 20, "measured"), soon())
             elif frame.kind is FrameType.STATUS:
                 peer.connection.send(self.state, soon())
+            elif frame.kind is FrameType.PROBE:
+                probe = frame.read(Probe)
+                peer.connection.send_bytes(Probed(probe.id), memoryview(bytes(probe.reply_bytes)), soon())
             else:
                 self._answer(peer, frame.read(Infer), frame.arrays())
 
@@ -200,6 +207,13 @@ def test_where_none_of_them_is_there_all_are_named(le_net: TorchNetwork) -> None
     assert len(str(found.value).splitlines()) == 1
 
 
+def test_clouds_that_take_connections_and_say_nothing_are_not_nobody(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """So an edge with a fallback goes on by itself, as with one such cloud."""
+    silent = [stack.enter_context(socket.create_server((HOST, 0))).getsockname() for _ in range(2)]
+    with closing(Subject(le_net, *silent)) as subject, pytest.raises(HandshakeLostError):
+        subject.manager.connect(0.3)
+
+
 def test_a_name_with_several_addresses_is_several_clouds(
     stack: ExitStack, le_net: TorchNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +299,25 @@ def test_an_edge_that_asks_nothing_sees_a_move_before_its_next_request(stack: Ex
     assert new.answered >= 1
 
 
+def test_a_move_may_come_before_any_answer(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """To HELLO, to probes of the link, to a question, to a request; the edge stays as long as it is best off."""
+    old, new = sites(stack, le_net, IDLE, replace(IDLE, queue_s=1.0))
+    old.chats = True
+    subject = stack.enter_context(closing(Subject(le_net, *at(old, new))))
+    client = subject.manager.connect()
+    assert subject.manager.measure().source == "probe"
+    subject.manager.ask_state(LONG_S)
+    subject.ask()
+    until(lambda: not subject.manager._mover.is_busy)
+    assert (client.is_alive, subject.manager.moved, subject.manager.connects) == (True, 0, 1)
+    old.state = replace(IDLE, draining=True)
+    subject.manager.ask_state(LONG_S)
+    old.move()
+    until(client.connection.has_news)
+    subject.ask()
+    until(lambda: subject.manager.moved == 1)
+
+
 def test_where_no_other_cloud_is_there_the_edge_stays(stack: ExitStack, le_net: TorchNetwork) -> None:
     """And it goes on looking: the one that comes later is used."""
     [old] = sites(stack, le_net, IDLE)
@@ -309,6 +342,19 @@ def test_an_edge_whose_cloud_is_the_best_stays(stack: ExitStack, le_net: TorchNe
     old.move()
     until(lambda: not subject.manager._mover.is_busy)
     assert (subject.manager.moved, subject.manager.client, other.hellos) == (0, client, [])
+
+
+def test_an_edge_does_not_move_to_a_cloud_that_has_another_network(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """The better one refuses it: it takes the next best."""
+    old, other, third = sites(stack, le_net, IDLE, replace(IDLE, queue_s=1.0), replace(IDLE, queue_s=2.0))
+    subject = stack.enter_context(closing(Subject(le_net, *at(old, other, third))))
+    subject.manager.connect().start()
+    other.refuses = True
+    old.state = replace(IDLE, draining=True)
+    old.move()
+    until(lambda: subject.manager.moved == 1)
+    subject.ask()
+    assert (subject.manager.place, third.answered) == (third.place, 1)
 
 
 @pytest.mark.parametrize(

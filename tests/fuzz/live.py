@@ -22,7 +22,7 @@ from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import Chunk, Error, Hello, Infer, Move, Offer, Probe, Result, Status, from_header
+from edgecloud.net.messages import Chunk, Error, Hello, Infer, Message, Move, Offer, Probe, Result, Status, from_header
 from edgecloud.net.tensors import Array
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
@@ -65,7 +65,13 @@ class Live:
         whole = [[1, len(self.subject.traced.graph.layers)]]
         frames = [encode(Infer(1, whole, 5.0), [self.x]), encode(Infer(2, [[3, 5], [7, 9]], 5.0, "le_net"), [self.x])]
         offer = encode(Offer("", "le_net", "0" * 64, 100, 200), [])
-        small = [Probe(1, 256), Status(), Status(stays=True), Move("127.0.0.1:9999", "mine"), self._hello(moves=True)]
+        small: list[Message] = [
+            Probe(1, 256),
+            Status(),
+            Status(stays=True),
+            Move("127.0.0.1:9999", "mine"),
+            self._hello(moves=True),
+        ]
         return [self.hello, *frames, *(encode(message, []) for message in small), offer, *self.chunks]
 
     @property
