@@ -22,6 +22,9 @@ from edgecloud.models.rows import ROWS, Kept, Made, RowOp, RowPlan, Rows, Window
 from edgecloud.models.steps import Steps
 from edgecloud.models.torch_arrays import Array, to_array, to_tensor
 
+LEAST_PLACES = 128
+"""Of the output of a convolution, in one block: each call reads all weights, and lays them out for the processor."""
+
 Compute: TypeAlias = Callable[[Sequence[torch.Tensor], Made], torch.Tensor]
 """Makes rows of a layer out of the rows that it reads of each input."""
 
@@ -280,13 +283,12 @@ def _part(call: _Call) -> TorchRow:
 
 
 def _permuted(call: _Call) -> TorchRow:
-    dims = call.node.args[1:]
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
-    order = call.node.kwargs.get("dims", order)
-    rank = len(call.out_shape)
-    if not isinstance(order, tuple | list) or len(order) != rank or not all(isinstance(each, int) for each in order):
+    order: Any = call.node.kwargs.get("dims", call.node.args[1:])
+    if len(order) == 1 and isinstance(order[0], tuple | list):
+        order = order[0]
+    if len(order) != len(call.out_shape) or not all(isinstance(each, int) for each in order):
         raise _WholeError
-    return _moved(call, [int(each) % rank for each in order])  # type: ignore[call-overload]
+    return _moved(call, [each % len(order) for each in order])
 
 
 def _transposed(call: _Call) -> TorchRow:
@@ -485,7 +487,9 @@ def _conv(
     conv = _Convolution.of(kernel, stride, padding, dilation, groups)
     reach = (kernel[place] - 1) * conv.dilation[place] + 1
     window = Window(call.rows, reach, conv.stride[place], conv.padding[place][0], call.axis)
-    op = _checked(RowOp((window,), call.out_shape[call.axis], call.axis))
+    rows = call.out_shape[call.axis]
+    least = -(-LEAST_PLACES * rows // prod(call.out_shape[2:]))
+    op = _checked(RowOp((window,), rows, call.axis, least))
     return TorchRow(op, conv.compute(place, parameters))
 
 
