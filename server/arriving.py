@@ -5,8 +5,9 @@ come. A request is abandoned by its first wrong chunk, and by its deadline; what
 more than was announced.
 """
 
+import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgecloud.engine.segment import Ran
 from edgecloud.models.graph import Layer
 from edgecloud.net.connection import Frame
 from edgecloud.net.encodings import DTYPES
@@ -34,6 +36,16 @@ REMEMBERED = 16  # requests that were refused, whose chunks may still be on thei
 def is_in_step(error: AppError) -> bool:
     """Whether the stream goes on with the next frame."""
     return isinstance(error, RequestError | UnknownSideError | DeadlineError)
+
+
+class RowTail(Protocol):
+    """A tail that runs by rows, for one request."""
+
+    def feed(self, array: Array) -> None:
+        """Compute what the next chunk makes possible."""
+
+    def finish(self) -> Ran:
+        """Compute the rest."""
 
 
 class Sink(Protocol):
@@ -76,6 +88,77 @@ class Whole:
         """Nothing was begun."""
 
 
+class ByRows:
+    """Feeds slices to a tail that runs by rows, in the worker's thread: each time all that have come by then.
+
+    `submit` queues work and returns what has its result and how long it waited. `future` gets what the tail made, and
+    how long all work waited.
+    """
+
+    def __init__(
+        self,
+        tail: RowTail,
+        submit: Callable[[Callable[[], Ran | None]], "Future[tuple[Ran | None, float]]"],
+        future: "Future[Any]",
+    ) -> None:
+        self._tail, self._submit, self._future = tail, submit, future
+        self._lock = threading.Lock()
+        self._waiting: deque[Array] = deque()
+        self._is_whole = self._is_over = self._is_queued = False
+        self._queue_s = 0.0
+
+    def put(self, tensor: int, index: int, array: Array) -> None:
+        """In the order of the tail's plan."""
+        del tensor, index
+        with self._lock:
+            self._waiting.append(array)
+        self._go_on()
+
+    def complete(self) -> None:
+        """The tail may end."""
+        with self._lock:
+            self._is_whole = True
+        self._go_on()
+
+    def abandon(self) -> None:
+        """What waits is not computed."""
+        with self._lock:
+            self._is_over = True
+            self._waiting.clear()
+
+    def _go_on(self) -> None:
+        with self._lock:
+            if self._is_queued or self._is_over:
+                return
+            self._is_queued = True
+        self._submit(self._work).add_done_callback(self._worked)
+
+    def _work(self) -> Ran | None:
+        """Compute what can be: the answer at the end, None before."""
+        while True:
+            with self._lock:
+                if not self._waiting and (self._is_over or not self._is_whole):
+                    self._is_queued = False
+                    return None
+                array = self._waiting.popleft() if self._waiting else None
+            if array is None:
+                return self._tail.finish()
+            self._tail.feed(array)
+
+    def _worked(self, done: "Future[tuple[Ran | None, float]]") -> None:
+        if done.cancelled():
+            self._future.cancel()
+            return
+        error = done.exception()
+        ran, waited_s = (None, 0.0) if error is not None else done.result()
+        self._queue_s += waited_s
+        if (error is not None or ran is not None) and self._future.set_running_or_notify_cancel():
+            if error is not None:
+                self._future.set_exception(error)
+            else:
+                self._future.set_result((ran, self._queue_s))
+
+
 @dataclass(eq=False)
 class Arriving:
     """One request, from its INFER to its last chunk."""
@@ -91,6 +174,8 @@ class Arriving:
     sink: Sink
     future: "Future[Any]"
     """What its answer waits for."""
+    order: Sequence[int] = ()
+    """Of every chunk its tensor, where they have to come like that."""
     train: Train = field(default_factory=Train)
     decode_s: float = 0.0
     bytes_by_codec: Counter[str] = field(default_factory=Counter)
@@ -107,6 +192,8 @@ class Arriving:
         described = frame.described()
         if chunk.tensor >= len(self.cuts) or len(described) != 1:
             raise RequestError(f"a chunk is one of {len(self.cuts)} tensors")
+        if self.order and self.order[sum(self._taken)] != chunk.tensor:
+            raise RequestError(f"the next chunk is one of tensor {self.order[sum(self._taken)]}, not {chunk.tensor}")
         index = self._taken[chunk.tensor]
         self._check(chunk, described[0], index)
         self.train.take(frame)
@@ -131,7 +218,7 @@ class Arriving:
     def abandon(self, error: AppError) -> None:
         """It is answered with this error."""
         self.sink.abandon()
-        if self.future.set_running_or_notify_cancel():
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -166,6 +253,10 @@ class Arrivals:
             self._drop(chunk.id)
             return None
         arriving = self._arriving[chunk.id]
+        if arriving.future.done():  # computing by rows has failed
+            del self._arriving[chunk.id]
+            self.expect_dropped(chunk.id, arriving.missing - 1)
+            return None
         try:
             arriving.take(chunk, frame, sides)
         except AppError as error:

@@ -30,7 +30,7 @@ from edgecloud.net.sides import MAX_BYTES as MAX_SIDE_BYTES
 from edgecloud.net.sides import UnknownSideError
 from edgecloud.net.tensors import RAW, Array, Described
 from edgecloud.server import receiving
-from edgecloud.server.arriving import Arriving, Sink, Whole
+from edgecloud.server.arriving import Arriving, ByRows, Sink, Whole
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.model_cache import LOAD_S, Networks, Served
 from edgecloud.server.requests import (
@@ -42,6 +42,7 @@ from edgecloud.server.requests import (
     chunks_of,
     point_of,
 )
+from edgecloud.server.row_tail import RowTail, pieces_of
 from edgecloud.server.session import Session
 from edgecloud.server.visits import Visits
 from edgecloud.utils.deadline import Deadline
@@ -94,10 +95,15 @@ class Asked:
     peer: Peer
 
     @property
+    def inputs(self) -> tuple[int, ...]:
+        """The layers whose outputs it reads."""
+        return self.served.graph.inputs_of(self.layers)
+
+    @property
     def held_bytes(self) -> int:
         """Of the tensors that it reads, and of those that it makes."""
         graph = self.served.graph
-        return graph.bytes_of(graph.inputs_of(self.layers)) + graph.bytes_of(graph.outputs_of(self.layers))
+        return graph.bytes_of(self.inputs) + graph.bytes_of(graph.outputs_of(self.layers))
 
     def job(self, arrays: Sequence[Array], future: "Future[Any] | None" = None) -> Job:
         """Its work on these tensors; `future` has the result."""
@@ -404,9 +410,10 @@ class Cloud:
         """The tensors of a request come in chunks: there must be room for all of them now."""
         graph = asked.served.graph
         future: Future[Any] = Future()
-        reads = [graph.layers[number] for number in graph.inputs_of(asked.layers)]
+        reads = [graph.layers[number] for number in asked.inputs]
         sink = self._sink(asked, request, reads, future)
-        arriving = Arriving(request.id, asked.served.label, reads, request.cuts, asked.deadline, sink, future)
+        label, order = asked.served.label, request.rows
+        arriving = Arriving(request.id, label, reads, request.cuts, asked.deadline, sink, future, order)
         arriving.train.take(frame)
         try:
             self._answer_later(session, asked, future, lambda: self._arrival_of(arriving, asked))
@@ -417,8 +424,17 @@ class Cloud:
         session.arrivals.begin(arriving)
 
     def _sink(self, asked: "Asked", request: Infer, reads: Sequence[Layer], future: "Future[Any]") -> Sink:
-        """What chunks are put into: here a tail that works on rows would begin."""
-        return Whole(reads, request.cuts, lambda arrays: self._submit(asked, asked.job(arrays, future)))
+        """What chunks are put into: a tail that runs by rows, where the edge wants that and it gains anything."""
+        plan = asked.served.tail_rows(asked.layers, pieces_of(request, asked.inputs)) if request.rows else None
+        if plan is None:
+            return Whole(reads, request.cuts, lambda arrays: self._submit(asked, asked.job(arrays, future)))
+
+        def submit(work: Callable[[], Ran | None]) -> "Future[tuple[Ran | None, float]]":
+            job = Job(lambda _: [work()], None, asked.deadline, asked.peer)
+            self._submit(asked, job)
+            return job.future
+
+        return ByRows(RowTail(asked.served, plan), submit, future)
 
     def _arrival_of(self, arriving: Arriving, asked: "Asked") -> Arrival:
         train = arriving.train

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgecloud.engine.worker import BusyError, Worker
 from edgecloud.models import registry
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import DEFAULT, Network
+from edgecloud.models.rows import Piece, RowPlan
 from edgecloud.net.codec import DECODED, STANDARD
 from edgecloud.net.messages import Hello
 from edgecloud.net.tensors import Array
@@ -49,6 +51,7 @@ MAX_LOADING = 8  # networks that are loaded or wait for it
 RETRY_S = 2.0
 NO_MEMORY = "not enough memory for this request"
 LONGEST_BATCHED_S = 0.2
+ROWS_LONGER = 1.25  # than a whole segment, at most, where nothing loads the cloud
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Served:
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
     worker: Worker | None = None
     """Who runs it, where it is not the cloud's own worker."""
+    _row_plans: dict[tuple[frozenset[int], tuple[Piece, ...]], RowPlan | None] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -97,14 +101,24 @@ class Served:
 
     def _executed(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Raises BusyError where there is no memory for it."""
-        try:
+        with busy_without_memory():
             return self.executor.run(segment, arrays)
-        except MemoryError:
-            raise BusyError(NO_MEMORY, RETRY_S) from None
-        except RuntimeError as error:  # so says torch
-            if "allocate memory" not in str(error):
-                raise
-            raise BusyError(NO_MEMORY, RETRY_S) from None
+
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+        """How these layers run by rows while their inputs come in these chunks; None where nothing is gained. May be
+        asked by any thread."""
+        key = (layers, tuple(pieces))
+        if key not in self._row_plans:
+            if len(self._row_plans) >= SEGMENTS_KEPT:
+                self._row_plans.clear()
+            self._row_plans[key] = self.executor.tail_rows(*key)
+        return self._row_plans.get(key)
+
+    def ran_by_rows(self, layers: frozenset[int], ran: Ran) -> None:
+        """Rows take a little longer than the whole, which is no load."""
+        idle_s = self._idle_s(layers)
+        if not ran.is_first:
+            self.meter.record(ran.seconds if ran.seconds > ROWS_LONGER * idle_s else idle_s, idle_s)
 
     def _run_each(self, layers: frozenset[int], requests: Sequence[Sequence[Array]]) -> list[Ran]:
         return [self._run_one(layers, arrays) for arrays in requests]
@@ -147,6 +161,19 @@ class Served:
     def _idle_s(self, layers: frozenset[int]) -> float:
         """What an idle cloud needs for a segment."""
         return self.timing.quiet_s(layers)
+
+
+@contextmanager
+def busy_without_memory() -> Iterator[None]:
+    """Raises BusyError where there is no memory for what is computed within."""
+    try:
+        yield
+    except MemoryError:
+        raise BusyError(NO_MEMORY, RETRY_S) from None
+    except RuntimeError as error:  # so says torch
+        if "allocate memory" not in str(error):
+            raise
+        raise BusyError(NO_MEMORY, RETRY_S) from None
 
 
 @dataclass(eq=False)

@@ -43,7 +43,15 @@ def heads(graph: LayerGraph) -> list[frozenset[int]]:
     return [*at, frozenset(range(joined))]
 
 
-def overlap_of(graph: LayerGraph, head: frozenset[int], count: int, axis: int = 2) -> Overlap:
+def overlap_of(
+    graph: LayerGraph,
+    head: frozenset[int],
+    count: int,
+    axis: int = 2,
+    *,
+    head_rows: bool = False,
+    tail_rows: bool = False,
+) -> Overlap:
     """About `count` slices of every boundary tensor, those of one between those of the other."""
     slices = []
     for layer in graph.boundary(head):
@@ -53,4 +61,4 @@ def overlap_of(graph: LayerGraph, head: frozenset[int], count: int, axis: int = 
         slices.append(Slices(layer, along, tuple(ends)))
     most = max(map(len, slices))
     order = tuple((tensor, n) for n in range(most) for tensor, each in enumerate(slices) if n < len(each))
-    return Overlap(tuple(slices), order=order)
+    return Overlap(tuple(slices), head_rows=head_rows, tail_rows=tail_rows, order=order)

@@ -82,6 +82,19 @@ def test_every_cut_in_chunks_gives_the_answer_of_the_module(edge: Edge, count: i
         assert chunked.measured.total_s == pytest.approx(chunked.measured.stages_s - chunked.measured.hidden_s)
 
 
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+@pytest.mark.parametrize(("head_rows", "tail_rows"), [(False, True), (True, False), (True, True)])
+def test_by_rows_every_cut_gives_the_answer_of_the_module(
+    edge: Edge, codec: str, head_rows: bool, tail_rows: bool
+) -> None:
+    for head in heads(edge.graph):
+        counts = count_layers(edge)
+        overlap = overlap_of(edge.graph, head, 4, head_rows=head_rows, tail_rows=tail_rows)
+        for _ in range(2):
+            assert_right(ask(edge, head, overlap, codec))
+        assert set(counts.values()) <= {2}
+
+
 @pytest.mark.parametrize("codec", sorted(set(CODECS) - set(OPTIONAL)))
 def test_every_codec_carries_slices_or_the_tensor_leaves_in_one_piece(edge: Edge, codec: str) -> None:
     for head in (heads(edge.graph)[0], heads(edge.graph)[-1]):
@@ -93,7 +106,7 @@ def test_tables_travel_once_in_front_of_slices(edge: Edge) -> None:
     head = edge.graph.head_at(1)
     (layer,) = edge.graph.boundary(head)
     with torch.inference_mode():
-        made = MODULE.stem(X).numpy()  # type: ignore[union-attr, operator]
+        made = MODULE.stem(X).numpy()  # type: ignore[operator]
     edge.sided[layer, "ec6"] = entropy.parse(tables.find([made], 6).side)
     first, second = (ask(edge, head, overlap_of(edge.graph, head, 4), "ec6") for _ in range(2))
     assert_right(first, 0.05)
