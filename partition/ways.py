@@ -164,6 +164,8 @@ class _Line:
         up_bytes = packed.bytes
         if sent.overlap is not None:  # every further chunk has a frame of its own
             up_bytes = round(sent.predicted.upload_s * problem.link.up_bytes_per_s)
+            edge[-2] += max(0.0, sent.predicted.edge_s - float(edge[:-1].sum()))  # so has every call for some rows
+            cloud[-2] += max(0.0, sent.predicted.cloud_s / problem.cloud.load - float(cloud[:-1].sum()))
         codecs = {} if problem.packed is None else {layer: problem.packed[layer].codec for layer in crossing}
         return cls(parts, codecs, edge, cloud, up_bytes, max(1, problem.result_bytes), sent)
 
