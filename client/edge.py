@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from edgecloud.engine.backend_choice import choose
 from edgecloud.engine.by_rows import HeadStream, pieces_of
 from edgecloud.engine.executor import CpuShare, Executor, Ran
 from edgecloud.engine.identity import hello_of
+from edgecloud.engine.overlapping import RowsOf
 from edgecloud.engine.packing import is_known, pack
 from edgecloud.models import inputs
 from edgecloud.models.graph import LayerGraph
@@ -110,6 +112,11 @@ class Edge:
         chosen = choose(network, device.name, share, device.backend, device.cache_dir)
         chosen.executor.look_for_limit()
         return cls(entry, network, chosen.executor, tls=config.cloud.tls, why_backend=chosen.why)
+
+    @cached_property
+    def row_shares(self) -> tuple[RowsOf, RowsOf]:
+        """What runs by rows at the end of a head, and at the beginning of a tail on a cloud like this device."""
+        return RowsOf.of_heads(self.executor), RowsOf.of_tails(self.executor)
 
     def backend(self, layers: frozenset[int]) -> Choice:
         """What runs some layers on this device, and why."""

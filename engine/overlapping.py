@@ -3,22 +3,35 @@
 Measured between two processes of one machine (python -m benchmarks.overlap --costs; docs/overlap.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from edgecloud.net.codec import splits
-from edgecloud.net.frames import PREFIX_BYTES
-from edgecloud.net.sides import SidedCodec
+import numpy as np
+
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.rows import Piece, RowPlan
 from edgecloud.partition.chunking import axis_of
-from edgecloud.partition.cost import Chunking
+from edgecloud.partition.cost import Chunking, Packed
 from edgecloud.partition.overlap import RowShares
 
-EDGE_S = 0.25e-3
-"""Of every further chunk: it is cut out, packed, and handed to the thread that sends ..."""
-CLOUD_S = 0.25e-3
-"""... and it is checked, unpacked and put where it belongs."""
+if TYPE_CHECKING:
+    from edgecloud.engine.executor import Executor
+
+SEND_S, TAKE_S = 0.2e-3, 0.25e-3
+"""Of the frame of every further chunk: on the edge, and on the cloud with putting its slice in its place."""
 HEADER_BYTES = 160
 """Of a frame with one slice, above its first bytes."""
+FORMS = {"raw": (40e-6, 5e-6, 0), "zstd": (40e-6, 5e-6, 0), "fp16": (40e-6, 15e-6, 0), "pixels": (300e-6, 100e-6, 24)}
+INTEGERS = (140e-6, 30e-6, 8)
+ZSTD = (40e-6, 40e-6, 300)
+"""Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
+forms of small integers, and of the compressor in addition."""
+STEP_S = 60e-6
+"""Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
+PIECES = 8
+"""In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
+evenly."""
 MOST = 16
 """Chunks of one request: more of them gain nothing that can be measured."""
 NO_ROWS: Mapping[int, RowShares] = {}
@@ -35,23 +48,100 @@ def chunking_of(
     if most < 2:
         return None
     return Chunking(
-        edge_s=EDGE_S / share,
-        cloud_s=CLOUD_S,
+        edge_s=SEND_S,
+        cloud_s=TAKE_S,
+        edge_step_s=STEP_S / share,
+        cloud_step_s=STEP_S,
         most=min(MOST, most),
-        chunk_bytes=chunk_bytes,
+        more=lambda codec, shape: further_chunk(codec, shape, share),
         head_rows=head_rows,
         tail_rows=tail_rows,
     )
 
 
+class RowsOf(Mapping[int, RowShares]):
+    """By boundary layer, what of the head or of the tail runs by rows; found out for a layer when it is asked for."""
+
+    def __init__(self, graph: LayerGraph, plan_of: Callable[[int, Sequence[Piece]], RowPlan | None]) -> None:
+        self._graph, self._plan_of = graph, plan_of
+        self._layers = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
+        self._known: dict[int, RowShares | None] = {}
+
+    @classmethod
+    def of_heads(cls, executor: "Executor") -> "RowsOf":
+        """What an executor can run by rows at the end of heads."""
+        graph = executor.network.graph
+        return cls(graph, lambda layer, pieces: executor.head_rows(graph.needed_by(layer) | graph.only_inputs, pieces))
+
+    @classmethod
+    def of_tails(cls, executor: "Executor") -> "RowsOf":
+        """What an executor like that of the cloud can run by rows at the beginning of tails."""
+        graph = executor.network.graph
+        whole = graph.everything - graph.only_inputs
+        return cls(graph, lambda layer, pieces: executor.tail_rows(whole - graph.needed_by(layer), pieces))
+
+    def __getitem__(self, layer: int) -> RowShares:
+        if layer not in self._known:
+            self._known[layer] = self._found(layer) if layer in self._layers else None
+        known = self._known[layer]
+        if known is None:
+            raise KeyError(layer)
+        return known
+
+    def __iter__(self) -> Iterator[int]:
+        return (layer for layer in sorted(self._layers) if layer in self)
+
+    def __contains__(self, layer: object) -> bool:
+        return isinstance(layer, int) and self.get(layer) is not None
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _found(self, layer: int) -> RowShares | None:
+        shape = self._graph.layers[layer].out_shape
+        axis = axis_of(shape)
+        if axis is None:
+            return None
+        size = shape[axis]
+        ends = sorted({round(size * number / PIECES) for number in range(1, PIECES + 1)} - {0})
+        pieces = [Piece(layer, start, stop, axis) for start, stop in zip((0, *ends), ends, strict=False)]
+        plan = self._plan_of(layer, pieces)
+        return None if plan is None else shares_of(plan, ends)
+
+
+def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares | None:
+    """What of each layer that a plan runs by rows belongs to the first rows, between its chunks in proportion."""
+    early = sorted({layer for step in plan.steps for layer in step.whole})
+    layers = (*plan.region, *early)
+    done, lines = dict.fromkeys(layers, 0.0), [dict.fromkeys(layers, 0.0)]
+    for step in plan.steps:
+        for made in step.made:
+            done[made.layer] = made.stop / plan.rows[made.layer]
+        done |= dict.fromkeys(step.whole, 1.0)
+        lines.append(dict(done))
+    rows = np.arange(ends[-1] + 1)
+    table = np.array([[min(1.0, line[layer]) for layer in layers] for line in lines])
+    table[-1] = 1.0
+    places = np.array([0, *ends])
+    grown = np.column_stack([np.interp(rows, places, table[:, number]) for number in range(len(layers))])
+    return RowShares(layers, tuple(map(tuple, np.minimum(grown, 1.0).tolist())))
+
+
 @lru_cache(maxsize=4096)
-def chunk_bytes(codec: str, shape: tuple[int, ...], sided: SidedCodec | None = None) -> int | None:
-    """What every further chunk of a tensor adds on the link; None where this codec takes it in one piece only."""
+def further_chunk(codec: str, shape: tuple[int, ...], share: float = 1.0) -> Packed | None:
+    """What every further chunk of a tensor takes in addition, from an edge that has a share of a core; None where this
+    codec takes it in one piece only."""
+    from edgecloud.net.codec import splits  # plans are made without the network, but for this
+    from edgecloud.net.frames import PREFIX_BYTES
+
     axis = axis_of(shape)
     if axis is None:
         return None
     size = shape[axis]
     parts = [(*shape[:axis], rows, *shape[axis + 1 :]) for rows in {1, size // 2, size - size // 2} if rows]
-    if not splits(codec, shape, parts, sided):
+    if not splits(codec, shape, parts):
         return None
-    return PREFIX_BYTES + HEADER_BYTES
+    form = FORMS.get(codec.partition("+")[0], INTEGERS)
+    compressor = ZSTD if codec.endswith("zstd") else (0.0, 0.0, 0)
+    encode_s, decode_s, more_bytes = (a + b for a, b in zip(form, compressor, strict=True))
+    return Packed(codec, int(PREFIX_BYTES + HEADER_BYTES + more_bytes), encode_s / share, decode_s)

@@ -1,0 +1,104 @@
+"""Plans of real edges with a real cloud: chunks where they are predicted to save time, and never where they are off."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edgecloud as ec
+from edgecloud.client.planning import chunking_for
+from edgecloud.engine.overlapping import MOST, RowsOf, chunking_of, further_chunk
+from edgecloud.partition.decide import Goal
+from edgecloud.tools.plan_table import overlap_json, overlap_line
+
+torch.manual_seed(0)
+MODULE = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(2048, 9))
+X = torch.rand(1, 3, 64, 64)
+SLOW: dict[str, Any] = {"emulate_cpu": 0.02, "link": ec.Link("2mbit", rtt="2ms"), "codec": "zstd"}
+"""Packing takes about as long as sending."""
+
+
+@pytest.fixture(scope="module")
+def net() -> ec.Network:
+    return ec.load(MODULE.eval(), X)
+
+
+@pytest.fixture(scope="module")
+def address(net: ec.Network) -> Iterator[str]:
+    with ec.Cloud(networks=[net]) as cloud:
+        yield cloud.address
+
+
+def test_a_plan_overlaps_and_its_answer_is_the_same(net: ec.Network, address: str) -> None:
+    with torch.inference_mode():
+        expected = MODULE(X).numpy()
+    with ec.Edge(net, cloud=address, point=0, **SLOW) as edge:
+        plan = edge.client.plan
+        overlap, predicted = plan.decision.overlap, plan.decision.predicted
+        assert overlap is not None
+        assert overlap.count > 1
+        assert predicted.hidden_s > 0.02 * predicted.total_s
+        for answer in (edge(X), *edge.map([X] * 3)):
+            np.testing.assert_allclose(answer.outputs[0], expected, rtol=1e-4, atol=1e-5)
+            times = answer.times
+            assert times.total_s == pytest.approx(times.stages_s - times.hidden_s)
+            assert times.hidden_s >= 0
+        shown = overlap_json(net.graph, overlap)
+        assert shown is not None
+        assert shown["slices"] == [{"layer": "input", "axis": 2, "ends": list(overlap.slices[0].ends)}]
+        assert f"{overlap.count} chunks" in overlap_line(net.graph, plan.decision)
+
+
+def test_nothing_overlaps_where_it_is_off_or_the_cloud_takes_no_chunks(net: ec.Network, address: str) -> None:
+    with ec.Edge(net, cloud=address, point=0, overlap="off", **SLOW) as edge:
+        assert edge.client.plan.decision.overlap is None
+        assert edge(X).times.hidden_s == 0
+        inner, config = edge.client.prepared.edge, replace(edge.client.config, overlap="auto")
+        chunking = chunking_for(inner, config)
+        assert chunking is not None
+        assert chunking.most == MOST
+        assert chunking_for(inner, replace(config, goal=Goal("throughput"))) is None
+    for most in (0, 1):
+        assert chunking_of(most) is None
+    with pytest.raises(ec.UsageError, match="overlap is one of auto, off"):
+        ec.Edge(net, cloud=None, overlap="on")  # type: ignore[arg-type]
+
+
+def test_a_free_plan_compares_ends_that_overlap_too(net: ec.Network, address: str) -> None:
+    with ec.Edge(net, cloud=address, **SLOW) as edge:
+        decision = edge.client.plan.decision
+        assert decision.gain is not None
+        cloud = next(end for end in decision.gain.ends if end.place == "cloud")
+        assert cloud.predicted.hidden_s > 0
+        assert cloud.value == pytest.approx(cloud.predicted.stages_s - cloud.predicted.hidden_s)
+        answers = [edge(X) for _ in range(6)]
+        assert all(answer.completed_by != "fallback" for answer in answers)
+        assert edge.client.runner.forecast()[0].predicted.total_s > 0
+        edge.client.runner.pin(0)
+        assert edge.client.runner.pinned is not None
+        assert edge.client.runner.pinned.overlap is not None
+
+
+def test_codecs_that_carry_no_slices_leave_in_one_piece() -> None:
+    shape = (1, 3, 64, 64)
+    assert further_chunk("zstd", shape) is not None
+    assert further_chunk("jpeg", shape) is None
+    assert further_chunk("learned:x", shape) is None
+    assert further_chunk("raw", (1, 3)) is None
+
+
+def test_what_can_be_computed_of_the_first_rows(net: ec.Network, address: str) -> None:
+    with ec.Edge(net, cloud=address, point=0, **SLOW) as edge:
+        executor = edge.client.prepared.edge.executor
+        tails, heads = RowsOf.of_tails(executor), RowsOf.of_heads(executor)
+        shares = tails[0]
+        assert shares.size == 64
+        assert shares.layers[:3] == (1, 2, 3)
+        assert all(0.4 < share <= 0.5 for share in shares.shares[32])
+        assert 3 in heads  # the last convolution's rows can leave one by one
+        assert len(net.graph.layers) - 1 not in heads
+        assert set(tails) <= {point.layer for point in net.graph.points}
