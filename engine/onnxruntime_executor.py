@@ -1,6 +1,9 @@
 """ONNX Runtime as a back-end: runs segments of a bundle on the processor, each in a session of its own."""
 
+from functools import cached_property
+
 from edgecloud.engine.bundle_executor import BundleExecutor
+from edgecloud.engine.bundle_rows import BundleRows
 from edgecloud.engine.executor import ONNXRUNTIME, CpuShare
 from edgecloud.models.bundle import Bundle
 from edgecloud.models.network import Network
@@ -34,6 +37,11 @@ class OnnxRuntimeExecutor(BundleExecutor):
     def about(self) -> str:
         """The version of the runtime and what it was told, for the keys of profiles."""
         return _about()
+
+    @cached_property
+    def rows(self) -> BundleRows:
+        """What runs segments by rows."""
+        return BundleRows(self._bundle, self._threads)
 
     def _part(self, bundle: Bundle, layers: frozenset[int], threads: int) -> OnnxPart:
         return OnnxPart(bundle, layers, threads)

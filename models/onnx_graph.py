@@ -18,7 +18,7 @@ MAX_RANK, MAX_SIZE = 32, 1 << 40
 # numbers of the fields of onnx.proto, of which none has ever changed
 _IR_VERSION, _OPSET, _GRAPH, _FUNCTIONS = 1, 8, 7, 25
 _NODE, _NAME, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = 1, 2, 5, 11, 12, 15
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_TENSOR = 6, 11, 5
 _DIMS, _DATA_TYPE, _TENSOR_NAME, _RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
@@ -243,21 +243,36 @@ def take(
     inputs, outputs = list(inputs), list(outputs)
     given = {value.name for value in inputs}
     places, names = _needed(graph, given, [value.name for value in outputs])
+    nodes = [_without(graph.nodes[place], given) for place in places]
+    return part_of(graph, nodes, names, inputs, outputs, numbers_of=numbers_of)
+
+
+def part_of(
+    graph: OnnxGraph,
+    nodes: Sequence[bytes | memoryview],
+    names: Iterable[str],
+    inputs: Iterable[Value],
+    outputs: Iterable[Value],
+    tensors: Iterable[bytes | memoryview] = (),
+    numbers_of: Callable[[str], bytes] | None = None,
+) -> Part:
+    """The model of some nodes, with those of the graph's constants that have these `names`, and with more `tensors`."""
+    names, held = list(names), list(tensors)
     weights = tuple(name for name in names if name in graph.weights)
-    tensors = [graph.constants[name] for name in names if name in graph.constants]
+    held += [graph.constants[name] for name in names if name in graph.constants]
     for name in weights:
         weight = graph.weights[name]
-        tensors.append(memoryview(_declared(weight) if numbers_of is None else _held(weight, numbers_of(name))))
+        held.append(_declared(weight) if numbers_of is None else held_message(weight, numbers_of(name)))
     body = b"".join(
         (
-            *(bytes_field(_NODE, _without(graph.nodes[place], given)) for place in places),
+            *(bytes_field(_NODE, node) for node in nodes),
             bytes_field(_NAME, "segment"),
-            *(bytes_field(_INITIALIZER, tensor) for tensor in tensors),
+            *(bytes_field(_INITIALIZER, tensor) for tensor in held),
             *(bytes_field(_INPUT, _value_message(value)) for value in inputs),
             *(bytes_field(_OUTPUT, _value_message(value)) for value in outputs),
         )
     )
-    return Part(model_message(graph.ir_version, graph.opset, body), weights, len(places))
+    return Part(model_message(graph.ir_version, graph.opset, body), weights, len(nodes))
 
 
 def model_message(ir_version: int, opset: int, graph: bytes) -> bytes:
@@ -300,8 +315,8 @@ def _without(node: Node, given: set[str]) -> bytes | memoryview:
     return b"".join(changed)
 
 
-def _held(tensor: Tensor, numbers: bytes) -> bytes:
-    """With its numbers in it."""
+def held_message(tensor: Tensor, numbers: bytes) -> bytes:
+    """An ONNX tensor with its numbers in it."""
     return b"".join(
         (
             *(varint_field(_DIMS, side) for side in tensor.shape),
@@ -310,6 +325,41 @@ def _held(tensor: Tensor, numbers: bytes) -> bytes:
             bytes_field(_RAW_DATA, numbers),
         )
     )
+
+
+def node_message(op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int) -> bytes:
+    """A node with attributes that are whole numbers."""
+    return b"".join(
+        (
+            *(bytes_field(_NODE_INPUT, name) for name in inputs),
+            *(bytes_field(_NODE_OUTPUT, name) for name in outputs),
+            bytes_field(_NODE_OP, op),
+            *(
+                bytes_field(_NODE_ATTRIBUTE, bytes_field(1, name) + varint_field(3, value) + varint_field(20, 2))
+                for name, value in attributes.items()
+            ),
+        )
+    )
+
+
+def renamed(node: Node, names: Mapping[str, str], pads: Sequence[int] | None = None) -> bytes:
+    """A node that reads and makes tensors of other names, and with other `pads` if any are given."""
+    changed = []
+    for field, value in fields(node.message):
+        content = chunk(value)
+        if field in (_NODE_INPUT, _NODE_OUTPUT):
+            name = text(value)
+            changed.append(bytes_field(field, names.get(name, name)))
+        elif field != _NODE_NAME and not (pads is not None and field == _NODE_ATTRIBUTE and _pads(content)):
+            changed.append(bytes_field(field, content))
+    if pads is not None:
+        sides = b"".join(varint_field(8, side) for side in pads)
+        changed.append(bytes_field(_NODE_ATTRIBUTE, bytes_field(1, "pads") + sides + varint_field(20, 7)))
+    return b"".join(changed)
+
+
+def _pads(attribute: memoryview) -> bool:
+    return any(field == 1 and text(value) in ("pads", "auto_pad") for field, value in fields(attribute))
 
 
 def _declared(tensor: Tensor) -> bytes:

@@ -5,8 +5,8 @@ the bundle's file. What is set here, and why: docs/decisions/0025-bundles-and-on
 """
 
 import logging
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from edgecloud.models.bundle import Bundle
@@ -54,23 +54,24 @@ class OnnxPart(BundlePart):
     """Some layers of a network, in a session of ONNX Runtime."""
 
     def _prepare(self, bundle: Bundle, part: Part, threads: int) -> Compiled:
-        session = _session(bundle, part, threads)
-        read = tuple(value.name for value in session.get_inputs())
-
-        def run(feeds: dict[str, Array]) -> list[Array]:
-            """Raises MemoryError where there is none left: its errors have no class that could be imported."""
-            try:
-                results: list[Array] = session.run(self.made, feeds)
-            except Exception as error:
-                if NO_MEMORY in str(error):
-                    raise MemoryError(str(error)) from None
-                raise
-            return results
-
-        return read, run
+        session = session_for(bundle, part, threads)
+        return tuple(value.name for value in session.get_inputs()), partial(run, session, self.made)
 
 
-def _session(bundle: Bundle, part: Part, threads: int) -> Any:
+def run(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+    """Its outputs of these names. Raises MemoryError where there is none left: the runtime's errors have no class that
+    could be imported."""
+    try:
+        results: list[Array] = session.run(names, feeds)
+    except Exception as error:
+        if NO_MEMORY in str(error):
+            raise MemoryError(str(error)) from None
+        raise
+    return results
+
+
+def session_for(bundle: Bundle, part: Part, threads: int) -> Any:
+    """A session of a part of a bundle. Raises UsageError where the runtime cannot run it."""
     try:
         session = session_of(part.model, {name: bundle.weight(name) for name in part.weights}, threads)
         bundle.rest()  # it has copied what it joins and packs

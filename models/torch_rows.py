@@ -280,13 +280,12 @@ def _part(call: _Call) -> TorchRow:
 
 
 def _permuted(call: _Call) -> TorchRow:
-    dims = call.node.args[1:]
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
-    order = call.node.kwargs.get("dims", order)
-    rank = len(call.out_shape)
-    if not isinstance(order, tuple | list) or len(order) != rank or not all(isinstance(each, int) for each in order):
+    order: Any = call.node.kwargs.get("dims", call.node.args[1:])
+    if len(order) == 1 and isinstance(order[0], tuple | list):
+        order = order[0]
+    if len(order) != len(call.out_shape) or not all(isinstance(each, int) for each in order):
         raise _WholeError
-    return _moved(call, [int(each) % rank for each in order])  # type: ignore[call-overload]
+    return _moved(call, [each % len(order) for each in order])
 
 
 def _transposed(call: _Call) -> TorchRow:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from torch.nn import functional
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.by_rows import pieces_of as pieces_of_overlap
 from edgecloud.engine.executor import CpuShare
+from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models.rows import Piece
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.partition.overlap import Overlap, Slices
 from edgecloud.utils.errors import UsageError
-from tests.bundles import in_torch, traced_of
-from tests.conftest import THOROUGH
+from tests.bundles import in_torch, pair, traced_of
+from tests.conftest import THOROUGH, many
 from tests.engine.rows import Compared, chunk_of, values_of
 
 LARGE = ("alex_net", "mobile_net", "efficientnet_lite0", "vgg_net", "deepface")
@@ -162,17 +164,64 @@ def test_small_networks_at_any_cut_with_any_ends(name: str, made: Callable[[str]
         subject.head(head, seed=seed)
 
 
-@pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("looping", 0)])
-def test_what_looks_at_windows_is_by_rows(name: str, most: int, made: Callable[[str], Compared]) -> None:
-    """All but so many layers: an answer, a mean, a sum."""
-    subject = made(name)
+# --- the same in ONNX Runtime
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Compared]:
+    """Of bundles of the small networks, each made once."""
+    pytest.importorskip("onnxscript")
+    kept: dict[str, Compared] = {}
+
+    def get(name: str) -> Compared:
+        if name not in kept:
+            build, shape = MADE[name]
+            torch.manual_seed(3)
+            network, _ = pair(tmp_path_factory.mktemp("rows") / f"{name}.bundle", build(), (1, *shape))
+            kept[name] = Compared(OnnxRuntimeExecutor(network, "cpu"), values_of(network, network.example.arrays))
+        return kept[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", MADE)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=many(25, 200))
+@given(seed=st.integers(0, 1 << 30))
+def test_bundles_at_any_cut_with_any_ends(name: str, bundled: Callable[[str], Compared], seed: int) -> None:
+    subject, rng = bundled(name), random.Random(seed)
+    graph = subject.graph
+    head = drawn_cut(subject, rng) if rng.random() < 0.5 else graph.head_at(rng.randrange(len(graph.points) - 1))
+    if head != graph.everything:
+        subject.tail(head, seed=seed)
+        subject.head(head, seed=seed)
+
+
+def test_steps_of_the_same_geometry_share_a_session(bundled: Callable[[str], Compared]) -> None:
+    """The first and the last have a border."""
+    subject = bundled("looping")
+    ends = [0, 4, 6, 8, 10, 14]
+    plan = subject.tail(frozenset({0}), [Piece(0, *each) for each in pairwise(ends)])
+    assert plan is not None
     rows = subject.executor.rows  # type: ignore[attr-defined]
-    whole = [layer.id for number, layer in enumerate(subject.graph.layers) if layer.inputs and number not in rows.ops]
-    assert len(whole) <= most, whole
+    sessions = [step.session for step in rows._plans[plan].steps]
+    assert sessions[1] is sessions[2] is sessions[3]
+    assert len({id(session) for session in sessions}) == 3
 
 
-def test_several_inputs_at_once(made: Callable[[str], Compared]) -> None:
-    subject = made("waves")
+@pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("looping", 0)])
+def test_what_looks_at_windows_is_by_rows(
+    name: str, most: int, made: Callable[[str], Compared], bundled: Callable[[str], Compared]
+) -> None:
+    """All but so many layers: an answer, a mean, a sum."""
+    for subject in (made(name), bundled(name)):
+        ops = subject.executor.rows.ops  # type: ignore[attr-defined]
+        whole = [layer.id for number, layer in enumerate(subject.graph.layers) if layer.inputs and number not in ops]
+        assert len(whole) <= most, whole
+
+
+@pytest.mark.parametrize("kind", ["made", "bundled"])
+def test_several_inputs_at_once(kind: str, request: pytest.FixtureRequest) -> None:
+    subject = request.getfixturevalue(kind)("waves")
     x = np.random.default_rng(1).random((3, 2, 41), np.float32)
     several = Compared(subject.executor, values_of(subject.executor.network, x))
     assert several.tail(frozenset({0}), [Piece(0, 0, 19), Piece(0, 19, 30), Piece(0, 30, 41)]) is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ Case = tuple[nn.Module, Window, int]
 
 
 @st.composite
-def cases(draw: Callable[..., int], size: int | None = None) -> Case:
+def cases(draw: Callable[..., Any], size: int | None = None) -> Case:
     """A convolution or a pooling, of tensors (1, 1, rows)."""
     rows = size or draw(st.integers(1, 24))
     kernel, stride = draw(st.integers(1, min(4, rows))), draw(st.integers(1, 4))
@@ -28,7 +29,7 @@ def cases(draw: Callable[..., int], size: int | None = None) -> Case:
     if kind == "conv":
         padding = draw(st.integers(0, reach - 1))
         module = nn.Conv1d(1, 1, kernel, stride, padding, dilation)
-        nn.init.ones_(module.weight)  # type: ignore[arg-type]
+        nn.init.ones_(module.weight)
     else:
         padding, is_ceil = draw(st.integers(0, kernel // 2)), bool(draw(st.booleans()))
         if kind == "max":
@@ -73,7 +74,7 @@ def test_a_window_reads_what_torch_reads(case: Case) -> None:
 
 
 @st.composite
-def drawn(draw: Callable[..., int]) -> tuple[LayerGraph, dict[int, RowOp]]:
+def drawn(draw: Callable[..., Any]) -> tuple[LayerGraph, dict[int, RowOp]]:
     """A graph over rows: windows, sums of two layers, sums with one row of another one, and layers that are none."""
     layers = [Layer("input", "input", (), 4, (1, 1, draw(st.integers(2, 24))))]
     ops: dict[int, RowOp] = {}
@@ -205,6 +206,7 @@ def test_a_deep_layer_stays_whole_where_it_would_begin_late() -> None:
     ops = {1: RowOp((Window(10, 5, 1, 2),), 10), 2: RowOp((Window(10, 9, 1, 4),), 10)}
     plan = tail_plan(graph, ops, {1, 2}, [Piece(0, 0, 6), Piece(0, 6, 10)])
     assert plan is not None
-    assert (plan.region, plan.rest, plan.full) == ((1,), {2}, {1})
+    assert plan.region == (1,)
+    assert (plan.rest, plan.full) == (frozenset({2}), frozenset({1}))
     seconds = seconds_of(plan, [0, 10, 5], step_s=1, call_s=0.5)
     assert (seconds.before, seconds.steps, seconds.after) == (0, (5.5, 7.5), 5)
