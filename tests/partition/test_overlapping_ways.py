@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgecloud.partition import chain
 from edgecloud.partition.adaptive import Believed
-from edgecloud.partition.chunking import overlapped
 from edgecloud.partition.cost import Problem
 from edgecloud.partition.drift import SideFactors
 from edgecloud.partition.ways import Table, first_belief, table_of
@@ -34,8 +34,8 @@ def with_factor(believed: Believed, side: int, kind: int, factor: float) -> Beli
 def test_the_totals_of_ways_are_those_of_the_formula(seed: int) -> None:
     problem, table = ways_of(seed)
     totals = first_belief(table, 0.2, 0.2).totals(table.at(problem))
-    for number, parts in enumerate(table.parts):
-        predicted = overlapped(problem, parts, is_rough=True).predicted
+    for number, candidate in enumerate(chain.scan(problem)):
+        predicted = candidate.predicted
         assert totals.seconds[number] == pytest.approx(predicted.total_s, rel=1e-6)
         assert totals.stages[number].sum() == pytest.approx(predicted.stages_s, rel=1e-6)
         assert (table.overlaps[number] is None) == (predicted.hidden_s == 0)
