@@ -2,11 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgecloud.client.chunks import Departure, fitted, stages_of
 from edgecloud.client.config import EdgeConfig
@@ -14,6 +17,7 @@ from edgecloud.client.connection_manager import ConnectionConfig, ConnectionMana
 from edgecloud.client.multiplexed import MovedError, MultiplexedClient, Request
 from edgecloud.engine.auto_executor import AutoExecutor, Choice
 from edgecloud.engine.backend_choice import choose
+from edgecloud.engine.by_rows import HeadStream, pieces_of
 from edgecloud.engine.executor import CpuShare, Executor, Ran
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.overlapping import RowsOf
@@ -23,6 +27,7 @@ from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
 from edgecloud.models.network import Fed, Network, fed_layers
 from edgecloud.models.registry import Entry
+from edgecloud.models.rows import RowPlan
 from edgecloud.net.codec import Encoded
 from edgecloud.net.messages import Hello, Ready, Result, State
 from edgecloud.net.sides import SidedCodec
@@ -62,6 +67,7 @@ class Answered:
     """... and how the output of each layer was to be packed."""
 
 
+PLANS_KEPT = 32  # of heads by rows
 AS_THEY_ARE: Mapping[int, str] = MappingProxyType({})
 """Codecs: nothing is packed."""
 
@@ -85,6 +91,7 @@ class Edge:
     """By number of the layer and by name, what codecs with a side pack with; known once there is a plan."""
     on_ran: Callable[[frozenset[int], Ran], None] | None = field(default=None, repr=False)
     """Is told the layers of every stage here, and what running them gave."""
+    _head_plans: dict[tuple[frozenset[int], Overlap], RowPlan | None] = field(default_factory=dict, repr=False)
     _ran_there: str = field(default="", repr=False)
     """What computed the last request, where the cloud said so."""
 
@@ -197,9 +204,23 @@ class Edge:
         """Prepare what runs on the edge."""
         with self.computing:
             for part in parts:
-                if part.place == "edge":
+                if part.place == "edge" and self.head_plan(part.layers, overlap) is None:
                     for stage in stages_of(self.graph, part.layers, overlap):
                         self.executor.load(stage)
+
+    def head_plan(self, head: frozenset[int], overlap: Overlap | None) -> RowPlan | None:
+        """How the head is made by rows, in the chunks in which its boundary leaves; None where it is not."""
+        if overlap is None or not overlap.head_rows or {each.layer for each in overlap.slices} != self._leaving(head):
+            return None
+        key = (head, overlap)
+        if key not in self._head_plans:
+            if len(self._head_plans) >= PLANS_KEPT:
+                self._head_plans.clear()
+            self._head_plans[key] = self.executor.head_rows(head, pieces_of(overlap))
+        return self._head_plans[key]
+
+    def _leaving(self, head: frozenset[int]) -> set[int]:
+        return set(self.graph.boundary(head)) & head
 
     def ask(
         self,
@@ -231,6 +252,19 @@ class Edge:
 
 
 @dataclass
+class _HeadRows:
+    """A head on its way by rows."""
+
+    plan: RowPlan
+    stream: HeadStream
+    has_begun: bool = False
+    place: int = 0
+    """Steps that are done ..."""
+    made: dict[int, int] = field(default_factory=dict)
+    """... and of each tensor that leaves, how much is there."""
+
+
+@dataclass
 class Inference:
     """One inference under way: the tensors that are still needed, and what its parts took."""
 
@@ -245,6 +279,8 @@ class Inference:
     requests: int = 0
     _later: list[frozenset[int]] = field(default_factory=list)
     """Stages of a head that run while what was made leaves."""
+    _rows: "_HeadRows | None" = None
+    """A head that is made by rows while these leave."""
 
     @property
     def elapsed_s(self) -> float:
@@ -254,42 +290,82 @@ class Inference:
     @property
     def later(self) -> frozenset[int]:
         """Layers whose turn came, and that run while what was made before leaves."""
-        return frozenset().union(*self._later)
+        return frozenset().union(*self._later, () if self._rows is None else self._rows.plan.layers)
 
     def begin_here(self, layers: frozenset[int]) -> None:
         """Run layers on this device, or what makes the first tensor that leaves, and the rest when it is needed."""
         self.complete()
+        plan = self.edge.head_plan(layers, self.overlap)
+        if plan is not None:
+            self._rows = _HeadRows(plan, self.edge.executor.head_by_rows(plan))
+            return
         first, *self._later = stages_of(self.edge.graph, layers, self.overlap)
         self.run_here(first)
 
     def complete(self) -> None:
         """Run what was left for later."""
+        while self._rows is not None:
+            self._make_rows(self._rows)
         while self._later:
             self.run_here(self._later[0])
             del self._later[0]
 
     def _made(self, layer: int, end: int) -> Array:
         """The output of a layer that leaves, made at least up to the end of a slice."""
-        del end  # what is made is whole
+        while self._rows is not None and self._rows.made.get(layer, 0) < end:
+            self._make_rows(self._rows)
         while layer not in self.values:
             self.run_here(self._later[0])
             del self._later[0]
         return self.values[layer]
+
+    def _make_rows(self, rows: "_HeadRows") -> None:
+        """The next rows of a head; behind the last ones its outputs are whole."""
+        graph = self.edge.graph
+        with self.edge.computing, self._blaming_input():
+            if not rows.has_begun:
+                own = [number for number in graph.inputs if number in rows.plan.layers]
+                given = [self.values[number] for number in (*own, *graph.inputs_of(rows.plan.layers))]
+                self.measured = self.measured.plus(StageTimes(rows.stream.begin(given)))
+                rows.has_begun = True
+            chunk, seconds = rows.stream.next()
+            self.measured = self.measured.plus(StageTimes(seconds))
+            self._take_rows(rows, chunk)
+            if rows.place == len(rows.plan.steps):
+                ran = rows.stream.finish()
+                self.values |= zip(graph.outputs_of(rows.plan.layers), ran.arrays, strict=True)
+                self._rows = None  # rows take a little longer than the whole, which tells nothing of this machine
+
+    def _take_rows(self, rows: "_HeadRows", chunk: Array) -> None:
+        """Keep them where the whole tensor will be."""
+        piece = rows.plan.steps[rows.place].piece
+        rows.place += 1
+        rows.made[piece.layer] = piece.stop
+        if piece.layer not in self.values:
+            shape = self.edge.graph.layers[piece.layer].out_shape
+            self.values[piece.layer] = np.empty(shape, chunk.dtype)
+        self.values[piece.layer][(slice(None),) * piece.axis + (slice(piece.start, piece.stop),)] = chunk
 
     def run_here(self, layers: frozenset[int]) -> None:
         """Run layers on this device; what they make joins `values`."""
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
-            try:
+            with self._blaming_input():
                 ran = executor.run(segment, [self.values[number] for number in segment.inputs])
-            except IndexError as error:  # of a table, which only the numbers of an input can lead beyond
-                reason = (str(error).splitlines() or [""])[0][:200]
-                raise UsageError(f"{self.edge.graph.name} does not take this input: {reason}") from None
             if self.edge.on_ran is not None:
                 self.edge.on_ran(layers, ran)
         self.values |= zip(segment.outputs, ran.arrays, strict=True)
         self.measured = self.measured.plus(StageTimes(ran.seconds))
+
+    @contextmanager
+    def _blaming_input(self) -> Iterator[None]:
+        """Raises UsageError for an index beyond a table, where only the numbers of an input can lead."""
+        try:
+            yield
+        except IndexError as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise UsageError(f"{self.edge.graph.name} does not take this input: {reason}") from None
 
     def run_there(self, layers: frozenset[int], client: MultiplexedClient, deadline: Deadline) -> None:
         """Let the cloud run layers. Where that fails nothing has changed, and it may be tried again."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgecloud.partition.cost import (
     LATENCY,
     Chunking,
+    Packed,
     Part,
     Problem,
     StageTimes,
@@ -42,6 +43,8 @@ STEPS = (1, 2, 4, 8)
 """... and by how much."""
 FEW = 9
 """Places at which a boundary may be cut, up to which all ends are tried."""
+NO_MORE = Packed("", 0)
+Shares = tuple[tuple[float, ...], ...]
 Values = NDArray[np.float64]
 Ends = NDArray[np.intp]
 """Shape (cases, chunks): where every chunk of every case ends, the last place again where there are fewer."""
@@ -53,7 +56,7 @@ class Overlapped:
 
     predicted: StageTimes
     overlap: Overlap | None = None
-    shares: tuple[tuple[float, ...], ...] = ()
+    shares: Shares = ()
     """Of every chunk, in the order in which they leave: of all computing on the edge, packing, sending, unpacking and
     computing on the cloud its own share; for who reckons with other seconds."""
 
@@ -72,8 +75,7 @@ def overlapped(
     """What parts are predicted to take with the chunks that are best for what is minimized.
 
     A head and a tail alone overlap, and only where the problem says what chunks cost. Rough chunks take less to find.
-    Raises ValueError for parts that
-    `predict` refuses.
+    Raises ValueError for parts that `predict` refuses.
     """
     in_turn = predict(problem, parts)
     is_cut = len(parts) == 2 and parts[0].place == "edge"
@@ -140,7 +142,8 @@ class _Tensor:
     """Of the axis."""
     steps: int
     """1 where it is not cut."""
-    chunk_bytes: int
+    more: Packed
+    """What a further chunk of it takes, however small."""
     seconds: tuple[float, float, float]
     """To pack, to send and to unpack it."""
 
@@ -152,11 +155,11 @@ def _tensors(problem: Problem, chunking: Chunking, head: frozenset[int]) -> list
         shape, packed = problem.graph.layers[number].out_shape, problem.crossing((number,))
         if len(shape) < 2:
             return []
-        axis, more = axis_of(shape), chunking.chunk_bytes(packed.codec, shape)
+        axis, more = axis_of(shape), chunking.more(packed.codec, shape)
         is_cut = axis is not None and more is not None
         axis = axis or 1
         seconds = (packed.encode_s, packed.bytes / link.up_bytes_per_s, packed.decode_s)
-        found.append(_Tensor(number, axis, shape[axis], shape[axis] if is_cut else 1, more or 0, seconds))
+        found.append(_Tensor(number, axis, shape[axis], shape[axis] if is_cut else 1, more or NO_MORE, seconds))
     return found if sum(tensor.steps for tensor in found) > 1 and len(found) <= chunking.most else []
 
 
@@ -305,8 +308,8 @@ def _cases(
         at += tensor.steps
     through[0] = _staged(problem, head, tensors, in_turn.edge_s)
     after_s = in_turn.rtt_s + in_turn.download_s
-    chunk_s = max(tensor.chunk_bytes for tensor in tensors) / link.up_bytes_per_s
-    further = np.array([0.0, chunking.edge_s, chunk_s, chunking.cloud_s, 0.0])
+    most = [max(getattr(tensor.more, name) for tensor in tensors) for name in ("encode_s", "bytes", "decode_s")]
+    further = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
     whole = _Case(tensors, through, further, in_turn, after_s + in_turn.cloud_s, chunking.most)
     yield whole
     rows = [each if each is not None and each.size == tensors[0].steps else None for each in _rows_of(problem, head)]
@@ -335,8 +338,9 @@ def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], 
         stage = problem.graph.needed_by(tensor.layer) - done
         passed_s += sum(problem.edge_s[layer] for layer in stage)
         done |= stage
-        line += [passed_s] * (tensor.steps + (number == 0))
-    return np.array([*line[:-1], line[-1]]) if len(tensors) > 1 else np.full(len(line), whole_s)
+        made_s = whole_s if number == len(tensors) - 1 else passed_s
+        line += [made_s] * (tensor.steps + (number == 0))
+    return np.array(line)
 
 
 def _by_rows(rows: RowShares, seconds: Sequence[float]) -> Values:

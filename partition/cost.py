@@ -81,13 +81,12 @@ def joined(packings: Sequence[Packed]) -> Packed:
 class Chunking:
     """What it costs to send a boundary in chunks, and which ones may be sent so. One chunk costs nothing more.
 
-    `chunk_bytes` gives what every further chunk of a tensor takes on the link, by its codec and shape; None: tensors
-    of this codec leave in one piece.
+    `more` gives what packing, sending and unpacking every further chunk of a tensor takes however little is in it, by
+    its codec and shape; None: tensors of this codec leave in one piece.
     """
 
     edge_s: float = 0.0
-    """Seconds of every further chunk on the edge: cutting it, what packing takes however little there is, its frame ...
-    """
+    """Seconds of the frame of every further chunk on the edge ..."""
     cloud_s: float = 0.0
     """... and on the cloud, in the thread that receives it."""
     edge_step_s: float = 0.0
@@ -96,7 +95,7 @@ class Chunking:
     """... and on the cloud, when that is idle."""
     most: int = 16
     """Chunks of one request."""
-    chunk_bytes: Callable[[str, tuple[int, ...]], int | None] = field(default=lambda _codec, _shape: 0)
+    more: Callable[[str, tuple[int, ...]], Packed | None] = field(default=lambda codec, _shape: Packed(codec, 0))
     head_rows: Mapping[int, RowShares] = field(default_factory=dict)
     """By boundary layer: what of the head has to be computed for its first rows. None where that is everything."""
     tail_rows: Mapping[int, RowShares] = field(default_factory=dict)

@@ -14,17 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edgecloud as ec
-from benchmarks.frame_proxy import FrameProxy, Place, Said, close, silence
+from benchmarks.frame_proxy import FrameProxy, Line, Place, Said, close, silence
 from edgecloud.client.chunks import fitted, stages_of
 from edgecloud.client.config import EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.resilient import ResilientClient
 from edgecloud.engine import tables
-from edgecloud.engine.executor import Ran
+from edgecloud.engine.by_rows import HeadStream
+from edgecloud.engine.executor import BaseExecutor, Ran
 from edgecloud.net import entropy
 from edgecloud.net.codec import CODECS, OPTIONAL, is_lossless
 from edgecloud.net.frames import FrameType
+from edgecloud.net.tensors import Array
 from edgecloud.partition.cost import parts_of
 from edgecloud.partition.overlap import Overlap, Slices
 from tests import branches
@@ -182,6 +184,45 @@ def test_a_connection_lost_within_a_boundary_costs_no_answer_and_no_layer_runs_t
     assert_right(answered)
     assert (answered.completed_by, answered.requests) == ("split", 2)
     assert counts == Counter(dict.fromkeys(head, 1))
+
+
+def test_rows_are_not_made_twice_where_the_connection_is_lost(alone: Edge, port: int) -> None:
+    head = alone.graph.head_at(4)
+    overlap = overlap_of(alone.graph, head, 4, head_rows=True, tail_rows=True)
+    plan = alone.head_plan(head, overlap)
+    assert plan is not None
+    steps, begun = Counter[int](), []
+
+    class Counted(HeadStream):
+        def next(self) -> tuple[Array, float]:
+            steps[self._done] += 1
+            return super().next()
+
+    assert isinstance(alone.executor, BaseExecutor)
+    host, rows = alone.executor, alone.executor.rows
+    assert rows is not None
+    alone.executor.head_by_rows = lambda plan: begun.append(Counted(host, rows, plan)) or begun[-1]  # type: ignore
+    with closing(FrameProxy(("127.0.0.1", port), [(Place(FrameType.CHUNK, 2, 0.5), close)])) as link:
+        client = resilient(alone, link.port)
+        answered = client.infer(X.numpy(), parts_of(alone.graph, head), {}, 0.0, overlap)
+        assert link.is_over
+    assert_right(answered)
+    assert (answered.completed_by, answered.requests, len(begun)) == ("split", 2, 1)
+    assert steps == Counter(range(len(plan.steps)))
+
+
+def test_rows_that_were_made_are_completed_here_where_the_cloud_is_gone(alone: Edge, port: int) -> None:
+    head = alone.graph.head_at(4)
+    overlap = overlap_of(alone.graph, head, 4, head_rows=True, tail_rows=True)
+
+    def refuse(proxy: FrameProxy, line: Line) -> None:
+        proxy.refuse()
+        line.close()
+
+    with closing(FrameProxy(("127.0.0.1", port), [(Place(FrameType.CHUNK, 2), refuse)])) as link:
+        answered = resilient(alone, link.port).infer(X.numpy(), parts_of(alone.graph, head), {}, 0.0, overlap)
+    assert_right(answered)
+    assert answered.completed_by == "fallback"
 
 
 def test_a_cloud_that_falls_silent_within_a_boundary_costs_no_answer(alone: Edge, port: int) -> None:

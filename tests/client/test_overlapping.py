@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from torch import nn
 
 import edgecloud as ec
 from edgecloud.client.planning import chunking_for
-from edgecloud.engine.overlapping import MOST, RowsOf, chunk_bytes, chunking_of
+from edgecloud.engine.overlapping import MOST, RowsOf, chunking_of, further_chunk
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
 
 torch.manual_seed(0)
 MODULE = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(2048, 9))
 X = torch.rand(1, 3, 64, 64)
-SLOW = {"emulate_cpu": 0.02, "link": ec.Link("2mbit", rtt="2ms"), "codec": "zstd"}
+SLOW: dict[str, Any] = {"emulate_cpu": 0.02, "link": ec.Link("2mbit", rtt="2ms"), "codec": "zstd"}
 """Packing takes about as long as sending."""
 
 
@@ -84,10 +85,10 @@ def test_a_free_plan_compares_ends_that_overlap_too(net: ec.Network, address: st
 
 def test_codecs_that_carry_no_slices_leave_in_one_piece() -> None:
     shape = (1, 3, 64, 64)
-    assert chunk_bytes("zstd", shape) is not None
-    assert chunk_bytes("jpeg", shape) is None
-    assert chunk_bytes("learned:x", shape) is None
-    assert chunk_bytes("raw", (1, 3)) is None
+    assert further_chunk("zstd", shape) is not None
+    assert further_chunk("jpeg", shape) is None
+    assert further_chunk("learned:x", shape) is None
+    assert further_chunk("raw", (1, 3)) is None
 
 
 def test_what_can_be_computed_of_the_first_rows(net: ec.Network, address: str) -> None:

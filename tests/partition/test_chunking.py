@@ -142,7 +142,9 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
         if layer and rng.random() < 0.4
     }
     edge_s, cloud_s, edge_step_s, cloud_step_s = (rng.uniform(0, most) for most in (0.01, 0.01, 1e-3, 1e-3))
-    chunking = Chunking(edge_s, cloud_s, edge_step_s, cloud_step_s, 16, lambda *_: 60, made, by_rows)
+    chunking = Chunking(
+        edge_s, cloud_s, edge_step_s, cloud_step_s, 16, lambda codec, _: Packed(codec, 60), made, by_rows
+    )
     cloud = CloudTimes(seconds[1], [0.001] * count, rng.choice([1.0, 2.0]), rng.choice([0.0, 0.05]))
     return Problem(graph, seconds[0], cloud, link, packed=packed, chunking=chunking)
 
@@ -302,7 +304,7 @@ def test_several_tensors_leave_one_after_the_other_and_no_chunk_is_of_two() -> N
     assert all(each.size == 16 and len(each) > 1 for each in found.overlap.slices)
     in_turn = predict(problem, parts_of(problem.graph, frozenset({0, 1, 2})))
     assert found.predicted.total_s < 0.72 * in_turn.total_s
-    uncut = replace(problem, chunking=Chunking(1e-3, 1e-3, chunk_bytes=lambda *_: None))
+    uncut = replace(problem, chunking=Chunking(1e-3, 1e-3, more=lambda *_: None))
     whole = overlapped(uncut, parts_of(problem.graph, frozenset({0, 1, 2})))
     assert whole.overlap is not None
     assert [each.ends for each in whole.overlap.slices] == [(16,), (16,)]

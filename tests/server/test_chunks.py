@@ -1,5 +1,6 @@
 """Requests whose tensors come in chunks: a real cloud, and everything that a client may do with them."""
 
+import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ import torch
 import edgecloud as ec
 from benchmarks.hostile.attacks import encode
 from edgecloud.engine.identity import hello_of
+from edgecloud.engine.worker import BusyError
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.connection import Connection, Frame, connect
 from edgecloud.net.frames import FrameType
@@ -30,7 +32,9 @@ from edgecloud.net.messages import (
 from edgecloud.net.tensors import Array, Encoded
 from edgecloud.server.arriving import MAX_ARRIVING
 from edgecloud.server.requests import MAX_CHUNKS
+from edgecloud.server.row_tail import RowTail
 from edgecloud.utils.deadline import Deadline
+from edgecloud.utils.errors import AppError, DeadlineError, ProtocolError
 from tests import branches
 from tests.conftest import LONG_S
 
@@ -272,3 +276,86 @@ def test_a_connection_cut_within_any_chunk_costs_the_cloud_nothing(
             connection.sock.sendall(data[:end])
     with closing(greeted(net, served)) as connection:
         assert_answers(connection, tail, 5)
+
+
+# --- by rows
+
+
+@pytest.fixture
+def joined(net: ec.Network) -> list[Sent]:
+    """A request of the layers that join both branches, whose tensors come by turns, for rows."""
+    graph = net.graph
+    head = branches.heads(graph)[-1]
+    with torch.inference_mode():
+        made = {n.out_shape: n for n in (graph.layers[number] for number in graph.boundary(head))}
+        branch = [MODULE.left(STEM).relu().numpy(), MODULE.right(STEM).relu().numpy()]  # type: ignore[operator]
+    tensors = [next(each for each in branch if each.shape == shape) for shape in made]
+    order = (0, 1, 0, 1, 1, 0)
+    infer = Infer(1, [[min(graph.everything - head), len(graph.layers)]], LONG_S, cuts=((2, *ENDS),) * 2, rows=order)
+    sent: list[Sent] = [(infer, [])]
+    for place, tensor in enumerate(order):
+        start = (0, *ENDS)[order[:place].count(tensor)]
+        sent.append((Chunk(1, tensor, start), [tensors[tensor][:, :, start : start + 8]]))
+    return sent
+
+
+def test_a_tail_by_rows_answers_as_the_whole_network(cloud: Connection, joined: list[Sent]) -> None:
+    for _ in range(2):
+        send(cloud, *joined)
+        assert_right(answer(cloud), 1)
+
+
+def test_a_tail_by_rows_begins_before_the_last_chunk(
+    cloud: Connection, joined: list[Sent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: queue.Queue[int] = queue.Queue()
+    feed = RowTail.feed
+
+    def noted(tail: RowTail, array: Array) -> None:
+        feed(tail, array)
+        fed.put(array.shape[1])
+
+    monkeypatch.setattr(RowTail, "feed", noted)
+    send(cloud, *joined[:3])
+    assert [fed.get(timeout=LONG_S) for _ in range(2)] == [6, 4]
+    send(cloud, *joined[3:])
+    assert_right(answer(cloud), 1)
+
+
+def test_rows_in_another_order_abandon_their_request_and_nothing_else(
+    cloud: Connection, tail: list[list[int]], joined: list[Sent]
+) -> None:
+    infer, first, second, third, *rest = joined
+    send(cloud, infer, first, third, second, *rest)
+    error = refusal(cloud)
+    assert (error.code, error.id) == ("BAD_REQUEST", 1)
+    assert "the next chunk is one of tensor 1" in error.text
+    assert_answers(cloud, tail, 2)
+
+
+@pytest.mark.parametrize("error", [BusyError("full", 0.5), DeadlineError("late"), ProtocolError("no")])
+def test_a_tail_by_rows_that_fails_is_refused_once_and_its_chunks_are_dropped(
+    error: AppError, cloud: Connection, tail: list[list[int]], joined: list[Sent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_tail: RowTail, _array: Array) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowTail, "feed", fail)
+        send(cloud, *joined[:3])
+        assert (told := refusal(cloud)).code == error.code
+        assert told.id == 1
+    send(cloud, *joined[3:])
+    assert_answers(cloud, tail, 2)
+
+
+def test_a_client_that_leaves_between_rows_costs_nothing(
+    net: ec.Network, served: ec.Cloud, tail: list[list[int]], joined: list[Sent]
+) -> None:
+    for count in range(1, len(joined) + 1):
+        with closing(greeted(net, served)) as connection:
+            send(connection, *joined[:count])
+    with closing(greeted(net, served)) as connection:
+        send(connection, *joined)
+        assert_right(answer(connection), 1)
+        assert_answers(connection, tail, 2)
