@@ -16,7 +16,7 @@ from edgecloud.client.planning import Prepared, alone, fitting, plan_of, problem
 from edgecloud.client.runner import Runner
 from edgecloud.engine.packing import AUTO
 from edgecloud.models.graph import LayerGraph
-from edgecloud.net.codec import NAMES, is_name
+from edgecloud.net.codec import LEARNED, NAMES, is_name
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.utils.errors import AppError, UsageError
@@ -49,9 +49,7 @@ def parse(text: str, graph: LayerGraph) -> tuple[PointRequest, ...]:
 
 
 def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
-    name, _, codec = part.partition(":") if not part.startswith(HEAD) else part.rpartition(":")
-    if part.startswith(HEAD) and codec != AUTO and not is_name(codec):
-        name, codec = part, ""  # names of layers may hold colons, those of codecs do not
+    name, codec = _of_head(part) if part.startswith(HEAD) else part.partition(":")[::2]
     if codec and codec != AUTO and not is_name(codec):
         raise UsageError(f"no codec {codec[:40]!r} in {part!r}: choose {AUTO}, {', '.join(NAMES)}")
     ending, override = f":{codec}" if codec else "", codec or None
@@ -63,6 +61,16 @@ def _one(part: str, graph: LayerGraph) -> Iterator[PointRequest]:
         for number in _numbers(name, graph):
             graph.head_at(number)  # raises for a point that there is not
             yield PointRequest(f"{number}{ending}", number, codec=override)
+
+
+def _of_head(part: str) -> tuple[str, str]:
+    """Names of layers may hold colons, those of codecs only behind their kind."""
+    for colon in (f":{LEARNED}:", ":"):
+        name, found, codec = part.rpartition(colon)
+        codec = found.removeprefix(":") + codec
+        if found and (codec == AUTO or is_name(codec)):
+            return name, codec
+    return part, ""
 
 
 def _numbers(text: str, graph: LayerGraph) -> range:

@@ -83,7 +83,7 @@ def _of_bundle(bundle: BundleNetwork) -> tuple[list[Candidate], list[str]]:
     found: list[Candidate] = []
     if is_there("onnxruntime"):
         found.append(Candidate(ONNXRUNTIME, bundle, f"{version_of('onnxruntime')} ({ONNXRUNTIME_OPTIONS})"))
-    if is_there("openvino"):
+    if is_there("openvino", "onnxruntime"):  # with which it is compared
         found.append(Candidate(OPENVINO, bundle, f"{version_of('openvino')} ({OPENVINO_OPTIONS})"))
     return found, [] if is_there("onnxruntime") else ["onnxruntime is not installed"]
 

@@ -43,7 +43,7 @@ class OpenVinoExecutor(BundleExecutor):
         """Raises NotCertifiedError where it computes something else than ONNX Runtime."""
         segment = self._part(self._bundle, layers, self._threads)
         before = OnnxPart(self._bundle, self._network.graph.everything, self._threads, outputs=segment.inputs)
-        given = [np.array(array) for array in before([self._network.example.array])]
+        given = [np.array(array) for array in before(self._network.example.arrays)]
         expected = OnnxPart(self._bundle, layers, self._threads)(given)
         if not is_close(segment(given), expected):
             name = self._network.graph.name

@@ -106,6 +106,7 @@ def edge(
         *("--power", cell.power, "--radio", cell.radio, "--cache-dir", str(cache_dir), "--times", "measured"),
         *testbed.edge_arguments(cell.cpu),
         *(["--accuracy-budget", f"{100 * spec.accuracy_budget:g}%"] if spec.accuracy_budget else []),
+        *spec.codec_file_flags(),
         *(["--verify"] if spec.verify else []),
     ]
     log = folder / "logs" / f"{cell.slug}.edge.log"

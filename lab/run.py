@@ -54,8 +54,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="output directory; an existing directory is resumed")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the experiment in DIR")
-    parser.add_argument("--model", metavar="NAMES", help="networks, separated by commas")
-    parser.add_argument("--cpu", metavar="SHARES", help="edge CPU shares of one core, such as 0.3,0.5; none: unlimited")
+    parser.add_argument("--model", type=arguments.names, metavar="NAMES", help="networks, separated by commas")
+    parser.add_argument(
+        "--cpu",
+        type=arguments.names,
+        metavar="SHARES",
+        help="edge CPU shares of one core, such as 0.3,0.5; none: unlimited",
+    )
     parser.add_argument(
         "--link",
         metavar="LINKS",
@@ -69,14 +74,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", metavar="N", help="measured inferences per cut point (default: 3)")
     parser.add_argument("--codec", metavar="NAME", help="codec of the cut points (default: raw); auto chooses its own")
     parser.add_argument(
+        "--codec-file",
+        action="append",
+        dest="codec_files",
+        metavar="FILE",
+        help="learned codec, made by deployment.py bottleneck, for the edge and the cloud; repeatable",
+    )
+    parser.add_argument(
         "--accuracy-budget",
         type=arguments.percent,
         metavar="SHARE",
         help="share of answers that lossy codecs of auto may change, such as 1%% (default: 0%%)",
     )
-    parser.add_argument("--objective", metavar="NAMES", help="objectives: latency, energy or both")
-    parser.add_argument("--baselines", metavar="NAMES", help="baselines: auto,all-edge,all-cloud,...")
-    parser.add_argument("--trace", metavar="FILES", help="replay these bandwidth traces instead of the link rates")
+    parser.add_argument(
+        "--objective", type=arguments.names, metavar="NAMES", help="objectives: latency, energy or both"
+    )
+    parser.add_argument(
+        "--baselines", type=arguments.names, metavar="NAMES", help="baselines: auto,all-edge,all-cloud,..."
+    )
+    parser.add_argument(
+        "--trace", type=arguments.names, metavar="FILES", help="replay these bandwidth traces instead of the link rates"
+    )
     parser.add_argument("--mode", metavar="MODE", help="testbed: auto, hosts (root on Linux) or emulated")
 
 
@@ -88,13 +106,13 @@ def spec_of(options: argparse.Namespace) -> Spec:
     if options.resume is not None:
         return specs.read(options.resume / SPEC)
     settings: dict[str, Any] = {
-        key: list(arguments.names(text)) for name, key in LISTS.items() if (text := getattr(options, name)) is not None
+        key: list(value) for name, key in LISTS.items() if (value := getattr(options, name)) is not None
     }
     if options.link is not None:
         settings["links"] = options.link.split(";") if ";" in options.link else [options.link]
     if options.repeat is not None:
         settings["repeat"] = int(options.repeat) if options.repeat.isdecimal() else options.repeat
-    names = ("points", "codec", "mode", "accuracy_budget")
+    names = ("points", "codec", "codec_files", "mode", "accuracy_budget")
     settings |= {key: value for key in names if (value := getattr(options, key)) is not None}
     links = settings.pop("links", None)
     if options.spec is None and ("models" not in settings or links is None):
@@ -139,8 +157,9 @@ def main(options: argparse.Namespace) -> int:
 def check_models(spec: Spec) -> None:
     """Refuse networks, power profiles and codecs that there are not, before anything starts."""
     from edgecloud.client.power import PowerChoice
+    from edgecloud.engine import learned
     from edgecloud.models import registry
-    from edgecloud.net.codec import NAMES, is_name
+    from edgecloud.net.codec import LEARNED, NAMES, is_name
 
     if Needs.REGRESSED in baselines.needs(spec.baselines):
         require("sklearn", extra="lab")
@@ -150,6 +169,9 @@ def check_models(spec: Spec) -> None:
         PowerChoice.of(spec.power, link.radio)
     if spec.codec != "auto" and not is_name(spec.codec):
         raise UsageError(f"no codec {spec.codec[:40]!r}: choose auto, {', '.join(NAMES)}")
+    codecs = [each.name for each in learned.read_all(map(Path, spec.codec_files))]
+    if spec.codec.startswith(f"{LEARNED}:") and spec.codec not in codecs:
+        raise UsageError(f"{spec.codec[:40]} is in none of the files: give its file with --codec-file")
 
 
 def make_folder(folder: Path, spec: Spec) -> None:
@@ -348,7 +370,8 @@ def cloud_flags(spec: Spec) -> tuple[str, ...]:
     """What the cloud has to be told so that everything of an experiment can be measured."""
     from edgecloud.client.subprocesses import codec_flags
 
-    return tuple(dict.fromkeys([*codec_flags(spec.codec, spec.points), *baselines.cloud_flags(spec.baselines)]))
+    flags = dict.fromkeys([*codec_flags(spec.codec, spec.points), *baselines.cloud_flags(spec.baselines)])
+    return (*flags, *spec.codec_file_flags())
 
 
 @dataclass

@@ -37,6 +37,8 @@ class Spec:
     warm_up: int = 1
     codec: str = "raw"
     """Of the points; `auto` and the baselines choose their own."""
+    codec_files: tuple[str, ...] = ()
+    """Learned codecs, which the edge and the cloud are given."""
     accuracy_budget: float = 0.0
     """The share of answers that lossy codecs of `auto`, and a JPEG of all-cloud-in-budget, may change."""
     objectives: tuple[str, ...] = ("latency",)
@@ -85,6 +87,10 @@ class Spec:
             )
         if self.traces:
             raise UsageError("points contenders cannot be combined with traces: use points all")
+
+    def codec_file_flags(self) -> tuple[str, ...]:
+        """What both sides are told of learned codecs."""
+        return tuple(word for path in self.codec_files for word in ("--codec-file", path))
 
     def to_toml(self) -> str:
         """The text of spec.toml."""
@@ -234,6 +240,11 @@ def _is_duration(text: str) -> bool:
     return not text.strip().replace(".", "").isdecimal()
 
 
+def _files(name: str, value: Any, folder: Path) -> tuple[str, ...]:
+    """Where they are: the programs that read them may run in another folder."""
+    return tuple(str((folder / text).resolve()) for text in _texts(name, value, folder))
+
+
 def _traces(name: str, value: Any, folder: Path) -> tuple[str, ...]:
     paths = tuple(str(or_shipped(folder / text, text).resolve()) for text in _texts(name, value, folder))
     for path in paths:
@@ -249,6 +260,7 @@ READ = {
     "repeat": _number,
     "warm_up": _number,
     "codec": _text,
+    "codec_files": _files,
     "accuracy_budget": _share,
     "objectives": _texts,
     "power": _text,

@@ -19,8 +19,8 @@ OPTIONS = "f32, one stream, no pinning"
 
 
 @cache
-def _core() -> Any:
-    """Raises AppError where it is not installed, or not for this machine."""
+def core() -> Any:
+    """The library. Raises AppError where it is not installed, or not for this machine."""
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -34,7 +34,7 @@ def _core() -> Any:
 
 def check() -> None:
     """Raises AppError where it cannot be used."""
-    _core()
+    core()
 
 
 def settings(threads: int) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class OpenVinoPart(BundlePart):
     """Some layers of a network, in a model that OpenVINO has compiled."""
 
     def _prepare(self, bundle: Bundle, part: Part, threads: int) -> Compiled:
-        core = _core()
+        library = core()
         whole = bundle.part(self.layers, self.outputs, has_weights=True)
         try:
-            compiled = core.compile_model(core.read_model(whole.model), DEVICE, settings(threads))
+            compiled = library.compile_model(library.read_model(whole.model), DEVICE, settings(threads))
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
             raise UsageError(f"{bundle.path}: openvino cannot run it: {reason}") from error

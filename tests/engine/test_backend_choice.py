@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecloud.engine import backend_choice
 from edgecloud.engine.auto_executor import AutoExecutor
 from edgecloud.engine.backend_choice import candidates_of, choose
 from edgecloud.engine.executor import AUTO, ONNXRUNTIME, OPENVINO, TORCH, CpuShare
@@ -31,6 +32,19 @@ def test_a_bundle_may_be_run_by_all_that_are_installed(network: BundleNetwork, t
     assert isinstance(choose(network, "cpu", SHARE, AUTO, tmp_path).executor, AutoExecutor)
     found = [each.backend for each in candidates_of(network, "cpu", None).found]
     assert (OPENVINO in found) == is_there("openvino")
+
+
+def test_openvino_is_not_taken_without_what_it_is_compared_with(
+    network: BundleNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"openvino", "torch", "torchvision"}
+    monkeypatch.setattr(backend_choice, "is_there", lambda *names: there.issuperset(names))
+    monkeypatch.setattr(backend_choice, "version_of", lambda _name: "1")
+    candidates = candidates_of(network, "cpu", None)
+    assert [each.backend for each in candidates.found] == [TORCH]
+    assert candidates.missing == ("onnxruntime is not installed",)
+    there.add("onnxruntime")
+    assert [each.backend for each in candidates_of(network, "cpu", None).found] == [ONNXRUNTIME, OPENVINO, TORCH]
 
 
 def test_what_the_user_says_is_taken(network: BundleNetwork, tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ def test_points_that_are_written_out_are_those_that_the_edge_reads(text: str, co
     assert all(len(cuts(want.asked)) == 1 for want in found), "each is a group of its own"
 
 
+@pytest.mark.parametrize("codec", ["raw", "auto", "int8+zstd", "learned:tiny"])
+@pytest.mark.parametrize("cut", ["2", f"head={chain([1, 1]).layers[1].id}"])
+def test_the_name_of_a_codec_may_hold_a_colon(cut: str, codec: str) -> None:
+    (found,) = points.parse(f"{cut}:{codec}", chain([1] * (LAST + 1)))
+    assert found.codec == codec
+    assert found.head == (frozenset({0, 1}) if cut.startswith("head") else None)
+
+
 @pytest.mark.parametrize("text", ["9", "3-1", "0-99", "0-6", "two", "head=conv1+pool1", "-1", "1-"])
 def test_what_is_no_point_is_left_to_the_edge_to_refuse(text: str) -> None:
     assert asked_for(text) == [Want(POINT, f"{text}:raw")]

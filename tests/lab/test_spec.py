@@ -24,11 +24,14 @@ def test_a_spec_that_is_written_down_is_the_same_spec(tmp_path: Path) -> None:
     text = (
         'models = ["le_net", "alex_net"]\ncpu = [0.3, "none"]\npoints = [0, 8, "13:pixels"]\nobjectives = ["energy"]\n'
         "accuracy_budget = 0.01\n"
+        'codec_files = ["my.codec", "/its.codec"]\n'
         'links = ["5mbit,20ms", { name = "LTE", link = "5.85mbit,0ms,13.76mbit", radio = "4g" }]\n'
     )
     found = spec.read(written(tmp_path, text))
     assert found.cpu == (0.3, None)
     assert found.accuracy_budget == 0.01
+    assert found.codec_files == (str(tmp_path.resolve() / "my.codec"), "/its.codec")
+    assert found.codec_file_flags() == ("--codec-file", found.codec_files[0], "--codec-file", "/its.codec")
     assert found.points == "0,8,13:pixels"
     assert found.links[1] == LinkSpec("LTE", "5.85mbit,0ms,13.76mbit", "4g")
     assert spec.of(tomllib.loads(found.to_toml())) == found
