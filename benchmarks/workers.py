@@ -1,6 +1,6 @@
 """A gateway and its workers: throughput, what the gateway adds, and workers that are killed or stopped.
 
-    python -m benchmarks.workers [throughput] [gateway] [lost]
+    python -m benchmarks.workers [throughput] [gateway] [lost] [scale]
 
 Throughput: edges keep a gateway busy whose workers have a share of a core each, emulated with SIGSTOP and SIGCONT
 in turns, so that two cores can show four of them. Gateway: the same request, of about 200 KB and with little to
@@ -27,12 +27,18 @@ import torch
 
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import write_table
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Hello, Infer, Ready, Result
 from edgecloud.net.tensors import Array
 from edgecloud.server import health
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.gateway import Gateway
+from edgecloud.server.local_placement import LocalPlacement
+from edgecloud.server.placement import Setup
+from edgecloud.server.worker_flags import arguments_of
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.units import format_seconds
@@ -282,7 +288,7 @@ def throughput_rows(cache: Path) -> list[list[str]]:
 
 def gateway_rows(cache: Path) -> list[list[str]]:
     network = network_of(MODEL)
-    flags = ("--models", MODEL, "--quiet")
+    flags = ("--models", MODEL, "--quiet", "--threads", "1")  # a core is left for the gateway
     with running_cloud(cache, *flags) as plain, running_cloud(cache, *flags, "--workers", "1") as gateway:
         await_workers(gateway, 1)
         tail = tail_of(network)
@@ -426,9 +432,46 @@ def lost_rows(cache: Path, times: int) -> list[list[str]]:
     return rows
 
 
+# --- scaling
+
+
+def scale_rows(cache: Path, times: int) -> list[list[str]]:
+    """From one worker to four and back, with edges that never pause."""
+    network = network_of(SMALL)
+    request = Request(network, [[1, len(network.graph.layers)]], np.asarray(network.example.tensor))
+    with torch.no_grad():
+        expected = np.asarray(network.loaded.model(torch.from_numpy(request.array)))
+    config = CloudConfig(port=0, models=(SMALL,), device=DeviceConfig(cache_dir=cache, threads=1))
+    placement = LocalPlacement(1, Setup(arguments_of(config), threads=1))
+    gateway = Gateway(config, placement=placement)
+    _, port = gateway.server.open()
+    gateway.begin()
+    serving = threading.Thread(target=gateway.server.serve)
+    serving.start()
+    watched = Watched()
+    threads = [threading.Thread(target=watched.run, args=(port, request, expected)) for _ in range(16)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(times):
+            for wanted in (4, 1):
+                placement.wanted = wanted
+                while gateway.fleet.well != wanted:
+                    time.sleep(0.1)
+                time.sleep(1.0)
+    finally:
+        watched.finish(threads)
+        gateway.server.stop()
+        serving.join()
+        gateway.close()
+    now = gateway.fleet.load_now()
+    counts = (watched.right, watched.wrong, len(watched.lost), watched.refused, now.repeats)
+    return [[f"1-4-1, {times} times, 16 edges", *map(str, counts)]]
+
+
 def main(argv: list[str]) -> int:
     """Measure what is asked for, and write benchmarks/results/workers_*.md."""
-    wanted = [each for each in argv if not each.isdecimal()] or ["throughput", "gateway", "lost"]
+    wanted = [each for each in argv if not each.isdecimal()] or ["throughput", "gateway", "lost", "scale"]
     times = next((int(each) for each in argv if each.isdecimal()), EACH)
     with TemporaryDirectory() as folder:
         cache = Path(folder)
@@ -453,6 +496,13 @@ def main(argv: list[str]) -> int:
                 ["signal", "stage", "answered", "by others", "wrong", "lost", "refused", "p99 of others"],
                 lost_rows(cache, times),
                 ["Two workers; refused: the edge answers by itself."],
+            ),
+            "scale": lambda: write_table(
+                "workers_scale",
+                "Workers that come and go",
+                ["what", "answered", "wrong", "lost", "refused", "repeated"],
+                scale_rows(cache, times),
+                ["Workers that are not wanted any more finish what they have."],
             ),
         }
         for name in wanted:
