@@ -6,7 +6,8 @@ Fields with a default need not be sent, and are not where they have it.
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, ClassVar, TypeVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from edgecloud.net.frames import FrameType
 from edgecloud.utils.errors import AppError, ProtocolError
@@ -244,8 +245,8 @@ M = TypeVar("M", Hello, Ready, Infer, Result, Probe, Probed, Error, Status, Stat
 
 def to_header(message: Message) -> dict[str, Any]:
     """The header of a message, without the description of tensors."""
-    values = {field.name: getattr(message, field.name) for field in fields(message)}
-    return {field.name: values[field.name] for field in fields(message) if values[field.name] != field.default}
+    rows = ((row.name, getattr(message, row.name), row.default) for row in _rows(type(message)))
+    return {name: value for name, value, default in rows if value != default}
 
 
 def from_header(kind: type[M], header: Any) -> M:
@@ -253,12 +254,27 @@ def from_header(kind: type[M], header: Any) -> M:
     if not isinstance(header, dict):
         raise ProtocolError("a header must be a dictionary")
     values: dict[str, Any] = {}
-    for field in fields(kind):
-        value = header.get(field.name, None if field.default is MISSING else field.default)
-        if not _CHECKS[field.type](value):
-            raise ProtocolError(f"{kind.TYPE.name}: field {field.name!r} is missing or not a {_name(field.type)}")
-        values[field.name] = value
+    for row in _rows(kind):
+        value = header.get(row.name, None if row.default is MISSING else row.default)
+        if not row.check(value):
+            raise ProtocolError(f"{kind.TYPE.name}: field {row.name!r} is missing or not a {_name(row.annotation)}")
+        values[row.name] = value
     return kind(**values)
+
+
+class _Row(NamedTuple):
+    """A field of a message."""
+
+    name: str
+    default: Any
+    annotation: Any
+    check: Callable[[Any], bool]
+
+
+@cache
+def _rows(kind: type[Message]) -> tuple[_Row, ...]:
+    """The fields of a message; looking them up takes longer than all else that is done with a header."""
+    return tuple(_Row(field.name, field.default, field.type, _CHECKS[field.type]) for field in fields(kind))
 
 
 def _name(annotation: Any) -> str:

@@ -153,6 +153,10 @@ class Gateway(Cloud):
                 return self._ready_here(session, hello)
             error.accepts = sent.store.max_bytes
             raise
+        except BusyError:  # no worker could be asked: it may be one that was sent all the same
+            if sent is None or not sent.has(hello.bundle):
+                raise
+            return self._ready_here(session, hello)
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """A network that an edge sent; there is no other in this process."""

@@ -205,8 +205,8 @@ class Link:
     def _send(self, number: int, pending: Pending, connection: Connection) -> None:
         missing = self._sent.missing(pending.sides)
         names = " ".join(f"{side.kind}:{side.digest}" for side in missing)
-        request = replace(pending.request, id=number, deadline_s=pending.deadline.remaining(), sides=names)
-        request = replace(request, model=pending.hello.model)
+        layers, left_s = pending.request.layers, pending.deadline.remaining()
+        request = Infer(number, layers, left_s, pending.hello.model, names)
         more = [Encoded("uint8", (len(side.data),), "raw", (memoryview(side.data),)) for side in missing]
         connection.send(request, pending.deadline, [*pending.tensors, *more])
 
