@@ -257,6 +257,8 @@ def throughput(cache: Path, request: Request, count: int, batch: int) -> tuple[f
             until = time.perf_counter() + 60
             pids = workers_of(cloud)
             before = [seconds_of(pid) for pid in pids]
+            while load.count < 8 * count:  # it is loaded and measured, the first time
+                time.sleep(0.2)
             while time.perf_counter() < until:  # until each holds the network: it is busy then
                 time.sleep(1.0)
                 now = [seconds_of(pid) for pid in pids]
