@@ -159,6 +159,8 @@ class LocalPlacement:
         was_steady = time.monotonic() - slot.begun_at > STEADY_S
         slot.pause_s = LEAST_PAUSE_S if was_steady else min(MOST_PAUSE_S, max(LEAST_PAUSE_S, 2 * slot.pause_s))
         slot.again_at = time.monotonic() + slot.pause_s
+        if slot.process is not None:
+            _close(slot.process)
         slot.process = None
         with contextlib.suppress(OSError):
             self._path(slot.name).unlink()
@@ -183,11 +185,15 @@ class LocalPlacement:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        with contextlib.suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
+        _close(process)
         with contextlib.suppress(OSError):
             self._path(slot.name).unlink()
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _how(code: int) -> str:
