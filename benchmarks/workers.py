@@ -1,6 +1,6 @@
 """A gateway and its workers: throughput, what the gateway adds, and workers that are killed or stopped.
 
-    python -m benchmarks.workers [throughput] [gateway] [lost]
+    python -m benchmarks.workers [throughput] [gateway] [lost] [scale]
 
 Throughput: edges keep a gateway busy whose workers have a share of a core each, emulated with SIGSTOP and SIGCONT
 in turns, so that two cores can show four of them. Gateway: the same request, of about 200 KB and with little to
@@ -27,21 +27,27 @@ import torch
 
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import write_table
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Hello, Infer, Ready, Result
 from edgecloud.net.tensors import Array
 from edgecloud.server import health
+from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.gateway import Gateway
+from edgecloud.server.local_placement import LocalPlacement
+from edgecloud.server.placement import Setup
+from edgecloud.server.worker_flags import arguments_of
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.units import format_seconds
 
 LOCAL = "127.0.0.1"
 MODEL, SMALL = "alex_net", "le_net"
-BOUNDARY = range(100_000, 250_000)
+BOUNDARY, SMALL_BYTES = range(100_000, 250_000), 50_000
 SHARE, PERIOD_S = 0.2, 0.02
-WARM_S, MEASURE_S = 8.0, 10.0
+WARM_S, MEASURE_S = 5.0, 8.0
 TURNS = 400
 STAGES = ("loading", "sending", "computing", "answering", "idle")
 EACH = 4
@@ -80,12 +86,14 @@ def tail_of(network: TorchNetwork) -> Request:
 
 
 def cheapest_of(network: TorchNetwork, seconds: Sequence[float]) -> Request:
-    """The layer that computes least of those that read a tensor of about 200 KB."""
+    """The layer that computes least of those that read a tensor of about 200 KB and make a small one."""
     graph = network.graph
     fitting = [
         number
         for number, layer in enumerate(graph.layers)
-        if number and len(layer.inputs) == 1 and graph.layers[layer.inputs[0]].out_bytes in BOUNDARY
+        if len(layer.inputs) == 1
+        and graph.layers[layer.inputs[0]].out_bytes in BOUNDARY
+        and layer.out_bytes < SMALL_BYTES
     ]
     number = min(fitting, key=lambda each: seconds[each])
     shape = graph.layers[graph.layers[number].inputs[0]].out_shape
@@ -221,11 +229,12 @@ def seconds_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def await_workers(cloud: CloudProcess, count: int) -> None:
+def await_workers(cloud: CloudProcess, count: int, lost: int = 0) -> int:
+    """Wait until so many answer, and so many were lost by then; returns how many were."""
     while True:
         state = health.ask(LOCAL, cloud.port, "", None).state
-        if state is not None and state.workers >= count:
-            return
+        if state is not None and state.workers >= count and state.lost >= lost:
+            return state.lost
         time.sleep(0.2)
 
 
@@ -249,6 +258,8 @@ def throughput(cache: Path, request: Request, count: int, batch: int) -> tuple[f
             until = time.perf_counter() + 60
             pids = workers_of(cloud)
             before = [seconds_of(pid) for pid in pids]
+            while load.count < 8 * count:  # it is loaded and measured, the first time
+                time.sleep(0.2)
             while time.perf_counter() < until:  # until each holds the network: it is busy then
                 time.sleep(1.0)
                 now = [seconds_of(pid) for pid in pids]
@@ -267,11 +278,12 @@ def throughput_rows(cache: Path) -> list[list[str]]:
     request = tail_of(network_of(MODEL))
     rows = []
     for batch in (1, 8):
-        one = 0.0
+        one = one_s = 0.0
         for count in (1, 2, 4):
             rate, used = throughput(cache, request, count, batch)
-            one = one or rate
-            cells = [f"{rate:.1f}", f"{rate / one / count:.2f}", ", ".join(f"{each:.2f}" for each in used)]
+            one, one_s = one or rate, one_s or rate / sum(used)
+            cells = [f"{rate:.1f}", f"{rate / one / count:.2f}", f"{rate / sum(used) / one_s:.2f}"]
+            cells.append(", ".join(f"{each:.2f}" for each in used))
             rows.append([f"{MODEL} tail, batch {batch}", str(count), *cells])
             print(rows[-1], file=sys.stderr)
     return rows
@@ -282,7 +294,7 @@ def throughput_rows(cache: Path) -> list[list[str]]:
 
 def gateway_rows(cache: Path) -> list[list[str]]:
     network = network_of(MODEL)
-    flags = ("--models", MODEL, "--quiet")
+    flags = ("--models", MODEL, "--quiet", "--threads", "1")  # a core is left for the gateway
     with running_cloud(cache, *flags) as plain, running_cloud(cache, *flags, "--workers", "1") as gateway:
         await_workers(gateway, 1)
         tail = tail_of(network)
@@ -367,8 +379,8 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
         thread.start()
     rng = random.Random(stage)
     for _ in range(times):
-        await_workers(cloud, 2)
-        time.sleep(0.5)
+        lost_before = await_workers(cloud, 2)
+        time.sleep(3.0)  # both hold the network again
         victim = rng.choice(workers_of(cloud))
         with greeted(cloud.port, request) as (connection, _):
             typical_s = median(others.seconds[-50:] or [0.1])
@@ -388,7 +400,7 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
             else:
                 timer.start()
             mine.ask(connection, request, expected)
-        _await_gone(victim)
+        await_workers(cloud, 2, lost_before + 1)
     others.finish(threads)
     lost = len(mine.lost) + len(others.lost)
     ordered = sorted(others.seconds)
@@ -399,17 +411,6 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
 
 def _send(pid: int, number: signal.Signals) -> None:
     os.kill(pid, number)
-
-
-def _await_gone(pid: int) -> None:
-    """Until its gateway has replaced it."""
-    while True:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                return
-        except OSError:
-            return
-        time.sleep(0.05)
 
 
 def lost_rows(cache: Path, times: int) -> list[list[str]]:
@@ -426,9 +427,46 @@ def lost_rows(cache: Path, times: int) -> list[list[str]]:
     return rows
 
 
+# --- scaling
+
+
+def scale_rows(cache: Path, times: int) -> list[list[str]]:
+    """From one worker to four and back, with edges that never pause."""
+    network = network_of(SMALL)
+    request = Request(network, [[1, len(network.graph.layers)]], np.asarray(network.example.tensor))
+    with torch.no_grad():
+        expected = np.asarray(network.loaded.model(torch.from_numpy(request.array)))
+    config = CloudConfig(port=0, models=(SMALL,), device=DeviceConfig(cache_dir=cache, threads=1))
+    placement = LocalPlacement(1, Setup(arguments_of(config), threads=1))
+    gateway = Gateway(config, placement=placement)
+    _, port = gateway.server.open()
+    gateway.begin()
+    serving = threading.Thread(target=gateway.server.serve)
+    serving.start()
+    watched = Watched()
+    threads = [threading.Thread(target=watched.run, args=(port, request, expected)) for _ in range(16)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(times):
+            for wanted in (4, 1):
+                placement.wanted = wanted
+                while gateway.fleet.well != wanted:
+                    time.sleep(0.1)
+                time.sleep(1.0)
+    finally:
+        watched.finish(threads)
+        gateway.server.stop()
+        serving.join()
+        gateway.close()
+    now = gateway.fleet.load_now()
+    counts = (watched.right, watched.wrong, len(watched.lost), watched.refused, now.repeats)
+    return [[f"1-4-1, {times} times, 16 edges", *map(str, counts)]]
+
+
 def main(argv: list[str]) -> int:
     """Measure what is asked for, and write benchmarks/results/workers_*.md."""
-    wanted = [each for each in argv if not each.isdecimal()] or ["throughput", "gateway", "lost"]
+    wanted = [each for each in argv if not each.isdecimal()] or ["throughput", "gateway", "lost", "scale"]
     times = next((int(each) for each in argv if each.isdecimal()), EACH)
     with TemporaryDirectory() as folder:
         cache = Path(folder)
@@ -436,7 +474,7 @@ def main(argv: list[str]) -> int:
             "throughput": lambda: write_table(
                 "workers_throughput",
                 "Workers: throughput",
-                ["what", "workers", "answers a second", "of linear", "core of each"],
+                ["what", "workers", "answers a second", "of linear", "by core used", "core of each"],
                 throughput_rows(cache),
                 [f"Each worker has {SHARE:.0%} of a core, emulated; edges, gateway and workers share the machine."],
             ),
@@ -453,6 +491,13 @@ def main(argv: list[str]) -> int:
                 ["signal", "stage", "answered", "by others", "wrong", "lost", "refused", "p99 of others"],
                 lost_rows(cache, times),
                 ["Two workers; refused: the edge answers by itself."],
+            ),
+            "scale": lambda: write_table(
+                "workers_scale",
+                "Workers that come and go",
+                ["what", "answered", "wrong", "lost", "refused", "repeated"],
+                scale_rows(cache, times),
+                ["Workers that are not wanted any more finish what they have."],
             ),
         }
         for name in wanted:

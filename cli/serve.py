@@ -1,6 +1,7 @@
 """One call of cloud_api.py or tasks_cloud_api.py: listen, and serve until stopped."""
 
 import argparse
+import gc
 import json
 import re
 from collections.abc import Sequence
@@ -44,9 +45,11 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import server_context
     from edgecloud.server.cloud_config import CloudConfig
+    from edgecloud.server.worker_flags import SPARE_CONNECTIONS
 
     host, port = flags.place_of(options)
     codecs = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    connections = options.max_connections + (SPARE_CONNECTIONS if options.worker else 0)
     limits = Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs))
     return CloudConfig(
         host=host,
@@ -64,10 +67,10 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         small_per_s=options.max_control_rate,
         policy=Policy(
             most_s=options.max_penalty,
-            most_connections=options.max_per_source,
+            most_connections=connections if options.worker else options.max_per_source,
             spares_loopback=not options.penalise_loopback,
         ),
-        max_connections=options.max_connections,
+        max_connections=connections,
         max_queue=options.max_queue,
         max_batch=options.max_batch,
         batch_wait_s=options.batch_wait,
@@ -148,6 +151,7 @@ def serve(options: argparse.Namespace) -> int:
         script.announce(f"listening on {addresses.show(*first)}")
         for more in others:
             script.say(f"and on {addresses.show(*more)}")
+        gc.freeze()  # what is there now stays: it need not be looked through while requests pass
         cloud.serve()
     return 0
 

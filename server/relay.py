@@ -84,6 +84,8 @@ class Pending:
     deaths: int = 0
     failed_on: set[str] = field(default_factory=set)
     cost_s: float = 0.0
+    is_answered: bool = False
+    """Whether a worker did, in the thread that reads there for this edge alone: it may wait for it, others may not."""
     trial: "threading.Lock | None" = None
     """What it holds while a worker has it, once another one died of it perhaps."""
 
@@ -102,6 +104,7 @@ class Pending:
         """Answer it; returns how long it waited, which is all that was neither computing nor unpacking."""
         waited_s = time.perf_counter() - self.came_at - result.cloud_s - result.decode_s
         waited_s = max(result.queue_s, waited_s)
+        self.is_answered = True
         self.future.set_result((Relayed(result, arrays), waited_s))
         return waited_s
 
@@ -163,6 +166,9 @@ class Link:
                 self._is_over = True
                 self._relay.forget(self)
                 raise LostError(str(error)) from None
+            if self._is_abandoned:  # the edge has left meanwhile
+                self._connection.close()
+                raise LostError("the connection to the worker is closed")
             self._relay.fleet.add(self.member, self)
             name = f"answers of {self.member.name}"
             threading.Thread(target=self._read, name=name, daemon=True).start()
@@ -187,17 +193,20 @@ class Link:
     def send(self, pending: Pending, cost_s: float) -> bool:
         """Send a request there. False where the worker is lost and the request still the caller's; what was sent is
         the link's."""
+        connection, fleet = self._connection, self._relay.fleet
+        fleet.begin(self.member, cost_s)
         with self._lock:
-            if self._is_over or self._connection is None:
-                pending.end_trial()
-                return False
-            number = next(self._ids)
-            self._outstanding[number] = pending
-            pending.cost_s = cost_s
-        self._relay.fleet.begin(self.member, cost_s)
+            is_over, number = self._is_over or connection is None, next(self._ids)
+            if not is_over:
+                self._outstanding[number] = pending
+                pending.cost_s = cost_s
+        if is_over or connection is None:
+            fleet.end(self.member, cost_s)
+            pending.end_trial()
+            return False
         try:
             with self._sending:
-                self._send(number, pending, self._connection)
+                self._send(number, pending, connection)
         except AppError:  # a frame may be cut: nothing more can be sent here
             self.abandon()
             return self._take(number) is None
@@ -206,8 +215,8 @@ class Link:
     def _send(self, number: int, pending: Pending, connection: Connection) -> None:
         missing = self._sent.missing(pending.sides)
         names = " ".join(f"{side.kind}:{side.digest}" for side in missing)
-        request = replace(pending.request, id=number, deadline_s=pending.deadline.remaining(), sides=names)
-        request = replace(request, model=pending.hello.model)
+        layers, left_s = pending.request.layers, pending.deadline.remaining()
+        request = Infer(number, layers, left_s, pending.hello.model, names)
         more = [Encoded("uint8", (len(side.data),), "raw", (memoryview(side.data),)) for side in missing]
         connection.send(request, pending.deadline, [*pending.tensors, *more])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgecloud as ec
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.server import health
 from edgecloud.server.gateway import Gateway
@@ -197,3 +198,16 @@ def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(
     device: str, number: int, count: int, found: str
 ) -> None:
     assert device_of(device, number, count) == found
+
+
+def test_a_cloud_of_the_library_may_have_workers_too(cache: Path) -> None:
+    net = ec.load("le_net")
+    with (
+        ec.Cloud(networks=["le_net"], workers=1, threads=1, cache_dir=cache) as cloud,
+        ec.Edge(net, cloud.address, point=0, fallback="off", cache_dir=cache) as edge,
+    ):
+        answer = edge(net.sample)
+        assert answer.completed_by == "cloud"
+        np.testing.assert_allclose(answer.outputs[0], net(net.sample)[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ec.UsageError, match="names and files"):
+        ec.Cloud(networks=[net], workers=1)
