@@ -44,9 +44,11 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     from edgecloud.net.security import read_token
     from edgecloud.net.tls import server_context
     from edgecloud.server.cloud_config import CloudConfig
+    from edgecloud.server.worker_flags import SPARE_CONNECTIONS
 
     host, port = flags.place_of(options)
     codecs = (name for name, flag in OPTIONAL.items() if getattr(options, flag.strip("-").replace("-", "_")))
+    connections = options.max_connections + (SPARE_CONNECTIONS if options.worker else 0)
     limits = Limits(options.max_header, options.max_payload, options.max_tensors, more_codecs=frozenset(codecs))
     return CloudConfig(
         host=host,
@@ -63,10 +65,10 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
         small_per_s=options.max_control_rate,
         policy=Policy(
             most_s=options.max_penalty,
-            most_connections=options.max_per_source,
+            most_connections=connections if options.worker else options.max_per_source,
             spares_loopback=not options.penalise_loopback,
         ),
-        max_connections=options.max_connections,
+        max_connections=connections,
         max_queue=options.max_queue,
         max_batch=options.max_batch,
         batch_wait_s=options.batch_wait,

@@ -20,6 +20,7 @@ from edgecloud.net.tls import server_context
 from edgecloud.server import cloud as server
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.utils import addresses, defaults
+from edgecloud.utils.errors import UsageError
 
 DRAIN_S = 5.0
 """How long requests in hand may take when it is closed."""
@@ -35,6 +36,7 @@ class Cloud:
     `backend` and `threads` are as for `Edge`; with `accept_networks` networks of edges that authenticated, or on
     loopback, are taken as well, run in processes of their own (docs/operating.md), and kept in the folder
     `network_store`, or until it is closed; `max_batch` requests for one network and one cut are computed together.
+    With `workers` so many child processes compute (docs/operating.md); then `networks` are names and files.
 
     It listens once it is made. Use it in a `with` statement, or call `close`. Methods may be called from any thread.
 
@@ -64,6 +66,7 @@ class Cloud:
         backend: str = defaults.Device.BACKEND,
         max_batch: int = CloudConfig.max_batch,
         max_connections: int = CloudConfig.max_connections,
+        workers: int | None = None,
         allow_jpeg: bool = False,
         codec_files: Sequence[str | Path] = (),
         tls_cert: str | Path | None = None,
@@ -76,7 +79,8 @@ class Cloud:
             secret = token_of(token)
             tls = server_context(*map(path_of, (tls_cert, tls_key, tls_client_ca)))
             check_binding(host, secret, has_tls=tls is not None, insecure=insecure)
-            loaded = [] if accept_networks and not networks else all_loaded(networks)
+            named = None if workers is None else _named(networks)
+            loaded = [] if named is not None or (accept_networks and not networks) else all_loaded(networks)
             config = CloudConfig(
                 host=host,
                 port=port,
@@ -93,9 +97,12 @@ class Cloud:
                 max_batch=max_batch,
                 max_connections=max_connections,
                 drain_s=DRAIN_S,
+                codec_files=tuple(map(Path, codec_files)),
+                models=named or (),
+                workers=None if workers is None else ("local", str(workers)),
             )
             made = [(net.entry, net.made_for(device)) for net in loaded]
-            self._listen(server.Cloud(config, loaded=made))
+            self._listen(_made(config) if workers is not None else server.Cloud(config, loaded=made))
         self._thread: threading.Thread | None = threading.Thread(target=self.serve, name="ec.Cloud", daemon=True)
         self._thread.start()
 
@@ -175,7 +182,15 @@ class Cloud:
         return f"<Cloud {self.address} {', '.join(self.networks)}{' closed' if self._is_closed else ''}>"
 
 
-def _made(config: CloudConfig, metrics: Metrics | None) -> server.Cloud:
+def _named(networks: Sequence[Loadable]) -> tuple[str, ...]:
+    """Networks that a process of their own can load too. Raises UsageError for others."""
+    for each in networks:
+        if not isinstance(each, str | Path):
+            raise UsageError("workers load networks by name: give names and files, or leave workers away")
+    return tuple(map(str, networks))
+
+
+def _made(config: CloudConfig, metrics: Metrics | None = None) -> server.Cloud:
     if config.workers is None:
         return server.Cloud(config, metrics)
     from edgecloud.server.gateway import Gateway

@@ -70,6 +70,8 @@ class Member:
     networks: dict[str, Times] = field(default_factory=dict)
     loading: set[str] = field(default_factory=set)
     ways: set[Way] = field(default_factory=set)
+    trial: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one request there that another worker may have died of."""
 
     @property
     def name(self) -> str:

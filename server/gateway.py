@@ -23,7 +23,7 @@ from edgecloud.net.sides import Side, UnknownSideError
 from edgecloud.net.tensors import RAW, Described, Encoded
 from edgecloud.server import receiving
 from edgecloud.server.budget import LoadBudget
-from edgecloud.server.cloud import Cloud
+from edgecloud.server.cloud import ALL, Cloud
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.fleet import Fleet
 from edgecloud.server.model_cache import LOAD_S, RETRY_S, Served
@@ -58,7 +58,9 @@ def placement_of(config: CloudConfig) -> Placement:
         raise UsageError("a gateway needs workers (--workers)")
     device = config.device
     options = config.worker_options
-    setup = Setup(arguments_of(config), device.name, device.threads, config.worker_token, options)
+    setup = Setup(
+        arguments_of(config), device.name, device.threads, config.worker_token, options, drain_s=config.drain_s
+    )
     return make_placement(*config.workers, setup)
 
 
@@ -83,7 +85,10 @@ class Gateway(Cloud):
         super().__init__(config, metrics, visits)
 
     def _prepared(self, config: CloudConfig) -> CloudConfig:
-        """Networks are the workers' business; these are the names."""
+        """Networks are the workers' business; these are the names, and what is none is told at once."""
+        for name in config.models:
+            if name != ALL and name.isidentifier():
+                registry.lookup(name)
         return replace(config, models=(*(config.models or registry.NAMES), *config.networks))
 
     def check_weights(self) -> None:

@@ -16,13 +16,15 @@ from pathlib import Path
 from edgecloud.server.placement import Setup, WorkerAddress
 from edgecloud.utils.commands import command_of
 from edgecloud.utils.environment import SECRET, without_settings
-from edgecloud.utils.errors import AppError
+from edgecloud.utils.errors import AppError, UsageError
 from edgecloud.utils.inference_utils import available_cores
 
 log = logging.getLogger(__name__)
 
 WAKING_S = 10.0
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
+START_S, LOOK_S = 60.0, 0.05
+SPARE_S = 5.0
 STEADY_S = 60.0
 """One that ran for so long has not failed to start: the next one is not waited for."""
 PROGRAM = "cloud_api.py"
@@ -52,15 +54,27 @@ class LocalPlacement:
     _slots: list[_Slot] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _is_closed: bool = False
+    _folder: Path | None = None
+    _token: str = field(default="", repr=False)
 
     def start(self) -> None:
-        """Start them. Raises AppError where there is no place for their sockets."""
+        """Start them, and wait for the first. Raises AppError where there is no place for their sockets, and UsageError
+        where they cannot do what they were told: one of them has said why."""
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="edge-cloud-workers-"))  # 0700
         except OSError as error:
             raise AppError(f"no folder for the sockets of workers: {error.strerror}") from None
         self._token = secrets.token_urlsafe(32)
         self._watch()
+        self._await_first()
+
+    def _await_first(self) -> None:
+        until = time.monotonic() + START_S
+        slots = list(self._slots)
+        while slots and time.monotonic() < until and not any(self._path(slot.name).exists() for slot in slots):
+            if any(slot.process is not None and slot.process.poll() == UsageError.exit_code for slot in slots):
+                raise UsageError("the workers cannot be started: see the line of cloud_api.py above")
+            time.sleep(LOOK_S)
 
     def addresses(self) -> Sequence[WorkerAddress]:
         """Those that run. What has ended is started again, a little later each time."""
@@ -87,7 +101,8 @@ class LocalPlacement:
         until = time.monotonic() + seconds
         for slot in slots:
             self._end(slot, max(0.0, until - time.monotonic()))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- with the lock
 
@@ -99,15 +114,14 @@ class LocalPlacement:
         while len(self._slots) > max(0, self.wanted):
             slot = self._slots.pop()
             self._ask_to_end(slot)
-            threading.Thread(target=self._end, args=(slot, self.drain_s), name=f"ends {slot.name}", daemon=True).start()
+            ends = (slot, self.setup.drain_s + SPARE_S)
+            threading.Thread(target=self._end, args=ends, name=f"ends {slot.name}", daemon=True).start()
         for slot in self._slots:
             if slot.process is not None and slot.process.poll() is not None:
                 log.warning("! worker %s has ended: %s", slot.name, _how(slot.process.returncode))
                 self._ended(slot)
             if slot.process is None and time.monotonic() >= slot.again_at:
                 self._begin(slot)
-
-    drain_s = 30.0
 
     def _begin(self, slot: _Slot) -> None:
         slot.starts += 1
@@ -140,7 +154,7 @@ class LocalPlacement:
             self._path(slot.name).unlink()
 
     def _path(self, name: str) -> Path:
-        return self._folder / name
+        return (self._folder or Path()) / name
 
     # --- without
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgecloud.utils import defaults
+
 LOCAL, RAY, ADDRESSES, DNS = "local", "ray", "addresses", "dns"
 
 
@@ -37,6 +39,8 @@ class Setup:
     """Of workers that somebody else has started; "" where none was given."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What a placement of its own kind needs besides, by flag: `{"ray-address": ...}`."""
+    drain_s: float = defaults.Server.DRAIN_S
+    """How long a worker that is not needed any more may finish what it has."""
 
 
 class Placement(Protocol):

@@ -83,6 +83,14 @@ class Pending:
     deaths: int = 0
     failed_on: set[str] = field(default_factory=set)
     cost_s: float = 0.0
+    trial: "threading.Lock | None" = None
+    """What it holds while a worker has it, once another one died of it perhaps."""
+
+    def end_trial(self) -> None:
+        """The worker has it no more."""
+        trial, self.trial = self.trial, None
+        if trial is not None:
+            trial.release()
 
     def fail(self, error: AppError) -> None:
         """Refuse it."""
@@ -180,6 +188,7 @@ class Link:
         the link's."""
         with self._lock:
             if self._is_over or self._connection is None:
+                pending.end_trial()
                 return False
             number = next(self._ids)
             self._outstanding[number] = pending
@@ -222,6 +231,7 @@ class Link:
             pending = self._outstanding.pop(number, None)
         if pending is not None:
             self._relay.fleet.end(self.member, pending.cost_s)
+            pending.end_trial()
         return pending
 
     # --- of the thread that reads
@@ -372,6 +382,7 @@ class Relay:
         member, cost_s = self.fleet.route(pending.hello, pending.layers, pending.failed_on, self._latest)
         try:
             link, _ = self._agree(member, pending.hello, pending.deadline, self._is_wanted)
+            self._begin_trial(pending, member)
             if link.send(pending, cost_s):
                 return True
         except LostError:
@@ -379,6 +390,14 @@ class Relay:
         pending.failed_on.add(member.name)
         pending.deadline.remaining()
         return False
+
+    def _begin_trial(self, pending: Pending, member: Member) -> None:
+        """One that may have ended a worker is alone of its kind where it goes, so that the next death tells who it was.
+        Raises DeadlineError."""
+        if pending.deaths:
+            if not member.trial.acquire(timeout=pending.deadline.remaining()):
+                raise pending.deadline.passed()
+            pending.trial = member.trial
 
     def repeat(self, pending: Pending, member: Member, *, has_died: bool) -> None:
         """A worker was lost that had this request: another one gets it."""
@@ -405,12 +424,13 @@ class Relay:
         pending.failed_on.add(member.name)
         pending.tries += 1
         if error.code == "BUSY" and pending.tries < TRIES and self.fleet.well > len(pending.failed_on):
-            self.submit(pending)
+            threading.Thread(target=self.submit, args=(pending,), name="asks another worker", daemon=True).start()
         else:
             pending.fail(_told(error))
 
     def blame(self, error: AppError) -> None:
         """What the edge sent was no request."""
+        self._is_closed = True
         self._session.fail(error)
 
 

@@ -6,7 +6,7 @@ from edgecloud.net.codec import OPTIONAL
 from edgecloud.server.cloud_config import CloudConfig
 
 SPARE_CONNECTIONS = 16
-"""Beside one for each edge: of gateways that ask how it is, and that have networks loaded."""
+"""That a worker takes beside --max-connections, for gateways that ask how it is, or that have it load."""
 
 
 def arguments_of(config: CloudConfig) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def _limits(config: CloudConfig) -> Iterator[tuple[str, str]]:
     yield "--max-header", f"{config.limits.header_bytes}B"
     yield "--max-tensors", str(config.limits.tensors)
     yield "--max-network-bytes", f"{config.max_network_bytes}B"
-    yield "--max-connections", str(config.max_connections + SPARE_CONNECTIONS)
+    yield "--max-connections", str(config.max_connections)
     yield "--max-queue", str(config.max_queue)
     yield "--max-batch", str(config.max_batch)
     yield "--batch-wait", f"{config.batch_wait_s!r}s"

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from edgecloud.models.torch_network import TorchNetwork
+from edgecloud.net.codec import Encoded
 from edgecloud.net.connection import Connection, Frame, connect
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Ready, Result, State, Status, from_header
 from edgecloud.server import health
 from edgecloud.utils.errors import AppError, ConnectError, MismatchError
 from tests.conftest import until
 from tests.fleets import LOCAL, SECRET, Fleetlet, Scripted, caller, fleetlet, hello_of, soon
+from tests.net.test_sides import cut, request_of
 
 READY = Ready([0.0] * 13, [0.0] * 13, 0.0, "cpu", ["raw"], 64 << 20, "measured")
 SLOWER = Ready([1.0] * 13, [0.0] * 13, 0.0, "cpu", ["raw"], 64 << 20, "measured")
@@ -248,3 +250,80 @@ def test_garbage_at_a_worker_ends_its_own_conversation_only(fleet: Fleetlet, le_
                 while stranger.sock.recv(65536):
                     pass
         edge.answered()
+
+
+# --- what belongs to a connection
+
+
+def test_the_data_of_codecs_go_along_to_a_worker_that_has_not_seen_them(fleet: Fleetlet, le_net: TorchNetwork) -> None:
+    fleet.worker("a", le_net)
+    tail, one, packed = cut(le_net)
+    data = np.frombuffer(one.side.data, np.uint8)
+    with caller(fleet.open(), le_net) as edge:
+        edge.connection.send(request_of(tail, f"ec6:{one.side.digest}"), soon(), [packed, data])
+        _, first = edge.hear()
+        fleet.worker("b", le_net)
+        assert fleet.gateway is not None
+        known = fleet.gateway.fleet
+        fleet.forget("a")
+        until(lambda: [row["name"] for row in known.rows() if row["state"] == "up"] == ["b"])
+        edge.connection.send(request_of(tail), soon(), [packed])
+        _, second = edge.hear()
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_bytes_that_no_worker_can_unpack_end_the_edges_conversation_alone(
+    fleet: Fleetlet, le_net: TorchNetwork
+) -> None:
+    fleet.worker("a", le_net)
+    fleet.worker("b", le_net)
+    port = fleet.open()
+    assert fleet.gateway is not None
+    tail, one, packed = cut(le_net)
+    cut_off = bytes(len(packed.parts[0]))
+    wrong = Encoded("float32", packed.shape, "ec6", (memoryview(cut_off),), one)
+    with caller(port, le_net) as good, caller(port, le_net) as bad:
+        data = np.frombuffer(one.side.data, np.uint8)
+        bad.connection.send(request_of(tail, f"ec6:{one.side.digest}"), soon(), [wrong, data])
+        with pytest.raises(AppError, match="PROTOCOL"):
+            bad.hear()
+        good.answered()
+    now = fleet.gateway.fleet.load_now()
+    assert (now.workers, now.lost, now.repeats) == (2, 0, 0)
+
+
+def test_who_was_there_when_a_worker_died_is_tried_alone_and_only_the_culprit_is_refused(
+    fleet: Fleetlet, le_net: TorchNetwork
+) -> None:
+    """Three requests are with the worker that dies; one of them ends the next one too."""
+    poison = np.full_like(np.asarray(le_net.example.tensor), 77.0)
+
+    def gather(worker: Scripted, _connection: Connection, _frame: Frame) -> bool:
+        if len(worker.requests()) < 3:
+            return True
+        worker.close()
+        return False
+
+    def ends_of_poison(worker: Scripted, connection: Connection, frame: Frame) -> bool:
+        if frame.arrays()[0].flat[0] == 77.0:
+            worker.close()
+            return False
+        x = frame.arrays()[0]
+        answer = np.zeros((1, 10), np.float32) + x.flat[0]
+        connection.send(Result(frame.read(Infer).id, 0.0, 0.0), soon(), [answer])
+        return True
+
+    fleet.scripted("first", gather, READY)
+    port = fleet.open()
+    with caller(port, le_net) as one, caller(port, le_net) as two, caller(port, le_net) as three:
+        for name in ("second", "third"):
+            fleet.scripted(name, ends_of_poison, READY)
+        assert fleet.gateway is not None
+        known = fleet.gateway.fleet
+        until(lambda: known.well == 3)
+        for edge, x in ((one, poison), (two, poison * 0 + 2), (three, poison * 0 + 3)):
+            edge.ask(x)
+        with pytest.raises(AppError, match="2 workers ended"):
+            one.hear()
+        for edge, value in ((two, 2.0), (three, 3.0)):
+            assert edge.hear()[1].flat[0] == value

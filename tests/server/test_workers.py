@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgecloud as ec
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.server import health
 from edgecloud.server.gateway import Gateway
@@ -153,9 +154,17 @@ def test_what_a_worker_may_not_be(tmp_path: Path) -> None:
         (("-i", f"unix:{tmp_path}/s"), "only a worker listens on a file"),
         (("--worker", "-i", "unix:relative"), "absolute path"),
         (("--workers", "many"), "many"),
+        (("--workers", "1", "--models", "le_nett"), "did you mean le_net"),
     ):
         done = run_script("cloud_api.py", *arguments)
         assert (done.code, said in done.stderr) == (2, True), done.stderr
+
+
+def test_workers_that_cannot_do_what_they_are_told_end_the_gateway_with_their_own_line(tmp_path: Path) -> None:
+    done = run_script("cloud_api.py", "-p", "0", "--workers", "2", "--weights", f"le_net={tmp_path}/none.pt")
+    assert (done.code, done.stdout) == (2, "")
+    assert "none.pt" in done.stderr
+    assert "the workers cannot be started" in done.stderr.splitlines()[-1]
 
 
 def test_a_socket_in_a_folder_of_others_is_refused(tmp_path: Path) -> None:
@@ -189,3 +198,16 @@ def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(
     device: str, number: int, count: int, found: str
 ) -> None:
     assert device_of(device, number, count) == found
+
+
+def test_a_cloud_of_the_library_may_have_workers_too(cache: Path) -> None:
+    net = ec.load("le_net")
+    with (
+        ec.Cloud(networks=["le_net"], workers=1, threads=1, cache_dir=cache) as cloud,
+        ec.Edge(net, cloud.address, point=0, fallback="off", cache_dir=cache) as edge,
+    ):
+        answer = edge(net.sample)
+        assert answer.completed_by == "cloud"
+        np.testing.assert_allclose(answer.outputs[0], net(net.sample)[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ec.UsageError, match="names and files"):
+        ec.Cloud(networks=[net], workers=1)
