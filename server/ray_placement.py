@@ -168,6 +168,8 @@ class RayPlacement:
         process.wait()
         reader.join(LEAVE_S)
         process.stdout.close()
+        with self._lock, contextlib.suppress(OSError):  # what is still to be told goes nowhere
+            process.stdin.close()
 
     def _overhear(self, process: "subprocess.Popen[str]") -> None:
         """What Ray says is for its own log, which it keeps; here it can be seen with --log-level debug."""
