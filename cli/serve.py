@@ -1,6 +1,7 @@
 """One call of cloud_api.py or tasks_cloud_api.py: listen, and serve until stopped."""
 
 import argparse
+import gc
 import json
 import re
 from collections.abc import Sequence
@@ -148,6 +149,7 @@ def serve(options: argparse.Namespace) -> int:
         script.announce(f"listening on {addresses.show(*first)}")
         for more in others:
             script.say(f"and on {addresses.show(*more)}")
+        gc.freeze()  # what is there now stays: it need not be looked through while requests pass
         cloud.serve()
     return 0
 

@@ -34,6 +34,7 @@ from edgecloud.server.visits import Visits
 from edgecloud.server.worker_flags import arguments_of
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import UsageError
+from edgecloud.utils.inference_utils import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Gateway(Cloud):
 
     def begin(self) -> None:
         """Have the workers started. Raises AppError."""
+        keep_freed_memory()  # a payload would be made of fresh pages each time
         self.fleet.start()
 
     def close(self) -> None:
@@ -153,6 +155,10 @@ class Gateway(Cloud):
                 return self._ready_here(session, hello)
             error.accepts = sent.store.max_bytes
             raise
+        except BusyError:  # no worker could be asked: it may be one that was sent all the same
+            if sent is None or not sent.has(hello.bundle):
+                raise
+            return self._ready_here(session, hello)
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
         """A network that an edge sent; there is no other in this process."""
@@ -246,6 +252,7 @@ class Gateway(Cloud):
             lambda relayed, queue_s: _result(arrival, relayed, queue_s),
             sum(one.nbytes for one in described) + answer_bytes,
             lambda relayed, queue_s, sent_bytes: self._on_relayed(hello.model, arrival, relayed, queue_s, sent_bytes),
+            may_send=lambda: pending.is_answered,
         )
         self._networks.give_way()
         relay.submit(pending)

@@ -83,6 +83,8 @@ class Pending:
     deaths: int = 0
     failed_on: set[str] = field(default_factory=set)
     cost_s: float = 0.0
+    is_answered: bool = False
+    """Whether a worker did, in the thread that reads there for this edge alone: it may wait for it, others may not."""
     trial: "threading.Lock | None" = None
     """What it holds while a worker has it, once another one died of it perhaps."""
 
@@ -101,6 +103,7 @@ class Pending:
         """Answer it; returns how long it waited, which is all that was neither computing nor unpacking."""
         waited_s = time.perf_counter() - self.came_at - result.cloud_s - result.decode_s
         waited_s = max(result.queue_s, waited_s)
+        self.is_answered = True
         self.future.set_result((Relayed(result, arrays), waited_s))
         return waited_s
 
@@ -205,8 +208,8 @@ class Link:
     def _send(self, number: int, pending: Pending, connection: Connection) -> None:
         missing = self._sent.missing(pending.sides)
         names = " ".join(f"{side.kind}:{side.digest}" for side in missing)
-        request = replace(pending.request, id=number, deadline_s=pending.deadline.remaining(), sides=names)
-        request = replace(request, model=pending.hello.model)
+        layers, left_s = pending.request.layers, pending.deadline.remaining()
+        request = Infer(number, layers, left_s, pending.hello.model, names)
         more = [Encoded("uint8", (len(side.data),), "raw", (memoryview(side.data),)) for side in missing]
         connection.send(request, pending.deadline, [*pending.tensors, *more])
 

@@ -201,9 +201,11 @@ class Session:
         to_result: ToResult[R],
         held_bytes: int,
         on_answer: OnAnswer[R],
+        may_send: Callable[[], bool] = lambda: False,
     ) -> None:
         """Answer when `future` is done. Waits where too many answers are outstanding, or too many bytes with them.
 
+        Where the thread that ends the future `may_send`, since it is there for this edge alone, it answers by itself.
         Raises DeadlineError where the other side does not take them.
         """
 
@@ -222,9 +224,15 @@ class Session:
             self._writer = threading.Thread(target=self._write, name=f"answers {self.peer.name}", daemon=True)
             self._writer.start()
         self.begin()
-        future.add_done_callback(
-            lambda done: self._queue.put(_Outstanding(request_id, done, to_result, held_bytes, on_answer))
-        )
+
+        def hand_on(done: "Future[Any]") -> None:
+            request = _Outstanding(request_id, done, to_result, held_bytes, on_answer)
+            if may_send():
+                self._settle(request)
+            else:
+                self._queue.put(request)
+
+        future.add_done_callback(hand_on)
 
     def finish(self) -> None:
         """Wait until everything is answered."""
@@ -247,14 +255,22 @@ class Session:
             held_bytes = request.held_bytes
             self._finish(request)
             del request  # and with it the tensors, before there is room for others
-            with self._answered:
-                self._outstanding -= 1
-                self._held_bytes -= held_bytes
-                if not self._is_closed:
-                    self._account.give_back(1, held_bytes)
-            self.end()
-            if self._server.is_stopping and not self.peer.is_working:
-                self._hang_up(socket.SHUT_RD)
+            self._make_room(held_bytes)
+
+    def _settle(self, request: "_Outstanding") -> None:
+        """Answer in the thread that has the answer."""
+        self._finish(request)
+        self._make_room(request.held_bytes)
+
+    def _make_room(self, held_bytes: int) -> None:
+        with self._answered:
+            self._outstanding -= 1
+            self._held_bytes -= held_bytes
+            if not self._is_closed:
+                self._account.give_back(1, held_bytes)
+        self.end()
+        if self._server.is_stopping and not self.peer.is_working:
+            self._hang_up(socket.SHUT_RD)
 
     def _finish(self, request: "_Outstanding") -> None:
         try:

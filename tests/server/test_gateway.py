@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecloud.engine import identity
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.codec import Encoded
 from edgecloud.net.connection import Connection, Frame, connect
 from edgecloud.net.messages import Error, Hello, Infer, Probe, Ready, Result, State, Status, from_header
 from edgecloud.server import health
 from edgecloud.utils.errors import AppError, ConnectError, MismatchError
+from tests import bundles
 from tests.conftest import until
 from tests.fleets import LOCAL, SECRET, Fleetlet, Scripted, caller, fleetlet, hello_of, soon
 from tests.net.test_sides import cut, request_of
+from tests.server import test_accepting as accepting
 
 READY = Ready([0.0] * 13, [0.0] * 13, 0.0, "cpu", ["raw"], 64 << 20, "measured")
 SLOWER = Ready([1.0] * 13, [0.0] * 13, 0.0, "cpu", ["raw"], 64 << 20, "measured")
@@ -327,3 +330,26 @@ def test_who_was_there_when_a_worker_died_is_tried_alone_and_only_the_culprit_is
             one.hear()
         for edge, value in ((two, 2.0), (three, 3.0)):
             assert edge.hear()[1].flat[0] == value
+
+
+def test_networks_that_edges_send_run_beside_the_gateway_also_without_a_worker(
+    fleet: Fleetlet, le_net: TorchNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecloud.engine.child_executor.MEASURE_S", 0.1)
+    sent, own = bundles.pair(tmp_path / "chain.bundle", bundles.Chain(), (1, 3, 16, 16))
+    graph, x = sent.graph, sent.example.array
+    expected = own.whole(x)[0]
+    fleet.worker("a", le_net)
+    port = fleet.open(accepts_networks=True, network_store=tmp_path / "store")
+    with caller(port, le_net) as edge:
+        error = accepting.refused(port, identity.hello_of(sent))
+        assert (error.code, error.accepts > 0) == ("UNKNOWN_MODEL", True)
+        assert accepting.ship(port, accepting.parcel_of(sent)).progress.state == "ready"  # type: ignore[union-attr]
+        for _ in range(2):
+            with closing(accepting.greet(port, identity.hello_of(sent), len(graph.layers))) as connection:
+                got = accepting.ask(connection, graph, graph.everything - {0}, [x])
+            np.testing.assert_allclose(got[0], expected, rtol=1e-3, atol=1e-4)
+            if fleet.placement.at:
+                edge.answered()
+            fleet.placement.at.clear()
+            until(lambda: fleet.gateway is not None and fleet.gateway.fleet.well == 0)
