@@ -229,11 +229,12 @@ def seconds_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def await_workers(cloud: CloudProcess, count: int) -> None:
+def await_workers(cloud: CloudProcess, count: int, lost: int = 0) -> int:
+    """Wait until so many answer, and so many were lost by then; returns how many were."""
     while True:
         state = health.ask(LOCAL, cloud.port, "", None).state
-        if state is not None and state.workers >= count:
-            return
+        if state is not None and state.workers >= count and state.lost >= lost:
+            return state.lost
         time.sleep(0.2)
 
 
@@ -378,8 +379,8 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
         thread.start()
     rng = random.Random(stage)
     for _ in range(times):
-        await_workers(cloud, 2)
-        time.sleep(0.5)
+        lost_before = await_workers(cloud, 2)
+        time.sleep(3.0)  # both hold the network again
         victim = rng.choice(workers_of(cloud))
         with greeted(cloud.port, request) as (connection, _):
             typical_s = median(others.seconds[-50:] or [0.1])
@@ -399,7 +400,7 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
             else:
                 timer.start()
             mine.ask(connection, request, expected)
-        _await_gone(victim)
+        await_workers(cloud, 2, lost_before + 1)
     others.finish(threads)
     lost = len(mine.lost) + len(others.lost)
     ordered = sorted(others.seconds)
@@ -410,17 +411,6 @@ def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.S
 
 def _send(pid: int, number: signal.Signals) -> None:
     os.kill(pid, number)
-
-
-def _await_gone(pid: int) -> None:
-    """Until its gateway has replaced it."""
-    while True:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                return
-        except OSError:
-            return
-        time.sleep(0.05)
 
 
 def lost_rows(cache: Path, times: int) -> list[list[str]]:

@@ -92,10 +92,17 @@ def _run(data: bytes) -> Any:
     position = len(_START)
     while (code := data[position]) != _STOP:
         position += 1
-        if code in _CONSTANTS:
-            stack.append(_CONSTANTS[code])
+        if code == _SHORT_TEXT:
+            end = position + 1 + data[position]
+            stack.append(_decoded(data[position + 1 : end]))
+            position = _past(data, end)
         elif code == _MEMOIZE:
             memo.append(stack[-1])
+        elif code == _FLOAT:
+            stack.append(_unpack_float(data, position)[0])
+            position += 8
+        elif code in _CONSTANTS:
+            stack.append(_CONSTANTS[code])
         elif code == _MARK:
             below.append(stack)
             stack = []
@@ -202,13 +209,17 @@ def _text(length: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
         start = position + length.size
         end = _past(data, start + length.unpack_from(data, position)[0])
-        try:
-            stack.append(data[start:end].decode("utf-8"))
-        except UnicodeDecodeError:
-            raise PlainPickleError("text is not UTF-8") from None
+        stack.append(_decoded(data[start:end]))
         return end
 
     return push
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PlainPickleError("text is not UTF-8") from None
 
 
 def _bytes(length: struct.Struct) -> "_Instruction":
@@ -243,6 +254,7 @@ def _skip_frame(data: bytes, position: int, stack: list[Any], memo: list[Any]) -
 _Instruction = Callable[[bytes, int, list[Any], list[Any]], int]
 _U8, _U16, _U32, _I32, _F64 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<i", ">d"))
 _STOP, _MEMOIZE, _MARK = pickle.STOP[0], pickle.MEMOIZE[0], pickle.MARK[0]
+_SHORT_TEXT, _FLOAT, _unpack_float = pickle.SHORT_BINUNICODE[0], pickle.BINFLOAT[0], _F64.unpack_from
 _CONSTANTS: dict[int, Any] = {
     pickle.NONE[0]: None,
     pickle.NEWTRUE[0]: True,

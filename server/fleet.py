@@ -34,7 +34,7 @@ QUIET_S, HANG_S = 1.5, 15.0
 """How long a worker may leave STATUS unanswered before it gets nothing new, and before it is given up."""
 CONNECT_S, AGAIN_S, MOST_AGAIN_S = 2.0, 0.1, 2.0
 START_S = 300.0
-LOAD_S = 600.0
+LOAD_S, LOAD_AGAIN_S = 600.0, 5.0
 DEMAND_S = 60.0
 """How long it counts that somebody has asked while there was no worker."""
 IN_USE_S = 120.0
@@ -69,6 +69,8 @@ class Member:
     in_flight: int = 0
     networks: dict[str, Times] = field(default_factory=dict)
     loading: set[str] = field(default_factory=set)
+    load_again_at: float = 0.0
+    """When it may be asked again, after it did not load one."""
     ways: set[Way] = field(default_factory=set)
     trial: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one request there that another worker may have died of."""
@@ -261,7 +263,8 @@ class Fleet:
     def load(self, member: Member, hello: Hello) -> None:
         """Have a worker load a network, in a thread."""
         with self._lock:
-            if hello.model in member.networks or member.loading:
+            is_soon = time.monotonic() < member.load_again_at
+            if hello.model in member.networks or member.loading or is_soon:
                 return  # one at a time
             member.loading.add(hello.model)
         name = f"has {hello.model} loaded"
@@ -274,6 +277,7 @@ class Fleet:
                 connection.send(replace(hello, token=member.address.token), deadline)
                 self.holds(member, hello, connection.receive(deadline).read(Ready))
         except AppError as error:
+            member.load_again_at = time.monotonic() + LOAD_AGAIN_S
             self._log.tell("! worker %s does not load %s: %s", member.name, hello.model, error)
         finally:
             with self._lock:
@@ -292,7 +296,7 @@ class Fleet:
     def is_held(self, model: str) -> bool:
         """Whether a worker holds a network."""
         with self._lock:
-            return any(model in member.networks for member in self._members.values() if member.is_well)
+            return any(model in member.networks for member in self._askable())
 
     # --- requests
 
@@ -304,9 +308,9 @@ class Fleet:
         now = time.monotonic()
         with self._lock:
             self._use(hello, now)
-            route = choose(
-                [_seen(each, hello.model, layers) for each in self._members.values()], self._batch, avoid, likes
-            )
+            askable = self._askable()
+            seen = [_seen(each, hello.model, layers, is_well=each in askable) for each in self._members.values()]
+            route = choose(seen, self._batch, avoid, likes)
             if route is None:
                 self._wanted_at = now
                 raise self._waking()
@@ -320,6 +324,11 @@ class Fleet:
         """Whether what a worker has in hand should be asked of another one."""
         with self._lock:
             return not member.is_up or (member.is_quiet and any(each.is_well for each in self._members.values()))
+
+    def _askable(self) -> list[Member]:
+        """Those that are well, else those that are only late: where all are, it is the machine. The lock is held."""
+        well = [member for member in self._members.values() if member.is_well]
+        return well or [member for member in self._members.values() if member.is_up and not member.is_leaving]
 
     def _use(self, hello: Hello, now: float) -> None:
         """What was agreed on is used; a HELLO that no worker has answered is none of these. The lock is held."""
@@ -386,14 +395,14 @@ class Fleet:
     def well(self) -> int:
         """Workers that may be asked."""
         with self._lock:
-            return sum(member.is_well for member in self._members.values())
+            return len(self._askable())
 
     def load_now(self) -> FleetLoad:
         """How all are together. Seconds that are queued are those of all requests that are not answered; while there is
         no worker, a request that was refused counts as one second or more of it, so that somebody starts one."""
         now = time.monotonic()
         with self._lock:
-            well = [member for member in self._members.values() if member.is_well]
+            well = self._askable()
             states = [member.state for member in well if member.state is not None]
             queued_s = sum(member.in_flight_s for member in self._members.values())
             if not well and now - self._wanted_at < DEMAND_S:
@@ -419,9 +428,8 @@ class Fleet:
         return float(self._waited_s * 0.5 ** ((time.monotonic() - self._waited_at) / HALF_LIFE_S))
 
 
-def _seen(member: Member, model: str, layers: Layers | None) -> Candidate:
-    cost_s = member.cost_s(model, layers)
-    return Candidate(member.name, member.in_flight_s, cost_s, len(member.networks), member.is_well)
+def _seen(member: Member, model: str, layers: Layers | None, *, is_well: bool) -> Candidate:
+    return Candidate(member.name, member.in_flight_s, member.cost_s(model, layers), len(member.networks), is_well)
 
 
 def _row(member: Member) -> "dict[str, object]":

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WAKING_S = 10.0
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 START_S, LOOK_S = 60.0, 0.05
-SPARE_S = 5.0
+SPARE_S, LINGER_S = 5.0, 3.0
 STEADY_S = 60.0
 """One that ran for so long has not failed to start: the next one is not waited for."""
 PROGRAM = "cloud_api.py"
@@ -39,6 +39,7 @@ class _Slot:
     process: "subprocess.Popen[bytes] | None" = None
     name: str = ""
     begun_at: float = 0.0
+    ended_at: float = 0.0
     starts: int = 0
     pause_s: float = 0.0
     again_at: float = 0.0
@@ -117,16 +118,25 @@ class LocalPlacement:
             ends = (slot, self.setup.drain_s + SPARE_S)
             threading.Thread(target=self._end, args=ends, name=f"ends {slot.name}", daemon=True).start()
         for slot in self._slots:
-            if slot.process is not None and slot.process.poll() is not None:
-                log.warning("! worker %s has ended: %s", slot.name, _how(slot.process.returncode))
-                self._ended(slot)
+            self._look_whether_ended(slot)
             if slot.process is None and time.monotonic() >= slot.again_at:
                 self._begin(slot)
+
+    def _look_whether_ended(self, slot: _Slot) -> None:
+        """One that had begun to listen stays named for a moment: the gateway finds out, and says that it is lost."""
+        if slot.process is None or slot.process.poll() is None:
+            return
+        now = time.monotonic()
+        if not slot.ended_at:
+            slot.ended_at = now
+            log.warning("! worker %s has ended: %s", slot.name, _how(slot.process.returncode))
+        if now - slot.ended_at > LINGER_S or not self._path(slot.name).exists():
+            self._ended(slot)
 
     def _begin(self, slot: _Slot) -> None:
         slot.starts += 1
         slot.name = f"local-{slot.number}-{slot.starts}"
-        slot.begun_at = time.monotonic()
+        slot.begun_at, slot.ended_at = time.monotonic(), 0.0
         try:
             slot.process = subprocess.Popen(
                 command_of(self._arguments(slot)),
@@ -149,6 +159,8 @@ class LocalPlacement:
         was_steady = time.monotonic() - slot.begun_at > STEADY_S
         slot.pause_s = LEAST_PAUSE_S if was_steady else min(MOST_PAUSE_S, max(LEAST_PAUSE_S, 2 * slot.pause_s))
         slot.again_at = time.monotonic() + slot.pause_s
+        if slot.process is not None:
+            _close(slot.process)
         slot.process = None
         with contextlib.suppress(OSError):
             self._path(slot.name).unlink()
@@ -173,11 +185,15 @@ class LocalPlacement:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        with contextlib.suppress(OSError):
-            if process.stdin is not None:
-                process.stdin.close()
+        _close(process)
         with contextlib.suppress(OSError):
             self._path(slot.name).unlink()
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _how(code: int) -> str:

@@ -165,6 +165,9 @@ class Link:
                 self._is_over = True
                 self._relay.forget(self)
                 raise LostError(str(error)) from None
+            if self._is_abandoned:  # the edge has left meanwhile
+                self._connection.close()
+                raise LostError("the connection to the worker is closed")
             self._relay.fleet.add(self.member, self)
             name = f"answers of {self.member.name}"
             threading.Thread(target=self._read, name=name, daemon=True).start()
@@ -189,17 +192,20 @@ class Link:
     def send(self, pending: Pending, cost_s: float) -> bool:
         """Send a request there. False where the worker is lost and the request still the caller's; what was sent is
         the link's."""
+        connection, fleet = self._connection, self._relay.fleet
+        fleet.begin(self.member, cost_s)
         with self._lock:
-            if self._is_over or self._connection is None:
-                pending.end_trial()
-                return False
-            number = next(self._ids)
-            self._outstanding[number] = pending
-            pending.cost_s = cost_s
-        self._relay.fleet.begin(self.member, cost_s)
+            is_over, number = self._is_over or connection is None, next(self._ids)
+            if not is_over:
+                self._outstanding[number] = pending
+                pending.cost_s = cost_s
+        if is_over or connection is None:
+            fleet.end(self.member, cost_s)
+            pending.end_trial()
+            return False
         try:
             with self._sending:
-                self._send(number, pending, self._connection)
+                self._send(number, pending, connection)
         except AppError:  # a frame may be cut: nothing more can be sent here
             self.abandon()
             return self._take(number) is None

@@ -198,6 +198,8 @@ class Scripted:
         self.host, self.act, self.ready = host, act, ready
         self.heard: list[Frame] = []
         self.is_silent = False
+        self.is_busy = False
+        """Whether it leaves STATUS unanswered."""
         self._listener = listen(host, 0, 16)[0]
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -234,6 +236,8 @@ class Scripted:
         while self.is_silent:
             time.sleep(0.05)
         if frame.kind is FrameType.STATUS:
+            while self.is_busy:
+                time.sleep(0.05)
             connection.send(State(1.0, 0.0, 0, 32, 1), soon())
         elif frame.kind is FrameType.HELLO:
             assert self.ready is not None

@@ -155,6 +155,29 @@ def test_a_worker_that_hangs_costs_no_answer_and_its_late_one_is_dropped(
             edge.answered()
 
 
+def test_where_every_worker_is_late_they_are_asked_all_the_same(
+    fleet: Fleetlet, le_net: TorchNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the machine then."""
+    monkeypatch.setattr("edgecloud.server.fleet.QUIET_S", 0.2)
+    monkeypatch.setattr("edgecloud.server.fleet.ASK_S", 0.1)
+
+    def answer(_worker: Scripted, connection: Connection, frame: Frame) -> bool:
+        connection.send(Result(frame.read(Infer).id, 0.0, 0.0), soon(), [np.zeros((1, 10), np.float32)])
+        return True
+
+    late = fleet.scripted("late", answer, READY)
+    with caller(fleet.open(), le_net) as edge:
+        late.is_busy = True
+        assert fleet.gateway is not None
+        known = fleet.gateway.fleet
+        until(lambda: [row["state"] for row in known.rows()] == ["silent"])
+        edge.ask()
+        assert edge.hear()[0].id == 1
+        assert known.well == 1
+        late.is_busy = False
+
+
 def test_a_request_that_ends_two_workers_is_refused_and_the_third_lives(fleet: Fleetlet, le_net: TorchNetwork) -> None:
     bad = [fleet.scripted(name, die, READY) for name in ("bad1", "bad2")]
     with caller(fleet.open(), le_net) as edge:
