@@ -186,7 +186,7 @@ def _named(networks: Sequence[Loadable]) -> tuple[str, ...]:
     """Networks that a process of their own can load too. Raises UsageError for others."""
     for each in networks:
         if not isinstance(each, str | Path):
-            raise UsageError("workers load networks by name: give names and files, or leave workers away")
+            raise UsageError("workers load networks by name: give names and files, or do without workers")
     return tuple(map(str, networks))
 
 
