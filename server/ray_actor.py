@@ -46,7 +46,7 @@ class WorkerActor:
     def start(self) -> Started:
         """Start the worker, or find that it runs; returns where it listens once it does."""
         host = self._host or address_of_node()
-        self.kill()  # one of before that was given up
+        self._forget()
         command = command_of(
             ["cloud_api.py", "--worker", "-i", host, "-p", "0", "--exit-on-stdin-eof", *self._arguments]
         )
@@ -70,7 +70,9 @@ class WorkerActor:
         line = next((line for line in process.stdout if line.startswith(LISTENING)), None)
         timer.cancel()
         if line is None:
-            return Started(reason=self.ended())
+            reason = self.ended()
+            self._forget()
+            return Started(reason=reason)
         place, _, port = line.strip().removeprefix(LISTENING).rpartition(":")
         return Started(place.strip("[]"), int(port), process.pid)
 
@@ -103,13 +105,22 @@ class WorkerActor:
             self._process.kill()
             self._process.wait()
 
+    def _forget(self) -> None:
+        """One of before that has ended, or was given up. Of the thread that starts the next one alone, which has read
+        what it said."""
+        self.kill()
+        if self._process is not None:
+            for stream in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()  # type: ignore[union-attr]  # both were asked for
+
     def _read(self, process: "subprocess.Popen[str]") -> None:
         """What it says goes to Ray's log of this actor, and the end of it is kept."""
         import sys
 
         assert process.stderr is not None  # asked for above
-        with contextlib.suppress(OSError, ValueError):
-            for line in process.stderr:
+        with contextlib.suppress(OSError, ValueError), process.stderr as lines:
+            for line in lines:
                 self._last.append(line.rstrip())
                 sys.stderr.write(line)
 

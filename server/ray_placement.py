@@ -48,10 +48,11 @@ class RayPlacement:
     def __init__(self, text: str, setup: Setup) -> None:
         require("ray")
         count, options = count_of(text), setup.options
+        is_on_gpu = setup.device.startswith("cuda")
         share = share_of(
             *(options.get(CPUS, ""), options.get(GPUS, "")),
             threads=setup.threads,
-            is_on_gpu=setup.device.startswith("cuda"),
+            is_on_gpu=is_on_gpu,
         )
         self._orders = Orders(
             generation=0,
@@ -59,7 +60,14 @@ class RayPlacement:
             cpus=share.cpus,
             gpus=share.gpus,
             address=address_of(options.get(ADDRESS, "")),
-            arguments=("-d", setup.device, "--threads", str(setup.threads or share.threads), *setup.arguments),
+            # Ray shows each worker only its own GPUs, which are numbered from 0.
+            arguments=(
+                "-d",
+                "cuda" if is_on_gpu else setup.device,
+                "--threads",
+                str(setup.threads or share.threads),
+                *setup.arguments,
+            ),
         )
         self.wanted = 1 if count is None else count
         self._workers: tuple[WorkerAddress, ...] = ()
@@ -160,6 +168,8 @@ class RayPlacement:
         process.wait()
         reader.join(LEAVE_S)
         process.stdout.close()
+        with self._lock, contextlib.suppress(OSError):  # what is still to be told goes nowhere
+            process.stdin.close()
 
     def _overhear(self, process: "subprocess.Popen[str]") -> None:
         """What Ray says is for its own log, which it keeps; here it can be seen with --log-level debug."""

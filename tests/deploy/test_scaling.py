@@ -25,7 +25,7 @@ METRICS = {"edgecloud_queued_seconds", "edgecloud_work_seconds_total"}
 
 
 def found(kind: str, name: str) -> dict[str, Any]:
-    documents = [
+    documents: list[dict[str, Any]] = [
         document
         for path in sorted(SCALING.glob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())

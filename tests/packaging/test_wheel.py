@@ -98,7 +98,7 @@ def test_all_packages_and_scripts_are_mapped() -> None:
     assert {"edgecloud", *PACKAGES, *SCRIPTS} <= set(source)
 
 
-OF_ITS_OWN = ("video",)
+OF_ITS_OWN = ("video", "ray")
 """Extras that bring something large that nothing is measured with: requirements.txt does without."""
 
 
@@ -140,9 +140,18 @@ def test_an_edge_without_torch_gets_the_same_versions() -> None:
 
 
 def test_what_an_extra_brings_is_known_by_its_extra() -> None:
+    large = PROJECT["project"]["optional-dependencies"]
+    known = wanted() | {re.split(r"[<>=]", each)[0]: extra for extra in OF_ITS_OWN for each in large[extra]}
     for library, extra in extras.EXTRAS.items():
         package = extras.package_of(library).replace("_", "-")
-        assert wanted()[package] == extra, library
+        assert known[package] == extra, library
+
+
+def test_what_tests_need_on_top_is_what_its_extra_asks_for() -> None:
+    requirements = pytest.importorskip("packaging.requirements", reason="packaging is not installed: make test does")
+    pinned = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    [asked] = PROJECT["project"]["optional-dependencies"]["ray"]
+    assert pinned["ray"] in requirements.Requirement(asked).specifier
 
 
 def at_the_top(path: Path) -> set[str]:
