@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from edgecloud.engine import bundle_rows
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.by_rows import pieces_of as pieces_of_overlap
 from edgecloud.engine.executor import CpuShare
@@ -217,6 +218,18 @@ def test_steps_of_the_same_geometry_share_a_session(bundled: Callable[[str], Com
     sessions = [step.session for step in rows._plans[plan].steps]
     assert sessions[1] is sessions[2] is sessions[3]
     assert len({id(session) for session in sessions}) == 3
+
+
+def test_few_sessions_are_kept_whatever_ends_are_asked_for(
+    bundled: Callable[[str], Compared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = bundled("waves")
+    monkeypatch.setattr(bundle_rows, "KEPT_SESSIONS", 5)
+    rows = subject.executor.rows  # type: ignore[attr-defined]
+    for end in range(10, 30):
+        subject.tail(frozenset({0}), [Piece(0, 0, end), Piece(0, end, 41)])
+    assert len(rows._sessions) <= 5
+    assert 1 <= len(rows._plans) <= 5
 
 
 @pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("looping", 0)])
