@@ -266,7 +266,7 @@ def test_a_module_that_does_more_is_computed_whole() -> None:
     changed.forward = lambda input: input.flip(2)  # type: ignore[method-assign]  # noqa: A006
     mirrored = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
     layers = nn.Sequential(plain, hooked, changed, mirrored, More(3, 3, 3), nn.Upsample(scale_factor=2))
-    subject = compared(in_torch(*traced_of(layers, (1, 3, 16, 8))))
+    subject = in_small_blocks(compared(in_torch(*traced_of(layers, (1, 3, 16, 8)))))
     assert [subject.graph.layers[number].kind for number in subject.executor.rows.ops] == ["Conv2d", "conv2d"]  # type: ignore[attr-defined]
     assert subject.tail(frozenset({0}), seed=1) is not None
 
@@ -311,7 +311,7 @@ def test_wrong_chunks_are_refused(made: Callable[[str], Compared]) -> None:
 def test_seconds_are_those_of_the_emulated_processor(made: Callable[[str], Compared]) -> None:
     network = made("waves").executor.network
     executor = TorchExecutor(network, "cpu", CpuShare(0.05))
-    subject = Compared(executor, made("waves").values)
+    subject = in_small_blocks(Compared(executor, made("waves").values))
     pieces = pieces_of_overlap(Overlap((Slices(0, 2, (20, 41)),), tail_rows=True))
     plan = executor.tail_rows(subject.graph.everything - {0}, pieces)
     assert plan is not None
