@@ -17,7 +17,7 @@ from tests.partition.test_chunking import drawn
 
 def ways_of(seed: int) -> tuple[Problem, Table]:
     problem = drawn(random.Random(seed), 14)
-    problem = replace(problem, cloud=replace(problem.cloud, queue_s=0.0))
+    problem = replace(problem, cloud=replace(problem.cloud, queue_s=0.0), edge_s=[4 * s for s in problem.edge_s])
     return problem, table_of(problem, problem)
 
 
