@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import edgecloud as ec
 from benchmarks.frame_proxy import FrameProxy, Line, Place, Said, close, silence
 from edgecloud.client.chunks import fitted, stages_of
-from edgecloud.client.config import EdgeConfig
+from edgecloud.client.config import CloudConfig, EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.resilient import ResilientClient
@@ -27,9 +28,10 @@ from edgecloud.net import entropy
 from edgecloud.net.codec import CODECS, OPTIONAL, is_lossless
 from edgecloud.net.frames import FrameType
 from edgecloud.net.tensors import Array
+from edgecloud.net.tls import client_tls
 from edgecloud.partition.cost import parts_of
 from edgecloud.partition.overlap import Overlap, Slices
-from tests import branches
+from tests import branches, certificates
 from tests.branches import heads, overlap_of
 from tests.conftest import LONG_S
 from tests.models.test_graph import random_graph
@@ -114,6 +116,18 @@ def test_tables_travel_once_in_front_of_slices(edge: Edge) -> None:
     assert_right(first, 0.05)
     assert np.array_equal(first.outputs[0], second.outputs[0])
     assert first.measured.payload_bytes < made.nbytes / 3
+
+
+def test_chunks_travel_in_tls(net: ec.Network, tmp_path: Path) -> None:
+    found = certificates.make(tmp_path, "cloud")
+    config = EdgeConfig(net.name, cloud=CloudConfig(tls=client_tls(found.cert, None, None, "127.0.0.1")))
+    with (
+        ec.Cloud(networks=[net], tls_cert=found.cert, tls_key=found.key) as cloud,
+        closing(Edge.around(config, net.entry, net.made_for("cpu"))) as edge,
+    ):
+        edge.connect("127.0.0.1", int(cloud.address.rpartition(":")[2]), "", LONG_S)
+        for head in heads(edge.graph):
+            assert_right(ask(edge, head, overlap_of(edge.graph, head, 4, tail_rows=True)))
 
 
 def test_the_connection_tells_how_long_stages_took_and_what_was_hidden(edge: Edge) -> None:
