@@ -3,6 +3,7 @@
     python -m benchmarks.overlap                       all cells that are not there yet
     python -m benchmarks.overlap --cells readme        alex_net and efficientnet_lite0, 0.05 of a core, 5 mbit, 20 ms
     python -m benchmarks.overlap --cells grid --model resnet18 --cloud 0.3
+    python -m benchmarks.overlap --picture docs/overlap.png --seconds 0
     python -m benchmarks.overlap --costs               what one more chunk costs either side, in time of its processor
 
 Real cloud and relay processes, the cloud's layers slowed to a stated share of a core (cloud_api.py --emulate-cpu); the
@@ -46,6 +47,7 @@ from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import StageTimes, parts_of
 from edgecloud.partition.overlap import Overlap, Slices
+from edgecloud.partition.timeline import spans
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.inference_utils import find_device, set_threads
 from edgecloud.utils.units import format_seconds
@@ -274,6 +276,41 @@ def _summary(cells: Sequence[Cell]) -> Iterator[str]:
         )
 
 
+# --- the picture
+
+
+PLACES = {"edge": "edge", "encode": "edge", "transfer": "link", "queue": "cloud", "cloud": "cloud"}
+
+
+def picture(cells: Sequence[Cell], path: Path) -> None:
+    """A row for each place of each plan, with the stages of its run of median total, as long as they were measured."""
+    from edgecloud.utils.plots import Bar, Strip, waterfall
+
+    strips = []
+    for cell in cells:
+        for name, side in (("off", cell.off), ("on", cell.on)):
+            totals = sorted(side.totals)
+            run = next(each for each in side.runs if each["total_s"] == totals[(len(totals) - 1) // 2])
+            drawn = spans(_times(run))
+            for place in ("edge", "link", "cloud"):
+                bars = [Bar(place, span.begin_s, span.seconds) for span in drawn if PLACES[span.name] == place]
+                note = f"{format_seconds(run['total_s'])}" if place == "cloud" else ""
+                strips.append(Strip(f"{cell.model}, overlap {name}: {place}", bars, note))
+    about = f"edge {cells[0].cpu:g} of a core, {cells[0].link}, {1e3 * RTT_S:g} ms"
+    waterfall(path, strips, f"Stages of one inference ({about})")
+
+
+def _times(run: Mapping[str, float]) -> StageTimes:
+    return StageTimes(
+        edge_s=run["edge_s"],
+        encode_s=run["encode_s"],
+        queue_s=run["queue_s"],
+        cloud_s=run["cloud_s"],
+        link_s=run["transfer_s"],
+        hidden_s=run["hidden_s"],
+    )
+
+
 # --- what one more chunk costs
 
 
@@ -330,6 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="overlap", help="file name of the table under benchmarks/results")
     parser.add_argument("--anew", action="store_true", help="measure all cells again")
     parser.add_argument("--costs", action="store_true", help="measure what one more chunk costs")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the cells of --cells readme")
     options = parser.parse_args(argv)
     if options.costs:
         costs([("alex_net", "raw"), ("alex_net", "zstd"), ("alex_net", "pixels+zstd")])
@@ -342,6 +380,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     every = [*README, *GRID]
     cells = sorted(read(records).values(), key=lambda cell: every.index(cell.key) if cell.key in every else len(every))
     report(cells, options.name)
+    if options.picture is not None:
+        picture([cell for cell in cells if cell.key in README], options.picture)
     return 0
 
 

@@ -28,8 +28,19 @@ from edgecloud.utils.errors import UsageError
 from edgecloud.utils.inference_utils import CPU, Clock, work_clock
 
 __all__ = [
-    *("AUTO", "BACKENDS", "ONNXRUNTIME", "OPENVINO", "SEGMENTS_KEPT", "TORCH"),
-    *("BaseExecutor", "CpuShare", "Executor", "Ran", "Segment", "make_executor", "usual"),
+    "AUTO",
+    "BACKENDS",
+    "ONNXRUNTIME",
+    "OPENVINO",
+    "SEGMENTS_KEPT",
+    "TORCH",
+    "BaseExecutor",
+    "CpuShare",
+    "Executor",
+    "Ran",
+    "Segment",
+    "make_executor",
+    "usual",
 ]
 SEGMENTS_KEPT = 128
 Result = TypeVar("Result")

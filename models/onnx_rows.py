@@ -21,6 +21,8 @@ from edgecloud.models.rows import ROWS, Made, RowOp, RowPlan, Rows, Window
 
 LEAST_OPSET = 13
 """Older operators have other meanings for some settings."""
+LEAST_PLACES = 128
+"""Of the output of a convolution, in one block: each call reads all weights, and rows are copied around it."""
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -206,7 +208,8 @@ class _Layer:
         first, last = window.read(0, 1), window.read(rows - 1, rows)
         if pads[at] >= reach or first.stop <= first.start or last.stop <= last.start:
             raise _WholeError
-        return OnnxRow(RowOp((window,), rows, call.axis), tuple(sorted(self._nodes)), pads)
+        least = -(-LEAST_PLACES * rows // prod(call.out_shape[2:])) if op.kind == "Conv" else 1
+        return OnnxRow(RowOp((window,), rows, call.axis, least), tuple(sorted(self._nodes)), pads)
 
 
 def _pads(call: _Call, kernel: Shape, strides: Shape, dilations: Shape) -> Shape:

@@ -91,6 +91,12 @@ class RowOp:
     """Of its output."""
     axis: int = ROWS
     """Where they are in its output."""
+    least: int = 1
+    """Rows that are worth a call: what would make less waits for more, unless it is the end."""
+
+    def after(self, made: int, ready: int) -> int:
+        """How many rows there are after a step, of which so many were made before it and so many could be."""
+        return ready if ready >= min(self.rows, made + self.least) else made
 
 
 Ops: TypeAlias = Mapping[int, RowOp]
@@ -255,10 +261,11 @@ class _Arriving:
         if op is None or len(self._pieces) < 2:
             return
         pairs = list(zip(op.windows, inputs, strict=True))
-        rows = [
-            min(window.ready(self._there(source, window, step), op.rows) for window, source in pairs)
-            for step in range(len(self._pieces))
-        ]
+        rows, made = [], 0
+        for step in range(len(self._pieces)):
+            ready = min(window.ready(self._there(source, window, step), op.rows) for window, source in pairs)
+            made = op.after(made, ready)
+            rows.append(made)
         if rows[-1] == op.rows and rows[-2] >= max(1, least * op.rows):
             self.rows[number] = rows
             self.whole_at[number] = rows.index(op.rows)
@@ -309,7 +316,11 @@ class _Leaving:
         op, readers = self._ops.get(number), [n for n in self._graph.readers[number] if n in self._inside]
         if op is None or any(n not in self.rows for n in readers) or not (readers or number in self._leaves):
             return
-        rows = [max(each) for each in zip(*self._wanted(number, op, readers), strict=True)]
+        rows, made = [], 0
+        for wanted in zip(*self._wanted(number, op, readers), strict=True):
+            if max(wanted) > made:
+                made = min(op.rows, max(*wanted, made + op.least))
+            rows.append(made)
         if len(rows) > 1 and rows[0] <= (1 - least) * op.rows:
             self.rows[number] = rows
 

@@ -22,6 +22,9 @@ from edgecloud.models.rows import ROWS, Kept, Made, RowOp, RowPlan, Rows, Window
 from edgecloud.models.steps import Steps
 from edgecloud.models.torch_arrays import Array, to_array, to_tensor
 
+LEAST_PLACES = 128
+"""Of the output of a convolution, in one block: each call reads all weights, and lays them out for the processor."""
+
 Compute: TypeAlias = Callable[[Sequence[torch.Tensor], Made], torch.Tensor]
 """Makes rows of a layer out of the rows that it reads of each input."""
 
@@ -484,7 +487,9 @@ def _conv(
     conv = _Convolution.of(kernel, stride, padding, dilation, groups)
     reach = (kernel[place] - 1) * conv.dilation[place] + 1
     window = Window(call.rows, reach, conv.stride[place], conv.padding[place][0], call.axis)
-    op = _checked(RowOp((window,), call.out_shape[call.axis], call.axis))
+    rows = call.out_shape[call.axis]
+    least = -(-LEAST_PLACES * rows // prod(call.out_shape[2:]))
+    op = _checked(RowOp((window,), rows, call.axis, least))
     return TorchRow(op, conv.compute(place, parameters))
 
 

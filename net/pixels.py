@@ -14,6 +14,8 @@ Pure.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,8 @@ NORMALISATIONS = (
     ((127 / 255,), (128 / 255,)),  # EfficientNet-Lite's
 )
 """Mean and standard deviation of the channels, one for all or one for each."""
+FIRST = 64
+"""Numbers of each channel that are looked at before all of them."""
 LEVELS = 256
 MAX_CHANNELS = 4  # each has a table of all levels, which is more than its pixels where these are few
 
@@ -55,15 +59,15 @@ class Pixels:
         """Raises CodecError for what is not exactly a normalised 8-bit picture of shape (1, C, H, W)."""
         if array.dtype.name != "float32" or not _is_picture(array.shape) or not array.size:
             raise CodecError("pixels only encodes one float32 image")
-        channels = array.shape[1]
-        for means, stds in NORMALISATIONS:
-            if len(means) in (1, channels):
-                mean, std = (np.resize(np.array(each, np.float32), channels) for each in (means, stds))
-                codes = _codes(np.ascontiguousarray(array[0]).reshape(channels, -1), mean, std)
-                if codes is not None:
-                    pixels = codes.reshape(array.shape[1:])
-                    shown = _differences(pixels) if self.is_foretold else pixels
-                    return np.concatenate([mean, std]).astype("<f4").view(np.uint8), shown.reshape(-1)
+        numbers = np.ascontiguousarray(array[0]).reshape(array.shape[1], -1)
+        for each in _normalisations(len(numbers)):
+            if _codes(numbers[:, :FIRST], each) is None:
+                continue  # most of those that it is not are known by a few numbers
+            codes = _codes(numbers, each)
+            if codes is not None:
+                pixels = codes.reshape(array.shape[1:])
+                shown = _differences(pixels) if self.is_foretold else pixels
+                return each.parameters, shown.reshape(-1)
         raise CodecError("not a normalized 8-bit image")
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
@@ -122,13 +126,35 @@ def _table(mean: Floats, std: Floats) -> Floats:
     return table
 
 
-def _codes(numbers: Floats, mean: Floats, std: Floats) -> Bytes | None:
+class _Normalisation(NamedTuple):
+    """Of so many channels; all of it is made once, since slices of a picture are small."""
+
+    mean: Floats
+    """Shape (C, 1), like `std`."""
+    std: Floats
+    table: Floats
+    parameters: Bytes
+
+
+@lru_cache
+def _normalisations(channels: int) -> tuple[_Normalisation, ...]:
+    """Those that there may be."""
+    found = []
+    for means, stds in NORMALISATIONS:
+        if len(means) in (1, channels):
+            mean, std = (np.resize(np.array(each, np.float32), channels) for each in (means, stds))
+            parameters = np.concatenate([mean, std]).astype("<f4").view(np.uint8)
+            parameters.flags.writeable = False
+            found.append(_Normalisation(mean[:, None], std[:, None], _table(mean, std), parameters))
+    return tuple(found)
+
+
+def _codes(numbers: Floats, of: _Normalisation) -> Bytes | None:
     """The pixels of numbers in shape (C, N); None unless they give exactly these numbers back."""
     with np.errstate(all="ignore"):  # other numbers may give anything here, and are found out below
-        near = np.rint((numbers * std[:, None] + mean[:, None]) * np.float32(LEVELS - 1))
+        near = np.rint((numbers * of.std + of.mean) * np.float32(LEVELS - 1))
         if not (near.min() >= 0 and near.max() < LEVELS):
             return None
     codes: Bytes = near.astype(np.uint8)
-    table = _table(mean, std)
-    decoded = np.stack([row[code] for row, code in zip(table, codes, strict=True)])
+    decoded = np.stack([row[code] for row, code in zip(of.table, codes, strict=True)])
     return codes if (decoded.view(np.uint32) == numbers.view(np.uint32)).all() else None  # bit for bit: -0.0 is not 0.0

@@ -30,7 +30,7 @@ from edgecloud.partition.cost import (
 )
 from edgecloud.partition.overlap import ROWS, Overlap, RowShares, Slices
 
-LEAST_SHARE, LEAST_S = 0.02, 0.5e-3
+LEAST_SHARE, LEAST_S = 0.05, 0.5e-3
 """What overlapping has to gain: a share of what is minimized, and seconds. Predictions are not closer than that."""
 COUNTS = (2, 3, 4, 6, 8, 12, 16)
 FACTORS = (1.0, 1.5, 2.5, 4.0)
@@ -44,6 +44,7 @@ STEPS = (1, 2, 4, 8)
 FEW = 9
 """Places at which a boundary may be cut, up to which all ends are tried."""
 NO_MORE = Packed("", 0)
+Shares = tuple[tuple[float, ...], ...]
 Values = NDArray[np.float64]
 Ends = NDArray[np.intp]
 """Shape (cases, chunks): where every chunk of every case ends, the last place again where there are fewer."""
@@ -55,7 +56,7 @@ class Overlapped:
 
     predicted: StageTimes
     overlap: Overlap | None = None
-    shares: tuple[tuple[float, ...], ...] = ()
+    shares: Shares = ()
     """Of every chunk, in the order in which they leave: of all computing on the edge, packing, sending, unpacking and
     computing on the cloud its own share; for who reckons with other seconds."""
 
@@ -74,8 +75,7 @@ def overlapped(
     """What parts are predicted to take with the chunks that are best for what is minimized.
 
     A head and a tail alone overlap, and only where the problem says what chunks cost. Rough chunks take less to find.
-    Raises ValueError for parts that
-    `predict` refuses.
+    Raises ValueError for parts that `predict` refuses.
     """
     in_turn = predict(problem, parts)
     is_cut = len(parts) == 2 and parts[0].place == "edge"
@@ -338,8 +338,9 @@ def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], 
         stage = problem.graph.needed_by(tensor.layer) - done
         passed_s += sum(problem.edge_s[layer] for layer in stage)
         done |= stage
-        line += [passed_s] * (tensor.steps + (number == 0))
-    return np.array([*line[:-1], line[-1]]) if len(tensors) > 1 else np.full(len(line), whole_s)
+        made_s = whole_s if number == len(tensors) - 1 else passed_s
+        line += [made_s] * (tensor.steps + (number == 0))
+    return np.array(line)
 
 
 def _by_rows(rows: RowShares, seconds: Sequence[float]) -> Values:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgecloud.models.graph import LayerGraph
+from edgecloud.partition import chain
 from edgecloud.partition.adaptive import LINK_SD, Believed, Shares, Ways
 from edgecloud.partition.chunking import Overlapped, overlapped
 from edgecloud.partition.cost import Part, Problem, StageTimes, parts_of
@@ -102,8 +103,11 @@ def table_of(
     ]
     known = {head for _, head, _ in cuts}
     cuts += [(_name(head), head, exact) for head in dict.fromkeys(others) if head not in known]
-    searched = frozenset(others)
-    lines = [_Line.of(problem, head, rows, is_rough=head not in searched) for _, head, problem in cuts]
+    known_points = {graph.head_at(each.point.number): each.sent for each in chain.scan(points)}
+    sent = [
+        known_points[head] if head in known_points else overlapped(exact, parts_of(graph, head)) for _, head, _ in cuts
+    ]
+    lines = [_Line.of(problem, head, rows, each) for (_, head, problem), each in zip(cuts, sent, strict=True)]
     names = tuple(name for name, *_ in cuts)
     ends = ("0", str(len(graph.points) - 1))
     return Table(
@@ -149,7 +153,7 @@ class _Line:
     sent: Overlapped = field(default_factory=lambda: Overlapped(StageTimes()))
 
     @classmethod
-    def of(cls, problem: Problem, head: frozenset[int], rows: tuple[Floats, Floats], *, is_rough: bool) -> "_Line":
+    def of(cls, problem: Problem, head: frozenset[int], rows: tuple[Floats, Floats], sent: Overlapped) -> "_Line":
         graph, parts = problem.graph, parts_of(problem.graph, head)
         edge, cloud = np.append(rows[0][sorted(head)].sum(axis=0), 0.0), np.zeros(rows[1].shape[1] + 1)
         if len(parts) == 1:
@@ -159,11 +163,12 @@ class _Line:
         packed = problem.crossing(crossing)
         cloud[:-1] = rows[1][sorted(tail)].sum(axis=0)
         cloud[-2] += problem.cloud.start_s[graph.points[graph.entry(head)].layer]
-        sent = overlapped(problem, parts, is_rough=is_rough)
         edge[-1], cloud[-1] = sent.predicted.encode_s, sent.predicted.decode_s
         up_bytes = packed.bytes
         if sent.overlap is not None:  # every further chunk has a frame of its own
             up_bytes = round(sent.predicted.upload_s * problem.link.up_bytes_per_s)
+            edge[-2] += max(0.0, sent.predicted.edge_s - float(edge[:-1].sum()))  # so has every call for some rows
+            cloud[-2] += max(0.0, sent.predicted.cloud_s / problem.cloud.load - float(cloud[:-1].sum()))
         codecs = {} if problem.packed is None else {layer: problem.packed[layer].codec for layer in crossing}
         return cls(parts, codecs, edge, cloud, up_bytes, max(1, problem.result_bytes), sent)
 

@@ -67,7 +67,8 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     )
     assert {"boundary", "segments", "optimal", "gap", "cost", "keeps_up", "gain", "ends", "pays"} <= set(got["plan"])
     assert {"point", "layer", "boundary_bytes", *STAGES} <= set(got["candidates"][0])
-    assert set(STAGES) <= set(got["plan"]["predicted"])
+    assert {"hidden_s", *STAGES} <= set(got["plan"]["predicted"])
+    assert got["plan"]["overlap"] is None or got["plan"]["overlap"]["slices"]
     predicted = got["plan"]["predicted"]
     assert predicted["low_s"] < predicted["total_s"] < predicted["high_s"]
     assert (got["plan"]["moves"], got["plan"]["tries"]) == ([], 0), "a plan that is compared with both ends stays"
@@ -76,7 +77,7 @@ def test_the_document_has_every_promised_key(cloud: CloudProcess, edge: CallEdge
     assert measured | {"repeats"} <= set(got["measured"])
     for run in got["measured"]["repeats"]:
         parts = run["edge_s"] + run["encode_s"] + run["transfer_s"] + run["queue_s"] + run["cloud_s"]
-        assert parts == pytest.approx(run["total_s"])
+        assert parts == pytest.approx(run["total_s"] + run["hidden_s"])
     assert got["model"] == "le_net"
     assert got["weights"].startswith("sha256:")
     assert got["plan"]["predicted"]["total_s"] == min(c["total_s"] for c in got["candidates"])

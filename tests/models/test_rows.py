@@ -92,7 +92,7 @@ def drawn(draw: Callable[..., Any]) -> tuple[LayerGraph, dict[int, RowOp]]:
             rows = draw(st.integers(1, 3))
         else:
             _, window, rows = draw(cases(rows))
-            ops[number] = RowOp((window,), rows)
+            ops[number] = RowOp((window,), rows, least=draw(st.integers(1, 4)))
         layers.append(Layer(f"layer{number}", kind, inputs, 4, (1, 1, rows)))
     return LayerGraph("drawn", tuple(layers), (len(layers) - 1,)), ops
 
