@@ -24,7 +24,9 @@ from edgecloud.net.tensors import Array
 
 log = logging.getLogger(__name__)
 
-LEAST_PLANS, PLANS_BYTES = 2, 64 << 20
+KEPT_BYTES, KEPT_SESSIONS = 64 << 20, 64
+"""Of weights that sessions may hold copies of, or as much as the whole network has; and how many sessions: clients
+choose the ends of chunks."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,17 @@ class BundleRows:
         """A run of a plan, and whether it is the first one. Raises UsageError where the runtime cannot run it."""
         if plan not in self._plans:
             self._plans[plan] = self._ready(plan)
-            while len(self._plans) > LEAST_PLANS and self._held_bytes() > PLANS_BYTES:
+            while len(self._plans) > 1 and self._holds_too_much:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(plan)
         ready = self._plans[plan]
         ready.runs += 1
         return BundleRowRun(self._bundle.graph, plan, ready), ready.runs == 1
 
-    def _held_bytes(self) -> int:
-        return sum(ready.weight_bytes for ready in self._plans.values())
+    @property
+    def _holds_too_much(self) -> bool:
+        held = sum(ready.weight_bytes for ready in self._plans.values())
+        return held > max(KEPT_BYTES, self._bundle.parameter_bytes) or len(self._sessions) > KEPT_SESSIONS
 
     def _ready(self, plan: RowPlan) -> Ready:
         bundle = self._bundle

@@ -21,7 +21,7 @@ from edgecloud.models.rows import ROWS, Made, RowOp, RowPlan, Rows, Window
 
 LEAST_OPSET = 13
 """Older operators have other meanings for some settings."""
-LEAST_PLACES = 128
+LEAST_PLACES = 48
 """Of the output of a convolution, in one block: each call reads all weights, and rows are copied around it."""
 Shape: TypeAlias = tuple[int, ...]
 

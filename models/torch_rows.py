@@ -22,7 +22,7 @@ from edgecloud.models.rows import ROWS, Kept, Made, RowOp, RowPlan, Rows, Window
 from edgecloud.models.steps import Steps
 from edgecloud.models.torch_arrays import Array, to_array, to_tensor
 
-LEAST_PLACES = 128
+LEAST_PLACES = 96
 """Of the output of a convolution, in one block: each call reads all weights, and lays them out for the processor."""
 
 Compute: TypeAlias = Callable[[Sequence[torch.Tensor], Made], torch.Tensor]

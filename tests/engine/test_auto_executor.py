@@ -12,6 +12,7 @@ from edgecloud.engine.auto_executor import AutoExecutor, Candidate
 from edgecloud.engine.contest import WORTH
 from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare
 from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.models.rows import Piece
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.predictor import compared
 from edgecloud.predictor.compared import Compared
@@ -75,6 +76,28 @@ def test_every_cut_gives_the_same_answer_with_either(pair: Pair, tmp_path: Path)
         auto = _auto(pair, folder)
         for head in halves:
             assert is_close(certificates.run(auto, head, x), expected)
+
+
+def test_a_plan_by_rows_is_run_by_the_back_end_that_made_it(pair: Pair, tmp_path: Path) -> None:
+    """Also once another one is faster for the segment: their blocks differ."""
+    ours, theirs = pair
+    graph, x = ours.graph, ours.example.array
+    expected, tail, rows = theirs.whole(x), graph.everything - graph.only_inputs, x.shape[2]
+    pieces = [Piece(0, 0, rows // 2), Piece(0, rows // 2, rows)]
+    auto = _auto(pair, tmp_path)
+    plans = []
+    for seconds in ({ONNXRUNTIME: 0.02, TORCH: 0.03}, {ONNXRUNTIME: 0.03, TORCH: 0.02}):
+        auto._note(tail, Compared(seconds))
+        plans.append(auto.tail_rows(tail, pieces))
+    for plan, backend in zip(plans, (ONNXRUNTIME, TORCH), strict=True):
+        assert plan is not None
+        stream = auto.tail_by_rows(plan)
+        for piece in pieces:
+            stream.feed(x[:, :, piece.start : piece.stop])
+        ran = stream.finish()
+        assert (plan.backend, ran.backend) == (backend, backend)
+        answers = dict(zip(graph.outputs_of(tail), ran.arrays, strict=True))
+        assert is_close([answers[number] for number in graph.outputs], expected)
 
 
 def test_what_a_profile_finds_is_remembered(pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from edgecloud.engine import bundle_rows
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.by_rows import pieces_of as pieces_of_overlap
 from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
 from edgecloud.engine.torch_executor import TorchExecutor
-from edgecloud.models.rows import Piece
+from edgecloud.models import onnx_rows, torch_rows
+from edgecloud.models.rows import Piece, RowPlan
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.partition.overlap import Overlap, Slices
 from edgecloud.utils.errors import UsageError
@@ -137,6 +139,15 @@ MADE = {"windows": (Windows, (3, 23, 9)), "waves": (Waves, (2, 41)), "volumes": 
         "looping": (Looping, (3, 14, 8))}  # fmt: skip
 
 
+def in_small_blocks(subject: Compared) -> Compared:
+    """Such that blocks of a single row are computed, which otherwise wait for more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_rows, "LEAST_PLACES", 1)
+        patch.setattr(onnx_rows, "LEAST_PLACES", 1)
+        assert subject.executor.rows.ops  # type: ignore[attr-defined]  # found out now
+    return subject
+
+
 @pytest.fixture(scope="module")
 def made() -> Callable[[str], Compared]:
     """Of the small networks, each built once."""
@@ -146,7 +157,7 @@ def made() -> Callable[[str], Compared]:
         if name not in kept:
             build, shape = MADE[name]
             torch.manual_seed(3)
-            kept[name] = compared(in_torch(*traced_of(build(), (1, *shape))))
+            kept[name] = in_small_blocks(compared(in_torch(*traced_of(build(), (1, *shape)))))
         return kept[name]
 
     return get
@@ -178,7 +189,8 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Compare
             build, shape = MADE[name]
             torch.manual_seed(3)
             network, _ = pair(tmp_path_factory.mktemp("rows") / f"{name}.bundle", build(), (1, *shape))
-            kept[name] = Compared(OnnxRuntimeExecutor(network, "cpu"), values_of(network, network.example.arrays))
+            values = values_of(network, network.example.arrays)
+            kept[name] = in_small_blocks(Compared(OnnxRuntimeExecutor(network, "cpu"), values))
         return kept[name]
 
     return get
@@ -206,6 +218,18 @@ def test_steps_of_the_same_geometry_share_a_session(bundled: Callable[[str], Com
     sessions = [step.session for step in rows._plans[plan].steps]
     assert sessions[1] is sessions[2] is sessions[3]
     assert len({id(session) for session in sessions}) == 3
+
+
+def test_few_sessions_are_kept_whatever_ends_are_asked_for(
+    bundled: Callable[[str], Compared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = bundled("waves")
+    monkeypatch.setattr(bundle_rows, "KEPT_SESSIONS", 5)
+    rows = subject.executor.rows  # type: ignore[attr-defined]
+    for end in range(10, 30):
+        subject.tail(frozenset({0}), [Piece(0, 0, end), Piece(0, end, 41)])
+    assert len(rows._sessions) <= 5
+    assert 1 <= len(rows._plans) <= 5
 
 
 @pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("looping", 0)])
@@ -252,6 +276,24 @@ def test_nothing_is_gained_from_one_chunk_or_along_another_axis(made: Callable[[
     tail = subject.graph.everything - {0}
     assert subject.executor.tail_rows(tail, [Piece(0, 0, 23)]) is None
     assert subject.executor.tail_rows(tail, [Piece(0, 0, 4, 3), Piece(0, 4, 9, 3)]) is None
+
+
+def test_a_convolution_waits_for_a_block_that_is_worth_a_call() -> None:
+    """Of 40 rows of 8 places, in chunks of four: blocks of twelve rows, and what is left."""
+    layers = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU())
+    subject = compared(in_torch(*traced_of(layers, (1, 2, 40, 8))))
+    pieces = [Piece(0, start, start + 4) for start in range(0, 40, 4)]
+    plan = subject.tail(frozenset({0}), pieces)
+    assert plan is not None
+    assert blocks_of(plan, 1) == [(0, 15), (15, 27), (27, 40)]
+    plan = subject.head(frozenset({0, 1}), [Piece(1, each.start, each.stop) for each in pieces])
+    assert plan is not None
+    assert blocks_of(plan, 1) == [(0, 12), (12, 24), (24, 36), (36, 40)]
+
+
+def blocks_of(plan: RowPlan, layer: int) -> list[tuple[int, int]]:
+    """The rows that are computed at once."""
+    return [(each.start, each.stop) for step in plan.steps for each in step.made if each.layer == layer]
 
 
 def test_wrong_chunks_are_refused(made: Callable[[str], Compared]) -> None:
