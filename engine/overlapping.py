@@ -29,7 +29,7 @@ ZSTD = (0.13e-3, 0.18e-3, 300)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
 forms of small integers, and of the compressor in addition. In time of the processor after a pause of 20 ms, as there is
 between two chunks: one after the other they take a third of it."""
-STEP_S = 60e-6
+STEP_S = 0.12e-3
 """Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
 PIECES = 8
 """In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
