@@ -104,11 +104,11 @@ def overhead() -> list[list[str]]:
     head, x = net.graph.head_at(0), net.sample
     with ExitStack() as stack:
         port, _ = stack.enter_context(cloud("overhead"))
-        link = stack.enter_context(emulated_link(HOST, port, LINK))
+        address = stack.enter_context(emulated_link(HOST, port, LINK)).address()
         edges = {}
         for count in COUNTS:  # who never sends in chunks needs no threads
             edge = stack.enter_context(closing(Edge.around(EdgeConfig(net.name), net.entry, net.made_for("cpu"))))
-            edge.connect(*link.address(), "", TIMEOUT_S)
+            edge.connect(*address, "", TIMEOUT_S)
             ends = tuple(32 * (n + 1) // count for n in range(count))
             overlap = Overlap((Slices(net.graph.boundary(head)[0], 2, ends),)) if count > 1 else None
             edges[count] = (edge, overlap)

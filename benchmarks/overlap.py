@@ -301,8 +301,14 @@ def picture(cells: Sequence[Cell], path: Path) -> None:
 
 
 def _times(run: Mapping[str, float]) -> StageTimes:
-    names = ("edge_s", "encode_s", "queue_s", "cloud_s", "hidden_s")
-    return StageTimes(link_s=run["transfer_s"], **{name: run[name] for name in names})
+    return StageTimes(
+        edge_s=run["edge_s"],
+        encode_s=run["encode_s"],
+        queue_s=run["queue_s"],
+        cloud_s=run["cloud_s"],
+        link_s=run["transfer_s"],
+        hidden_s=run["hidden_s"],
+    )
 
 
 # --- what one more chunk costs

@@ -112,8 +112,7 @@ def chunking_for(edge: Edge, config: EdgeConfig) -> Chunking | None:
     bottleneck stage, of inferences that follow each other, has nothing to gain."""
     if config.overlap == "off" or edge.ready is None or config.goal.objective == "throughput":
         return None
-    _, tail_rows = edge.row_shares
-    return chunking_of(edge.ready.chunks, edge.executor.share, tail_rows=tail_rows)
+    return chunking_of(edge.ready.chunks, edge.executor.share, *edge.row_shares)
 
 
 def room_of(cloud: ConnectionManager) -> FrameLimits:

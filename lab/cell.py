@@ -93,6 +93,7 @@ def edge(
     cell, cache_dir = place.cell, folder / "cache"
     command = [
         *("edge_api.py", "-t", cell.model, "-i", address[0], "-p", str(address[1]), "--points", "-", "--json"),
+        *("--overlap", "off"),  # the report stacks the stages, and published ways to cut know no overlap
         *(
             "--repeat",
             str(spec.repeat),

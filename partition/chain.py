@@ -39,7 +39,7 @@ def scan(problem: Problem, weights: StageWeights = LATENCY) -> tuple[Candidate, 
     """Predict every point of a graph, each with chunks that are good for what is minimized.
 
     Those of points that are nearly the best one are searched for to the end, and those that cannot come near it not at
-    all: they are predicted in one piece.
+    all: they are predicted in one piece. All on the cloud, which plans are compared with, has chunks in any case.
     """
     in_turn = _in_turn(problem)
     if problem.chunking is None:
@@ -48,8 +48,8 @@ def scan(problem: Problem, weights: StageWeights = LATENCY) -> tuple[Candidate, 
     cheap = [each for each in in_turn[:-1] if _loose_bound(each, weights) <= CLOSE * least]
     bounds = {each.point.number: _bound(problem, each, weights) for each in cheap}
     hopeful = sorted((number for number, bound in bounds.items() if bound <= CLOSE * least), key=bounds.__getitem__)
-    for number in hopeful:
-        if bounds[number] <= CLOSE * least:
+    for number in dict.fromkeys((0, *hopeful) if len(in_turn) > 1 else ()):
+        if number == 0 or bounds[number] <= CLOSE * least:
             found[number] = _with_chunks(problem, in_turn[number], weights, is_rough=True)
             least = min(least, weights.value(found[number].predicted))
     for number in hopeful:

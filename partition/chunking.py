@@ -30,7 +30,7 @@ from edgecloud.partition.cost import (
 )
 from edgecloud.partition.overlap import ROWS, Overlap, RowShares, Slices
 
-LEAST_SHARE, LEAST_S = 0.02, 0.5e-3
+LEAST_SHARE, LEAST_S = 0.05, 0.5e-3
 """What overlapping has to gain: a share of what is minimized, and seconds. Predictions are not closer than that."""
 COUNTS = (2, 3, 4, 6, 8, 12, 16)
 FACTORS = (1.0, 1.5, 2.5, 4.0)

@@ -27,6 +27,8 @@ from edgecloud.partition.mincut import CutSolver, Terms
 STEPS = 20_000
 """Of the walk; each takes a few microseconds."""
 CLOSE = 1e-9
+ROUGHLY = 1.1
+"""How many times what is least a cut may take with rough chunks to be given the best ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,22 @@ def best(
             break
         if other is None:
             return Cut(head, least, is_optimal=False, gap=max(0.0, 1 - bound / least))
-        if other not in known and (value := value_of(problem, other, weights)) < least:
+        if other not in known and (value := _below(problem, other, weights, least)) is not None:
             least, head = value, other
     return Cut(head, least)
+
+
+def _below(problem: Problem, head: frozenset[int], weights: StageWeights, least: float) -> float | None:
+    """What a cut takes if that is less; cuts that cannot be are not searched for chunks, or not to the end."""
+    in_turn = predict(problem, parts_of(problem.graph, head))
+    stages = (in_turn.edge_s + in_turn.encode_s, in_turn.upload_s, in_turn.decode_s, in_turn.queue_s + in_turn.cloud_s)
+    if weights.value(in_turn) - weights.hidden * (sum(stages) - max(stages)) >= least:
+        return None
+    rough = best_chunks(problem, head, in_turn, weights, is_rough=True)
+    if weights.value(rough.predicted) > ROUGHLY * least:
+        return None
+    value = weights.value(best_chunks(problem, head, in_turn, weights).predicted)
+    return value if value < least else None
 
 
 def value_of(problem: Problem, head: frozenset[int], weights: StageWeights) -> float:

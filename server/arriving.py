@@ -278,6 +278,8 @@ class Arrivals:
 
     def expect_dropped(self, request_id: int, chunks: int) -> None:
         """So many chunks of a request may be on their way that was refused."""
+        if not chunks:
+            return
         self._dropped[request_id] = min(chunks, MAX_CHUNKS)
         self._dropped.move_to_end(request_id)
         while len(self._dropped) > REMEMBERED:

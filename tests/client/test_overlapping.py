@@ -16,9 +16,9 @@ from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
 
 torch.manual_seed(0)
-MODULE = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(2048, 9))
-X = torch.rand(1, 3, 64, 64)
-SLOW: dict[str, Any] = {"emulate_cpu": 0.02, "link": ec.Link("2mbit", rtt="2ms"), "codec": "zstd"}
+MODULE = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8192, 9))
+X = torch.rand(1, 3, 128, 128)
+SLOW: dict[str, Any] = {"emulate_cpu": 0.02, "link": ec.Link("8mbit", rtt="2ms"), "codec": "zstd"}
 """Packing takes about as long as sending."""
 
 
@@ -96,9 +96,9 @@ def test_what_can_be_computed_of_the_first_rows(net: ec.Network, address: str) -
         executor = edge.client.prepared.edge.executor
         tails, heads = RowsOf.of_tails(executor), RowsOf.of_heads(executor)
         shares = tails[0]
-        assert shares.size == 64
+        assert shares.size == 128
         assert shares.layers[:3] == (1, 2, 3)
-        assert all(0.4 < share <= 0.5 for share in shares.shares[32])
+        assert all(0.2 < share <= 0.5 for share in shares.shares[64])
         assert 3 in heads  # the last convolution's rows can leave one by one
         assert len(net.graph.layers) - 1 not in heads
         assert set(tails) <= {point.layer for point in net.graph.points}

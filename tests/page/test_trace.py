@@ -73,6 +73,26 @@ def test_stages_of_a_request_add_up_to_it() -> None:
     assert stages == pytest.approx({"edge": 0.1, "encode": 0.01, "transfer": 0.2, "queue": 0.002, "cloud": 0.053})
 
 
+def test_stages_that_overlap_are_on_lines_below_each_other() -> None:
+    times = StageTimes(edge_s=0.1, encode_s=0.04, cloud_s=0.05, link_s=0.2, hidden_s=0.06)
+    document = trace("edge", [row(1, 0.0, times), row(2, 1.0, times)])
+    check_format(document)
+    found = [event for event in slices(document) if event["cat"] == "stage"]
+    by_line: dict[int, list[dict[str, Any]]] = {}
+    for event in found:
+        by_line.setdefault(event["tid"], []).append(event)
+    for stages in by_line.values():
+        for one, later in pairwise(sorted(stages, key=lambda event: event["ts"])):
+            assert one["ts"] + one["dur"] <= later["ts"] + 1e-3
+    assert len(by_line) == 2
+    assert sum(event["dur"] for event in found) * 1e-6 == pytest.approx(2 * times.stages_s)
+    requests = [event for event in slices(document) if event["cat"] == "request"]
+    assert all(each["args"]["hidden_s"] == pytest.approx(0.06) for each in requests)
+    assert all(each["args"]["predicted_s"] == pytest.approx(times.total_s) for each in requests)
+    names = {event["tid"]: event["args"]["name"] for event in document["traceEvents"] if event["name"] == "thread_name"}
+    assert set(by_line) <= set(names)
+
+
 def test_a_change_of_plan_is_a_mark() -> None:
     (mark,) = [e for e in trace("edge", [], [Mark(2.0, "plan", "moved to point 3")])["traceEvents"] if e["ph"] == "i"]
     assert (mark["ts"], mark["name"], mark["s"]) == (2e6, "moved to point 3", "p")
