@@ -82,7 +82,8 @@ def measured(executor: BaseExecutor, name: str, point: int, values: Mapping[int,
         if plan is not None:
             plans[steps] = plan
     segment = executor.load(tail)
-    whole, rows = [], {steps: [] for steps in plans}
+    whole: list[float] = []
+    rows: dict[int, list[tuple[float, float]]] = {steps: [] for steps in plans}
     for count in range(rounds + 1):
         time.sleep(0.02)
         seconds = executor.run(segment, [array]).seconds

@@ -28,9 +28,10 @@ from tests.bundles import in_torch, pair, traced_of
 from tests.conftest import THOROUGH, many
 from tests.engine.rows import Compared, chunk_of, values_of
 
-LARGE = ("alex_net", "mobile_net", "efficientnet_lite0", "vgg_net", "deepface")
+LARGE = ["alex_net", "mobile_net", "efficientnet_lite0"]
 TORCHVISION = ["resnet18", "googlenet", "shufflenet_v2_x1_0"]
 if THOROUGH:
+    LARGE += ["vgg_net", "deepface"]
     TORCHVISION += ["densenet121", "inception_v3", "convnext_tiny", "efficientnet_b0", "swin_t", "regnet_x_400mf"]
 SMALL = ("le_net", "mnist", "cifar_alexnet", "cifar_vgg16")
 
@@ -59,13 +60,12 @@ def test_networks_by_rows_equal_themselves_whole(name: str, network: Callable[[s
     early = rng.randrange(1, max(2, len(graph.points) // 4))
     plans = [subject.tail(graph.head_at(early), seed=1), subject.head(graph.head_at(early), seed=2)]
     assert any(plan is not None and plan.region for plan in plans)
-    if THOROUGH or name not in ("vgg_net", "deepface"):
-        drawn = rng.randrange(len(graph.points) - 1)
-        subject.tail(graph.head_at(drawn), seed=3)
-        subject.head(graph.head_at(drawn), seed=4)
-        cut = drawn_cut(subject, rng)
-        subject.tail(cut, seed=5)
-        subject.head(cut, seed=6)
+    drawn = rng.randrange(len(graph.points) - 1)
+    subject.tail(graph.head_at(drawn), seed=3)
+    subject.head(graph.head_at(drawn), seed=4)
+    cut = drawn_cut(subject, rng)
+    subject.tail(cut, seed=5)
+    subject.head(cut, seed=6)
 
 
 # --- small networks with what is hard
@@ -266,7 +266,7 @@ def test_a_module_that_does_more_is_computed_whole() -> None:
     changed.forward = lambda input: input.flip(2)  # type: ignore[method-assign]  # noqa: A006
     mirrored = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
     layers = nn.Sequential(plain, hooked, changed, mirrored, More(3, 3, 3), nn.Upsample(scale_factor=2))
-    subject = compared(in_torch(*traced_of(layers, (1, 3, 16, 8))))
+    subject = in_small_blocks(compared(in_torch(*traced_of(layers, (1, 3, 16, 8)))))
     assert [subject.graph.layers[number].kind for number in subject.executor.rows.ops] == ["Conv2d", "conv2d"]  # type: ignore[attr-defined]
     assert subject.tail(frozenset({0}), seed=1) is not None
 
@@ -311,7 +311,7 @@ def test_wrong_chunks_are_refused(made: Callable[[str], Compared]) -> None:
 def test_seconds_are_those_of_the_emulated_processor(made: Callable[[str], Compared]) -> None:
     network = made("waves").executor.network
     executor = TorchExecutor(network, "cpu", CpuShare(0.05))
-    subject = Compared(executor, made("waves").values)
+    subject = in_small_blocks(Compared(executor, made("waves").values))
     pieces = pieces_of_overlap(Overlap((Slices(0, 2, (20, 41)),), tail_rows=True))
     plan = executor.tail_rows(subject.graph.everything - {0}, pieces)
     assert plan is not None
