@@ -22,12 +22,14 @@ SEND_S, TAKE_S = 0.2e-3, 0.25e-3
 """Of the frame of every further chunk: on the edge, and on the cloud with putting its slice in its place."""
 HEADER_BYTES = 160
 """Of a frame with one slice, above its first bytes."""
-FORMS = {"raw": (40e-6, 5e-6, 0), "zstd": (40e-6, 5e-6, 0), "fp16": (40e-6, 15e-6, 0), "pixels": (300e-6, 100e-6, 24)}
-INTEGERS = (140e-6, 30e-6, 8)
-ZSTD = (40e-6, 40e-6, 300)
+FORMS = {"raw": (0.3e-3, 0.09e-3, 0), "zstd": (0.3e-3, 0.09e-3, 0), "fp16": (0.4e-3, 0.15e-3, 0)}
+FORMS["pixels"] = (0.75e-3, 0.43e-3, 24)
+INTEGERS = (0.8e-3, 0.3e-3, 8)
+ZSTD = (0.13e-3, 0.18e-3, 300)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
-forms of small integers, and of the compressor in addition."""
-STEP_S = 60e-6
+forms of small integers, and of the compressor in addition. In time of the processor after a pause of 20 ms, as there is
+between two chunks: one after the other they take a third of it."""
+STEP_S = 0.12e-3
 """Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
 PIECES = 8
 """In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
