@@ -1,9 +1,14 @@
 """A small network with branches, as GoogLeNet has them: several tensors can cross a cut, and its tail works on rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from edgecloud.models import torch_rows
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition.overlap import Overlap, Slices
 
@@ -23,6 +28,14 @@ class Branches(nn.Module):
         x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
         x = self.last(self.end(x).relu().flatten(1))
         return x
+
+
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """Within, this network is computed by rows, though it is too small for that to pay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_rows, "LEAST_PLACES", 1)
+        yield
 
 
 def module() -> nn.Module:

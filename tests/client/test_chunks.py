@@ -41,6 +41,12 @@ with torch.inference_mode():
     EXPECTED = MODULE(X).numpy()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    with branches.small_blocks():
+        yield
+
+
 @pytest.fixture(scope="module")
 def net() -> ec.Network:
     return ec.load(MODULE, X)

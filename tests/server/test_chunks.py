@@ -50,6 +50,12 @@ def soon(seconds: float = LONG_S) -> Deadline:
     return Deadline.after(seconds, "the test")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    with branches.small_blocks():
+        yield
+
+
 @pytest.fixture(scope="module")
 def net() -> ec.Network:
     return ec.load(MODULE, X)
