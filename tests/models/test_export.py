@@ -20,6 +20,7 @@ Made = tuple[Traced, torch.Tensor, Bundle]
 NETWORKS = {
     "chain": (bundles.Chain, (1, 3, 8, 8)),
     "branches": (bundles.Branches, (1, 3, 8, 8)),
+    "counted": (bundles.Counted, (1, 3, 8, 8)),
     "states": (bundles.States, (1, 3, 4)),
     "fixed": (bundles.FixedShape, (1, 3, 4)),
 }
