@@ -92,7 +92,7 @@ class Counted(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         words = self.inner(self.first(x).flatten(2).permute(0, 2, 1)).relu()
         words = beside(self.token, words + beside(self.token, words)[:, 1:])
-        square = words[:, 1:].permute(0, 2, 1).unflatten(2, (8, 8))
+        square = words[:, 1:].permute(0, 2, 1).unflatten(2, (8, 8))  # type: ignore[no-untyped-call]  # torch lacks its types
         return self.last(self.mean(square).flatten(1) + words[:, 0])
 
 
