@@ -125,6 +125,12 @@ def test_weights_of_the_same_numbers_are_stored_once(tmp_path: Path) -> None:
     assert opened.parameter_bytes < 2 * 40 * 40 * 4
 
 
+def test_a_network_for_one_input_is_exported_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    traced, x = bundles.traced_of(bundles.FixedShape(), (1, 3, 4))
+    assert not export.export(traced, (x,)).is_batched
+    assert capfd.readouterr() == ("", "")
+
+
 def test_half_precision_is_refused_with_its_cure() -> None:
     traced, x = bundles.traced_of(Half(), (1, 4))
     with pytest.raises(UsageError, match="float16 numbers: convert it to float32"):
