@@ -109,7 +109,8 @@ def _takes_batches(traced: Traced, module: fx.GraphModule, given: Tensors) -> bo
         if any(tensor.shape[:1] != (1,) for tensor in singles[0]):
             return False
         try:
-            both = module(*map(torch.cat, zip(*inputs, strict=True)))
+            with _quiet():  # else a graph prints where in it that failed
+                both = module(*map(torch.cat, zip(*inputs, strict=True)))
         except Exception:  # noqa: BLE001  a shape that was folded to a number, say
             return False
     return all(
@@ -219,6 +220,8 @@ def _written(graph: LayerGraph, model: Any, *, is_batched: bool) -> Exported:
         if node.op_type == "Identity" and node.domain == "":
             for user, place in list(node.outputs[0].uses()):
                 user.replace_input_with(place, _source(node.outputs[0]))
+    if is_batched:
+        _count_where_it_is_read(graph, model, layers)
     model.graph.outputs.clear()
     model.graph.outputs.extend(dict.fromkeys(layers))
     common.RemoveUnusedNodesPass()(model)
@@ -242,6 +245,69 @@ def _written(graph: LayerGraph, model: Any, *, is_batched: bool) -> Exported:
     )
     message = onnx_graph.model_message(model.ir_version, model.opset_imports[""], body)
     return Exported(message, tuple(str(value.name) for value in layers), weights, is_batched)
+
+
+def _count_where_it_is_read(graph: LayerGraph, model: Any, layers: Sequence[Any]) -> None:
+    """Let each layer take the number of inputs from a tensor that it reads: the exporter takes it from the input of the
+    network, which does not cross a cut. All tensors have it in their first axis."""
+    counts = _counts_of(model)
+    for number, layer in enumerate(graph.layers):
+        if not counts or not layer.inputs:
+            continue
+        sources = [layers[source] for source in layer.inputs]
+        copies: dict[int, Any] = {}
+        waiting, seen = [layers[number]], set(map(id, sources))
+        while waiting:
+            value = waiting.pop()
+            node = value.producer()
+            if id(value) in seen or node is None or id(node) in counts:
+                continue
+            seen.add(id(value))
+            for place, read in enumerate(node.inputs):
+                if read is not None and id(read.producer()) in counts:
+                    node.replace_input_with(place, _copied(read, sources[0], node, copies))
+            waiting += [read for read in node.inputs if read is not None]
+    model.graph.sort()
+
+
+def _counts_of(model: Any) -> set[int]:
+    """The nodes, by id, that compute something of the number of inputs and of nothing else."""
+    counts: set[int] = set()
+    inputs, fixed = set(map(id, model.graph.inputs)), set(map(id, model.graph.initializers.values()))
+    for node in model.graph:
+        read = [value for value in node.inputs if value is not None]
+        if node.op_type == "Constant":
+            fixed |= set(map(id, node.outputs))
+        elif node.op_type == "Shape" and id(_source(read[0])) in inputs:
+            ends = [node.attributes.get(name) for name in ("start", "end")]
+            if [None if end is None else end.value for end in ends] in ([0, 1], [None, 1]):
+                counts.add(id(node))
+        elif any(id(each.producer()) in counts for each in read) and all(
+            id(each) in fixed or id(each.producer()) in counts for each in read
+        ):
+            counts.add(id(node))
+    return counts
+
+
+def _copied(value: Any, source: Any, before: Any, copies: dict[int, Any]) -> Any:
+    """What is computed of the number of inputs, computed of the first axis of `source`."""
+    import onnx_ir
+
+    node = value.producer()
+    if node is None or id(value) in copies:
+        return copies.get(id(value), value)
+    is_first = node.op_type == "Shape" and _source(node.inputs[0]).producer() is None
+    read = [each if each is None else _copied(each, source, before, copies) for each in node.inputs]
+    made = onnx_ir.Node(
+        node.domain,
+        node.op_type,
+        [source] if is_first else read,
+        list(node.attributes.values()),
+        num_outputs=len(node.outputs),
+    )
+    before.graph.insert_before(before, made)
+    copies |= zip(map(id, node.outputs), made.outputs, strict=True)
+    return copies[id(value)]
 
 
 def _source(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgecloud.models import bundle, bundle_network, export
 from edgecloud.models.bundle import Content, Identity, InputForm
@@ -71,6 +71,29 @@ class Branches(nn.Module):
         joined = torch.cat([left * 2, right, a], 1)
         scores = self.last(joined.mean((2, 3)))
         return scores, a + 1
+
+
+@fx.wrap
+def beside(token: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """A token beside each input, and the words in windows and back: one layer, as attention is in some networks."""
+    count, length, width = words.shape
+    windows = words.reshape(count * (length // 4), 4, width).tanh()
+    return torch.cat([token.expand(count, -1, -1), windows.reshape(count, length, width)], 1)
+
+
+class Counted(nn.Module):
+    """Layers deep inside that need the number of inputs, and have it from what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.token = nn.Conv2d(3, 8, 3, padding=1), nn.Parameter(torch.zeros(1, 1, 8))
+        self.inner, self.mean, self.last = nn.Linear(8, 8), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        words = self.inner(self.first(x).flatten(2).permute(0, 2, 1)).relu()
+        words = beside(self.token, words + beside(self.token, words)[:, 1:])
+        square = words[:, 1:].permute(0, 2, 1).unflatten(2, (8, 8))  # type: ignore[no-untyped-call]  # torch lacks its types
+        return self.last(self.mean(square).flatten(1) + words[:, 0])
 
 
 class FixedShape(nn.Module):

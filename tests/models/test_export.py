@@ -20,6 +20,7 @@ Made = tuple[Traced, torch.Tensor, Bundle]
 NETWORKS = {
     "chain": (bundles.Chain, (1, 3, 8, 8)),
     "branches": (bundles.Branches, (1, 3, 8, 8)),
+    "counted": (bundles.Counted, (1, 3, 8, 8)),
     "states": (bundles.States, (1, 3, 4)),
     "fixed": (bundles.FixedShape, (1, 3, 4)),
 }
@@ -122,6 +123,12 @@ def test_weights_of_the_same_numbers_are_stored_once(tmp_path: Path) -> None:
     bundles.write(path, traced, x)
     opened = bundle.read(path)
     assert opened.parameter_bytes < 2 * 40 * 40 * 4
+
+
+def test_a_network_for_one_input_is_exported_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    traced, x = bundles.traced_of(bundles.FixedShape(), (1, 3, 4))
+    assert not export.export(traced, (x,)).is_batched
+    assert capfd.readouterr() == ("", "")
 
 
 def test_half_precision_is_refused_with_its_cure() -> None:
