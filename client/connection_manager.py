@@ -71,6 +71,7 @@ class ConnectionConfig:
     window: int = 6
     """Requests under way at once."""
     tls: "ClientTls | None" = None
+    transport: str = CloudConfig.transport
     up_bytes_per_s: float | None = None
     """Believed of both ways, whenever the link would be measured."""
     link: Link | None = None
@@ -99,6 +100,7 @@ def connection_of(
         config.cloud.ready_s,
         config.cloud.timeout_s,
         tls=config.cloud.tls,
+        transport=config.cloud.transport,
         up_bytes_per_s=config.link.up_bytes_per_s,
         link=config.link.given,
         on_sample=None if recorder is None else recorder.note,
@@ -461,6 +463,7 @@ class ConnectionManager:
             timeout_s=config.timeout_s,
             tls=config.tls,
             is_given_up=lambda: self._is_leaving,
+            transport=config.transport,
         )
         self.has_connected = True
         if config.interval_s is not None:
@@ -472,7 +475,7 @@ class ConnectionManager:
 
         def greet() -> Connection:
             hello, is_given_up = self._hellos[0], lambda: self._is_leaving
-            more = (self._on_connection, config.tls, is_given_up)
+            more = (self._on_connection, config.tls, is_given_up, config.transport)
             return handshake(config.address, [hello], self._layers, ready_s, *more)[0]
 
         connection = self._with_networks(greet)

@@ -12,7 +12,7 @@ from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Error, Hello, Ready
 from edgecloud.net.refusals import refusal
 from edgecloud.net.tensors import Array
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.dtypes import name_of
 from edgecloud.utils.errors import AppError, ConnectError, DeadlineError, HandshakeLostError, ProtocolError
@@ -59,6 +59,7 @@ def handshake(
     on_connection: OnConnection = lambda _: None,
     tls: "ClientTls | None" = None,
     is_given_up: Callable[[], bool] = lambda: False,
+    transport: str = defaults.Cloud.TRANSPORT,
 ) -> tuple[Connection, dict[str, Ready]]:
     """Connect and agree on networks; the cloud may have to load and measure them first, for `ready_s` seconds.
 
@@ -73,7 +74,7 @@ def handshake(
     busy: AppError | None = None
     while True:
         try:
-            return _once(address, hellos, layers, left_s, on_connection, tls)
+            return _once(address, hellos, layers, left_s, on_connection, tls, transport)
         except AppError as error:
             if busy is not None and (is_nobody(error) or isinstance(error, DeadlineError)):  # it was there
                 raise busy from None
@@ -92,8 +93,9 @@ def _once(
     ready_s: float,
     on_connection: OnConnection,
     tls: "ClientTls | None",
+    transport: str,
 ) -> tuple[Connection, dict[str, Ready]]:
-    connection = connect(*address, min(CONNECT_S, ready_s), tls=tls)
+    connection = connect(*address, min(CONNECT_S, ready_s), tls=tls, transport=transport)
     late = f"the cloud at {addresses.show(*address)} was not ready within {ready_s:g} s ({READY_FLAG})"
     deadline = Deadline.after(ready_s, late)
     ready = {}

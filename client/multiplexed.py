@@ -28,6 +28,7 @@ from edgecloud.net.messages import Error, Hello, Infer, Probe, Probed, Ready, Re
 from edgecloud.net.refusals import refusal
 from edgecloud.net.sides import Sent, UnknownSideError
 from edgecloud.net.tensors import Array, Encoded
+from edgecloud.utils import defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError, ProtocolError
 from edgecloud.utils.units import printable
@@ -234,12 +235,13 @@ class MultiplexedClient:
         timeout_s: float,
         tls: "ClientTls | None" = None,
         is_given_up: Callable[[], bool] = lambda: False,
+        transport: str = defaults.Cloud.TRANSPORT,
     ) -> "MultiplexedClient":
         """Connect and agree on the networks.
 
         At most `window` requests are under way at once, and each has `timeout_s` seconds. Raises what `handshake` does.
         """
-        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up)
+        connection, ready = handshake(address, hellos, layers, ready_s, on_connection, tls, is_given_up, transport)
         return cls(connection, ready, listener, window, timeout_s)
 
     @property

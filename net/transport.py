@@ -1,7 +1,9 @@
-"""The transport of a connection: a TCP socket, or TLS over one (net.tls)."""
+"""The transport of a connection: a TCP socket, TLS over it (net.tls), or a stream of gRPC over either (net.streams)."""
 
 import socket
 from typing import Protocol
+
+from edgecloud.net.messages import Error
 
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
@@ -17,8 +19,8 @@ class Transport(Protocol):
     def receive(self, into: memoryview, seconds: float) -> int | None:
         """Receive some bytes; returns how many, 0 at the end, None where what came makes no byte yet."""
 
-    def farewell(self, seconds: float) -> None:
-        """Tell the other side that nothing more will be sent, as far as the transport has words for it."""
+    def farewell(self, seconds: float, why: Error | None = None) -> None:
+        """Tell the other side that nothing more will be sent, and why, as far as the transport has words for it."""
 
 
 class Plain:
@@ -54,7 +56,7 @@ class Plain:
         self.sock.settimeout(seconds)
         return self.sock.recv(1, socket.MSG_PEEK)
 
-    def farewell(self, seconds: float) -> None:
+    def farewell(self, seconds: float, why: Error | None = None) -> None:
         """TCP's own end says it."""
 
 

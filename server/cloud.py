@@ -122,6 +122,7 @@ class Cloud:
             config.policy,
             metrics or NoMetrics(),
             config.small_per_s,
+            config.grpc_port,
         )
         self._metrics = self.server.metrics
         self._metrics.watch(
@@ -172,6 +173,8 @@ class Cloud:
         hello = Deadline.after(self._config.hello_s, "no HELLO received")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
+        if peer.connection.is_grpc:
+            peer.connection.take_call(hello, is_serving=not self.server.is_stopping)
         frame = peer.connection.receive(hello, is_unauthenticated=True)
         session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:

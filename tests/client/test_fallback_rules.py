@@ -80,7 +80,7 @@ def refused_with(code: str) -> AppError:
         (AppError("anything else"), True),
         (MismatchError("another codec"), False),
         (VersionError("another version"), False),
-        *((refused_with(code), False) for code in ("MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS")),
+        *((refused_with(code), False) for code in ("MISMATCH", "UNKNOWN_MODEL", "TOKEN", "TLS", "TRANSPORT")),
         *((refused_with(code), True) for code in ("INTERNAL", "BUSY", "DEADLINE", "PENALTY", "TOO_LARGE", "x")),
     ],
     ids=repr,
