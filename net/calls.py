@@ -12,7 +12,6 @@ from edgecloud.net.frames import MAGIC, BadMagicError, pack_prefix
 from edgecloud.net.http2 import (
     FIRST_WINDOW,
     FRAME_BYTES,
-    MOST_WINDOW,
     PREFACE,
     PREFIX,
     WORD,
@@ -272,16 +271,12 @@ class Caller(Exchange):
         kind = PeerClosedError if self._has_data else ConnectError
         self._fail(kind(f"the other side has reset the stream ({name})"))
 
-    def _on_go_away(self, frame: Head, body: bytes) -> None:
-        super()._on_go_away(frame, body)
-        last, reason = WORD.unpack(body[:4])[0] & MOST_WINDOW, WORD.unpack(body[4:8])[0]
-        if last >= self.stream:
-            return  # ours goes on
-        words, _, self.last_words = body[8:].partition(b"\n")
+    def _left_by(self, reason: int, words: bytes) -> None:
+        said, _, self.last_words = words.partition(b"\n")
         if not self.last_words.startswith(MAGIC):
             self.last_words = b""
             name = Reason(reason).name if reason in Reason.__members__.values() else str(reason)
-            text = _text(words)
+            text = _text(said)
             self._fail(ConnectError(f"the server there ended the connection ({f'{name}: {text}' if text else name})"))
         self.is_ended = self.is_over = True
 

@@ -343,6 +343,11 @@ class Connection:
             self._drop_rest(deadline, REFUSED_READS, error)
         self.close()
 
+    def leave(self) -> None:
+        """The other side sends no more: say, where the transport has words for it, that this side does not either."""
+        if hasattr(self._transport, "is_over"):
+            self.end(CHECKED_S)
+
     def end(self, seconds: float) -> None:
         """Close in good order: what was sent arrives, what the other side still sends is dropped for `seconds`."""
         with contextlib.suppress(AppError, OSError):

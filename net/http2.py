@@ -228,6 +228,8 @@ class Exchange(ABC):
         """
         used = put = 0
         while used < data.nbytes:
+            if self.failure is not None:  # what else comes of it is nobody's
+                return data.nbytes, put
             rest = data[used:]
             if self._frame is None:
                 used += self._read_head(rest, now)
@@ -421,7 +423,7 @@ class Exchange(ABC):
 
     def _on_reset(self, frame: Head, body: bytes) -> None:
         (reason,) = _word(body)
-        if frame.stream == self.stream and self.stream:
+        if frame.stream == self.stream and self.stream and not self.is_over:
             self.is_over = self.is_ended = True
             self._reset_by(reason)
 
@@ -468,6 +470,12 @@ class Exchange(ABC):
     def _on_go_away(self, frame: Head, body: bytes) -> None:
         if len(body) < 8:
             raise Http2Error("a GOAWAY that is none", Reason.FRAME_SIZE_ERROR)
+        last, reason = WORD.unpack(body[:4])[0] & MOST_WINDOW, WORD.unpack(body[4:8])[0]
+        if last < self.stream:  # or else ours goes on
+            self._left_by(reason, body[8:])
+
+    def _left_by(self, reason: int, words: bytes) -> None:  # noqa: B027
+        """The other side has ended the connection before it looked at the stream."""
 
     @abstractmethod
     def _take_headers(self, stream: int, headers: list[hpack.Header], *, is_end: bool) -> None:

@@ -337,6 +337,7 @@ class Server:
         except ClosedAtBoundaryError as error:
             if peer.is_evicted:
                 self._fail(peer, error)
+            peer.connection.leave()
         except AppError as error:
             if self.is_stopping and not peer.is_working:
                 return  # it is us who closed it
