@@ -242,6 +242,20 @@ class Exchange(ABC):
                 used += self._read_body(rest)
         return used, put
 
+    @property
+    def ahead(self) -> int:
+        """How many bytes of a message come next, with nothing in between."""
+        frame = self._frame
+        if frame is None or frame.kind != Kind.DATA or frame.stream != self.stream or self._padding is None:
+            return 0
+        return min(frame.length - self._padding, self._message_left)
+
+    def came(self, size: int) -> None:
+        """So many of the bytes `ahead` have come, and were not read here."""
+        assert self._frame is not None  # or none were ahead
+        self._message_left -= size
+        self._done(self._frame, size, is_message=True)
+
     def consumed(self, size: int) -> None:
         """Bytes of messages have found their place: so many more may come."""
         self._held -= size

@@ -19,7 +19,7 @@ from edgecloud.net.transport import Transport
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError
 
-INBOX_BYTES = 64 << 10
+INBOX_BYTES = 32 << 10
 TURN_S = 0.05  # how soon a thread that waits for room notices that the other one does not read any more
 _NOTHING = memoryview(bytearray())
 
@@ -183,7 +183,9 @@ class Stream:
             raise TimeoutError
         try:
             got = self._take(into)
-            if got is None:
+            if got is None and min(self._exchange.ahead, into.nbytes) >= INBOX_BYTES:
+                got = self._take_ahead(into, seconds)
+            elif got is None:
                 self._fill(seconds)
                 got = self._take(into)
         finally:
@@ -212,6 +214,16 @@ class Stream:
         if exchange.failure is not None:
             raise exchange.failure
         return 0 if exchange.is_ended or self._is_at_end else None
+
+    def _take_ahead(self, into: memoryview, seconds: float) -> int | None:
+        """Bytes of a long message go where they belong at once."""
+        got = self._raw.receive(into[: self._exchange.ahead], seconds)
+        self._is_at_end = got == 0
+        if got:
+            with self._moved:
+                self._exchange.came(got)
+                self._exchange.consumed(got)
+        return got
 
     def _read(self, into: memoryview) -> int:
         """Have what came read; returns how many bytes of messages were written."""
