@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Ship = Literal["background", "wait", "off"]
+TransportName = Literal["tcp", "grpc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class CloudConfig:
     """Further clouds: whenever the edge connects it takes the one with the least queued seconds."""
     token: str = ""
     tls: "ClientTls | None" = None
+    transport: TransportName = defaults.Cloud.TRANSPORT
+    """What frames travel in: TCP itself, or a stream of gRPC."""
     own: tuple[str, ...] | None = None
     """Start a cloud on loopback with these arguments, and use that one."""
     fallback: Mode = defaults.Cloud.FALLBACK

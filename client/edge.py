@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgecloud.client.config import EdgeConfig
+from edgecloud.client.config import CloudConfig, EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MovedError, MultiplexedClient, Request
 from edgecloud.engine.auto_executor import AutoExecutor, Choice
@@ -73,6 +73,7 @@ class Edge:
     """Keeps the connection to a cloud, where one is wanted."""
     tls: "ClientTls | None" = None
     """Whom it trusts to be its cloud; None is without TLS."""
+    transport: str = CloudConfig.transport
     why_backend: str = ""
     """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -100,7 +101,14 @@ class Edge:
         device = config.device
         chosen = choose(network, device.name, share, device.backend, device.cache_dir)
         chosen.executor.look_for_limit()
-        return cls(entry, network, chosen.executor, tls=config.cloud.tls, why_backend=chosen.why)
+        return cls(
+            entry,
+            network,
+            chosen.executor,
+            tls=config.cloud.tls,
+            transport=config.cloud.transport,
+            why_backend=chosen.why,
+        )
 
     def backend(self, layers: frozenset[int]) -> Choice:
         """What runs some layers on this device, and why."""
@@ -138,7 +146,9 @@ class Edge:
 
     def connect(self, host: str, port: int, token: str, ready_s: float) -> Ready:
         """Connect and agree on the network, which the cloud may have to load. Raises what `handshake` does."""
-        manager = self.use(ConnectionConfig((host, port), ready_s=ready_s, tls=self.tls), token)
+        manager = self.use(
+            ConnectionConfig((host, port), ready_s=ready_s, tls=self.tls, transport=self.transport), token
+        )
         return manager.connect().ready[self.graph.name]
 
     def status(self, timeout_s: float) -> State:

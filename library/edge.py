@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from edgecloud.client import edge as client
-from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig, Ship
+from edgecloud.client.config import CloudConfig, CodecConfig, DeviceConfig, EdgeConfig, LinkConfig, Ship, TransportName
 from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
 from edgecloud.client.fallback import Mode
@@ -91,7 +91,8 @@ class Edge:
     `accuracy_budget` is the share of answers that lossy ones may change, where `deployment.py calibrate` has tried.
     `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
-    PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
+    PEM files. `transport="grpc"` sends the same frames in a stream of gRPC (docs/wire.md). `threads` compute one layer
+    (None: as torch is set; else it is set for this whole process). `backend` is
     `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
     emulates a device that has this share of one core, `emulate_link` a link written UP[,RTT[,DOWN]], such as
     `"5mbit,20ms"` (docs/emulation.md). `record` writes a trace of the link to a new file. `power` and
@@ -143,6 +144,7 @@ class Edge:
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
+        transport: TransportName = CloudConfig.transport,
         cache_dir: str | Path | None = None,
     ) -> None:
         what, cloud = _network_and_cloud(net, more, cloud)
@@ -152,7 +154,7 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, ship=ship, times=times, window=window, backend=backend)
+        _check_choices(fallback=fallback, ship=ship, transport=transport, times=times, window=window, backend=backend)
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -176,6 +178,7 @@ class Edge:
                     more=tuple((other.host, other.port or 0) for other in others),
                     token=token_of(token),
                     tls=_tls(tls_ca, tls_cert, tls_key, place.host),
+                    transport=transport,
                     fallback=fallback,
                     ship=ship,
                     timeout_s=duration_s(timeout),
@@ -360,10 +363,11 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, ship: str, times: str, window: int, backend: str) -> None:
+def _check_choices(*, fallback: str, ship: str, transport: str, times: str, window: int, backend: str) -> None:
     given = (
         ("fallback", fallback, get_args(Mode)),
         ("ship", ship, get_args(Ship)),
+        ("transport", transport, get_args(TransportName)),
         ("times", times, POLICIES),
         ("backend", backend, (AUTO, *BACKENDS)),
     )
