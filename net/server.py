@@ -368,14 +368,17 @@ class Server:
         with self._lock:
             peers = dict(self._peers)
         began = time.monotonic()
+        received = {peer: peer.connection.received_bytes for peer in peers}
         for peer in peers:
             if not peer.is_working and not peer.moves:
                 peer.connection.close()
         while time.monotonic() < end and any(thread.is_alive() for thread in peers.values()):
             self._accept(DRAINED_NOTICED_S)
-            unused = time.monotonic() - UNUSED_S
+            now = time.monotonic()
             for peer in peers:
-                if peer.moves and not peer.is_working and max(peer.used_at, began) < unused:
+                if peer.connection.received_bytes != received.get(peer):  # a request is on its way, say
+                    received[peer], peer.used_at = peer.connection.received_bytes, now
+                if peer.moves and not peer.is_working and max(peer.used_at, began) < now - UNUSED_S:
                     peer.connection.close()
         with self._lock:
             left = list(self._peers)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import edgecloud as ec
+from benchmarks.hostile.attacks import encode
 from edgecloud.client.choosing import FLOOD
 from edgecloud.client.clouds import CloudAddress
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
@@ -475,6 +476,26 @@ def test_a_cloud_says_move_to_those_that_understand_it_and_to_no_other(stack: Ex
     assert new.receive(soon()).read(State).draining
     with pytest.raises(ClosedAtBoundaryError):
         new.receive(soon())
+
+
+def test_a_request_that_arrives_slowly_while_a_cloud_stops_is_answered(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """Longer than an idle edge keeps its connection then."""
+    cloud = real(le_net)
+    stack.callback(cloud.close)
+    port = stack.enter_context(running(cloud.server))
+    edge = stack.enter_context(closing(connect(HOST, port, LONG_S)))
+    edge.on_move = lambda _: None
+    edge.send(replace(hello_of(le_net), moves=True), soon())
+    edge.receive(soon()).read(Ready)
+    layers = [[1, len(le_net.traced.graph.layers)]]
+    data = encode(Infer(1, layers, LONG_S), [np.asarray(le_net.example.tensor)])
+    cloud.server.stop()
+    for number in range(8):
+        edge.sock.sendall(data[number * len(data) // 8 : (number + 1) * len(data) // 8])
+        time.sleep(0.25)
+    frame = edge.receive(soon())
+    assert frame.read(Result).id == 1
+    assert matches(frame.arrays(), whole_answer(le_net.loaded.model, le_net.example.tensor))
 
 
 def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork) -> None:
